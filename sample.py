@@ -1,0 +1,26 @@
+"""Draw samples from a checkpoint: `python sample.py ckpt=<run directory or file> [key=value ...]`, see README.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from denoiselab.app import cli
+
+
+def check(config: dict[str, Any], sweeping: bool) -> None:
+    """Check a job; the imports take seconds, so a misspelt key is told without them."""
+    from denoiselab.app.sample import check_config
+
+    check_config(config, sweeping=sweeping)
+
+
+def task(config: dict[str, Any], directory: Path | None) -> None:
+    """Run a job."""
+    from denoiselab.app.sample import sample
+
+    sample(config)
+
+
+if __name__ == "__main__":
+    cli.run(Path(__file__).resolve().parent / "conf", "sample", check, task)

@@ -1,0 +1,1 @@
+"""The entry layer: configuration to objects, checks, run directories, exit codes."""

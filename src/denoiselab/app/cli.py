@@ -1,0 +1,98 @@
+"""The command line: check, compose, run, and leave with an honest exit code.
+
+0 done; 1 failure; 2 bad input, with nothing written; 130 Ctrl-C; 143 SIGTERM, after saving.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from denoiselab.app import overrides
+from denoiselab.app.errors import BadInput
+from denoiselab.app.run_directory import run_id
+
+Config = dict[str, Any]
+Check = Callable[[Config, bool], object]
+Task = Callable[[Config, Path | None], Any]
+
+
+def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
+    """Run a program's task and exit.
+
+    Args:
+        conf: Folder of the configuration.
+        name: Of the primary configuration, and of the program.
+        check: Takes a job's configuration (plain containers) and whether it is one of a multirun; raises BadInput.
+        task: Takes a job's configuration and, in a multirun, the job's directory.
+    """
+    OmegaConf.register_new_resolver("run_id", run_id, use_cache=True)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
+    # Idle OpenMP threads that spin starve every other process on a shared CPU.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    show = {"traceback": False}
+    code = 0
+    try:
+        _check_jobs(conf, name, check, show)
+
+        @hydra.main(version_base="1.3", config_path=str(conf), config_name=name)
+        def main(config: DictConfig) -> Any:
+            multirun = HydraConfig.get().mode is RunMode.MULTIRUN
+            return task(_plain(config), Path(HydraConfig.get().runtime.output_dir) if multirun else None)
+
+        main()
+    except BadInput as error:
+        code = _say(name, str(error), 2)
+    except KeyboardInterrupt:
+        code = _say(name, "interrupted.", 130)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if code in (130, 143):
+            _say(name, "stopped; the state is saved, and the same command with its paths.run_dir continues.", code)
+    except Exception as error:
+        if show["traceback"]:
+            traceback.print_exc()
+        text = " ".join(str(error).split()) or "no message"
+        code = _say(name, f"{type(error).__name__}: {text} (debug=default shows the traceback)", 1)
+    finally:
+        if "denoiselab.app.sweep" in sys.modules:
+            sys.modules["denoiselab.app.sweep"].SweepTable.print()
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _check_jobs(conf: Path, name: str, check: Check, show: dict[str, bool]) -> None:
+    """Check every job's configuration before the first one starts."""
+    arguments = get_args_parser().parse_args()
+    if arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion:
+        return
+    if arguments.config_path or arguments.config_name or arguments.config_dir:
+        raise BadInput("--config-path, --config-name and --config-dir are not supported; put files into conf/.")
+    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+        for job in overrides.jobs(arguments.overrides, multirun=arguments.multirun):
+            config = overrides.composed(name, job)
+            if arguments.cfg is None:
+                plain = _plain(config)
+                show["traceback"] |= bool(plain.get("traceback"))
+                check(plain, arguments.multirun)
+
+
+def _plain(config: DictConfig) -> Config:
+    content = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def _say(name: str, text: str, code: int) -> int:
+    print(f"{name}.py: {text}", file=sys.stderr)
+    return code

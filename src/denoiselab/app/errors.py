@@ -1,0 +1,16 @@
+"""Bad input, said in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BadInput(Exception):  # noqa: N818
+    """Something the user gave cannot be used; the message names the option, the value and what is allowed."""
+
+
+def closest(word: str, allowed: Iterable[str]) -> str:
+    """`did you mean 'x'? ` or nothing."""
+    match = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
+    return f"did you mean '{match[0]}'? " if match else ""

@@ -1,0 +1,138 @@
+"""Checks of the command line before Hydra composes: unknown keys and choices, with the closest spelling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from denoiselab.app.errors import BadInput, closest
+
+
+def jobs(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
+    """The overrides of each job: one job, or the product of all sweeps of a multirun.
+
+    Raises:
+        BadInput: An override cannot be parsed.
+    """
+    parsed = [_parse(text) for text in overrides]
+    if not multirun or any(override.key_or_group == "hydra/sweeper" for override in parsed):
+        return [[text for text, o in zip(overrides, parsed, strict=True) if not (multirun and o.is_sweep_override())]]
+    try:
+        return BasicSweeper.split_arguments(parsed, None)[0]
+    except HydraException as error:
+        raise BadInput(_one_line(error)) from None
+
+
+def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of one job.
+
+    Raises:
+        BadInput: A key or a choice is unknown, or the configuration cannot be composed.
+    """
+    parsed = [_parse(text) for text in overrides]
+    groups = [text for text, override in zip(overrides, parsed, strict=True) if _is_group(override)]
+    for override in parsed:
+        if _is_group(override):
+            _check_choice(override)
+    try:
+        base = compose(config_name, groups)
+        for override in parsed:
+            if not _is_group(override):
+                _check_key(override, base)
+        return compose(config_name, list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BadInput(_one_line(error)) from None
+
+
+def choice(group: str, name: str) -> dict[str, Any]:
+    """The configuration of one choice of a group, as plain containers.
+
+    Raises:
+        BadInput: There is no such choice.
+    """
+    allowed = _options(group)
+    if name not in allowed:
+        raise BadInput(f"{group}={name}: unknown; {closest(name, allowed)}allowed: {', '.join(allowed)}.")
+    try:
+        node = compose(f"{group}/{name}")[group]
+        return dict(OmegaConf.to_container(node, resolve=True))  # type: ignore[arg-type]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BadInput(_one_line(error)) from None
+
+
+def _parse(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        raise BadInput(f"'{text}': not an override; write it as key=value, for example seed=1.") from None
+
+
+def _options(group: str) -> list[str]:
+    return list(GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG))
+
+
+def _is_group(override: Override) -> bool:
+    return bool(GlobalHydra.instance().config_loader().get_group_options(override.key_or_group, None))
+
+
+def _check_choice(override: Override) -> None:
+    group, value = override.key_or_group, override.value()
+    if group.startswith("hydra") or override.is_delete():
+        return
+    allowed = _options(group)
+    for name in value if isinstance(value, list) else [value]:
+        if name is not None and str(name) not in allowed:
+            raise BadInput(f"{group}={name}: unknown; {closest(str(name), allowed)}allowed: {', '.join(allowed)}.")
+
+
+def _check_key(override: Override, base: DictConfig) -> None:
+    key = override.key_or_group
+    if override.is_add() or override.is_force_add() or key.startswith("hydra."):
+        return
+    node: Any = base
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        children = _children(node)
+        if part not in children:
+            where = ".".join(parts[:depth])
+            known = {*_dotted(base), *GlobalHydra.instance().config_loader().list_groups("")} - {"hydra"}
+            siblings = [f"{where}.{child}" if where else child for child in children]
+            hint = closest(key, siblings) or closest(key, known)
+            value = "" if override.is_delete() else f"={override.get_value_element_as_str()}"
+            allowed = ", ".join(sorted(children)) or "nothing"
+            inside = f"in '{where}'" if where else "at the top"
+            raise BadInput(f"{key}{value}: unknown option; {hint}allowed {inside}: {allowed}.")
+        node = node._get_node(part) if isinstance(node, DictConfig) else node._get_node(int(part))
+        if node is not None and node._is_interpolation():
+            node = node._maybe_dereference_node()
+
+
+def _children(node: Any) -> list[str]:
+    if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+        return [str(key) for key in node]
+    if isinstance(node, ListConfig) and not node._is_none():
+        return [str(index) for index in range(len(node))]
+    return []
+
+
+def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, DictConfig):
+        for key in _children(node):
+            yield f"{prefix}{key}"
+            yield from _dotted(node._get_node(key), f"{prefix}{key}.")
+
+
+def _one_line(error: Exception) -> str:
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+    text = " ".join(line.strip() for line in f"{error} {cause or ''}".splitlines() if line.strip())
+    return text.split(" full_key:")[0]

@@ -1,0 +1,141 @@
+"""A run's directory: one live process writes to it, a second start continues it, nothing is overwritten."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+
+from denoiselab.app.errors import BadInput
+from denoiselab.files import atomic, write_text
+
+ID_VARIABLE = "DENOISELAB_RUN_ID"
+
+# What may differ when a run continues: none of it changes what the training computes.
+_FREE = ("paths", "name", "max_images", "trainer", "evaluation", "callbacks", "logger", "traceback")
+_PACKAGES = ("denoiselab", "torch", "pytorch-lightning", "hydra-core", "wandb", "numpy")
+
+
+def run_id() -> str:
+    """One id for all processes of a run: given, else the cluster's, else made once and handed to children."""
+    for variable in (ID_VARIABLE, "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
+        if os.environ.get(variable, "none") != "none":
+            return os.environ[variable]
+    made = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    os.environ[ID_VARIABLE] = made
+    return made
+
+
+class RunDirectory:
+    """The directory of a run, locked for this process until it ends.
+
+    Args:
+        path: New, or a former run's.
+        config: Resolved configuration, plain containers.
+        needs_bytes: Free space that the run will need.
+        leader: Whether this process writes (rank 0); the others only read.
+
+    Raises:
+        BadInput: It cannot be written to, is full, is in use, is no run, or is a run of another configuration.
+    """
+
+    def __init__(self, path: Path, config: Mapping[str, Any], needs_bytes: int, *, leader: bool) -> None:
+        self.path = path
+        self.checkpoints = path / "checkpoints"
+        self._lock = FileLock(path / ".lock")
+        option = f"paths.run_dir={path}"
+        if path.exists() and not path.is_dir():
+            raise BadInput(f"{option}: it is a file; name a directory.")
+        if path.is_dir() and not (path / "config.yaml").exists() and {p.name for p in path.iterdir()} - {".lock"}:
+            raise BadInput(f"{option}: holds other files and no run; name a new directory or a former run's.")
+        if (path / "config.yaml").exists():
+            self._check_same(config, option)
+        if not leader:
+            return
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(path).free
+            if free < needs_bytes:
+                raise BadInput(
+                    f"{option}: {free / 1e6:.0f} MB are free there; this run needs about {needs_bytes / 1e6:.0f} MB."
+                )
+            self._lock.acquire(timeout=0)
+            self._describe(config)
+        except Timeout:
+            raise BadInput(f"{option}: another live process is using it; wait for it, or name another.") from None
+        except OSError as error:
+            raise BadInput(f"{option}: cannot be written to ({error.strerror or error}).") from None
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Identity, versions and starts of the run."""
+        content: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
+        return content
+
+    def release(self) -> None:
+        """Let another process continue the run."""
+        self._lock.release()
+
+    def _check_same(self, config: Mapping[str, Any], option: str) -> None:
+        former = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
+        for key, old, new in _differences(former, config):
+            if key.split(".")[0] not in _FREE:
+                raise BadInput(
+                    f"{key}={_short(new)}: the run in {self.path} has {key}={_short(old)}; "
+                    "continue it with its own command, or start a new run."
+                )
+
+    def _describe(self, config: Mapping[str, Any]) -> None:
+        info: dict[str, Any] = {"wandb_id": secrets.token_hex(4), "starts": []}
+        if (self.path / "run.json").exists():
+            info = self.info
+        info["starts"].append(
+            {
+                "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+                "command": sys.argv,
+                "host": platform.node(),
+                "python": platform.python_version(),
+                "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+                **_git(),
+            }
+        )
+        if not (self.path / "config.yaml").exists():
+            write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        with atomic(self.path / "run.json", "w") as file:
+            json.dump(info, file, indent=1)
+
+
+def _git() -> dict[str, Any]:
+    """Revision of the checkout, and whether it has changes; empty outside a checkout."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603, S607
+
+    try:
+        return {"git": git("rev-parse", "HEAD"), "git_changes": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*old, *(k for k in new if k not in old)]:
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+    elif old != new:
+        yield path, old, new
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value, default=str)

@@ -1,0 +1,129 @@
+"""Samples from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from denoiselab import progress
+from denoiselab.app import build
+from denoiselab.app.construct import check, construct
+from denoiselab.app.errors import BadInput
+from denoiselab.app.settings import SampleSettings, parse
+from denoiselab.evaluation import report
+from denoiselab.evaluation.frontier import draw
+from denoiselab.files import atomic
+from denoiselab.samplers import Sampler
+from denoiselab.training.callbacks import LAST
+from denoiselab.training.checkpoints import CheckpointError, check_weights, read_checkpoint
+from denoiselab.training.ema import RAW
+from denoiselab.training.interruption import Interruption
+from denoiselab.training.module import CHECKPOINT_KEY
+
+Config = dict[str, Any]
+
+
+def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
+    """Check all that can be checked before anything is built.
+
+    Raises:
+        BadInput: Something is wrong.
+    """
+    settings = parse(SampleSettings, config)
+    check({"sampler": settings.sampler})
+    if settings.accelerator == "gpu" and not torch.cuda.is_available():
+        raise BadInput("accelerator=gpu: this machine has no GPU; use accelerator=cpu.")
+    return settings
+
+
+def sample(config: Config) -> Path:
+    """Draw samples and write them to a new folder, which is returned.
+
+    Raises:
+        BadInput: The checkpoint or an option cannot be used.
+        Stopped: The run was asked to stop; nothing was written.
+    """
+    settings = parse(SampleSettings, config)
+    sampler: Sampler = construct(settings.sampler, "sampler")
+    path = Path(settings.ckpt)
+    path = path / "checkpoints" / LAST if path.is_dir() else path
+    model, weights = _load(path, settings.weights)
+    name = Path(config["sampler"]["_target_"].rpartition(".")[2]).name.lower()
+    folder = f"{name}_steps{sampler.steps}_{weights}_seed{settings.seed}_n{settings.num_samples}"
+    home = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    out = Path(settings.out) if settings.out else home / "samples" / folder
+    if out.exists():
+        raise BadInput(f"out={out}: exists already; nothing is written over, so name another folder with out=...")
+    on_gpu = settings.accelerator == "gpu" or (settings.accelerator == "auto" and torch.cuda.is_available())
+    device = torch.device("cuda" if on_gpu else "cpu")
+    denoiser = model.denoiser.to(device).eval()
+    batches, nfe = [], 0
+    calls = sampler.nfe(sampler.steps)
+    with (
+        Interruption() as interruption,
+        progress.bar("sampling", settings.num_samples * calls) as bar,
+    ):
+        for index in torch.arange(settings.num_samples, device=device).split(settings.batch_size):
+
+            def on_step(step: int, size: int = len(index)) -> None:
+                interruption.check()
+                done = calls * step // sampler.steps - calls * (step - 1) // sampler.steps
+                bar.update(size * done)
+
+            images, nfe = draw(
+                sampler, denoiser, model.conditioner, model.shape, index, settings.seed, sampler.steps, on_step
+            )
+            batches.append(images.cpu())
+    record = {"nfe": nfe, "weights": weights, "checkpoint": str(path.resolve()), **config}
+    _write(out, torch.cat(batches), settings.format, record)
+    print(f"{settings.num_samples} samples, {nfe} network calls each, weights {weights}: {out}")
+    return out
+
+
+def _load(path: Path, asked: str | None) -> tuple[build.Model, str]:
+    """The model of a checkpoint with the weights asked for, and their name."""
+    try:
+        checkpoint = read_checkpoint(path)
+        ours = checkpoint[CHECKPOINT_KEY]
+        config = ours["config"]
+        check({part: config[part] for part in build.MODEL_PARTS}, model_only=True)
+        model = build.build_model(config)
+        prefix = "denoiser."
+        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        check_weights(path, model.denoiser.state_dict(), state)
+    except CheckpointError as error:
+        raise BadInput(f"ckpt={error}") from None
+    except (KeyError, TypeError):
+        raise BadInput(f"ckpt={path}: its configuration is incomplete, so the network cannot be rebuilt.") from None
+    weights = build.profile_name(asked, [*ours["ema"], RAW], "weights")
+    model.denoiser.load_state_dict({**state, **(ours["ema"][weights] if weights != RAW else {})})
+    return model, weights
+
+
+def _write(out: Path, images: torch.Tensor, kind: str, record: dict[str, Any]) -> None:
+    """Write into a hidden folder, then give it its name: there is never half a result."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        scale = report.magnification(images.shape[2])
+        report.write_png(partial / "grid.png", report.grid(images, round(len(images) ** 0.5) or 1), scale)
+        if kind == "npz":
+            with atomic(partial / "samples.npz") as file:
+                np.savez(file, images=images.permute(0, 2, 3, 1).numpy())
+        else:
+            for number, image in enumerate(images):
+                report.write_png(partial / f"{number:06d}.png", image)
+        with atomic(partial / "samples.json", "w") as file:
+            json.dump(record, file, indent=1)
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o777 & ~umask)
+        partial.rename(out)
+    except OSError as error:
+        raise BadInput(f"out={out}: cannot be written to ({error.strerror or error}).") from None

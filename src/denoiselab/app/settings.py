@@ -1,0 +1,103 @@
+"""The options that belong to no class: their types and ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from denoiselab.app.errors import BadInput, closest
+
+Node = dict[str, Any]
+_Model = TypeVar("_Model", bound="_Settings")
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Paths(_Settings):
+    """Where files go."""
+
+    log_dir: str
+    run_dir: str
+    cache_dir: str
+
+
+class Ema(_Settings):
+    """Name to profile."""
+
+    profiles: dict[str, Node]
+
+
+class Evaluation(_Settings):
+    """The frontier at the end of training."""
+
+    samplers: list[str]
+    nfe: list[int]
+    extra_nfe: dict[str, list[int]]
+    num_samples: int = Field(ge=2)
+    batch_size: int = Field(ge=1)
+    seed: int = Field(ge=0, lt=2**63)
+    weights: str | None
+    extractor: Node
+
+
+class TrainSettings(_Settings):
+    """The whole configuration of `train.py`; nodes with a `_target_` are checked against their constructors."""
+
+    name: str = Field(min_length=1, pattern=r"^[\w.-]+$")
+    seed: int = Field(ge=0, lt=2**63)
+    batch_size: int = Field(ge=1)
+    max_images: int = Field(ge=1)
+    traceback: bool
+    paths: Paths
+    data: Node
+    network: Node
+    schedule: Node
+    parameterization: Node
+    denoiser: Node
+    objective: Node
+    conditioner: Node
+    optimizer: Node
+    lr_schedule: Node
+    ema: Ema
+    evaluation: Evaluation
+    callbacks: dict[str, Node]
+    logger: dict[str, Node]
+    trainer: Node
+
+
+class SampleSettings(_Settings):
+    """The whole configuration of `sample.py`."""
+
+    sampler: Node
+    ckpt: str
+    weights: str | None
+    num_samples: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    seed: int = Field(ge=0, lt=2**63)
+    format: Literal["png", "npz"]
+    out: str | None
+    accelerator: Literal["auto", "cpu", "gpu"]
+    traceback: bool
+
+
+def parse(model: type[_Model], config: Mapping[str, Any]) -> _Model:
+    """The settings in `config`, plain containers.
+
+    Raises:
+        BadInput: An option is missing, unknown, of a wrong type or out of range.
+    """
+    try:
+        return model.model_validate(config)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        path = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            hint = closest(path, model.model_fields)
+            raise BadInput(f"{path}={detail['input']}: unknown option; {hint}remove it.") from None
+        if detail["type"] == "missing" or detail["input"] == "???":
+            raise BadInput(f"{path}: is not given and has no default; pass {path}=...") from None
+        raise BadInput(f"{path}={detail['input']!r}: {detail['msg'].removeprefix('Input ')}.") from None

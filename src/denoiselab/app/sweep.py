@@ -1,0 +1,52 @@
+"""The summary of a multirun."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from denoiselab.files import atomic
+
+
+class SweepTable(Callback):
+    """Hydra's callback that keeps `sweep.csv` up to date and prints it at the end: a row a job."""
+
+    rows: list[dict[str, Any]] = []  # noqa: RUF012  # of this process; the last job may end by an exception
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Add the job's row, where it is a job of a multirun."""
+        if config.hydra.mode is None or config.hydra.mode.name != "MULTIRUN":
+            return
+        done = job_return.status is JobStatus.COMPLETED
+        self.rows.append(
+            {
+                "job": config.hydra.job.num,
+                "overrides": " ".join(job_return.overrides or ()),
+                "status": "done" if done else "failed",
+                "best_score": job_return.return_value if done else "",
+                "directory": str(Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)),
+            }
+        )
+        with atomic(Path(config.hydra.sweep.dir) / "sweep.csv", "w") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    @classmethod
+    def print(cls) -> None:
+        """Print the rows, if there are any."""
+        if not cls.rows:
+            return
+        table = Table(title="sweep (best score of each job's frontier; lower is better)", title_justify="left")
+        for column in cls.rows[0]:
+            table.add_column(column, overflow="fold")
+        for row in cls.rows:
+            table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
+        Console().print(table)

@@ -1,0 +1,68 @@
+"""Class labels as conditioning."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from denoiselab.noise import Noise
+
+
+class Conditioner(Protocol):
+    """Turns a batch's labels into the network's conditioning."""
+
+    names: frozenset[str]
+
+    def train(self, labels: Tensor, noise: Noise) -> dict[str, Tensor]:
+        """Conditioning of a training batch with labels `(B,)` int64."""
+        ...
+
+    def sample(self, index: Tensor) -> dict[str, Tensor]:
+        """Conditioning of samples `index` `(B,)` int64: a function of the index alone."""
+        ...
+
+
+class Unconditional:
+    """No conditioning."""
+
+    names: frozenset[str] = frozenset()
+
+    def train(self, labels: Tensor, noise: Noise) -> dict[str, Tensor]:
+        """No tensors."""
+        return {}
+
+    def sample(self, index: Tensor) -> dict[str, Tensor]:
+        """No tensors."""
+        return {}
+
+
+class ClassLabel:
+    """The class as `class_label` `(B,)` int64; index `num_classes` is the null class.
+
+    Args:
+        num_classes: Number of classes.
+        dropout: Probability of the null class in training (Ho and Salimans, Classifier-Free Diffusion Guidance,
+            arXiv 2207.12598, algorithm 1).
+
+    Raises:
+        ValueError: Unless num_classes >= 1 and 0 <= dropout < 1.
+    """
+
+    names: frozenset[str] = frozenset({"class_label"})
+
+    def __init__(self, num_classes: int, dropout: float = 0.1) -> None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes={num_classes}: it must be at least 1.")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: it must be at least 0 and less than 1.")
+        self.num_classes, self.dropout = num_classes, dropout
+
+    def train(self, labels: Tensor, noise: Noise) -> dict[str, Tensor]:
+        """The labels, some of them replaced by the null class."""
+        return {"class_label": torch.where(noise.uniform() < self.dropout, self.num_classes, labels)}
+
+    def sample(self, index: Tensor) -> dict[str, Tensor]:
+        """Sample i is of class i mod num_classes."""
+        return {"class_label": index % self.num_classes}

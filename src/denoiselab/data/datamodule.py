@@ -1,0 +1,70 @@
+"""Batches for the Trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypedDict
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from denoiselab.data.images import ImageSet, from_uint8
+from denoiselab.data.stream import IndexStream
+
+
+class Batch(TypedDict):
+    """A training batch: `images` `(B, C, H, W)` in [-1, 1], `labels` `(B,)`, `position` `(B,)` in images seen."""
+
+    images: Tensor
+    labels: Tensor
+    position: Tensor
+
+
+class Batches:
+    """An endless iterable of batches from a set held in memory.
+
+    Args:
+        data: The images.
+        seed: Of the order.
+        batch_size: Images a batch over all ranks; divisible by `world`.
+        start: Images seen before the first batch.
+        rank: Of this process; it reads positions rank, rank + world, ... of each batch.
+        world: Number of processes.
+    """
+
+    def __init__(self, data: ImageSet, seed: int, batch_size: int, start: int, rank: int = 0, world: int = 1) -> None:
+        self.data, self.batch_size, self.start = data, batch_size, start
+        self.rank, self.world = rank, world
+        self.stream = IndexStream(len(data), seed)
+
+    def __iter__(self) -> Iterator[Batch]:
+        start = self.start
+        while True:
+            position = torch.arange(start + self.rank, start + self.batch_size, self.world)
+            index = self.stream[position]
+            images = from_uint8(self.data.images[index]).contiguous(memory_format=torch.channels_last)
+            yield Batch(images=images, labels=self.data.labels[index], position=position)
+            start += self.batch_size
+
+
+class DataModule(pl.LightningDataModule):
+    """Feeds the Trainer from where the module's count of images seen stands.
+
+    Args:
+        train: Training images.
+        seed: Of the order.
+        batch_size: Images per optimizer step, over all ranks and accumulated batches.
+    """
+
+    def __init__(self, train: ImageSet, seed: int, batch_size: int) -> None:
+        super().__init__()
+        self.train, self.seed, self.batch_size = train, seed, batch_size
+
+    def train_dataloader(self) -> Batches:
+        """Called after a checkpoint is restored, so the count is the resumed one."""
+        assert self.trainer is not None
+        micro_batch = self.batch_size // self.trainer.accumulate_grad_batches
+        start: int = getattr(self.trainer.lightning_module, "images_seen")  # noqa: B009
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        return Batches(self.train, self.seed, micro_batch, start, rank, world)

@@ -1,0 +1,55 @@
+"""Handwritten digits that ship with scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from denoiselab.data.images import ImageSet, check_shape
+
+
+class Digits:
+    """The 1,797 handwritten digits of scikit-learn, 8x8 grey, 10 classes; nothing to download.
+
+    Values 0..16 become round(255 value / 16). Source: the test set of UCI's Optical Recognition of Handwritten
+    Digits (Alpaydin and Kaynak, 1998), CC BY 4.0.
+
+    Args:
+        name: Of the data set in scores and folders.
+        shape: (1, 8, 8); configured so that a network can be built without the data.
+        num_classes: 10.
+        validation: Fraction held out from training, from 0 to 1.
+        limit: Keep only the first images of the training split; None keeps all.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shape: Sequence[int],
+        num_classes: int,
+        validation: float = 1 / 6,
+        limit: int | None = None,
+    ) -> None:
+        if num_classes != 10:
+            raise ValueError(f"data.num_classes={num_classes}: digits has 10 classes.")
+        if not 0 <= validation < 1:
+            raise ValueError(f"data.validation={validation}: it must be at least 0 and less than 1.")
+        if limit is not None and limit < 1:
+            raise ValueError(f"data.limit={limit}: it must be at least 1, or null for all images.")
+        self.name, self.shape, self.validation, self.limit = name, tuple(shape), validation, limit
+
+    def load(self) -> tuple[ImageSet, ImageSet]:
+        """(train, validation)."""
+        from sklearn.datasets import load_digits  # slow to import, and only needed here
+
+        raw = load_digits()
+        images = (torch.from_numpy(raw.images)[:, None] * (255 / 16)).round().to(torch.uint8)
+        check_shape(images, self.shape, self.name)
+        train, held_out = ImageSet(images, torch.from_numpy(raw.target).long()).split(self.validation)
+        if self.limit is not None:
+            train = train.subset(torch.arange(min(self.limit, len(train))))
+        return train, held_out

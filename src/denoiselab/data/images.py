@@ -1,0 +1,65 @@
+"""What a data set is to the rest of the program, and the map between bytes and the network's range."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+def from_uint8(images: Tensor) -> Tensor:
+    """Bytes 0..255 to float32 in [-1, 1], any shape."""
+    return images.to(torch.float32) / 127.5 - 1
+
+
+def to_uint8(x: Tensor) -> Tensor:
+    """The nearest bytes to a batch in [-1, 1] (clipped), any shape: the exact inverse of `from_uint8`."""
+    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled images in memory.
+
+    Args:
+        images: `(N, C, H, W)` uint8.
+        labels: `(N,)` int64.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of shape, images and labels."""
+        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
+        digest.update(self.images.contiguous().numpy().tobytes())
+        digest.update(self.labels.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def split(self, fraction: float) -> tuple[ImageSet, ImageSet]:
+        """(train, validation): an image is held out by the hash of its bytes, so copies never part."""
+        hashes = [hashlib.sha256(image.contiguous().numpy().tobytes()).digest() for image in self.images]
+        held_out = torch.tensor([int.from_bytes(h[:8], "big") < fraction * 2**64 for h in hashes])
+        return self.subset(~held_out), self.subset(held_out)
+
+    def subset(self, which: Tensor) -> ImageSet:
+        """The images that a boolean mask or an index tensor `(M,)` selects."""
+        return ImageSet(self.images[which], self.labels[which])
+
+
+def check_shape(images: Tensor, shape: Sequence[int], name: str) -> None:
+    """Refuse a configured shape that is not the data set's.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if tuple(images.shape[1:]) != tuple(shape):
+        raise ValueError(f"data.shape={list(shape)}: images of {name} have shape {list(images.shape[1:])}.")

@@ -1,0 +1,196 @@
+"""The frontier: every sampler at every number of network calls, scored on shared noise."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from denoiselab import progress
+from denoiselab.conditioners.label import Conditioner
+from denoiselab.data import to_uint8
+from denoiselab.denoiser import Denoiser
+from denoiselab.evaluation import report
+from denoiselab.evaluation.features import Extractor
+from denoiselab.evaluation.statistics import GaussianStatistics, frechet_distance
+from denoiselab.noise import SAMPLING, Noise
+from denoiselab.samplers import Sampler, count_calls
+
+# Images of a cell that are kept for the picture; the same indices, so the same x_T, in every cell.
+_SHOWN = 16
+
+
+class Frontier:
+    """Scores cells (sampler, NFE) with the Fréchet distance of an extractor's features; each cell is stored at once.
+
+    Args:
+        samplers: Name to sampler.
+        nfe: Budgets of network calls; a sampler that cannot spend one exactly uses the most it can below it.
+        extra_nfe: Further budgets of single samplers, by name.
+        num_samples: Samples a cell, the same for all.
+        batch_size: Samples a network call; it does not change them.
+        seed: Sample i is a function of (seed, i).
+
+    Raises:
+        ValueError: No sampler, no budget, a budget too small for a sampler, or a number out of range.
+    """
+
+    def __init__(
+        self,
+        samplers: Mapping[str, Sampler],
+        nfe: Sequence[int],
+        extra_nfe: Mapping[str, Sequence[int]],
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        if not samplers:
+            raise ValueError("evaluation.samplers=[]: name at least one sampler.")
+        if num_samples < 2:
+            raise ValueError(f"evaluation.num_samples={num_samples}: a covariance takes at least 2.")
+        if batch_size < 1:
+            raise ValueError(f"evaluation.batch_size={batch_size}: it must be at least 1.")
+        for name in extra_nfe:
+            if name not in samplers:
+                raise ValueError(f"evaluation.extra_nfe.{name}: not one of evaluation.samplers, {', '.join(samplers)}.")
+        self.samplers, self.num_samples, self.batch_size, self.seed = samplers, num_samples, batch_size, seed
+        self.cells: list[tuple[str, int]] = []
+        for name, sampler in samplers.items():
+            for budget in sorted({*nfe, *extra_nfe.get(name, ())}):
+                try:
+                    sampler.steps_for(budget)
+                except ValueError as error:
+                    raise ValueError(f"evaluation.nfe: sampler {name}: {error}") from None
+                self.cells.append((name, budget))
+        if not self.cells:
+            raise ValueError("evaluation.nfe=[]: name at least one budget of network calls.")
+
+    def run(
+        self,
+        denoiser: Denoiser,
+        conditioner: Conditioner,
+        shape: Sequence[int],
+        extractor: Extractor,
+        reference: GaussianStatistics,
+        directory: Path,
+        protocol: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        check: Callable[[int], None],
+    ) -> list[dict[str, Any]]:
+        """Score all cells that are not stored yet, and write `frontier.csv`, `.json`, `.png` and `samples/*.png`.
+
+        Args:
+            denoiser: With the weights to be scored applied.
+            conditioner: Gives samples their conditioning.
+            shape: Of one sample.
+            extractor: Of features.
+            reference: Statistics of the training images under that extractor.
+            directory: Where to write; finished cells found there under the same protocol are kept.
+            protocol: What a score depends on beside the cell: weights, data, versions.
+            settings: The configuration of each sampler, by name.
+            check: Called between sampling steps; what it raises stops the run.
+
+        Returns:
+            A record a cell.
+        """
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        path = directory / "frontier.json"
+        stored = {r["cell"]: r for r in json.loads(path.read_text())} if path.is_file() else {}
+        common = {
+            **protocol,
+            "metric": f"fd_{extractor.name}",
+            "n": self.num_samples,
+            "seed": self.seed,
+            "extractor": extractor.name,
+            "extractor_sha256": extractor.fingerprint,
+            "reference_n": int(reference.n),
+            "reference_sha256": reference.fingerprint,
+            "dtype": "float32",
+            "guidance": None,
+        }
+        records = []
+        calls = sum(self.samplers[name].nfe(self.samplers[name].steps_for(nfe)) for name, nfe in self.cells)
+        bar = progress.bar("frontier", calls * self.num_samples, shown=rank == 0)
+        with bar:
+            for name, nfe in self.cells:
+                sampler = self.samplers[name]
+                steps = sampler.steps_for(nfe)
+                cell = {**common, "sampler": name, "settings": {**settings[name], "steps": steps}}
+                key = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()
+                strip = directory / "samples" / "cells" / f"{name}_nfe{sampler.nfe(steps):04d}.png"
+                bar.set_postfix(sampler=name, nfe=nfe, refresh=False)
+                if key in stored and strip.is_file():
+                    bar.update(self.num_samples * sampler.nfe(steps))
+                    records.append(stored[key])
+                    continue
+                start = time.perf_counter()
+                statistics = GaussianStatistics(extractor.dimension)
+                first: list[Tensor] = []
+                spent = 0
+                for images, spent in self._batches(sampler, steps, denoiser, conditioner, shape, rank, world, check):
+                    statistics.update(extractor(images))
+                    if sum(map(len, first)) < _SHOWN:
+                        first.append(images.cpu())
+                    bar.update(len(images) * world * spent)
+                statistics.reduce(next(denoiser.parameters()).device)
+                seconds = time.perf_counter() - start
+                record = {
+                    "cell": key,
+                    "sampler": name,
+                    "nfe": spent,
+                    "steps": steps,
+                    "score": frechet_distance(statistics, reference),
+                    "seconds": round(seconds, 3),
+                    "network_evaluations": spent,
+                    "seconds_per_1k_images": round(seconds / self.num_samples * 1000, 3),
+                    **cell,
+                }
+                assert int(statistics.n) == self.num_samples
+                records.append(record)
+                if rank == 0:
+                    report.write_strip(strip, torch.cat(first)[:_SHOWN])
+                    report.write_records(directory, records)
+        if rank == 0:
+            report.write_pictures(directory, records)
+        return records
+
+    def _batches(
+        self,
+        sampler: Sampler,
+        steps: int,
+        denoiser: Denoiser,
+        conditioner: Conditioner,
+        shape: Sequence[int],
+        rank: int,
+        world: int,
+        check: Callable[[int], None],
+    ) -> Any:
+        """Yield (uint8 images, NFE) for this rank's share of indices; each index falls to exactly one rank."""
+        device = next(denoiser.parameters()).device
+        share = torch.arange(rank * self.num_samples // world, (rank + 1) * self.num_samples // world, device=device)
+        for index in share.split(self.batch_size):
+            yield draw(sampler, denoiser, conditioner, shape, index, self.seed, steps, check)
+
+
+def draw(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    conditioner: Conditioner,
+    shape: Sequence[int],
+    index: Tensor,
+    seed: int,
+    steps: int,
+    on_step: Callable[[int], None],
+) -> tuple[Tensor, int]:
+    """Samples `index` `(B,)` of `seed` as bytes `(B, *shape)`, and the network calls that they took."""
+    counted = count_calls(functools.partial(denoiser, **conditioner.sample(index)))
+    x = sampler(counted, denoiser.schedule, shape, Noise(seed, index, SAMPLING), steps=steps, on_step=on_step)
+    return to_uint8(x), counted.calls

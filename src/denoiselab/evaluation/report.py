@@ -1,0 +1,132 @@
+"""Tables and pictures of a frontier."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from rich.table import Table
+from torch import Tensor
+
+from denoiselab.files import atomic
+
+Record = dict[str, Any]
+
+
+def write_records(directory: Path, records: Sequence[Record]) -> None:
+    """Write `frontier.json` (whole records) and `frontier.csv` (a row a cell), atomically."""
+    with atomic(directory / "frontier.json", "w") as file:
+        json.dump(records, file, indent=1)
+    columns = [key for key, value in records[0].items() if not isinstance(value, (dict, list))]
+    with atomic(directory / "frontier.csv", "w") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def write_pictures(directory: Path, records: Sequence[Record]) -> None:
+    """Write `frontier.png` and, for each sampler, `samples/<sampler>.png`: a row of images for each NFE."""
+    _plot(directory / "frontier.png", records)
+    for sampler, rows in by_sampler(records).items():
+        strips = [read_strip(directory / "samples" / "cells" / f"{sampler}_nfe{r['nfe']:04d}.png") for r in rows]
+        labels = [f"NFE {r['nfe']}: {r['score']:.2f}" for r in rows]
+        title = f"{sampler}: {rows[0]['metric']} at n = {rows[0]['n']}, same x_T in each column"
+        _sample_rows(directory / "samples" / f"{sampler}.png", strips, labels, title)
+
+
+def by_sampler(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records grouped by sampler, each group by rising NFE."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record["sampler"], []).append(record)
+    return {name: sorted(group, key=lambda r: r["nfe"]) for name, group in groups.items()}
+
+
+def table(records: Sequence[Record]) -> Table:
+    """Samplers by NFE: the score, and the seconds it took."""
+    first = records[0]
+    budgets = sorted({record["nfe"] for record in records})
+    out = Table(
+        title=f"{first['metric']} (lower is better), n = {first['n']}, weights = {first['weights']}; (seconds)",
+        title_justify="left",
+    )
+    out.add_column("sampler \\ NFE")
+    for budget in budgets:
+        out.add_column(str(budget), justify="right")
+    for sampler, rows in by_sampler(records).items():
+        cells = {row["nfe"]: f"{row['score']:.2f} ({row['seconds']:.1f})" for row in rows}
+        out.add_row(sampler, *[cells.get(budget, "") for budget in budgets])
+    return out
+
+
+def grid(images: Tensor, columns: int) -> Tensor:
+    """Tile images `(N, C, H, W)` into one `(C, rows H, columns W)`, empty places black."""
+    n, c, h, w = images.shape
+    rows = -(-n // columns)
+    padded = torch.cat((images, images.new_zeros(rows * columns - n, c, h, w)))
+    return padded.reshape(rows, columns, c, h, w).permute(2, 0, 3, 1, 4).reshape(c, rows * h, columns * w)
+
+
+def write_png(path: Path, image: Tensor, scale: int = 1) -> None:
+    """Write a `(C, H, W)` uint8 image (C = 1 or 3), each pixel as a square of `scale`, atomically."""
+    pixels = image.permute(1, 2, 0).repeat_interleave(scale, 0).repeat_interleave(scale, 1).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, "PNG")
+    with atomic(path) as file:
+        file.write(buffer.getvalue())
+
+
+def write_strip(path: Path, images: Tensor) -> None:
+    """Write images `(N, C, H, W)` side by side at their own size."""
+    write_png(path, grid(images, len(images)))
+
+
+def read_strip(path: Path) -> Any:
+    """The pixels of a strip, as an array."""
+    with Image.open(path) as image:
+        return image.copy()
+
+
+def magnification(height: int) -> int:
+    """How much small images are enlarged so that a person can see them: to about 64 pixels."""
+    return max(1, 64 // height)
+
+
+def _plot(path: Path, records: Sequence[Record]) -> None:
+    from matplotlib.figure import Figure  # slow to import
+
+    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    for sampler, rows in by_sampler(records).items():
+        axes.plot([r["nfe"] for r in rows], [r["score"] for r in rows], marker="o", label=sampler)
+    budgets = sorted({record["nfe"] for record in records})
+    axes.set(xscale="log", yscale="log", xlabel="NFE (network calls per sample)", ylabel=records[0]["metric"])
+    axes.set_xticks(budgets, [str(b) for b in budgets], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set_title(f"n = {records[0]['n']}, weights = {records[0]['weights']}, {records[0]['data']}", fontsize=10)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(frameon=False)
+    _save(figure, path)
+
+
+def _sample_rows(path: Path, strips: Sequence[Any], labels: Sequence[str], title: str) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 0.75 * len(strips) + 0.4), dpi=110, layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    for axes, strip, label in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips, labels, strict=True):
+        axes.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        axes.set(xticks=[], yticks=[])
+        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with atomic(path) as file:
+        figure.savefig(file, format="png")

@@ -1,0 +1,87 @@
+"""Grids: the levels at which a sampler stops. A grid is not a schedule; any sampler takes any grid."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from denoiselab.schedules import Level, Schedule
+
+
+class Spacing(ABC):
+    """Chooses the levels of a run, from noise to data, in float64.
+
+    Args:
+        to_clean: The last level is clean data (sigma = 0), reached by one x0 transfer. Otherwise it is the
+            schedule's `t_min`.
+    """
+
+    def __init__(self, to_clean: bool = True) -> None:
+        self.to_clean = to_clean
+
+    def __call__(self, schedule: Schedule, steps: int) -> list[Level]:
+        """The `steps + 1` levels of a run of `steps` steps."""
+        if self.to_clean:
+            return [*self.levels(schedule, steps).unbind(), Level.clean()]
+        return self.levels(schedule, steps + 1).unbind()
+
+    @abstractmethod
+    def levels(self, schedule: Schedule, count: int) -> Level:
+        """The `count` noisy levels, `(count,)`, from the schedule's `t_max` down."""
+
+
+class UniformTime(Spacing):
+    """Equal steps in t: DDPM's and DDIM's respacing; with `to_clean` the grid runs on to t = 0."""
+
+    def levels(self, schedule: Schedule, count: int) -> Level:
+        """The noisy levels."""
+        if self.to_clean:
+            return schedule.level(schedule.t_max * (1 - _fractions(count + 1)[:-1]))
+        return schedule.level(schedule.t_max + _fractions(count) * (schedule.t_min - schedule.t_max))
+
+
+class UniformLogSNR(Spacing):
+    """Equal steps in half log-SNR (Lu et al., DPM-Solver, arXiv 2206.00927, section 4)."""
+
+    def levels(self, schedule: Schedule, count: int) -> Level:
+        """The noisy levels."""
+        first, last = schedule.level(_ends(schedule)).lam
+        return _at(schedule, first + _fractions(count) * (last - first))
+
+
+class Karras(Spacing):
+    """Equal steps in (sigma/alpha)^(1/rho) (Karras et al., EDM, arXiv 2206.00364, eq. 5).
+
+    Args:
+        rho: The power; larger puts more levels near the data.
+        to_clean: As in `Spacing`.
+
+    Raises:
+        ValueError: `rho` is not positive.
+    """
+
+    def __init__(self, rho: float = 7.0, to_clean: bool = True) -> None:
+        super().__init__(to_clean)
+        if rho <= 0:
+            raise ValueError(f"rho={rho}: it must be positive.")
+        self.rho = rho
+
+    def levels(self, schedule: Schedule, count: int) -> Level:
+        """The noisy levels."""
+        first, last = (-schedule.level(_ends(schedule)).lam / self.rho).exp()
+        return _at(schedule, -self.rho * (first + _fractions(count) * (last - first)).log())
+
+
+def _fractions(count: int) -> Tensor:
+    return torch.linspace(0, 1, count, dtype=torch.float64)
+
+
+def _ends(schedule: Schedule) -> Tensor:
+    return torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64)
+
+
+def _at(schedule: Schedule, lam: Tensor) -> Level:
+    """Levels at `lam`, whose times stay inside the schedule's range whatever the inverse rounds to."""
+    return schedule.level(schedule.time_of(lam).clamp(schedule.t_min, schedule.t_max))

@@ -1,0 +1,1 @@
+"""Training: one LightningModule, the moving averages of weights, checkpoints, interruption."""

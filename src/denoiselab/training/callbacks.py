@@ -1,0 +1,169 @@
+"""What happens beside a training step; all intervals are in images seen."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from denoiselab import progress
+from denoiselab.data.datamodule import Batch
+from denoiselab.training.interruption import Interruption
+from denoiselab.training.module import DiffusionModule
+
+LAST = "last.ckpt"
+
+
+def _check_interval(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name}={value}: it must be at least 1.")
+
+
+def _crossed(module: DiffusionModule, batch: Batch, trainer: pl.Trainer, every: int) -> bool:
+    """Whether the batch that just ended brought the count of images past a multiple of `every`."""
+    before = module.images_seen - len(batch["position"]) * trainer.world_size
+    return before // every != module.images_seen // every
+
+
+class Checkpoints(pl.Callback):
+    """Keeps `last.ckpt` fresh: at intervals, at the end, and when the run is asked to stop.
+
+    A stop waits for the end of an optimizer step, where the state is whole, and is agreed on by all ranks.
+
+    Args:
+        directory: Where to write.
+        interruption: Says whether a signal has come.
+        every_images: Interval in images seen.
+        keep_every_images: Interval at which a copy named by its images seen is kept for good; None for none.
+
+    Raises:
+        ValueError: An interval is less than 1.
+    """
+
+    def __init__(
+        self, directory: Path, interruption: Interruption, every_images: int, keep_every_images: int | None = None
+    ) -> None:
+        _check_interval("callbacks.checkpoints.every_images", every_images)
+        if keep_every_images is not None:
+            _check_interval("callbacks.checkpoints.keep_every_images", keep_every_images)
+        self.directory, self.interruption = directory, interruption
+        self.every_images, self.keep_every_images = every_images, keep_every_images
+        self._due = self._keep_due = False
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Lightning has just installed a SIGTERM handler that hangs on several ranks: take the signals back."""
+        self.interruption.install()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save or stop, at the end of an optimizer step."""
+        assert isinstance(module, DiffusionModule)
+        self._due |= _crossed(module, batch, trainer, self.every_images)
+        if self.keep_every_images is not None:
+            self._keep_due |= _crossed(module, batch, trainer, self.keep_every_images)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        stop = self.interruption.signal is not None
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if self._due or stop:
+            trainer.save_checkpoint(self.directory / LAST)
+        if self._keep_due:
+            trainer.save_checkpoint(self.directory / f"images_{module.images_seen:012d}.ckpt")
+        self._due = self._keep_due = False
+        if stop:
+            self.interruption.stop()
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Save the finished training."""
+        trainer.save_checkpoint(self.directory / LAST)
+
+
+class LossLog(pl.Callback):
+    """Logs the mean loss since the last entry, the learning rate and the speed.
+
+    Args:
+        every_images: Interval in images seen.
+
+    Raises:
+        ValueError: The interval is less than 1.
+    """
+
+    def __init__(self, every_images: int) -> None:
+        _check_interval("callbacks.loss_log.every_images", every_images)
+        self.every_images = every_images
+        self._sum: torch.Tensor | float = 0.0
+        self._batches = 0
+        self._since = (0, 0.0)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Start the clock."""
+        assert isinstance(module, DiffusionModule)
+        self._since = (module.images_seen, time.perf_counter())
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Add the loss up, on the device; log it when the interval is over."""
+        assert isinstance(module, DiffusionModule)
+        self._sum = self._sum + outputs["loss"].detach().double()
+        self._batches += 1
+        if not _crossed(module, batch, trainer, self.every_images):
+            return
+        mean = trainer.strategy.reduce(self._sum / self._batches, reduce_op="mean")
+        (images, start), now = self._since, time.perf_counter()
+        metrics = {
+            "train/loss": float(mean),
+            "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
+            "train/images_per_second": (module.images_seen - images) / (now - start),
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=module.images_seen)
+        self._sum, self._batches, self._since = 0.0, 0, (module.images_seen, now)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running mean."""
+        return {"sum": float(self._sum), "batches": self._batches}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the running mean."""
+        self._sum, self._batches = state_dict["sum"], state_dict["batches"]
+
+
+class ProgressBar(pl.Callback):
+    """A bar with images seen, images/s, time left and the loss.
+
+    Args:
+        max_images: Images of the whole training.
+    """
+
+    # Reading the loss waits for the device, so it is read about this often, in seconds.
+    REFRESH = 0.5
+
+    def __init__(self, max_images: int) -> None:
+        self.max_images = max_images
+        self._bar: Any = None
+        self._read = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Open the bar at the images seen so far."""
+        assert isinstance(module, DiffusionModule)
+        self._bar = progress.bar("training", self.max_images, module.images_seen, shown=trainer.is_global_zero)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Advance."""
+        if trainer.is_global_zero and (now := time.perf_counter()) - self._read > self.REFRESH:
+            self._read = now
+            self._bar.set_postfix(loss=f"{float(outputs['loss']):.4f}", refresh=False)
+        self._bar.update(len(batch["position"]) * trainer.world_size)
+
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        """Close the bar, also after an exception."""
+        if self._bar is not None:
+            self._bar.close()

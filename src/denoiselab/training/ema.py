@@ -1,0 +1,126 @@
+"""Exponential moving averages of the denoiser's weights: several profiles at once, keyed on images seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+RAW = "raw"
+
+
+class Profile(Protocol):
+    """How fast an average forgets."""
+
+    def decay(self, images_seen: int, images: int) -> float:
+        """The weight that the old average keeps over a step of `images` that ends at `images_seen`."""
+        ...
+
+
+class HalfLife:
+    """The average halves its memory every `images`, sooner at the start of training.
+
+    decay = 0.5^(images in the step / min(half-life, ramp_up x images seen)).
+    Source: Karras et al., EDM, arXiv 2206.00364, appendix F.2 (half-life 0.5 Mimg, ramp-up 5 %).
+
+    Args:
+        images: Half-life in images.
+        ramp_up: Half-life as a fraction of training so far, while that is shorter; None for no ramp-up.
+
+    Raises:
+        ValueError: A value is not positive.
+    """
+
+    def __init__(self, images: float, ramp_up: float | None = 0.05) -> None:
+        if images <= 0:
+            raise ValueError(f"images={images}: a half-life must be positive.")
+        if ramp_up is not None and ramp_up <= 0:
+            raise ValueError(f"ramp_up={ramp_up}: it must be positive, or null for none.")
+        self.images, self.ramp_up = images, ramp_up
+
+    def decay(self, images_seen: int, images: int) -> float:
+        """The weight of the old average."""
+        half_life = self.images if self.ramp_up is None else min(self.images, self.ramp_up * images_seen)
+        return float(0.5 ** (images / half_life))
+
+
+class Constant:
+    """The same decay at every optimizer step (DDPM: 0.9999).
+
+    Args:
+        decay: At least 0 and less than 1.
+
+    Raises:
+        ValueError: It is not.
+    """
+
+    def __init__(self, decay: float = 0.9999) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay={decay}: it must be at least 0 and less than 1.")
+        self._decay = decay
+
+    def decay(self, images_seen: int, images: int) -> float:
+        """The weight of the old average."""
+        return self._decay
+
+
+class EMA:
+    """Named averages of a module's parameters, in float32, outside the module tree.
+
+    Args:
+        profiles: Name to profile; the first one is the default for evaluation.
+
+    Raises:
+        ValueError: A profile is named "raw", the name of the weights that are not averaged.
+    """
+
+    def __init__(self, profiles: Mapping[str, Profile]) -> None:
+        if RAW in profiles:
+            raise ValueError(f"ema.profiles: '{RAW}' names the weights without averaging; choose another name.")
+        self.profiles = dict(profiles)
+        self.averages: dict[str, dict[str, Tensor]] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """What `applied` accepts: the profiles, then "raw"."""
+        return [*self.profiles, RAW]
+
+    @torch.no_grad()
+    def start(self, module: nn.Module) -> None:
+        """Begin each average at the module's present weights, unless it is there already; move all to its device."""
+        for name in self.profiles:
+            stored = self.averages.get(name, {})
+            self.averages[name] = {
+                key: stored.get(key, parameter).detach().to(parameter.device, torch.float32, copy=True)
+                for key, parameter in module.named_parameters()
+            }
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, images_seen: int, images: int) -> None:
+        """Move each average towards the weights after a step of `images` that ended at `images_seen`."""
+        weights = [parameter.detach().float() for parameter in module.parameters()]
+        for name, profile in self.profiles.items():
+            average = list(self.averages[name].values())
+            torch._foreach_lerp_(average, weights, 1 - profile.decay(images_seen, images))
+
+    @contextmanager
+    def applied(self, module: nn.Module, name: str) -> Iterator[None]:
+        """Within it the module has the weights of profile `name` (or its own, for "raw"); exceptions undo it too."""
+        if name == RAW:
+            yield
+            return
+        own = {key: parameter.detach().clone() for key, parameter in module.named_parameters()}
+        _copy_into(module, self.averages[name])
+        try:
+            yield
+        finally:
+            _copy_into(module, own)
+
+
+@torch.no_grad()
+def _copy_into(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    for key, parameter in module.named_parameters():
+        parameter.copy_(weights[key])

@@ -1,0 +1,54 @@
+"""Stopping at a safe point on SIGTERM and Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Stopped(SystemExit):
+    """The run was asked to stop and has saved its state; the exit code is 143 (SIGTERM) or 130 (Ctrl-C)."""
+
+
+class Interruption:
+    """Within it, SIGTERM and the first Ctrl-C only set a flag, which `check` turns into `Stopped`.
+
+    A second Ctrl-C stops at once. Handlers do nothing else: an action on one rank alone would hang the others.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self.install()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Take the handlers over, also from a library that took them in between."""
+        for number in self._before:
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def stop(self) -> None:
+        """Leave the program with the signal's exit code; where another rank was signalled, with SIGTERM's."""
+        raise Stopped(128 + (self.signal or signal.SIGTERM))
+
+    def check(self, *_: object) -> None:
+        """Stop if a signal has come.
+
+        Raises:
+            Stopped: It has.
+        """
+        if self.signal is not None:
+            self.stop()

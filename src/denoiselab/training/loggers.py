@@ -1,0 +1,141 @@
+"""Where metrics go: always a CSV file, and W&B where it is chosen."""
+
+from __future__ import annotations
+
+import csv
+import netrc
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from denoiselab.files import atomic
+
+AXIS = "images_seen"
+
+
+class MetricsCSV(Logger):
+    """One row an entry, with `images_seen` first; a resumed run drops what it will log again.
+
+    Args:
+        path: The file.
+        images_seen: Where the run resumes; later rows are dropped. 0 begins a new file.
+    """
+
+    def __init__(self, path: Path, images_seen: int) -> None:
+        super().__init__()
+        self.path = path
+        self._rows: list[dict[str, Any]] = []
+        self._columns = [AXIS]
+        if images_seen and path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                self._columns = list(reader.fieldnames or self._columns)
+                self._rows = [row for row in reader if int(row[AXIS]) <= images_seen]
+
+    @property
+    def name(self) -> str:
+        """Of the logger."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """There is one a run."""
+        return ""
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration has its own file."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append a row; `step` is images seen. New columns and resumed files are written anew, atomically."""
+        row = {AXIS: step, **metrics}
+        fresh = [key for key in row if key not in self._columns]
+        self._columns += fresh
+        self._rows.append(row)
+        if fresh or len(self._rows) == 1 or not self.path.is_file():
+            self._rewrite()
+        else:
+            with self.path.open("a", newline="", encoding="utf-8") as file:
+                csv.DictWriter(file, self._columns).writerow(row)
+
+    @rank_zero_only
+    def truncate(self) -> None:
+        """Write the kept rows, so that the file holds no row from beyond the resumed checkpoint."""
+        if self._rows:
+            self._rewrite()
+        else:
+            self.path.unlink(missing_ok=True)
+
+    def _rewrite(self) -> None:
+        with atomic(self.path, "w") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(self._rows)
+
+
+def has_wandb_key() -> bool:
+    """Whether W&B could log in without asking: a key in the environment or in the user's netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+class WandBRun(WandbLogger):
+    """Lightning's logger with images seen as the axis, beside the metrics instead of as W&B's own step."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log an entry; `step` is images seen."""
+        self.experiment.log({AXIS: step, **metrics})
+
+
+class WandB:
+    """Weights & Biases as configured; `open` starts the run.
+
+    Args:
+        project: Project's name.
+        entity: User or team; None for the account's default.
+        mode: online, offline, or auto: online where a key is at hand, else offline. It never asks for one.
+        tags: Of the run.
+    """
+
+    def __init__(
+        self,
+        project: str = "denoiselab",
+        entity: str | None = None,
+        mode: Literal["auto", "online", "offline"] = "auto",
+        tags: list[str] | None = None,
+    ) -> None:
+        self.project, self.entity, self.tags = project, entity, list(tags or [])
+        online = has_wandb_key() if mode == "auto" else mode == "online"
+        self.mode = os.environ.get("WANDB_MODE", "online" if online else "offline")
+
+    def open(self, directory: Path, run_id: str, name: str, config: dict[str, Any]) -> WandBRun:
+        """A logger whose axis is images seen; the same `run_id` continues a run."""
+        import wandb  # slow to import
+
+        os.environ["WANDB_SILENT"] = "true"
+        logger = WandBRun(
+            project=self.project,
+            entity=self.entity,
+            name=name,
+            id=run_id,
+            save_dir=str(directory),
+            mode=self.mode,
+            tags=self.tags,
+            config=config,
+            # The run's own CSV is the source of truth; a short interval loses little on kill -9.
+            settings=wandb.Settings(x_transaction_log_flush_interval=1, console="off", quiet=True),
+        )
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            run = logger.experiment
+            run.define_metric(AXIS, hidden=True)
+            run.define_metric("train/*", step_metric=AXIS)
+        return logger

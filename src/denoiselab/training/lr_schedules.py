@@ -1,0 +1,57 @@
+"""Learning-rate factors as functions of images seen."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+
+class LRSchedule(Protocol):
+    """The factor on the optimizer's learning rate."""
+
+    def __call__(self, images_seen: int) -> float:
+        """The factor for a step that starts at `images_seen`."""
+        ...
+
+
+class Warmup:
+    """Linear from 0 to 1 over the first images, then constant.
+
+    Args:
+        images: Length of the warm-up; 0 for none.
+
+    Raises:
+        ValueError: It is negative.
+    """
+
+    def __init__(self, images: int = 0) -> None:
+        if images < 0:
+            raise ValueError(f"images={images}: a warm-up cannot be negative.")
+        self.images = images
+
+    def __call__(self, images_seen: int) -> float:
+        """The factor."""
+        return min(1.0, images_seen / self.images) if self.images else 1.0
+
+
+class WarmupCosine(Warmup):
+    """Linear from 0 to 1, then half a cosine to 0 at the end of training.
+
+    Args:
+        images: Length of the warm-up.
+        total: Images of the whole training.
+
+    Raises:
+        ValueError: The warm-up is not shorter than the training.
+    """
+
+    def __init__(self, images: int, total: int) -> None:
+        super().__init__(images)
+        if total <= images:
+            raise ValueError(f"images={images}: the warm-up must be shorter than the training, total={total}.")
+        self.total = total
+
+    def __call__(self, images_seen: int) -> float:
+        """The factor."""
+        progress = (images_seen - self.images) / (self.total - self.images)
+        return super().__call__(images_seen) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, max(0.0, progress))))

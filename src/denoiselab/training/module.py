@@ -1,0 +1,102 @@
+"""The one LightningModule."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from denoiselab.conditioners.label import Conditioner
+from denoiselab.data.datamodule import Batch
+from denoiselab.denoiser import Denoiser
+from denoiselab.noise import TRAINING, Noise
+from denoiselab.objectives import DenoisingObjective
+from denoiselab.training.ema import EMA
+from denoiselab.training.lr_schedules import LRSchedule
+
+# The key of everything in a checkpoint that Lightning does not know.
+CHECKPOINT_KEY = "denoiselab"
+
+
+class DiffusionModule(pl.LightningModule):
+    """Trains a denoiser on an objective; it holds no formula of its own.
+
+    All that is random is a function of (seed, images seen), so a resumed run equals an uninterrupted one.
+
+    Args:
+        denoiser: What is trained.
+        objective: The loss of each sample.
+        conditioner: Labels to conditioning.
+        optimizer: Makes the optimizer from parameters.
+        lr_schedule: Factor on the optimizer's learning rate.
+        ema: Moving averages of the denoiser.
+        seed: Any integer from 0 to 2^63 - 1.
+        config: The run's resolved configuration, plain containers; it travels in each checkpoint.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        objective: DenoisingObjective,
+        conditioner: Conditioner,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        lr_schedule: LRSchedule,
+        ema: EMA,
+        seed: int,
+        config: dict[str, Any],
+    ) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.objective, self.conditioner = objective, conditioner
+        self.optimizer, self.lr_schedule, self.ema = optimizer, lr_schedule, ema
+        self.seed, self.config = seed, config
+        self.images_seen = 0
+        self._step_start = 0
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimizer, each group remembering its full learning rate."""
+        optimizer = self.optimizer(self.denoiser.parameters())
+        for group in optimizer.param_groups:
+            group["initial_lr"] = group["lr"]
+        return optimizer
+
+    def on_fit_start(self) -> None:
+        """Averages start where the weights do; a resumed run's are there already."""
+        self.ema.start(self.denoiser)
+        self._step_start = self.images_seen
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The batch's mean loss, a float32 scalar."""
+        # Dropout draws from torch's own generator: key it too on the position, and on the rank.
+        torch.manual_seed((self.seed * 0x9E3779B1 + self.images_seen * 0x10001 + self.global_rank) % 2**63)
+        noise = Noise(self.seed, batch["position"], TRAINING)
+        cond = self.conditioner.train(batch["labels"], noise)
+        loss = self.objective(self.denoiser, batch["images"], noise, **cond).mean()
+        self.images_seen += len(batch["position"]) * self.trainer.world_size
+        return loss
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Set the learning rate, step, then update the averages."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.lr_schedule(self._step_start)
+        optimizer.step(closure=optimizer_closure)
+        self.ema.update(self.denoiser, self.images_seen, self.images_seen - self._step_start)
+        self._step_start = self.images_seen
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add our part: plain containers and tensors only."""
+        checkpoint[CHECKPOINT_KEY] = {
+            "format": 1,
+            "images_seen": self.images_seen,
+            "config": self.config,
+            "ema": self.ema.averages,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Read our part."""
+        ours = checkpoint[CHECKPOINT_KEY]
+        self.images_seen = ours["images_seen"]
+        self.ema.averages = {name: ours["ema"][name] for name in self.ema.profiles}
