@@ -10,7 +10,7 @@ from denoiselab.app import cli
 
 def check(config: dict[str, Any], sweeping: bool) -> None:
     """Check a job; the imports take seconds, so a misspelt key is told without them."""
-    from denoiselab.app.train import check_config
+    from denoiselab.app.assemble import check_config
 
     check_config(config, sweeping=sweeping)
 

@@ -84,8 +84,10 @@ class RunDirectory:
         content: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
         return content
 
-    def release(self) -> None:
-        """Let another process continue the run."""
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self._lock.release()
 
     def _check_same(self, config: Mapping[str, Any], option: str) -> None:

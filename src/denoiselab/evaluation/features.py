@@ -111,28 +111,25 @@ class DomainClassifier:
         recipe = {"format": 1, **vars(self), "train": train.fingerprint, "validation": validation.fingerprint}
         key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
         path = cache / f"classifier-{key[:16]}.safetensors"
-        network = _Classifier(train.images.shape[1], int(train.labels.max()) + 1, self.dimension)
-        network.to(memory_format=torch.channels_last)
-        try:
-            with safe_open(path, framework="pt") as file:
-                network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-                accuracy = json.loads(file.metadata()["accuracy"])
-        except (FileNotFoundError, SafetensorError):
-            with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = _Classifier(train.images.shape[1], int(train.labels.max()) + 1, self.dimension)
+            network.to(memory_format=torch.channels_last)
+            try:
+                with safe_open(path, framework="pt") as file:
+                    network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                    accuracy = json.loads(file.metadata()["accuracy"])
+            except (FileNotFoundError, SafetensorError):
                 accuracy = self._train(network, train, validation, shown=shown)
-            metadata = {"accuracy": json.dumps(accuracy), "recipe": json.dumps(recipe)}
-            with atomic(path) as out:
-                out.write(save({name: t.contiguous() for name, t in network.state_dict().items()}, metadata))
+                metadata = {"accuracy": json.dumps(accuracy), "recipe": json.dumps(recipe)}
+                with atomic(path) as out:
+                    out.write(save({name: t.contiguous() for name, t in network.state_dict().items()}, metadata))
         digest = hashlib.sha256()
         for name, tensor in sorted(network.state_dict().items()):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         return ClassifierFeatures(network, self.dimension, digest.hexdigest(), accuracy)
 
     def _train(self, network: _Classifier, train: ImageSet, validation: ImageSet, *, shown: bool) -> float | None:
-        torch.manual_seed(0)
-        for module in network.modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear, nn.BatchNorm2d)):
-                module.reset_parameters()
         steps = -(-len(train) // self.batch_size)
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
         policy = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, epochs=self.epochs, steps_per_epoch=steps)

@@ -83,5 +83,8 @@ def _ends(schedule: Schedule) -> Tensor:
 
 
 def _at(schedule: Schedule, lam: Tensor) -> Level:
-    """Levels at `lam`, whose times stay inside the schedule's range whatever the inverse rounds to."""
-    return schedule.level(schedule.time_of(lam).clamp(schedule.t_min, schedule.t_max))
+    """Levels at `lam` from end to end; the ends are the schedule's own, whatever the inverse rounds to."""
+    t = schedule.time_of(lam)
+    t[-1] = schedule.t_min
+    t[0] = schedule.t_max
+    return schedule.level(t)

@@ -1,0 +1,129 @@
+"""All objects of a training run, built before its directory exists: whatever can fail, fails here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from denoiselab.app import build
+from denoiselab.app.construct import check, construct
+from denoiselab.app.devices import check_devices
+from denoiselab.app.errors import BadInput
+from denoiselab.app.settings import TrainSettings, parse
+from denoiselab.data import ImageSet
+from denoiselab.evaluation import DomainClassifier, Frontier
+from denoiselab.training.ema import EMA
+from denoiselab.training.loggers import WandB
+from denoiselab.training.module import DiffusionModule
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The objects of a run.
+
+    Args:
+        config: Resolved configuration, plain containers.
+        settings: Its typed part.
+        model: What is trained and sampled.
+        module: What the Trainer trains.
+        weights: The EMA profile, or "raw", that the frontier scores.
+        frontier: Scores the samplers.
+        samplers: The configuration of each sampler of the frontier.
+        extractor: Makes the frontier's features.
+        trackers: Loggers beside the CSV file, not yet open.
+        images: Training images.
+        held_out: Validation images.
+    """
+
+    config: Config
+    settings: TrainSettings
+    model: build.Model
+    module: DiffusionModule
+    weights: str
+    frontier: Frontier
+    samplers: Mapping[str, Any]
+    extractor: DomainClassifier
+    trackers: Mapping[str, WandB]
+    images: ImageSet
+    held_out: ImageSet
+
+
+def check_config(config: Config, *, sweeping: bool) -> None:
+    """Check all that can be checked without building anything.
+
+    Args:
+        config: Resolved configuration, plain containers.
+        sweeping: The run is a job of a multirun in this process.
+
+    Raises:
+        BadInput: Something is wrong.
+    """
+    settings = parse(TrainSettings, config)
+    check(config)
+    _frontier(settings, build.sampler_nodes(settings.evaluation.samplers))
+    check_devices(config["trainer"], sweeping=sweeping)
+
+
+def assemble(config: Config) -> Run:
+    """Build the objects of a checked configuration.
+
+    Raises:
+        BadInput: An object refuses its options, or two do not fit together.
+    """
+    settings = parse(TrainSettings, config)
+    samplers = build.sampler_nodes(settings.evaluation.samplers)
+    frontier = _frontier(settings, samplers)
+    model = build.build_model(config)
+    ema = EMA(construct(config["ema"]["profiles"], "ema.profiles"))
+    optimizer = construct(config["optimizer"], "optimizer")
+    try:
+        optimizer([torch.nn.Parameter(torch.zeros(1))])  # it checks its options only when it is built
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"optimizer: {error}.") from None
+    module = DiffusionModule(
+        model.denoiser,
+        construct(config["objective"], "objective"),
+        model.conditioner,
+        optimizer,
+        construct(config["lr_schedule"], "lr_schedule"),
+        ema,
+        settings.seed,
+        config,
+    )
+    try:
+        images, held_out = construct(config["data"], "data").load()
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    return Run(
+        config=config,
+        settings=settings,
+        model=model,
+        module=module,
+        weights=build.profile_name(settings.evaluation.weights, ema.names, "evaluation.weights"),
+        frontier=frontier,
+        samplers=samplers,
+        extractor=construct(config["evaluation"]["extractor"], "evaluation.extractor"),
+        trackers=construct(config["logger"], "logger"),
+        images=images,
+        held_out=held_out,
+    )
+
+
+def _frontier(settings: TrainSettings, nodes: Mapping[str, Any]) -> Frontier:
+    evaluation = settings.evaluation
+    try:
+        return Frontier(
+            build.build_samplers(nodes),
+            evaluation.nfe,
+            evaluation.extra_nfe,
+            evaluation.num_samples,
+            evaluation.batch_size,
+            evaluation.seed,
+        )
+    except ValueError as error:
+        raise BadInput(str(error)) from None

@@ -1,0 +1,59 @@
+"""What this machine can train on, checked before anything starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from denoiselab.app.errors import BadInput
+
+
+def check_devices(trainer: Mapping[str, Any], *, sweeping: bool) -> None:
+    """Refuse devices that this machine lacks.
+
+    Args:
+        trainer: Configuration of the Trainer.
+        sweeping: The run is a job of a multirun in this process.
+
+    Raises:
+        BadInput: It lacks them, or a multirun in one process would train on several.
+    """
+    accelerator, devices = trainer["accelerator"], trainer["devices"]
+    gpus = torch.cuda.device_count()
+    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        raise BadInput(f"trainer.accelerator={accelerator}: unknown; allowed: auto, cpu, gpu, cuda.")
+    if accelerator in ("gpu", "cuda") and not gpus:
+        raise BadInput(f"trainer.accelerator={accelerator}: this machine has no GPU; use trainer=cpu.")
+    on_gpu = gpus > 0 and accelerator != "cpu"
+    count = _count(devices, gpus if on_gpu else 1)
+    if on_gpu and count > gpus:
+        raise BadInput(f"trainer.devices={devices}: this machine has {gpus} GPU(s).")
+    if not on_gpu and count > 1:
+        cores = len(os.sched_getaffinity(0))
+        if trainer["strategy"] == "auto":
+            raise BadInput(
+                f"trainer.devices={devices}: this run is on the CPU, which is one device; use trainer.devices=1, "
+                "or trainer=ddp to train in several CPU processes."
+            )
+        if count > cores:
+            raise BadInput(f"trainer.devices={devices}: this run is on the CPU, which has {cores} core(s).")
+    if sweeping and (trainer["num_nodes"] > 1 or count > 1):
+        raise BadInput(
+            f"trainer.devices={devices}: a multirun in one process trains on one device (each rank would sweep by "
+            "itself); use trainer.devices=1, or start each job by itself."
+        )
+
+
+def _count(devices: Any, available: int) -> int:
+    """The number of devices that an option of the Trainer asks for."""
+    if devices in ("auto", -1, "-1"):
+        return available
+    if isinstance(devices, str) and devices.isdecimal():
+        devices = int(devices)
+    count = len(devices) if isinstance(devices, list) else devices
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise BadInput(f"trainer.devices={devices}: allowed: a number from 1, a list of device numbers, or auto.")
+    return count

@@ -1,0 +1,121 @@
+"""The frontier of a trained run, on disk, on W&B and on the screen."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from pytorch_lightning.loggers import Logger
+from rich.console import Console
+from torch import nn
+
+from denoiselab.app.assemble import Run
+from denoiselab.evaluation import report
+from denoiselab.evaluation.features import ClassifierFeatures
+from denoiselab.evaluation.statistics import GaussianStatistics
+from denoiselab.training.callbacks import LAST
+from denoiselab.training.checkpoints import read_checkpoint
+from denoiselab.training.interruption import Interruption
+from denoiselab.training.loggers import WandBRun
+from denoiselab.training.module import CHECKPOINT_KEY
+
+Records = list[dict[str, Any]]
+
+
+def score(run: Run, path: Path, interruption: Interruption, *, leader: bool) -> Records:
+    """The records of the frontier, computed with the weights that the configuration names.
+
+    Raises:
+        Stopped: The run was asked to stop; finished cells are stored.
+    """
+    features = _features(run, leader=leader)
+    reference = GaussianStatistics(features.dimension)
+    for batch in run.images.images.split(512):
+        reference.update(features(batch))
+    denoiser, ema = run.model.denoiser.eval(), run.module.ema
+    if not ema.averages:  # the training was complete before this start
+        saved = read_checkpoint(path / "checkpoints" / LAST)
+        run.module.load_state_dict(saved["state_dict"])
+        ema.averages = saved[CHECKPOINT_KEY]["ema"]
+    ema.start(denoiser)
+    with ema.applied(denoiser, run.weights):
+        protocol = {
+            "data": run.config["data"]["name"],
+            "split": "train",
+            "weights": run.weights,
+            "weights_sha256": _digest(denoiser),
+            "extractor_accuracy": features.accuracy,
+            "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
+        }
+        return run.frontier.run(
+            denoiser,
+            run.model.conditioner,
+            run.model.shape,
+            features,
+            reference,
+            path,
+            protocol,
+            run.samplers,
+            interruption.check,
+        )
+
+
+def report_records(records: Records, path: Path, loggers: list[Logger]) -> None:
+    """Send the frontier to W&B, and print its table and what was written."""
+    for logger in loggers:
+        if isinstance(logger, WandBRun):
+            _to_wandb(logger, records, path)
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(report.table(records))
+    for what, name in (
+        ("scores", "frontier.csv"),
+        ("whole records", "frontier.json"),
+        ("plot", "frontier.png"),
+        ("samples", "samples/"),
+        ("training curve", "metrics.csv"),
+        ("checkpoint", f"checkpoints/{LAST}"),
+    ):
+        console.print(f"{what:>15}: {path / name}")
+
+
+def _features(run: Run, *, leader: bool) -> ClassifierFeatures:
+    """The extractor, trained by the first rank if it is not in the cache."""
+    if dist.is_initialized() and not leader:
+        dist.barrier()
+    features = run.extractor.fit(run.images, run.held_out, Path(run.settings.paths.cache_dir), shown=leader)
+    if dist.is_initialized() and leader:
+        dist.barrier()
+    if leader and features.accuracy is not None:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(
+            f"scored by a classifier of {run.config['data']['name']}: "
+            f"{features.accuracy:.2%} right on {len(run.held_out)} held-out images"
+        )
+    return features
+
+
+def _digest(module: nn.Module) -> str:
+    """sha256 of names and values of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _to_wandb(logger: WandBRun, records: Records, path: Path) -> None:
+    import wandb  # slow to import
+
+    columns = ["sampler", "nfe", "steps", "score", "metric", "n", "seconds", "weights", "seed", "extractor"]
+    run = logger.experiment
+    pictures = {f"samples/{name}": path / "samples" / f"{name}.png" for name in report.by_sampler(records)}
+    pictures["frontier/plot"] = path / "frontier.png"
+    run.log(
+        {
+            "frontier/table": wandb.Table([*columns], [[record[c] for c in columns] for record in records]),
+            **{key: wandb.Image(str(picture)) for key, picture in pictures.items()},
+        }
+    )
+    for record in records:
+        run.summary[f"{record['metric']}/{record['sampler']}@{record['nfe']}"] = record["score"]

@@ -1,0 +1,51 @@
+import pytest
+import torch
+
+from denoiselab.networks import DDPMUNet
+
+TINY = {"channels": 16, "multipliers": (1, 2), "blocks": 1, "attention_levels": (1,), "groups": 8, "dropout": 0.0}
+
+
+def test_parameter_count_is_the_published_one():
+    """Ho et al., section 4 and appendix B: 35.7 M for CIFAR-10, 114 M for 256x256 images."""
+    with torch.device("meta"):
+        cifar = DDPMUNet((3, 32, 32))
+        large = DDPMUNet((3, 256, 256), multipliers=(1, 1, 2, 2, 4, 4), attention_levels=(4,))
+    assert sum(p.numel() for p in cifar.parameters()) == 35_746_307
+    assert round(sum(p.numel() for p in large.parameters()) / 1e6) == 114
+
+
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 12, 8)])
+def test_shapes_and_zero_start(shape):
+    network = DDPMUNet(shape, **TINY)
+    x, label = torch.randn(2, *shape), torch.tensor([3.0, 900.0])
+    out = network(x, label)
+    assert out.shape == x.shape
+    assert not out.any()
+
+
+def test_time_and_class_reach_the_output():
+    torch.manual_seed(0)
+    network = DDPMUNet((1, 8, 8), num_classes=3, **TINY)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.reset_parameters()
+    x = torch.randn(1, 1, 8, 8)
+    base = network(x, torch.tensor([10.0]), class_label=torch.tensor([0]))
+    assert not torch.allclose(base, network(x, torch.tensor([500.0]), class_label=torch.tensor([0])))
+    assert not torch.allclose(base, network(x, torch.tensor([10.0]), class_label=torch.tensor([3])))
+    assert network.conditioning == {"class_label"}
+
+
+def test_bad_shapes_are_refused():
+    with pytest.raises(ValueError, match="stride of 2"):
+        DDPMUNet((1, 9, 8), **TINY)
+    with pytest.raises(ValueError, match="groups=7"):
+        DDPMUNet((1, 8, 8), **{**TINY, "groups": 7})
+
+
+def test_compiles_without_graph_breaks():
+    network = DDPMUNet((1, 8, 8), **TINY)
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    x, label = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 900.0])
+    assert torch.equal(compiled(x, label), network(x, label))

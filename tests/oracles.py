@@ -1,0 +1,48 @@
+"""Ground truth for the tests: a 1-D mixture with its exact flow map, and levels inside the noise axis."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from denoiselab.analytic import MixtureDenoiser
+from denoiselab.schedules import Level, Schedule
+
+F64 = torch.float64
+
+
+def mixture() -> MixtureDenoiser:
+    """Three components in one dimension, smooth and far from Gaussian."""
+    return MixtureDenoiser(
+        means=torch.tensor([[-1.0], [0.2], [1.1]], dtype=F64),
+        stds=torch.tensor([0.3, 0.2, 0.35], dtype=F64),
+        weights=torch.tensor([0.5, 0.2, 0.3], dtype=F64),
+    )
+
+
+def flow_map(oracle: MixtureDenoiser, x: Tensor, here: Level, there: Level) -> Tensor:
+    """Where the probability-flow ODE takes `x` `(N,)`: the point of the same quantile, by bisection."""
+    quantile = oracle.cdf(x, here)
+    low, high = torch.full_like(x, -50.0), torch.full_like(x, 50.0)
+    for _ in range(100):
+        middle = (low + high) / 2
+        below = oracle.cdf(middle, there) < quantile
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return (low + high) / 2
+
+
+def interior_levels(schedule: Schedule, steps: int, first: float = -2.0, last: float = 2.0) -> list[Level]:
+    """`steps + 1` levels uniform in half log-SNR, away from both ends."""
+    return schedule.at(torch.linspace(first, last, steps + 1, dtype=F64)).unbind()
+
+
+class GeometricVE(Schedule):
+    """A second path for the tests: alpha = 1, sigma = 0.01 * 5000^t; it has no closed inverse."""
+
+    t_min, t_max = 0.0, 1.0
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return 0.01 * 5000.0**t
