@@ -1,0 +1,108 @@
+"""How the tests start the programs: as a user would, in a process, or faster, in this one."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+os.environ["MPLBACKEND"] = "agg"
+for variable in ("WANDB_API_KEY", "WANDB_MODE", "DENOISELAB_RUN_ID", "DENOISELAB_ALLOW"):
+    os.environ.pop(variable, None)
+
+# Every phase of a run in a second or two.
+QUICK = [
+    "debug=fast_dev_run",
+    "network.channels=8",
+    "network.groups=4",
+    "evaluation.samplers=[ddim]",
+    "evaluation.extra_nfe={}",
+    "traceback=false",
+]
+
+
+@dataclass
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def last(self) -> str:
+        """The last line on stderr: what the user is told."""
+        return self.err.strip().splitlines()[-1] if self.err.strip() else ""
+
+
+def command(program: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / program), *arguments]
+
+
+@pytest.fixture
+def start():
+    """Start a program as a process; what still runs at the end of the test is killed."""
+    started = []
+
+    def popen(program, *arguments, **options):
+        process = subprocess.Popen(
+            command(program, *arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+        started.append(process)
+        return process
+
+    yield popen
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
+def run(start):
+    """Run a program as a process to its end."""
+
+    def call(program, *arguments, **options):
+        process = start(program, *arguments, **options)
+        out, err = process.communicate(timeout=300)
+        return Result(process.returncode, out, err.replace("\r", "\n"))
+
+    return call
+
+
+@pytest.fixture
+def invoke(monkeypatch, capfd):
+    """Run a program inside this process: the same code from the same command line, without the imports' seconds."""
+
+    def call(program, *arguments):
+        monkeypatch.delenv("DENOISELAB_RUN_ID", raising=False)
+        monkeypatch.setattr(sys, "argv", command(program, *arguments)[1:])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as exit_:
+            runpy.run_path(str(ROOT / program), run_name="__main__")
+        out, err = capfd.readouterr()
+        return Result(exit_.value.code, out, err.replace("\r", "\n"))
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The directory of a finished quick run, with W&B offline. Tests copy it before they change it."""
+    logs = tmp_path_factory.mktemp("finished")
+    path = logs / "run"
+    arguments = [*QUICK, "logger=wandb", f"paths.log_dir={logs}", f"paths.run_dir={path}"]
+    done = subprocess.run(command("train.py", *arguments), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    (logs / "stdout.txt").write_text(done.stdout)
+    (logs / "stderr.txt").write_text(done.stderr)
+    return path

@@ -66,7 +66,7 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     settings = parse(TrainSettings, config)
     check(config)
     _frontier(settings, build.sampler_nodes(settings.evaluation.samplers))
-    check_devices(config["trainer"], sweeping=sweeping)
+    check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
 
 
 def assemble(config: Config) -> Run:

@@ -27,6 +27,14 @@ Check = Callable[[Config, bool], object]
 Task = Callable[[Config, Path | None], Any]
 
 
+class _Failed(BaseException):
+    """Carries the exception of a single job through Hydra, which would print it its own way."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
 def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
     """Run a program's task and exit.
 
@@ -36,29 +44,25 @@ def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
         check: Takes a job's configuration (plain containers) and whether it is one of a multirun; raises BadInput.
         task: Takes a job's configuration and, in a multirun, the job's directory.
     """
-    OmegaConf.register_new_resolver("run_id", run_id, use_cache=True)
+    OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
     # Idle OpenMP threads that spin starve every other process on a shared CPU.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # argparse wants all overrides in one piece, so -m is taken wherever it stands.
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     show = {"traceback": False}
     code = 0
     try:
         _check_jobs(conf, name, check, show)
-
-        @hydra.main(version_base="1.3", config_path=str(conf), config_name=name)
-        def main(config: DictConfig) -> Any:
-            multirun = HydraConfig.get().mode is RunMode.MULTIRUN
-            return task(_plain(config), Path(HydraConfig.get().runtime.output_dir) if multirun else None)
-
-        main()
+        _run_jobs(conf, name, task)
     except BadInput as error:
         code = _say(name, str(error), 2)
     except KeyboardInterrupt:
         code = _say(name, "interrupted.", 130)
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-        if code in (130, 143):
-            _say(name, "stopped; the state is saved, and the same command with its paths.run_dir continues.", code)
+        if advice := getattr(stop, "advice", ""):
+            _say(name, advice, code)
     except Exception as error:
         if show["traceback"]:
             traceback.print_exc()
@@ -69,6 +73,24 @@ def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
             sys.modules["denoiselab.app.sweep"].SweepTable.print()
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _run_jobs(conf: Path, name: str, task: Task) -> None:
+    """Let Hydra run the job, or the jobs of a multirun one after another."""
+
+    @hydra.main(version_base="1.3", config_path=str(conf), config_name=name)
+    def main(config: DictConfig) -> Any:
+        if HydraConfig.get().mode is RunMode.MULTIRUN:
+            return task(_plain(config), Path(HydraConfig.get().runtime.output_dir))
+        try:
+            return task(_plain(config), None)
+        except Exception as error:
+            raise _Failed(error) from error
+
+    try:
+        main()
+    except _Failed as failed:
+        raise failed.error from None
 
 
 def _check_jobs(conf: Path, name: str, check: Check, show: dict[str, bool]) -> None:

@@ -11,15 +11,16 @@ import torch
 from denoiselab.app.errors import BadInput
 
 
-def check_devices(trainer: Mapping[str, Any], *, sweeping: bool) -> None:
-    """Refuse devices that this machine lacks.
+def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool) -> None:
+    """Refuse devices that this machine lacks, and a batch that they cannot share.
 
     Args:
         trainer: Configuration of the Trainer.
+        batch_size: Images per optimizer step, over all devices and accumulated batches.
         sweeping: The run is a job of a multirun in this process.
 
     Raises:
-        BadInput: It lacks them, or a multirun in one process would train on several.
+        BadInput: It lacks them, they cannot share the batch, or a multirun in one process would use several.
     """
     accelerator, devices = trainer["accelerator"], trainer["devices"]
     gpus = torch.cuda.device_count()
@@ -40,6 +41,12 @@ def check_devices(trainer: Mapping[str, Any], *, sweeping: bool) -> None:
             )
         if count > cores:
             raise BadInput(f"trainer.devices={devices}: this run is on the CPU, which has {cores} core(s).")
+    shares = count * trainer["num_nodes"] * trainer["accumulate_grad_batches"]
+    if batch_size % shares:
+        raise BadInput(
+            f"batch_size={batch_size}: must be divisible by devices x trainer.num_nodes x "
+            f"trainer.accumulate_grad_batches = {shares}."
+        )
     if sweeping and (trainer["num_nodes"] > 1 or count > 1):
         raise BadInput(
             f"trainer.devices={devices}: a multirun in one process trains on one device (each rank would sweep by "

@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -41,15 +41,22 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """
     parsed = [_parse(text) for text in overrides]
     groups = [text for text, override in zip(overrides, parsed, strict=True) if _is_group(override)]
-    for override in parsed:
-        if _is_group(override):
-            _check_choice(override)
+    for override in filter(_is_group, parsed):
+        _check_choice(override)
     try:
         base = compose(config_name, groups)
         for override in parsed:
             if not _is_group(override):
                 _check_key(override, base)
         return compose(config_name, list(overrides))
+    except ConfigCompositionException as error:
+        if "No match in the defaults list" not in str(error):
+            raise BadInput(_one_line(error)) from None
+        key = str(error).split("'")[1]
+        raise BadInput(
+            f"{key}: {config_name}.py has no such choice of its own; where it is part of another, name the place, "
+            "as in spacing@sampler.spacing=karras."
+        ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise BadInput(_one_line(error)) from None
 
@@ -105,9 +112,8 @@ def _check_key(override: Override, base: DictConfig) -> None:
         children = _children(node)
         if part not in children:
             where = ".".join(parts[:depth])
-            known = {*_dotted(base), *GlobalHydra.instance().config_loader().list_groups("")} - {"hydra"}
             siblings = [f"{where}.{child}" if where else child for child in children]
-            hint = closest(key, siblings) or closest(key, known)
+            hint = closest(key, siblings) or closest(key, _dotted(base))
             value = "" if override.is_delete() else f"={override.get_value_element_as_str()}"
             allowed = ", ".join(sorted(children)) or "nothing"
             inside = f"in '{where}'" if where else "at the top"

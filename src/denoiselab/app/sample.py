@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
@@ -66,7 +67,7 @@ def sample(config: Config) -> Path:
     batches, nfe = [], 0
     calls = sampler.nfe(sampler.steps)
     with (
-        Interruption() as interruption,
+        Interruption("stopped; nothing was written.") as interruption,
         progress.bar("sampling", settings.num_samples * calls) as bar,
     ):
         for index in torch.arange(settings.num_samples, device=device).split(settings.batch_size):
@@ -80,7 +81,13 @@ def sample(config: Config) -> Path:
                 sampler, denoiser, model.conditioner, model.shape, index, settings.seed, sampler.steps, on_step
             )
             batches.append(images.cpu())
-    record = {"nfe": nfe, "weights": weights, "checkpoint": str(path.resolve()), **config}
+    record = {
+        **config,
+        "checkpoint": str(path.resolve()),
+        "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "weights": weights,
+        "nfe": nfe,
+    }
     _write(out, torch.cat(batches), settings.format, record)
     print(f"{settings.num_samples} samples, {nfe} network calls each, weights {weights}: {out}")
     return out

@@ -90,6 +90,9 @@ def parse(model: type[_Model], config: Mapping[str, Any]) -> _Model:
     Raises:
         BadInput: An option is missing, unknown, of a wrong type or out of range.
     """
+    for name, value in config.items():
+        if value == "???":
+            raise BadInput(f"{name}: is not given and has no default; pass {name}=...")
     try:
         return model.model_validate(config)
     except ValidationError as error:
@@ -98,6 +101,6 @@ def parse(model: type[_Model], config: Mapping[str, Any]) -> _Model:
         if detail["type"] == "extra_forbidden":
             hint = closest(path, model.model_fields)
             raise BadInput(f"{path}={detail['input']}: unknown option; {hint}remove it.") from None
-        if detail["type"] == "missing" or detail["input"] == "???":
-            raise BadInput(f"{path}: is not given and has no default; pass {path}=...") from None
+        if detail["type"] == "missing":
+            raise BadInput(f"{path}: is missing from the configuration.") from None
         raise BadInput(f"{path}={detail['input']!r}: {detail['msg'].removeprefix('Input ')}.") from None

@@ -41,12 +41,18 @@ class SweepTable(Callback):
 
     @classmethod
     def print(cls) -> None:
-        """Print the rows, if there are any."""
+        """Print the rows, if there are any, with the overrides in which jobs differ."""
         if not cls.rows:
             return
-        table = Table(title="sweep (best score of each job's frontier; lower is better)", title_justify="left")
-        for column in cls.rows[0]:
-            table.add_column(column, overflow="fold")
+        shared = set.intersection(*(set(row["overrides"].split(" ")) for row in cls.rows)) if cls.rows[1:] else set()
+        console = Console(soft_wrap=True, highlight=False)
+        table = Table()
+        for column in ("job", "overrides", "status", "best score"):
+            table.add_column(column)
         for row in cls.rows:
-            table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
-        Console().print(table)
+            differs = " ".join(word for word in row["overrides"].split(" ") if word not in shared)
+            score = f"{row['best_score']:.3f}" if row["best_score"] != "" else ""
+            table.add_row(str(row["job"]), differs, row["status"], score)
+        console.print(table)
+        console.print(f"best score of each job's frontier, lower is better: {Path(cls.rows[0]['directory']).parent}")
+        cls.rows.clear()

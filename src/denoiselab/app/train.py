@@ -47,7 +47,8 @@ def train(config: dict[str, Any], path: Path) -> float:
     tensors = 3 + len(run.module.ema.profiles)  # weights, two moments, averages
     leader = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("RANK", "0") == "0"
     needs = 2 * 4 * tensors * parameters + 20_000_000
-    with RunDirectory(path, config, needs, leader=leader) as directory, Interruption() as interruption:
+    advice = f"stopped, and saved in {path}; the same command with paths.run_dir={path} continues."
+    with RunDirectory(path, config, needs, leader=leader) as directory, Interruption(advice) as interruption:
         last = directory.checkpoints / LAST
         images_seen = _images_seen(last, run.module)
         if leader:
@@ -123,16 +124,9 @@ def _trainer(run: Run, directory: RunDirectory, loggers: list[Logger], interrupt
         logger=loggers,
         callbacks=[*callbacks, ProgressBar(run.settings.max_images)],
         plugins=[AtomicCheckpointIO()],
-        enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=str(directory.path),
     )
-    shares = trainer.world_size * trainer.accumulate_grad_batches
-    if run.settings.batch_size % shares:
-        raise BadInput(
-            f"batch_size={run.settings.batch_size}: must be divisible by devices x nodes x "
-            f"trainer.accumulate_grad_batches = {shares}."
-        )
     return trainer

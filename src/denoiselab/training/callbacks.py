@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Checkpoint
 
 from denoiselab import progress
 from denoiselab.data.datamodule import Batch
@@ -28,8 +29,10 @@ def _crossed(module: DiffusionModule, batch: Batch, trainer: pl.Trainer, every: 
     return before // every != module.images_seen // every
 
 
-class Checkpoints(pl.Callback):
+class Checkpoints(Checkpoint):
     """Keeps `last.ckpt` fresh: at intervals, at the end, and when the run is asked to stop.
+
+    Being a `Checkpoint`, it comes last among callbacks, so that it saves what the others did with the batch.
 
     A stop waits for the end of an optimizer step, where the state is whole, and is agreed on by all ranks.
 

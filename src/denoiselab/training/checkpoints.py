@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,15 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file.")
+    damaged = CheckpointError(f"{path}: damaged or truncated, or not a checkpoint.")
+    if not zipfile.is_zipfile(path):
+        raise damaged
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
-            raise CheckpointError(f"{path}: holds pickled objects, which could run code, and is not loaded.") from None
-        raise CheckpointError(f"{path}: damaged or truncated, or not a checkpoint.") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, ImportError, IndexError):
-        raise CheckpointError(f"{path}: damaged or truncated, or not a checkpoint.") from None
+    except pickle.UnpicklingError:
+        raise CheckpointError(f"{path}: holds pickled objects, which could run code; it is not loaded.") from None
+    except (RuntimeError, EOFError, OSError, ValueError):
+        raise damaged from None
     ours = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(ours, dict) or not {"format", "images_seen", "config", "ema"} <= ours.keys():
         raise CheckpointError(f"{path}: not a checkpoint of denoiselab.")

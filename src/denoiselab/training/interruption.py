@@ -8,16 +8,29 @@ from typing import Any
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop and has saved its state; the exit code is 143 (SIGTERM) or 130 (Ctrl-C)."""
+    """The run was asked to stop; the exit code is 143 (SIGTERM) or 130 (Ctrl-C).
+
+    Args:
+        code: Exit code.
+        advice: What to tell the user.
+    """
+
+    def __init__(self, code: int, advice: str) -> None:
+        super().__init__(code)
+        self.advice = advice
 
 
 class Interruption:
     """Within it, SIGTERM and the first Ctrl-C only set a flag, which `check` turns into `Stopped`.
 
     A second Ctrl-C stops at once. Handlers do nothing else: an action on one rank alone would hang the others.
+
+    Args:
+        advice: What to tell the user after a stop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, advice: str) -> None:
+        self.advice = advice
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
 
@@ -42,7 +55,7 @@ class Interruption:
 
     def stop(self) -> None:
         """Leave the program with the signal's exit code; where another rank was signalled, with SIGTERM's."""
-        raise Stopped(128 + (self.signal or signal.SIGTERM))
+        raise Stopped(128 + (self.signal or signal.SIGTERM), self.advice)
 
     def check(self, *_: object) -> None:
         """Stop if a signal has come.

@@ -119,9 +119,9 @@ class WandB:
 
     def open(self, directory: Path, run_id: str, name: str, config: dict[str, Any]) -> WandBRun:
         """A logger whose axis is images seen; the same `run_id` continues a run."""
-        import wandb  # slow to import
-
         os.environ["WANDB_SILENT"] = "true"
+        import wandb  # slow to import; reads the environment
+
         logger = WandBRun(
             project=self.project,
             entity=self.entity,
@@ -134,6 +134,7 @@ class WandB:
             # The run's own CSV is the source of truth; a short interval loses little on kill -9.
             settings=wandb.Settings(x_transaction_log_flush_interval=1, console="off", quiet=True),
         )
+        logger._wandb_init.pop("anonymous", None)  # W&B warns of the option that Lightning passes
         if getattr(rank_zero_only, "rank", 0) == 0:
             run = logger.experiment
             run.define_metric(AXIS, hidden=True)

@@ -1,0 +1,147 @@
+"""Bad input: one sentence that names the option, the value and what is allowed; nothing is written."""
+
+import pytest
+from conftest import QUICK
+
+CASES = [
+    (["optimizer.lrr=1"], ["optimizer.lrr=1", "did you mean 'optimizer.lr'", "weight_decay"]),
+    (["sead=1"], ["sead=1", "did you mean 'seed'"]),
+    (["network=ddpm_tny"], ["network=ddpm_tny", "did you mean 'ddpm_tiny'", "ddpm"]),
+    (["experiment=foo"], ["experiment=foo", "digits_conditional"]),
+    (["parameterization=score"], ["parameterization=score", "eps, v, x0"]),
+    (["optimizer.lr=abc"], ["optimizer.lr='abc'", "number"]),
+    (["optimizer.lr=-1"], ["optimizer", "-1"]),
+    (["optimizer.betas=[0.9]"], ["optimizer.betas"]),
+    (["seed=-1"], ["seed=-1", "greater than or equal to 0"]),
+    (["seed=1.5"], ["seed=1.5", "integer"]),
+    (["batch_size=0"], ["batch_size=0", "greater than or equal to 1"]),
+    (["name=a/b"], ["name='a/b'"]),
+    (["+foo=3"], ["foo=3", "unknown option"]),
+    (["+network.foo=3"], ["network.foo=3", "DDPMUNet takes: shape, channels"]),
+    (["+evaluation.foo=3"], ["evaluation.foo=3", "unknown option"]),
+    (["a=[1"], ["'a=[1'", "key=value"]),
+    (["spacing=karras"], ["spacing", "spacing@sampler.spacing=karras"]),
+    (["trainer.devices=2"], ["trainer.devices=2", "trainer.devices=1"]),
+    (["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=4096"], ["trainer.devices=4096", "core"]),
+    (["trainer.devices=none"], ["trainer.devices=none", "auto"]),
+    (["trainer.accelerator=tpu"], ["trainer.accelerator=tpu", "auto, cpu, gpu"]),
+    (["trainer.accumulate_grad_batches=3"], ["batch_size=32", "divisible", "3"]),
+    (["-m", "seed=0,1", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"], ["trainer.devices=2", "multirun"]),
+    (["-m", "optimizer.lr=1e-3,abc"], ["optimizer.lr='abc'"]),
+    (["evaluation.nfe=[0]"], ["evaluation.nfe", "nfe=0", "at least 1"]),
+    (["evaluation.nfe=[]"], ["evaluation.nfe=[]"]),
+    (["evaluation.samplers=[]"], ["evaluation.samplers=[]"]),
+    (["evaluation.samplers=[dim]"], ["sampler=dim", "did you mean 'ddim'"]),
+    (["evaluation.samplers=[ddim,ddim]"], ["ddim", "more than once"]),
+    (["evaluation.num_samples=0"], ["evaluation.num_samples=0"]),
+    (["evaluation.extra_nfe.heun=[5]"], ["evaluation.extra_nfe.heun"]),
+    (["evaluation.weights=foo"], ["evaluation.weights=foo", "ema, raw"]),
+    (["ema.profiles.ema.images=0"], ["ema.profiles.ema.images=0", "positive"]),
+    (["network.multipliers=[1,2,2,2,2]"], ["network.multipliers=[1, 2, 2, 2, 2]", "8x8"]),
+    (["data.shape=[3,8,8]"], ["data.shape=[3, 8, 8]", "[1, 8, 8]"]),
+    (["schedule.beta_min=30"], ["schedule.beta_min=30", "beta_min < beta_max"]),
+    (["conditioner=label", "network.num_classes=null"], ["conditioner", "class_label"]),
+    (["callbacks.checkpoints.every_images=0"], ["callbacks.checkpoints.every_images=0"]),
+    (["data._target_=pathlib.Path.write_text"], ["pathlib.Path.write_text", "not allowed"]),
+    (["data._target_=denoiselab.files.write_text"], ["denoiselab.files.write_text", "not allowed"]),
+    (["data._target_=denoiselab.data.images.hashlib.sha256"], ["not allowed"]),
+    (["data._target_=denoiselab.data.datamodule.pl.Trainer"], ["no such class"]),
+    (["data._target_=denoiselab.evaluation.features.safe_open"], ["not allowed"]),
+    (["optimizer._target_=torch.optim.adam.cast"], ["not allowed"]),
+    (["data._target_=denoiselab.data.Digitz"], ["denoiselab.data.Digitz", "no such"]),
+    (["+logger.w._target_=builtins.open"], ["builtins.open", "not allowed"]),
+    (["--config-path", "/tmp"], ["not supported"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "says"), CASES, ids=[" ".join(case[0]) for case in CASES])
+def test_train_refuses(arguments, says, tmp_path, invoke):
+    base = [a for a in QUICK if not a.startswith("evaluation.samplers") or "samplers" not in " ".join(arguments)]
+    result = invoke("train.py", *base, f"paths.log_dir={tmp_path}", f"paths.run_dir={tmp_path / 'run'}", *arguments)
+    assert result.code == 2
+    assert result.last.startswith("train.py: ")
+    for text in says:
+        assert text in result.last
+    assert "Traceback" not in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "full"])
+def test_places_that_cannot_hold_a_run_are_refused(place, tmp_path, invoke):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    result = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path / 'logs'}", f"paths.run_dir={tmp_path / place}")
+    assert result.code == 2
+    assert f"paths.run_dir={tmp_path / place}" in result.last
+    assert (tmp_path / "file").read_text() == "mine"
+    assert {p.name for p in (tmp_path / "full").iterdir()} == {"mine.txt"}
+
+
+def test_a_place_without_permission_is_refused(tmp_path, invoke):
+    result = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path}", "paths.run_dir=/proc/run")
+    assert result.code == 2
+    assert "paths.run_dir=/proc/run" in result.last
+    assert "cannot be written to" in result.last
+
+
+SAMPLE_CASES = [
+    (["num_samples=0"], ["num_samples=0", "greater than or equal to 1"]),
+    (["num_samples=-3"], ["num_samples=-3"]),
+    (["sampler.steps=0"], ["sampler.steps=0", "at least 1"]),
+    (["sampler.steps=-5"], ["sampler.steps=-5", "at least 1"]),
+    (["sampler.steps=2.5"], ["sampler.steps=2.5", "integer"]),
+    (["sampler=ddm"], ["sampler=ddm", "did you mean 'ddim'"]),
+    (["sampler.eta=2"], ["sampler.eta=2", "between 0 and 1"]),
+    (["weights=foo"], ["weights=foo", "ema, raw"]),
+    (["format=jpg"], ["format='jpg'", "'png' or 'npz'"]),
+    (["batch_size=0"], ["batch_size=0"]),
+    (["accelerator=gpu"], ["accelerator=gpu", "no GPU"]),
+    (["ckpt=/nowhere"], ["ckpt=/nowhere", "no such"]),
+    (["ckpt=???"], ["ckpt", "not given"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), SAMPLE_CASES, ids=[case[0][0] for case in SAMPLE_CASES])
+def test_sample_refuses(arguments, says, finished, tmp_path, invoke):
+    result = invoke("sample.py", f"ckpt={finished}", "num_samples=2", f"out={tmp_path / 'out'}", *arguments)
+    assert result.code == 2
+    assert result.last.startswith("sample.py: ")
+    for text in says:
+        assert text in result.last
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_samples_are_not_written_over(finished, tmp_path, invoke):
+    (tmp_path / "out").mkdir()
+    result = invoke("sample.py", f"ckpt={finished}", "num_samples=2", f"out={tmp_path / 'out'}")
+    assert result.code == 2
+    assert "exists already" in result.last
+
+
+def test_a_checkpoint_cannot_name_what_is_built_from_it(finished, tmp_path, invoke):
+    import torch
+
+    checkpoint = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint["denoiselab"]["config"]["network"] = {"_target_": "pytorch_lightning.Trainer"}
+    torch.save(checkpoint, tmp_path / "evil.ckpt")
+    result = invoke("sample.py", f"ckpt={tmp_path / 'evil.ckpt'}", "num_samples=2")
+    assert result.code == 2
+    assert "pytorch_lightning.Trainer: not allowed" in result.last
+
+
+def test_a_failure_shows_its_traceback_in_debug_alone(tmp_path, invoke, monkeypatch):
+    from denoiselab.evaluation import DomainClassifier
+
+    monkeypatch.setattr(DomainClassifier, "fit", lambda *a, **k: 1 / 0)
+    for show in (False, True):
+        result = invoke(
+            "train.py",
+            *QUICK[:-1],
+            f"traceback={show}",
+            f"paths.log_dir={tmp_path}",
+            f"paths.run_dir={tmp_path / str(show)}",
+        )
+        assert result.code == 1
+        assert "ZeroDivisionError: division by zero" in result.last
+        assert ("Traceback" in result.err) is show

@@ -1,0 +1,156 @@
+"""The command line as users meet it."""
+
+import csv
+import re
+
+import numpy as np
+import pytest
+import torch
+from conftest import QUICK, ROOT
+from PIL import Image
+
+from denoiselab.app.sample import _load
+from denoiselab.evaluation.frontier import draw
+from denoiselab.samplers import DDIM, Ancestral
+from denoiselab.samplers.spacing import UniformTime
+
+
+def names(group):
+    return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+
+
+def test_the_configuration_prints_without_data_or_torch(run):
+    result = run("train.py", "--cfg", "job", "--resolve")
+    assert result.code == 0
+    assert "_target_: denoiselab.networks.DDPMUNet" in result.out
+    assert "${" not in result.out
+
+
+def test_help_lists_the_choices(run):
+    result = run("train.py", "--help")
+    assert result.code == 0
+    assert "network: ddpm, ddpm_tiny" in result.out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[f"experiment={name}"] for name in names("experiment")]
+    + [[f"{group}={name}"] for group in ("parameterization", "lr_schedule", "ema", "logger") for name in names(group)]
+    + [["trainer.accumulate_grad_batches=2"], ["trainer=cpu"], ["evaluation.weights=raw"]],
+    ids=" ".join,
+)
+def test_every_choice_trains_and_samples(arguments, tmp_path, invoke):
+    if "lr_schedule=warmup_cosine" in arguments:
+        arguments = [*arguments, "lr_schedule.images=32"]
+    result = invoke("train.py", *QUICK, "evaluation.nfe=[2]", f"paths.log_dir={tmp_path}", *arguments)
+    assert result.code == 0, result.err
+    (run_dir,) = (path.parent for path in tmp_path.rglob("config.yaml") if "wandb" not in path.parts)
+    result = invoke("sample.py", f"ckpt={run_dir}", "num_samples=3", "sampler.steps=2")
+    assert result.code == 0, result.err
+    assert "3 samples, 2 network calls each" in result.out
+
+
+@pytest.mark.parametrize("name", names("debug"))
+def test_every_debug_choice_runs(name, tmp_path, invoke):
+    arguments = [a for a in QUICK if not a.startswith("debug=")]
+    result = invoke(
+        "train.py", f"debug={name}", *arguments, "logger=none", "max_images=256", "batch_size=32",
+        "evaluation.nfe=[2]", "evaluation.num_samples=8", "evaluation.extractor.epochs=1", f"paths.log_dir={tmp_path}",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize("name", names("sampler"))
+@pytest.mark.parametrize("spacing", names("spacing"))
+def test_every_sampler_on_every_spacing(name, spacing, finished, tmp_path, invoke):
+    result = invoke(
+        "sample.py", f"ckpt={finished}", f"sampler={name}", f"spacing@sampler.spacing={spacing}", "sampler.steps=3",
+        "num_samples=4", f"out={tmp_path / 'out'}",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    with Image.open(tmp_path / "out" / "grid.png") as image:
+        assert image.size == (128, 128)
+
+
+def test_an_image_does_not_depend_on_its_batch(finished):
+    model, _ = _load(finished / "checkpoints" / "last.ckpt", None)
+    for sampler in (DDIM(UniformTime(), 20), Ancestral(UniformTime(), 20)):
+        drawn = []
+        for batch_size in (7, 64):
+            parts = [
+                draw(sampler, model.denoiser, model.conditioner, model.shape, index, 0, 20, lambda step: None)[0]
+                for index in torch.arange(64).split(batch_size)
+            ]
+            drawn.append(torch.cat(parts))
+        assert (drawn[0] - drawn[1]).abs().max() <= 1e-5
+
+
+def test_png_and_npz_hold_the_same_images(finished, tmp_path, invoke):
+    for kind in ("png", "npz"):
+        result = invoke(
+            "sample.py", f"ckpt={finished}", "num_samples=5", "sampler.steps=2", f"format={kind}",
+            f"batch_size={2 if kind == 'png' else 5}", f"out={tmp_path / kind}",
+        )  # fmt: skip
+        assert result.code == 0, result.err
+    images = np.load(tmp_path / "npz" / "samples.npz")["images"]
+    assert images.shape == (5, 8, 8, 1)
+    assert images.dtype == np.uint8
+    for i, image in enumerate(images):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "png" / f"{i:06d}.png")), image[..., 0])
+    # The weights asked for are the ones used.
+    result = invoke(
+        "sample.py", f"ckpt={finished}", "num_samples=5", "sampler.steps=2", "format=npz", "weights=raw",
+        f"out={tmp_path / 'raw'}",
+    )  # fmt: skip
+    assert "weights raw" in result.out
+    assert not np.array_equal(np.load(tmp_path / "raw" / "samples.npz")["images"], images)
+
+
+def test_a_sweep_runs_each_job_in_its_own_directory(tmp_path, invoke):
+    result = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path}", "-m", "optimizer.lr=1e-4,3e-4", "seed=0,1")
+    assert result.code == 0, result.err
+    (sweep,) = tmp_path.glob("digits/sweep-*")
+    with (sweep / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["done"] * 4
+    assert len({row["best_score"] for row in rows}) == 4
+    for number in range(4):
+        assert (sweep / str(number) / "frontier.csv").is_file()
+    assert re.search(r"optimizer.lr=0.0003 seed=1 +. done", result.out)
+
+
+def test_a_failing_job_does_not_stop_a_sweep(tmp_path, invoke):
+    result = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path}", "-m", "data.shape=[1,8,8],[3,8,8]")
+    assert result.code == 2
+    assert "data.shape=[3, 8, 8]" in result.last
+    (sweep,) = tmp_path.glob("digits/sweep-*")
+    with (sweep / "sweep.csv").open() as file:
+        assert [row["status"] for row in csv.DictReader(file)] == ["done", "failed"]
+
+
+def test_allowed_packages_of_the_user(tmp_path, invoke, monkeypatch):
+    (tmp_path / "mylab.py").write_text("from denoiselab.schedules import VPLinear\nclass Mine(VPLinear): pass\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    arguments = [*QUICK, f"paths.log_dir={tmp_path / 'logs'}", "schedule._target_=mylab.Mine"]
+    assert invoke("train.py", *arguments).code == 2
+    monkeypatch.setenv("DENOISELAB_ALLOW", "mylab.")
+    result = invoke("train.py", *arguments)
+    assert result.code == 0, result.err
+
+
+@pytest.mark.slow
+def test_the_default_command_starts_as_it_is(run, tmp_path, start):
+    """`python train.py` with no argument, up to its first training steps, in an empty folder of its own."""
+    import signal
+    import time
+
+    process = start("train.py", cwd=tmp_path)
+    while not list(tmp_path.glob("logs/digits/*/metrics.csv")):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    (run_dir,) = tmp_path.glob("logs/digits/*")
+    assert (run_dir / "checkpoints" / "last.ckpt").is_file()
+    assert list((run_dir / "wandb").glob("offline-run-*"))

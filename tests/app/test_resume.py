@@ -1,0 +1,120 @@
+"""Interrupted and continued equals uninterrupted, bit for bit."""
+
+import csv
+import signal
+import time
+
+import pytest
+import torch
+from conftest import QUICK
+
+LENGTH = 3200
+BUDGET = [
+    *QUICK,
+    f"max_images={LENGTH}",
+    "batch_size=32",
+    "network.dropout=0.1",
+    "callbacks.checkpoints.every_images=320",
+    "callbacks.loss_log.every_images=200",
+]
+
+pytestmark = pytest.mark.slow
+
+
+def outcome(path):
+    checkpoint = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
+    with (path / "metrics.csv").open() as file:
+        losses = [(row["images_seen"], row["train/loss"], row["train/lr"]) for row in csv.DictReader(file)]
+    tensors = {**checkpoint["state_dict"], **checkpoint["denoiselab"]["ema"]["ema"]}
+    with (path / "frontier.csv").open() as file:
+        scores = [row["score"] for row in csv.DictReader(file)]
+    return checkpoint["denoiselab"]["images_seen"], losses, tensors, scores
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    import subprocess
+
+    from conftest import command
+
+    logs = tmp_path_factory.mktemp("straight")
+    arguments = [*BUDGET, f"paths.log_dir={logs}", f"paths.run_dir={logs / 'run'}"]
+    subprocess.run(command("train.py", *arguments), check=True, capture_output=True, timeout=300)
+    return outcome(logs / "run")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
+)
+def test_interrupted_and_continued_equals_uninterrupted(number, code, uninterrupted, tmp_path, start, run):
+    path = tmp_path / "run"
+    arguments = [*BUDGET, f"paths.log_dir={tmp_path}", f"paths.run_dir={path}"]
+    process = start("train.py", *arguments)
+    while not (path / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == code, err
+    seen = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["denoiselab"]["images_seen"]
+    assert 320 <= seen < LENGTH
+    if number != signal.SIGKILL:
+        assert f"paths.run_dir={path}" in err
+        assert "Traceback" not in err
+    result = run("train.py", *arguments)
+    assert result.code == 0, result.err
+    assert f"{seen:,} of {LENGTH:,} images seen" in result.err
+    images, losses, tensors, scores = outcome(path)
+    assert images == uninterrupted[0] == LENGTH
+    assert losses == uninterrupted[1]
+    assert tensors.keys() == uninterrupted[2].keys()
+    assert all(torch.equal(tensor, uninterrupted[2][name]) for name, tensor in tensors.items())
+    assert scores == uninterrupted[3]
+
+
+def test_two_processes_train_the_same_model(uninterrupted, tmp_path, run):
+    """Ranks share each batch, and noise belongs to the image: one process or two differ by rounding alone."""
+    path = tmp_path / "run"
+    # Dropout is the one thing that a rank draws for itself.
+    shared = [*BUDGET, "network.dropout=0.0", "max_images=640", f"paths.log_dir={tmp_path}"]
+    environment = {"OMP_NUM_THREADS": "1"}
+    import os
+
+    two = run(
+        "train.py", *shared, f"paths.run_dir={path}", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    assert two.code == 0, two.err
+    one = run("train.py", *shared, f"paths.run_dir={tmp_path / 'one'}")
+    assert one.code == 0, one.err
+    a, b = outcome(path), outcome(tmp_path / "one")
+    assert a[0] == b[0]
+    for (images, loss, lr), (images_one, loss_one, lr_one) in zip(a[1], b[1], strict=True):
+        assert (images, lr) == (images_one, lr_one)
+        assert float(loss) == pytest.approx(float(loss_one), rel=1e-4)
+    assert all(torch.allclose(tensor, b[2][name], atol=1e-3) for name, tensor in a[2].items())
+    assert [float(s) for s in a[3]] == pytest.approx([float(s) for s in b[3]], rel=1e-2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_frontier_that_was_interrupted_keeps_its_cells(number, tmp_path, start, run):
+    import json
+
+    path = tmp_path / "run"
+    arguments = [
+        *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={path}", "evaluation.num_samples=256",
+        "evaluation.nfe=[2,3,1000]",
+    ]  # fmt: skip
+    process = start("train.py", *arguments)
+    while not (path / "frontier.json").exists() or len(json.loads((path / "frontier.json").read_text())) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 128 + number, err
+    before = json.loads((path / "frontier.json").read_text())
+    result = run("train.py", *arguments[:-1], "evaluation.nfe=[2,3,4]")
+    assert result.code == 0, result.err
+    after = json.loads((path / "frontier.json").read_text())
+    assert after[:2] == before
+    assert [record["nfe"] for record in after] == [2, 3, 4]

@@ -1,0 +1,192 @@
+"""A whole run: what it leaves behind, and that it can go on."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import QUICK
+from filelock import FileLock
+from PIL import Image
+
+from denoiselab.training.checkpoints import read_checkpoint
+
+
+def test_a_run_directory_holds_everything(finished):
+    assert {p.name for p in finished.iterdir()} - {".lock"} == {
+        "checkpoints", "config.yaml", "frontier.csv", "frontier.json", "frontier.png", "metrics.csv", "run.json",
+        "samples", "wandb",
+    }  # fmt: skip
+    with (finished / "frontier.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["sampler"], row["nfe"]) for row in rows] == [("ddim", "2"), ("ddim", "3")]
+    for row in rows:
+        assert float(row["score"]) > 0
+        assert row["metric"] == "fd_classifier"
+        assert row["n"] == "8"
+        assert len(row["weights_sha256"]) == len(row["extractor_sha256"]) == len(row["reference_sha256"]) == 64
+    with (finished / "metrics.csv").open() as file:
+        assert [row["images_seen"] for row in csv.DictReader(file)] == ["32", "64"]
+    for picture in ("frontier.png", "samples/ddim.png"):
+        with Image.open(finished / picture) as image:
+            assert min(image.size) > 50
+    info = json.loads((finished / "run.json").read_text())
+    assert info["starts"][0]["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert list((finished / "wandb").glob("offline-run-*/*.wandb"))
+    assert not list(finished.rglob("*.tmp"))
+
+
+def test_the_user_sees_the_phases_the_table_and_the_paths(finished):
+    out = (finished.parent / "stdout.txt").read_text()
+    assert "fd_classifier" in out
+    assert "ddim" in out
+    for line in out.splitlines():
+        if str(finished) in line:
+            path = line.split(": ", 1)[1]
+            assert (finished / path).exists()
+    err = (finished.parent / "stderr.txt").read_text()
+    for phase in ("training", "classifier", "frontier"):
+        assert f"{phase}: 100%" in err
+    assert "img/s" in err
+    assert "loss=" in err
+    assert "held-out images" in err
+
+
+def test_checkpoints_hold_nothing_that_runs(finished):
+    path = finished / "checkpoints" / "last.ckpt"
+    assert torch.serialization.get_unsafe_globals_in_checkpoint(path) == []
+    checkpoint = read_checkpoint(path)
+    assert checkpoint["denoiselab"]["images_seen"] == 64
+    assert checkpoint["denoiselab"]["config"]["network"]["channels"] == 8
+
+
+def test_a_finished_run_is_not_run_again(finished, tmp_path, invoke):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    before = (copy / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    result = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={copy}")
+    assert result.code == 0
+    assert "64 of 64 images seen" in result.err
+    assert (copy / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before
+    old, new = (json.loads((p / "frontier.json").read_text()) for p in (finished, copy))
+    assert new == old  # seconds included: no cell was scored again
+
+
+def test_a_run_can_be_extended_and_rescored(finished, tmp_path, invoke):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    result = invoke(
+        "train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={copy}", "max_images=96", "evaluation.nfe=[2]"
+    )
+    assert result.code == 0
+    assert read_checkpoint(copy / "checkpoints" / "last.ckpt")["denoiselab"]["images_seen"] == 96
+    assert (copy / "metrics.csv").read_text().startswith((finished / "metrics.csv").read_text())
+    old, new = (json.loads((p / "frontier.json").read_text()) for p in (finished, copy))
+    assert len(new) == 1
+    assert new[0]["weights_sha256"] != old[0]["weights_sha256"]
+
+
+def test_a_run_of_another_configuration_is_refused(finished, tmp_path, invoke):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    before = (copy / "config.yaml").read_bytes()
+    result = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={copy}", "network.channels=16")
+    assert result.code == 2
+    assert "network.channels=16" in result.last
+    assert "network.channels=8" in result.last
+    assert (copy / "config.yaml").read_bytes() == before
+
+
+def test_a_directory_in_use_is_refused(finished, tmp_path, invoke):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    with FileLock(copy / ".lock"):
+        result = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={copy}", "max_images=96")
+    assert result.code == 2
+    assert "another live process" in result.last
+    assert read_checkpoint(copy / "checkpoints" / "last.ckpt")["denoiselab"]["images_seen"] == 64
+
+
+class Payload:
+    def __reduce__(self):
+        return print, ("code ran",)
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def foreign(path):
+    torch.save({"weights": torch.zeros(3)}, path)
+
+
+def pickled(path):
+    torch.save({**torch.load(path, weights_only=True), "extra": Payload()}, path)
+
+
+def other_network(path):
+    checkpoint = torch.load(path, weights_only=True)
+    key = next(iter(checkpoint["state_dict"]))
+    checkpoint["state_dict"][key] = torch.zeros(1, 2, 3)
+    torch.save(checkpoint, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (truncated, "damaged or truncated"),
+        (foreign, "not a checkpoint of denoiselab"),
+        (pickled, "pickled objects"),
+        (other_network, "belongs to another network"),
+    ],
+)
+def test_bad_checkpoints_are_refused_by_both_programs(finished, tmp_path, invoke, damage, says):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    path = copy / "checkpoints" / "last.ckpt"
+    damage(path)
+    before = path.read_bytes()
+    for arguments in (
+        ("train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={copy}", "max_images=96"),
+        ("sample.py", f"ckpt={copy}", "num_samples=2", "sampler.steps=2"),
+    ):
+        result = invoke(*arguments)
+        assert result.code == 2
+        assert says in result.last
+        assert str(path) in result.last
+        assert "code ran" not in result.out + result.err
+    assert path.read_bytes() == before
+
+
+def test_a_full_disk_is_told_at_the_start(tmp_path, invoke, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 5_000_000))
+    result = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={tmp_path / 'run'}")
+    assert result.code == 2
+    assert "5 MB are free" in result.last
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.slow
+def test_a_write_that_fails_leaves_the_former_checkpoint(finished, tmp_path, run):
+    """A limit on file size stands in for a disk that fills up in the middle of training."""
+    import resource
+
+    copy = shutil.copytree(finished, tmp_path / "run")
+    path = copy / "checkpoints" / "last.ckpt"
+    before = path.read_bytes()
+    result = run(
+        "train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={copy}", "max_images=640",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+    )  # fmt: skip
+    assert result.code == 1
+    assert "File too large" in result.last
+    assert "Traceback" not in result.err
+    assert path.read_bytes() == before
+    assert not list(path.parent.glob(".*"))
+
+
+def test_importing_the_mathematics_is_light():
+    code = (
+        "import sys, denoiselab.denoiser, denoiselab.samplers, denoiselab.objectives, denoiselab.networks;"
+        "print([m for m in ('pytorch_lightning', 'hydra', 'wandb', 'sklearn', 'matplotlib') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,14 @@
+import pytest
+
+from denoiselab.training.lr_schedules import Warmup, WarmupCosine
+
+
+def test_warmup():
+    assert [Warmup(100)(n) for n in (0, 50, 100, 10**9)] == [0, 0.5, 1, 1]
+    assert Warmup(0)(0) == 1
+
+
+def test_warmup_cosine():
+    assert [WarmupCosine(100, 300)(n) for n in (0, 50, 100, 200, 300, 400)] == pytest.approx([0, 0.5, 1, 0.5, 0, 0])
+    with pytest.raises(ValueError, match="shorter"):
+        WarmupCosine(100, 100)
