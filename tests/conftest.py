@@ -23,8 +23,8 @@ QUICK = [
     "network.channels=8",
     "network.groups=4",
     "evaluation.samplers=[ddim]",
-    "evaluation.extra_nfe={}",
     "traceback=false",
+    "trainer.detect_anomaly=false",
 ]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import QUICK, ROOT
+from omegaconf import OmegaConf
 from PIL import Image
 
 from denoiselab.app.sample import _load
@@ -97,13 +98,18 @@ def test_png_and_npz_hold_the_same_images(finished, tmp_path, invoke):
     assert images.dtype == np.uint8
     for i, image in enumerate(images):
         assert np.array_equal(np.asarray(Image.open(tmp_path / "png" / f"{i:06d}.png")), image[..., 0])
-    # The weights asked for are the ones used.
-    result = invoke(
-        "sample.py", f"ckpt={finished}", "num_samples=5", "sampler.steps=2", "format=npz", "weights=raw",
-        f"out={tmp_path / 'raw'}",
-    )  # fmt: skip
-    assert "weights raw" in result.out
-    assert not np.array_equal(np.load(tmp_path / "raw" / "samples.npz")["images"], images)
+
+
+def test_the_weights_asked_for_are_the_ones_used(finished):
+    path = finished / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    name = "network.head.weight"
+    raw, ema = checkpoint["state_dict"][f"denoiser.{name}"], checkpoint["denoiselab"]["ema"]["ema"][name]
+    assert not torch.equal(raw, ema)
+    for asked, expected, called in (("raw", raw, "raw"), ("ema", ema, "ema"), (None, ema, "ema")):
+        model, used = _load(path, asked)
+        assert used == called
+        assert torch.equal(model.denoiser.get_parameter(name), expected)
 
 
 def test_a_sweep_runs_each_job_in_its_own_directory(tmp_path, invoke):
@@ -113,9 +119,11 @@ def test_a_sweep_runs_each_job_in_its_own_directory(tmp_path, invoke):
     with (sweep / "sweep.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["status"] for row in rows] == ["done"] * 4
-    assert len({row["best_score"] for row in rows}) == 4
-    for number in range(4):
-        assert (sweep / str(number) / "frontier.csv").is_file()
+    configs = [OmegaConf.load(sweep / str(number) / "config.yaml") for number in range(4)]
+    assert [(c.optimizer.lr, c.seed) for c in configs] == [(1e-4, 0), (1e-4, 1), (3e-4, 0), (3e-4, 1)]
+    for number, row in enumerate(rows):
+        with (sweep / str(number) / "frontier.csv").open() as file:
+            assert min(float(r["score"]) for r in csv.DictReader(file)) == float(row["best_score"])
     assert re.search(r"optimizer.lr=0.0003 seed=1 +. done", result.out)
 
 

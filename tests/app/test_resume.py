@@ -8,13 +8,13 @@ import pytest
 import torch
 from conftest import QUICK
 
-LENGTH = 3200
+LENGTH = 1600
 BUDGET = [
     *QUICK,
     f"max_images={LENGTH}",
     "batch_size=32",
     "network.dropout=0.1",
-    "callbacks.checkpoints.every_images=320",
+    "callbacks.checkpoints.every_images=160",
     "callbacks.loss_log.every_images=200",
 ]
 
@@ -57,7 +57,7 @@ def test_interrupted_and_continued_equals_uninterrupted(number, code, uninterrup
     _, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     seen = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["denoiselab"]["images_seen"]
-    assert 320 <= seen < LENGTH
+    assert 160 <= seen < LENGTH
     if number != signal.SIGKILL:
         assert f"paths.run_dir={path}" in err
         assert "Traceback" not in err
@@ -76,7 +76,7 @@ def test_two_processes_train_the_same_model(uninterrupted, tmp_path, run):
     """Ranks share each batch, and noise belongs to the image: one process or two differ by rounding alone."""
     path = tmp_path / "run"
     # Dropout is the one thing that a rank draws for itself.
-    shared = [*BUDGET, "network.dropout=0.0", "max_images=640", f"paths.log_dir={tmp_path}"]
+    shared = [*BUDGET, "network.dropout=0.0", "max_images=320", f"paths.log_dir={tmp_path}"]
     environment = {"OMP_NUM_THREADS": "1"}
     import os
 

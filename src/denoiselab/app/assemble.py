@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
 
 from denoiselab.app import build
@@ -15,7 +17,10 @@ from denoiselab.app.errors import BadInput
 from denoiselab.app.settings import TrainSettings, parse
 from denoiselab.data import ImageSet
 from denoiselab.evaluation import DomainClassifier, Frontier
+from denoiselab.training.callbacks import ProgressBar
+from denoiselab.training.checkpoints import CHECKPOINTS, AtomicCheckpointIO
 from denoiselab.training.ema import EMA
+from denoiselab.training.interruption import Interruption
 from denoiselab.training.loggers import WandB
 from denoiselab.training.module import DiffusionModule
 
@@ -36,6 +41,8 @@ class Run:
         samplers: The configuration of each sampler of the frontier.
         extractor: Makes the frontier's features.
         trackers: Loggers beside the CSV file, not yet open.
+        trainer: The Trainer, without loggers.
+        interruption: Notes signals while it is entered.
         images: Training images.
         held_out: Validation images.
     """
@@ -49,6 +56,8 @@ class Run:
     samplers: Mapping[str, Any]
     extractor: DomainClassifier
     trackers: Mapping[str, WandB]
+    trainer: pl.Trainer
+    interruption: Interruption
     images: ImageSet
     held_out: ImageSet
 
@@ -65,12 +74,13 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     """
     settings = parse(TrainSettings, config)
     check(config)
+    build.sampler_nodes([*settings.evaluation.extra_nfe])  # a misspelt name would be passed over
     _frontier(settings, build.sampler_nodes(settings.evaluation.samplers))
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
 
 
-def assemble(config: Config) -> Run:
-    """Build the objects of a checked configuration.
+def assemble(config: Config, path: Path) -> Run:
+    """Build the objects of a checked configuration, whose directory will be `path`.
 
     Raises:
         BadInput: An object refuses its options, or two do not fit together.
@@ -95,6 +105,7 @@ def assemble(config: Config) -> Run:
         settings.seed,
         config,
     )
+    interruption = Interruption(f"stopped, and saved in {path}; the same command with paths.run_dir={path} continues.")
     try:
         images, held_out = construct(config["data"], "data").load()
     except ValueError as error:
@@ -109,9 +120,32 @@ def assemble(config: Config) -> Run:
         samplers=samplers,
         extractor=construct(config["evaluation"]["extractor"], "evaluation.extractor"),
         trackers=construct(config["logger"], "logger"),
+        trainer=_trainer(config, settings, path, interruption),
+        interruption=interruption,
         images=images,
         held_out=held_out,
     )
+
+
+def _trainer(config: Config, settings: TrainSettings, path: Path, interruption: Interruption) -> pl.Trainer:
+    given = {"checkpoints": {"directory": path / CHECKPOINTS, "interruption": interruption}}
+    callbacks = [
+        construct(node, f"callbacks.{name}", **given.get(name, {})) for name, node in config["callbacks"].items()
+    ]
+    trainer: pl.Trainer = construct(
+        config["trainer"],
+        "trainer",
+        max_steps=-(-settings.max_images // settings.batch_size),
+        max_epochs=-1,
+        logger=False,
+        callbacks=[*callbacks, ProgressBar(settings.max_images)],
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=str(path),
+    )
+    return trainer
 
 
 def _frontier(settings: TrainSettings, nodes: Mapping[str, Any]) -> Frontier:

@@ -14,6 +14,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from denoiselab.app.errors import BadInput, closest
@@ -109,7 +110,7 @@ def construct(node: Any, path: str, **given: Any) -> Any:
         return functools.partial(target, **options) if options else target
     try:
         return target(**given, **options)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, MisconfigurationException) as error:
         text = " ".join(str(error).split())
         raise BadInput(text if text.startswith(path) else f"{path}.{text}") from error
 

@@ -53,7 +53,6 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: Mapping[str, Any], needs_bytes: int, *, leader: bool) -> None:
         self.path = path
-        self.checkpoints = path / "checkpoints"
         self._lock = FileLock(path / ".lock")
         option = f"paths.run_dir={path}"
         if path.exists() and not path.is_dir():

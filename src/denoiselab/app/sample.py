@@ -21,8 +21,7 @@ from denoiselab.evaluation import report
 from denoiselab.evaluation.frontier import draw
 from denoiselab.files import atomic
 from denoiselab.samplers import Sampler
-from denoiselab.training.callbacks import LAST
-from denoiselab.training.checkpoints import CheckpointError, check_weights, read_checkpoint
+from denoiselab.training.checkpoints import CHECKPOINTS, LAST, CheckpointError, check_weights, read_checkpoint
 from denoiselab.training.ema import RAW
 from denoiselab.training.interruption import Interruption
 from denoiselab.training.module import CHECKPOINT_KEY
@@ -53,11 +52,11 @@ def sample(config: Config) -> Path:
     settings = parse(SampleSettings, config)
     sampler: Sampler = construct(settings.sampler, "sampler")
     path = Path(settings.ckpt)
-    path = path / "checkpoints" / LAST if path.is_dir() else path
+    path = path / CHECKPOINTS / LAST if path.is_dir() else path
     model, weights = _load(path, settings.weights)
     name = Path(config["sampler"]["_target_"].rpartition(".")[2]).name.lower()
     folder = f"{name}_steps{sampler.steps}_{weights}_seed{settings.seed}_n{settings.num_samples}"
-    home = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    home = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
     out = Path(settings.out) if settings.out else home / "samples" / folder
     if out.exists():
         raise BadInput(f"out={out}: exists already; nothing is written over, so name another folder with out=...")

@@ -16,16 +16,14 @@ from denoiselab.app.assemble import Run
 from denoiselab.evaluation import report
 from denoiselab.evaluation.features import ClassifierFeatures
 from denoiselab.evaluation.statistics import GaussianStatistics
-from denoiselab.training.callbacks import LAST
-from denoiselab.training.checkpoints import read_checkpoint
-from denoiselab.training.interruption import Interruption
+from denoiselab.training.checkpoints import CHECKPOINTS, LAST, read_checkpoint
 from denoiselab.training.loggers import WandBRun
 from denoiselab.training.module import CHECKPOINT_KEY
 
 Records = list[dict[str, Any]]
 
 
-def score(run: Run, path: Path, interruption: Interruption, *, leader: bool) -> Records:
+def score(run: Run, path: Path, *, leader: bool) -> Records:
     """The records of the frontier, computed with the weights that the configuration names.
 
     Raises:
@@ -37,7 +35,7 @@ def score(run: Run, path: Path, interruption: Interruption, *, leader: bool) -> 
         reference.update(features(batch))
     denoiser, ema = run.model.denoiser.eval(), run.module.ema
     if not ema.averages:  # the training was complete before this start
-        saved = read_checkpoint(path / "checkpoints" / LAST)
+        saved = read_checkpoint(path / CHECKPOINTS / LAST)
         run.module.load_state_dict(saved["state_dict"])
         ema.averages = saved[CHECKPOINT_KEY]["ema"]
     ema.start(denoiser)
@@ -59,7 +57,7 @@ def score(run: Run, path: Path, interruption: Interruption, *, leader: bool) -> 
             path,
             protocol,
             run.samplers,
-            interruption.check,
+            run.interruption.check,
         )
 
 
@@ -76,7 +74,7 @@ def report_records(records: Records, path: Path, loggers: list[Logger]) -> None:
         ("plot", "frontier.png"),
         ("samples", "samples/"),
         ("training curve", "metrics.csv"),
-        ("checkpoint", f"checkpoints/{LAST}"),
+        ("checkpoint", f"{CHECKPOINTS}/{LAST}"),
     ):
         console.print(f"{what:>15}: {path / name}")
 

@@ -10,19 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 from pytorch_lightning.loggers import Logger
 from rich.console import Console
 
 from denoiselab.app import scoring
 from denoiselab.app.assemble import Run, assemble
-from denoiselab.app.construct import construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.run_directory import RunDirectory
 from denoiselab.data.datamodule import DataModule
-from denoiselab.training.callbacks import LAST, ProgressBar
-from denoiselab.training.checkpoints import AtomicCheckpointIO, CheckpointError, check_weights, read_checkpoint
-from denoiselab.training.interruption import Interruption
+from denoiselab.training.checkpoints import CHECKPOINTS, LAST, CheckpointError, check_weights, read_checkpoint
 from denoiselab.training.loggers import MetricsCSV
 from denoiselab.training.module import CHECKPOINT_KEY, DiffusionModule
 
@@ -42,14 +38,13 @@ def train(config: dict[str, Any], path: Path) -> float:
     for package in ("pytorch_lightning", "lightning_fabric"):
         warnings.filterwarnings("ignore", module=package)
         logging.getLogger(package).setLevel(logging.WARNING)
-    run = assemble(config)
+    run = assemble(config, path)
     parameters = sum(p.numel() for p in run.model.denoiser.parameters())
     tensors = 3 + len(run.module.ema.profiles)  # weights, two moments, averages
     leader = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("RANK", "0") == "0"
     needs = 2 * 4 * tensors * parameters + 20_000_000
-    advice = f"stopped, and saved in {path}; the same command with paths.run_dir={path} continues."
-    with RunDirectory(path, config, needs, leader=leader) as directory, Interruption(advice) as interruption:
-        last = directory.checkpoints / LAST
+    with RunDirectory(path, config, needs, leader=leader) as directory, run.interruption:
+        last = path / CHECKPOINTS / LAST
         images_seen = _images_seen(last, run.module)
         if leader:
             Console(stderr=True, soft_wrap=True, highlight=False).print(
@@ -57,16 +52,16 @@ def train(config: dict[str, Any], path: Path) -> float:
                 f"{run.settings.data['name']}; {images_seen:,} of {run.settings.max_images:,} images seen"
             )
         with _loggers(run, directory, images_seen, leader=leader) as loggers:
-            trainer = _trainer(run, directory, loggers, interruption)
+            run.trainer.loggers = loggers
             if images_seen < run.settings.max_images:
-                trainer.fit(
+                run.trainer.fit(
                     run.module,
                     datamodule=DataModule(run.images, run.settings.seed, run.settings.batch_size),
                     ckpt_path=last if images_seen else None,
                     weights_only=True,
                 )
-            interruption.install()
-            records = scoring.score(run, path, interruption, leader=leader)
+            run.interruption.install()
+            records = scoring.score(run, path, leader=leader)
             if leader:
                 scoring.report_records(records, path, loggers)
     return float(min(record["score"] for record in records))
@@ -109,24 +104,3 @@ def _loggers(run: Run, directory: RunDirectory, images_seen: int, *, leader: boo
     finally:
         for logger in opened:
             logger.experiment.finish(exit_code=code)
-
-
-def _trainer(run: Run, directory: RunDirectory, loggers: list[Logger], interruption: Interruption) -> pl.Trainer:
-    given = {"checkpoints": {"directory": directory.checkpoints, "interruption": interruption}}
-    callbacks = [
-        construct(node, f"callbacks.{name}", **given.get(name, {})) for name, node in run.config["callbacks"].items()
-    ]
-    trainer: pl.Trainer = construct(
-        run.config["trainer"],
-        "trainer",
-        max_steps=-(-run.settings.max_images // run.settings.batch_size),
-        max_epochs=-1,
-        logger=loggers,
-        callbacks=[*callbacks, ProgressBar(run.settings.max_images)],
-        plugins=[AtomicCheckpointIO()],
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=str(directory.path),
-    )
-    return trainer

@@ -34,7 +34,7 @@ class Frontier:
     Args:
         samplers: Name to sampler.
         nfe: Budgets of network calls; a sampler that cannot spend one exactly uses the most it can below it.
-        extra_nfe: Further budgets of single samplers, by name.
+        extra_nfe: Further budgets of single samplers, by name; names not among `samplers` are passed over.
         num_samples: Samples a cell, the same for all.
         batch_size: Samples a network call; it does not change them.
         seed: Sample i is a function of (seed, i).
@@ -58,9 +58,6 @@ class Frontier:
             raise ValueError(f"evaluation.num_samples={num_samples}: a covariance takes at least 2.")
         if batch_size < 1:
             raise ValueError(f"evaluation.batch_size={batch_size}: it must be at least 1.")
-        for name in extra_nfe:
-            if name not in samplers:
-                raise ValueError(f"evaluation.extra_nfe.{name}: not one of evaluation.samplers, {', '.join(samplers)}.")
         self.samplers, self.num_samples, self.batch_size, self.seed = samplers, num_samples, batch_size, seed
         self.cells: list[tuple[str, int]] = []
         for name, sampler in samplers.items():

@@ -12,10 +12,9 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from denoiselab import progress
 from denoiselab.data.datamodule import Batch
+from denoiselab.training.checkpoints import LAST
 from denoiselab.training.interruption import Interruption
 from denoiselab.training.module import DiffusionModule
-
-LAST = "last.ckpt"
 
 
 def _check_interval(name: str, value: int) -> None:
@@ -166,7 +165,11 @@ class ProgressBar(pl.Callback):
             self._bar.set_postfix(loss=f"{float(outputs['loss']):.4f}", refresh=False)
         self._bar.update(len(batch["position"]) * trainer.world_size)
 
-    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        """Close the bar, also after an exception."""
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Close the bar."""
+        self._bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        """Close the bar, so that what is said next has its own line."""
         if self._bar is not None:
             self._bar.close()

@@ -13,6 +13,9 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from denoiselab.files import atomic
 from denoiselab.training.module import CHECKPOINT_KEY
 
+# Where a run directory keeps them, and the name of the newest.
+CHECKPOINTS, LAST = "checkpoints", "last.ckpt"
+
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used, with the reason in one sentence."""
@@ -23,8 +26,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write `checkpoint`; an interruption leaves the former file."""
-        with atomic(Path(path)) as file:
-            torch.save(checkpoint, file)
+        try:
+            with atomic(Path(path)) as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch does not say why a write failed
+            raise OSError(f"{path}: cannot be written; is the disk full?") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         """Read a checkpoint; `weights_only` is always on."""
