@@ -1,12 +1,16 @@
 """Interrupted and continued equals uninterrupted, bit for bit."""
 
 import csv
+import json
+import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
-from conftest import QUICK
+from conftest import QUICK, command
 
 LENGTH = 1600
 BUDGET = [
@@ -31,12 +35,16 @@ def outcome(path):
     return checkpoint["denoiselab"]["images_seen"], losses, tensors, scores
 
 
+def wandb_exit_code(path):
+    """What W&B was told, read back from its offline file."""
+    (file,) = path.glob("wandb/offline-run-*/*.wandb")
+    inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", "--summary", str(file)]
+    done = subprocess.run(inspect, capture_output=True, text=True, check=True, timeout=60)
+    return json.loads(done.stdout)["exit_code"]
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    import subprocess
-
-    from conftest import command
-
     logs = tmp_path_factory.mktemp("straight")
     arguments = [*BUDGET, f"paths.log_dir={logs}", f"paths.run_dir={logs / 'run'}"]
     subprocess.run(command("train.py", *arguments), check=True, capture_output=True, timeout=300)
@@ -49,7 +57,7 @@ def uninterrupted(tmp_path_factory):
 def test_interrupted_and_continued_equals_uninterrupted(number, code, uninterrupted, tmp_path, start, run):
     path = tmp_path / "run"
     arguments = [*BUDGET, f"paths.log_dir={tmp_path}", f"paths.run_dir={path}"]
-    process = start("train.py", *arguments)
+    process = start("train.py", *arguments, "logger=wandb")
     while not (path / "checkpoints" / "last.ckpt").exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.02)
@@ -61,6 +69,7 @@ def test_interrupted_and_continued_equals_uninterrupted(number, code, uninterrup
     if number != signal.SIGKILL:
         assert f"paths.run_dir={path}" in err
         assert "Traceback" not in err
+        assert wandb_exit_code(path) == code
     result = run("train.py", *arguments)
     assert result.code == 0, result.err
     assert f"{seen:,} of {LENGTH:,} images seen" in result.err
@@ -77,12 +86,9 @@ def test_two_processes_train_the_same_model(uninterrupted, tmp_path, run):
     path = tmp_path / "run"
     # Dropout is the one thing that a rank draws for itself.
     shared = [*BUDGET, "network.dropout=0.0", "max_images=320", f"paths.log_dir={tmp_path}"]
-    environment = {"OMP_NUM_THREADS": "1"}
-    import os
-
     two = run(
         "train.py", *shared, f"paths.run_dir={path}", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
-        env={**os.environ, **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert two.code == 0, two.err
     one = run("train.py", *shared, f"paths.run_dir={tmp_path / 'one'}")
@@ -98,8 +104,6 @@ def test_two_processes_train_the_same_model(uninterrupted, tmp_path, run):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_frontier_that_was_interrupted_keeps_its_cells(number, tmp_path, start, run):
-    import json
-
     path = tmp_path / "run"
     arguments = [
         *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={path}", "evaluation.num_samples=256",

@@ -1,6 +1,8 @@
 import csv
 
-from denoiselab.training.loggers import MetricsCSV
+import pytest
+
+from denoiselab.training.loggers import MetricsCSV, WandB, WandBRun
 
 
 def rows(path):
@@ -24,3 +26,26 @@ def test_rows_columns_and_resume(tmp_path):
     # A run that starts anew in the same place, before its first checkpoint, keeps nothing.
     MetricsCSV(path, images_seen=0).truncate()
     assert not path.exists()
+
+
+def test_wandb_is_offline_without_a_key_and_never_asks(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):
+        monkeypatch.delenv(variable, raising=False)
+    assert WandB().mode == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    assert WandB().mode == "online"
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    assert WandB().mode == "offline"
+    monkeypatch.delenv("WANDB_API_KEY")
+    monkeypatch.delenv("WANDB_MODE")
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password secret")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert WandB().mode == "online"
+
+
+def test_trouble_with_wandb_does_not_end_the_training(tmp_path):
+    run = WandBRun({"id": "x", "mode": "no such mode", "dir": str(tmp_path)})
+    run.log_metrics({"loss": 1.0}, step=1)
+    with pytest.warns(UserWarning, match=r"W&B: .*metrics\.csv and frontier\.csv hold everything"):
+        run.close(0)

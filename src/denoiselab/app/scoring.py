@@ -106,14 +106,13 @@ def _to_wandb(logger: WandBRun, records: Records, path: Path) -> None:
     import wandb  # slow to import
 
     columns = ["sampler", "nfe", "steps", "score", "metric", "n", "seconds", "weights", "seed", "extractor"]
-    run = logger.experiment
     pictures = {f"samples/{name}": path / "samples" / f"{name}.png" for name in report.by_sampler(records)}
     pictures["frontier/plot"] = path / "frontier.png"
-    run.log(
-        {
-            "frontier/table": wandb.Table([*columns], [[record[c] for c in columns] for record in records]),
-            **{key: wandb.Image(str(picture)) for key, picture in pictures.items()},
-        }
-    )
-    for record in records:
-        run.summary[f"{record['metric']}/{record['sampler']}@{record['nfe']}"] = record["score"]
+
+    def send(run: Any) -> None:
+        table = wandb.Table([*columns], [[record[c] for c in columns] for record in records])
+        run.log({"frontier/table": table, **{key: wandb.Image(str(p)) for key, p in pictures.items()}})
+        for record in records:
+            run.summary[f"{record['metric']}/{record['sampler']}@{record['nfe']}"] = record["score"]
+
+    logger.do(send)

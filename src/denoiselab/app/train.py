@@ -103,4 +103,4 @@ def _loggers(run: Run, directory: RunDirectory, images_seen: int, *, leader: boo
         raise
     finally:
         for logger in opened:
-            logger.experiment.finish(exit_code=code)
+            logger.close(code)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import netrc
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
-from pytorch_lightning.loggers import Logger, WandbLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from denoiselab.files import atomic
@@ -87,15 +89,6 @@ def has_wandb_key() -> bool:
         return False
 
 
-class WandBRun(WandbLogger):
-    """Lightning's logger with images seen as the axis, beside the metrics instead of as W&B's own step."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log an entry; `step` is images seen."""
-        self.experiment.log({AXIS: step, **metrics})
-
-
 class WandB:
     """Weights & Biases as configured; `open` starts the run.
 
@@ -118,25 +111,74 @@ class WandB:
         self.mode = os.environ.get("WANDB_MODE", "online" if online else "offline")
 
     def open(self, directory: Path, run_id: str, name: str, config: dict[str, Any]) -> WandBRun:
-        """A logger whose axis is images seen; the same `run_id` continues a run."""
+        """Start the run, or continue that of the same `run_id`."""
+        options = {
+            "project": self.project,
+            "entity": self.entity,
+            "tags": self.tags,
+            "mode": self.mode,
+            "dir": str(directory),
+            "id": run_id,
+            "resume": "allow",
+            "name": name,
+            "config": config,
+        }
+        return WandBRun(options)
+
+
+class WandBRun(Logger):
+    """A W&B run that works in a thread of its own, so that no service or network keeps training waiting.
+
+    Images seen are logged beside the metrics and are their axis, instead of W&B's own step. A failure of W&B is
+    told at the end; it does not end the training.
+
+    Args:
+        options: Arguments of `wandb.init`.
+    """
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        super().__init__()
+        self._id = options["id"]
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wandb")
+        self._run: Any = None
+        self._tasks: list[Future[Any]] = [self._worker.submit(self._open, options)]
+
+    @property
+    def name(self) -> str:
+        """Of the logger."""
+        return "wandb"
+
+    @property
+    def version(self) -> str:
+        """The run's id."""
+        return str(self._id)
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The configuration was given at the start."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log an entry; `step` is images seen."""
+        self.do(lambda run: run.log({AXIS: step, **metrics}))
+
+    def do(self, action: Callable[[Any], object]) -> None:
+        """Call `action` with W&B's run object, after all that was asked before."""
+        self._tasks.append(self._worker.submit(lambda: action(self._run)))
+
+    def close(self, exit_code: int) -> None:
+        """Finish the run with the program's exit code; waits until all is written."""
+        self.do(lambda run: run.finish(exit_code=exit_code))
+        self._worker.shutdown(wait=True)
+        errors = [error for task in self._tasks if (error := task.exception()) is not None]
+        if errors:
+            warnings.warn(f"W&B: {errors[0]} (metrics.csv and frontier.csv hold everything)", stacklevel=2)
+
+    def _open(self, options: dict[str, Any]) -> None:
         os.environ["WANDB_SILENT"] = "true"
         import wandb  # slow to import; reads the environment
 
-        logger = WandBRun(
-            project=self.project,
-            entity=self.entity,
-            name=name,
-            id=run_id,
-            save_dir=str(directory),
-            mode=self.mode,
-            tags=self.tags,
-            config=config,
-            # The run's own CSV is the source of truth; a short interval loses little on kill -9.
-            settings=wandb.Settings(x_transaction_log_flush_interval=1, console="off", quiet=True),
-        )
-        logger._wandb_init.pop("anonymous", None)  # W&B warns of the option that Lightning passes
-        if getattr(rank_zero_only, "rank", 0) == 0:
-            run = logger.experiment
-            run.define_metric(AXIS, hidden=True)
-            run.define_metric("train/*", step_metric=AXIS)
-        return logger
+        # The run's own CSV is the source of truth; a short interval loses little on kill -9.
+        settings = wandb.Settings(x_transaction_log_flush_interval=1, console="off", quiet=True)
+        self._run = wandb.init(**options, settings=settings)
+        self._run.define_metric(AXIS, hidden=True)
+        self._run.define_metric("train/*", step_metric=AXIS)
