@@ -54,6 +54,8 @@ class RunDirectory:
     def __init__(self, path: Path, config: Mapping[str, Any], needs_bytes: int, *, leader: bool) -> None:
         self.path = path
         self._lock = FileLock(path / ".lock")
+        if not leader:
+            return
         option = f"paths.run_dir={path}"
         if path.exists() and not path.is_dir():
             raise BadInput(f"{option}: it is a file; name a directory.")
@@ -61,8 +63,6 @@ class RunDirectory:
             raise BadInput(f"{option}: holds other files and no run; name a new directory or a former run's.")
         if (path / "config.yaml").exists():
             self._check_same(config, option)
-        if not leader:
-            return
         try:
             path.mkdir(parents=True, exist_ok=True)
             free = shutil.disk_usage(path).free
@@ -71,6 +71,8 @@ class RunDirectory:
                     f"{option}: {free / 1e6:.0f} MB are free there; this run needs about {needs_bytes / 1e6:.0f} MB."
                 )
             self._lock.acquire(timeout=0)
+            for half in (*path.glob(".*.tmp"), *path.glob("checkpoints/.*.tmp"), *path.glob("samples/**/.*.tmp")):
+                half.unlink()  # left by a kill in the middle of a write
             self._describe(config)
         except Timeout:
             raise BadInput(f"{option}: another live process is using it; wait for it, or name another.") from None

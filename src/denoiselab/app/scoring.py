@@ -33,7 +33,10 @@ def score(run: Run, path: Path, *, leader: bool) -> Records:
     reference = GaussianStatistics(features.dimension)
     for batch in run.images.images.split(512):
         reference.update(features(batch))
-    denoiser, ema = run.model.denoiser.eval(), run.module.ema
+    # Lightning leaves the module on the CPU.
+    denoiser, ema = run.model.denoiser.eval().to(run.trainer.strategy.root_device), run.module.ema
+    for name, budget, nfe in run.frontier.inexact:
+        _tell(f"{name} cannot spend exactly {budget} network calls; it spends {nfe}.", leader=leader)
     if not ema.averages:  # the training was complete before this start
         saved = read_checkpoint(path / CHECKPOINTS / LAST)
         run.module.load_state_dict(saved["state_dict"])
@@ -86,12 +89,15 @@ def _features(run: Run, *, leader: bool) -> ClassifierFeatures:
     features = run.extractor.fit(run.images, run.held_out, Path(run.settings.paths.cache_dir), shown=leader)
     if dist.is_initialized() and leader:
         dist.barrier()
-    if leader and features.accuracy is not None:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(
-            f"scored by a classifier of {run.config['data']['name']}: "
-            f"{features.accuracy:.2%} right on {len(run.held_out)} held-out images"
-        )
+    if features.accuracy is not None:
+        accuracy = f"{features.accuracy:.2%} right on {len(run.held_out)} held-out images"
+        _tell(f"scored by a classifier of {run.config['data']['name']}: {accuracy}", leader=leader)
     return features
+
+
+def _tell(text: str, *, leader: bool) -> None:
+    if leader:
+        Console(stderr=True, soft_wrap=True, highlight=False).print(text)
 
 
 def _digest(module: nn.Module) -> str:

@@ -59,14 +59,18 @@ class Frontier:
         if batch_size < 1:
             raise ValueError(f"evaluation.batch_size={batch_size}: it must be at least 1.")
         self.samplers, self.num_samples, self.batch_size, self.seed = samplers, num_samples, batch_size, seed
-        self.cells: list[tuple[str, int]] = []
+        self.cells: list[tuple[str, int]] = []  # (sampler, steps), each once
+        self.inexact: list[tuple[str, int, int]] = []  # (sampler, budget, NFE) where they differ
         for name, sampler in samplers.items():
             for budget in sorted({*nfe, *extra_nfe.get(name, ())}):
                 try:
-                    sampler.steps_for(budget)
+                    steps = sampler.steps_for(budget)
                 except ValueError as error:
                     raise ValueError(f"evaluation.nfe: sampler {name}: {error}") from None
-                self.cells.append((name, budget))
+                if sampler.nfe(steps) != budget:
+                    self.inexact.append((name, budget, sampler.nfe(steps)))
+                if (name, steps) not in self.cells:
+                    self.cells.append((name, steps))
         if not self.cells:
             raise ValueError("evaluation.nfe=[]: name at least one budget of network calls.")
 
@@ -114,18 +118,18 @@ class Frontier:
             "guidance": None,
         }
         records = []
-        calls = sum(self.samplers[name].nfe(self.samplers[name].steps_for(nfe)) for name, nfe in self.cells)
+        calls = sum(self.samplers[name].nfe(steps) for name, steps in self.cells)
         bar = progress.bar("frontier", calls * self.num_samples, shown=rank == 0)
         with bar:
-            for name, nfe in self.cells:
+            for name, steps in self.cells:
                 sampler = self.samplers[name]
-                steps = sampler.steps_for(nfe)
+                nfe = sampler.nfe(steps)
                 cell = {**common, "sampler": name, "settings": {**settings[name], "steps": steps}}
                 key = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()
-                strip = directory / "samples" / "cells" / f"{name}_nfe{sampler.nfe(steps):04d}.png"
+                strip = directory / "samples" / "cells" / f"{name}_nfe{nfe:04d}.png"
                 bar.set_postfix(sampler=name, nfe=nfe, refresh=False)
                 if key in stored and strip.is_file():
-                    bar.update(self.num_samples * sampler.nfe(steps))
+                    bar.update(self.num_samples * nfe)
                     records.append(stored[key])
                     continue
                 start = time.perf_counter()

@@ -50,7 +50,7 @@ class Interruption:
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self.signal == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Stopped(130, "stopped at once, at the second Ctrl-C; the last checkpoint is as it was.")
         self.signal = number
 
     def stop(self) -> None:

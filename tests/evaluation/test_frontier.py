@@ -1,0 +1,123 @@
+import json
+
+import pytest
+import torch
+
+from denoiselab import parameterizations
+from denoiselab.conditioners import ClassLabel, Unconditional
+from denoiselab.denoiser import Denoiser, ScaledTime
+from denoiselab.evaluation import Frontier, report
+from denoiselab.evaluation.statistics import GaussianStatistics
+from denoiselab.noise import TRAINING, Noise
+from denoiselab.samplers import DDIM, Ancestral, Heun
+from denoiselab.samplers.spacing import UniformTime
+from denoiselab.schedules import VPLinear
+
+SHAPE = (1, 4, 4)
+
+
+class Shrink(torch.nn.Module):
+    """An eps network that is exact for data N(0, 1)."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x, label):
+        sigma = VPLinear().sigma(label / 1000).reshape(-1, 1, 1, 1)
+        return self.one * sigma * x
+
+
+class Pixels:
+    name, fingerprint, dimension = "pixels", "0" * 64, 16
+
+    def __call__(self, images):
+        return images.float().flatten(1) / 255
+
+
+def frontier(batch_size=8, **options):
+    settings = {
+        "samplers": {"ddim": DDIM(UniformTime(), 1), "ancestral": Ancestral(UniformTime(), 1)},
+        "nfe": [2, 4],
+        "extra_nfe": {},
+        "num_samples": 21,
+        "seed": 0,
+        **options,
+    }
+    return Frontier(batch_size=batch_size, **settings)
+
+
+def score(out, directory, check=lambda step: None, protocol=None):
+    denoiser = Denoiser(Shrink(), VPLinear(), parameterizations.eps, ScaledTime())
+    reference = GaussianStatistics(16)
+    reference.update(torch.rand(50, 16, generator=torch.Generator().manual_seed(0)))
+    settings = {name: {} for name in out.samplers}
+    protocol = {"weights": "raw", "data": "toy", **(protocol or {})}
+    return out.run(denoiser, Unconditional(), SHAPE, Pixels(), reference, directory, protocol, settings, check)
+
+
+def test_scores_do_not_depend_on_the_batch_size(tmp_path):
+    scores = [[r["score"] for r in score(frontier(size), tmp_path / str(size))] for size in (7, 8, 64)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6)
+    assert scores[0] == pytest.approx(scores[2], rel=1e-6)
+
+
+def test_a_stopped_frontier_continues_with_the_next_cell(tmp_path):
+    whole = score(frontier(), tmp_path / "whole")
+    assert [(r["sampler"], r["nfe"], r["n"]) for r in whole] == [
+        ("ddim", 2, 21), ("ddim", 4, 21), ("ancestral", 2, 21), ("ancestral", 4, 21),
+    ]  # fmt: skip
+    steps = []
+
+    def stop(step):
+        steps.append(step)
+        if len(steps) == 25:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(frontier(), tmp_path / "cut", stop)
+    stored = json.loads((tmp_path / "cut" / "frontier.json").read_text())
+    assert 0 < len(stored) < 4
+    again = score(frontier(), tmp_path / "cut")
+    assert again[: len(stored)] == stored  # seconds included: not computed again
+    assert [r["score"] for r in again] == [r["score"] for r in whole]
+    assert [r["cell"] for r in again] == [r["cell"] for r in whole]
+    # Another protocol: every cell is computed again.
+    other = score(frontier(), tmp_path / "cut", protocol={"weights_sha256": "x"})
+    assert not {r["cell"] for r in other} & {r["cell"] for r in again}
+
+
+def test_a_budget_that_cannot_be_spent_exactly_is_told():
+    out = frontier(samplers={"heun": Heun(UniformTime(), 1)}, nfe=[4, 5, 6, 7])
+    assert out.cells == [("heun", 2), ("heun", 3), ("heun", 4)]
+    assert out.inexact == [("heun", 4, 3), ("heun", 6, 5)]
+
+
+def test_images_that_are_not_finite_are_not_scored(tmp_path):
+    broken = Pixels()
+    broken.__class__ = type("Broken", (Pixels,), {"__call__": lambda self, x: torch.full((len(x), 16), torch.nan)})
+    out = frontier()
+    denoiser = Denoiser(Shrink(), VPLinear(), parameterizations.eps, ScaledTime())
+    reference = GaussianStatistics(16)
+    with pytest.raises(ValueError, match="not finite"):
+        out.run(
+            denoiser, Unconditional(), SHAPE, broken, reference, tmp_path, {}, {n: {} for n in out.samplers},
+            lambda step: None,
+        )  # fmt: skip
+
+
+def test_grid_places_images_row_by_row():
+    images = torch.arange(5, dtype=torch.uint8).reshape(5, 1, 1, 1).expand(5, 1, 2, 2)
+    tiled = report.grid(images, 3)
+    assert tiled.shape == (1, 4, 6)
+    assert tiled[0, ::2, ::2].tolist() == [[0, 1, 2], [3, 4, 0]]
+
+
+def test_labels_of_samples_and_of_training():
+    conditioner = ClassLabel(3, dropout=0.5)
+    assert conditioner.sample(torch.arange(5))["class_label"].tolist() == [0, 1, 2, 0, 1]
+    labels = torch.arange(3).repeat(1000)
+    got = conditioner.train(labels, Noise(0, torch.arange(3000), TRAINING))["class_label"]
+    dropped = got == 3
+    assert abs(dropped.float().mean() - 0.5) < 0.04
+    assert torch.equal(got[~dropped], labels[~dropped])
