@@ -171,7 +171,8 @@ class WandBRun(Logger):
         self._worker.shutdown(wait=True)
         errors = [error for task in self._tasks if (error := task.exception()) is not None]
         if errors:
-            warnings.warn(f"W&B: {errors[0]} (metrics.csv and frontier.csv hold everything)", stacklevel=2)
+            reason = " ".join(str(errors[0]).split())
+            warnings.warn(f"W&B: {reason} (metrics.csv and frontier.csv hold everything)", stacklevel=2)
 
     def _open(self, options: dict[str, Any]) -> None:
         os.environ["WANDB_SILENT"] = "true"
