@@ -53,14 +53,14 @@ def table(records: Sequence[Record]) -> Table:
     first = records[0]
     budgets = sorted({record["nfe"] for record in records})
     out = Table(
-        title=f"{first['metric']} (lower is better), n = {first['n']}, weights = {first['weights']}; (seconds)",
+        title=f"{first['metric']} (lower is better), n = {first['n']}, weights = {first['weights']}",
         title_justify="left",
     )
-    out.add_column("sampler \\ NFE")
+    out.add_column("NFE")
     for budget in budgets:
         out.add_column(str(budget), justify="right")
     for sampler, rows in by_sampler(records).items():
-        cells = {row["nfe"]: f"{row['score']:.2f} ({row['seconds']:.1f})" for row in rows}
+        cells = {row["nfe"]: f"{row['score']:.2f} ({row['seconds']:.0f} s)" for row in rows}
         out.add_row(sampler, *[cells.get(budget, "") for budget in budgets])
     return out
 
