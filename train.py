@@ -19,7 +19,7 @@ def task(config: dict[str, Any], directory: Path | None) -> float:
     """Run a job."""
     from denoiselab.app.train import train
 
-    return train(config, directory or Path(config["paths"]["run_dir"]))
+    return train(config, directory)
 
 
 if __name__ == "__main__":

@@ -51,13 +51,28 @@ CASES = [
     (["data._target_=denoiselab.data.Digitz"], ["denoiselab.data.Digitz", "no such"]),
     (["+logger.w._target_=builtins.open"], ["builtins.open", "not allowed"]),
     (["--config-path", "/tmp"], ["not supported"]),
+    (["+hydra.callbacks.x={_target_: builtins.open, file: owned, mode: w}"], ["builtins.open", "not allowed"]),
+    (["hydra.callbacks.sweep_table._target_=os.system"], ["os.system", "not allowed"]),
+    (["hydra.launcher._target_=os.system"], ["os.system", "not allowed"]),
+    (["+hydra.job_logging.handlers.x={class: os.system}"], ["os.system", "not allowed"]),
+    (["-m", "seed=0,1", "paths.run_dir=x"], ["paths.run_dir", "hydra.sweep.dir"]),
+    (["-m", "network.multipliers=[1,2],[1,2,2,2,2]"], ["network.multipliers=[1, 2, 2, 2, 2]"]),
+    (["network.channels=0"], ["network.channels=0", "at least 1"]),
+    (["network.channels=2", "network.groups=2"], ["network.channels=2", "at least 4"]),
+    (["network.blocks=0"], ["network.blocks=0"]),
+    (["network.attention_levels=[7]"], ["network.attention_levels=[7]", "levels 0 to 1"]),
+    (["+network._partial_=true"], ["network._partial_", "DDPMUNet"]),
+    (["schedule=null"], ["schedule"]),
+    (["data.validation=0.9999999"], ["data.validation", "no image"]),
+    (["+trainer.max_steps=5"], ["trainer.max_steps=5", "max_images"]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("arguments", "says"), CASES, ids=[" ".join(case[0]) for case in CASES])
 def test_train_refuses(arguments, says, tmp_path, invoke):
     base = [a for a in QUICK if not a.startswith("evaluation.samplers") or "samplers" not in " ".join(arguments)]
-    result = invoke("train.py", *base, f"paths.log_dir={tmp_path}", f"paths.run_dir={tmp_path / 'run'}", *arguments)
+    place = [] if "-m" in arguments else [f"paths.run_dir={tmp_path / 'run'}"]
+    result = invoke("train.py", *base, f"paths.log_dir={tmp_path}", *place, *arguments)
     assert result.code == 2
     assert result.last.startswith("train.py: ")
     for text in says:
@@ -117,6 +132,13 @@ def test_samples_are_not_written_over(finished, tmp_path, invoke):
     result = invoke("sample.py", f"ckpt={finished}", "num_samples=2", f"out={tmp_path / 'out'}")
     assert result.code == 2
     assert "exists already" in result.last
+
+
+def test_an_unwritable_folder_is_told_before_sampling(finished, invoke):
+    result = invoke("sample.py", f"ckpt={finished}", "num_samples=2", "out=/proc/x/y")
+    assert result.code == 2
+    assert "out=/proc/x/y: cannot be written to" in result.last
+    assert "sampling" not in result.err
 
 
 def test_a_checkpoint_cannot_name_what_is_built_from_it(finished, tmp_path, invoke):

@@ -122,3 +122,4 @@ def test_a_frontier_that_was_interrupted_keeps_its_cells(number, tmp_path, start
     after = json.loads((path / "frontier.json").read_text())
     assert after[:2] == before
     assert [record["nfe"] for record in after] == [2, 3, 4]
+    assert all(record["n"] == 256 for record in after)

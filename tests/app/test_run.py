@@ -83,8 +83,45 @@ def test_a_run_can_be_extended_and_rescored(finished, tmp_path, invoke):
     assert read_checkpoint(copy / "checkpoints" / "last.ckpt")["denoiselab"]["images_seen"] == 96
     assert (copy / "metrics.csv").read_text().startswith((finished / "metrics.csv").read_text())
     old, new = (json.loads((p / "frontier.json").read_text()) for p in (finished, copy))
-    assert len(new) == 1
-    assert new[0]["weights_sha256"] != old[0]["weights_sha256"]
+    assert new[: len(old)] == old  # the scores of the shorter training stay
+    assert len(new) == len(old) + 1
+    assert new[-1]["weights_sha256"] != old[0]["weights_sha256"]
+    assert (old[0]["images_seen"], new[-1]["images_seen"]) == (64, 96)
+
+
+def test_a_table_that_was_lost_is_written_anew(finished, tmp_path, invoke):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    (copy / "frontier.csv").unlink()
+    (copy / "checkpoints" / ".last.ckpt.x.tmp").write_text("half")
+    result = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={copy}")
+    assert result.code == 0, result.err
+    assert (copy / "frontier.csv").read_bytes() == (finished / "frontier.csv").read_bytes()
+    assert not list(copy.rglob("*.tmp"))
+
+
+def test_the_logged_loss_does_not_depend_on_accumulation(tmp_path, invoke):
+    losses = []
+    for count in (1, 2, 4):
+        path = tmp_path / str(count)
+        result = invoke(
+            "train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={path}", "evaluation.nfe=[2]",
+            f"trainer.accumulate_grad_batches={count}",
+        )  # fmt: skip
+        assert result.code == 0, result.err
+        with (path / "metrics.csv").open() as file:
+            losses.append([float(row["train/loss"]) for row in csv.DictReader(file)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert losses[2] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, invoke):
+    result = invoke(
+        "train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={tmp_path / 'run'}", "optimizer.lr=1e20",
+        "lr_schedule.images=0", "max_images=960",
+    )  # fmt: skip
+    assert result.code == 1
+    assert "train/loss is" in result.last
+    assert "optimizer.lr" in result.last
 
 
 def test_a_run_of_another_configuration_is_refused(finished, tmp_path, invoke):
@@ -95,6 +132,14 @@ def test_a_run_of_another_configuration_is_refused(finished, tmp_path, invoke):
     assert "network.channels=16" in result.last
     assert "network.channels=8" in result.last
     assert (copy / "config.yaml").read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.1"])
+def test_options_that_change_the_training_are_refused(option, finished, tmp_path, invoke):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    result = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={copy}", "max_images=96", option)
+    assert result.code == 2
+    assert option.split("=")[0] in result.last
 
 
 def test_a_directory_in_use_is_refused(finished, tmp_path, invoke):
@@ -161,7 +206,7 @@ def test_a_full_disk_is_told_at_the_start(tmp_path, invoke, monkeypatch):
     result = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={tmp_path / 'run'}")
     assert result.code == 2
     assert "5 MB are free" in result.last
-    assert not list(tmp_path.rglob("*.ckpt"))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow

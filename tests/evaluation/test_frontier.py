@@ -93,17 +93,20 @@ def test_a_budget_that_cannot_be_spent_exactly_is_told():
     assert out.inexact == [("heun", 4, 3), ("heun", 6, 5)]
 
 
-def test_images_that_are_not_finite_are_not_scored(tmp_path):
-    broken = Pixels()
-    broken.__class__ = type("Broken", (Pixels,), {"__call__": lambda self, x: torch.full((len(x), 16), torch.nan)})
-    out = frontier()
-    denoiser = Denoiser(Shrink(), VPLinear(), parameterizations.eps, ScaledTime())
-    reference = GaussianStatistics(16)
-    with pytest.raises(ValueError, match="not finite"):
-        out.run(
-            denoiser, Unconditional(), SHAPE, broken, reference, tmp_path, {}, {n: {} for n in out.samplers},
-            lambda step: None,
-        )  # fmt: skip
+def test_a_network_that_diverges_is_not_scored(tmp_path, monkeypatch):
+    monkeypatch.setattr(Shrink, "forward", lambda self, x, label: x * float("nan"))
+    with pytest.raises(ValueError, match="sample 0 of DDIM at 2 NFE is not finite"):
+        score(frontier(), tmp_path)
+
+
+def test_other_budgets_keep_the_cells_that_are_there(tmp_path):
+    first = score(frontier(nfe=[2]), tmp_path)
+    second = score(frontier(nfe=[3]), tmp_path)
+    third = score(frontier(nfe=[2, 3]), tmp_path)
+    assert {r["cell"] for r in third} == {r["cell"] for r in first + second}
+    for record in third:
+        assert record in first + second  # seconds included: nothing was computed again
+    assert len(json.loads((tmp_path / "frontier.json").read_text())) == 4
 
 
 def test_grid_places_images_row_by_row():

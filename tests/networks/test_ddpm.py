@@ -40,6 +40,8 @@ def test_time_and_class_reach_the_output():
 def test_bad_shapes_are_refused():
     with pytest.raises(ValueError, match="stride of 2"):
         DDPMUNet((1, 9, 8), **TINY)
+    with pytest.raises(ValueError, match="dropout=1"):
+        DDPMUNet((1, 8, 8), **{**TINY, "dropout": 1.0})
     with pytest.raises(ValueError, match="groups=7"):
         DDPMUNet((1, 8, 8), **{**TINY, "groups": 7})
 

@@ -12,7 +12,7 @@ import torch
 
 from denoiselab.app import build
 from denoiselab.app.construct import check, construct
-from denoiselab.app.devices import check_devices
+from denoiselab.app.devices import check_devices, resolve_accelerator
 from denoiselab.app.errors import BadInput
 from denoiselab.app.settings import TrainSettings, parse
 from denoiselab.data import ImageSet
@@ -77,10 +77,17 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     build.sampler_nodes([*settings.evaluation.extra_nfe])  # a misspelt name would be passed over
     _frontier(settings, build.sampler_nodes(settings.evaluation.samplers))
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
+    with torch.device("meta"):  # a rehearsal: every job of a sweep fails here, or not for its model
+        build.build_model(config)
 
 
-def assemble(config: Config, path: Path) -> Run:
-    """Build the objects of a checked configuration, whose directory will be `path`.
+def assemble(config: Config, path: Path, continues: str) -> Run:
+    """Build the objects of a checked configuration.
+
+    Args:
+        config: Resolved configuration, plain containers.
+        path: The run's directory, which need not exist yet.
+        continues: The option with which the same command continues a stopped run.
 
     Raises:
         BadInput: An object refuses its options, or two do not fit together.
@@ -105,7 +112,7 @@ def assemble(config: Config, path: Path) -> Run:
         settings.seed,
         config,
     )
-    interruption = Interruption(f"stopped, and saved in {path}; the same command with paths.run_dir={path} continues.")
+    interruption = Interruption(f"stopped, and saved in {path}; the same command with {continues} continues.")
     try:
         images, held_out = construct(config["data"], "data").load()
     except ValueError as error:
@@ -133,7 +140,7 @@ def _trainer(config: Config, settings: TrainSettings, path: Path, interruption: 
         construct(node, f"callbacks.{name}", **given.get(name, {})) for name, node in config["callbacks"].items()
     ]
     trainer: pl.Trainer = construct(
-        config["trainer"],
+        {**config["trainer"], "accelerator": resolve_accelerator(config["trainer"]["accelerator"])},
         "trainer",
         max_steps=-(-settings.max_images // settings.batch_size),
         max_epochs=-1,

@@ -17,9 +17,11 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab.app import overrides
 from denoiselab.app.errors import BadInput
+from denoiselab.app.hydra_node import check_hydra
 from denoiselab.app.run_directory import run_id
 
 Config = dict[str, Any]
@@ -52,11 +54,14 @@ def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     show = {"traceback": False}
     code = 0
+    bad_input = 2
     try:
         _check_jobs(conf, name, check, show)
+        if "-m" in sys.argv or "--multirun" in sys.argv:
+            bad_input = 1  # other jobs may have run
         _run_jobs(conf, name, task)
     except BadInput as error:
-        code = _say(name, str(error), 2)
+        code = _say(name, str(error), bad_input)
     except KeyboardInterrupt:
         code = _say(name, "interrupted.", 130)
     except SystemExit as stop:
@@ -101,8 +106,11 @@ def _check_jobs(conf: Path, name: str, check: Check, show: dict[str, bool]) -> N
     if arguments.config_path or arguments.config_name or arguments.config_dir:
         raise BadInput("--config-path, --config-name and --config-dir are not supported; put files into conf/.")
     with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+        if arguments.multirun and any(text.startswith("paths.run_dir=") for text in arguments.overrides):
+            raise BadInput("paths.run_dir: a multirun gives each job a directory of its own; see hydra.sweep.dir.")
         for job in overrides.jobs(arguments.overrides, multirun=arguments.multirun):
-            config = overrides.composed(name, job)
+            config, own = overrides.composed(name, job)
+            check_hydra(own)
             if arguments.cfg is None:
                 plain = _plain(config)
                 show["traceback"] |= bool(plain.get("traceback"))
@@ -110,7 +118,10 @@ def _check_jobs(conf: Path, name: str, check: Check, show: dict[str, bool]) -> N
 
 
 def _plain(config: DictConfig) -> Config:
-    content = OmegaConf.to_container(config, resolve=True)
+    try:
+        content = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise BadInput(" ".join(str(error).split())) from None
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
 

@@ -14,8 +14,8 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
 from denoiselab.app.errors import BadInput, closest
 
@@ -143,6 +143,8 @@ def _check_options(path: str, node: Mapping[str, Any], target: Callable[..., Any
         hints = typing.get_type_hints(inspect.unwrap(function))
     except (NameError, TypeError):
         hints = {}
+    if node.get("_partial_", False) and inspect.isclass(target) and path != "optimizer":
+        raise BadInput(f"{path}._partial_=true: {target.__name__} must be built whole here; leave _partial_ out.")
     sink = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     for key, value in node.items():
         if key in ("_target_", "_partial_"):

@@ -10,6 +10,17 @@ import torch
 
 from denoiselab.app.errors import BadInput
 
+# Arguments of the Trainer that are not the user's.
+PROGRAM_SETS = (
+    *("max_steps", "max_epochs", "min_steps", "min_epochs", "max_time", "logger", "callbacks", "plugins"),
+    *("enable_progress_bar", "enable_model_summary", "use_distributed_sampler", "default_root_dir", "fast_dev_run"),
+)
+
+
+def resolve_accelerator(asked: str) -> str:
+    """What `auto` means here: CUDA or the CPU. (Apple's MPS lacks float64, in which levels are computed.)."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
 
 def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool) -> None:
     """Refuse devices that this machine lacks, and a batch that they cannot share.
@@ -23,6 +34,9 @@ def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool
         BadInput: It lacks them, they cannot share the batch, or a multirun in one process would use several.
     """
     accelerator, devices = trainer["accelerator"], trainer["devices"]
+    for key in PROGRAM_SETS:
+        if key in trainer:
+            raise BadInput(f"trainer.{key}={trainer[key]}: the program sets it; the length of training is max_images.")
     gpus = torch.cuda.device_count()
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
         raise BadInput(f"trainer.accelerator={accelerator}: unknown; allowed: auto, cpu, gpu, cuda.")
@@ -33,7 +47,7 @@ def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool
     if on_gpu and count > gpus:
         raise BadInput(f"trainer.devices={devices}: this machine has {gpus} GPU(s).")
     if not on_gpu and count > 1:
-        cores = len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if trainer["strategy"] == "auto":
             raise BadInput(
                 f"trainer.devices={devices}: this run is on the CPU, which is one device; use trainer.devices=1, "

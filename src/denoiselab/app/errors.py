@@ -5,9 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from rich.console import Console
+
 
 class BadInput(Exception):  # noqa: N818
     """Something the user gave cannot be used; the message names the option, the value and what is allowed."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Prints text as it is, whatever brackets it holds, and does not break paths."""
+    return Console(stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def closest(word: str, allowed: Iterable[str]) -> str:

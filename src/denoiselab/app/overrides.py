@@ -12,7 +12,7 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab.app.errors import BadInput, closest
@@ -33,8 +33,8 @@ def jobs(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
         raise BadInput(_one_line(error)) from None
 
 
-def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of one job.
+def composed(config_name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
+    """The configuration of one job, and Hydra's own as plain containers.
 
     Raises:
         BadInput: A key or a choice is unknown, or the configuration cannot be composed.
@@ -48,7 +48,14 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
         for override in parsed:
             if not _is_group(override):
                 _check_key(override, base)
-        return compose(config_name, list(overrides))
+        config = compose(config_name, list(overrides), return_hydra_config=True)
+        own = OmegaConf.to_container(config.hydra, resolve=False)
+        assert isinstance(own, dict)
+        with open_dict(config):
+            del config["hydra"]
+        return config, {str(key): value for key, value in own.items()}
+    except ValueError as error:  # Hydra's word on a group set to null
+        raise BadInput(f"{' '.join(groups)}: {error}.") from None
     except ConfigCompositionException as error:
         if "No match in the defaults list" not in str(error):
             raise BadInput(_one_line(error)) from None

@@ -24,7 +24,10 @@ from denoiselab.files import atomic, write_text
 ID_VARIABLE = "DENOISELAB_RUN_ID"
 
 # What may differ when a run continues: none of it changes what the training computes.
-_FREE = ("paths", "name", "max_images", "trainer", "evaluation", "callbacks", "logger", "traceback")
+_FREE = (
+    *("paths.", "name", "max_images", "evaluation.", "callbacks.", "logger", "traceback"),
+    *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "profiler", "detect_anomaly")),
+)
 _PACKAGES = ("denoiselab", "torch", "pytorch-lightning", "hydra-core", "wandb", "numpy")
 
 
@@ -33,6 +36,8 @@ def run_id() -> str:
     for variable in (ID_VARIABLE, "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
         if os.environ.get(variable, "none") != "none":
             return os.environ[variable]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ValueError(f"torchrun gave no --rdzv-id, so its processes share no run id; set {ID_VARIABLE} to one")
     made = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     os.environ[ID_VARIABLE] = made
     return made
@@ -59,21 +64,26 @@ class RunDirectory:
         option = f"paths.run_dir={path}"
         if path.exists() and not path.is_dir():
             raise BadInput(f"{option}: it is a file; name a directory.")
-        if path.is_dir() and not (path / "config.yaml").exists() and {p.name for p in path.iterdir()} - {".lock"}:
-            raise BadInput(f"{option}: holds other files and no run; name a new directory or a former run's.")
-        if (path / "config.yaml").exists():
-            self._check_same(config, option)
+        if path.is_dir() and not (path / "config.yaml").exists():
+            others = [p.name for p in path.iterdir() if p.name != ".lock" and not p.match(".*.tmp")]
+            if others:
+                raise BadInput(f"{option}: holds other files and no run; name a new directory or a former run's.")
         try:
+            place = next(p for p in (path, *path.absolute().parents) if p.is_dir())
+            disk = shutil.disk_usage(place)
+            if disk.total and disk.free < needs_bytes:
+                free, needed = disk.free / 1e6, needs_bytes / 1e6
+                raise BadInput(f"{option}: {free:.0f} MB are free there; this run needs about {needed:.0f} MB.")
             path.mkdir(parents=True, exist_ok=True)
-            free = shutil.disk_usage(path).free
-            if free < needs_bytes:
-                raise BadInput(
-                    f"{option}: {free / 1e6:.0f} MB are free there; this run needs about {needs_bytes / 1e6:.0f} MB."
-                )
             self._lock.acquire(timeout=0)
+            if (path / "config.yaml").exists():
+                self._check_same(config)
             for half in (*path.glob(".*.tmp"), *path.glob("checkpoints/.*.tmp"), *path.glob("samples/**/.*.tmp")):
                 half.unlink()  # left by a kill in the middle of a write
             self._describe(config)
+        except BadInput:
+            self._lock.release()
+            raise
         except Timeout:
             raise BadInput(f"{option}: another live process is using it; wait for it, or name another.") from None
         except OSError as error:
@@ -91,10 +101,10 @@ class RunDirectory:
     def __exit__(self, *error: object) -> None:
         self._lock.release()
 
-    def _check_same(self, config: Mapping[str, Any], option: str) -> None:
+    def _check_same(self, config: Mapping[str, Any]) -> None:
         former = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
         for key, old, new in _differences(former, config):
-            if key.split(".")[0] not in _FREE:
+            if not key.startswith(_FREE):
                 raise BadInput(
                     f"{key}={_short(new)}: the run in {self.path} has {key}={_short(old)}; "
                     "continue it with its own command, or start a new run."
@@ -112,6 +122,7 @@ class RunDirectory:
                 "python": platform.python_version(),
                 "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
                 **_git(),
+                "config": config,
             }
         )
         if not (self.path / "config.yaml").exists():
@@ -124,7 +135,10 @@ def _git() -> dict[str, Any]:
     """Revision of the checkout, and whether it has changes; empty outside a checkout."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()  # noqa: S603, S607
+        command = ["git", *words]
+        here = Path(__file__).parent
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+        return done.stdout.strip()
 
     try:
         return {"git": git("rev-parse", "HEAD"), "git_changes": bool(git("status", "--porcelain"))}

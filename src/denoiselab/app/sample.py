@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +57,12 @@ def sample(config: Config) -> Path:
     path = Path(settings.ckpt)
     path = path / CHECKPOINTS / LAST if path.is_dir() else path
     model, weights = _load(path, settings.weights)
-    name = Path(config["sampler"]["_target_"].rpartition(".")[2]).name.lower()
-    folder = f"{name}_steps{sampler.steps}_{weights}_seed{settings.seed}_n{settings.num_samples}"
+    checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
+    # Whatever else was asked for, in eight digits: the same request has the same folder.
+    rest = json.dumps([settings.sampler, checkpoint, settings.format], sort_keys=True)
+    rule = config["sampler"]["_target_"].rpartition(".")[2].lower()
+    digest = hashlib.sha256(rest.encode()).hexdigest()[:8]
+    folder = f"{rule}_steps{sampler.steps}_{weights}_seed{settings.seed}_n{settings.num_samples}_{digest}"
     home = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
     out = Path(settings.out) if settings.out else home / "samples" / folder
     if out.exists():
@@ -63,31 +70,31 @@ def sample(config: Config) -> Path:
     on_gpu = settings.accelerator == "gpu" or (settings.accelerator == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if on_gpu else "cpu")
     denoiser = model.denoiser.to(device).eval()
-    batches, nfe = [], 0
     calls = sampler.nfe(sampler.steps)
     with (
+        _folder(out) as partial,
         Interruption("stopped; nothing was written.") as interruption,
         progress.bar("sampling", settings.num_samples * calls) as bar,
     ):
+        batches, nfe = [], 0
         for index in torch.arange(settings.num_samples, device=device).split(settings.batch_size):
 
             def on_step(step: int, size: int = len(index)) -> None:
                 interruption.check()
-                done = calls * step // sampler.steps - calls * (step - 1) // sampler.steps
-                bar.update(size * done)
+                bar.update(size * (calls * step // sampler.steps - calls * (step - 1) // sampler.steps))
 
             images, nfe = draw(
                 sampler, denoiser, model.conditioner, model.shape, index, settings.seed, sampler.steps, on_step
             )
             batches.append(images.cpu())
-    record = {
-        **config,
-        "checkpoint": str(path.resolve()),
-        "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "weights": weights,
-        "nfe": nfe,
-    }
-    _write(out, torch.cat(batches), settings.format, record)
+        record = {
+            **config,
+            "checkpoint": str(path.resolve()),
+            "checkpoint_sha256": checkpoint,
+            "weights": weights,
+            "nfe": nfe,
+        }
+        _write(partial, torch.cat(batches), settings.format, record)
     print(f"{settings.num_samples} samples, {nfe} network calls each, weights {weights}: {out}")
     return out
 
@@ -103,6 +110,8 @@ def _load(path: Path, asked: str | None) -> tuple[build.Model, str]:
         prefix = "denoiser."
         state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         check_weights(path, model.denoiser.state_dict(), state)
+        for average in ours["ema"].values():
+            check_weights(path, dict(model.denoiser.named_parameters()), average)
     except CheckpointError as error:
         raise BadInput(f"ckpt={error}") from None
     except (KeyError, TypeError):
@@ -112,24 +121,34 @@ def _load(path: Path, asked: str | None) -> tuple[build.Model, str]:
     return model, weights
 
 
-def _write(out: Path, images: torch.Tensor, kind: str, record: dict[str, Any]) -> None:
-    """Write into a hidden folder, then give it its name: there is never half a result."""
+@contextmanager
+def _folder(out: Path) -> Iterator[Path]:
+    """A hidden folder that takes the name `out` when the block ends well, and goes if it does not."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-        scale = report.magnification(images.shape[2])
-        report.write_png(partial / "grid.png", report.grid(images, round(len(images) ** 0.5) or 1), scale)
-        if kind == "npz":
-            with atomic(partial / "samples.npz") as file:
-                np.savez(file, images=images.permute(0, 2, 3, 1).numpy())
-        else:
-            for number, image in enumerate(images):
-                report.write_png(partial / f"{number:06d}.png", image)
-        with atomic(partial / "samples.json", "w") as file:
-            json.dump(record, file, indent=1)
+    except OSError as error:
+        raise BadInput(f"out={out}: cannot be written to ({error.strerror or error}).") from None
+    try:
+        yield partial
         umask = os.umask(0)
         os.umask(umask)
         partial.chmod(0o777 & ~umask)
         partial.rename(out)
-    except OSError as error:
-        raise BadInput(f"out={out}: cannot be written to ({error.strerror or error}).") from None
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write(folder: Path, images: torch.Tensor, kind: str, record: dict[str, Any]) -> None:
+    """Write the images, a grid of them, and what they are."""
+    scale = report.magnification(images.shape[2])
+    report.write_png(folder / "grid.png", report.grid(images, round(len(images) ** 0.5) or 1), scale)
+    if kind == "npz":
+        with atomic(folder / "samples.npz") as file:
+            np.savez(file, images=images.permute(0, 2, 3, 1).numpy())
+    else:
+        for number, image in enumerate(images):
+            report.write_png(folder / f"{number:06d}.png", image)
+    with atomic(folder / "samples.json", "w") as file:
+        json.dump(record, file, indent=1)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from pytorch_lightning.loggers import Logger
-from rich.console import Console
 from torch import nn
 
 from denoiselab.app.assemble import Run
+from denoiselab.app.errors import console
 from denoiselab.evaluation import report
 from denoiselab.evaluation.features import ClassifierFeatures
 from denoiselab.evaluation.statistics import GaussianStatistics
@@ -29,7 +31,9 @@ def score(run: Run, path: Path, *, leader: bool) -> Records:
     Raises:
         Stopped: The run was asked to stop; finished cells are stored.
     """
-    features = _features(run, leader=leader)
+    # Several ranks stop between cells, where they can agree on it.
+    check = (lambda step: None) if dist.is_initialized() else run.interruption.check
+    features = _features(run, check, leader=leader)
     reference = GaussianStatistics(features.dimension)
     for batch in run.images.images.split(512):
         reference.update(features(batch))
@@ -41,12 +45,14 @@ def score(run: Run, path: Path, *, leader: bool) -> Records:
         saved = read_checkpoint(path / CHECKPOINTS / LAST)
         run.module.load_state_dict(saved["state_dict"])
         ema.averages = saved[CHECKPOINT_KEY]["ema"]
+        run.module.images_seen = saved[CHECKPOINT_KEY]["images_seen"]
     ema.start(denoiser)
     with ema.applied(denoiser, run.weights):
         protocol = {
             "data": run.config["data"]["name"],
             "split": "train",
             "weights": run.weights,
+            "images_seen": run.module.images_seen,
             "weights_sha256": _digest(denoiser),
             "extractor_accuracy": features.accuracy,
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
@@ -60,8 +66,18 @@ def score(run: Run, path: Path, *, leader: bool) -> Records:
             path,
             protocol,
             run.samplers,
-            run.interruption.check,
+            check,
+            lambda: _agree_to_stop(run),
         )
+
+
+def _agree_to_stop(run: Run) -> None:
+    """Stop all ranks if one was signalled: a rank that left alone would leave the others waiting."""
+    if dist.is_initialized():
+        flag = torch.tensor(int(run.interruption.signal is not None), device=run.trainer.strategy.root_device)
+        dist.all_reduce(flag, dist.ReduceOp.MAX)
+        if flag:
+            run.interruption.stop()
 
 
 def report_records(records: Records, path: Path, loggers: list[Logger]) -> None:
@@ -69,8 +85,8 @@ def report_records(records: Records, path: Path, loggers: list[Logger]) -> None:
     for logger in loggers:
         if isinstance(logger, WandBRun):
             _to_wandb(logger, records, path)
-    console = Console(soft_wrap=True, highlight=False)
-    console.print(report.table(records))
+    out = console()
+    out.print(report.table(records))
     for what, name in (
         ("scores", "frontier.csv"),
         ("whole records", "frontier.json"),
@@ -79,14 +95,14 @@ def report_records(records: Records, path: Path, loggers: list[Logger]) -> None:
         ("training curve", "metrics.csv"),
         ("checkpoint", f"{CHECKPOINTS}/{LAST}"),
     ):
-        console.print(f"{what:>15}: {path / name}")
+        out.print(f"{what:>15}: {path / name}")
 
 
-def _features(run: Run, *, leader: bool) -> ClassifierFeatures:
+def _features(run: Run, check: Callable[[int], None], *, leader: bool) -> ClassifierFeatures:
     """The extractor, trained by the first rank if it is not in the cache."""
     if dist.is_initialized() and not leader:
         dist.barrier()
-    features = run.extractor.fit(run.images, run.held_out, Path(run.settings.paths.cache_dir), shown=leader)
+    features = run.extractor.fit(run.images, run.held_out, Path(run.settings.paths.cache_dir), check, shown=leader)
     if dist.is_initialized() and leader:
         dist.barrier()
     if features.accuracy is not None:
@@ -97,7 +113,7 @@ def _features(run: Run, *, leader: bool) -> ClassifierFeatures:
 
 def _tell(text: str, *, leader: bool) -> None:
     if leader:
-        Console(stderr=True, soft_wrap=True, highlight=False).print(text)
+        console(stderr=True).print(text)
 
 
 def _digest(module: nn.Module) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.table import Table
 
+from denoiselab.app.errors import console
 from denoiselab.files import atomic
 
 
@@ -31,6 +31,7 @@ class SweepTable(Callback):
                 "overrides": " ".join(job_return.overrides or ()),
                 "status": "done" if done else "failed",
                 "best_score": job_return.return_value if done else "",
+                "error": "" if done else " ".join(str(job_return._return_value).split()),
                 "directory": str(Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)),
             }
         )
@@ -45,14 +46,14 @@ class SweepTable(Callback):
         if not cls.rows:
             return
         shared = set.intersection(*(set(row["overrides"].split(" ")) for row in cls.rows)) if cls.rows[1:] else set()
-        console = Console(soft_wrap=True, highlight=False)
+        out = console()
         table = Table()
-        for column in ("job", "overrides", "status", "best score"):
+        for column in ("job", "overrides", "status", "best score", "error"):
             table.add_column(column)
         for row in cls.rows:
             differs = " ".join(word for word in row["overrides"].split(" ") if word not in shared)
             score = f"{row['best_score']:.3f}" if row["best_score"] != "" else ""
-            table.add_row(str(row["job"]), differs, row["status"], score)
-        console.print(table)
-        console.print(f"best score of each job's frontier, lower is better: {Path(cls.rows[0]['directory']).parent}")
+            table.add_row(str(row["job"]), differs, row["status"], score, row["error"])
+        out.print(table)
+        out.print(f"best score of each job's frontier, lower is better: {Path(cls.rows[0]['directory']).parent}")
         cls.rows.clear()

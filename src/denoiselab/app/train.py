@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.loggers import Logger
-from rich.console import Console
+from pytorch_lightning.utilities import rank_zero_only
 
 from denoiselab.app import scoring
 from denoiselab.app.assemble import Run, assemble
-from denoiselab.app.errors import BadInput
+from denoiselab.app.errors import BadInput, console
 from denoiselab.app.run_directory import RunDirectory
 from denoiselab.data.datamodule import DataModule
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST, CheckpointError, check_weights, read_checkpoint
@@ -23,12 +23,12 @@ from denoiselab.training.loggers import MetricsCSV
 from denoiselab.training.module import CHECKPOINT_KEY, DiffusionModule
 
 
-def train(config: dict[str, Any], path: Path) -> float:
+def train(config: dict[str, Any], job: Path | None) -> float:
     """Train, score, report; returns the best score of the frontier.
 
     Args:
         config: Checked configuration, plain containers.
-        path: The run's directory: new, or a former run's, which is continued.
+        job: The directory of a job of a multirun; a single run's is `paths.run_dir`. Each may be a former run's.
 
     Raises:
         BadInput: Parts do not fit together, or the directory cannot be used.
@@ -38,16 +38,20 @@ def train(config: dict[str, Any], path: Path) -> float:
     for package in ("pytorch_lightning", "lightning_fabric"):
         warnings.filterwarnings("ignore", module=package)
         logging.getLogger(package).setLevel(logging.WARNING)
-    run = assemble(config, path)
+    path = job or Path(config["paths"]["run_dir"])
+    config["paths"]["run_dir"] = str(path)
+    run = assemble(config, path, f"hydra.sweep.dir={job.parent}" if job else f"paths.run_dir={path}")
     parameters = sum(p.numel() for p in run.model.denoiser.parameters())
     tensors = 3 + len(run.module.ema.profiles)  # weights, two moments, averages
-    leader = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("RANK", "0") == "0"
+    leader = getattr(rank_zero_only, "rank", 0) == 0
     needs = 2 * 4 * tensors * parameters + 20_000_000
     with RunDirectory(path, config, needs, leader=leader) as directory, run.interruption:
         last = path / CHECKPOINTS / LAST
         images_seen = _images_seen(last, run.module)
+        if not leader and images_seen >= run.settings.max_images:
+            return math.nan  # nothing to train, so no group of processes: the leader scores alone
         if leader:
-            Console(stderr=True, soft_wrap=True, highlight=False).print(
+            console(stderr=True).print(
                 f"run {path}: {parameters / 1e6:.2f} M parameters; {len(run.images):,} images of "
                 f"{run.settings.data['name']}; {images_seen:,} of {run.settings.max_images:,} images seen"
             )
@@ -74,6 +78,9 @@ def _images_seen(path: Path, module: DiffusionModule) -> int:
     try:
         checkpoint = read_checkpoint(path)
         check_weights(path, module.state_dict(), checkpoint["state_dict"])
+        for name in module.ema.profiles:
+            parameters = dict(module.denoiser.named_parameters())
+            check_weights(path, parameters, checkpoint[CHECKPOINT_KEY]["ema"].get(name, {}))
     except CheckpointError as error:
         raise BadInput(str(error)) from None
     return int(checkpoint[CHECKPOINT_KEY]["images_seen"])

@@ -50,6 +50,8 @@ class Digits:
         images = (torch.from_numpy(raw.images)[:, None] * (255 / 16)).round().to(torch.uint8)
         check_shape(images, self.shape, self.name)
         train, held_out = ImageSet(images, torch.from_numpy(raw.target).long()).split(self.validation)
+        if not len(train):
+            raise ValueError(f"data.validation={self.validation}: it leaves no image for training.")
         if self.limit is not None:
             train = train.subset(torch.arange(min(self.limit, len(train))))
         return train, held_out

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -106,8 +107,16 @@ class DomainClassifier:
                 raise ValueError(f"{name}={value}: it must be positive.")
         self.epochs, self.batch_size, self.lr, self.dimension = epochs, batch_size, lr, dimension
 
-    def fit(self, train: ImageSet, validation: ImageSet, cache: Path, *, shown: bool = True) -> ClassifierFeatures:
-        """The trained classifier, from `cache` if it is there."""
+    def fit(
+        self,
+        train: ImageSet,
+        validation: ImageSet,
+        cache: Path,
+        check: Callable[[int], None] = lambda step: None,
+        *,
+        shown: bool = True,
+    ) -> ClassifierFeatures:
+        """The trained classifier, from `cache` if it is there; what `check` raises between steps stops it."""
         recipe = {"format": 1, **vars(self), "train": train.fingerprint, "validation": validation.fingerprint}
         key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
         path = cache / f"classifier-{key[:16]}.safetensors"
@@ -120,7 +129,7 @@ class DomainClassifier:
                     network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
                     accuracy = json.loads(file.metadata()["accuracy"])
             except (FileNotFoundError, SafetensorError):
-                accuracy = self._train(network, train, validation, shown=shown)
+                accuracy = self._train(network, train, validation, check, shown=shown)
                 metadata = {"accuracy": json.dumps(accuracy), "recipe": json.dumps(recipe)}
                 with atomic(path) as out:
                     out.write(save({name: t.contiguous() for name, t in network.state_dict().items()}, metadata))
@@ -129,7 +138,15 @@ class DomainClassifier:
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         return ClassifierFeatures(network, self.dimension, digest.hexdigest(), accuracy)
 
-    def _train(self, network: _Classifier, train: ImageSet, validation: ImageSet, *, shown: bool) -> float | None:
+    def _train(
+        self,
+        network: _Classifier,
+        train: ImageSet,
+        validation: ImageSet,
+        check: Callable[[int], None],
+        *,
+        shown: bool,
+    ) -> float | None:
         steps = -(-len(train) // self.batch_size)
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
         policy = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, epochs=self.epochs, steps_per_epoch=steps)
@@ -141,6 +158,7 @@ class DomainClassifier:
                     loss.backward()
                     optimizer.step()
                     policy.step()
+                    check(policy.last_epoch)
                     bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
                     bar.update(len(batch))
         if not len(validation):

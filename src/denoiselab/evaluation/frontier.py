@@ -85,8 +85,11 @@ class Frontier:
         protocol: Mapping[str, Any],
         settings: Mapping[str, Any],
         check: Callable[[int], None],
+        check_cell: Callable[[], None] = lambda: None,
     ) -> list[dict[str, Any]]:
         """Score all cells that are not stored yet, and write `frontier.csv`, `.json`, `.png` and `samples/*.png`.
+
+        The tables keep the cells of former calls; the pictures and the result show those of this one.
 
         Args:
             denoiser: With the weights to be scored applied.
@@ -98,6 +101,7 @@ class Frontier:
             protocol: What a score depends on beside the cell: weights, data, versions.
             settings: The configuration of each sampler, by name.
             check: Called between sampling steps; what it raises stops the run.
+            check_cell: Called after each cell, by all ranks together.
 
         Returns:
             A record a cell.
@@ -126,7 +130,7 @@ class Frontier:
                 nfe = sampler.nfe(steps)
                 cell = {**common, "sampler": name, "settings": {**settings[name], "steps": steps}}
                 key = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()
-                strip = directory / "samples" / "cells" / f"{name}_nfe{nfe:04d}.png"
+                strip = directory / "samples" / "cells" / f"{name}_nfe{nfe:04d}_{key[:8]}.png"
                 bar.set_postfix(sampler=name, nfe=nfe, refresh=False)
                 if key in stored and strip.is_file():
                     bar.update(self.num_samples * nfe)
@@ -158,8 +162,10 @@ class Frontier:
                 records.append(record)
                 if rank == 0:
                     report.write_strip(strip, torch.cat(first)[:_SHOWN])
-                    report.write_records(directory, records)
+                    report.write_records(directory, [*{**stored, **{r["cell"]: r for r in records}}.values()])
+                check_cell()
         if rank == 0:
+            report.write_records(directory, [*{**stored, **{r["cell"]: r for r in records}}.values()])
             report.write_pictures(directory, records)
         return records
 
@@ -191,7 +197,15 @@ def draw(
     steps: int,
     on_step: Callable[[int], None],
 ) -> tuple[Tensor, int]:
-    """Samples `index` `(B,)` of `seed` as bytes `(B, *shape)`, and the network calls that they took."""
+    """Samples `index` `(B,)` of `seed` as bytes `(B, *shape)`, and the network calls that they took.
+
+    Raises:
+        ValueError: A sample is not finite.
+    """
     counted = count_calls(functools.partial(denoiser, **conditioner.sample(index)))
     x = sampler(counted, denoiser.schedule, shape, Noise(seed, index, SAMPLING), steps=steps, on_step=on_step)
+    bad = ~x.isfinite().flatten(1).all(1)
+    if bool(bad.any()):
+        first = int(index[bad][0])
+        raise ValueError(f"sample {first} of {type(sampler).__name__} at {counted.calls} NFE is not finite.")
     return to_uint8(x), counted.calls

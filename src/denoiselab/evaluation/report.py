@@ -23,18 +23,22 @@ def write_records(directory: Path, records: Sequence[Record]) -> None:
     """Write `frontier.json` (whole records) and `frontier.csv` (a row a cell), atomically."""
     with atomic(directory / "frontier.json", "w") as file:
         json.dump(records, file, indent=1)
-    columns = [key for key, value in records[0].items() if not isinstance(value, (dict, list))]
+    columns = dict.fromkeys(key for record in records for key in record)
     with atomic(directory / "frontier.csv", "w") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer = csv.DictWriter(file, [*columns])
         writer.writeheader()
-        writer.writerows(records)
+        for record in records:
+            writer.writerow({k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in record.items()})
 
 
 def write_pictures(directory: Path, records: Sequence[Record]) -> None:
     """Write `frontier.png` and, for each sampler, `samples/<sampler>.png`: a row of images for each NFE."""
     _plot(directory / "frontier.png", records)
     for sampler, rows in by_sampler(records).items():
-        strips = [read_strip(directory / "samples" / "cells" / f"{sampler}_nfe{r['nfe']:04d}.png") for r in rows]
+        strips = [
+            read_strip(directory / "samples" / "cells" / f"{sampler}_nfe{r['nfe']:04d}_{r['cell'][:8]}.png")
+            for r in rows
+        ]
         labels = [f"NFE {r['nfe']}: {r['score']:.2f}" for r in rows]
         title = f"{sampler}: {rows[0]['metric']} at n = {rows[0]['n']}, same x_T in each column"
         _sample_rows(directory / "samples" / f"{sampler}.png", strips, labels, title)

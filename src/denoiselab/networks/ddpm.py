@@ -34,7 +34,7 @@ class DDPMUNet(nn.Module):
         num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
 
     Raises:
-        ValueError: H or W is not divisible by the stride, or channels are not divisible by `groups`.
+        ValueError: A value is out of range, H or W is not divisible by the stride, or `channels` not by `groups`.
     """
 
     def __init__(
@@ -49,6 +49,19 @@ class DDPMUNet(nn.Module):
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
+        for name, value in (("channels", channels), ("blocks", blocks), ("groups", groups), *enumerate(multipliers)):
+            if value < 1:
+                key = name if isinstance(name, str) else f"multipliers[{name}]"
+                raise ValueError(f"{key}={value}: it must be at least 1.")
+        if channels < 4 or channels % 2:
+            raise ValueError(f"channels={channels}: it must be even and at least 4.")
+        if not multipliers or not set(attention_levels) <= set(range(len(multipliers))):
+            raise ValueError(
+                f"attention_levels={list(attention_levels)}: multipliers={list(multipliers)} make levels 0 to "
+                f"{len(multipliers) - 1}."
+            )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: it must be at least 0 and less than 1.")
         stride = 2 ** (len(multipliers) - 1)
         if shape[1] % stride or shape[2] % stride:
             raise ValueError(

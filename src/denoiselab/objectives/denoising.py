@@ -34,7 +34,7 @@ class DenoisingObjective:
         Args:
             denoiser: What is trained.
             x0: Clean batch `(B, *)`.
-            noise: Source of levels (first draw) and of eps (second draw).
+            noise: Source of the levels and of eps.
             cond: Conditioning tensors of the batch.
         """
         level = self.level_distribution(denoiser.schedule, noise)

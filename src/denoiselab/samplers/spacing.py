@@ -33,13 +33,12 @@ class Spacing(ABC):
 
 
 class UniformTime(Spacing):
-    """Equal steps in t: DDPM's and DDIM's respacing; with `to_clean` the grid runs on to t = 0."""
+    """Equal steps in t: DDPM's and DDIM's respacing; with `to_clean` the grid runs on to t = 0 (or from t_min)."""
 
     def levels(self, schedule: Schedule, count: int) -> Level:
         """The noisy levels."""
-        if self.to_clean:
-            return schedule.level(schedule.t_max * (1 - _fractions(count + 1)[:-1]))
-        return schedule.level(schedule.t_max + _fractions(count) * (schedule.t_min - schedule.t_max))
+        last = max(schedule.t_max / count, schedule.t_min) if self.to_clean else schedule.t_min
+        return schedule.level(schedule.t_max + _fractions(count) * (last - schedule.t_max))
 
 
 class UniformLogSNR(Spacing):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,12 @@ class LossLog(pl.Callback):
         self._sum: torch.Tensor | float = 0.0
         self._batches = 0
         self._since = (0, 0.0)
+        self._strategy: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Start the clock."""
         assert isinstance(module, DiffusionModule)
+        self._strategy = trainer.strategy
         self._since = (module.images_seen, time.perf_counter())
 
     def on_train_batch_end(
@@ -112,14 +115,20 @@ class LossLog(pl.Callback):
     ) -> None:
         """Add the loss up, on the device; log it when the interval is over."""
         assert isinstance(module, DiffusionModule)
-        self._sum = self._sum + outputs["loss"].detach().double()
+        # Lightning hands over the loss divided by the number of accumulated batches.
+        self._sum = self._sum + outputs["loss"].detach().double() * trainer.accumulate_grad_batches
         self._batches += 1
         if not _crossed(module, batch, trainer, self.every_images):
             return
-        mean = trainer.strategy.reduce(self._sum / self._batches, reduce_op="mean")
+        mean = float(trainer.strategy.reduce(self._sum / self._batches, reduce_op="mean"))
+        if not math.isfinite(mean):
+            raise FloatingPointError(
+                f"train/loss is {mean} at {module.images_seen:,} images seen; the last checkpoint is kept, but a "
+                "lower optimizer.lr or trainer.gradient_clip_val is needed"
+            )
         (images, start), now = self._since, time.perf_counter()
         metrics = {
-            "train/loss": float(mean),
+            "train/loss": mean,
             "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
             "train/images_per_second": (module.images_seen - images) / (now - start),
         }
@@ -128,8 +137,11 @@ class LossLog(pl.Callback):
         self._sum, self._batches, self._since = 0.0, 0, (module.images_seen, now)
 
     def state_dict(self) -> dict[str, Any]:
-        """The running mean."""
-        return {"sum": float(self._sum), "batches": self._batches}
+        """The running mean, over all ranks: each of them comes here, and each will read what the first one wrote."""
+        total = torch.as_tensor(self._sum, dtype=torch.float64)
+        if self._strategy is not None:
+            total = self._strategy.reduce(total.to(self._strategy.root_device), reduce_op="mean")
+        return {"sum": float(total), "batches": self._batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the running mean."""
@@ -162,7 +174,7 @@ class ProgressBar(pl.Callback):
         """Advance."""
         if trainer.is_global_zero and (now := time.perf_counter()) - self._read > self.REFRESH:
             self._read = now
-            self._bar.set_postfix(loss=f"{float(outputs['loss']):.4f}", refresh=False)
+            self._bar.set_postfix(loss=f"{float(outputs['loss']) * trainer.accumulate_grad_batches:.4f}", refresh=False)
         self._bar.update(len(batch["position"]) * trainer.world_size)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,14 +56,18 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     except (RuntimeError, EOFError, OSError, ValueError):
         raise damaged from None
     ours = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
-    if not isinstance(ours, dict) or not {"format", "images_seen", "config", "ema"} <= ours.keys():
+    if (
+        not isinstance(ours, dict)
+        or "state_dict" not in checkpoint
+        or not {"format", "images_seen", "config", "ema"} <= ours.keys()
+    ):
         raise CheckpointError(f"{path}: not a checkpoint of denoiselab.")
     if ours["format"] != 1:
         raise CheckpointError(f"{path}: has format {ours['format']}; this version reads format 1.")
     return checkpoint
 
 
-def check_weights(path: Path, expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> None:
+def check_weights(path: Path, expected: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
     """Refuse weights of another network.
 
     Raises:

@@ -95,7 +95,7 @@ class WandB:
     Args:
         project: Project's name.
         entity: User or team; None for the account's default.
-        mode: online, offline, or auto: online where a key is at hand, else offline. It never asks for one.
+        mode: online, offline, or auto: as WANDB_MODE says, else online where a key is at hand. It never asks for one.
         tags: Of the run.
     """
 
@@ -107,8 +107,9 @@ class WandB:
         tags: list[str] | None = None,
     ) -> None:
         self.project, self.entity, self.tags = project, entity, list(tags or [])
-        online = has_wandb_key() if mode == "auto" else mode == "online"
-        self.mode = os.environ.get("WANDB_MODE", "online" if online else "offline")
+        self.mode: str = mode
+        if mode == "auto":
+            self.mode = os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
 
     def open(self, directory: Path, run_id: str, name: str, config: dict[str, Any]) -> WandBRun:
         """Start the run, or continue that of the same `run_id`."""
