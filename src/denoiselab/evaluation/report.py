@@ -64,7 +64,7 @@ def table(records: Sequence[Record]) -> Table:
     for budget in budgets:
         out.add_column(str(budget), justify="right")
     for sampler, rows in by_sampler(records).items():
-        cells = {row["nfe"]: f"{row['score']:.2f} ({row['seconds']:.0f} s)" for row in rows}
+        cells = {row["nfe"]: f"{row['score']:.2f} ({row['seconds']:.0f}s)" for row in rows}
         out.add_row(sampler, *[cells.get(budget, "") for budget in budgets])
     return out
 
