@@ -71,7 +71,7 @@ def test_every_sampler_on_every_spacing(name, spacing, finished, tmp_path, invok
     )  # fmt: skip
     assert result.code == 0, result.err
     with Image.open(tmp_path / "out" / "grid.png") as image:
-        assert image.size == (128, 128)
+        assert image.size == (144, 144)
 
 
 def test_an_image_does_not_depend_on_its_batch(finished):

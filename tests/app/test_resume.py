@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def test_interrupted_and_continued_equals_uninterrupted(number, code, uninterrup
     seen = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["denoiselab"]["images_seen"]
     assert 160 <= seen < LENGTH
     if number != signal.SIGKILL:
-        assert f"paths.run_dir={path}" in err
+        assert re.search(rf"to continue: python .*train.py .*batch_size=32 .*paths.run_dir={path}", err)
         assert "Traceback" not in err
         assert wandb_exit_code(path) == code
     result = run("train.py", *arguments)

@@ -87,6 +87,8 @@ def test_a_run_can_be_extended_and_rescored(finished, tmp_path, invoke):
     assert len(new) == len(old) + 1
     assert new[-1]["weights_sha256"] != old[0]["weights_sha256"]
     assert (old[0]["images_seen"], new[-1]["images_seen"]) == (64, 96)
+    assert "changed since this run's last start: max_images 64 -> 96" in result.err
+    assert "max_images: 96" in (copy / "config.yaml").read_text()
 
 
 def test_a_table_that_was_lost_is_written_anew(finished, tmp_path, invoke):
@@ -122,6 +124,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, invoke):
     assert result.code == 1
     assert "train/loss is" in result.last
     assert "optimizer.lr" in result.last
+
+
+def test_a_shorter_training_than_the_run_has_seen_is_refused(finished, tmp_path, invoke):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    result = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={copy}", "max_images=32")
+    assert result.code == 2
+    assert "max_images=32" in result.last
+    assert "has seen 64" in result.last
 
 
 def test_a_run_of_another_configuration_is_refused(finished, tmp_path, invoke):

@@ -87,7 +87,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     Args:
         config: Resolved configuration, plain containers.
         path: The run's directory, which need not exist yet.
-        continues: The option with which the same command continues a stopped run.
+        continues: The command that continues a stopped run.
 
     Raises:
         BadInput: An object refuses its options, or two do not fit together.
@@ -112,7 +112,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         settings.seed,
         config,
     )
-    interruption = Interruption(f"stopped, and saved in {path}; the same command with {continues} continues.")
+    interruption = Interruption(f"stopped, and saved in {path}; to continue: {continues}")
     try:
         images, held_out = construct(config["data"], "data").load()
     except ValueError as error:

@@ -57,12 +57,12 @@ def composed(config_name: str, overrides: Sequence[str]) -> tuple[DictConfig, di
     except ValueError as error:  # Hydra's word on a group set to null
         raise BadInput(f"{' '.join(groups)}: {error}.") from None
     except ConfigCompositionException as error:
-        if "No match in the defaults list" not in str(error):
+        if not str(error).startswith("Could not override '"):
             raise BadInput(_one_line(error)) from None
         key = str(error).split("'")[1]
         raise BadInput(
-            f"{key}: {config_name}.py has no such choice of its own; where it is part of another, name the place, "
-            "as in spacing@sampler.spacing=karras."
+            f"{key}: not a choice of its own in {config_name}.py; it is part of another option "
+            "(train.py: evaluation.samplers=[heun]; sample.py: spacing@sampler.spacing=karras)."
         ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise BadInput(_one_line(error)) from None

@@ -58,6 +58,7 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: Mapping[str, Any], needs_bytes: int, *, leader: bool) -> None:
         self.path = path
+        self.changes: list[str] = []  # since the last start
         self._lock = FileLock(path / ".lock")
         if not leader:
             return
@@ -104,7 +105,10 @@ class RunDirectory:
     def _check_same(self, config: Mapping[str, Any]) -> None:
         former = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
         for key, old, new in _differences(former, config):
-            if not key.startswith(_FREE):
+            if key.startswith(_FREE):
+                if not key.startswith("paths."):
+                    self.changes.append(f"{key} {_short(old)} -> {_short(new)}")
+            else:
                 raise BadInput(
                     f"{key}={_short(new)}: the run in {self.path} has {key}={_short(old)}; "
                     "continue it with its own command, or start a new run."
@@ -125,8 +129,7 @@ class RunDirectory:
                 "config": config,
             }
         )
-        if not (self.path / "config.yaml").exists():
-            write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
         with atomic(self.path / "run.json", "w") as file:
             json.dump(info, file, indent=1)
 

@@ -143,7 +143,7 @@ def _folder(out: Path) -> Iterator[Path]:
 def _write(folder: Path, images: torch.Tensor, kind: str, record: dict[str, Any]) -> None:
     """Write the images, a grid of them, and what they are."""
     scale = report.magnification(images.shape[2])
-    report.write_png(folder / "grid.png", report.grid(images, round(len(images) ** 0.5) or 1), scale)
+    report.write_png(folder / "grid.png", report.grid(images, round(len(images) ** 0.5) or 1, gap=1), scale)
     if kind == "npz":
         with atomic(folder / "samples.npz") as file:
             np.savez(file, images=images.permute(0, 2, 3, 1).numpy())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import shlex
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +42,9 @@ def train(config: dict[str, Any], job: Path | None) -> float:
         logging.getLogger(package).setLevel(logging.WARNING)
     path = job or Path(config["paths"]["run_dir"])
     config["paths"]["run_dir"] = str(path)
-    run = assemble(config, path, f"hydra.sweep.dir={job.parent}" if job else f"paths.run_dir={path}")
+    option = f"hydra.sweep.dir={job.parent}" if job else f"paths.run_dir={path}"
+    command = shlex.join(["python", *sys.argv, *([] if option in sys.argv else [option])])
+    run = assemble(config, path, command)
     parameters = sum(p.numel() for p in run.model.denoiser.parameters())
     tensors = 3 + len(run.module.ema.profiles)  # weights, two moments, averages
     leader = getattr(rank_zero_only, "rank", 0) == 0
@@ -48,9 +52,13 @@ def train(config: dict[str, Any], job: Path | None) -> float:
     with RunDirectory(path, config, needs, leader=leader) as directory, run.interruption:
         last = path / CHECKPOINTS / LAST
         images_seen = _images_seen(last, run.module)
+        if images_seen - run.settings.batch_size >= run.settings.max_images:
+            raise BadInput(f"max_images={run.settings.max_images}: the run in {path} has seen {images_seen} already.")
         if not leader and images_seen >= run.settings.max_images:
             return math.nan  # nothing to train, so no group of processes: the leader scores alone
         if leader:
+            for change in directory.changes:
+                console(stderr=True).print(f"changed since this run's last start: {change}")
             console(stderr=True).print(
                 f"run {path}: {parameters / 1e6:.2f} M parameters; {len(run.images):,} images of "
                 f"{run.settings.data['name']}; {images_seen:,} of {run.settings.max_images:,} images seen"

@@ -89,7 +89,7 @@ class Frontier:
     ) -> list[dict[str, Any]]:
         """Score all cells that are not stored yet, and write `frontier.csv`, `.json`, `.png` and `samples/*.png`.
 
-        The tables keep the cells of former calls; the pictures and the result show those of this one.
+        The files keep the cells of former calls; the pictures and the result leave out those of other protocols.
 
         Args:
             denoiser: With the weights to be scored applied.
@@ -148,7 +148,6 @@ class Frontier:
                 statistics.reduce(next(denoiser.parameters()).device)
                 seconds = time.perf_counter() - start
                 record = {
-                    "cell": key,
                     "sampler": name,
                     "nfe": spent,
                     "steps": steps,
@@ -157,6 +156,7 @@ class Frontier:
                     "network_evaluations": spent,
                     "seconds_per_1k_images": round(seconds / self.num_samples * 1000, 3),
                     **cell,
+                    "cell": key,
                 }
                 assert int(statistics.n) == self.num_samples
                 records.append(record)
@@ -164,10 +164,20 @@ class Frontier:
                     report.write_strip(strip, torch.cat(first)[:_SHOWN])
                     report.write_records(directory, [*{**stored, **{r["cell"]: r for r in records}}.values()])
                 check_cell()
+        # What was scored before under the same protocol belongs to the picture too.
+        fresh = {(r["sampler"], r["nfe"]) for r in records}
+        strips = {p.stem for p in (directory / "samples" / "cells").glob("*.png")}
+        shown = records + [
+            record
+            for record in stored.values()
+            if (record["sampler"], record["nfe"]) not in fresh
+            and f"{record['sampler']}_nfe{record['nfe']:04d}_{record['cell'][:8]}" in strips
+            and all(record.get(name) == value for name, value in common.items())
+        ]
         if rank == 0:
             report.write_records(directory, [*{**stored, **{r["cell"]: r for r in records}}.values()])
-            report.write_pictures(directory, records)
-        return records
+            report.write_pictures(directory, shown)
+        return shown
 
     def _batches(
         self,

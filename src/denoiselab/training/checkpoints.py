@@ -45,7 +45,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         CheckpointError: The file is missing, damaged, not ours, or holds pickled objects.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint file.")
+        raise CheckpointError(f"{path}: no such run directory or checkpoint file.")
     damaged = CheckpointError(f"{path}: damaged or truncated, or not a checkpoint.")
     if not zipfile.is_zipfile(path):
         raise damaged
