@@ -130,6 +130,8 @@ def test_a_shorter_training_than_the_run_has_seen_is_refused(finished, tmp_path,
     copy = shutil.copytree(finished, tmp_path / "run")
     result = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={copy}", "max_images=32")
     assert result.code == 2
+    assert (copy / "config.yaml").read_bytes() == (finished / "config.yaml").read_bytes()
+    assert (copy / "run.json").read_bytes() == (finished / "run.json").read_bytes()
     assert "max_images=32" in result.last
     assert "has seen 64" in result.last
 
@@ -209,6 +211,7 @@ def test_bad_checkpoints_are_refused_by_both_programs(finished, tmp_path, invoke
         assert str(path) in result.last
         assert "code ran" not in result.out + result.err
     assert path.read_bytes() == before
+    assert (copy / "config.yaml").read_bytes() == (finished / "config.yaml").read_bytes()
 
 
 def test_a_full_disk_is_told_at_the_start(tmp_path, invoke, monkeypatch):

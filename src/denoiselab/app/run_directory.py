@@ -81,7 +81,6 @@ class RunDirectory:
                 self._check_same(config)
             for half in (*path.glob(".*.tmp"), *path.glob("checkpoints/.*.tmp"), *path.glob("samples/**/.*.tmp")):
                 half.unlink()  # left by a kill in the middle of a write
-            self._describe(config)
         except BadInput:
             self._lock.release()
             raise
@@ -113,6 +112,18 @@ class RunDirectory:
                     f"{key}={_short(new)}: the run in {self.path} has {key}={_short(old)}; "
                     "continue it with its own command, or start a new run."
                 )
+
+    def describe(self, config: Mapping[str, Any]) -> None:
+        """Write what this start is, once nothing is left that could refuse it.
+
+        Raises:
+            BadInput: The directory cannot be written to.
+        """
+        try:
+            self._describe(config)
+        except OSError as error:
+            reason = error.strerror or error
+            raise BadInput(f"paths.run_dir={self.path}: cannot be written to ({reason}).") from None
 
     def _describe(self, config: Mapping[str, Any]) -> None:
         info: dict[str, Any] = {"wandb_id": secrets.token_hex(4), "starts": []}
