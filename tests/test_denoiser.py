@@ -19,7 +19,7 @@ class ExactNetwork(torch.nn.Module):
 
     def forward(self, x, label):
         level = self.schedule.level(label / self.scale)
-        x0, eps = mixture()(x, level)
+        x0, eps, _ = mixture()(x, level)
         a, b = self.parameterization(level)
         return like(a, x) * x0 + like(b, x) * eps
 

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor, nn
 
-from denoiselab.parameterizations import Coefficients, Parameterization, determinant
+from denoiselab.parameterizations import Coefficients, Parameterization, home, solve
 from denoiselab.schedules import Level, Schedule
 from denoiselab.schedules.base import like
+from denoiselab.variances import StepVariance, Variance
+
+OfLevel = Callable[[Level], Tensor]
 
 
 class Prediction(NamedTuple):
-    """What a denoiser believes of a noisy batch x, both `(B, *)`; alpha x0 + sigma eps = x.
+    """What a denoiser believes of a noisy batch x `(B, *)`; alpha x0 + sigma eps = x.
 
     Args:
-        x0: The expected clean batch.
-        eps: The expected noise.
+        x0: The expected clean batch, `(B, *)`.
+        eps: The expected noise, `(B, *)`.
+        variance: The log-variance of a reverse step from here, where the model has one.
     """
 
     x0: Tensor
     eps: Tensor
+    variance: StepVariance | None = None
 
 
 class Denoise(Protocol):
@@ -35,14 +42,22 @@ class Output(NamedTuple):
     """A network's raw output with its meaning.
 
     Args:
+        x: `(B, *)`, the noisy batch.
         out: `(B, *)`, an estimate of a x0 + b eps.
         level: The level on the denoiser's own schedule, where `out` was made.
         coefficients: (a, b), shaped like the level.
+        variance: The log-variance of a reverse step, where the model has one.
     """
 
+    x: Tensor
     out: Tensor
     level: Level
     coefficients: Coefficients
+    variance: StepVariance | None
+
+    def prediction(self) -> Prediction:
+        """The (x0, eps) that the output stands for."""
+        return Prediction(*solve(self.x, self.out, self.level, self.coefficients), self.variance)
 
 
 class ScaledTime:
@@ -60,6 +75,72 @@ class ScaledTime:
         return level.t * self.scale
 
 
+class StepIndex:
+    """The time label 0..T-1 of a discrete schedule's trained levels.
+
+    Args:
+        nearest: Between trained levels, the nearest index instead of a fractional one: for networks with a table
+            of embeddings (k-diffusion's `quantize`).
+    """
+
+    def __init__(self, nearest: bool = False) -> None:
+        self.nearest = nearest
+
+    def __call__(self, level: Level) -> Tensor:
+        """The label, shaped like the level.
+
+        Raises:
+            ValueError: The schedule is continuous.
+        """
+        steps = home(level).steps
+        if steps is None:
+            raise ValueError(
+                "time_label: StepIndex counts the levels of a discrete schedule, and this one is continuous; "
+                "use ScaledTime or LogNoise."
+            )
+        index = level.t * steps - 1
+        return index.round() if self.nearest else index
+
+
+class LogNoise:
+    """The time label as a multiple of log(sigma / alpha): with 1/4, EDM's c_noise (arXiv 2206.00364, table 1).
+
+    Infinite at alpha = 0 and at sigma = 0.
+
+    Args:
+        scale: Factor on the logarithm.
+    """
+
+    def __init__(self, scale: float = 0.25) -> None:
+        self.scale = scale
+
+    def __call__(self, level: Level) -> Tensor:
+        """The label, shaped like the level."""
+        return -self.scale * level.lam
+
+
+class UnitVariance:
+    """Scales the network's input to unit variance, 1 / sqrt(alpha^2 sigma_data^2 + sigma^2): EDM's c_in.
+
+    Source: Karras et al., EDM, arXiv 2206.00364, table 1.
+
+    Args:
+        sigma_data: Standard deviation of the data.
+
+    Raises:
+        ValueError: It is not positive.
+    """
+
+    def __init__(self, sigma_data: float = 0.5) -> None:
+        if sigma_data <= 0:
+            raise ValueError(f"sigma_data={sigma_data}: it must be positive.")
+        self.sigma_data = sigma_data
+
+    def __call__(self, level: Level) -> Tensor:
+        """The factor, shaped like the level."""
+        return 1 / torch.hypot(level.alpha * self.sigma_data, level.sigma)
+
+
 class Denoiser(nn.Module):
     """A network, the schedule it is trained on, what its output means and how it is told the time.
 
@@ -67,10 +148,13 @@ class Denoiser(nn.Module):
     same lam, so a network trained on one path samples along every other.
 
     Args:
-        network: Called as `network(x, label, **cond)` with x `(B, *)` and label `(B,)`; returns `(B, *)`.
+        network: Called as `network(x, label, **cond)` with x `(B, C, *)` and label `(B,)`; returns `(B, C, *)`, or
+            `(B, 2C, *)` with a learned variance.
         schedule: The network's home schedule.
         parameterization: The meaning (a, b) of the output at a level.
         time_label: The label of a level.
+        input_scale: Factor on the network's input at a level; None is 1.
+        variance: The variance of reverse steps; None where the model has none.
     """
 
     def __init__(
@@ -78,28 +162,39 @@ class Denoiser(nn.Module):
         network: nn.Module,
         schedule: Schedule,
         parameterization: Parameterization,
-        time_label: ScaledTime,
+        time_label: OfLevel,
+        input_scale: OfLevel | None = None,
+        variance: Variance | None = None,
     ) -> None:
         super().__init__()
         self.network = network
         self.schedule = schedule
         self.parameterization = parameterization
         self.time_label = time_label
+        self.input_scale = input_scale
+        self.variance = variance
 
     def output(self, x: Tensor, level: Level, **cond: Tensor) -> Output:
         """The raw output at a level of the home schedule; `x` is `(B, *)`, `level` scalar or `(B,)`."""
         label = self.time_label(level).to(x).expand(x.shape[0])
-        return Output(self.network(x, label, **cond), level, self.parameterization(level))
+        scaled = x if self.input_scale is None else like(self.input_scale(level), x) * x
+        out, raw = self.network(scaled, label, **cond), None
+        variance = None
+        if self.variance is not None:
+            if self.variance.outputs == 2:
+                out, raw = out.chunk(2, dim=1)
+            variance = self.variance(x, raw)
+        return Output(x, out, level, self.parameterization(level), variance)
 
     def forward(self, x: Tensor, level: Level, **cond: Tensor) -> Prediction:
         """Predict (x0, eps) from `x` `(B, *)` at `level` (scalar or `(B,)`, of any schedule)."""
-        home = level
-        if level.path is not self.schedule:
-            home = self.schedule.at(level.lam)
-            x = x * like(home.sigma / level.sigma, x)
-        out, _, (a, b) = self.output(x, home, **cond)
-        # Cramer's rule on (x, out) = ((alpha, sigma), (a, b)) (x0, eps).
-        det = determinant(home, (a, b))
-        x0 = like(b / det, x) * x - like(home.sigma / det, x) * out
-        eps = like(home.alpha / det, x) * out - like(a / det, x) * x
-        return Prediction(x0, eps)
+        if level.path is self.schedule:
+            return self.output(x, level, **cond).prediction()
+        at_home = self.schedule.at(level.lam)
+        # Equal in the home schedule's range. Beyond it keep what there is more of, data or noise, at its scale, and
+        # give the rest to eps, so that alpha x0 + sigma eps = x all the same.
+        scale = torch.minimum(at_home.sigma / level.sigma, at_home.alpha / level.alpha)
+        x0, eps, variance = self.output(x * like(scale, x), at_home, **cond).prediction()
+        stretch = (at_home.rho / level.rho).clamp_min(1)
+        excess = (1 / at_home.rho - 1 / level.rho).clamp_min(0)
+        return Prediction(x0, like(stretch, x) * eps + like(excess, x) * x0, variance)

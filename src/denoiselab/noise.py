@@ -6,6 +6,7 @@ operations over the whole batch, then Box-Muller.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 
@@ -18,6 +19,9 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 # Independent families of numbers under one seed.
 TRAINING, SAMPLING = 0, 1
+
+# Draw numbers from here on belong to noise that several samples share.
+_SHARED = 2**31
 
 
 def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -50,6 +54,14 @@ class Noise:
         self.index = index
         self.draw = 0
         self._key = (seed & _MASK, (seed >> 32) ^ (family << 31))
+
+    def shared(self, count: int) -> Noise:
+        """Noise common to each `count` consecutive indices, `(B,)` of it, independent of the batch's own."""
+        other = copy.copy(self)
+        other.index = self.index // count
+        other.draw = self.draw + _SHARED
+        self.draw += 1
+        return other
 
     def _bits(self, elements: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Four `(B, ceil(elements / 4))` int64 tensors of uniform 32-bit values."""

@@ -15,8 +15,8 @@ from denoiselab.app.construct import check, construct
 from denoiselab.app.devices import check_devices, resolve_accelerator
 from denoiselab.app.errors import BadInput
 from denoiselab.app.settings import TrainSettings, parse
-from denoiselab.data import ImageSet
-from denoiselab.evaluation import DomainClassifier, Frontier
+from denoiselab.data import DataSet
+from denoiselab.evaluation import Extractor, Frontier
 from denoiselab.training.callbacks import ProgressBar
 from denoiselab.training.checkpoints import CHECKPOINTS, AtomicCheckpointIO
 from denoiselab.training.ema import EMA
@@ -39,12 +39,12 @@ class Run:
         weights: The EMA profile, or "raw", that the frontier scores.
         frontier: Scores the samplers.
         samplers: The configuration of each sampler of the frontier.
-        extractor: Makes the frontier's features.
+        extractor: Makes the frontier's scorer.
         trackers: Loggers beside the CSV file, not yet open.
         trainer: The Trainer, without loggers.
         interruption: Notes signals while it is entered.
-        images: Training images.
-        held_out: Validation images.
+        images: Training images or points.
+        held_out: Those held out.
     """
 
     config: Config
@@ -54,12 +54,12 @@ class Run:
     weights: str
     frontier: Frontier
     samplers: Mapping[str, Any]
-    extractor: DomainClassifier
+    extractor: Extractor
     trackers: Mapping[str, WandB]
     trainer: pl.Trainer
     interruption: Interruption
-    images: ImageSet
-    held_out: ImageSet
+    images: DataSet
+    held_out: DataSet
 
 
 def check_config(config: Config, *, sweeping: bool) -> None:
@@ -76,9 +76,11 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     check(config)
     build.sampler_nodes([*settings.evaluation.extra_nfe])  # a misspelt name would be passed over
     _frontier(settings, build.sampler_nodes(settings.evaluation.samplers))
+    _extractor(config)
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
     with torch.device("meta"):  # a rehearsal: every job of a sweep fails here, or not for its model
-        build.build_model(config)
+        model, objective = build.build_model(config), build.build_objective(config)
+    build.check_model(model, objective)
 
 
 def assemble(config: Config, path: Path, continues: str) -> Run:
@@ -104,7 +106,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         raise BadInput(f"optimizer: {error}.") from None
     module = DiffusionModule(
         model.denoiser,
-        construct(config["objective"], "objective"),
+        build.build_objective(config),
         model.conditioner,
         optimizer,
         construct(config["lr_schedule"], "lr_schedule"),
@@ -125,7 +127,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         weights=build.profile_name(settings.evaluation.weights, ema.names, "evaluation.weights"),
         frontier=frontier,
         samplers=samplers,
-        extractor=construct(config["evaluation"]["extractor"], "evaluation.extractor"),
+        extractor=_extractor(config),
         trackers=construct(config["logger"], "logger"),
         trainer=_trainer(config, settings, path, interruption),
         interruption=interruption,
@@ -153,6 +155,15 @@ def _trainer(config: Config, settings: TrainSettings, path: Path, interruption: 
         default_root_dir=str(path),
     )
     return trainer
+
+
+def _extractor(config: Config) -> Extractor:
+    extractor: Extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")
+    try:
+        extractor.check(config["data"]["shape"])
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    return extractor
 
 
 def _frontier(settings: TrainSettings, nodes: Mapping[str, Any]) -> Frontier:

@@ -14,6 +14,8 @@ from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, closest
 from denoiselab.conditioners.label import Conditioner
 from denoiselab.denoiser import Denoiser
+from denoiselab.objectives import Objective
+from denoiselab.parameterizations import determinant
 from denoiselab.samplers import Sampler
 
 Config = Mapping[str, Any]
@@ -38,11 +40,12 @@ def build_model(config: Config) -> Model:
         BadInput: Parts do not fit together.
     """
     conditioner: Conditioner = construct(config["conditioner"], "conditioner")
-    schedule = construct(config["schedule"], "schedule")
     parameterization = construct(config["parameterization"], "parameterization")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
         network: nn.Module = construct(config["network"], "network")
+        with torch.device("cpu"):  # a rehearsal has no numbers, but a schedule's are checked
+            schedule = construct(config["schedule"], "schedule")
     network.to(memory_format=torch.channels_last)
     takes: frozenset[str] = getattr(network, "conditioning", frozenset())
     if conditioner.names != takes:
@@ -54,6 +57,60 @@ def build_model(config: Config) -> Model:
         config["denoiser"], "denoiser", network=network, schedule=schedule, parameterization=parameterization
     )
     return Model(denoiser, conditioner, tuple(config["data"]["shape"]))
+
+
+def build_objective(config: Config) -> Objective:
+    """The objective of a checked configuration; its own weights, if any, are a function of `seed`.
+
+    Raises:
+        BadInput: It refuses its options.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed((config["seed"] + 1) % 2**63)
+        objective: Objective = construct(config["objective"], "objective")
+    return objective
+
+
+@torch.no_grad()
+def check_model(model: Model, objective: Objective) -> None:
+    """Refuse parts of a model, which may be on the meta device, that do not go together.
+
+    Raises:
+        BadInput: Says which.
+    """
+    denoiser, conditioner = model.denoiser, model.conditioner
+    schedule = denoiser.schedule
+    try:
+        objective.check(denoiser)
+        ends = schedule.level(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64))
+        det = determinant(ends, denoiser.parameterization(ends))
+        label = denoiser.time_label(ends)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    for i, end in enumerate(("t_min", "t_max")):
+        alpha, sigma = float(ends.alpha[i]), float(ends.sigma[i])
+        where = f"{type(schedule).__name__} has alpha={alpha:.3g}, sigma={sigma:.3g} at {end}"
+        if not (bool(det[i].isfinite()) and abs(float(det[i])) > 0):
+            raise BadInput(
+                f"parameterization={_called(denoiser.parameterization)}: x0 and eps cannot be told from its output "
+                f"there, as schedule {where}; choose parameterization=v, edm or velocity, or set schedule.{end}."
+            )
+        if not bool(label[i].isfinite()):
+            raise BadInput(
+                f"denoiser.time_label={type(denoiser.time_label).__name__}: it is infinite there, as schedule {where}; "
+                f"choose denoiser=default, or set schedule.{end}."
+            )
+    device = next(denoiser.parameters()).device
+    x = torch.zeros(2, *model.shape, device=device)
+    cond = conditioner.sample(torch.arange(2, device=device))
+    out = denoiser.network(x, torch.zeros(2, device=device), **cond)
+    wanted = 1 if denoiser.variance is None else denoiser.variance.outputs
+    if out.shape != (2, wanted * model.shape[0], *model.shape[1:]):
+        raise BadInput(
+            f"network.outputs: {type(denoiser.network).__name__} maps samples of shape {list(model.shape)} to "
+            f"{list(out.shape[1:])}, where {wanted} x {model.shape[0]} channels are needed; choose the variance by "
+            "variance=..., which sets it."
+        )
 
 
 def build_samplers(nodes: Mapping[str, Any]) -> dict[str, Sampler]:
@@ -90,3 +147,8 @@ def profile_name(asked: str | None, names: list[str], option: str) -> str:
 
 def _names(names: frozenset[str]) -> str:
     return ", ".join(sorted(names)) or "nothing"
+
+
+def _called(function: Any) -> str:
+    """The name of a function, or of the function in a partial."""
+    return str(getattr(getattr(function, "func", function), "__name__", type(function).__name__))

@@ -20,9 +20,14 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException  # 
 from denoiselab.app.errors import BadInput, closest
 
 _MODEL = tuple(
-    f"denoiselab.{part}." for part in ("schedules", "networks", "denoiser", "conditioners", "objectives", "samplers")
+    f"denoiselab.{part}."
+    for part in ("schedules", "networks", "denoiser", "variances", "conditioners", "objectives", "samplers")
 )
-_FUNCTIONS = ("denoiselab.parameterizations.", "denoiselab.objectives.weights.")
+_FUNCTIONS = (
+    "denoiselab.parameterizations.",
+    "denoiselab.schedules.betas.",
+    *(f"denoiselab.objectives.{part}." for part in ("weights", "distances", "projections")),
+)
 _TRAINING = (
     *(f"denoiselab.{part}." for part in ("data", "training", "evaluation")),
     "torch.optim.",
@@ -126,7 +131,12 @@ def check_type(path: str, value: Any, annotation: Any) -> None:
     except PydanticSchemaGenerationError:
         return
     except Exception:  # types that take no configuration bring their own
-        adapter = TypeAdapter(annotation)
+        try:
+            adapter = TypeAdapter(annotation)
+        except PydanticSchemaGenerationError:  # a protocol: only an object, made from a node, can be one
+            if value is None and type(None) in typing.get_args(annotation):
+                return
+            raise BadInput(f"{path}={value!r}: it must be a node with a _target_.") from None
     try:
         adapter.validate_python(value, strict=not isinstance(value, (list, dict)))
     except ValidationError as error:

@@ -51,6 +51,7 @@ class TrainSettings(_Settings):
     seed: int = Field(ge=0, lt=2**63)
     batch_size: int = Field(ge=1)
     max_images: int = Field(ge=1)
+    sigma_data: float = Field(gt=0)
     traceback: bool
     paths: Paths
     data: Node

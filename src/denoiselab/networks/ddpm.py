@@ -32,9 +32,11 @@ class DDPMUNet(nn.Module):
         dropout: Probability, in the residual blocks.
         groups: Groups of the group norms.
         num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
+        outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
 
     Raises:
-        ValueError: A value is out of range, H or W is not divisible by the stride, or `channels` not by `groups`.
+        ValueError: The shape is not an image's, a value is out of range, H or W is not divisible by the stride, or
+            `channels` not by `groups`.
     """
 
     def __init__(
@@ -47,9 +49,13 @@ class DDPMUNet(nn.Module):
         dropout: float = 0.1,
         groups: int = 32,
         num_classes: int | None = None,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
-        for name, value in (("channels", channels), ("blocks", blocks), ("groups", groups), *enumerate(multipliers)):
+        if len(shape) != 3:
+            raise ValueError(f"shape={list(shape)}: DDPMUNet takes images (C, H, W); choose network=mlp for points.")
+        sizes = {"channels": channels, "blocks": blocks, "groups": groups, "outputs": outputs}
+        for name, value in (*sizes.items(), *enumerate(multipliers)):
             if value < 1:
                 key = name if isinstance(name, str) else f"multipliers[{name}]"
                 raise ValueError(f"{key}={value}: it must be at least 1.")
@@ -113,10 +119,10 @@ class DDPMUNet(nn.Module):
                     layers.append(Upsample(width))
                 self.up.append(layers)
         self.norm = nn.GroupNorm(groups, width)
-        self.head = zero_init(nn.Conv2d(width, shape[0], 3, padding=1))
+        self.head = zero_init(nn.Conv2d(width, outputs * shape[0], 3, padding=1))
 
     def forward(self, x: Tensor, label: Tensor, class_label: Tensor | None = None) -> Tensor:
-        """Map `x` `(B, C, H, W)`, time labels `(B,)` and class labels `(B,)` int64 to `(B, C, H, W)`."""
+        """Map `x` `(B, C, H, W)`, time labels `(B,)` and class labels `(B,)` int64 to `(B, outputs C, H, W)`."""
         embedding = self.time(label)
         if self.classes is not None and class_label is not None:
             embedding = embedding + self.classes(class_label)

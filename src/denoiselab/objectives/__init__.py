@@ -1,5 +1,17 @@
 """Training objectives: one loss per sample, unreduced."""
 
+from denoiselab.objectives.base import Objective
 from denoiselab.objectives.denoising import DenoisingObjective
+from denoiselab.objectives.score_matching import ImplicitScoreMatching, SlicedScoreMatching
+from denoiselab.objectives.variational import ContinuousBound, Hybrid, SohlDickstein, VariationalBound
 
-__all__ = ["DenoisingObjective"]
+__all__ = [
+    "ContinuousBound",
+    "DenoisingObjective",
+    "Hybrid",
+    "ImplicitScoreMatching",
+    "Objective",
+    "SlicedScoreMatching",
+    "SohlDickstein",
+    "VariationalBound",
+]

@@ -1,47 +1,76 @@
-"""Denoising regression: parameterization x weighting x distribution of levels."""
+"""Denoising regression: parameterization x weighting x distribution of levels x distance."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from denoiselab.denoiser import Denoiser
+from denoiselab.denoiser import Denoiser, Output
 from denoiselab.noise import Noise
-from denoiselab.objectives.level_distributions import LevelDistribution
+from denoiselab.objectives.base import Objective, corrupt
+from denoiselab.objectives.distances import Distance, l2
+from denoiselab.objectives.level_distributions import Draw, LevelDistribution
+from denoiselab.objectives.uncertainty import Uncertainty
 from denoiselab.objectives.weights import Weighting
 from denoiselab.parameterizations import determinant
 from denoiselab.schedules.base import like
 
 
-class DenoisingObjective:
+class DenoisingObjective(Objective):
     """w(level) |x0_hat - x0|^2, evaluated where the network speaks.
 
     With out = a x0 + b eps, |out_hat - out|^2 = (det / sigma)^2 |x0_hat - x0|^2, so the weight of the output's
     squared error is w (sigma / det)^2: 1 for L_simple with an eps network (Ho et al., arXiv 2006.11239, eq. 14).
+    Denoising score matching (Vincent 2011) is this at one level, NCSN's loss this at many.
 
     Args:
         weighting: The weight w of the squared error of x0.
         level_distribution: Draws the levels to train at.
+        distance: What stands for the square of the output's error; its weight is the square's.
+        uncertainty: Learns a further weight of each level; None for none.
+        sum_dimensions: Sum over dimensions instead of the mean.
     """
 
-    def __init__(self, weighting: Weighting, level_distribution: LevelDistribution) -> None:
+    def __init__(
+        self,
+        weighting: Weighting,
+        level_distribution: LevelDistribution,
+        distance: Distance = l2,
+        uncertainty: Uncertainty | None = None,
+        sum_dimensions: bool = False,
+    ) -> None:
+        super().__init__()
         self.weighting = weighting
         self.level_distribution = level_distribution
+        self.distance = distance
+        self.uncertainty = uncertainty
+        self.sum_dimensions = sum_dimensions
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
-        """The loss of each sample, `(B,)` float32: a mean over dimensions, in no unit.
+    def check(self, denoiser: Denoiser) -> None:
+        """Refuse a learned variance, and a schedule without the levels to be drawn.
 
-        Args:
-            denoiser: What is trained.
-            x0: Clean batch `(B, *)`.
-            noise: Source of the levels and of eps.
-            cond: Conditioning tensors of the batch.
+        Raises:
+            ValueError: One of them.
         """
-        level = self.level_distribution(denoiser.schedule, noise)
+        super().check(denoiser)
+        self.level_distribution.check(denoiser.schedule)
+
+    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
+        """The loss of each sample, `(B,)` float32, in no unit: a mean (or sum) over dimensions."""
+        draw = self.level_distribution(denoiser.schedule, noise)
         eps = noise.like(x0)
-        x = like(level.alpha, x0) * x0 + like(level.sigma, x0) * eps
-        out, level, (a, b) = denoiser.output(x, level, **cond)
+        output = denoiser.output(corrupt(x0, eps, draw.level), draw.level, **cond)
+        return self.loss(output, x0, eps, draw)
+
+    def loss(self, output: Output, x0: Tensor, eps: Tensor, draw: Draw) -> Tensor:
+        """The loss `(B,)` float32 of a network's output on alpha x0 + sigma eps at the levels drawn."""
+        a, b = output.coefficients
         target = like(a, x0) * x0 + like(b, x0) * eps
-        weight = self.weighting(level) * (level.sigma / determinant(level, (a, b))).square()
-        error = (out.float() - target.float()).square().flatten(1).mean(1)
-        return weight.to(torch.float32) * error
+        error = self.distance(output.out.float() - target.float()).flatten(1)
+        weight = self.weighting(draw.level) * (draw.level.sigma / determinant(draw.level, (a, b))).square()
+        loss = weight.to(torch.float32) * (error.sum(1) if self.sum_dimensions else error.mean(1))
+        self.level_distribution.observe(draw.level, loss)
+        if self.uncertainty is not None:
+            u = self.uncertainty(draw.level)
+            loss = loss * torch.exp(-u) + u
+        return loss if draw.weight is None else draw.weight.to(loss) * loss

@@ -128,8 +128,8 @@ def integrate(
     state = sampler.init()
     for number, (here, there) in enumerate(pairwise(levels), start=1):
         if here.is_end or there.is_end:
-            x0, eps = denoise(x, here)
-            x = there.alpha * x0 + there.sigma * eps
+            prediction = denoise(x, here)
+            x = there.alpha * prediction.x0 + there.sigma * prediction.eps
         else:
             x, state = sampler.step(denoise, schedule, x, here, there, state, noise)
         if on_step is not None:

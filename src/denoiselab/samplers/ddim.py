@@ -8,10 +8,10 @@ from torch import Tensor
 
 from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
-from denoiselab.samplers.ancestral import posterior_variances
 from denoiselab.samplers.base import Sampler, move_eps
 from denoiselab.samplers.spacing import Spacing
 from denoiselab.schedules import Level, Schedule
+from denoiselab.variances import posterior_variances
 
 
 class DDIM(Sampler):
@@ -49,7 +49,7 @@ class DDIM(Sampler):
         noise: Noise,
     ) -> tuple[Tensor, Any]:
         """One transfer."""
-        x0, eps = denoise(x, here)
+        x0, eps, _ = denoise(x, here)
         if self.eta == 0:
             return move_eps(x, here, there, eps), state
         variance = self.eta**2 * posterior_variances(here, there)[0]

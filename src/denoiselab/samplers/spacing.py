@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -42,16 +43,21 @@ class UniformTime(Spacing):
 
 
 class UniformLogSNR(Spacing):
-    """Equal steps in half log-SNR (Lu et al., DPM-Solver, arXiv 2206.00927, section 4)."""
+    """Equal steps in half log-SNR (Lu et al., DPM-Solver, arXiv 2206.00927, section 4).
+
+    A schedule that starts at pure noise (alpha = 0) has no finite log-SNR there: its first level is `t_max`, and the
+    equal steps begin at a half log-SNR of -5, where the linear VP schedule begins.
+    """
 
     def levels(self, schedule: Schedule, count: int) -> Level:
         """The noisy levels."""
-        first, last = schedule.level(_ends(schedule)).lam
-        return _at(schedule, first + _fractions(count) * (last - first))
+        return _along(schedule, count, lambda lam: lam, lambda u: u)
 
 
 class Karras(Spacing):
     """Equal steps in (sigma/alpha)^(1/rho) (Karras et al., EDM, arXiv 2206.00364, eq. 5).
+
+    Pure noise at `t_max` is treated as in `UniformLogSNR`.
 
     Args:
         rho: The power; larger puts more levels near the data.
@@ -69,21 +75,27 @@ class Karras(Spacing):
 
     def levels(self, schedule: Schedule, count: int) -> Level:
         """The noisy levels."""
-        first, last = (-schedule.level(_ends(schedule)).lam / self.rho).exp()
-        return _at(schedule, -self.rho * (first + _fractions(count) * (last - first)).log())
+        return _along(schedule, count, lambda lam: (-lam / self.rho).exp(), lambda u: -self.rho * u.log())
+
+
+# Where grids in log-SNR begin on a schedule whose own log-SNR begins at minus infinity.
+_FIRST_LAM = -5.0
 
 
 def _fractions(count: int) -> Tensor:
     return torch.linspace(0, 1, count, dtype=torch.float64)
 
 
-def _ends(schedule: Schedule) -> Tensor:
-    return torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64)
-
-
-def _at(schedule: Schedule, lam: Tensor) -> Level:
-    """Levels at `lam` from end to end; the ends are the schedule's own, whatever the inverse rounds to."""
-    t = schedule.time_of(lam)
+def _along(
+    schedule: Schedule, count: int, warp: Callable[[Tensor], Tensor], unwarp: Callable[[Tensor], Tensor]
+) -> Level:
+    """Levels in equal steps of `warp(lam)`; the ends are the schedule's own, whatever the inverse rounds to."""
+    ends = torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64)
+    lam = schedule.level(ends).lam
+    pure = int(lam[0].isinf()) if count > 1 else 0
+    first, last = warp(torch.where(lam.isinf(), _FIRST_LAM, lam))
+    t = schedule.time_of(unwarp(first + _fractions(count - pure) * (last - first)))
+    t = torch.cat((ends[:pure], t))
     t[-1] = schedule.t_min
     t[0] = schedule.t_max
     return schedule.level(t)

@@ -80,6 +80,9 @@ class Schedule(nn.Module, ABC):
     t_min: float
     t_max: float
 
+    # Number of trained levels; None for a continuous schedule.
+    steps: int | None = None
+
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale at times `t` (any shape)."""
@@ -103,17 +106,94 @@ class Schedule(nn.Module, ABC):
         return (low + high) / 2
 
     def at(self, lam: Tensor) -> Level:
-        """The level whose half log-SNR is `lam` (any shape)."""
-        return self.level(self.time_of(lam))
+        """The level whose half log-SNR is `lam` (any shape, infinite too); beyond the range, the nearest end."""
+        return self.level(self.time_of(lam.clamp(-100, 100)).clamp(self.t_min, self.t_max))
+
+    def chain(self, steps: int | None = None) -> int:
+        """The length of a chain along the schedule: the one asked for, or the number of trained levels.
+
+        Raises:
+            ValueError: A continuous schedule needs a length, or there are fewer than 2 steps.
+        """
+        length = self.steps if steps is None else steps
+        if length is None:
+            raise ValueError(
+                f"steps=null: {type(self).__name__} is continuous; give a number of steps, or a discrete schedule."
+            )
+        if length < 2:
+            raise ValueError(f"steps={length}: it must be at least 2.")
+        return length
+
+    def nodes(self, steps: int | None = None) -> Level:
+        """The levels `(steps,)` of a chain, data first: equal steps in t from `t_min` to `t_max`, float64, on the CPU.
+
+        A discrete schedule's own chain is its trained levels.
+
+        Raises:
+            ValueError: As in `chain`.
+        """
+        return self.level(torch.linspace(self.t_min, self.t_max, self.chain(steps), dtype=torch.float64))
+
+    def previous(self, level: Level, steps: int | None = None) -> Level:
+        """The levels one step of a chain nearer the data, shaped like `level`; before the first node, clean data.
+
+        Raises:
+            ValueError: As in `chain`.
+        """
+        h = (self.t_max - self.t_min) / (self.chain(steps) - 1)
+        t = level.t - h
+        clean = t < self.t_min - h / 2
+        there = self.level(t.clamp_min(self.t_min))
+        return Level(
+            torch.where(clean, 0.0, there.t),
+            torch.where(clean, 1.0, there.alpha),
+            torch.where(clean, 0.0, there.sigma),
+            self,
+        )
+
+    def following(self, level: Level, steps: int | None = None) -> Level:
+        """The levels one step of a chain nearer the noise, shaped like `level`; at the last node, that node.
+
+        Raises:
+            ValueError: As in `chain`.
+        """
+        h = (self.t_max - self.t_min) / (self.chain(steps) - 1)
+        return self.level((level.t + h).clamp_max(self.t_max))
+
+    def normalise(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """A pair (alpha, sigma) of this family of paths with the same ratio; variance preserving by default.
+
+        Raises:
+            ValueError: The family has no closed form.
+        """
+        norm = torch.hypot(alpha, sigma)
+        return alpha / norm, sigma / norm
+
+    def derivatives(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(d alpha / dt, d sigma / dt) at times `t` (any shape), by automatic differentiation."""
+        ones = torch.ones_like(t)
+        d_alpha: Tensor = torch.func.jvp(self.alpha, (t,), (ones,))[1]
+        d_sigma: Tensor = torch.func.jvp(self.sigma, (t,), (ones,))[1]
+        return d_alpha, d_sigma
 
     def drift_diffusion(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Drift f(t) and squared diffusion g2(t) of dx = f x dt + g dw, whose marginals these are.
 
         f = (log alpha)', g2 = (sigma^2)' - 2 f sigma^2 (Kingma et al., Variational Diffusion Models,
-        arXiv 2107.00630, eq. 2 and appendix); the derivatives are automatic.
+        arXiv 2107.00630, eq. 2 and appendix).
         """
-        ones = torch.ones_like(t)
-        alpha, d_alpha = torch.func.jvp(self.alpha, (t,), (ones,))[:2]
-        sigma, d_sigma = torch.func.jvp(self.sigma, (t,), (ones,))[:2]
+        alpha, sigma = self.alpha(t), self.sigma(t)
+        d_alpha, d_sigma = self.derivatives(t)
         f = d_alpha / alpha
-        return f, 2 * sigma * d_sigma - 2 * f * sigma.square()
+        return f, 2 * sigma * (d_sigma - f * sigma)
+
+
+def check_range(t_min: float, t_max: float, low: float, high: float, *, closed: bool = False) -> None:
+    """Refuse a range of times that is empty or leaves (low, high), or (low, high] if `closed`.
+
+    Raises:
+        ValueError: It is.
+    """
+    if not (low < t_min < t_max < high or (closed and low < t_min < t_max == high)):
+        bound = "<=" if closed else "<"
+        raise ValueError(f"t_min={t_min} and t_max={t_max}: they must satisfy {low} < t_min < t_max {bound} {high}.")

@@ -1,15 +1,43 @@
-"""Variance-preserving schedules: alpha^2 + sigma^2 = 1."""
+"""Variance-preserving schedules, alpha^2 + sigma^2 = 1, and sub-VP."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoiselab.schedules.base import Schedule
+from denoiselab.schedules.base import Schedule, check_range
 
 
-class VPLinear(Schedule):
+class _Betas(Schedule):
+    """alpha(t)^2 = exp(-B(t)), B the integral of a rate beta(t) of noise on [0, 1]."""
+
+    t_max = 1.0
+
+    def __init__(self, beta_min: float, beta_max: float, t_min: float) -> None:
+        super().__init__()
+        if not 0 < beta_min < beta_max:
+            raise ValueError(f"beta_min={beta_min} and beta_max={beta_max}: they must satisfy 0 < beta_min < beta_max.")
+        if not 0 < t_min < 1:
+            raise ValueError(f"t_min={t_min}: it must lie between 0 and 1, both excluded.")
+        self.beta_min, self.beta_max, self.t_min = beta_min, beta_max, t_min
+
+    def integral(self, t: Tensor) -> Tensor:
+        """B(t), shaped like `t`."""
+        raise NotImplementedError
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale at times `t`."""
+        return torch.exp(-self.integral(t) / 2)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale at times `t`; expm1 keeps full relative accuracy near t = 0."""
+        return torch.sqrt(-torch.expm1(-self.integral(t)))
+
+
+class VPLinear(_Betas):
     """The continuous-time limit of DDPM's linear betas: beta(t) = beta_min + t (beta_max - beta_min).
 
     alpha(t)^2 = exp(-(beta_min t + (beta_max - beta_min) t^2 / 2)), sigma^2 = 1 - alpha^2.
@@ -25,29 +53,174 @@ class VPLinear(Schedule):
         ValueError: Unless 0 < beta_min < beta_max and 0 < t_min < 1.
     """
 
-    t_max = 1.0
-
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> None:
-        super().__init__()
-        if not 0 < beta_min < beta_max:
-            raise ValueError(f"beta_min={beta_min} and beta_max={beta_max}: they must satisfy 0 < beta_min < beta_max.")
-        if not 0 < t_min < 1:
-            raise ValueError(f"t_min={t_min}: it must lie between 0 and 1, both excluded.")
-        self.beta_min, self.beta_max, self.t_min = beta_min, beta_max, t_min
+        super().__init__(beta_min, beta_max, t_min)
 
-    def _minus_log_alpha_squared(self, t: Tensor) -> Tensor:
+    def integral(self, t: Tensor) -> Tensor:
+        """beta_min t + (beta_max - beta_min) t^2 / 2."""
         return t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """Signal scale at times `t`."""
-        return torch.exp(-self._minus_log_alpha_squared(t) / 2)
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """Noise scale at times `t`; expm1 keeps full relative accuracy near t = 0."""
-        return torch.sqrt(-torch.expm1(-self._minus_log_alpha_squared(t)))
 
     def time_of(self, lam: Tensor) -> Tensor:
         """The time whose half log-SNR is `lam`: the positive root of a quadratic, in its stable form."""
         c = F.softplus(-2 * lam)
         root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * c)
         return 2 * c / (self.beta_min + root)
+
+
+class VPQuadratic(_Betas):
+    """The continuous-time limit of `scaled_linear` betas: sqrt(beta(t)) linear in t.
+
+    Source: Rombach et al., Latent Diffusion, arXiv 2112.10752, appendix; DDPM's code calls it `quad`.
+
+    Args:
+        beta_min: Noise rate at t = 0, per unit time; 1000 times Stable Diffusion's first beta.
+        beta_max: Noise rate at t = 1, per unit time.
+        t_min: Where training and sampling stop short of the clean image.
+
+    Raises:
+        ValueError: Unless 0 < beta_min < beta_max and 0 < t_min < 1.
+    """
+
+    def __init__(self, beta_min: float = 0.85, beta_max: float = 12.0, t_min: float = 1e-3) -> None:
+        super().__init__(beta_min, beta_max, t_min)
+
+    def integral(self, t: Tensor) -> Tensor:
+        """The integral of (r + t d)^2, r and r + d being the roots of the two rates."""
+        r = math.sqrt(self.beta_min)
+        d = math.sqrt(self.beta_max) - r
+        return t * (r * r + t * d * (r + t * d / 3))
+
+
+class SubVP(VPLinear):
+    """alpha of `VPLinear` with less noise, sigma = 1 - alpha^2.
+
+    Source: Song et al., arXiv 2011.13456, eq. 34-35 and appendix C.
+
+    Args:
+        beta_min: As in `VPLinear`.
+        beta_max: As in `VPLinear`.
+        t_min: As in `VPLinear`.
+
+    Raises:
+        ValueError: As in `VPLinear`.
+    """
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale at times `t`."""
+        return -torch.expm1(-self.integral(t))
+
+    def time_of(self, lam: Tensor) -> Tensor:
+        """The time whose half log-SNR is `lam`.
+
+        With q = sigma, q^2 = rho^2 (1 - q): the positive root, in its stable form; then t as in `VPLinear`.
+        """
+        rho2 = (-2 * lam).exp()
+        # 1 - q = 2 / (2 + rho2 + sqrt(rho2^2 + 4 rho2)), and its minus logarithm.
+        c = torch.log1p((rho2 + torch.sqrt(rho2 * (rho2 + 4))) / 2)
+        root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * c)
+        return 2 * c / (self.beta_min + root)
+
+    def normalise(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """Not a scale of the pair.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("base=SubVP: its paths are not scaled pairs; shift a variance-preserving schedule.")
+
+
+class VPCosine(Schedule):
+    """alpha(t) = cos(a) / cos(a0), a = (t + s) / (1 + s) pi / 2, a0 = a(0).
+
+    Written with sin(pi/2 - a) and sigma^2 = sin(a - a0) sin(a + a0) / cos(a0)^2, which lose nothing at either end.
+
+    Source: Nichol and Dhariwal, Improved DDPM, arXiv 2102.09672, eq. 17.
+
+    Args:
+        s: Offset that keeps the first steps from being too small.
+        t_min: Where training and sampling stop short of the clean image.
+        t_max: At t = 1 alpha is 0 and the log-SNR minus infinity; the default stops at a half log-SNR of -4.8, as
+            solvers do (Lu et al., DPM-Solver, arXiv 2206.00927, appendix D.1; the discrete schedule clips betas).
+
+    Raises:
+        ValueError: Unless 0 < s and 0 < t_min < t_max <= 1.
+    """
+
+    def __init__(self, s: float = 0.008, t_min: float = 1e-3, t_max: float = 0.9946) -> None:
+        super().__init__()
+        if s <= 0:
+            raise ValueError(f"s={s}: it must be positive.")
+        check_range(t_min, t_max, 0, 1, closed=True)
+        self.s, self.t_min, self.t_max = s, t_min, t_max
+        self._rate = math.pi / 2 / (1 + s)
+        self._start = self._rate * s
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale at times `t`."""
+        return torch.sin(self._rate * (1 - t)) / math.cos(self._start)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale at times `t`."""
+        turn = self._rate * t
+        return torch.sqrt(torch.sin(turn) * torch.sin(turn + 2 * self._start)) / math.cos(self._start)
+
+    def time_of(self, lam: Tensor) -> Tensor:
+        """The time whose half log-SNR is `lam`: sin^2 a = sin^2 a0 + q, cos^2 a = p, from which t without a - a0."""
+        scale = math.cos(self._start) ** 2
+        p, q = scale * torch.sigmoid(2 * lam), scale * torch.sigmoid(-2 * lam)
+        base = math.sin(self._start) ** 2
+        # sin(a - a0) = sin a cos a0 - cos a sin a0, by the difference of squares: q / (the same sum).
+        sine, cosine = torch.sqrt(base + q), torch.sqrt(p)
+        c0, s0 = math.cos(self._start), math.sin(self._start)
+        across = q / (sine * c0 + cosine * s0)
+        along = cosine * c0 + sine * s0
+        return torch.atan2(across, along) / self._rate
+
+
+class VPSigmoid(Schedule):
+    """alpha(t)^2 falls as a logistic curve: (f(b) - f(u)) / (f(b) - f(a)), u = a + t (b - a), f the sigmoid.
+
+    Written with f(b) - f(u) = sinh((b - u) / 2) / (2 cosh(b / 2) cosh(u / 2)), exact at both ends.
+
+    Source: Chen, On the Importance of Noise Scheduling, arXiv 2301.10972, section 2.2; Jabri et al., arXiv 2212.11972.
+
+    Args:
+        start: a times tau.
+        end: b times tau.
+        tau: Temperature.
+        t_min: Where training and sampling stop short of the clean image.
+        t_max: At t = 1 alpha is 0; the default stops at a half log-SNR of -4.9.
+
+    Raises:
+        ValueError: Unless start < end, tau > 0 and 0 < t_min < t_max <= 1.
+    """
+
+    def __init__(
+        self,
+        start: float = -3.0,
+        end: float = 3.0,
+        tau: float = 1.0,
+        t_min: float = 1e-4,
+        t_max: float = 0.9999,
+    ) -> None:
+        super().__init__()
+        if not start < end:
+            raise ValueError(f"start={start} and end={end}: they must satisfy start < end.")
+        if tau <= 0:
+            raise ValueError(f"tau={tau}: it must be positive.")
+        check_range(t_min, t_max, 0, 1, closed=True)
+        self.a, self.b, self.t_min, self.t_max = start / tau, end / tau, t_min, t_max
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale at times `t`."""
+        return self._root((1 - t), self.a, t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale at times `t`."""
+        return self._root(t, self.b, t)
+
+    def _root(self, part: Tensor, other: float, t: Tensor) -> Tensor:
+        half = (self.b - self.a) / 2
+        u = (self.a + t * (self.b - self.a)) / 2
+        ratio = math.cosh(other / 2) / math.sinh(half)
+        return torch.sqrt(ratio * torch.sinh(part * half) / torch.cosh(u))

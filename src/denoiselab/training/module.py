@@ -13,7 +13,7 @@ from denoiselab.conditioners.label import Conditioner
 from denoiselab.data.datamodule import Batch
 from denoiselab.denoiser import Denoiser
 from denoiselab.noise import TRAINING, Noise
-from denoiselab.objectives import DenoisingObjective
+from denoiselab.objectives import Objective
 from denoiselab.training.ema import EMA
 from denoiselab.training.lr_schedules import LRSchedule
 
@@ -40,7 +40,7 @@ class DiffusionModule(pl.LightningModule):
     def __init__(
         self,
         denoiser: Denoiser,
-        objective: DenoisingObjective,
+        objective: Objective,
         conditioner: Conditioner,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         lr_schedule: LRSchedule,
@@ -58,7 +58,7 @@ class DiffusionModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer, each group remembering its full learning rate."""
-        optimizer = self.optimizer(self.denoiser.parameters())
+        optimizer = self.optimizer([*self.denoiser.parameters(), *self.objective.parameters()])
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
         return optimizer
@@ -74,7 +74,7 @@ class DiffusionModule(pl.LightningModule):
         torch.manual_seed((self.seed * 0x9E3779B1 + self.images_seen * 0x10001 + self.global_rank) % 2**63)
         noise = Noise(self.seed, batch["position"], TRAINING)
         cond = self.conditioner.train(batch["labels"], noise)
-        loss = self.objective(self.denoiser, batch["images"], noise, **cond).mean()
+        loss: Tensor = self.objective(self.denoiser, batch["images"], noise, **cond).mean()
         self.images_seen += len(batch["position"]) * self.trainer.world_size
         return loss
 

@@ -1,0 +1,155 @@
+"""Schedules trained at a table of levels: i = 1..T at t = i / T, with a continuous path between them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from denoiselab.schedules.base import Schedule
+
+
+class _Table(Schedule):
+    """A path through T + 1 knots at t = 0, 1/T, ..., 1.
+
+    The table is no buffer: grids live on the CPU while training lives on the device, so each has its copy.
+    """
+
+    t_max = 1.0
+
+    def __init__(self, knots: Tensor) -> None:
+        super().__init__()
+        self.steps = len(knots) - 1
+        self.t_min = 1 / self.steps
+        self._copies = {torch.device("cpu"): knots.detach().to("cpu", torch.float64)}
+
+    def _table(self, device: torch.device) -> Tensor:
+        if device not in self._copies:
+            self._copies[device] = self._copies[torch.device("cpu")].to(device)
+        return self._copies[device]
+
+    def _around(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The knots on both sides of `t`, and how far it is from the left one to the right one, float64."""
+        assert self.steps is not None
+        table = self._table(t.device)
+        u = t.double() * self.steps
+        i = u.detach().floor().clamp(0, self.steps - 1).long()
+        return table[i], table[i + 1], u - i
+
+
+class DiscreteVP(_Table):
+    """DDPM's chain of betas, alpha_i^2 = prod (1 - beta); log alpha is piecewise linear between its levels and data.
+
+    If the last beta is 1 the chain ends in pure noise; there alpha, not its logarithm, is linear in the last step.
+
+    Source: Ho et al., DDPM, arXiv 2006.11239, eq. 4; Lu et al., DPM-Solver, arXiv 2206.00927, appendix D.1.
+
+    Args:
+        betas: `(T,)`, the variance that each step adds, from the data on.
+        zero_terminal_snr: Shift and scale alpha so that the last is 0 and the first is kept (Lin et al., Common
+            Diffusion Noise Schedules are Flawed, arXiv 2305.08891, algorithm 1).
+
+    Raises:
+        ValueError: Fewer than 2 betas, or one outside of (0, 1); the last may be 1.
+    """
+
+    def __init__(self, betas: Tensor, zero_terminal_snr: bool = False) -> None:
+        betas = betas.detach().to("cpu", torch.float64)
+        if betas.ndim != 1 or len(betas) < 2:
+            raise ValueError(f"betas: they must be a list of at least 2 numbers; the shape is {list(betas.shape)}.")
+        for i, beta in enumerate(betas.tolist(), start=1):
+            if not 0 < beta < 1 and not (i == len(betas) and beta == 1):
+                raise ValueError(f"betas: number {i} is {beta:.6g}; each must lie between 0 and 1, both excluded.")
+        log_alpha = torch.log1p(-betas).cumsum(0) / 2
+        if zero_terminal_snr:
+            alpha = log_alpha.exp()
+            first, last = alpha[0], alpha[-1]
+            # (alpha - last) first / (first - last), and its complement, so that the first levels keep their digits.
+            lost = (torch.expm1(log_alpha[0]) - torch.expm1(log_alpha)) * last / (first - last)
+            log_alpha = torch.log1p(torch.expm1(log_alpha) - lost)
+            log_alpha[-1] = -torch.inf
+        super().__init__(F.pad(log_alpha, (1, 0)))
+
+    @classmethod
+    def from_alpha_bars(cls, alpha_bars: Tensor) -> DiscreteVP:
+        """The chain with the given alpha^2 `(T,)`, strictly decreasing between 1 and 0; the last may be 0.
+
+        Raises:
+            ValueError: They are not.
+        """
+        alpha_bars = alpha_bars.detach().to("cpu", torch.float64)
+        before = F.pad(alpha_bars[:-1], (1, 0), value=1.0)
+        if not bool((alpha_bars < before).all() and (alpha_bars >= 0).all()):
+            raise ValueError("alpha_bars: they must fall strictly from below 1, and stay above 0 before the last.")
+        return cls((before - alpha_bars) / before)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale at times `t`."""
+        left, right, w = self._around(t)
+        linear = left.exp() * (1 - w)
+        return torch.where(right.isinf(), linear, self._log_alpha(left, right, w).exp()).to(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale at times `t`."""
+        left, right, w = self._around(t)
+        linear = left.exp() * (1 - w)
+        square = torch.where(
+            right.isinf(), (1 - linear) * (1 + linear), -torch.expm1(2 * self._log_alpha(left, right, w))
+        )
+        return square.sqrt().to(t)
+
+    def _log_alpha(self, left: Tensor, right: Tensor, w: Tensor) -> Tensor:
+        return left + w * (torch.where(right.isinf(), 2 * left - 1, right) - left)
+
+    def time_of(self, lam: Tensor) -> Tensor:
+        """The time whose half log-SNR is `lam`."""
+        assert self.steps is not None
+        table = self._table(lam.device)
+        log_alpha = -F.softplus(-2 * lam.double()) / 2
+        i = (torch.searchsorted(-table, -log_alpha) - 1).clamp(0, self.steps - 1)
+        left, right = table[i], table[i + 1]
+        w = torch.where(right.isinf(), -torch.expm1(log_alpha - left), (log_alpha - left) / (right - left))
+        return ((i + w) / self.steps).to(lam)
+
+
+class DiscreteVE(_Table):
+    """NCSN's noise levels: alpha = 1 and a table of sigmas, log sigma piecewise linear between them.
+
+    Source: Song and Ermon, arXiv 1907.05600, section 4.1.
+
+    Args:
+        sigmas: `(L,)`, from the least to the most noise.
+
+    Raises:
+        ValueError: Fewer than 2, or they do not rise strictly from above 0.
+    """
+
+    def __init__(self, sigmas: Tensor) -> None:
+        sigmas = sigmas.detach().to("cpu", torch.float64)
+        if sigmas.ndim != 1 or len(sigmas) < 2:
+            raise ValueError(f"sigmas: they must be a list of at least 2 numbers; the shape is {list(sigmas.shape)}.")
+        if not bool((sigmas[0] > 0) & (sigmas.diff() > 0).all()):
+            raise ValueError("sigmas: they must be positive and rise strictly.")
+        log_sigma = sigmas.log()
+        super().__init__(F.pad(log_sigma, (1, 0), value=float(2 * log_sigma[0] - log_sigma[1])))
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale at times `t`: 1."""
+        return torch.ones_like(t)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale at times `t`."""
+        left, right, w = self._around(t)
+        return (left + w * (right - left)).exp().to(t)
+
+    def time_of(self, lam: Tensor) -> Tensor:
+        """The time whose half log-SNR is `lam`."""
+        assert self.steps is not None
+        table = self._table(lam.device)
+        log_sigma = -lam.double()
+        i = (torch.searchsorted(table, log_sigma) - 1).clamp(0, self.steps - 1)
+        return ((i + (log_sigma - table[i]) / (table[i + 1] - table[i])) / self.steps).to(lam)
+
+    def normalise(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The pair divided by alpha."""
+        return torch.ones_like(alpha), sigma / alpha

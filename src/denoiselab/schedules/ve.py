@@ -1,0 +1,91 @@
+"""Variance-exploding schedules: alpha = 1."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from denoiselab.schedules.base import Schedule
+
+
+class _Exploding(Schedule):
+    """alpha = 1."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale at times `t`: 1."""
+        return torch.ones_like(t)
+
+    def normalise(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """The pair divided by alpha."""
+        return torch.ones_like(alpha), sigma / alpha
+
+
+class VEGeometric(_Exploding):
+    """sigma(t) = sigma_min (sigma_max / sigma_min)^t on [0, 1], the continuous limit of NCSN's levels.
+
+    Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, eq. 31.
+
+    Args:
+        sigma_min: Noise at t = 0.
+        sigma_max: Noise at t = 1.
+
+    Raises:
+        ValueError: Unless 0 < sigma_min < sigma_max.
+    """
+
+    t_min, t_max = 0.0, 1.0
+
+    def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
+        super().__init__()
+        check_sigmas(sigma_min, sigma_max)
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self._rate = math.log(sigma_max / sigma_min)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale at times `t`."""
+        return self.sigma_min * torch.exp(self._rate * t)
+
+    def time_of(self, lam: Tensor) -> Tensor:
+        """The time whose half log-SNR is `lam`."""
+        return (-lam - math.log(self.sigma_min)) / self._rate
+
+
+class EDM(_Exploding):
+    """sigma(t) = t: time is the noise itself.
+
+    Source: Karras et al., EDM, arXiv 2206.00364, table 1.
+
+    Args:
+        sigma_min: Least noise.
+        sigma_max: Most noise.
+
+    Raises:
+        ValueError: Unless 0 < sigma_min < sigma_max.
+    """
+
+    def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
+        super().__init__()
+        check_sigmas(sigma_min, sigma_max)
+        self.t_min, self.t_max = sigma_min, sigma_max
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale at times `t`: t."""
+        return t
+
+    def time_of(self, lam: Tensor) -> Tensor:
+        """The time whose half log-SNR is `lam`."""
+        return torch.exp(-lam)
+
+
+def check_sigmas(sigma_min: float, sigma_max: float) -> None:
+    """Refuse an empty range of noise.
+
+    Raises:
+        ValueError: Unless 0 < sigma_min < sigma_max.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(
+            f"sigma_min={sigma_min} and sigma_max={sigma_max}: they must satisfy 0 < sigma_min < sigma_max."
+        )
