@@ -7,11 +7,11 @@ from denoiselab import parameterizations
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation import Frontier, report
-from denoiselab.evaluation.statistics import GaussianStatistics
+from denoiselab.evaluation.statistics import GaussianStatistics, frechet_distance
 from denoiselab.noise import TRAINING, Noise
-from denoiselab.samplers import DDIM, Ancestral, Heun
-from denoiselab.samplers.spacing import UniformTime
-from denoiselab.schedules import VPLinear
+from denoiselab.samplers import DDIM, Ancestral, DPMSolverPlusPlus2M, Heun
+from denoiselab.samplers.spacing import Karras, UniformLogSNR, UniformTime
+from denoiselab.schedules import Flow, VPLinear
 
 SHAPE = (1, 4, 4)
 
@@ -29,10 +29,14 @@ class Shrink(torch.nn.Module):
 
 
 class Pixels:
-    name, fingerprint, dimension = "pixels", "0" * 64, 16
+    name, metric, fingerprint = "pixels", "fd_pixels", "0" * 64
+    split, facts, told = "train", {}, ""
 
-    def __call__(self, images):
-        return images.float().flatten(1) / 255
+    def statistics(self):
+        return GaussianStatistics(16, lambda images: images.float().flatten(1) / 255)
+
+    def distance(self, statistics, reference):
+        return frechet_distance(statistics, reference)
 
 
 def frontier(batch_size=8, **options):
@@ -47,8 +51,8 @@ def frontier(batch_size=8, **options):
     return Frontier(batch_size=batch_size, **settings)
 
 
-def score(out, directory, check=lambda step: None, protocol=None):
-    denoiser = Denoiser(Shrink(), VPLinear(), parameterizations.eps, ScaledTime())
+def score(out, directory, check=lambda step: None, protocol=None, denoiser=None):
+    denoiser = denoiser or Denoiser(Shrink(), VPLinear(), parameterizations.eps, ScaledTime())
     reference = GaussianStatistics(16)
     reference.update(torch.rand(50, 16, generator=torch.Generator().manual_seed(0)))
     settings = {name: {} for name in out.samplers}
@@ -124,3 +128,13 @@ def test_labels_of_samples_and_of_training():
     dropped = got == 3
     assert abs(dropped.float().mean() - 0.5) < 0.04
     assert torch.equal(got[~dropped], labels[~dropped])
+
+
+def test_a_schedule_that_starts_at_pure_noise(tmp_path):
+    """The first step is one call there, whatever the sampler: NFE is what was counted, and pictures are found."""
+    denoiser = Denoiser(Shrink(), Flow(), parameterizations.velocity, ScaledTime())
+    samplers = {"heun": Heun(Karras(), 1), "dpmpp_2m": DPMSolverPlusPlus2M(UniformLogSNR(), 1)}
+    first = score(frontier(samplers=samplers, nfe=[1, 5]), tmp_path, denoiser=denoiser)
+    assert [(r["sampler"], r["nfe"]) for r in first] == [("heun", 1), ("heun", 4), ("dpmpp_2m", 1), ("dpmpp_2m", 5)]
+    assert score(frontier(samplers=samplers, nfe=[1, 5]), tmp_path, denoiser=denoiser) == first
+    assert (tmp_path / "samples" / "heun.png").is_file()

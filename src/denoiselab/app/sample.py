@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from denoiselab import progress
@@ -20,8 +19,8 @@ from denoiselab.app import build
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.settings import SampleSettings, parse
-from denoiselab.evaluation import report
 from denoiselab.evaluation.frontier import draw
+from denoiselab.evaluation.media import medium
 from denoiselab.files import atomic
 from denoiselab.samplers import Sampler
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST, CheckpointError, check_weights, read_checkpoint
@@ -83,10 +82,10 @@ def sample(config: Config) -> Path:
                 interruption.check()
                 bar.update(size * (calls * step // sampler.steps - calls * (step - 1) // sampler.steps))
 
-            images, nfe = draw(
+            samples, nfe = draw(
                 sampler, denoiser, model.conditioner, model.shape, index, settings.seed, sampler.steps, on_step
             )
-            batches.append(images.cpu())
+            batches.append(samples.cpu())
         record = {
             **config,
             "checkpoint": str(path.resolve()),
@@ -94,7 +93,9 @@ def sample(config: Config) -> Path:
             "weights": weights,
             "nfe": nfe,
         }
-        _write(partial, torch.cat(batches), settings.format, record)
+        medium(model.shape).write_samples(partial, torch.cat(batches), settings.format)
+        with atomic(partial / "samples.json", "w") as file:
+            json.dump(record, file, indent=1)
     print(f"{settings.num_samples} samples, {nfe} network calls each, weights {weights}: {out}")
     return out
 
@@ -138,17 +139,3 @@ def _folder(out: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def _write(folder: Path, images: torch.Tensor, kind: str, record: dict[str, Any]) -> None:
-    """Write the images, a grid of them, and what they are."""
-    scale = report.magnification(images.shape[2])
-    report.write_png(folder / "grid.png", report.grid(images, round(len(images) ** 0.5) or 1, gap=1), scale)
-    if kind == "npz":
-        with atomic(folder / "samples.npz") as file:
-            np.savez(file, images=images.permute(0, 2, 3, 1).numpy())
-    else:
-        for number, image in enumerate(images):
-            report.write_png(folder / f"{number:06d}.png", image)
-    with atomic(folder / "samples.json", "w") as file:
-        json.dump(record, file, indent=1)

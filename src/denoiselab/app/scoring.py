@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,17 @@ from torch import nn
 
 from denoiselab.app.assemble import Run
 from denoiselab.app.errors import console
-from denoiselab.evaluation import report
-from denoiselab.evaluation.features import ClassifierFeatures
-from denoiselab.evaluation.statistics import GaussianStatistics
+from denoiselab.data import DataSet
+from denoiselab.evaluation import Scorer, Statistics, plane, report
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST, read_checkpoint
 from denoiselab.training.loggers import WandBRun
 from denoiselab.training.module import CHECKPOINT_KEY
 
 Records = list[dict[str, Any]]
+
+# What a score of fresh data is averaged over.
+_FRESH = 8
+_PICTURE = "toy_2d.png"
 
 
 def score(run: Run, path: Path, *, leader: bool) -> Records:
@@ -33,10 +37,9 @@ def score(run: Run, path: Path, *, leader: bool) -> Records:
     """
     # Several ranks stop between cells, where they can agree on it.
     check = (lambda step: None) if dist.is_initialized() else run.interruption.check
-    features = _features(run, check, leader=leader)
-    reference = GaussianStatistics(features.dimension)
-    for batch in run.images.images.split(512):
-        reference.update(features(batch))
+    scorer = _scorer(run, check, leader=leader)
+    reference = _statistics(scorer, {"train": run.images, "held_out": run.held_out}[scorer.split])
+    notes = _floor(run, scorer, reference)
     # Lightning leaves the module on the CPU.
     denoiser, ema = run.model.denoiser.eval().to(run.trainer.strategy.root_device), run.module.ema
     for name, budget, nfe in run.frontier.inexact:
@@ -50,25 +53,65 @@ def score(run: Run, path: Path, *, leader: bool) -> Records:
     with ema.applied(denoiser, run.weights):
         protocol = {
             "data": run.config["data"]["name"],
-            "split": "train",
+            "split": scorer.split,
             "weights": run.weights,
             "images_seen": run.module.images_seen,
             "weights_sha256": _digest(denoiser),
-            "extractor_accuracy": features.accuracy,
+            **scorer.facts,
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
         }
-        return run.frontier.run(
+        records = run.frontier.run(
             denoiser,
             run.model.conditioner,
             run.model.shape,
-            features,
+            scorer,
             reference,
             path,
             protocol,
             run.samplers,
             check,
             lambda: _agree_to_stop(run),
+            notes,
         )
+        if leader and run.model.shape == (2,):
+            _draw_plane(run, records, path / _PICTURE, check)
+        return records
+
+
+def _statistics(scorer: Scorer[Any], data: DataSet) -> Statistics:
+    out: Statistics = scorer.statistics()
+    for batch in data.stored.split(512):
+        out.update(batch)
+    return out
+
+
+def _floor(run: Run, scorer: Scorer[Any], reference: Statistics) -> dict[str, float]:
+    """The score of fresh draws of the data, as many points as a cell has samples: nobody can do better.
+
+    Nothing where the density is not known.
+    """
+    draws = [run.images.fresh(run.frontier.num_samples, number) for number in range(_FRESH)]
+    scores = [scorer.distance(_statistics(scorer, data), reference) for data in draws if data is not None]
+    if not scores:
+        return {}
+    return {"floor": statistics.fmean(scores), "floor_std": statistics.stdev(scores)}
+
+
+def _draw_plane(run: Run, records: Records, path: Path, check: Callable[[int], None]) -> None:
+    """The picture of the best cell of this run's samplers."""
+    best = min((r for r in records if r["sampler"] in run.frontier.samplers), key=lambda r: r["score"])
+    data = run.images.fresh(plane.DATA, _FRESH) or run.held_out
+    parts = (run.module.objective, run.model.denoiser.schedule)
+    plane.write_picture(
+        path,
+        run.model.denoiser,
+        run.model.conditioner,
+        run.frontier.samplers[best["sampler"]],
+        best,
+        data.stored,
+        ", ".join(type(part).__name__ for part in parts),
+        check,
+    )
 
 
 def _agree_to_stop(run: Run) -> None:
@@ -92,23 +135,24 @@ def report_records(records: Records, path: Path, loggers: list[Logger]) -> None:
         ("whole records", "frontier.json"),
         ("plot", "frontier.png"),
         ("samples", "samples/"),
+        ("picture", _PICTURE),
         ("training curve", "metrics.csv"),
         ("checkpoint", f"{CHECKPOINTS}/{LAST}"),
     ):
-        out.print(f"{what:>15}: {path / name}")
+        if (path / name).exists():
+            out.print(f"{what:>15}: {path / name}")
 
 
-def _features(run: Run, check: Callable[[int], None], *, leader: bool) -> ClassifierFeatures:
-    """The extractor, trained by the first rank if it is not in the cache."""
+def _scorer(run: Run, check: Callable[[int], None], *, leader: bool) -> Scorer[Any]:
+    """The scorer, trained by the first rank if it is not in the cache."""
     if dist.is_initialized() and not leader:
         dist.barrier()
-    features = run.extractor.fit(run.images, run.held_out, Path(run.settings.paths.cache_dir), check, shown=leader)
+    scorer = run.extractor.fit(run.images, run.held_out, Path(run.settings.paths.cache_dir), check, shown=leader)
     if dist.is_initialized() and leader:
         dist.barrier()
-    if features.accuracy is not None:
-        accuracy = f"{features.accuracy:.2%} right on {len(run.held_out)} held-out images"
-        _tell(f"scored by a classifier of {run.config['data']['name']}: {accuracy}", leader=leader)
-    return features
+    if scorer.told:
+        _tell(f"{run.config['data']['name']} is scored by {scorer.told}", leader=leader)
+    return scorer
 
 
 def _tell(text: str, *, leader: bool) -> None:
@@ -130,6 +174,8 @@ def _to_wandb(logger: WandBRun, records: Records, path: Path) -> None:
     columns = ["sampler", "nfe", "steps", "score", "metric", "n", "seconds", "weights", "seed", "extractor"]
     pictures = {f"samples/{name}": path / "samples" / f"{name}.png" for name in report.by_sampler(records)}
     pictures["frontier/plot"] = path / "frontier.png"
+    if (path / _PICTURE).exists():
+        pictures["frontier/plane"] = path / _PICTURE
 
     def send(run: Any) -> None:
         table = wandb.Table([*columns], [[record[c] for c in columns] for record in records])

@@ -1,6 +1,21 @@
-"""Data sets: images by name, in an order that is a pure function of (seed, images seen)."""
+"""Data sets: images or points by name, in an order that is a pure function of (seed, images seen)."""
 
+from denoiselab.data.base import DataSet
 from denoiselab.data.digits import Digits
 from denoiselab.data.images import ImageSet, from_uint8, to_uint8
+from denoiselab.data.plane import Checkerboard, EightGaussians, Pinwheel, SwissRoll, TwoMoons
+from denoiselab.data.points import PointSet
 
-__all__ = ["Digits", "ImageSet", "from_uint8", "to_uint8"]
+__all__ = [
+    "Checkerboard",
+    "DataSet",
+    "Digits",
+    "EightGaussians",
+    "ImageSet",
+    "Pinwheel",
+    "PointSet",
+    "SwissRoll",
+    "TwoMoons",
+    "from_uint8",
+    "to_uint8",
+]

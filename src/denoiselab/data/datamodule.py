@@ -9,12 +9,12 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from denoiselab.data.images import ImageSet, from_uint8
+from denoiselab.data.base import DataSet
 from denoiselab.data.stream import IndexStream
 
 
 class Batch(TypedDict):
-    """A training batch: `images` `(B, C, H, W)` in [-1, 1], `labels` `(B,)`, `position` `(B,)` in images seen."""
+    """A training batch: `images` `(B, *)` (or points `(B, D)`), `labels` `(B,)`, `position` `(B,)` in images seen."""
 
     images: Tensor
     labels: Tensor
@@ -25,7 +25,7 @@ class Batches:
     """An endless iterable of batches from a set held in memory.
 
     Args:
-        data: The images.
+        data: The images or points.
         seed: Of the order.
         batch_size: Images a batch over all ranks; divisible by `world`.
         start: Images seen before the first batch.
@@ -33,7 +33,7 @@ class Batches:
         world: Number of processes.
     """
 
-    def __init__(self, data: ImageSet, seed: int, batch_size: int, start: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, data: DataSet, seed: int, batch_size: int, start: int, rank: int = 0, world: int = 1) -> None:
         self.data, self.batch_size, self.start = data, batch_size, start
         self.rank, self.world = rank, world
         self.stream = IndexStream(len(data), seed)
@@ -43,8 +43,7 @@ class Batches:
         while True:
             position = torch.arange(start + self.rank, start + self.batch_size, self.world)
             index = self.stream[position]
-            images = from_uint8(self.data.images[index]).contiguous(memory_format=torch.channels_last)
-            yield Batch(images=images, labels=self.data.labels[index], position=position)
+            yield Batch(images=self.data.inputs(index), labels=self.data.labels[index], position=position)
             start += self.batch_size
 
 
@@ -52,12 +51,12 @@ class DataModule(pl.LightningDataModule):
     """Feeds the Trainer from where the module's count of images seen stands.
 
     Args:
-        train: Training images.
+        train: Training images or points.
         seed: Of the order.
         batch_size: Images per optimizer step, over all ranks and accumulated batches.
     """
 
-    def __init__(self, train: ImageSet, seed: int, batch_size: int) -> None:
+    def __init__(self, train: DataSet, seed: int, batch_size: int) -> None:
         super().__init__()
         self.train, self.seed, self.batch_size = train, seed, batch_size
 

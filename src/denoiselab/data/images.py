@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the program, and the map between bytes and the network's range."""
+"""Sets of images, and the map between bytes and the network's range."""
 
 from __future__ import annotations
 
@@ -43,6 +43,18 @@ class ImageSet:
         digest.update(self.images.contiguous().numpy().tobytes())
         digest.update(self.labels.contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    @property
+    def stored(self) -> Tensor:
+        """The images as bytes."""
+        return self.images
+
+    def inputs(self, index: Tensor) -> Tensor:
+        """The images at `index` `(B,)` in [-1, 1], `(B, C, H, W)`, channels last in memory."""
+        return from_uint8(self.images[index]).contiguous(memory_format=torch.channels_last)
+
+    def fresh(self, n: int, number: int) -> None:
+        """None: nobody knows the density of images."""
 
     def split(self, fraction: float) -> tuple[ImageSet, ImageSet]:
         """(train, validation): an image is held out by the hash of its bytes, so copies never part."""

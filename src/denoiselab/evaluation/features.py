@@ -1,12 +1,12 @@
-"""Feature extractors: uint8 images to vectors."""
+"""Scores of images by the features of a classifier."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,20 +15,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from denoiselab import progress
-from denoiselab.data import ImageSet, from_uint8
+from denoiselab.data import DataSet, from_uint8
+from denoiselab.evaluation.statistics import GaussianStatistics, frechet_distance
 from denoiselab.files import atomic
-
-
-class Extractor(Protocol):
-    """Images to features, with the identity that a score's protocol names."""
-
-    name: str
-    fingerprint: str
-    dimension: int
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features `(B, D)` float32 of `images` `(B, C, H, W)` uint8."""
-        ...
 
 
 class _Classifier(nn.Module):
@@ -62,20 +51,35 @@ class _Classifier(nn.Module):
 
 
 class ClassifierFeatures:
-    """The features of a trained classifier, float32 with autocast off.
+    """The Fréchet distance to the training images of a trained classifier's features, float32 with autocast off.
 
     Args:
         network: The classifier.
         dimension: Of the features.
         fingerprint: sha256 of its weights.
         accuracy: On held-out images; None where there were none.
+        held_out: Number of those.
     """
 
     name = "classifier"
+    metric = "fd_classifier"
+    split = "train"
 
-    def __init__(self, network: _Classifier, dimension: int, fingerprint: str, accuracy: float | None) -> None:
+    def __init__(
+        self, network: _Classifier, dimension: int, fingerprint: str, accuracy: float | None, held_out: int = 0
+    ) -> None:
         self._network = network.eval().requires_grad_(requires_grad=False)
         self.dimension, self.fingerprint, self.accuracy = dimension, fingerprint, accuracy
+        self.facts: Mapping[str, Any] = {"extractor_accuracy": accuracy}
+        self.told = "" if accuracy is None else f"a classifier: {accuracy:.2%} right on {held_out} held-out images"
+
+    def statistics(self) -> GaussianStatistics:
+        """Mean and covariance of the features of no image."""
+        return GaussianStatistics(self.dimension, self)
+
+    def distance(self, statistics: GaussianStatistics, reference: GaussianStatistics) -> float:
+        """The Fréchet distance."""
+        return frechet_distance(statistics, reference)
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
@@ -107,22 +111,35 @@ class DomainClassifier:
                 raise ValueError(f"{name}={value}: it must be positive.")
         self.epochs, self.batch_size, self.lr, self.dimension = epochs, batch_size, lr, dimension
 
+    def check(self, shape: Sequence[int]) -> None:
+        """Refuse samples that are not images.
+
+        Raises:
+            ValueError: Samples of this shape.
+        """
+        if len(shape) != 3:
+            raise ValueError(
+                f"evaluation.extractor: DomainClassifier scores images, and samples have shape {list(shape)}; "
+                "choose evaluation=points for points."
+            )
+
     def fit(
         self,
-        train: ImageSet,
-        validation: ImageSet,
+        train: DataSet,
+        validation: DataSet,
         cache: Path,
         check: Callable[[int], None] = lambda step: None,
         *,
         shown: bool = True,
     ) -> ClassifierFeatures:
         """The trained classifier, from `cache` if it is there; what `check` raises between steps stops it."""
+        self.check(train.stored.shape[1:])
         recipe = {"format": 1, **vars(self), "train": train.fingerprint, "validation": validation.fingerprint}
         key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
         path = cache / f"classifier-{key[:16]}.safetensors"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = _Classifier(train.images.shape[1], int(train.labels.max()) + 1, self.dimension)
+            network = _Classifier(train.stored.shape[1], int(train.labels.max()) + 1, self.dimension)
             network.to(memory_format=torch.channels_last)
             try:
                 with safe_open(path, framework="pt") as file:
@@ -136,13 +153,13 @@ class DomainClassifier:
         digest = hashlib.sha256()
         for name, tensor in sorted(network.state_dict().items()):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-        return ClassifierFeatures(network, self.dimension, digest.hexdigest(), accuracy)
+        return ClassifierFeatures(network, self.dimension, digest.hexdigest(), accuracy, len(validation))
 
     def _train(
         self,
         network: _Classifier,
-        train: ImageSet,
-        validation: ImageSet,
+        train: DataSet,
+        validation: DataSet,
         check: Callable[[int], None],
         *,
         shown: bool,
@@ -153,7 +170,7 @@ class DomainClassifier:
         with progress.bar("classifier", self.epochs * len(train), shown=shown) as bar:
             for _ in range(self.epochs):
                 for batch in torch.randperm(len(train)).split(self.batch_size):
-                    loss = F.cross_entropy(network(train.images[batch]), train.labels[batch], label_smoothing=0.05)
+                    loss = F.cross_entropy(network(train.stored[batch]), train.labels[batch], label_smoothing=0.05)
                     optimizer.zero_grad()
                     loss.backward()
                     optimizer.step()
@@ -164,5 +181,5 @@ class DomainClassifier:
         if not len(validation):
             return None
         with torch.no_grad():
-            predicted = network.eval()(validation.images).argmax(1)
+            predicted = network.eval()(validation.stored).argmax(1)
         return float((predicted == validation.labels).double().mean())

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,20 +17,16 @@ from torch import Tensor
 
 from denoiselab import progress
 from denoiselab.conditioners.label import Conditioner
-from denoiselab.data import to_uint8
 from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation import report
-from denoiselab.evaluation.features import Extractor
-from denoiselab.evaluation.statistics import GaussianStatistics, frechet_distance
+from denoiselab.evaluation.media import medium
+from denoiselab.evaluation.scorer import Scorer, Statistics
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import Sampler, count_calls
 
-# Images of a cell that are kept for the picture; the same indices, so the same x_T, in every cell.
-_SHOWN = 16
-
 
 class Frontier:
-    """Scores cells (sampler, NFE) with the Fréchet distance of an extractor's features; each cell is stored at once.
+    """Scores cells (sampler, NFE) by a distance to a reference; each cell is stored at once.
 
     Args:
         samplers: Name to sampler.
@@ -79,13 +76,14 @@ class Frontier:
         denoiser: Denoiser,
         conditioner: Conditioner,
         shape: Sequence[int],
-        extractor: Extractor,
-        reference: GaussianStatistics,
+        scorer: Scorer[Any],
+        reference: Statistics,
         directory: Path,
         protocol: Mapping[str, Any],
         settings: Mapping[str, Any],
         check: Callable[[int], None],
         check_cell: Callable[[], None] = lambda: None,
+        notes: Mapping[str, Any] = MappingProxyType({}),
     ) -> list[dict[str, Any]]:
         """Score all cells that are not stored yet, and write `frontier.csv`, `.json`, `.png` and `samples/*.png`.
 
@@ -95,13 +93,14 @@ class Frontier:
             denoiser: With the weights to be scored applied.
             conditioner: Gives samples their conditioning.
             shape: Of one sample.
-            extractor: Of features.
-            reference: Statistics of the training images under that extractor.
+            scorer: Measures the distance.
+            reference: That scorer's statistics of the data.
             directory: Where to write; finished cells found there under the same protocol are kept.
             protocol: What a score depends on beside the cell: weights, data, versions.
             settings: The configuration of each sampler, by name.
             check: Called between sampling steps; what it raises stops the run.
             check_cell: Called after each cell, by all ranks together.
+            notes: What else a record says; it does not tell cells apart.
 
         Returns:
             A record a cell.
@@ -111,16 +110,17 @@ class Frontier:
         stored = {r["cell"]: r for r in json.loads(path.read_text())} if path.is_file() else {}
         common = {
             **protocol,
-            "metric": f"fd_{extractor.name}",
+            "metric": scorer.metric,
             "n": self.num_samples,
             "seed": self.seed,
-            "extractor": extractor.name,
-            "extractor_sha256": extractor.fingerprint,
+            "extractor": scorer.name,
+            "extractor_sha256": scorer.fingerprint,
             "reference_n": int(reference.n),
             "reference_sha256": reference.fingerprint,
             "dtype": "float32",
             "guidance": None,
         }
+        kind = medium(shape)
         records = []
         calls = sum(self.samplers[name].nfe(steps) for name, steps in self.cells)
         bar = progress.bar("frontier", calls * self.num_samples, shown=rank == 0)
@@ -130,53 +130,52 @@ class Frontier:
                 nfe = sampler.nfe(steps)
                 cell = {**common, "sampler": name, "settings": {**settings[name], "steps": steps}}
                 key = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()
-                strip = directory / "samples" / "cells" / f"{name}_nfe{nfe:04d}_{key[:8]}.png"
                 bar.set_postfix(sampler=name, nfe=nfe, refresh=False)
-                if key in stored and strip.is_file():
+                if key in stored and report.picture_of(directory, stored[key]).is_file():
                     bar.update(self.num_samples * nfe)
                     records.append(stored[key])
                     continue
                 start = time.perf_counter()
-                statistics = GaussianStatistics(extractor.dimension)
+                statistics = scorer.statistics()
                 first: list[Tensor] = []
                 spent = 0
-                for images, spent in self._batches(sampler, steps, denoiser, conditioner, shape, rank, world, check):
-                    statistics.update(extractor(images))
-                    if sum(map(len, first)) < _SHOWN:
-                        first.append(images.cpu())
-                    bar.update(len(images) * world * spent)
+                for samples, spent in self._batches(sampler, steps, denoiser, conditioner, shape, rank, world, check):
+                    statistics.update(samples)
+                    if sum(map(len, first)) < kind.shown:
+                        first.append(samples.cpu())
+                    bar.update(len(samples) * world * spent)
                 statistics.reduce(next(denoiser.parameters()).device)
                 seconds = time.perf_counter() - start
                 record = {
                     "sampler": name,
                     "nfe": spent,
                     "steps": steps,
-                    "score": frechet_distance(statistics, reference),
+                    "score": scorer.distance(statistics, reference),
                     "seconds": round(seconds, 3),
                     "network_evaluations": spent,
                     "seconds_per_1k_images": round(seconds / self.num_samples * 1000, 3),
                     **cell,
+                    **notes,
                     "cell": key,
                 }
                 assert int(statistics.n) == self.num_samples
                 records.append(record)
                 if rank == 0:
-                    report.write_strip(strip, torch.cat(first)[:_SHOWN])
+                    kind.write_cell(report.picture_of(directory, record), torch.cat(first)[: kind.shown])
                     report.write_records(directory, [*{**stored, **{r["cell"]: r for r in records}}.values()])
                 check_cell()
         # What was scored before under the same protocol belongs to the picture too.
         fresh = {(r["sampler"], r["nfe"]) for r in records}
-        strips = {p.stem for p in (directory / "samples" / "cells").glob("*.png")}
         shown = records + [
             record
             for record in stored.values()
             if (record["sampler"], record["nfe"]) not in fresh
-            and f"{record['sampler']}_nfe{record['nfe']:04d}_{record['cell'][:8]}" in strips
+            and report.picture_of(directory, record).is_file()
             and all(record.get(name) == value for name, value in common.items())
         ]
         if rank == 0:
             report.write_records(directory, [*{**stored, **{r["cell"]: r for r in records}}.values()])
-            report.write_pictures(directory, shown)
+            report.write_pictures(directory, shown, kind.write_sheet)
         return shown
 
     def _batches(
@@ -190,7 +189,7 @@ class Frontier:
         world: int,
         check: Callable[[int], None],
     ) -> Any:
-        """Yield (uint8 images, NFE) for this rank's share of indices; each index falls to exactly one rank."""
+        """Yield (stored samples, NFE) for this rank's share of indices; each index falls to exactly one rank."""
         device = next(denoiser.parameters()).device
         share = torch.arange(rank * self.num_samples // world, (rank + 1) * self.num_samples // world, device=device)
         for index in share.split(self.batch_size):
@@ -207,7 +206,7 @@ def draw(
     steps: int,
     on_step: Callable[[int], None],
 ) -> tuple[Tensor, int]:
-    """Samples `index` `(B,)` of `seed` as bytes `(B, *shape)`, and the network calls that they took.
+    """Samples `index` `(B,)` of `seed` as they are stored, `(B, *shape)`, and the network calls that they took.
 
     Raises:
         ValueError: A sample is not finite.
@@ -218,4 +217,4 @@ def draw(
     if bool(bad.any()):
         first = int(index[bad][0])
         raise ValueError(f"sample {first} of {type(sampler).__name__} at {counted.calls} NFE is not finite.")
-    return to_uint8(x), counted.calls
+    return medium(shape).to_stored(x), counted.calls

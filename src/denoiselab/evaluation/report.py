@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from denoiselab.files import atomic
 
 Record = dict[str, Any]
+WriteSheet = Callable[[Path, Sequence[Any], Sequence[str], str], None]
 
 
 def write_records(directory: Path, records: Sequence[Record]) -> None:
@@ -31,17 +32,19 @@ def write_records(directory: Path, records: Sequence[Record]) -> None:
             writer.writerow({k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in record.items()})
 
 
-def write_pictures(directory: Path, records: Sequence[Record]) -> None:
-    """Write `frontier.png` and, for each sampler, `samples/<sampler>.png`: a row of images for each NFE."""
+def picture_of(directory: Path, record: Record) -> Path:
+    """Where the picture of a cell's samples is."""
+    return directory / "samples" / "cells" / f"{record['sampler']}_nfe{record['nfe']:04d}_{record['cell'][:8]}.png"
+
+
+def write_pictures(directory: Path, records: Sequence[Record], write_sheet: WriteSheet) -> None:
+    """Write `frontier.png` and, for each sampler, `samples/<sampler>.png`: the picture of each NFE."""
     _plot(directory / "frontier.png", records)
     for sampler, rows in by_sampler(records).items():
-        strips = [
-            read_strip(directory / "samples" / "cells" / f"{sampler}_nfe{r['nfe']:04d}_{r['cell'][:8]}.png")
-            for r in rows
-        ]
-        labels = [f"NFE {r['nfe']}: {r['score']:.2f}" for r in rows]
-        title = f"{sampler}: {rows[0]['metric']} at n = {rows[0]['n']}, same x_T in each column"
-        _sample_rows(directory / "samples" / f"{sampler}.png", strips, labels, title)
+        strips = [read_strip(picture_of(directory, r)) for r in rows]
+        labels = [f"NFE {r['nfe']}: {digits(r['score'])}" for r in rows]
+        title = f"{sampler}: {rows[0]['metric']} at n = {rows[0]['n']}"
+        write_sheet(directory / "samples" / f"{sampler}.png", strips, labels, title)
 
 
 def by_sampler(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -56,17 +59,22 @@ def table(records: Sequence[Record]) -> Table:
     """Samplers by NFE: the score, and the seconds it took."""
     first = records[0]
     budgets = sorted({record["nfe"] for record in records})
-    out = Table(
-        title=f"{first['metric']} (lower is better), n = {first['n']}, weights = {first['weights']}",
-        title_justify="left",
-    )
+    title = f"{first['metric']} (lower is better), n = {first['n']}, weights = {first['weights']}"
+    if "floor" in first:
+        title += f"; fresh data score {digits(first['floor'])}"
+    out = Table(title=title, title_justify="left")
     out.add_column("NFE")
     for budget in budgets:
         out.add_column(str(budget), justify="right")
     for sampler, rows in by_sampler(records).items():
-        cells = {row["nfe"]: f"{row['score']:.2f} ({row['seconds']:.0f}s)" for row in rows}
+        cells = {row["nfe"]: f"{digits(row['score'])} ({row['seconds']:.0f}s)" for row in rows}
         out.add_row(sampler, *[cells.get(budget, "") for budget in budgets])
     return out
+
+
+def digits(score: float) -> str:
+    """A score for people."""
+    return f"{score:.2f}" if score >= 0.1 else f"{score:.4f}"
 
 
 def grid(images: Tensor, columns: int, gap: int = 0) -> Tensor:
@@ -111,6 +119,8 @@ def _plot(path: Path, records: Sequence[Record]) -> None:
     axes = figure.add_subplot()
     for sampler, rows in by_sampler(records).items():
         axes.plot([r["nfe"] for r in rows], [r["score"] for r in rows], marker="o", label=sampler)
+    if "floor" in records[0]:
+        axes.axhline(records[0]["floor"], color="0.5", linestyle="--", linewidth=1, label="fresh data")
     budgets = sorted({record["nfe"] for record in records})
     axes.set(xscale="log", yscale="log", xlabel="NFE (network calls per sample)", ylabel=records[0]["metric"])
     axes.set_xticks(budgets, [str(b) for b in budgets], minor=False)
@@ -122,10 +132,11 @@ def _plot(path: Path, records: Sequence[Record]) -> None:
     axes.set_title(f"n = {records[0]['n']}, weights = {records[0]['weights']}, {records[0]['data']}", fontsize=10)
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _sample_rows(path: Path, strips: Sequence[Any], labels: Sequence[str], title: str) -> None:
+def write_rows(path: Path, strips: Sequence[Any], labels: Sequence[str], title: str) -> None:
+    """Write strips one below the other, each with its label on the left."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 0.75 * len(strips) + 0.4), dpi=110, layout="constrained")
@@ -134,9 +145,23 @@ def _sample_rows(path: Path, strips: Sequence[Any], labels: Sequence[str], title
         axes.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
         axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _save(figure: Any, path: Path) -> None:
+def write_columns(path: Path, panels: Sequence[Any], labels: Sequence[str], title: str) -> None:
+    """Write square panels side by side, each with its label above."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(2.3 * len(panels), 4.6), 2.9), dpi=110, layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    for axes, panel, label in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, labels, strict=True):
+        axes.imshow(panel)
+        axes.set(xticks=[], yticks=[])
+        axes.set_title(label, fontsize=9)
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a figure as PNG, atomically."""
     with atomic(path) as file:
         figure.savefig(file, format="png")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
@@ -14,20 +15,22 @@ class GaussianStatistics:
 
     Args:
         dimension: Of the features.
+        features: Maps what is added to features; None where features are added.
     """
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, dimension: int, features: Callable[[Tensor], Tensor] | None = None) -> None:
+        self._features = features
         self.n = torch.zeros((), dtype=torch.float64)
         self.sum = torch.zeros(dimension, dtype=torch.float64)
         self.outer = torch.zeros(dimension, dimension, dtype=torch.float64)
 
-    def update(self, features: Tensor) -> None:
-        """Add features `(B, D)`.
+    def update(self, samples: Tensor) -> None:
+        """Add features `(B, D)`, or samples `(B, *)` that have features.
 
         Raises:
             ValueError: A feature is not finite.
         """
-        x = features.to("cpu", torch.float64)
+        x = (samples if self._features is None else self._features(samples)).to("cpu", torch.float64)
         if not bool(x.isfinite().all()):
             bad = int((~x.isfinite().all(1)).nonzero()[0])
             raise ValueError(f"the features of image {bad} of the batch are not finite.")

@@ -1,5 +1,6 @@
 """Networks: called as `network(x, label, **cond)`; they know no schedule and no configuration."""
 
 from denoiselab.networks.ddpm import DDPMUNet
+from denoiselab.networks.mlp import MLP
 
-__all__ = ["DDPMUNet"]
+__all__ = ["MLP", "DDPMUNet"]

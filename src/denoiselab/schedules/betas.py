@@ -24,12 +24,16 @@ def scaled_linear(steps: int = 1000, start: float = 0.00085, end: float = 0.012,
 
     Rombach et al., arXiv 2112.10752, have 0.0015 to 0.0195; Stable Diffusion 0.00085 to 0.012.
     """
+    if start <= 0 or end <= 0:
+        raise ValueError(f"start={start} and end={end}: they must be positive.")
     return _scaled(_line(math.sqrt(start), math.sqrt(end), steps).square(), steps, per)
 
 
 def cosine(steps: int = 1000, s: float = 0.008, maximum: float = 0.999) -> Tensor:
     """alpha^2 = cos^2((t + s) / (1 + s) pi / 2), betas at most `maximum` (arXiv 2102.09672, eq. 17)."""
     _check_steps(steps)
+    if s < 0 or not 0 < maximum < 1:
+        raise ValueError(f"s={s} and maximum={maximum}: they must satisfy s >= 0 and 0 < maximum < 1.")
     a = (torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps + s) / (1 + s) * math.pi / 2
     # 1 - cos^2 b / cos^2 a = sin(b - a) sin(b + a) / cos^2 a.
     before, after = a[:-1], a[1:]

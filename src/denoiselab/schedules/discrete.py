@@ -105,7 +105,7 @@ class DiscreteVP(_Table):
         """The time whose half log-SNR is `lam`."""
         assert self.steps is not None
         table = self._table(lam.device)
-        log_alpha = -F.softplus(-2 * lam.double()) / 2
+        log_alpha = F.logsigmoid(2 * lam.double()) / 2
         i = (torch.searchsorted(-table, -log_alpha) - 1).clamp(0, self.steps - 1)
         left, right = table[i], table[i + 1]
         w = torch.where(right.isinf(), -torch.expm1(log_alpha - left), (log_alpha - left) / (right - left))

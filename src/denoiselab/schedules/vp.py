@@ -62,7 +62,7 @@ class VPLinear(_Betas):
 
     def time_of(self, lam: Tensor) -> Tensor:
         """The time whose half log-SNR is `lam`: the positive root of a quadratic, in its stable form."""
-        c = F.softplus(-2 * lam)
+        c = -F.logsigmoid(2 * lam)  # softplus gives up its last digits beyond 20
         root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * c)
         return 2 * c / (self.beta_min + root)
 

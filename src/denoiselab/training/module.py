@@ -71,7 +71,10 @@ class DiffusionModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The batch's mean loss, a float32 scalar."""
         # Dropout draws from torch's own generator: key it too on the position, and on the rank.
-        torch.manual_seed((self.seed * 0x9E3779B1 + self.images_seen * 0x10001 + self.global_rank) % 2**63)
+        word = (self.seed * 0x9E3779B1 + self.images_seen * 0x10001 + self.global_rank) % 2**63
+        torch.default_generator.manual_seed(word)
+        if self.device.type == "cuda":  # not torch.manual_seed: without a GPU that queues a stack trace each call
+            torch.cuda.manual_seed(word)
         noise = Noise(self.seed, batch["position"], TRAINING)
         cond = self.conditioner.train(batch["labels"], noise)
         loss: Tensor = self.objective(self.denoiser, batch["images"], noise, **cond).mean()

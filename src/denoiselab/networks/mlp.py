@@ -1,0 +1,83 @@
+"""A network for points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denoiselab.networks.layers import SinusoidalEmbedding, zero_init
+
+
+class MLP(nn.Module):
+    """Residual blocks of two linear layers with SiLU between, scaled and shifted by the time embedding.
+
+    Smooth in its input, so that losses may differentiate it twice (score matching does).
+
+    Args:
+        shape: Shape of a sample, (D,) for points; longer ones are flattened.
+        width: Features of the hidden layers, divisible by 4 and at least 8; the embedding has half as many.
+        depth: Number of blocks.
+        num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
+        outputs: Channels of the output, in units of those of the sample; 2 with a learned variance.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        width: int = 128,
+        depth: int = 3,
+        num_classes: int | None = None,
+        outputs: int = 1,
+    ) -> None:
+        super().__init__()
+        for name, value in (("depth", depth), ("outputs", outputs)):
+            if value < 1:
+                raise ValueError(f"{name}={value}: it must be at least 1.")
+        if width < 8 or width % 4:
+            raise ValueError(f"width={width}: it must be divisible by 4 and at least 8.")
+        self.conditioning = frozenset({"class_label"} if num_classes else ())
+        features = width // 2
+        self.time = nn.Sequential(SinusoidalEmbedding(features), nn.Linear(features, features))
+        self.classes = nn.Embedding(num_classes + 1, features) if num_classes else None
+        self.stem = nn.Linear(math.prod(shape), width)
+        self.blocks = nn.ModuleList(_Block(width, features) for _ in range(depth))
+        self.head = zero_init(nn.Linear(width, outputs * math.prod(shape)))
+
+    def forward(self, x: Tensor, label: Tensor, class_label: Tensor | None = None) -> Tensor:
+        """Map `x` `(B, C, *)`, time labels `(B,)` and class labels `(B,)` int64 to `(B, outputs C, *)`."""
+        embedding = self.time(label)  # (B, E)
+        if self.classes is not None and class_label is not None:
+            embedding = embedding + self.classes(class_label)
+        embedding = F.silu(embedding)
+        h = self.stem(x.flatten(1))
+        for block in self.blocks:
+            h = block(h, embedding)
+        out: Tensor = self.head(F.silu(h))
+        return out.reshape(x.shape[0], -1, *x.shape[2:])
+
+
+class _Block(nn.Module):
+    """h + W2 silu((1 + scale) W1 h + shift), with scale and shift linear in the embedding.
+
+    Args:
+        width: Of h and the hidden layer.
+        features: Of the embedding.
+    """
+
+    def __init__(self, width: int, features: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(width, width)
+        self.modulation = nn.Linear(features, 2 * width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        """Map `h` `(B, W)` and the embedding `(B, E)` to `(B, W)`."""
+        scale, shift = self.modulation(embedding).chunk(2, dim=1)
+        out: Tensor = h + self.out(F.silu(self.hidden(h) * (1 + scale) + shift))
+        return out

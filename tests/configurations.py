@@ -1,0 +1,28 @@
+"""Objects of conf/ by name, as the programs build them; and all names of a group, so that suites find new files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from denoiselab.app.construct import check, construct
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+def names(group: str) -> list[str]:
+    """The choices of a group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def build(group: str, name: str, *overrides: str) -> Any:
+    """The object of a choice, for data of standard deviation 0.5 and batches of 128."""
+    context = {"sigma_data": 0.5, "batch_size": 128}
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        node = compose(f"{group}/{name}", [f"{group}.{override}" for override in overrides])[group]
+    plain = OmegaConf.to_container(OmegaConf.create({**context, group: node}), resolve=True)
+    check({group: plain[group]})
+    return construct(plain[group], group)

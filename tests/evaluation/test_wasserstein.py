@@ -1,0 +1,103 @@
+import math
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from scipy.stats import wasserstein_distance
+
+from denoiselab.data import ImageSet, PointSet
+from denoiselab.evaluation import DomainClassifier, SlicedWasserstein
+from denoiselab.evaluation.wasserstein import Points, directions, sliced_wasserstein
+
+
+def normal(n, d, seed):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("n", "m"), [(50, 50), (50, 70), (1, 9), (64, 16)])
+@pytest.mark.parametrize("d", [1, 2, 5])
+def test_equals_scipy_along_each_direction(n, m, d):
+    p, q, along = normal(n, d, 0), normal(m, d, 1) * 2 + 0.3, directions(d, 20)
+    wanted = [wasserstein_distance((p.double() @ a).numpy(), (q.double() @ a).numpy()) for a in along]
+    assert sliced_wasserstein(p, q, along) == pytest.approx(sum(wanted) / len(wanted), rel=1e-12)
+    assert sliced_wasserstein(q, p, along) == pytest.approx(sliced_wasserstein(p, q, along), rel=1e-12)
+
+
+@pytest.mark.parametrize("d", [2, 3])
+def test_a_shift_of_a_set(d):
+    """W1 of a shift by s along theta is |<s, theta>|, whose mean over the sphere is |s| times a known constant."""
+    shift = torch.tensor([3.0, -1.0, 2.0])[:d]
+    along = directions(d, 1024)
+    p = normal(500, d, 0)
+    score = sliced_wasserstein(p, p + shift, along)
+    assert score == pytest.approx(float((along @ shift.double()).abs().mean()), rel=1e-6)
+    constant = {2: 2 / math.pi, 3: 1 / 2}[d]
+    assert score == pytest.approx(float(shift.norm()) * constant, rel={2: 1e-5, 3: 5e-3}[d])
+
+
+def test_gaussians_of_other_widths():
+    """W1 of N(0, 1) and N(0, 2^2) is E|z|: 4,000 points miss it by their sampling error."""
+    score = sliced_wasserstein(normal(4000, 2, 0), 2 * normal(4000, 2, 1), directions(2, 64))
+    assert score == pytest.approx(math.sqrt(2 / math.pi), abs=4 * math.sqrt((1 + 4) / 4000))
+
+
+@pytest.mark.parametrize("d", [1, 2, 3, 7])
+def test_directions_are_unit_and_fixed(d):
+    along = directions(d, 128)
+    assert torch.allclose(along.norm(dim=1), torch.ones(len(along), dtype=torch.float64))
+    assert torch.equal(along, directions(d, 128))
+    if d > 1:  # even over the sphere: E theta theta^T = I / d
+        assert torch.allclose(along.T @ along / len(along), torch.eye(d).double() / d, atol=0.03)
+
+
+def score_on_ranks(rank, path, out, splits):
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=len(splits))
+    points = Points(2)
+    for batch in normal(10, 2, 0).split(splits)[rank].split(2):
+        points.update(batch)
+    points.reduce(torch.device("cpu"))
+    torch.save((points.points, points.n, points.fingerprint), f"{out}{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("splits", [[3, 7], [10, 0], [5, 5]])
+def test_ranks_gather_the_points_of_one(splits, tmp_path):
+    mp.start_processes(
+        score_on_ranks, (tmp_path / "store", tmp_path / "out", splits), nprocs=2, start_method="fork"
+    )  # fmt: skip
+    whole = Points(2)
+    whole.update(normal(10, 2, 0))
+    for rank in range(2):
+        points, n, fingerprint = torch.load(f"{tmp_path / 'out'}{rank}")
+        assert torch.equal(points, normal(10, 2, 0))
+        assert (n, fingerprint) == (10, whole.fingerprint)
+
+
+def test_each_scorer_refuses_the_other_kind(tmp_path):
+    points, images = PointSet(normal(4, 2, 0), torch.zeros(4).long()), ImageSet(
+        torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4).long()
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"evaluation\.extractor: SlicedWasserstein scores points"):
+        SlicedWasserstein().fit(images, images, tmp_path)
+    with pytest.raises(ValueError, match=r"evaluation\.extractor: DomainClassifier scores images"):
+        DomainClassifier().fit(points, points, tmp_path)
+    with pytest.raises(ValueError, match="projections=0"):
+        SlicedWasserstein(0)
+
+
+def test_a_scorer_says_what_it_is(tmp_path):
+    points = PointSet(normal(40, 2, 0), torch.zeros(40).long())
+    scorer = SlicedWasserstein(16).fit(points, points, tmp_path)
+    assert (scorer.name, scorer.metric, scorer.split) == ("sliced_w1", "sliced_w1", "held_out")
+    assert scorer.fingerprint != SlicedWasserstein(17).fit(points, points, tmp_path).fingerprint
+    mine, theirs = scorer.statistics(), scorer.statistics()
+    for batch in points.points.split(7):
+        mine.update(batch)
+    theirs.update(points.points + 1)
+    assert mine.n == 40
+    assert scorer.distance(mine, theirs) == pytest.approx(
+        sliced_wasserstein(points.points, points.points + 1, directions(2, 16)), rel=1e-12
+    )
+    assert mine.fingerprint != theirs.fingerprint

@@ -1,0 +1,204 @@
+"""Score matching on distributions whose score is known."""
+
+import math
+
+import pytest
+import torch
+from oracles import F64
+
+from denoiselab import parameterizations
+from denoiselab.analytic import GaussianDenoiser
+from denoiselab.denoiser import Denoiser, ScaledTime
+from denoiselab.noise import Noise
+from denoiselab.objectives import DenoisingObjective, ImplicitScoreMatching, SlicedScoreMatching, projections, weights
+from denoiselab.objectives.level_distributions import SingleLevel, UniformTime
+from denoiselab.schedules import VPLinear
+
+SCHEDULE = VPLinear()
+MEAN = torch.tensor([0.3, -0.4], dtype=F64)
+COVARIANCE = torch.tensor([[0.5, 0.2], [0.2, 0.3]], dtype=F64)
+ORACLE = GaussianDenoiser(MEAN, COVARIANCE)
+N = 20_000
+T = 0.4
+
+
+class Affine(torch.nn.Module):
+    """The exact eps of the Gaussian, times a matrix, plus a shift: exact at (I, 0)."""
+
+    def __init__(self, matrix=None, shift=None):
+        super().__init__()
+        self.matrix = torch.eye(2, dtype=F64) if matrix is None else matrix
+        self.shift = torch.zeros(2, dtype=F64) if shift is None else shift
+
+    def forward(self, x, label):
+        return ORACLE(x, SCHEDULE.level(label)).eps @ self.matrix.T + self.shift
+
+
+def denoiser(network=None):
+    return Denoiser(network or Affine(), SCHEDULE, parameterizations.eps, ScaledTime(1.0))
+
+
+def data(n=N, seed=1):
+    z = Noise(seed, torch.arange(n)).normal((2,), F64)
+    return MEAN + z @ torch.linalg.cholesky(COVARIANCE).T
+
+
+def loss(objective, network=None, n=N, seed=0):
+    return objective(denoiser(network), data(n), Noise(seed, torch.arange(n))).double()
+
+
+def z_score(values, expected=0.0):
+    return float((values.mean() - expected) / (values.std() / len(values) ** 0.5))
+
+
+def sliced(levels, projection=projections.rademacher, **options):
+    return SlicedScoreMatching(levels, projection, **options)
+
+
+EACH = [
+    ImplicitScoreMatching(UniformTime()),
+    ImplicitScoreMatching(UniformTime(), power=0.0, sum_dimensions=True),
+    *[sliced(UniformTime(), p) for p in (projections.rademacher, projections.gaussian, projections.sphere)],
+    sliced(UniformTime(), variance_reduced=False, count=2),
+    DenoisingObjective(weights.snr, UniformTime()),
+    DenoisingObjective(weights.annealed, SingleLevel(T)),
+]
+
+
+@pytest.mark.parametrize("network", [Affine(), Affine(torch.tensor([[0.7, 0.3], [-0.2, 1.1]], dtype=F64), MEAN)])
+def test_implicit_loss_of_an_affine_score_is_its_closed_form(network):
+    """sigma^2 (|s|^2 / 2 + tr ds/dx) per sample, by hand, for eps = A P (x - m) + c with P = sigma / C_t."""
+    level = SCHEDULE.level(torch.tensor(T, dtype=F64))
+    total = level.alpha**2 * COVARIANCE + level.sigma**2 * torch.eye(2, dtype=F64)
+    linear = network.matrix @ (level.sigma * torch.linalg.inv(total))
+    n = 50
+    noise = Noise(0, torch.arange(n))
+    x0 = data(n)
+    x = level.alpha * x0 + level.sigma * noise.like(x0)
+    eps = (x - level.alpha * MEAN) @ linear.T + network.shift
+    want = eps.square().sum(1) / 2 - level.sigma * linear.trace()
+    got = loss(ImplicitScoreMatching(SingleLevel(T), sum_dimensions=True), network, n)
+    assert torch.allclose(got, want, rtol=1e-5)  # the loss is float32
+    mean = loss(ImplicitScoreMatching(SingleLevel(T)), network, n)
+    assert torch.allclose(mean, want / 2, rtol=1e-5)
+    plain = loss(ImplicitScoreMatching(SingleLevel(T), power=0.0, sum_dimensions=True), network, n)
+    assert torch.allclose(plain, want / level.sigma**2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variance_reduced", [True, False])
+@pytest.mark.parametrize("projection", [projections.rademacher, projections.gaussian, projections.sphere])
+def test_sliced_is_implicit_in_expectation(projection, variance_reduced):
+    network = Affine(torch.tensor([[0.7, 0.3], [-0.2, 1.1]], dtype=F64), MEAN)
+    exact = loss(ImplicitScoreMatching(UniformTime()), network)
+    estimate = loss(sliced(UniformTime(), projection, variance_reduced=variance_reduced), network)
+    z = z_score(estimate - exact)
+    assert estimate.std() > 0
+    assert abs(z) < 4, z
+    assert (estimate - exact).std() > 1e-3
+
+
+def test_variance_reduction_and_more_directions_reduce_the_variance():
+    exact = loss(ImplicitScoreMatching(SingleLevel(T)))
+
+    def spread(**options):
+        return float((loss(sliced(SingleLevel(T), projections.gaussian, **options)) - exact).std())
+
+    assert spread(variance_reduced=True) < 0.9 * spread(variance_reduced=False)
+    assert spread(count=4) == pytest.approx(spread(count=1) / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("projection", [projections.rademacher, projections.gaussian, projections.sphere])
+def test_directions_have_unit_covariance_and_belong_to_their_sample(projection):
+    x = torch.zeros(N, 3, dtype=F64)
+    v = projection(x, Noise(0, torch.arange(N)))
+    second = v.T @ v / N
+    assert torch.allclose(second, torch.eye(3, dtype=F64), atol=5 * 1.5 / N**0.5)
+    part = projection(x[:10], Noise(0, torch.arange(100, 110)))
+    assert torch.equal(v[100:110], part)
+    if projection is projections.sphere:
+        assert torch.allclose(v.norm(dim=1), torch.full((N,), math.sqrt(3), dtype=F64))
+
+
+@pytest.mark.parametrize("objective", EACH)
+@pytest.mark.parametrize("which", ["shift", "scale", "rotation"])
+def test_the_true_score_is_the_optimum(objective, which):
+    """The gradient of the expected loss along perturbations of the exact score is zero: |z| < 4."""
+    h = 1e-2
+
+    def network(sign):
+        if which == "shift":
+            return Affine(shift=sign * h * torch.tensor([1.0, -0.5], dtype=F64))
+        direction = {"scale": torch.eye(2), "rotation": torch.tensor([[0.0, 1.0], [-1.0, 0.0]])}[which].double()
+        return Affine(torch.eye(2, dtype=F64) + sign * h * direction)
+
+    gradient = (loss(objective, network(1)) - loss(objective, network(-1))) / (2 * h)
+    z = z_score(gradient)
+    assert gradient.std() > 0
+    assert abs(z) < 4, z
+    away = (loss(objective, network(31)) - loss(objective, network(29))) / (2 * h)
+    assert abs(z_score(away)) > 4  # elsewhere the same test sees a slope
+
+
+def test_denoising_and_explicit_score_matching_differ_by_their_known_constant():
+    """E|s - s_cond|^2 - E|s - s_true|^2 = D / sigma^2 - E|s_true|^2 for any s (Vincent 2011); here tr C_t^-1."""
+    level = SCHEDULE.level(torch.tensor(T, dtype=F64))
+    total = level.alpha**2 * COVARIANCE + level.sigma**2 * torch.eye(2, dtype=F64)
+    network = Affine(torch.tensor([[0.7, 0.3], [-0.2, 1.1]], dtype=F64), MEAN)
+    noise, x0 = Noise(0, torch.arange(N)), data()
+    eps = noise.like(x0)
+    x = level.alpha * x0 + level.sigma * eps
+    model = -network(x, torch.full((N,), T, dtype=F64)) / level.sigma
+    explicit = (model - ORACLE.score(x, level)).square().sum(1)
+    objective = DenoisingObjective(lambda lvl: 2 * weights.annealed(lvl, 0.0), SingleLevel(T), sum_dimensions=True)
+    denoising = loss(objective, network)
+    constant = float(2 / level.sigma**2 - torch.linalg.inv(total).trace())
+    z = z_score(denoising - explicit, constant)
+    assert constant > 0.1
+    assert abs(z) < 4, z
+
+
+def test_implicit_and_denoising_losses_differ_by_half_a_dimension():
+    """sigma^2 (|s|^2 / 2 + tr ds/dx) and |eps_hat - eps|^2 / 2 differ by D / 2 in expectation, whatever the model."""
+    network = Affine(torch.tensor([[0.7, 0.3], [-0.2, 1.1]], dtype=F64), MEAN)
+    implicit = loss(ImplicitScoreMatching(UniformTime(), sum_dimensions=True), network)
+    denoising = loss(DenoisingObjective(weights.snr, UniformTime(), sum_dimensions=True), network) / 2
+    z = z_score(denoising - implicit, 1.0)
+    assert abs(z) < 4, z
+
+
+def test_gradients_reach_the_network():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2)).double()
+
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network
+
+        def forward(self, x, label):
+            return self.inner(x)
+
+    for objective in (ImplicitScoreMatching(SingleLevel(T)), sliced(SingleLevel(T))):
+        network.zero_grad()
+        objective(denoiser(Net()), data(64), Noise(0, torch.arange(64))).mean().backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in (network[0].weight, network[2].weight))
+
+
+def test_images_have_as_many_dimensions_as_pixels():
+    class Linear(torch.nn.Module):
+        def forward(self, x, label):
+            return 0.5 * x
+
+    objective = ImplicitScoreMatching(SingleLevel(T), sum_dimensions=True)
+    x0 = torch.zeros(3, 2, 2, 2, dtype=F64)
+    level = SCHEDULE.level(torch.tensor(T, dtype=F64))
+    x = level.sigma * Noise(0, torch.arange(3)).like(x0)
+    want = (0.5 * x).square().flatten(1).sum(1) / 2 - level.sigma * 0.5 * 8
+    assert torch.allclose(objective(denoiser(Linear()), x0, Noise(0, torch.arange(3))).double(), want, rtol=1e-5)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="count=0"):
+        sliced(UniformTime(), count=0)
+    with pytest.raises(ValueError, match=r"t=7.0"):
+        ImplicitScoreMatching(SingleLevel(7.0)).check(denoiser())
