@@ -97,14 +97,13 @@ def test_sliced_is_implicit_in_expectation(projection, variance_reduced):
     assert (estimate - exact).std() > 1e-3
 
 
-def test_variance_reduction_and_more_directions_reduce_the_variance():
+def test_more_directions_reduce_the_variance():
     exact = loss(ImplicitScoreMatching(SingleLevel(T)))
 
-    def spread(**options):
-        return float((loss(sliced(SingleLevel(T), projections.gaussian, **options)) - exact).std())
+    def spread(count):
+        return float((loss(sliced(SingleLevel(T), projections.gaussian, count=count)) - exact).std())
 
-    assert spread(variance_reduced=True) < 0.9 * spread(variance_reduced=False)
-    assert spread(count=4) == pytest.approx(spread(count=1) / 2, rel=0.05)
+    assert spread(4) == pytest.approx(spread(1) / 2, rel=0.05)
 
 
 @pytest.mark.parametrize("projection", [projections.rademacher, projections.gaussian, projections.sphere])
@@ -120,7 +119,7 @@ def test_directions_have_unit_covariance_and_belong_to_their_sample(projection):
 
 
 @pytest.mark.parametrize("objective", EACH)
-@pytest.mark.parametrize("which", ["shift", "scale", "rotation"])
+@pytest.mark.parametrize("which", ["shift", "scale", "stretch"])
 def test_the_true_score_is_the_optimum(objective, which):
     """The gradient of the expected loss along perturbations of the exact score is zero: |z| < 4."""
     h = 1e-2
@@ -128,7 +127,7 @@ def test_the_true_score_is_the_optimum(objective, which):
     def network(sign):
         if which == "shift":
             return Affine(shift=sign * h * torch.tensor([1.0, -0.5], dtype=F64))
-        direction = {"scale": torch.eye(2), "rotation": torch.tensor([[0.0, 1.0], [-1.0, 0.0]])}[which].double()
+        direction = {"scale": torch.eye(2), "stretch": torch.tensor([[1.0, 0.3], [0.0, -0.5]])}[which].double()
         return Affine(torch.eye(2, dtype=F64) + sign * h * direction)
 
     gradient = (loss(objective, network(1)) - loss(objective, network(-1))) / (2 * h)

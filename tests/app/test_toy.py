@@ -1,0 +1,104 @@
+"""experiment=toy_2d and every method, from the command line to the pictures."""
+
+import json
+
+import numpy as np
+import pytest
+from configurations import names
+from PIL import Image
+
+TOY = [
+    *("experiment=toy_2d", "logger=none", "max_images=2048", "lr_schedule.images=1024"),
+    *("network.width=8", "network.depth=1", "data.size=2000", "data.held_out=400"),
+    *("evaluation.num_samples=200", "evaluation.nfe=[4,9]"),
+]
+DIGITS = ["debug=fast_dev_run", "logger=none", "network.channels=8", "network.groups=4", "traceback=false"]
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory):
+    return tmp_path_factory.mktemp("toy")
+
+
+def test_a_toy_run_leaves_its_pictures_and_can_be_sampled(invoke, logs):
+    path = logs / "run"
+    result = invoke("train.py", *TOY, f"paths.log_dir={logs}", f"paths.run_dir={path}")
+    assert result.code == 0, result.err
+    assert "fresh data score" in result.out
+    records = json.loads((path / "frontier.json").read_text())
+    assert {r["metric"] for r in records} == {"sliced_w1"}
+    assert all(r["floor"] > 0 and r["split"] == "held_out" for r in records)
+    for name in ("toy_2d.png", "frontier.png", "samples/heun.png"):
+        with Image.open(path / name) as image:
+            assert image.size[0] > 300
+    out = logs / "points"
+    result = invoke("sample.py", f"ckpt={path}", "num_samples=50", "sampler=ddim", "sampler.steps=3", f"out={out}")
+    assert result.code == 0, result.err
+    assert np.load(out / "samples.npz")["points"].shape == (50, 2)
+    assert (out / "grid.png").is_file()
+
+
+@pytest.mark.parametrize("data", ["two_moons", "checkerboard", "eight_gaussians", "pinwheel"])
+def test_every_toy_set_trains(invoke, logs, data):
+    result = invoke("train.py", *TOY, f"data={data}", f"paths.log_dir={logs}")
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize("method", names("method"))
+def test_every_method_trains_points(invoke, logs, method):
+    extra = {"vlb": ["decoder@objective.decoder=real"], "vdm": ["decoder@objective.decoder=real"]}
+    extra["iddpm"] = ["decoder@objective.bound.decoder=real"]
+    result = invoke("train.py", *TOY, f"method={method}", *extra.get(method, []), f"paths.log_dir={logs}")
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize("method", ["ddpm", "iddpm", "vdm", "sliced", "ncsn"])
+def test_methods_train_images(invoke, logs, method):
+    """Those whose objective or output differs between points and images."""
+    result = invoke("train.py", *DIGITS, f"method={method}", "evaluation.samplers=[ddim]", f"paths.log_dir={logs}")
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["schedule=flow"], "parameterization=eps: x0 and eps cannot be told from its output"),
+        (["schedule=zero_snr"], "parameterization=eps"),
+        (["schedule=jsd", "parameterization=score"], "parameterization=score"),
+        (["denoiser=discrete"], "StepIndex counts the levels of a discrete schedule"),
+        (["denoiser=edm", "schedule=flow", "parameterization=v"], "denoiser.time_label=LogNoise"),
+        (["variance=learned_range"], "does not train a learned variance"),
+        (["objective=hybrid"], "Hybrid trains a learned variance"),
+        (["objective=vlb"], "variance=none"),
+        (["objective=vlb", "variance=fixed_large"], "VPLinear is continuous"),
+        (["objective=simple_discrete"], "VPLinear is continuous"),
+        (
+            ["objective=vlb_importance", "variance=fixed_large", "schedule=ddpm", "schedule.betas.steps=500"],
+            "steps=1000",
+        ),
+        (["network.outputs=2"], "network.outputs"),
+        (["schedule=ddpm", "schedule.betas.end=0.5", "schedule.betas.steps=100"], "between 0 and 1"),
+        (["schedule=ve", "schedule.sigma_min=60"], "sigma_min=60 and sigma_max=50.0"),
+        (["sigma_data=0"], "sigma_data"),
+        (["method=edmm"], "method=edmm: unknown"),
+        (["data=swiss_roll"], "choose evaluation=points"),
+        (["data=swiss_roll", "evaluation=points"], "network=mlp"),
+        (["experiment=toy_2d", "evaluation=default"], "evaluation.extractor"),
+        (["schedule=sub_vp", "schedule.beta_min=-1"], "beta_min=-1 and"),
+        (["objective.level_distribution.uniforms=3"], "it must be a node"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(invoke, logs, options, words):
+    """One sentence, code 2, and nothing written."""
+    path = logs / "refused"
+    result = invoke("train.py", *options, "logger=none", f"paths.run_dir={path}", f"paths.log_dir={logs}")
+    assert result.code == 2, result.err
+    assert words in result.last, result.err
+    assert not path.exists()
+
+
+def test_level_distribution_and_uniforms_are_choices(invoke, logs):
+    chosen = ["level_distribution@objective.level_distribution=logit_normal"]
+    chosen += ["uniforms@objective.level_distribution.uniforms=low_discrepancy"]
+    result = invoke("train.py", *TOY, *chosen, f"paths.log_dir={logs}")
+    assert result.code == 0, result.err
