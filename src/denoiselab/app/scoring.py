@@ -25,7 +25,7 @@ from denoiselab.training.module import CHECKPOINT_KEY
 Records = list[dict[str, Any]]
 
 # What a score of fresh data is averaged over.
-_FRESH = 8
+_FRESH = 4
 _PICTURE = "toy_2d.png"
 
 

@@ -26,7 +26,7 @@ from denoiselab.objectives.level_distributions import (
     UniformTime,
 )
 from denoiselab.parameterizations import home, posterior_mean
-from denoiselab.schedules import Level
+from denoiselab.schedules import Level, Schedule
 from denoiselab.schedules.base import like
 from denoiselab.variances import StepVariance, log_bounds
 
@@ -90,8 +90,8 @@ class _Chain(Objective):
         eps = noise.like(x0)
         x = corrupt(x0, eps, draw.level)
         output = denoiser.output(x, draw.level, **cond)
-        ends = schedule.nodes(self.steps.steps).unbind()
-        return (self.estimate(output, x0, draw.weight) + self.ends(x0, ends[0], ends[-1]) / math.log(2)).float()
+        first, last = _ends(schedule)
+        return (self.estimate(output, x0, draw.weight) + self.ends(x0, first, last) / math.log(2)).float()
 
     def estimate(self, output: Output, x0: Tensor, weight: Tensor | None) -> Tensor:
         """An unbiased estimate of the sum over steps, `(B,)` float64, in bits/dim."""
@@ -268,11 +268,16 @@ class ContinuousBound(Objective):
         prediction = denoiser(corrupt(x0, eps, level), level, **cond)
         error = (prediction.x0.double() - x0.double()).square().flatten(1).mean(1)
         diffusion = (schedule.t_max - schedule.t_min) * weights.likelihood(level) * error
-        first, last = schedule.level(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)).unbind()
+        first, last = _ends(schedule)
         mean = corrupt(x0.double(), last_eps.double(), first) / first.alpha
         reconstruction = -self.decoder(x0, mean, 2 * first.rho.log()).flatten(1).mean(1)
         nats: Tensor = prior_divergence(x0, last) + reconstruction + diffusion
         return (nats / math.log(2)).float()
+
+
+def _ends(schedule: Schedule) -> list[Level]:
+    """The cleanest and the noisiest level, scalars on the CPU."""
+    return schedule.level(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)).unbind()
 
 
 def prior_divergence(x0: Tensor, last: Level) -> Tensor:
