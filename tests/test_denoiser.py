@@ -103,6 +103,21 @@ def test_levels_beyond_the_home_schedule_still_add_up(alpha, sigma):
     assert x0.isfinite().all()
 
 
+@pytest.mark.parametrize("home", ["flow", "trigonometric", "zero_snr", "vp_linear"])
+@pytest.mark.parametrize("other", ["flow", "trigonometric", "zero_snr"])
+def test_pure_noise_of_one_path_is_pure_noise_of_another(home, other):
+    """At alpha = 0 on both, where their ratio is 0 / 0: eps is x / sigma and x0 what the network says at home."""
+    own, level = configured(home), configured(other).level(torch.ones(1, dtype=F64))
+    assert level.alpha == 0
+    x = torch.randn(5, 1, dtype=F64, generator=torch.Generator().manual_seed(0))
+    denoiser = exact_denoiser(parameterizations.v, own)
+    for there in (level, level.unbind()[0]):
+        got = denoiser(x, there)
+        want = denoiser(x / level.sigma * own.level(torch.ones(1, dtype=F64)).sigma, own.level(there.t))
+        assert torch.allclose(got.x0, want.x0, rtol=1e-9)
+        assert torch.allclose(got.eps, x / level.sigma, rtol=1e-9)
+
+
 def test_input_of_unit_variance():
     """E x^2 c_in^2 = 1 for data of the stated deviation, on any path."""
     for schedule in (EDM(), VPLinear()):

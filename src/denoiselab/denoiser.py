@@ -193,8 +193,9 @@ class Denoiser(nn.Module):
         at_home = self.schedule.at(level.lam)
         # Equal in the home schedule's range. Beyond it keep what there is more of, data or noise, at its scale, and
         # give the rest to eps, so that alpha x0 + sigma eps = x all the same.
-        scale = torch.minimum(at_home.sigma / level.sigma, at_home.alpha / level.alpha)
+        # Where both are pure noise, fmin and fmax pass over the undefined ratio of alphas.
+        scale = torch.fmin(at_home.sigma / level.sigma, at_home.alpha / level.alpha)
         x0, eps, variance = self.output(x * like(scale, x), at_home, **cond).prediction()
-        stretch = (at_home.rho / level.rho).clamp_min(1)
+        stretch = torch.fmax(at_home.rho / level.rho, torch.ones_like(level.rho))
         excess = (1 / at_home.rho - 1 / level.rho).clamp_min(0)
         return Prediction(x0, like(stretch, x) * eps + like(excess, x) * x0, variance)

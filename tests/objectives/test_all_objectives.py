@@ -188,6 +188,13 @@ def test_learned_uncertainty_is_the_log_of_the_loss():
     assert torch.allclose(uncertainty(level), loss.log(), atol=0.1)
 
 
+def test_uncertainty_at_pure_noise_is_a_number():
+    torch.manual_seed(0)
+    uncertainty = Uncertainty(8)
+    torch.nn.init.ones_(uncertainty.linear.weight)
+    assert uncertainty(Flow().level(torch.tensor([0.5, 1.0], dtype=F64))).isfinite().all()
+
+
 def test_sum_is_the_mean_times_the_dimensions():
     path = VPLinear()
 

@@ -153,6 +153,22 @@ def test_sample_i_has_its_level_whatever_the_batch():
     assert torch.equal(whole, torch.cat(parts))
 
 
+@pytest.mark.parametrize(
+    "distribution",
+    [UniformTime(), UniformSteps(), LogNormalNoise(), LogitNormalTime(), ModeTime(), CosineLogSNR(0.3), SingleLevel(0.3),
+     LossHistory(1000)],
+)
+def test_levels_are_float64_and_in_range(distribution):
+    """In float32 the variances of a chain's steps, differences of neighbours, would have four digits."""
+    schedule = DiscreteVP(betas.linear(1000))
+    level = drawn(distribution, schedule).level
+    assert level.t.dtype == level.alpha.dtype == level.sigma.dtype == F64
+    assert level.t.min() >= schedule.t_min
+    assert level.t.max() <= schedule.t_max
+    if isinstance(distribution, UniformSteps):
+        assert torch.allclose(level.t * 1000, (level.t * 1000).round(), rtol=1e-13)
+
+
 def test_single_level():
     level = SingleLevel(0.3)(VPLinear(), noise(torch.arange(5))).level
     assert (level.t == 0.3).all()

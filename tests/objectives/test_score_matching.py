@@ -194,6 +194,8 @@ def test_images_have_as_many_dimensions_as_pixels():
     x = level.sigma * Noise(0, torch.arange(3)).like(x0)
     want = (0.5 * x).square().flatten(1).sum(1) / 2 - level.sigma * 0.5 * 8
     assert torch.allclose(objective(denoiser(Linear()), x0, Noise(0, torch.arange(3))).double(), want, rtol=1e-5)
+    mean = ImplicitScoreMatching(SingleLevel(T))
+    assert torch.allclose(mean(denoiser(Linear()), x0, Noise(0, torch.arange(3))).double(), want / 8, rtol=1e-5)
 
 
 def test_refusals():

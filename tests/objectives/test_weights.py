@@ -7,7 +7,7 @@ from oracles import F64
 from denoiselab import parameterizations
 from denoiselab.objectives import weights
 from denoiselab.parameterizations import determinant
-from denoiselab.schedules import EDM, Flow, VPCosine, VPLinear
+from denoiselab.schedules import EDM, DiscreteVP, Flow, VPCosine, VPLinear, betas
 
 LEVEL = VPLinear().level(torch.linspace(1e-3, 1, 40, dtype=F64))
 SNR = LEVEL.snr
@@ -78,6 +78,19 @@ def test_likelihood_is_half_g2_on_the_score_and_vdms_snr_slope_on_x0(schedule):
     assert torch.allclose(weights.likelihood(level), -slope / 2, rtol=1e-8)
 
 
+@pytest.mark.parametrize("schedule", [Flow(), DiscreteVP(betas.linear(1000), zero_terminal_snr=True)])
+def test_pure_noise_has_a_weight(schedule):
+    """Where alpha is 0 the drift is infinite; d snr / dt, and with it the likelihood's weight, is 0."""
+    level = schedule.level(torch.tensor([1.0 - 1e-9, 1.0], dtype=F64))
+    assert level.alpha[1] == 0
+    for weighting in (weights.likelihood, weights.sigmoid, weights.snr, weights.min_snr, weights.soft_min_snr):
+        near, at = weighting(level)
+        assert at == 0
+        assert near < 1e-4
+    assert weights.truncated_snr(level)[1] == 1
+    assert weights.edm(level, 0.5)[1] == 4
+
+
 def test_sigmoid_of_vdm():
     """sigmoid(b - log snr) (-d log snr / dt) / 2 on eps (arXiv 2303.00848, eq. 10 and section 5)."""
     t = LEVEL.t.clone().requires_grad_()
@@ -97,7 +110,6 @@ def test_annealed_on_the_score(power):
 
 def test_discrete_bound_with_fixed_variance_is_the_difference_of_snrs():
     """DDPM's beta^2 / (2 var alpha (1 - abar)) on eps is (snr_s - snr_t) / 2 on x0: a link between two conventions."""
-    from denoiselab.schedules import DiscreteVP, betas
     from denoiselab.variances import posterior_variances
 
     beta = betas.linear(100, per=100, start=1e-3, end=0.2)

@@ -309,7 +309,7 @@ class LossHistory(UniformSteps):
         p = self.probabilities()
         edges = p.cumsum(0)
         index = torch.searchsorted(edges, self.uniforms(noise) * edges[-1], right=True).clamp_max(len(p) - 1)
-        return Draw(_at_fraction(schedule, index / (len(p) - 1)), 1 / (len(p) * p[index]))
+        return Draw(_at_fraction(schedule, index.double() / (len(p) - 1)), 1 / (len(p) * p[index]))
 
     @torch.no_grad()
     def observe(self, level: Level, losses: Tensor) -> None:

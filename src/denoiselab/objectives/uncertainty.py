@@ -38,7 +38,7 @@ class Uncertainty(nn.Module):
 
     def forward(self, level: Level) -> Tensor:
         """U `(B,)` float32 at levels `(B,)`."""
-        label = (-level.lam / 4).to(self.frequencies)
+        label = (-level.lam.clamp(-100, 100) / 4).to(self.frequencies)  # finite at pure noise
         features = math.sqrt(2) * torch.cos(label[:, None] * self.frequencies + self.phases)
         u: Tensor = self.linear(features)[:, 0]
         return u.float()

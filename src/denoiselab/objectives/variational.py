@@ -167,7 +167,7 @@ class VariationalBound(_Chain):
         there, before = self._neighbours(here)
         step = self.divergence(prediction.variance, x0, prediction, here)
         decoded = -self.decoder(x0, prediction.x0, prediction.variance(here, there, before))
-        return torch.where(like(there.sigma == 0, x0).bool(), decoded, step).flatten(1).mean(1)
+        return torch.where(_is_clean(there, x0), decoded, step).flatten(1).mean(1)
 
 
 class SohlDickstein(_Chain):
@@ -193,7 +193,7 @@ class SohlDickstein(_Chain):
         assert prediction.variance is not None
         there, _ = self._neighbours(here)
         step = self.divergence(prediction.variance, x0, prediction, here)
-        return torch.where(like(there.sigma == 0, x0).bool(), 0.0, step).flatten(1).mean(1)
+        return torch.where(_is_clean(there, x0), 0.0, step).flatten(1).mean(1)
 
     @staticmethod
     def null(x0: Tensor) -> Tensor:
@@ -273,6 +273,11 @@ class ContinuousBound(Objective):
         reconstruction = -self.decoder(x0, mean, 2 * first.rho.log()).flatten(1).mean(1)
         nats: Tensor = prior_divergence(x0, last) + reconstruction + diffusion
         return (nats / math.log(2)).float()
+
+
+def _is_clean(level: Level, x: Tensor) -> Tensor:
+    """Whether a level is clean data, broadcastable to `x` and on its device."""
+    return like(level.sigma == 0, x).bool().to(x.device)
 
 
 def _ends(schedule: Schedule) -> list[Level]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from denoiselab.parameterizations import Parameterization, determinant, home
+from denoiselab.parameterizations import Parameterization, determinant, velocity
 from denoiselab.schedules import Level
 
 Weighting = Callable[[Level], Tensor]
@@ -83,8 +83,8 @@ def likelihood(level: Level) -> Tensor:
     Source: Song et al., Maximum Likelihood Training, arXiv 2101.09258, eq. 7; it is also the continuous-time
     diffusion loss of Kingma et al., arXiv 2107.00630, eq. 17.
     """
-    g2 = home(level).drift_diffusion(level.t)[1]
-    return level.snr * g2 / (2 * level.sigma.square())
+    # snr g2 / (2 sigma^2), written so that it is finite, 0, at pure noise, where the drift is not.
+    return level.alpha * determinant(level, velocity(level)) / level.sigma**3
 
 
 def sigmoid(level: Level, bias: float = 2.0) -> Tensor:
