@@ -1,5 +1,7 @@
 """Every file of conf/objective, and the grid weighting x parameterization x schedule, at the posterior mean."""
 
+import functools
+
 import pytest
 import torch
 from configurations import build, names
@@ -8,8 +10,15 @@ from oracles import F64, mixture
 from denoiselab import parameterizations, variances
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.noise import Noise
-from denoiselab.objectives import DenoisingObjective, distances, weights
-from denoiselab.objectives.level_distributions import SingleLevel, UniformTime
+from denoiselab.objectives import (
+    DenoisingObjective,
+    ImplicitScoreMatching,
+    SlicedScoreMatching,
+    distances,
+    projections,
+    weights,
+)
+from denoiselab.objectives.level_distributions import Draw, LevelDistribution, SingleLevel, UniformTime
 from denoiselab.objectives.uncertainty import Uncertainty
 from denoiselab.schedules import EDM, DiscreteVP, Flow, VPCosine, VPLinear, betas
 from denoiselab.schedules.base import like
@@ -193,6 +202,53 @@ def test_uncertainty_at_pure_noise_is_a_number():
     uncertainty = Uncertainty(8)
     torch.nn.init.ones_(uncertainty.linear.weight)
     assert uncertainty(Flow().level(torch.tensor([0.5, 1.0], dtype=F64))).isfinite().all()
+
+
+class Told(LevelDistribution):
+    """Levels of weight 2, 4, 6, ...; it keeps what it is told."""
+
+    def forward(self, schedule, noise):
+        weight = 2 * (torch.arange(len(noise.index), dtype=F64) + 1)
+        return Draw(UniformTime()(schedule, noise).level, weight)
+
+    def observe(self, level, losses):
+        self.level, self.losses = level, losses
+
+    def check(self, schedule):
+        raise ValueError("told")
+
+
+REGRESSIONS = [
+    lambda levels: DenoisingObjective(weights.min_snr, levels),
+    lambda levels: ImplicitScoreMatching(levels),
+    lambda levels: SlicedScoreMatching(levels, projections.rademacher),
+]
+
+
+@pytest.mark.parametrize("make", REGRESSIONS)
+def test_importance_weights_the_loss_and_sees_it_unweighted(make):
+    oracle, path, told = mixture(), VPLinear(), Told()
+    denoiser = Denoiser(Perturbed(oracle, path, parameterizations.v, 0.3), path, parameterizations.v, ScaledTime(1.0))
+    x0, noise = draw(oracle, 6), functools.partial(Noise, 0, torch.arange(6))
+    plain = make(UniformTime())(denoiser, x0, noise())
+    loss = make(told)(denoiser, x0, noise())
+    assert torch.allclose(loss, plain * torch.tensor([2.0, 4, 6, 8, 10, 12]))
+    assert torch.allclose(told.losses.float(), plain)
+    assert torch.equal(told.level.t, UniformTime()(path, noise()).level.t)
+
+
+@pytest.mark.parametrize("make", REGRESSIONS)
+def test_regressions_refuse_a_learned_variance_and_levels_that_are_not_there(make):
+    path = VPLinear()
+    learned, plain = (
+        Denoiser(torch.nn.Identity(), path, parameterizations.v, ScaledTime(), variance=v)
+        for v in (variances.LearnedRange(), None)
+    )
+    with pytest.raises(ValueError, match="does not train a learned variance"):
+        make(UniformTime()).check(learned)
+    with pytest.raises(ValueError, match="told"):
+        make(Told()).check(plain)
+    make(UniformTime()).check(plain)
 
 
 def test_sum_is_the_mean_times_the_dimensions():

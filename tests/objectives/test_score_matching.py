@@ -65,24 +65,66 @@ EACH = [
 ]
 
 
-@pytest.mark.parametrize("network", [Affine(), Affine(torch.tensor([[0.7, 0.3], [-0.2, 1.1]], dtype=F64), MEAN)])
-def test_implicit_loss_of_an_affine_score_is_its_closed_form(network):
-    """sigma^2 (|s|^2 / 2 + tr ds/dx) per sample, by hand, for eps = A P (x - m) + c with P = sigma / C_t."""
+def by_hand(network, n=50):
+    """eps = A P (x - m) + c with P = sigma / C_t, its Jacobian, sigma, and the noise after the draw of x."""
     level = SCHEDULE.level(torch.tensor(T, dtype=F64))
     total = level.alpha**2 * COVARIANCE + level.sigma**2 * torch.eye(2, dtype=F64)
     linear = network.matrix @ (level.sigma * torch.linalg.inv(total))
-    n = 50
     noise = Noise(0, torch.arange(n))
     x0 = data(n)
     x = level.alpha * x0 + level.sigma * noise.like(x0)
-    eps = (x - level.alpha * MEAN) @ linear.T + network.shift
-    want = eps.square().sum(1) / 2 - level.sigma * linear.trace()
+    return (x - level.alpha * MEAN) @ linear.T + network.shift, linear, level.sigma, noise
+
+
+@pytest.mark.parametrize("network", [Affine(), Affine(torch.tensor([[0.7, 0.3], [-0.2, 1.1]], dtype=F64), MEAN)])
+def test_implicit_loss_of_an_affine_score_is_its_closed_form(network):
+    """sigma^2 (|s|^2 / 2 + tr ds/dx) per sample."""
+    n = 50
+    eps, linear, sigma, _ = by_hand(network, n)
+    level = SCHEDULE.level(torch.tensor(T, dtype=F64))
+    want = eps.square().sum(1) / 2 - sigma * linear.trace()
     got = loss(ImplicitScoreMatching(SingleLevel(T), sum_dimensions=True), network, n)
     assert torch.allclose(got, want, rtol=1e-5)  # the loss is float32
     mean = loss(ImplicitScoreMatching(SingleLevel(T)), network, n)
     assert torch.allclose(mean, want / 2, rtol=1e-5)
     plain = loss(ImplicitScoreMatching(SingleLevel(T), power=0.0, sum_dimensions=True), network, n)
     assert torch.allclose(plain, want / level.sigma**2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("projection", [projections.rademacher, projections.gaussian, projections.sphere])
+def test_sliced_loss_of_an_affine_score_is_its_closed_form(projection, count):
+    """Equations 8 and 7 per sample, with the directions that were drawn."""
+    network = Affine(torch.tensor([[0.7, 0.3], [-0.2, 1.1]], dtype=F64), MEAN)
+    for variance_reduced in (True, False):
+        eps, linear, sigma, noise = by_hand(network)
+        want = []
+        for _ in range(count):
+            v = projection(eps, noise)
+            square = eps.square().sum(1) if variance_reduced else (v * eps).sum(1).square()
+            want.append(square / 2 - sigma * torch.einsum("bi,ij,bj->b", v, linear, v))
+        options = {"count": count, "variance_reduced": variance_reduced, "sum_dimensions": True}
+        got = loss(sliced(SingleLevel(T), projection, **options), network, 50)
+        assert torch.allclose(got, torch.stack(want).mean(0), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_are_those_of_the_closed_form():
+    """The trace is trained too: its gradient in A is not that of |s|^2 / 2 alone."""
+    matrix = torch.tensor([[0.7, 0.3], [-0.2, 1.1]], dtype=F64, requires_grad=True)
+    network = Affine(matrix)
+    eps, linear, sigma, noise = by_hand(network)
+    v = projections.rademacher(eps, noise)
+    square = eps.square().sum() / 2
+    wanted = (
+        (ImplicitScoreMatching(SingleLevel(T), sum_dimensions=True), square - 50 * sigma * linear.trace()),
+        (
+            sliced(SingleLevel(T), sum_dimensions=True),
+            square - sigma * torch.einsum("bi,ij,bj->", v, linear, v),
+        ),
+    )
+    for objective, want in wanted:
+        got = torch.autograd.grad(loss(objective, network, 50).sum(), matrix)[0]
+        assert torch.allclose(got, torch.autograd.grad(want, matrix, retain_graph=True)[0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("variance_reduced", [True, False])
@@ -104,6 +146,30 @@ def test_more_directions_reduce_the_variance():
         return float((loss(sliced(SingleLevel(T), projections.gaussian, count=count)) - exact).std())
 
     assert spread(4) == pytest.approx(spread(1) / 2, rel=0.05)
+
+
+def test_variance_of_both_forms():
+    """For the exact score of N(0, I / p) in D dimensions and Gaussian directions the variances around the implicit loss
+    are 2 D p^2 (eq. 8) and 2 D p^2 + (D^2 / 2 - D) p^2 (eq. 7): equal in the plane, more above."""
+    dimensions = 8
+    level = SCHEDULE.level(torch.tensor(T, dtype=F64))
+    total = level.alpha**2 * 0.25 + level.sigma**2
+
+    class Exact(torch.nn.Module):
+        def forward(self, x, label):
+            return level.sigma / total * x
+
+    x0 = 0.5 * Noise(1, torch.arange(N)).normal((dimensions,), F64)
+
+    def values(objective):
+        return objective(denoiser(Exact()), x0, Noise(0, torch.arange(N))).double()
+
+    exact = values(ImplicitScoreMatching(SingleLevel(T), sum_dimensions=True))
+    p = float(level.sigma**2 / total)
+    for variance_reduced, extra in ((True, 0), (False, dimensions**2 / 2 - dimensions)):
+        options = {"variance_reduced": variance_reduced, "sum_dimensions": True}
+        error = values(sliced(SingleLevel(T), projections.gaussian, **options)) - exact
+        assert float(error.var()) == pytest.approx((2 * dimensions + extra) * p**2, rel=0.1)
 
 
 @pytest.mark.parametrize("projection", [projections.rademacher, projections.gaussian, projections.sphere])
@@ -181,6 +247,27 @@ def test_gradients_reach_the_network():
         network.zero_grad()
         objective(denoiser(Net()), data(64), Noise(0, torch.arange(64))).mean().backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in (network[0].weight, network[2].weight))
+
+
+def test_attention_and_evaluation():
+    """Fused attention has no second derivative; and there is a trace where gradients are off."""
+    torch.manual_seed(0)
+
+    class Attention(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(1, 4, dtype=F64)
+
+        def forward(self, x, label):
+            h = self.inner(x[:, None, :, None])
+            return torch.nn.functional.scaled_dot_product_attention(h, h, h).mean((1, 3))
+
+    network = Attention()
+    for objective in (ImplicitScoreMatching(SingleLevel(T)), sliced(SingleLevel(T))):
+        trained = loss(objective, network, 32)
+        trained.mean().backward()
+        with torch.no_grad():
+            assert torch.equal(loss(objective, network, 32), trained)
 
 
 def test_images_have_as_many_dimensions_as_pixels():

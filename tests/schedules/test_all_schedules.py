@@ -303,12 +303,35 @@ def test_closed_inverses_agree_with_bisection(name):
         assert torch.allclose(Schedule.time_of(s, lam), t, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(("dtype", "rel", "tiny"), [(torch.float64, 1e-9, 1e-12), (torch.float32, 1e-6, 1e-7)])
 @pytest.mark.parametrize("name", NAMES)
-def test_levels_beyond_the_range_are_the_ends(name):
+def test_levels_beyond_the_range_are_the_ends(name, dtype, rel, tiny):
     s = schedule(name)
     with torch.no_grad():
-        level = s.at(torch.tensor([math.inf, 60.0, -60.0, -math.inf], dtype=F64))
-    assert level.t.tolist() == pytest.approx([s.t_min, s.t_min, s.t_max, s.t_max], rel=1e-9, abs=1e-12)
+        level = s.at(torch.tensor([math.inf, 60.0, -60.0, -math.inf], dtype=dtype))
+    assert level.t.tolist() == pytest.approx([s.t_min, s.t_min, s.t_max, s.t_max], rel=rel, abs=tiny)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "learned"])
+def test_levels_are_made_on_the_device_of_the_times(name):
+    """No path mixes in a tensor of another device: the meta device refuses what a GPU would."""
+    s, t = schedule(name), torch.rand(3, device="meta")
+    level = s.level(t)
+    around = [s.at(level.lam), s.previous(level, 20), s.following(level, 20)]
+    tensors = [x for at in (level, *around) for x in (at.t, at.alpha, at.sigma)]
+    for tensor in (*tensors, *s.derivatives(t), *s.drift_diffusion(t)):
+        assert tensor.device.type == "meta"
+        assert tensor.dtype == torch.float32
+        assert tensor.shape == (3,)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_grids_stay_on_the_cpu_whatever_the_default_device(name):
+    s = schedule(name)
+    with torch.no_grad(), torch.device("meta"):
+        nodes, clean = s.nodes(20), Level.clean()
+    assert nodes.t.device.type == nodes.alpha.device.type == clean.sigma.device.type == "cpu"
+    assert nodes.t.dtype == clean.t.dtype == F64
 
 
 @pytest.mark.parametrize("name", NAMES)

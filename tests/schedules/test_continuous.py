@@ -100,6 +100,33 @@ def test_learned_ends():
     assert not any(name == "ends" for name, _ in LearnedLogSNR(learn_ends=False).named_parameters())
 
 
+def test_a_learned_schedule_survives_a_rehearsal():
+    with torch.device("meta"):
+        schedule = LearnedLogSNR(width=8)
+    assert {parameter.device.type for parameter in schedule.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        VPSigmoid(0.0, 3.0, 0.3),
+        VPSigmoid(-3.0, 3.0, 0.1),
+        VPSigmoid(1.0, 2.0, 5.0, 1e-6, 1.0),
+        VPQuadratic(0.1, 40.0, 1e-6),
+        VPCosine(0.1, 1e-6, 1.0),
+        SubVP(0.2, 12.0, 1e-6),
+    ],
+)
+def test_closed_inverses_with_other_options(schedule):
+    t = torch.cat((torch.logspace(-6, -2, 9, dtype=F64), torch.linspace(0.02, 0.999, 30, dtype=F64)))
+    t = t.clamp(schedule.t_min, schedule.t_max)
+    level = schedule.level(t)
+    d_alpha, d_sigma = schedule.derivatives(t)
+    slope = (d_alpha / level.alpha - d_sigma / level.sigma).abs()
+    blur = 8 * torch.finfo(F64).eps * (1 + level.lam.abs()) / slope  # what lam's last digit moves t by
+    assert ((schedule.time_of(level.lam) - t).abs() <= 1e-13 * t + blur).all()
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -110,6 +137,16 @@ def test_learned_ends():
         (lambda: VPCosine(t_max=1.5), "t_max=1.5"),
         (lambda: VPSigmoid(3.0, -3.0), "start=3.0 and end=-3.0"),
         (lambda: VPSigmoid(tau=0.0), "tau=0.0"),
+        (lambda: VPSigmoid(tau=math.nan), "tau=nan"),
+        (lambda: VPSigmoid(tau=0.001), "tau=0.001: start=-3.0 and end=3.0"),
+        (lambda: VPCosine(s=math.nan), "s=nan"),
+        (lambda: VPLinear(beta_max=math.inf), "beta_max=inf"),
+        (lambda: EDM(sigma_max=math.inf), "sigma_max=inf"),
+        (lambda: Laplace(mean=math.nan), "mean=nan"),
+        (lambda: Laplace(scale=math.nan), "scale=nan"),
+        (lambda: Shifted(Flow(), math.nan), "ratio=nan"),
+        (lambda: Shifted(Flow(), math.inf), "ratio=inf"),
+        (lambda: LearnedLogSNR(log_snr_max=math.inf), "log_snr_max=inf"),
         (lambda: Laplace(scale=-1.0), "scale=-1.0"),
         (lambda: Laplace(t_max=1.0), "t_max=1.0"),
         (lambda: LearnedLogSNR(log_snr_max=-5.0, log_snr_min=5.0), "log_snr_min=5.0 and log_snr_max=-5.0"),

@@ -1,5 +1,6 @@
 """Tables of betas and sigmas: against diffusers, at any length, and what they refuse."""
 
+import mpmath as mp
 import pytest
 import torch
 from oracles import F64
@@ -56,6 +57,16 @@ def test_a_chain_that_ends_in_pure_noise_has_finite_derivatives_inside():
     assert torch.allclose(f, -1 / (1 - t), rtol=1e-9)
 
 
+def test_the_last_step_into_pure_noise_keeps_the_digits_of_its_start():
+    """Where it starts near the data, 1 - alpha cancels: sigma^2 = 1 - (1 - beta) (1 - w)^2 in 50 digits."""
+    chain = DiscreteVP(torch.tensor([1e-6, 1.0], dtype=F64))
+    with mp.workdps(50):
+        for t in (0.5, 0.5 + 1e-8, 0.501, 0.75, 1.0):
+            alpha = mp.sqrt(1 - mp.mpf(1e-6)) * (2 - 2 * mp.mpf(t))
+            sigma = mp.mpf(float(chain.sigma(torch.tensor(t, dtype=F64))))
+            assert abs(sigma / mp.sqrt(1 - alpha**2) - 1) < 1e-14
+
+
 def test_from_alpha_bars():
     chain = DiscreteVP(betas.cosine(20))
     bars = chain.nodes().alpha.square()
@@ -105,10 +116,13 @@ def test_a_table_serves_two_devices_and_survives_a_rehearsal():
         (lambda: betas.warmup(fraction=0.0), "fraction=0.0"),
         (lambda: betas.scaled_linear(start=-0.1), "start=-0.1"),
         (lambda: betas.cosine(s=-1.0), "s=-1.0"),
+        (lambda: betas.cosine(s=float("nan")), "s=nan"),
+        (lambda: betas.sigmoid(span=-6.0), "span=-6.0"),
         (lambda: betas.geometric(sigma_min=1.0, sigma_max=0.1), "sigma_min=1.0 and sigma_max=0.1"),
         (lambda: DiscreteVE(torch.tensor([0.1, 0.1])), "rise strictly"),
         (lambda: DiscreteVE(torch.tensor([1.0, 0.1])), "rise strictly"),
         (lambda: DiscreteVE(torch.tensor([0.0, 0.1])), "positive"),
+        (lambda: DiscreteVE(torch.tensor([0.1, float("inf")])), "finite"),
         (lambda: Shifted(SubVP(), 0.5), "base=SubVP"),
         (lambda: Shifted(VPCosine(), 0.0), "ratio=0.0"),
         (lambda: Flow(t_min=0.0), "t_min=0.0"),

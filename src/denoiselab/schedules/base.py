@@ -31,7 +31,7 @@ class Level:
     @classmethod
     def clean(cls) -> Level:
         """The end of the axis where x = x0: alpha 1, sigma 0, a float64 scalar."""
-        zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+        zero, one = (torch.tensor(value, dtype=torch.float64, device="cpu") for value in (0.0, 1.0))
         return cls(zero, one, zero)
 
     @cached_property
@@ -132,7 +132,8 @@ class Schedule(nn.Module, ABC):
         Raises:
             ValueError: As in `chain`.
         """
-        return self.level(torch.linspace(self.t_min, self.t_max, self.chain(steps), dtype=torch.float64))
+        t = torch.linspace(self.t_min, self.t_max, self.chain(steps), dtype=torch.float64, device="cpu")
+        return self.level(t)
 
     def previous(self, level: Level, steps: int | None = None) -> Level:
         """The levels one step of a chain nearer the data, shaped like `level`; before the first node, clean data.

@@ -32,8 +32,8 @@ def scaled_linear(steps: int = 1000, start: float = 0.00085, end: float = 0.012,
 def cosine(steps: int = 1000, s: float = 0.008, maximum: float = 0.999) -> Tensor:
     """alpha^2 = cos^2((t + s) / (1 + s) pi / 2), betas at most `maximum` (arXiv 2102.09672, eq. 17)."""
     _check_steps(steps)
-    if s < 0 or not 0 < maximum < 1:
-        raise ValueError(f"s={s} and maximum={maximum}: they must satisfy s >= 0 and 0 < maximum < 1.")
+    if not 0 <= s < math.inf or not 0 < maximum < 1:
+        raise ValueError(f"s={s} and maximum={maximum}: they must satisfy 0 <= s < inf and 0 < maximum < 1.")
     a = (torch.arange(steps + 1, dtype=torch.float64, device="cpu") / steps + s) / (1 + s) * math.pi / 2
     # 1 - cos^2 b / cos^2 a = sin(b - a) sin(b + a) / cos^2 a.
     before, after = a[:-1], a[1:]
@@ -63,6 +63,8 @@ def warmup(steps: int = 1000, start: float = 1e-4, end: float = 0.02, fraction: 
 
 def sigmoid(steps: int = 1000, start: float = 1e-4, end: float = 0.02, span: float = 6.0, per: int = 1000) -> Tensor:
     """A logistic curve from start to end, cut off at +-span (Xu et al., GeoDiff, arXiv 2203.02923, appendix)."""
+    if not 0 < span < math.inf:
+        raise ValueError(f"span={span}: it must be positive and finite.")
     return _scaled(start + (end - start) * torch.sigmoid(_line(-span, span, steps)), steps, per)
 
 

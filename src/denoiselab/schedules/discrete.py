@@ -93,9 +93,8 @@ class DiscreteVP(_Table):
         """Noise scale at times `t`."""
         left, right, w = self._around(t)
         linear = left.exp() * (1 - w)
-        square = torch.where(
-            right.isinf(), (1 - linear) * (1 + linear), -torch.expm1(2 * self._log_alpha(left, right, w))
-        )
+        lost = w * left.exp() - torch.expm1(left)  # 1 - linear, which cancels where the step starts near the data
+        square = torch.where(right.isinf(), lost * (1 + linear), -torch.expm1(2 * self._log_alpha(left, right, w)))
         return square.sqrt().to(t)
 
     def _log_alpha(self, left: Tensor, right: Tensor, w: Tensor) -> Tensor:
@@ -121,15 +120,15 @@ class DiscreteVE(_Table):
         sigmas: `(L,)`, from the least to the most noise.
 
     Raises:
-        ValueError: Fewer than 2, or they do not rise strictly from above 0.
+        ValueError: Fewer than 2, or they do not rise strictly from above 0 to below infinity.
     """
 
     def __init__(self, sigmas: Tensor) -> None:
         sigmas = sigmas.detach().to("cpu", torch.float64)
         if sigmas.ndim != 1 or len(sigmas) < 2:
             raise ValueError(f"sigmas: they must be a list of at least 2 numbers; the shape is {list(sigmas.shape)}.")
-        if not bool((sigmas[0] > 0) & (sigmas.diff() > 0).all()):
-            raise ValueError("sigmas: they must be positive and rise strictly.")
+        if not bool((sigmas[0] > 0) & (sigmas.diff() > 0).all() & sigmas[-1].isfinite()):
+            raise ValueError("sigmas: they must be positive and finite, and rise strictly.")
         log_sigma = sigmas.log()
         super().__init__(F.pad(log_sigma, (1, 0), value=float(2 * log_sigma[0] - log_sigma[1])))
 

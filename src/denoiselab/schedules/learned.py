@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,16 +39,17 @@ class LearnedLogSNR(LogSNR):
         learn_ends: bool = True,
     ) -> None:
         super().__init__()
-        if not log_snr_min < log_snr_max:
+        if not -math.inf < log_snr_min < log_snr_max < math.inf:
             raise ValueError(
-                f"log_snr_min={log_snr_min} and log_snr_max={log_snr_max}: they must satisfy log_snr_min < log_snr_max."
+                f"log_snr_min={log_snr_min} and log_snr_max={log_snr_max}: they must be finite and satisfy "
+                "log_snr_min < log_snr_max."
             )
         if width < 1:
             raise ValueError(f"width={width}: it must be at least 1.")
         # Weights are softplus of these, so that they stay positive. It starts near a straight line.
         self.first = nn.Parameter(torch.zeros(2))
         self.second = nn.Parameter(torch.stack((torch.zeros(width), 4 * torch.randn(width))))
-        self.third = nn.Parameter(torch.full((width,), -2.0 - torch.tensor(float(width)).log().item()))
+        self.third = nn.Parameter(torch.full((width,), -2.0 - math.log(width)))
         ends = torch.tensor([log_snr_max, log_snr_min])
         if learn_ends:
             self.ends = nn.Parameter(ends)

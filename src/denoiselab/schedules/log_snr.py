@@ -39,13 +39,15 @@ class Laplace(LogSNR):
         t_max: The log-SNR is minus infinity at t = 1; the default stops at -8.9.
 
     Raises:
-        ValueError: Unless scale > 0 and 0 < t_min < t_max < 1.
+        ValueError: Unless mean is finite, scale > 0 and 0 < t_min < t_max < 1.
     """
 
     def __init__(self, mean: float = 0.0, scale: float = 0.5, t_min: float = 1e-8, t_max: float = 1 - 1e-8) -> None:
         super().__init__()
-        if scale <= 0:
-            raise ValueError(f"scale={scale}: it must be positive.")
+        if not math.isfinite(mean):
+            raise ValueError(f"mean={mean}: it must be finite.")
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale={scale}: it must be positive and finite.")
         check_range(t_min, t_max, 0, 1)
         self.mean, self.scale, self.t_min, self.t_max = mean, scale, t_min, t_max
 
@@ -76,13 +78,13 @@ class Shifted(Schedule):
         ratio: Factor on alpha / sigma; reference resolution over resolution, 64 / 256 say.
 
     Raises:
-        ValueError: `ratio` is not positive, or the family of `base` has no closed form.
+        ValueError: `ratio` is not positive and finite, or the family of `base` has no closed form.
     """
 
     def __init__(self, base: Schedule, ratio: float = 0.5) -> None:
         super().__init__()
-        if ratio <= 0:
-            raise ValueError(f"ratio={ratio}: it must be positive.")
+        if not 0 < ratio < math.inf:
+            raise ValueError(f"ratio={ratio}: it must be positive and finite.")
         one = torch.ones((), dtype=torch.float64, device="cpu")
         base.normalise(one, one)
         self.base, self.ratio = base, ratio

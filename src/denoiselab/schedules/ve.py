@@ -80,12 +80,13 @@ class EDM(_Exploding):
 
 
 def check_sigmas(sigma_min: float, sigma_max: float) -> None:
-    """Refuse an empty range of noise.
+    """Refuse an empty or infinite range of noise.
 
     Raises:
-        ValueError: Unless 0 < sigma_min < sigma_max.
+        ValueError: Unless 0 < sigma_min < sigma_max, both finite.
     """
-    if not 0 < sigma_min < sigma_max:
+    if not 0 < sigma_min < sigma_max < math.inf:
         raise ValueError(
-            f"sigma_min={sigma_min} and sigma_max={sigma_max}: they must satisfy 0 < sigma_min < sigma_max."
+            f"sigma_min={sigma_min} and sigma_max={sigma_max}: they must be finite and satisfy "
+            "0 < sigma_min < sigma_max."
         )

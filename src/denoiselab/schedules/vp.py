@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 
 import torch
 import torch.nn.functional as F
@@ -18,15 +19,17 @@ class _Betas(Schedule):
 
     def __init__(self, beta_min: float, beta_max: float, t_min: float) -> None:
         super().__init__()
-        if not 0 < beta_min < beta_max:
-            raise ValueError(f"beta_min={beta_min} and beta_max={beta_max}: they must satisfy 0 < beta_min < beta_max.")
+        if not 0 < beta_min < beta_max < math.inf:
+            raise ValueError(
+                f"beta_min={beta_min} and beta_max={beta_max}: they must be finite and satisfy 0 < beta_min < beta_max."
+            )
         if not 0 < t_min < 1:
             raise ValueError(f"t_min={t_min}: it must lie between 0 and 1, both excluded.")
         self.beta_min, self.beta_max, self.t_min = beta_min, beta_max, t_min
 
+    @abstractmethod
     def integral(self, t: Tensor) -> Tensor:
         """B(t), shaped like `t`."""
-        raise NotImplementedError
 
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale at times `t`."""
@@ -90,6 +93,14 @@ class VPQuadratic(_Betas):
         d = math.sqrt(self.beta_max) - r
         return t * (r * r + t * d * (r + t * d / 3))
 
+    def time_of(self, lam: Tensor) -> Tensor:
+        """The time whose half log-SNR is `lam`: with y = r + t d, y^3 = r^3 + 3 d B, and t without y - r."""
+        r = math.sqrt(self.beta_min)
+        d = math.sqrt(self.beta_max) - r
+        c = -F.logsigmoid(2 * lam)
+        y = (r**3 + 3 * d * c) ** (1 / 3)
+        return 3 * c / (y * y + y * r + r * r)
+
 
 class SubVP(VPLinear):
     """alpha of `VPLinear` with less noise, sigma = 1 - alpha^2.
@@ -110,13 +121,9 @@ class SubVP(VPLinear):
         return -torch.expm1(-self.integral(t))
 
     def time_of(self, lam: Tensor) -> Tensor:
-        """The time whose half log-SNR is `lam`.
-
-        With q = sigma, q^2 = rho^2 (1 - q): the positive root, in its stable form; then t as in `VPLinear`.
-        """
-        rho2 = (-2 * lam).exp()
-        # 1 - q = 2 / (2 + rho2 + sqrt(rho2^2 + 4 rho2)), and its minus logarithm.
-        c = torch.log1p((rho2 + torch.sqrt(rho2 * (rho2 + 4))) / 2)
+        """The time whose half log-SNR is `lam`: sigma / alpha = 2 sinh(B / 2), then t as in `VPLinear`."""
+        rho = torch.exp(-lam).clamp_max(torch.finfo(lam.dtype).max)  # infinite in float32 for all noise
+        c = 2 * torch.asinh(rho / 2)
         root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * c)
         return 2 * c / (self.beta_min + root)
 
@@ -148,8 +155,8 @@ class VPCosine(Schedule):
 
     def __init__(self, s: float = 0.008, t_min: float = 1e-3, t_max: float = 0.9946) -> None:
         super().__init__()
-        if s <= 0:
-            raise ValueError(f"s={s}: it must be positive.")
+        if not 0 < s < math.inf:
+            raise ValueError(f"s={s}: it must be positive and finite.")
         check_range(t_min, t_max, 0, 1, closed=True)
         self.s, self.t_min, self.t_max = s, t_min, t_max
         self._rate = math.pi / 2 / (1 + s)
@@ -192,7 +199,8 @@ class VPSigmoid(Schedule):
         t_max: At t = 1 alpha is 0; the default stops at a half log-SNR of -4.9.
 
     Raises:
-        ValueError: Unless start < end, tau > 0 and 0 < t_min < t_max <= 1.
+        ValueError: Unless start < end, tau > 0, both ends are within 80 tau of 0 (hyperbolic functions of more leave
+            float32), and 0 < t_min < t_max <= 1.
     """
 
     def __init__(
@@ -206,8 +214,10 @@ class VPSigmoid(Schedule):
         super().__init__()
         if not start < end:
             raise ValueError(f"start={start} and end={end}: they must satisfy start < end.")
-        if tau <= 0:
-            raise ValueError(f"tau={tau}: it must be positive.")
+        if not 0 < tau < math.inf:
+            raise ValueError(f"tau={tau}: it must be positive and finite.")
+        if max(abs(start), abs(end)) > 80 * tau:
+            raise ValueError(f"tau={tau}: start={start} and end={end} must lie within 80 tau of 0.")
         check_range(t_min, t_max, 0, 1, closed=True)
         self.a, self.b, self.t_min, self.t_max = start / tau, end / tau, t_min, t_max
 
@@ -218,6 +228,15 @@ class VPSigmoid(Schedule):
     def sigma(self, t: Tensor) -> Tensor:
         """Noise scale at times `t`."""
         return self._root(t, self.b, t)
+
+    def time_of(self, lam: Tensor) -> Tensor:
+        """The time whose half log-SNR is `lam`.
+
+        With h = (b - a) / 2, snr cosh(b / 2) / cosh(a / 2) = sinh(h) coth(t h) - cosh(h), solved for t.
+        """
+        half = (self.b - self.a) / 2
+        ratio = torch.exp(2 * lam) * (math.cosh(self.b / 2) / math.cosh(self.a / 2))
+        return torch.log1p(2 * math.sinh(half) / (ratio + math.exp(-half))) / (2 * half)
 
     def _root(self, part: Tensor, other: float, t: Tensor) -> Tensor:
         half = (self.b - self.a) / 2
