@@ -8,7 +8,7 @@ CASES = [
     (["sead=1"], ["sead=1", "did you mean 'seed'"]),
     (["network=ddpm_tny"], ["network=ddpm_tny", "did you mean 'ddpm_tiny'", "ddpm"]),
     (["experiment=foo"], ["experiment=foo", "digits_conditional"]),
-    (["parameterization=scor"], ["parameterization=score", "eps, v, x0"]),
+    (["parameterization=scor"], ["parameterization=scor", "did you mean 'score'"]),
     (["optimizer.lr=abc"], ["optimizer.lr='abc'", "number"]),
     (["optimizer.lr=-1"], ["optimizer", "-1"]),
     (["optimizer.betas=[0.9]"], ["optimizer.betas"]),

@@ -83,7 +83,7 @@ def learned(t):
     """The monotone network, weight by weight."""
     net = schedule("learned")
     first, second, third, ends = (
-        [number(x) for x in p.flatten()] for p in (net.first, net.second, net.third, net.ends)
+        [number(x) for x in p.detach().flatten()] for p in (net.first, net.second, net.third, net.ends)
     )
     soft = [lambda x: mp.log1p(mp.exp(x))][0]
     weights, biases = second[: len(third)], second[len(third) :]
