@@ -8,6 +8,7 @@ import torch
 from configurations import build, names
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mpmath import mp
 from oracles import F64
 
 from denoiselab import parameterizations
@@ -36,8 +37,16 @@ def coefficients(name, path, level):
     return parameterization(name, None if path.steps else STEPS)(level)
 
 
-def at(alpha, sigma):
-    return Level(torch.zeros(1, dtype=F64), torch.tensor([alpha], dtype=F64), torch.tensor([sigma], dtype=F64))
+def at(alpha, sigma, path=None):
+    return Level(torch.zeros(1, dtype=F64), torch.tensor([alpha], dtype=F64), torch.tensor([sigma], dtype=F64), path)
+
+
+def edm(alpha, sigma):
+    """F's coefficients for data of deviation 1/2, to 50 digits."""
+    with mp.workdps(50):
+        alpha, sigma = (mp.mpf(f.numerator) / f.denominator for f in (alpha, sigma))
+        scale = mp.sqrt(alpha**2 / 4 + sigma**2) / 2
+        return Fraction(mp.nstr(sigma / scale, 45)), Fraction(mp.nstr(-alpha / 4 / scale, 45))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -85,6 +94,8 @@ EXACT = {
     "v": lambda alpha, sigma: (-sigma, alpha),
     "score": lambda alpha, sigma: (0, -1 / sigma),
     "ncsn": lambda alpha, sigma: (0, -1),
+    "edm": edm,
+    "velocity": lambda alpha, sigma: (-1, 1),  # on straight paths
 }
 
 
@@ -93,7 +104,7 @@ EXACT = {
 @pytest.mark.parametrize("target", EXACT)
 def test_conversions_in_exact_arithmetic_near_both_ends(source, target, alpha, sigma):
     """out of one parameterization -> (x0, eps) -> out of another, against fractions, in float64 and float32."""
-    level = at(alpha, sigma)
+    level = at(alpha, sigma, Flow())
     for dtype, tolerance in ((F64, 1e-14), (torch.float32, 4e-7)):
         x, out = (torch.tensor([[value]], dtype=dtype) for value in (0.7, -1.3))
         pair = solve(x, out, level, parameterization(source)(level))
@@ -171,6 +182,10 @@ def test_previous_mean_is_that_of_ddpm():
     a, b = parameterizations.previous_mean(level)
     assert torch.allclose(a, on_x0 + on_x * bar.sqrt(), rtol=1e-11)
     assert torch.allclose(b, on_x * (1 - bar).sqrt(), rtol=1e-9, atol=1e-15)
+    steps = parameterizations.previous_mean(VPLinear().nodes(50), 50)
+    there = VPLinear().previous(VPLinear().nodes(50), 50)
+    ends = posterior_mean(VPLinear().nodes(50), there)
+    assert torch.allclose(steps[0], ends[0] * VPLinear().nodes(50).alpha + ends[1], rtol=1e-12)
     keep, gain = posterior_mean(level, level.path.previous(level))
     assert torch.allclose(keep, on_x, rtol=1e-9, atol=1e-15)
     assert torch.allclose(gain, on_x0, rtol=1e-9)

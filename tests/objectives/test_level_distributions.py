@@ -155,8 +155,16 @@ def test_sample_i_has_its_level_whatever_the_batch():
 
 @pytest.mark.parametrize(
     "distribution",
-    [UniformTime(), UniformSteps(), LogNormalNoise(), LogitNormalTime(), ModeTime(), CosineLogSNR(0.3), SingleLevel(0.3),
-     LossHistory(1000)],
+    [
+        UniformTime(),
+        UniformSteps(),
+        LogNormalNoise(),
+        LogitNormalTime(),
+        ModeTime(),
+        CosineLogSNR(0.3),
+        SingleLevel(0.3),
+        LossHistory(1000),
+    ],
 )
 def test_levels_are_float64_and_in_range(distribution):
     """In float32 the variances of a chain's steps, differences of neighbours, would have four digits."""
