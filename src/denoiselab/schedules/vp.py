@@ -196,7 +196,7 @@ class VPSigmoid(Schedule):
         end: b times tau.
         tau: Temperature.
         t_min: Where training and sampling stop short of the clean image.
-        t_max: At t = 1 alpha is 0; the default stops at a half log-SNR of -4.9.
+        t_max: At t = 1 alpha is 0; the default stops at a half log-SNR of -5.2.
 
     Raises:
         ValueError: Unless start < end, tau > 0, both ends are within 80 tau of 0 (hyperbolic functions of more leave
