@@ -133,6 +133,8 @@ def test_input_of_unit_variance():
     level = EDM().level(torch.tensor(2.0, dtype=F64))
     x = torch.ones(2, 3)
     assert torch.allclose(scaled.output(x, level).out, plain.output(x, level).out / (0.09 + 4) ** 0.5)
+    assert torch.allclose(scaled(x, level).eps, x / (0.09 + 4) ** 0.5)
+    assert torch.allclose(scaled(x, level).x0 + 2 * scaled(x, level).eps, x)
     with pytest.raises(ValueError, match=r"sigma_data=0\.0"):
         UnitVariance(0.0)
 

@@ -197,6 +197,21 @@ def test_learned_uncertainty_is_the_log_of_the_loss():
     assert torch.allclose(uncertainty(level), loss.log(), atol=0.1)
 
 
+def test_uncertainty_divides_the_loss_and_is_added_to_it():
+    """loss / exp(u) + u (arXiv 2312.02696, eq. 15); the levels' distribution is told the loss alone."""
+    torch.manual_seed(0)
+    oracle, path, told, uncertainty = mixture(), VPLinear(), Told(), Uncertainty(16)
+    torch.nn.init.normal_(uncertainty.linear.weight, std=0.3)
+    denoiser = Denoiser(Perturbed(oracle, path, parameterizations.v, 0.3), path, parameterizations.v, ScaledTime(1.0))
+    x0, noise = draw(oracle, 6), functools.partial(Noise, 0, torch.arange(6))
+    plain = DenoisingObjective(weights.snr, UniformTime())(denoiser, x0, noise())
+    loss = DenoisingObjective(weights.snr, told, uncertainty=uncertainty)(denoiser, x0, noise())
+    u = uncertainty(told.level)
+    assert u.std() > 0.1
+    assert torch.allclose(loss, (plain * (-u).exp() + u) * torch.tensor([2.0, 4, 6, 8, 10, 12]), rtol=1e-5)
+    assert torch.allclose(told.losses, plain)
+
+
 def test_uncertainty_at_pure_noise_is_a_number():
     torch.manual_seed(0)
     uncertainty = Uncertainty(8)

@@ -78,15 +78,16 @@ def test_mode_time(scale):
     assert p_value(low, "uniform") > 1e-3
 
 
-def test_cosine_log_snr():
-    """Density sech(lam) / pi, whose CDF is 2/pi atan(exp(lam)); and the schedule's own range."""
-    lam = drawn(CosineLogSNR(), WIDE).level.lam
-    assert p_value(2 / math.pi * lam.exp().atan(), "uniform") > 1e-3
-    narrow = drawn(CosineLogSNR(), EDM(0.5, 2.0)).level.sigma
-    assert narrow.min() >= 0.5
+@pytest.mark.parametrize("shift", [0.0, 0.7])
+def test_cosine_log_snr(shift):
+    """Density sech(lam - shift) / pi, whose CDF is 2/pi atan(exp(lam - shift)); and the schedule's own range."""
+    lam = drawn(CosineLogSNR(shift), WIDE).level.lam
+    assert p_value(2 / math.pi * (lam - shift).exp().atan(), "uniform") > 1e-3
+    narrow = drawn(CosineLogSNR(shift), EDM(0.5, 2.0)).level.sigma
+    assert narrow.min() >= 0.5 * (1 - 1e-12)
     assert narrow.max() <= 2 * (1 + 1e-12)
-    low, high = (2 / math.pi * math.atan(s) for s in (0.5, 2.0))
-    assert p_value((2 / math.pi * narrow.atan() - low) / (high - low), "uniform") > 1e-3
+    low, high = (2 / math.pi * math.atan(s * math.exp(shift)) for s in (0.5, 2.0))
+    assert p_value((2 / math.pi * (narrow * math.exp(shift)).atan() - low) / (high - low), "uniform") > 1e-3
 
 
 def test_uniform_steps_are_the_trained_levels_alone():
@@ -213,7 +214,9 @@ def test_uniform_until_every_step_has_its_history_then_the_root_of_the_mean_squa
     assert torch.allclose(history.probabilities(), torch.full((5,), 0.2, dtype=F64))
     observe(history, [0, 0, 1, 1, 2, 2, 3, 3], [3.0, 4.0, 1.0, 1.0, 2.0, 2.0, 5.0, 5.0])
     assert torch.allclose(history.probabilities(), torch.full((5,), 0.2, dtype=F64))
-    observe(history, [4, 4], [0.0, 0.0])
+    observe(history, [4], [0.0])
+    assert torch.allclose(history.probabilities(), torch.full((5,), 0.2, dtype=F64))
+    observe(history, [4], [0.0])
     root = torch.tensor([12.5**0.5, 1, 2, 5, 0], dtype=F64)
     assert torch.allclose(history.probabilities(), 0.9 * root / root.sum() + 0.1 / 5)
     state = LossHistory(5, history=2, uniform=0.1)
@@ -260,6 +263,7 @@ def test_all_ranks_share_one_history(tmp_path):
         (lambda: LogNormalNoise(std=0.0), "std=0.0"),
         (lambda: LogitNormalTime(std=-1.0), "std=-1.0"),
         (lambda: ModeTime(2.0), "scale=2.0"),
+        (lambda: ModeTime(-1.1), "scale=-1.1"),
         (lambda: Stratified(0), "batch_size=0"),
         (lambda: LossHistory(1), "steps=1"),
         (lambda: LossHistory(5, history=0), "history=0"),

@@ -23,6 +23,7 @@ def same(got, want):
 
 
 def test_l_simple_is_1_on_eps():
+    assert torch.equal(weights.uniform(LEVEL), torch.ones_like(SNR))
     assert same(in_space(weights.snr(LEVEL), parameterizations.eps), torch.ones_like(SNR))
 
 
