@@ -345,7 +345,7 @@ def test_like_is_used_for_levels_of_a_batch():
     bound = VariationalBound(ContinuousGaussian(), UniformSteps())
     level = schedule.nodes()
     x = like(level.alpha, x0) * x0 + like(level.sigma, x0) * 0.5
-    whole = bound.term(denoiser(x, level), x, x0, level)
+    whole = bound.term(denoiser(x, level), x0, level)
     for i, here in enumerate(level.unbind()):
-        one = bound.term(denoiser(x[i : i + 1], here), x[i : i + 1], x0[i : i + 1], here)
+        one = bound.term(denoiser(x[i : i + 1], here), x0[i : i + 1], here)
         assert torch.allclose(whole[i], one[0], rtol=1e-12)

@@ -9,6 +9,7 @@ decoder is that step, N(sqrt(1 - beta_1) x_1, beta_1).
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ from denoiselab.objectives.level_distributions import (
 from denoiselab.parameterizations import home, posterior_mean
 from denoiselab.schedules import Level, Schedule
 from denoiselab.schedules.base import like
-from denoiselab.variances import StepVariance, log_bounds
+from denoiselab.variances import log_bounds
 
 _LOG2PI = math.log(2 * math.pi)
 
@@ -54,9 +55,6 @@ class _Chain(Objective):
         steps: Draws the steps to train at.
     """
 
-    # The first step whose divergence is in the sum; the others stand in `ends`.
-    first: int
-
     def __init__(self, steps: UniformSteps) -> None:
         super().__init__()
         self.steps = steps
@@ -72,16 +70,34 @@ class _Chain(Objective):
                 f"variance=none: objective {type(self).__name__} needs the variance of a reverse step; choose "
                 "variance=fixed_small, fixed_large, learned or learned_range."
             )
-        denoiser.schedule.chain(self.steps.steps)
         self.steps.check(denoiser.schedule)
 
+    @abstractmethod
     def ends(self, x0: Tensor, first: Level, last: Level) -> Tensor:
         """What the bound has beside its steps, in nats per dimension, `(B,)` float64."""
-        raise NotImplementedError
 
-    def term(self, prediction: Prediction, x: Tensor, x0: Tensor, here: Level) -> Tensor:
-        """The step from `here` towards the data, in nats per dimension, `(B,)` float64."""
-        raise NotImplementedError
+    @abstractmethod
+    def last_step(self, x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """The step that lands on the data, in nats, elementwise float64, shaped like x0 `(B, *)`.
+
+        Args:
+            x0: Clean batch `(B, *)`.
+            mean: The predicted x0, `(B, *)`.
+            log_variance: The model's, broadcastable to x0.
+        """
+
+    def term(self, prediction: Prediction, x0: Tensor, here: Level) -> Tensor:
+        """The step from `here` (scalar or `(B,)`) towards the data, in nats per dimension, `(B,)` float64."""
+        assert prediction.variance is not None
+        path = home(here)
+        there, before = path.previous(here, self.steps.steps), path.following(here, self.steps.steps)
+        log_variance, own = prediction.variance(here, there, before), log_bounds(here, there, before)[0]
+        nats = _divergence(own, log_variance, posterior_mean(here, there)[1], prediction.x0, x0)
+        clean = there.sigma == 0
+        if clean.ndim or clean:  # a scalar tells by itself whether the last step is needed
+            last = self.last_step(x0, prediction.x0, log_variance)
+            nats = torch.where(like(clean, x0).bool().to(x0.device), last, nats)
+        return nats.flatten(1).mean(1)
 
     def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
         """An unbiased estimate of the bound of each sample, `(B,)` float32, in bits/dim."""
@@ -96,7 +112,7 @@ class _Chain(Objective):
     def estimate(self, output: Output, x0: Tensor, weight: Tensor | None) -> Tensor:
         """An unbiased estimate of the sum over steps, `(B,)` float64, in bits/dim."""
         length = home(output.level).chain(self.steps.steps)
-        term = self.term(output.prediction(), output.x, x0, output.level) / math.log(2)
+        term = self.term(output.prediction(), x0, output.level) / math.log(2)
         self.steps.observe(output.level, term)
         return length * (term if weight is None else weight * term)
 
@@ -116,29 +132,12 @@ class _Chain(Objective):
         nodes = denoiser.schedule.nodes(self.steps.steps).unbind()
         terms = []
         for here in nodes:
-            x = corrupt(x0, noise.like(x0), here)
-            prediction = denoiser(x, here, **cond)
+            prediction = denoiser(corrupt(x0, noise.like(x0), here), here, **cond)
             if clip is not None:
                 prediction = prediction._replace(x0=prediction.x0.clamp(-clip, clip))
-            terms.append(self.term(prediction, x, x0, here) / math.log(2))
+            terms.append(self.term(prediction, x0, here) / math.log(2))
         prior = self.ends(x0, nodes[0], nodes[-1]) / math.log(2)
         return Bound(prior + torch.stack(terms).sum(0), prior, torch.stack(terms))
-
-    def divergence(self, variance: StepVariance, x0: Tensor, prediction: Prediction, here: Level) -> Tensor:
-        """KL(q(x_s | x_t, x0) | p(x_s | x_t)) in nats, elementwise float64; where s is clean, meaningless but finite.
-
-        Both are diagonal Gaussians of different variance (Ho et al., arXiv 2006.11239, eq. 5-8).
-        """
-        there, before = self._neighbours(here)
-        own = like(log_bounds(here, there, before)[0], x0.double())
-        model = variance(here, there, before).double()
-        gain = like(posterior_mean(here, there)[1], x0.double())
-        error = gain * (prediction.x0.double() - x0.double())
-        return (model - own + (own - model).exp() - 1 + error.square() * (-model).exp()) / 2
-
-    def _neighbours(self, here: Level) -> tuple[Level, Level]:
-        path = home(here)
-        return path.previous(here, self.steps.steps), path.following(here, self.steps.steps)
 
 
 class VariationalBound(_Chain):
@@ -161,13 +160,9 @@ class VariationalBound(_Chain):
         """L_T = KL(q(x_T | x0) | p(x_T)) in nats per dimension, `(B,)` float64."""
         return prior_divergence(x0, last)
 
-    def term(self, prediction: Prediction, x: Tensor, x0: Tensor, here: Level) -> Tensor:
-        """L_{t-1}, or L_0 where the step lands on the data, in nats per dimension, `(B,)` float64."""
-        assert prediction.variance is not None
-        there, before = self._neighbours(here)
-        step = self.divergence(prediction.variance, x0, prediction, here)
-        decoded = -self.decoder(x0, prediction.x0, prediction.variance(here, there, before))
-        return torch.where(_is_clean(there, x0), decoded, step).flatten(1).mean(1)
+    def last_step(self, x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """L_0 in nats, elementwise float64."""
+        return -self.decoder(x0, mean, log_variance)
 
 
 class SohlDickstein(_Chain):
@@ -188,12 +183,9 @@ class SohlDickstein(_Chain):
         entropies = first.sigma.log() - last.sigma.log() + prior
         return entropies.to(x0.device).expand(len(x0))
 
-    def term(self, prediction: Prediction, x: Tensor, x0: Tensor, here: Level) -> Tensor:
-        """KL_t in nats per dimension, `(B,)` float64; 0 for the last step, which is not the model's."""
-        assert prediction.variance is not None
-        there, _ = self._neighbours(here)
-        step = self.divergence(prediction.variance, x0, prediction, here)
-        return torch.where(_is_clean(there, x0), 0.0, step).flatten(1).mean(1)
+    def last_step(self, x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+        """0: the last step is not the model's."""
+        return torch.zeros_like(x0, dtype=torch.float64)
 
     @staticmethod
     def null(x0: Tensor) -> Tensor:
@@ -275,9 +267,21 @@ class ContinuousBound(Objective):
         return (nats / math.log(2)).float()
 
 
-def _is_clean(level: Level, x: Tensor) -> Tensor:
-    """Whether a level is clean data, broadcastable to `x` and on its device."""
-    return like(level.sigma == 0, x).bool().to(x.device)
+def _divergence(own: Tensor, log_variance: Tensor, gain: Tensor, predicted: Tensor, x0: Tensor) -> Tensor:
+    """KL(q(x_s | x_t, x0) | p(x_s | x_t)) in nats, elementwise float64; where s is clean, meaningless but finite.
+
+    Both are diagonal Gaussians of different variance (Ho et al., arXiv 2006.11239, eq. 5-8).
+
+    Args:
+        own: Log-variance of q, shaped like the level.
+        log_variance: That of p, broadcastable to x0.
+        gain: Of x0 in the mean of q, shaped like the level.
+        predicted: The x0 in the mean of p, `(B, *)`.
+        x0: That in the mean of q, `(B, *)`.
+    """
+    own, gain, model = like(own, x0.double()), like(gain, x0.double()), log_variance.double()
+    error = gain * (predicted.double() - x0.double())
+    return (model - own + (own - model).exp() - 1 + error.square() * (-model).exp()) / 2
 
 
 def _ends(schedule: Schedule) -> list[Level]:
