@@ -12,19 +12,16 @@ from scipy.stats import kstest, norm
 
 from denoiselab.noise import Noise
 from denoiselab.objectives.level_distributions import (
-    Antithetic,
     CosineLogSNR,
-    Independent,
     LogitNormalTime,
     LogNormalNoise,
     LossHistory,
-    LowDiscrepancy,
     ModeTime,
     SingleLevel,
-    Stratified,
     UniformSteps,
     UniformTime,
 )
+from denoiselab.objectives.uniforms import Antithetic, Independent, LowDiscrepancy, Stratified
 from denoiselab.schedules import EDM, DiscreteVP, Flow, VPCosine, VPLinear, betas
 
 N = 20_000

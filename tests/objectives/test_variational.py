@@ -12,7 +12,8 @@ from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.noise import Noise
 from denoiselab.objectives import ContinuousBound, DenoisingObjective, Hybrid, SohlDickstein, VariationalBound, weights
 from denoiselab.objectives.decoders import Categorical, ContinuousGaussian, DiscretisedGaussian
-from denoiselab.objectives.level_distributions import LossHistory, LowDiscrepancy, UniformSteps, UniformTime
+from denoiselab.objectives.level_distributions import LossHistory, UniformSteps, UniformTime
+from denoiselab.objectives.uniforms import LowDiscrepancy
 from denoiselab.schedules import DiscreteVP, LearnedLogSNR, VPLinear, betas
 from denoiselab.schedules.base import like
 

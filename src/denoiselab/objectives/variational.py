@@ -21,11 +21,8 @@ from denoiselab.objectives import weights
 from denoiselab.objectives.base import Objective, corrupt
 from denoiselab.objectives.decoders import Decoder
 from denoiselab.objectives.denoising import DenoisingObjective
-from denoiselab.objectives.level_distributions import (
-    Uniforms,
-    UniformSteps,
-    UniformTime,
-)
+from denoiselab.objectives.level_distributions import UniformSteps, UniformTime
+from denoiselab.objectives.uniforms import Uniforms
 from denoiselab.parameterizations import home, posterior_mean
 from denoiselab.schedules import Level, Schedule
 from denoiselab.schedules.base import like
