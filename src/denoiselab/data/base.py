@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Protocol
 
 from torch import Tensor
@@ -36,3 +37,11 @@ class DataSet(Protocol):
     def fresh(self, n: int, number: int) -> DataSet | None:
         """Fresh draw `number` (0, 1, ...) of `n` samples of the same density; None where the density is not known."""
         ...
+
+
+def digest(samples: Tensor, labels: Tensor) -> str:
+    """sha256 of the shape and the bytes of `samples` `(N, *)`, and of `labels` `(N,)`."""
+    out = hashlib.sha256(repr(tuple(samples.shape)).encode())
+    out.update(samples.contiguous().numpy().tobytes())
+    out.update(labels.contiguous().numpy().tobytes())
+    return out.hexdigest()

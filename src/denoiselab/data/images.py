@@ -10,6 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from denoiselab.data.base import digest
+
 
 def from_uint8(images: Tensor) -> Tensor:
     """Bytes 0..255 to float32 in [-1, 1], any shape."""
@@ -39,10 +41,7 @@ class ImageSet:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of shape, images and labels."""
-        digest = hashlib.sha256(repr(tuple(self.images.shape)).encode())
-        digest.update(self.images.contiguous().numpy().tobytes())
-        digest.update(self.labels.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return digest(self.images, self.labels)
 
     @property
     def stored(self) -> Tensor:

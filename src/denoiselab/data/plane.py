@@ -84,26 +84,21 @@ class Plane(ABC):
         return self._draw(n, _FRESH + number)
 
 
-class SwissRoll(Plane):
-    """A spiral: (s cos s, s sin s) + noise z with s uniform on [1.5 pi, 4.5 pi] and z ~ N(0, I), then scaled.
-
-    The plane of scikit-learn's `make_swiss_roll`; its turns are 2 pi apart, about 0.9 after scaling.
-    Source: Sohl-Dickstein et al., arXiv 1503.03585, figure 1.
+class _Curve(Plane):
+    """Points about a curve.
 
     Args:
         name: Of the data set in scores and folders.
         shape: (2,).
-        num_classes: 1.
+        num_classes: The density's own.
         size: Training points.
         held_out: Points of a second draw, which scores are taken against.
         seed: Of all draws.
-        noise: Standard deviation about the spiral, before scaling (by about 1 / 6.7), at least 0.
+        noise: Standard deviation about the curve, before scaling, at least 0.
 
     Raises:
         ValueError: A value is out of range.
     """
-
-    classes = 1
 
     def __init__(
         self,
@@ -113,10 +108,23 @@ class SwissRoll(Plane):
         size: int = 1_000_000,
         held_out: int = 50_000,
         seed: int = 0,
-        noise: float = 0.5,
+        *,
+        noise: float,
     ) -> None:
         super().__init__(name, shape, num_classes, size, held_out, seed)
-        self.noise = _not_negative("noise", noise)
+        if noise < 0:
+            raise ValueError(f"data.noise={noise}: it must not be negative.")
+        self.noise = noise
+
+
+class SwissRoll(_Curve):
+    """A spiral: (s cos s, s sin s) + noise z with s uniform on [1.5 pi, 4.5 pi] and z ~ N(0, I), then scaled.
+
+    The plane of scikit-learn's `make_swiss_roll`; its turns are 2 pi apart, about 0.9 after scaling by about 1 / 6.7.
+    Source: Sohl-Dickstein et al., arXiv 1503.03585, figure 1.
+    """
+
+    classes = 1
 
     def _raw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         from sklearn.datasets import make_swiss_roll  # slow to import, and only needed here
@@ -131,39 +139,14 @@ class SwissRoll(Plane):
         return mean, (square - 0.25 - mean[0] ** 2 + self.noise**2, square + 0.25 - mean[1] ** 2 + self.noise**2)
 
 
-class TwoMoons(Plane):
+class TwoMoons(_Curve):
     """Two half circles: (cos a, sin a) or (1 - cos a, 1/2 - sin a), a uniform on [0, pi], plus noise, then scaled.
 
     The curves of scikit-learn's `make_moons`, which however spaces the angles evenly: its draws would differ by
     their noise alone, and no sampler could come as close to one as another of them. Label: the moon.
-
-    Args:
-        name: Of the data set in scores and folders.
-        shape: (2,).
-        num_classes: 2.
-        size: Training points.
-        held_out: Points of a second draw, which scores are taken against.
-        seed: Of all draws.
-        noise: Standard deviation about the curves, before scaling, at least 0.
-
-    Raises:
-        ValueError: A value is out of range.
     """
 
     classes = 2
-
-    def __init__(
-        self,
-        name: str,
-        shape: Sequence[int],
-        num_classes: int,
-        size: int = 1_000_000,
-        held_out: int = 50_000,
-        seed: int = 0,
-        noise: float = 0.05,
-    ) -> None:
-        super().__init__(name, shape, num_classes, size, held_out, seed)
-        self.noise = _not_negative("noise", noise)
 
     def _raw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         labels = torch.randint(2, (n,), generator=generator)
@@ -234,9 +217,3 @@ def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 
 def _normal(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-
-def _not_negative(option: str, value: float) -> float:
-    if value < 0:
-        raise ValueError(f"data.{option}={value}: it must not be negative.")
-    return value

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
 from torch import Tensor
+
+from denoiselab.data.base import digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,10 +31,7 @@ class PointSet:
     @cached_property
     def fingerprint(self) -> str:
         """sha256 of shape, points and labels."""
-        digest = hashlib.sha256(repr(tuple(self.points.shape)).encode())
-        digest.update(self.points.contiguous().numpy().tobytes())
-        digest.update(self.labels.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return digest(self.points, self.labels)
 
     @property
     def stored(self) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from denoiselab.denoiser import Denoiser
 from denoiselab.noise import Noise
+from denoiselab.objectives.level_distributions import LevelDistribution
 from denoiselab.schedules import Level
 from denoiselab.schedules.base import like
 
@@ -37,6 +38,29 @@ class Objective(nn.Module, ABC):
                 f"variance: objective {type(self).__name__} does not train a learned variance; "
                 "choose objective=hybrid, vlb or sohl_dickstein, or variance=fixed_small or fixed_large."
             )
+
+
+class LevelObjective(Objective):
+    """A loss at one level a sample, a mean or a sum over the sample's dimensions.
+
+    Args:
+        level_distribution: Draws the levels to train at.
+        sum_dimensions: Sum over dimensions instead of the mean.
+    """
+
+    def __init__(self, level_distribution: LevelDistribution, sum_dimensions: bool = False) -> None:
+        super().__init__()
+        self.level_distribution = level_distribution
+        self.sum_dimensions = sum_dimensions
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Refuse a learned variance, and a schedule without the levels to be drawn.
+
+        Raises:
+            ValueError: One of them.
+        """
+        super().check(denoiser)
+        self.level_distribution.check(denoiser.schedule)
 
 
 def corrupt(x0: Tensor, eps: Tensor, level: Level) -> Tensor:

@@ -26,12 +26,8 @@ class ContinuousGaussian:
         return -(math.log(2 * math.pi) + variance + (x0.double() - mean.double()).square() * (-variance).exp()) / 2
 
 
-class DiscretisedGaussian:
-    """N(mean, variance) integrated over the bin of x0, for data on `bins` equal steps from -1 to 1.
-
-    The first and the last bin are open. Probabilities are floored at 1e-12, as in the source's code.
-
-    Source: Ho et al., DDPM, arXiv 2006.11239, eq. 13.
+class _Binned:
+    """For data on `bins` equal steps from -1 to 1.
 
     Args:
         bins: Number of values; 256 for bytes.
@@ -44,6 +40,21 @@ class DiscretisedGaussian:
         if bins < 2:
             raise ValueError(f"bins={bins}: it must be at least 2.")
         self.bins = bins
+
+
+class DiscretisedGaussian(_Binned):
+    """N(mean, variance) integrated over the bin of x0, for data on `bins` equal steps from -1 to 1.
+
+    The first and the last bin are open. Probabilities are floored at 1e-12, as in the source's code.
+
+    Source: Ho et al., DDPM, arXiv 2006.11239, eq. 13.
+
+    Args:
+        bins: Number of values; 256 for bytes.
+
+    Raises:
+        ValueError: Fewer than 2.
+    """
 
     def __call__(self, x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
         """Log p(x0) of each element, float64."""
@@ -58,7 +69,7 @@ class DiscretisedGaussian:
         return p.clamp_min(1e-12).log()
 
 
-class Categorical:
+class Categorical(_Binned):
     """p(x0) in proportion to the density of N(mean, variance) at each of the `bins` values.
 
     Source: Kingma et al., Variational Diffusion Models, arXiv 2107.00630, eq. 8 and appendix.
@@ -69,11 +80,6 @@ class Categorical:
     Raises:
         ValueError: Fewer than 2.
     """
-
-    def __init__(self, bins: int = 256) -> None:
-        if bins < 2:
-            raise ValueError(f"bins={bins}: it must be at least 2.")
-        self.bins = bins
 
     def __call__(self, x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
         """Log p(x0) of each element, float64; takes `bins` times the memory of x0."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from denoiselab.denoiser import Denoiser, Output
 from denoiselab.noise import Noise
-from denoiselab.objectives.base import Objective, corrupt
+from denoiselab.objectives.base import LevelObjective, corrupt
 from denoiselab.objectives.distances import Distance, l2
 from denoiselab.objectives.level_distributions import Draw, LevelDistribution
 from denoiselab.objectives.uncertainty import Uncertainty
@@ -16,7 +16,7 @@ from denoiselab.parameterizations import determinant
 from denoiselab.schedules.base import like
 
 
-class DenoisingObjective(Objective):
+class DenoisingObjective(LevelObjective):
     """w(level) |x0_hat - x0|^2, evaluated where the network speaks.
 
     With out = a x0 + b eps, |out_hat - out|^2 = (det / sigma)^2 |x0_hat - x0|^2, so the weight of the output's
@@ -39,21 +39,10 @@ class DenoisingObjective(Objective):
         uncertainty: Uncertainty | None = None,
         sum_dimensions: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(level_distribution, sum_dimensions)
         self.weighting = weighting
-        self.level_distribution = level_distribution
         self.distance = distance
         self.uncertainty = uncertainty
-        self.sum_dimensions = sum_dimensions
-
-    def check(self, denoiser: Denoiser) -> None:
-        """Refuse a learned variance, and a schedule without the levels to be drawn.
-
-        Raises:
-            ValueError: One of them.
-        """
-        super().check(denoiser)
-        self.level_distribution.check(denoiser.schedule)
 
     def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
         """The loss of each sample, `(B,)` float32, in no unit: a mean (or sum) over dimensions."""

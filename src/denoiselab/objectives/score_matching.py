@@ -14,13 +14,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from denoiselab.denoiser import Denoiser
 from denoiselab.noise import Noise
-from denoiselab.objectives.base import Objective, corrupt
+from denoiselab.objectives.base import LevelObjective, corrupt
 from denoiselab.objectives.level_distributions import LevelDistribution
 from denoiselab.objectives.projections import Projection
 from denoiselab.schedules.base import like
 
 
-class _ScoreMatching(Objective):
+class _ScoreMatching(LevelObjective):
     """sigma^power (|s|^2 / 2 + tr ds/dx), s = -eps_hat / sigma, at noisy data.
 
     Args:
@@ -30,19 +30,8 @@ class _ScoreMatching(Objective):
     """
 
     def __init__(self, level_distribution: LevelDistribution, power: float = 2.0, sum_dimensions: bool = False) -> None:
-        super().__init__()
-        self.level_distribution = level_distribution
+        super().__init__(level_distribution, sum_dimensions)
         self.power = power
-        self.sum_dimensions = sum_dimensions
-
-    def check(self, denoiser: Denoiser) -> None:
-        """Refuse a learned variance, and a schedule without the levels to be drawn.
-
-        Raises:
-            ValueError: One of them.
-        """
-        super().check(denoiser)
-        self.level_distribution.check(denoiser.schedule)
 
     def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
         """The loss of each sample, `(B,)` float32."""
