@@ -1,5 +1,6 @@
 """Variances of reverse steps against DDPM's formulas from betas, and the learned ones between their bounds."""
 
+import pytest
 import torch
 from oracles import F64
 
@@ -8,7 +9,7 @@ from denoiselab.denoiser import Prediction
 from denoiselab.noise import Noise
 from denoiselab.samplers import Ancestral
 from denoiselab.samplers.spacing import UniformTime
-from denoiselab.schedules import EDM, DiscreteVP, betas
+from denoiselab.schedules import DiscreteVP, Level, betas
 
 BETA = betas.linear(30, 1e-3, 0.3, per=30)
 CHAIN = DiscreteVP(BETA)
@@ -49,12 +50,11 @@ def test_learned_is_an_offset_from_beta():
 
 
 def test_bounds_are_accurate_for_short_steps():
-    """Against 1 - snr_t / snr_s from the schedule's own formula, where a difference of squares has no digits left."""
-    t = torch.tensor([0.5, 5.0], dtype=F64)
-    there, here = EDM().level(t), EDM().level(t * (1 + 1e-12))
-    posterior, beta = variances.posterior_variances(here, there)
-    assert torch.allclose(beta, 2e-12 * t**2, rtol=2e-3)
-    assert torch.allclose(posterior, 2e-12 * t**2, rtol=2e-3)
+    """sigma from 1 to 1 + h, where log-SNRs keep their digits: 1 - exp has lost the h^2 of beta = 2 h + h^2."""
+    one, h = torch.tensor(1.0, dtype=F64), 2.0**-28
+    posterior, beta = variances.posterior_variances(Level(one, one, one + h), Level(one, one, one))
+    assert float(beta) == pytest.approx(2 * h + h**2, rel=1e-14, abs=0)
+    assert float(posterior) == pytest.approx((2 * h + h**2) / (1 + h) ** 2, rel=1e-14, abs=0)
 
 
 def test_the_ancestral_sampler_uses_the_models_variance_unless_told_otherwise():
