@@ -23,6 +23,7 @@ QUICK = [
     "network.channels=8",
     "network.groups=4",
     "evaluation.samplers=[ddim]",
+    "evaluation.extractor.epochs=1",
     "traceback=false",
     "trainer.detect_anomaly=false",
 ]

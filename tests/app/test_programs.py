@@ -59,7 +59,7 @@ def test_every_debug_choice_runs(name, tmp_path, invoke):
     arguments = [a for a in QUICK if not a.startswith("debug=")]
     result = invoke(
         "train.py", f"debug={name}", *arguments, "logger=none", "max_images=256", "batch_size=32",
-        "evaluation.nfe=[2]", "evaluation.num_samples=8", "evaluation.extractor.epochs=1", f"paths.log_dir={tmp_path}",
+        "evaluation.nfe=[2]", "evaluation.num_samples=8", f"paths.log_dir={tmp_path}",
     )  # fmt: skip
     assert result.code == 0, result.err
 

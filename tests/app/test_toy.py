@@ -4,15 +4,29 @@ import json
 
 import numpy as np
 import pytest
-from configurations import names
+from configurations import CONF, names
+from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 from PIL import Image
+
+from denoiselab.app.assemble import check_config
+from denoiselab.app.construct import construct
+from denoiselab.app.overrides import composed
+from denoiselab.app.run_directory import run_id
 
 TOY = [
     *("experiment=toy_2d", "logger=none", "max_images=2048", "lr_schedule.images=1024"),
     *("network.width=8", "network.depth=1", "data.size=2000", "data.held_out=400"),
     *("evaluation.num_samples=200", "evaluation.nfe=[4,9]"),
 ]
-DIGITS = ["debug=fast_dev_run", "logger=none", "network.channels=8", "network.groups=4", "traceback=false"]
+DIGITS = [
+    "debug=fast_dev_run",
+    "logger=none",
+    "network.channels=8",
+    "network.groups=4",
+    "traceback=false",
+    "evaluation.extractor.epochs=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +50,18 @@ def test_a_toy_run_leaves_its_pictures_and_can_be_sampled(invoke, logs):
     assert result.code == 0, result.err
     assert np.load(out / "samples.npz")["points"].shape == (50, 2)
     assert (out / "grid.png").is_file()
+
+
+@pytest.mark.parametrize("experiment", [[], ["experiment=toy_2d"]], ids=["images", "points"])
+@pytest.mark.parametrize("debug", names("debug"))
+def test_every_debug_choice_fits_images_and_points(experiment, debug):
+    OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config, _ = composed("train", [*experiment, f"debug={debug}"])
+        plain = OmegaConf.to_container(config, resolve=True)
+        check_config(plain, sweeping=False)
+    construct(plain["lr_schedule"], "lr_schedule")
+    assert plain["data"]["size"] == 32 or debug != "overfit"
 
 
 @pytest.mark.parametrize("data", ["two_moons", "checkerboard", "eight_gaussians", "pinwheel"])

@@ -25,7 +25,7 @@ def test_digits_are_the_real_ones():
     assert 0.13 < len(held_out) / 1797 < 0.2
     again, _ = digits().load()
     assert again.fingerprint == train.fingerprint
-    assert digits(limit=32).load()[0].fingerprint == train.subset(torch.arange(32)).fingerprint
+    assert digits(size=32).load()[0].fingerprint == train.subset(torch.arange(32)).fingerprint
 
 
 def test_copies_of_an_image_are_never_parted():
@@ -34,7 +34,7 @@ def test_copies_of_an_image_are_never_parted():
     assert not seen & {image.numpy().tobytes() for image in held_out.images}
 
 
-@pytest.mark.parametrize("bad", [{"validation": 1.0}, {"limit": 0}])
+@pytest.mark.parametrize("bad", [{"validation": 1.0}, {"size": 0}])
 def test_bad_options_are_refused(bad):
     with pytest.raises(ValueError, match=f"data.{next(iter(bad))}="):
         digits(**bad)

@@ -20,7 +20,7 @@ class Digits:
         shape: (1, 8, 8); configured so that a network can be built without the data.
         num_classes: 10.
         validation: Fraction held out from training, from 0 to 1.
-        limit: Keep only the first images of the training split; None keeps all.
+        size: Keep only the first images of the training split; None keeps all.
 
     Raises:
         ValueError: A value is out of range.
@@ -32,15 +32,15 @@ class Digits:
         shape: Sequence[int],
         num_classes: int,
         validation: float = 1 / 6,
-        limit: int | None = None,
+        size: int | None = None,
     ) -> None:
         if num_classes != 10:
             raise ValueError(f"data.num_classes={num_classes}: digits has 10 classes.")
         if not 0 <= validation < 1:
             raise ValueError(f"data.validation={validation}: it must be at least 0 and less than 1.")
-        if limit is not None and limit < 1:
-            raise ValueError(f"data.limit={limit}: it must be at least 1, or null for all images.")
-        self.name, self.shape, self.validation, self.limit = name, tuple(shape), validation, limit
+        if size is not None and size < 1:
+            raise ValueError(f"data.size={size}: it must be at least 1, or null for all images.")
+        self.name, self.shape, self.validation, self.size = name, tuple(shape), validation, size
 
     def load(self) -> tuple[ImageSet, ImageSet]:
         """(train, validation)."""
@@ -52,6 +52,6 @@ class Digits:
         train, held_out = ImageSet(images, torch.from_numpy(raw.target).long()).split(self.validation)
         if not len(train):
             raise ValueError(f"data.validation={self.validation}: it leaves no image for training.")
-        if self.limit is not None:
-            train = train.subset(torch.arange(min(self.limit, len(train))))
+        if self.size is not None:
+            train = train.subset(torch.arange(min(self.size, len(train))))
         return train, held_out
