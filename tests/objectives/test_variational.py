@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
+from exact import Exact, exact, noise, normal, z_score
 from oracles import F64
 
 from denoiselab import parameterizations, variances
 from denoiselab.analytic import EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser
 from denoiselab.denoiser import Denoiser, ScaledTime
-from denoiselab.noise import Noise
 from denoiselab.objectives import ContinuousBound, DenoisingObjective, Hybrid, SohlDickstein, VariationalBound, weights
 from denoiselab.objectives.decoders import Categorical, ContinuousGaussian, DiscretisedGaussian
 from denoiselab.objectives.level_distributions import LossHistory, UniformSteps, UniformTime
@@ -20,31 +20,8 @@ from denoiselab.schedules.base import like
 LOG2 = math.log(2)
 
 
-class Exact(torch.nn.Module):
-    """The network that predicts eps as a closed-form denoiser does."""
-
-    def __init__(self, oracle, schedule):
-        super().__init__()
-        self.oracle, self.schedule = oracle, schedule
-
-    def forward(self, x, label):
-        return self.oracle(x, self.schedule.level(label)).eps
-
-
-def exact(oracle, schedule, variance=None):
-    return Denoiser(Exact(oracle, schedule), schedule, parameterizations.eps, ScaledTime(1.0), variance=variance)
-
-
 def chain(steps=40):
     return DiscreteVP(betas.linear(steps, 5e-3, 0.4, per=steps))
-
-
-def noise(n, seed=0):
-    return Noise(seed, torch.arange(n))
-
-
-def normal(n, dimension=1, seed=3):
-    return Noise(seed, torch.arange(n)).normal((dimension,), F64)
 
 
 def unit_mixture():
@@ -56,10 +33,6 @@ def unit_mixture():
     n = 20_000
     component = torch.multinomial(w, n, replacement=True, generator=torch.Generator().manual_seed(0))
     return oracle, (means[component] + stds[component] * normal(n)[:, 0])[:, None]
-
-
-def z_score(values, expected=0.0):
-    return float((values.mean() - expected) / (values.std() / len(values) ** 0.5))
 
 
 @pytest.mark.parametrize("variance", [variances.FixedSmall(), variances.FixedLarge()])
@@ -172,33 +145,6 @@ def test_sohl_dickstein_null_model():
     x0 = normal(50, 3)
     want = -torch.distributions.Normal(0.0, 1.0).log_prob(x0).mean(1) / LOG2
     assert torch.allclose(SohlDickstein.null(x0), want)
-
-
-@pytest.mark.parametrize("decoder", [DiscretisedGaussian(256), Categorical(256)])
-@pytest.mark.parametrize("mean", [-1.3, -0.99, 0.0017, 0.6])
-@pytest.mark.parametrize("std", [0.02, 0.3, 2.0])
-def test_decoders_are_distributions(decoder, mean, std):
-    values = torch.linspace(-1, 1, 256, dtype=F64)[:, None]
-    log_p = decoder(values, torch.full_like(values, mean), torch.full_like(values, 2 * math.log(std)))
-    assert float(log_p.exp().sum()) == pytest.approx(1, abs=1e-9)
-
-
-def test_discretised_gaussian_is_the_integral_over_bins():
-    from scipy.stats import norm
-
-    values = torch.linspace(-1, 1, 256, dtype=F64)
-    got = DiscretisedGaussian(256)(values, torch.full_like(values, 0.3), torch.tensor(2 * math.log(0.1), dtype=F64))
-    normal, upper, lower = norm(0.3, 0.1), (values + 1 / 255).numpy(), (values - 1 / 255).numpy()
-    left, right = normal.cdf(upper) - normal.cdf(lower), normal.sf(lower) - normal.sf(upper)
-    want = torch.where(values < 0.3, torch.from_numpy(left), torch.from_numpy(right))
-    inner = (want > 1e-12) & (values.abs() < 1)  # the rest is the floor, and the open bins
-    assert inner.sum() > 150
-    assert torch.allclose(got.exp()[inner], want[inner], rtol=1e-9, atol=0)
-    assert float(got[0]) == pytest.approx(math.log(1e-12))
-    # Far to the right of the mean the naive difference of two numbers near 1 has no digits left.
-    far = DiscretisedGaussian(256)(values[128:129], values[128:129] - 0.3, torch.tensor(2 * math.log(0.05), dtype=F64))
-    half = 1 / 255 / 0.05
-    assert float(far) == pytest.approx(math.log(norm.sf(6 - half) - norm.sf(6 + half)), rel=1e-9)
 
 
 def discretised_gaussian(mean=0.1, std=0.35):
