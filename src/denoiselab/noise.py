@@ -1,44 +1,76 @@
 """Random numbers that depend on (seed, sample index, draw) alone: not on batch size, rank, order or device.
 
-Philox4x32-10 (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011), in torch integer
-operations over the whole batch, then Box-Muller.
+Philox4x32 (Salmon et al., Parallel Random Numbers: As Easy as 1, 2, 3, SC 2011) in torch integer operations over
+the whole batch, then Box-Muller. Seven rounds: the fewest that pass BigCrush in their table 2.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from denoiselab.schedules import Level
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 7
+
+# Counters worked on together: their words stay in the cache.
+_CHUNK = 2**16
 
 # Independent families of numbers under one seed.
 TRAINING, SAMPLING = 0, 1
 
-# Draw numbers from here on belong to noise that several samples share.
+# Draw numbers from here on belong to noise that several samples share, and to the nodes of Brownian paths.
 _SHARED = 2**31
+_PATHS = 2**30
 
 
-def philox(counter: Sequence[Tensor], key: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Ten rounds of Philox4x32 on four int64 tensors of 32-bit values (broadcast together) under a 64-bit key."""
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        # The 64-bit product wraps, as it should; masks undo the sign of the shifted high word.
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & _MASK) ^ c1 ^ k0,
-            p1 & _MASK,
-            ((p0 >> 32) & _MASK) ^ c3 ^ k1,
-            p0 & _MASK,
-        )
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return c0, c1, c2, c3
+def philox(
+    counter: Sequence[Tensor], key: tuple[int, int], rounds: int = _ROUNDS, work: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Rounds of Philox4x32 on four int64 tensors of 32-bit values (broadcast together) under a 64-bit key.
+
+    Args:
+        counter: The four words.
+        key: Two 32-bit words.
+        rounds: Their number.
+        work: `(4, 3, *)` int64, memory to work in; the result lies there.
+
+    Returns:
+        Words 0 and 2, `(2, *)` int64, and words 1 and 3, which are right in their lower 32 bits.
+    """
+    shape = torch.broadcast_shapes(*(c.shape for c in counter))
+    device = counter[0].device
+    work = torch.empty(4, 3, *shape, dtype=torch.int64, device=device) if work is None else work
+    even, odd, low, high = work[0, :2], work[1, :2], work[2], work[3]
+    for words, pair in ((even, counter[::2]), (odd, counter[1::2])):
+        words[0], words[1] = pair
+    multipliers, keys = _constants(key, rounds, len(shape), device)
+    for key_ in keys:
+        # The 64-bit product wraps, as it should, and the mask undoes the sign of its shifted high word. Only the low
+        # word of `odd` counts. The third row lets one view hold both products in exchanged order.
+        torch.mul(even, multipliers, out=low[:2])
+        low[2] = low[0]
+        torch.bitwise_right_shift(low[1:], 32, out=even)
+        even.bitwise_xor_(odd).bitwise_xor_(key_).bitwise_and_(_MASK)
+        odd, low, high = low[1:], high, low
+    return even, odd
+
+
+@functools.lru_cache
+def _constants(key: tuple[int, int], rounds: int, ndim: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
+    """The multipliers and each round's keys, shaped `(2, 1, ..., 1)`."""
+    shape = (-1, 2, *[1] * ndim)
+    keys = [[(k + n * w) & _MASK for k, w in zip(key, _WEYL, strict=True)] for n in range(rounds)]
+    multipliers, *rest = torch.tensor([_MULTIPLIERS, *keys], device=device).view(shape).unbind()
+    return multipliers, rest
 
 
 class Noise:
@@ -54,41 +86,165 @@ class Noise:
         self.index = index
         self.draw = 0
         self._key = (seed & _MASK, (seed >> 32) ^ (family << 31))
+        self._ahead: dict[int, Tensor] = {}
+        self._size = -1
+        # Fresh memory costs as much as the numbers.
+        self._memory: tuple[Tensor, Tensor, Tensor] | None = None
 
     def shared(self, count: int) -> Noise:
         """Noise common to each `count` consecutive indices, `(B,)` of it, independent of the batch's own."""
         other = copy.copy(self)
+        other._ahead = {}
         other.index = self.index // count
         other.draw = self.draw + _SHARED
         self.draw += 1
         return other
 
-    def _bits(self, elements: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Four `(B, ceil(elements / 4))` int64 tensors of uniform 32-bit values."""
-        block = torch.arange(-(-elements // 4), device=self.index.device)[None]
-        index = self.index[:, None]
-        draw = torch.full((1, 1), self.draw, dtype=torch.int64, device=self.index.device)
-        self.draw += 1
-        return philox((block, draw, index & _MASK, index >> 32), self._key)
+    def _words(
+        self, draws: Sequence[int], elements: int, rows: slice = slice(None), work: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """`philox` for some rows of the batch: `(2, draws, rows, ceil(elements / 4))` each."""
+        device = self.index.device
+        block = torch.arange(-(-elements // 4), device=device)
+        index = self.index[rows, None]
+        draw = torch.tensor(draws, device=device)[:, None, None]
+        return philox((block, draw, index & _MASK, index >> 32), self._key, work=work)
 
     def uniform(self, shape: Sequence[int] = ()) -> Tensor:
         """Uniform draws in (0, 1), float64, `(B, *shape)`."""
         elements = math.prod(shape)
-        bits = torch.stack(self._bits(elements), dim=-1).flatten(1)[:, :elements]
+        even, odd = self._words([self.draw], elements)
+        odd = odd & _MASK
+        self.draw += 1
+        bits = torch.stack((even[0], odd[0], even[1], odd[1]), dim=-1)[0].flatten(1)[:, :elements]
         return ((bits.to(torch.float64) + 0.5) * 2.0**-32).reshape(-1, *shape)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal draws `(B, *shape)`; made in float32, so every `dtype` sees the same numbers."""
         elements = math.prod(shape)
-        u0, u1, u2, u3 = ((b.to(torch.float32) + 0.5) * 2.0**-32 for b in self._bits(elements))
-        r0, r1 = torch.sqrt(-2 * u0.log()), torch.sqrt(-2 * u2.log())
-        a0, a1 = u1 * (2 * math.pi), u3 * (2 * math.pi)
-        z = torch.stack((r0 * a0.cos(), r0 * a0.sin(), r1 * a1.cos(), r1 * a1.sin()), dim=-1)
-        return z.flatten(1)[:, :elements].reshape(-1, *shape).to(dtype)
+        z = self._ahead.pop(self.draw, None)
+        if z is None or z.shape[1] != elements:
+            # A small draw costs as much as its operations: from the second of a size on, several are made together.
+            many = max(1, min(16, 4 * _CHUNK // max(1, len(self.index) * elements)))
+            count, self._size = many if elements == self._size else 1, elements
+            draws = range(self.draw, self.draw + count)
+            self._ahead = dict(zip(draws, self._normal(draws, elements), strict=True))
+            z = self._ahead.pop(self.draw)
+        self.draw += 1
+        return z.reshape(-1, *shape).to(dtype)
+
+    def node(self, number: int, x: Tensor) -> Tensor:
+        """Standard normal draws like `x` `(B, *)`, addressed by a number below 2^30 instead of by order."""
+        elements = math.prod(x.shape[1:])
+        return self._normal([_PATHS + number], elements)[0].reshape(x.shape).to(x)
+
+    def _normal(self, draws: Sequence[int], elements: int) -> Tensor:
+        """Standard normal draws `(draws, B, elements)`, float32."""
+        device, blocks, size, many = self.index.device, -(-elements // 4), len(self.index), len(draws)
+        # Without a cache to stay in, as on a GPU, one chunk holds all.
+        step = min(size, max(1, _CHUNK // max(1, blocks * many))) if device.type == "cpu" else size
+        shape = (many, step, blocks)
+        if self._memory is None or self._memory[0].shape[2:] != shape:
+            self._memory = (
+                torch.empty(4, 3, *shape, dtype=torch.int64, device=device),
+                torch.empty(3, 2, *shape, device=device),
+                torch.empty(2, *shape, dtype=torch.int32, device=device),
+            )
+        work, (radius, angle, wave), signed = self._memory
+        out = torch.empty(many, size, blocks, 2, 2, device=device)
+        for first in range(0, size, max(1, step)):
+            rows = slice(first, first + step)
+            n = min(step, size - first)
+            even, odd = self._words(draws, elements, rows, work if n == step else work[..., :n, :])
+            r, a, w, s = (
+                (radius, angle, wave, signed) if n == step else (t[..., :n, :] for t in (radius, angle, wave, signed))
+            )
+            torch.sqrt(r.copy_(even).add_(0.5).mul_(2.0**-32).log_().mul_(-2), out=r)
+            # A signed word is an angle from -pi to pi: the same one.
+            a.copy_(s.copy_(odd)).add_(0.5).mul_(2.0**-31 * math.pi)
+            place = out[:, rows].movedim(3, 0)  # (2, draws, rows, blocks, 2)
+            torch.mul(r, torch.cos(a, out=w), out=place[..., 0])
+            torch.mul(r, a.sin_(), out=place[..., 1])
+        return out.view(many, size, blocks * 4)[..., :elements]
 
     def like(self, x: Tensor) -> Tensor:
         """Standard normal draws shaped, typed and laid out like `x` `(B, *)`."""
-        z = self.normal(x.shape[1:], x.dtype)
-        if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
-            return z.contiguous(memory_format=torch.channels_last)
-        return z
+        return _laid_out(self.normal(x.shape[1:], x.dtype), x)
+
+    def between(self, x: Tensor, here: Level, there: Level) -> Tensor:
+        """Standard normal draws like `x` `(B, *)` for a step between two levels: the next draw, whichever they are."""
+        return self.like(x)
+
+
+class BrownianNoise(Noise):
+    """Noise whose `between` follows one Brownian path a sample, whatever the steps: halving them refines the path.
+
+    The path is B(snr), the clock in which the reverse process with the data known is additive, so that two steps
+    with an unchanged prediction of x0 end where one does. It is built by halving intervals of half log-SNR, each
+    node a function of (seed, sample index, node), down to steps of 2^-14.
+
+    Source: the virtual Brownian tree of Li et al., Scalable Gradients for SDEs, arXiv 2001.01328, section 4.
+
+    Args:
+        seed: As in `Noise`.
+        index: As in `Noise`.
+        family: As in `Noise`.
+    """
+
+    _SPAN = 16.0  # of half log-SNR, either way; what lies beyond is taken as the end
+    _DEPTH = 19
+
+    def __init__(self, seed: int, index: Tensor, family: int = SAMPLING) -> None:
+        super().__init__(seed, index, family)
+        self._cells: list[tuple[int, Tensor]] = []
+        self._last: tuple[int, Tensor] | None = None
+
+    def between(self, x: Tensor, here: Level, there: Level) -> Tensor:
+        """The path's increment from `here` to `there`, levels inside the axis, in standard deviations."""
+        first, last = self._place(here), self._place(there)
+        if first == last:
+            return self.like(x)
+        start = self._last[1] if self._last is not None and self._last[0] == first else self._value(first, x)
+        end = self._value(last, x)
+        self._last = (last, end)
+        return _laid_out((end - start) / math.sqrt(abs(self._clock(last) - self._clock(first))), x)
+
+    def _place(self, level: Level) -> int:
+        unit = (float(level.lam) / self._SPAN + 1) / 2
+        place: int = round(min(1.0, max(0.0, unit)) * 2**self._DEPTH)
+        return place
+
+    def _clock(self, place: int) -> float:
+        return math.exp(2 * self._SPAN * (2 * place / 2**self._DEPTH - 1))
+
+    def _value(self, place: int, x: Tensor) -> Tensor:
+        """The path at a dyadic place, `(B, *)`."""
+        left, right = 0, 2**self._DEPTH
+        at_left = torch.zeros_like(x)
+        if place == left:
+            return at_left
+        at_right = math.sqrt(self._clock(right) - self._clock(left)) * self.node(0, x)
+        if place == right:
+            return at_right
+        for depth in range(self._DEPTH):
+            middle = (left + right) // 2
+            if depth >= len(self._cells) or self._cells[depth][0] != middle:
+                low, mid, high = (self._clock(p) for p in (left, middle, right))
+                std = math.sqrt((mid - low) * (high - mid) / (high - low))
+                share = (mid - low) / (high - low)
+                value = torch.lerp(at_left, at_right, share) + std * self.node(middle, x)
+                self._cells[depth:] = [(middle, value)]
+            value = self._cells[depth][1]
+            if place == middle:
+                return value
+            if place < middle:
+                right, at_right = middle, value
+            else:
+                left, at_left = middle, value
+        return at_left
+
+
+def _laid_out(z: Tensor, x: Tensor) -> Tensor:
+    if x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return z.contiguous(memory_format=torch.channels_last)
+    return z

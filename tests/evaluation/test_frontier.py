@@ -9,8 +9,9 @@ from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation import Frontier, report
 from denoiselab.evaluation.statistics import GaussianStatistics, frechet_distance
 from denoiselab.noise import TRAINING, Noise
-from denoiselab.samplers import DDIM, Ancestral, DPMSolverPlusPlus2M, Heun
+from denoiselab.samplers import DDIM, Ancestral, DPMSolverPP, RhoRK
 from denoiselab.samplers.spacing import Karras, UniformLogSNR, UniformTime
+from denoiselab.samplers.tableaus import heun
 from denoiselab.schedules import Flow, VPLinear
 
 SHAPE = (1, 4, 4)
@@ -48,7 +49,7 @@ def frontier(batch_size=8, **options):
         "seed": 0,
         **options,
     }
-    return Frontier(batch_size=batch_size, **settings)
+    return Frontier(batch_size=batch_size, schedule=VPLinear(), **settings)
 
 
 def score(out, directory, check=lambda step: None, protocol=None, denoiser=None):
@@ -92,7 +93,7 @@ def test_a_stopped_frontier_continues_with_the_next_cell(tmp_path):
 
 
 def test_a_budget_that_cannot_be_spent_exactly_is_told():
-    out = frontier(samplers={"heun": Heun(UniformTime(), 1)}, nfe=[4, 5, 6, 7])
+    out = frontier(samplers={"heun": RhoRK(UniformTime(), 1, heun())}, nfe=[4, 5, 6, 7])
     assert out.cells == [("heun", 2), ("heun", 3), ("heun", 4)]
     assert out.inexact == [("heun", 4, 3), ("heun", 6, 5)]
 
@@ -133,7 +134,7 @@ def test_labels_of_samples_and_of_training():
 def test_a_schedule_that_starts_at_pure_noise(tmp_path):
     """The first step is one call there, whatever the sampler: NFE is what was counted, and pictures are found."""
     denoiser = Denoiser(Shrink(), Flow(), parameterizations.velocity, ScaledTime())
-    samplers = {"heun": Heun(Karras(), 1), "dpmpp_2m": DPMSolverPlusPlus2M(UniformLogSNR(), 1)}
+    samplers = {"heun": RhoRK(Karras(), 1, heun()), "dpmpp_2m": DPMSolverPP(UniformLogSNR(), 1)}
     first = score(frontier(samplers=samplers, nfe=[1, 5]), tmp_path, denoiser=denoiser)
     assert [(r["sampler"], r["nfe"]) for r in first] == [("heun", 1), ("heun", 4), ("dpmpp_2m", 1), ("dpmpp_2m", 5)]
     assert score(frontier(samplers=samplers, nfe=[1, 5]), tmp_path, denoiser=denoiser) == first

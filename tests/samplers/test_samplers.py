@@ -1,105 +1,186 @@
+"""What holds for the sampler of every YAML in conf/sampler, on every kind of schedule."""
+
+import functools
 import itertools
 
 import pytest
 import torch
+from configurations import build, names
 from oracles import F64, interior_levels, mixture
 
 from denoiselab import samplers
-from denoiselab.noise import Noise
-from denoiselab.samplers import count_calls
+from denoiselab.noise import BrownianNoise, Noise
+from denoiselab.samplers import Sampler, count_calls
 from denoiselab.samplers.spacing import Karras, UniformLogSNR, UniformTime
+from denoiselab.samplers.tableaus import heun, rk4
+from denoiselab.samplers.transfer import X0, Eps
 from denoiselab.schedules import VPLinear
+from denoiselab.schedules.betas import linear
+from denoiselab.schedules.discrete import DiscreteVP
 
-KINDS = [samplers.Ancestral, samplers.DDIM, samplers.DPMSolverPlusPlus2M, samplers.Heun]
-SPACINGS = [UniformTime, UniformLogSNR, Karras]
+NAMES = names("sampler")
+SHORT = {"annealed_langevin": ["repeats=5"], "ncsn_langevin": ["repeats=5"]}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("to_clean", [True, False])
-@pytest.mark.parametrize("steps", [1, 2, 7])
-def test_nfe_is_what_is_called(kind, spacing, to_clean, steps):
-    sampler = kind(spacing=spacing(to_clean=to_clean), steps=steps)
+@functools.cache
+def sampler_of(name) -> Sampler:
+    return build("sampler", name, *SHORT.get(name, []))
+
+
+SCHEDULES = {
+    "vp": VPLinear(),
+    "discrete": DiscreteVP(linear(1000)),
+    "flow": build("schedule", "flow"),
+    "zero_snr": build("schedule", "zero_snr"),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 10])
+def test_nfe_is_what_is_called(name, schedule, steps):
+    sampler, schedule = sampler_of(name), SCHEDULES[schedule]
     denoise = count_calls(mixture())
-    x = sampler(denoise, VPLinear(), (1,), Noise(0, torch.arange(5)), dtype=F64)
+    x = sampler(denoise, schedule, (1,), Noise(0, torch.arange(5)), steps=steps, dtype=F64)
     assert x.isfinite().all()
-    assert denoise.calls == sampler.nfe(steps)
-    assert sampler.steps_for(sampler.nfe(steps)) == steps
-    assert sampler.steps_for(sampler.nfe(steps) + sampler.calls_per_step - 1) == steps
+    if sampler.adaptive:
+        return
+    nfe = sampler.nfe(steps, schedule)
+    assert denoise.calls == nfe
+    assert denoise.rows == 5 * nfe
+    assert sampler.steps_for(nfe, schedule) == steps
+
+
+def test_a_budget_is_never_exceeded():
+    for name in NAMES:
+        sampler = sampler_of(name)
+        if not sampler.adaptive and sampler.calls_per_step < 5:
+            for budget in range(sampler.nfe(1, VPLinear()), 30):
+                steps = sampler.steps_for(budget, VPLinear())
+                assert sampler.nfe(steps, VPLinear()) <= budget < sampler.nfe(steps + 1, VPLinear()), name
 
 
 def test_too_small_a_budget_is_refused():
-    with pytest.raises(ValueError, match="nfe=1: Heun takes at least 2"):
-        samplers.Heun(Karras(to_clean=False), 3).steps_for(1)
+    with pytest.raises(ValueError, match="nfe=1: RhoRK takes at least 2"):
+        samplers.RhoRK(Karras(to_clean=False), 3, heun()).steps_for(1, VPLinear())
     with pytest.raises(ValueError, match="steps=0"):
         samplers.DDIM(UniformTime(), 0)
+    with pytest.raises(ValueError, match="steps=3 and nfe=4"):
+        samplers.DDIM(UniformTime(), 3)(mixture(), VPLinear(), (1,), Noise(0, torch.arange(2)), steps=3, nfe=4)
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
-def test_spacings(spacing):
-    schedule = VPLinear()
-    clean = spacing()(schedule, 10)
-    assert len(clean) == 11
-    assert clean[0].t == schedule.t_max
-    assert clean[-1].sigma == 0
-    stop = spacing(to_clean=False)(schedule, 10)
-    assert len(stop) == 11
-    assert float(stop[-1].t) == pytest.approx(schedule.t_min, rel=1e-9)
-    for levels in (clean[:-1], stop):
-        assert all(a.lam < b.lam for a, b in itertools.pairwise(levels))
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_does_not_depend_on_its_batch(name):
+    sampler = sampler_of(name)
+    whole = sampler(mixture(), VPLinear(), (1,), Noise(0, torch.arange(10)), steps=6, dtype=F64)
+    parts = [sampler(mixture(), VPLinear(), (1,), Noise(0, i), steps=6, dtype=F64) for i in torch.arange(10).split(3)]
+    assert torch.allclose(whole, torch.cat(parts), rtol=0, atol=1e-9)
 
 
-def test_karras_spacing_is_the_published_one():
-    levels = Karras()(VPLinear(), 6)[:-1]
-    rho = torch.stack([level.rho for level in levels]) ** (1 / 7)
-    assert torch.allclose(rho.diff(), rho.diff().mean().expand(5), rtol=1e-9)
+@pytest.mark.parametrize("name", NAMES)
+def test_single_precision_and_images(name):
+    """A float32 image batch has the float64 result to rounding: no coefficient is lost on the way."""
 
+    class Shrink:
+        def __call__(self, x, level):
+            total = level.alpha**2 * 0.25 + level.sigma**2
+            return samplers.base.Prediction(x * (level.alpha * 0.25 / total), x * (level.sigma / total))
 
-def test_ddim_with_eta_1_is_the_ancestral_sampler():
-    args = (mixture(), VPLinear(), (1,))
-    a = samplers.DDIM(UniformTime(), 20, eta=1.0)(*args, Noise(0, torch.arange(9)), dtype=F64)
-    b = samplers.Ancestral(UniformTime(), 20)(*args, Noise(0, torch.arange(9)), dtype=F64)
-    assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+    sampler, noise = sampler_of(name), functools.partial(Noise, 0, torch.arange(2))
+    exact = sampler(Shrink(), VPLinear(), (3, 4, 4), noise(), steps=5, dtype=F64)
+    single = sampler(Shrink(), VPLinear(), (3, 4, 4), noise(), steps=5)
+    assert single.dtype == torch.float32
+    assert single.shape == (2, 3, 4, 4)
+    assert torch.allclose(single.double(), exact, rtol=2e-3, atol=2e-3)
 
 
 def test_moving_by_constant_x0_or_eps_is_exact():
     here, there = interior_levels(VPLinear(), 1)
     x0, eps = torch.tensor([[0.3]], dtype=F64), torch.tensor([[-1.2]], dtype=F64)
     x, y = (level.alpha * x0 + level.sigma * eps for level in (here, there))
-    assert torch.allclose(samplers.move_x0(x, here, there, x0), y)
-    assert torch.allclose(samplers.move_eps(x, here, there, eps), y)
+    for space, m in ((X0(), x0), (Eps(), eps)):
+        keep, gain = space.move(here, there)
+        assert torch.allclose(keep * x + gain * m, y)
+        assert space.std(here, there) == 0
 
 
-@pytest.mark.parametrize("large", [0.0, 0.5, 1.0])
-def test_ancestral_samples_have_the_data_distribution(large):
-    """Mean and variance of the mixture, within four standard errors of 20,000 samples at 400 steps."""
-    oracle = mixture()
-    sampler = samplers.Ancestral(UniformTime(), 400, large=large)
-    x = sampler(oracle, VPLinear(), (1,), Noise(1, torch.arange(20_000)), dtype=F64)[:, 0]
-    w, m, s = oracle.weights, oracle.means[:, 0], oracle.stds
-    mean = (w * m).sum()
-    variance = (w * (s**2 + m**2)).sum() - mean**2
-    assert abs(x.mean() - mean) < 4 * (variance / len(x)) ** 0.5
-    # Discretisation leaves about a percent; the standard error of a variance is sqrt(2/n) at most here.
-    assert abs(x.var() / variance - 1) < 4 * (2 / len(x)) ** 0.5 + 0.01
-
-
-def test_a_sample_does_not_depend_on_its_batch():
-    for kind in KINDS:
-        sampler = kind(spacing=UniformTime(), steps=6)
-        whole = sampler(mixture(), VPLinear(), (1,), Noise(0, torch.arange(10)))
-        parts = [sampler(mixture(), VPLinear(), (1,), Noise(0, i)) for i in torch.arange(10).split(3)]
-        assert torch.allclose(whole, torch.cat(parts), rtol=0, atol=1e-6)
-
-
-def test_on_step_can_stop_a_run():
+def test_on_step_sees_each_moment_and_can_stop_a_run():
     seen = []
 
-    def on_step(step):
-        seen.append(step)
-        if step == 3:
+    def on_step(moment):
+        seen.append((moment.number, moment.steps))
+        assert moment.x.shape == moment.x0.shape == (2, 1)
+        if moment.number == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         samplers.DDIM(UniformTime(), 9)(mixture(), VPLinear(), (1,), Noise(0, torch.arange(2)), on_step=on_step)
-    assert seen == [1, 2, 3]
+    assert seen == [(1, 9), (2, 9), (3, 9)]
+
+
+def test_a_trajectory_keeps_every_few_steps_and_the_last():
+    run = samplers.Trajectory(every=4)
+    x = samplers.DDIM(UniformTime(), 10)(mixture(), VPLinear(), (1,), Noise(0, torch.arange(2)), on_step=run)
+    assert [moment.number for moment in run.moments] == [4, 8, 10]
+    assert torch.equal(run.moments[-1].x, x)
+    assert torch.equal(run.moments[-1].x0, x)  # the last step lands on the predicted x0
+    assert run.moments[0].level.t == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [samplers.RhoRK(UniformLogSNR(), 200, rk4()), samplers.DPMSolverPP(UniformLogSNR(), 800, 2)],
+    ids=["rk4", "2m"],
+)
+def test_encoding_and_decoding_return_the_data(sampler):
+    x0 = torch.linspace(-1.5, 1.5, 7, dtype=F64)[:, None]
+    x_t = sampler.encode(mixture(), VPLinear(), x0)
+    assert (x_t.abs() < 4).all()
+    back = sampler(mixture(), VPLinear(), (1,), Noise(0, torch.arange(7)), start=x_t, dtype=F64)
+    # What is lost is the noise of the last level, sigma = 0.01, and the solver's error.
+    assert torch.allclose(back, x0, atol=0.02)
+    with pytest.raises(ValueError, match="stochastic"):
+        samplers.Ancestral(UniformTime(), 9).encode(mixture(), VPLinear(), x0)
+
+
+def test_slerp_keeps_the_length_and_its_ends():
+    a, b = Noise(0, torch.arange(3)).normal((3, 8, 8)), Noise(1, torch.arange(3)).normal((3, 8, 8))
+    assert torch.allclose(samplers.slerp(a, b, 0.0), a)
+    assert torch.allclose(samplers.slerp(a, b, 1.0), b)
+    assert torch.allclose(samplers.slerp(a, a, 0.3), a)
+    half = samplers.slerp(a, b, 0.5).flatten(1).norm(dim=1)
+    assert ((half / a.flatten(1).norm(dim=1) - 1).abs() < 0.1).all()
+
+
+def test_halving_the_steps_refines_the_same_path():
+    """On one Brownian path, runs of the x0 SDE differ less and less; with independent draws they do not."""
+    means = {}
+    for kind in (Noise, BrownianNoise):
+        runs = [
+            samplers.DPMSolverPP(UniformLogSNR(), 1, 1, eta=1.0)(
+                mixture(), VPLinear(), (1,), kind(0, torch.arange(400)), steps=steps, dtype=F64
+            )
+            for steps in (100, 200, 400)
+        ]
+        means[kind] = [float((a - b).abs().mean()) for a, b in itertools.pairwise(runs)]
+    assert means[BrownianNoise][1] < 0.7 * means[BrownianNoise][0] < 0.1
+    assert min(means[Noise]) > 0.5
+
+
+def test_a_brownian_path_is_one():
+    """Increments are standard normal and independent, and add up over a step that is split."""
+    schedule = VPLinear()
+    levels = schedule.at(torch.tensor([-3.0, -1.0, 0.3, 2.0], dtype=F64)).unbind()
+    x = torch.zeros(20_000, 1, dtype=F64)
+    noise = BrownianNoise(3, torch.arange(20_000))
+    parts = [noise.between(x, a, b)[:, 0] for a, b in itertools.pairwise(levels)]
+    for part in parts:
+        assert abs(part.mean()) < 4 / 20_000**0.5
+        assert abs(part.var() - 1) < 4 * (2 / 20_000) ** 0.5
+    for i in range(3):
+        for j in range(i):
+            assert abs((parts[i] * parts[j]).mean()) < 4 / 20_000**0.5
+    whole = BrownianNoise(3, torch.arange(20_000)).between(x, levels[0], levels[-1])[:, 0]
+    lengths = torch.stack([level.snr for level in levels]).diff()
+    added = sum(length.sqrt() * part for length, part in zip(lengths, parts, strict=True)) / lengths.sum().sqrt()
+    assert torch.allclose(whole, added, atol=1e-3)

@@ -17,6 +17,7 @@ from denoiselab.app.errors import BadInput
 from denoiselab.app.settings import TrainSettings, parse
 from denoiselab.data import DataSet
 from denoiselab.evaluation import Extractor, Frontier
+from denoiselab.schedules import Schedule
 from denoiselab.training.callbacks import ProgressBar
 from denoiselab.training.checkpoints import CHECKPOINTS, AtomicCheckpointIO
 from denoiselab.training.ema import EMA
@@ -75,12 +76,12 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     settings = parse(TrainSettings, config)
     check(config)
     build.sampler_nodes([*settings.evaluation.extra_nfe])  # a misspelt name would be passed over
-    _frontier(settings, build.sampler_nodes(settings.evaluation.samplers))
     _extractor(config)
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
     with torch.device("meta"):  # a rehearsal: every job of a sweep fails here, or not for its model
         model, objective = build.build_model(config), build.build_objective(config)
     build.check_model(model, objective)
+    _frontier(settings, build.sampler_nodes(settings.evaluation.samplers), model.denoiser.schedule)
 
 
 def assemble(config: Config, path: Path, continues: str) -> Run:
@@ -96,8 +97,8 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     """
     settings = parse(TrainSettings, config)
     samplers = build.sampler_nodes(settings.evaluation.samplers)
-    frontier = _frontier(settings, samplers)
     model = build.build_model(config)
+    frontier = _frontier(settings, samplers, model.denoiser.schedule)
     ema = EMA(construct(config["ema"]["profiles"], "ema.profiles"))
     optimizer = construct(config["optimizer"], "optimizer")
     try:
@@ -166,11 +167,12 @@ def _extractor(config: Config) -> Extractor:
     return extractor
 
 
-def _frontier(settings: TrainSettings, nodes: Mapping[str, Any]) -> Frontier:
+def _frontier(settings: TrainSettings, nodes: Mapping[str, Any], schedule: Schedule) -> Frontier:
     evaluation = settings.evaluation
     try:
         return Frontier(
             build.build_samplers(nodes),
+            schedule,
             evaluation.nfe,
             evaluation.extra_nfe,
             evaluation.num_samples,

@@ -26,6 +26,7 @@ _MODEL = tuple(
 _FUNCTIONS = (
     "denoiselab.parameterizations.",
     "denoiselab.schedules.betas.",
+    "denoiselab.samplers.tableaus.",
     *(f"denoiselab.objectives.{part}." for part in ("weights", "distances", "projections")),
 )
 _TRAINING = (

@@ -22,7 +22,7 @@ from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.evaluation.frontier import draw
 from denoiselab.evaluation.media import medium
 from denoiselab.files import atomic
-from denoiselab.samplers import Sampler
+from denoiselab.samplers import Moment, Sampler
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST, CheckpointError, check_weights, read_checkpoint
 from denoiselab.training.ema import RAW
 from denoiselab.training.interruption import Interruption
@@ -69,34 +69,41 @@ def sample(config: Config) -> Path:
     on_gpu = settings.accelerator == "gpu" or (settings.accelerator == "auto" and torch.cuda.is_available())
     device = torch.device("cuda" if on_gpu else "cpu")
     denoiser = model.denoiser.to(device).eval()
-    calls = sampler.nfe(sampler.steps)
+    try:
+        calls = 1 if sampler.adaptive else sampler.nfe(sampler.steps, model.denoiser.schedule)
+    except ValueError as error:
+        raise BadInput(f"sampler: {error}") from None
     with (
         _folder(out) as partial,
         Interruption("stopped; nothing was written.") as interruption,
         progress.bar("sampling", settings.num_samples * calls) as bar,
     ):
-        batches, nfe = [], 0
+        batches, rows = [], 0
         for index in torch.arange(settings.num_samples, device=device).split(settings.batch_size):
 
-            def on_step(step: int, size: int = len(index)) -> None:
+            def on_step(moment: Moment, size: int = len(index)) -> None:
                 interruption.check()
-                bar.update(size * (calls * step // sampler.steps - calls * (step - 1) // sampler.steps))
+                if moment.steps:
+                    number = moment.number
+                    bar.update(size * (calls * number // moment.steps - calls * (number - 1) // moment.steps))
 
-            samples, nfe = draw(
+            samples, counted = draw(
                 sampler, denoiser, model.conditioner, model.shape, index, settings.seed, sampler.steps, on_step
             )
             batches.append(samples.cpu())
+            rows += counted.rows
+        nfe = rows / settings.num_samples
         record = {
             **config,
             "checkpoint": str(path.resolve()),
             "checkpoint_sha256": checkpoint,
             "weights": weights,
-            "nfe": nfe,
+            "nfe": int(nfe) if nfe.is_integer() else round(nfe, 2),
         }
         medium(model.shape).write_samples(partial, torch.cat(batches), settings.format)
         with atomic(partial / "samples.json", "w") as file:
             json.dump(record, file, indent=1)
-    print(f"{settings.num_samples} samples, {nfe} network calls each, weights {weights}: {out}")
+    print(f"{settings.num_samples} samples, {record['nfe']} network calls each, weights {weights}: {out}")
     return out
 
 

@@ -36,7 +36,7 @@ def score(run: Run, path: Path, *, leader: bool) -> Records:
         Stopped: The run was asked to stop; finished cells are stored.
     """
     # Several ranks stop between cells, where they can agree on it.
-    check = (lambda step: None) if dist.is_initialized() else run.interruption.check
+    check = (lambda moment: None) if dist.is_initialized() else run.interruption.check
     scorer = _scorer(run, check, leader=leader)
     reference = _statistics(scorer, {"train": run.images, "held_out": run.held_out}[scorer.split])
     notes = _floor(run, scorer, reference)
@@ -97,7 +97,7 @@ def _floor(run: Run, scorer: Scorer[Any], reference: Statistics) -> dict[str, fl
     return {"floor": statistics.fmean(scores), "floor_std": statistics.stdev(scores)}
 
 
-def _draw_plane(run: Run, records: Records, path: Path, check: Callable[[int], None]) -> None:
+def _draw_plane(run: Run, records: Records, path: Path, check: Callable[[object], None]) -> None:
     """The picture of the best cell of this run's samplers."""
     best = min((r for r in records if r["sampler"] in run.frontier.samplers), key=lambda r: r["score"])
     data = run.images.fresh(plane.DATA, _FRESH) or run.held_out
@@ -143,7 +143,7 @@ def report_records(records: Records, path: Path, loggers: list[Logger]) -> None:
             out.print(f"{what:>15}: {path / name}")
 
 
-def _scorer(run: Run, check: Callable[[int], None], *, leader: bool) -> Scorer[Any]:
+def _scorer(run: Run, check: Callable[[object], None], *, leader: bool) -> Scorer[Any]:
     """The scorer, trained by the first rank if it is not in the cache."""
     if dist.is_initialized() and not leader:
         dist.barrier()

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +22,8 @@ from denoiselab.evaluation import report
 from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.scorer import Scorer, Statistics
 from denoiselab.noise import SAMPLING, Noise
-from denoiselab.samplers import Sampler, count_calls
+from denoiselab.samplers import OnStep, Sampler, count_calls
+from denoiselab.schedules import Schedule
 
 
 class Frontier:
@@ -30,7 +31,9 @@ class Frontier:
 
     Args:
         samplers: Name to sampler.
-        nfe: Budgets of network calls; a sampler that cannot spend one exactly uses the most it can below it.
+        schedule: Along which they sample.
+        nfe: Budgets of network calls; a sampler that cannot spend one exactly uses the most it can below it. One that
+            chooses its own steps has one cell, at the mean of the calls that its samples took.
         extra_nfe: Further budgets of single samplers, by name; names not among `samplers` are passed over.
         num_samples: Samples a cell, the same for all.
         batch_size: Samples a network call; it does not change them.
@@ -43,6 +46,7 @@ class Frontier:
     def __init__(
         self,
         samplers: Mapping[str, Sampler],
+        schedule: Schedule,
         nfe: Sequence[int],
         extra_nfe: Mapping[str, Sequence[int]],
         num_samples: int,
@@ -58,16 +62,23 @@ class Frontier:
         self.samplers, self.num_samples, self.batch_size, self.seed = samplers, num_samples, batch_size, seed
         self.cells: list[tuple[str, int]] = []  # (sampler, steps), each once
         self.inexact: list[tuple[str, int, int]] = []  # (sampler, budget, NFE) where they differ
+        self._calls: list[int] = []  # of each cell; 1 where they are not known before
         for name, sampler in samplers.items():
+            if sampler.adaptive:
+                self.cells.append((name, sampler.steps))
+                self._calls.append(1)
+                continue
             for budget in sorted({*nfe, *extra_nfe.get(name, ())}):
                 try:
-                    steps = sampler.steps_for(budget)
+                    steps = sampler.steps_for(budget, schedule)
+                    spends = sampler.nfe(steps, schedule)
                 except ValueError as error:
                     raise ValueError(f"evaluation.nfe: sampler {name}: {error}") from None
-                if sampler.nfe(steps) != budget:
-                    self.inexact.append((name, budget, sampler.nfe(steps)))
+                if spends != budget:
+                    self.inexact.append((name, budget, spends))
                 if (name, steps) not in self.cells:
                     self.cells.append((name, steps))
+                    self._calls.append(spends)
         if not self.cells:
             raise ValueError("evaluation.nfe=[]: name at least one budget of network calls.")
 
@@ -81,7 +92,7 @@ class Frontier:
         directory: Path,
         protocol: Mapping[str, Any],
         settings: Mapping[str, Any],
-        check: Callable[[int], None],
+        check: Callable[[object], None],
         check_cell: Callable[[], None] = lambda: None,
         notes: Mapping[str, Any] = MappingProxyType({}),
     ) -> list[dict[str, Any]]:
@@ -122,12 +133,10 @@ class Frontier:
         }
         kind = medium(shape)
         records = []
-        calls = sum(self.samplers[name].nfe(steps) for name, steps in self.cells)
-        bar = progress.bar("frontier", calls * self.num_samples, shown=rank == 0)
+        bar = progress.bar("frontier", sum(self._calls) * self.num_samples, shown=rank == 0)
         with bar:
-            for name, steps in self.cells:
+            for (name, steps), nfe in zip(self.cells, self._calls, strict=True):
                 sampler = self.samplers[name]
-                nfe = sampler.nfe(steps)
                 cell = {**common, "sampler": name, "settings": {**settings[name], "steps": steps}}
                 key = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()
                 bar.set_postfix(sampler=name, nfe=nfe, refresh=False)
@@ -138,21 +147,25 @@ class Frontier:
                 start = time.perf_counter()
                 statistics = scorer.statistics()
                 first: list[Tensor] = []
-                spent = 0
-                for samples, spent in self._batches(sampler, steps, denoiser, conditioner, shape, rank, world, check):
+                spent = torch.zeros(2, dtype=torch.float64)  # calls and network evaluations, summed over samples
+                batches = self._batches(sampler, steps, denoiser, conditioner, shape, rank, world, check)
+                for samples, counted in batches:
                     statistics.update(samples)
+                    spent += torch.tensor([counted.rows, counted.evaluated_rows])
                     if sum(map(len, first)) < kind.shown:
                         first.append(samples.cpu())
-                    bar.update(len(samples) * world * spent)
-                statistics.reduce(next(denoiser.parameters()).device)
+                    bar.update(len(samples) * world * nfe)
+                device = next(denoiser.parameters()).device
+                statistics.reduce(device)
+                calls, evaluations = _per_sample(spent.to(device), self.num_samples)
                 seconds = time.perf_counter() - start
                 record = {
                     "sampler": name,
-                    "nfe": spent,
+                    "nfe": calls,
                     "steps": steps,
                     "score": scorer.distance(statistics, reference),
                     "seconds": round(seconds, 3),
-                    "network_evaluations": spent,
+                    "network_evaluations": evaluations,
                     "seconds_per_1k_images": round(seconds / self.num_samples * 1000, 3),
                     **cell,
                     **notes,
@@ -187,9 +200,9 @@ class Frontier:
         shape: Sequence[int],
         rank: int,
         world: int,
-        check: Callable[[int], None],
-    ) -> Any:
-        """Yield (stored samples, NFE) for this rank's share of indices; each index falls to exactly one rank."""
+        check: Callable[[object], None],
+    ) -> Iterator[tuple[Tensor, count_calls]]:
+        """Yield (stored samples, counted calls) for this rank's share of indices; each falls to exactly one rank."""
         device = next(denoiser.parameters()).device
         share = torch.arange(rank * self.num_samples // world, (rank + 1) * self.num_samples // world, device=device)
         for index in share.split(self.batch_size):
@@ -204,9 +217,9 @@ def draw(
     index: Tensor,
     seed: int,
     steps: int,
-    on_step: Callable[[int], None],
-) -> tuple[Tensor, int]:
-    """Samples `index` `(B,)` of `seed` as they are stored, `(B, *shape)`, and the network calls that they took.
+    on_step: OnStep,
+) -> tuple[Tensor, count_calls]:
+    """Samples `index` `(B,)` of `seed` as they are stored, `(B, *shape)`, and the count of their network calls.
 
     Raises:
         ValueError: A sample is not finite.
@@ -217,4 +230,11 @@ def draw(
     if bool(bad.any()):
         first = int(index[bad][0])
         raise ValueError(f"sample {first} of {type(sampler).__name__} at {counted.calls} NFE is not finite.")
-    return medium(shape).to_stored(x), counted.calls
+    return medium(shape).to_stored(x), counted
+
+
+def _per_sample(total: Tensor, samples: int) -> list[float]:
+    """Means over the samples of all ranks, of which each summed its own; whole numbers where they are."""
+    if dist.is_initialized():
+        dist.all_reduce(total)
+    return [int(mean) if mean.is_integer() else round(mean, 2) for mean in (total / samples).tolist()]

@@ -116,8 +116,8 @@ def medium(shape: Sequence[int]) -> Medium:
 def histogram(points: Tensor, bins: int) -> Any:
     """Counts `(bins, bins)` float64 of the first two coordinates on [-3, 3]^2, the top row first."""
     x, y = F.pad(points[:, :2], (0, max(0, 2 - points.shape[1]))).double().numpy().T
-    side = np.linspace(-EXTENT, EXTENT, bins + 1)
-    return np.histogram2d(x, y, (side, side))[0].T[::-1]
+    side = (-EXTENT, EXTENT)
+    return np.histogram2d(x, y, bins, (side, side))[0].T[::-1]
 
 
 def _image(pixels: Any) -> Tensor:

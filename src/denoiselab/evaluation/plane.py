@@ -48,7 +48,7 @@ def write_picture(
     record: Mapping[str, Any],
     data: Tensor,
     method: str,
-    check: Callable[[int], None] = lambda step: None,
+    check: Callable[[object], None] = lambda moment: None,
 ) -> None:
     """Write four panels on [-3, 3]^2: data, samples, learned score, paths from noise to data.
 

@@ -1,19 +1,58 @@
 """Samplers: from noise to data over a grid of levels."""
 
 from denoiselab.samplers.ancestral import Ancestral
-from denoiselab.samplers.base import Sampler, count_calls, integrate, move_eps, move_x0
+from denoiselab.samplers.base import Memory, Moment, OneStep, OnStep, Planned, Sampler, Trajectory, count_calls, slerp
 from denoiselab.samplers.ddim import DDIM
-from denoiselab.samplers.dpm_solver import DPMSolverPlusPlus2M
-from denoiselab.samplers.edm import Heun
+from denoiselab.samplers.deis import IPNDM, TAB, RhoAB
+from denoiselab.samplers.dpm_solver import (
+    DPMSolver,
+    DPMSolverFast,
+    DPMSolverPP,
+    DPMSolverPPFast,
+    DPMSolverPPSinglestep,
+    DPMSolverSinglestep,
+)
+from denoiselab.samplers.edm import Churn, Renoised
+from denoiselab.samplers.langevin import AnnealedLangevin, NCSNLangevin
+from denoiselab.samplers.pndm import FON, FPNDM, PLMS, SPNDM
+from denoiselab.samplers.runge_kutta import RhoRK, TimeRK
+from denoiselab.samplers.sde import EulerMaruyama, PredictorCorrector, ReverseDiffusion
+from denoiselab.samplers.unipc import UniPC, UniPCNoise
 
 __all__ = [
     "DDIM",
+    "FON",
+    "FPNDM",
+    "IPNDM",
+    "PLMS",
+    "SPNDM",
+    "TAB",
     "Ancestral",
-    "DPMSolverPlusPlus2M",
-    "Heun",
+    "AnnealedLangevin",
+    "Churn",
+    "DPMSolver",
+    "DPMSolverFast",
+    "DPMSolverPP",
+    "DPMSolverPPFast",
+    "DPMSolverPPSinglestep",
+    "DPMSolverSinglestep",
+    "EulerMaruyama",
+    "Memory",
+    "Moment",
+    "NCSNLangevin",
+    "OnStep",
+    "OneStep",
+    "Planned",
+    "PredictorCorrector",
+    "Renoised",
+    "ReverseDiffusion",
+    "RhoAB",
+    "RhoRK",
     "Sampler",
+    "TimeRK",
+    "Trajectory",
+    "UniPC",
+    "UniPCNoise",
     "count_calls",
-    "integrate",
-    "move_eps",
-    "move_x0",
+    "slerp",
 ]

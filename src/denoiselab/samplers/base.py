@@ -1,11 +1,12 @@
-"""The one sampling loop, the one primitive step, and what every sampler declares."""
+"""The one sampling loop, and what every sampler declares."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -13,80 +14,134 @@ from torch import Tensor
 from denoiselab.denoiser import Denoise, Prediction
 from denoiselab.noise import Noise
 from denoiselab.samplers.spacing import Spacing
+from denoiselab.samplers.thresholding import Threshold
 from denoiselab.schedules import Level, Schedule
 
-OnStep = Callable[[int], None]
+
+class Memory:
+    """What a run remembers between steps: past predictions, the newest first, and the state that a corrector mends."""
+
+    def __init__(self) -> None:
+        self.past: list[Tensor] = []
+        self.x: Tensor | None = None
+
+    def add(self, m: Tensor, keep: int) -> None:
+        """Remember a prediction, and of all the last `keep`."""
+        self.past.insert(0, m)
+        del self.past[keep:]
 
 
-def move_x0(x: Tensor, here: Level, there: Level, x0: Tensor) -> Tensor:
-    """Move x from `here` to `there` exactly as if the predicted x0 `(B, *)` were constant on the way."""
-    ratio = there.sigma / here.sigma
-    return ratio * x + (there.alpha - ratio * here.alpha) * x0
+class Step(Protocol):
+    """A step with its coefficients computed."""
+
+    def __call__(self, denoise: Denoise, x: Tensor, memory: Memory, noise: Noise, /) -> Tensor:
+        """Move x `(B, *)`."""
+        ...
 
 
-def move_eps(x: Tensor, here: Level, there: Level, eps: Tensor) -> Tensor:
-    """Move x from `here` to `there` exactly as if the predicted eps `(B, *)` were constant on the way."""
-    ratio = there.alpha / here.alpha
-    return ratio * x + (there.sigma - ratio * here.sigma) * eps
+class Planned(NamedTuple):
+    """A step, and where it lands."""
+
+    step: Step
+    there: Level
+
+
+class Moment(NamedTuple):
+    """A run after a step.
+
+    Args:
+        number: Of the step, from 1.
+        steps: Of the run; 0 where they are not known before.
+        level: Where x is.
+        x: `(B, *)`.
+        x0: The last predicted x0, `(B, *)`.
+    """
+
+    number: int
+    steps: int
+    level: Level
+    x: Tensor
+    x0: Tensor
+
+
+OnStep = Callable[[Moment], None]
 
 
 class Sampler(ABC):
-    """A rule for one step between two levels, with the grid and number of steps it uses by default.
+    """A rule for the steps between levels, with the grid and number of steps it uses by default.
 
-    The driver `integrate` owns both ends of the axis: a step that starts at alpha = 0 or lands at sigma = 0 is one
-    network call and a transfer of the predicted x0, the same for every sampler. `step` never sees an end.
+    The driver owns both ends of the axis: a step that starts at alpha = 0 or lands at sigma = 0 is one network call
+    and a transfer of the prediction, the same for every sampler. A rule never sees an end.
 
     Args:
         spacing: Chooses the levels.
         steps: Number of steps from noise to data, at least 1.
+        threshold: Mends each predicted x0; None for none.
 
     Raises:
         ValueError: `steps` is less than 1.
     """
 
-    order: ClassVar[int]
-    calls_per_step: ClassVar[int] = 1
+    # Order of convergence on smooth problems: of the ODE's solution, or weak for a stochastic sampler.
+    order: int
+    calls_per_step: int = 1
+    stochastic: bool = False
+    # Whether it chooses its own steps, so that its calls are known only when they are made.
+    adaptive: bool = False
 
-    def __init__(self, spacing: Spacing, steps: int) -> None:
+    def __init__(self, spacing: Spacing, steps: int, threshold: Threshold | None = None) -> None:
         if steps < 1:
             raise ValueError(f"steps={steps}: a sampler takes at least 1 step.")
         self.spacing = spacing
         self.steps = steps
-
-    def init(self) -> Any:
-        """The state that `step` carries along; None for samplers without memory."""
-        return None
+        self.threshold = threshold
 
     @abstractmethod
-    def step(
-        self,
-        denoise: Denoise,
-        schedule: Schedule,
-        x: Tensor,
-        here: Level,
-        there: Level,
-        state: Any,
-        noise: Noise,
-    ) -> tuple[Tensor, Any]:
-        """Move x `(B, *)` from `here` to `there`, both interior; return it with the new state."""
+    def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
+        """The steps along `levels`, none of them an end; `to_come` steps follow that are not seen."""
 
-    def nfe(self, steps: int) -> int:
-        """Network calls of a run of `steps` steps; the last one lands on clean data where the spacing says so."""
-        if self.spacing.to_clean:
-            return self.calls_per_step * (steps - 1) + 1
+    def calls(self, steps: int) -> int:
+        """Network calls of that many interior steps."""
         return self.calls_per_step * steps
 
-    def steps_for(self, nfe: int) -> int:
+    def plan(self, schedule: Schedule, levels: Sequence[Level]) -> list[Planned]:
+        """All steps of a run, their coefficients computed."""
+        first, last = int(levels[0].is_end), len(levels) - int(levels[-1].is_end)
+        inner = levels[first:last]
+        steps = self.interior(schedule, inner, len(levels) - last) if len(inner) > 1 else []
+        head = [_jump(levels[0], levels[1])] if first else []
+        tail = [_jump(levels[-2], levels[-1])] if last < len(levels) and len(levels) > 1 + first else []
+        return [*head, *steps, *tail]
+
+    def nfe(self, steps: int, schedule: Schedule) -> int:
+        """Network calls of a run of `steps` steps along a schedule, exactly.
+
+        Raises:
+            ValueError: The grid has no such number of steps.
+        """
+        levels = self.spacing(schedule, steps)
+        ends = min(len(levels) - 1, int(levels[0].is_end) + int(levels[-1].is_end))
+        return ends + self.calls(len(levels) - 1 - ends)
+
+    def steps_for(self, nfe: int, schedule: Schedule) -> int:
         """The most steps that spend at most `nfe` network calls.
 
         Raises:
             ValueError: Not one step fits.
         """
-        if nfe < self.nfe(1):
-            raise ValueError(f"nfe={nfe}: {type(self).__name__} takes at least {self.nfe(1)} network calls.")
-        return 1 + (nfe - self.nfe(1)) // self.calls_per_step
+        least = self.nfe(1, schedule)
+        if nfe < least:
+            raise ValueError(f"nfe={nfe}: {type(self).__name__} takes at least {least} network calls.")
+        fits, too_many = 1, nfe + 1  # a step is a call at least
+        while too_many - fits > 1:
+            steps = (fits + too_many) // 2
+            try:
+                within = self.nfe(steps, schedule) <= nfe
+            except ValueError:  # more than the grid can hold
+                within = False
+            fits, too_many = (steps, too_many) if within else (fits, steps)
+        return fits
 
-    @torch.no_grad()
     def __call__(
         self,
         denoise: Denoise,
@@ -95,6 +150,8 @@ class Sampler(ABC):
         noise: Noise,
         *,
         steps: int | None = None,
+        nfe: int | None = None,
+        start: Tensor | None = None,
         on_step: OnStep | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
@@ -106,49 +163,176 @@ class Sampler(ABC):
             shape: Shape of one sample.
             noise: Source of x_T (its first draw) and of every later draw.
             steps: Number of steps, instead of the sampler's own.
-            on_step: Called after each step with its number, from 1; what it raises stops the run.
+            nfe: Budget of network calls, instead of `steps`.
+            start: x_T `(B, *shape)`, instead of drawing it.
+            on_step: Called after each step; what it raises stops the run.
             dtype: Of the samples.
+
+        Raises:
+            ValueError: Both `steps` and `nfe` are given, or the budget is too small.
         """
+        if steps is not None and nfe is not None:
+            raise ValueError(f"steps={steps} and nfe={nfe}: give one of them.")
+        if nfe is not None:
+            steps = self.steps_for(nfe, schedule)
         levels = self.spacing(schedule, self.steps if steps is None else steps)
-        x = levels[0].sigma * noise.normal(shape, dtype)
-        return integrate(self, denoise, schedule, levels, x, noise, on_step=on_step)
+        x = noise.normal(shape, dtype)
+        x = x * float(levels[0].sigma) if start is None else start
+        return self.run(denoise, schedule, levels, x, noise, on_step=on_step)
+
+    @torch.no_grad()
+    def run(
+        self,
+        denoise: Denoise,
+        schedule: Schedule,
+        levels: Sequence[Level],
+        x: Tensor,
+        noise: Noise,
+        *,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """Carry x `(B, *)` along `levels`: the only sampling loop. Nothing in it waits for the device."""
+        seen = _Watch(denoise if self.threshold is None else self.threshold.wrap(denoise))
+        memory = Memory()
+        plan = self.plan(schedule, levels)
+        for number, (step, level) in enumerate(plan, start=1):
+            x = step(seen, x, memory, noise)
+            if on_step is not None:
+                on_step(Moment(number, len(plan), level, x, seen.last.x0))
+        return x
+
+    def encode(
+        self,
+        denoise: Denoise,
+        schedule: Schedule,
+        x0: Tensor,
+        *,
+        steps: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        """The x_T `(B, *)` from which this sampler, by as many steps, makes x0 `(B, *)`, up to its error.
+
+        The grid is followed backwards from its last noisy level, at which alpha x0 is taken for x.
+
+        Raises:
+            ValueError: The sampler is stochastic, or the grid starts at pure noise.
+        """
+        if self.stochastic:
+            raise ValueError(f"{type(self).__name__} is stochastic: there is no x_T to recover; use eta = 0.")
+        levels = self.spacing(schedule, self.steps if steps is None else steps)
+        levels = levels[:-1] if levels[-1].is_end else levels
+        if levels[0].is_end:
+            raise ValueError("encode: the grid starts at pure noise, which holds no trace of x0.")
+        none = Noise(0, torch.arange(len(x0), device=x0.device))
+        return self.run(denoise, schedule, levels[::-1], x0 * float(levels[-1].alpha), none, on_step=on_step)
 
 
-def integrate(
-    sampler: Sampler,
-    denoise: Denoise,
-    schedule: Schedule,
-    levels: Sequence[Level],
-    x: Tensor,
-    noise: Noise,
-    *,
-    on_step: OnStep | None = None,
-) -> Tensor:
-    """Carry x `(B, *)` along `levels`: the only sampling loop. Nothing in it waits for the device."""
-    state = sampler.init()
-    for number, (here, there) in enumerate(pairwise(levels), start=1):
-        if here.is_end or there.is_end:
-            prediction = denoise(x, here)
-            x = there.alpha * prediction.x0 + there.sigma * prediction.eps
-        else:
-            x, state = sampler.step(denoise, schedule, x, here, there, state, noise)
-        if on_step is not None:
-            on_step(number)
-    return x
+class OneStep(Sampler):
+    """A sampler whose steps know nothing of each other; samplers that refine single steps hold one."""
+
+    @abstractmethod
+    def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
+        """The step from `here` to `there`, neither of them an end."""
+
+    def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
+        """One step a pair."""
+        return [Planned(self.between(schedule, here, there), there) for here, there in pairwise(levels)]
+
+
+def _jump(here: Level, there: Level) -> Planned:
+    """The step that starts or lands at an end of the axis, and is not remembered."""
+    alpha, sigma = float(there.alpha), float(there.sigma)
+
+    def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
+        prediction = denoise(x, here)
+        if sigma == 0 and alpha == 1:
+            return prediction.x0
+        return alpha * prediction.x0 + sigma * prediction.eps
+
+    return Planned(step, there)
+
+
+class _Watch:
+    """A denoiser that keeps its last prediction."""
+
+    last: Prediction
+
+    def __init__(self, denoise: Denoise) -> None:
+        self._denoise = denoise
+
+    def __call__(self, x: Tensor, level: Level, /) -> Prediction:
+        self.last = self._denoise(x, level)
+        return self.last
 
 
 class count_calls:  # noqa: N801
     """A denoiser that counts its calls: the only source of reported NFE.
 
     Args:
-        denoise: What is called.
+        denoise: What is called. Its attribute `evaluations_per_call`, where it has one, says how many network
+            evaluations of a sample a call stands for (2 under classifier-free guidance); else it is 1.
     """
 
     def __init__(self, denoise: Denoise) -> None:
         self._denoise = denoise
         self.calls = 0
+        self.rows = 0  # calls, summed over the samples
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
         """Pass the call on."""
         self.calls += 1
+        self.rows += len(x)
         return self._denoise(x, level)
+
+    @property
+    def evaluated_rows(self) -> int:
+        """Network evaluations so far, summed over the samples."""
+        return self.rows * int(getattr(self._denoise, "evaluations_per_call", 1))
+
+
+class Trajectory:
+    """An `on_step` that keeps x and the predicted x0 of every few steps on the CPU.
+
+    Args:
+        every: Steps between what is kept; the last step is always there.
+
+    Raises:
+        ValueError: `every` is less than 1.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        if every < 1:
+            raise ValueError(f"every={every}: it must be at least 1.")
+        self.every = every
+        self.moments: list[Moment] = []
+
+    def __call__(self, moment: Moment) -> None:
+        """Keep a moment."""
+        if self.moments and self.moments[-1].number % self.every:
+            self.moments.pop()
+        self.moments.append(moment._replace(x=moment.x.cpu(), x0=moment.x0.cpu()))
+
+
+def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
+    """Points `(B, *)` on the great arcs from `a` to `b` `(B, *)`: x_T's between two others, of their length.
+
+    Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, appendix D.5 (Shoemake, 1985).
+    """
+    u, v = a.flatten(1).double(), b.flatten(1).double()
+    cosine = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
+    angle = cosine.clamp(-1, 1).acos()[:, None]
+    flat = angle.sin() < 1e-9
+    near = torch.where(flat, 1 - fraction, ((1 - fraction) * angle).sin() / angle.sin())
+    far = torch.where(flat, fraction, (fraction * angle).sin() / angle.sin())
+    return (near * u + far * v).reshape(a.shape).to(a)
+
+
+def check_number(name: str, value: float, low: float = 0.0, high: float = math.inf) -> None:
+    """Refuse an option outside [low, high].
+
+    Raises:
+        ValueError: It is.
+    """
+    if not low <= value <= high:
+        allowed = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise ValueError(f"{name}={value}: it must be {allowed}.")

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 from torch import Tensor
 
 from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
-from denoiselab.samplers.base import Sampler, move_eps
+from denoiselab.samplers.base import Memory, OneStep, Step, check_number
+from denoiselab.samplers.multistep import Combination
 from denoiselab.samplers.spacing import Spacing
+from denoiselab.samplers.thresholding import Threshold
+from denoiselab.samplers.transfer import Eps, linear
 from denoiselab.schedules import Level, Schedule
 from denoiselab.variances import posterior_variances
 
 
-class DDIM(Sampler):
+class DDIM(OneStep):
     """x_s = alpha_s x0_hat + sqrt(sigma_s^2 - v) eps_hat + sqrt(v) z, with v = eta^2 times the posterior variance.
 
     eta = 0 is deterministic and first order; eta = 1 is DDPM's fixed-small ancestral step.
@@ -25,6 +28,7 @@ class DDIM(Sampler):
         spacing: Chooses the levels.
         steps: Number of steps.
         eta: From 0 to 1.
+        threshold: Mends each predicted x0.
 
     Raises:
         ValueError: `eta` is outside [0, 1].
@@ -32,26 +36,23 @@ class DDIM(Sampler):
 
     order = 1
 
-    def __init__(self, spacing: Spacing, steps: int, eta: float = 0.0) -> None:
-        super().__init__(spacing, steps)
-        if not 0 <= eta <= 1:
-            raise ValueError(f"eta={eta}: it must lie between 0 and 1.")
-        self.eta = eta
+    def __init__(self, spacing: Spacing, steps: int, eta: float = 0.0, threshold: Threshold | None = None) -> None:
+        super().__init__(spacing, steps, threshold)
+        check_number("eta", eta, 0, 1)
+        self.eta, self.stochastic = eta, eta > 0
 
-    def step(
-        self,
-        denoise: Denoise,
-        schedule: Schedule,
-        x: Tensor,
-        here: Level,
-        there: Level,
-        state: Any,
-        noise: Noise,
-    ) -> tuple[Tensor, Any]:
+    def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
         """One transfer."""
-        x0, eps, _ = denoise(x, here)
         if self.eta == 0:
-            return move_eps(x, here, there, eps), state
-        variance = self.eta**2 * posterior_variances(here, there)[0]
-        x = there.alpha * x0 + (there.sigma.square() - variance).sqrt() * eps
-        return x + variance.sqrt() * noise.like(x), state
+            space = Eps()
+            return Combination(here, there, space.reader(schedule, here), space.move(here, there), 1, 0.0)
+        variance = self.eta**2 * float(posterior_variances(here, there)[0])
+        kept = math.sqrt(max(0.0, float(there.sigma) ** 2 - variance))
+        coefficients = (float(there.alpha), kept)
+
+        def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
+            prediction = denoise(x, here)
+            x = linear(coefficients, (prediction.x0, prediction.eps))
+            return x.add_(noise.between(x, here, there), alpha=math.sqrt(variance))
+
+        return step

@@ -1,43 +1,145 @@
-"""EDM's deterministic sampler."""
+"""EDM's churn and k-diffusion's ancestral steps: wrappers that give noise to any single-step rule, for any alpha."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
-from denoiselab.samplers.base import Sampler, move_eps
+from denoiselab.samplers.base import Memory, OneStep, Planned, Sampler, Step, check_number
+from denoiselab.samplers.spacing import Spacing
+from denoiselab.samplers.transfer import Rho
 from denoiselab.schedules import Level, Schedule
 
 
-class Heun(Sampler):
-    """Heun's rule on d(x / alpha) = eps d(sigma / alpha): Euler (DDIM) to the next level, then the mean slope.
-
-    Two network calls a step; with a clean end, 2 steps - 1 in all.
-
-    Source: Karras et al., EDM, arXiv 2206.00364, algorithm 1, for any alpha and sigma.
+class _Refined(OneStep):
+    """A sampler that holds the rule of its deterministic part.
 
     Args:
         spacing: Chooses the levels.
         steps: Number of steps.
+        rule: A deterministic single-step sampler; its own grid and threshold are not used.
+
+    Raises:
+        ValueError: The rule is multistep or stochastic.
     """
 
-    order = 2
-    calls_per_step = 2
+    stochastic = True
 
-    def step(
+    def __init__(self, spacing: Spacing, steps: int, rule: Sampler) -> None:
+        super().__init__(spacing, steps, rule.threshold)
+        if not isinstance(rule, OneStep) or rule.stochastic:
+            raise ValueError(f"rule={type(rule).__name__}: it must be a deterministic single-step sampler.")
+        self.rule = rule
+        self.calls_per_step = rule.calls_per_step
+        self.order = 1
+
+
+class Churn(_Refined):
+    """EDM's stochastic sampler: raise the noise to rho (1 + gamma), then step down by a rule (Heun or Euler).
+
+    gamma = min(s_churn / steps, sqrt(2) - 1) while s_tmin <= rho <= s_tmax, else 0. The raised level does not pass
+    the schedule's own end.
+
+    Source: Karras et al., EDM, arXiv 2206.00364, algorithm 2, with rho = sigma / alpha for any alpha (appendix B).
+
+    Args:
+        spacing: Chooses the levels.
+        steps: Number of steps.
+        rule: The single-step rule.
+        s_churn: Amount of noise in a whole run.
+        s_tmin: Least rho at which noise is added.
+        s_tmax: Largest rho at which it is.
+        s_noise: Factor on its standard deviation.
+
+    Raises:
+        ValueError: An option is negative, or the rule does not fit.
+    """
+
+    def __init__(
         self,
-        denoise: Denoise,
-        schedule: Schedule,
-        x: Tensor,
-        here: Level,
-        there: Level,
-        state: Any,
-        noise: Noise,
-    ) -> tuple[Tensor, Any]:
-        """One predictor and one corrector."""
-        eps = denoise(x, here).eps
-        eps_there = denoise(move_eps(x, here, there, eps), there).eps
-        return move_eps(x, here, there, (eps + eps_there) / 2), state
+        spacing: Spacing,
+        steps: int,
+        rule: Sampler,
+        s_churn: float = 40.0,
+        s_tmin: float = 0.05,
+        s_tmax: float = 50.0,
+        s_noise: float = 1.003,
+    ) -> None:
+        super().__init__(spacing, steps, rule)
+        for name, value in (("s_churn", s_churn), ("s_tmin", s_tmin), ("s_tmax", s_tmax), ("s_noise", s_noise)):
+            check_number(name, value)
+        self.s_churn, self.s_tmin, self.s_tmax, self.s_noise = s_churn, s_tmin, s_tmax, s_noise
+
+    def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
+        """The steps; the churn of each is a share of the run's."""
+        gamma = min(self.s_churn / (len(levels) - 1 + to_come), math.sqrt(2) - 1)
+        return [Planned(self._churned(schedule, here, there, gamma), there) for here, there in pairwise(levels)]
+
+    def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
+        """One step of a run of the sampler's own length."""
+        return self._churned(schedule, here, there, min(self.s_churn / self.steps, math.sqrt(2) - 1))
+
+    def _churned(self, schedule: Schedule, here: Level, there: Level, gamma: float) -> Step:
+        rho = float(here.rho)
+        top = schedule.level(torch.tensor(schedule.t_max, dtype=torch.float64)).rho
+        raised = min(rho * (1 + gamma), float(top))
+        if not self.s_tmin <= rho <= self.s_tmax or raised <= rho:
+            return self.rule.between(schedule, here, there)
+        above = Rho().level(schedule, raised)
+        down: Step = self.rule.between(schedule, above, there)
+        keep = float(above.alpha / here.alpha)
+        std = self.s_noise * float(above.alpha) * math.sqrt(raised**2 - rho**2)
+
+        def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
+            x = (x * keep).add_(noise.like(x), alpha=std)
+            return down(denoise, x, memory, noise)
+
+        return step
+
+
+class Renoised(_Refined):
+    """k-diffusion's ancestral samplers (`_a`): step down below the target by a rule, then add noise up to it.
+
+    rho_up = min(rho_s, eta sqrt(rho_s^2 (rho_t^2 - rho_s^2) / rho_t^2)), rho_down = sqrt(rho_s^2 - rho_up^2). With
+    Euler in rho and eta = 1 it is DDPM's ancestral step.
+
+    Source: Crowson's k-diffusion, `sample_euler_ancestral` and its kin, for any alpha.
+
+    Args:
+        spacing: Chooses the levels.
+        steps: Number of steps.
+        rule: The single-step rule.
+        eta: Amount of noise, not negative.
+        s_noise: Factor on its standard deviation.
+
+    Raises:
+        ValueError: An option is negative, or the rule does not fit.
+    """
+
+    def __init__(self, spacing: Spacing, steps: int, rule: Sampler, eta: float = 1.0, s_noise: float = 1.0) -> None:
+        super().__init__(spacing, steps, rule)
+        check_number("eta", eta)
+        check_number("s_noise", s_noise)
+        self.eta, self.s_noise = eta, s_noise
+
+    def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
+        """Down, and up again."""
+        rho_t, rho_s = float(here.rho), float(there.rho)
+        up = min(rho_s, self.eta * rho_s * math.sqrt(1 - (rho_s / rho_t) ** 2))
+        below = math.sqrt(rho_s**2 - up**2)
+        # A level of the same alpha as `there` keeps x in its scale; only its noise is less.
+        lower = Level(there.t, there.alpha, there.alpha * below) if below > 0 else there
+        down: Step = self.rule.between(schedule, here, lower)
+        std = self.s_noise * float(there.alpha) * up
+
+        def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
+            x = down(denoise, x, memory, noise)
+            return x.add_(noise.between(x, here, there), alpha=std)
+
+        return step

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from denoiselab.samplers.transfer import Axis, Lam
 from denoiselab.schedules import Level, Schedule
 
 
@@ -15,35 +19,68 @@ class Spacing(ABC):
     """Chooses the levels of a run, from noise to data, in float64.
 
     Args:
-        to_clean: The last level is clean data (sigma = 0), reached by one x0 transfer. Otherwise it is the
-            schedule's `t_min`.
+        to_clean: The last level is clean data (sigma = 0), reached by one x0 transfer. Otherwise it is the last
+            noisy one.
     """
 
     def __init__(self, to_clean: bool = True) -> None:
         self.to_clean = to_clean
 
     def __call__(self, schedule: Schedule, steps: int) -> list[Level]:
-        """The `steps + 1` levels of a run of `steps` steps."""
+        """The `steps + 1` levels of a run of `steps` steps (the released rules of DDIM may make another number)."""
         if self.to_clean:
             return [*self.levels(schedule, steps).unbind(), Level.clean()]
         return self.levels(schedule, steps + 1).unbind()
 
     @abstractmethod
     def levels(self, schedule: Schedule, count: int) -> Level:
-        """The `count` noisy levels, `(count,)`, from the schedule's `t_max` down."""
+        """The `count` noisy levels, `(count,)`, the noisiest first."""
 
 
-class UniformTime(Spacing):
-    """Equal steps in t: DDPM's and DDIM's respacing; with `to_clean` the grid runs on to t = 0 (or from t_min)."""
+class PowerTime(Spacing):
+    """Equal steps in t^(1/rho); with `to_clean` the grid runs on to t = 0 (or from t_min).
+
+    rho = 2 is DPM-Solver's `time_quadratic` and DEIS's usual choice.
+
+    Source: Zhang and Chen, DEIS, arXiv 2204.13902, section 4 and appendix; Lu et al., arXiv 2206.00927, appendix.
+
+    Args:
+        rho: The power; larger puts more levels near the data.
+        to_clean: As in `Spacing`.
+
+    Raises:
+        ValueError: `rho` is not positive.
+    """
+
+    def __init__(self, rho: float = 1.0, to_clean: bool = True) -> None:
+        super().__init__(to_clean)
+        self.rho = _positive("rho", rho)
 
     def levels(self, schedule: Schedule, count: int) -> Level:
         """The noisy levels."""
-        last = max(schedule.t_max / count, schedule.t_min) if self.to_clean else schedule.t_min
-        return schedule.level(schedule.t_max + _fractions(count) * (last - schedule.t_max))
+        power = 1 / self.rho
+        first, least = schedule.t_max**power, schedule.t_min**power
+        last = max(first / count, least) if self.to_clean else least
+        t = (first + _fractions(count) * (last - first)) ** self.rho
+        t[0] = schedule.t_max
+        if last == least and count > 1:
+            t[-1] = schedule.t_min
+        return schedule.level(t)
+
+
+class UniformTime(PowerTime):
+    """Equal steps in t: DDPM's and DDIM's respacing.
+
+    Args:
+        to_clean: As in `Spacing`.
+    """
+
+    def __init__(self, to_clean: bool = True) -> None:
+        super().__init__(1.0, to_clean)
 
 
 class UniformLogSNR(Spacing):
-    """Equal steps in half log-SNR (Lu et al., DPM-Solver, arXiv 2206.00927, section 4).
+    """Equal steps in half log-SNR (Lu et al., DPM-Solver, arXiv 2206.00927, section 4): k-diffusion's `exponential`.
 
     A schedule that starts at pure noise (alpha = 0) has no finite log-SNR there: its first level is `t_max`, and the
     equal steps begin at a half log-SNR of -5, where the linear VP schedule begins.
@@ -69,17 +106,103 @@ class Karras(Spacing):
 
     def __init__(self, rho: float = 7.0, to_clean: bool = True) -> None:
         super().__init__(to_clean)
-        if rho <= 0:
-            raise ValueError(f"rho={rho}: it must be positive.")
-        self.rho = rho
+        self.rho = _positive("rho", rho)
 
     def levels(self, schedule: Schedule, count: int) -> Level:
         """The noisy levels."""
         return _along(schedule, count, lambda lam: (-lam / self.rho).exp(), lambda u: -self.rho * u.log())
 
 
+class Beta(Spacing):
+    """Times at equal quantiles of a Beta distribution between t_min and t_max: more of them near both ends.
+
+    Source: Lee et al., Beta Sampling is All You Need, arXiv 2407.12173, section 4.
+
+    Args:
+        a: First shape; smaller puts more levels near the data.
+        b: Second shape; smaller puts more levels near the noise.
+        to_clean: As in `Spacing`.
+
+    Raises:
+        ValueError: A shape is not positive.
+    """
+
+    def __init__(self, a: float = 0.6, b: float = 0.6, to_clean: bool = True) -> None:
+        super().__init__(to_clean)
+        self.a, self.b = _positive("a", a), _positive("b", b)
+
+    def levels(self, schedule: Schedule, count: int) -> Level:
+        """The noisy levels."""
+        u = _beta_quantile(1 - _fractions(count), self.a, self.b)
+        return schedule.level(schedule.t_min + u * (schedule.t_max - schedule.t_min))
+
+
+class Listed(Spacing):
+    """Given levels; for another number of them, log rho is interpolated linearly over their index.
+
+    That is how the lists of Sabour et al. are used (Align Your Steps, arXiv 2404.14507, section 4).
+
+    Args:
+        values: At least 2 coordinates, from noise to data.
+        axis: Which coordinate they are.
+        to_clean: As in `Spacing`.
+
+    Raises:
+        ValueError: There are fewer than 2.
+    """
+
+    def __init__(self, values: Sequence[float], axis: Axis, to_clean: bool = True) -> None:
+        super().__init__(to_clean)
+        if len(values) < 2:
+            raise ValueError(f"values={list(values)}: give at least 2 levels, from noise to data.")
+        self.values, self.axis = list(values), axis
+
+    def levels(self, schedule: Schedule, count: int) -> Level:
+        """The noisy levels.
+
+        Raises:
+            ValueError: The values do not go from noise to data.
+        """
+        listed = [self.axis.level(schedule, value) for value in self.values]
+        if not all(a.lam < b.lam for a, b in pairwise(listed)):
+            raise ValueError(f"values={self.values}: on this schedule they do not go from noise to data, each once.")
+        if count == len(listed):
+            return schedule.level(torch.stack([level.t for level in listed]))
+        lam = torch.stack([level.lam for level in listed])
+        place = _fractions(count) * (len(lam) - 1)
+        left = place.floor().clamp(max=len(lam) - 2).long()
+        return schedule.at(torch.lerp(lam[left], lam[left + 1], place - left))
+
+
+class FromFile(Listed):
+    """The half log-SNRs of a file that `python -m denoiselab.app.optimise_grid` wrote.
+
+    Args:
+        path: The file.
+        to_clean: As in `Spacing`.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+
+    def __init__(self, path: str, to_clean: bool = True) -> None:
+        try:
+            values = json.loads(Path(path).read_text())["lam"]
+            values = [float(value) for value in values]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = getattr(error, "strerror", None) or "it holds no list of numbers 'lam'"
+            raise ValueError(f"path={path}: {reason}.") from None
+        super().__init__(values, Lam(), to_clean)
+
+
 # Where grids in log-SNR begin on a schedule whose own log-SNR begins at minus infinity.
 _FIRST_LAM = -5.0
+
+
+def _positive(name: str, value: float) -> float:
+    if value <= 0:
+        raise ValueError(f"{name}={value}: it must be positive.")
+    return value
 
 
 def _fractions(count: int) -> Tensor:
@@ -99,3 +222,25 @@ def _along(
     t[-1] = schedule.t_min
     t[0] = schedule.t_max
     return schedule.level(t)
+
+
+def _beta_quantile(p: Tensor, a: float, b: float) -> Tensor:
+    """Quantiles of Beta(a, b), by bisection on its power series, which halves with each term up to x = 1/2."""
+    n = torch.arange(60, dtype=torch.float64)
+
+    def mass(x: Tensor, a: float, b: float) -> Tensor:
+        """The incomplete beta function of x `(N,)`, at most 1/2 (Abramowitz and Stegun, 26.5.4)."""
+        factors = torch.cat((torch.ones(1, dtype=torch.float64), ((n + 1 - b) / (n + 1))[:-1].cumprod(0)))
+        return x**a * (factors * x[:, None] ** n / (a + n)).sum(1)
+
+    half = torch.tensor([0.5], dtype=torch.float64)
+    below, above = mass(half, a, b), mass(half, b, a)
+    mirrored = p * (below + above) > below
+    wanted = torch.where(mirrored, (1 - p) * (below + above), p * (below + above))
+    low, high = torch.zeros_like(p), torch.full_like(p, 0.5)
+    for _ in range(64):
+        x = (low + high) / 2
+        short = torch.where(mirrored, mass(x, b, a), mass(x, a, b)) < wanted
+        low, high = torch.where(short, x, low), torch.where(short, high, x)
+    x = (low + high) / 2
+    return torch.where(mirrored, 1 - x, x)

@@ -1,0 +1,127 @@
+"""Langevin dynamics: NCSN's annealed sampler, and the plain and Metropolis-adjusted algorithms at one level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from denoiselab.denoiser import Denoise
+from denoiselab.noise import Noise
+from denoiselab.samplers.base import Memory, OneStep, Step, check_number
+from denoiselab.samplers.spacing import Spacing
+from denoiselab.samplers.thresholding import Threshold
+from denoiselab.schedules import Level, Schedule
+from denoiselab.schedules.base import like
+
+
+class AnnealedLangevin(OneStep):
+    """At each level, `repeats` steps y += d score + sqrt(2 d) z in y = x / alpha, with d = rate rho^2 / rho_last^2.
+
+    The step is the released code's; the paper writes a = 2 d: `NCSNLangevin` takes the paper's epsilon. The move to
+    the next level only rescales x. A grid that ends in clean data denoises at the end (NCSNv2), one more call.
+
+    Source: Song and Ermon, NCSN, arXiv 1907.05600, algorithm 1; NCSNv2, arXiv 2006.09011, section 3.
+
+    Args:
+        spacing: Chooses the levels.
+        steps: Number of steps; the schedule's last level is no place to move from.
+        rate: Step size at the last level (`step_lr`).
+        repeats: Langevin steps a level (T).
+        threshold: Mends each predicted x0.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    stochastic = True
+    order = 0  # it does not converge with the number of levels, but with that of repeats and the step size
+
+    def __init__(
+        self, spacing: Spacing, steps: int, rate: float = 2e-5, repeats: int = 100, threshold: Threshold | None = None
+    ) -> None:
+        super().__init__(spacing, steps, threshold)
+        check_number("rate", rate)
+        check_number("repeats", repeats, 1)
+        self.rate, self.repeats, self.calls_per_step = rate, repeats, repeats
+
+    def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
+        """The Langevin steps at `here`, and the move."""
+        last = schedule.level(torch.tensor(schedule.t_min, dtype=torch.float64))
+        relative = float(here.rho / last.rho) ** 2
+        size = self.rate * relative
+        rho, alpha, keep = float(here.rho), float(here.alpha), float(there.alpha / here.alpha)
+
+        def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
+            for _ in range(self.repeats):
+                score = denoise(x, here).eps / -rho  # of y
+                x = x.add(score, alpha=alpha * size).add_(noise.like(x), alpha=alpha * math.sqrt(2 * size))
+            return x * keep
+
+        return step
+
+
+class NCSNLangevin(AnnealedLangevin):
+    """`AnnealedLangevin` in the paper's letters: y += (a / 2) score + sqrt(a) z, a = epsilon rho^2 / rho_last^2.
+
+    Source: Song and Ermon, NCSN, arXiv 1907.05600, algorithm 1.
+
+    Args:
+        spacing: Chooses the levels.
+        steps: Number of steps.
+        epsilon: The paper's; twice the released code's `step_lr`.
+        repeats: Langevin steps a level (T).
+        threshold: Mends each predicted x0.
+    """
+
+    def __init__(
+        self,
+        spacing: Spacing,
+        steps: int,
+        epsilon: float = 2e-5,
+        repeats: int = 100,
+        threshold: Threshold | None = None,
+    ) -> None:
+        super().__init__(spacing, steps, epsilon / 2, repeats, threshold)
+
+
+def ula(score: Callable[[Tensor], Tensor], x: Tensor, size: float, count: int, noise: Noise) -> Tensor:
+    """Unadjusted Langevin: x += size score(x) + sqrt(2 size) z, `count` times, on `(B, *)`; biased by O(size).
+
+    Source: Roberts and Tweedie, Bernoulli 2 (1996).
+    """
+    for _ in range(count):
+        x = x + size * score(x) + math.sqrt(2 * size) * noise.like(x)
+    return x
+
+
+def mala(
+    log_density: Callable[[Tensor], Tensor],
+    score: Callable[[Tensor], Tensor],
+    x: Tensor,
+    size: float,
+    count: int,
+    noise: Noise,
+) -> tuple[Tensor, Tensor]:
+    """Metropolis-adjusted Langevin: `ula`'s proposal, accepted so that the density `(B,)` is left as it is.
+
+    Source: Roberts and Tweedie, Bernoulli 2 (1996).
+
+    Returns:
+        The states `(B, *)`, and the share of proposals that each chain accepted, `(B,)`.
+    """
+    accepted = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    log_p, slope = log_density(x), score(x)
+    for _ in range(count):
+        y = x + size * slope + math.sqrt(2 * size) * noise.like(x)
+        log_p_y, slope_y = log_density(y), score(y)
+        there = (y - x - size * slope).flatten(1).square().sum(1)
+        back = (x - y - size * slope_y).flatten(1).square().sum(1)
+        log_ratio = log_p_y - log_p + (there - back) / (4 * size)
+        take = noise.uniform().log() < log_ratio
+        x, slope = torch.where(like(take, x).bool(), y, x), torch.where(like(take, x).bool(), slope_y, slope)
+        log_p = torch.where(take, log_p_y, log_p)
+        accepted += take
+    return x, accepted / count

@@ -1,0 +1,78 @@
+"""Mending the predicted x0: for data in pixels, whose range is known."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from denoiselab.denoiser import Denoise, Prediction
+from denoiselab.schedules import Level
+from denoiselab.schedules.base import like
+
+
+class Threshold(ABC):
+    """A correction of the predicted x0; eps follows it, so that alpha x0 + sigma eps = x."""
+
+    @abstractmethod
+    def __call__(self, x0: Tensor) -> Tensor:
+        """The mended x0 `(B, *)`."""
+
+    def wrap(self, denoise: Denoise) -> Denoise:
+        """A denoiser with the correction."""
+
+        def mended(x: Tensor, level: Level, /) -> Prediction:
+            prediction = denoise(x, level)
+            x0 = self(prediction.x0)
+            eps = (x - like(level.alpha, x) * x0) / like(level.sigma, x)
+            return Prediction(x0, eps.to(x), prediction.variance)
+
+        return mended
+
+
+class Clip(Threshold):
+    """x0 clipped to [-bound, bound]: Ho et al.'s, DDPM, arXiv 2006.11239 (code).
+
+    Args:
+        bound: Of the data.
+
+    Raises:
+        ValueError: It is not positive.
+    """
+
+    def __init__(self, bound: float = 1.0) -> None:
+        if bound <= 0:
+            raise ValueError(f"bound={bound}: it must be positive.")
+        self.bound = bound
+
+    def __call__(self, x0: Tensor) -> Tensor:
+        """The clipped x0."""
+        return x0.clamp(-self.bound, self.bound)
+
+
+class Dynamic(Threshold):
+    """x0 clipped to its own quantile s of |x0| where that is beyond the bound, and divided by s / bound.
+
+    Source: Saharia et al., Imagen, arXiv 2205.11487, section 2.3.
+
+    Args:
+        ratio: The quantile.
+        bound: Of the data.
+
+    Raises:
+        ValueError: The ratio is not in (0, 1], or the bound not positive.
+    """
+
+    def __init__(self, ratio: float = 0.995, bound: float = 1.0) -> None:
+        if not 0 < ratio <= 1:
+            raise ValueError(f"ratio={ratio}: it must lie between 0 and 1.")
+        if bound <= 0:
+            raise ValueError(f"bound={bound}: it must be positive.")
+        self.ratio, self.bound = ratio, bound
+
+    def __call__(self, x0: Tensor) -> Tensor:
+        """The mended x0."""
+        s = torch.quantile(x0.flatten(1).abs().float(), self.ratio, dim=1).clamp_min(self.bound).to(x0)
+        s = like(s, x0)
+        return x0.clamp(-s, s) * (self.bound / s)

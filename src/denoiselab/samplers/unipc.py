@@ -1,0 +1,158 @@
+"""UniPC: a multistep predictor, and a corrector of one order more that costs no call."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from denoiselab.denoiser import Denoise
+from denoiselab.noise import Noise
+from denoiselab.samplers.base import Memory, Planned
+from denoiselab.samplers.multistep import Multistep
+from denoiselab.samplers.spacing import Spacing
+from denoiselab.samplers.thresholding import Threshold
+from denoiselab.samplers.transfer import X0, Eps, Lam, Reader, Space, gap, interpolation, linear
+from denoiselab.schedules import Level, Schedule
+
+
+class Coefficients(ABC):
+    """How UniPC weighs two predictions; of more, every variant of the paper integrates their polynomial exactly."""
+
+    @abstractmethod
+    def share(self, h: float, exact: float) -> float:
+        """The weight of the slope through two predictions, where the exact one is `exact`.
+
+        Args:
+            h: The step in half log-SNR; negative in the space of x0.
+            exact: The weight that integrates their line.
+        """
+
+
+class VaryingCoefficients(Coefficients):
+    """UniPC_v: the exact weights (Zhao et al., UniPC, arXiv 2302.04867, appendix C)."""
+
+    def share(self, h: float, exact: float) -> float:
+        """The exact weight."""
+        return exact
+
+
+class BH1(Coefficients):
+    """B(h) = h, with 1/2 for two predictions (Zhao et al., UniPC, arXiv 2302.04867, section 3.3)."""
+
+    def share(self, h: float, exact: float) -> float:
+        """H / (2 (e^h - 1))."""
+        return 0.5 * h / math.expm1(h)
+
+
+class BH2(Coefficients):
+    """B(h) = e^h - 1, with 1/2 for two predictions (Zhao et al., UniPC, arXiv 2302.04867, section 3.3)."""
+
+    def share(self, h: float, exact: float) -> float:
+        """1/2."""
+        return 0.5
+
+
+class UniPC(Multistep):
+    """UniPC for x0: UniP predicts over `order` past predictions, UniC then corrects with the new one.
+
+    The prediction at the new level serves both the corrector of the step that led there and the next predictor, so a
+    step is one call. The last state is not corrected, as no prediction is made there.
+
+    Source: Zhao et al., UniPC, arXiv 2302.04867, algorithms 5 to 8.
+
+    Args:
+        spacing: Chooses the levels.
+        steps: Number of steps.
+        order: From 1 to 4.
+        coefficients: `BH1`, `BH2` or `VaryingCoefficients`.
+        corrector: Whether to correct at all.
+        skip: Numbers of steps, from 0, whose result is not corrected.
+        lower_order_final: As in `Multistep`.
+        threshold: Mends each predicted x0.
+
+    Raises:
+        ValueError: The order is out of range, or a number in `skip` negative.
+    """
+
+    space: Space = X0()
+
+    def __init__(
+        self,
+        spacing: Spacing,
+        steps: int,
+        order: int = 3,
+        coefficients: Coefficients | None = None,
+        corrector: bool = True,
+        skip: Sequence[int] = (),
+        lower_order_final: bool = True,
+        threshold: Threshold | None = None,
+    ) -> None:
+        super().__init__(spacing, steps, order, lower_order_final, threshold)
+        if any(number < 0 for number in skip):
+            raise ValueError(f"skip={list(skip)}: steps are counted from 0.")
+        self.coefficients, self.corrector, self.skip = coefficients or BH2(), corrector, frozenset(skip)
+        self.order = order + 1 if corrector else order
+
+    def weights(self, schedule: Schedule, nodes: Sequence[Level], there: Level) -> list[float]:
+        """The predictor's, or with `there` first among the nodes, the corrector's (whose step starts at the second)."""
+        here = nodes[1] if nodes[0] is there else nodes[0]
+        exact = interpolation(schedule, self.space, Lam(), nodes, here, there)
+        if len(nodes) != 2:
+            return exact
+        assert self.space.rate is not None
+        h = -self.space.rate * gap(here, there)
+        if nodes[0] is there:
+            share = self.coefficients.share(h, exact[0])
+            return [share, 1 - share]
+        r = gap(nodes[1], here) / gap(here, there)
+        share = self.coefficients.share(h, -exact[1] * r)
+        return [1 + share / r, -share / r]
+
+    def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
+        """The steps; each corrects the state that the one before reached."""
+        count = len(levels) - 1
+        steps: list[Planned] = []
+        correction: Sequence[float] | None = None
+        for i in range(count):
+            nodes, there = self.nodes(levels, i, count - i + to_come), levels[i + 1]
+            read = self.space.reader(schedule, nodes[0])
+            keep, gain = self.space.move(nodes[0], there)
+            predictor = [keep, *(gain * w for w in self.weights(schedule, nodes, there))]
+            step = _PredictorCorrector(nodes[0], read, predictor, correction, self.terms + 1)
+            steps.append(Planned(step, there))
+            correction = None
+            if self.corrector and i not in self.skip:
+                correction = [keep, *(gain * w for w in self.weights(schedule, [there, *nodes], there))]
+        return steps
+
+
+class UniPCNoise(UniPC):
+    """UniPC for eps (the paper's noise prediction): as `UniPC`."""
+
+    space = Eps()
+
+
+class _PredictorCorrector:
+    """A call; the correction of x with it; the prediction of the next x."""
+
+    def __init__(
+        self,
+        here: Level,
+        read: Reader,
+        predictor: Sequence[float],
+        correction: Sequence[float] | None,
+        remembered: int,
+    ) -> None:
+        self.here, self.read, self.predictor, self.correction = here, read, predictor, correction
+        self.remembered = remembered
+
+    def __call__(self, denoise: Denoise, x: Tensor, memory: Memory, noise: Noise, /) -> Tensor:
+        """One step."""
+        memory.add(self.read(denoise(x, self.here)), self.remembered)
+        if self.correction is not None and memory.x is not None:
+            x = linear(self.correction, (memory.x, *memory.past[: len(self.correction) - 1]))
+        memory.x = x
+        return linear(self.predictor, (x, *memory.past[: len(self.predictor) - 1]))
