@@ -1,0 +1,132 @@
+"""Our samplers end where those of k-diffusion do."""
+
+import functools
+import importlib
+import importlib.util
+import math
+import sys
+import types
+from itertools import pairwise
+
+import pytest
+import torch
+from oracles import F64
+from peers import DRAWS, ORACLE, X, distance, named, ours, rule
+
+from denoiselab.samplers import (
+    Churn,
+    DPMSolverFast,
+    DPMSolverPP,
+    DPMSolverPPSinglestep,
+    DPMSolverSinglestep,
+    Renoised,
+    RhoAB,
+    RhoRK,
+)
+from denoiselab.samplers.spacing import Karras
+from denoiselab.samplers.tableaus import euler, heun
+from denoiselab.schedules import EDM
+
+EXACT = 1e-10
+FIRST, LAST = 80.0, 0.002
+LEVELS = Karras()(EDM(LAST, FIRST), 10)
+# Churn raises the first level too, and does not pass the schedule's own end.
+VE = EDM(LAST, 2 * FIRST)
+
+
+@functools.cache
+def k_diffusion():
+    """Its samplers alone: the package's import wants CLIP, and that a pkg_resources that setuptools has dropped."""
+    package = types.ModuleType("k_diffusion")
+    package.__path__ = importlib.util.find_spec("k_diffusion").submodule_search_locations
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "k_diffusion", package)
+        return importlib.import_module("k_diffusion.sampling")
+
+
+def theirs(name, *arguments, **options):
+    """Where a sampler ends, whatever it draws its noise with."""
+    draws, sampling = iter(DRAWS), k_diffusion()
+
+    def model(x, sigma):
+        return ORACLE(x, VE.level(sigma)).x0
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "randn_like", lambda x: next(draws))
+        patch.setattr(sampling, "BrownianTreeNoiseSampler", lambda *_: lambda *_: next(draws))
+        return getattr(sampling, name)(model, *arguments, disable=True, **options)
+
+
+class ExactStart(DPMSolverPP):
+    """The published order 3, started at order 2 by the exact polynomial instead of the midpoint."""
+
+    def weights(self, schedule, nodes, there):
+        self.published = len(nodes) == 3
+        return super().weights(schedule, nodes, there)
+
+
+EULER, HEUN, DPM_2, DPMPP_2S = (
+    rule(RhoRK, euler()),
+    rule(RhoRK, heun()),
+    rule(DPMSolverSinglestep),
+    rule(DPMSolverPPSinglestep),
+)
+
+
+def cases():
+    # Theirs draws in every step and ours in those that it churns, so these come first; in the last we do not.
+    churn = {"s_churn": 3.0, "s_tmin": 0.3, "s_noise": 1.003}
+    for name, kind in (("euler", EULER), ("heun", HEUN), ("dpm_2", DPM_2)):
+        yield name, {}, kind
+        yield name, churn, rule(Churn, kind, s_tmax=math.inf, **churn)
+    yield "dpmpp_2m", {}, rule(DPMSolverPP, 2, published=True)
+    for eta in (0.0, 0.4, 1.0):
+        for name, kind in (("euler", EULER), ("dpm_2", DPM_2), ("dpmpp_2s", DPMPP_2S)):
+            yield f"{name}_ancestral", {"eta": eta, "s_noise": 1.1}, rule(Renoised, kind, eta, 1.1)
+        for solver in ("midpoint", "heun"):
+            mine = rule(DPMSolverPP, 2, published=solver == "midpoint", eta=eta)
+            yield "dpmpp_2m_sde", {"eta": eta, "solver_type": solver}, mine
+        yield "dpmpp_3m_sde", {"eta": eta}, rule(ExactStart, 3, published=True, eta=eta)
+
+
+@pytest.mark.parametrize(("name", "options", "mine"), named(cases()))
+def test_we_end_where_k_diffusion_does(name, options, mine):
+    sigmas = torch.stack([level.sigma for level in LEVELS])
+    x = FIRST * X
+    assert distance(ours(mine, VE, LEVELS, x), theirs(f"sample_{name}", x, sigmas, **options)) < EXACT
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
+def test_lms_is_rho_ab_up_to_its_last_step(order):
+    # It extrapolates over several predictions to clean data, to which we go by x0 alone.
+    sigmas = torch.stack([level.sigma for level in LEVELS[:-1]])
+    x = FIRST * X
+    assert distance(ours(rule(RhoAB, order), VE, LEVELS[:-1], x), theirs("sample_lms", x, sigmas, order=order)) < EXACT
+
+
+def test_3m_sde_starts_by_another_rule_than_what_is_published():
+    # DPM-Solver's order 3 starts at the midpoint, as in diffusers.
+    levels = VE.at(torch.linspace(-1.0, 1.0, 5, dtype=F64)).unbind()
+    sigmas = torch.stack([level.sigma for level in levels])
+    want = theirs("sample_dpmpp_3m_sde", X, sigmas)
+    assert distance(ours(rule(ExactStart, 3, published=True, eta=1.0), VE, levels, X), want) < EXACT
+    assert distance(ours(rule(DPMSolverPP, 3, published=True, eta=1.0), VE, levels, X), want) > 1e-3
+
+
+@pytest.mark.parametrize("calls", [7, 8, 9])
+def test_we_end_where_dpm_fast_does(calls):
+    orders = {7: [3, 3, 1], 8: [3, 3, 2], 9: [3, 3, 2, 1]}[calls]
+    # Its steps, not its calls, are equal in log-SNR.
+    ends = torch.linspace(-math.log(FIRST), -math.log(LAST), len(orders) + 1, dtype=F64)
+    lam = [
+        torch.linspace(0, 1, k + 1, dtype=F64)[:k] * (b - a) + a
+        for k, (a, b) in zip(orders, pairwise(ends), strict=True)
+    ]
+    levels = VE.at(torch.cat([*lam, ends[-1:]])).unbind()
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(F64)  # of its grid
+    try:
+        want = theirs("sample_dpm_fast", FIRST * X, LAST, FIRST, calls)
+    finally:
+        torch.set_default_dtype(usual)
+    assert distance(ours(rule(DPMSolverFast), VE, levels, FIRST * X), want) < EXACT
