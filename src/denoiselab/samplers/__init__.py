@@ -1,5 +1,6 @@
 """Samplers: from noise to data over a grid of levels."""
 
+from denoiselab.samplers.adaptive import AdaptiveODE, DPMSolverAdaptive
 from denoiselab.samplers.ancestral import Ancestral
 from denoiselab.samplers.base import Memory, Moment, OneStep, OnStep, Planned, Sampler, Trajectory, count_calls, slerp
 from denoiselab.samplers.ddim import DDIM
@@ -12,7 +13,7 @@ from denoiselab.samplers.dpm_solver import (
     DPMSolverPPSinglestep,
     DPMSolverSinglestep,
 )
-from denoiselab.samplers.edm import Churn, Renoised
+from denoiselab.samplers.edm import Churn, DPMSolverPPSDE, Renoised
 from denoiselab.samplers.langevin import AnnealedLangevin, NCSNLangevin
 from denoiselab.samplers.pndm import FON, FPNDM, PLMS, SPNDM
 from denoiselab.samplers.runge_kutta import RhoRK, TimeRK
@@ -27,13 +28,16 @@ __all__ = [
     "PLMS",
     "SPNDM",
     "TAB",
+    "AdaptiveODE",
     "Ancestral",
     "AnnealedLangevin",
     "Churn",
     "DPMSolver",
+    "DPMSolverAdaptive",
     "DPMSolverFast",
     "DPMSolverPP",
     "DPMSolverPPFast",
+    "DPMSolverPPSDE",
     "DPMSolverPPSinglestep",
     "DPMSolverSinglestep",
     "EulerMaruyama",

@@ -13,7 +13,8 @@ from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
 from denoiselab.samplers.base import Memory, OneStep, Planned, Sampler, Step, check_number
 from denoiselab.samplers.spacing import Spacing
-from denoiselab.samplers.transfer import Rho
+from denoiselab.samplers.thresholding import Threshold
+from denoiselab.samplers.transfer import X0, Lam, Rho, gap, linear
 from denoiselab.schedules import Level, Schedule
 
 
@@ -130,16 +131,68 @@ class Renoised(_Refined):
 
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
         """Down, and up again."""
-        rho_t, rho_s = float(here.rho), float(there.rho)
-        up = min(rho_s, self.eta * rho_s * math.sqrt(1 - (rho_s / rho_t) ** 2))
-        below = math.sqrt(rho_s**2 - up**2)
-        # A level of the same alpha as `there` keeps x in its scale; only its noise is less.
-        lower = Level(there.t, there.alpha, there.alpha * below) if below > 0 else there
+        lower, std = _ancestral(here, there, self.eta)
         down: Step = self.rule.between(schedule, here, lower)
-        std = self.s_noise * float(there.alpha) * up
+        std *= self.s_noise
 
         def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
             x = down(denoise, x, memory, noise)
             return x.add_(noise.between(x, here, there), alpha=std)
 
         return step
+
+
+class DPMSolverPPSDE(OneStep):
+    """k-diffusion's DPM++ SDE: the rule 2S with an ancestral step to its middle, and another to its end.
+
+    Source: Crowson's k-diffusion, `sample_dpmpp_sde`, for any alpha.
+
+    Args:
+        spacing: Chooses the levels.
+        steps: Number of steps.
+        eta: Amount of noise, not negative.
+        r: Where the second call stands, in half log-SNR.
+        threshold: Mends each predicted x0.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    order = 1
+    calls_per_step = 2
+    stochastic = True
+
+    def __init__(
+        self, spacing: Spacing, steps: int, eta: float = 1.0, r: float = 0.5, threshold: Threshold | None = None
+    ) -> None:
+        super().__init__(spacing, steps, threshold)
+        check_number("eta", eta)
+        if not 0 < r < 1:
+            raise ValueError(f"r={r}: it must lie between 0 and 1.")
+        self.eta, self.r = eta, r
+
+    def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
+        """Two calls."""
+        space = X0()
+        middle = Lam().level(schedule, float(here.lam) + self.r * gap(here, there))
+        (below, std), (lower, last_std) = _ancestral(here, middle, self.eta), _ancestral(here, there, self.eta)
+        first, (keep, gain) = space.move(here, below), space.move(here, lower)
+        share = 1 / (2 * self.r)
+
+        def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
+            x0 = denoise(x, here).x0
+            inner = linear(first, (x, x0)).add_(noise.between(x, here, middle), alpha=std)
+            x = linear((keep, gain * (1 - share), gain * share), (x, x0, denoise(inner, middle).x0))
+            return x.add_(noise.between(x, middle, there), alpha=last_std)
+
+        return step
+
+
+def _ancestral(here: Level, there: Level, eta: float) -> tuple[Level, float]:
+    """The level below `there` to step down to, and the noise that leads up again."""
+    rho_t, rho_s = float(here.rho), float(there.rho)
+    up = min(rho_s, eta * rho_s * math.sqrt(1 - (rho_s / rho_t) ** 2))
+    below = math.sqrt(rho_s**2 - up**2)
+    # A level of the same alpha as `there` keeps x in its scale; only its noise is less.
+    lower = Level(there.t, there.alpha, there.alpha * below) if below > 0 else there
+    return lower, float(there.alpha) * up

@@ -131,4 +131,4 @@ class DDIMQuadraticReleased(TrainedSpacing):
 def quadratic(trained: int, count: int) -> Tensor:
     """int(linspace(0, sqrt(0.8 T), count)^2)."""
     roots = torch.linspace(0, (0.8 * trained) ** 0.5, count, dtype=torch.float64)
-    return (roots * roots).add(1e-9).long()
+    return torch.floor(roots * roots + 1e-9).to(torch.int64)

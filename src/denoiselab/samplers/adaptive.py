@@ -1,0 +1,214 @@
+"""Samplers that choose their own steps, each sample its own, from tolerances: their NFE is known when it is spent."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from denoiselab.denoiser import Denoise
+from denoiselab.noise import Noise
+from denoiselab.samplers.base import Memory, Planned, Sampler, Step, check_number
+from denoiselab.samplers.spacing import Spacing
+from denoiselab.samplers.thresholding import Threshold
+from denoiselab.schedules import Level, Schedule
+from denoiselab.schedules.base import like
+
+
+class Adaptive(Sampler):
+    """One step from the first to the last level inside the axis, by as many calls as its tolerances ask for.
+
+    A call evaluates the whole batch, so a batch costs what its hardest sample costs; no sample's value depends on
+    the others.
+
+    Args:
+        spacing: Where it starts, and whether it lands on clean data; levels between are not used.
+        rtol: Relative tolerance.
+        atol: Absolute tolerance, in units of the data.
+        threshold: Mends each predicted x0.
+
+    Raises:
+        ValueError: A tolerance is negative, or both are 0.
+    """
+
+    adaptive = True
+
+    def __init__(self, spacing: Spacing, rtol: float, atol: float, threshold: Threshold | None = None) -> None:
+        super().__init__(spacing, 3, threshold)
+        check_number("rtol", rtol)
+        check_number("atol", atol)
+        if rtol == atol == 0:
+            raise ValueError("rtol=0 and atol=0: one of them must be positive.")
+        self.rtol, self.atol = rtol, atol
+
+    @abstractmethod
+    def solve(self, schedule: Schedule, here: Level, there: Level) -> Step:
+        """The way from `here` to `there`."""
+
+    def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
+        """One step."""
+        return [Planned(self.solve(schedule, levels[0], levels[-1]), levels[-1])]
+
+    def plan(self, schedule: Schedule, levels: Sequence[Level]) -> list[Planned]:
+        """Its one step, and those at the ends of the axis.
+
+        Raises:
+            ValueError: There are not two levels inside the axis.
+        """
+        if len([level for level in levels if not level.is_end]) < 2:
+            raise ValueError(f"{type(self).__name__} chooses its own steps: steps must be left as it is.")
+        return super().plan(schedule, levels)
+
+    def nfe(self, steps: int, schedule: Schedule) -> int:
+        """Not known before.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"{type(self).__name__} chooses its own steps: give it tolerances, not a number of calls.")
+
+
+class AdaptiveODE(Adaptive):
+    """The probability-flow ODE by an adaptive Runge-Kutta method (torchode's), in half log-SNR at unit variance.
+
+    With u = x / sqrt(alpha^2 + sigma^2) and tan(phi) = sigma / alpha it is du/d phi = cos(phi) eps - sin(phi) x0: the
+    same ODE, with the same steps, on every schedule.
+
+    Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, appendix D (RK45); Lienen and
+    Günnemann, torchode, arXiv 2210.12375, for steps of each sample.
+
+    Args:
+        spacing: As in `Adaptive`.
+        rtol: Relative tolerance.
+        atol: Absolute tolerance.
+        tsitouras: His tableau of order 5, else Dormand and Prince's.
+        threshold: Mends each predicted x0.
+    """
+
+    order = 5
+
+    def __init__(
+        self,
+        spacing: Spacing,
+        rtol: float = 1e-5,
+        atol: float = 1e-5,
+        tsitouras: bool = False,
+        threshold: Threshold | None = None,
+    ) -> None:
+        super().__init__(spacing, rtol, atol, threshold)
+        self.tsitouras = tsitouras
+
+    def solve(self, schedule: Schedule, here: Level, there: Level) -> Step:
+        """The solver's run."""
+        import torchode  # Half a second, for this class alone.
+
+        def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
+            def slope(lam: Tensor, u: Tensor) -> Tensor:
+                level = schedule.at(lam)
+                norm = torch.hypot(level.alpha, level.sigma)
+                cos, sin = (like(part / norm, x) for part in (level.alpha, level.sigma))
+                x0, eps, _ = denoise((u.view(x.shape) * like(norm, x)).to(x), level)
+                # d phi / d lam = -sin cos
+                return ((sin * x0 - cos * eps) * (sin * cos)).flatten(1).to(u)
+
+            term = torchode.ODETerm(slope)
+            method = (torchode.Tsit5 if self.tsitouras else torchode.Dopri5)(term=term)
+            control = torchode.IntegralController(atol=self.atol, rtol=self.rtol, term=term)
+            ends = [like_batch(level.lam, x) for level in (here, there)]
+            norms = [float(torch.hypot(level.alpha, level.sigma)) for level in (here, there)]
+            problem = torchode.InitialValueProblem(y0=x.flatten(1).double() / norms[0], t_start=ends[0], t_end=ends[1])
+            solution = torchode.AutoDiffAdjoint(method, control).solve(problem)
+            if bool((solution.status != 0).any()):
+                raise ValueError(f"{type(self).__name__}: the solver gave up at rtol={self.rtol}, atol={self.atol}.")
+            return (solution.ys[:, -1].view(x.shape) * norms[1]).to(x)
+
+        return step
+
+
+class DPMSolverAdaptive(Adaptive):
+    """DPM-Solver-12 or -23: a rule inside another of one order more, whose difference is the error of the step.
+
+    Per sample: E = rms((high - low) / max(atol, rtol max(|low|, |x_before|))); the step is taken if E <= 1; then h is
+    multiplied by 0.9 E^(-1/order).
+
+    Source: Lu et al., DPM-Solver, arXiv 2206.00927, appendix C.
+
+    Args:
+        spacing: As in `Adaptive`.
+        order: 2 for DPM-Solver-12, 3 for -23.
+        rtol: Relative tolerance.
+        atol: Absolute tolerance; the paper's is 1 / 128 for data in [-1, 1].
+        h: First step in half log-SNR.
+        threshold: Mends each predicted x0.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    def __init__(
+        self,
+        spacing: Spacing,
+        order: int = 3,
+        rtol: float = 0.05,
+        atol: float = 0.0078,
+        h: float = 0.05,
+        threshold: Threshold | None = None,
+    ) -> None:
+        super().__init__(spacing, rtol, atol, threshold)
+        check_number("order", order, 2, 3)
+        if h <= 0:
+            raise ValueError(f"h={h}: it must be positive.")
+        self.order, self.h = order, h
+
+    def solve(self, schedule: Schedule, here: Level, there: Level) -> Step:
+        """Steps until every sample has arrived."""
+
+        def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
+            lam, last = like_batch(here.lam, x), like_batch(there.lam, x)
+            sign = torch.sign(last - lam)
+            h = sign * torch.minimum(torch.full_like(lam, self.h), (last - lam).abs())
+            before = x
+            while bool(((last - lam).abs() > 1e-9).any()):
+                low, high = self._pair(denoise, schedule, x, lam, h)
+                scale = torch.maximum(self.rtol * torch.maximum(low.abs(), before.abs()), torch.full_like(x, self.atol))
+                error = ((high - low) / scale).flatten(1).double().square().mean(1).sqrt()
+                taken = (error <= 1) & ((last - lam).abs() > 1e-9)
+                x = torch.where(like(taken, x).bool(), high, x)
+                before = torch.where(like(taken, x).bool(), low, before)
+                lam = torch.where(taken, lam + h, lam)
+                wanted = h.abs() * 0.9 * error.clamp_min(1e-10).pow(-1 / self.order)
+                h = sign * torch.minimum(wanted, (last - lam).abs())
+            return x
+
+        return step
+
+    def _pair(self, denoise: Denoise, schedule: Schedule, x: Tensor, lam: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """The states after `h` by the rule and by the one it stands in."""
+        start, end = schedule.at(lam), schedule.at(lam + h)
+
+        def move(there: Level, guess: Tensor) -> Tensor:
+            gain = -there.sigma * torch.expm1(there.lam - start.lam)
+            return like(there.alpha / start.alpha, x) * x + like(gain, x) * guess
+
+        def bend(z: Tensor) -> Tensor:
+            """The weight of a slope of eps in its mean over a step of z: (e^z - 1 - z) / (z (e^z - 1))."""
+            return torch.where(z.abs() < 1e-4, 0.5 - z / 12, 1 / z - 1 / torch.expm1(z))
+
+        first = denoise(x, start).eps
+        if self.order == 2:
+            middle = schedule.at(lam + h / 2)
+            second = denoise(move(middle, first), middle).eps
+            return move(end, first), move(end, second)
+        third, two_thirds = schedule.at(lam + h / 3), schedule.at(lam + 2 * h / 3)
+        second = denoise(move(third, first), third).eps
+        guess = first + like(2 * bend(2 * h / 3), x) * (second - first)
+        last = denoise(move(two_thirds, guess), two_thirds).eps
+        low = move(end, first + 1.5 * (second - first))
+        return low, move(end, first + like(1.5 * bend(h), x) * (last - first))
+
+
+def like_batch(value: Tensor, x: Tensor) -> Tensor:
+    """A grid's value for each sample of x, `(B,)` float64."""
+    return value.to(x.device).expand(len(x)).clone()
