@@ -22,7 +22,7 @@ def build(group: str, name: str, *overrides: str) -> Any:
     """The object of a choice, for data of standard deviation 0.5 and batches of 128."""
     context = {"sigma_data": 0.5, "batch_size": 128}
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        node = compose(f"{group}/{name}", [f"{group}.{override}" for override in overrides])[group]
+        node = compose(f"{group}/{name}", [f"{'+' * override.startswith('+')}{group}.{override.lstrip('+')}" for override in overrides])[group]
     plain = OmegaConf.to_container(OmegaConf.create({**context, group: node}), resolve=True)
     check({group: plain[group]})
     return construct(plain[group], group)

@@ -9,17 +9,22 @@ from configurations import build, names
 from oracles import F64, interior_levels, mixture
 
 from denoiselab import samplers
+from denoiselab.denoiser import Prediction
 from denoiselab.noise import BrownianNoise, Noise
 from denoiselab.samplers import Sampler, count_calls
 from denoiselab.samplers.spacing import Karras, UniformLogSNR, UniformTime
 from denoiselab.samplers.tableaus import heun, rk4
 from denoiselab.samplers.transfer import X0, Eps
 from denoiselab.schedules import VPLinear
+from denoiselab.schedules.base import like
 from denoiselab.schedules.betas import linear
 from denoiselab.schedules.discrete import DiscreteVP
 
 NAMES = names("sampler")
-SHORT = {"annealed_langevin": ["repeats=5"], "ncsn_langevin": ["repeats=5"]}
+SHORT = {
+    **dict.fromkeys(("annealed_langevin", "ncsn_langevin"), ["repeats=5"]),
+    **dict.fromkeys(("dpm_solver_12", "dpm_solver_23"), ["+rtol=1e-3", "+atol=1e-4"]),
+}
 
 
 @functools.cache
@@ -84,7 +89,8 @@ def test_single_precision_and_images(name):
     class Shrink:
         def __call__(self, x, level):
             total = level.alpha**2 * 0.25 + level.sigma**2
-            return samplers.base.Prediction(x * (level.alpha * 0.25 / total), x * (level.sigma / total))
+            x0, eps = like(level.alpha * 0.25 / total, x), like(level.sigma / total, x)
+            return Prediction(x * x0, x * eps)
 
     sampler, noise = sampler_of(name), functools.partial(Noise, 0, torch.arange(2))
     exact = sampler(Shrink(), VPLinear(), (3, 4, 4), noise(), steps=5, dtype=F64)

@@ -51,15 +51,9 @@ class Adaptive(Sampler):
         """One step."""
         return [Planned(self.solve(schedule, levels[0], levels[-1]), levels[-1])]
 
-    def plan(self, schedule: Schedule, levels: Sequence[Level]) -> list[Planned]:
-        """Its one step, and those at the ends of the axis.
-
-        Raises:
-            ValueError: There are not two levels inside the axis.
-        """
-        if len([level for level in levels if not level.is_end]) < 2:
-            raise ValueError(f"{type(self).__name__} chooses its own steps: steps must be left as it is.")
-        return super().plan(schedule, levels)
+    def grid(self, schedule: Schedule, steps: int | None = None) -> list[Level]:
+        """The ends, and a level between them so that one that starts at pure noise has two inside."""
+        return self.spacing(schedule, 3)
 
     def nfe(self, steps: int, schedule: Schedule) -> int:
         """Not known before.
@@ -122,7 +116,8 @@ class AdaptiveODE(Adaptive):
             solution = torchode.AutoDiffAdjoint(method, control).solve(problem)
             if bool((solution.status != 0).any()):
                 raise ValueError(f"{type(self).__name__}: the solver gave up at rtol={self.rtol}, atol={self.atol}.")
-            return (solution.ys[:, -1].view(x.shape) * norms[1]).to(x)
+            end: Tensor = solution.ys[:, -1]
+            return (end.view(x.shape) * norms[1]).to(x)
 
         return step
 

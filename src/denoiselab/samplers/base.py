@@ -113,13 +113,17 @@ class Sampler(ABC):
         tail = [_jump(levels[-2], levels[-1])] if last < len(levels) and len(levels) > 1 + first else []
         return [*head, *steps, *tail]
 
+    def grid(self, schedule: Schedule, steps: int | None = None) -> list[Level]:
+        """The levels of a run, of the sampler's own number of steps unless another is given."""
+        return self.spacing(schedule, self.steps if steps is None else steps)
+
     def nfe(self, steps: int, schedule: Schedule) -> int:
         """Network calls of a run of `steps` steps along a schedule, exactly.
 
         Raises:
             ValueError: The grid has no such number of steps.
         """
-        levels = self.spacing(schedule, steps)
+        levels = self.grid(schedule, steps)
         ends = min(len(levels) - 1, int(levels[0].is_end) + int(levels[-1].is_end))
         return ends + self.calls(len(levels) - 1 - ends)
 
@@ -175,7 +179,7 @@ class Sampler(ABC):
             raise ValueError(f"steps={steps} and nfe={nfe}: give one of them.")
         if nfe is not None:
             steps = self.steps_for(nfe, schedule)
-        levels = self.spacing(schedule, self.steps if steps is None else steps)
+        levels = self.grid(schedule, steps)
         x = noise.normal(shape, dtype)
         x = x * float(levels[0].sigma) if start is None else start
         return self.run(denoise, schedule, levels, x, noise, on_step=on_step)
@@ -219,7 +223,7 @@ class Sampler(ABC):
         """
         if self.stochastic:
             raise ValueError(f"{type(self).__name__} is stochastic: there is no x_T to recover; use eta = 0.")
-        levels = self.spacing(schedule, self.steps if steps is None else steps)
+        levels = self.grid(schedule, steps)
         levels = levels[:-1] if levels[-1].is_end else levels
         if levels[0].is_end:
             raise ValueError("encode: the grid starts at pure noise, which holds no trace of x0.")

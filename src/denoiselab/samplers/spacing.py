@@ -175,7 +175,7 @@ class Listed(Spacing):
 
 
 class FromFile(Listed):
-    """The half log-SNRs of a file that `python -m denoiselab.app.optimise_grid` wrote.
+    """The half log-SNRs of a JSON file, its list `lam`, from noise to data.
 
     Args:
         path: The file.

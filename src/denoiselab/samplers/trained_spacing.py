@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
 import torch
@@ -130,5 +131,5 @@ class DDIMQuadraticReleased(TrainedSpacing):
 
 def quadratic(trained: int, count: int) -> Tensor:
     """int(linspace(0, sqrt(0.8 T), count)^2)."""
-    roots = torch.linspace(0, (0.8 * trained) ** 0.5, count, dtype=torch.float64)
+    roots = torch.linspace(0, math.sqrt(0.8 * trained), count, dtype=torch.float64)
     return torch.floor(roots * roots + 1e-9).to(torch.int64)
