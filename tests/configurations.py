@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ def build(group: str, name: str, *overrides: str) -> Any:
     """The object of a choice, for data of standard deviation 0.5 and batches of 128."""
     context = {"sigma_data": 0.5, "batch_size": 128}
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        node = compose(f"{group}/{name}", [f"{'+' * override.startswith('+')}{group}.{override.lstrip('+')}" for override in overrides])[group]
+        node = compose(
+            f"{group}/{name}",
+            [re.sub(r"^\+?", rf"\g<0>{group}.", override) for override in overrides],
+        )[group]
     plain = OmegaConf.to_container(OmegaConf.create({**context, group: node}), resolve=True)
     check({group: plain[group]})
     return construct(plain[group], group)

@@ -21,9 +21,12 @@ from denoiselab.schedules.betas import linear
 from denoiselab.schedules.discrete import DiscreteVP
 
 NAMES = names("sampler")
+TIGHT = ["+rtol=1e-4", "+atol=1e-5"]
 SHORT = {
-    **dict.fromkeys(("annealed_langevin", "ncsn_langevin"), ["repeats=5"]),
-    **dict.fromkeys(("dpm_solver_12", "dpm_solver_23"), ["+rtol=1e-3", "+atol=1e-4"]),
+    "annealed_langevin": ["repeats=5"],
+    "ncsn_langevin": ["repeats=5"],
+    "dpm_solver_12": TIGHT,
+    "dpm_solver_23": TIGHT,
 }
 
 

@@ -126,10 +126,11 @@ class DDIMQuadraticReleased(TrainedSpacing):
 
     def indices(self, trained: int, count: int) -> Tensor:
         """The indices, `count` or fewer."""
-        return quadratic(trained, count).unique()
+        return torch.tensor(sorted(set(quadratic(trained, count).tolist())))
 
 
 def quadratic(trained: int, count: int) -> Tensor:
     """int(linspace(0, sqrt(0.8 T), count)^2)."""
     roots = torch.linspace(0, math.sqrt(0.8 * trained), count, dtype=torch.float64)
-    return torch.floor(roots * roots + 1e-9).to(torch.int64)
+    indices: Tensor = (roots.square() + 1e-9).long()
+    return indices
