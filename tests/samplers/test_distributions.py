@@ -83,7 +83,7 @@ def test_predictor_corrector_keeps_the_variance_of_data_of_many_dimensions():
     """Its step size is a ratio of norms, which settles with the dimension: 256 here, data of standard deviation 0.5."""
     oracle = GaussianDenoiser(torch.full((256,), 0.3, dtype=F64), 0.25 * torch.eye(256, dtype=F64))
     sampler = build("sampler", "predictor_corrector", "snr=0.05")  # at 0.16 Langevin's own bias is 3 %
-    x = sampler(oracle, VPLinear(), (256,), Noise(0, torch.arange(200)), steps=250, dtype=F64)
+    x = sampler(oracle, VPLinear(), (256,), Noise(0, torch.arange(200)), steps=1000, dtype=F64)
     assert x.mean() == pytest.approx(0.3, abs=4 * 0.5 / (200 * 256) ** 0.5 + 0.005)
     assert x.var() == pytest.approx(0.25, rel=0.02)
 
