@@ -106,7 +106,7 @@ SAMPLE_CASES = [
     (["sampler.steps=0"], ["sampler.steps=0", "at least 1"]),
     (["sampler.steps=-5"], ["sampler.steps=-5", "at least 1"]),
     (["sampler.steps=2.5"], ["sampler.steps=2.5", "integer"]),
-    (["sampler=ddm"], ["sampler=ddm", "did you mean 'ddim'"]),
+    (["sampler=ddimm"], ["sampler=ddimm", "did you mean 'ddim'"]),
     (["spacing=karras"], ["spacing", "spacing@sampler.spacing=karras"]),
     (["sampler.eta=2"], ["sampler.eta=2", "between 0 and 1"]),
     (["weights=foo"], ["weights=foo", "ema, raw"]),

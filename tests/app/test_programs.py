@@ -64,12 +64,25 @@ def test_every_debug_choice_runs(name, tmp_path, invoke):
     assert result.code == 0, result.err
 
 
-@pytest.mark.parametrize("name", names("sampler"))
-@pytest.mark.parametrize("spacing", names("spacing"))
-def test_every_sampler_on_every_spacing(name, spacing, finished, tmp_path, invoke):
+OPTIONS = {
+    "spacing=listed": ["sampler.spacing.values=[50,5,0.5]"],
+    "spacing=from_file": ["sampler.spacing.path=knots.json"],
+    "sampler=annealed_langevin": ["sampler.repeats=2"],
+    "sampler=ncsn_langevin": ["sampler.repeats=2"],
+    **{f"sampler={name}": ["+sampler.rtol=0.5", "+sampler.atol=0.5"] for name in ("dpm_solver_12", "dpm_solver_23")},
+    "sampler=ode_adaptive": ["sampler.rtol=0.5", "sampler.atol=0.5"],
+}
+
+
+@pytest.mark.parametrize("choice", [f"{group}={name}" for group in ("sampler", "spacing") for name in names(group)])
+def test_every_sampler_and_every_spacing(choice, finished, tmp_path, invoke):
+    """What any sampler does on any grid is tried in tests/samplers."""
+    options = [path.replace("knots.json", str(tmp_path / "knots.json")) for path in OPTIONS.get(choice, ())]
+    (tmp_path / "knots.json").write_text('{"lam": [-4.0, 0.0, 4.0]}')
+    group = choice.replace("spacing=", "spacing@sampler.spacing=")
+    steps = [] if any("rtol" in option for option in options) else ["sampler.steps=3"]
     result = invoke(
-        "sample.py", f"ckpt={finished}", f"sampler={name}", f"spacing@sampler.spacing={spacing}", "sampler.steps=3",
-        "num_samples=4", f"out={tmp_path / 'out'}",
+        "sample.py", f"ckpt={finished}", group, *options, *steps, "num_samples=4", f"out={tmp_path / 'out'}",
     )  # fmt: skip
     assert result.code == 0, result.err
     with Image.open(tmp_path / "out" / "grid.png") as image:
@@ -155,7 +168,7 @@ def test_a_failing_job_does_not_stop_a_sweep_which_can_be_continued(tmp_path, in
     assert "64 of 64 images seen" in again.err
 
 
-def test_allowed_packages_of_the_user(tmp_path, invoke, monkeypatch):
+def test_allowed_packages_of_the_user(tmp_path, invoke):
     (tmp_path / "mylab.py").write_text("from denoiselab.schedules import VPLinear\nclass Mine(VPLinear): pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     arguments = [*QUICK, f"paths.log_dir={tmp_path / 'logs'}", "schedule._target_=mylab.Mine"]

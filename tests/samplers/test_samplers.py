@@ -1,5 +1,6 @@
 """What holds for the sampler of every YAML in conf/sampler, on every kind of schedule."""
 
+import copy
 import functools
 import itertools
 
@@ -75,6 +76,16 @@ def test_too_small_a_budget_is_refused():
         samplers.DDIM(UniformTime(), 0)
     with pytest.raises(ValueError, match="steps=3 and nfe=4"):
         samplers.DDIM(UniformTime(), 3)(mixture(), VPLinear(), (1,), Noise(0, torch.arange(2)), steps=3, nfe=4)
+
+
+@pytest.mark.parametrize("spacing", sorted({*names("spacing")} - {"from_file", "listed"}))
+def test_any_sampler_takes_any_grid(spacing):
+    grid = build("spacing", spacing)
+    for name in NAMES:
+        sampler = copy.copy(sampler_of(name))
+        sampler.spacing = grid
+        x = sampler(mixture(), VPLinear(), (1,), Noise(0, torch.arange(3)), steps=4, dtype=F64)
+        assert x.isfinite().all(), name
 
 
 @pytest.mark.parametrize("name", NAMES)
