@@ -168,7 +168,7 @@ def test_a_failing_job_does_not_stop_a_sweep_which_can_be_continued(tmp_path, in
     assert "64 of 64 images seen" in again.err
 
 
-def test_allowed_packages_of_the_user(tmp_path, invoke):
+def test_allowed_packages_of_the_user(tmp_path, invoke, monkeypatch):
     (tmp_path / "mylab.py").write_text("from denoiselab.schedules import VPLinear\nclass Mine(VPLinear): pass\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     arguments = [*QUICK, f"paths.log_dir={tmp_path / 'logs'}", "schedule._target_=mylab.Mine"]
