@@ -6,7 +6,7 @@ import torch
 from denoiselab import parameterizations
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
-from denoiselab.evaluation import Frontier, report
+from denoiselab.evaluation import Frontier, Score, report
 from denoiselab.evaluation.statistics import GaussianStatistics, frechet_distance
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.samplers import DDIM, Ancestral, DPMSolverPP, RhoRK
@@ -31,13 +31,14 @@ class Shrink(torch.nn.Module):
 
 class Pixels:
     name, metric, fingerprint = "pixels", "fd_pixels", "0" * 64
+    lower_is_better = {"fd_pixels": True, "n": False}  # noqa: RUF012
     split, facts, told = "train", {}, ""
 
     def statistics(self):
         return GaussianStatistics(16, lambda images: images.float().flatten(1) / 255)
 
-    def distance(self, statistics, reference):
-        return frechet_distance(statistics, reference)
+    def scores(self, statistics, reference):
+        return {self.metric: Score(frechet_distance(statistics, reference), 0.5), "n": Score(float(statistics.n))}
 
 
 def frontier(batch_size=8, **options):
@@ -65,6 +66,15 @@ def test_scores_do_not_depend_on_the_batch_size(tmp_path):
     scores = [[r["score"] for r in score(frontier(size), tmp_path / str(size))] for size in (7, 8, 64)]
     assert scores[0] == pytest.approx(scores[1], rel=1e-6)
     assert scores[0] == pytest.approx(scores[2], rel=1e-6)
+
+
+def test_a_record_holds_every_metric_with_its_standard_error(tmp_path):
+    for record in score(frontier(), tmp_path):
+        assert record["scores"] == {
+            "fd_pixels": {"value": record["score"], "standard_error": 0.5},
+            "n": {"value": 21.0, "standard_error": None},
+        }
+        assert record["standard_error"] == 0.5
 
 
 def test_a_stopped_frontier_continues_with_the_next_cell(tmp_path):

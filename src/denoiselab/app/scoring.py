@@ -91,10 +91,11 @@ def _floor(run: Run, scorer: Scorer[Any], reference: Statistics) -> dict[str, fl
     Nothing where the density is not known.
     """
     draws = [run.images.fresh(run.frontier.num_samples, number) for number in range(_FRESH)]
-    scores = [scorer.distance(_statistics(scorer, data), reference) for data in draws if data is not None]
+    scores = [scorer.scores(_statistics(scorer, data), reference) for data in draws if data is not None]
     if not scores:
         return {}
-    return {"floor": statistics.fmean(scores), "floor_std": statistics.stdev(scores)}
+    values = [score[scorer.metric].value for score in scores]
+    return {"floor": statistics.fmean(values), "floor_std": statistics.stdev(values)}
 
 
 def _draw_plane(run: Run, records: Records, path: Path, check: Callable[[object], None]) -> None:

@@ -2,7 +2,7 @@
 
 from denoiselab.evaluation.features import DomainClassifier
 from denoiselab.evaluation.frontier import Frontier
-from denoiselab.evaluation.scorer import Extractor, Scorer, Statistics
+from denoiselab.evaluation.scorer import Extractor, Score, Scorer, Statistics
 from denoiselab.evaluation.wasserstein import SlicedWasserstein
 
-__all__ = ["DomainClassifier", "Extractor", "Frontier", "Scorer", "SlicedWasserstein", "Statistics"]
+__all__ = ["DomainClassifier", "Extractor", "Frontier", "Score", "Scorer", "SlicedWasserstein", "Statistics"]

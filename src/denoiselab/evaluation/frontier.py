@@ -159,11 +159,14 @@ class Frontier:
                 statistics.reduce(device)
                 calls, evaluations = _per_sample(spent.to(device), self.num_samples)
                 seconds = time.perf_counter() - start
+                scores = scorer.scores(statistics, reference)
                 record = {
                     "sampler": name,
                     "nfe": calls,
                     "steps": steps,
-                    "score": scorer.distance(statistics, reference),
+                    "score": scores[scorer.metric].value,
+                    "standard_error": scores[scorer.metric].standard_error,
+                    "scores": {metric: score._asdict() for metric, score in scores.items()},
                     "seconds": round(seconds, 3),
                     "network_evaluations": evaluations,
                     "seconds_per_1k_images": round(seconds / self.num_samples * 1000, 3),
