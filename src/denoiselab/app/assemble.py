@@ -76,7 +76,7 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     settings = parse(TrainSettings, config)
     check(config)
     build.sampler_nodes([*settings.evaluation.extra_nfe])  # a misspelt name would be passed over
-    _extractor(config)
+    build.build_extractor(config, settings.evaluation, settings.evaluation.num_samples)
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
     with torch.device("meta"):  # a rehearsal: every job of a sweep fails here, or not for its model
         model, objective = build.build_model(config), build.build_objective(config)
@@ -128,7 +128,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         weights=build.profile_name(settings.evaluation.weights, ema.names, "evaluation.weights"),
         frontier=frontier,
         samplers=samplers,
-        extractor=_extractor(config),
+        extractor=build.build_extractor(config, settings.evaluation, settings.evaluation.num_samples),
         trackers=construct(config["logger"], "logger"),
         trainer=_trainer(config, settings, path, interruption),
         interruption=interruption,
@@ -156,15 +156,6 @@ def _trainer(config: Config, settings: TrainSettings, path: Path, interruption: 
         default_root_dir=str(path),
     )
     return trainer
-
-
-def _extractor(config: Config) -> Extractor:
-    extractor: Extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")
-    try:
-        extractor.check(config["data"]["shape"])
-    except ValueError as error:
-        raise BadInput(str(error)) from None
-    return extractor
 
 
 def _frontier(settings: TrainSettings, nodes: Mapping[str, Any], schedule: Schedule) -> Frontier:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import statistics
 from collections.abc import Callable
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -14,10 +14,10 @@ import torch.distributed as dist
 from pytorch_lightning.loggers import Logger
 from torch import nn
 
+from denoiselab.app import build
 from denoiselab.app.assemble import Run
 from denoiselab.app.errors import console
-from denoiselab.data import DataSet
-from denoiselab.evaluation import Scorer, Statistics, plane, report
+from denoiselab.evaluation import Reference, Scorer, plane, report
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST, read_checkpoint
 from denoiselab.training.loggers import WandBRun
 from denoiselab.training.module import CHECKPOINT_KEY
@@ -38,10 +38,18 @@ def score(run: Run, path: Path, *, leader: bool) -> Records:
     # Several ranks stop between cells, where they can agree on it.
     check = (lambda moment: None) if dist.is_initialized() else run.interruption.check
     scorer = _scorer(run, check, leader=leader)
-    reference = _statistics(scorer, {"train": run.images, "held_out": run.held_out}[scorer.split])
+    device = run.trainer.strategy.root_device
+    reference = scorer.reference(
+        {"train": run.images, "held_out": run.held_out}[scorer.split],
+        {"data": run.config["data"]["name"], "split": scorer.split},
+        Path(run.settings.paths.cache_dir),
+        device,
+        build.given_reference(run.settings.evaluation),
+        shown=leader,
+    )
     notes = _floor(run, scorer, reference)
     # Lightning leaves the module on the CPU.
-    denoiser, ema = run.model.denoiser.eval().to(run.trainer.strategy.root_device), run.module.ema
+    denoiser, ema = run.model.denoiser.eval().to(device), run.module.ema
     for name, budget, nfe in run.frontier.inexact:
         _tell(f"{name} cannot spend exactly {budget} network calls; it spends {nfe}.", leader=leader)
     if not ema.averages:  # the training was complete before this start
@@ -78,24 +86,20 @@ def score(run: Run, path: Path, *, leader: bool) -> Records:
         return records
 
 
-def _statistics(scorer: Scorer[Any], data: DataSet) -> Statistics:
-    out: Statistics = scorer.statistics()
-    for batch in data.stored.split(512):
-        out.update(batch)
-    return out
-
-
-def _floor(run: Run, scorer: Scorer[Any], reference: Statistics) -> dict[str, float]:
+def _floor(run: Run, scorer: Scorer[Any, Any], reference: Reference) -> dict[str, float]:
     """The score of fresh draws of the data, as many points as a cell has samples: nobody can do better.
 
     Nothing where the density is not known.
     """
     draws = [run.images.fresh(run.frontier.num_samples, number) for number in range(_FRESH)]
-    scores = [scorer.scores(_statistics(scorer, data), reference) for data in draws if data is not None]
-    if not scores:
-        return {}
-    values = [score[scorer.metric].value for score in scores]
-    return {"floor": statistics.fmean(values), "floor_std": statistics.stdev(values)}
+    values = []
+    for data in draws:
+        if data is None:
+            return {}
+        statistics = scorer.statistics()
+        statistics.update(data.stored)
+        values.append(scorer.scores(statistics, reference)[scorer.metric].value)
+    return {"floor": fmean(values), "floor_std": stdev(values)}
 
 
 def _draw_plane(run: Run, records: Records, path: Path, check: Callable[[object], None]) -> None:
@@ -144,11 +148,19 @@ def report_records(records: Records, path: Path, loggers: list[Logger]) -> None:
             out.print(f"{what:>15}: {path / name}")
 
 
-def _scorer(run: Run, check: Callable[[object], None], *, leader: bool) -> Scorer[Any]:
+def _scorer(run: Run, check: Callable[[object], None], *, leader: bool) -> Scorer[Any, Any]:
     """The scorer, trained by the first rank if it is not in the cache."""
     if dist.is_initialized() and not leader:
         dist.barrier()
-    scorer = run.extractor.fit(run.images, run.held_out, Path(run.settings.paths.cache_dir), check, shown=leader)
+    scorer = run.extractor.fit(
+        run.images,
+        run.held_out,
+        build.build_metrics(run.settings.evaluation),
+        build.metric_nodes(run.settings.evaluation),
+        Path(run.settings.paths.cache_dir),
+        check,
+        shown=leader,
+    )
     if dist.is_initialized() and leader:
         dist.barrier()
     if scorer.told:

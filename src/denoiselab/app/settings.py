@@ -42,6 +42,10 @@ class Evaluation(_Settings):
     seed: int = Field(ge=0, lt=2**63)
     weights: str | None
     extractor: Node
+    metrics: list[str]
+    metric_options: dict[str, Node]
+    reference: str | None
+    reference_n: int | None = Field(ge=2)
 
 
 class TrainSettings(_Settings):

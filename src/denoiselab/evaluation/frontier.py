@@ -20,7 +20,7 @@ from denoiselab.conditioners.label import Conditioner
 from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation import report
 from denoiselab.evaluation.media import medium
-from denoiselab.evaluation.scorer import Scorer, Statistics
+from denoiselab.evaluation.scorer import Reference, Scorer
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import OnStep, Sampler, count_calls
 from denoiselab.schedules import Schedule
@@ -87,8 +87,8 @@ class Frontier:
         denoiser: Denoiser,
         conditioner: Conditioner,
         shape: Sequence[int],
-        scorer: Scorer[Any],
-        reference: Statistics,
+        scorer: Scorer[Any, Any],
+        reference: Reference,
         directory: Path,
         protocol: Mapping[str, Any],
         settings: Mapping[str, Any],
@@ -126,7 +126,7 @@ class Frontier:
             "seed": self.seed,
             "extractor": scorer.name,
             "extractor_sha256": scorer.fingerprint,
-            "reference_n": int(reference.n),
+            "reference_n": reference.n,
             "reference_sha256": reference.fingerprint,
             "dtype": "float32",
             "guidance": None,
@@ -174,7 +174,7 @@ class Frontier:
                     **notes,
                     "cell": key,
                 }
-                assert int(statistics.n) == self.num_samples
+                assert statistics.n == self.num_samples
                 records.append(record)
                 if rank == 0:
                     kind.write_cell(report.picture_of(directory, record), torch.cat(first)[: kind.shown])
