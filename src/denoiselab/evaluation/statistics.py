@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,8 +17,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 _CHUNK = 4096  # rows of features sent from rank to rank at once
 
 
-@dataclass(frozen=True)
-class Moments:
+class Moments(NamedTuple):
     """Mean and covariance of a set of features.
 
     Args:
@@ -52,13 +51,13 @@ class GaussianStatistics(Metric):
     rows: list[Tensor]
 
     def __init__(self, dimension: int, features: Callable[[Tensor], Tensor] | None = None, kept: int = 2048) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)
         self._features, self._kept, self._seen = features, kept, 0
         self.add_state("counts", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("sums", torch.zeros(2, dimension, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("outers", torch.zeros(2, dimension, dimension, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("rows", [], dist_reduce_fx="cat")
-        self.rows.append(torch.empty(0, dimension))
+        self.rows.append(torch.empty(0, dimension, dtype=torch.float64))
 
     def update(self, samples: Tensor) -> None:
         """Add features `(B, D)`, or samples `(B, *)` that have features.
@@ -77,7 +76,7 @@ class GaussianStatistics(Metric):
             self.sums[half] += part.sum(0)
             self.outers[half] += part.T @ part
         if self._seen < self._kept:
-            self.rows.append(x[: self._kept - self._seen].float())
+            self.rows.append(x[: self._kept - self._seen])
         self._seen += len(x)
 
     def compute(self) -> Moments:
@@ -93,7 +92,10 @@ class GaussianStatistics(Metric):
                     setattr(self, name, getattr(self, name).flip(0))
             self.to(device)
             self.sync()
-            self.rows = [self.rows[: self._kept]]  # type: ignore[list-item]  # cat made one tensor of it
+            joined = self.counts, self.sums, self.outers, self.rows
+            self.unsync()  # else the next compute() would
+            self.counts, self.sums, self.outers, rows = joined
+            self.rows = [rows[: self._kept]]  # type: ignore[list-item]  # torchmetrics made one tensor of the list
         self.to("cpu")
 
     @property
@@ -120,7 +122,7 @@ class GaussianStatistics(Metric):
     @property
     def first(self) -> Tensor:
         """The first features `(m, D)` float64, of which there are `kept` or n."""
-        return torch.cat(self.rows).double().cpu()
+        return torch.cat(self.rows).cpu()
 
     @property
     def fingerprint(self) -> str:
