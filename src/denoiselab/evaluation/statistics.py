@@ -24,11 +24,13 @@ class Moments(NamedTuple):
         n: Number of features.
         mean: `(D,)` float64.
         covariance: `(D, D)` float64, with the unbiased divisor n - 1.
+        first: Features at hand `(m, D)` float64, of which there may be none.
     """
 
     n: int
     mean: Tensor
     covariance: Tensor
+    first: Tensor = torch.empty(0, 0)
 
 
 class GaussianStatistics(Metric):
@@ -116,8 +118,10 @@ class GaussianStatistics(Metric):
     @property
     def halves(self) -> list[Moments]:
         """Those of the features of even, and of odd, index."""
-        parts = zip(self.counts, self.sums, self.outers, strict=True)
-        return [Moments(int(n), (x / n).cpu(), _covariance(n, x, xx)) for n, x, xx in parts]
+        first, out = self.first, []
+        for half, (n, x, xx) in enumerate(zip(self.counts, self.sums, self.outers, strict=True)):
+            out.append(Moments(int(n), (x / n).cpu(), _covariance(n, x, xx), first[half::2]))
+        return out
 
     @property
     def first(self) -> Tensor:
