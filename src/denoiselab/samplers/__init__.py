@@ -1,6 +1,7 @@
 """Samplers: from noise to data over a grid of levels."""
 
 from denoiselab.samplers.adaptive import AdaptiveODE, DPMSolverAdaptive
+from denoiselab.samplers.analytic_variance import Analytic, Moments
 from denoiselab.samplers.ancestral import Ancestral
 from denoiselab.samplers.base import Memory, OneStep, Planned, Sampler
 from denoiselab.samplers.ddim import DDIM, slerp
@@ -30,6 +31,7 @@ __all__ = [
     "SPNDM",
     "TAB",
     "AdaptiveODE",
+    "Analytic",
     "Ancestral",
     "AnnealedLangevin",
     "Churn",
@@ -44,6 +46,7 @@ __all__ = [
     "EulerMaruyama",
     "Memory",
     "Moment",
+    "Moments",
     "NCSNLangevin",
     "OnStep",
     "OneStep",
