@@ -67,5 +67,5 @@ def test_the_ode_has_the_exact_density(name, tolerance):
     method = FlowLikelihood(Real(), ExactTrace(), tolerance, tolerance)
     got = sum(method.log_density(oracle, schedule, y, noise(40), F64))
     want = density(oracle, schedule, y)
-    print(name, tolerance, (got-want).abs().max())
+    print(name, tolerance, (got - want).abs().max())
     assert (got - want).abs().max() < 1e-3

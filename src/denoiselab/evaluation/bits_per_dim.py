@@ -92,7 +92,7 @@ def measure(
         for index in IndexStream(len(data), seed)[torch.arange(n)].split(batch_size):
             x0, labels = data.inputs(index).to(device), data.labels[index].to(device)
             noise, cond = Noise(seed, index.to(device)), conditioner.sample(labels)
-            estimates = [method(denoiser, x0, noise, **cond) for _ in range(repeats)]
+            estimates = [method(denoiser, x0, noise, cond) for _ in range(repeats)]
             for name in estimates[0].parts:
                 values = torch.stack([e.parts[name] for e in estimates]).mean(0).cpu()
                 if not bool(values.isfinite().all()):

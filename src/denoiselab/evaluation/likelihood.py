@@ -21,6 +21,7 @@ from denoiselab.conditioners.label import Conditioner
 from denoiselab.data import DataSet
 from denoiselab.denoiser import Denoise, Denoiser
 from denoiselab.evaluation.dequantisation import Dequantisation
+from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 from denoiselab.objectives import ContinuousBound, VariationalBound
 from denoiselab.objectives.decoders import ContinuousGaussian, Decoder
@@ -71,14 +72,14 @@ class Likelihood(ABC):
         """Train what is to be trained beside the model, on training images; `on_images` is told their numbers."""
 
     @abstractmethod
-    def __call__(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Estimate:
+    def __call__(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning) -> Estimate:
         """Measure a batch.
 
         Args:
             denoiser: The model.
             x0: `(B, *)`, in the network's range.
             noise: Source of all that is random.
-            cond: Conditioning tensors of the batch.
+            cond: The batch's conditioning.
         """
 
 
@@ -161,19 +162,19 @@ class FlowLikelihood(Likelihood):
         labels = train.labels.to(device)
 
         def loss(y: Tensor, index: Tensor, noise: Noise) -> Tensor:
-            parts = bound.evaluate(denoiser, y, noise, draws=1, **conditioner.sample(labels[index]))
+            parts = bound.evaluate(denoiser, y, noise, conditioner.sample(labels[index]))
             return _LOG2 * (parts.prior + parts.reconstruction + parts.diffusion)
 
         if self.fit_images:
             images = train.inputs(torch.arange(len(train))).to(device)
             self.dequantisation.fit(loss, images, seed, on_images)
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Estimate:
+    def __call__(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning) -> Estimate:
         """The parts `prior`, `volume` and, of bytes, `dequantisation`."""
         schedule = denoiser.schedule
         rho = float(schedule.level(torch.tensor(schedule.t_min, dtype=torch.float64)).rho)
         y, log_q = self.dequantisation(x0, rho, noise)
-        prior, volume = self.log_density(functools.partial(denoiser, **cond), schedule, y, noise, x0.dtype)
+        prior, volume = self.log_density(functools.partial(denoiser, cond=cond), schedule, y, noise, x0.dtype)
         parts = {"prior": -prior, "volume": -volume}
         if self.bins is not None:
             parts["dequantisation"] = log_q
@@ -253,9 +254,9 @@ class ChainBound(Likelihood):
         except ValueError as error:
             raise ValueError(f"likelihood.{error}") from None
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Estimate:
+    def __call__(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning) -> Estimate:
         """The parts `prior`, `diffusion` (t > 1) and `reconstruction`; of each step its `term` and `squared_error`."""
-        _, prior, terms, errors = self.bound.evaluate(self._chain(denoiser), x0, noise, clip=self.clip, **cond)
+        _, prior, terms, errors = self.bound.evaluate(self._chain(denoiser), x0, noise, cond, clip=self.clip)
         parts = {"prior": prior, "diffusion": terms[1:].sum(0), "reconstruction": terms[0]}
         lam = denoiser.schedule.nodes(self.bound.steps.steps).lam.to(terms)[:, None].expand_as(terms)
         return Estimate(parts, {"half_log_snr": lam, "term": terms, "squared_error": errors})
@@ -286,6 +287,6 @@ class ContinuousTimeBound(Likelihood):
         check_number("draws", draws, 1)
         self.bound, self.draws, self.bins = ContinuousBound(decoder), draws, decoder.bins
 
-    def __call__(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Estimate:
+    def __call__(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning) -> Estimate:
         """The parts `prior`, `reconstruction` and `diffusion`."""
-        return Estimate(self.bound.evaluate(denoiser, x0, noise, draws=self.draws, **cond)._asdict())
+        return Estimate(self.bound.evaluate(denoiser, x0, noise, cond, draws=self.draws)._asdict())

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import Denoiser, Output, Prediction
+from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 from denoiselab.objectives import weights
 from denoiselab.objectives.base import Objective, corrupt
@@ -108,13 +109,13 @@ class _Chain(Objective):
             nats = torch.where(like(clean, x0).bool().to(x0.device), last, nats)
         return nats.flatten(1).mean(1)
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
+    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
         """An unbiased estimate of the bound of each sample, `(B,)` float32, in bits/dim."""
         schedule = denoiser.schedule
         draw = self.steps(schedule, noise)
         eps = noise.like(x0)
         x = corrupt(x0, eps, draw.level)
-        output = denoiser.output(x, draw.level, **cond)
+        output = denoiser.output(x, draw.level, cond)
         first, last = _ends(schedule)
         return (self.estimate(output, x0, draw.weight) + self.ends(x0, first, last) / math.log(2)).float()
 
@@ -127,7 +128,13 @@ class _Chain(Objective):
 
     @torch.no_grad()
     def evaluate(
-        self, denoiser: Denoiser, x0: Tensor, noise: Noise, *, clip: float | None = None, **cond: Tensor
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        noise: Noise,
+        cond: Conditioning = Conditioning(),
+        *,
+        clip: float | None = None,
     ) -> Bound:
         """The whole bound of each sample, T network calls.
 
@@ -135,13 +142,13 @@ class _Chain(Objective):
             denoiser: What is evaluated.
             x0: Clean batch `(B, *)`.
             noise: Source of the eps of each step.
+            cond: The batch's conditioning.
             clip: Clamp the predicted x0 to [-clip, clip], as Ho et al. do when they report bits/dim; None does not.
-            cond: Conditioning tensors of the batch.
         """
         nodes = denoiser.schedule.nodes(self.steps.steps).unbind()
         terms, errors = [], []
         for here in nodes:
-            prediction = denoiser(corrupt(x0, noise.like(x0), here), here, **cond)
+            prediction = denoiser(corrupt(x0, noise.like(x0), here), here, cond)
             if clip is not None:
                 prediction = prediction._replace(x0=prediction.x0.clamp(-clip, clip))
             terms.append(self.term(prediction, x0, here) / math.log(2))
@@ -235,11 +242,11 @@ class Hybrid(Objective):
             )
         self.bound.check(denoiser)
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
+    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
         """The loss of each sample, `(B,)` float32."""
         draw = self.bound.steps(denoiser.schedule, noise)
         eps = noise.like(x0)
-        output = denoiser.output(corrupt(x0, eps, draw.level), draw.level, **cond)
+        output = denoiser.output(corrupt(x0, eps, draw.level), draw.level, cond)
         frozen = output._replace(out=output.out.detach())
         bound = self.bound.estimate(frozen, x0, draw.weight)
         return self.simple.loss(output, x0, eps, draw) + self.weight * bound.float()
@@ -262,18 +269,18 @@ class ContinuousBound(Objective):
         self.decoder = decoder
         self.levels = UniformTime(uniforms)
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
+    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
         """An unbiased estimate of the bound of each sample, `(B,)` float32, in bits/dim."""
         schedule = denoiser.schedule
         level = self.levels(schedule, noise).level
         eps, last_eps = noise.like(x0), noise.like(x0)
-        prediction = denoiser(corrupt(x0, eps, level), level, **cond)
+        prediction = denoiser(corrupt(x0, eps, level), level, cond)
         diffusion = (schedule.t_max - schedule.t_min) * weights.likelihood(level) * _error(prediction, x0)
         prior, reconstruction = self._ends(schedule, x0, last_eps)
         return ((prior + reconstruction + diffusion) / math.log(2)).float()
 
     def evaluate(
-        self, denoiser: Denoiser, x0: Tensor, noise: Noise, *, draws: int = 1, **cond: Tensor
+        self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning(), draws: int = 1
     ) -> ContinuousTerms:
         """An unbiased estimate of the bound of each sample, `draws` network calls; differentiable in x0.
 
@@ -285,8 +292,8 @@ class ContinuousBound(Objective):
             denoiser: What is evaluated.
             x0: Clean batch `(B, *)`.
             noise: Source of levels and of the eps at each.
+            cond: The batch's conditioning.
             draws: Levels a sample.
-            cond: Conditioning tensors of the batch.
         """
         schedule = denoiser.schedule
         first, last = ((level.alpha / level.sigma).asinh() for level in _ends(schedule))
@@ -294,7 +301,7 @@ class ContinuousBound(Objective):
         for draw in range(draws):
             place = last + (offset + draw) / draws * (first - last)
             level = schedule.at(place.sinh().log())
-            prediction = denoiser(corrupt(x0, noise.like(x0), level), level, **cond)
+            prediction = denoiser(corrupt(x0, noise.like(x0), level), level, cond)
             # snr d lam, with snr = sinh(w)^2
             diffusion = diffusion + (first - last) / draws * place.sinh() * place.cosh() * _error(prediction, x0)
         prior, reconstruction = self._ends(schedule, x0, noise.like(x0))
