@@ -69,7 +69,7 @@ class Imported:
         for which, state in (("", self.weights), *sorted(self.averages.items())):
             for name, tensor in sorted(state.items()):
                 total.update(json.dumps([which, name, str(tensor.dtype), list(tensor.shape)]).encode())
-                total.update(memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy()))
+                total.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return total.hexdigest()
 
 
