@@ -9,12 +9,20 @@ from oracles import F64
 
 from denoiselab import parameterizations, schedules, variances
 from denoiselab.analytic import EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser
-from denoiselab.conditioners.label import Unconditional
+from denoiselab.conditioners.label import ClassLabel, Unconditional
 from denoiselab.data.points import PointSet
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation.bits_per_dim import measure, rate_distortion
 from denoiselab.evaluation.dequantisation import Decoded, Real, TruncatedNormal, Uniform, Variational
-from denoiselab.evaluation.likelihood import ChainBound, ContinuousTimeBound, ExactTrace, FlowLikelihood, Hutchinson
+from denoiselab.evaluation.likelihood import (
+    ChainBound,
+    ContinuousTimeBound,
+    Estimate,
+    ExactTrace,
+    FlowLikelihood,
+    Hutchinson,
+    Likelihood,
+)
 from denoiselab.objectives import projections
 from denoiselab.objectives.decoders import Categorical, ContinuousGaussian, DiscretisedGaussian
 from denoiselab.schedules import betas
@@ -257,6 +265,26 @@ def test_an_estimate_does_not_depend_on_its_batch():
         )
         assert small == pytest.approx(large, abs=1e-12)
         assert abs(other.value - large.value) > 1e-3
+
+
+class Watching(Likelihood):
+    """Notes what it is given."""
+
+    def __init__(self):
+        self.points, self.labels = [], []
+
+    def __call__(self, denoiser, x0, noise, cond):
+        self.points.append(x0)
+        self.labels.append(cond.class_label)
+        return Estimate({"prior": x0[:, 0]})
+
+
+def test_samples_are_given_the_conditioning_of_their_labels():
+    labels = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
+    watching, denoiser = Watching(), model(mixture(), schedules.VPLinear())
+    measure(watching, denoiser, ClassLabel(10), PointSet(labels[:, None].double(), labels), 7, 3, 0)
+    assert torch.equal(torch.cat(watching.points)[:, 0].long(), torch.cat(watching.labels))
+    assert len(torch.cat(watching.labels)) == 7
 
 
 def test_repeats_leave_the_mean_and_take_away_noise():
