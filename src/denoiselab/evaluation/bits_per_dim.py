@@ -158,9 +158,12 @@ def write_rate_distortion(path: Path, rows: Sequence[Mapping[str, float]], total
     terms, errors = ([row[name] for row in rows] for name in ("term", "term_standard_error"))
     left.errorbar([row["t"] for row in rows], terms, errors, fmt=".", markersize=3, linewidth=1)
     left.set(xlabel="t", ylabel="bits/dim of the step t to t - 1", xscale="log")
-    left.set_yscale("symlog", linthresh=1e-4)
+    if min(terms) > 0:
+        left.set_yscale("log")
+    else:  # the last step may pay densities of real numbers
+        left.set_yscale("symlog", linthresh=1e-4)
     right.plot([row["rate"] for row in rows], [row["distortion"] for row in rows], marker=".", markersize=3)
-    right.set(xlabel="rate (bits/dim)", ylabel="distortion (RMSE of the predicted x0)")
+    right.set(xlabel="rate (bits/dim)", ylabel="distortion (RMSE of the predicted x0)", yscale="log")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     save(figure, path)
