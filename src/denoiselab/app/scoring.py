@@ -56,7 +56,7 @@ def score(run: Run, path: Path, *, leader: bool) -> Records:
             "split": scorer.split,
             "weights": run.weights,
             "images_seen": run.module.images_seen,
-            "weights_sha256": _digest(denoiser),
+            "weights_sha256": digest(denoiser),
             **scorer.facts,
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
         }
@@ -160,7 +160,7 @@ def _tell(text: str, *, leader: bool) -> None:
         console(stderr=True).print(text)
 
 
-def _digest(module: nn.Module) -> str:
+def digest(module: nn.Module) -> str:
     """sha256 of names and values of all weights."""
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():

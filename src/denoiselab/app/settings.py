@@ -74,6 +74,7 @@ class SampleSettings(_Settings):
     """The whole configuration of `sample.py`."""
 
     sampler: Node
+    likelihood: Node | None = None
     ckpt: str
     weights: str | None
     num_samples: int = Field(ge=1)
@@ -81,6 +82,8 @@ class SampleSettings(_Settings):
     seed: int = Field(ge=0, lt=2**63)
     format: Literal["png", "npz"]
     out: str | None
+    split: Literal["held_out", "train"]
+    repeats: int = Field(ge=1)
     accelerator: Literal["auto", "cpu", "gpu"]
     traceback: bool
 
