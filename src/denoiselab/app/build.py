@@ -122,15 +122,15 @@ def build_samplers(nodes: Mapping[str, Any]) -> dict[str, Sampler]:
     return {name: construct(node, f"sampler {name}") for name, node in nodes.items()}
 
 
-def sampler_nodes(names: list[str]) -> dict[str, Any]:
-    """Name to configuration, for names of `conf/sampler`.
+def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict[str, Any]:
+    """Name to configuration, for names of `conf/sampler`, given by `option`.
 
     Raises:
         BadInput: A name is unknown or stands twice.
     """
     for name in names:
         if names.count(name) > 1:
-            raise BadInput(f"evaluation.samplers={names}: '{name}' stands there more than once.")
+            raise BadInput(f"{option}={names}: '{name}' stands there more than once.")
     nodes = {name: overrides.choice("sampler", name) for name in names}
     check(nodes)
     return nodes

@@ -18,15 +18,15 @@ from denoiselab import progress
 from denoiselab.app import build
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
+from denoiselab.app.loaded import load
 from denoiselab.app.settings import SampleSettings, parse
-from denoiselab.evaluation.frontier import draw
+from denoiselab.evaluation.cell import draw
 from denoiselab.evaluation.media import medium
 from denoiselab.files import atomic
 from denoiselab.samplers import Moment, Sampler
-from denoiselab.training.checkpoints import CHECKPOINTS, LAST, CheckpointError, check_weights, read_checkpoint
+from denoiselab.training.checkpoints import CHECKPOINTS, LAST
 from denoiselab.training.ema import RAW
 from denoiselab.training.interruption import Interruption
-from denoiselab.training.module import CHECKPOINT_KEY
 
 Config = dict[str, Any]
 
@@ -38,7 +38,9 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
         BadInput: Something is wrong.
     """
     settings = parse(SampleSettings, config)
-    check({"sampler": settings.sampler})
+    check({"sampler": settings.sampler, "logger": settings.logger, "frontier": settings.frontier})
+    if settings.frontier is None and isinstance(settings.ckpt, list):
+        raise BadInput(f"ckpt={settings.ckpt}: samples come from one checkpoint; frontier=default takes several.")
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
         raise BadInput("accelerator=gpu: this machine has no GPU; use accelerator=cpu.")
     return settings
@@ -53,7 +55,7 @@ def sample(config: Config) -> Path:
     """
     settings = parse(SampleSettings, config)
     sampler: Sampler = construct(settings.sampler, "sampler")
-    path = Path(settings.ckpt)
+    path = Path(str(settings.ckpt))
     path = path / CHECKPOINTS / LAST if path.is_dir() else path
     model, weights = _load(path, settings.weights)
     checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -109,24 +111,11 @@ def sample(config: Config) -> Path:
 
 def _load(path: Path, asked: str | None) -> tuple[build.Model, str]:
     """The model of a checkpoint with the weights asked for, and their name."""
-    try:
-        checkpoint = read_checkpoint(path)
-        ours = checkpoint[CHECKPOINT_KEY]
-        config = ours["config"]
-        check({part: config[part] for part in build.MODEL_PARTS}, model_only=True)
-        model = build.build_model(config)
-        prefix = "denoiser."
-        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-        check_weights(path, model.denoiser.state_dict(), state)
-        for average in ours["ema"].values():
-            check_weights(path, dict(model.denoiser.named_parameters()), average)
-    except CheckpointError as error:
-        raise BadInput(f"ckpt={error}") from None
-    except (KeyError, TypeError):
-        raise BadInput(f"ckpt={path}: its configuration is incomplete, so the network cannot be rebuilt.") from None
-    weights = build.profile_name(asked, [*ours["ema"], RAW], "weights")
-    model.denoiser.load_state_dict({**state, **(ours["ema"][weights] if weights != RAW else {})})
-    return model, weights
+    loaded = load(path)
+    weights = build.profile_name(asked, loaded.names, "weights")
+    if weights != RAW:
+        loaded.model.denoiser.load_state_dict(loaded.averages[weights], strict=False)  # buffers are not averaged
+    return loaded.model, weights
 
 
 @contextmanager
