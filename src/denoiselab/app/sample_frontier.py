@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 import os
@@ -22,10 +21,9 @@ from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.evaluator import Evaluator, extractor_of, frontier_of
 from denoiselab.app.loaded import Loaded, load
+from denoiselab.app.reporting import matches, write_joint
 from denoiselab.app.settings import Evaluation, SampleSettings, parse
 from denoiselab.evaluation import Frontier, Record, Store
-from denoiselab.evaluation.page import page_run, write_page
-from denoiselab.evaluation.store import write_csv, write_json
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST
 from denoiselab.training.interruption import Interruption
 
@@ -45,8 +43,8 @@ class _Job:
     evaluation: Config
 
 
-def score(config: Config) -> Path:
-    """Score checkpoints, and return the page with all of them.
+def score(config: Config) -> None:
+    """Score checkpoints, each into its run's directory; several are written to one page too.
 
     Raises:
         BadInput: A checkpoint or an option cannot be used; nothing was written.
@@ -63,17 +61,8 @@ def score(config: Config) -> Path:
         for job in jobs:
             _score(job, settings, device, interruption, leader=leader)
     homes = list(dict.fromkeys(_store_of(job, settings, len(jobs)).directory for job in jobs))
-    if len(homes) == 1:
-        return homes[0] / scoring.PAGE
-    page = _common_folder(settings, jobs, homes) / scoring.PAGE
-    if leader:
-        names = distinct_names(homes)
-        count = write_page(page, [page_run(name, home) for name, home in zip(names, homes, strict=True)])
-        records = [record for home in homes for record in Store(home).read().values()]
-        write_json(page.with_suffix(".json"), records)
-        write_csv(page.with_suffix(".csv"), records)
-        console().print(f"{count} cells of {len(homes)} runs: {page}")
-    return page
+    if len(homes) > 1 and leader:
+        write_joint(homes, settings.out)
 
 
 def checkpoints(asked: str | Sequence[str]) -> list[Path]:
@@ -84,23 +73,12 @@ def checkpoints(asked: str | Sequence[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for one in [asked] if isinstance(asked, str) else asked:
-        # Path.glob takes no absolute pattern.
-        fits = sorted(glob.glob(one)) if glob.has_magic(one) and not Path(one).exists() else [one]  # noqa: PTH207
-        if not fits:
-            raise BadInput(f"ckpt={one}: nothing fits this pattern.")
-        for name in fits:
+        for name in matches(one, "ckpt"):
             path = Path(name)
             found[path / CHECKPOINTS / LAST if path.is_dir() else path] = None
     if not found:
         raise BadInput("ckpt=[]: name at least one run directory or checkpoint file.")
     return [*found]
-
-
-def distinct_names(directories: Sequence[Path]) -> list[str]:
-    """The shortest ends of paths that tell them apart."""
-    parts = [directory.absolute().parts for directory in directories]
-    depth = next(d for d in range(1, 100) if len({part[-d:] for part in parts}) == len(parts))
-    return ["/".join(part[-depth:]) for part in parts]
 
 
 def _job(path: Path, settings: SampleSettings) -> _Job:
@@ -171,15 +149,6 @@ def _report(job: _Job, settings: SampleSettings, records: list[Record], director
 
 def _store_of(job: _Job, settings: SampleSettings, jobs: int) -> Store:
     return Store(Path(settings.out) if settings.out is not None and jobs == 1 else job.home)
-
-
-def _common_folder(settings: SampleSettings, jobs: Sequence[_Job], homes: Sequence[Path]) -> Path:
-    """Where the page of several runs goes."""
-    if settings.out is not None:
-        return Path(settings.out)
-    parent = Path(os.path.commonpath([home.absolute().parent for home in homes]))
-    digest = hashlib.sha256("\n".join(str(job.path.absolute()) for job in jobs).encode()).hexdigest()[:8]
-    return parent / f"frontier-{digest}"
 
 
 def _check_out(out: Path) -> None:

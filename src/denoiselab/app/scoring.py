@@ -12,14 +12,14 @@ from denoiselab.app.assemble import Run
 from denoiselab.app.errors import console
 from denoiselab.evaluation import Frontier, Record, Store, plane, report
 from denoiselab.evaluation.media import medium
-from denoiselab.evaluation.page import page_run, write_page
+from denoiselab.evaluation.page import PAGE, page_run, write_page
 from denoiselab.evaluation.store import finished
 from denoiselab.training.checkpoints import BEST, CHECKPOINTS, LAST, read_checkpoint
 from denoiselab.training.loggers import WandBRun
 from denoiselab.training.module import CHECKPOINT_KEY
 from denoiselab.training.wandb_frontier import send_frontier
 
-PICTURE, PAGE = "toy_2d.png", "frontier.html"
+PICTURE = "toy_2d.png"
 
 
 def score(run: Run, path: Path, *, leader: bool) -> list[Record]:

@@ -89,6 +89,20 @@ class SampleSettings(_Settings):
     traceback: bool
 
 
+class ReportSettings(_Settings):
+    """The whole configuration of `report.py`."""
+
+    to: Literal["page", "wandb_chart", "wandb_report"]
+    runs: list[str]
+    out: str | None
+    project: str
+    entity: str | None
+    chart: str
+    access: Literal["private", "public"]
+    title: str
+    traceback: bool
+
+
 def parse(model: type[_Model], config: Mapping[str, Any], option: str = "") -> _Model:
     """The settings in `config`, plain containers; `option` is what it is called, where it is a part.
 

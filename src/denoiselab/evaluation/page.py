@@ -18,10 +18,12 @@ from denoiselab.evaluation.report import by_series, magnification
 from denoiselab.evaluation.store import Record, Store, comparable
 from denoiselab.files import write_text
 
+PAGE = "frontier.html"
+
 # Pixels of a tile beyond which it is shrunk, and beyond which it is compressed with loss: a page must stay sendable.
 _TILE, _EXACT = 64, 32
 _COLUMNS = 4
-_GAP = {"L": 96, "RGB": (96, 96, 96)}
+_GAP: dict[str, Any] = {"L": 96, "RGB": (96, 96, 96)}
 
 
 class PageRun(NamedTuple):

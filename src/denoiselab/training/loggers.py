@@ -18,6 +18,8 @@ from denoiselab.files import atomic
 
 AXIS = "images_seen"
 
+_DATA_DIRECTORY_IS_SET = "WANDB_DATA_DIR" in os.environ
+
 
 class MetricsCSV(Logger):
     """One row an entry, with `images_seen` first; a resumed run drops what it will log again.
@@ -216,6 +218,8 @@ class WandBRun(Logger):
 
     def _open(self, options: dict[str, Any]) -> None:
         os.environ["WANDB_SILENT"] = "true"
+        if not _DATA_DIRECTORY_IS_SET:  # artifacts wait with their run until they are synced, not in the user's home
+            os.environ["WANDB_DATA_DIR"] = str(Path(options["dir"]).absolute() / "wandb")
         import wandb  # slow to import; reads the environment
 
         # The run's own CSV is the source of truth; a short interval loses little on kill -9.

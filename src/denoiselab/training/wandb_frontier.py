@@ -11,8 +11,9 @@ from denoiselab.evaluation.store import Record, finished
 from denoiselab.training.checkpoints import BEST, CHECKPOINTS, LAST
 from denoiselab.training.loggers import WandBRun
 
-# W&B keeps the chart's table as <CHART>_table; charts of all selected runs read that key, so it never changes.
-CHART = "frontier/chart"
+# W&B keeps the chart's table as <CHART>_table; charts of all selected runs read that key, so it never changes. It is
+# not below frontier/, whose summary is the least value: that of a table is nothing.
+CHART = "frontier_chart"
 FIELDS = {"x": "nfe", "y": "score", "stroke": "series"}
 # A chart that W&B has without a preset.
 LINE = "wandb/line/v0"
