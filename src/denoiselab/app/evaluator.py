@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import statistics
 from collections.abc import Callable, Mapping
@@ -50,7 +51,7 @@ def frontier_of(evaluation: Config, model: build.Model, names: list[str], option
     try:
         return Frontier(
             build.build_samplers(nodes),
-            nodes,
+            {name: _with_hashes(node) for name, node in nodes.items()},
             model.denoiser.schedule,
             evaluation["nfe"],
             evaluation["extra_nfe"],
@@ -62,6 +63,16 @@ def frontier_of(evaluation: Config, model: build.Model, names: list[str], option
         )
     except ValueError as error:
         raise BadInput(str(error).replace("evaluation.", f"{option}.")) from None
+
+
+def _with_hashes(node: Any) -> Any:
+    """A node with the sha256 of each file instead of its `path`: what is in the file counts."""
+    if not isinstance(node, dict):
+        return node
+    out = {key: _with_hashes(value) for key, value in node.items()}
+    if isinstance(path := node.get("path"), str) and Path(path).is_file():
+        out["path"] = {"sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    return out
 
 
 def extractor_of(config: Config, option: str = "evaluation") -> Extractor:

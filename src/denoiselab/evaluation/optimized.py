@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from denoiselab.evaluation.frontier import Frontier
 from denoiselab.evaluation.store import Record
 
-_FORM = re.compile(r"frontier/(?P<which>[\w.-]+)(@(?P<nfe>\d+))?")
+_FORM = re.compile(r"frontier/(?P<which>[\w.@-]+?)(@(?P<nfe>\d+))?")
 BEST = "best"
 
 
