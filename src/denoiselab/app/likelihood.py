@@ -14,11 +14,12 @@ import torch
 from denoiselab import progress
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
-from denoiselab.app.sample import checkpoint_file, device_of, load, new_folder, new_path
-from denoiselab.app.scoring import digest
-from denoiselab.app.settings import SampleSettings
+from denoiselab.app.loaded import load_weights
+from denoiselab.app.places import checkpoint_file, device_of, new_folder, new_path
+from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.data import DataSet
 from denoiselab.evaluation.bits_per_dim import BitsPerDim, measure, rate_distortion, write_rate_distortion
+from denoiselab.evaluation.cell import digest
 from denoiselab.evaluation.likelihood import Likelihood
 from denoiselab.files import atomic
 from denoiselab.training.checkpoints import read_checkpoint
@@ -31,7 +32,7 @@ Config = dict[str, Any]
 _CHOICES = {"dequantisation": ("uniform", "none"), "decoder": ("bytes", "real")}
 
 
-def measure_likelihood(settings: SampleSettings, config: Config) -> Path:
+def measure_likelihood(config: Config) -> Path:
     """Measure, and write `likelihood.json` to a new folder, which is returned.
 
     A chain's folder has its rate-distortion table and picture too.
@@ -40,11 +41,12 @@ def measure_likelihood(settings: SampleSettings, config: Config) -> Path:
         BadInput: The checkpoint, its data or an option cannot be used.
         Stopped: The run was asked to stop; nothing was written.
     """
+    settings = parse(SampleSettings, config)
     if settings.num_samples < 2:
         raise BadInput(f"num_samples={settings.num_samples}: a standard error takes at least 2.")
     method: Likelihood = construct(settings.likelihood, "likelihood")
     path = checkpoint_file(settings)
-    model, weights = load(path, settings.weights)
+    model, weights = load_weights(path, settings.weights)
     ours = read_checkpoint(path)[CHECKPOINT_KEY]
     train, data = _data(method, settings, ours["config"])
     try:
