@@ -77,6 +77,7 @@ class SampleSettings(_Settings):
 
     sampler: Node
     likelihood: Node | None = None
+    grid: Node | None = None
     frontier: Node | None = None
     logger: dict[str, Node]
     ckpt: str | list[str]
@@ -84,6 +85,8 @@ class SampleSettings(_Settings):
     num_samples: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     seed: int = Field(ge=0, lt=2**63)
+    guidance: float = Field(allow_inf_nan=False)
+    noise: Literal["independent", "brownian"]
     format: Literal["png", "npz"]
     out: str | None
     split: Literal["held_out", "train"]
