@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from denoiselab.networks.conditioning import Conditioning
 from denoiselab.parameterizations import Coefficients, Parameterization, home, solve
 from denoiselab.schedules import Level, Schedule
 from denoiselab.schedules.base import like
@@ -148,8 +149,8 @@ class Denoiser(nn.Module):
     same lam, so a network trained on one path samples along every other.
 
     Args:
-        network: Called as `network(x, label, **cond)` with x `(B, C, *)` and label `(B,)`; returns `(B, C, *)`, or
-            `(B, 2C, *)` with a learned variance.
+        network: Called as `network(x, label, cond)` with x `(B, C, *)`, label `(B,)` and a `Conditioning`; returns
+            `(B, C, *)`, or `(B, 2C, *)` with a learned variance.
         schedule: The network's home schedule.
         parameterization: The meaning (a, b) of the output at a level.
         time_label: The label of a level.
@@ -174,11 +175,11 @@ class Denoiser(nn.Module):
         self.input_scale = input_scale
         self.variance = variance
 
-    def output(self, x: Tensor, level: Level, **cond: Tensor) -> Output:
+    def output(self, x: Tensor, level: Level, cond: Conditioning = Conditioning()) -> Output:
         """The raw output at a level of the home schedule; `x` is `(B, *)`, `level` scalar or `(B,)`."""
         label = self.time_label(level).to(x).expand(x.shape[0])
         scaled = x if self.input_scale is None else like(self.input_scale(level), x) * x
-        out, raw = self.network(scaled, label, **cond), None
+        out, raw = self.network(scaled, label, cond), None
         variance = None
         if self.variance is not None:
             if self.variance.outputs == 2:
@@ -186,16 +187,16 @@ class Denoiser(nn.Module):
             variance = self.variance(x, raw)
         return Output(x, out, level, self.parameterization(level), variance)
 
-    def forward(self, x: Tensor, level: Level, **cond: Tensor) -> Prediction:
+    def forward(self, x: Tensor, level: Level, cond: Conditioning = Conditioning()) -> Prediction:
         """Predict (x0, eps) from `x` `(B, *)` at `level` (scalar or `(B,)`, of any schedule)."""
         if level.path is self.schedule:
-            return self.output(x, level, **cond).prediction()
+            return self.output(x, level, cond).prediction()
         at_home = self.schedule.at(level.lam)
         # Equal in the home schedule's range. Beyond it keep what there is more of, data or noise, at its scale, and
         # give the rest to eps, so that alpha x0 + sigma eps = x all the same.
         # Where both are pure noise, fmin and fmax pass over the undefined ratio of alphas.
         scale = torch.fmin(at_home.sigma / level.sigma, at_home.alpha / level.alpha)
-        x0, eps, variance = self.output(x * like(scale, x), at_home, **cond).prediction()
+        x0, eps, variance = self.output(x * like(scale, x), at_home, cond).prediction()
         stretch = torch.fmax(at_home.rho / level.rho, torch.ones_like(level.rho))
         excess = (1 / at_home.rho - 1 / level.rho).clamp_min(0)
         return Prediction(x0, like(stretch, x) * eps + like(excess, x) * x0, variance)

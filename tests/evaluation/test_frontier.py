@@ -24,7 +24,7 @@ class Shrink(torch.nn.Module):
         super().__init__()
         self.one = torch.nn.Parameter(torch.ones(()))
 
-    def forward(self, x, label):
+    def forward(self, x, label, cond=None):
         sigma = VPLinear().sigma(label / 1000).reshape(-1, 1, 1, 1)
         return self.one * sigma * x
 
@@ -99,7 +99,7 @@ def test_a_budget_that_cannot_be_spent_exactly_is_told():
 
 
 def test_a_network_that_diverges_is_not_scored(tmp_path, monkeypatch):
-    monkeypatch.setattr(Shrink, "forward", lambda self, x, label: x * float("nan"))
+    monkeypatch.setattr(Shrink, "forward", lambda self, x, label, cond: x * float("nan"))
     with pytest.raises(ValueError, match="sample 0 of DDIM at 2 NFE is not finite"):
         score(frontier(), tmp_path)
 
@@ -123,9 +123,10 @@ def test_grid_places_images_row_by_row():
 
 def test_labels_of_samples_and_of_training():
     conditioner = ClassLabel(3, dropout=0.5)
-    assert conditioner.sample(torch.arange(5))["class_label"].tolist() == [0, 1, 2, 0, 1]
+    assert conditioner.sample(torch.arange(5)).class_label.tolist() == [0, 1, 2, 0, 1]
     labels = torch.arange(3).repeat(1000)
-    got = conditioner.train(labels, Noise(0, torch.arange(3000), TRAINING))["class_label"]
+    got = conditioner.train(labels, Noise(0, torch.arange(3000), TRAINING)).class_label
+    assert conditioner.null(torch.arange(5)).class_label.tolist() == [3] * 5
     dropped = got == 3
     assert abs(dropped.float().mean() - 0.5) < 0.04
     assert torch.equal(got[~dropped], labels[~dropped])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from denoiselab.networks import DDPMUNet
+from denoiselab.networks import Conditioning, DDPMUNet
 
 TINY = {"channels": 16, "multipliers": (1, 2), "blocks": 1, "attention_levels": (1,), "groups": 8, "dropout": 0.0}
 
@@ -24,6 +24,10 @@ def test_shapes_and_zero_start(shape):
     assert not out.any()
 
 
+def of_class(label):
+    return Conditioning(class_label=torch.tensor([label]))
+
+
 def test_time_and_class_reach_the_output():
     torch.manual_seed(0)
     network = DDPMUNet((1, 8, 8), num_classes=3, **TINY)
@@ -31,9 +35,9 @@ def test_time_and_class_reach_the_output():
         if isinstance(module, torch.nn.Conv2d):
             module.reset_parameters()
     x = torch.randn(1, 1, 8, 8)
-    base = network(x, torch.tensor([10.0]), class_label=torch.tensor([0]))
-    assert not torch.allclose(base, network(x, torch.tensor([500.0]), class_label=torch.tensor([0])))
-    assert not torch.allclose(base, network(x, torch.tensor([10.0]), class_label=torch.tensor([3])))
+    base = network(x, torch.tensor([10.0]), of_class(0))
+    assert not torch.allclose(base, network(x, torch.tensor([500.0]), of_class(0)))
+    assert not torch.allclose(base, network(x, torch.tensor([10.0]), of_class(3)))
     assert network.conditioning == {"class_label"}
 
 

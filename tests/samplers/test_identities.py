@@ -120,7 +120,7 @@ class OracleNetwork(torch.nn.Module):
         super().__init__()
         self.parameterization, self.schedule = parameterization, schedule
 
-    def forward(self, x, label):
+    def forward(self, x, label, cond=None):
         level = self.schedule.at(-label)
         x0, eps, _ = mixture()(x, level)
         a, b = (like(part, x) for part in self.parameterization(level))

@@ -14,6 +14,7 @@ from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, closest
 from denoiselab.conditioners.label import Conditioner
 from denoiselab.denoiser import Denoiser
+from denoiselab.networks.conditioning import OPTIONAL, listed
 from denoiselab.objectives import Objective
 from denoiselab.parameterizations import determinant
 from denoiselab.samplers import Sampler
@@ -48,9 +49,9 @@ def build_model(config: Config) -> Model:
             schedule = construct(config["schedule"], "schedule")
     network.to(memory_format=torch.channels_last)
     takes: frozenset[str] = getattr(network, "conditioning", frozenset())
-    if conditioner.names != takes:
+    if not takes - OPTIONAL <= conditioner.names <= takes:
         raise BadInput(
-            f"conditioner: it gives {_names(conditioner.names)}, but network takes {_names(takes)}; "
+            f"conditioner: it gives {listed(conditioner.names)}, but network takes {listed(takes)}; "
             "choose conditioner=label for class labels (it sets network.num_classes), else conditioner=none."
         )
     denoiser = construct(
@@ -103,7 +104,10 @@ def check_model(model: Model, objective: Objective) -> None:
     device = next(denoiser.parameters()).device
     x = torch.zeros(2, *model.shape, device=device)
     cond = conditioner.sample(torch.arange(2, device=device))
-    out = denoiser.network(x, torch.zeros(2, device=device), **cond)
+    try:
+        out = denoiser.network(x, torch.zeros(2, device=device), cond)
+    except ValueError as error:
+        raise BadInput(f"network: {error}") from None
     wanted = 1 if denoiser.variance is None else denoiser.variance.outputs
     if out.shape != (2, wanted * model.shape[0], *model.shape[1:]):
         raise BadInput(
@@ -143,10 +147,6 @@ def profile_name(asked: str | None, names: list[str], option: str) -> str:
     if asked not in names:
         raise BadInput(f"{option}={asked}: unknown; {closest(asked, names)}allowed: {', '.join(names)}.")
     return asked
-
-
-def _names(names: frozenset[str]) -> str:
-    return ", ".join(sorted(names)) or "nothing"
 
 
 def _called(function: Any) -> str:

@@ -7,20 +7,25 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 
 
 class Conditioner(Protocol):
-    """Turns a batch's labels into the network's conditioning."""
+    """Turns a batch's labels into the network's conditioning; `names` are the fields it gives."""
 
     names: frozenset[str]
 
-    def train(self, labels: Tensor, noise: Noise) -> dict[str, Tensor]:
+    def train(self, labels: Tensor, noise: Noise) -> Conditioning:
         """Conditioning of a training batch with labels `(B,)` int64."""
         ...
 
-    def sample(self, index: Tensor) -> dict[str, Tensor]:
+    def sample(self, index: Tensor) -> Conditioning:
         """Conditioning of samples `index` `(B,)` int64: a function of the index alone."""
+        ...
+
+    def null(self, index: Tensor) -> Conditioning:
+        """What stands for no condition, to classifier-free guidance, for samples `index` `(B,)` int64."""
         ...
 
 
@@ -29,13 +34,17 @@ class Unconditional:
 
     names: frozenset[str] = frozenset()
 
-    def train(self, labels: Tensor, noise: Noise) -> dict[str, Tensor]:
-        """No tensors."""
-        return {}
+    def train(self, labels: Tensor, noise: Noise) -> Conditioning:
+        """No fields."""
+        return Conditioning()
 
-    def sample(self, index: Tensor) -> dict[str, Tensor]:
-        """No tensors."""
-        return {}
+    def sample(self, index: Tensor) -> Conditioning:
+        """No fields."""
+        return Conditioning()
+
+    def null(self, index: Tensor) -> Conditioning:
+        """No fields."""
+        return Conditioning()
 
 
 class ClassLabel:
@@ -59,10 +68,14 @@ class ClassLabel:
             raise ValueError(f"dropout={dropout}: it must be at least 0 and less than 1.")
         self.num_classes, self.dropout = num_classes, dropout
 
-    def train(self, labels: Tensor, noise: Noise) -> dict[str, Tensor]:
+    def train(self, labels: Tensor, noise: Noise) -> Conditioning:
         """The labels, some of them replaced by the null class."""
-        return {"class_label": torch.where(noise.uniform() < self.dropout, self.num_classes, labels)}
+        return Conditioning(class_label=torch.where(noise.uniform() < self.dropout, self.num_classes, labels))
 
-    def sample(self, index: Tensor) -> dict[str, Tensor]:
+    def sample(self, index: Tensor) -> Conditioning:
         """Sample i is of class i mod num_classes."""
-        return {"class_label": index % self.num_classes}
+        return Conditioning(class_label=index % self.num_classes)
+
+    def null(self, index: Tensor) -> Conditioning:
+        """The null class."""
+        return Conditioning(class_label=torch.full_like(index, self.num_classes))

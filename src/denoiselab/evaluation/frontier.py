@@ -224,7 +224,7 @@ def draw(
     Raises:
         ValueError: A sample is not finite.
     """
-    counted = count_calls(functools.partial(denoiser, **conditioner.sample(index)))
+    counted = count_calls(functools.partial(denoiser, cond=conditioner.sample(index)))
     x = sampler(counted, denoiser.schedule, shape, Noise(seed, index, SAMPLING), steps=steps, on_step=on_step)
     bad = ~x.isfinite().flatten(1).all(1)
     if bool(bad.any()):

@@ -1,6 +1,7 @@
-"""Networks: called as `network(x, label, **cond)`; they know no schedule and no configuration."""
+"""Networks: called as `network(x, label, cond)`; they know no schedule and no configuration."""
 
+from denoiselab.networks.conditioning import Conditioning
 from denoiselab.networks.ddpm import DDPMUNet
 from denoiselab.networks.mlp import MLP
 
-__all__ = ["MLP", "DDPMUNet"]
+__all__ = ["MLP", "Conditioning", "DDPMUNet"]

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoiselab.networks.conditioning import Conditioning, check_conditioning
 from denoiselab.networks.layers import (
     Downsample,
     ResidualBlock,
@@ -121,11 +122,12 @@ class DDPMUNet(nn.Module):
         self.norm = nn.GroupNorm(groups, width)
         self.head = zero_init(nn.Conv2d(width, outputs * shape[0], 3, padding=1))
 
-    def forward(self, x: Tensor, label: Tensor, class_label: Tensor | None = None) -> Tensor:
-        """Map `x` `(B, C, H, W)`, time labels `(B,)` and class labels `(B,)` int64 to `(B, outputs C, H, W)`."""
+    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
+        """Map `x` `(B, C, H, W)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, H, W)`."""
+        check_conditioning(cond, self.conditioning)
         embedding = self.time(label)
-        if self.classes is not None and class_label is not None:
-            embedding = embedding + self.classes(class_label)
+        if self.classes is not None and cond.class_label is not None:
+            embedding = embedding + self.classes(cond.class_label)
         embedding = F.silu(embedding)  # (B, E)
         h = self.stem(x)
         skips = [h]

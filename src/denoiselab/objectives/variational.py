@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import Denoiser, Output, Prediction
+from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 from denoiselab.objectives import weights
 from denoiselab.objectives.base import Objective, corrupt
@@ -96,13 +97,13 @@ class _Chain(Objective):
             nats = torch.where(like(clean, x0).bool().to(x0.device), last, nats)
         return nats.flatten(1).mean(1)
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
+    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
         """An unbiased estimate of the bound of each sample, `(B,)` float32, in bits/dim."""
         schedule = denoiser.schedule
         draw = self.steps(schedule, noise)
         eps = noise.like(x0)
         x = corrupt(x0, eps, draw.level)
-        output = denoiser.output(x, draw.level, **cond)
+        output = denoiser.output(x, draw.level, cond)
         first, last = _ends(schedule)
         return (self.estimate(output, x0, draw.weight) + self.ends(x0, first, last) / math.log(2)).float()
 
@@ -115,7 +116,13 @@ class _Chain(Objective):
 
     @torch.no_grad()
     def evaluate(
-        self, denoiser: Denoiser, x0: Tensor, noise: Noise, *, clip: float | None = None, **cond: Tensor
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        noise: Noise,
+        cond: Conditioning = Conditioning(),
+        *,
+        clip: float | None = None,
     ) -> Bound:
         """The whole bound of each sample, T network calls.
 
@@ -123,13 +130,13 @@ class _Chain(Objective):
             denoiser: What is evaluated.
             x0: Clean batch `(B, *)`.
             noise: Source of the eps of each step.
+            cond: The batch's conditioning.
             clip: Clamp the predicted x0 to [-clip, clip], as Ho et al. do when they report bits/dim; None does not.
-            cond: Conditioning tensors of the batch.
         """
         nodes = denoiser.schedule.nodes(self.steps.steps).unbind()
         terms = []
         for here in nodes:
-            prediction = denoiser(corrupt(x0, noise.like(x0), here), here, **cond)
+            prediction = denoiser(corrupt(x0, noise.like(x0), here), here, cond)
             if clip is not None:
                 prediction = prediction._replace(x0=prediction.x0.clamp(-clip, clip))
             terms.append(self.term(prediction, x0, here) / math.log(2))
@@ -222,11 +229,11 @@ class Hybrid(Objective):
             )
         self.bound.check(denoiser)
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
+    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
         """The loss of each sample, `(B,)` float32."""
         draw = self.bound.steps(denoiser.schedule, noise)
         eps = noise.like(x0)
-        output = denoiser.output(corrupt(x0, eps, draw.level), draw.level, **cond)
+        output = denoiser.output(corrupt(x0, eps, draw.level), draw.level, cond)
         frozen = output._replace(out=output.out.detach())
         bound = self.bound.estimate(frozen, x0, draw.weight)
         return self.simple.loss(output, x0, eps, draw) + self.weight * bound.float()
@@ -249,12 +256,12 @@ class ContinuousBound(Objective):
         self.decoder = decoder
         self.levels = UniformTime(uniforms)
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
+    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
         """An unbiased estimate of the bound of each sample, `(B,)` float32, in bits/dim."""
         schedule = denoiser.schedule
         level = self.levels(schedule, noise).level
         eps, last_eps = noise.like(x0), noise.like(x0)
-        prediction = denoiser(corrupt(x0, eps, level), level, **cond)
+        prediction = denoiser(corrupt(x0, eps, level), level, cond)
         error = (prediction.x0.double() - x0.double()).square().flatten(1).mean(1)
         diffusion = (schedule.t_max - schedule.t_min) * weights.likelihood(level) * error
         first, last = _ends(schedule)

@@ -77,7 +77,7 @@ class DiffusionModule(pl.LightningModule):
             torch.cuda.manual_seed(word)
         noise = Noise(self.seed, batch["position"], TRAINING)
         cond = self.conditioner.train(batch["labels"], noise)
-        loss: Tensor = self.objective(self.denoiser, batch["images"], noise, **cond).mean()
+        loss: Tensor = self.objective(self.denoiser, batch["images"], noise, cond).mean()
         self.images_seen += len(batch["position"]) * self.trainer.world_size
         return loss
 
