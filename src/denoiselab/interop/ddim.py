@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from denoiselab.interop.files import as_state, local, read_torch
+from denoiselab.interop.files import as_state, read_torch
 from denoiselab.interop.imported import Imported, named, node
 from denoiselab.interop.layout import SAME, InteropError, Layout, Pointwise, Stacked, State, width_of
 from denoiselab.interop.unet import Names, Part, entries
@@ -61,7 +61,7 @@ class Checkpoint:
         Raises:
             InteropError: The file cannot be read, or holds another network.
         """
-        path = local(self.path)
+        path = Path(self.path).expanduser()
         content = read_torch(path)
         states = content if isinstance(content, list) else [content]
         weights = as_state(states[0] if states else None, path)

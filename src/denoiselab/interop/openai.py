@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from denoiselab.interop.files import local, read_tensors
+from denoiselab.interop.files import read_tensors
 from denoiselab.interop.imported import Imported, named, node
 from denoiselab.interop.layout import (
     SAME,
@@ -89,7 +89,7 @@ class UNet:
         Raises:
             InteropError: The file cannot be read, or holds another network.
         """
-        path = local(self.path)
+        path = Path(self.path).expanduser()
         state = read_tensors(path)
         heads = {"heads": self.heads or 1, "head_channels": self.head_channels}
         layout = unet_layout(state, path, heads, self.new_order, self.image_size, self.dropout)
@@ -138,7 +138,7 @@ def read_classifier(
     Raises:
         InteropError: The file cannot be read, or holds another network.
     """
-    file = local(path)
+    file = Path(path).expanduser()
     state = read_tensors(file)
     layout = classifier_layout(state, file, depth, num_head_channels, new_order)
     return layout, layout.to_ours(state, file)
