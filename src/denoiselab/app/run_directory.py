@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
+from denoiselab import files
 from denoiselab.app.errors import BadInput
 from denoiselab.files import atomic, write_text
 
@@ -129,20 +131,42 @@ class RunDirectory:
         info: dict[str, Any] = {"wandb_id": secrets.token_hex(4), "starts": []}
         if (self.path / "run.json").exists():
             info = self.info
-        info["starts"].append(
-            {
-                "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-                "command": sys.argv,
-                "host": platform.node(),
-                "python": platform.python_version(),
-                "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-                **_git(),
-                "config": config,
-            }
-        )
-        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-        with atomic(self.path / "run.json", "w") as file:
-            json.dump(info, file, indent=1)
+        info["starts"].append(start_record(config))
+        write_description(self.path, config, info)
+
+
+def start_record(config: Mapping[str, Any]) -> dict[str, Any]:
+    """When, by what command, where and with which versions a configuration was started."""
+    return {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        **_git(),
+        "config": config,
+    }
+
+
+def write_description(path: Path, config: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+    """Write `config.yaml` and `run.json`."""
+    write_text(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    with atomic(path / "run.json", "w") as file:
+        json.dump(info, file, indent=1)
+
+
+@contextmanager
+def new_folder(out: Path, option: str = "out") -> Iterator[Path]:
+    """A hidden folder that takes the name `out` when the block ends well, and goes if it does not.
+
+    Raises:
+        BadInput: It cannot be written; the message names the option.
+    """
+    try:
+        with files.new_folder(out) as partial:
+            yield partial
+    except OSError as error:
+        raise BadInput(f"{option}={out}: cannot be written to ({error.strerror or error}).") from None
 
 
 def _git() -> dict[str, Any]:

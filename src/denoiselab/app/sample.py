@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from denoiselab import progress
-from denoiselab.app import build
+from denoiselab.app import build, importing
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
+from denoiselab.app.run_directory import new_folder
 from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.evaluation.frontier import draw
 from denoiselab.evaluation.media import medium
@@ -38,43 +34,46 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
         BadInput: Something is wrong.
     """
     settings = parse(SampleSettings, config)
-    check({"sampler": settings.sampler})
+    if settings.import_ is not None:
+        importing.check_source(settings.import_, settings.ckpt)
+    elif settings.ckpt is None:
+        raise BadInput("ckpt: is not given; pass ckpt=<run directory or file>, or import=<source> import.path=...")
+    check({"sampler": settings.sampler, "import": settings.import_})
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
         raise BadInput("accelerator=gpu: this machine has no GPU; use accelerator=cpu.")
     return settings
 
 
 def sample(config: Config) -> Path:
-    """Draw samples and write them to a new folder, which is returned.
+    """Draw samples, or export the model, and write to a new folder, which is returned.
 
     Raises:
         BadInput: The checkpoint or an option cannot be used.
         Stopped: The run was asked to stop; nothing was written.
     """
     settings = parse(SampleSettings, config)
+    if settings.export is not None:
+        from denoiselab.app.exporting import export
+
+        return export(settings, settings.export)
     sampler: Sampler = construct(settings.sampler, "sampler")
-    path = Path(settings.ckpt)
-    path = path / CHECKPOINTS / LAST if path.is_dir() else path
-    model, weights = _load(path, settings.weights)
+    path = checkpoint_file(settings)
+    model, weights = load(path, settings.weights)
     checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
     # Whatever else was asked for, in eight digits: the same request has the same folder.
     rest = json.dumps([settings.sampler, checkpoint, settings.format], sort_keys=True)
     rule = config["sampler"]["_target_"].rpartition(".")[2].lower()
     digest = hashlib.sha256(rest.encode()).hexdigest()[:8]
     folder = f"{rule}_steps{sampler.steps}_{weights}_seed{settings.seed}_n{settings.num_samples}_{digest}"
-    home = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
-    out = Path(settings.out) if settings.out else home / "samples" / folder
-    if out.exists():
-        raise BadInput(f"out={out}: exists already; nothing is written over, so name another folder with out=...")
-    on_gpu = settings.accelerator == "gpu" or (settings.accelerator == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if on_gpu else "cpu")
+    out = new_path(settings, path, "samples", folder)
+    device = device_of(settings)
     denoiser = model.denoiser.to(device).eval()
     try:
         calls = 1 if sampler.adaptive else sampler.nfe(sampler.steps, model.denoiser.schedule)
     except ValueError as error:
         raise BadInput(f"sampler: {error}") from None
     with (
-        _folder(out) as partial,
+        new_folder(out) as partial,
         Interruption("stopped; nothing was written.") as interruption,
         progress.bar("sampling", settings.num_samples * calls) as bar,
     ):
@@ -107,8 +106,44 @@ def sample(config: Config) -> Path:
     return out
 
 
-def _load(path: Path, asked: str | None) -> tuple[build.Model, str]:
-    """The model of a checkpoint with the weights asked for, and their name."""
+def checkpoint_file(settings: SampleSettings) -> Path:
+    """The checkpoint that `ckpt` names, a file or a run's newest; or that of an import.
+
+    Raises:
+        BadInput: The import is refused.
+    """
+    if settings.import_ is not None:
+        path = importing.run_directory(settings.import_, Path(settings.log_dir))
+    else:
+        path = Path(str(settings.ckpt))
+    return path / CHECKPOINTS / LAST if path.is_dir() else path
+
+
+def device_of(settings: SampleSettings) -> torch.device:
+    """The device that `accelerator` names."""
+    on_gpu = settings.accelerator == "gpu" or (settings.accelerator == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if on_gpu else "cpu")
+
+
+def new_path(settings: SampleSettings, checkpoint: Path, kind: str, folder: str) -> Path:
+    """The folder to write: `out`, or one in the folder `kind` of the checkpoint's run.
+
+    Raises:
+        BadInput: It exists.
+    """
+    home = checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent
+    out = Path(settings.out) if settings.out else home / kind / folder
+    if out.exists():
+        raise BadInput(f"out={out}: exists already; nothing is written over, so name another folder with out=...")
+    return out
+
+
+def load(path: Path, asked: str | None) -> tuple[build.Model, str]:
+    """The model of a checkpoint with the weights asked for, and their name.
+
+    Raises:
+        BadInput: The file is no checkpoint of ours, is damaged, or has no such weights.
+    """
     try:
         checkpoint = read_checkpoint(path)
         ours = checkpoint[CHECKPOINT_KEY]
@@ -127,22 +162,3 @@ def _load(path: Path, asked: str | None) -> tuple[build.Model, str]:
     weights = build.profile_name(asked, [*ours["ema"], RAW], "weights")
     model.denoiser.load_state_dict({**state, **(ours["ema"][weights] if weights != RAW else {})})
     return model, weights
-
-
-@contextmanager
-def _folder(out: Path) -> Iterator[Path]:
-    """A hidden folder that takes the name `out` when the block ends well, and goes if it does not."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    except OSError as error:
-        raise BadInput(f"out={out}: cannot be written to ({error.strerror or error}).") from None
-    try:
-        yield partial
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o777 & ~umask)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise

@@ -74,7 +74,10 @@ class SampleSettings(_Settings):
     """The whole configuration of `sample.py`."""
 
     sampler: Node
-    ckpt: str
+    import_: Node | None = Field(default=None, alias="import")
+    ckpt: str | None
+    export: Literal["diffusers"] | None
+    log_dir: str
     weights: str | None
     num_samples: int = Field(ge=1)
     batch_size: int = Field(ge=1)
