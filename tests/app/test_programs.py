@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from denoiselab import parameterizations
-from denoiselab.app.sample import load
+from denoiselab.app.loaded import load_weights as load
 from denoiselab.noise import Noise
 from denoiselab.samplers import DDIM, Ancestral
 from denoiselab.samplers.spacing import UniformTime

@@ -7,7 +7,8 @@ import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 from randomised import off, randomised
 
-from denoiselab.app import importing, sample
+from denoiselab.app import importing
+from denoiselab.app.loaded import load_weights
 from denoiselab.denoiser import Denoiser, ScaledTime, StepIndex
 from denoiselab.interop.diffusers import write_pipeline
 from denoiselab.interop.imported import node
@@ -110,7 +111,7 @@ def test_an_imported_run_samples_as_its_pipeline(scheduler, options, tmp_path, m
     pipeline.save_pretrained(tmp_path / "pipeline")
     source = node("denoiselab.interop.diffusers.Pipeline", path=str(tmp_path / "pipeline"))
     run = importing.run_directory(source, tmp_path / "logs")
-    model, weights = sample.load(run / "checkpoints" / "last.ckpt", None)
+    model, weights = load_weights(run / "checkpoints" / "last.ckpt", None)
     assert weights == "raw"
     threshold = Clip() if scheduler.config.clip_sample else None
     denoiser = model.denoiser

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from typing import Any
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
-from denoiselab import files
 from denoiselab.app.errors import BadInput
 from denoiselab.files import atomic, write_text
 
@@ -153,20 +151,6 @@ def write_description(path: Path, config: Mapping[str, Any], info: Mapping[str, 
     write_text(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
     with atomic(path / "run.json", "w") as file:
         json.dump(info, file, indent=1)
-
-
-@contextmanager
-def new_folder(out: Path, option: str = "out") -> Iterator[Path]:
-    """A hidden folder that takes the name `out` when the block ends well, and goes if it does not.
-
-    Raises:
-        BadInput: It cannot be written; the message names the option.
-    """
-    try:
-        with files.new_folder(out) as partial:
-            yield partial
-    except OSError as error:
-        raise BadInput(f"{option}={out}: cannot be written to ({error.strerror or error}).") from None
 
 
 def _git() -> dict[str, Any]:
