@@ -222,3 +222,16 @@ def test_data_of_another_shape_are_refused(pipeline, tmp_path, invoke):
     assert list(tmp_path.iterdir()) == []
     result = invoke("sample.py", "ckpt=x", "data=digits")
     assert "data=digits: only an import takes it" in result.last
+
+
+def test_a_network_with_classes_and_no_null_class_samples_and_is_not_guided(tmp_path, tmp_path_factory, invoke):
+    pipeline = tmp_path_factory.mktemp("pipelines") / "classes"
+    unet = UNet2DModel(**TINY, in_channels=1, out_channels=1, num_class_embeds=10)
+    unet.save_pretrained(pipeline)
+    DDPMScheduler().save_pretrained(pipeline)
+    place = ["import=diffusers", f"import.path='{pipeline}'", f"log_dir={tmp_path / 'logs'}"]
+    result = invoke("sample.py", *place, "num_samples=2", "sampler.steps=2")
+    assert result.code == 0, result.err
+    result = invoke("sample.py", *place, "data=digits", "frontier=default", "frontier.guidance=[1,2]")
+    assert result.code == 2
+    assert "frontier.guidance=2.0: the model was trained without a null class" in result.last
