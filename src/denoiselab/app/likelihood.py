@@ -14,7 +14,7 @@ import torch
 from denoiselab import progress
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
-from denoiselab.app.loaded import load_weights
+from denoiselab.app.loaded import data_of, load_weights
 from denoiselab.app.places import checkpoint_file, device_of, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.data import DataSet
@@ -128,10 +128,11 @@ def _data(method: Likelihood, settings: SampleSettings, config: Config) -> tuple
     Raises:
         BadInput: They are not there, too few, or of another kind than the method's.
     """
-    check({"data": config["data"]}, model_only=True)
-    name = config["data"]["name"]
+    node = data_of(config, Path(str(settings.ckpt)))
+    check({"data": node}, model_only=True)
+    name = node["name"]
     try:
-        train, held_out = construct(config["data"], "data").load()
+        train, held_out = construct(node, "data").load()
     except (ValueError, OSError) as error:
         raise BadInput(f"ckpt={settings.ckpt}: its data cannot be loaded: {error}") from None
     data: DataSet = {"train": train, "held_out": held_out}[settings.split]

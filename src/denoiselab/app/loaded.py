@@ -68,6 +68,18 @@ def load(path: Path) -> Loaded:
     return Loaded(model, ours["ema"], config, ours["images_seen"])
 
 
+def data_of(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The node of the data set that a checkpoint's configuration names.
+
+    Raises:
+        BadInput: It names none: an import without data.
+    """
+    node: dict[str, Any] = config.get("data") or {}
+    if "_target_" not in node:
+        raise BadInput(f"ckpt={path}: it names no data to measure against; import it with data=<data set>.")
+    return node
+
+
 def load_weights(path: Path, asked: str | None) -> tuple[build.Model, str]:
     """The model of a checkpoint file with the weights asked for, or its first profile, and their name.
 
