@@ -3,5 +3,6 @@
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.networks.ddpm import DDPMUNet
 from denoiselab.networks.mlp import MLP
+from denoiselab.networks.ncsnpp import NCSNpp
 
-__all__ = ["MLP", "Conditioning", "DDPMUNet"]
+__all__ = ["MLP", "Conditioning", "DDPMUNet", "NCSNpp"]
