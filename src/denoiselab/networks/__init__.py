@@ -1,8 +1,9 @@
 """Networks: called as `network(x, label, cond)`; they know no schedule and no configuration."""
 
+from denoiselab.networks.adm import ADMClassifier, ADMUNet
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.networks.ddpm import DDPMUNet
 from denoiselab.networks.mlp import MLP
 from denoiselab.networks.ncsnpp import NCSNpp
 
-__all__ = ["MLP", "Conditioning", "DDPMUNet", "NCSNpp"]
+__all__ = ["MLP", "ADMClassifier", "ADMUNet", "Conditioning", "DDPMUNet", "NCSNpp"]

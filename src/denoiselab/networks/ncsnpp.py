@@ -12,11 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 from denoiselab.networks.checks import check_dropout, check_image, check_levels, check_multipliers, check_sizes
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
-from denoiselab.networks.layers import SinusoidalEmbedding
+from denoiselab.networks.embeddings import FourierEmbedding, SinusoidalEmbedding
 from denoiselab.networks.ncsnpp_layers import (
     Decoder,
     Encoder,
-    FourierEmbedding,
     ResidualBlock,
     SelfAttention,
     class_table,

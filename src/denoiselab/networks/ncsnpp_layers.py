@@ -36,28 +36,6 @@ def head(channels_in: int, channels_out: int, scale: float = 0.0) -> nn.Sequenti
     )
 
 
-class FourierEmbedding(nn.Module):
-    """Sines and cosines of a label at random frequencies, which are drawn once and not trained.
-
-    Source: Tancik et al., Fourier Features, arXiv 2006.10739; Song et al., arXiv 2011.13456, appendix H.
-
-    Args:
-        frequencies: Their number; there are twice as many features, the sines first.
-        scale: Standard deviation of the frequencies, in turns per unit of the label.
-    """
-
-    frequencies: Tensor
-
-    def __init__(self, frequencies: int, scale: float = 16.0) -> None:
-        super().__init__()
-        self.register_buffer("frequencies", scale * torch.randn(frequencies))
-
-    def forward(self, label: Tensor) -> Tensor:
-        """Embed labels `(B,)` as `(B, 2 frequencies)`."""
-        angles = label[:, None].float() * self.frequencies.float() * (2 * math.pi)
-        return torch.cat((angles.sin(), angles.cos()), dim=1).to(label.dtype)
-
-
 class ResidualBlock(nn.Module):
     """Norm, swish, conv; add the embedding; norm, swish, dropout, conv; add the input; rescale.
 

@@ -1,4 +1,4 @@
-"""Up- and down-sampling of images by two, by plain averages or through FIR filters."""
+"""Up- and down-sampling of images by two: by plain averages, by convolutions, or through FIR filters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+# From so many positions of a batch on, folding the doubling into the weight costs less than it saves.
+_FOLDS_FROM = 512
 
 
 def filter_2d(taps: Sequence[float]) -> Tensor:
@@ -37,6 +40,68 @@ class Repeats(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, C, H, W)` to `(B, C, 2H, 2W)`."""
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+class Downsample(nn.Module):
+    """Halve the resolution by a 3x3 convolution of stride 2.
+
+    Args:
+        channels: Of input and output.
+        symmetric: Pad one position on all sides (improved-diffusion; diffusers' default); else at the right and the
+            bottom alone, as TensorFlow's "SAME" does and so Ho et al.'s networks.
+    """
+
+    def __init__(self, channels: int, symmetric: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if symmetric else 0)
+        self.symmetric = symmetric
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, C, H, W)` to `(B, C, H/2, W/2)`."""
+        out: Tensor = self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
+        return out
+
+
+class UpConv2d(nn.Conv2d):
+    """A 3x3 convolution of an image that is doubled first, by repeating pixels.
+
+    The two are one transposed convolution of stride 2 with a 4x4 kernel, whose taps are sums of the 3x3's: 4/9 of the
+    multiplications, and the doubled image is never stored. Where few positions share the weight, the sums cost more
+    than they save, and the two are done in turn.
+
+    Args:
+        channels_in: Of the input.
+        channels_out: Of the output.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, channels_in, H, W)` to `(B, channels_out, 2H, 2W)`."""
+        if x.shape[0] * x.shape[2] * x.shape[3] < _FOLDS_FROM:
+            return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        flipped = self.weight.flip(2, 3).transpose(0, 1)
+        rows = F.pad(flipped, (0, 1)) + F.pad(flipped, (1, 0))
+        kernel = F.pad(rows, (0, 0, 0, 1)) + F.pad(rows, (0, 0, 1, 0))  # (I, O, 4, 4)
+        return F.conv_transpose2d(x, kernel, self.bias, stride=2, padding=1)
+
+
+class Upsample(nn.Module):
+    """Double the resolution by repeating pixels and a 3x3 convolution.
+
+    Args:
+        channels: Of input and output.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = UpConv2d(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, C, H, W)` to `(B, C, 2H, 2W)`."""
+        out: Tensor = self.conv(x)
+        return out
 
 
 class _Filtered(nn.Module):
