@@ -78,16 +78,18 @@ class ScaledTime:
 
 
 class StepIndex:
-    """The time label 0..T-1 of a discrete schedule's trained levels.
+    """The time label 0..T-1 of a discrete schedule's trained levels, or a multiple of it.
 
     Args:
         nearest: Between trained levels, the nearest index instead of a fractional one: for networks with a table
             of embeddings (k-diffusion's `quantize`).
+        scale: Factor on the index; 1000 / T makes chains of all lengths alike to the network (improved-diffusion's
+            `rescale_timesteps`).
         descending: 0 is the noisiest level, as in NCSN's code and its successors'.
     """
 
-    def __init__(self, nearest: bool = False, descending: bool = False) -> None:
-        self.nearest, self.descending = nearest, descending
+    def __init__(self, nearest: bool = False, scale: float = 1.0, descending: bool = False) -> None:
+        self.nearest, self.scale, self.descending = nearest, scale, descending
 
     def __call__(self, level: Level) -> Tensor:
         """The label, shaped like the level.
@@ -102,7 +104,7 @@ class StepIndex:
                 "use ScaledTime or LogNoise."
             )
         index = steps - level.t * steps if self.descending else level.t * steps - 1
-        return index.round() if self.nearest else index
+        return (index.round() if self.nearest else index) * self.scale
 
 
 class LogNoise:
