@@ -165,7 +165,12 @@ def to_config(options: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: Theirs has no such network.
     """
     given = {**_defaults(), **options}
-    for key, value in (("num_classes", None), ("augmentation_features", None), ("outputs", 1)):
+    for key, value in (
+        ("image_channels", None),
+        ("num_classes", None),
+        ("augmentation_features", None),
+        ("outputs", 1),
+    ):
         if given[key] != value:
             raise ValueError(f"network.{key}={given[key]}: score_sde's ncsnpp has none.")
     channels, height, width = given["shape"]
@@ -232,14 +237,14 @@ def ncsnpp_entries(options: Mapping[str, Any]) -> list[Entry]:
             walk.attention(f"{stage}.attention")
         if given["progressive_output"] == "skip" or (given["progressive_output"] == "residual" and not index):
             walk.plain(f"{stage}.read.0")
-            walk.plain(f"{stage}.read.2")
+            walk.plain(f"{stage}.read.1")
         elif given["progressive_output"] == "residual":
             walk.resampling_conv(f"{stage}.pyramid")
         if level:
             walk.resample(stage)
     if given["progressive_output"] != "skip":
         walk.plain("head.0")
-        walk.plain("head.2")
+        walk.plain("head.1")
     return walk.entries
 
 
