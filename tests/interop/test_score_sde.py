@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from published.score_sde import Weights, network
+from published.score_sde import network
+from published.weights import Shapes, Weights
 
 from denoiselab.app.construct import construct
 from denoiselab.denoiser import Denoiser
@@ -85,21 +86,11 @@ def test_released_checkpoints_have_these_shapes(name):
         config = CONFIGS[name]
         layout = ncsnpp_layout(config, HERE)
         ours = layout.to_theirs(layout.skeleton())
-    made = _Shapes()
+    made = Shapes()
     size, channels = config["data"]["image_size"], config["data"]["num_channels"]
     with torch.device("meta"):
         network(made, config, torch.zeros(1, channels, size, size), torch.zeros(1))
     assert {name: tensor.shape for name, tensor in ours.items()} == made.shapes
-
-
-class _Shapes(Weights):
-    def __init__(self):
-        super().__init__()
-        self.shapes = {}
-
-    def get(self, name, *shape):
-        self.shapes[name] = torch.Size(shape)
-        return torch.empty(shape, device="meta")
 
 
 def reference_score(config, state, x, sigma, label):

@@ -1,36 +1,16 @@
 """Score SDE's `ncsnpp` as a function of a state dict in its published layout, in plain operations of torch.
 
 Written from the paper (arXiv 2011.13456, appendix H) and the layout's names, to check our network and its name map
-against; slow, and unlike ours in how it resamples, attends and keeps its weights. A `Weights` without entries makes
-them up, so one pass over it is the layout: names, in the order of the original's modules, and shapes.
+against; slow, and unlike ours in how it resamples, attends and keeps its weights.
 """
 
+import itertools
 import math
 
 import torch
 import torch.nn.functional as F
 
 TAPS = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
-
-
-class Weights(dict):
-    """A state dict that makes up what it does not hold."""
-
-    def __init__(self, state=(), seed=0):
-        super().__init__(state)
-        self.generator = torch.Generator().manual_seed(seed)
-        self.number = -1
-
-    def layer(self):
-        self.number += 1
-        return f"all_modules.{self.number}"
-
-    def get(self, name, *shape):
-        if name not in self:
-            spread = 1 / math.sqrt(math.prod(shape[1:])) if len(shape) > 1 else 0.3
-            self[name] = spread * torch.randn(shape, generator=self.generator)
-        assert self[name].shape == shape, name
-        return self[name]
 
 
 def upfirdn(x, up, down, before, after, gain):
@@ -75,7 +55,10 @@ def network(w, config, x, label):
     nf, mult, per_level = m["nf"], m["ch_mult"], m["num_res_blocks"]
     rescale = 2**-0.5 if m["skip_rescale"] else 1.0
     biggan, fir = m["resblock_type"] == "biggan", m["fir"]
-    w.number = -1
+    number = itertools.count()
+
+    def layer():
+        return f"all_modules.{next(number)}"
 
     def down(x):
         return upfirdn(x, 1, 2, 1, 1, 1) if fir else x.unflatten(-1, (-1, 2)).unflatten(-3, (-1, 2)).mean((-3, -1))
@@ -84,14 +67,14 @@ def network(w, config, x, label):
         return upfirdn(x, 2, 1, 2, 1, 2) if fir else x.repeat_interleave(2, -1).repeat_interleave(2, -2)
 
     def down_conv(x, channels):
-        name = w.layer()
+        name = layer()
         if not fir:
             return conv(w, f"{name}.Conv_0", F.pad(x, (0, 1, 0, 1)), channels, padding=0, stride=2)
         filtered = upfirdn(x, 1, 1, 2, 2, 1)
         return conv(w, f"{name}.Conv2d_0", filtered, channels, padding=0)[..., ::2, ::2]
 
     def up_conv(x, channels):
-        name = w.layer()
+        name = layer()
         if not fir:
             return conv(w, f"{name}.Conv_0", up(x), channels)
         # Zeros between the pixels, the convolution, the filter; nothing is cut off between.
@@ -103,7 +86,7 @@ def network(w, config, x, label):
         return upfirdn(wide, 1, 1, 2, 1, 2)[..., 4:-4, 4:-4] + bias[:, None, None]
 
     def block(x, channels, resample=None):
-        name = w.layer()
+        name = layer()
         h = F.silu(norm(w, f"{name}.GroupNorm_0", x))
         entering = x.shape[1]
         if resample:
@@ -118,7 +101,7 @@ def network(w, config, x, label):
         return (x + h) * rescale
 
     def attention(x):
-        name, channels = w.layer(), x.shape[1]
+        name, channels = layer(), x.shape[1]
         h = norm(w, f"{name}.GroupNorm_0", x)
         q, k, v = (nin(w, f"{name}.NIN_{i}", h, channels).flatten(2) for i in range(3))
         weights = (torch.einsum("bcq,bck->bqk", q, k) / math.sqrt(channels)).softmax(-1)
@@ -126,18 +109,18 @@ def network(w, config, x, label):
         return (x + nin(w, f"{name}.NIN_3", h, channels)) * rescale
 
     def read(h, channels):
-        h = F.silu(norm(w, w.layer(), h))
-        return conv(w, w.layer(), h, channels)
+        h = F.silu(norm(w, layer(), h))
+        return conv(w, layer(), h, channels)
 
     if m["embedding_type"] == "fourier":
-        angles = 2 * math.pi * label[:, None] * w.get(f"{w.layer()}.W", nf)
+        angles = 2 * math.pi * label[:, None] * w.get(f"{layer()}.W", nf)
     else:
         angles = label[:, None] * 10000 ** (-torch.arange(nf // 2) / (nf // 2 - 1))
-    temb = linear(w, w.layer(), torch.cat((angles.sin(), angles.cos()), 1), 4 * nf)
-    temb = linear(w, w.layer(), F.silu(temb), 4 * nf)
+    temb = linear(w, layer(), torch.cat((angles.sin(), angles.cos()), 1), 4 * nf)
+    temb = linear(w, layer(), F.silu(temb), 4 * nf)
 
     pyramid = x
-    skips = [conv(w, w.layer(), x, nf)]
+    skips = [conv(w, layer(), x, nf)]
     for level, multiplier in enumerate(mult):
         for _ in range(per_level):
             h = block(skips[-1], nf * multiplier)
@@ -147,7 +130,7 @@ def network(w, config, x, label):
             h = block(h, channels, down) if biggan else down_conv(h, channels)
             if m["progressive_input"] == "input_skip":
                 pyramid = down(pyramid)
-                entering = conv(w, f"{w.layer()}.Conv", pyramid, channels, 1, 0)
+                entering = conv(w, f"{layer()}.Conv", pyramid, channels, 1, 0)
                 h = torch.cat((entering, h), 1) if m["progressive_combine"] == "cat" else entering + h
             elif m["progressive_input"] == "residual":
                 h = pyramid = (down_conv(pyramid, channels) + h) * rescale
