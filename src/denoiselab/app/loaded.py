@@ -1,0 +1,93 @@
+"""A model from a checkpoint."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from denoiselab.app import build
+from denoiselab.app.construct import check
+from denoiselab.app.errors import BadInput
+from denoiselab.training.checkpoints import CheckpointError, check_weights, read_checkpoint
+from denoiselab.training.ema import RAW, applied
+from denoiselab.training.module import CHECKPOINT_KEY
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint's model, with its own weights.
+
+    Args:
+        model: Rebuilt.
+        averages: Profile to averaged weights.
+        config: Of the run, plain containers.
+        images_seen: In training.
+    """
+
+    model: build.Model
+    averages: dict[str, dict[str, Tensor]]
+    config: dict[str, Any]
+    images_seen: int
+
+    @property
+    def names(self) -> list[str]:
+        """What `applied` accepts."""
+        return [*self.averages, RAW]
+
+    def applied(self, name: str) -> AbstractContextManager[None]:
+        """Within it the denoiser has the weights of that name."""
+        return nullcontext() if name == RAW else applied(self.model.denoiser, self.averages[name])
+
+
+def load(path: Path) -> Loaded:
+    """The model of a checkpoint file.
+
+    Raises:
+        BadInput: It cannot be used.
+    """
+    try:
+        checkpoint = read_checkpoint(path)
+        ours = checkpoint[CHECKPOINT_KEY]
+        config = ours["config"]
+        check({part: config[part] for part in build.MODEL_PARTS}, model_only=True)
+        model = build.build_model(config)
+        prefix = "denoiser."
+        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        check_weights(path, model.denoiser.state_dict(), state)
+        for average in ours["ema"].values():
+            check_weights(path, dict(model.denoiser.named_parameters()), average)
+    except CheckpointError as error:
+        raise BadInput(f"ckpt={error}") from None
+    except (KeyError, TypeError):
+        raise BadInput(f"ckpt={path}: its configuration is incomplete, so the network cannot be rebuilt.") from None
+    model.denoiser.load_state_dict(state)
+    return Loaded(model, ours["ema"], config, ours["images_seen"])
+
+
+def data_of(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The node of the data set that a checkpoint's configuration names.
+
+    Raises:
+        BadInput: It names none: an import without data.
+    """
+    node: dict[str, Any] = config.get("data") or {}
+    if "_target_" not in node:
+        raise BadInput(f"ckpt={path}: it names no data to measure against; import it with data=<data set>.")
+    return node
+
+
+def load_weights(path: Path, asked: str | None) -> tuple[build.Model, str]:
+    """The model of a checkpoint file with the weights asked for, or its first profile, and their name.
+
+    Raises:
+        BadInput: It cannot be used, or has no such weights.
+    """
+    loaded = load(path)
+    weights = build.profile_name(asked, loaded.names, "weights")
+    if weights != RAW:
+        loaded.model.denoiser.load_state_dict(loaded.averages[weights], strict=False)  # buffers are not averaged
+    return loaded.model, weights
