@@ -23,12 +23,14 @@ class Loaded:
     """A checkpoint's model, with its own weights.
 
     Args:
+        path: Of the file.
         model: Rebuilt.
         averages: Profile to averaged weights.
         config: Of the run, plain containers.
         images_seen: In training.
     """
 
+    path: Path
     model: build.Model
     averages: dict[str, dict[str, Tensor]]
     config: dict[str, Any]
@@ -45,11 +47,12 @@ class Loaded:
         Raises:
             BadInput: They cannot be loaded.
         """
-        check({"data": self.config["data"]}, model_only=True)
+        node = data_of(self.config, self.path)
+        check({"data": node}, model_only=True)
         try:
-            loaded: tuple[DataSet, DataSet] = construct(self.config["data"], "data").load()
+            loaded: tuple[DataSet, DataSet] = construct(node, "data").load()
         except (ValueError, OSError) as error:
-            raise BadInput(f"ckpt: its data cannot be loaded: {error}") from None
+            raise BadInput(f"ckpt={self.path}: its data cannot be loaded: {error}") from None
         return loaded
 
     def applied(self, name: str) -> AbstractContextManager[None]:
@@ -79,7 +82,19 @@ def load(path: Path) -> Loaded:
     except (KeyError, TypeError):
         raise BadInput(f"ckpt={path}: its configuration is incomplete, so the network cannot be rebuilt.") from None
     model.denoiser.load_state_dict(state)
-    return Loaded(model, ours["ema"], config, ours["images_seen"])
+    return Loaded(path, model, ours["ema"], config, ours["images_seen"])
+
+
+def data_of(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The node of the data set that a checkpoint's configuration names.
+
+    Raises:
+        BadInput: It names none: an import without data.
+    """
+    node: dict[str, Any] = config.get("data") or {}
+    if "_target_" not in node:
+        raise BadInput(f"ckpt={path}: it names no data to measure against; import it with data=<data set>.")
+    return node
 
 
 def load_weights(path: Path, asked: str | None) -> tuple[Loaded, str]:
