@@ -23,6 +23,15 @@ from denoiselab.networks import NCSNpp
 # What their state holds beside what is trained: the noise levels, and the frequencies of Fourier features.
 _UNTRAINED = ("sigmas", "all_modules.0.W")
 
+_CHOICES = {
+    "sde": ("vesde", "vpsde", "subvpsde"),
+    "embedding_type": ("fourier", "positional"),
+    "resblock_type": ("biggan", "ddpm"),
+    "progressive": ("none", "output_skip", "residual"),
+    "progressive_input": ("none", "input_skip", "residual"),
+    "progressive_combine": ("sum", "cat"),
+}
+
 
 class ScoreSDE:
     """Reads a checkpoint `checkpoint_*.pth` of NCSN++ or DDPM++.
@@ -34,12 +43,14 @@ class ScoreSDE:
         config: Name of its configuration file, such as `ve/cifar10_ncsnpp_continuous`, or the configuration itself.
 
     Raises:
-        ValueError: There is no such configuration.
+        ValueError: There is no such configuration, or it lacks a value or has an unknown one.
     """
 
     def __init__(self, path: str, config: str | Mapping[str, Any] = "ve/cifar10_ncsnpp_continuous") -> None:
         if isinstance(config, str) and config not in CONFIGS:
             raise ValueError(f"config={config}: unknown; known are {', '.join(CONFIGS)}.")
+        if not isinstance(config, str):
+            check_config(config)
         self.path = Path(path).expanduser()
         self.name = config.replace("/", "-") if isinstance(config, str) else "score_sde"
         self.config = CONFIGS[config] if isinstance(config, str) else config
@@ -68,6 +79,22 @@ class ScoreSDE:
             averages={"ema": average},
             files=[self.path],
         )
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that lacks one of the values used here, or names what theirs does not know.
+
+    Raises:
+        ValueError: It does.
+    """
+    for part, example in CONFIGS["ve/cifar10_ncsnpp_continuous"].items():
+        given = config.get(part)
+        for key, value in example.items():
+            if not isinstance(given, Mapping) or key not in given:
+                raise ValueError(f"config.{part}.{key}: missing; in their file for CIFAR-10 it is {value}.")
+            allowed = _CHOICES.get(key, (given[key],))
+            if given[key] not in allowed:
+                raise ValueError(f"config.{part}.{key}={given[key]}: it must be one of {', '.join(map(str, allowed))}.")
 
 
 def averaged(state: State, ema: Any, where: Path) -> State:
