@@ -8,7 +8,8 @@ from published.weights import Shapes, Weights
 from denoiselab.app.construct import construct
 from denoiselab.denoiser import Denoiser
 from denoiselab.interop import InteropError
-from denoiselab.interop.score_sde import CONFIGS, ScoreSDE, averaged, meaning, ncsnpp_layout, to_config
+from denoiselab.interop.score_sde import CONFIGS, ScoreSDE, averaged, meaning
+from denoiselab.interop.score_sde_layout import ncsnpp_layout, to_config
 from denoiselab.networks import NCSNpp
 
 HERE = Path("checkpoint.pth")
