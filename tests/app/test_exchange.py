@@ -190,3 +190,48 @@ def test_every_source_composes():
             missing = {key for key, value in node.items() if value == "???"}
             assert "path" in missing
             source(**{**node, **dict.fromkeys(missing, "linear"), "num_heads": 1} if name == "openai" else node)
+
+
+def test_an_import_with_data_has_a_frontier(tmp_path, tmp_path_factory, invoke, monkeypatch):
+    """As a trained run: into its directory, against the data it was imported with."""
+    monkeypatch.chdir(tmp_path)  # the extractor's cache is in logs/
+    pipeline = tmp_path_factory.mktemp("pipelines") / "digits"
+    torch.manual_seed(0)
+    unet = UNet2DModel(**TINY, in_channels=1, out_channels=1)
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(pipeline)
+    place = ["import=diffusers", f"import.path='{pipeline}'", f"log_dir={tmp_path / 'logs'}", "frontier=default"]
+    place += ["frontier.samplers=[ddim]", "frontier.nfe=[2]", "frontier.extra_nfe={}", "frontier.num_samples=8"]
+    result = invoke("sample.py", *place)
+    assert result.code == 2
+    assert "it names no data to measure against; import it with data=" in result.last
+    extractor = (
+        "{_target_: denoiselab.evaluation.DomainClassifier, epochs: 1, batch_size: 64, lr: 5.0e-3, dimension: 64}"
+    )
+    result = invoke("sample.py", *place, "data=digits", "data.size=100", f"frontier.extractor={extractor}")
+    assert result.code == 0, result.err
+    runs = (tmp_path / "logs" / "imported").iterdir()
+    (run,) = (path for path in runs if (path / "frontier.csv").exists())
+    assert OmegaConf.load(run / "config.yaml").data.name == "digits"
+
+
+def test_data_of_another_shape_are_refused(pipeline, tmp_path, invoke):
+    place = ["import=diffusers", f"import.path='{pipeline}'", f"log_dir={tmp_path}"]
+    result = invoke("sample.py", *place, "data=digits")
+    assert result.code == 2
+    assert "data.shape=[1, 8, 8]: the network of ddpm-tiny takes [3, 8, 8]." in result.last
+    assert list(tmp_path.iterdir()) == []
+    result = invoke("sample.py", "ckpt=x", "data=digits")
+    assert "data=digits: only an import takes it" in result.last
+
+
+def test_a_network_with_classes_and_no_null_class_samples_and_is_not_guided(tmp_path, tmp_path_factory, invoke):
+    pipeline = tmp_path_factory.mktemp("pipelines") / "classes"
+    unet = UNet2DModel(**TINY, in_channels=1, out_channels=1, num_class_embeds=10)
+    unet.save_pretrained(pipeline)
+    DDPMScheduler().save_pretrained(pipeline)
+    place = ["import=diffusers", f"import.path='{pipeline}'", f"log_dir={tmp_path / 'logs'}"]
+    result = invoke("sample.py", *place, "num_samples=2", "sampler.steps=2")
+    assert result.code == 0, result.err
+    result = invoke("sample.py", *place, "data=digits", "frontier=default", "frontier.guidance=[1,2]")
+    assert result.code == 2
+    assert "frontier.guidance=2.0: the model was trained without a null class" in result.last

@@ -36,10 +36,13 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
     """
     if config.get("import") is not None:
         config = {**config, "ckpt": check_source(config)}
+    elif config["ckpt"] == "???":
+        raise BadInput("ckpt: is not given; pass ckpt=<run directory or file>, or import=<source> import.path=...")
     settings = parse(SampleSettings, config)
     if settings.data is not None and settings.import_ is None:
         raise BadInput(f"data={settings.data.get('name')}: only an import takes it; a run has its own.")
     check({"sampler": settings.sampler, "logger": settings.logger, **{name: config.get(name) for name in TASKS}})
+    construct(settings.sampler, "sampler")
     asked = [name for name in TASKS if config.get(name) is not None]
     if len(asked) > 1:
         raise BadInput(f"{' and '.join(asked)}: give one of them.")

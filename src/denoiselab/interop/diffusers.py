@@ -78,7 +78,7 @@ class Pipeline:
         classes = layout.options["num_classes"]
         kind = node("denoiselab.conditioners.Unconditional")
         if classes is not None:
-            kind = node("denoiselab.conditioners.ClassLabel", num_classes=classes, dropout=0.0)  # no null class
+            kind = node("denoiselab.conditioners.ClassLabel", num_classes=classes, dropout=0.0, null_class=False)
         return Imported(
             named(self.path, folder),
             layout,
