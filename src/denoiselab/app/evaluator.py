@@ -19,9 +19,11 @@ from pytorch_lightning.utilities import rank_zero_only
 from denoiselab.app import build
 from denoiselab.app.construct import construct
 from denoiselab.app.errors import BadInput, console
+from denoiselab.app.moments import learn
 from denoiselab.data import DataSet
 from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Scorer, Statistics, Store, Subject
 from denoiselab.guidance import bind
+from denoiselab.samplers import Sampler
 from denoiselab.training.interruption import Interruption
 
 Config = Mapping[str, Any]
@@ -152,10 +154,26 @@ class Evaluator:
         notes = {"run": self.name, **self._floor(frontier.num_samples)}
         try:
             denoiser.eval()
-            given = (subject, scorer, reference, self.store, protocol, self.check, self._agree_to_stop, notes)
+            given = (
+                subject,
+                scorer,
+                reference,
+                self.store,
+                protocol,
+                self.check,
+                self._agree_to_stop,
+                notes,
+                self._learn,
+            )
             return frontier.run(*given, shown=shown)
         finally:
             denoiser.train(was_training)
+
+    def _learn(self, sampler: Sampler) -> dict[str, Any]:
+        """Measure the model, for a sampler that must know it; all ranks measure the same."""
+        leader = getattr(rank_zero_only, "rank", 0) == 0
+        found = learn(sampler, self.model, lambda: self.images, self.store.directory, self.check, writes=leader)
+        return {} if found is None else {"moments_sha256": found}
 
     @cached_property
     def measure(self) -> tuple[Scorer[Any], Statistics]:

@@ -14,7 +14,8 @@ from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.importing import check_source
 from denoiselab.app.loaded import load_weights
-from denoiselab.app.places import checkpoint_file, device_of, new_folder, new_path
+from denoiselab.app.moments import learn
+from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.evaluation.cell import draw
 from denoiselab.evaluation.media import medium
@@ -63,7 +64,8 @@ def sample(config: Config) -> Path:
     settings = parse(SampleSettings, config)
     sampler: Sampler = construct(settings.sampler, "sampler")
     path = checkpoint_file(settings)
-    model, weights = load_weights(path, settings.weights)
+    loaded, weights = load_weights(path, settings.weights)
+    model = loaded.model
     checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
     # Whatever else was asked for, in eight digits: the same request has the same folder.
     rest = json.dumps([settings.sampler, checkpoint, settings.format], sort_keys=True)
@@ -82,6 +84,7 @@ def sample(config: Config) -> Path:
         Interruption("stopped; nothing was written.") as interruption,
         progress.bar("sampling", settings.num_samples * calls) as bar,
     ):
+        learn(sampler, model, lambda: loaded.data()[0], home_of(path), interruption.check)
         batches, rows = [], 0
         for index in torch.arange(settings.num_samples, device=device).split(settings.batch_size):
 

@@ -95,6 +95,7 @@ class Frontier:
         check: Callable[[object], None],
         check_cell: Callable[[], None] = lambda: None,
         notes: Mapping[str, Any] = MappingProxyType({}),
+        learn: Callable[[Sampler], Mapping[str, Any]] = lambda sampler: {},
         *,
         shown: bool = True,
     ) -> list[Record]:
@@ -109,6 +110,7 @@ class Frontier:
             check: Called between sampling steps; what it raises stops the run.
             check_cell: Called after each cell, by all ranks together.
             notes: What else a record says; it does not tell cells apart.
+            learn: Lets a sampler learn what it must know of the model; what it returns tells its cells apart.
             shown: Whether the first rank shows a bar.
 
         Returns:
@@ -137,9 +139,10 @@ class Frontier:
             scoring = Scoring(subject, scorer, reference, self.num_samples, self.batch_size, self.seed, check, bar)
             for weights in self.weights:
                 with subject.applied(weights):
+                    learnt = {name: learn(sampler) for name, sampler in self.samplers.items()}
                     own = {**common, "weights": weights, "weights_sha256": digest(subject.denoiser)}
                     for guidance, name, steps, calls in self._cells():
-                        sampler, settings = self.samplers[name], {**self.settings[name], "steps": steps}
+                        sampler, settings = self.samplers[name], {**self.settings[name], **learnt[name], "steps": steps}
                         cell = {**own, "guidance": guidance, "sampler": name, "settings": settings}
                         key = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()
                         bar.set_postfix(sampler=name, nfe=calls, refresh=False)
