@@ -23,14 +23,12 @@ class Loaded:
     """A checkpoint's model, with its own weights.
 
     Args:
-        path: Of the file.
         model: Rebuilt.
         averages: Profile to averaged weights.
         config: Of the run, plain containers.
         images_seen: In training.
     """
 
-    path: Path
     model: build.Model
     averages: dict[str, dict[str, Tensor]]
     config: dict[str, Any]
@@ -41,18 +39,31 @@ class Loaded:
         """What `applied` accepts."""
         return [*self.averages, RAW]
 
+    @property
+    def data_node(self) -> dict[str, Any]:
+        """The configuration of the data set.
+
+        Raises:
+            BadInput: There is none: an import without data.
+        """
+        node: dict[str, Any] = self.config["data"]
+        if "_target_" not in node:
+            raise BadInput(
+                f"ckpt: {self.config['name']} was imported without data to measure against; import it with data=..."
+            )
+        return node
+
     def data(self) -> tuple[DataSet, DataSet]:
         """The training data, and those held out.
 
         Raises:
             BadInput: They cannot be loaded.
         """
-        node = data_of(self.config, self.path)
-        check({"data": node}, model_only=True)
+        check({"data": self.data_node}, model_only=True)
         try:
-            loaded: tuple[DataSet, DataSet] = construct(node, "data").load()
+            loaded: tuple[DataSet, DataSet] = construct(self.data_node, "data").load()
         except (ValueError, OSError) as error:
-            raise BadInput(f"ckpt={self.path}: its data cannot be loaded: {error}") from None
+            raise BadInput(f"ckpt: its data cannot be loaded: {error}") from None
         return loaded
 
     def applied(self, name: str) -> AbstractContextManager[None]:
@@ -82,19 +93,7 @@ def load(path: Path) -> Loaded:
     except (KeyError, TypeError):
         raise BadInput(f"ckpt={path}: its configuration is incomplete, so the network cannot be rebuilt.") from None
     model.denoiser.load_state_dict(state)
-    return Loaded(path, model, ours["ema"], config, ours["images_seen"])
-
-
-def data_of(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The node of the data set that a checkpoint's configuration names.
-
-    Raises:
-        BadInput: It names none: an import without data.
-    """
-    node: dict[str, Any] = config.get("data") or {}
-    if "_target_" not in node:
-        raise BadInput(f"ckpt={path}: it names no data to measure against; import it with data=<data set>.")
-    return node
+    return Loaded(model, ours["ema"], config, ours["images_seen"])
 
 
 def load_weights(path: Path, asked: str | None) -> tuple[Loaded, str]:

@@ -20,7 +20,7 @@ from denoiselab.app import overrides, scoring
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.evaluator import Evaluator, extractor_of, frontier_of
-from denoiselab.app.loaded import Loaded, data_of, load
+from denoiselab.app.loaded import Loaded, load
 from denoiselab.app.reporting import matches, write_joint
 from denoiselab.app.settings import Evaluation, SampleSettings, parse
 from denoiselab.evaluation import Frontier, Record, Store
@@ -87,7 +87,7 @@ def _job(path: Path, settings: SampleSettings) -> _Job:
     trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
     evaluation = {"weights": None, "guidance": [1], **trained, **own}
     parse(Evaluation, evaluation, "frontier")
-    config = {"data": data_of(loaded.config, path), "evaluation": evaluation}
+    config = {"data": loaded.data_node, "evaluation": evaluation}
     check(config)
     extractor_of(config, "frontier")
     frontier = frontier_of(evaluation, loaded.model, loaded.names, "frontier")
