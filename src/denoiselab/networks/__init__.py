@@ -2,6 +2,10 @@
 
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.networks.ddpm import DDPMUNet
+from denoiselab.networks.dit import DiT
 from denoiselab.networks.mlp import MLP
+from denoiselab.networks.unet_1d import UNet1D
+from denoiselab.networks.unet_text import TextUNet
+from denoiselab.networks.uvit import UViT
 
-__all__ = ["MLP", "Conditioning", "DDPMUNet"]
+__all__ = ["MLP", "Conditioning", "DDPMUNet", "DiT", "TextUNet", "UNet1D", "UViT"]
