@@ -77,15 +77,17 @@ class ScaledTime:
 
 
 class StepIndex:
-    """The time label 0..T-1 of a discrete schedule's trained levels.
+    """The time label 0..T-1 of a discrete schedule's trained levels, or a multiple of it.
 
     Args:
         nearest: Between trained levels, the nearest index instead of a fractional one: for networks with a table
             of embeddings (k-diffusion's `quantize`).
+        scale: Factor on the index; 1000 / T makes chains of all lengths alike to the network (improved-diffusion's
+            `rescale_timesteps`).
     """
 
-    def __init__(self, nearest: bool = False) -> None:
-        self.nearest = nearest
+    def __init__(self, nearest: bool = False, scale: float = 1.0) -> None:
+        self.nearest, self.scale = nearest, scale
 
     def __call__(self, level: Level) -> Tensor:
         """The label, shaped like the level.
@@ -100,7 +102,7 @@ class StepIndex:
                 "use ScaledTime or LogNoise."
             )
         index = level.t * steps - 1
-        return index.round() if self.nearest else index
+        return (index.round() if self.nearest else index) * self.scale
 
 
 class LogNoise:

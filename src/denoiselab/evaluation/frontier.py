@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import time
@@ -21,6 +20,7 @@ from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation import report
 from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.scorer import Scorer, Statistics
+from denoiselab.guidance import bind
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import OnStep, Sampler, count_calls
 from denoiselab.schedules import Schedule
@@ -218,13 +218,14 @@ def draw(
     seed: int,
     steps: int,
     on_step: OnStep,
+    guidance: float = 1.0,
 ) -> tuple[Tensor, count_calls]:
     """Samples `index` `(B,)` of `seed` as they are stored, `(B, *shape)`, and the count of their network calls.
 
     Raises:
-        ValueError: A sample is not finite.
+        ValueError: A sample is not finite, or there is nothing to guide.
     """
-    counted = count_calls(functools.partial(denoiser, cond=conditioner.sample(index)))
+    counted = count_calls(bind(denoiser, conditioner.sample(index), conditioner.null(index), guidance))
     x = sampler(counted, denoiser.schedule, shape, Noise(seed, index, SAMPLING), steps=steps, on_step=on_step)
     bad = ~x.isfinite().flatten(1).all(1)
     if bool(bad.any()):
