@@ -230,7 +230,8 @@ class FrequencyEmbedding(nn.Module):
         """Embed labels `(B,)` as `(B, features)`."""
         half = self.features // 2
         steps = torch.arange(half, device=label.device, dtype=torch.float32)
-        angles = label[:, None].float() * torch.exp(steps * (-math.log(10000) / (half - self.shift)))
+        # In this order of operations the frequencies are the originals' to the last bit; angles reach 1000.
+        angles = label[:, None].float() * torch.exp(-math.log(10000) * steps / (half - self.shift))
         return torch.cat((angles.cos(), angles.sin()), dim=1).to(label.dtype)
 
 

@@ -1,0 +1,219 @@
+"""The UNet of Stable Diffusion in diffusers' names, in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoiselab.interop.layout import SAME, Entry, InteropError, Layout, Pointwise, Stacked, Way, layer
+from denoiselab.interop.options import (
+    attention_levels,
+    completed,
+    image_shape,
+    multiples,
+    per_level,
+    require,
+    sample_size,
+)
+from denoiselab.networks import TextUNet
+
+_KINDS = (("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D"))
+
+# What a UNet2DConditionModel must be for a TextUNet to equal it.
+_REQUIRED: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "addition_embed_type": (None,),
+    "attention_type": ("default",),
+    "center_input_sample": (False,),
+    "class_embed_type": (None,),
+    "class_embeddings_concat": (False,),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "cross_attention_norm": (None,),
+    "downsample_padding": (1,),
+    "dual_cross_attention": (False,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "flip_sin_to_cos": (True,),
+    "freq_shift": (0,),
+    "mid_block_only_cross_attention": (None, False),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "norm_eps": (1e-5,),
+    "num_attention_heads": (None,),
+    "only_cross_attention": (False,),
+    "resnet_out_scale_factor": (1,),
+    "resnet_skip_time_act": (False,),
+    "resnet_time_scale_shift": ("default",),
+    "reverse_transformer_layers_per_block": (None,),
+    "time_cond_proj_dim": (None,),
+    "time_embedding_act_fn": (None,),
+    "time_embedding_type": ("positional",),
+    "timestep_post_act": (None,),
+}
+
+
+class NullRow:
+    """A table of classes of theirs, `(N, E)`, with a null class of zeros of ours, `(N + 1, E)`."""
+
+    def ours(self, *theirs: Tensor) -> Tensor:
+        """Their rows and one of zeros."""
+        (table,) = theirs
+        return torch.cat((table, torch.zeros_like(table[:1])))
+
+    def theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """Our rows but the last."""
+        return (ours[:-1],)
+
+
+def unet_condition(config: Mapping[str, Any]) -> Layout:
+    """The `TextUNet` that equals a `UNet2DConditionModel` of Stable Diffusion's first two versions.
+
+    A class-conditional one gets a null class of zeros beside its own classes. Where it has more channels in than out,
+    the last ones are `image`, as for inpainting.
+
+    Args:
+        config: Content of its `config.json`.
+
+    Raises:
+        InteropError: There is none.
+    """
+    require(config, _REQUIRED)
+    widths: Sequence[int] = config.get("block_out_channels", (320, 640, 1280, 1280))
+    levels, channels = len(widths), widths[0]
+    require(config, {"time_embedding_dim": (None, 4 * channels)})
+    channels_in, channels_out = config.get("in_channels", 4), config.get("out_channels", 4)
+    if channels_in <= channels_out and channels_out % channels_in:
+        raise InteropError(f"out_channels={channels_out}: it must be a multiple of in_channels={channels_in}, or less.")
+    blocks = per_level("layers_per_block", config.get("layers_per_block", 2), levels)
+    context = per_level("cross_attention_dim", config.get("cross_attention_dim", 1280), levels)
+    for option, values in (("layers_per_block", blocks), ("cross_attention_dim", context)):
+        if len(set(values)) > 1:
+            raise InteropError(f"{option}={values}: it must be the same at all levels to have a counterpart.")
+    options = {
+        "shape": image_shape(config, min(channels_in, channels_out)),
+        "channels": channels,
+        "multipliers": multiples(widths),
+        "blocks": blocks[0],
+        "attention_levels": attention_levels(
+            config.get("down_block_types", (_KINDS[0][1],) * 3 + (_KINDS[0][0],)),
+            config.get("up_block_types", (_KINDS[1][0], *(_KINDS[1][1],) * 3)),
+            _KINDS,
+            levels,
+        ),
+        "depth": per_level("transformer_layers_per_block", config.get("transformer_layers_per_block", 1), levels),
+        "heads": per_level("attention_head_dim", config.get("attention_head_dim", 8), levels),
+        "dropout": config.get("dropout", 0.0),
+        "groups": config.get("norm_num_groups", 32),
+        "token_features": context[0],
+        "num_classes": config.get("num_class_embeds"),
+        "image_channels": channels_in - channels_out if channels_in > channels_out else None,
+        "outputs": max(channels_out // channels_in, 1),
+    }
+    projection = SAME if config.get("use_linear_projection", False) else Pointwise(2)
+    return Layout(TextUNet, options, _entries(options, projection, NullRow()))
+
+
+def unet_condition_config(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of the `UNet2DConditionModel` that equals a `TextUNet` of these options."""
+    options = completed(TextUNet, options)
+    levels = len(options["multipliers"])
+    attention = set(options["attention_levels"])
+    classes = options["num_classes"]
+    channels = options["shape"][0]
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": sample_size(options["shape"]),
+        "in_channels": channels + (options["image_channels"] or 0),
+        "out_channels": channels * options["outputs"],
+        "block_out_channels": [options["channels"] * multiplier for multiplier in options["multipliers"]],
+        "layers_per_block": options["blocks"],
+        "down_block_types": [_KINDS[0][level in attention] for level in range(levels)],
+        "up_block_types": [_KINDS[1][level in attention] for level in reversed(range(levels))],
+        "transformer_layers_per_block": per_level("depth", options["depth"], levels),
+        "attention_head_dim": per_level("heads", options["heads"], levels),
+        "cross_attention_dim": options["token_features"],
+        "dropout": options["dropout"],
+        "norm_num_groups": options["groups"],
+        "num_class_embeds": None if classes is None else classes + 1,
+    }
+
+
+def unet_condition_layout(options: Mapping[str, Any]) -> Layout:
+    """The list that writes a `TextUNet` of these options in the names of `unet_condition_config`'s model.
+
+    The null class goes along, as its last class.
+    """
+    return Layout(TextUNet, options, _entries(completed(TextUNet, options), Pointwise(2), SAME))
+
+
+def _entries(options: Mapping[str, Any], projection: Way, classes: Way) -> list[Entry]:
+    multipliers, blocks = options["multipliers"], options["blocks"]
+    last = len(multipliers) - 1
+    depths = per_level("depth", options["depth"], last + 1)
+    found = [
+        *layer("time.1", "time_embedding.linear_1"),
+        *layer("time.3", "time_embedding.linear_2"),
+        *layer("stem", "conv_in"),
+        *layer("norm", "conv_norm_out"),
+        *layer("head", "conv_out"),
+    ]
+    if options["num_classes"] is not None:
+        found.append(Entry("classes.weight", ("class_embedding.weight",), classes))
+    width = 1
+    for level, multiplier in enumerate(multipliers):
+        for number in range(blocks):
+            place = f"down.{level}.{number}", f"down_blocks.{level}"
+            found += _residual(f"{place[0]}.block", f"{place[1]}.resnets.{number}", width != multiplier)
+            width = multiplier
+            if level in options["attention_levels"]:
+                theirs = f"{place[1]}.attentions.{number}"
+                found += _transformer(f"{place[0]}.transformer", theirs, depths[level], projection)
+        if level < last:
+            found += layer(f"down.{level}.{blocks}.conv", f"down_blocks.{level}.downsamplers.0.conv")
+    found += _residual("middle.0.block", "mid_block.resnets.0", False)
+    found += _transformer("middle.0.transformer", "mid_block.attentions.0", depths[last], projection)
+    found += _residual("middle.1", "mid_block.resnets.1", False)
+    for number_up, level in enumerate(range(last, -1, -1)):
+        for number in range(blocks + 1):
+            place = f"up.{number_up}.{number}", f"up_blocks.{number_up}"
+            # A concatenation is always wider than what comes of it.
+            found += _residual(f"{place[0]}.block", f"{place[1]}.resnets.{number}", True)
+            if level in options["attention_levels"]:
+                theirs = f"{place[1]}.attentions.{number}"
+                found += _transformer(f"{place[0]}.transformer", theirs, depths[level], projection)
+        if level:
+            found += layer(f"up.{number_up}.{blocks + 1}.conv", f"up_blocks.{number_up}.upsamplers.0.conv")
+    return found
+
+
+def _residual(ours: str, theirs: str, skip: bool) -> list[Entry]:
+    names = {"norm_in": "norm1", "conv_in": "conv1", "embedding": "time_emb_proj", "norm_out": "norm2"}
+    names |= {"conv_out": "conv2", **({"skip": "conv_shortcut"} if skip else {})}
+    return [entry for a, b in names.items() for entry in layer(f"{ours}.{a}", f"{theirs}.{b}")]
+
+
+def _transformer(ours: str, theirs: str, depth: int, projection: Way) -> list[Entry]:
+    found = [
+        *layer(f"{ours}.norm", f"{theirs}.norm"),
+        *layer(f"{ours}.before", f"{theirs}.proj_in", projection),
+        *layer(f"{ours}.after", f"{theirs}.proj_out", projection),
+    ]
+    for number in range(depth):
+        a, b = f"{ours}.blocks.{number}", f"{theirs}.transformer_blocks.{number}"
+        found += [
+            *layer(f"{a}.norm_attention", f"{b}.norm1"),
+            *layer(f"{a}.attention.qkv", [f"{b}.attn1.to_{x}" for x in "qkv"], Stacked(3), None),
+            *layer(f"{a}.attention.out", f"{b}.attn1.to_out.0"),
+            *layer(f"{a}.norm_cross", f"{b}.norm2"),
+            *layer(f"{a}.cross.q", f"{b}.attn2.to_q", bias=None),
+            *layer(f"{a}.cross.kv", [f"{b}.attn2.to_{x}" for x in "kv"], Stacked(2), None),
+            *layer(f"{a}.cross.out", f"{b}.attn2.to_out.0"),
+            *layer(f"{a}.norm_mlp", f"{b}.norm3"),
+            *layer(f"{a}.mlp.hidden", f"{b}.ff.net.0.proj"),
+            *layer(f"{a}.mlp.out", f"{b}.ff.net.2"),
+        ]
+    return found
