@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
-from denoiselab.networks.layers import SinusoidalEmbedding, zero_init
+from denoiselab.networks.embeddings import SinusoidalEmbedding
+from denoiselab.networks.layers import zero_init
 
 
 class MLP(nn.Module):
