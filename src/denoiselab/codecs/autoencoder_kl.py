@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from denoiselab.codecs.layers import Decoder, Encoder, check_sizes, latent_shape
+from denoiselab.codecs.layers import Decoder, Encoder, check_autoencoder, latent_shape
 
 # LDM keeps log-variances in this range.
 _LOG_VARIANCES = (-30.0, 20.0)
@@ -75,10 +75,10 @@ class AutoencoderKL(nn.Module):
         shift: float = 0.0,
     ) -> None:
         super().__init__()
-        check_sizes(
-            channels, multipliers, groups, attention_levels, blocks=blocks, latent_channels=latent_channels, scale=scale
+        check_autoencoder(
+            channels, multipliers, groups, attention_levels, scale, blocks=blocks, latent_channels=latent_channels
         )
-        self.latent_shape = latent_shape(shape, multipliers, latent_channels)
+        self.latent_shape = latent_shape("AutoencoderKL", shape, multipliers, latent_channels)
         self.scale, self.shift = scale, shift
         parts = (channels, multipliers, blocks, attention_levels, middle_attention, groups)
         z = latent_channels

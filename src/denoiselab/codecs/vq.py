@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from denoiselab.codecs.layers import Decoder, Encoder, check_sizes, latent_shape
+from denoiselab.codecs.layers import Decoder, Encoder, check_autoencoder, latent_shape
 
 
 class Quantizer(nn.Module):
@@ -82,18 +82,18 @@ class VQModel(nn.Module):
     ) -> None:
         super().__init__()
         features = latent_channels if code_features is None else code_features
-        check_sizes(
+        check_autoencoder(
             channels,
             multipliers,
             groups,
             attention_levels,
+            scale,
             blocks=blocks,
             latent_channels=latent_channels,
             code_features=features,
             codes=codes,
-            scale=scale,
         )
-        self.latent_shape = latent_shape(shape, multipliers, features)
+        self.latent_shape = latent_shape("VQModel", shape, multipliers, features)
         self.scale = scale
         parts = (channels, multipliers, blocks, attention_levels, middle_attention, groups)
         self.encoder = Encoder(shape[0], latent_channels, *parts)

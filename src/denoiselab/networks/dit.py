@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoiselab.networks.checks import check_sizes
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
-from denoiselab.networks.layers import zero_init
+from denoiselab.networks.embeddings import SinusoidalEmbedding
+from denoiselab.networks.layers import run, zero_init
 from denoiselab.networks.transformer import (
     CrossAttention,
     FeedForward,
-    FrequencyEmbedding,
     PatchEmbedding,
     TokenAttention,
     check_transformer,
-    recomputed,
     rotary,
     sincos_positions,
     unpatchify,
@@ -45,10 +45,10 @@ class DiT(nn.Module):
         rotary_positions: Rotate queries and keys by their row and column, instead of adding sines and cosines to the
             patches; `width / heads` must be divisible by 4.
         qk_norm: Normalise queries and keys, for training at scale.
-        num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
+        num_classes: Classes of `class_label`; None for none.
+        null_class: Index `num_classes` stands for no class.
         token_features: Features of `tokens`; None for no text.
-        frequency_shift: s in the frequencies 10000^(-i / (128 - s)) of the time label: 0 in the paper's code, 1 in
-            diffusers' port.
+        frequency_shift: As in `SinusoidalEmbedding`: 0 in the paper's code, 1 in diffusers' port.
         mlp_norm_eps: Added to the variance in the norm before the feed-forward layer: 1e-6 in the paper's code, 1e-5 in
             diffusers' port.
         outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
@@ -70,6 +70,7 @@ class DiT(nn.Module):
         rotary_positions: bool = False,
         qk_norm: bool = False,
         num_classes: int | None = None,
+        null_class: bool = True,
         token_features: int | None = None,
         frequency_shift: int = 0,
         mlp_norm_eps: float = 1e-6,
@@ -84,9 +85,9 @@ class DiT(nn.Module):
             raise ValueError(f"heads={heads}: rotary positions need width / heads = {width // heads} divisible by 4.")
         if not 0 <= checkpoint_blocks <= depth:
             raise ValueError(f"checkpoint_blocks={checkpoint_blocks}: it must be from 0 to depth={depth}.")
-        self.conditioning = frozenset(
-            (*(("class_label",) if num_classes else ()), *(("tokens", "mask") if token_features else ()))
-        )
+        check_sizes({"num_classes": num_classes, "token_features": token_features})
+        takes = {"class_label": num_classes, "tokens": token_features, "mask": token_features}
+        self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
         self.patch, self.grid = patch, (shape[1] // patch, shape[2] // patch)
         self.checkpoint_blocks = checkpoint_blocks
         self.patches = PatchEmbedding(shape[0], patch, width)
@@ -95,16 +96,16 @@ class DiT(nn.Module):
         self.register_buffer("positions", positions, persistent=False)
         self.register_buffer("rotation", rotation, persistent=False)
         self.time = nn.Sequential(
-            FrequencyEmbedding(_FREQUENCIES, frequency_shift),
+            SinusoidalEmbedding(_FREQUENCIES, frequency_shift, cosine_first=True),
             nn.Linear(_FREQUENCIES, width),
             nn.SiLU(),
             nn.Linear(width, width),
         )
-        self.classes = nn.Embedding(num_classes + 1, width) if num_classes else None
+        self.classes = None if num_classes is None else nn.Embedding(num_classes + null_class, width)
         self.text = (
-            nn.Sequential(nn.Linear(token_features, width), nn.GELU("tanh"), nn.Linear(width, width))
-            if token_features
-            else None
+            None
+            if token_features is None
+            else nn.Sequential(nn.Linear(token_features, width), nn.GELU("tanh"), nn.Linear(width, width))
         )
         hidden = int(width * mlp_ratio)
         self.blocks = nn.ModuleList(
@@ -127,8 +128,8 @@ class DiT(nn.Module):
         if self.positions is not None:
             tokens = tokens + self.positions
         for number, block in enumerate(self.blocks):
-            recompute = number < self.checkpoint_blocks
-            tokens = recomputed(block, recompute, tokens, condition, self.rotation, context, cond.mask)
+            told = (condition, self.rotation, context, cond.mask)
+            tokens = run(block, tokens, *told, checkpointed=number < self.checkpoint_blocks)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=2)
         return unpatchify(self.head(_modulate(self.norm(tokens), shift, scale)), self.patch, self.grid)
 

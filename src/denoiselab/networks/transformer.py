@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Attention of heads `(B, N, T, D)` over `(B, N, L, D)`, with the heads joined: `(B, T, N D)`.
-
-    Args:
-        q: Queries.
-        k: Keys.
-        v: Values.
-        mask: `(B, L)` bool, True where a key counts.
-    """
-    keys = None if mask is None else mask[:, None, None]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=keys).transpose(1, 2).flatten(2)
+from denoiselab.networks.attention import attend
+from denoiselab.networks.checks import check_image, check_sizes
 
 
 class HeadNorm(nn.Module):
@@ -212,49 +200,13 @@ def _angles(features: int, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
     return row.flatten()[:, None] * frequencies, column.flatten()[:, None] * frequencies
 
 
-class FrequencyEmbedding(nn.Module):
-    """Cosines and sines of a label at geometric frequencies 10000^(-i / (half - shift)), i = 0..half - 1.
-
-    Source: the time embedding of Nichol and Dhariwal's code, arXiv 2102.09672, which DiT, LDM and U-ViT share.
-
-    Args:
-        features: Number of outputs, even.
-        shift: 0 there; 1 makes the last frequency 1e-4.
-    """
-
-    def __init__(self, features: int, shift: int = 0) -> None:
-        super().__init__()
-        self.features, self.shift = features, shift
-
-    def forward(self, label: Tensor) -> Tensor:
-        """Embed labels `(B,)` as `(B, features)`."""
-        half = self.features // 2
-        steps = torch.arange(half, device=label.device, dtype=torch.float32)
-        # In this order of operations the frequencies are the originals' to the last bit; angles reach 1000.
-        angles = label[:, None].float() * torch.exp(-math.log(10000) * steps / (half - self.shift))
-        return torch.cat((angles.cos(), angles.sin()), dim=1).to(label.dtype)
-
-
-def recomputed(module: nn.Module, recompute: bool, *inputs: Any) -> Tensor:
-    """The module's output; its activations are computed again in the backward pass if `recompute` says so."""
-    recompute = recompute and torch.is_grad_enabled()
-    out: Tensor = checkpoint(module, *inputs, use_reentrant=False) if recompute else module(*inputs)
-    return out
-
-
 def check_transformer(shape: Sequence[int], patch: int, width: int, heads: int, depth: int, outputs: int) -> None:
     """Refuse what no transformer of patches can be.
 
     Raises:
         ValueError: Says which option.
     """
-    if len(shape) != 3:
-        raise ValueError(f"shape={list(shape)}: it must be an image's, (C, H, W); choose network=mlp for points.")
-    sizes = {"patch": patch, "width": width, "heads": heads, "depth": depth, "outputs": outputs}
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}: it must be at least 1.")
-    if shape[1] % patch or shape[2] % patch:
-        raise ValueError(f"patch={patch} does not divide images of {shape[1]}x{shape[2]}.")
+    check_sizes({"patch": patch, "width": width, "heads": heads, "depth": depth, "outputs": outputs})
+    check_image("a transformer of patches", shape, patch, f"patch={patch}: patches")
     if width % heads:
         raise ValueError(f"heads={heads} must divide width={width}.")

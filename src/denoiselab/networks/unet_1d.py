@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoiselab.networks.attention import head_count
+from denoiselab.networks.checks import check_dropout, check_levels, check_multipliers, check_sizes
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
-from denoiselab.networks.layers import zero_init
-from denoiselab.networks.transformer import FrequencyEmbedding, TokenAttention, recomputed
+from denoiselab.networks.embeddings import SinusoidalEmbedding
+from denoiselab.networks.layers import NormSiLU, run, zero_init
+from denoiselab.networks.transformer import TokenAttention
 
 
 class UNet1D(nn.Module):
@@ -23,7 +26,7 @@ class UNet1D(nn.Module):
 
     Args:
         shape: Shape (C, L) of a signal.
-        channels: Channels of the first level, even and divisible by `groups`.
+        channels: The unit of `multipliers`.
         multipliers: Channels of each level, as multiples of `channels`.
         strides: Factor by which the length shrinks from each level to the next: one less than there are levels.
         patch: Neighbouring values of the signal that are made channels before the first level.
@@ -32,8 +35,9 @@ class UNet1D(nn.Module):
         heads: Heads of the attention; they divide the channels of its levels.
         kernel: Length of the convolutions of residual blocks, odd.
         dropout: Probability, in the residual blocks.
-        groups: Groups of the group norms.
-        num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
+        groups: Groups of the group norms; they divide the channels of each level.
+        num_classes: Classes of `class_label`; None for none.
+        null_class: Index `num_classes` stands for no class.
         vector_features: Features of `vector`; None for none.
         outputs: Channels of the output, in units of those of the signal; 2 with a learned variance.
         checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory; the
@@ -47,7 +51,7 @@ class UNet1D(nn.Module):
         self,
         shape: Sequence[int],
         channels: int = 128,
-        multipliers: Sequence[int] = (1, 2, 2, 4, 4),
+        multipliers: Sequence[float] = (1, 2, 2, 4, 4),
         strides: Sequence[int] = (4, 4, 2, 2),
         patch: int = 1,
         blocks: int = 2,
@@ -57,6 +61,7 @@ class UNet1D(nn.Module):
         dropout: float = 0.0,
         groups: int = 32,
         num_classes: int | None = None,
+        null_class: bool = True,
         vector_features: int | None = None,
         outputs: int = 1,
         checkpoint_levels: Sequence[int] = (),
@@ -64,54 +69,50 @@ class UNet1D(nn.Module):
         super().__init__()
         if len(shape) != 2:
             raise ValueError(f"shape={list(shape)}: UNet1D takes signals (C, L); choose network=ddpm for images.")
-        sizes = {"channels": channels, "blocks": blocks, "groups": groups, "outputs": outputs, "heads": heads}
-        sizes |= {f"multipliers[{i}]": m for i, m in enumerate(multipliers)}
-        sizes |= {"patch": patch, "kernel": kernel, **{f"strides[{i}]": s for i, s in enumerate(strides)}}
-        for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name}={value}: it must be at least 1.")
+        sizes = {"channels": channels, "blocks": blocks, "groups": groups, "outputs": outputs, "patch": patch}
+        sizes |= {f"strides[{index}]": stride for index, stride in enumerate(strides)}
+        check_sizes({**sizes, "kernel": kernel, "num_classes": num_classes, "vector_features": vector_features})
+        check_multipliers(multipliers)
         levels = len(multipliers)
         if len(strides) != levels - 1:
             raise ValueError(f"strides={list(strides)}: multipliers={list(multipliers)} need {levels - 1} of them.")
         if not kernel % 2:
             raise ValueError(f"kernel={kernel}: it must be odd.")
-        for name, chosen in (("attention_levels", attention_levels), ("checkpoint_levels", checkpoint_levels)):
-            if not set(chosen) <= set(range(levels)):
-                raise ValueError(
-                    f"{name}={list(chosen)}: multipliers={list(multipliers)} make levels 0 to {levels - 1}."
-                )
-        if channels % groups or channels % 2:
-            raise ValueError(f"channels={channels}: it must be even and divisible by groups={groups}.")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: it must be at least 0 and less than 1.")
+        check_levels(levels, attention_levels=attention_levels, checkpoint_levels=checkpoint_levels)
+        check_dropout(dropout)
+        widths = [int(channels * multiplier) for multiplier in multipliers]
+        if any(width < 1 or width % groups for width in widths):
+            raise ValueError(
+                f"groups={groups} must divide the channels of each level: channels={channels} and "
+                f"multipliers={list(multipliers)} make {widths}."
+            )
         stride = patch * math.prod(strides)
         if shape[1] % stride:
             raise ValueError(
                 f"patch={patch} and strides={list(strides)} make a stride of {stride}, "
                 f"which does not divide signals of length {shape[1]}."
             )
-        widths = [channels * m for m in multipliers]
-        for level in attention_levels:
-            if widths[level] % heads:
-                raise ValueError(f"heads={heads} must divide the {widths[level]} channels of level {level}.")
         takes = {"class_label": num_classes, "vector": vector_features}
-        self.conditioning = frozenset(name for name, features in takes.items() if features)
+        self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
         self.checkpoint_levels = frozenset(checkpoint_levels)
         self.patch = patch
         features = 4 * channels
         self.time = nn.Sequential(
-            FrequencyEmbedding(channels), nn.Linear(channels, features), nn.SiLU(), nn.Linear(features, features)
+            SinusoidalEmbedding(channels, shift=0, cosine_first=True),
+            nn.Linear(channels, features),
+            nn.SiLU(),
+            nn.Linear(features, features),
         )
-        self.classes = nn.Embedding(num_classes + 1, features) if num_classes else None
-        self.vector = nn.Linear(vector_features, features) if vector_features else None
+        self.classes = None if num_classes is None else nn.Embedding(num_classes + null_class, features)
+        self.vector = None if vector_features is None else nn.Linear(vector_features, features)
 
         def stage(channels_in: int, level: int) -> _Stage:
-            number = heads if level in attention_levels else None
+            number = head_count(widths[level], heads) if level in attention_levels else None
             return _Stage(channels_in, widths[level], features, kernel, dropout, groups, number)
 
-        self.stem = nn.Conv1d(patch * shape[0], channels, kernel, padding=kernel // 2)
+        self.stem = nn.Conv1d(patch * shape[0], widths[0], kernel, padding=kernel // 2)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        skips, width = [channels], channels
+        skips, width = [widths[0]], widths[0]
         for level, level_width in enumerate(widths):
             part = nn.ModuleList()
             for _ in range(blocks):
@@ -131,7 +132,7 @@ class UNet1D(nn.Module):
             if level:
                 part.append(_Stretch(width, strides[level - 1]))
             self.up.append(part)
-        self.norm = nn.GroupNorm(groups, width)
+        self.norm = NormSiLU(groups, width)
         self.head = zero_init(nn.Conv1d(width, patch * outputs * shape[0], kernel, padding=kernel // 2))
 
     def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
@@ -159,14 +160,15 @@ class UNet1D(nn.Module):
                 if isinstance(layer, _Stage):
                     h = torch.cat((h, skips.pop()), dim=1)
                 h = self._run(layer, level - number, h, embedding)
-        out: Tensor = self.head(F.silu(self.norm(h)))  # (B, outputs C patch, L / patch)
+        out: Tensor = self.head(self.norm(h))  # (B, outputs C patch, L / patch)
         signal: Tensor = out.unflatten(1, (-1, self.patch)).transpose(2, 3).flatten(2)
         return signal
 
     def _run(self, layer: nn.Module, level: int, h: Tensor, embedding: Tensor) -> Tensor:
         """Apply a layer; stages take the embedding too."""
         inputs = (h, embedding) if isinstance(layer, _Stage) else (h,)
-        return recomputed(layer, level in self.checkpoint_levels, *inputs)
+        out: Tensor = run(layer, *inputs, checkpointed=level in self.checkpoint_levels)
+        return out
 
 
 class _Stage(nn.Module):
@@ -193,10 +195,10 @@ class _Stage(nn.Module):
         heads: int | None,
     ) -> None:
         super().__init__()
-        self.norm_in = nn.GroupNorm(groups, channels_in)
+        self.norm_in = NormSiLU(groups, channels_in)
         self.conv_in = nn.Conv1d(channels_in, channels_out, kernel, padding=kernel // 2)
         self.embedding = nn.Linear(embedding, 2 * channels_out)
-        self.norm_out = nn.GroupNorm(groups, channels_out)
+        self.norm_out = NormSiLU(groups, channels_out)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = zero_init(nn.Conv1d(channels_out, channels_out, kernel, padding=kernel // 2))
         same = channels_in == channels_out
@@ -209,8 +211,8 @@ class _Stage(nn.Module):
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map `x` `(B, channels_in, L)` and the activated embedding `(B, E)` to `(B, channels_out, L)`."""
         scale, shift = self.embedding(embedding)[:, :, None].chunk(2, dim=1)
-        h = self.norm_out(self.conv_in(F.silu(self.norm_in(x)))) * (1 + scale) + shift
-        out: Tensor = self.skip(x) + self.conv_out(self.dropout(F.silu(h)))
+        h = self.norm_out(self.conv_in(self.norm_in(x)), scale, shift)
+        out: Tensor = self.skip(x) + self.conv_out(self.dropout(h))
         if self.attention is not None and self.norm_attention is not None:
             out = out + self.attention(self.norm_attention(out).transpose(1, 2)).transpose(1, 2)
         return out

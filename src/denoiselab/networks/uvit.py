@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from denoiselab.networks.checks import check_sizes
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
+from denoiselab.networks.embeddings import SinusoidalEmbedding
+from denoiselab.networks.layers import run
 from denoiselab.networks.transformer import (
     FeedForward,
-    FrequencyEmbedding,
     PatchEmbedding,
     TokenAttention,
     check_transformer,
-    recomputed,
     unpatchify,
 )
 
@@ -30,14 +31,15 @@ class UViT(nn.Module):
     Args:
         shape: Shape (C, H, W) of an image or latent.
         patch: Side of a patch; it divides H and W.
-        width: Features of a token, even and divisible by `heads`.
+        width: Features of a token, divisible by `heads`.
         depth: Number of blocks, odd: as many before the middle one as after.
         heads: Heads of the attention.
         mlp_ratio: Hidden features of the feed-forward layers, as a multiple of `width`.
         qkv_bias: Give queries, keys and values a bias.
         time_mlp: Pass the embedded time through two linear layers.
         final_conv: End with a 3x3 convolution over the image.
-        num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
+        num_classes: Classes of `class_label`; None for none.
+        null_class: Index `num_classes` stands for no class.
         token_features: Features of `tokens`; None for no text.
         num_tokens: Length of `tokens`, each of which has its learned position; None for no text. There is no mask.
         outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
@@ -60,6 +62,7 @@ class UViT(nn.Module):
         time_mlp: bool = False,
         final_conv: bool = True,
         num_classes: int | None = None,
+        null_class: bool = True,
         token_features: int | None = None,
         num_tokens: int | None = None,
         outputs: int = 1,
@@ -67,27 +70,25 @@ class UViT(nn.Module):
     ) -> None:
         super().__init__()
         check_transformer(shape, patch, width, heads, depth, outputs)
-        if width % 2:
-            raise ValueError(f"width={width}: it must be even.")
         if not depth % 2:
             raise ValueError(f"depth={depth}: it must be odd, a middle block and as many before it as after.")
         if (token_features is None) != (num_tokens is None):
             raise ValueError(f"num_tokens={num_tokens}: it goes with token_features={token_features}; give both.")
         if not 0 <= checkpoint_blocks <= depth:
             raise ValueError(f"checkpoint_blocks={checkpoint_blocks}: it must be from 0 to depth={depth}.")
-        self.conditioning = frozenset(
-            (*(("class_label",) if num_classes else ()), *(("tokens",) if token_features else ()))
-        )
+        check_sizes({"num_classes": num_classes, "token_features": token_features, "num_tokens": num_tokens})
+        takes = {"class_label": num_classes, "tokens": token_features}
+        self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
         self.patch, self.grid = patch, (shape[1] // patch, shape[2] // patch)
         self.checkpoint_blocks = checkpoint_blocks
         self.patches = PatchEmbedding(shape[0], patch, width)
-        layers: list[nn.Module] = [FrequencyEmbedding(width)]
+        layers: list[nn.Module] = [SinusoidalEmbedding(width, shift=0, cosine_first=True)]
         if time_mlp:
             layers += [nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width)]
         self.time = nn.Sequential(*layers)
-        self.classes = nn.Embedding(num_classes + 1, width) if num_classes else None
-        self.text = nn.Linear(token_features, width) if token_features else None
-        extras = 1 + bool(num_classes) + (num_tokens or 0)
+        self.classes = None if num_classes is None else nn.Embedding(num_classes + null_class, width)
+        self.text = None if token_features is None else nn.Linear(token_features, width)
+        extras = 1 + (num_classes is not None) + (num_tokens or 0)
         self.positions = nn.Parameter(torch.zeros(1, extras + self.grid[0] * self.grid[1], width))
         hidden = int(width * mlp_ratio)
         self.down = nn.ModuleList(_Block(width, heads, hidden, qkv_bias) for _ in range(depth // 2))
@@ -117,12 +118,12 @@ class UViT(nn.Module):
         tokens = torch.cat(parts, dim=1) + self.positions  # (B, E + T, W)
         skips = []
         for number, block in enumerate(self.down):
-            tokens = recomputed(block, number < self.checkpoint_blocks, tokens)
+            tokens = run(block, tokens, checkpointed=number < self.checkpoint_blocks)
             skips.append(tokens)
         middle = len(self.down)
-        tokens = recomputed(self.middle, middle < self.checkpoint_blocks, tokens)
+        tokens = run(self.middle, tokens, checkpointed=middle < self.checkpoint_blocks)
         for number, block in enumerate(self.up, middle + 1):
-            tokens = recomputed(block, number < self.checkpoint_blocks, tokens, skips.pop())
+            tokens = run(block, tokens, skips.pop(), checkpointed=number < self.checkpoint_blocks)
         patches = self.head(self.norm(tokens))[:, -self.grid[0] * self.grid[1] :]
         out: Tensor = self.conv(unpatchify(patches, self.patch, self.grid))
         return out
