@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +89,13 @@ class Source(Protocol):
 def node(name: str, *, partial: bool = False, **options: Any) -> Node:
     """The configuration of a class or function; `partial` for a function that takes more arguments later."""
     return {"_target_": name, **({"_partial_": True} if partial else {}), **options}
+
+
+def named(path: str, found: Path) -> str:
+    """What to call the model at `path`, found in a folder or file: that one's name, or the hub's `owner-name`."""
+    here = Path(path).expanduser()
+    name = found.resolve().name if found == here else path
+    return re.sub(r"[^\w.-]+", "-", name.removesuffix(found.suffix if found.is_file() else "")).strip("-.") or "model"
 
 
 def target(module: type[nn.Module]) -> str:
