@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 
 from denoiselab.interop import InteropError
 from denoiselab.interop import diffusers_autoencoders as autoencoders
-from denoiselab.interop.diffusers_dit import dit, dit_config, dit_layout
-from denoiselab.interop.diffusers_unet_text import unet_condition, unet_condition_config, unet_condition_layout
+from denoiselab.interop.diffusers_dit import dit, dit_config
+from denoiselab.interop.diffusers_unet_text import unet_condition, unet_condition_config
 from denoiselab.interop.files import read_json, read_weights, weights_file
 from denoiselab.networks import Conditioning, DiT, TextUNet
 
@@ -91,8 +91,9 @@ def imported(model, layout_of, folder):
     return ours, layout
 
 
-def exported(ours, layout, config, kind, folder):
+def exported(ours, written, kind, folder):
     """Theirs, from files of our making."""
+    config, layout = written
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config))
     state = {name: tensor.contiguous().clone() for name, tensor in layout.to_theirs(ours.state_dict()).items()}
@@ -159,8 +160,7 @@ def test_unet_with_text_equals_diffusers_both_ways(name, tmp_path):
 
     assert_equal(run_ours(), run_theirs())
     assert_equal(run_ours(mask=None), run_theirs(mask=None))
-    config, names = unet_condition_config(layout.options), unet_condition_layout(layout.options)
-    back = exported(ours, names, config, diffusers.UNet2DConditionModel, tmp_path / "back")
+    back = exported(ours, unet_condition_config(layout.options), diffusers.UNet2DConditionModel, tmp_path / "back")
     assert_equal(run_theirs(back), run_theirs())
     again, _ = imported(back, unet_condition, tmp_path / "again")
     assert_equal(run_ours(again), run_ours())
@@ -192,9 +192,7 @@ def test_dit_equals_diffusers_both_ways(name, tmp_path):
         return m(x.to(m.dtype), LABEL, CLASSES).sample
 
     assert_equal(run_ours(), run_theirs())
-    back = exported(
-        ours, dit_layout(layout.options), dit_config(layout.options), diffusers.DiTTransformer2DModel, tmp_path / "back"
-    )
+    back = exported(ours, dit_config(layout.options), diffusers.DiTTransformer2DModel, tmp_path / "back")
     assert_equal(run_theirs(back), run_theirs())
     assert_same_gradients(ours, theirs, layout, run_ours, run_theirs, tied=("norm1.emb.",))
 
@@ -207,13 +205,14 @@ def test_a_dit_whose_blocks_have_embeddings_of_their_own_is_refused(tmp_path):
 
 def test_a_dit_that_diffusers_cannot_run_is_not_written():
     options = {"shape": [4, 8, 8], "num_classes": 3, "frequency_shift": 1}
-    assert dit_config(options)["norm_eps"] == 1e-6
+    assert dit_config(options)[0]["norm_eps"] == 1e-6
     changes = [
         {"frequency_shift": 0},
         {"qk_norm": True},
         {"rotary_positions": True},
         {"token_features": 3},
         {"num_classes": None},
+        {"null_class": False},
         {"shape": [4, 8, 4]},
     ]
     for change in changes:
@@ -245,8 +244,8 @@ def test_autoencoder_kl_equals_diffusers_both_ways(name, tmp_path):
         latent = m.encode(x.to(m.dtype)).latent_dist
         return m.decode(latent.mean + latent.std * eps.to(m.dtype)).sample
 
-    config = autoencoders.autoencoder_kl_config(layout.options)
-    back = exported(ours, layout, config, diffusers.AutoencoderKL, tmp_path / "back")
+    written = autoencoders.autoencoder_kl_config(layout.options)
+    back = exported(ours, written, diffusers.AutoencoderKL, tmp_path / "back")
     assert (back.config.scaling_factor, back.config.shift_factor or 0.0) == (scale, shift)
     assert_equal(run_theirs(back), run_theirs())
     assert_same_gradients(ours, theirs, layout, run_ours, run_theirs)
@@ -276,7 +275,7 @@ def test_vq_model_equals_diffusers_both_ways(name, tmp_path):
     def run_theirs(m=theirs):
         return m.decode(m.encode(x.to(m.dtype)).latents).sample
 
-    back = exported(ours, layout, autoencoders.vq_model_config(layout.options), diffusers.VQModel, tmp_path / "back")
+    back = exported(ours, autoencoders.vq_model_config(layout.options), diffusers.VQModel, tmp_path / "back")
     assert back.config.scaling_factor == scale
     assert_equal(run_theirs(back), run_theirs())
     assert_same_gradients(ours, theirs, layout, run_ours, run_theirs)

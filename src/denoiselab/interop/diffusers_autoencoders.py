@@ -38,28 +38,26 @@ def autoencoder_kl(config: Mapping[str, Any]) -> Layout:
         "scale": config.get("scaling_factor", _SCALE),
         "shift": config.get("shift_factor") or 0.0,
     }
-    return autoencoder_kl_layout(options)
+    return _autoencoder_kl_layout(options)
 
 
-def autoencoder_kl_layout(options: Mapping[str, Any]) -> Layout:
-    """The list of names of an `AutoencoderKL` of these options."""
-    options = completed(AutoencoderKL, options)
-    convs = _quantization() if options["quantization_convs"] else []
-    return Layout(AutoencoderKL, options, [*_entries(options), *convs])
+def autoencoder_kl_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+    """The configuration of diffusers' model that equals an `AutoencoderKL`, and the list of their weights.
 
-
-def autoencoder_kl_config(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of diffusers' model that equals an `AutoencoderKL` of these options."""
-    options = completed(AutoencoderKL, options)
-    return {
+    Args:
+        options: Of the constructor, all that differ from its defaults.
+    """
+    full = completed(AutoencoderKL, options)
+    config = {
         "_class_name": "AutoencoderKL",
-        **_shared_config(options),
-        "latent_channels": options["latent_channels"],
-        "use_quant_conv": options["quantization_convs"],
-        "use_post_quant_conv": options["quantization_convs"],
-        "scaling_factor": options["scale"],
-        "shift_factor": options["shift"] or None,
+        **_shared_config(full),
+        "latent_channels": full["latent_channels"],
+        "use_quant_conv": full["quantization_convs"],
+        "use_post_quant_conv": full["quantization_convs"],
+        "scaling_factor": full["scale"],
+        "shift_factor": full["shift"] or None,
     }
+    return config, _autoencoder_kl_layout(options)
 
 
 def vq_model(config: Mapping[str, Any]) -> Layout:
@@ -79,27 +77,39 @@ def vq_model(config: Mapping[str, Any]) -> Layout:
         "codes": config.get("num_vq_embeddings", 256),
         "scale": config.get("scaling_factor", _SCALE),
     }
-    return vq_model_layout(options)
+    return _vq_model_layout(options)
 
 
-def vq_model_layout(options: Mapping[str, Any]) -> Layout:
+def vq_model_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+    """The configuration of diffusers' model that equals a `VQModel`, and the list of their weights.
+
+    Args:
+        options: Of the constructor, all that differ from its defaults.
+    """
+    full = completed(VQModel, options)
+    config = {
+        "_class_name": "VQModel",
+        **_shared_config(full),
+        "latent_channels": full["latent_channels"],
+        "vq_embed_dim": full["code_features"],
+        "num_vq_embeddings": full["codes"],
+        "scaling_factor": full["scale"],
+    }
+    return config, _vq_model_layout(options)
+
+
+def _autoencoder_kl_layout(options: Mapping[str, Any]) -> Layout:
+    """The list of names of an `AutoencoderKL` of these options."""
+    options = completed(AutoencoderKL, options)
+    convs = _quantization() if options["quantization_convs"] else []
+    return Layout(AutoencoderKL, options, [*_entries(options), *convs])
+
+
+def _vq_model_layout(options: Mapping[str, Any]) -> Layout:
     """The list of names of a `VQModel` of these options."""
     options = completed(VQModel, options)
     codebook = layer("quantizer.codebook", "quantize.embedding", bias=None)
     return Layout(VQModel, options, [*_entries(options), *_quantization(), *codebook])
-
-
-def vq_model_config(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of diffusers' model that equals a `VQModel` of these options."""
-    options = completed(VQModel, options)
-    return {
-        "_class_name": "VQModel",
-        **_shared_config(options),
-        "latent_channels": options["latent_channels"],
-        "vq_embed_dim": options["code_features"],
-        "num_vq_embeddings": options["codes"],
-        "scaling_factor": options["scale"],
-    }
 
 
 def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,15 +117,17 @@ def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
     channels, channels_out = config.get("in_channels", 3), config.get("out_channels", 3)
     if channels != channels_out:
         raise InteropError(f"out_channels={channels_out}: it must be in_channels={channels} to have a counterpart.")
-    blocks = [
-        config.get(f"{side}_block_types", (plain,)) for side, (plain, _) in zip(("down", "up"), _KINDS, strict=True)
-    ]
     return {
         "shape": image_shape({"sample_size": 32, **config}, channels),
         "channels": widths[0],
         "multipliers": multiples(widths),
         "blocks": config.get("layers_per_block", 1),
-        "attention_levels": attention_levels(*blocks, _KINDS, len(widths)),
+        "attention_levels": attention_levels(
+            config.get("down_block_types", _KINDS[0][:1]),
+            config.get("up_block_types", _KINDS[1][:1]),
+            _KINDS,
+            len(widths),
+        ),
         "middle_attention": config.get("mid_block_add_attention", True),
         "groups": config.get("norm_num_groups", 32),
     }

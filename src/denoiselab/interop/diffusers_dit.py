@@ -77,48 +77,48 @@ def dit(config: Mapping[str, Any]) -> Layout:
         "mlp_norm_eps": config.get("norm_eps", 1e-5),
         "outputs": channels_out // channels,
     }
-    return dit_layout(options)
+    return Layout(DiT, options, _entries(options["depth"]))
 
 
-def dit_config(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of the `DiTTransformer2DModel` that equals a `DiT` of these options.
+def dit_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+    """The configuration of the `DiTTransformer2DModel` that equals a `DiT`, and the list of their weights.
+
+    Args:
+        options: Of the constructor, all that differ from its defaults.
 
     Raises:
         ValueError: There is none.
     """
-    options = completed(DiT, options)
+    full = completed(DiT, options)
     wanted = {
         "mlp_ratio": (4.0,),
         "rotary_positions": (False,),
         "qk_norm": (False,),
         "token_features": (None,),
+        "null_class": (True,),
         "frequency_shift": (1,),
     }
     for option, values in wanted.items():
-        if options[option] not in values:
-            raise ValueError(f"{option}={options[option]}: diffusers' DiTTransformer2DModel has {values[0]}.")
-    channels, height, width = options["shape"]
+        if full[option] not in values:
+            raise ValueError(f"{option}={full[option]}: diffusers' DiTTransformer2DModel has {values[0]}.")
+    channels, height, width = full["shape"]
     if height != width:
         raise ValueError(f"shape={list(options['shape'])}: diffusers' DiTTransformer2DModel takes squares.")
-    if options["num_classes"] is None:
+    if full["num_classes"] is None:
         raise ValueError("num_classes=null: diffusers' DiTTransformer2DModel has classes.")
-    return {
+    config = {
         "_class_name": "DiTTransformer2DModel",
-        "num_attention_heads": options["heads"],
-        "attention_head_dim": options["width"] // options["heads"],
+        "num_attention_heads": full["heads"],
+        "attention_head_dim": full["width"] // full["heads"],
         "in_channels": channels,
-        "out_channels": channels * options["outputs"],
-        "num_layers": options["depth"],
+        "out_channels": channels * full["outputs"],
+        "num_layers": full["depth"],
         "sample_size": height,
-        "patch_size": options["patch"],
-        "num_embeds_ada_norm": options["num_classes"],
-        "norm_eps": options["mlp_norm_eps"],
+        "patch_size": full["patch"],
+        "num_embeds_ada_norm": full["num_classes"],
+        "norm_eps": full["mlp_norm_eps"],
     }
-
-
-def dit_layout(options: Mapping[str, Any]) -> Layout:
-    """The list of names of a `DiT` of these options that `dit_config` accepts."""
-    return Layout(DiT, options, _entries(completed(DiT, options)["depth"]))
+    return config, Layout(DiT, options, _entries(full["depth"]))
 
 
 def _entries(depth: int) -> list[Entry]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from denoiselab.interop.layout import SAME, Entry, InteropError, Layout, Pointwise, Stacked, Way, layer
 from denoiselab.interop.options import (
     attention_levels,
+    block_name,
     completed,
     image_shape,
     multiples,
@@ -18,9 +16,19 @@ from denoiselab.interop.options import (
     require,
     sample_size,
 )
+from denoiselab.interop.unet import parts
 from denoiselab.networks import TextUNet
 
 _KINDS = (("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D"))
+
+# Layers of a residual block, ours and theirs; `skip` is there only where the number of channels changes.
+_RESIDUAL = {
+    "norm_in": "norm1",
+    "conv_in": "conv1",
+    "embedding": "time_emb_proj",
+    "norm_out": "norm2",
+    "conv_out": "conv2",
+}
 
 # What a UNet2DConditionModel must be for a TextUNet to equal it.
 _REQUIRED: dict[str, tuple[Any, ...]] = {
@@ -56,24 +64,10 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
 }
 
 
-class NullRow:
-    """A table of classes of theirs, `(N, E)`, with a null class of zeros of ours, `(N + 1, E)`."""
-
-    def ours(self, *theirs: Tensor) -> Tensor:
-        """Their rows and one of zeros."""
-        (table,) = theirs
-        return torch.cat((table, torch.zeros_like(table[:1])))
-
-    def theirs(self, ours: Tensor) -> Sequence[Tensor]:
-        """Our rows but the last."""
-        return (ours[:-1],)
-
-
 def unet_condition(config: Mapping[str, Any]) -> Layout:
     """The `TextUNet` that equals a `UNet2DConditionModel` of Stable Diffusion's first two versions.
 
-    A class-conditional one gets a null class of zeros beside its own classes. Where it has more channels in than out,
-    the last ones are `image`, as for inpainting.
+    Where it has more channels in than out, the last ones are `image`, as for inpainting.
 
     Args:
         config: Content of its `config.json`.
@@ -110,49 +104,46 @@ def unet_condition(config: Mapping[str, Any]) -> Layout:
         "groups": config.get("norm_num_groups", 32),
         "token_features": context[0],
         "num_classes": config.get("num_class_embeds"),
+        "null_class": False,
         "image_channels": channels_in - channels_out if channels_in > channels_out else None,
         "outputs": max(channels_out // channels_in, 1),
     }
     projection = SAME if config.get("use_linear_projection", False) else Pointwise(2)
-    return Layout(TextUNet, options, _entries(options, projection, NullRow()))
+    return Layout(TextUNet, options, _entries(options, projection))
 
 
-def unet_condition_config(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of the `UNet2DConditionModel` that equals a `TextUNet` of these options."""
-    options = completed(TextUNet, options)
-    levels = len(options["multipliers"])
-    attention = set(options["attention_levels"])
-    classes = options["num_classes"]
-    channels = options["shape"][0]
-    return {
-        "_class_name": "UNet2DConditionModel",
-        "sample_size": sample_size(options["shape"]),
-        "in_channels": channels + (options["image_channels"] or 0),
-        "out_channels": channels * options["outputs"],
-        "block_out_channels": [options["channels"] * multiplier for multiplier in options["multipliers"]],
-        "layers_per_block": options["blocks"],
-        "down_block_types": [_KINDS[0][level in attention] for level in range(levels)],
-        "up_block_types": [_KINDS[1][level in attention] for level in reversed(range(levels))],
-        "transformer_layers_per_block": per_level("depth", options["depth"], levels),
-        "attention_head_dim": per_level("heads", options["heads"], levels),
-        "cross_attention_dim": options["token_features"],
-        "dropout": options["dropout"],
-        "norm_num_groups": options["groups"],
-        "num_class_embeds": None if classes is None else classes + 1,
-    }
+def unet_condition_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+    """The configuration of the `UNet2DConditionModel` that equals a `TextUNet`, and the list of their weights.
 
-
-def unet_condition_layout(options: Mapping[str, Any]) -> Layout:
-    """The list that writes a `TextUNet` of these options in the names of `unet_condition_config`'s model.
-
-    The null class goes along, as its last class.
+    Args:
+        options: Of the constructor, all that differ from its defaults.
     """
-    return Layout(TextUNet, options, _entries(completed(TextUNet, options), Pointwise(2), SAME))
+    full = completed(TextUNet, options)
+    levels = range(len(full["multipliers"]))
+    kinds = [level in full["attention_levels"] for level in levels]
+    channels, classes = full["shape"][0], full["num_classes"]
+    config = {
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": sample_size(full["shape"]),
+        "in_channels": channels + (full["image_channels"] or 0),
+        "out_channels": channels * full["outputs"],
+        "block_out_channels": [int(full["channels"] * multiplier) for multiplier in full["multipliers"]],
+        "layers_per_block": full["blocks"],
+        "down_block_types": [_KINDS[0][attends] for attends in kinds],
+        "up_block_types": [_KINDS[1][attends] for attends in reversed(kinds)],
+        "transformer_layers_per_block": per_level("depth", full["depth"], len(levels)),
+        "attention_head_dim": per_level("heads", full["heads"], len(levels)),
+        "cross_attention_dim": full["token_features"],
+        "dropout": full["dropout"],
+        "norm_num_groups": full["groups"],
+        "num_class_embeds": None if classes is None else classes + full["null_class"],
+    }
+    return config, Layout(TextUNet, options, _entries(full, Pointwise(2)))
 
 
-def _entries(options: Mapping[str, Any], projection: Way, classes: Way) -> list[Entry]:
-    multipliers, blocks = options["multipliers"], options["blocks"]
-    last = len(multipliers) - 1
+def _entries(options: Mapping[str, Any], projection: Way) -> list[Entry]:
+    """The list of names; `projection` is how the weights before and after a transformer become ours."""
+    last = len(options["multipliers"]) - 1
     depths = per_level("depth", options["depth"], last + 1)
     found = [
         *layer("time.1", "time_embedding.linear_1"),
@@ -162,38 +153,17 @@ def _entries(options: Mapping[str, Any], projection: Way, classes: Way) -> list[
         *layer("head", "conv_out"),
     ]
     if options["num_classes"] is not None:
-        found.append(Entry("classes.weight", ("class_embedding.weight",), classes))
-    width = 1
-    for level, multiplier in enumerate(multipliers):
-        for number in range(blocks):
-            place = f"down.{level}.{number}", f"down_blocks.{level}"
-            found += _residual(f"{place[0]}.block", f"{place[1]}.resnets.{number}", width != multiplier)
-            width = multiplier
-            if level in options["attention_levels"]:
-                theirs = f"{place[1]}.attentions.{number}"
-                found += _transformer(f"{place[0]}.transformer", theirs, depths[level], projection)
-        if level < last:
-            found += layer(f"down.{level}.{blocks}.conv", f"down_blocks.{level}.downsamplers.0.conv")
-    found += _residual("middle.0.block", "mid_block.resnets.0", False)
-    found += _transformer("middle.0.transformer", "mid_block.attentions.0", depths[last], projection)
-    found += _residual("middle.1", "mid_block.resnets.1", False)
-    for number_up, level in enumerate(range(last, -1, -1)):
-        for number in range(blocks + 1):
-            place = f"up.{number_up}.{number}", f"up_blocks.{number_up}"
-            # A concatenation is always wider than what comes of it.
-            found += _residual(f"{place[0]}.block", f"{place[1]}.resnets.{number}", True)
-            if level in options["attention_levels"]:
-                theirs = f"{place[1]}.attentions.{number}"
-                found += _transformer(f"{place[0]}.transformer", theirs, depths[level], projection)
-        if level:
-            found += layer(f"up.{number_up}.{blocks + 1}.conv", f"up_blocks.{number_up}.upsamplers.0.conv")
+        found += layer("classes", "class_embedding", bias=None)
+    for part in parts(options):
+        theirs = block_name(part, last)
+        if part.kind == "residual":
+            names = {**_RESIDUAL, **({"skip": "conv_shortcut"} if part.skip else {})}
+            found += [entry for a, b in names.items() for entry in layer(f"{part.ours}.{a}", f"{theirs}.{b}")]
+        elif part.kind == "attention":
+            found += _transformer(part.ours, theirs, depths[part.level], projection)
+        else:
+            found += layer(f"{part.ours}.conv", f"{theirs}.conv")
     return found
-
-
-def _residual(ours: str, theirs: str, skip: bool) -> list[Entry]:
-    names = {"norm_in": "norm1", "conv_in": "conv1", "embedding": "time_emb_proj", "norm_out": "norm2"}
-    names |= {"conv_out": "conv2", **({"skip": "conv_shortcut"} if skip else {})}
-    return [entry for a, b in names.items() for entry in layer(f"{ours}.{a}", f"{theirs}.{b}")]
 
 
 def _transformer(ours: str, theirs: str, depth: int, projection: Way) -> list[Entry]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from denoiselab.interop.layout import InteropError
+from denoiselab.interop.unet import Part
 
 
 def require(config: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> None:
@@ -71,6 +72,13 @@ def multiples(widths: Sequence[int]) -> list[int]:
     if not widths or any(width % widths[0] for width in widths):
         raise InteropError(f"block_out_channels={list(widths)}: each must be a multiple of the first.")
     return [width // widths[0] for width in widths]
+
+
+def block_name(part: Part, last: int) -> str:
+    """The name of a layer of a UNet in diffusers, whose last level is `last`."""
+    sides = {"down": f"down_blocks.{part.level}", "middle": "mid_block", "up": f"up_blocks.{last - part.level}"}
+    kinds = {"residual": "resnets", "attention": "attentions", "down": "downsamplers", "up": "upsamplers"}
+    return f"{sides[part.side]}.{kinds[part.kind]}.{part.number}"
 
 
 def attention_levels(
