@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,10 @@ Config = Mapping[str, Any]
 
 # The parts of a configuration that a model is made of.
 MODEL_PARTS = ("network", "schedule", "parameterization", "denoiser", "conditioner")
+
+
+# The grid that stands in a file.
+_FROM_FILE = "denoiselab.samplers.spacing.FromFile"
 
 
 @dataclass(frozen=True)
@@ -123,15 +128,26 @@ def build_samplers(nodes: Mapping[str, Any]) -> dict[str, Sampler]:
 
 
 def sampler_nodes(names: list[str]) -> dict[str, Any]:
-    """Name to configuration, for names of `conf/sampler`.
+    """Label to configuration, for names of `conf/sampler`, each with a grid behind an @ if not its own.
+
+    The grid is a name of `conf/spacing`, or a JSON file as `grid=...` writes it: `ddim@karras`, `ddim@path/to/it.json`
+    (whose label ends in the file's stem).
 
     Raises:
         BadInput: A name is unknown or stands twice.
     """
+    nodes: dict[str, Any] = {}
     for name in names:
-        if names.count(name) > 1:
-            raise BadInput(f"evaluation.samplers={names}: '{name}' stands there more than once.")
-    nodes = {name: overrides.choice("sampler", name) for name in names}
+        rule, at, grid = name.partition("@")
+        label, node = rule, overrides.choice("sampler", rule)
+        if at:
+            own = grid.endswith(".json")
+            spacing = {"_target_": _FROM_FILE, "path": grid} if own else overrides.choice("spacing", grid)
+            node = {**node, "spacing": spacing}
+            label = f"{rule}@{Path(grid).stem if own else grid}"
+        if label in nodes:
+            raise BadInput(f"evaluation.samplers={names}: '{label}' stands there more than once.")
+        nodes[label] = node
     check(nodes)
     return nodes
 

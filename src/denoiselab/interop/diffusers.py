@@ -267,7 +267,7 @@ def _unet2d_entries(options: Mapping[str, Any], *, cosine_first: bool) -> list[E
         norm="group_norm",
         qkv=("to_q", "to_k", "to_v"),
         out="to_out.0",
-        resample="conv",
+        resample={"down": "conv", "up": "conv"},
         time=("time_embedding.linear_1", "time_embedding.linear_2"),
         ends=("conv_in", "conv_norm_out", "conv_out"),
         first=Halves() if cosine_first else SAME,

@@ -78,7 +78,7 @@ class Names(NamedTuple):
         norm: Within attention.
         qkv: Within attention: queries, keys and values, in one layer or three.
         out: Within attention.
-        resample: Within a change of resolution, the convolution; nothing where it is the part itself.
+        resample: Within a change of resolution, the convolution: by the part's kind.
         time: The two layers of the time embedding.
         ends: First convolution, last norm, last convolution.
         first: How the weights of the time embedding's first layer become ours.
@@ -92,7 +92,7 @@ class Names(NamedTuple):
     norm: str
     qkv: Sequence[str]
     out: str
-    resample: str
+    resample: Mapping[str, str]
     time: Sequence[str]
     ends: Sequence[str]
     first: Way
@@ -122,7 +122,7 @@ def entries(options: Mapping[str, Any], names: Names, *, encoder_only: bool = Fa
             found += layer(f"{part.ours}.qkv", [f"{theirs}.{name}" for name in names.qkv], *names.qkv_ways(part))
             found += layer(f"{part.ours}.out", f"{theirs}.{names.out}", names.out_way)
         else:
-            found += layer(f"{part.ours}.conv", f"{theirs}.{names.resample}")
+            found += layer(f"{part.ours}.conv", f"{theirs}.{names.resample[part.kind]}")
     return found
 
 
