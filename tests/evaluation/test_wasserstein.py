@@ -99,7 +99,7 @@ def test_a_scorer_says_what_it_is(tmp_path):
         mine.update(batch)
     theirs.update(points.points + 1)
     assert mine.n == 40
-    assert scorer.distance(mine, theirs) == pytest.approx(
+    assert scorer.scores(mine, theirs)[scorer.metric].value == pytest.approx(
         sliced_wasserstein(points.points, points.points + 1, directions(2, 16)), rel=1e-12
     )
     assert mine.fingerprint != theirs.fingerprint

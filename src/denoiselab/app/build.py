@@ -127,7 +127,7 @@ def build_samplers(nodes: Mapping[str, Any]) -> dict[str, Sampler]:
     return {name: construct(node, f"sampler {name}") for name, node in nodes.items()}
 
 
-def sampler_nodes(names: list[str]) -> dict[str, Any]:
+def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict[str, Any]:
     """Label to configuration, for names of `conf/sampler`, each with a grid behind an @ if not its own.
 
     The grid is a name of `conf/spacing`, or a JSON file as `grid=...` writes it: `ddim@karras`, `ddim@path/to/it.json`
@@ -146,7 +146,7 @@ def sampler_nodes(names: list[str]) -> dict[str, Any]:
             node = {**node, "spacing": spacing}
             label = f"{rule}@{Path(grid).stem if own else grid}"
         if label in nodes:
-            raise BadInput(f"evaluation.samplers={names}: '{label}' stands there more than once.")
+            raise BadInput(f"{option}={names}: '{label}' stands there more than once.")
         nodes[label] = node
     check(nodes)
     return nodes

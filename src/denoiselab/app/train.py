@@ -26,7 +26,7 @@ from denoiselab.training.module import CHECKPOINT_KEY, DiffusionModule
 
 
 def train(config: dict[str, Any], job: Path | None) -> float:
-    """Train, score, report; returns the best score of the frontier.
+    """Train, score, report; returns the `optimized_metric`.
 
     Args:
         config: Checked configuration, plain containers.
@@ -77,7 +77,7 @@ def train(config: dict[str, Any], job: Path | None) -> float:
             records = scoring.score(run, path, leader=leader)
             if leader:
                 scoring.report_records(records, path, loggers)
-    return float(min(record["score"] for record in records))
+    return run.optimized(record for record in records if record["images_seen"] == run.module.images_seen)
 
 
 def _images_seen(path: Path, module: DiffusionModule) -> int:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from denoiselab import progress
 from denoiselab.data import DataSet, from_uint8
+from denoiselab.evaluation.scorer import Score
 from denoiselab.evaluation.statistics import GaussianStatistics, frechet_distance
 from denoiselab.files import atomic
 
@@ -63,6 +65,7 @@ class ClassifierFeatures:
 
     name = "classifier"
     metric = "fd_classifier"
+    lower_is_better: Mapping[str, bool] = MappingProxyType({metric: True})
     split = "train"
 
     def __init__(
@@ -77,9 +80,9 @@ class ClassifierFeatures:
         """Mean and covariance of the features of no image."""
         return GaussianStatistics(self.dimension, self)
 
-    def distance(self, statistics: GaussianStatistics, reference: GaussianStatistics) -> float:
+    def scores(self, statistics: GaussianStatistics, reference: GaussianStatistics) -> dict[str, Score]:
         """The Fréchet distance."""
-        return frechet_distance(statistics, reference)
+        return {self.metric: Score(frechet_distance(statistics, reference))}
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from denoiselab.conditioners.label import Conditioner
 from denoiselab.denoiser import Denoise, Denoiser, Prediction
 from denoiselab.evaluation import report
-from denoiselab.evaluation.frontier import draw
+from denoiselab.evaluation.cell import draw
 from denoiselab.evaluation.media import COLOURS, EXTENT, histogram
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import DDIM, Sampler

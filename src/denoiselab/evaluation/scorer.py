@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,12 +37,20 @@ class Statistics(Protocol):
 S = TypeVar("S", bound=Statistics)
 
 
+class Score(NamedTuple):
+    """The value of a metric, and the standard error of its sampling; None where it has no estimate."""
+
+    value: float
+    standard_error: float | None = None
+
+
 class Scorer(Protocol[S]):
-    """A distance between two sets of samples, with the identity that a score's protocol names."""
+    """Metrics of a set of samples against another, with the identity that a score's protocol names."""
 
     name: str
     fingerprint: str
-    metric: str
+    metric: str  # the primary one
+    lower_is_better: Mapping[str, bool]  # by name of the metric
     split: str  # what scores are taken against: "train" or "held_out"
     facts: Mapping[str, Any]  # for the record
     told: str  # for the user
@@ -51,8 +59,8 @@ class Scorer(Protocol[S]):
         """Statistics of no sample."""
         ...
 
-    def distance(self, statistics: S, reference: S) -> float:
-        """The score of samples against a reference; lower is better."""
+    def scores(self, statistics: S, reference: S) -> dict[str, Score]:
+        """Name of each metric to the score of samples against a reference; `metric` comes first."""
         ...
 
 

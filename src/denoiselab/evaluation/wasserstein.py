@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from denoiselab.data import DataSet
+from denoiselab.evaluation.scorer import Score
 
 
 class Points:
@@ -97,6 +99,7 @@ class SlicedScorer:
     """
 
     name = metric = "sliced_w1"
+    lower_is_better: Mapping[str, bool] = MappingProxyType({metric: True})
     split = "held_out"
 
     def __init__(self, dimension: int, projections: int) -> None:
@@ -110,7 +113,7 @@ class SlicedScorer:
         """No points."""
         return Points(self._dimension)
 
-    def distance(self, statistics: Points, reference: Points) -> float:
+    def scores(self, statistics: Points, reference: Points) -> dict[str, Score]:
         """The sliced W1 to as many reference points as there are samples, the mean over all such parts of them.
 
         The distance of two finite sets of one distribution is not 0 and varies; the mean over parts varies less.
@@ -118,7 +121,8 @@ class SlicedScorer:
         points = statistics.points
         parts = reference.points.split(len(points))
         whole = [part for part in parts if len(part) == len(points)] or [reference.points]
-        return sum(sliced_wasserstein(points, part, self._directions) for part in whole) / len(whole)
+        mean = sum(sliced_wasserstein(points, part, self._directions) for part in whole) / len(whole)
+        return {self.metric: Score(mean)}
 
 
 class SlicedWasserstein:
