@@ -83,8 +83,9 @@ class Pipeline:
         kind = node("denoiselab.conditioners.Unconditional")
         if classes is not None:
             null = layout.options.get("null_class", True)
-            dropout = 0.1 if null else 0.0
-            kind = node("denoiselab.conditioners.ClassLabel", num_classes=classes, dropout=dropout, null_class=null)
+            kind = node(
+                "denoiselab.conditioners.ClassLabel", num_classes=classes, dropout=0.1 if null else 0.0, null_class=null
+            )
         return Imported(
             named(self.path, folder),
             layout,
