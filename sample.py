@@ -21,10 +21,14 @@ def task(config: dict[str, Any], directory: Path | None) -> None:
         from denoiselab.app.sample_frontier import score
 
         score(config)
-        return
-    from denoiselab.app.sample import sample
+    elif config.get("likelihood") is not None:
+        from denoiselab.app.likelihood import measure_likelihood
 
-    sample(config)
+        measure_likelihood(config)
+    else:
+        from denoiselab.app.sample import sample
+
+        sample(config)
 
 
 if __name__ == "__main__":

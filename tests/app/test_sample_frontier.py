@@ -98,7 +98,7 @@ def test_many_checkpoints_are_scored_and_shown_together(finished, tmp_path, invo
     assert len(rows) == len(records(tmp_path / "runs" / "a")) + len(records(tmp_path / "runs" / "b"))
     assert {row["run"] for row in rows if row["sampler"] == "euler"} == {"a", "b"}
     # The page of runs that were scored before: the same, and the folder of a former page is no run.
-    result = invoke("report.py", f"runs=[{tmp_path}/runs/*]", f"out={tmp_path / 'out'}")
+    result = invoke("src/denoiselab/report.py", f"runs=[{tmp_path}/runs/*]", f"out={tmp_path / 'out'}")
     assert result.code == 0, result.err
     assert f"{len(rows)} cells of 2 run(s)" in result.out
     assert len(records(finished)) == before
@@ -120,10 +120,10 @@ def test_many_checkpoints_are_scored_and_shown_together(finished, tmp_path, invo
         ("sample.py", ["ckpt={run}", "frontier=default", "frontier.metrics=[kernel]"], "num_samples"),
         ("sample.py", ["ckpt={run}", "frontier=default", "frontier.smaplers=[ddim]"], "frontier.samplers"),
         ("sample.py", ["ckpt={run}", "frontier=default", "out={run}/samples"], "holds no frontier"),
-        ("report.py", ["runs=[]"], "runs=[]"),
-        ("report.py", ["runs=[{run}/samples]"], "no frontier.json there"),
-        ("report.py", ["to=wandb_chart"], "no key here"),
-        ("report.py", ["to=wandb_reprot"], "wandb_report"),
+        ("src/denoiselab/report.py", ["runs=[]"], "runs=[]"),
+        ("src/denoiselab/report.py", ["runs=[{run}/samples]"], "no frontier.json there"),
+        ("src/denoiselab/report.py", ["to=wandb_chart"], "no key here"),
+        ("src/denoiselab/report.py", ["to=wandb_reprot"], "wandb_report"),
         ("train.py", ["optimized_metric=frontier/best@1"], "optimized_metric=frontier/best@1"),
         ("train.py", ["optimized_metric=train/loss"], "allowed: frontier/best"),
         ("train.py", ["optimized_metric=frontier/ancestral"], "callbacks.frontier.samplers"),

@@ -145,7 +145,7 @@ def test_the_preset_is_registered_by_a_command(invoke, monkeypatch, tmp_path):
 
     monkeypatch.setattr(wandb, "Api", Api)
     monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
-    result = invoke("report.py", "to=wandb_chart")
+    result = invoke("src/denoiselab/report.py", "to=wandb_chart")
     assert result.code == 0, result.err
     assert "logger.wandb.chart=me/frontier" in result.out
     assert [(c["entity"], c["name"], c["spec_type"], c["access"]) for c in calls] == [

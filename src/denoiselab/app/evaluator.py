@@ -19,9 +19,11 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from denoiselab.app import build
 from denoiselab.app.errors import BadInput, console
+from denoiselab.app.moments import learn
 from denoiselab.app.settings import Evaluation
 from denoiselab.data import DataSet
 from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Reference, Scorer, Store, Subject
+from denoiselab.samplers import Sampler
 from denoiselab.training.interruption import Interruption
 
 Config = Mapping[str, Any]
@@ -146,7 +148,17 @@ class Evaluator:
         notes = {"run": self.name, **self._floor(evaluation, frontier.num_samples)}
         try:
             denoiser.eval()
-            given = (subject, scorer, reference, self.store, protocol, self.check, self._agree_to_stop, notes)
+            given = (
+                subject,
+                scorer,
+                reference,
+                self.store,
+                protocol,
+                self.check,
+                self._agree_to_stop,
+                notes,
+                self._learn,
+            )
             return frontier.run(*given, shown=shown)
         finally:
             denoiser.train(was_training)
@@ -177,6 +189,12 @@ class Evaluator:
                 console(stderr=True).print(f"{self.data} is scored by {scorer.told}")
             self._measures[key] = scorer, reference
         return self._measures[key]
+
+    def _learn(self, sampler: Sampler) -> dict[str, Any]:
+        """Measure the model, for a sampler that must know it; all ranks measure the same."""
+        leader = getattr(rank_zero_only, "rank", 0) == 0
+        found = learn(sampler, self.model, lambda: self.images, self.store.directory, self.check, writes=leader)
+        return {} if found is None else {"moments_sha256": found}
 
     @cached_property
     def _measures(self) -> dict[str, tuple[Scorer[Any, Any], Reference]]:

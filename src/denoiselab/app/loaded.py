@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from denoiselab.app import build
-from denoiselab.app.construct import check
+from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
+from denoiselab.data import DataSet
 from denoiselab.training.checkpoints import CheckpointError, check_weights, read_checkpoint
 from denoiselab.training.ema import RAW, applied
 from denoiselab.training.module import CHECKPOINT_KEY
@@ -37,6 +38,19 @@ class Loaded:
     def names(self) -> list[str]:
         """What `applied` accepts."""
         return [*self.averages, RAW]
+
+    def data(self) -> tuple[DataSet, DataSet]:
+        """The training data, and those held out.
+
+        Raises:
+            BadInput: They cannot be loaded.
+        """
+        check({"data": self.config["data"]}, model_only=True)
+        try:
+            loaded: tuple[DataSet, DataSet] = construct(self.config["data"], "data").load()
+        except (ValueError, OSError) as error:
+            raise BadInput(f"ckpt: its data cannot be loaded: {error}") from None
+        return loaded
 
     def applied(self, name: str) -> AbstractContextManager[None]:
         """Within it the denoiser has the weights of that name."""
@@ -66,3 +80,16 @@ def load(path: Path) -> Loaded:
         raise BadInput(f"ckpt={path}: its configuration is incomplete, so the network cannot be rebuilt.") from None
     model.denoiser.load_state_dict(state)
     return Loaded(model, ours["ema"], config, ours["images_seen"])
+
+
+def load_weights(path: Path, asked: str | None) -> tuple[Loaded, str]:
+    """A checkpoint file's model with the weights asked for, or its first profile, and their name.
+
+    Raises:
+        BadInput: It cannot be used, or has no such weights.
+    """
+    loaded = load(path)
+    weights = build.profile_name(asked, loaded.names, "weights")
+    if weights != RAW:
+        loaded.model.denoiser.load_state_dict(loaded.averages[weights], strict=False)  # buffers are not averaged
+    return loaded, weights

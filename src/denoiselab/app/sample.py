@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from denoiselab import progress
-from denoiselab.app import build
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
-from denoiselab.app.loaded import load
+from denoiselab.app.loaded import load_weights
+from denoiselab.app.moments import learn
+from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.evaluation.cell import draw
 from denoiselab.evaluation.media import medium
 from denoiselab.files import atomic
 from denoiselab.samplers import Moment, Sampler
-from denoiselab.training.checkpoints import CHECKPOINTS, LAST
-from denoiselab.training.ema import RAW
 from denoiselab.training.interruption import Interruption
 
 Config = dict[str, Any]
+
+# What the program may do with a checkpoint instead of drawing samples.
+TASKS = ("frontier", "likelihood")
 
 
 def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
@@ -38,9 +35,12 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
         BadInput: Something is wrong.
     """
     settings = parse(SampleSettings, config)
-    check({"sampler": settings.sampler, "logger": settings.logger, "frontier": settings.frontier})
+    check({"sampler": settings.sampler, "logger": settings.logger, **{name: config.get(name) for name in TASKS}})
+    asked = [name for name in TASKS if config.get(name) is not None]
+    if len(asked) > 1:
+        raise BadInput(f"{' and '.join(asked)}: give one of them.")
     if settings.frontier is None and isinstance(settings.ckpt, list):
-        raise BadInput(f"ckpt={settings.ckpt}: samples come from one checkpoint; frontier=default takes several.")
+        raise BadInput(f"ckpt={settings.ckpt}: only frontier=default takes several.")
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
         raise BadInput("accelerator=gpu: this machine has no GPU; use accelerator=cpu.")
     return settings
@@ -55,31 +55,28 @@ def sample(config: Config) -> Path:
     """
     settings = parse(SampleSettings, config)
     sampler: Sampler = construct(settings.sampler, "sampler")
-    path = Path(str(settings.ckpt))
-    path = path / CHECKPOINTS / LAST if path.is_dir() else path
-    model, weights = _load(path, settings.weights)
+    path = checkpoint_file(settings)
+    loaded, weights = load_weights(path, settings.weights)
+    model = loaded.model
     checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
     # Whatever else was asked for, in eight digits: the same request has the same folder.
     rest = json.dumps([settings.sampler, checkpoint, settings.format], sort_keys=True)
     rule = config["sampler"]["_target_"].rpartition(".")[2].lower()
     digest = hashlib.sha256(rest.encode()).hexdigest()[:8]
     folder = f"{rule}_steps{sampler.steps}_{weights}_seed{settings.seed}_n{settings.num_samples}_{digest}"
-    home = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
-    out = Path(settings.out) if settings.out else home / "samples" / folder
-    if out.exists():
-        raise BadInput(f"out={out}: exists already; nothing is written over, so name another folder with out=...")
-    on_gpu = settings.accelerator == "gpu" or (settings.accelerator == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if on_gpu else "cpu")
+    out = new_path(settings, path, "samples", folder)
+    device = device_of(settings)
     denoiser = model.denoiser.to(device).eval()
     try:
         calls = 1 if sampler.adaptive else sampler.nfe(sampler.steps, model.denoiser.schedule)
     except ValueError as error:
         raise BadInput(f"sampler: {error}") from None
     with (
-        _folder(out) as partial,
+        new_folder(out) as partial,
         Interruption("stopped; nothing was written.") as interruption,
         progress.bar("sampling", settings.num_samples * calls) as bar,
     ):
+        learn(sampler, model, lambda: loaded.data()[0], home_of(path), interruption.check)
         batches, rows = [], 0
         for index in torch.arange(settings.num_samples, device=device).split(settings.batch_size):
 
@@ -107,31 +104,3 @@ def sample(config: Config) -> Path:
             json.dump(record, file, indent=1)
     print(f"{settings.num_samples} samples, {record['nfe']} network calls each, weights {weights}: {out}")
     return out
-
-
-def _load(path: Path, asked: str | None) -> tuple[build.Model, str]:
-    """The model of a checkpoint with the weights asked for, and their name."""
-    loaded = load(path)
-    weights = build.profile_name(asked, loaded.names, "weights")
-    if weights != RAW:
-        loaded.model.denoiser.load_state_dict(loaded.averages[weights], strict=False)  # buffers are not averaged
-    return loaded.model, weights
-
-
-@contextmanager
-def _folder(out: Path) -> Iterator[Path]:
-    """A hidden folder that takes the name `out` when the block ends well, and goes if it does not."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    except OSError as error:
-        raise BadInput(f"out={out}: cannot be written to ({error.strerror or error}).") from None
-    try:
-        yield partial
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o777 & ~umask)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise

@@ -80,6 +80,7 @@ class SampleSettings(_Settings):
     """The whole configuration of `sample.py`."""
 
     sampler: Node
+    likelihood: Node | None = None
     frontier: Node | None = None
     logger: dict[str, Node]
     ckpt: str | list[str]
@@ -89,12 +90,14 @@ class SampleSettings(_Settings):
     seed: int = Field(ge=0, lt=2**63)
     format: Literal["png", "npz"]
     out: str | None
+    split: Literal["held_out", "train"]
+    repeats: int = Field(ge=1)
     accelerator: Literal["auto", "cpu", "gpu"]
     traceback: bool
 
 
 class ReportSettings(_Settings):
-    """The whole configuration of `report.py`."""
+    """The whole configuration of `denoiselab.report`."""
 
     to: Literal["page", "wandb_chart", "wandb_report"]
     runs: list[str]

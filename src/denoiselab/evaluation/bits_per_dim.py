@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -14,6 +15,7 @@ from denoiselab.data import DataSet
 from denoiselab.data.stream import IndexStream
 from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation.likelihood import Likelihood
+from denoiselab.evaluation.report import save
 from denoiselab.noise import Noise
 
 
@@ -144,6 +146,27 @@ def rate_distortion(result: BitsPerDim, scale: float = 1.0) -> list[dict[str, fl
         )
         rate += float(terms[0, i])
     return rows
+
+
+def write_rate_distortion(path: Path, rows: Sequence[Mapping[str, float]], total: Mean) -> None:
+    """The picture of `rate_distortion`: what each step costs, and distortion against rate."""
+    from matplotlib.figure import Figure  # slow to import
+
+    figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
+    figure.suptitle(f"{total.value:.3f} ± {total.standard_error:.3f} bits/dim", fontsize=10)
+    left, right = figure.subplots(1, 2)
+    terms, errors = ([row[name] for row in rows] for name in ("term", "term_standard_error"))
+    left.errorbar([row["t"] for row in rows], terms, errors, fmt=".", markersize=3, linewidth=1)
+    left.set(xlabel="t", ylabel="bits/dim of the step t to t - 1", xscale="log")
+    if min(terms) > 0:
+        left.set_yscale("log")
+    else:  # the last step may pay densities of real numbers
+        left.set_yscale("symlog", linthresh=1e-4)
+    right.plot([row["rate"] for row in rows], [row["distortion"] for row in rows], marker=".", markersize=3)
+    right.set(xlabel="rate (bits/dim)", ylabel="distortion (RMSE of the predicted x0)", yscale="log")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    save(figure, path)
 
 
 def _mean(values: Tensor) -> Mean:

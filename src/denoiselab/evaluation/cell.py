@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from denoiselab.conditioners.label import Conditioner
 from denoiselab.denoiser import Denoiser
@@ -222,3 +223,11 @@ def _mean(total: int, samples: int) -> float:
     """A whole number where it is one."""
     mean = total / samples
     return int(mean) if mean.is_integer() else round(mean, 2)
+
+
+def digest(module: nn.Module) -> str:
+    """sha256 of names and values of all weights."""
+    total = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        total.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()

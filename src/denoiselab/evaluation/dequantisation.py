@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoiselab.noise import TRAINING, Noise
+from denoiselab.objectives.decoders import Decoder
 
-# From images (B, C, H, W) in [-1, 1], their positions in the data, and noise to an upper bound on -log p, in nats per
-# dimension `(B,)`, differentiable in the images.
+# From images `(B, C, *)`, their positions in the data, and noise to an upper bound on -log p, up to a constant, in nats
+# per dimension `(B,)`, differentiable in the images.
 NegativeLogDensity = Callable[[Tensor, Tensor, Noise], Tensor]
 
 
@@ -113,6 +114,30 @@ class TruncatedNormal(_Binned):
         return x0.double() + (std * z).clamp(-self.half, self.half), log_q.flatten(1).sum(1)
 
 
+class Decoded(Dequantisation):
+    """The model's own noise, y ~ N(x0, rho^2), and a decoder's log p(x0 | y) beside log q: any density, no bins.
+
+    With the decoder of a variational bound it is that bound with the exact density of its latent in place of the
+    divergences; of real numbers too.
+
+    Source: Kingma et al., Variational Diffusion Models, arXiv 2107.00630, eq. 5-8.
+
+    Args:
+        decoder: log p(x0 | y) around y, with variance rho^2.
+    """
+
+    def __init__(self, decoder: Decoder) -> None:
+        self.decoder, self.bins = decoder, decoder.bins
+
+    def __call__(self, x0: Tensor, rho: float, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Numbers y, and log q(y | x0) - log p(x0 | y)."""
+        eps = noise.like(x0.double())
+        y = x0.double() + rho * eps
+        log_rho = torch.full((), rho, dtype=torch.float64, device=x0.device).log()
+        log_q = -(eps.square() + math.log(2 * math.pi)) / 2 - log_rho
+        return y, (log_q - self.decoder(x0, y, 2 * log_rho)).flatten(1).sum(1)
+
+
 class Variational(_Binned):
     """u = half tanh(z / 2), z logistic with a mean and a scale of each pixel that a small network reads from the image.
 
@@ -120,7 +145,7 @@ class Variational(_Binned):
     it a bound. A flow in place of the logistic is the source's.
 
     Source: Ho et al., Flow++, arXiv 1902.00275, section 3.1; Song et al., Maximum Likelihood Training of Score-Based
-    Diffusion Models, arXiv 2101.09258, section 5.2, for its training with a fixed score model.
+    Diffusion Models, arXiv 2101.09258, for its training with a fixed score model.
 
     Args:
         bins: As in `Uniform`.

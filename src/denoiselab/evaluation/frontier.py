@@ -9,10 +9,9 @@ from types import MappingProxyType
 from typing import Any
 
 import torch.distributed as dist
-from torch import nn
 
 from denoiselab import progress
-from denoiselab.evaluation.cell import Scoring, Subject
+from denoiselab.evaluation.cell import Scoring, Subject, digest
 from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.ranks import on_first_rank
 from denoiselab.evaluation.scorer import Reference, Scorer
@@ -97,6 +96,7 @@ class Frontier:
         check: Callable[[object], None],
         check_cell: Callable[[], None] = lambda: None,
         notes: Mapping[str, Any] = MappingProxyType({}),
+        learn: Callable[[Sampler], Mapping[str, Any]] = lambda sampler: {},
         *,
         shown: bool = True,
     ) -> list[Record]:
@@ -111,6 +111,7 @@ class Frontier:
             check: Called between sampling steps; what it raises stops the run.
             check_cell: Called after each cell, by all ranks together.
             notes: What else a record says; it does not tell cells apart.
+            learn: Lets a sampler learn what it must know of the model; what it returns tells its cells apart.
             shown: Whether the first rank shows a bar.
 
         Returns:
@@ -139,9 +140,10 @@ class Frontier:
             scoring = Scoring(subject, scorer, reference, self.num_samples, self.batch_size, self.seed, check, bar)
             for weights in self.weights:
                 with subject.applied(weights):
-                    own = {**common, "weights": weights, "weights_sha256": _digest(subject.denoiser)}
+                    learnt = {name: learn(sampler) for name, sampler in self.samplers.items()}
+                    own = {**common, "weights": weights, "weights_sha256": digest(subject.denoiser)}
                     for guidance, name, steps, calls in self._cells():
-                        sampler, settings = self.samplers[name], {**self.settings[name], "steps": steps}
+                        sampler, settings = self.samplers[name], {**self.settings[name], **learnt[name], "steps": steps}
                         cell = {**own, "guidance": guidance, "sampler": name, "settings": settings}
                         key = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()
                         bar.set_postfix(sampler=name, nfe=calls, refresh=False)
@@ -175,11 +177,3 @@ class Frontier:
 
 def _series(record: Record) -> tuple[Any, ...]:
     return tuple(record.get(key) for key in ("weights", "guidance", "sampler", "nfe"))
-
-
-def _digest(module: nn.Module) -> str:
-    """sha256 of names and values of all weights."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

@@ -24,12 +24,13 @@ from denoiselab.evaluation.dequantisation import Dequantisation
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 from denoiselab.objectives import ContinuousBound, VariationalBound
-from denoiselab.objectives.decoders import ContinuousGaussian, Decoder
+from denoiselab.objectives.decoders import Decoder
 from denoiselab.objectives.level_distributions import UniformSteps
 from denoiselab.objectives.projections import Projection
 from denoiselab.samplers.adaptive import flow_place, flow_slope, like_batch, runge_kutta_45
 from denoiselab.samplers.base import check_number
 from denoiselab.schedules import Schedule
+from denoiselab.schedules.base import like
 from denoiselab.variances import Variance
 
 _LOG2 = math.log(2)
@@ -48,10 +49,10 @@ class Estimate(NamedTuple):
 
 
 class Likelihood(ABC):
-    """A way to measure a likelihood; `bins` counts the values of the data it is for, None for real numbers."""
+    """A way to measure a likelihood."""
 
-    bins: int | None
-    option: str  # which option says so
+    bins: int | None  # values of the data that it is for, from -1 to 1; None for real numbers
+    part: str  # which of its arguments says so
     fit_images: int = 0  # training images seen before it can measure
 
     def check(self, denoiser: Denoiser) -> None:  # noqa: B027  # most measure every model
@@ -138,7 +139,7 @@ class FlowLikelihood(Likelihood):
         ValueError: A tolerance is negative, or both are 0.
     """
 
-    option = "likelihood.dequantisation"
+    part = "dequantisation"
 
     def __init__(self, dequantisation: Dequantisation, trace: Trace, rtol: float = 1e-5, atol: float = 1e-5) -> None:
         check_number("rtol", rtol)
@@ -156,28 +157,38 @@ class FlowLikelihood(Likelihood):
         seed: int,
         on_images: Callable[[int], object],
     ) -> None:
-        """Train the dequantisation by the continuous-time bound, where the SDE's density stands for the ODE's."""
-        bound = ContinuousBound(ContinuousGaussian())
-        device = next(denoiser.parameters()).device
+        """Train the dequantisation by a bound on -log p(y), in which the SDE's density stands for the ODE's.
+
+        Of y_t = y + r eps, r^2 = rho^2 - rho_min^2, it is the integral of (r |s|^2 + 2 s.eps) dr and a constant, for
+        the score s = -eps_hat / rho; with rho = rho_min cosh(a) that of (tanh(a) |eps_hat|^2 - 2 eps_hat.eps) da.
+
+        Source: Song et al., Maximum Likelihood Training, arXiv 2101.09258, theorem 3.
+        """
+        if not self.fit_images:
+            return
+        schedule, device = denoiser.schedule, next(denoiser.parameters()).device
+        ends = schedule.level(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)).rho
+        least, span = float(ends[0]), float((ends[1].clamp_max(1e3) / ends[0]).acosh())  # beyond, y hardly counts
         labels = train.labels.to(device)
 
         def loss(y: Tensor, index: Tensor, noise: Noise) -> Tensor:
-            parts = bound.evaluate(denoiser, y, noise, conditioner.sample(labels[index]))
-            return _LOG2 * (parts.prior + parts.reconstruction + parts.diffusion)
+            place, eps = span * noise.uniform(), noise.like(y)
+            level = schedule.at(-(least * place.cosh()).log())
+            x = like(level.alpha, y) * (y + like(least * place.sinh(), y) * eps)
+            predicted = denoiser(x, level, conditioner.sample(labels[index])).eps
+            inner: Tensor = like(place.tanh(), y) * predicted.square() - 2 * predicted * eps
+            return span * inner.flatten(1).mean(1)
 
-        if self.fit_images:
-            images = train.inputs(torch.arange(len(train))).to(device)
-            self.dequantisation.fit(loss, images, seed, on_images)
+        images = train.inputs(torch.arange(len(train))).to(device)
+        self.dequantisation.fit(loss, images, seed, on_images)
 
     def __call__(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning) -> Estimate:
-        """The parts `prior`, `volume` and, of bytes, `dequantisation`."""
+        """The parts `prior`, `volume` and `dequantisation`."""
         schedule = denoiser.schedule
         rho = float(schedule.level(torch.tensor(schedule.t_min, dtype=torch.float64)).rho)
         y, log_q = self.dequantisation(x0, rho, noise)
         prior, volume = self.log_density(functools.partial(denoiser, cond=cond), schedule, y, noise, x0.dtype)
-        parts = {"prior": -prior, "volume": -volume}
-        if self.bins is not None:
-            parts["dequantisation"] = log_q
+        parts = {"prior": -prior, "volume": -volume, "dequantisation": log_q}
         return Estimate({name: nats / (x0[0].numel() * _LOG2) for name, nats in parts.items()})
 
     @torch.no_grad()
@@ -231,7 +242,7 @@ class ChainBound(Likelihood):
         ValueError: A value is out of range.
     """
 
-    option = "likelihood.decoder"
+    part = "decoder"
 
     def __init__(
         self, decoder: Decoder, variance: Variance, steps: int | None = None, clip: float | None = None
@@ -249,10 +260,7 @@ class ChainBound(Likelihood):
         Raises:
             ValueError: As in `Schedule.chain`.
         """
-        try:
-            self.bound.check(self._chain(denoiser))
-        except ValueError as error:
-            raise ValueError(f"likelihood.{error}") from None
+        self.bound.check(self._chain(denoiser))
 
     def __call__(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning) -> Estimate:
         """The parts `prior`, `diffusion` (t > 1) and `reconstruction`; of each step its `term` and `squared_error`."""
@@ -281,7 +289,7 @@ class ContinuousTimeBound(Likelihood):
         ValueError: `draws` is less than 1.
     """
 
-    option = "likelihood.decoder"
+    part = "decoder"
 
     def __init__(self, decoder: Decoder, draws: int = 32) -> None:
         check_number("draws", draws, 1)

@@ -1,4 +1,4 @@
-"""Show frontiers that were scored before, on one page or on W&B: `python report.py [key=value ...]`, see README.md."""
+"""Show frontiers that were scored before, on one page or on W&B: `python -m denoiselab.report [key=value ...]`."""
 
 from __future__ import annotations
 
@@ -23,4 +23,4 @@ def task(config: dict[str, Any], directory: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(Path(__file__).resolve().parent / "conf", "report", check, task)
+    cli.run(Path(__file__).resolve().parents[2] / "conf", "report", check, task)
