@@ -3,7 +3,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from denoiselab.evaluation.statistics import GaussianStatistics, frechet_distance
+from denoiselab.evaluation.frechet import frechet_distance
+from denoiselab.evaluation.statistics import GaussianStatistics
 
 
 def statistics(x):
@@ -48,5 +49,5 @@ def test_fewer_samples_than_dimensions_is_finite():
 
 
 def test_features_that_are_not_finite_are_refused():
-    with pytest.raises(ValueError, match="image 1"):
+    with pytest.raises(ValueError, match="sample 1"):
         GaussianStatistics(2).update(torch.tensor([[0.0, 0.0], [float("nan"), 0.0]]))

@@ -43,6 +43,10 @@ class Evaluation(_Settings):
     weights: str | list[str] | None
     guidance: list[Annotated[float, Field(allow_inf_nan=False)]]
     extractor: Node
+    metrics: list[str]
+    metric_options: dict[str, Node]
+    reference: str | None
+    reference_n: int | None = Field(ge=2)
 
 
 class TrainSettings(_Settings):

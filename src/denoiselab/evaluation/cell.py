@@ -18,7 +18,7 @@ from denoiselab.conditioners.label import Conditioner
 from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.memory import PeakMemory
-from denoiselab.evaluation.scorer import Score, Scorer, Statistics
+from denoiselab.evaluation.scorer import Reference, Score, Scorer, Statistics
 from denoiselab.evaluation.store import Record
 from denoiselab.guidance import bind
 from denoiselab.noise import SAMPLING, Noise
@@ -79,8 +79,8 @@ class Scoring:
     """
 
     subject: Subject
-    scorer: Scorer[Any]
-    reference: Statistics
+    scorer: Scorer[Any, Any]
+    reference: Reference
     num_samples: int
     batch_size: int
     seed: int
@@ -110,7 +110,7 @@ class Scoring:
         spent: tuple[float, float | None] = (calls, None)
         if not failures:
             statistics.reduce(device)
-            assert int(statistics.n) == self.num_samples
+            assert statistics.n == self.num_samples
             totals = (sum(share.calls for share in shares), sum(share.evaluations for share in shares))
             spent = (mean_count(totals[0], self.num_samples), mean_count(totals[1], self.num_samples))
         seconds = time.perf_counter() - start
