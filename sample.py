@@ -1,4 +1,4 @@
-"""Draw samples from a checkpoint: `python sample.py ckpt=<run directory or file> [key=value ...]`, see README.md."""
+"""Draw samples from a checkpoint, or score samplers: `python sample.py ckpt=<run> [key=value ...]`, see README.md."""
 
 from __future__ import annotations
 
@@ -17,9 +17,30 @@ def check(config: dict[str, Any], sweeping: bool) -> None:
 
 def task(config: dict[str, Any], directory: Path | None) -> None:
     """Run a job."""
-    from denoiselab.app.sample import sample
+    if config.get("import") is not None:
+        from denoiselab.app.importing import run_directory
 
-    sample(config)
+        config["ckpt"] = str(run_directory(config["import"], Path(config["log_dir"]), config.get("data")))
+    if config.get("frontier") is not None:
+        from denoiselab.app.sample_frontier import score
+
+        score(config)
+    elif config.get("likelihood") is not None:
+        from denoiselab.app.likelihood import measure_likelihood
+
+        measure_likelihood(config)
+    elif config.get("grid") is not None:
+        from denoiselab.app.grids import fit_grid
+
+        fit_grid(config)
+    elif config.get("export") is not None:
+        from denoiselab.app.exporting import export
+
+        export(config)
+    else:
+        from denoiselab.app.sample import sample
+
+        sample(config)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ class Exact(torch.nn.Module):
         super().__init__()
         self.oracle, self.schedule = oracle, schedule
 
-    def forward(self, x, label):
+    def forward(self, x, label, cond=None):
         return self.oracle(x, self.schedule.level(label)).eps
 
 

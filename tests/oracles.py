@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 
 from denoiselab.analytic import MixtureDenoiser
-from denoiselab.schedules import Level, Schedule
+from denoiselab.denoiser import Denoise
+from denoiselab.noise import Noise
+from denoiselab.samplers import Analytic, Moments
+from denoiselab.schedules import Level, Schedule, VPLinear
 
 F64 = torch.float64
 
@@ -18,6 +21,18 @@ def mixture() -> MixtureDenoiser:
         stds=torch.tensor([0.3, 0.2, 0.35], dtype=F64),
         weights=torch.tensor([0.5, 0.2, 0.3], dtype=F64),
     )
+
+
+def draws(oracle: MixtureDenoiser, n: int, seed: int = 0) -> Tensor:
+    """Exact draws `(n, D)`."""
+    noise = Noise(seed, torch.arange(n) + 10**9)
+    which = torch.bucketize(noise.uniform(), oracle.weights.cumsum(0)).clamp(max=len(oracle.weights) - 1)
+    return oracle.means[which] + oracle.stds[which, None] * noise.normal(oracle.means.shape[1:], F64)
+
+
+def measured(sampler: Analytic, oracle: Denoise, x0: Tensor) -> Moments:
+    """The moments of an oracle on data `(N, *)`."""
+    return sampler.measure(lambda x, level, rows: oracle(x, level), VPLinear(), x0, Noise(5, torch.arange(len(x0))))
 
 
 def flow_map(oracle: MixtureDenoiser, x: Tensor, here: Level, there: Level) -> Tensor:

@@ -20,7 +20,7 @@ class ExactNetwork(torch.nn.Module):
         super().__init__()
         self.schedule, self.parameterization, self.scale = schedule, parameterization, scale
 
-    def forward(self, x, label):
+    def forward(self, x, label, cond=None):
         level = self.schedule.level(label / self.scale)
         x0, eps, _ = mixture()(x, level)
         a, b = self.parameterization(level)
@@ -75,7 +75,7 @@ def test_every_schedule_serves_levels_of_every_other(home):
     inner = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.Tanh(), torch.nn.Linear(16, 2)).double()
 
     class Network(torch.nn.Module):
-        def forward(self, x, label):
+        def forward(self, x, label, cond=None):
             return inner(torch.cat((x, label[:, None]), 1))
 
     own = configured(home)
@@ -126,7 +126,7 @@ def test_input_of_unit_variance():
         assert torch.allclose(UnitVariance(0.3)(level).square() * variance, torch.ones(9, dtype=F64))
 
     class Echo(torch.nn.Module):
-        def forward(self, x, label):
+        def forward(self, x, label, cond=None):
             return x
 
     plain, scaled = (Denoiser(Echo(), EDM(), parameterizations.eps, LogNoise(), s) for s in (None, UnitVariance(0.3)))

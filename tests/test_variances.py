@@ -7,7 +7,7 @@ from oracles import F64
 from denoiselab import variances
 from denoiselab.denoiser import Prediction
 from denoiselab.noise import Noise
-from denoiselab.samplers import Ancestral
+from denoiselab.samplers import Ancestral, Memory
 from denoiselab.samplers.spacing import UniformTime
 from denoiselab.schedules import DiscreteVP, Level, betas
 
@@ -69,10 +69,8 @@ def test_the_ancestral_sampler_uses_the_models_variance_unless_told_otherwise():
     x = torch.ones(500, 2, dtype=F64)
 
     def spread(raw, **options):
-        sampler = Ancestral(UniformTime(), 10, **options)
-        out, _ = sampler.step(
-            denoise(raw * torch.ones_like(x)), CHAIN, x, here, there, None, Noise(0, torch.arange(500))
-        )
+        step = Ancestral(UniformTime(), 10, **options).between(CHAIN, here, there)
+        out = step(denoise(raw * torch.ones_like(x)), x, Memory(), Noise(0, torch.arange(500)))
         return out - out.mean()
 
     small, large = (v.sqrt() for v in variances.posterior_variances(here, there))

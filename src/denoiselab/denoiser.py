@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from denoiselab.networks.conditioning import Conditioning
 from denoiselab.parameterizations import Coefficients, Parameterization, home, solve
 from denoiselab.schedules import Level, Schedule
 from denoiselab.schedules.base import like
@@ -76,15 +78,18 @@ class ScaledTime:
 
 
 class StepIndex:
-    """The time label 0..T-1 of a discrete schedule's trained levels.
+    """The time label 0..T-1 of a discrete schedule's trained levels, or a multiple of it.
 
     Args:
         nearest: Between trained levels, the nearest index instead of a fractional one: for networks with a table
             of embeddings (k-diffusion's `quantize`).
+        scale: Factor on the index; 1000 / T makes chains of all lengths alike to the network (improved-diffusion's
+            `rescale_timesteps`).
+        descending: 0 is the noisiest level, as in NCSN's code and its successors'.
     """
 
-    def __init__(self, nearest: bool = False) -> None:
-        self.nearest = nearest
+    def __init__(self, nearest: bool = False, scale: float = 1.0, descending: bool = False) -> None:
+        self.nearest, self.scale, self.descending = nearest, scale, descending
 
     def __call__(self, level: Level) -> Tensor:
         """The label, shaped like the level.
@@ -98,8 +103,8 @@ class StepIndex:
                 "time_label: StepIndex counts the levels of a discrete schedule, and this one is continuous; "
                 "use ScaledTime or LogNoise."
             )
-        index = level.t * steps - 1
-        return index.round() if self.nearest else index
+        index = steps - level.t * steps if self.descending else level.t * steps - 1
+        return (index.round() if self.nearest else index) * self.scale
 
 
 class LogNoise:
@@ -109,14 +114,21 @@ class LogNoise:
 
     Args:
         scale: Factor on the logarithm.
+        unit: The ratio sigma / alpha whose label is 0; 2 where the network was trained on data in [0, 1], in whose
+            units sigma is half of ours.
+
+    Raises:
+        ValueError: The unit is not positive.
     """
 
-    def __init__(self, scale: float = 0.25) -> None:
-        self.scale = scale
+    def __init__(self, scale: float = 0.25, unit: float = 1.0) -> None:
+        if unit <= 0:
+            raise ValueError(f"unit={unit}: it must be positive.")
+        self.scale, self.unit = scale, unit
 
     def __call__(self, level: Level) -> Tensor:
         """The label, shaped like the level."""
-        return -self.scale * level.lam
+        return -self.scale * (level.lam + math.log(self.unit))
 
 
 class UnitVariance:
@@ -148,8 +160,8 @@ class Denoiser(nn.Module):
     same lam, so a network trained on one path samples along every other.
 
     Args:
-        network: Called as `network(x, label, **cond)` with x `(B, C, *)` and label `(B,)`; returns `(B, C, *)`, or
-            `(B, 2C, *)` with a learned variance.
+        network: Called as `network(x, label, cond)` with x `(B, C, *)`, label `(B,)` and a `Conditioning`; returns
+            `(B, C, *)`, or `(B, 2C, *)` with a learned variance.
         schedule: The network's home schedule.
         parameterization: The meaning (a, b) of the output at a level.
         time_label: The label of a level.
@@ -174,11 +186,11 @@ class Denoiser(nn.Module):
         self.input_scale = input_scale
         self.variance = variance
 
-    def output(self, x: Tensor, level: Level, **cond: Tensor) -> Output:
+    def output(self, x: Tensor, level: Level, cond: Conditioning = Conditioning()) -> Output:
         """The raw output at a level of the home schedule; `x` is `(B, *)`, `level` scalar or `(B,)`."""
         label = self.time_label(level).to(x).expand(x.shape[0])
         scaled = x if self.input_scale is None else like(self.input_scale(level), x) * x
-        out, raw = self.network(scaled, label, **cond), None
+        out, raw = self.network(scaled, label, cond), None
         variance = None
         if self.variance is not None:
             if self.variance.outputs == 2:
@@ -186,16 +198,16 @@ class Denoiser(nn.Module):
             variance = self.variance(x, raw)
         return Output(x, out, level, self.parameterization(level), variance)
 
-    def forward(self, x: Tensor, level: Level, **cond: Tensor) -> Prediction:
+    def forward(self, x: Tensor, level: Level, cond: Conditioning = Conditioning()) -> Prediction:
         """Predict (x0, eps) from `x` `(B, *)` at `level` (scalar or `(B,)`, of any schedule)."""
         if level.path is self.schedule:
-            return self.output(x, level, **cond).prediction()
+            return self.output(x, level, cond).prediction()
         at_home = self.schedule.at(level.lam)
         # Equal in the home schedule's range. Beyond it keep what there is more of, data or noise, at its scale, and
         # give the rest to eps, so that alpha x0 + sigma eps = x all the same.
         # Where both are pure noise, fmin and fmax pass over the undefined ratio of alphas.
         scale = torch.fmin(at_home.sigma / level.sigma, at_home.alpha / level.alpha)
-        x0, eps, variance = self.output(x * like(scale, x), at_home, **cond).prediction()
+        x0, eps, variance = self.output(x * like(scale, x), at_home, cond).prediction()
         stretch = torch.fmax(at_home.rho / level.rho, torch.ones_like(level.rho))
         excess = (1 / at_home.rho - 1 / level.rho).clamp_min(0)
         return Prediction(x0, like(stretch, x) * eps + like(excess, x) * x0, variance)

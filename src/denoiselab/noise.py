@@ -22,7 +22,7 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 7
 
 # Counters worked on together: their words stay in the cache.
-_CHUNK = 2**16
+_CHUNK = 2**17
 
 # Independent families of numbers under one seed.
 TRAINING, SAMPLING = 0, 1
@@ -41,36 +41,42 @@ def philox(
         counter: The four words.
         key: Two 32-bit words.
         rounds: Their number.
-        work: `(4, 3, *)` int64, memory to work in; the result lies there.
+        work: `(3, 2, *)` int64, memory to work in; the result lies there.
 
     Returns:
         Words 0 and 2, `(2, *)` int64, and words 1 and 3, which are right in their lower 32 bits.
     """
     shape = torch.broadcast_shapes(*(c.shape for c in counter))
     device = counter[0].device
-    work = torch.empty(4, 3, *shape, dtype=torch.int64, device=device) if work is None else work
-    even, odd, low, high = work[0, :2], work[1, :2], work[2], work[3]
+    work = torch.empty(3, 2, *shape, dtype=torch.int64, device=device) if work is None else work
+    even, odd, spare = work
+    # A round exchanges the places of its two words of a kind; instead of moving them back, the next takes them as they
+    # lie. So the last finds them in order if the first has them so or, of an odd number, the other way round.
+    order = -1 if rounds % 2 else 1
     for words, pair in ((even, counter[::2]), (odd, counter[1::2])):
-        words[0], words[1] = pair
-    multipliers, keys = _constants(key, rounds, len(shape), device)
-    for key_ in keys:
+        words[0], words[1] = pair[::order]
+    for multipliers, keys in _constants(key, rounds, len(shape), device):
         # The 64-bit product wraps, as it should, and the mask undoes the sign of its shifted high word. Only the low
-        # word of `odd` counts. The third row lets one view hold both products in exchanged order.
-        torch.mul(even, multipliers, out=low[:2])
-        low[2] = low[0]
-        torch.bitwise_right_shift(low[1:], 32, out=even)
-        even.bitwise_xor_(odd).bitwise_xor_(key_).bitwise_and_(_MASK)
-        odd, low, high = low[1:], high, low
+        # word of `odd` counts.
+        torch.mul(even, multipliers, out=spare)
+        torch.bitwise_right_shift(spare, 32, out=even)
+        even[0].bitwise_xor_(odd[1])
+        even[1].bitwise_xor_(odd[0])
+        even.bitwise_xor_(keys).bitwise_and_(_MASK)
+        odd, spare = spare, odd
     return even, odd
 
 
 @functools.lru_cache
-def _constants(key: tuple[int, int], rounds: int, ndim: int, device: torch.device) -> tuple[Tensor, list[Tensor]]:
-    """The multipliers and each round's keys, shaped `(2, 1, ..., 1)`."""
-    shape = (-1, 2, *[1] * ndim)
-    keys = [[(k + n * w) & _MASK for k, w in zip(key, _WEYL, strict=True)] for n in range(rounds)]
-    multipliers, *rest = torch.tensor([_MULTIPLIERS, *keys], device=device).view(shape).unbind()
-    return multipliers, rest
+def _constants(key: tuple[int, int], rounds: int, ndim: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+    """The multipliers and keys of each round, in the order of its words, shaped `(2, 1, ..., 1)`."""
+    rows = []
+    for n in range(rounds):
+        keys = [(k + n * w) & _MASK for k, w in zip(key, _WEYL, strict=True)]
+        order = -1 if (rounds - n) % 2 else 1
+        rows += [_MULTIPLIERS[::order], keys[::-order]]
+    table = torch.tensor(rows, device=device).view(-1, 2, *[1] * ndim).unbind()
+    return list(zip(table[::2], table[1::2], strict=True))
 
 
 class Noise:
@@ -146,7 +152,7 @@ class Noise:
         shape = (many, step, blocks)
         if self._memory is None or self._memory[0].shape[2:] != shape:
             self._memory = (
-                torch.empty(4, 3, *shape, dtype=torch.int64, device=device),
+                torch.empty(3, 2, *shape, dtype=torch.int64, device=device),
                 torch.empty(3, 2, *shape, device=device),
                 torch.empty(2, *shape, dtype=torch.int32, device=device),
             )

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from denoiselab.networks import MLP
+from denoiselab.networks import MLP, Conditioning
 
 
 def awake(*arguments, **options):
@@ -25,9 +25,12 @@ def test_every_input_matters():
     assert network.conditioning == {"class_label"}
     assert awake((2,)).conditioning == frozenset()
     x, label, classes = torch.randn(4, 2), torch.rand(4) * 1000, torch.tensor([0, 1, 2, 3])
-    out = network(x, label, classes)
-    assert torch.allclose(network(x[2:], label[2:], classes[2:]), out[2:], atol=1e-5)  # rows do not mix
-    for other in (network(x + 1, label, classes), network(x, label + 1, classes), network(x, label, classes.flip(0))):
+    cond, other_classes = Conditioning(class_label=classes), Conditioning(class_label=classes.flip(0))
+    out = network(x, label, cond)
+    assert torch.allclose(
+        network(x[2:], label[2:], Conditioning(class_label=classes[2:])), out[2:], atol=1e-5
+    )  # rows do not mix
+    for other in (network(x + 1, label, cond), network(x, label + 1, cond), network(x, label, other_classes)):
         assert bool(((other - out).abs() > 1e-4).any(1).all())
 
 

@@ -34,7 +34,7 @@ class Perturbed(torch.nn.Module):
         self.oracle, self.schedule, self.parameterization = oracle, schedule, parameterization
         self.scale, self.shift, self.raw = scale, shift, raw
 
-    def forward(self, x, label):
+    def forward(self, x, label, cond=None):
         level = self.schedule.level(label)
         x0, eps, _ = self.oracle(x, level)
         a, b = self.parameterization(level)
@@ -149,7 +149,7 @@ def test_l1_has_its_optimum_at_the_median():
     class Constant(torch.nn.Module):
         value = 0.0
 
-        def forward(self, x, label):
+        def forward(self, x, label, cond=None):
             return torch.full_like(x, self.value)
 
     network = Constant()
@@ -270,7 +270,7 @@ def test_sum_is_the_mean_times_the_dimensions():
     path = VPLinear()
 
     class Zero(torch.nn.Module):
-        def forward(self, x, label):
+        def forward(self, x, label, cond=None):
             return torch.zeros_like(x)
 
     denoiser = Denoiser(Zero(), path, parameterizations.eps, ScaledTime())

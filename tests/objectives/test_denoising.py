@@ -14,7 +14,7 @@ L_SIMPLE = DenoisingObjective(weights.snr, UniformTime())
 
 
 class Toy(torch.nn.Module):
-    def forward(self, x, label):
+    def forward(self, x, label, cond=None):
         return 0.3 * x + label[:, None] * 0.1
 
 
@@ -56,7 +56,7 @@ def test_the_exact_denoiser_is_the_optimum(parameterization):
             super().__init__()
             self.shift, self.scale = shift, scale
 
-        def forward(self, x, label):
+        def forward(self, x, label, cond=None):
             return inner(x, label) * (1 + self.scale) + self.shift
 
     h = 1e-2

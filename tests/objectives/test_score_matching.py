@@ -30,7 +30,7 @@ class Affine(torch.nn.Module):
         self.matrix = torch.eye(2, dtype=F64) if matrix is None else matrix
         self.shift = torch.zeros(2, dtype=F64) if shift is None else shift
 
-    def forward(self, x, label):
+    def forward(self, x, label, cond=None):
         return ORACLE(x, SCHEDULE.level(label)).eps @ self.matrix.T + self.shift
 
 
@@ -156,7 +156,7 @@ def test_variance_of_both_forms():
     total = level.alpha**2 * 0.25 + level.sigma**2
 
     class Exact(torch.nn.Module):
-        def forward(self, x, label):
+        def forward(self, x, label, cond=None):
             return level.sigma / total * x
 
     x0 = 0.5 * Noise(1, torch.arange(N)).normal((dimensions,), F64)
@@ -240,7 +240,7 @@ def test_gradients_reach_the_network():
             super().__init__()
             self.inner = network
 
-        def forward(self, x, label):
+        def forward(self, x, label, cond=None):
             return self.inner(x)
 
     for objective in (ImplicitScoreMatching(SingleLevel(T)), sliced(SingleLevel(T))):
@@ -258,7 +258,7 @@ def test_attention_and_evaluation():
             super().__init__()
             self.inner = torch.nn.Linear(1, 4, dtype=F64)
 
-        def forward(self, x, label):
+        def forward(self, x, label, cond=None):
             h = self.inner(x[:, None, :, None])
             return torch.nn.functional.scaled_dot_product_attention(h, h, h).mean((1, 3))
 
@@ -272,7 +272,7 @@ def test_attention_and_evaluation():
 
 def test_images_have_as_many_dimensions_as_pixels():
     class Linear(torch.nn.Module):
-        def forward(self, x, label):
+        def forward(self, x, label, cond=None):
             return 0.5 * x
 
     objective = ImplicitScoreMatching(SingleLevel(T), sum_dimensions=True)

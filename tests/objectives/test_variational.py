@@ -40,7 +40,7 @@ def test_divergences_are_those_of_ddpm(variance):
     """Against the formulas of the source, from betas, for a denoiser that predicts eps = 0.3."""
 
     class Constant(torch.nn.Module):
-        def forward(self, x, label):
+        def forward(self, x, label, cond=None):
             return torch.full_like(x, 0.3)
 
     schedule, beta = chain(), betas.linear(40, 5e-3, 0.4, per=40)
@@ -162,7 +162,7 @@ class WithBeta(torch.nn.Module):
         super().__init__()
         self.exact = Exact(oracle, schedule)
 
-    def forward(self, x, label):
+    def forward(self, x, label, cond=None):
         return torch.cat((self.exact(x, label), torch.zeros_like(x)), 1)
 
 
@@ -210,7 +210,7 @@ class TwoHeads(torch.nn.Module):
         super().__init__()
         self.mean, self.variance = torch.nn.Parameter(torch.tensor(0.2)), torch.nn.Parameter(torch.tensor(0.1))
 
-    def forward(self, x, label):
+    def forward(self, x, label, cond=None):
         return torch.cat((self.mean * x, self.variance * torch.ones_like(x)), 1)
 
 
@@ -241,7 +241,7 @@ def test_a_learned_variance_is_best_at_the_true_one():
     class Network(torch.nn.Module):
         raw = torch.tensor(1.0, dtype=F64)
 
-        def forward(self, x, label):
+        def forward(self, x, label, cond=None):
             return torch.cat((oracle(x, schedule.level(label)).eps, self.raw * torch.ones_like(x)), 1)
 
     network = Network()

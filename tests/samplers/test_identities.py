@@ -4,15 +4,15 @@ import itertools
 
 import pytest
 import torch
-from configurations import build
+from configurations import build, names
 from oracles import F64, flow_map, interior_levels, mixture
 
 from denoiselab import parameterizations, samplers
 from denoiselab.denoiser import Denoiser, LogNoise
 from denoiselab.noise import Noise
 from denoiselab.samplers import unipc
-from denoiselab.samplers.spacing import UniformLogSNR, UniformTime
-from denoiselab.samplers.tableaus import euler, heun
+from denoiselab.samplers.spacing import UniformTime
+from denoiselab.samplers.tableaus import euler
 from denoiselab.schedules import VPLinear
 from denoiselab.schedules.base import like
 
@@ -101,16 +101,17 @@ def test_unipc_without_its_corrector_is_dpm_solver():
 
 
 SCHEDULES = ["ddpm", "vp_linear", "vp_cosine", "ve", "sub_vp", "edm", "flow"]
+TIGHT = ["+rtol=1e-4", "+atol=1e-5"]
 RULES = {
-    "heun": samplers.RhoRK(UniformLogSNR(), 60, heun()),
-    "2m": samplers.DPMSolverPP(UniformLogSNR(), 60, 2),
-    "dpm3": samplers.DPMSolver(UniformLogSNR(), 60, 3),
-    "3s": samplers.DPMSolverPPSinglestep(UniformLogSNR(), 60, 3),
-    "rhoab4": samplers.RhoAB(UniformLogSNR(), 60, 4),
-    "ipndm": samplers.IPNDM(UniformLogSNR(), 60, 4),
-    "unipc": samplers.UniPC(UniformLogSNR(), 60, 3),
-    "adaptive": samplers.AdaptiveODE(UniformLogSNR(), 1e-7, 1e-7),
+    name: build("sampler", name, *(TIGHT if name in ("dpm_solver_12", "dpm_solver_23") else []))
+    for name in names("sampler")
 }
+RULES = {name: rule for name, rule in RULES.items() if not rule.stochastic}
+# Their stages or polynomials stand in the schedule's own time, or their tolerance is in its scale of x, so schedules
+# agree only up to the error of the solver.
+OWN = {"tab", "fon", "fpndm", "plms", "spndm", "ode_euler", "ode_midpoint", "ode_rk4", "dpm_solver_12", "dpm_solver_23"}
+WHOLE = {"ddim", "heun", "dpmpp_2m", "unipc"}
+PARAMETERIZATIONS = (parameterizations.eps, parameterizations.x0, parameterizations.v)
 
 
 class OracleNetwork(torch.nn.Module):
@@ -120,7 +121,7 @@ class OracleNetwork(torch.nn.Module):
         super().__init__()
         self.parameterization, self.schedule = parameterization, schedule
 
-    def forward(self, x, label):
+    def forward(self, x, label, cond=None):
         level = self.schedule.at(-label)
         x0, eps, _ = mixture()(x, level)
         a, b = (like(part, x) for part in self.parameterization(level))
@@ -131,19 +132,22 @@ class OracleNetwork(torch.nn.Module):
 def test_one_model_has_one_end_on_every_schedule(rule):
     """Model of VP; equal log-SNRs along seven schedules and three parameterizations; x0 at the last of them."""
     sampler, home = RULES[rule], VPLinear()
-    lam = torch.linspace(-3, 3, 61, dtype=F64)
+    lam = torch.linspace(-3, 3, 31, dtype=F64)
     start = torch.linspace(-2, 2, 9, dtype=F64)[:, None]
     exact = flow_map(mixture(), start[:, 0], home.at(lam[0]), home.at(lam[-1]))[:, None] / home.at(lam[-1]).alpha
     ends = []
-    for name in SCHEDULES:
+    for number, name in enumerate(SCHEDULES):
         schedule = build("schedule", name)
         levels = schedule.at(lam).unbind()
         x = start * float(levels[0].sigma / home.at(lam[0]).sigma)
-        for parameterization in (parameterizations.eps, parameterizations.x0, parameterizations.v):
+        # All three, for a few rules; for the others one a schedule.
+        for parameterization in PARAMETERIZATIONS if rule in WHOLE else [PARAMETERIZATIONS[number % 3]]:
             network = OracleNetwork(parameterization, home)
             denoiser = Denoiser(network, home, parameterization, LogNoise(1.0))
             end = sampler.run(denoiser, schedule, levels, x, Noise(0, torch.arange(9)))
             ends.append(end / levels[-1].alpha)
+    close = 0.03 if sampler.order > 1 else 0.4 if rule in OWN else 0.15
     for end in ends:
-        assert torch.allclose(end, ends[0], rtol=0, atol=2e-6)
-    assert torch.allclose(ends[0], exact, rtol=0, atol=5e-3)
+        assert torch.allclose(end, exact, rtol=0, atol=close)
+        if rule not in OWN:
+            assert torch.allclose(end, ends[0], rtol=0, atol=2e-6)

@@ -7,6 +7,7 @@ import torch
 from oracles import F64, flow_map, mixture
 
 from denoiselab import samplers
+from denoiselab.analytic import GaussianDenoiser
 from denoiselab.noise import Noise
 from denoiselab.samplers import Memory, unipc
 from denoiselab.samplers import tableaus as rk
@@ -67,7 +68,7 @@ CASES = {
     **{
         f"{kind.__name__}{n}_{type(b).__name__}": (kind(GRID, 9, n, b, lower_order_final=False), lam_uniform)
         for kind in (samplers.UniPC, samplers.UniPCNoise)
-        for n in (1, 2, 3)
+        for n in (1, 2, 3, 4)
         for b in (unipc.BH1(), unipc.BH2(), unipc.VaryingCoefficients())
     },
     **{f"unip{n}": (samplers.UniPC(GRID, 9, n, corrector=False, lower_order_final=False), lam_uniform) for n in (2, 3)},
@@ -102,7 +103,7 @@ def errors(sampler, grid, counts):
 @pytest.mark.parametrize("name", CASES)
 def test_order_of_convergence(name):
     sampler, grid = CASES[name]
-    counts = [96, 192, 384] if sampler.order > 2 else [48, 96, 192]
+    counts = [n * (1 if sampler.order < 3 else 2 if sampler.order < 5 else 4) for n in (48, 96, 192)]
     found = errors(sampler, grid, counts)
     n = torch.tensor(counts, dtype=F64).log()
     e = torch.tensor(found, dtype=F64).log()
@@ -116,6 +117,69 @@ def test_the_released_third_order_loses_an_order():
     for kind in (samplers.DPMSolver, samplers.DPMSolverPP):
         found = errors(kind(GRID, 9, 3, published=True), lam_uniform, [96, 384])
         assert math.log(found[0] / found[1]) / math.log(4) < 2.3
+
+
+class Impulses(Noise):
+    """Draw k is 1 for row k + 1 of the batch and 0 for the others: of a linear run, the rows tell all."""
+
+    def like(self, x):
+        self.draw += 1
+        return (torch.arange(len(x)) == self.draw).to(x)[:, None]
+
+    def between(self, x, here, there):
+        return self.like(x)
+
+
+STOCHASTIC = {
+    "ancestral": samplers.Ancestral(GRID, 9, large=0.0),
+    "ancestral_large": samplers.Ancestral(GRID, 9, large=1.0),
+    "ddim_eta": samplers.DDIM(GRID, 9, eta=0.6),
+    **{f"sde_dpmpp{n}": samplers.DPMSolverPP(GRID, 9, n, eta=1.0) for n in (1, 2, 3)},
+    "sde_dpmpp2_published": samplers.DPMSolverPP(GRID, 9, 2, published=True, eta=1.0),
+    **{f"sde_dpm{n}": samplers.DPMSolver(GRID, 9, n, eta=1.0) for n in (1, 2)},
+    "dpmpp_sde": samplers.DPMSolverPPSDE(GRID, 9),
+    "euler_maruyama": samplers.EulerMaruyama(GRID, 9),
+    "euler_maruyama_sigma": samplers.EulerMaruyama(GRID, 9, samplers.sde.SigmaDiffusion()),
+    "euler_maruyama_constant": samplers.EulerMaruyama(GRID, 9, samplers.sde.ConstantDiffusion()),
+    "reverse_diffusion": samplers.ReverseDiffusion(GRID, 9),
+    "euler_ancestral": samplers.Renoised(GRID, 9, samplers.RhoRK(GRID, 9, rk.euler())),
+    "dpm2_ancestral": samplers.Renoised(GRID, 9, samplers.DPMSolverSinglestep(GRID, 9)),
+    "dpmpp_2s_ancestral": samplers.Renoised(GRID, 9, samplers.DPMSolverPPSinglestep(GRID, 9)),
+    "churned_heun": samplers.Churn(GRID, 9, samplers.RhoRK(GRID, 9, rk.heun()), 4.0, 0.0, 100.0, 1.0),
+}
+
+
+def weak_errors(sampler, counts, mean=0.7, std=0.4):
+    """Errors of mean and variance of what a Gaussian's exact denoiser makes of its own noisy marginal.
+
+    Every step is linear in x and its draws, so both are known without a sample.
+    """
+    schedule = VPLinear()
+    oracle = GaussianDenoiser(torch.full((1,), mean, dtype=F64), torch.full((1, 1), std**2, dtype=F64))
+    out = []
+    for count in counts:
+        levels = lam_uniform(schedule, count).unbind()
+        first, last = levels[0], levels[-1]
+        draws = count * sampler.calls_per_step
+        # Row 0 has neither; the last row starts one away from the mean.
+        x = torch.full((draws + 2, 1), float(first.alpha) * mean, dtype=F64)
+        x[-1] += 1
+        end = sampler.run(oracle, schedule, levels, x, Impulses(0, torch.arange(len(x))))[:, 0]
+        answers = end[1:] - end[0]
+        started = (first.alpha * std).square() + first.sigma.square()
+        variance = answers[:-1].square().sum() + answers[-1].square() * started
+        wanted = (last.alpha * std).square() + last.sigma.square()
+        out.append(float((end[0] - last.alpha * mean).abs() + (variance - wanted).abs()))
+    return out
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_weak_order_of_convergence(name):
+    counts = [32, 64, 128]
+    found = weak_errors(STOCHASTIC[name], counts)
+    slope = math.log(found[0] / found[-1]) / math.log(counts[-1] / counts[0])
+    print(name, STOCHASTIC[name].order, round(slope, 2), found)
+    assert slope >= STOCHASTIC[name].order - 0.15
 
 
 def test_whole_run_converges_to_the_data():

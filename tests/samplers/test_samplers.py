@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 from configurations import build, names
-from oracles import F64, interior_levels, mixture
+from oracles import F64, draws, interior_levels, measured, mixture
 
 from denoiselab import samplers
 from denoiselab.denoiser import Prediction
@@ -33,7 +33,10 @@ SHORT = {
 
 @functools.cache
 def sampler_of(name) -> Sampler:
-    return build("sampler", name, *SHORT.get(name, []))
+    sampler = build("sampler", name, *SHORT.get(name, []))
+    if isinstance(sampler, samplers.Analytic):
+        sampler.moments = measured(sampler, mixture(), draws(mixture(), 200))
+    return sampler
 
 
 SCHEDULES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,14 @@ from denoiselab.app import build
 from denoiselab.app.construct import check, construct
 from denoiselab.app.devices import check_devices, resolve_accelerator
 from denoiselab.app.errors import BadInput
+from denoiselab.app.evaluator import Evaluator, frontier_of, optimized_metric
+from denoiselab.app.looks import Looks
 from denoiselab.app.settings import TrainSettings, parse
 from denoiselab.data import DataSet
-from denoiselab.evaluation import Extractor, Frontier
-from denoiselab.schedules import Schedule
+from denoiselab.evaluation import Frontier, OptimizedMetric, Store
 from denoiselab.training.callbacks import ProgressBar
 from denoiselab.training.checkpoints import CHECKPOINTS, AtomicCheckpointIO
-from denoiselab.training.ema import EMA
+from denoiselab.training.ema import EMA, RAW
 from denoiselab.training.interruption import Interruption
 from denoiselab.training.loggers import WandB
 from denoiselab.training.module import DiffusionModule
@@ -37,10 +39,9 @@ class Run:
         settings: Its typed part.
         model: What is trained and sampled.
         module: What the Trainer trains.
-        weights: The EMA profile, or "raw", that the frontier scores.
-        frontier: Scores the samplers.
-        samplers: The configuration of each sampler of the frontier.
-        extractor: Makes the frontier's scorer.
+        frontier: The cells to score at the end.
+        evaluator: Scores them.
+        optimized: What of them a sweep minimises.
         trackers: Loggers beside the CSV file, not yet open.
         trainer: The Trainer, without loggers.
         interruption: Notes signals while it is entered.
@@ -52,10 +53,9 @@ class Run:
     settings: TrainSettings
     model: build.Model
     module: DiffusionModule
-    weights: str
     frontier: Frontier
-    samplers: Mapping[str, Any]
-    extractor: Extractor
+    evaluator: Evaluator
+    optimized: OptimizedMetric
     trackers: Mapping[str, WandB]
     trainer: pl.Trainer
     interruption: Interruption
@@ -81,7 +81,13 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     with torch.device("meta"):  # a rehearsal: every job of a sweep fails here, or not for its model
         model, objective = build.build_model(config), build.build_objective(config)
     build.check_model(model, objective)
-    _frontier(settings, build.sampler_nodes(settings.evaluation.samplers), model.denoiser.schedule)
+    names = [*settings.ema.profiles, RAW]
+    optimized_metric(settings.optimized_metric, frontier_of(config["evaluation"], model, names))
+    looks = Looks(config, model, names)
+    if "frontier" in config["callbacks"]:
+        looks.frontier(*(config["callbacks"]["frontier"][key] for key in ("samplers", "nfe", "num_samples")))
+    if "preview" in config["callbacks"]:
+        looks.preview(*(config["callbacks"]["preview"][key] for key in ("sampler", "nfe", "num_samples")))
 
 
 def assemble(config: Config, path: Path, continues: str) -> Run:
@@ -96,9 +102,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         BadInput: An object refuses its options, or two do not fit together.
     """
     settings = parse(TrainSettings, config)
-    samplers = build.sampler_nodes(settings.evaluation.samplers)
     model = build.build_model(config)
-    frontier = _frontier(settings, samplers, model.denoiser.schedule)
     ema = EMA(construct(config["ema"]["profiles"], "ema.profiles"))
     optimizer = construct(config["optimizer"], "optimizer")
     try:
@@ -120,25 +124,43 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         images, held_out = construct(config["data"], "data").load()
     except ValueError as error:
         raise BadInput(str(error)) from None
+    evaluator = Evaluator(
+        model=model,
+        applied=functools.partial(ema.applied, model.denoiser),
+        extractor=build.build_extractor(config, settings.evaluation, settings.evaluation.num_samples),
+        images=images,
+        held_out=held_out,
+        data=config["data"]["name"],
+        cache=Path(settings.paths.cache_dir),
+        store=Store(path),
+        name=path.name,
+        interruption=interruption,
+    )
+    frontier = frontier_of(config["evaluation"], model, ema.names)
     return Run(
         config=config,
         settings=settings,
         model=model,
         module=module,
-        weights=build.profile_name(settings.evaluation.weights, ema.names, "evaluation.weights"),
         frontier=frontier,
-        samplers=samplers,
-        extractor=build.build_extractor(config, settings.evaluation, settings.evaluation.num_samples),
+        evaluator=evaluator,
+        optimized=optimized_metric(settings.optimized_metric, frontier),
         trackers=construct(config["logger"], "logger"),
-        trainer=_trainer(config, settings, path, interruption),
+        trainer=_trainer(config, settings, path, interruption, Looks(config, model, ema.names, evaluator)),
         interruption=interruption,
         images=images,
         held_out=held_out,
     )
 
 
-def _trainer(config: Config, settings: TrainSettings, path: Path, interruption: Interruption) -> pl.Trainer:
-    given = {"checkpoints": {"directory": path / CHECKPOINTS, "interruption": interruption}}
+def _trainer(
+    config: Config, settings: TrainSettings, path: Path, interruption: Interruption, looks: Looks
+) -> pl.Trainer:
+    given = {
+        "checkpoints": {"directory": path / CHECKPOINTS, "interruption": interruption},
+        "frontier": {"directory": path / CHECKPOINTS, "prepare": looks.frontier, "ready": looks.ready},
+        "preview": {"directory": path / "samples" / "preview", "prepare": looks.preview},
+    }
     callbacks = [
         construct(node, f"callbacks.{name}", **given.get(name, {})) for name, node in config["callbacks"].items()
     ]
@@ -156,19 +178,3 @@ def _trainer(config: Config, settings: TrainSettings, path: Path, interruption: 
         default_root_dir=str(path),
     )
     return trainer
-
-
-def _frontier(settings: TrainSettings, nodes: Mapping[str, Any], schedule: Schedule) -> Frontier:
-    evaluation = settings.evaluation
-    try:
-        return Frontier(
-            build.build_samplers(nodes),
-            schedule,
-            evaluation.nfe,
-            evaluation.extra_nfe,
-            evaluation.num_samples,
-            evaluation.batch_size,
-            evaluation.seed,
-        )
-    except ValueError as error:
-        raise BadInput(str(error)) from None

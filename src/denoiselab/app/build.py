@@ -17,6 +17,7 @@ from denoiselab.app.settings import Evaluation
 from denoiselab.conditioners.label import Conditioner
 from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation import Extractor, Given, Metric
+from denoiselab.networks.conditioning import OPTIONAL, listed
 from denoiselab.objectives import Objective
 from denoiselab.parameterizations import determinant
 from denoiselab.samplers import Sampler
@@ -25,6 +26,10 @@ Config = Mapping[str, Any]
 
 # The parts of a configuration that a model is made of.
 MODEL_PARTS = ("network", "schedule", "parameterization", "denoiser", "conditioner")
+
+
+# The grid that stands in a file.
+_FROM_FILE = "denoiselab.samplers.spacing.FromFile"
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,9 @@ def build_model(config: Config) -> Model:
             schedule = construct(config["schedule"], "schedule")
     network.to(memory_format=torch.channels_last)
     takes: frozenset[str] = getattr(network, "conditioning", frozenset())
-    if conditioner.names != takes:
+    if not takes - OPTIONAL <= conditioner.names <= takes:
         raise BadInput(
-            f"conditioner: it gives {_names(conditioner.names)}, but network takes {_names(takes)}; "
+            f"conditioner: it gives {listed(conditioner.names)}, but network takes {listed(takes)}; "
             "choose conditioner=label for class labels (it sets network.num_classes), else conditioner=none."
         )
     denoiser = construct(
@@ -106,7 +111,10 @@ def check_model(model: Model, objective: Objective) -> None:
     device = next(denoiser.parameters()).device
     x = torch.zeros(2, *model.shape, device=device)
     cond = conditioner.sample(torch.arange(2, device=device))
-    out = denoiser.network(x, torch.zeros(2, device=device), **cond)
+    try:
+        out = denoiser.network(x, torch.zeros(2, device=device), cond)
+    except ValueError as error:
+        raise BadInput(f"network: {error}") from None
     wanted = 1 if denoiser.variance is None else denoiser.variance.outputs
     if out.shape != (2, wanted * model.shape[0], *model.shape[1:]):
         raise BadInput(
@@ -121,13 +129,29 @@ def build_samplers(nodes: Mapping[str, Any]) -> dict[str, Sampler]:
     return {name: construct(node, f"sampler {name}") for name, node in nodes.items()}
 
 
-def sampler_nodes(names: list[str]) -> dict[str, Any]:
-    """Name to configuration, for names of `conf/sampler`.
+def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict[str, Any]:
+    """Label to configuration, for names of `conf/sampler`, each with a grid behind an @ if not its own.
+
+    The grid is a name of `conf/spacing`, or a JSON file as `grid=...` writes it: `ddim@karras`, `ddim@path/to/it.json`
+    (whose label ends in the file's stem).
 
     Raises:
         BadInput: A name is unknown or stands twice.
     """
-    return _nodes("sampler", names)
+    nodes: dict[str, Any] = {}
+    for name in names:
+        rule, at, grid = name.partition("@")
+        label, node = rule, overrides.choice("sampler", rule)
+        if at:
+            own = grid.endswith(".json")
+            spacing = {"_target_": _FROM_FILE, "path": grid} if own else overrides.choice("spacing", grid)
+            node = {**node, "spacing": spacing}
+            label = f"{rule}@{Path(grid).stem if own else grid}"
+        if label in nodes:
+            raise BadInput(f"{option}={names}: '{label}' stands there more than once.")
+        nodes[label] = node
+    check(nodes)
+    return nodes
 
 
 def metric_nodes(evaluation: Evaluation) -> dict[str, Any]:
@@ -196,10 +220,6 @@ def _nodes(group: str, names: list[str]) -> dict[str, Any]:
     nodes = {name: overrides.choice(group, name) for name in names}
     check(nodes)
     return nodes
-
-
-def _names(names: frozenset[str]) -> str:
-    return ", ".join(sorted(names)) or "nothing"
 
 
 def _called(function: Any) -> str:

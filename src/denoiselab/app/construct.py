@@ -21,7 +21,7 @@ from denoiselab.app.errors import BadInput, closest
 
 _MODEL = tuple(
     f"denoiselab.{part}."
-    for part in ("schedules", "networks", "denoiser", "variances", "conditioners", "objectives", "samplers")
+    for part in ("schedules", "networks", "denoiser", "variances", "conditioners", "objectives", "samplers", "data")
 )
 _FUNCTIONS = (
     "denoiselab.parameterizations.",
@@ -30,7 +30,7 @@ _FUNCTIONS = (
     *(f"denoiselab.objectives.{part}." for part in ("weights", "distances", "projections")),
 )
 _TRAINING = (
-    *(f"denoiselab.{part}." for part in ("data", "training", "evaluation")),
+    *(f"denoiselab.{part}." for part in ("data", "training", "evaluation", "interop")),
     "torch.optim.",
     *(f"pytorch_lightning.{part}." for part in ("trainer", "callbacks", "profilers", "strategies")),
 )
@@ -56,7 +56,7 @@ def check(tree: Mapping[str, Any], *, model_only: bool = False) -> None:
 
     Args:
         tree: Plain containers.
-        model_only: Allow only what a model is made of; for configurations read from a checkpoint.
+        model_only: Allow only what a model and its data are made of; for configurations read from a checkpoint.
 
     Raises:
         BadInput: One of them fails; nothing was called.

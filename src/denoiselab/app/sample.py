@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from denoiselab import progress
-from denoiselab.app import build
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
+from denoiselab.app.importing import check_source
+from denoiselab.app.loaded import load_weights
+from denoiselab.app.moments import learn
+from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
-from denoiselab.evaluation.frontier import draw
+from denoiselab.evaluation.cell import draw, mean_count
 from denoiselab.evaluation.media import medium
 from denoiselab.files import atomic
+from denoiselab.noise import BrownianNoise, Noise
 from denoiselab.samplers import Moment, Sampler
-from denoiselab.training.checkpoints import CHECKPOINTS, LAST, CheckpointError, check_weights, read_checkpoint
-from denoiselab.training.ema import RAW
 from denoiselab.training.interruption import Interruption
-from denoiselab.training.module import CHECKPOINT_KEY
 
 Config = dict[str, Any]
+
+_NOISES = {"independent": Noise, "brownian": BrownianNoise}
+
+# What the program may do with a checkpoint instead of drawing samples.
+TASKS = ("frontier", "likelihood", "grid", "export")
 
 
 def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
@@ -37,8 +38,20 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
     Raises:
         BadInput: Something is wrong.
     """
+    if config.get("import") is not None:
+        config = {**config, "ckpt": check_source(config)}
+    elif config["ckpt"] == "???":
+        raise BadInput("ckpt: is not given; pass ckpt=<run directory or file>, or import=<source> import.path=...")
     settings = parse(SampleSettings, config)
-    check({"sampler": settings.sampler})
+    if settings.data is not None and settings.import_ is None:
+        raise BadInput(f"data={settings.data.get('name')}: only an import takes it; a run has its own.")
+    check({"sampler": settings.sampler, "logger": settings.logger, **{name: config.get(name) for name in TASKS}})
+    construct(settings.sampler, "sampler")
+    asked = [name for name in TASKS if config.get(name) is not None]
+    if len(asked) > 1:
+        raise BadInput(f"{' and '.join(asked)}: give one of them.")
+    if settings.frontier is None and isinstance(settings.ckpt, list):
+        raise BadInput(f"ckpt={settings.ckpt}: only frontier=default takes several.")
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
         raise BadInput("accelerator=gpu: this machine has no GPU; use accelerator=cpu.")
     return settings
@@ -53,32 +66,32 @@ def sample(config: Config) -> Path:
     """
     settings = parse(SampleSettings, config)
     sampler: Sampler = construct(settings.sampler, "sampler")
-    path = Path(settings.ckpt)
-    path = path / CHECKPOINTS / LAST if path.is_dir() else path
-    model, weights = _load(path, settings.weights)
+    path = checkpoint_file(settings)
+    loaded, weights = load_weights(path, settings.weights)
+    model = loaded.model
+    if settings.guidance != 1 and not model.conditioner.names:
+        raise BadInput(f"guidance={settings.guidance}: this model takes no condition; use guidance=1.")
     checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
     # Whatever else was asked for, in eight digits: the same request has the same folder.
-    rest = json.dumps([settings.sampler, checkpoint, settings.format], sort_keys=True)
+    asked = [settings.sampler, checkpoint, settings.format, settings.guidance, settings.noise]
+    rest = json.dumps(asked, sort_keys=True)
     rule = config["sampler"]["_target_"].rpartition(".")[2].lower()
     digest = hashlib.sha256(rest.encode()).hexdigest()[:8]
     folder = f"{rule}_steps{sampler.steps}_{weights}_seed{settings.seed}_n{settings.num_samples}_{digest}"
-    home = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
-    out = Path(settings.out) if settings.out else home / "samples" / folder
-    if out.exists():
-        raise BadInput(f"out={out}: exists already; nothing is written over, so name another folder with out=...")
-    on_gpu = settings.accelerator == "gpu" or (settings.accelerator == "auto" and torch.cuda.is_available())
-    device = torch.device("cuda" if on_gpu else "cpu")
+    out = new_path(settings, path, "samples", folder)
+    device = device_of(settings)
     denoiser = model.denoiser.to(device).eval()
     try:
         calls = 1 if sampler.adaptive else sampler.nfe(sampler.steps, model.denoiser.schedule)
     except ValueError as error:
         raise BadInput(f"sampler: {error}") from None
     with (
-        _folder(out) as partial,
+        new_folder(out) as partial,
         Interruption("stopped; nothing was written.") as interruption,
         progress.bar("sampling", settings.num_samples * calls) as bar,
     ):
-        batches, rows = [], 0
+        learn(sampler, model, lambda: loaded.data()[0], home_of(path), interruption.check)
+        batches, rows, evaluated = [], 0, 0
         for index in torch.arange(settings.num_samples, device=device).split(settings.batch_size):
 
             def on_step(moment: Moment, size: int = len(index)) -> None:
@@ -88,61 +101,29 @@ def sample(config: Config) -> Path:
                     bar.update(size * (calls * number // moment.steps - calls * (number - 1) // moment.steps))
 
             samples, counted = draw(
-                sampler, denoiser, model.conditioner, model.shape, index, settings.seed, sampler.steps, on_step
+                sampler,
+                denoiser,
+                model.conditioner,
+                model.shape,
+                index,
+                settings.seed,
+                sampler.steps,
+                on_step,
+                settings.guidance,
+                _NOISES[settings.noise],
             )
             batches.append(samples.cpu())
-            rows += counted.rows
-        nfe = rows / settings.num_samples
+            rows, evaluated = rows + counted.rows, evaluated + counted.evaluated_rows
         record = {
             **config,
             "checkpoint": str(path.resolve()),
             "checkpoint_sha256": checkpoint,
             "weights": weights,
-            "nfe": int(nfe) if nfe.is_integer() else round(nfe, 2),
+            "nfe": mean_count(rows, settings.num_samples),
+            "network_evaluations": mean_count(evaluated, settings.num_samples),
         }
         medium(model.shape).write_samples(partial, torch.cat(batches), settings.format)
         with atomic(partial / "samples.json", "w") as file:
             json.dump(record, file, indent=1)
     print(f"{settings.num_samples} samples, {record['nfe']} network calls each, weights {weights}: {out}")
     return out
-
-
-def _load(path: Path, asked: str | None) -> tuple[build.Model, str]:
-    """The model of a checkpoint with the weights asked for, and their name."""
-    try:
-        checkpoint = read_checkpoint(path)
-        ours = checkpoint[CHECKPOINT_KEY]
-        config = ours["config"]
-        check({part: config[part] for part in build.MODEL_PARTS}, model_only=True)
-        model = build.build_model(config)
-        prefix = "denoiser."
-        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-        check_weights(path, model.denoiser.state_dict(), state)
-        for average in ours["ema"].values():
-            check_weights(path, dict(model.denoiser.named_parameters()), average)
-    except CheckpointError as error:
-        raise BadInput(f"ckpt={error}") from None
-    except (KeyError, TypeError):
-        raise BadInput(f"ckpt={path}: its configuration is incomplete, so the network cannot be rebuilt.") from None
-    weights = build.profile_name(asked, [*ours["ema"], RAW], "weights")
-    model.denoiser.load_state_dict({**state, **(ours["ema"][weights] if weights != RAW else {})})
-    return model, weights
-
-
-@contextmanager
-def _folder(out: Path) -> Iterator[Path]:
-    """A hidden folder that takes the name `out` when the block ends well, and goes if it does not."""
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    except OSError as error:
-        raise BadInput(f"out={out}: cannot be written to ({error.strerror or error}).") from None
-    try:
-        yield partial
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o777 & ~umask)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise

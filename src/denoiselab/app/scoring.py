@@ -2,198 +2,104 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any
 
-import torch
 import torch.distributed as dist
 from pytorch_lightning.loggers import Logger
-from torch import nn
 
-from denoiselab.app import build
 from denoiselab.app.assemble import Run
 from denoiselab.app.errors import console
-from denoiselab.evaluation import Reference, Scorer, plane, report
-from denoiselab.training.checkpoints import CHECKPOINTS, LAST, read_checkpoint
+from denoiselab.evaluation import Frontier, Record, Store, plane, report
+from denoiselab.evaluation.media import medium
+from denoiselab.evaluation.page import PAGE, page_run, write_page
+from denoiselab.evaluation.store import finished
+from denoiselab.training.checkpoints import BEST, CHECKPOINTS, LAST, read_checkpoint
 from denoiselab.training.loggers import WandBRun
 from denoiselab.training.module import CHECKPOINT_KEY
+from denoiselab.training.wandb_frontier import send_frontier
 
-Records = list[dict[str, Any]]
-
-# What a score of fresh data is averaged over.
-_FRESH = 4
-_PICTURE = "toy_2d.png"
+PICTURE = "toy_2d.png"
 
 
-def score(run: Run, path: Path, *, leader: bool) -> Records:
+def score(run: Run, path: Path, *, leader: bool) -> list[Record]:
     """The records of the frontier, computed with the weights that the configuration names.
 
     Raises:
         Stopped: The run was asked to stop; finished cells are stored.
     """
-    # Several ranks stop between cells, where they can agree on it.
-    check = (lambda moment: None) if dist.is_initialized() else run.interruption.check
-    scorer = _scorer(run, check, leader=leader)
-    device = run.trainer.strategy.root_device
-    reference = scorer.reference(
-        {"train": run.images, "held_out": run.held_out}[scorer.split],
-        {"data": run.config["data"]["name"], "split": scorer.split},
-        Path(run.settings.paths.cache_dir),
-        device,
-        build.given_reference(run.settings.evaluation),
-        shown=leader,
-    )
-    notes = _floor(run, scorer, reference)
     # Lightning leaves the module on the CPU.
-    denoiser, ema = run.model.denoiser.eval().to(device), run.module.ema
-    for name, budget, nfe in run.frontier.inexact:
-        _tell(f"{name} cannot spend exactly {budget} network calls; it spends {nfe}.", leader=leader)
+    denoiser, ema = run.model.denoiser.to(run.trainer.strategy.root_device), run.module.ema
+    if leader:
+        tell_inexact(run.frontier)
     if not ema.averages:  # the training was complete before this start
         saved = read_checkpoint(path / CHECKPOINTS / LAST)
         run.module.load_state_dict(saved["state_dict"])
         ema.averages = saved[CHECKPOINT_KEY]["ema"]
         run.module.images_seen = saved[CHECKPOINT_KEY]["images_seen"]
     ema.start(denoiser)
-    with ema.applied(denoiser, run.weights):
-        protocol = {
-            "data": run.config["data"]["name"],
-            "split": scorer.split,
-            "weights": run.weights,
-            "images_seen": run.module.images_seen,
-            "weights_sha256": _digest(denoiser),
-            **scorer.facts,
-            "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
-        }
-        records = run.frontier.run(
-            denoiser,
-            run.model.conditioner,
-            run.model.shape,
-            scorer,
-            reference,
-            path,
-            protocol,
-            run.samplers,
-            check,
-            lambda: _agree_to_stop(run),
-            notes,
-        )
-        if leader and run.model.shape == (2,):
-            _draw_plane(run, records, path / _PICTURE, check)
-        return records
+    records = run.evaluator.score(run.frontier, run.settings.evaluation, run.module.images_seen)
+    if leader:
+        write_outputs(records, run.evaluator.store, run.model.shape)
+        if run.model.shape == (2,):
+            _draw_plane(run, records, path / PICTURE)
+    return records
 
 
-def _floor(run: Run, scorer: Scorer[Any, Any], reference: Reference) -> dict[str, float]:
-    """The score of fresh draws of the data, as many points as a cell has samples: nobody can do better.
-
-    Nothing where the density is not known.
-    """
-    draws = [run.images.fresh(run.frontier.num_samples, number) for number in range(_FRESH)]
-    values = []
-    for data in draws:
-        if data is None:
-            return {}
-        statistics = scorer.statistics()
-        statistics.update(data.stored)
-        values.append(scorer.scores(statistics, reference)[scorer.metric].value)
-    return {"floor": fmean(values), "floor_std": stdev(values)}
+def tell_inexact(frontier: Frontier) -> None:
+    """Say which budgets a sampler cannot spend."""
+    for name, budget, nfe in frontier.inexact:
+        text = f"{name} cannot spend exactly {budget} network calls; it spends {nfe}."
+        console(stderr=True).print(text)
 
 
-def _draw_plane(run: Run, records: Records, path: Path, check: Callable[[object], None]) -> None:
+def write_outputs(records: list[Record], store: Store, shape: Sequence[int]) -> None:
+    """Write the plot, the sheets of samples and the page of a directory's frontier."""
+    report.write_pictures(store, records, medium(shape).write_sheet)
+    write_page(store.directory / PAGE, [page_run(store.directory.name, store.directory)])
+
+
+def _draw_plane(run: Run, records: list[Record], path: Path) -> None:
     """The picture of the best cell of this run's samplers."""
-    best = min((r for r in records if r["sampler"] in run.frontier.samplers), key=lambda r: r["score"])
-    data = run.images.fresh(plane.DATA, _FRESH) or run.held_out
+    cells = [record for record in finished(records) if record["sampler"] in run.frontier.samplers]
+    if not cells:
+        return
+    best = min(cells, key=lambda r: r["score"])
+    data = run.images.fresh(plane.DATA, 4) or run.held_out
     parts = (run.module.objective, run.model.denoiser.schedule)
-    plane.write_picture(
-        path,
-        run.model.denoiser,
-        run.model.conditioner,
-        run.frontier.samplers[best["sampler"]],
-        best,
-        data.stored,
-        ", ".join(type(part).__name__ for part in parts),
-        check,
-    )
+    with run.evaluator.applied(best["weights"]):
+        plane.write_picture(
+            path,
+            run.model.denoiser.eval(),
+            run.model.conditioner,
+            run.frontier.samplers[best["sampler"]],
+            best,
+            data.stored,
+            ", ".join(type(part).__name__ for part in parts),
+            (lambda moment: None) if dist.is_initialized() else run.interruption.check,
+        )
 
 
-def _agree_to_stop(run: Run) -> None:
-    """Stop all ranks if one was signalled: a rank that left alone would leave the others waiting."""
-    if dist.is_initialized():
-        flag = torch.tensor(int(run.interruption.signal is not None), device=run.trainer.strategy.root_device)
-        dist.all_reduce(flag, dist.ReduceOp.MAX)
-        if flag:
-            run.interruption.stop()
-
-
-def report_records(records: Records, path: Path, loggers: list[Logger]) -> None:
+def report_records(records: list[Record], path: Path, loggers: list[Logger]) -> None:
     """Send the frontier to W&B, and print its table and what was written."""
     for logger in loggers:
         if isinstance(logger, WandBRun):
-            _to_wandb(logger, records, path)
+            send_frontier(logger, records, path)
     out = console()
     out.print(report.table(records))
+    for record in records:
+        if record["error"]:
+            out.print(f"failed: {record['sampler']} at NFE {record['nfe']}: {record['error']}")
     for what, name in (
+        ("page", PAGE),
         ("scores", "frontier.csv"),
         ("whole records", "frontier.json"),
         ("plot", "frontier.png"),
         ("samples", "samples/"),
-        ("picture", _PICTURE),
+        ("picture", PICTURE),
         ("training curve", "metrics.csv"),
         ("checkpoint", f"{CHECKPOINTS}/{LAST}"),
+        ("best checkpoint", f"{CHECKPOINTS}/{BEST}"),
     ):
         if (path / name).exists():
             out.print(f"{what:>15}: {path / name}")
-
-
-def _scorer(run: Run, check: Callable[[object], None], *, leader: bool) -> Scorer[Any, Any]:
-    """The scorer, trained by the first rank if it is not in the cache."""
-    if dist.is_initialized() and not leader:
-        dist.barrier()
-    scorer = run.extractor.fit(
-        run.images,
-        run.held_out,
-        build.build_metrics(run.settings.evaluation),
-        build.metric_nodes(run.settings.evaluation),
-        Path(run.settings.paths.cache_dir),
-        check,
-        shown=leader,
-    )
-    if dist.is_initialized() and leader:
-        dist.barrier()
-    if scorer.told:
-        _tell(f"{run.config['data']['name']} is scored by {scorer.told}", leader=leader)
-    return scorer
-
-
-def _tell(text: str, *, leader: bool) -> None:
-    if leader:
-        console(stderr=True).print(text)
-
-
-def _digest(module: nn.Module) -> str:
-    """sha256 of names and values of all weights."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _to_wandb(logger: WandBRun, records: Records, path: Path) -> None:
-    import wandb  # slow to import
-
-    columns = ["sampler", "nfe", "steps", "score", "metric", "n", "seconds", "weights", "seed", "extractor"]
-    pictures = {f"samples/{name}": path / "samples" / f"{name}.png" for name in report.by_sampler(records)}
-    pictures["frontier/plot"] = path / "frontier.png"
-    if (path / _PICTURE).exists():
-        pictures["frontier/plane"] = path / _PICTURE
-
-    def send(run: Any) -> None:
-        table = wandb.Table([*columns], [[record[c] for c in columns] for record in records])
-        run.log({"frontier/table": table, **{key: wandb.Image(str(p)) for key, p in pictures.items()}})
-        for record in records:
-            run.summary[f"{record['metric']}/{record['sampler']}@{record['nfe']}"] = record["score"]
-
-    logger.do(send)

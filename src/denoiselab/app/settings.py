@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -32,7 +32,7 @@ class Ema(_Settings):
 
 
 class Evaluation(_Settings):
-    """The frontier at the end of training."""
+    """The frontier at the end of training, or of a checkpoint."""
 
     samplers: list[str]
     nfe: list[int]
@@ -40,7 +40,8 @@ class Evaluation(_Settings):
     num_samples: int = Field(ge=2)
     batch_size: int = Field(ge=1)
     seed: int = Field(ge=0, lt=2**63)
-    weights: str | None
+    weights: str | list[str] | None
+    guidance: list[Annotated[float, Field(allow_inf_nan=False)]]
     extractor: Node
     metrics: list[str]
     metric_options: dict[str, Node]
@@ -56,6 +57,7 @@ class TrainSettings(_Settings):
     batch_size: int = Field(ge=1)
     max_images: int = Field(ge=1)
     sigma_data: float = Field(gt=0)
+    optimized_metric: str
     traceback: bool
     paths: Paths
     data: Node
@@ -78,31 +80,58 @@ class SampleSettings(_Settings):
     """The whole configuration of `sample.py`."""
 
     sampler: Node
-    ckpt: str
+    likelihood: Node | None = None
+    grid: Node | None = None
+    frontier: Node | None = None
+    logger: dict[str, Node]
+    import_: Node | None = Field(default=None, alias="import")
+    data: Node | None = None
+    ckpt: str | list[str]
+    export: Literal["diffusers"] | None
+    log_dir: str
     weights: str | None
     num_samples: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     seed: int = Field(ge=0, lt=2**63)
+    guidance: float = Field(allow_inf_nan=False)
+    noise: Literal["independent", "brownian"]
     format: Literal["png", "npz"]
     out: str | None
+    split: Literal["held_out", "train"]
+    repeats: int = Field(ge=1)
     accelerator: Literal["auto", "cpu", "gpu"]
     traceback: bool
 
 
-def parse(model: type[_Model], config: Mapping[str, Any]) -> _Model:
-    """The settings in `config`, plain containers.
+class ReportSettings(_Settings):
+    """The whole configuration of `denoiselab.report`."""
+
+    to: Literal["page", "wandb_chart", "wandb_report"]
+    runs: list[str]
+    out: str | None
+    project: str
+    entity: str | None
+    chart: str
+    access: Literal["private", "public"]
+    title: str
+    traceback: bool
+
+
+def parse(model: type[_Model], config: Mapping[str, Any], option: str = "") -> _Model:
+    """The settings in `config`, plain containers; `option` is what it is called, where it is a part.
 
     Raises:
         BadInput: An option is missing, unknown, of a wrong type or out of range.
     """
+    prefix = f"{option}." if option else ""
     for name, value in config.items():
         if value == "???":
-            raise BadInput(f"{name}: is not given and has no default; pass {name}=...")
+            raise BadInput(f"{prefix}{name}: is not given and has no default; pass {name}=...")
     try:
         return model.model_validate(config)
     except ValidationError as error:
         detail = error.errors()[0]
-        path = ".".join(str(part) for part in detail["loc"])
+        path = prefix + ".".join(str(part) for part in detail["loc"])
         if detail["type"] == "extra_forbidden":
             hint = closest(path, model.model_fields)
             raise BadInput(f"{path}={detail['input']}: unknown option; {hint}remove it.") from None

@@ -1,5 +1,6 @@
 """Scores of samplers, with their protocol."""
 
+from denoiselab.evaluation.cell import Subject
 from denoiselab.evaluation.classifier import DomainClassifier
 from denoiselab.evaluation.frontier import Frontier
 from denoiselab.evaluation.metrics import (
@@ -10,8 +11,10 @@ from denoiselab.evaluation.metrics import (
     Metric,
     PrecisionRecall,
 )
+from denoiselab.evaluation.optimized import OptimizedMetric
 from denoiselab.evaluation.pretrained import CLIP, VGG16, DINOv2, EfficientNetLite0, InceptionV3
 from denoiselab.evaluation.scorer import Extractor, Given, Reference, Score, Scorer, Statistics
+from denoiselab.evaluation.store import Record, Store
 from denoiselab.evaluation.wasserstein import SlicedWasserstein
 
 __all__ = [
@@ -29,10 +32,14 @@ __all__ = [
     "InceptionV3",
     "KernelDistance",
     "Metric",
+    "OptimizedMetric",
     "PrecisionRecall",
+    "Record",
     "Reference",
     "Score",
     "Scorer",
     "SlicedWasserstein",
     "Statistics",
+    "Store",
+    "Subject",
 ]

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
 
 from denoiselab import progress
-from denoiselab.conditioners.label import Conditioner
-from denoiselab.denoiser import Denoiser
-from denoiselab.evaluation import report
+from denoiselab.evaluation.cell import Scoring, Subject, digest
 from denoiselab.evaluation.media import medium
+from denoiselab.evaluation.ranks import on_first_rank
 from denoiselab.evaluation.scorer import Reference, Scorer
-from denoiselab.noise import SAMPLING, Noise
-from denoiselab.samplers import OnStep, Sampler, count_calls
+from denoiselab.evaluation.store import Record, Store, comparable
+from denoiselab.samplers import Sampler
 from denoiselab.schedules import Schedule
 
 
 class Frontier:
-    """Scores cells (sampler, NFE) by a distance to a reference; each cell is stored at once.
+    """Scores cells (weights, guidance, sampler, NFE) against a reference; each cell is stored at once.
 
     Args:
         samplers: Name to sampler.
+        settings: The configuration of each sampler, by name.
         schedule: Along which they sample.
         nfe: Budgets of network calls; a sampler that cannot spend one exactly uses the most it can below it. One that
             chooses its own steps has one cell, at the mean of the calls that its samples took.
@@ -38,6 +33,8 @@ class Frontier:
         num_samples: Samples a cell, the same for all.
         batch_size: Samples a network call; it does not change them.
         seed: Sample i is a function of (seed, i).
+        weights: Names of the weights to score.
+        guidance: Scales of classifier-free guidance; 1 is the conditional model.
 
     Raises:
         ValueError: No sampler, no budget, a budget too small for a sampler, or a number out of range.
@@ -46,12 +43,15 @@ class Frontier:
     def __init__(
         self,
         samplers: Mapping[str, Sampler],
+        settings: Mapping[str, Any],
         schedule: Schedule,
         nfe: Sequence[int],
         extra_nfe: Mapping[str, Sequence[int]],
         num_samples: int,
         batch_size: int,
         seed: int,
+        weights: Sequence[str],
+        guidance: Sequence[float] = (1.0,),
     ) -> None:
         if not samplers:
             raise ValueError("evaluation.samplers=[]: name at least one sampler.")
@@ -59,14 +59,16 @@ class Frontier:
             raise ValueError(f"evaluation.num_samples={num_samples}: a covariance takes at least 2.")
         if batch_size < 1:
             raise ValueError(f"evaluation.batch_size={batch_size}: it must be at least 1.")
-        self.samplers, self.num_samples, self.batch_size, self.seed = samplers, num_samples, batch_size, seed
+        self.samplers, self.settings = samplers, settings
+        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
+        self.weights, self.guidance = list(weights), list(guidance)
         self.cells: list[tuple[str, int]] = []  # (sampler, steps), each once
         self.inexact: list[tuple[str, int, int]] = []  # (sampler, budget, NFE) where they differ
-        self._calls: list[int] = []  # of each cell; 1 where they are not known before
+        self.calls: list[int] = []  # of each cell; 1 where they are not known before
         for name, sampler in samplers.items():
             if sampler.adaptive:
                 self.cells.append((name, sampler.steps))
-                self._calls.append(1)
+                self.calls.append(1)
                 continue
             for budget in sorted({*nfe, *extra_nfe.get(name, ())}):
                 try:
@@ -78,47 +80,49 @@ class Frontier:
                     self.inexact.append((name, budget, spends))
                 if (name, steps) not in self.cells:
                     self.cells.append((name, steps))
-                    self._calls.append(spends)
+                    self.calls.append(spends)
+        if not weights or not guidance:
+            raise ValueError("evaluation.weights or guidance=[]: name at least one; leave it out for the default.")
         if not self.cells:
             raise ValueError("evaluation.nfe=[]: name at least one budget of network calls.")
 
     def run(
         self,
-        denoiser: Denoiser,
-        conditioner: Conditioner,
-        shape: Sequence[int],
+        subject: Subject,
         scorer: Scorer[Any, Any],
         reference: Reference,
-        directory: Path,
+        store: Store,
         protocol: Mapping[str, Any],
-        settings: Mapping[str, Any],
         check: Callable[[object], None],
         check_cell: Callable[[], None] = lambda: None,
         notes: Mapping[str, Any] = MappingProxyType({}),
-    ) -> list[dict[str, Any]]:
-        """Score all cells that are not stored yet, and write `frontier.csv`, `.json`, `.png` and `samples/*.png`.
-
-        The files keep the cells of former calls; the pictures and the result leave out those of other protocols.
+        learn: Callable[[Sampler], Mapping[str, Any]] = lambda sampler: {},
+        *,
+        shown: bool = True,
+    ) -> list[Record]:
+        """Score all cells that are not stored yet. A cell that fails is stored as failed, and the rest goes on.
 
         Args:
-            denoiser: With the weights to be scored applied.
-            conditioner: Gives samples their conditioning.
-            shape: Of one sample.
-            scorer: Measures the distance.
+            subject: The model.
+            scorer: Measures it.
             reference: That scorer's statistics of the data.
-            directory: Where to write; finished cells found there under the same protocol are kept.
-            protocol: What a score depends on beside the cell: weights, data, versions.
-            settings: The configuration of each sampler, by name.
+            store: Where finished cells go; those found there under the same protocol are kept.
+            protocol: What a score depends on beside the cell: training, data, versions.
             check: Called between sampling steps; what it raises stops the run.
             check_cell: Called after each cell, by all ranks together.
             notes: What else a record says; it does not tell cells apart.
+            learn: Lets a sampler learn what it must know of the model; what it returns tells its cells apart.
+            shown: Whether the first rank shows a bar.
 
         Returns:
-            A record a cell.
+            A record a cell, and those that `store` held of the same model, measure and number of samples.
+
+        Raises:
+            OSError: A cell cannot be written.
         """
-        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        path = directory / "frontier.json"
-        stored = {r["cell"]: r for r in json.loads(path.read_text())} if path.is_file() else {}
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        # One rank looks: files may change between two looks, or be on another machine.
+        stored = on_first_rank(store.usable)
         common = {
             **protocol,
             "metric": scorer.metric,
@@ -129,115 +133,47 @@ class Frontier:
             "reference_n": reference.n,
             "reference_sha256": reference.fingerprint,
             "dtype": "float32",
-            "guidance": None,
         }
-        kind = medium(shape)
-        records = []
-        bar = progress.bar("frontier", sum(self._calls) * self.num_samples, shown=rank == 0)
-        with bar:
-            for (name, steps), nfe in zip(self.cells, self._calls, strict=True):
-                sampler = self.samplers[name]
-                cell = {**common, "sampler": name, "settings": {**settings[name], "steps": steps}}
-                key = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()
-                bar.set_postfix(sampler=name, nfe=nfe, refresh=False)
-                if key in stored and report.picture_of(directory, stored[key]).is_file():
-                    bar.update(self.num_samples * nfe)
-                    records.append(stored[key])
-                    continue
-                start = time.perf_counter()
-                statistics = scorer.statistics()
-                first: list[Tensor] = []
-                spent = torch.zeros(2, dtype=torch.float64)  # calls and network evaluations, summed over samples
-                batches = self._batches(sampler, steps, denoiser, conditioner, shape, rank, world, check)
-                for samples, counted in batches:
-                    statistics.update(samples)
-                    spent += torch.tensor([counted.rows, counted.evaluated_rows])
-                    if sum(map(len, first)) < kind.shown:
-                        first.append(samples.cpu())
-                    bar.update(len(samples) * world * nfe)
-                device = next(denoiser.parameters()).device
-                statistics.reduce(device)
-                calls, evaluations = _per_sample(spent.to(device), self.num_samples)
-                seconds = time.perf_counter() - start
-                scores = scorer.scores(statistics, reference)
-                record = {
-                    "sampler": name,
-                    "nfe": calls,
-                    "steps": steps,
-                    "score": scores[scorer.metric].value,
-                    "standard_error": scores[scorer.metric].standard_error,
-                    "scores": {metric: score._asdict() for metric, score in scores.items()},
-                    "seconds": round(seconds, 3),
-                    "network_evaluations": evaluations,
-                    "seconds_per_1k_images": round(seconds / self.num_samples * 1000, 3),
-                    **cell,
-                    **notes,
-                    "cell": key,
-                }
-                assert statistics.n == self.num_samples
-                records.append(record)
-                if rank == 0:
-                    kind.write_cell(report.picture_of(directory, record), torch.cat(first)[: kind.shown])
-                    report.write_records(directory, [*{**stored, **{r["cell"]: r for r in records}}.values()])
-                check_cell()
-        # What was scored before under the same protocol belongs to the picture too.
-        fresh = {(r["sampler"], r["nfe"]) for r in records}
-        shown = records + [
-            record
-            for record in stored.values()
-            if (record["sampler"], record["nfe"]) not in fresh
-            and report.picture_of(directory, record).is_file()
-            and all(record.get(name) == value for name, value in common.items())
-        ]
+        records: list[Record] = []
+        kinds = len(self.weights) * len(self.guidance)
+        with progress.bar("frontier", kinds * sum(self.calls) * self.num_samples, shown=shown and rank == 0) as bar:
+            scoring = Scoring(subject, scorer, reference, self.num_samples, self.batch_size, self.seed, check, bar)
+            for weights in self.weights:
+                with subject.applied(weights):
+                    learnt = {name: learn(sampler) for name, sampler in self.samplers.items()}
+                    own = {**common, "weights": weights, "weights_sha256": digest(subject.denoiser)}
+                    for guidance, name, steps, calls in self._cells():
+                        sampler, settings = self.samplers[name], {**self.settings[name], **learnt[name], "steps": steps}
+                        cell = {**own, "guidance": guidance, "sampler": name, "settings": settings}
+                        key = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()
+                        bar.set_postfix(sampler=name, nfe=calls, refresh=False)
+                        if key in stored:
+                            bar.update(self.num_samples * calls)
+                            records.append(stored[key])
+                            continue
+                        measured, first = scoring(guidance, sampler, steps, calls)
+                        record = {"sampler": name, **measured, **cell, **notes, "cell": key}
+                        records.append(record)
+                        if rank == 0:
+                            if record["error"] is None:
+                                with store.writing():
+                                    medium(subject.shape).write_cell(store.picture(record), first)
+                            store.add([record])
+                        check_cell()
         if rank == 0:
-            report.write_records(directory, [*{**stored, **{r["cell"]: r for r in records}}.values()])
-            report.write_pictures(directory, shown, kind.write_sheet)
-        return shown
+            store.add(records)
+            records = [store.read()[record["cell"]] for record in records]  # with their marks
+        # What was scored before of the same model belongs to the picture too.
+        fresh = {_series(record) for record in records}
+        groups = {comparable(record) for record in records}
+        return records + [r for r in stored.values() if comparable(r) in groups and _series(r) not in fresh]
 
-    def _batches(
-        self,
-        sampler: Sampler,
-        steps: int,
-        denoiser: Denoiser,
-        conditioner: Conditioner,
-        shape: Sequence[int],
-        rank: int,
-        world: int,
-        check: Callable[[object], None],
-    ) -> Iterator[tuple[Tensor, count_calls]]:
-        """Yield (stored samples, counted calls) for this rank's share of indices; each falls to exactly one rank."""
-        device = next(denoiser.parameters()).device
-        share = torch.arange(rank * self.num_samples // world, (rank + 1) * self.num_samples // world, device=device)
-        for index in share.split(self.batch_size):
-            yield draw(sampler, denoiser, conditioner, shape, index, self.seed, steps, check)
+    def _cells(self) -> Iterator[tuple[float, str, int, int]]:
+        """(guidance, sampler, steps, calls)."""
+        for guidance in self.guidance:
+            for (name, steps), calls in zip(self.cells, self.calls, strict=True):
+                yield guidance, name, steps, calls
 
 
-def draw(
-    sampler: Sampler,
-    denoiser: Denoiser,
-    conditioner: Conditioner,
-    shape: Sequence[int],
-    index: Tensor,
-    seed: int,
-    steps: int,
-    on_step: OnStep,
-) -> tuple[Tensor, count_calls]:
-    """Samples `index` `(B,)` of `seed` as they are stored, `(B, *shape)`, and the count of their network calls.
-
-    Raises:
-        ValueError: A sample is not finite.
-    """
-    counted = count_calls(functools.partial(denoiser, **conditioner.sample(index)))
-    x = sampler(counted, denoiser.schedule, shape, Noise(seed, index, SAMPLING), steps=steps, on_step=on_step)
-    bad = ~x.isfinite().flatten(1).all(1)
-    if bool(bad.any()):
-        first = int(index[bad][0])
-        raise ValueError(f"sample {first} of {type(sampler).__name__} at {counted.calls} NFE is not finite.")
-    return medium(shape).to_stored(x), counted
-
-
-def _per_sample(total: Tensor, samples: int) -> list[float]:
-    """Means over the samples of all ranks, of which each summed its own; whole numbers where they are."""
-    if dist.is_initialized():
-        dist.all_reduce(total)
-    return [int(mean) if mean.is_integer() else round(mean, 2) for mean in (total / samples).tolist()]
+def _series(record: Record) -> tuple[Any, ...]:
+    return tuple(record.get(key) for key in ("weights", "guidance", "sampler", "nfe"))

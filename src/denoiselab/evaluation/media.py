@@ -35,6 +35,10 @@ class Medium(Protocol):
         """Write the pictures of a sampler's cells, as arrays, with a label each."""
         ...
 
+    def write_grid(self, path: Path, samples: Tensor) -> None:
+        """Write one picture of all stored samples."""
+        ...
+
     def write_samples(self, folder: Path, samples: Tensor, kind: str) -> None:
         """Write stored samples as `kind` ("png" or "npz"), and `grid.png`."""
         ...
@@ -57,10 +61,14 @@ class Images:
         """Write the strips one below the other."""
         report.write_rows(path, cells, labels, f"{title}, same x_T in each column")
 
+    def write_grid(self, path: Path, samples: Tensor) -> None:
+        """Write a square of images, small ones enlarged."""
+        scale = report.magnification(samples.shape[2])
+        report.write_png(path, report.grid(samples, round(len(samples) ** 0.5) or 1, gap=1), scale)
+
     def write_samples(self, folder: Path, samples: Tensor, kind: str) -> None:
         """Write a file an image, or one array `images` `(N, H, W, C)`; and a grid."""
-        scale = report.magnification(samples.shape[2])
-        report.write_png(folder / "grid.png", report.grid(samples, round(len(samples) ** 0.5) or 1, gap=1), scale)
+        self.write_grid(folder / "grid.png", samples)
         if kind == "npz":
             with atomic(folder / "samples.npz") as file:
                 np.savez(file, images=samples.permute(0, 2, 3, 1).numpy())
@@ -90,6 +98,10 @@ class Points:
     def write_sheet(self, path: Path, cells: Sequence[Any], labels: Sequence[str], title: str) -> None:
         """Write the maps side by side."""
         report.write_columns(path, cells, labels, title)
+
+    def write_grid(self, path: Path, samples: Tensor) -> None:
+        """Write the map of the points."""
+        self.write_cell(path, samples)
 
     def write_samples(self, folder: Path, samples: Tensor, kind: str) -> None:
         """Write one array `points` `(N, D)` float32, whatever `kind`, and a map of them as `grid.png`."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from denoiselab.conditioners.label import Conditioner
 from denoiselab.denoiser import Denoise, Denoiser, Prediction
 from denoiselab.evaluation import report
-from denoiselab.evaluation.frontier import draw
+from denoiselab.evaluation.cell import draw
 from denoiselab.evaluation.media import COLOURS, EXTENT, histogram
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import DDIM, Sampler
@@ -110,9 +110,9 @@ def _score_field(axes: Any, denoiser: Denoiser, conditioner: Conditioner, data: 
     grid = torch.cartesian_prod(side, side).to(device)
     level = denoiser.schedule.at(torch.tensor(-math.log(RHO), dtype=torch.float64))
     cond = conditioner.sample(torch.zeros(len(grid), dtype=torch.int64, device=device))
-    score = -denoiser(level.alpha.float() * grid, level, **cond).eps.cpu() / float(level.rho)
+    score = -denoiser(level.alpha.float() * grid, level, cond).eps.cpu() / float(level.rho)
     arrows = score / score.norm(dim=1, keepdim=True).clamp_min(1e-12).pow(0.75)
-    of_class = " of class 0" if cond else ""
+    of_class = " of class 0" if cond.class_label is not None else ""
     axes.quiver(
         *grid.cpu().numpy().T, *arrows.numpy().T, angles="xy", scale_units="xy", scale=12, width=0.0035,
         color="#b3331f", pivot="mid",
@@ -127,7 +127,7 @@ def _trajectories(
 
     axes.scatter(*data[:3000, :2].numpy().T, s=1, alpha=0.25, linewidths=0, color="0.6", rasterized=True)
     index = torch.arange(_PATHS, device=next(denoiser.parameters()).device)
-    recorder = _Recorder(functools.partial(denoiser, **conditioner.sample(index)))
+    recorder = _Recorder(functools.partial(denoiser, cond=conditioner.sample(index)))
     rule = DDIM(sampler.spacing, _PATH_STEPS)
     last = rule(recorder, denoiser.schedule, (2,), Noise(seed, index, SAMPLING))
     paths = torch.stack([*recorder.seen, last]).cpu().numpy()  # (T, B, 2)

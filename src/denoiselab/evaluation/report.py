@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,61 +12,77 @@ from PIL import Image
 from rich.table import Table
 from torch import Tensor
 
+from denoiselab.evaluation.store import Record, Store, finished
 from denoiselab.files import atomic
 
-Record = dict[str, Any]
 WriteSheet = Callable[[Path, Sequence[Any], Sequence[str], str], None]
 
 
-def write_records(directory: Path, records: Sequence[Record]) -> None:
-    """Write `frontier.json` (whole records) and `frontier.csv` (a row a cell), atomically."""
-    with atomic(directory / "frontier.json", "w") as file:
-        json.dump(records, file, indent=1)
-    columns = dict.fromkeys(key for record in records for key in record)
-    with atomic(directory / "frontier.csv", "w") as file:
-        writer = csv.DictWriter(file, [*columns])
-        writer.writeheader()
-        for record in records:
-            writer.writerow({k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in record.items()})
-
-
-def picture_of(directory: Path, record: Record) -> Path:
-    """Where the picture of a cell's samples is."""
-    return directory / "samples" / "cells" / f"{record['sampler']}_nfe{record['nfe']:04d}_{record['cell'][:8]}.png"
-
-
-def write_pictures(directory: Path, records: Sequence[Record], write_sheet: WriteSheet) -> None:
-    """Write `frontier.png` and, for each sampler, `samples/<sampler>.png`: the picture of each NFE."""
-    _plot(directory / "frontier.png", records)
-    for sampler, rows in by_sampler(records).items():
-        strips = [read_strip(picture_of(directory, r)) for r in rows]
+def write_pictures(store: Store, records: Sequence[Record], write_sheet: WriteSheet) -> None:
+    """Write `frontier.png` and, for each series of finished cells, `samples/<series>.png`: the picture of each NFE."""
+    done = finished(records)
+    if not done:
+        return
+    _plot(store.directory / "frontier.png", done)
+    for name, rows in by_series(done).items():
+        strips = [read_strip(store.picture(r)) for r in rows]
         labels = [f"NFE {r['nfe']}: {digits(r['score'])}" for r in rows]
-        title = f"{sampler}: {rows[0]['metric']} at n = {rows[0]['n']}"
-        write_sheet(directory / "samples" / f"{sampler}.png", strips, labels, title)
+        title = f"{name}: {rows[0]['metric']} at n = {rows[0]['n']}"
+        write_sheet(sheet_of(store.directory, name), strips, labels, title)
 
 
-def by_sampler(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records grouped by sampler, each group by rising NFE."""
+def sheet_of(directory: Path, series: str) -> Path:
+    """Where the samples of a series are shown."""
+    return directory / "samples" / f"{series.replace(' ', '_')}.png"
+
+
+def by_series(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records grouped by sampler (and guidance and weights, where they differ), each group by rising NFE."""
+    several = {key for key in ("weights", "guidance") if len({record[key] for record in records}) > 1}
     groups: dict[str, list[Record]] = {}
     for record in records:
-        groups.setdefault(record["sampler"], []).append(record)
+        scale, words = record["guidance"], [record["sampler"]]
+        if "guidance" in several or scale not in (None, 1):
+            words.append(f"scale={1 if scale is None else scale:g}")
+        if "weights" in several:
+            words.append(record["weights"])
+        groups.setdefault(" ".join(words), []).append(record)
     return {name: sorted(group, key=lambda r: r["nfe"]) for name, group in groups.items()}
+
+
+def metric_key(record: Record) -> str:
+    """The metric with its number of samples, so that those of different n never share a name: fid50k."""
+    n = record["n"]
+    return f"{record['metric']}{n // 1000}k" if n % 1000 == 0 else f"{record['metric']}{n}"
+
+
+def named(records: Sequence[Record]) -> dict[str, float]:
+    """The scores of finished cells by name: `fid50k/dpmpp_2m@10`."""
+    return {
+        f"{metric_key(record)}/{name.replace(' ', '_')}@{record['nfe']}": record["score"]
+        for name, rows in by_series(records).items()
+        for record in finished(rows)
+    }
 
 
 def table(records: Sequence[Record]) -> Table:
     """Samplers by NFE: the score, and the seconds it took."""
     first = records[0]
     budgets = sorted({record["nfe"] for record in records})
-    title = f"{first['metric']} (lower is better), n = {first['n']}, weights = {first['weights']}"
+    weights = ", ".join(dict.fromkeys(record["weights"] for record in records))
+    title = f"{first['metric']} (lower is better), n = {first['n']}, weights = {weights}"
     if "floor" in first:
         title += f"; fresh data score {digits(first['floor'])}"
     out = Table(title=title, title_justify="left")
     out.add_column("NFE")
     for budget in budgets:
         out.add_column(str(budget), justify="right")
-    for sampler, rows in by_sampler(records).items():
-        cells = {row["nfe"]: f"{digits(row['score'])} ({row['seconds']:.0f}s)" for row in rows}
-        out.add_row(sampler, *[cells.get(budget, "") for budget in budgets])
+    for name, rows in by_series(records).items():
+        cells = {
+            row["nfe"]: "failed" if row["score"] is None else f"{digits(row['score'])} ({row['seconds']:.0f}s)"
+            for row in rows
+        }
+        out.add_row(name, *[cells.get(budget, "") for budget in budgets])
     return out
 
 
@@ -117,8 +131,15 @@ def _plot(path: Path, records: Sequence[Record]) -> None:
 
     figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    for sampler, rows in by_sampler(records).items():
-        axes.plot([r["nfe"] for r in rows], [r["score"] for r in rows], marker="o", label=sampler)
+    for name, rows in by_series(records).items():
+        nfe, scores = [r["nfe"] for r in rows], [r["score"] for r in rows]
+        errors = [r["standard_error"] or 0.0 for r in rows]
+        axes.errorbar(nfe, scores, errors if any(errors) else None, marker="o", capsize=2, label=name)
+    best = sorted((r for r in records if r["pareto"]), key=lambda r: r["nfe"])
+    axes.plot(
+        [r["nfe"] for r in best], [r["score"] for r in best], linestyle="none", marker="o", markersize=11,
+        markerfacecolor="none", markeredgecolor="0.3", label="Pareto-optimal",
+    )  # fmt: skip
     if "floor" in records[0]:
         axes.axhline(records[0]["floor"], color="0.5", linestyle="--", linewidth=1, label="fresh data")
     budgets = sorted({record["nfe"] for record in records})
@@ -129,7 +150,8 @@ def _plot(path: Path, records: Sequence[Record]) -> None:
     if max(scores) < 100 * min(scores):  # within two decades, plain numbers read better than powers of ten
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(ScalarFormatter())
-    axes.set_title(f"n = {records[0]['n']}, weights = {records[0]['weights']}, {records[0]['data']}", fontsize=10)
+    weights = ", ".join(dict.fromkeys(record["weights"] for record in records))
+    axes.set_title(f"n = {records[0]['n']}, weights = {weights}, {records[0]['data']}", fontsize=10)
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)
     save(figure, path)

@@ -1,6 +1,29 @@
-"""Networks: called as `network(x, label, **cond)`; they know no schedule and no configuration."""
+"""Networks: called as `network(x, label, cond)`; they know no schedule and no configuration."""
 
+from denoiselab.networks.adm import ADMClassifier, ADMUNet
+from denoiselab.networks.conditioning import Conditioning
 from denoiselab.networks.ddpm import DDPMUNet
+from denoiselab.networks.dit import DiT
+from denoiselab.networks.edm2 import EDM2UNet
 from denoiselab.networks.mlp import MLP
+from denoiselab.networks.ncsn import NCSN, NCSNv2
+from denoiselab.networks.ncsnpp import NCSNpp
+from denoiselab.networks.unet_1d import UNet1D
+from denoiselab.networks.unet_text import TextUNet
+from denoiselab.networks.uvit import UViT
 
-__all__ = ["MLP", "DDPMUNet"]
+__all__ = [
+    "MLP",
+    "NCSN",
+    "ADMClassifier",
+    "ADMUNet",
+    "Conditioning",
+    "DDPMUNet",
+    "DiT",
+    "EDM2UNet",
+    "NCSNpp",
+    "NCSNv2",
+    "TextUNet",
+    "UNet1D",
+    "UViT",
+]

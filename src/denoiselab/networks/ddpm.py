@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from denoiselab.networks.layers import (
-    Downsample,
-    ResidualBlock,
-    SelfAttention,
-    SinusoidalEmbedding,
-    Upsample,
-    zero_init,
-)
+from denoiselab.networks.attention import SelfAttention
+from denoiselab.networks.layers import ResidualBlock, zero_init
+from denoiselab.networks.unet import Plan, UNet
 
 
-class DDPMUNet(nn.Module):
+class DDPMUNet(UNet):
     """Ho et al.'s UNet: residual blocks with group norm and swish, self-attention at chosen levels.
+
+    Weights start uniform with the variance 2 / (fan_in + fan_out), biases at zero, last layers of branches at zero,
+    as in the source. diffusers' `UNet2DModel` is this with other options: `norm_eps` 1e-5, `frequency_shift` 0,
+    `head_channels` 8, `symmetric` padding, no null class.
 
     Source: Ho et al., Denoising Diffusion Probabilistic Models, arXiv 2006.11239, appendix B.
 
@@ -30,13 +27,22 @@ class DDPMUNet(nn.Module):
         blocks: Residual blocks a level (one more on the way up).
         attention_levels: Levels, counted from 0, whose blocks are followed by self-attention.
         dropout: Probability, in the residual blocks.
-        groups: Groups of the group norms.
-        num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
+        groups: Groups of the group norms; they divide the channels of each level.
+        num_classes: Classes of `class_label`; None for none.
+        null_class: Index `num_classes` stands for no class.
+        image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
         outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
+        checkpoint_levels: Levels whose blocks are computed again in the backward pass, which saves memory; the middle
+            goes with the last.
+        head_channels: Channels of each head of attention; None for one head.
+        norm_eps: Of the group norms.
+        frequency_shift: As in `SinusoidalEmbedding`.
+        symmetric: As in `Downsample`.
+        middle_attention: There is attention in the middle.
 
     Raises:
         ValueError: The shape is not an image's, a value is out of range, H or W is not divisible by the stride, or
-            `channels` not by `groups`.
+            the channels of a level by `groups` or by the heads.
     """
 
     def __init__(
@@ -49,99 +55,46 @@ class DDPMUNet(nn.Module):
         dropout: float = 0.1,
         groups: int = 32,
         num_classes: int | None = None,
+        null_class: bool = True,
+        image_channels: int | None = None,
         outputs: int = 1,
+        checkpoint_levels: Sequence[int] = (),
+        head_channels: int | None = None,
+        norm_eps: float = 1e-6,
+        frequency_shift: int = 1,
+        symmetric: bool = False,
+        middle_attention: bool = True,
     ) -> None:
-        super().__init__()
-        if len(shape) != 3:
-            raise ValueError(f"shape={list(shape)}: DDPMUNet takes images (C, H, W); choose network=mlp for points.")
-        sizes = {"channels": channels, "blocks": blocks, "groups": groups, "outputs": outputs}
-        for name, value in (*sizes.items(), *enumerate(multipliers)):
-            if value < 1:
-                key = name if isinstance(name, str) else f"multipliers[{name}]"
-                raise ValueError(f"{key}={value}: it must be at least 1.")
-        if channels < 4 or channels % 2:
-            raise ValueError(f"channels={channels}: it must be even and at least 4.")
-        if not multipliers or not set(attention_levels) <= set(range(len(multipliers))):
-            raise ValueError(
-                f"attention_levels={list(attention_levels)}: multipliers={list(multipliers)} make levels 0 to "
-                f"{len(multipliers) - 1}."
-            )
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: it must be at least 0 and less than 1.")
-        stride = 2 ** (len(multipliers) - 1)
-        if shape[1] % stride or shape[2] % stride:
-            raise ValueError(
-                f"multipliers={list(multipliers)} make a stride of {stride}, "
-                f"which does not divide images of {shape[1]}x{shape[2]}."
-            )
-        if channels % groups:
-            raise ValueError(f"groups={groups} must divide channels={channels}.")
-        self.conditioning = frozenset({"class_label"} if num_classes else ())
-        features = 4 * channels
-        self.time = nn.Sequential(
-            SinusoidalEmbedding(channels),
-            nn.Linear(channels, features),
-            nn.SiLU(),
-            nn.Linear(features, features),
+        plan = Plan(
+            shape=shape,
+            channels=channels,
+            multipliers=multipliers,
+            blocks=blocks,
+            attention_levels=attention_levels,
+            dropout=dropout,
+            groups=groups,
+            checkpoint_levels=checkpoint_levels,
+            image_channels=image_channels,
+            head_channels=head_channels,
+            norm_eps=norm_eps,
+            frequency_shift=frequency_shift,
+            symmetric=symmetric,
+            middle_attention=middle_attention,
         )
-        self.classes = nn.Embedding(num_classes + 1, features) if num_classes else None
-
-        def block(channels_in: int, channels_out: int, level: int) -> nn.ModuleList:
-            layers: list[nn.Module] = [ResidualBlock(channels_in, channels_out, features, dropout, groups)]
-            if level in attention_levels:
-                layers.append(SelfAttention(channels_out, groups))
-            return nn.ModuleList(layers)
-
-        widths = [channels * m for m in multipliers]
-        self.stem = nn.Conv2d(shape[0], channels, 3, padding=1)
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        skips, width = [channels], channels
-        for level, level_width in enumerate(widths):
-            for _ in range(blocks):
-                self.down.append(block(width, level_width, level))
-                width = level_width
-                skips.append(width)
-            if level < len(widths) - 1:
-                self.down.append(nn.ModuleList([Downsample(width)]))
-                skips.append(width)
-        self.middle = nn.ModuleList(
-            [
-                ResidualBlock(width, width, features, dropout, groups),
-                SelfAttention(width, groups),
-                ResidualBlock(width, width, features, dropout, groups),
-            ]
-        )
-        for level, level_width in reversed(list(enumerate(widths))):
-            for number in range(blocks + 1):
-                layers = block(width + skips.pop(), level_width, level)
-                width = level_width
-                if level and number == blocks:
-                    layers.append(Upsample(width))
-                self.up.append(layers)
-        self.norm = nn.GroupNorm(groups, width)
-        self.head = zero_init(nn.Conv2d(width, outputs * shape[0], 3, padding=1))
-
-    def forward(self, x: Tensor, label: Tensor, class_label: Tensor | None = None) -> Tensor:
-        """Map `x` `(B, C, H, W)`, time labels `(B,)` and class labels `(B,)` int64 to `(B, outputs C, H, W)`."""
-        embedding = self.time(label)
-        if self.classes is not None and class_label is not None:
-            embedding = embedding + self.classes(class_label)
-        embedding = F.silu(embedding)  # (B, E)
-        h = self.stem(x)
-        skips = [h]
-        for layers in self.down:
-            h = _run(layers, h, embedding)
-            skips.append(h)
-        h = _run(self.middle, h, embedding)
-        for layers in self.up:
-            h = _run(layers, torch.cat((h, skips.pop()), dim=1), embedding)
-        out: Tensor = self.head(F.silu(self.norm(h)))
-        return out
+        super().__init__(plan, num_classes, null_class, outputs)
+        self.apply(_initialize)
+        zero_init(self.head)
 
 
-def _run(layers: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
-    """Apply layers in turn; residual blocks take the embedding too."""
-    assert isinstance(layers, nn.ModuleList)
-    for layer in layers:
-        h = layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
-    return h
+def _initialize(module: nn.Module) -> None:
+    """Ho et al.'s start of a module whose layers have started."""
+    if isinstance(module, (nn.Conv2d, nn.Linear)):
+        nn.init.xavier_uniform_(module.weight)
+        assert module.bias is not None
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, ResidualBlock):
+        zero_init(module.conv_out)
+    elif isinstance(module, SelfAttention):
+        for weight in module.qkv.weight.chunk(3):  # layers of their own there
+            nn.init.xavier_uniform_(weight)
+        zero_init(module.out)

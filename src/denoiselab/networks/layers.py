@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from denoiselab.networks.resampling import Averages, Repeats, UpConv2d
 
 
 def zero_init(module: nn.Module) -> nn.Module:
@@ -16,29 +20,52 @@ def zero_init(module: nn.Module) -> nn.Module:
     return module
 
 
-class SinusoidalEmbedding(nn.Module):
-    """Sines and cosines of a label at geometric frequencies from 1 to 1e-4, with DDPM's divisor (half - 1).
+def run(function: Callable[..., Any], *arguments: Any, checkpointed: bool = False) -> Any:
+    """The function of the arguments; checkpointed, what it stores for its gradient is computed again when needed.
 
-    Source: Ho et al., DDPM, arXiv 2006.11239, appendix B (the Transformer's position embedding).
-
-    Args:
-        features: Number of outputs, even and at least 4.
+    Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174.
     """
+    if checkpointed and torch.is_grad_enabled():
+        return checkpoint(function, *arguments, use_reentrant=False)
+    return function(*arguments)
 
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.features = features
 
-    def forward(self, label: Tensor) -> Tensor:
-        """Embed labels `(B,)` as `(B, features)`."""
-        half = self.features // 2
-        frequencies = torch.exp(torch.arange(half, device=label.device) * (-math.log(10000) / (half - 1)))
-        angles = label[:, None].float() * frequencies
-        return torch.cat((angles.sin(), angles.cos()), dim=1).to(label.dtype)
+def join_image(x: Tensor, image: Tensor | None) -> Tensor:
+    """`x` `(B, C, H, W)` and the image of a conditioning, resized to it, as one: `(B, C + C', H, W)`."""
+    if image is None:
+        return x
+    if image.shape[2:] != x.shape[2:]:
+        image = F.interpolate(image, x.shape[2:], mode="bilinear")
+    return torch.cat((x, image.to(x.dtype)), dim=1)
+
+
+@runtime_checkable
+class Constrained(Protocol):
+    """A layer whose weights may not go everywhere: after each step of an optimizer they are brought back."""
+
+    def constrain(self) -> None:
+        """Bring the weights back, in place."""
+        ...
+
+
+class NormSiLU(nn.GroupNorm):
+    """silu of a group norm, which may be scaled and shifted in between."""
+
+    def forward(self, x: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        """silu((1 + scale) norm(x) + shift), `(B, C, *)`; scale and shift broadcast to it."""
+        h = super().forward(x)
+        if scale is not None:
+            h = h * (1 + scale)
+        if shift is not None:
+            h = h + shift
+        return F.silu(h, inplace=not torch.is_grad_enabled())  # its gradient needs its input
 
 
 class ResidualBlock(nn.Module):
     """Norm, swish, conv; add the embedding; norm, swish, dropout, conv; add the input.
+
+    Sources: Ho et al., DDPM, arXiv 2006.11239, appendix B; with `scale_shift`, `up` and `down` Dhariwal and Nichol,
+    ADM, arXiv 2105.05233, section 3 (adaptive group norm; BigGAN's up- and downsampling).
 
     Args:
         channels_in: Channels of the input.
@@ -46,80 +73,42 @@ class ResidualBlock(nn.Module):
         embedding: Features of the time embedding.
         dropout: Probability.
         groups: Of the group norms.
+        eps: Of the group norms.
+        scale_shift: The embedding scales and shifts the second norm's output, instead of being added before it.
+        up: Double the resolution before the first convolution, by nearest neighbours.
+        down: Halve it there, by means.
     """
 
-    def __init__(self, channels_in: int, channels_out: int, embedding: int, dropout: float, groups: int) -> None:
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        embedding: int,
+        dropout: float,
+        groups: int,
+        eps: float = 1e-5,
+        scale_shift: bool = False,
+        up: bool = False,
+        down: bool = False,
+    ) -> None:
         super().__init__()
-        self.norm_in = nn.GroupNorm(groups, channels_in)
-        self.conv_in = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-        self.embedding = nn.Linear(embedding, channels_out)
-        self.norm_out = nn.GroupNorm(groups, channels_out)
+        self.scale_shift = scale_shift
+        self.norm_in = NormSiLU(groups, channels_in, eps)
+        self.conv_in = UpConv2d(channels_in, channels_out) if up else nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.embedding = nn.Linear(embedding, 2 * channels_out if scale_shift else channels_out)
+        self.norm_out = NormSiLU(groups, channels_out, eps)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = zero_init(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         same = channels_in == channels_out
         self.skip: nn.Module = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
+        self.halve: nn.Module = Averages() if down else nn.Identity()
+        self.resample: nn.Module = Repeats() if up else self.halve
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Map `x` `(B, channels_in, H, W)` and the activated embedding `(B, E)` to `(B, channels_out, H, W)`."""
-        h = self.conv_in(F.silu(self.norm_in(x)))
-        h = h + self.embedding(embedding)[:, :, None, None]
-        h = self.conv_out(self.dropout(F.silu(self.norm_out(h))))
-        out: Tensor = self.skip(x) + h
-        return out
-
-
-class SelfAttention(nn.Module):
-    """Self-attention over positions, one head, with a residual.
-
-    Args:
-        channels: Of input and output.
-        groups: Of the group norm.
-    """
-
-    def __init__(self, channels: int, groups: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(groups, channels)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.out = zero_init(nn.Linear(channels, channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, C, H, W)` to the same shape."""
-        tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
-        q, k, v = self.qkv(tokens).chunk(3, dim=-1)
-        h = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]  # (B, HW, C)
-        out: Tensor = x + self.out(h).transpose(1, 2).reshape(x.shape)
-        return out
-
-
-class Downsample(nn.Module):
-    """Halve the resolution by a strided 3x3 convolution.
-
-    Args:
-        channels: Of input and output.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, C, H, W)` to `(B, C, H/2, W/2)`."""
-        out: Tensor = self.conv(x)
-        return out
-
-
-class Upsample(nn.Module):
-    """Double the resolution by nearest neighbours and a 3x3 convolution.
-
-    Args:
-        channels: Of input and output.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, C, H, W)` to `(B, C, 2H, 2W)`."""
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        """Map `x` `(B, channels_in, H, W)` and the activated embedding `(B, E)` to `(B, channels_out, H', W')`."""
+        h = self.conv_in(self.halve(self.norm_in(x)))
+        modulation = self.embedding(embedding)[:, :, None, None]
+        # A convolution does not need its output for its gradient: what is added to it may be added in place.
+        h = self.norm_out(h, *modulation.chunk(2, dim=1)) if self.scale_shift else self.norm_out(h.add_(modulation))
+        out: Tensor = self.conv_out(self.dropout(h)).add_(self.resample(self.skip(x)))
         return out

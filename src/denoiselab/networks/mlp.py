@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoiselab.networks.layers import SinusoidalEmbedding, zero_init
+from denoiselab.networks.conditioning import Conditioning, check_conditioning
+from denoiselab.networks.embeddings import SinusoidalEmbedding
+from denoiselab.networks.layers import zero_init
 
 
 class MLP(nn.Module):
@@ -49,11 +51,12 @@ class MLP(nn.Module):
         self.blocks = nn.ModuleList(_Block(width, features) for _ in range(depth))
         self.head = zero_init(nn.Linear(width, outputs * math.prod(shape)))
 
-    def forward(self, x: Tensor, label: Tensor, class_label: Tensor | None = None) -> Tensor:
-        """Map `x` `(B, C, *)`, time labels `(B,)` and class labels `(B,)` int64 to `(B, outputs C, *)`."""
+    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
+        """Map `x` `(B, C, *)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, *)`."""
+        check_conditioning(cond, self.conditioning)
         embedding = self.time(label)  # (B, E)
-        if self.classes is not None and class_label is not None:
-            embedding = embedding + self.classes(class_label)
+        if self.classes is not None and cond.class_label is not None:
+            embedding = embedding + self.classes(cond.class_label)
         embedding = F.silu(embedding)
         h = self.stem(x.flatten(1))
         for block in self.blocks:

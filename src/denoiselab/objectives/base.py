@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from denoiselab.denoiser import Denoiser
+from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 from denoiselab.objectives.level_distributions import LevelDistribution
 from denoiselab.schedules import Level
@@ -17,14 +18,14 @@ class Objective(nn.Module, ABC):
     """A training loss; its own parameters, if it has any, are trained with the denoiser's."""
 
     @abstractmethod
-    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
+    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
         """The loss of each sample, `(B,)`.
 
         Args:
             denoiser: What is trained.
             x0: Clean batch `(B, *)`.
             noise: Source of all that is random.
-            cond: Conditioning tensors of the batch.
+            cond: The batch's conditioning.
         """
 
     def check(self, denoiser: Denoiser) -> None:

@@ -10,7 +10,9 @@ from torch import Tensor
 
 
 class Decoder(Protocol):
-    """A distribution of the data around a mean."""
+    """A distribution of the data around a mean; `bins` counts the values of the data, None for real numbers."""
+
+    bins: int | None
 
     def __call__(self, x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
         """Log p(x0) of each element, float64, shaped like x0 `(B, *)`; `log_variance` is broadcast."""
@@ -19,6 +21,8 @@ class Decoder(Protocol):
 
 class ContinuousGaussian:
     """The density of N(mean, variance), for data that are real numbers; bits/dim may be negative."""
+
+    bins: int | None = None
 
     def __call__(self, x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
         """Log p(x0) of each element, float64."""

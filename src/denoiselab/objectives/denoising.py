@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import Denoiser, Output
+from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 from denoiselab.objectives.base import LevelObjective, corrupt
 from denoiselab.objectives.distances import Distance, l2
@@ -44,11 +45,11 @@ class DenoisingObjective(LevelObjective):
         self.distance = distance
         self.uncertainty = uncertainty
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
+    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
         """The loss of each sample, `(B,)` float32, in no unit: a mean (or sum) over dimensions."""
         draw = self.level_distribution(denoiser.schedule, noise)
         eps = noise.like(x0)
-        output = denoiser.output(corrupt(x0, eps, draw.level), draw.level, **cond)
+        output = denoiser.output(corrupt(x0, eps, draw.level), draw.level, cond)
         return self.loss(output, x0, eps, draw)
 
     def loss(self, output: Output, x0: Tensor, eps: Tensor, draw: Draw) -> Tensor:

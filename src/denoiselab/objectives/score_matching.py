@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from denoiselab.denoiser import Denoiser
+from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 from denoiselab.objectives.base import LevelObjective, corrupt
 from denoiselab.objectives.level_distributions import LevelDistribution
@@ -33,14 +34,14 @@ class _ScoreMatching(LevelObjective):
         super().__init__(level_distribution, sum_dimensions)
         self.power = power
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
+    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
         """The loss of each sample, `(B,)` float32."""
         draw = self.level_distribution(denoiser.schedule, noise)
         level = draw.level
         # The loss is differentiated twice, which only the plain form of attention can be.
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             x = corrupt(x0, noise.like(x0), level).requires_grad_()
-            eps = denoiser(x, level, **cond).eps
+            eps = denoiser(x, level, cond).eps
             # In terms of eps: sigma^2 (|s|^2 / 2 + tr ds/dx) = |eps|^2 / 2 - sigma tr d eps/dx.
             inner = self.inner(x, eps, like(level.sigma, x), noise)
         loss = inner if self.sum_dimensions else inner / x0[0].numel()

@@ -4,6 +4,8 @@ The two discrete forms share the divergences of steps t = 2..T. They differ at t
 divergence L_T and a decoder L_0. Sohl-Dickstein et al. fix the last step to the forward one and replace both ends
 by entropies, which holds where the data have mean 0 and variance 1 in each dimension; there the forms agree if the
 decoder is that step, N(sqrt(1 - beta_1) x_1, beta_1).
+
+All bounds share their divergences and their ends, so they stay in one file.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import Denoiser, Output, Prediction
+from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 from denoiselab.objectives import weights
 from denoiselab.objectives.base import Objective, corrupt
@@ -38,11 +41,21 @@ class Bound(NamedTuple):
         total: `(B,)`.
         prior: `(B,)`, L_T of Ho et al., or the entropies of Sohl-Dickstein et al.
         terms: `(T, B)`, the steps from the last one (t = 1) to the first (t = T).
+        errors: `(T, B)`, the mean square error of the predicted x0 at t = 1..T, in the data's own units.
     """
 
     total: Tensor
     prior: Tensor
     terms: Tensor
+    errors: Tensor
+
+
+class ContinuousTerms(NamedTuple):
+    """The continuous-time bound's parts in bits/dim, `(B,)` float64 each; it is their sum."""
+
+    prior: Tensor
+    reconstruction: Tensor
+    diffusion: Tensor
 
 
 class _Chain(Objective):
@@ -96,13 +109,13 @@ class _Chain(Objective):
             nats = torch.where(like(clean, x0).bool().to(x0.device), last, nats)
         return nats.flatten(1).mean(1)
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
+    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
         """An unbiased estimate of the bound of each sample, `(B,)` float32, in bits/dim."""
         schedule = denoiser.schedule
         draw = self.steps(schedule, noise)
         eps = noise.like(x0)
         x = corrupt(x0, eps, draw.level)
-        output = denoiser.output(x, draw.level, **cond)
+        output = denoiser.output(x, draw.level, cond)
         first, last = _ends(schedule)
         return (self.estimate(output, x0, draw.weight) + self.ends(x0, first, last) / math.log(2)).float()
 
@@ -115,7 +128,13 @@ class _Chain(Objective):
 
     @torch.no_grad()
     def evaluate(
-        self, denoiser: Denoiser, x0: Tensor, noise: Noise, *, clip: float | None = None, **cond: Tensor
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        noise: Noise,
+        cond: Conditioning = Conditioning(),
+        *,
+        clip: float | None = None,
     ) -> Bound:
         """The whole bound of each sample, T network calls.
 
@@ -123,18 +142,19 @@ class _Chain(Objective):
             denoiser: What is evaluated.
             x0: Clean batch `(B, *)`.
             noise: Source of the eps of each step.
+            cond: The batch's conditioning.
             clip: Clamp the predicted x0 to [-clip, clip], as Ho et al. do when they report bits/dim; None does not.
-            cond: Conditioning tensors of the batch.
         """
         nodes = denoiser.schedule.nodes(self.steps.steps).unbind()
-        terms = []
+        terms, errors = [], []
         for here in nodes:
-            prediction = denoiser(corrupt(x0, noise.like(x0), here), here, **cond)
+            prediction = denoiser(corrupt(x0, noise.like(x0), here), here, cond)
             if clip is not None:
                 prediction = prediction._replace(x0=prediction.x0.clamp(-clip, clip))
             terms.append(self.term(prediction, x0, here) / math.log(2))
+            errors.append(_error(prediction, x0))
         prior = self.ends(x0, nodes[0], nodes[-1]) / math.log(2)
-        return Bound(prior + torch.stack(terms).sum(0), prior, torch.stack(terms))
+        return Bound(prior + torch.stack(terms).sum(0), prior, torch.stack(terms), torch.stack(errors))
 
 
 class VariationalBound(_Chain):
@@ -222,11 +242,11 @@ class Hybrid(Objective):
             )
         self.bound.check(denoiser)
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
+    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
         """The loss of each sample, `(B,)` float32."""
         draw = self.bound.steps(denoiser.schedule, noise)
         eps = noise.like(x0)
-        output = denoiser.output(corrupt(x0, eps, draw.level), draw.level, **cond)
+        output = denoiser.output(corrupt(x0, eps, draw.level), draw.level, cond)
         frozen = output._replace(out=output.out.detach())
         bound = self.bound.estimate(frozen, x0, draw.weight)
         return self.simple.loss(output, x0, eps, draw) + self.weight * bound.float()
@@ -249,19 +269,49 @@ class ContinuousBound(Objective):
         self.decoder = decoder
         self.levels = UniformTime(uniforms)
 
-    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, **cond: Tensor) -> Tensor:
+    def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
         """An unbiased estimate of the bound of each sample, `(B,)` float32, in bits/dim."""
         schedule = denoiser.schedule
         level = self.levels(schedule, noise).level
         eps, last_eps = noise.like(x0), noise.like(x0)
-        prediction = denoiser(corrupt(x0, eps, level), level, **cond)
-        error = (prediction.x0.double() - x0.double()).square().flatten(1).mean(1)
-        diffusion = (schedule.t_max - schedule.t_min) * weights.likelihood(level) * error
+        prediction = denoiser(corrupt(x0, eps, level), level, cond)
+        diffusion = (schedule.t_max - schedule.t_min) * weights.likelihood(level) * _error(prediction, x0)
+        prior, reconstruction = self._ends(schedule, x0, last_eps)
+        return ((prior + reconstruction + diffusion) / math.log(2)).float()
+
+    def evaluate(
+        self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning(), draws: int = 1
+    ) -> ContinuousTerms:
+        """An unbiased estimate of the bound of each sample, `draws` network calls; differentiable in x0.
+
+        The bound does not depend on the path between its ends, so levels are drawn uniformly not in t but in
+        w = asinh(alpha / sigma), where the integrand snr |x0 - x0_hat|^2 d lam varies least; those of a sample are
+        equally spaced with one random offset.
+
+        Args:
+            denoiser: What is evaluated.
+            x0: Clean batch `(B, *)`.
+            noise: Source of levels and of the eps at each.
+            cond: The batch's conditioning.
+            draws: Levels a sample.
+        """
+        schedule = denoiser.schedule
+        first, last = ((level.alpha / level.sigma).asinh() for level in _ends(schedule))
+        offset, diffusion = noise.uniform(), torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
+        for draw in range(draws):
+            place = last + (offset + draw) / draws * (first - last)
+            level = schedule.at(place.sinh().log())
+            prediction = denoiser(corrupt(x0, noise.like(x0), level), level, cond)
+            # snr d lam, with snr = sinh(w)^2
+            diffusion = diffusion + (first - last) / draws * place.sinh() * place.cosh() * _error(prediction, x0)
+        prior, reconstruction = self._ends(schedule, x0, noise.like(x0))
+        return ContinuousTerms(*(nats / math.log(2) for nats in (prior, reconstruction, diffusion)))
+
+    def _ends(self, schedule: Schedule, x0: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
+        """Prior and reconstruction loss in nats per dimension, `(B,)` float64; `eps` is that of z_0."""
         first, last = _ends(schedule)
-        mean = corrupt(x0.double(), last_eps.double(), first) / first.alpha
-        reconstruction = -self.decoder(x0, mean, 2 * first.rho.log()).flatten(1).mean(1)
-        nats: Tensor = prior_divergence(x0, last) + reconstruction + diffusion
-        return (nats / math.log(2)).float()
+        mean = corrupt(x0.double(), eps.double(), first) / first.alpha
+        return prior_divergence(x0, last), -self.decoder(x0, mean, 2 * first.rho.log()).flatten(1).mean(1)
 
 
 def _divergence(own: Tensor, log_variance: Tensor, gain: Tensor, predicted: Tensor, x0: Tensor) -> Tensor:
@@ -279,6 +329,12 @@ def _divergence(own: Tensor, log_variance: Tensor, gain: Tensor, predicted: Tens
     own, gain, model = like(own, x0.double()), like(gain, x0.double()), log_variance.double()
     error = gain * (predicted.double() - x0.double())
     return (model - own + (own - model).exp() - 1 + error.square() * (-model).exp()) / 2
+
+
+def _error(prediction: Prediction, x0: Tensor) -> Tensor:
+    """The mean square error of the predicted x0, `(B,)` float64."""
+    error: Tensor = (prediction.x0.double() - x0.double()).square().flatten(1).mean(1)
+    return error
 
 
 def _ends(schedule: Schedule) -> list[Level]:

@@ -1,9 +1,10 @@
 """Samplers: from noise to data over a grid of levels."""
 
 from denoiselab.samplers.adaptive import AdaptiveODE, DPMSolverAdaptive
+from denoiselab.samplers.analytic_variance import Analytic, Moments
 from denoiselab.samplers.ancestral import Ancestral
-from denoiselab.samplers.base import Memory, Moment, OneStep, OnStep, Planned, Sampler, Trajectory, count_calls, slerp
-from denoiselab.samplers.ddim import DDIM
+from denoiselab.samplers.base import Memory, OneStep, Planned, Sampler
+from denoiselab.samplers.ddim import DDIM, slerp
 from denoiselab.samplers.deis import IPNDM, TAB, RhoAB
 from denoiselab.samplers.dpm_solver import (
     DPMSolver,
@@ -15,6 +16,7 @@ from denoiselab.samplers.dpm_solver import (
 )
 from denoiselab.samplers.edm import Churn, DPMSolverPPSDE, Renoised
 from denoiselab.samplers.langevin import AnnealedLangevin, NCSNLangevin
+from denoiselab.samplers.observers import Moment, OnStep, Trajectory, count_calls
 from denoiselab.samplers.pndm import FON, FPNDM, PLMS, SPNDM
 from denoiselab.samplers.runge_kutta import RhoRK, TimeRK
 from denoiselab.samplers.sde import EulerMaruyama, PredictorCorrector, ReverseDiffusion
@@ -29,6 +31,7 @@ __all__ = [
     "SPNDM",
     "TAB",
     "AdaptiveODE",
+    "Analytic",
     "Ancestral",
     "AnnealedLangevin",
     "Churn",
@@ -43,6 +46,7 @@ __all__ = [
     "EulerMaruyama",
     "Memory",
     "Moment",
+    "Moments",
     "NCSNLangevin",
     "OnStep",
     "OneStep",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -65,13 +65,9 @@ class Adaptive(Sampler):
 
 
 class AdaptiveODE(Adaptive):
-    """The probability-flow ODE by an adaptive Runge-Kutta method (torchode's), in half log-SNR at unit variance.
+    """The probability-flow ODE (`flow_slope`) by an adaptive Runge-Kutta method.
 
-    With u = x / sqrt(alpha^2 + sigma^2) and tan(phi) = sigma / alpha it is du/d phi = cos(phi) eps - sin(phi) x0: the
-    same ODE, with the same steps, on every schedule.
-
-    Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, appendix D (RK45); Lienen and
-    Günnemann, torchode, arXiv 2210.12375, for steps of each sample.
+    Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, appendix D (RK45).
 
     Args:
         spacing: As in `Adaptive`.
@@ -96,30 +92,88 @@ class AdaptiveODE(Adaptive):
 
     def solve(self, schedule: Schedule, here: Level, there: Level) -> Step:
         """The solver's run."""
-        import torchode  # Half a second, for this class alone.
 
         def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
-            def slope(lam: Tensor, u: Tensor) -> Tensor:
-                level = schedule.at(lam)
-                norm = torch.hypot(level.alpha, level.sigma)
-                cos, sin = (like(part / norm, x) for part in (level.alpha, level.sigma))
-                x0, eps, _ = denoise((u.view(x.shape) * like(norm, x)).to(x), level)
-                # d phi / d lam = -sin cos
-                return ((sin * x0 - cos * eps) * (sin * cos)).flatten(1).to(u)
+            def slope(place: Tensor, u: Tensor) -> Tensor:
+                return flow_slope(denoise, schedule, place, u.view(x.shape), x.dtype).flatten(1)
 
-            term = torchode.ODETerm(slope)
-            method = (torchode.Tsit5 if self.tsitouras else torchode.Dopri5)(term=term)
-            control = torchode.IntegralController(atol=self.atol, rtol=self.rtol, term=term)
-            ends = [like_batch(level.lam, x) for level in (here, there)]
             norms = [float(torch.hypot(level.alpha, level.sigma)) for level in (here, there)]
-            problem = torchode.InitialValueProblem(y0=x.flatten(1).double() / norms[0], t_start=ends[0], t_end=ends[1])
-            solution = torchode.AutoDiffAdjoint(method, control).solve(problem)
-            if bool((solution.status != 0).any()):
-                raise ValueError(f"{type(self).__name__}: the solver gave up at rtol={self.rtol}, atol={self.atol}.")
-            end: Tensor = solution.ys[:, -1]
+            ends = [like_batch(flow_place(level), x) for level in (here, there)]
+            u = x.flatten(1).double() / norms[0]
+            end = runge_kutta_45(slope, u, ends[0], ends[1], self.rtol, self.atol, tsitouras=self.tsitouras)
             return (end.view(x.shape) * norms[1]).to(x)
 
         return step
+
+
+def flow_place(level: Level) -> Tensor:
+    """Where `flow_slope` has a level, float64, shaped like it: w = asinh(alpha / sigma), 0 at pure noise."""
+    return (level.alpha / level.sigma).double().asinh()
+
+
+def flow_slope(denoise: Denoise, schedule: Schedule, place: Tensor, u: Tensor, dtype: torch.dtype) -> Tensor:
+    """du/dw `(B, *)` of the probability-flow ODE at unit variance, u = x / sqrt(alpha^2 + sigma^2).
+
+    With tan(phi) = sigma / alpha it is du/d phi = cos(phi) eps - sin(phi) x0: the same ODE, with the same steps, on
+    every schedule. The variable w has d phi / dw = -sin(phi): near the data it is the half log-SNR plus log 2, and
+    unlike that it is finite at pure noise.
+
+    Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, eq. 13.
+
+    Args:
+        denoise: A denoiser with its conditioning bound.
+        schedule: Whose levels are used.
+        place: w, `(B,)` float64, as `flow_place` has it.
+        u: `(B, *)` float64.
+        dtype: Of the denoiser's input.
+    """
+    with torch.no_grad():  # a learned schedule's search for the level
+        level = schedule.at(place.sinh().log())
+    norm = torch.hypot(level.alpha, level.sigma)
+    cos, sin = (like(part / norm, u) for part in (level.alpha, level.sigma))
+    x0, eps, _ = denoise((u * like(norm, u)).to(dtype), level)
+    return sin * (sin * x0.to(u) - cos * eps.to(u))
+
+
+def runge_kutta_45(
+    slope: Callable[[Tensor, Tensor], Tensor],
+    start: Tensor,
+    first: Tensor,
+    last: Tensor,
+    rtol: float,
+    atol: float,
+    *,
+    tsitouras: bool = False,
+) -> Tensor:
+    """The solution `(B, D)` at `last` of an ODE, by torchode's adaptive rules of order 5 with steps of each sample.
+
+    The error of a step is the root of the mean square over D of error / (atol + rtol |y|).
+
+    Source: Lienen and Günnemann, torchode, arXiv 2210.12375.
+
+    Args:
+        slope: dy/dt `(B, D)` from t `(B,)` and y `(B, D)`.
+        start: y at `first`, `(B, D)` float64.
+        first: `(B,)`.
+        last: `(B,)`.
+        rtol: Relative tolerance.
+        atol: Absolute tolerance.
+        tsitouras: His tableau, else Dormand and Prince's.
+
+    Raises:
+        ValueError: The solver gave up.
+    """
+    import torchode  # Half a second, for this function alone.
+
+    term = torchode.ODETerm(slope)
+    method = (torchode.Tsit5 if tsitouras else torchode.Dopri5)(term=term)
+    control = torchode.IntegralController(atol=atol, rtol=rtol, term=term)
+    problem = torchode.InitialValueProblem(y0=start, t_start=first, t_end=last)
+    solution = torchode.AutoDiffAdjoint(method, control).solve(problem)
+    if bool((solution.status != 0).any()):
+        raise ValueError(f"the ODE's solver gave up at rtol={rtol}, atol={atol}.")
+    end: Tensor = solution.ys[:, -1]
+    return end
 
 
 class DPMSolverAdaptive(Adaptive):

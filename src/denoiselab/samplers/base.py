@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from denoiselab.denoiser import Denoise, Prediction
+from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
+from denoiselab.samplers.observers import Moment, OnStep, Watch
 from denoiselab.samplers.spacing import Spacing
 from denoiselab.samplers.thresholding import Threshold
 from denoiselab.schedules import Level, Schedule
@@ -44,27 +45,6 @@ class Planned(NamedTuple):
 
     step: Step
     there: Level
-
-
-class Moment(NamedTuple):
-    """A run after a step.
-
-    Args:
-        number: Of the step, from 1.
-        steps: Of the run; 0 where they are not known before.
-        level: Where x is.
-        x: `(B, *)`.
-        x0: The last predicted x0, `(B, *)`.
-    """
-
-    number: int
-    steps: int
-    level: Level
-    x: Tensor
-    x0: Tensor
-
-
-OnStep = Callable[[Moment], None]
 
 
 class Sampler(ABC):
@@ -196,7 +176,7 @@ class Sampler(ABC):
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Carry x `(B, *)` along `levels`: the only sampling loop. Nothing in it waits for the device."""
-        seen = _Watch(denoise if self.threshold is None else self.threshold.wrap(denoise))
+        seen = Watch(denoise if self.threshold is None else self.threshold.wrap(denoise))
         memory = Memory()
         plan = self.plan(schedule, levels)
         for number, (step, level) in enumerate(plan, start=1):
@@ -254,81 +234,6 @@ def _jump(here: Level, there: Level) -> Planned:
         return alpha * prediction.x0 + sigma * prediction.eps
 
     return Planned(step, there)
-
-
-class _Watch:
-    """A denoiser that keeps its last prediction."""
-
-    last: Prediction
-
-    def __init__(self, denoise: Denoise) -> None:
-        self._denoise = denoise
-
-    def __call__(self, x: Tensor, level: Level, /) -> Prediction:
-        self.last = self._denoise(x, level)
-        return self.last
-
-
-class count_calls:  # noqa: N801
-    """A denoiser that counts its calls: the only source of reported NFE.
-
-    Args:
-        denoise: What is called. Its attribute `evaluations_per_call`, where it has one, says how many network
-            evaluations of a sample a call stands for (2 under classifier-free guidance); else it is 1.
-    """
-
-    def __init__(self, denoise: Denoise) -> None:
-        self._denoise = denoise
-        self.calls = 0
-        self.rows = 0  # calls, summed over the samples
-
-    def __call__(self, x: Tensor, level: Level, /) -> Prediction:
-        """Pass the call on."""
-        self.calls += 1
-        self.rows += len(x)
-        return self._denoise(x, level)
-
-    @property
-    def evaluated_rows(self) -> int:
-        """Network evaluations so far, summed over the samples."""
-        return self.rows * int(getattr(self._denoise, "evaluations_per_call", 1))
-
-
-class Trajectory:
-    """An `on_step` that keeps x and the predicted x0 of every few steps on the CPU.
-
-    Args:
-        every: Steps between what is kept; the last step is always there.
-
-    Raises:
-        ValueError: `every` is less than 1.
-    """
-
-    def __init__(self, every: int = 1) -> None:
-        if every < 1:
-            raise ValueError(f"every={every}: it must be at least 1.")
-        self.every = every
-        self.moments: list[Moment] = []
-
-    def __call__(self, moment: Moment) -> None:
-        """Keep a moment."""
-        if self.moments and self.moments[-1].number % self.every:
-            self.moments.pop()
-        self.moments.append(moment._replace(x=moment.x.cpu(), x0=moment.x0.cpu()))
-
-
-def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
-    """Points `(B, *)` on the great arcs from `a` to `b` `(B, *)`: x_T's between two others, of their length.
-
-    Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, appendix D.5 (Shoemake, 1985).
-    """
-    u, v = a.flatten(1).double(), b.flatten(1).double()
-    cosine = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
-    angle = cosine.clamp(-1, 1).acos()[:, None]
-    flat = angle.sin() < 1e-9
-    near = torch.where(flat, 1 - fraction, ((1 - fraction) * angle).sin() / angle.sin())
-    far = torch.where(flat, fraction, (fraction * angle).sin() / angle.sin())
-    return (near * u + far * v).reshape(a.shape).to(a)
 
 
 def check_number(name: str, value: float, low: float = 0.0, high: float = math.inf) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from denoiselab.denoiser import Denoise
@@ -56,3 +57,17 @@ class DDIM(OneStep):
             return x.add_(noise.between(x, here, there), alpha=math.sqrt(variance))
 
         return step
+
+
+def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
+    """Points `(B, *)` on the great arcs from `a` to `b` `(B, *)`: x_T's between two others, of their length.
+
+    Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, appendix D.5 (Shoemake, 1985).
+    """
+    u, v = a.flatten(1).double(), b.flatten(1).double()
+    cosine = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
+    angle = cosine.clamp(-1, 1).acos()[:, None]
+    flat = angle.sin() < 1e-9
+    near = torch.where(flat, 1 - fraction, ((1 - fraction) * angle).sin() / angle.sin())
+    far = torch.where(flat, fraction, (fraction * angle).sin() / angle.sin())
+    return (near * u + far * v).reshape(a.shape).to(a)

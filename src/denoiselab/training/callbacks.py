@@ -18,12 +18,17 @@ from denoiselab.training.interruption import Interruption
 from denoiselab.training.module import DiffusionModule
 
 
-def _check_interval(name: str, value: int) -> None:
+def check_interval(name: str, value: int) -> None:
+    """Refuse an interval in images seen.
+
+    Raises:
+        ValueError: It is less than 1.
+    """
     if value < 1:
         raise ValueError(f"{name}={value}: it must be at least 1.")
 
 
-def _crossed(module: DiffusionModule, batch: Batch, trainer: pl.Trainer, every: int) -> bool:
+def crossed(module: DiffusionModule, batch: Batch, trainer: pl.Trainer, every: int) -> bool:
     """Whether the batch that just ended brought the count of images past a multiple of `every`."""
     before = module.images_seen - len(batch["position"]) * trainer.world_size
     return before // every != module.images_seen // every
@@ -49,9 +54,9 @@ class Checkpoints(Checkpoint):
     def __init__(
         self, directory: Path, interruption: Interruption, every_images: int, keep_every_images: int | None = None
     ) -> None:
-        _check_interval("callbacks.checkpoints.every_images", every_images)
+        check_interval("callbacks.checkpoints.every_images", every_images)
         if keep_every_images is not None:
-            _check_interval("callbacks.checkpoints.keep_every_images", keep_every_images)
+            check_interval("callbacks.checkpoints.keep_every_images", keep_every_images)
         self.directory, self.interruption = directory, interruption
         self.every_images, self.keep_every_images = every_images, keep_every_images
         self._due = self._keep_due = False
@@ -65,9 +70,9 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Save or stop, at the end of an optimizer step."""
         assert isinstance(module, DiffusionModule)
-        self._due |= _crossed(module, batch, trainer, self.every_images)
+        self._due |= crossed(module, batch, trainer, self.every_images)
         if self.keep_every_images is not None:
-            self._keep_due |= _crossed(module, batch, trainer, self.keep_every_images)
+            self._keep_due |= crossed(module, batch, trainer, self.keep_every_images)
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         stop = self.interruption.signal is not None
@@ -97,7 +102,7 @@ class LossLog(pl.Callback):
     """
 
     def __init__(self, every_images: int) -> None:
-        _check_interval("callbacks.loss_log.every_images", every_images)
+        check_interval("callbacks.loss_log.every_images", every_images)
         self.every_images = every_images
         self._sum: torch.Tensor | float = 0.0
         self._batches = 0
@@ -118,7 +123,7 @@ class LossLog(pl.Callback):
         # Lightning hands over the loss divided by the number of accumulated batches.
         self._sum = self._sum + outputs["loss"].detach().double() * trainer.accumulate_grad_batches
         self._batches += 1
-        if not _crossed(module, batch, trainer, self.every_images):
+        if not crossed(module, batch, trainer, self.every_images):
             return
         mean = float(trainer.strategy.reduce(self._sum / self._batches, reduce_op="mean"))
         if not math.isfinite(mean):
@@ -135,6 +140,11 @@ class LossLog(pl.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=module.images_seen)
         self._sum, self._batches, self._since = 0.0, 0, (module.images_seen, now)
+
+    def leave_out(self, seconds: float) -> None:
+        """Leave time that was not spent on training out of the speed."""
+        images, start = self._since
+        self._since = (images, start + seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """The running mean, over all ranks: each of them comes here, and each will read what the first one wrote."""

@@ -14,8 +14,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from denoiselab.files import atomic
 from denoiselab.training.module import CHECKPOINT_KEY
 
-# Where a run directory keeps them, and the name of the newest.
-CHECKPOINTS, LAST = "checkpoints", "last.ckpt"
+# Where a run directory keeps them, and the names of the newest and of the one with the best score.
+CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
 
 
 class CheckpointError(ValueError):

@@ -112,12 +112,19 @@ class EMA:
         if name == RAW:
             yield
             return
-        own = {key: parameter.detach().clone() for key, parameter in module.named_parameters()}
-        _copy_into(module, self.averages[name])
-        try:
+        with applied(module, self.averages[name]):
             yield
-        finally:
-            _copy_into(module, own)
+
+
+@contextmanager
+def applied(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+    """Within it the module's parameters are `weights`; exceptions undo it too."""
+    own = {key: parameter.detach().clone() for key, parameter in module.named_parameters()}
+    _copy_into(module, weights)
+    try:
+        yield
+    finally:
+        _copy_into(module, own)
 
 
 @torch.no_grad()

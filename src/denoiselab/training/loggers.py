@@ -6,7 +6,7 @@ import csv
 import netrc
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from denoiselab.files import atomic
 
 AXIS = "images_seen"
+
+_DATA_DIRECTORY_IS_SET = "WANDB_DATA_DIR" in os.environ
 
 
 class MetricsCSV(Logger):
@@ -97,6 +99,9 @@ class WandB:
         entity: User or team; None for the account's default.
         mode: online, offline, or auto: as WANDB_MODE says, else online where a key is at hand. It never asks for one.
         tags: Of the run.
+        artifacts: What is uploaded as artifacts: checkpoint (the last and the best one), reference, frontier.
+        chart: Preset of the frontier's chart, `<entity>/<name>` (`denoiselab.report to=wandb_chart` makes one);
+            None for W&B's own line chart.
     """
 
     def __init__(
@@ -105,14 +110,35 @@ class WandB:
         entity: str | None = None,
         mode: Literal["auto", "online", "offline"] = "auto",
         tags: list[str] | None = None,
+        artifacts: Sequence[Literal["checkpoint", "reference", "frontier"]] = ("checkpoint", "reference", "frontier"),
+        chart: str | None = None,
     ) -> None:
         self.project, self.entity, self.tags = project, entity, list(tags or [])
+        self.artifacts, self.chart = tuple(artifacts), chart
         self.mode: str = mode
         if mode == "auto":
             self.mode = os.environ.get("WANDB_MODE") or ("online" if has_wandb_key() else "offline")
 
-    def open(self, directory: Path, run_id: str, name: str, config: dict[str, Any]) -> WandBRun:
-        """Start the run, or continue that of the same `run_id`."""
+    def open(
+        self,
+        directory: Path,
+        run_id: str,
+        name: str,
+        config: dict[str, Any],
+        *,
+        group: str | None = None,
+        job_type: str = "train",
+    ) -> WandBRun:
+        """Start the run, or continue that of the same `run_id`.
+
+        Args:
+            directory: Where its files go.
+            run_id: Tells it from all others of the project.
+            name: For people.
+            config: Plain containers.
+            group: Id of the training run that it belongs to; None for its own.
+            job_type: train, or evaluation.
+        """
         options = {
             "project": self.project,
             "entity": self.entity,
@@ -123,8 +149,10 @@ class WandB:
             "resume": "allow",
             "name": name,
             "config": config,
+            "group": group or run_id,
+            "job_type": job_type,
         }
-        return WandBRun(options)
+        return WandBRun(options, self.artifacts, self.chart)
 
 
 class WandBRun(Logger):
@@ -135,11 +163,13 @@ class WandBRun(Logger):
 
     Args:
         options: Arguments of `wandb.init`.
+        artifacts: As in `WandB`.
+        chart: As in `WandB`.
     """
 
-    def __init__(self, options: dict[str, Any]) -> None:
+    def __init__(self, options: dict[str, Any], artifacts: Sequence[str] = (), chart: str | None = None) -> None:
         super().__init__()
-        self._id = options["id"]
+        self._id, self.artifacts, self.chart = options["id"], artifacts, chart
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wandb")
         self._run: Any = None
         self._tasks: list[Future[Any]] = [self._worker.submit(self._open, options)]
@@ -162,6 +192,17 @@ class WandBRun(Logger):
         """Log an entry; `step` is images seen."""
         self.do(lambda run: run.log({AXIS: step, **metrics}))
 
+    @rank_zero_only
+    def log_image(self, key: str, images: list[str], step: int) -> None:
+        """Log the pictures in files; `step` is images seen."""
+
+        def send(run: Any) -> None:
+            import wandb  # slow to import
+
+            run.log({AXIS: step, key: [wandb.Image(path) for path in images]})
+
+        self.do(send)
+
     def do(self, action: Callable[[Any], object]) -> None:
         """Call `action` with W&B's run object, after all that was asked before."""
         self._tasks.append(self._worker.submit(lambda: action(self._run)))
@@ -177,10 +218,15 @@ class WandBRun(Logger):
 
     def _open(self, options: dict[str, Any]) -> None:
         os.environ["WANDB_SILENT"] = "true"
+        if not _DATA_DIRECTORY_IS_SET:  # artifacts wait with their run until they are synced, not in the user's home
+            os.environ["WANDB_DATA_DIR"] = str(Path(options["dir"]).absolute() / "wandb")
         import wandb  # slow to import; reads the environment
 
         # The run's own CSV is the source of truth; a short interval loses little on kill -9.
         settings = wandb.Settings(x_transaction_log_flush_interval=1, console="off", quiet=True)
         self._run = wandb.init(**options, settings=settings)
         self._run.define_metric(AXIS, hidden=True)
-        self._run.define_metric("train/*", step_metric=AXIS)
+        for own in ("train/*", "score/*", "preview/*"):
+            self._run.define_metric(own, step_metric=AXIS)
+        self._run.define_metric("frontier/nfe", hidden=True)
+        self._run.define_metric("frontier/*", step_metric="frontier/nfe", summary="min")

@@ -1,0 +1,238 @@
+"""What scores a model: during training, at its end, and from a checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning.utilities import rank_zero_only
+
+from denoiselab.app import build
+from denoiselab.app.errors import BadInput, console
+from denoiselab.app.moments import learn
+from denoiselab.app.settings import Evaluation
+from denoiselab.data import DataSet
+from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Reference, Scorer, Store, Subject
+from denoiselab.guidance import bind
+from denoiselab.samplers import Sampler
+from denoiselab.training.interruption import Interruption
+
+Config = Mapping[str, Any]
+
+# What a score of fresh data is averaged over.
+_FRESH = 4
+
+
+def frontier_of(evaluation: Config, model: build.Model, names: list[str], option: str = "evaluation") -> Frontier:
+    """The frontier of a checked node `evaluation`.
+
+    Args:
+        evaluation: The node.
+        model: To be scored.
+        names: Of the weights that there are.
+        option: What the node is called, for messages.
+
+    Raises:
+        BadInput: It refuses its options, or the model does.
+    """
+    nodes = build.sampler_nodes(evaluation["samplers"], f"{option}.samplers")
+    asked, scales = evaluation["weights"], [float(scale) for scale in evaluation["guidance"]]
+    listed = asked if isinstance(asked, list) else [asked]
+    index = torch.arange(1)
+    try:
+        for scale in scales:
+            bind(model.denoiser, model.conditioner.sample(index), model.conditioner.null(index), scale)
+        return Frontier(
+            build.build_samplers(nodes),
+            {name: _with_hashes(node) for name, node in nodes.items()},
+            model.denoiser.schedule,
+            evaluation["nfe"],
+            evaluation["extra_nfe"],
+            evaluation["num_samples"],
+            evaluation["batch_size"],
+            evaluation["seed"],
+            [build.profile_name(one, names, f"{option}.weights") for one in listed],
+            scales,
+        )
+    except ValueError as error:
+        text = str(error).replace("evaluation.", f"{option}.")
+        raise BadInput(f"{option}.{text}" if text.startswith("guidance") else text) from None
+
+
+def _with_hashes(node: Any) -> Any:
+    """A node with the sha256 of each file instead of its `path`: what is in the file counts."""
+    if not isinstance(node, dict):
+        return node
+    out = {key: _with_hashes(value) for key, value in node.items()}
+    if isinstance(path := node.get("path"), str) and Path(path).is_file():
+        out["path"] = {"sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+    return out
+
+
+def optimized_metric(name: str, frontier: Frontier, advice: str = "") -> OptimizedMetric:
+    """The number of a frontier by that name.
+
+    Raises:
+        BadInput: It has no such number.
+    """
+    try:
+        metric = OptimizedMetric(name)
+        metric.check(frontier)
+    except ValueError as error:
+        raise BadInput(f"{error}{advice}") from None
+    return metric
+
+
+@dataclass
+class Evaluator:
+    """Scores the frontiers of one model.
+
+    Args:
+        model: With its denoiser on the device where it shall work.
+        applied: Takes a name of weights; within its context the denoiser has them.
+        extractor: Makes the scorer.
+        images: Training images or points.
+        held_out: Those held out.
+        data: The data set's name.
+        cache: Folder of what is made once.
+        store: Where cells go.
+        name: Of the run.
+        interruption: Notes signals.
+    """
+
+    model: build.Model
+    applied: Callable[[str], AbstractContextManager[None]]
+    extractor: Extractor
+    images: DataSet
+    held_out: DataSet
+    data: str
+    cache: Path
+    store: Store
+    name: str
+    interruption: Interruption
+
+    def score(
+        self, frontier: Frontier, evaluation: Evaluation, images_seen: int, *, shown: bool = True
+    ) -> list[Record]:
+        """The frontier's records, and those stored before of the same model and measure.
+
+        Args:
+            frontier: The cells.
+            evaluation: Names metrics and reference.
+            images_seen: In training.
+            shown: Whether a bar is shown.
+
+        Raises:
+            Stopped: The run was asked to stop; finished cells are stored.
+        """
+        scorer, reference = self.measure(evaluation)
+        denoiser = self.model.denoiser
+        was_training = denoiser.training
+        protocol = {
+            "data": self.data,
+            "split": scorer.split,
+            "images_seen": images_seen,
+            **scorer.facts,
+            "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
+        }
+        subject = Subject(denoiser, self.model.conditioner, self.model.shape, self.applied)
+        notes = {"run": self.name, **self._floor(evaluation, frontier.num_samples)}
+        try:
+            denoiser.eval()
+            given = (
+                subject,
+                scorer,
+                reference,
+                self.store,
+                protocol,
+                self.check,
+                self._agree_to_stop,
+                notes,
+                self._learn,
+            )
+            return frontier.run(*given, shown=shown)
+        finally:
+            denoiser.train(was_training)
+
+    def measure(self, evaluation: Evaluation) -> tuple[Scorer[Any, Any], Reference]:
+        """The scorer by the metrics of a configuration, and what it is taken against; made once."""
+        key = json.dumps([evaluation.metrics, evaluation.metric_options, evaluation.reference], sort_keys=True)
+        if key not in self._measures:
+            leader = getattr(rank_zero_only, "rank", 0) == 0
+            scorer = self.extractor.fit(
+                self.images,
+                self.held_out,
+                build.build_metrics(evaluation),
+                build.metric_nodes(evaluation),
+                self.cache,
+                self.check,
+                shown=leader,
+            )
+            reference = scorer.reference(
+                {"train": self.images, "held_out": self.held_out}[scorer.split],
+                {"data": self.data, "split": scorer.split},
+                self.cache,
+                next(self.model.denoiser.parameters()).device,
+                build.given_reference(evaluation),
+                shown=leader,
+            )
+            if scorer.told and leader and not self._measures:
+                console(stderr=True).print(f"{self.data} is scored by {scorer.told}")
+            self._measures[key] = scorer, reference
+        return self._measures[key]
+
+    def _learn(self, sampler: Sampler) -> dict[str, Any]:
+        """Measure the model, for a sampler that must know it; all ranks measure the same."""
+        leader = getattr(rank_zero_only, "rank", 0) == 0
+        found = learn(sampler, self.model, lambda: self.images, self.store.directory, self.check, writes=leader)
+        return {} if found is None else {"moments_sha256": found}
+
+    @cached_property
+    def _measures(self) -> dict[str, tuple[Scorer[Any, Any], Reference]]:
+        return {}
+
+    def check(self, moment: object = None) -> None:
+        """Stop if a signal has come. Several ranks stop between cells, where they can agree on it."""
+        if not dist.is_initialized():
+            self.interruption.check()
+
+    def _agree_to_stop(self) -> None:
+        """Stop all ranks if one was signalled: a rank that left alone would leave the others waiting."""
+        if dist.is_initialized():
+            device = next(self.model.denoiser.parameters()).device
+            flag = torch.tensor(int(self.interruption.signal is not None), device=device)
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+            if flag:
+                self.interruption.stop()
+
+    def _floor(self, evaluation: Evaluation, num_samples: int) -> dict[str, float]:
+        """The score of fresh draws of the data, as many points as a cell has samples: nobody can do better.
+
+        Nothing where the density is not known.
+        """
+        if num_samples not in self._floors:
+            self._floors[num_samples] = {}
+            scorer, reference = self.measure(evaluation)
+            draws = [self.images.fresh(num_samples, number) for number in range(_FRESH)]
+            values = []
+            for data in (draw for draw in draws if draw is not None):
+                statistics = scorer.statistics()
+                statistics.update(data.stored)
+                values.append(scorer.scores(statistics, reference)[scorer.metric].value)
+            if values:
+                self._floors[num_samples] = {"floor": fmean(values), "floor_std": stdev(values)}
+        return self._floors[num_samples]
+
+    @cached_property
+    def _floors(self) -> dict[int, dict[str, float]]:
+        return {}

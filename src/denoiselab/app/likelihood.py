@@ -1,0 +1,158 @@
+"""The likelihood of a checkpoint's data, with its protocol."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from denoiselab import progress
+from denoiselab.app.construct import construct
+from denoiselab.app.errors import BadInput
+from denoiselab.app.loaded import Loaded, load_weights
+from denoiselab.app.places import checkpoint_file, device_of, new_folder, new_path
+from denoiselab.app.settings import SampleSettings, parse
+from denoiselab.data import DataSet
+from denoiselab.evaluation.bits_per_dim import BitsPerDim, measure, rate_distortion, write_rate_distortion
+from denoiselab.evaluation.cell import digest
+from denoiselab.evaluation.likelihood import Likelihood
+from denoiselab.files import atomic
+from denoiselab.training.interruption import Interruption
+
+Config = dict[str, Any]
+
+# What to choose for bytes, and for real numbers.
+_CHOICES = {"dequantisation": ("uniform", "none"), "decoder": ("bytes", "real")}
+
+
+def measure_likelihood(config: Config) -> Path:
+    """Measure, and write `likelihood.json` to a new folder, which is returned.
+
+    A chain's folder has its rate-distortion table and picture too.
+
+    Raises:
+        BadInput: The checkpoint, its data or an option cannot be used.
+        Stopped: The run was asked to stop; nothing was written.
+    """
+    settings = parse(SampleSettings, config)
+    if settings.num_samples < 2:
+        raise BadInput(f"num_samples={settings.num_samples}: a standard error takes at least 2.")
+    method: Likelihood = construct(settings.likelihood, "likelihood")
+    path = checkpoint_file(settings)
+    loaded, weights = load_weights(path, settings.weights)
+    model = loaded.model
+    train, data = _data(method, settings, loaded)
+    try:
+        method.check(model.denoiser)
+    except ValueError as error:
+        raise BadInput(f"likelihood.{error}") from None
+    checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
+    rest = json.dumps([settings.likelihood, checkpoint, settings.repeats], sort_keys=True)
+    name = type(method).__name__
+    short = hashlib.sha256(rest.encode()).hexdigest()[:8]
+    folder = f"{name.lower()}_{settings.split}_{weights}_seed{settings.seed}_n{settings.num_samples}_{short}"
+    out = new_path(settings, path, "likelihood", folder)
+    denoiser = model.denoiser.to(device_of(settings)).eval().requires_grad_(False)
+    with (
+        new_folder(out) as partial,
+        Interruption("stopped; nothing was written.") as interruption,
+        progress.bar("likelihood", method.fit_images + settings.num_samples) as bar,
+    ):
+
+        def on_images(size: int) -> None:
+            interruption.check()
+            bar.update(size)
+
+        method.fit(denoiser, model.conditioner, train, settings.seed, on_images)
+        result = measure(
+            method,
+            denoiser,
+            model.conditioner,
+            data,
+            settings.num_samples,
+            settings.batch_size,
+            settings.seed,
+            settings.repeats,
+            interruption.check,
+            bar.update,
+        )
+        record = {
+            "value": result.total.value,
+            "standard_error": result.total.standard_error,
+            "unit": "bits/dim",
+            "n": settings.num_samples,
+            "parts": {part: mean._asdict() for part, mean in result.parts.items()},
+            "method": name,
+            "settings": settings.likelihood,
+            "nfe": result.nfe,
+            "repeats": settings.repeats,
+            "seed": settings.seed,
+            "data": loaded.config["data"]["name"],
+            "split": settings.split,
+            "split_n": len(data),
+            "split_sha256": data.fingerprint,
+            "dimensions": data.stored[0].numel(),
+            "values": method.bins,
+            "conditional": bool(model.conditioner.names),
+            "weights": weights,
+            "weights_sha256": digest(denoiser),
+            "images_seen": loaded.images_seen,
+            "checkpoint": str(path.resolve()),
+            "checkpoint_sha256": checkpoint,
+            "dtype": "float32",
+            "versions": {
+                package: importlib.metadata.version(package) for package in ("denoiselab", "torch", "torchode")
+            },
+        }
+        with atomic(partial / "likelihood.json", "w") as file:
+            json.dump(record, file, indent=1)
+        _write_steps(partial, result, method.bins)
+    parts = " + ".join(f"{part} {mean.value:.4f}" for part, mean in result.parts.items())
+    print(
+        f"{result.total.value:.4f} +- {result.total.standard_error:.4f} bits/dim by {name} ({parts}), "
+        f"n = {settings.num_samples} of {settings.split}, {result.nfe:.4g} network calls each, weights {weights}: {out}"
+    )
+    return out
+
+
+def _data(method: Likelihood, settings: SampleSettings, loaded: Loaded) -> tuple[DataSet, DataSet]:
+    """The checkpoint's training data, and those to be measured.
+
+    Raises:
+        BadInput: They are not there, too few, or of another kind than the method's.
+    """
+    train, held_out = loaded.data()
+    name = loaded.config["data"]["name"]
+    data: DataSet = {"train": train, "held_out": held_out}[settings.split]
+    if not len(data):
+        raise BadInput(f"split={settings.split}: {name} of this checkpoint has no such data; use split=train.")
+    if settings.num_samples > len(data):
+        raise BadInput(
+            f"num_samples={settings.num_samples}: {name} has {len(data)} in split={settings.split}; give at most that."
+        )
+    in_bytes = data.stored.dtype == torch.uint8
+    if method.bins != (256 if in_bytes else None):
+        wanted = f"{method.bins} values" if method.bins else "real numbers"
+        found, choice = ("bytes", 0) if in_bytes else ("real numbers", 1)
+        raise BadInput(
+            f"likelihood.{method.part}: it is for {wanted}, and {name} has {found}; "
+            f"choose {method.part}@likelihood.{method.part}={_CHOICES[method.part][choice]}."
+        )
+    return train, data
+
+
+def _write_steps(folder: Path, result: BitsPerDim, bins: int | None) -> None:
+    """The table and the picture of a chain, if it was one."""
+    if not result.steps:
+        return
+    rows = rate_distortion(result, (bins - 1) / 2 if bins else 1.0)
+    with atomic(folder / "rate_distortion.csv", "w") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    write_rate_distortion(folder / "rate_distortion.png", rows, result.total)

@@ -1,0 +1,109 @@
+"""A model from a checkpoint."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from denoiselab.app import build
+from denoiselab.app.construct import check, construct
+from denoiselab.app.errors import BadInput
+from denoiselab.data import DataSet
+from denoiselab.training.checkpoints import CheckpointError, check_weights, read_checkpoint
+from denoiselab.training.ema import RAW, applied
+from denoiselab.training.module import CHECKPOINT_KEY
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checkpoint's model, with its own weights.
+
+    Args:
+        model: Rebuilt.
+        averages: Profile to averaged weights.
+        config: Of the run, plain containers.
+        images_seen: In training.
+    """
+
+    model: build.Model
+    averages: dict[str, dict[str, Tensor]]
+    config: dict[str, Any]
+    images_seen: int
+
+    @property
+    def names(self) -> list[str]:
+        """What `applied` accepts."""
+        return [*self.averages, RAW]
+
+    @property
+    def data_node(self) -> dict[str, Any]:
+        """The configuration of the data set.
+
+        Raises:
+            BadInput: There is none: an import without data.
+        """
+        node: dict[str, Any] = self.config["data"]
+        if "_target_" not in node:
+            raise BadInput(
+                f"ckpt: {self.config.get('name')} was imported without data to measure against; import it with data=..."
+            )
+        return node
+
+    def data(self) -> tuple[DataSet, DataSet]:
+        """The training data, and those held out.
+
+        Raises:
+            BadInput: They cannot be loaded.
+        """
+        check({"data": self.data_node}, model_only=True)
+        try:
+            loaded: tuple[DataSet, DataSet] = construct(self.data_node, "data").load()
+        except (ValueError, OSError) as error:
+            raise BadInput(f"ckpt: its data cannot be loaded: {error}") from None
+        return loaded
+
+    def applied(self, name: str) -> AbstractContextManager[None]:
+        """Within it the denoiser has the weights of that name."""
+        return nullcontext() if name == RAW else applied(self.model.denoiser, self.averages[name])
+
+
+def load(path: Path) -> Loaded:
+    """The model of a checkpoint file.
+
+    Raises:
+        BadInput: It cannot be used.
+    """
+    try:
+        checkpoint = read_checkpoint(path)
+        ours = checkpoint[CHECKPOINT_KEY]
+        config = ours["config"]
+        check({part: config[part] for part in build.MODEL_PARTS}, model_only=True)
+        model = build.build_model(config)
+        prefix = "denoiser."
+        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+        check_weights(path, model.denoiser.state_dict(), state)
+        for average in ours["ema"].values():
+            check_weights(path, dict(model.denoiser.named_parameters()), average)
+    except CheckpointError as error:
+        raise BadInput(f"ckpt={error}") from None
+    except (KeyError, TypeError):
+        raise BadInput(f"ckpt={path}: its configuration is incomplete, so the network cannot be rebuilt.") from None
+    model.denoiser.load_state_dict(state)
+    return Loaded(model, ours["ema"], config, ours["images_seen"])
+
+
+def load_weights(path: Path, asked: str | None) -> tuple[Loaded, str]:
+    """A checkpoint file's model with the weights asked for, or its first profile, and their name.
+
+    Raises:
+        BadInput: It cannot be used, or has no such weights.
+    """
+    loaded = load(path)
+    weights = build.profile_name(asked, loaded.names, "weights")
+    if weights != RAW:
+        loaded.model.denoiser.load_state_dict(loaded.averages[weights], strict=False)  # buffers are not averaged
+    return loaded, weights

@@ -1,0 +1,114 @@
+"""What callbacks look at during training, made from configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from denoiselab.app import build
+from denoiselab.app.errors import console
+from denoiselab.app.evaluator import Evaluator, frontier_of, optimized_metric
+from denoiselab.app.settings import Evaluation, parse
+from denoiselab.evaluation import report
+from denoiselab.evaluation.cell import NotFinite, draw
+from denoiselab.evaluation.media import medium
+from denoiselab.training.callbacks_evaluation import Scoring
+
+_ADVICE = (
+    " It chooses the best checkpoint, so callbacks.frontier.samplers and .nfe must hold such a cell; "
+    "or set callbacks.frontier.every_images=null."
+)
+
+
+class Looks:
+    """Makes what the callbacks `frontier` and `preview` call.
+
+    Args:
+        config: The run's configuration, plain containers.
+        model: Of the run.
+        names: Of its weights.
+        evaluator: Scores it; None where only the options are to be checked.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], model: build.Model, names: list[str], evaluator: Evaluator | None = None
+    ) -> None:
+        self._config, self._model, self._names, self._evaluator = config, model, names, evaluator
+        whole = parse(Evaluation, config["evaluation"], "evaluation")
+        first = whole.metrics[:1]  # the others may need more samples
+        options = {name: whole.metric_options[name] for name in first if name in whole.metric_options}
+        self._measure = whole.model_copy(update={"metrics": first, "metric_options": options})
+
+    def ready(self) -> None:
+        """Make the measure."""
+        assert self._evaluator is not None
+        self._evaluator.measure(self._measure)
+
+    def frontier(self, samplers: Sequence[str], nfe: Sequence[int], num_samples: int) -> Scoring:
+        """What scores a small frontier, with the first weights and guidance scale of the run's, by its first metric.
+
+        Raises:
+            BadInput: It cannot be.
+        """
+        evaluation = self._config["evaluation"]
+        own = {"samplers": samplers, "nfe": nfe, "extra_nfe": {}, "num_samples": num_samples}
+        small = {**evaluation, **own, "weights": self._weights(), "guidance": evaluation["guidance"][:1]}
+        frontier = frontier_of(small, self._model, self._names, "callbacks.frontier")
+        build.build_extractor(self._config, self._measure, num_samples)
+        asleep = self._config["callbacks"]["frontier"]["every_images"] is None
+        name = "frontier/best" if asleep else self._config["optimized_metric"]
+        metric, cells = optimized_metric(name, frontier, _ADVICE), frontier.cells
+
+        def score(images_seen: int) -> tuple[Mapping[str, float], float]:
+            assert self._evaluator is not None
+            records = self._evaluator.score(frontier, self._measure, images_seen, shown=False)
+            asked = (frontier.weights[0], frontier.guidance[0])
+            mine = [
+                r for r in records if (r["weights"], r["guidance"]) == asked and (r["sampler"], r["steps"]) in cells
+            ]
+            try:
+                chosen = metric(mine)
+            except ValueError:  # all failed: such a checkpoint is not the best one
+                chosen = math.inf
+            return {f"score/{name}": value for name, value in report.named(mine).items()}, chosen
+
+        return score
+
+    def preview(self, sampler: str, nfe: int, num_samples: int) -> Callable[[Path], None]:
+        """What draws samples to a file.
+
+        Raises:
+            BadInput: It cannot be.
+        """
+        evaluation, weights = self._config["evaluation"], self._weights()
+        own = {"samplers": [sampler], "nfe": [nfe], "extra_nfe": {}, "num_samples": num_samples, "weights": weights}
+        frontier = frontier_of({**evaluation, **own}, self._model, self._names, "callbacks.preview")
+        ((_, steps),) = frontier.cells
+
+        def write(path: Path) -> None:
+            assert self._evaluator is not None
+            denoiser, training = self._model.denoiser, self._model.denoiser.training
+            index = torch.arange(num_samples, device=next(denoiser.parameters()).device)
+            try:
+                with self._evaluator.applied(weights):
+                    samples, _ = draw(
+                        frontier.samplers[sampler], denoiser.eval(), self._model.conditioner, self._model.shape, index,
+                        evaluation["seed"], steps, self._evaluator.check, frontier.guidance[0],
+                    )  # fmt: skip
+            except NotFinite as error:
+                console(stderr=True).print(f"preview: {error}")
+                return
+            finally:
+                denoiser.train(training)
+            medium(self._model.shape).write_grid(path, samples.cpu())
+
+        return write
+
+    def _weights(self) -> str:
+        asked = self._config["evaluation"]["weights"]
+        first = asked[0] if isinstance(asked, list) else asked
+        return build.profile_name(first, self._names, "evaluation.weights")

@@ -1,0 +1,57 @@
+"""Where the programs that work on a checkpoint read and write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from denoiselab import files
+from denoiselab.app.errors import BadInput
+from denoiselab.app.settings import SampleSettings
+from denoiselab.training.checkpoints import CHECKPOINTS, LAST
+
+
+def checkpoint_file(settings: SampleSettings) -> Path:
+    """The checkpoint that `ckpt` names: a file, or a run's newest."""
+    path = Path(str(settings.ckpt))
+    return path / CHECKPOINTS / LAST if path.is_dir() else path
+
+
+def device_of(settings: SampleSettings) -> torch.device:
+    """The device that `accelerator` names."""
+    on_gpu = settings.accelerator == "gpu" or (settings.accelerator == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if on_gpu else "cpu")
+
+
+def home_of(checkpoint: Path) -> Path:
+    """The run's directory of a checkpoint, or the folder where it lies."""
+    return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent
+
+
+def new_path(settings: SampleSettings, checkpoint: Path, kind: str, folder: str) -> Path:
+    """The folder to write: `out`, or one in the folder `kind` of the checkpoint's run.
+
+    Raises:
+        BadInput: It exists.
+    """
+    out = Path(settings.out) if settings.out else home_of(checkpoint) / kind / folder
+    if out.exists():
+        raise BadInput(f"out={out}: exists already; nothing is written over, so name another folder with out=...")
+    return out
+
+
+@contextmanager
+def new_folder(out: Path, option: str = "out") -> Iterator[Path]:
+    """A hidden folder that takes the name `out` when the block ends well, and goes if it does not.
+
+    Raises:
+        BadInput: It cannot be written; the message names the option.
+    """
+    try:
+        with files.new_folder(out) as partial:
+            yield partial
+    except OSError as error:
+        raise BadInput(f"{option}={out}: cannot be written to ({error.strerror or error}).") from None

@@ -1,0 +1,171 @@
+"""The frontiers of checkpoints, each in its run's own directory; several on one page."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+from denoiselab.app import build, overrides, scoring
+from denoiselab.app.construct import check, construct
+from denoiselab.app.errors import BadInput, console
+from denoiselab.app.evaluator import Evaluator, frontier_of
+from denoiselab.app.loaded import Loaded, load
+from denoiselab.app.reporting import matches, write_joint
+from denoiselab.app.settings import Evaluation, SampleSettings, parse
+from denoiselab.evaluation import Frontier, Record, Store
+from denoiselab.training.checkpoints import CHECKPOINTS, LAST
+from denoiselab.training.interruption import Interruption
+
+Config = dict[str, Any]
+
+_CACHE = "logs/cache"  # for a run that names no other
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One checkpoint to score."""
+
+    path: Path
+    home: Path
+    loaded: Loaded
+    frontier: Frontier
+    config: Config
+    evaluation: Evaluation
+
+
+def score(config: Config) -> None:
+    """Score checkpoints, each into its run's directory; several are written to one page too.
+
+    Raises:
+        BadInput: A checkpoint or an option cannot be used; nothing was written.
+        Stopped: The program was asked to stop; finished cells are stored.
+    """
+    settings = parse(SampleSettings, config)
+    jobs = [_job(path, settings) for path in checkpoints(settings.ckpt)]
+    if settings.out is not None and len(jobs) == 1:
+        _check_out(Path(settings.out))
+    leader = getattr(rank_zero_only, "rank", 0) == 0
+    interruption = Interruption("stopped; the same command goes on after the last cell that was finished.")
+    with ExitStack() as stack, interruption:
+        device = _join_ranks(settings, stack)
+        for job in jobs:
+            _score(job, settings, device, interruption, leader=leader)
+    homes = list(dict.fromkeys(_store_of(job, settings, len(jobs)).directory for job in jobs))
+    if len(homes) > 1 and leader:
+        write_joint(homes, settings.out)
+
+
+def checkpoints(asked: str | Sequence[str]) -> list[Path]:
+    """The files that were asked for, run directories and patterns resolved, each once.
+
+    Raises:
+        BadInput: Nothing fits a pattern, or nothing is asked for.
+    """
+    found: dict[Path, None] = {}
+    for one in [asked] if isinstance(asked, str) else asked:
+        for name in matches(one, "ckpt"):
+            path = Path(name)
+            found[path / CHECKPOINTS / LAST if path.is_dir() else path] = None
+    if not found:
+        raise BadInput("ckpt=[]: name at least one run directory or checkpoint file.")
+    return [*found]
+
+
+def _job(path: Path, settings: SampleSettings) -> _Job:
+    loaded = load(path)
+    own = {key: value for key, value in (settings.frontier or {}).items() if value is not None}
+    trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
+    default: Config = {"weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None}
+    evaluation = {**default, **trained, **own}
+    parsed = parse(Evaluation, evaluation, "frontier")
+    config = {"data": loaded.data_node, "evaluation": evaluation}
+    check(config)
+    build.build_extractor(config, parsed, parsed.num_samples)
+    frontier = frontier_of(evaluation, loaded.model, loaded.names, "frontier")
+    home = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
+    return _Job(path, home, loaded, frontier, config, parsed)
+
+
+def _score(
+    job: _Job, settings: SampleSettings, device: torch.device, interruption: Interruption, *, leader: bool
+) -> None:
+    loaded, config = job.loaded, job.config
+    try:
+        images, held_out = construct(config["data"], "data").load()
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    loaded.model.denoiser.to(device)
+    name = job.home.absolute().name
+    evaluator = Evaluator(
+        model=loaded.model,
+        applied=loaded.applied,
+        extractor=build.build_extractor(config, job.evaluation, job.evaluation.num_samples),
+        images=images,
+        held_out=held_out,
+        data=config["data"]["name"],
+        cache=Path(loaded.config.get("paths", {}).get("cache_dir", _CACHE)),
+        store=_store_of(job, settings, 1 if settings.out else 2),
+        name=name,
+        interruption=interruption,
+    )
+    if leader:
+        console(stderr=True).print(f"{job.path}: {loaded.images_seen:,} images seen")
+        scoring.tell_inexact(job.frontier)
+    records = evaluator.score(job.frontier, job.evaluation, loaded.images_seen)
+    if not leader:
+        return
+    scoring.write_outputs(records, evaluator.store, loaded.model.shape)
+    _report(job, settings, records, evaluator.store.directory)
+
+
+def _report(job: _Job, settings: SampleSettings, records: list[Record], directory: Path) -> None:
+    """Print the frontier, and send it to trackers: an evaluation in the group of its training run."""
+    try:
+        info = json.loads((job.home / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        info = {}
+    group = info.get("wandb_id") or hashlib.sha256(job.path.read_bytes()).hexdigest()[:8]
+    opened: list[Logger] = [
+        tracker.open(
+            directory, f"{group}-eval", f"{job.home.absolute().name} frontier", job.loaded.config, group=group,
+            job_type="evaluation",
+        )
+        for tracker in construct(settings.logger, "logger").values()
+    ]  # fmt: skip
+    scoring.report_records(records, directory, opened)
+    for logger in opened:
+        logger.close(0)  # type: ignore[attr-defined]
+
+
+def _store_of(job: _Job, settings: SampleSettings, jobs: int) -> Store:
+    return Store(Path(settings.out) if settings.out is not None and jobs == 1 else job.home)
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a folder that holds something else than a frontier."""
+    if out.exists() and not (out / "frontier.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"out={out}: exists already, and holds no frontier; name another folder with out=...")
+
+
+def _join_ranks(settings: SampleSettings, stack: ExitStack) -> torch.device:
+    """This process's device; processes that torchrun started share the samples among them."""
+    on_gpu = settings.accelerator == "gpu" or (settings.accelerator == "auto" and torch.cuda.is_available())
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if on_gpu else torch.device("cpu")
+    if on_gpu:
+        torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+        stack.callback(dist.destroy_process_group)
+    return device

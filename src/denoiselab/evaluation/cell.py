@@ -1,0 +1,234 @@
+"""One cell of the frontier: its samples, their score, and what they cost."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from denoiselab.conditioners.label import Conditioner
+from denoiselab.denoiser import Denoiser
+from denoiselab.evaluation.media import medium
+from denoiselab.evaluation.memory import PeakMemory
+from denoiselab.evaluation.scorer import Reference, Score, Scorer, Statistics
+from denoiselab.evaluation.store import Record
+from denoiselab.guidance import bind
+from denoiselab.noise import SAMPLING, Noise
+from denoiselab.samplers import OnStep, Sampler, count_calls
+
+
+class Subject(NamedTuple):
+    """A model to be scored.
+
+    Args:
+        denoiser: On the device where it shall work.
+        conditioner: Gives samples their conditioning.
+        shape: Of one sample.
+        applied: Takes a name of weights; within its context the denoiser has them.
+    """
+
+    denoiser: Denoiser
+    conditioner: Conditioner
+    shape: Sequence[int]
+    applied: Callable[[str], AbstractContextManager[None]]
+
+
+class NotFinite(ValueError):  # noqa: N818
+    """Samples, or features of them, that hold NaN or infinity.
+
+    Args:
+        index: Of the first such sample.
+        what: Says what is not finite of which sampler.
+    """
+
+    def __init__(self, index: int, what: str) -> None:
+        super().__init__(what)
+        self.index = index
+
+
+class _Share(NamedTuple):
+    """What a rank did for a cell."""
+
+    calls: int = 0  # summed over its samples
+    evaluations: int = 0
+    memory: float = 0.0
+    failure: tuple[int, str] | None = None  # index of the sample, and what is wrong
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Scores cells of one model against one reference.
+
+    Args:
+        subject: The model.
+        scorer: Measures it.
+        reference: That scorer's statistics of the data.
+        num_samples: Samples a cell, over all ranks.
+        batch_size: Samples a network call.
+        seed: Sample i is a function of (seed, i).
+        check: Called between sampling steps; what it raises stops the run.
+        bar: Counts network calls, summed over samples.
+    """
+
+    subject: Subject
+    scorer: Scorer[Any, Any]
+    reference: Reference
+    num_samples: int
+    batch_size: int
+    seed: int
+    check: Callable[[object], None]
+    bar: Any
+
+    def __call__(self, guidance: float, sampler: Sampler, steps: int, calls: int) -> tuple[Record, Tensor]:
+        """What is measured of a cell, and its first samples, on the first rank.
+
+        Args:
+            guidance: Scale of classifier-free guidance.
+            sampler: Of the cell.
+            steps: Of the cell.
+            calls: Of each sample, where they are known before; else 1.
+        """
+        device = next(self.subject.denoiser.parameters()).device
+        memory, start = PeakMemory(device), time.perf_counter()
+        statistics = self.scorer.statistics()
+        mine, first = self._draw(statistics, guidance, sampler, steps, calls)
+        shares = [mine._replace(memory=memory.megabytes())]
+        if dist.is_initialized():
+            shares *= dist.get_world_size()
+            dist.all_gather_object(shares, mine._replace(memory=memory.megabytes()))
+        failures = sorted(share.failure for share in shares if share.failure is not None)
+        scores: dict[str, Score] = {}
+        error: str | None = failures[0][1] if failures else None
+        spent: tuple[float, float | None] = (calls, None)
+        if not failures:
+            statistics.reduce(device)
+            assert statistics.n == self.num_samples
+            totals = (sum(share.calls for share in shares), sum(share.evaluations for share in shares))
+            spent = (mean_count(totals[0], self.num_samples), mean_count(totals[1], self.num_samples))
+        seconds = time.perf_counter() - start
+        if not failures:
+            scores, error = self._scores(statistics)
+        primary = Score(math.nan) if error else scores[self.scorer.metric]
+        record = {
+            "nfe": spent[0],
+            "steps": steps,
+            "score": _finite(primary.value),
+            "standard_error": _finite(primary.standard_error),
+            "scores": {} if error else {metric: self._plain(metric, score) for metric, score in scores.items()},
+            "error": error,
+            "seconds": round(seconds, 3),
+            "network_evaluations": spent[1],
+            "seconds_per_1k_images": round(seconds / self.num_samples * 1000, 3),
+            "peak_memory_mb": round(max(share.memory for share in shares), 1),
+            "device": device.type,
+            "shape": list(self.subject.shape),
+        }
+        return record, first
+
+    def _draw(
+        self, statistics: Statistics, guidance: float, sampler: Sampler, steps: int, calls: int
+    ) -> tuple[_Share, Tensor]:
+        """Add this rank's share of the samples to `statistics`; each index falls to exactly one rank."""
+        rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        subject, n = self.subject, self.num_samples
+        device = next(subject.denoiser.parameters()).device
+        first: list[Tensor] = []
+        to_show = medium(subject.shape).shown
+        done = _Share()
+        for index in torch.arange(rank * n // world, (rank + 1) * n // world, device=device).split(self.batch_size):
+            try:
+                samples, counted = draw(
+                    sampler, subject.denoiser, subject.conditioner, subject.shape, index, self.seed, steps,
+                    self.check, guidance,
+                )  # fmt: skip
+                self._update(statistics, samples, index)
+            except NotFinite as failure:
+                return _Share(failure=(failure.index, str(failure))), torch.empty(0)
+            done = _Share(done.calls + counted.rows, done.evaluations + counted.evaluated_rows)
+            if to_show:
+                first.append(samples[:to_show].cpu())
+                to_show -= len(first[-1])
+            self.bar.update(len(samples) * world * calls)
+        return done, torch.cat(first) if first else torch.empty(0)
+
+    def _update(self, statistics: Statistics, samples: Tensor, index: Tensor) -> None:
+        """Add samples; where the measure refuses them, say which is the first that it refuses alone."""
+        try:
+            statistics.update(samples)
+        except ValueError:
+            for number, sample in zip(index.tolist(), samples.split(1), strict=True):
+                try:
+                    self.scorer.statistics().update(sample)
+                except ValueError as error:
+                    raise NotFinite(number, f"sample {number}: {error}") from None
+            raise
+
+    def _scores(self, statistics: Statistics) -> tuple[dict[str, Score], str | None]:
+        """The scores, and why there are none."""
+        try:
+            scores = self.scorer.scores(statistics, self.reference)
+        except ValueError as refusal:
+            return {}, str(refusal)
+        value = scores[self.scorer.metric].value
+        return scores, None if math.isfinite(value) else f"{self.scorer.metric} is {value}."
+
+    def _plain(self, metric: str, score: Score) -> dict[str, Any]:
+        return {
+            "value": _finite(score.value),
+            "standard_error": _finite(score.standard_error),
+            "lower_is_better": self.scorer.lower_is_better[metric],
+        }
+
+
+def draw(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    conditioner: Conditioner,
+    shape: Sequence[int],
+    index: Tensor,
+    seed: int,
+    steps: int,
+    on_step: OnStep,
+    guidance: float = 1.0,
+    noise: type[Noise] = Noise,
+) -> tuple[Tensor, count_calls]:
+    """Samples `index` `(B,)` of `seed` as they are stored, `(B, *shape)`, and the count of their network calls.
+
+    Raises:
+        NotFinite: A sample is not finite.
+        ValueError: There is nothing to guide.
+    """
+    counted = count_calls(bind(denoiser, conditioner.sample(index), conditioner.null(index), guidance))
+    x = sampler(counted, denoiser.schedule, shape, noise(seed, index, SAMPLING), steps=steps, on_step=on_step)
+    bad = ~x.isfinite().flatten(1).all(1)
+    if bool(bad.any()):
+        first = int(index[bad][0])
+        what = f"sample {first} of {type(sampler).__name__} at {counted.calls} NFE is not finite."
+        raise NotFinite(first, what)
+    return medium(shape).to_stored(x), counted
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def mean_count(total: int, samples: int) -> float:
+    """A whole number where it is one."""
+    mean = total / samples
+    return int(mean) if mean.is_integer() else round(mean, 2)
+
+
+def digest(module: nn.Module) -> str:
+    """sha256 of names and values of all weights."""
+    total = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        total.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()

@@ -1,0 +1,292 @@
+"""Grids optimised for the model and the sampler at hand, against a fine reference of the same start."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from denoiselab.denoiser import Denoise
+from denoiselab.noise import Noise
+from denoiselab.samplers import DPMSolverPP, Moment, Sampler
+from denoiselab.samplers.spacing import Karras, PowerTime, Spacing, UniformLogSNR
+from denoiselab.schedules import Level, Schedule
+
+Check = Callable[[object], None]
+
+# The starts that a grid is fitted to have indices that no sample has.
+_FIRST_INDEX = 2**40
+
+# Where a grid's second level may stand on a schedule that starts at pure noise.
+_LEAST_LAM = -5.0
+
+
+class Reference(NamedTuple):
+    """A fine run.
+
+    Args:
+        levels: K of them, the noisiest first, none of them clean.
+        x: `(K, B, *)`, the states there.
+        x0: `(K, B, *)`, the predictions there.
+        end: `(B, *)`, where it ends.
+    """
+
+    levels: list[Level]
+    x: Tensor
+    x0: Tensor
+    end: Tensor
+
+
+class Grid(NamedTuple):
+    """A grid that was found.
+
+    Args:
+        lam: Half log-SNRs of its noisy levels, from noise to data; pure noise is minus infinity.
+        distance: Mean over the starts of the RMS distance to the reference.
+        before: That of the sampler's own grid.
+    """
+
+    lam: list[float]
+    distance: float
+    before: float
+
+
+class GridSearch(ABC):
+    """Finds the grid of a sampler for a number of steps.
+
+    Args:
+        num_samples: Starts that it is fitted to.
+        fine: Steps of the reference, by DPM-Solver++(3M).
+        seed: Of the starts.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    # Runs of the sampler that it makes, about.
+    runs = 2
+
+    def __init__(self, num_samples: int = 64, fine: int = 128, seed: int = 0) -> None:
+        for name, value, least in (("num_samples", num_samples, 1), ("fine", fine, 16)):
+            if value < least:
+                raise ValueError(f"{name}={value}: it must be at least {least}.")
+        self.num_samples, self.fine, self.seed = num_samples, fine, seed
+
+    def __call__(
+        self,
+        sampler: Sampler,
+        denoise: Denoise,
+        schedule: Schedule,
+        shape: Sequence[int],
+        device: torch.device,
+        check: Check = lambda moment: None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Grid:
+        """The best grid found for the sampler's own number of steps.
+
+        Args:
+            sampler: Deterministic, with steps that a grid decides.
+            denoise: A denoiser with its conditioning bound, for `num_samples` samples.
+            schedule: Along which it samples.
+            shape: Of one sample.
+            device: Of the samples.
+            check: Called after each step; what it raises stops the search.
+            dtype: Of the samples.
+
+        Raises:
+            ValueError: The sampler is stochastic or chooses its own steps, or takes more than a quarter of `fine`.
+        """
+        name = type(sampler).__name__
+        if sampler.stochastic or sampler.adaptive:
+            raise ValueError(f"sampler={name}: a grid is fitted to a deterministic sampler with steps of its own grid.")
+        own = sampler.grid(schedule)
+        if len(own) - 1 > self.fine // 4:
+            raise ValueError(f"steps={len(own) - 1}: the reference has {self.fine}, and must have four times as many.")
+        noise = Noise(self.seed, _FIRST_INDEX + torch.arange(self.num_samples, device=device))
+        reference = self.reference(denoise, schedule, shape, noise, clean=own[-1].is_end, check=check, dtype=dtype)
+
+        def distance(levels: Sequence[Level]) -> float:
+            x = sampler.run(denoise, schedule, levels, reference.x[0], noise, on_step=check)
+            rms = (x - reference.end).flatten(1).square().mean(1).sqrt().mean()
+            return float(rms) if bool(rms.isfinite()) else math.inf
+
+        tail = [Level.clean()] if own[-1].is_end else []
+        found, best = self.search(schedule, reference, [level for level in own if level.sigma > 0], distance, tail)
+        return Grid([float(level.lam) for level in found], best, distance(own))
+
+    def reference(
+        self, denoise: Denoise, schedule: Schedule, shape: Sequence[int], noise: Noise, *, clean: bool, check: Check,
+        dtype: torch.dtype,
+    ) -> Reference:  # fmt: skip
+        """The fine run from the noise's first draw, to clean data or to the last noisy level."""
+        levels = UniformLogSNR(to_clean=True)(schedule, self.fine)
+        start = noise.normal(shape, dtype) * float(levels[0].sigma)
+        states, predictions = [start], []
+
+        def keep(moment: Moment) -> None:
+            check(moment)
+            states.append(moment.x)
+            predictions.append(moment.x0)
+
+        end = DPMSolverPP(UniformLogSNR(), self.fine, order=3).run(
+            denoise, schedule, levels, start, noise, on_step=keep
+        )
+        x, x0 = torch.stack(states[:-1]), torch.stack(predictions)
+        return Reference(levels[:-1], x, x0, end if clean else x[-1])
+
+    @abstractmethod
+    def search(
+        self,
+        schedule: Schedule,
+        reference: Reference,
+        own: Sequence[Level],
+        distance: Callable[[Sequence[Level]], float],
+        tail: list[Level],
+    ) -> tuple[list[Level], float]:
+        """The noisy levels found, as many as the sampler's `own`, and their distance with `tail` after them."""
+
+
+class LocalErrors(GridSearch):
+    """The grid whose steps' own errors have the least sum, by dynamic programming over the levels of the reference.
+
+    The error of a step is that of DDIM from the reference's state, in units of the noisy state's scale, which is how
+    far it reaches the end. It costs the calls of the reference alone.
+
+    Source: Chen et al., On the Trajectory Regularity of ODE-based Diffusion Sampling, arXiv 2405.11326, section 4,
+    with this unit of the error; Watson et al., arXiv 2106.03802, for the programme.
+    """
+
+    def search(
+        self,
+        schedule: Schedule,
+        reference: Reference,
+        own: Sequence[Level],
+        distance: Callable[[Sequence[Level]], float],
+        tail: list[Level],
+    ) -> tuple[list[Level], float]:
+        """The programme's path."""
+        found = [
+            reference.levels[i]
+            for i in _shortest(_step_errors(reference, clean=bool(tail)), len(own), clean=bool(tail))
+        ]
+        return found, distance([*found, *tail])
+
+
+class NearestEnd(LocalErrors):
+    """The grid that brings the sampler itself nearest to the reference: `LocalErrors`'s and the usual ones, improved.
+
+    The knots' gaps are varied by scipy's Powell method (a derivative-free line search along directions that it learns).
+
+    Source: the target is that of Tong et al., Learning to Discretize Denoising Diffusion ODEs, arXiv 2405.15506.
+
+    Args:
+        num_samples: As in `GridSearch`.
+        fine: As in `GridSearch`.
+        seed: As in `GridSearch`.
+        evaluations: Runs of the sampler that it may take.
+    """
+
+    def __init__(self, num_samples: int = 64, fine: int = 128, seed: int = 0, evaluations: int = 300) -> None:
+        super().__init__(num_samples, fine, seed)
+        if evaluations < 1:
+            raise ValueError(f"evaluations={evaluations}: it must be at least 1.")
+        self.evaluations = evaluations
+        self.runs = evaluations + 10
+
+    def search(
+        self,
+        schedule: Schedule,
+        reference: Reference,
+        own: Sequence[Level],
+        distance: Callable[[Sequence[Level]], float],
+        tail: list[Level],
+    ) -> tuple[list[Level], float]:
+        """The best of the starts, improved."""
+        from scipy.optimize import minimize
+
+        starts = [super().search(schedule, reference, own, distance, tail)[0], list(own)]
+        usual: list[Spacing] = [UniformLogSNR(), Karras(), PowerTime(1.0), PowerTime(2.0), PowerTime(3.0)]
+        for spacing in usual:
+            spacing.to_clean = bool(tail)
+            starts.append([level for level in spacing(schedule, len(own) - 1 + len(tail)) if level.sigma > 0])
+        scores = [distance([*levels, *tail]) for levels in starts]
+        best = min(range(len(starts)), key=scores.__getitem__)
+        if len(own) == 1:
+            return starts[best], scores[best]
+        knots = _Knots(schedule, starts[best], reference.levels[-1], free_end=bool(tail))
+
+        def cost(gaps: Any) -> float:
+            value = distance([*knots.levels(gaps), *tail])
+            return math.log(value) if value > 0 else -100.0
+
+        result = minimize(cost, knots.start, method="Powell", options={"maxfev": self.evaluations, "xtol": 1e-2})
+        improved = knots.levels(result.x)
+        return min(((starts[best], scores[best]), (improved, distance([*improved, *tail]))), key=lambda pair: pair[1])
+
+
+class _Knots:
+    """A grid by the logarithms of its gaps in half log-SNR, so that any numbers make one; its first level stays.
+
+    Args:
+        schedule: Of the levels.
+        levels: The grid to start with.
+        last: The schedule's last level.
+        free_end: Whether the last knot may stand before it.
+    """
+
+    def __init__(self, schedule: Schedule, levels: Sequence[Level], last: Level, *, free_end: bool) -> None:
+        self._schedule, self._first, self._free_end = schedule, levels[0], free_end
+        lam = [float(level.lam) for level in levels]
+        # Pure noise has no log-SNR: the gap of the level after it begins where there is next to no signal.
+        self._low = lam[0] if math.isfinite(lam[0]) else min(_LEAST_LAM, *lam[1:]) - 1
+        self._span = float(last.lam) - self._low
+        ends = [self._low, *lam[1:], *([max(float(last.lam), lam[-1] + 1e-3 * self._span)] if free_end else [])]
+        gaps = [b - a for a, b in pairwise(ends)]
+        self.start = [math.log(gap / gaps[0]) for gap in gaps[1:]]
+
+    def levels(self, gaps: Sequence[float]) -> list[Level]:
+        """The grid."""
+        weights = torch.tensor([0.0, *gaps], dtype=torch.float64).softmax(0)
+        lam = self._low + self._span * weights.cumsum(0)
+        return [self._first, *self._schedule.at(lam[:-1] if self._free_end else lam).unbind()]
+
+
+def _step_errors(reference: Reference, *, clean: bool) -> Tensor:
+    """The error of DDIM's step from each level to each later one, `(K, K)` or with clean data `(K, K + 1)`."""
+    count = len(reference.levels)
+    out = torch.full((count, count + 1), math.inf, dtype=torch.float64)
+    for i, here in enumerate(reference.levels):
+        x, x0 = reference.x[i], reference.x0[i]
+        eps = (x - float(here.alpha) * x0) / float(here.sigma)
+        for j, there in enumerate(reference.levels[i + 1 :], start=i + 1):
+            moved = float(there.alpha) * x0 + float(there.sigma) * eps
+            scale = math.hypot(float(there.alpha), float(there.sigma))
+            out[i, j] = _rms(moved - reference.x[j]) / scale
+        out[i, count] = _rms(x0 - reference.end)
+    return out if clean else out[:, :count]
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.flatten(1).double().square().mean(1).sqrt().mean())
+
+
+def _shortest(errors: Tensor, count: int, *, clean: bool) -> list[int]:
+    """The `count` noisy levels, the first among them, of the path of least sum to the last column."""
+    steps = count if clean else count - 1
+    best = torch.full((errors.shape[1],), math.inf, dtype=torch.float64)
+    best[0] = 0
+    before: list[Tensor] = []
+    for _ in range(steps):
+        costs = best[: len(errors), None] + errors
+        best, choice = costs.min(0)
+        before.append(choice)
+    at, path = errors.shape[1] - 1, []
+    for choice in reversed(before):
+        at = int(choice[at])
+        path.append(at)
+    return [*reversed(path), *([] if clean else [errors.shape[1] - 1])]

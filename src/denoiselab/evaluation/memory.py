@@ -1,0 +1,41 @@
+"""The most memory that a piece of work held."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import resource
+from pathlib import Path
+
+import torch
+
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+class PeakMemory:
+    """Peak memory since it was made: what torch allocated on a GPU, or the process's resident set on a CPU.
+
+    Where the system cannot count a resident set anew (not Linux), it is that of the whole process so far.
+
+    Args:
+        device: Of the work.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            return
+        with contextlib.suppress(OSError):
+            _CLEAR.write_text("5")
+
+    def megabytes(self) -> float:
+        """In 10^6 bytes."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device) / 1e6
+        try:
+            kibibytes = re.search(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())
+        except OSError:
+            kibibytes = None
+        peak = int(kibibytes[1]) if kibibytes else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak * 1024 / 1e6

@@ -1,0 +1,156 @@
+"""One HTML page with the frontiers of one run or many, that asks nothing of any network."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+import json
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from denoiselab.evaluation.report import by_series, magnification
+from denoiselab.evaluation.store import Record, Store, comparable
+from denoiselab.files import write_text
+
+PAGE = "frontier.html"
+
+# Pixels of a tile beyond which it is shrunk, and beyond which it is compressed with loss: a page must stay sendable.
+_TILE, _EXACT = 64, 32
+_COLUMNS = 4
+_GAP: dict[str, Any] = {"L": 96, "RGB": (96, 96, 96)}
+
+
+class PageRun(NamedTuple):
+    """What a page shows of a run.
+
+    Args:
+        name: Tells it from the others.
+        store: Its cells and their pictures.
+        curve: Rows of `metrics.csv`.
+        config: `config.yaml` as text.
+    """
+
+    name: str
+    store: Store
+    curve: list[dict[str, str]]
+    config: str
+
+
+def page_run(name: str, directory: Path) -> PageRun:
+    """A run from its directory; what is not there stays empty."""
+    metrics, config = directory / "metrics.csv", directory / "config.yaml"
+    curve: list[dict[str, str]] = []
+    if metrics.is_file():
+        with metrics.open(newline="", encoding="utf-8") as file:
+            curve = list(csv.DictReader(file))
+    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    return PageRun(name, Store(directory), curve, text)
+
+
+def write_page(path: Path, runs: Sequence[PageRun]) -> int:
+    """Write the page, atomically.
+
+    Args:
+        path: The HTML file.
+        runs: With different names.
+
+    Returns:
+        The number of its cells, failed ones included.
+
+    Raises:
+        ValueError: No run has a cell.
+    """
+    from plotly.offline import get_plotlyjs  # slow to import
+
+    cells = [cell for run in runs for cell in _cells(run)]
+    if not cells:
+        where = ", ".join(str(run.store.directory) for run in runs) or "none"
+        raise ValueError(f"runs={where}: no cell of a frontier there.")
+    content = {
+        "cells": cells,
+        "curves": [{"run": run.name, **_curve(run.curve)} for run in runs],
+        "configs": [{"run": run.name, "text": run.config} for run in runs if run.config],
+    }
+    names = ", ".join(run.name for run in runs[:3]) + (" and others" if runs[3:] else "")
+    template = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+    # "</script>" inside a string would end the script.
+    data = json.dumps(content, allow_nan=False).replace("</", "<\\/")
+    parts = {"title": html.escape(names), "data": data, "plotly": get_plotlyjs()}
+    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], template))
+    return len(cells)
+
+
+def _cells(run: PageRun) -> Iterator[dict[str, Any]]:
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    for record in run.store.read().values():
+        groups.setdefault(comparable(record), []).append(record)
+    for group in groups.values():
+        for series, records in by_series(group).items():
+            for record in records:
+                yield _cell(run, series, record)
+
+
+def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
+    extractor, reference = record["extractor_sha256"][:8], record["reference_sha256"][:8]
+    measure = (
+        f"{record['metric']}, n = {record['n']:,}, {record['data']} ({record['split']}), seed {record['seed']}, "
+        f"extractor {record['extractor']} {extractor}, reference {record['reference_n']:,} images {reference}"
+    )
+    picture = run.store.picture(record)
+    keys = (
+        "sampler", "nfe", "steps", "network_evaluations", "score", "standard_error", "n", "weights", "guidance",
+        "images_seen", "seconds_per_1k_images", "peak_memory_mb", "device", "seed", "metric", "cell", "weights_sha256",
+        "floor", "error",
+    )  # fmt: skip
+    return {
+        **{key: record.get(key) for key in keys},
+        "run": run.name,
+        "series": series,
+        "measure": measure,
+        "scores": record["scores"],
+        "picture": _embedded(picture, record.get("shape", [])) if picture.is_file() else None,
+    }
+
+
+def _embedded(path: Path, shape: Sequence[int]) -> str:
+    """A cell's picture as a data URI; a strip of images is folded to rows of four."""
+    with Image.open(path) as opened:
+        picture = opened.copy()
+    if len(shape) == 3:
+        (_, height, width), count = shape, picture.width // shape[2]
+        scale = min(1.0, _TILE / max(height, width))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        step = (size[0] + 1, size[1] + 1)  # a line between tiles
+        folded = Image.new(
+            picture.mode, (_COLUMNS * step[0] - 1, -(-count // _COLUMNS) * step[1] - 1), _GAP[picture.mode]
+        )
+        for number in range(count):
+            tile = picture.crop((number * width, 0, (number + 1) * width, height)).resize(
+                size, Image.Resampling.LANCZOS
+            )
+            folded.paste(tile, (number % _COLUMNS * step[0], number // _COLUMNS * step[1]))
+        times = magnification(size[1])
+        picture = folded.resize((folded.width * times, folded.height * times), Image.Resampling.NEAREST)
+        exact = max(size) <= _EXACT
+    else:
+        exact = True
+    buffer = io.BytesIO()
+    kind, options = ("PNG", {"optimize": True}) if exact else ("JPEG", {"quality": 90})
+    picture.save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _curve(rows: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """Images seen and values of the loss and of the scores during training."""
+    names = [name for name in (rows[0] if rows else {}) if name == "train/loss" or name.startswith("score/")]
+    lines = {}
+    for name in names:
+        points = [(int(row["images_seen"]), float(row[name])) for row in rows if row.get(name)]
+        lines[name] = {"x": [x for x, _ in points], "y": [y for _, y in points]}
+    return {"lines": lines}

@@ -1,0 +1,6 @@
+"""Weights of others: read into our networks, with their schedule and parameterization, and written back."""
+
+from denoiselab.interop.imported import Imported, Source
+from denoiselab.interop.layout import Entry, InteropError, Layout, layer
+
+__all__ = ["Entry", "Imported", "InteropError", "Layout", "Source", "layer"]

@@ -1,0 +1,268 @@
+"""Which weight of another code base is which of ours, and how the numbers differ: one list, read both ways.
+
+A conversion is two pure functions: from the other's configuration to a `Layout` (our network, its options, and the
+list), and from our options to the other's configuration and the same list. The rest is here.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+State = dict[str, Tensor]
+
+
+class InteropError(ValueError):
+    """Files or options that cannot be converted, with the reason in one sentence that begins with their name."""
+
+
+class Way(Protocol):
+    """How tensors of theirs become one of ours, and back. It must work on the meta device."""
+
+    def ours(self, *theirs: Tensor) -> Tensor:
+        """One of ours."""
+        ...
+
+    def theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """Theirs, in the order in which `ours` takes them."""
+        ...
+
+
+class Same:
+    """One tensor, as it is."""
+
+    def ours(self, *theirs: Tensor) -> Tensor:
+        """The tensor."""
+        (only,) = theirs
+        return only
+
+    def theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """The tensor."""
+        return (ours,)
+
+
+class Stacked:
+    """Tensors of equal shapes one after another along the first axis: query, key and value in one layer.
+
+    Args:
+        count: Their number.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def ours(self, *theirs: Tensor) -> Tensor:
+        """`(count N, *)` from `(N, *)` each."""
+        return torch.cat(theirs)
+
+    def theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """`(N, *)` each from `(count N, *)`."""
+        return ours.chunk(self.count)
+
+
+class Pointwise:
+    """The kernel of a convolution of size 1, `(O, I, 1, ...)`, as the matrix `(O, I)` of a linear layer; or several.
+
+    Args:
+        dims: Spatial axes of the convolution.
+        count: Kernels, stacked as in `Stacked`.
+    """
+
+    def __init__(self, dims: int, count: int = 1) -> None:
+        self.dims, self.count = dims, count
+
+    def ours(self, *theirs: Tensor) -> Tensor:
+        """`(count O, I)`."""
+        return torch.cat([kernel.flatten(1) for kernel in theirs])
+
+    def theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """`(O, I, 1, ...)` each."""
+        return [part.reshape(*part.shape, *[1] * self.dims) for part in ours.chunk(self.count)]
+
+
+class Transposed:
+    """A matrix whose axes we exchange."""
+
+    def ours(self, *theirs: Tensor) -> Tensor:
+        """`(I, O)` from `(O, I)`."""
+        return SAME.ours(*theirs).T
+
+    def theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """`(O, I)` from `(I, O)`."""
+        return (ours.T,)
+
+
+class Regrouped:
+    """Rows that they order by (outer, inner, rest) and we by (inner, outer, rest).
+
+    With outer = heads and inner = 3: queries, keys and values head by head, against all queries first.
+
+    Args:
+        outer: Size of their first group.
+        inner: Size of their second.
+        after: What else is done to their tensors, before.
+    """
+
+    def __init__(self, outer: int, inner: int, after: Way | None = None) -> None:
+        self.outer, self.inner, self.after = outer, inner, after or SAME
+
+    def ours(self, *theirs: Tensor) -> Tensor:
+        """Rows `(inner outer rest, *)`."""
+        return _exchanged(self.after.ours(*theirs), self.outer, self.inner)
+
+    def theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """Rows `(outer inner rest, *)`."""
+        return self.after.theirs(_exchanged(ours, self.inner, self.outer))
+
+
+SAME = Same()
+
+
+class Entry(NamedTuple):
+    """A tensor of ours and what it is made of.
+
+    Args:
+        ours: Its name.
+        theirs: Their names.
+        way: How they become ours.
+    """
+
+    ours: str
+    theirs: tuple[str, ...]
+    way: Way = SAME
+
+
+def layer(ours: str, theirs: str | Sequence[str], weight: Way = SAME, bias: Way | None = SAME) -> list[Entry]:
+    """The entries of a layer's `weight` and `bias`.
+
+    Args:
+        ours: Its name.
+        theirs: Its name in the other code base, or those of several layers.
+        weight: How the weights become ours.
+        bias: How the biases do; None for a layer without.
+    """
+    names = (theirs,) if isinstance(theirs, str) else tuple(theirs)
+    entries = [Entry(f"{ours}.weight", tuple(f"{name}.weight" for name in names), weight)]
+    if bias is not None:
+        entries.append(Entry(f"{ours}.bias", tuple(f"{name}.bias" for name in names), bias))
+    return entries
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A module of ours whose weights others have under other names.
+
+    Args:
+        module: Its class.
+        options: Arguments of its constructor, plain containers.
+        entries: One for each tensor of its state.
+        ignored: Patterns (as in a shell) of names of theirs that hold nothing learned, and may be there or not.
+    """
+
+    module: type[nn.Module]
+    options: Mapping[str, Any]
+    entries: Sequence[Entry]
+    ignored: Sequence[str] = field(default=())
+
+    def skeleton(self) -> State:
+        """The state of our module on the meta device: names, shapes and dtypes.
+
+        Raises:
+            ValueError: The module refuses its options.
+        """
+        with torch.device("meta"):
+            return self.module(**self.options).state_dict()
+
+    def to_theirs(self, ours: Mapping[str, Tensor]) -> State:
+        """Our state in their names and shapes; tensors may share memory with ours."""
+        state: State = {}
+        for entry in self.entries:
+            state.update(zip(entry.theirs, entry.way.theirs(ours[entry.ours]), strict=True))
+        return state
+
+    def to_ours(self, theirs: Mapping[str, Tensor], where: Path) -> State:
+        """Their state in our names and shapes, in our dtypes; all of it, or an error.
+
+        Args:
+            theirs: Names to tensors.
+            where: The file they come from, for messages.
+
+        Raises:
+            InteropError: A name is missing or surplus, a shape is another, or a number is not finite.
+        """
+        try:
+            skeleton = self.skeleton()
+        except ValueError as error:
+            raise InteropError(f"{where}: {error}") from None
+        assert {entry.ours for entry in self.entries} == skeleton.keys(), "the list must name all of our state"
+        expected = self.to_theirs(skeleton)
+        found = {
+            name: tensor
+            for name, tensor in theirs.items()
+            if not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.ignored)
+        }
+        check_state(expected, found, where)
+        return {
+            entry.ours: entry.way.ours(*(found[name] for name in entry.theirs))
+            .to(skeleton[entry.ours].dtype)
+            .contiguous()
+            for entry in self.entries
+        }
+
+
+def check_state(expected: Mapping[str, Tensor], found: Mapping[str, Any], where: Path) -> None:
+    """Refuse a state with other names or shapes than expected, or with numbers that are not finite.
+
+    Raises:
+        InteropError: It is.
+    """
+    missing = [name for name in expected if name not in found]
+    surplus = [name for name in found if name not in expected]
+    if missing or surplus:
+        name, verb = (missing[0], "lacks") if missing else (surplus[0], "has an unknown")
+        others = len(missing or surplus) - 1
+        more = f" and {others} more" if others else ""
+        raise InteropError(f"{where}: does not fit its configuration: it {verb} '{name}'{more}.")
+    for name, tensor in expected.items():
+        given = found[name]
+        if not isinstance(given, Tensor) or given.shape != tensor.shape:
+            has = f"has shape {list(given.shape)}" if isinstance(given, Tensor) else f"is a {type(given).__name__}"
+            raise InteropError(
+                f"{where}: does not fit its configuration: '{name}' {has}, where {list(tensor.shape)} is needed."
+            )
+        if not bool(given.isfinite().all()):
+            raise InteropError(f"{where}: '{name}' holds numbers that are not finite.")
+
+
+def width_of(state: Mapping[str, Any], name: str, where: Path, axis: int = 0) -> int:
+    """The size of an axis of a tensor, by which a file without configuration tells what network it belongs to.
+
+    Raises:
+        InteropError: There is no such tensor.
+    """
+    tensor = state.get(name)
+    if not isinstance(tensor, Tensor) or tensor.ndim <= axis:
+        raise InteropError(f"{where}: weights of another network: it lacks '{name}'.")
+    return tensor.shape[axis]
+
+
+def renamed(state: Mapping[str, Tensor], parts: Iterable[tuple[str, str]]) -> State:
+    """The state with parts of its names exchanged, in turn: old names of one layout for its present ones."""
+    result: State = {}
+    for name, tensor in state.items():
+        new = name
+        for old, present in parts:
+            new = new.replace(old, present)
+        result[new] = tensor
+    return result
+
+
+def _exchanged(rows: Tensor, first: int, second: int) -> Tensor:
+    grouped = rows.reshape(first, second, rows.shape[0] // (first * second), *rows.shape[1:])
+    return grouped.transpose(0, 1).reshape(rows.shape)

@@ -1,0 +1,68 @@
+"""What constructors of networks refuse, in the same words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+
+def check_image(network: str, shape: Sequence[int], stride: int, why: str) -> None:
+    """Refuse a shape that is not an image's, or that a stride does not divide.
+
+    Args:
+        network: Name of the class, for messages.
+        shape: Shape (C, H, W) of a sample.
+        stride: What must divide H and W.
+        why: What makes that stride.
+
+    Raises:
+        ValueError: It is such a shape.
+    """
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"shape={list(shape)}: {network} takes images (C, H, W); choose network=mlp for points.")
+    if shape[1] % stride or shape[2] % stride:
+        raise ValueError(f"{why} make a stride of {stride}, which does not divide images of {shape[1]}x{shape[2]}.")
+
+
+def check_sizes(sizes: Mapping[str, int | None]) -> None:
+    """Refuse sizes below 1; None is no size.
+
+    Raises:
+        ValueError: One is.
+    """
+    for name, value in sizes.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value}: it must be at least 1.")
+
+
+def check_multipliers(multipliers: Sequence[float]) -> None:
+    """Refuse an empty list of multipliers of channels, and multipliers that leave none.
+
+    Raises:
+        ValueError: It is such a list.
+    """
+    if not multipliers:
+        raise ValueError("multipliers=[]: there must be at least one level.")
+    for index, value in enumerate(multipliers):
+        if value <= 0:
+            raise ValueError(f"multipliers[{index}]={value}: it must be positive.")
+
+
+def check_levels(count: int, **levels: Sequence[int]) -> None:
+    """Refuse levels that a network does not have.
+
+    Raises:
+        ValueError: It has no such level.
+    """
+    for name, value in levels.items():
+        if not set(value) <= set(range(count)):
+            raise ValueError(f"{name}={list(value)}: the network has levels 0 to {count - 1}.")
+
+
+def check_dropout(dropout: float) -> None:
+    """Refuse what is no probability below 1.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout}: it must be at least 0 and less than 1.")

@@ -1,0 +1,228 @@
+"""Score SDE's UNets, NCSN++ and DDPM++, with EDM's labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from denoiselab.networks.checks import check_dropout, check_image, check_levels, check_multipliers, check_sizes
+from denoiselab.networks.conditioning import Conditioning, check_conditioning
+from denoiselab.networks.embeddings import FourierEmbedding, SinusoidalEmbedding
+from denoiselab.networks.layers import join_image, run
+from denoiselab.networks.ncsnpp_layers import (
+    Decoder,
+    Encoder,
+    ResidualBlock,
+    SelfAttention,
+    class_table,
+    down_conv,
+    head,
+    scaled,
+    up_conv,
+)
+from denoiselab.networks.resampling import Averages, FIRDownsample, FIRUpsample, Repeats
+
+
+class NCSNpp(nn.Module):
+    """NCSN++ and DDPM++: a residual UNet whose input and output may also be fed in and read out at each level.
+
+    NCSN++ resamples through FIR filters and adds a pyramid of the input to the levels of the encoder; DDPM++ does
+    neither. The output is the network's own, not divided by sigma: for NCSN++'s score with `parameterization=ncsn`,
+    which says just that. The time label is log sigma with Fourier features, 0..999 with sinusoidal ones.
+
+    Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, section 4.4 and appendix H;
+    labels of class and augmentation as in Karras et al., EDM, arXiv 2206.00364, appendix F.
+
+    Args:
+        shape: Shape (C, H, W) of an image.
+        channels: Channels of the first convolution.
+        multipliers: Channels of each level, as multiples of `channels`; the resolution halves between levels.
+        blocks: Residual blocks a level (one more on the way up); 8 in the deep networks for CIFAR-10, else 4.
+        attention_levels: Levels, counted from 0, with self-attention: after each block on the way down, after the
+            last on the way up.
+        dropout: Probability, in the residual blocks.
+        fourier_scale: Standard deviation of the frequencies of random Fourier features of the label; None for
+            sinusoidal features.
+        fir: Taps of the filters that resample; None for averages and repeats of 2x2 pixels.
+        residual_blocks: `biggan` blocks resample themselves; between `ddpm` blocks a convolution does.
+        progressive_input: How the downsampled input enters the levels of the encoder: `skip` by a 1x1 convolution,
+            `residual` by a 3x3 one whose result is downsampled in turn; None not at all.
+        progressive_output: How the decoder's levels make the output: `skip` as a sum of images, `residual` as a
+            pyramid of features that the levels continue from; None for the last level alone.
+        combine: For a progressive input by `skip`: its features are added (`sum`) or concatenated (`cat`).
+        skip_rescale: Divide the sums of residual blocks, attention and `residual` pyramids by sqrt(2).
+        image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
+        num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
+        augmentation_features: Features of `augmentation`; None for none.
+        outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
+        checkpoint_levels: Levels that keep no activations for the backward pass and compute them again.
+
+    Raises:
+        ValueError: The shape is not an image's, a value is out of range, or H or W is not divisible by the stride.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 2),
+        blocks: int = 4,
+        attention_levels: Sequence[int] = (1,),
+        dropout: float = 0.1,
+        fourier_scale: float | None = 16.0,
+        fir: Sequence[float] | None = (1, 3, 3, 1),
+        residual_blocks: Literal["biggan", "ddpm"] = "biggan",
+        progressive_input: Literal["skip", "residual"] | None = "residual",
+        progressive_output: Literal["skip", "residual"] | None = None,
+        combine: Literal["sum", "cat"] = "sum",
+        skip_rescale: bool = True,
+        image_channels: int | None = None,
+        num_classes: int | None = None,
+        augmentation_features: int | None = None,
+        outputs: int = 1,
+        checkpoint_levels: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        check_multipliers(multipliers)
+        check_image("NCSNpp", shape, 2 ** (len(multipliers) - 1), f"multipliers={list(multipliers)}")
+        check_levels(len(multipliers), attention_levels=attention_levels, checkpoint_levels=checkpoint_levels)
+        check_sizes(
+            {
+                "blocks": blocks,
+                "outputs": outputs,
+                "image_channels": image_channels,
+                "num_classes": num_classes,
+                "augmentation_features": augmentation_features,
+            }
+        )
+        check_dropout(dropout)
+        if channels < 4 or channels % 2:
+            raise ValueError(f"channels={channels}: it must be even and at least 4.")
+        if combine == "cat" and progressive_input != "skip":
+            raise ValueError(f"combine=cat: it needs progressive_input=skip, not {progressive_input}.")
+        self.checkpoint_levels = frozenset(checkpoint_levels)
+        self.conditioning = frozenset(
+            name
+            for name, size in (
+                ("image", image_channels),
+                ("class_label", num_classes),
+                ("augmentation", augmentation_features),
+            )
+            if size is not None
+        )
+        scale = math.sqrt(0.5) if skip_rescale else 1.0
+        features = 4 * channels
+        self.features: nn.Module
+        if fourier_scale is None:
+            self.features, width = SinusoidalEmbedding(channels), channels
+        else:
+            self.features, width = FourierEmbedding(channels, fourier_scale), 2 * channels
+        self.classes = class_table(num_classes, width) if num_classes is not None else None
+        self.augmentation = (
+            scaled(nn.Linear(augmentation_features, width, bias=False)) if augmentation_features is not None else None
+        )
+        self.mapping = nn.Sequential(
+            scaled(nn.Linear(width, features)), nn.SiLU(), scaled(nn.Linear(features, features)), nn.SiLU()
+        )
+
+        def block(channels_in: int, channels_out: int, resample: nn.Module | None = None) -> ResidualBlock:
+            return ResidualBlock(
+                channels_in, channels_out, features, dropout, scale, resample, biggan=residual_blocks == "biggan"
+            )
+
+        def attention(width: int, level: int) -> nn.Module:
+            return SelfAttention(width, scale) if level in attention_levels else nn.Identity()
+
+        def down(channels_in: int, channels_out: int) -> nn.Module:
+            return down_conv(channels_in, channels_out, fir)
+
+        def up(channels_in: int, channels_out: int) -> nn.Module:
+            return up_conv(channels_in, channels_out, fir)
+
+        widths = [channels * m for m in multipliers]
+        channels_in = shape[0] + (image_channels or 0)
+        self.stem = scaled(nn.Conv2d(channels_in, channels, 3, padding=1))
+        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        skips: list[list[int]] = []  # channels that the decoder takes up again, level by level
+        width, pyramid = channels, channels_in
+        for level, level_width in enumerate(widths):
+            stage = Encoder(scale)
+            if level:
+                halve = Averages() if fir is None else FIRDownsample(fir)
+                stage.resample = block(width, width, halve) if residual_blocks == "biggan" else down(width, width)
+                if progressive_input == "skip":
+                    stage.pyramid = Averages() if fir is None else FIRDownsample(fir)
+                    stage.enter = scaled(nn.Conv2d(pyramid, width, 1))
+                    stage.concatenate = combine == "cat"
+                    width = 2 * width if stage.concatenate else width
+                elif progressive_input == "residual":
+                    stage.pyramid = down(pyramid, width)
+                    pyramid = width
+            skips.append([width])
+            for _ in range(blocks):
+                stage.blocks.append(block(width, level_width))
+                stage.attentions.append(attention(level_width, level))
+                width = level_width
+                skips[-1].append(width)
+            self.encoder.append(stage)
+        self.middle = nn.ModuleList([block(width, width), SelfAttention(width, scale), block(width, width)])
+        channels_out, pyramid = outputs * shape[0], 0
+        for level, level_width in reversed(list(enumerate(widths))):
+            out_stage = Decoder(scale)
+            for skip in reversed(skips[level]):
+                out_stage.blocks.append(block(width + skip, level_width))
+                width = level_width
+            out_stage.attention = attention(width, level)
+            if progressive_output == "skip":
+                out_stage.read = head(width, channels_out)
+                if pyramid:
+                    out_stage.pyramid = Repeats() if fir is None else FIRUpsample(fir)
+                pyramid = channels_out
+            elif progressive_output == "residual":
+                if pyramid:
+                    out_stage.pyramid = up(pyramid, width)
+                else:
+                    out_stage.read = head(width, width, 1.0)
+                pyramid = width
+            if level:
+                double = Repeats() if fir is None else FIRUpsample(fir)
+                out_stage.resample = block(width, width, double) if residual_blocks == "biggan" else up(width, width)
+            self.decoder.append(out_stage)
+        self.head = None if progressive_output == "skip" else head(width, channels_out)
+
+    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
+        """Map `x` `(B, C, H, W)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, H, W)`."""
+        check_conditioning(cond, self.conditioning)
+        embedding = self.features(label)
+        if self.classes is not None:
+            embedding = embedding + self.classes(cond.class_label)
+        if self.augmentation is not None and cond.augmentation is not None:
+            embedding = embedding + self.augmentation(cond.augmentation)
+        embedding = self.mapping(embedding)  # (B, E), activated
+        x = join_image(x, cond.image)
+        h: Tensor = self.stem(x)
+        pyramid: Tensor | None = x
+        skips: list[list[Tensor]] = []
+        for level, stage in enumerate(self.encoder):
+            checkpointed = level in self.checkpoint_levels
+            new, pyramid = run(stage, h, pyramid, embedding, checkpointed=checkpointed)
+            skips.append(new)
+            h = new[-1]
+        h = run(self._middle, h, embedding, checkpointed=len(skips) - 1 in self.checkpoint_levels)
+        pyramid = None
+        for stage in self.decoder:
+            checkpointed = len(skips) - 1 in self.checkpoint_levels
+            h, pyramid = run(stage, h, skips.pop(), pyramid, embedding, checkpointed=checkpointed)
+        if self.head is None:
+            assert pyramid is not None
+            return pyramid
+        out: Tensor = self.head(h)
+        return out
+
+    def _middle(self, h: Tensor, embedding: Tensor) -> Tensor:
+        for layer in self.middle:
+            h = layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
+        return h

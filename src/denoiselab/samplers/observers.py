@@ -1,0 +1,94 @@
+"""What looks on while a sampler runs: callbacks, call counts, trajectories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from denoiselab.denoiser import Denoise, Prediction
+from denoiselab.schedules import Level
+
+
+class Moment(NamedTuple):
+    """A run after a step.
+
+    Args:
+        number: Of the step, from 1.
+        steps: Of the run; 0 where they are not known before.
+        level: Where x is.
+        x: `(B, *)`.
+        x0: The last predicted x0, `(B, *)`.
+    """
+
+    number: int
+    steps: int
+    level: Level
+    x: Tensor
+    x0: Tensor
+
+
+OnStep = Callable[[Moment], None]
+
+
+class Watch:
+    """A denoiser that keeps its last prediction."""
+
+    last: Prediction
+
+    def __init__(self, denoise: Denoise) -> None:
+        self._denoise = denoise
+
+    def __call__(self, x: Tensor, level: Level, /) -> Prediction:
+        """Pass the call on, and keep its answer."""
+        self.last = self._denoise(x, level)
+        return self.last
+
+
+class count_calls:  # noqa: N801
+    """A denoiser that counts its calls: the only source of reported NFE.
+
+    Args:
+        denoise: What is called. Its attribute `evaluations_per_call`, where it has one, says how many network
+            evaluations of a sample a call stands for (2 under classifier-free guidance); else it is 1.
+    """
+
+    def __init__(self, denoise: Denoise) -> None:
+        self._denoise = denoise
+        self.calls = 0
+        self.rows = 0  # calls, summed over the samples
+
+    def __call__(self, x: Tensor, level: Level, /) -> Prediction:
+        """Pass the call on."""
+        self.calls += 1
+        self.rows += len(x)
+        return self._denoise(x, level)
+
+    @property
+    def evaluated_rows(self) -> int:
+        """Network evaluations so far, summed over the samples."""
+        return self.rows * int(getattr(self._denoise, "evaluations_per_call", 1))
+
+
+class Trajectory:
+    """An `on_step` that keeps x and the predicted x0 of every few steps on the CPU.
+
+    Args:
+        every: Steps between what is kept; the last step is always there.
+
+    Raises:
+        ValueError: `every` is less than 1.
+    """
+
+    def __init__(self, every: int = 1) -> None:
+        if every < 1:
+            raise ValueError(f"every={every}: it must be at least 1.")
+        self.every = every
+        self.moments: list[Moment] = []
+
+    def __call__(self, moment: Moment) -> None:
+        """Keep a moment."""
+        if self.moments and self.moments[-1].number % self.every:
+            self.moments.pop()
+        self.moments.append(moment._replace(x=moment.x.cpu(), x0=moment.x0.cpu()))

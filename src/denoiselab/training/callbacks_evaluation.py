@@ -1,0 +1,183 @@
+"""Looks at the model during training; all intervals are in images seen."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+
+from denoiselab.training.callbacks import LossLog, check_interval, crossed
+from denoiselab.training.checkpoints import BEST
+from denoiselab.training.interruption import Stopped
+from denoiselab.training.module import DiffusionModule
+
+
+class Scoring(Protocol):
+    """Scores the model as it is now."""
+
+    def __call__(self, images_seen: int, /) -> tuple[Mapping[str, float], float]:
+        """The scores by name, and the one by which checkpoints are chosen; lower is better.
+
+        Raises:
+            Stopped: The run was asked to stop.
+        """
+        ...
+
+
+class _Interval(pl.Callback):
+    """Calls `look` at the end of the optimizer step that brings images seen past a multiple of an interval.
+
+    Args:
+        name: Of the callback, for messages.
+        every_images: The interval; None for never.
+
+    Raises:
+        ValueError: The interval is less than 1.
+    """
+
+    def __init__(self, name: str, every_images: int | None) -> None:
+        if every_images is not None:
+            check_interval(f"callbacks.{name}.every_images", every_images)
+        self.every_images = every_images
+        self._due = False
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look, if it is time."""
+        assert isinstance(module, DiffusionModule)
+        if self.every_images is None:
+            return
+        self._due |= crossed(module, batch, trainer, self.every_images)
+        if self._due and not (batch_idx + 1) % trainer.accumulate_grad_batches:
+            self._look_unless_stopped(trainer, module)
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Look first, if the run was stopped before it could: the weights are those that were to be looked at."""
+        assert isinstance(module, DiffusionModule)
+        if self._due:
+            self._look_unless_stopped(trainer, module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether a look is due."""
+        return {"due": self._due}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore that."""
+        self._due = state_dict["due"]
+
+    def look(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
+        """Do it."""
+        raise NotImplementedError
+
+    def _look_unless_stopped(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
+        start = time.perf_counter()
+        try:
+            self.look(trainer, module)
+            self._due = False
+        except Stopped:
+            pass  # the checkpoints' callback sees the signal too, saves and stops
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, LossLog):
+                callback.leave_out(time.perf_counter() - start)
+
+
+class FrontierScores(_Interval):
+    """Scores a small frontier at intervals, logs it, and keeps the best checkpoint as `best.ckpt`.
+
+    Cells go where those of the final frontier do; their `n` and `images_seen` tell them apart.
+
+    Args:
+        prepare: Takes samplers, budgets and the number of samples; gives what scores.
+        ready: Makes what scores need and is made once, before the training starts.
+        directory: Of the checkpoints.
+        every_images: Interval in images seen; None for never.
+        samplers: Names of conf/sampler.
+        nfe: Budgets of network calls.
+        num_samples: Samples a cell.
+
+    Raises:
+        ValueError: The interval is less than 1, or a cell cannot be.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[Sequence[str], Sequence[int], int], Scoring],
+        ready: Callable[[], object],
+        directory: Path,
+        every_images: int | None,
+        samplers: list[str],
+        nfe: list[int],
+        num_samples: int,
+    ) -> None:
+        super().__init__("frontier", every_images)
+        self.directory, self._ready = directory, ready
+        self._score = prepare(samplers, nfe, num_samples)
+        self._best = math.inf
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Get ready, before bars and clocks of the training start."""
+        if self.every_images is not None:
+            self._ready()
+        super().on_train_start(trainer, module)
+
+    def look(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
+        """Score, log, and keep the checkpoint if it is the best one."""
+        scores, chosen = self._score(module.images_seen)
+        for logger in trainer.loggers:
+            logger.log_metrics(dict(scores), step=module.images_seen)
+        if chosen < self._best:
+            self._best, self._due = chosen, False
+            trainer.save_checkpoint(self.directory / BEST)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best score so far too."""
+        return {**super().state_dict(), "best": self._best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore it."""
+        super().load_state_dict(state_dict)
+        self._best = state_dict["best"]
+
+
+class Preview(_Interval):
+    """Draws a few samples from the same x_T at intervals, to a file and to every logger that takes pictures.
+
+    Args:
+        prepare: Takes the name of a sampler, a budget and the number of samples; gives what draws them to a file.
+        directory: Where `images_<images seen>.png` go.
+        every_images: Interval in images seen; None for never.
+        sampler: A name of conf/sampler.
+        nfe: Budget of network calls.
+        num_samples: Number of samples.
+
+    Raises:
+        ValueError: The interval is less than 1, or the sampler cannot be.
+    """
+
+    def __init__(
+        self,
+        prepare: Callable[[str, int, int], Callable[[Path], None]],
+        directory: Path,
+        every_images: int | None,
+        sampler: str,
+        nfe: int,
+        num_samples: int,
+    ) -> None:
+        super().__init__("preview", every_images)
+        self.directory = directory
+        self._draw = prepare(sampler, nfe, num_samples)
+
+    def look(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
+        """Draw on the first rank, and show."""
+        if not trainer.is_global_zero:
+            return
+        path = self.directory / f"images_{module.images_seen:012d}.png"
+        self._draw(path)
+        for logger in trainer.loggers if path.is_file() else ():
+            if hasattr(logger, "log_image"):
+                logger.log_image("preview/samples", [str(path)], step=module.images_seen)

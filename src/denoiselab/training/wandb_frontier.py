@@ -1,0 +1,148 @@
+"""The frontier on W&B: a long table under the same key in every run, a chart over it, scalars, pictures, artifacts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from denoiselab.evaluation import report
+from denoiselab.evaluation.store import Record, finished
+from denoiselab.training.checkpoints import BEST, CHECKPOINTS, LAST
+from denoiselab.training.loggers import WandBRun
+
+# W&B keeps the chart's table as <CHART>_table; charts of all selected runs read that key, so it never changes. It is
+# not below frontier/, whose summary is the least value: that of a table is nothing.
+CHART = "frontier_chart"
+FIELDS = {"x": "nfe", "y": "score", "stroke": "series"}
+# A chart that W&B has without a preset.
+LINE = "wandb/line/v0"
+
+_COLUMNS = (
+    "series", "sampler", "nfe", "steps", "network_evaluations", "score", "standard_error", "metric", "n", "weights",
+    "guidance", "seed", "images_seen", "seconds_per_1k_images", "peak_memory_mb", "pareto", "extractor",
+    "extractor_sha256", "reference_sha256", "weights_sha256", "run", "error", "cell",
+)  # fmt: skip
+
+
+def send_frontier(logger: WandBRun, records: Sequence[Record], directory: Path) -> None:
+    """Log a frontier; the work is done in the logger's own thread.
+
+    Args:
+        logger: An open run.
+        records: All cells of the frontier, failed ones too.
+        directory: With the files of the run that was scored.
+    """
+    series = report.by_series(records)
+    rows = [[name if c == "series" else record.get(c) for c in _COLUMNS] for name, s in series.items() for record in s]
+    sheets = {f"samples/{name}": report.sheet_of(directory, name) for name in series}
+    pictures = {**sheets, "samples/plot": directory / "frontier.png", "samples/plane": directory / "toy_2d.png"}
+
+    def send(run: Any) -> None:
+        import wandb  # slow to import
+
+        table = wandb.Table([*_COLUMNS], rows)
+        run.log({CHART: wandb.plot_table(logger.chart or LINE, table, FIELDS, {"title": "Score against NFE"})})
+        for step in _by_nfe(series):
+            run.log(step)
+        run.log({key: wandb.Image(str(path)) for key, path in pictures.items() if path.is_file()})
+        run.summary.update({**report.named(records), **best(records)})
+        for artifact in _artifacts(wandb, run.id, records, directory, logger.artifacts):
+            run.log_artifact(artifact)
+
+    logger.do(send)
+
+
+def _by_nfe(series: Mapping[str, Sequence[Record]]) -> list[dict[str, float]]:
+    """An entry an NFE with the scores of all series there."""
+    steps: dict[float, dict[str, float]] = {}
+    for name, rows in series.items():
+        for row in finished(rows):
+            entry = steps.setdefault(row["nfe"], {"frontier/nfe": row["nfe"]})
+            entry[f"frontier/{report.metric_key(row)}/{name.replace(' ', '_')}"] = row["score"]
+    return [steps[nfe] for nfe in sorted(steps)]
+
+
+def best(records: Sequence[Record]) -> dict[str, float]:
+    """The lowest scores, in all and with at most each number of calls: `fid50k_best`, `fid50k_best_nfe10`.
+
+    W&B sorts and filters runs reliably only by names of this form.
+    """
+    done = finished(records)
+    out = _lowest(done)
+    for limit in sorted({record["nfe"] for record in done if float(record["nfe"]).is_integer()}):
+        lowest = _lowest([record for record in done if record["nfe"] <= limit])
+        out |= {f"{key}_nfe{limit}": value for key, value in lowest.items()}
+    return out
+
+
+def _lowest(records: Sequence[Record]) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for record in records:
+        key = f"{report.metric_key(record)}_best"
+        out[key] = min(record["score"], out.get(key, record["score"]))
+    return out
+
+
+def _artifacts(wandb: Any, run_id: str, records: Sequence[Record], directory: Path, kinds: Sequence[str]) -> list[Any]:
+    """The artifacts asked for; W&B tells equal contents by their hash and uploads them once."""
+    out = []
+    last = records[-1]
+    files = {
+        "checkpoint": [directory / CHECKPOINTS / name for name in (LAST, BEST)],
+        "frontier": [directory / f"frontier.{kind}" for kind in ("csv", "json", "html", "png")],
+        "reference": [Path(path) for path in (last.get("reference_file"),) if path],
+    }
+    names = {
+        "checkpoint": f"checkpoint-{run_id}",
+        "frontier": f"frontier-{run_id}",
+        "reference": f"reference-{last['reference_sha256'][:16]}",
+    }
+    for kind in kinds:
+        found = [path for path in files[kind] if path.is_file()]
+        if not found:
+            continue
+        facts = {
+            key: last.get(key) for key in ("data", "metric", "images_seen", "extractor_sha256", "reference_sha256")
+        }
+        artifact = wandb.Artifact(names[kind], type=kind, metadata=facts)
+        for path in found:
+            artifact.add_file(str(path))
+        out.append(artifact)
+    return out
+
+
+def chart_spec() -> dict[str, Any]:
+    """The Vega-Lite specification of the chart that overlays the frontiers of all selected runs."""
+    return {
+        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "description": "Score against network calls, a line for each run and series, with standard errors.",
+        "data": {"name": "wandb"},
+        "transform": [
+            {"filter": "isValid(datum['${field:y}'])"},
+            {"calculate": "datum.name + ' ' + datum['${field:stroke}']", "as": "line"},
+            {"calculate": "datum['${field:y}'] - (datum['standard_error'] || 0)", "as": "low"},
+            {"calculate": "datum['${field:y}'] + (datum['standard_error'] || 0)", "as": "high"},
+        ],
+        "encoding": {
+            "x": {"field": "${field:x}", "type": "quantitative", "scale": {"type": "log"}, "title": "NFE"},
+            "color": {"field": "line", "type": "nominal", "title": None},
+        },
+        "layer": [
+            {
+                "mark": {"type": "line", "point": True, "tooltip": {"content": "data"}},
+                "encoding": {
+                    "y": {
+                        "field": "${field:y}",
+                        "type": "quantitative",
+                        "scale": {"type": "log", "zero": False},
+                        "title": "score (lower is better)",
+                    }
+                },
+            },
+            {
+                "mark": {"type": "rule"},
+                "encoding": {"y": {"field": "low", "type": "quantitative"}, "y2": {"field": "high"}},
+            },
+        ],
+    }

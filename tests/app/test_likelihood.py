@@ -1,0 +1,169 @@
+"""`sample.py likelihood=...` from the command line to its files."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from configurations import names
+from PIL import Image
+
+QUICK_ODE = ["likelihood=ode", "likelihood.rtol=0.5", "likelihood.atol=0.5"]
+QUICK_CHAIN = ["likelihood=bound", "likelihood.steps=5"]
+TOY = [
+    *("experiment=toy_2d", "logger=none", "max_images=2048", "lr_schedule.images=1024"),
+    *("network.width=8", "network.depth=1", "data.size=2000", "data.held_out=400"),
+    *("evaluation.num_samples=50", "evaluation.nfe=[4]", "evaluation.samplers=[ddim]"),
+]
+
+
+def changed(finished, path, **data):
+    """A copy of a checkpoint whose configuration names other data."""
+    checkpoint = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    checkpoint["denoiselab"]["config"]["data"].update(data)
+    torch.save(checkpoint, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "parts", "nfe"),
+    [
+        (QUICK_ODE, {"prior", "volume", "dequantisation"}, None),
+        (QUICK_CHAIN, {"prior", "diffusion", "reconstruction"}, 5),
+        (["likelihood=continuous_bound", "likelihood.draws=3"], {"prior", "diffusion", "reconstruction"}, 3),
+    ],
+    ids=["ode", "bound", "continuous_bound"],
+)
+def test_a_likelihood_of_images(options, parts, nfe, finished, tmp_path, invoke):
+    records = []
+    for batch_size in (4, 7):
+        out = tmp_path / str(batch_size)
+        arguments = [f"ckpt={finished}", "num_samples=7", f"batch_size={batch_size}", f"out={out}", "seed=3"]
+        result = invoke("sample.py", *arguments, *options)
+        assert result.code == 0, result.err
+        records.append(json.loads((out / "likelihood.json").read_text()))
+    small, large = records
+    assert small["value"] == pytest.approx(large["value"], abs=2e-3)
+    assert small["value"] == pytest.approx(sum(part["value"] for part in small["parts"].values()))
+    assert set(small["parts"]) == parts
+    assert small["standard_error"] > 0
+    assert f"{large['value']:.4f} +- {large['standard_error']:.4f} bits/dim" in result.out
+    assert nfe in (None, small["nfe"])
+    assert small["nfe"] > 1
+    protocol = {"unit": "bits/dim", "n": 7, "data": "digits", "split": "held_out", "weights": "ema", "seed": 3}
+    assert protocol.items() <= small.items()
+    assert small["split_n"] > 200
+    assert small["settings"]["_target_"].startswith("denoiselab.evaluation.likelihood.")
+    assert all(len(small[name]) == 64 for name in ("weights_sha256", "checkpoint_sha256", "split_sha256"))
+
+
+def test_a_chain_leaves_its_rate_distortion_table(finished, tmp_path, invoke):
+    result = invoke("sample.py", f"ckpt={finished}", *QUICK_CHAIN, "num_samples=5", f"out={tmp_path / 'out'}")
+    assert result.code == 0, result.err
+    with (tmp_path / "out" / "rate_distortion.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    record = json.loads((tmp_path / "out" / "likelihood.json").read_text())
+    assert [int(row["t"]) for row in rows] == [5, 4, 3, 2, 1]
+    assert float(rows[-1]["rate"]) + float(rows[-1]["term"]) == pytest.approx(record["value"])
+    assert all(float(row["distortion"]) > 0 for row in rows)
+    with Image.open(tmp_path / "out" / "rate_distortion.png") as image:
+        assert image.size[0] > 1000
+
+
+@pytest.mark.parametrize("name", [name for name in names("dequantisation") if name not in ("uniform", "none")])
+def test_every_dequantisation(name, finished, tmp_path, invoke):
+    choice = [f"dequantisation@likelihood.dequantisation={name}"]
+    choice += ["likelihood.dequantisation.steps=2"] if name == "variational" else []
+    arguments = [f"ckpt={finished}", *QUICK_ODE, *choice, "num_samples=2", f"out={tmp_path / 'out'}"]
+    result = invoke("sample.py", *arguments)
+    assert result.code == 0, result.err
+    assert (tmp_path / "out" / "likelihood.json").is_file()
+
+
+def test_likelihoods_of_points(invoke, tmp_path):
+    points = tmp_path / "run"
+    result = invoke("train.py", *TOY, f"paths.log_dir={tmp_path}", f"paths.run_dir={points}")
+    assert result.code == 0, result.err
+    real = ["decoder@likelihood.decoder=real"]
+    none = ["dequantisation@likelihood.dequantisation=none"]
+    decoded = ["dequantisation@likelihood.dequantisation=decoded", "decoder@likelihood.dequantisation.decoder=real"]
+    for number, options in enumerate(
+        [
+            *([*QUICK_ODE, *none, f"trace@likelihood.trace={trace}", "split=train"] for trace in names("trace")),
+            [*QUICK_ODE, *decoded],
+            ["likelihood=continuous_bound", *real],
+            [*QUICK_CHAIN, *real, "likelihood.clip=3"],
+        ]
+    ):
+        out = tmp_path / str(number)
+        result = invoke("sample.py", f"ckpt={points}", *options, "num_samples=300", "batch_size=300", f"out={out}")
+        assert result.code == 0, result.err
+        record = json.loads((out / "likelihood.json").read_text())
+        assert record["values"] is None
+        assert record["split"] == ("train" if "split=train" in options else "held_out")
+        assert 0 < record["value"] < math.inf
+    for options, advice in (
+        (QUICK_ODE, "dequantisation@likelihood.dequantisation=none"),
+        (QUICK_CHAIN, "decoder@likelihood.decoder=real"),
+    ):
+        result = invoke("sample.py", f"ckpt={points}", *options)
+        assert result.code == 2
+        assert "swiss_roll has real numbers" in result.last
+        assert advice in result.last
+
+
+def test_the_folder_of_a_run_tells_requests_apart(finished, invoke):
+    for repeats in (1, 2):
+        arguments = [f"ckpt={finished}", "likelihood=continuous_bound", "likelihood.draws=1", f"repeats={repeats}"]
+        assert invoke("sample.py", *arguments, "num_samples=2").code == 0
+    folders = list((finished / "likelihood").glob("continuoustimebound_held_out_ema_seed0_n2_*"))
+    assert len(folders) == 2
+    again = invoke("sample.py", *arguments, "num_samples=2")
+    assert again.code == 2
+    assert "exists already" in again.last
+
+
+CASES = [
+    (["likelihood=odee"], ["likelihood=odee", "did you mean 'ode'", "continuous_bound"]),
+    (["likelihood=ode", "num_samples=1"], ["num_samples=1", "at least 2"]),
+    (["likelihood=ode", "num_samples=100000"], ["num_samples=100000", "split=held_out", "give at most that"]),
+    (["likelihood=ode", "split=test"], ["split='test'", "'held_out' or 'train'"]),
+    (["likelihood=ode", "repeats=0"], ["repeats=0", "greater than or equal to 1"]),
+    (["likelihood=ode", "likelihood.rtol=-1"], ["rtol=-1", "at least 0"]),
+    (["likelihood=ode", "likelihood.rtoll=1"], ["likelihood.rtoll=1", "did you mean 'likelihood.rtol'"]),
+    (["likelihood=ode", "likelihood.trace.probes=0"], ["likelihood.trace.probes=0", "at least 1"]),
+    (["likelihood=ode", "trace@likelihood.trace=hutch"], ["trace", "rademacher"]),
+    (["likelihood=ode", "likelihood.dequantisation.bins=17"], ["17 values", "digits has bytes"]),
+    (["likelihood=bound"], ["likelihood.steps=null", "VPLinear is continuous"]),
+    (["likelihood=bound", "likelihood.steps=1"], ["likelihood.steps=1", "at least 2"]),
+    (["likelihood=continuous_bound", "decoder@likelihood.decoder=real"], ["decoder@likelihood.decoder=bytes"]),
+    (["likelihood=ode", "dequantisation@likelihood.dequantisation=none"], ["likelihood.dequantisation=uniform"]),
+    (["likelihood=continuous_bound", "likelihood.draws=0"], ["likelihood.draws=0", "at least 1"]),
+    (["likelihood=ode", "ckpt=/nowhere"], ["ckpt=/nowhere", "no such"]),
+    (["likelihood=ode", "weights=foo"], ["weights=foo", "ema, raw"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "says"), CASES, ids=[" ".join(case[0]) for case in CASES])
+def test_refuses(arguments, says, finished, tmp_path, invoke):
+    result = invoke("sample.py", f"ckpt={finished}", "num_samples=4", f"out={tmp_path / 'out'}", *arguments)
+    assert result.code == 2, result.err
+    assert result.last.startswith("sample.py: ")
+    for text in says:
+        assert text in result.last
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_refuses_a_checkpoint_without_held_out_data(finished, tmp_path, invoke):
+    path = changed(finished, tmp_path / "all.ckpt", validation=0.0)
+    result = invoke("sample.py", f"ckpt={path}", *QUICK_ODE, "num_samples=4")
+    assert result.code == 2
+    assert "split=held_out: digits of this checkpoint has no such data; use split=train" in result.last
+
+
+def test_a_checkpoint_cannot_name_other_code_as_its_data(finished, tmp_path, invoke):
+    path = changed(finished, tmp_path / "evil.ckpt", _target_="pytorch_lightning.Trainer")
+    result = invoke("sample.py", f"ckpt={path}", *QUICK_ODE, "num_samples=4")
+    assert result.code == 2
+    assert "pytorch_lightning.Trainer: not allowed" in result.last

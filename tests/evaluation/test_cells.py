@@ -1,0 +1,248 @@
+"""What a cell records: failures, costs, marks; and that files hold under kills, full disks and other processes."""
+
+import csv
+import json
+import math
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+import torch.distributed as dist
+from test_frontier import SHAPE, Pixels, Shrink, frontier, score
+
+from denoiselab import parameterizations
+from denoiselab.conditioners import ClassLabel
+from denoiselab.denoiser import Denoiser, ScaledTime
+from denoiselab.evaluation import OptimizedMetric, Score, Store, Subject
+from denoiselab.evaluation.memory import PeakMemory
+from denoiselab.evaluation.statistics import GaussianStatistics
+from denoiselab.evaluation.store import mark_pareto
+from denoiselab.samplers import DDIM
+from denoiselab.samplers.spacing import UniformTime
+from denoiselab.schedules import VPLinear
+
+
+def test_a_cell_with_a_broken_sample_fails_and_the_rest_goes_on(tmp_path):
+    class Diverges(DDIM):
+        def run(self, denoise, schedule, levels, x, noise, *, on_step=None):
+            out = super().run(denoise, schedule, levels, x, noise, on_step=on_step)
+            out[noise.index == 13] = math.nan if len(levels) == 5 else 0.0
+            return out
+
+    samplers = {"fine": DDIM(UniformTime(), 1), "broken": Diverges(UniformTime(), 1)}
+    records = score(frontier(samplers=samplers), tmp_path)
+    assert [(r["sampler"], r["nfe"], r["error"]) for r in records] == [
+        ("fine", 2, None), ("fine", 4, None), ("broken", 2, None),
+        ("broken", 4, "sample 13 of Diverges at 4 NFE is not finite."),
+    ]  # fmt: skip
+    assert (records[3]["score"], records[3]["scores"], records[3]["pareto"]) == (None, {}, False)
+    stored = json.loads((tmp_path / "frontier.json").read_text())
+    assert stored == records
+    assert score(frontier(samplers=samplers), tmp_path) == records  # seconds included: a failure is not tried again
+    with (tmp_path / "frontier.csv").open() as file:
+        assert [row["error"] for row in csv.DictReader(file)][2:] == ["", records[3]["error"]]
+
+
+def test_features_that_are_not_finite_name_their_sample(tmp_path):
+    class Picky(Pixels):
+        def statistics(self):
+            def features(images):
+                out = images.float().flatten(1) / 255
+                out[images.flatten(1)[:, 0] == self.marked] = math.inf
+                return out
+
+            return GaussianStatistics(16, features)
+
+    samples = []
+
+    class Keep(Pixels):
+        def statistics(self):
+            return GaussianStatistics(16, lambda images: (samples.append(images), images.float().flatten(1))[1])
+
+    score(frontier(nfe=[2], samplers={"ddim": DDIM(UniformTime(), 1)}), tmp_path / "look", scorer=Keep())
+    corner = torch.cat(samples)[:, 0, 0, 0]
+    scorer = Picky()
+    scorer.marked = int(corner[17])
+    first = int((corner == scorer.marked).nonzero()[0])
+    (record,) = score(frontier(nfe=[2], samplers={"ddim": DDIM(UniformTime(), 1)}), tmp_path, scorer=scorer)
+    assert record["error"].startswith(f"sample {first}: ")
+    assert "not finite" in record["error"]
+
+
+def test_a_measure_that_refuses_or_has_no_value_fails_the_cell(tmp_path):
+    class Refuses(Pixels):
+        def scores(self, statistics, reference):
+            raise ValueError("kid: a block holds 100 samples, and there are 21.")
+
+    class Undefined(Pixels):
+        def scores(self, statistics, reference):
+            return {self.metric: Score(math.nan)}
+
+    assert {r["error"] for r in score(frontier(), tmp_path / "a", scorer=Refuses())} == {
+        "kid: a block holds 100 samples, and there are 21."
+    }
+    assert {r["error"] for r in score(frontier(), tmp_path / "b", scorer=Undefined())} == {"fd_pixels is nan."}
+
+
+def test_weights_and_guidance_are_axes_and_guidance_costs_two_evaluations(tmp_path):
+    class Labelled(Shrink):
+        conditioning = frozenset({"class_label"})
+
+        def forward(self, x, label, cond=None):
+            shift = (cond.class_label < 3).float().reshape(-1, 1, 1, 1)
+            return super().forward(x, label, None) * (1 + 0.1 * shift)
+
+    network = Labelled()
+    denoiser = Denoiser(network, VPLinear(), parameterizations.eps, ScaledTime())
+
+    class With:
+        def __init__(self, name):
+            self.value = {"raw": 1.0, "ema": 0.9}[name]
+
+        def __enter__(self):
+            network.one.data.fill_(self.value)
+
+        def __exit__(self, *error):
+            network.one.data.fill_(1.0)
+
+    out = frontier(samplers={"ddim": DDIM(UniformTime(), 1)}, weights=["raw", "ema"], guidance=[1.0, 3.0])
+    reference = GaussianStatistics(16)
+    reference.update(torch.rand(50, 16, generator=torch.Generator().manual_seed(0)))
+    subject = Subject(denoiser, ClassLabel(3), SHAPE, With)
+    records = out.run(subject, Pixels(), reference, Store(tmp_path), {"data": "toy"}, lambda step: None)
+    told = [(r["weights"], r["guidance"], r["nfe"], r["network_evaluations"]) for r in records]
+    assert told == [(w, g, n, n * (1 if g == 1 else 2)) for w in ("raw", "ema") for g in (1.0, 3.0) for n in (2, 4)]
+    assert len({r["score"] for r in records}) == 8
+    assert len({r["weights_sha256"] for r in records}) == 2
+
+
+def test_pareto_marks_follow_the_definition():
+    def record(score, cost, **other):
+        keys = {"data": "d", "images_seen": 1, "metric": "m", "n": 2, "seed": 0, **other}
+        return {"score": score, "network_evaluations": cost, **keys}
+
+    generator = torch.Generator().manual_seed(1)
+    draws = torch.randint(1, 9, (40, 2), generator=generator).tolist()
+    records = [record(float(s), c) for s, c in draws] + [record(None, 1), record(9.0, 8, n=3), record(9.0, 8, data="e")]
+    mark_pareto(records)
+    for one in records[:40]:
+        better = [
+            r for r in records[:40]
+            if r["score"] <= one["score"] and r["network_evaluations"] <= one["network_evaluations"]
+            and (r["score"], r["network_evaluations"]) != (one["score"], one["network_evaluations"])
+        ]  # fmt: skip
+        twin = next(r for r in records if all(r[key] == one[key] for key in ("score", "network_evaluations")))
+        assert one["pareto"] == (not better and one is twin)
+    assert [r["pareto"] for r in records[40:]] == [False, True, True]
+
+
+def test_processes_that_add_to_one_file_lose_nothing(tmp_path):
+    def add(number):
+        row = {
+            "cell": f"{number:064d}",
+            "sampler": "s",
+            "score": 1.0 + number,
+            "network_evaluations": number,
+            "scores": {},
+        }
+        Store(tmp_path).add([row])
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(add, range(40)))
+    assert len(Store(tmp_path).read()) == 40
+
+
+def test_a_full_disk_keeps_the_cells_before_and_says_so(tmp_path, monkeypatch):
+    before = score(frontier(nfe=[2]), tmp_path)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match=r"frontier.json: a cell cannot be written \(No space left on device\)"):
+            score(frontier(nfe=[4]), tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == files
+    after = score(frontier(nfe=[2, 4]), tmp_path)
+    assert [r["seconds"] for r in after if r["nfe"] == 2] == [r["seconds"] for r in before]
+
+
+def test_a_damaged_file_is_told(tmp_path):
+    (tmp_path / "frontier.json").write_text('[{"cell"')
+    with pytest.raises(ValueError, match=r"frontier.json: damaged; delete it"):
+        score(frontier(), tmp_path)
+
+
+def test_peak_memory_is_that_of_the_work():
+    measure = PeakMemory(torch.device("cpu"))
+    base = measure.megabytes()
+    torch.ones(30_000_000)  # 120 MB
+    grown = measure.megabytes()
+    again = PeakMemory(torch.device("cpu")).megabytes()
+    assert grown - base > 100
+    assert again < grown - 60
+
+
+def test_optimized_metric():
+    out = frontier(nfe=[2, 4])
+    records = [
+        {"sampler": s, "nfe": n, "score": v, "error": None}
+        for s, n, v in (("ddim", 2, 3.0), ("ddim", 4, 1.0), ("ancestral", 2, 2.0), ("ancestral", 4, 9.0))
+    ]
+    for name, value in (("best", 1.0), ("best@2", 2.0), ("best@3", 2.0), ("ddim@2", 3.0), ("ancestral", 2.0)):
+        metric = OptimizedMetric(f"frontier/{name}")
+        metric.check(out)
+        assert metric(records) == value
+    for name, says in (
+        ("best", "allowed: frontier/best"),
+        ("frontier/best@1", "no cell"),
+        ("frontier/heun", "no cell"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            OptimizedMetric(name).check(out)
+    failed = [{"sampler": "ddim", "nfe": 2, "score": None, "error": "sample 3 is not finite."}]
+    with pytest.raises(ValueError, match="sample 3 is not finite"):
+        OptimizedMetric("frontier/best")(failed)
+
+
+def _rank(rank, world, port, directory, broken):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    dist.init_process_group("gloo", rank=rank, world_size=world)
+    torch.set_num_threads(1)
+
+    class Diverges(DDIM):
+        def run(self, denoise, schedule, levels, x, noise, *, on_step=None):
+            out = super().run(denoise, schedule, levels, x, noise, on_step=on_step)
+            out[noise.index == broken] = math.nan
+            return out
+
+    samplers = {"ddim": DDIM(UniformTime(), 1), "broken": Diverges(UniformTime(), 1)}
+    score(frontier(16, samplers=samplers, nfe=[3]), directory)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_share_the_samples_and_agree_on_failures(tmp_path):
+    samplers = {"ddim": DDIM(UniformTime(), 1)}
+    alone = score(frontier(7, samplers=samplers, nfe=[3]), tmp_path / "1")
+    for world, broken in ((2, 20), (3, 1)):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        torch.multiprocessing.spawn(_rank, (world, port, tmp_path / str(world), broken), nprocs=world)
+        done, failed = json.loads((tmp_path / str(world) / "frontier.json").read_text())
+        assert done["score"] == pytest.approx(alone[0]["score"], rel=1e-6)
+        assert (done["cell"], done["n"], done["nfe"]) == (alone[0]["cell"], 21, 3)
+        assert f"sample {broken} of" in failed["error"]
+        pictures = [next((tmp_path / name / "samples" / "cells").glob("ddim*.png")) for name in ("1", str(world))]
+        assert pictures[0].name == pictures[1].name
+
+
+def test_nothing_is_done_for_a_network_that_always_diverges(tmp_path, monkeypatch):
+    monkeypatch.setattr(Shrink, "forward", lambda self, x, label, cond=None: x * math.nan)
+    records = score(frontier(), tmp_path)
+    assert records[0]["error"] == "sample 0 of DDIM at 2 NFE is not finite."
+    assert all(r["score"] is None for r in records)

@@ -1,0 +1,63 @@
+"""Grids fitted to a model: better than the usual ones on starts that they were not fitted to."""
+
+import pytest
+import torch
+from oracles import F64, mixture
+
+from denoiselab import samplers
+from denoiselab.evaluation.grids import LocalErrors, NearestEnd
+from denoiselab.noise import Noise
+from denoiselab.samplers.spacing import Karras, Listed, PowerTime, UniformLogSNR, UniformTime
+from denoiselab.samplers.transfer import Lam
+from denoiselab.schedules import Flow, VPLinear
+
+USUAL = [UniformTime(), UniformLogSNR(), Karras(), PowerTime(2.0), PowerTime(3.0)]
+CPU = torch.device("cpu")
+
+
+def distance(sampler, schedule, spacing):
+    """Over 300 fresh starts, to a run of 400 steps."""
+    noise = lambda: Noise(7, torch.arange(300))  # noqa: E731
+    fine = samplers.DPMSolverPP(UniformLogSNR(), 400, 3)(mixture(), schedule, (1,), noise(), dtype=F64)
+    sampler.spacing = spacing
+    x = sampler(mixture(), schedule, (1,), noise(), dtype=F64)
+    return float((x - fine).abs().mean())
+
+
+@pytest.mark.parametrize("schedule", [VPLinear(), Flow()], ids=["vp", "flow"])
+@pytest.mark.parametrize("rule", ["ddim", "2m"])
+def test_a_fitted_grid_is_nearer_than_the_usual_ones(schedule, rule):
+    sampler = {"ddim": samplers.DDIM(UniformTime(), 6), "2m": samplers.DPMSolverPP(UniformLogSNR(), 6)}[rule]
+    searches = [(NearestEnd(200, 64), 0.95 if rule == "ddim" else 0.8)]
+    if rule == "ddim":  # whose error it measures
+        searches.append((LocalErrors(200, 64), 1.05))
+    for search, share in searches:
+        sampler.spacing = UniformTime()
+        grid = search(sampler, mixture(), schedule, (1,), CPU, dtype=F64)
+        assert len(grid.lam) == 6
+        assert all(a < b for a, b in zip(grid.lam, grid.lam[1:], strict=False))
+        found = distance(sampler, schedule, Listed(grid.lam, Lam()))
+        usual = min(distance(sampler, schedule, spacing) for spacing in USUAL)
+        print(rule, type(search).__name__, found, usual, grid)
+        assert found < share * usual
+        assert grid.distance <= grid.before
+
+
+def test_a_grid_that_ends_noisy_keeps_both_ends():
+    sampler = samplers.DDIM(UniformTime(to_clean=False), 5)
+    grid = NearestEnd(50, 64, evaluations=60)(sampler, mixture(), VPLinear(), (1,), CPU, dtype=F64)
+    ends = VPLinear().level(torch.tensor([VPLinear().t_max, VPLinear().t_min], dtype=F64)).lam
+    assert [grid.lam[0], grid.lam[-1]] == pytest.approx(ends.tolist())
+    assert grid.distance < grid.before
+
+
+def test_what_no_grid_decides_is_refused():
+    for sampler, text in (
+        (samplers.Ancestral(UniformTime(), 5), "deterministic"),
+        (samplers.AdaptiveODE(UniformTime()), "deterministic"),
+        (samplers.DDIM(UniformTime(), 40), "steps=40"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            LocalErrors(10, 64)(sampler, mixture(), VPLinear(), (1,), CPU)
+    with pytest.raises(ValueError, match="fine=3"):
+        LocalErrors(fine=3)

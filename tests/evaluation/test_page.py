@@ -1,0 +1,168 @@
+"""The page of a frontier, as a browser shows it."""
+
+import base64
+import io
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from denoiselab.evaluation import Store
+from denoiselab.evaluation.page import page_run, write_page
+from denoiselab.evaluation.report import write_strip
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+
+
+def record(sampler, nfe, fid, **other):
+    precision = {"value": 1 / fid, "standard_error": None, "lower_is_better": False}
+    return {
+        "sampler": sampler, "nfe": nfe, "steps": nfe, "score": fid, "standard_error": 0.1 * fid, "error": None,
+        "scores": {"fid": {"value": fid, "standard_error": 0.1 * fid, "lower_is_better": True}, "precision": precision},
+        "seconds": 1.0, "network_evaluations": nfe, "seconds_per_1k_images": 2.0 * nfe, "peak_memory_mb": 100.0,
+        "device": "cpu", "shape": [1, 6, 5], "data": "toy", "split": "train", "images_seen": 1000, "metric": "fid",
+        "n": 50000, "seed": 0, "extractor": "inception", "extractor_sha256": "e" * 64, "reference_n": 60000,
+        "reference_sha256": "f" * 64, "weights": "ema", "weights_sha256": "a" * 64, "guidance": 1.0,
+        "settings": {"steps": nfe}, "cell": f"{sampler}-{nfe}-{other.get('images_seen', 0)}-".ljust(64, "0"), **other,
+    }  # fmt: skip
+
+
+def strip(shade):
+    images = torch.full((16, 1, 6, 5), shade, dtype=torch.uint8)
+    images[3] = 255
+    return images
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """Eight cells, one of them failed, a former checkpoint, a training curve and a hostile configuration."""
+    store = Store(tmp_path / "run <b>")
+    fids = {("ddim", 5): 30.0, ("ddim", 10): 12.0, ("ddim", 20): 5.0, ("ddim", 50): 4.0,
+            ("heun", 5): 60.0, ("heun", 9): 9.0, ("heun", 19): 6.0}  # fmt: skip
+    records = [record(sampler, nfe, fid) for (sampler, nfe), fid in fids.items()]
+    failed = record("heun", 49, 1.0, score=None, standard_error=None, scores={}, error="sample 7 <x> is not finite.")
+    store.add([*records, failed, record("ddim", 5, 99.0, images_seen=500, n=1000)])
+    for number, one in enumerate(records):
+        write_strip(store.picture(one), strip(20 * number + 20))
+    (store.directory / "metrics.csv").write_text(
+        "images_seen,train/loss,score/fid1k/ddim@5\n100,0.9,\n500,0.5,\n500,,99.0\n1000,0.2,\n"
+    )
+    (store.directory / "config.yaml").write_text("name: </script><script>alert(1)</script>\n")
+    return store.directory
+
+
+def content(page):
+    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page.read_text(), re.S)[1])
+
+
+@pytest.fixture
+def browser():
+    """CI installs Chromium; without it the test fails, since a page that nobody opened is not tested."""
+    from playwright.sync_api import sync_playwright
+
+    assert CHROMIUM, "these tests open the page in Chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def opened(browser, path, trouble):
+    page = browser.new_page(viewport={"width": 1300, "height": 900})
+    page.on("console", lambda message: trouble.append(message.text))
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("request", lambda request: trouble.append(request.url) if request.url != path.as_uri() else None)
+    page.goto(path.as_uri())
+    page.wait_for_selector("#frontier .points path")
+    return page
+
+
+POINTS = "#frontier .scatterlayer .points path"
+
+
+def test_the_page_in_a_browser(directory, browser, tmp_path):
+    trouble = []
+    path = tmp_path / "page.html"
+    assert write_page(path, [page_run("run <b>", directory)]) == 9
+    page = opened(browser, path, trouble)
+    # The full budget is shown first: a point a cell that has a score, stars where nothing is better for less.
+    assert page.locator(POINTS).count() == 7
+    data = page.evaluate("document.getElementById('frontier').data.map(t => [t.name, t.x, t.y, t.error_y.array])")
+    assert data[0] == ["ddim", [5, 10, 20, 50], [30, 12, 5, 4], pytest.approx([3, 1.2, 0.5, 0.4])]
+    stars = page.evaluate("document.getElementById('frontier').data.map(t => t.marker.symbol)")
+    assert stars == [["star", "circle", "star", "star"], ["circle", "star", "star"]]
+    assert "7 of 9 cells" in page.inner_text("#count")
+    assert "heun, NFE 49: sample 7 <x> is not finite." in page.inner_text("#failed")
+    # Hovering a point shows its protocol, there and beside the plot with its samples.
+    page.locator(POINTS).nth(5).hover(force=True)
+    page.wait_for_selector("#frontier .hoverlayer text")
+    for text in (page.text_content("#frontier .hoverlayer"), page.inner_text("#detail")):
+        for part in (
+            "heun",
+            "9 ± 0.9",
+            "n = 50,000",
+            "ema",
+            "inception eeeeeeee",
+            "ffffffff",
+            "1,000",
+            "aaaaaaaaaaaaaaaa",
+        ):
+            assert part in text
+    picture = page.get_attribute("#detail img", "src")
+    assert picture == next(c["picture"] for c in content(path)["cells"] if c["sampler"] == "heun" and c["nfe"] == 9)
+    # The grids: a row a sampler, a column an NFE.
+    assert page.locator("#grids img").count() == 7
+    assert [cell.inner_text() for cell in page.locator("#grids tr:first-child th").all()] == [
+        "NFE", "5", "9", "10", "19", "20", "49", "50",
+    ]  # fmt: skip
+    # Axes, error bars and the metric can be switched.
+    layout = "document.getElementById('frontier').layout"
+    assert page.evaluate(f"[{layout}.xaxis.type, {layout}.yaxis.type]") == ["log", "log"]
+    for box in ("xlog", "ylog", "errors"):
+        page.uncheck(f"#{box}")
+    assert page.evaluate(f"[{layout}.xaxis.type, {layout}.yaxis.type]") == ["linear", "linear"]
+    assert page.evaluate("document.getElementById('frontier').data[0].error_y.visible") is False
+    page.select_option("#metric", "precision")
+    assert "higher is better" in page.text_content("#frontier .ytitle")
+    assert page.evaluate("document.getElementById('frontier').data[0].y")[0] == pytest.approx(1 / 30)
+    # The budget during training is another measure.
+    page.select_option("#measure", index=1)
+    assert page.locator(POINTS).count() == 1
+    assert page.locator("#curve .scatterlayer .trace").count() == 2
+    page.click("#configs summary")
+    assert "</script><script>alert(1)" in page.inner_text("#configs pre")
+    assert trouble == []
+    image = np.asarray(Image.open(io.BytesIO(page.screenshot())))
+    assert len(np.unique(image.reshape(-1, image.shape[-1]), axis=0)) > 50  # something was drawn
+
+
+def test_many_runs_on_one_page(directory, browser, tmp_path):
+    other = shutil.copytree(directory, tmp_path / "b")
+    trouble = []
+    write_page(tmp_path / "page.html", [page_run("a", directory), page_run("b", other)])
+    page = opened(browser, tmp_path / "page.html", trouble)
+    assert page.locator(POINTS).count() == 14
+    names = page.evaluate("document.getElementById('frontier').data.map(t => t.name)")
+    assert names == ["a · ddim", "a · heun", "b · ddim", "b · heun"]
+    assert trouble == []
+
+
+def test_a_strip_is_folded_to_rows_of_four(directory, tmp_path):
+    write_page(tmp_path / "page.html", [page_run("a", directory)])
+    cell = next(c for c in content(tmp_path / "page.html")["cells"] if (c["sampler"], c["nfe"]) == ("ddim", 5))
+    picture = Image.open(io.BytesIO(base64.b64decode(cell["picture"].split(",")[1])))
+    tiles = np.asarray(picture)
+    times = tiles.shape[1] // 23  # four tiles of 5 and three lines between
+    assert tiles.shape == (27 * times, 23 * times)
+    assert (tiles[::times, ::times][:6, 18:23] == 255).all()  # image 3 ends the first row
+    assert (tiles[::times, ::times][7:13, :5] == 20).all()
+
+
+def test_a_page_of_nothing_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="no cell"):
+        write_page(tmp_path / "page.html", [page_run("a", tmp_path)])
