@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-COMMAND = "python -m denoiselab.app.references"
+COMMAND = "python -m denoiselab.references"
 
 
 @dataclass(frozen=True)
