@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean, variance
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,6 +86,7 @@ class FrechetDistance:
         self.layer = layer
         self._name = {FEATURES: "fd", SPATIAL: "sfd"}[layer]
         self.lower_is_better = {self._name: True, self._name + INFINITY: True}
+        self._rooted: tuple[object, Tensor] = (None, torch.empty(0))  # the last reference, and its root
 
     def check(self, n: int, what: str) -> None:
         """Refuse n < 4: each half of the samples has a covariance."""
@@ -94,7 +97,9 @@ class FrechetDistance:
         """`fd` and `fd_infinity`, or `sfd` and `sfd_infinity`."""
         assert isinstance(samples.moments, GaussianStatistics)
         assert reference.moments is not None
-        root = frechet.root_of(reference.moments)
+        if self._rooted[0] is not reference.moments:
+            self._rooted = reference.moments, frechet.root_of(reference.moments)
+        root = self._rooted[1]
         whole = frechet.frechet_score(samples.moments, reference.moments, root)
         at_infinity = frechet.frechet_infinity(samples.moments, reference.moments, root, whole)
         return dict(zip(self.lower_is_better, (whole, at_infinity), strict=True))
@@ -134,19 +139,22 @@ class KernelDistance:
 
         The influence of a sample is twice its mean kernel with samples less that with the data.
         """
-        from torch_fidelity.metric_kid import kid_features_to_metric  # slow to import
+        from torch_fidelity.metric_kid import kernel_mmd  # slow to import
 
-        assert samples.features is not None
-        assert reference.features is not None
-        x, data = samples.features.double(), reference.features.double()
-        options = {"kid_subsets": self.blocks, "kid_subset_size": self.block_size, "rng_seed": self.seed}
-        out = kid_features_to_metric(x, data, **options, verbose=False)
-        first, those = x[:_INFLUENCE], data[:_INFLUENCE]
+        x, data = samples.features, reference.features
+        assert x is not None
+        assert data is not None
+        rng = np.random.RandomState(self.seed)  # torch-fidelity's blocks
+        values = []
+        for _ in range(self.blocks):
+            drawn = [part[rng.choice(len(part), self.block_size, replace=False)] for part in (x, data)]
+            values.append(float(kernel_mmd(*(part.double().numpy() for part in drawn))))
+        first, those = x[:_INFLUENCE].double(), data[:_INFLUENCE].double()
         influence = 2 * (
             _cubic(first, first).fill_diagonal_(0).sum(1) / (len(first) - 1) - _cubic(first, those).mean(1)
         )
-        variance = float(influence.var()) / len(x) + out["kernel_inception_distance_std"] ** 2 / (self.blocks - 1)
-        return {"kd": Score(out["kernel_inception_distance_mean"], math.sqrt(variance))}
+        error = math.sqrt(float(influence.var()) / len(x) + variance(values) / self.blocks)
+        return {"kd": Score(fmean(values), error)}
 
 
 class InceptionScore:
