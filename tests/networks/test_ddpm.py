@@ -50,8 +50,15 @@ def test_bad_shapes_are_refused():
         DDPMUNet((1, 8, 8), **{**TINY, "groups": 7})
 
 
-def test_compiles_without_graph_breaks():
-    network = DDPMUNet((1, 8, 8), **TINY)
-    compiled = torch.compile(network, backend="eager", fullgraph=True)
-    x, label = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 900.0])
-    assert torch.equal(compiled(x, label), network(x, label))
+def test_weights_start_as_in_the_source():
+    """Uniform, of variance 2 / (fan in + fan out); biases zero; queries, keys and values are layers of their own."""
+    torch.manual_seed(0)
+    network = DDPMUNet((3, 8, 8), **{**TINY, "channels": 64})
+    layers = dict(network.named_modules())
+    for name, fans in (("stem", 9 * (3 + 64)), ("time.1", 64 + 256), ("up.0.0.skip", 128 + 256)):
+        weight = layers[name].weight.detach()
+        assert weight.abs().max() == pytest.approx((6 / fans) ** 0.5, rel=0.02)
+        assert weight.std() == pytest.approx((2 / fans) ** 0.5, rel=0.05)
+        assert not layers[name].bias.any()
+    for weight in layers["middle.1"].qkv.weight.detach().chunk(3):
+        assert weight.std() == pytest.approx(128**-0.5, rel=0.05)

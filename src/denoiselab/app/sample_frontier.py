@@ -16,7 +16,7 @@ import torch.distributed as dist
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from denoiselab.app import build, scoring
+from denoiselab.app import build, overrides, scoring
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.evaluator import Evaluator, frontier_of
@@ -85,12 +85,11 @@ def checkpoints(asked: str | Sequence[str]) -> list[Path]:
 def _job(path: Path, settings: SampleSettings) -> _Job:
     loaded = load(path)
     own = {key: value for key, value in (settings.frontier or {}).items() if value is not None}
+    trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
     default: Config = {"weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None}
-    evaluation = {**default, **loaded.config.get("evaluation", {}), **own}
+    evaluation = {**default, **trained, **own}
     parsed = parse(Evaluation, evaluation, "frontier")
-    config = {"data": loaded.config.get("data"), "evaluation": evaluation}
-    if config["data"] is None:
-        raise BadInput(f"ckpt={path}: its configuration names no data to score against.")
+    config = {"data": loaded.data_node, "evaluation": evaluation}
     check(config)
     build.build_extractor(config, parsed, parsed.num_samples)
     frontier = frontier_of(evaluation, loaded.model, loaded.names, "frontier")

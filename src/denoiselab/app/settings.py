@@ -81,13 +81,20 @@ class SampleSettings(_Settings):
 
     sampler: Node
     likelihood: Node | None = None
+    grid: Node | None = None
     frontier: Node | None = None
     logger: dict[str, Node]
+    import_: Node | None = Field(default=None, alias="import")
+    data: Node | None = None
     ckpt: str | list[str]
+    export: Literal["diffusers"] | None
+    log_dir: str
     weights: str | None
     num_samples: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     seed: int = Field(ge=0, lt=2**63)
+    guidance: float = Field(allow_inf_nan=False)
+    noise: Literal["independent", "brownian"]
     format: Literal["png", "npz"]
     out: str | None
     split: Literal["held_out", "train"]

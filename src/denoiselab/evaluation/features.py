@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from denoiselab.data import DataSet
 from denoiselab.evaluation import references
 from denoiselab.evaluation.collected import Collected
-from denoiselab.evaluation.metrics import Metric
+from denoiselab.evaluation.metrics import INFINITY, Metric
 from denoiselab.evaluation.ranks import on_first_rank
 from denoiselab.evaluation.references import Reference
 from denoiselab.evaluation.scorer import Given, Score
@@ -47,7 +47,7 @@ class NetworkFeatures:
         network: Maps uint8 images `(B, C, H, W)` to layer: outputs `(B, D)`. It follows the images' device.
         channels: It takes; grey images are repeated to them.
         facts: For the record: what else the features depend on.
-        titles: Names of metrics that the literature has for it; others are called metric_name.
+        titles: Names of metrics that the literature has for it; others are called metric_extractor.
         told: For the user.
     """
 
@@ -68,8 +68,9 @@ class NetworkFeatures:
         self.dimensions: Mapping[str, int] = {layer: out.shape[1] for layer, out in self(blank).items()}
 
     def title(self, metric: str) -> str:
-        """The literature's name of `metric`, or metric_name."""
-        return self._titles.get(metric, f"{metric}_{self.name}")
+        """The literature's name of `metric`, or metric_extractor."""
+        kind, at_infinity, _ = metric.partition(INFINITY)
+        return self._titles.get(kind, f"{kind}_{self.name}") + at_infinity
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from denoiselab.evaluation.scorer import Score
 
 
 class Gaussian(Protocol):
-    """Number, mean `(D,)` and covariance `(D, D)` of a set of features, in float64."""
+    """Number, mean and covariance of a set of features, in float64, and those features that are at hand."""
 
     @property
     def n(self) -> int:
@@ -29,14 +29,14 @@ class Gaussian(Protocol):
         """`(D, D)`, with the unbiased divisor n - 1."""
         ...
 
-
-class Sample(Gaussian, Protocol):
-    """A set of features of which the first ones are at hand."""
-
     @property
     def first(self) -> Tensor:
-        """`(m, D)` float64."""
+        """`(m, D)`, of which there may be none."""
         ...
+
+
+class Sample(Gaussian, Protocol):
+    """A set of features that can be halved."""
 
     @property
     def halves(self) -> Sequence[Gaussian]:
@@ -49,7 +49,8 @@ def frechet_distance(p: Gaussian, q: Gaussian) -> float:
 
     The trace of the root is the sum of the roots of the eigenvalues of L^T S_p L with S_q = L L^T. That matrix is
     symmetric, so that nothing turns complex; all but the largest min(n_p, n_q) - 1 of its eigenvalues are zero, and
-    rounding is kept from adding to them. Source: Heusel et al., TTUR, arXiv 1706.08500, eq. 6.
+    rounding is kept from adding to them. Where all samples are at hand, and fewer than dimensions, the smaller Gram
+    matrix has the same eigenvalues. Source: Heusel et al., TTUR, arXiv 1706.08500, eq. 6.
     """
     for first, second in ((p, q), (q, p)):  # the distance is symmetric, and Cholesky's factor is the cheaper one
         factor, failed = torch.linalg.cholesky_ex(second.covariance)
@@ -67,23 +68,18 @@ def frechet_score(p: Sample, q: Gaussian, root: Tensor) -> Score:
     is estimated over the samples at hand. Leaving out blocks of samples instead moves the bias of the distance as
     well, and takes an eigendecomposition a block. Source: Jaeckel, The infinitesimal jackknife, 1972.
 
-    With fewer samples than dimensions, all at hand, the eigenvalues are those of the Gram matrix of samples.
-
     Args:
         p: Of at least 2 samples.
         q: The reference.
         root: Its `root_of`.
     """
     y = p.first - p.mean
-    a = y @ root
-    if len(y) == p.n and p.n <= y.shape[1]:
-        values, vectors = torch.linalg.eigh(a @ a.T / (p.n - 1))
-        rank = min(p.n, q.n) - 1
-        squares = (p.n - 1) * (vectors[:, -rank:].square() @ values[-rank:].clamp_min(0).sqrt())
+    values, vectors = torch.linalg.eigh(_product(p, root))
+    top = slice(-min(p.n - 1, q.n - 1, len(values)), None)
+    if _is_small(p):
+        squares = (p.n - 1) * (vectors[:, top].square() @ values[top].clamp_min(0).sqrt())
     else:
-        values, vectors = torch.linalg.eigh(root.T @ p.covariance @ root)
-        top = slice(-min(p.n - 1, q.n - 1, len(values)), None)
-        squares = (a @ vectors[:, top]).square() @ values[top].clamp_min(values[-1] * 1e-15).rsqrt()
+        squares = (y @ root @ vectors[:, top]).square() @ values[top].clamp_min(values[-1] * 1e-15).rsqrt()
     influence = 2 * y @ (p.mean - q.mean) + y.square().sum(1) - squares
     return Score(_distance(p, q, values), float(influence.std() / p.n**0.5))
 
@@ -128,5 +124,18 @@ def _distance(p: Gaussian, q: Gaussian, values: Tensor) -> float:
 
 
 def _eigenvalues(p: Gaussian, root: Tensor) -> Tensor:
-    values: Tensor = torch.linalg.eigvalsh(root.T @ p.covariance @ root)
+    values: Tensor = torch.linalg.eigvalsh(_product(p, root))
     return values
+
+
+def _product(p: Gaussian, root: Tensor) -> Tensor:
+    """A symmetric matrix with the eigenvalues of S_p S_q other than zero."""
+    if _is_small(p):
+        deviations = (p.first - p.mean) @ root
+        return deviations @ deviations.T / (p.n - 1)
+    return root.T @ p.covariance @ root
+
+
+def _is_small(p: Gaussian) -> bool:
+    """Fewer samples than dimensions, all at hand."""
+    return len(p.first) == p.n <= len(p.mean)

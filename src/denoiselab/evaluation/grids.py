@@ -68,6 +68,9 @@ class GridSearch(ABC):
         ValueError: A number is out of range.
     """
 
+    # Runs of the sampler that it makes, about.
+    runs = 2
+
     def __init__(self, num_samples: int = 64, fine: int = 128, seed: int = 0) -> None:
         for name, value, least in (("num_samples", num_samples, 1), ("fine", fine, 16)):
             if value < least:
@@ -193,6 +196,7 @@ class NearestEnd(LocalErrors):
         if evaluations < 1:
             raise ValueError(f"evaluations={evaluations}: it must be at least 1.")
         self.evaluations = evaluations
+        self.runs = evaluations + 10
 
     def search(
         self,

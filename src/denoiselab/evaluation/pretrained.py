@@ -94,15 +94,9 @@ class InceptionV3(_Pretrained):
         self.weights = WeightsFile("InceptionV3", weights_path, sha256, url)
         self.layer = str(layer)
         suffix = "" if self.layer == "2048" else f"_{self.layer}"
-        literature = {"fd": "fid", "fd_infinity": "fid_infinity", "kd": "kid"}
-        others = ("precision", "recall", "density", "coverage")
-        self.titles = {
-            **{metric: f"{title}{suffix}" for metric, title in literature.items()},
-            **{metric: f"{metric}{suffix}" for metric in others},
-            "is": "is",
-            "sfd": "sfid",
-            "sfd_infinity": "sfid_infinity",
-        }
+        unnamed = ("precision", "recall", "density", "coverage")
+        titles = {"fd": "fid", "kd": "kid", **dict(zip(unnamed, unnamed, strict=True))}
+        self.titles = {"is": "is", "sfd": "sfid", **{metric: title + suffix for metric, title in titles.items()}}
 
     def network(self, layers: frozenset[str]) -> tuple[nn.Module, dict[str, Any]]:
         """torch-fidelity's network."""

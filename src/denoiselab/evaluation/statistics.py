@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,19 +17,20 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 _CHUNK = 4096  # rows of features sent from rank to rank at once
 
 
-@dataclass(frozen=True)
-class Moments:
+class Moments(NamedTuple):
     """Mean and covariance of a set of features.
 
     Args:
         n: Number of features.
         mean: `(D,)` float64.
         covariance: `(D, D)` float64, with the unbiased divisor n - 1.
+        first: Features at hand `(m, D)` float64, of which there may be none.
     """
 
     n: int
     mean: Tensor
     covariance: Tensor
+    first: Tensor = torch.empty(0, 0)
 
 
 class GaussianStatistics(Metric):
@@ -52,13 +53,13 @@ class GaussianStatistics(Metric):
     rows: list[Tensor]
 
     def __init__(self, dimension: int, features: Callable[[Tensor], Tensor] | None = None, kept: int = 2048) -> None:
-        super().__init__()
+        super().__init__(sync_on_compute=False)
         self._features, self._kept, self._seen = features, kept, 0
         self.add_state("counts", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("sums", torch.zeros(2, dimension, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("outers", torch.zeros(2, dimension, dimension, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("rows", [], dist_reduce_fx="cat")
-        self.rows.append(torch.empty(0, dimension))
+        self.rows.append(torch.empty(0, dimension, dtype=torch.float64))
 
     def update(self, samples: Tensor) -> None:
         """Add features `(B, D)`, or samples `(B, *)` that have features.
@@ -77,7 +78,7 @@ class GaussianStatistics(Metric):
             self.sums[half] += part.sum(0)
             self.outers[half] += part.T @ part
         if self._seen < self._kept:
-            self.rows.append(x[: self._kept - self._seen].float())
+            self.rows.append(x[: self._kept - self._seen])
         self._seen += len(x)
 
     def compute(self) -> Moments:
@@ -93,7 +94,10 @@ class GaussianStatistics(Metric):
                     setattr(self, name, getattr(self, name).flip(0))
             self.to(device)
             self.sync()
-            self.rows = [self.rows[: self._kept]]  # type: ignore[list-item]  # cat made one tensor of it
+            joined = self.counts, self.sums, self.outers, self.rows
+            self.unsync()  # else the next compute() would
+            self.counts, self.sums, self.outers, rows = joined
+            self.rows = [rows[: self._kept]]  # type: ignore[list-item]  # torchmetrics made one tensor of the list
         self.to("cpu")
 
     @property
@@ -114,13 +118,15 @@ class GaussianStatistics(Metric):
     @property
     def halves(self) -> list[Moments]:
         """Those of the features of even, and of odd, index."""
-        parts = zip(self.counts, self.sums, self.outers, strict=True)
-        return [Moments(int(n), (x / n).cpu(), _covariance(n, x, xx)) for n, x, xx in parts]
+        first, out = self.first, []
+        for half, (n, x, xx) in enumerate(zip(self.counts, self.sums, self.outers, strict=True)):
+            out.append(Moments(int(n), (x / n).cpu(), _covariance(n, x, xx), first[half::2]))
+        return out
 
     @property
     def first(self) -> Tensor:
         """The first features `(m, D)` float64, of which there are `kept` or n."""
-        return torch.cat(self.rows).double().cpu()
+        return torch.cat(self.rows).cpu()
 
     @property
     def fingerprint(self) -> str:

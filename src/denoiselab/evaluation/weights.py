@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-COMMAND = "python -m denoiselab.app.references"
+COMMAND = "python -m denoiselab.references"
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,7 @@ class WeightsFile:
         """Fetch the file, unless it is there; one process does it, before any other starts.
 
         Raises:
-            ValueError: This is one process of many, or the file that came is not the right one.
-            OSError: It cannot be fetched.
+            ValueError: This is one process of many, the file cannot be fetched, or it is not the right one.
         """
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise ValueError("download=true: one process fetches weights, before the others start.")
@@ -74,8 +73,8 @@ class WeightsFile:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             try:
                 torch.hub.download_url_to_file(self.url, str(self.file), self.sha256, progress=True)
-            except RuntimeError as error:  # torch.hub's word on a wrong hash
-                raise ValueError(f"download=true: {self.url}: {error}.") from None
+            except (RuntimeError, OSError) as error:  # a wrong hash; no network, or no such page
+                raise ValueError(f"download=true: {self.url} cannot be fetched ({error}).") from None
         self.verify()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,9 +64,9 @@ class Imported:
         }
         return config if self.codec is None else {**config, "codec": self.codec}
 
-    def digest(self) -> str:
-        """SHA-256 of the configuration, names, types, shapes and numbers: the same model has the same one."""
-        total = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())
+    def digest(self, config: Node | None = None) -> str:
+        """SHA-256 of a configuration, its own by default, and names, types, shapes and numbers of the weights."""
+        total = hashlib.sha256(json.dumps(config or self.config(), sort_keys=True).encode())
         for which, state in (("", self.weights), *sorted(self.averages.items())):
             for name, tensor in sorted(state.items()):
                 total.update(json.dumps([which, name, str(tensor.dtype), list(tensor.shape)]).encode())
@@ -88,6 +89,13 @@ class Source(Protocol):
 def node(name: str, *, partial: bool = False, **options: Any) -> Node:
     """The configuration of a class or function; `partial` for a function that takes more arguments later."""
     return {"_target_": name, **({"_partial_": True} if partial else {}), **options}
+
+
+def named(path: str, found: Path) -> str:
+    """What to call the model at `path`, found in a folder or file: that one's name, or the hub's `owner-name`."""
+    here = Path(path).expanduser()
+    name = found.resolve().name if found == here else path
+    return re.sub(r"[^\w.-]+", "-", name.removesuffix(found.suffix if found.is_file() else "")).strip("-.") or "model"
 
 
 def target(module: type[nn.Module]) -> str:

@@ -86,6 +86,18 @@ class Pointwise:
         return [part.reshape(*part.shape, *[1] * self.dims) for part in ours.chunk(self.count)]
 
 
+class Transposed:
+    """A matrix whose axes we exchange."""
+
+    def ours(self, *theirs: Tensor) -> Tensor:
+        """`(I, O)` from `(O, I)`."""
+        return SAME.ours(*theirs).T
+
+    def theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """`(O, I)` from `(I, O)`."""
+        return (ours.T,)
+
+
 class Regrouped:
     """Rows that they order by (outer, inner, rest) and we by (inner, outer, rest).
 
@@ -228,6 +240,18 @@ def check_state(expected: Mapping[str, Tensor], found: Mapping[str, Any], where:
             raise InteropError(f"{where}: '{name}' holds numbers that are not finite.")
 
 
+def width_of(state: Mapping[str, Any], name: str, where: Path, axis: int = 0) -> int:
+    """The size of an axis of a tensor, by which a file without configuration tells what network it belongs to.
+
+    Raises:
+        InteropError: There is no such tensor.
+    """
+    tensor = state.get(name)
+    if not isinstance(tensor, Tensor) or tensor.ndim <= axis:
+        raise InteropError(f"{where}: weights of another network: it lacks '{name}'.")
+    return tensor.shape[axis]
+
+
 def renamed(state: Mapping[str, Tensor], parts: Iterable[tuple[str, str]]) -> State:
     """The state with parts of its names exchanged, in turn: old names of one layout for its present ones."""
     result: State = {}
@@ -237,11 +261,6 @@ def renamed(state: Mapping[str, Tensor], parts: Iterable[tuple[str, str]]) -> St
             new = new.replace(old, present)
         result[new] = tensor
     return result
-
-
-def unprefixed(state: Mapping[str, Tensor], prefix: str) -> State:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
 
 
 def _exchanged(rows: Tensor, first: int, second: int) -> Tensor:

@@ -7,6 +7,7 @@ per / steps, as Nichol and Dhariwal do, so that it adds the same noise in all.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -66,6 +67,11 @@ def sigmoid(steps: int = 1000, start: float = 1e-4, end: float = 0.02, span: flo
     if not 0 < span < math.inf:
         raise ValueError(f"span={span}: it must be positive and finite.")
     return _scaled(start + (end - start) * torch.sigmoid(_line(-span, span, steps)), steps, per)
+
+
+def listed(values: Sequence[float]) -> Tensor:
+    """The given betas."""
+    return torch.tensor(list(values), dtype=torch.float64, device="cpu")
 
 
 def geometric(steps: int = 10, sigma_min: float = 0.01, sigma_max: float = 1.0) -> Tensor:

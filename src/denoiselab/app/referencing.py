@@ -1,0 +1,67 @@
+"""The statistics that scores are taken against, computed before any run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from denoiselab.app import build
+from denoiselab.app.construct import check, construct
+from denoiselab.app.errors import BadInput
+from denoiselab.app.settings import TrainSettings, parse
+from denoiselab.evaluation.features import ImageExtractor
+
+Config = dict[str, Any]
+
+# What train.py does not have.
+_OWN = ("download", "accelerator")
+
+
+def check_config(config: Config) -> TrainSettings:
+    """Check all that can be checked before anything is fetched or computed.
+
+    Raises:
+        BadInput: Something is wrong.
+    """
+    settings = parse(TrainSettings, {key: value for key, value in config.items() if key not in _OWN})
+    check({"data": config["data"], "evaluation": config["evaluation"]})
+    download, accelerator = (config[key] for key in _OWN)
+    if not isinstance(download, bool):
+        raise BadInput(f"download={download}: it must be true or false.")
+    if accelerator not in ("auto", "cpu", "gpu"):
+        raise BadInput(f"accelerator={accelerator}: unknown; allowed: auto, cpu, gpu.")
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise BadInput("accelerator=gpu: this machine has no GPU; use accelerator=cpu.")
+    if settings.evaluation.reference is not None:
+        raise BadInput(f"evaluation.reference={settings.evaluation.reference}: this program makes it; leave it out.")
+    if not download:
+        build.build_extractor(config, settings.evaluation, None)
+    return settings
+
+
+def compute(config: Config) -> Path:
+    """Fetch weights if asked to, compute the statistics of the training split, and say where they are.
+
+    Raises:
+        BadInput: The weights cannot be fetched, or the data not be scored.
+    """
+    settings = check_config(config)
+    extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")
+    if not isinstance(extractor, ImageExtractor):
+        raise BadInput("evaluation.extractor: points are scored against fresh points; there is nothing to compute.")
+    on_gpu = config["accelerator"] != "cpu" and torch.cuda.is_available()
+    cache, name = Path(settings.paths.cache_dir), config["data"]["name"]
+    metrics, nodes = build.build_metrics(settings.evaluation), build.metric_nodes(settings.evaluation)
+    try:
+        if config["download"] and extractor.weights is not None:
+            extractor.weights.download()
+        train, held_out = construct(config["data"], "data").load()
+        scorer = extractor.fit(train, held_out, metrics, nodes, cache)
+        identity = {"data": name, "split": scorer.split}
+        reference = scorer.reference(train, identity, cache, torch.device("cuda" if on_gpu else "cpu"))
+    except (ValueError, OSError) as error:
+        raise BadInput(str(error)) from None
+    print(f"{scorer.name} of {reference.n:,} images of {name} ({scorer.split}): {reference.path}")
+    return reference.path

@@ -1,0 +1,151 @@
+"""Checkpoints of ermongroup/ddim and pesser/pytorch_diffusion: Ho et al.'s UNet under their shared names.
+
+Source of the names: `models/diffusion.py` of the first, `pytorch_diffusion/model.py` of the second.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from denoiselab.interop.files import as_state, read_torch
+from denoiselab.interop.imported import Imported, named, node
+from denoiselab.interop.layout import SAME, InteropError, Layout, Pointwise, Stacked, State, width_of
+from denoiselab.interop.unet import Names, Part, entries
+from denoiselab.networks import DDPMUNet
+
+# Their beta schedules, and ours.
+_BETAS = {"linear": "linear", "quad": "scaled_linear", "sigmoid": "sigmoid"}
+
+
+class Checkpoint:
+    """A `.ckpt` of weights alone (pesser), or a `ckpt.pth` of weights, optimizer, counters and average (ermongroup).
+
+    The file has no configuration; what the shapes of the weights do not tell are options.
+
+    Args:
+        path: The file.
+        resolution: Height and width of the images; None: the one that puts the attention at 16x16, as in all released
+            models.
+        variance: Of the reverse steps; None: large at 32x32, else small, as released.
+        beta_schedule: Their name of it.
+        beta_start: The first beta.
+        beta_end: The last beta.
+        steps: Their number.
+        dropout: Of training.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        resolution: int | None = None,
+        variance: Literal["fixed_large", "fixed_small"] | None = None,
+        beta_schedule: Literal["linear", "quad", "sigmoid"] = "linear",
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        steps: int = 1000,
+        dropout: float = 0.0,
+    ) -> None:
+        self.path, self.resolution, self.variance, self.dropout = path, resolution, variance, dropout
+        self.betas = node(
+            f"denoiselab.schedules.betas.{_BETAS[beta_schedule]}",
+            steps=steps,
+            start=beta_start,
+            end=beta_end,
+            per=steps,
+        )
+
+    def read(self) -> Imported:
+        """The network, its average where there is one, and DDPM's chain.
+
+        Raises:
+            InteropError: The file cannot be read, or holds another network.
+        """
+        path = Path(self.path).expanduser()
+        content = read_torch(path)
+        states = content if isinstance(content, list) else [content]
+        weights = as_state(states[0] if states else None, path)
+        # Lists are: weights, optimizer, epoch, step and, in a file with an average, that.
+        averages = {"ema": as_state(states[4], path)} if len(states) > 4 else {}
+        layout = layout_of(weights, path, self.resolution, self.dropout)
+        large = layout.options["shape"][1] == 32 if self.variance is None else self.variance == "fixed_large"
+        return Imported(
+            named(self.path, path),
+            layout,
+            layout.to_ours(weights, path),
+            node("denoiselab.schedules.DiscreteVP", betas=self.betas, zero_terminal_snr=False),
+            node("denoiselab.parameterizations.eps", partial=True),
+            node(
+                "denoiselab.denoiser.Denoiser",
+                time_label=node("denoiselab.denoiser.StepIndex"),
+                input_scale=None,
+                variance=node(f"denoiselab.variances.Fixed{'Large' if large else 'Small'}"),
+            ),
+            averages={name: layout.to_ours(average, path) for name, average in averages.items()},
+            files=(path,),
+        )
+
+
+def layout_of(state: State, where: Path, resolution: int | None = None, dropout: float = 0.0) -> Layout:
+    """The `DDPMUNet` that a state of theirs belongs to, by its names and shapes.
+
+    Args:
+        state: Names to tensors.
+        where: The file, for messages.
+        resolution: As in `Checkpoint`.
+        dropout: Of training.
+
+    Raises:
+        InteropError: It is no such state, or the resolution does not follow from it.
+    """
+    channels, outputs = width_of(state, "conv_in.weight", where), width_of(state, "conv_out.weight", where)
+    inputs = width_of(state, "conv_in.weight", where, axis=1)
+    levels = blocks = 0
+    while f"down.{levels}.block.0.conv1.weight" in state:
+        levels += 1
+    while f"down.0.block.{blocks}.conv1.weight" in state:
+        blocks += 1
+    attention = [level for level in range(levels) if f"down.{level}.attn.0.q.weight" in state]
+    if resolution is None:
+        if len(attention) != 1:
+            raise InteropError(f"{where}: attention stands at {len(attention)} resolutions; give import.resolution.")
+        resolution = 16 * 2 ** attention[0]
+    options = {
+        "shape": [inputs, resolution, resolution],
+        "channels": channels,
+        "multipliers": [
+            width_of(state, f"down.{level}.block.0.conv1.weight", where) // channels for level in range(levels)
+        ],
+        "blocks": blocks,
+        "attention_levels": attention,
+        "dropout": dropout,
+        "outputs": outputs // inputs,
+    }
+    return Layout(DDPMUNet, options, entries(options, NAMES))
+
+
+def _place(part: Part) -> str:
+    if part.side == "middle":
+        return f"mid.attn_{part.number + 1}" if part.kind == "attention" else f"mid.block_{part.number + 1}"
+    inside = {
+        "residual": f"block.{part.number}",
+        "attention": f"attn.{part.number}",
+        "down": "downsample",
+        "up": "upsample",
+    }
+    return f"{part.side}.{part.level}.{inside[part.kind]}"
+
+
+NAMES = Names(
+    place=_place,
+    residual=("norm1", "conv1", "temb_proj", "norm2", "conv2", "nin_shortcut"),
+    norm="norm",
+    qkv=("q", "k", "v"),
+    out="proj_out",
+    resample={"down": "conv", "up": "conv"},
+    time=("temb.dense.0", "temb.dense.1"),
+    ends=("conv_in", "norm_out", "conv_out"),
+    first=SAME,
+    qkv_ways=lambda part: (Pointwise(2, 3), Stacked(3)),
+    out_way=Pointwise(2),
+)

@@ -1,0 +1,197 @@
+"""The schedulers of diffusers as schedules, parameterizations and variances of ours, and back.
+
+A scheduler of theirs is a schedule, a grid and a sampler in one; what is read here is what the network was trained
+with. Grid and sampler are chosen anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from denoiselab.denoiser import Denoiser, ScaledTime, StepIndex
+from denoiselab.interop.imported import Node, node
+from denoiselab.interop.layout import InteropError
+from denoiselab.schedules import Level, betas
+from denoiselab.variances import FixedLarge, FixedSmall, LearnedRange
+
+# Their names of parameterizations, and ours.
+_PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+
+# Their names of variances, but for the suffix `_log`, and ours.
+_VARIANCES = {"fixed_small": FixedSmall, "fixed_large": FixedLarge, "learned_range": LearnedRange}
+
+# Their beta schedules that are stated by two ends, and ours.
+_BETAS: dict[str, Callable[..., Tensor]] = {
+    "linear": betas.linear,
+    "scaled_linear": betas.scaled_linear,
+    "sigmoid": betas.sigmoid,
+}
+
+
+class Meaning(NamedTuple):
+    """What a network's output means, as nodes of a configuration."""
+
+    schedule: Node
+    parameterization: Node
+    denoiser: Node
+
+
+def from_scheduler(config: Mapping[str, Any], where: Path, outputs: int) -> Meaning:
+    """What the configuration of a scheduler says of the network.
+
+    Args:
+        config: Content of a `scheduler_config.json`.
+        where: That file, for messages.
+        outputs: Channels of the network's output, in units of those of its input.
+
+    Raises:
+        InteropError: It has no counterpart here.
+    """
+    kind = str(config.get("_class_name", "a scheduler without a name"))
+    if kind.startswith("EDM"):
+        return _edm(config, where)
+    if kind.startswith("FlowMatch"):
+        steps = float(config.get("num_train_timesteps", 1000))
+        return Meaning(
+            node("denoiselab.schedules.Flow", t_min=1 / steps, t_max=1.0),
+            _parameterization("velocity"),
+            _denoiser(node("denoiselab.denoiser.ScaledTime", scale=steps), None),
+        )
+    if not {"beta_schedule", "trained_betas"} & config.keys():
+        raise InteropError(f"{where}: {kind} states no betas; schedulers of DDPM's family, EDM's and FlowMatch's do.")
+    variance = config.get("variance_type")
+    name = str(variance).removesuffix("_log") if variance else ("learned_range" if outputs == 2 else None)
+    if name is not None and name not in _VARIANCES:
+        raise InteropError(f"{where}: variance_type={name} has no counterpart here; known: {', '.join(_VARIANCES)}.")
+    if (name == "learned_range") != (outputs == 2):
+        raise InteropError(f"{where}: variance_type={name}, but the network has {outputs} outputs a channel.")
+    label = node("denoiselab.denoiser.StepIndex", nearest=False)
+    zero_snr = bool(config.get("rescale_betas_zero_snr", False))
+    return Meaning(
+        node("denoiselab.schedules.DiscreteVP", betas=_betas(config, where), zero_terminal_snr=zero_snr),
+        _prediction(config, where),
+        _denoiser(label, None if name is None else node(f"denoiselab.variances.{_VARIANCES[name].__name__}")),
+    )
+
+
+def to_scheduler(denoiser: Denoiser) -> dict[str, Any]:
+    """The configuration of the `DDPMScheduler` of a denoiser.
+
+    Its step i stands at the level whose time label is i: a discrete schedule's levels; of a continuous one, T levels
+    for a label of T t, of which the first, whose label 0 was not trained, is the one of label 1/2.
+
+    Raises:
+        ValueError: It has none.
+    """
+    schedule, label = denoiser.schedule, denoiser.time_label
+    if denoiser.input_scale is not None:
+        raise ValueError("denoiser.input_scale: diffusers' DDPMScheduler gives the network x as it is.")
+    levels: Level
+    if isinstance(label, StepIndex) and schedule.steps is not None and label.scale == 1:
+        levels = schedule.nodes()
+    elif isinstance(label, ScaledTime) and schedule.steps is None and label.scale >= 2:
+        t = torch.arange(round(schedule.t_max * label.scale), dtype=torch.float64).clamp_min(0.5) / label.scale
+        levels = schedule.level(t)
+    else:
+        raise ValueError(
+            f"denoiser.time_label: diffusers' DDPMScheduler counts steps, and {type(label).__name__} on "
+            f"{type(schedule).__name__} does not; denoiser=discrete and denoiser=default do."
+        )
+    if not bool((levels.alpha.square() + levels.sigma.square() - 1).abs().max() < 1e-6):
+        raise ValueError(
+            f"schedule: diffusers' DDPMScheduler preserves variance, and {type(schedule).__name__} does not."
+        )
+    snr = levels.lam.mul(2)
+    # beta = 1 - alpha_t^2 / alpha_s^2, without cancellation near the data.
+    log_alpha = torch.nn.functional.logsigmoid(snr)
+    table = -torch.expm1(log_alpha.diff(prepend=torch.zeros(1, dtype=torch.float64)))
+    kind = getattr(denoiser.parameterization, "func", denoiser.parameterization)
+    predictions = {f"denoiselab.parameterizations.{ours}": theirs for theirs, ours in _PREDICTIONS.items()}
+    prediction = predictions.get(f"{kind.__module__}.{kind.__qualname__}")
+    if prediction is None:
+        allowed = ", ".join(_PREDICTIONS.values())
+        raise ValueError(f"parameterization={kind.__name__}: diffusers' DDPMScheduler knows {allowed}.")
+    variance = denoiser.variance
+    names = {ours: theirs for theirs, ours in _VARIANCES.items()}
+    if variance is not None and type(variance) not in names:
+        raise ValueError(
+            f"denoiser.variance={type(variance).__name__}: diffusers' DDPMScheduler knows "
+            f"{', '.join(ours.__name__ for ours in names)}."
+        )
+    return {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": len(table),
+        **_named(table),
+        "prediction_type": prediction,
+        "variance_type": "fixed_small" if variance is None else names[type(variance)],
+        "clip_sample": True,
+        "clip_sample_range": 1.0,
+        "timestep_spacing": "leading",
+        "steps_offset": 0,
+    }
+
+
+def _edm(config: Mapping[str, Any], where: Path) -> Meaning:
+    if config.get("prediction_type", "epsilon") != "epsilon":
+        raise InteropError(f"{where}: prediction_type={config['prediction_type']} of EDM has no counterpart here.")
+    data = float(config.get("sigma_data", 0.5))
+    sigma_min, sigma_max = float(config.get("sigma_min", 0.002)), float(config.get("sigma_max", 80.0))
+    return Meaning(
+        node("denoiselab.schedules.EDM", sigma_min=sigma_min, sigma_max=sigma_max),
+        node("denoiselab.parameterizations.edm", partial=True, sigma_data=data),
+        node(
+            "denoiselab.denoiser.Denoiser",
+            time_label=node("denoiselab.denoiser.LogNoise", scale=0.25),
+            input_scale=node("denoiselab.denoiser.UnitVariance", sigma_data=data),
+            variance=None,
+        ),
+    )
+
+
+def _prediction(config: Mapping[str, Any], where: Path) -> Node:
+    asked = config.get("prediction_type", "epsilon")
+    if asked not in _PREDICTIONS:
+        raise InteropError(f"{where}: prediction_type={asked} is unknown; known: {', '.join(_PREDICTIONS)}.")
+    return _parameterization(_PREDICTIONS[asked])
+
+
+def _parameterization(name: str) -> Node:
+    return node(f"denoiselab.parameterizations.{name}", partial=True)
+
+
+def _denoiser(label: Node, variance: Node | None) -> Node:
+    return node("denoiselab.denoiser.Denoiser", time_label=label, input_scale=None, variance=variance)
+
+
+def _betas(config: Mapping[str, Any], where: Path) -> Node:
+    """The node of the table that the configuration states."""
+    listed = config.get("trained_betas")
+    if listed is not None:
+        return node("denoiselab.schedules.betas.listed", values=[float(beta) for beta in listed])
+    kind, steps = config["beta_schedule"], int(config.get("num_train_timesteps", 1000))
+    if kind == "squaredcos_cap_v2":
+        return node("denoiselab.schedules.betas.cosine", steps=steps, s=0.008, maximum=0.999)
+    if kind not in _BETAS:
+        known = ", ".join((*_BETAS, "squaredcos_cap_v2"))
+        raise InteropError(f"{where}: beta_schedule={kind} has no counterpart here; known: {known}.")
+    start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
+    return node(f"denoiselab.schedules.betas.{kind}", steps=steps, start=start, end=end, per=steps)
+
+
+def _named(table: Tensor) -> dict[str, Any]:
+    """A table of betas by its name and ends, where it has them, else in full."""
+    steps, start, end = len(table), float(f"{float(table[0]):.12g}"), float(f"{float(table[-1]):.12g}")
+    for name in ("linear", "scaled_linear"):
+        try:
+            if torch.allclose(table, _BETAS[name](steps, start, end, per=steps), rtol=1e-9, atol=0):
+                return {"beta_schedule": name, "beta_start": start, "beta_end": end}
+        except ValueError:  # no such table has these ends
+            continue
+    if torch.allclose(table, betas.cosine(steps), rtol=1e-9, atol=0):
+        return {"beta_schedule": "squaredcos_cap_v2"}
+    return {"beta_schedule": "linear", "trained_betas": table.tolist()}

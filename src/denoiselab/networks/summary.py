@@ -1,0 +1,82 @@
+"""What a network costs: parameters, operations and memory, found without computing anything."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from denoiselab.networks.conditioning import Conditioning
+
+
+class Summary(NamedTuple):
+    """A network's costs.
+
+    Args:
+        parameters: Their number.
+        forward_flops: Of a forward pass of one image: two for a multiplication with its addition, in convolutions,
+            matrix products and attention.
+        activation_bytes: Of what is kept of one image for the backward pass, beside the weights.
+    """
+
+    parameters: int
+    forward_flops: int
+    activation_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.parameters / 1e6:.2f} M parameters, {self.forward_flops / 1e9:.3g} GFLOPs forward and "
+            f"{self.activation_bytes / 2**20:.3g} MiB of activations an image"
+        )
+
+
+def summarize(network: nn.Module, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Summary:
+    """The costs of a network: it is called once with tensors that have shapes and no numbers, in less than a second.
+
+    Args:
+        network: On any device; its mode and dtype count.
+        x: `(B, *)`, on the CPU.
+        label: `(B,)`.
+        cond: What the network takes.
+    """
+    kept: dict[int, Any] = {}  # storages: a view counts once, with what it is a view of
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage
+        return tensor
+
+    mode = FakeTensorMode()
+    with mode:  # all of it on the CPU, where attention keeps no matrix of its weights
+        state = {
+            name: torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu").requires_grad_(
+                value.requires_grad
+            )
+            for name, value in (*network.named_parameters(), *network.named_buffers())
+        }
+    inputs = [mode.from_tensor(x), mode.from_tensor(label)]
+    given = Conditioning(*(None if value is None else mode.from_tensor(value) for value in cond))
+    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+    with mode, torch.enable_grad(), counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        functional_call(network, state, (*inputs, given))
+    for value in state.values():
+        kept.pop(value.untyped_storage()._cdata, None)
+    return Summary(
+        sum(parameter.numel() for parameter in network.parameters()),
+        counter.get_total_flops() // len(x),
+        sum(storage.nbytes() for storage in kept.values()) // len(x),
+    )
+
+
+def _attention_flops(q: Any, k: Any, v: Any, *rest: Any, **options: Any) -> int:
+    """Of shapes (B, N, T, D), (B, N, L, D) and (B, N, L, D'): both products."""
+    batch, heads, length, features = q
+    return int(2 * batch * heads * length * k[2] * (features + v[3]))
+
+
+# The counter knows the kernels of GPUs alone.
+_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}

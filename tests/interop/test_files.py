@@ -1,0 +1,217 @@
+"""Files of others that are damaged, incomplete or hostile: one sentence that names file and key, nothing loaded."""
+
+import json
+import os
+import zipfile
+
+import pytest
+import torch
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from safetensors.torch import load_file, save_file
+
+from denoiselab.interop.diffusers import Pipeline
+from denoiselab.interop.files import local, read_tensors
+from denoiselab.interop.layout import InteropError
+from denoiselab.interop.schedulers import from_scheduler
+
+TINY = {
+    "block_out_channels": (16, 32),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "sample_size": 8,
+}
+WEIGHTS, CONFIG = "unet/diffusion_pytorch_model.safetensors", "unet/config.json"
+SCHEDULER = "scheduler/scheduler_config.json"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.manual_seed(0)
+    DDPMPipeline(UNet2DModel(**TINY), DDPMScheduler()).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def cut(folder):
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+
+
+def state_with(change):
+    def damage(folder):
+        state = load_file(folder / WEIGHTS)
+        change(state)
+        save_file(state, folder / WEIGHTS)
+
+    return damage
+
+
+def json_with(name, **options):
+    def damage(folder):
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**content, **options}))
+
+    return damage
+
+
+class Code:
+    def __reduce__(self):
+        return os.mkdir, ("owned",)
+
+
+def hostile(folder):
+    (folder / WEIGHTS).unlink()
+    torch.save({"conv_in.weight": Code()}, folder / "unet" / "diffusion_pytorch_model.bin")
+
+
+def index(places):
+    def damage(folder):
+        (folder / WEIGHTS).rename(folder / "unet" / "part.safetensors")
+        (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": places}))
+
+    return damage
+
+
+def wide(state):
+    state["mid_block.resnets.0.conv1.bias"] = torch.zeros(31)
+
+
+def not_finite(state):
+    state["conv_in.bias"][3] = torch.nan
+
+
+CASES = {
+    "cut": (cut, [WEIGHTS, "damaged or truncated"]),
+    "empty": (lambda f: (f / WEIGHTS).write_bytes(b""), [WEIGHTS, "damaged or truncated"]),
+    "missing key": (state_with(lambda s: s.pop("conv_out.bias")), [WEIGHTS, "it lacks 'conv_out.bias'."]),
+    "missing keys": (
+        state_with(lambda s: [s.pop("conv_out.bias"), s.pop("conv_in.bias")]),
+        [WEIGHTS, "it lacks 'conv_in.bias' and 1 more."],
+    ),
+    "surplus key": (state_with(lambda s: s.update(x=torch.ones(1))), [WEIGHTS, "it has an unknown 'x'."]),
+    "wrong shape": (
+        state_with(wide),
+        [WEIGHTS, "'mid_block.resnets.0.conv1.bias' has shape [31], where [32] is needed"],
+    ),
+    "not finite": (state_with(not_finite), [WEIGHTS, "'conv_in.bias' holds numbers that are not finite"]),
+    "code": (hostile, ["diffusion_pytorch_model.bin", "holds pickled objects", "mkdir", "it is not loaded"]),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), ["unet: holds no weights", "safetensors"]),
+    "no config": (lambda f: (f / CONFIG).unlink(), ["holds no model of diffusers", CONFIG]),
+    "config is no JSON": (lambda f: (f / CONFIG).write_text("{"), [CONFIG, "damaged, or not JSON"]),
+    "config is a list": (lambda f: (f / CONFIG).write_text("[]"), [CONFIG, "not a JSON object"]),
+    "no class": (json_with(CONFIG, _class_name="Foo"), [CONFIG, "Foo has no counterpart here", "UNet2DModel"]),
+    "strange config": (json_with(CONFIG, block_out_channels="ab"), [CONFIG, "not a usable configuration"]),
+    "another config": (json_with(CONFIG, block_out_channels=[16, 48]), [WEIGHTS, "has shape", "is needed"]),
+    "more blocks": (json_with(CONFIG, layers_per_block=2), [WEIGHTS, "it lacks 'down_blocks.0.resnets.1"]),
+    "unknown block": (json_with(CONFIG, down_block_types=["A", "DownBlock2D"]), [CONFIG, "down_block_types", "no A"]),
+    "uneven": (json_with(CONFIG, up_block_types=["UpBlock2D"] * 2), [CONFIG, "up_block_types: they must mirror"]),
+    "groups": (json_with(CONFIG, norm_num_groups=7), [WEIGHTS, "groups=7 must divide"]),
+    "time embedding": (json_with(CONFIG, time_embedding_type="fourier"), [CONFIG, "time_embedding_type=fourier"]),
+    "no size": (json_with(CONFIG, sample_size=None), [CONFIG, "sample_size=null"]),
+    "no scheduler": (lambda f: (f / SCHEDULER).unlink(), ["has no scheduler_config.json", "import.scheduler=<file>"]),
+    "betas": (json_with(SCHEDULER, beta_schedule="laplace"), [SCHEDULER, "beta_schedule=laplace", "known: linear"]),
+    "prediction": (json_with(SCHEDULER, prediction_type="foo"), [SCHEDULER, "prediction_type=foo", "v_prediction"]),
+    "variance": (json_with(SCHEDULER, variance_type="learned"), [SCHEDULER, "variance_type=learned", "fixed_small"]),
+    "learned": (json_with(SCHEDULER, variance_type="learned_range"), [SCHEDULER, "1 outputs a channel"]),
+    "index elsewhere": (index({"a": "../part.safetensors"}), ["index.json: names a file elsewhere, '../part"]),
+    "index lies": (index({"a": "part.safetensors"}), ["index.json: none of its files holds 'a'"]),
+    "index without file": (index({"a": "b.safetensors"}), ["b.safetensors: there is no such file"]),
+}
+
+
+@pytest.mark.parametrize(("damage", "says"), CASES.values(), ids=CASES.keys())
+def test_a_damaged_folder_is_refused(damage, says, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    damage(folder)
+    with pytest.raises(InteropError) as error:
+        Pipeline(str(folder)).read()
+    message = str(error.value)
+    assert message.startswith(str(folder))
+    assert message.endswith(".")
+    assert "\n" not in message
+    for text in says:
+        assert text in message
+    assert not (folder / "owned").exists()
+
+
+def test_a_sharded_folder_is_read(folder):
+    whole = Pipeline(str(folder)).read()
+    state = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    names = sorted(state)
+    shards = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for name, keys in shards.items():
+        save_file({key: state[key] for key in keys}, folder / "unet" / name)
+    places = {key: name for name, keys in shards.items() for key in keys}
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": places}))
+    assert Pipeline(str(folder)).read().digest() == whole.digest()
+
+
+def test_a_variant_and_a_scheduler_elsewhere_are_read(folder, tmp_path_factory):
+    whole = Pipeline(str(folder)).read()
+    half = {name: tensor.half() for name, tensor in load_file(folder / WEIGHTS).items()}
+    save_file(half, folder / "unet" / "diffusion_pytorch_model.fp16.safetensors")
+    (folder / WEIGHTS).unlink()
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "betas.json"
+    (folder / SCHEDULER).rename(elsewhere)
+    read = Pipeline(str(folder), scheduler=str(elsewhere), variant="fp16").read()
+    assert read.schedule == whole.schedule
+    for name, tensor in whole.weights.items():
+        assert read.weights[name].dtype == torch.float32
+        assert torch.equal(read.weights[name], tensor.half().float())
+
+
+@pytest.mark.parametrize("size", [0, 10, 3000])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_half_a_torch_file_is_refused(size, legacy, tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.ones(2000)}, path, _use_new_zipfile_serialization=not legacy)
+    assert read_tensors(path).keys() == {"a"}
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(InteropError, match="damaged or truncated"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_in_a_torch_file_does_not_run(legacy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"a": Code()}, "model.pt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(InteropError, match=r"model\.pt: holds pickled objects \(.*mkdir\), which could run code"):
+        read_tensors(tmp_path / "model.pt")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_what_holds_no_tensors_is_refused(tmp_path):
+    torch.save([1, 2], tmp_path / "list.pt")
+    torch.save({"a": 1}, tmp_path / "numbers.pt")
+    with zipfile.ZipFile(tmp_path / "archive.pt", "w") as archive:
+        archive.writestr("x", "y")
+    (tmp_path / "text.pt").write_text("hello")
+    for name, says in {"list": "no mapping", "numbers": "no mapping", "archive": "damaged", "text": "damaged"}.items():
+        with pytest.raises(InteropError, match=rf"{name}\.pt: .*{says}"):
+            read_tensors(tmp_path / f"{name}.pt")
+    with pytest.raises(InteropError, match="is a folder"):
+        read_tensors(tmp_path)
+
+
+def test_offline_the_hub_is_named_as_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(InteropError, match="nobody/nothing: there is no such folder, and the hub cannot be reached"):
+        local("nobody/nothing")
+    with pytest.raises(InteropError, match="a/b/c: there is no such folder or file"):
+        local("a/b/c")
+
+
+def test_schedulers_of_other_families_are_read_or_refused():
+    edm = from_scheduler({"_class_name": "EDMEulerScheduler", "sigma_data": 0.25}, "s.json", 1)
+    assert edm.parameterization == {
+        "_target_": "denoiselab.parameterizations.edm",
+        "_partial_": True,
+        "sigma_data": 0.25,
+    }
+    flow = from_scheduler({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "s.json", 1)
+    assert flow.schedule["_target_"] == "denoiselab.schedules.Flow"
+    with pytest.raises(InteropError, match=r"s\.json: CMStochasticIterativeScheduler states no betas"):
+        from_scheduler({"_class_name": "CMStochasticIterativeScheduler"}, "s.json", 1)

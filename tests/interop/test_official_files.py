@@ -1,0 +1,302 @@
+"""Files in the layouts of openai, ermongroup and pesser, made from models of diffusers, which has those networks too.
+
+Nobody ships the originals as a package, so the networks are diffusers', of the options that make them the originals;
+how the originals name their layers is written down here a second time, independently of the package.
+"""
+
+import pytest
+import torch
+from diffusers import UNet2DModel
+from randomised import batch, off, randomised
+
+from denoiselab.interop import ddim, openai
+from denoiselab.interop.layout import InteropError
+from denoiselab.networks import ADMClassifier, ADMUNet, DDPMUNet
+from denoiselab.networks.conditioning import Conditioning
+from denoiselab.schedules import betas
+
+CHANNELS, LEVELS, BLOCKS = 32, 3, 2
+SHAPES = {"block_out_channels": (32, 32, 64), "layers_per_block": BLOCKS, "norm_num_groups": 32, "sample_size": 16}
+
+
+def sequence(state, steps):
+    """Copy layers from one name to another: each step is (from, to)."""
+    out = {}
+    for theirs, official in steps:
+        for kind in ("weight", "bias"):
+            if f"{theirs}.{kind}" in state:
+                out[f"{official}.{kind}"] = state[f"{theirs}.{kind}"]
+    return out
+
+
+def openai_state(model, legacy_heads=None, conv_resampling=False):
+    """The state of a model in the names of guided-diffusion: blocks counted through, and a sequence in each."""
+    state, steps, attentions = model.state_dict(), [], []
+
+    def residual(theirs, official):
+        inside = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1"}
+        inside |= {"norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
+        steps.extend((f"{theirs}.{a}", f"{official}.{b}") for a, b in inside.items())
+
+    steps += [("time_embedding.linear_1", "time_embed.0"), ("time_embedding.linear_2", "time_embed.2")]
+    steps += [("conv_in", "input_blocks.0.0"), ("class_embedding", "label_emb")]
+    number = 1
+    for level in range(LEVELS):
+        for block in range(BLOCKS):
+            residual(f"down_blocks.{level}.resnets.{block}", f"input_blocks.{number}.0")
+            attentions.append((f"down_blocks.{level}.attentions.{block}", f"input_blocks.{number}.1"))
+            number += 1
+        if level < LEVELS - 1:
+            if conv_resampling:
+                steps.append((f"down_blocks.{level}.downsamplers.0.conv", f"input_blocks.{number}.0.op"))
+            else:
+                residual(f"down_blocks.{level}.downsamplers.0", f"input_blocks.{number}.0")
+            number += 1
+    residual("mid_block.resnets.0", "middle_block.0")
+    attentions.append(("mid_block.attentions.0", "middle_block.1"))
+    residual("mid_block.resnets.1", "middle_block.2")
+    number = 0
+    for level in range(LEVELS):
+        attends = f"up_blocks.{level}.attentions.0.to_q.weight" in state
+        for block in range(BLOCKS + 1):
+            residual(f"up_blocks.{level}.resnets.{block}", f"output_blocks.{number}.0")
+            attentions.append((f"up_blocks.{level}.attentions.{block}", f"output_blocks.{number}.1"))
+            number += 1
+        if level < LEVELS - 1:
+            official = f"output_blocks.{number - 1}.{2 if attends else 1}"
+            if conv_resampling:
+                steps.append((f"up_blocks.{level}.upsamplers.0.conv", f"{official}.conv"))
+            else:
+                residual(f"up_blocks.{level}.upsamplers.0", official)
+    steps += [("conv_norm_out", "out.0"), ("conv_out", "out.2")]
+    found = sequence(state, steps)
+    for theirs, official in attentions:
+        if f"{theirs}.to_q.weight" not in state:
+            continue
+        found |= sequence(state, [(f"{theirs}.group_norm", f"{official}.norm")])
+        for kind in ("weight", "bias"):
+            rows = [state[f"{theirs}.to_{name}.{kind}"] for name in "qkv"]
+            if legacy_heads is not None:  # the rows of a head stand together
+                rows = [part for head in zip(*(r.chunk(legacy_heads) for r in rows), strict=True) for part in head]
+            out = state[f"{theirs}.to_out.0.{kind}"]
+            deep = (lambda t: t[..., None]) if kind == "weight" else (lambda t: t)
+            found[f"{official}.qkv.{kind}"], found[f"{official}.proj_out.{kind}"] = deep(torch.cat(rows)), deep(out)
+    return found
+
+
+ADM = {
+    **SHAPES,
+    "resnet_time_scale_shift": "scale_shift",
+    "downsample_type": "resnet",
+    "upsample_type": "resnet",
+    "attn_norm_num_groups": 32,
+    "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+    "out_channels": 6,
+}
+IDDPM = {
+    **SHAPES,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "written"),
+    [
+        (
+            {**ADM, "attention_head_dim": 16, "num_class_embeds": 7},
+            {"num_head_channels": 16, "use_new_attention_order": True},
+            {},
+        ),
+        ({**ADM, "block_out_channels": (32, 64, 64), "attention_head_dim": 16}, {"num_heads": 4}, {"legacy_heads": 4}),
+        (
+            {**IDDPM, "attention_head_dim": None},
+            {"num_heads": 1, "diffusion_steps": 400, "rescale_timesteps": True},
+            {"legacy_heads": 1, "conv_resampling": True},
+        ),
+    ],
+    ids=["guided-diffusion, new order", "guided-diffusion, old order", "improved-diffusion"],
+)
+def test_openai_checkpoints_are_read(config, flags, written, tmp_path):
+    model = randomised(UNet2DModel(**config))
+    torch.save(openai_state(model, **written), tmp_path / "model.pt")
+    source = openai.UNet(str(tmp_path / "model.pt"), "cosine", image_size=16, **flags)
+    imported = source.read()
+    network = ADMUNet(**imported.layout.options).eval()
+    network.load_state_dict(imported.weights)
+    x, label = batch((3, 16, 16))
+    labels = torch.tensor([0, 3, 6]) if "num_class_embeds" in config else None
+    with torch.no_grad():
+        ours = network(x, label, Conditioning(class_label=labels))
+        assert off(ours, model(x, label, class_labels=labels).sample) < 1e-5
+    assert imported.denoiser["variance"]["_target_"].endswith("LearnedRange" if "out_channels" in config else "Large")
+    assert imported.denoiser["time_label"]["scale"] == (2.5 if "rescale_timesteps" in flags else 1)
+    back = imported.layout.to_theirs(network.state_dict())
+    official = openai_state(model, **written)
+    assert back.keys() == official.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in official.items())
+
+
+def ddim_state(model):
+    """The state of a model in the names that ermongroup and pesser share: levels counted from the finest."""
+    state, steps, out = model.state_dict(), [], {}
+
+    def residual(theirs, official):
+        inside = {"norm1": "norm1", "conv1": "conv1", "time_emb_proj": "temb_proj", "norm2": "norm2", "conv2": "conv2"}
+        steps.extend(
+            (f"{theirs}.{a}", f"{official}.{b}") for a, b in (*inside.items(), ("conv_shortcut", "nin_shortcut"))
+        )
+
+    def attention(theirs, official):
+        if f"{theirs}.to_q.weight" in state:
+            steps.append((f"{theirs}.group_norm", f"{official}.norm"))
+            for name, present in {"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}.items():
+                out[f"{official}.{present}.weight"] = state[f"{theirs}.{name}.weight"][:, :, None, None]
+                out[f"{official}.{present}.bias"] = state[f"{theirs}.{name}.bias"]
+
+    for level in range(LEVELS):
+        for side, mirrored, count in (("down", level, BLOCKS), ("up", LEVELS - 1 - level, BLOCKS + 1)):
+            for block in range(count):
+                residual(f"{side}_blocks.{mirrored}.resnets.{block}", f"{side}.{level}.block.{block}")
+                attention(f"{side}_blocks.{mirrored}.attentions.{block}", f"{side}.{level}.attn.{block}")
+            sampler = f"{side}_blocks.{mirrored}.{side}samplers.0.conv"
+            steps.append((sampler, f"{side}.{level}.{side}sample.conv"))
+    residual("mid_block.resnets.0", "mid.block_1")
+    attention("mid_block.attentions.0", "mid.attn_1")
+    residual("mid_block.resnets.1", "mid.block_2")
+    steps += [("time_embedding.linear_1", "temb.dense.0"), ("time_embedding.linear_2", "temb.dense.1")]
+    steps += [("conv_in", "conv_in"), ("conv_norm_out", "norm_out"), ("conv_out", "conv_out")]
+    return sequence(state, steps) | out
+
+
+HO = {
+    **IDDPM,
+    "attention_head_dim": None,
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "norm_eps": 1e-6,
+}
+
+
+@pytest.mark.parametrize("kind", ["pesser", "ermongroup"])
+def test_checkpoints_of_ddim_are_read(kind, tmp_path):
+    model, average = randomised(UNet2DModel(**HO)), randomised(UNet2DModel(**HO), seed=1)
+    weights, ema = ddim_state(model), ddim_state(average)
+    parallel = {f"module.{name}": tensor for name, tensor in weights.items()}
+    optimizer = torch.optim.Adam(model.parameters()).state_dict()
+    torch.save(weights if kind == "pesser" else [parallel, optimizer, 3, 1000, ema], tmp_path / "model.ckpt")
+    imported = ddim.Checkpoint(str(tmp_path / "model.ckpt")).read()
+    states = {"weights": (imported.weights, model)}
+    if kind == "ermongroup":
+        states["average"] = (imported.averages["ema"], average)
+    x, label = batch((3, 16, 16))
+    for state, theirs in states.values():
+        network = DDPMUNet(**imported.layout.options).eval()
+        network.load_state_dict(state)
+        with torch.no_grad():
+            assert off(network(x, label), theirs(x, label).sample) < 1e-5
+    assert imported.layout.options["shape"] == [3, 32, 32]  # the attention at 16x16
+    back = imported.layout.to_theirs(imported.weights)
+    assert back.keys() == weights.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("preset", "count"),
+    [
+        # Millions of parameters: Dhariwal and Nichol, arXiv 2105.05233, table 4; Nichol and Dhariwal, 2102.09672.
+        ({"channels": 192, "multipliers": [1, 2, 3, 4], "blocks": 3, "num_classes": 1000, "outputs": 2}, 296),
+        ({"channels": 256, "multipliers": [1, 1, 2, 2, 4, 4], "blocks": 2, "num_classes": 1000, "outputs": 2}, 554),
+    ],
+    ids=["64x64_diffusion.pt", "256x256_diffusion.pt"],
+)
+def test_options_follow_from_the_weights_of_the_released_sizes(preset, count):
+    """On the meta device: the names and shapes of the official file tell all options but the heads."""
+    size = {4: 64, 6: 256}[len(preset["multipliers"])]
+    attention = [level for level in range(len(preset["multipliers"])) if size // 2**level in (32, 16, 8)]
+    options = {"shape": [3, size, size], **preset, "attention_levels": attention, "dropout": 0.0, "null_class": False}
+    with torch.device("meta"):
+        state = ADMUNet(**options, head_channels=64).state_dict()
+    names = openai._names({**options, "block_resampling": True, "head_channels": 64, "heads": 1}, new_order=False)
+    given = openai.entries({**options, "block_resampling": True}, names)
+    official = openai.Layout(ADMUNet, options, given).to_theirs(state)
+    official["label_emb.weight"] = state["classes.weight"]
+    assert round(sum(tensor.numel() for tensor in official.values()) / 1e6) == count
+    assert f"input_blocks.{len(preset['multipliers']) * (preset['blocks'] + 1) - 1}.0.in_layers.0.weight" in official
+    found = openai.unet_layout(official, "64x64_diffusion.pt", {"heads": 1, "head_channels": 64}).options
+    assert {key: found[key] for key in options} == options
+
+
+def test_the_classifier_is_read(tmp_path):
+    """Its half of a UNet is that of the network above; its pooling is built here, in the official names."""
+    options = {"channels": 32, "multipliers": [1, 2], "blocks": 1, "attention_levels": [1], "head_channels": 16}
+    network = randomised(ADMClassifier((3, 16, 16), 5, **options))
+    state = network.state_dict()
+    layout = openai.classifier_layout(official_classifier(state), "c.pt", depth=1, head_channels=16)
+    assert layout.options == {**options, "shape": [3, 16, 16], "num_classes": 5} | {
+        "scale_shift": True,
+        "block_resampling": True,
+    }
+    torch.save(official_classifier(state), tmp_path / "c.pt")
+    _, weights = openai.read_classifier(str(tmp_path / "c.pt"), depth=1, num_head_channels=16)
+    assert all(torch.equal(weights[name], tensor) for name, tensor in state.items())
+
+
+def official_classifier(state):
+    """Our state in the official names of this classifier, written by hand."""
+    places = {"time.1": "time_embed.0", "time.3": "time_embed.2", "stem": "input_blocks.0.0", "norm": "out.0"}
+    places |= {"down.0.0": "input_blocks.1.0", "down.1.0": "input_blocks.2.0", "down.2.0": "input_blocks.3.0"}
+    places |= {"down.2.1": "input_blocks.3.1", "pool": "out.2"}
+    places |= {f"middle.{n}": f"middle_block.{n}" for n in range(3)}
+    inside = {"norm_in": "in_layers.0", "conv_in": "in_layers.2", "embedding": "emb_layers.1"}
+    inside |= {"norm_out": "out_layers.0", "conv_out": "out_layers.3", "skip": "skip_connection"}
+    found = {}
+    for name, tensor in state.items():
+        place = next(p for p in sorted(places, key=len, reverse=True) if name.startswith(f"{p}."))
+        rest, _, kind = name.removeprefix(f"{place}.").rpartition(".")
+        if place == "pool":
+            if kind == "position":
+                found["out.2.positional_embedding"] = tensor.T
+                continue
+            official = {"qkv": "qkv_proj", "out": "c_proj"}[rest]
+            found[f"out.2.{official}.{kind}"] = tensor[..., None] if kind == "weight" else tensor
+        elif rest in ("qkv", "out"):
+            if rest == "qkv":
+                q, k, v = (part.chunk(len(part) // 16) for part in tensor.chunk(3))
+                tensor = torch.cat([part for head in zip(q, k, v, strict=True) for part in head])
+            official = {"qkv": "qkv", "out": "proj_out"}[rest]
+            found[f"{places[place]}.{official}.{kind}"] = tensor[..., None] if kind == "weight" else tensor
+        else:
+            official = inside.get(rest, rest)
+            found[".".join(filter(None, (places[place], official, kind)))] = tensor
+    return found
+
+
+def test_the_chain_is_that_of_the_flags(tmp_path):
+    """improved-diffusion's cosine chain of 4000 steps; guided-diffusion's linear one."""
+    torch.save(openai_state(randomised(UNet2DModel(**IDDPM)), 4, conv_resampling=True), tmp_path / "m.pt")
+    read = openai.UNet(str(tmp_path / "m.pt"), "cosine", num_heads=4, image_size=16, diffusion_steps=4000).read()
+    assert read.schedule["betas"].pop("_target_") == "denoiselab.schedules.betas.cosine"
+    assert betas.cosine(**read.schedule["betas"]).shape == (4000,)
+    read = openai.UNet(str(tmp_path / "m.pt"), "linear", num_heads=4, image_size=16).read()
+    assert read.schedule["betas"].pop("_target_") == "denoiselab.schedules.betas.linear"
+    table = betas.linear(**read.schedule["betas"])
+    assert float(table[0]) == pytest.approx(1e-4)
+    assert float(table[-1]) == pytest.approx(0.02)
+
+
+def test_what_the_weights_do_not_tell_must_be_given(tmp_path):
+    with pytest.raises(ValueError, match="num_heads=None and num_head_channels=None: give one of them"):
+        openai.UNet("x.pt", "linear")
+    state = openai_state(randomised(UNet2DModel(**IDDPM)), 4, conv_resampling=True)
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(InteropError, match=r"m\.pt: channels of multiples \[1, 1, 2\] tell no resolution"):
+        openai.UNet(str(tmp_path / "m.pt"), "linear", num_heads=4).read()
+    state["input_blocks.0.0.weight"] = torch.cat([state["input_blocks.0.0.weight"]] * 2, 1)
+    torch.save(state, tmp_path / "m.pt")
+    with pytest.raises(InteropError, match=r"m\.pt: a super-resolution network"):
+        openai.UNet(str(tmp_path / "m.pt"), "linear", num_heads=4, image_size=16).read()
+    with pytest.raises(InteropError, match=r"m\.pt: weights of another network: it lacks 'conv_in.weight'"):
+        ddim.Checkpoint(str(tmp_path / "m.pt")).read()
