@@ -85,6 +85,7 @@ def test_pictures_and_artifacts(offline, finished):
     kinds = {a["type"]: a for a in offline["artifact"]}
     contents = {kind: [c["path"] for c in a["manifest"]["contents"]] for kind, a in kinds.items()}
     assert contents["checkpoint"] == ["best.ckpt", "last.ckpt"]
+    assert [name[:20] for name in contents["reference"]] == ["reference-classifier"]
     assert contents["frontier"] == ["frontier.csv", "frontier.html", "frontier.json", "frontier.png"]
     # What waits to be synced lies with the run.
     places = [c["local_path"] for a in offline["artifact"] for c in a["manifest"]["contents"]]

@@ -146,7 +146,12 @@ class Evaluator:
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
         }
         subject = Subject(denoiser, self.model.conditioner, self.model.shape, self.applied)
-        notes = {"run": self.name, **self._floor(evaluation, frontier.num_samples)}
+        file = getattr(reference, "path", None)
+        notes = {
+            "run": self.name,
+            "reference_file": None if file is None else str(file),
+            **self._floor(evaluation, frontier.num_samples),
+        }
         try:
             denoiser.eval()
             given = (

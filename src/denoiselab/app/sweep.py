@@ -31,6 +31,7 @@ class SweepTable(Callback):
                 "overrides": " ".join(job_return.overrides or ()),
                 "status": "done" if done else "failed",
                 "best_score": job_return.return_value if done else "",
+                "optimized_metric": config.optimized_metric,
                 "error": "" if done else " ".join(str(job_return._return_value).split()),
                 "directory": str(Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)),
             }
@@ -55,5 +56,6 @@ class SweepTable(Callback):
             score = f"{row['best_score']:.3f}" if row["best_score"] != "" else ""
             table.add_row(str(row["job"]), differs, row["status"], score, row["error"])
         out.print(table)
-        out.print(f"best score of each job's frontier, lower is better: {Path(cls.rows[0]['directory']).parent}")
+        metric = cls.rows[0]["optimized_metric"]
+        out.print(f"best score: {metric} of each job, lower is better: {Path(cls.rows[0]['directory']).parent}")
         cls.rows.clear()

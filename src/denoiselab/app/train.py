@@ -50,7 +50,8 @@ def train(config: dict[str, Any], job: Path | None) -> float:
     parameters = sum(p.numel() for p in run.model.denoiser.parameters())
     tensors = 3 + len(run.module.ema.profiles)  # weights, two moments, averages
     leader = getattr(rank_zero_only, "rank", 0) == 0
-    needs = 2 * 4 * tensors * parameters + 20_000_000
+    copies = 3 + 2 * len(run.trackers)  # last, best and the one being written; what waits to be uploaded
+    needs = copies * 4 * tensors * parameters + 20_000_000
     with RunDirectory(path, config, needs, leader=leader) as directory, run.interruption:
         last = path / CHECKPOINTS / LAST
         images_seen = _images_seen(last, run.module)

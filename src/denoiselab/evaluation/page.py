@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from denoiselab.evaluation.report import by_series, magnification
+from denoiselab.evaluation.report import by_series
 from denoiselab.evaluation.store import Record, Store, comparable
 from denoiselab.files import write_text
 
@@ -135,8 +135,7 @@ def _embedded(path: Path, shape: Sequence[int]) -> str:
                 size, Image.Resampling.LANCZOS
             )
             folded.paste(tile, (number % _COLUMNS * step[0], number // _COLUMNS * step[1]))
-        times = magnification(size[1])
-        picture = folded.resize((folded.width * times, folded.height * times), Image.Resampling.NEAREST)
+        picture = folded  # the browser enlarges it
         exact = max(size) <= _EXACT
     else:
         exact = True
