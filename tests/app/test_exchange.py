@@ -245,4 +245,4 @@ def test_a_network_with_classes_and_no_null_class_samples_and_is_not_guided(tmp_
     assert result.code == 0, result.err
     result = invoke("sample.py", *place, "data=digits", "frontier=default", "frontier.guidance=[1,2]")
     assert result.code == 2
-    assert "frontier.guidance=2.0: the model was trained without a null class" in result.last
+    assert "frontier.guidance=[1.0, 2.0]: the model was trained without a null class" in result.last
