@@ -149,3 +149,9 @@ def test_time_labels():
     assert torch.allclose(LogNoise()(level), level.sigma.log() / 4)
     with pytest.raises(ValueError, match="this one is continuous"):
         StepIndex()(level)
+
+
+def test_the_index_of_a_step_may_be_scaled():
+    """improved-diffusion's `rescale_timesteps`: a chain of 4000 steps is told in 1000ths of itself."""
+    label = StepIndex(scale=1000 / 4000)(DiscreteVP(betas.listed([1e-4] * 4000)).nodes())
+    torch.testing.assert_close(label, torch.arange(4000, dtype=torch.float64) / 4, rtol=0, atol=1e-9)

@@ -70,6 +70,17 @@ def test_an_import_is_a_run_directory_and_is_made_once(pipeline, bring, tmp_path
     assert len(list((run / "samples").iterdir())) == 2
 
 
+def test_a_damaged_import_is_told(pipeline, bring, tmp_path):
+    assert bring("diffusers", pipeline).code == 0
+    (run,) = (tmp_path / "logs" / "imported").iterdir()
+    last = run / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    result = bring("diffusers", pipeline, "seed=1")
+    assert result.code == 2
+    assert "holds a damaged import; remove it: " in result.last
+    assert str(last) in result.last
+
+
 def test_an_imported_run_is_exported_as_it_came(pipeline, bring, invoke, tmp_path):
     assert bring("diffusers", pipeline).code == 0
     (run,) = (tmp_path / "logs" / "imported").iterdir()
@@ -234,4 +245,4 @@ def test_a_network_with_classes_and_no_null_class_samples_and_is_not_guided(tmp_
     assert result.code == 0, result.err
     result = invoke("sample.py", *place, "data=digits", "frontier=default", "frontier.guidance=[1,2]")
     assert result.code == 2
-    assert "frontier.guidance=2.0: the model was trained without a null class" in result.last
+    assert "frontier.guidance=[1.0, 2.0]: the model was trained without a null class" in result.last

@@ -49,9 +49,12 @@ def frontier_of(evaluation: Config, model: build.Model, names: list[str], option
     asked, scales = evaluation["weights"], [float(scale) for scale in evaluation["guidance"]]
     listed = asked if isinstance(asked, list) else [asked]
     index = torch.arange(1)
-    try:
-        for scale in scales:
+    for scale in scales:
+        try:
             bind(model.denoiser, model.conditioner.sample(index), model.conditioner.null(index), scale)
+        except ValueError as error:
+            raise BadInput(f"{option}.guidance={scales}:{str(error).partition(':')[2]}") from None
+    try:
         return Frontier(
             build.build_samplers(nodes),
             {name: _with_hashes(node) for name, node in nodes.items()},
@@ -65,8 +68,7 @@ def frontier_of(evaluation: Config, model: build.Model, names: list[str], option
             scales,
         )
     except ValueError as error:
-        text = str(error).replace("evaluation.", f"{option}.")
-        raise BadInput(f"{option}.{text}" if text.startswith("guidance") else text) from None
+        raise BadInput(str(error).replace("evaluation.", f"{option}.")) from None
 
 
 def _with_hashes(node: Any) -> Any:
