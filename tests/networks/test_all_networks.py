@@ -217,7 +217,7 @@ def test_compiles_without_graph_breaks(name):
 @pytest.mark.parametrize("name", CLASSES)
 def test_a_denoiser_learns_in_200_steps(name):
     """Noise is predicted from digits (rows of them as waves, two pixels as points) at ten levels."""
-    few = {"num_classes": None, "image_channels": None, "token_features": None, "vector_features": None}
+    few = dict.fromkeys(("num_classes", "image_channels", "token_features", "num_tokens", "vector_features"))
     few = {key: value for key, value in {**few, "augmentation_features": None}.items() if key in tiny(name)}
     shape = tiny(name)["shape"]
     size = [1, 8, 8] if len(shape) == 3 else shape
