@@ -70,6 +70,17 @@ def test_an_import_is_a_run_directory_and_is_made_once(pipeline, bring, tmp_path
     assert len(list((run / "samples").iterdir())) == 2
 
 
+def test_a_damaged_import_is_told(pipeline, bring, tmp_path):
+    assert bring("diffusers", pipeline).code == 0
+    (run,) = (tmp_path / "logs" / "imported").iterdir()
+    last = run / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    result = bring("diffusers", pipeline, "seed=1")
+    assert result.code == 2
+    assert "holds a damaged import; remove it: " in result.last
+    assert str(last) in result.last
+
+
 def test_an_imported_run_is_exported_as_it_came(pipeline, bring, invoke, tmp_path):
     assert bring("diffusers", pipeline).code == 0
     (run,) = (tmp_path / "logs" / "imported").iterdir()

@@ -158,7 +158,7 @@ def test_the_chain_of_a_continuous_model_stands_at_its_labels(schedule, tmp_path
         ({"input_scale": lambda level: level.alpha}, "denoiser.input_scale"),
         ({"time_label": StepIndex(scale=0.25)}, "denoiser.time_label: .* counts steps"),
         ({"variance": Learned()}, "denoiser.variance=Learned: .* knows FixedSmall, FixedLarge, LearnedRange"),
-        ({"network": torch.nn.Identity()}, "network=Identity: of our networks DDPMUNet"),
+        ({"network": torch.nn.Identity()}, "network=Identity: of our networks DDPMUNet and ADMUNet"),
     ],
 )
 def test_what_diffusers_does_not_have_is_refused(change, says, tmp_path):

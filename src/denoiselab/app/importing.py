@@ -73,23 +73,33 @@ def run_directory(node: Mapping[str, Any], log_dir: Path, data: Mapping[str, Any
     path = log_dir / "imported" / f"{imported.name}-{digest[:12]}"
     checkpoint = _checkpoint(imported, config)
     if path.exists():
-        try:
-            read_checkpoint(path / CHECKPOINTS / LAST)
-        except CheckpointError as error:
-            raise BadInput(f"log_dir={log_dir}: holds a damaged import; remove it: {error}") from None
-        console(stderr=True).print(f"imported before: {path}")
-        return path
+        return _former(path)
     origin = {
         "source": dict(node),
         "sha256": digest,
         "files_sha256": {str(f.resolve()): hashlib.sha256(f.read_bytes()).hexdigest() for f in imported.files},
     }
     info = {"wandb_id": secrets.token_hex(4), "starts": [start_record(config)], "imported": origin}
-    with new_folder(path, "log_dir") as partial:
-        AtomicCheckpointIO().save_checkpoint(checkpoint, partial / CHECKPOINTS / LAST)
-        write_description(partial, config, info)
+    try:
+        with new_folder(path, "log_dir") as partial:
+            AtomicCheckpointIO().save_checkpoint(checkpoint, partial / CHECKPOINTS / LAST)
+            write_description(partial, config, info)
+    except BadInput:
+        if path.exists():  # another process was faster
+            return _former(path)
+        raise
     numbers = sum(tensor.numel() for tensor in imported.weights.values())
     console(stderr=True).print(f"imported, {numbers / 1e6:.2f} M numbers: {path}")
+    return path
+
+
+def _former(path: Path) -> Path:
+    """The run directory of the same import before."""
+    try:
+        read_checkpoint(path / CHECKPOINTS / LAST)
+    except CheckpointError as error:
+        raise BadInput(f"log_dir={path.parent.parent}: holds a damaged import; remove it: {error}") from None
+    console(stderr=True).print(f"imported before: {path}")
     return path
 
 

@@ -49,7 +49,7 @@ class Loaded:
         node: dict[str, Any] = self.config["data"]
         if "_target_" not in node:
             raise BadInput(
-                f"ckpt: {self.config['name']} was imported without data to measure against; import it with data=..."
+                f"ckpt: {self.config.get('name')} was imported without data to measure against; import it with data=..."
             )
         return node
 
