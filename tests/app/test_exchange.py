@@ -203,7 +203,7 @@ def test_an_import_with_data_has_a_frontier(tmp_path, tmp_path_factory, invoke, 
     place += ["frontier.samplers=[ddim]", "frontier.nfe=[2]", "frontier.extra_nfe={}", "frontier.num_samples=8"]
     result = invoke("sample.py", *place)
     assert result.code == 2
-    assert "it names no data to measure against; import it with data=" in result.last
+    assert "was imported without data to measure against; import it with data=" in result.last
     extractor = (
         "{_target_: denoiselab.evaluation.DomainClassifier, epochs: 1, batch_size: 64, lr: 5.0e-3, dimension: 64}"
     )

@@ -1,6 +1,7 @@
 """The command line as users meet it."""
 
 import csv
+import itertools
 import re
 
 import numpy as np
@@ -91,7 +92,7 @@ def test_every_sampler_and_every_spacing(choice, finished, tmp_path, invoke):
 
 def test_an_image_does_not_depend_on_its_batch(finished):
     """Floats of a UNet whose every weight is at work, before they are rounded to bytes."""
-    model, _ = load(finished / "checkpoints" / "last.ckpt", None)
+    model = load(finished / "checkpoints" / "last.ckpt", None)[0].model
     torch.manual_seed(0)
     for module in model.denoiser.modules():
         if isinstance(module, (torch.nn.Conv2d, torch.nn.Linear)):
@@ -132,9 +133,9 @@ def test_the_weights_asked_for_are_the_ones_used(finished):
     raw, ema = checkpoint["state_dict"][f"denoiser.{name}"], checkpoint["denoiselab"]["ema"]["ema"][name]
     assert not torch.equal(raw, ema)
     for asked, expected, called in (("raw", raw, "raw"), ("ema", ema, "ema"), (None, ema, "ema")):
-        model, used = load(path, asked)
+        loaded, used = load(path, asked)
         assert used == called
-        assert torch.equal(model.denoiser.get_parameter(name), expected)
+        assert torch.equal(loaded.model.denoiser.get_parameter(name), expected)
 
 
 def test_a_sweep_runs_each_job_in_its_own_directory(tmp_path, invoke):
@@ -194,3 +195,16 @@ def test_the_default_command_starts_as_it_is(run, tmp_path, start):
     (run_dir,) = tmp_path.glob("logs/digits/*")
     assert (run_dir / "checkpoints" / "last.ckpt").is_file()
     assert list((run_dir / "wandb").glob("offline-run-*"))
+
+
+def test_brownian_noise_refines_one_image(invoke, finished, tmp_path):
+    """Twice the steps change an image less on one path than by fresh draws."""
+    images = {}
+    for noise, steps in itertools.product(("independent", "brownian"), (40, 80)):
+        out = tmp_path / f"{noise}{steps}"
+        asked = ["sampler=dpmpp_2m_sde", f"sampler.steps={steps}", f"noise={noise}", "format=npz", "num_samples=16"]
+        done = invoke("sample.py", f"ckpt={finished}", *asked, f"out={out}")
+        assert done.code == 0, done.err
+        images[noise, steps] = np.load(out / "samples.npz")["images"].astype(float)
+    change = {noise: abs(images[noise, 40] - images[noise, 80]).mean() for noise in ("independent", "brownian")}
+    assert change["brownian"] < 0.5 * change["independent"]

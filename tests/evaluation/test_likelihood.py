@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from configurations import build, names
 from exact import noise, normal, z_score
 from oracles import F64
 
@@ -84,6 +85,29 @@ def test_the_map_to_noise_has_the_exact_volume(name):
     assert (volume - want).abs().max() < 30 * 1e-7
     gaussian = -((end / norm).square() + math.log(2 * math.pi)).sum(1) / 2
     assert (prior - gaussian).abs().max() < 30 * 1e-7
+
+
+@pytest.mark.parametrize("name", names("schedule"))
+def test_every_schedule_measures_the_same_gaussian(name):
+    """The exact map of a Gaussian is known between any two levels, pure noise too; and VDM's bound is its entropy."""
+    schedule = build("schedule", name, *(["width=8"] if name == "learned" else [])).requires_grad_(False)
+    first, last = ends(schedule)
+    root = torch.tensor([[0.5, 0.0], [0.2, 0.4]], dtype=F64)
+    oracle = GaussianDenoiser(torch.tensor([0.1, -0.2], dtype=F64), root @ root.T)
+    y = oracle.mean + normal(400, 2) @ root.T
+    norm = torch.hypot(last.alpha, last.sigma)
+    end = oracle.flow(first.alpha * y[:20], first, last)
+    want = log_density(oracle, schedule, y[:20]) - oracle.log_density(end, last) - 2 * norm.log()
+    _, volume = flow().log_density(oracle, schedule, y[:20], noise(20), F64)
+    assert (volume - want).abs().max() < 1e-3
+    # Given y, the density of a model with the same noise once more; what the prior is off by is in it.
+    twice = GaussianDenoiser(oracle.mean, root @ root.T + float(first.rho) ** 2 * torch.eye(2, dtype=F64))
+    result = of(ContinuousTimeBound(ContinuousGaussian(), 16), oracle, schedule, y)
+    total = (last.alpha.square() * (root @ root.T) + last.sigma.square() * torch.eye(2)) / norm.square()
+    shift = last.alpha * oracle.mean / norm
+    prior = (total.trace() - 2 - total.logdet() + shift.square().sum()) / 2
+    expected = (-log_density(twice, schedule, y).mean() + prior) / (2 * LOG2)
+    assert result.total.value == pytest.approx(float(expected), abs=4 * result.total.standard_error + 1e-3)
 
 
 @pytest.mark.parametrize("projection", [projections.rademacher, projections.gaussian, projections.sphere])
@@ -285,6 +309,15 @@ def test_samples_are_given_the_conditioning_of_their_labels():
     measure(watching, denoiser, ClassLabel(10), PointSet(labels[:, None].double(), labels), 7, 3, 0)
     assert torch.equal(torch.cat(watching.points)[:, 0].long(), torch.cat(watching.labels))
     assert len(torch.cat(watching.labels)) == 7
+
+
+def test_standard_errors_are_those_of_repetition():
+    """Over 40 draws of data and noise, within a quarter."""
+    oracle, schedule = mixture(), schedules.VPLinear()
+    everything, method = draw(oracle, 40 * 100), ContinuousTimeBound(ContinuousGaussian(), 4)
+    totals = [of(method, oracle, schedule, data, seed=seed).total for seed, data in enumerate(everything.split(100))]
+    values, errors = torch.tensor(totals, dtype=F64).unbind(1)
+    assert float(errors.mean() / values.std()) == pytest.approx(1, abs=0.25)
 
 
 def test_repeats_leave_the_mean_and_take_away_noise():

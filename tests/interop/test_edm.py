@@ -186,6 +186,8 @@ def test_what_is_no_such_network_is_refused_in_a_sentence(tmp_path):
         assert "\n" not in str(error.value)
 
     says("holds a StyleGAN", class_name="StyleGAN")
+    says("not what denoiselab.interop.pickles makes", init_kwargs={"img_channels": 3})
+    says("decoder_type=residual is unknown; known: standard, skip", init_kwargs={**SONG, "decoder_type": "residual"})
     says("model_type=UViT is unknown", init_kwargs={**SONG, "model_type": "UViT"})
     says("does not fit its configuration: it lacks", init_kwargs={**SONG, "num_blocks": 2})
     says(

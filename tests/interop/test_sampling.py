@@ -111,10 +111,10 @@ def test_an_imported_run_samples_as_its_pipeline(scheduler, options, tmp_path, m
     pipeline.save_pretrained(tmp_path / "pipeline")
     source = node("denoiselab.interop.diffusers.Pipeline", path=str(tmp_path / "pipeline"))
     run = importing.run_directory(source, tmp_path / "logs")
-    model, weights = load_weights(run / "checkpoints" / "last.ckpt", None)
+    loaded, weights = load_weights(run / "checkpoints" / "last.ckpt", None)
     assert weights == "raw"
     threshold = Clip() if scheduler.config.clip_sample else None
-    denoiser = model.denoiser
+    denoiser = loaded.model.denoiser
     found = ours(denoiser, rule(Leading(), STEPS, threshold=threshold))
     assert off(found, theirs(pipeline, denoiser.schedule, monkeypatch)) < 1e-9
 

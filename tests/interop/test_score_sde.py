@@ -8,7 +8,8 @@ from published.weights import Shapes, Weights
 from denoiselab.app.construct import construct
 from denoiselab.denoiser import Denoiser
 from denoiselab.interop import InteropError
-from denoiselab.interop.score_sde import CONFIGS, ScoreSDE, averaged, meaning, ncsnpp_layout, to_config
+from denoiselab.interop.score_sde import CONFIGS, ScoreSDE, averaged, meaning
+from denoiselab.interop.score_sde_layout import ncsnpp_layout, to_config
 from denoiselab.networks import NCSNpp
 
 HERE = Path("checkpoint.pth")
@@ -172,6 +173,10 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path):
     path, state = checkpoint(tmp_path, config)
     with pytest.raises(ValueError, match="config=ve/cifar: unknown"):
         ScoreSDE(str(path), "ve/cifar")
+    with pytest.raises(ValueError, match=r"config.model.name: missing"):
+        ScoreSDE(str(path), {"data": config["data"], "training": config["training"]})
+    with pytest.raises(ValueError, match=r"config.model.progressive=skip: it must be one of none, output_skip"):
+        ScoreSDE(str(path), tiny(progressive="skip"))
     with pytest.raises(InteropError, match=r"does not fit its configuration"):
         ScoreSDE(str(path), "vp/cifar10_ddpmpp_continuous").read()
     with pytest.raises(InteropError, match=r"model.nonlinearity=elu has no counterpart"):

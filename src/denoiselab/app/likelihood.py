@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from denoiselab import progress
-from denoiselab.app.construct import check, construct
+from denoiselab.app.construct import construct
 from denoiselab.app.errors import BadInput
-from denoiselab.app.loaded import data_of, load_weights
+from denoiselab.app.loaded import Loaded, load_weights
 from denoiselab.app.places import checkpoint_file, device_of, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.data import DataSet
@@ -22,9 +22,7 @@ from denoiselab.evaluation.bits_per_dim import BitsPerDim, measure, rate_distort
 from denoiselab.evaluation.cell import digest
 from denoiselab.evaluation.likelihood import Likelihood
 from denoiselab.files import atomic
-from denoiselab.training.checkpoints import read_checkpoint
 from denoiselab.training.interruption import Interruption
-from denoiselab.training.module import CHECKPOINT_KEY
 
 Config = dict[str, Any]
 
@@ -46,9 +44,9 @@ def measure_likelihood(config: Config) -> Path:
         raise BadInput(f"num_samples={settings.num_samples}: a standard error takes at least 2.")
     method: Likelihood = construct(settings.likelihood, "likelihood")
     path = checkpoint_file(settings)
-    model, weights = load_weights(path, settings.weights)
-    ours = read_checkpoint(path)[CHECKPOINT_KEY]
-    train, data = _data(method, settings, ours["config"])
+    loaded, weights = load_weights(path, settings.weights)
+    model = loaded.model
+    train, data = _data(method, settings, loaded)
     try:
         method.check(model.denoiser)
     except ValueError as error:
@@ -94,7 +92,7 @@ def measure_likelihood(config: Config) -> Path:
             "nfe": result.nfe,
             "repeats": settings.repeats,
             "seed": settings.seed,
-            "data": ours["config"]["data"]["name"],
+            "data": loaded.config["data"]["name"],
             "split": settings.split,
             "split_n": len(data),
             "split_sha256": data.fingerprint,
@@ -103,7 +101,7 @@ def measure_likelihood(config: Config) -> Path:
             "conditional": bool(model.conditioner.names),
             "weights": weights,
             "weights_sha256": digest(denoiser),
-            "images_seen": ours["images_seen"],
+            "images_seen": loaded.images_seen,
             "checkpoint": str(path.resolve()),
             "checkpoint_sha256": checkpoint,
             "dtype": "float32",
@@ -122,19 +120,14 @@ def measure_likelihood(config: Config) -> Path:
     return out
 
 
-def _data(method: Likelihood, settings: SampleSettings, config: Config) -> tuple[DataSet, DataSet]:
+def _data(method: Likelihood, settings: SampleSettings, loaded: Loaded) -> tuple[DataSet, DataSet]:
     """The checkpoint's training data, and those to be measured.
 
     Raises:
         BadInput: They are not there, too few, or of another kind than the method's.
     """
-    node = data_of(config, Path(str(settings.ckpt)))
-    check({"data": node}, model_only=True)
-    name = node["name"]
-    try:
-        train, held_out = construct(node, "data").load()
-    except (ValueError, OSError) as error:
-        raise BadInput(f"ckpt={settings.ckpt}: its data cannot be loaded: {error}") from None
+    train, held_out = loaded.data()
+    name = loaded.config["data"]["name"]
     data: DataSet = {"train": train, "held_out": held_out}[settings.split]
     if not len(data):
         raise BadInput(f"split={settings.split}: {name} of this checkpoint has no such data; use split=train.")

@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from denoiselab.app import build
-from denoiselab.app.construct import check
+from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
+from denoiselab.data import DataSet
 from denoiselab.training.checkpoints import CheckpointError, check_weights, read_checkpoint
 from denoiselab.training.ema import RAW, applied
 from denoiselab.training.module import CHECKPOINT_KEY
@@ -37,6 +38,33 @@ class Loaded:
     def names(self) -> list[str]:
         """What `applied` accepts."""
         return [*self.averages, RAW]
+
+    @property
+    def data_node(self) -> dict[str, Any]:
+        """The configuration of the data set.
+
+        Raises:
+            BadInput: There is none: an import without data.
+        """
+        node: dict[str, Any] = self.config["data"]
+        if "_target_" not in node:
+            raise BadInput(
+                f"ckpt: {self.config.get('name')} was imported without data to measure against; import it with data=..."
+            )
+        return node
+
+    def data(self) -> tuple[DataSet, DataSet]:
+        """The training data, and those held out.
+
+        Raises:
+            BadInput: They cannot be loaded.
+        """
+        check({"data": self.data_node}, model_only=True)
+        try:
+            loaded: tuple[DataSet, DataSet] = construct(self.data_node, "data").load()
+        except (ValueError, OSError) as error:
+            raise BadInput(f"ckpt: its data cannot be loaded: {error}") from None
+        return loaded
 
     def applied(self, name: str) -> AbstractContextManager[None]:
         """Within it the denoiser has the weights of that name."""
@@ -68,20 +96,8 @@ def load(path: Path) -> Loaded:
     return Loaded(model, ours["ema"], config, ours["images_seen"])
 
 
-def data_of(config: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The node of the data set that a checkpoint's configuration names.
-
-    Raises:
-        BadInput: It names none: an import without data.
-    """
-    node: dict[str, Any] = config.get("data") or {}
-    if "_target_" not in node:
-        raise BadInput(f"ckpt={path}: it names no data to measure against; import it with data=<data set>.")
-    return node
-
-
-def load_weights(path: Path, asked: str | None) -> tuple[build.Model, str]:
-    """The model of a checkpoint file with the weights asked for, or its first profile, and their name.
+def load_weights(path: Path, asked: str | None) -> tuple[Loaded, str]:
+    """A checkpoint file's model with the weights asked for, or its first profile, and their name.
 
     Raises:
         BadInput: It cannot be used, or has no such weights.
@@ -90,4 +106,4 @@ def load_weights(path: Path, asked: str | None) -> tuple[build.Model, str]:
     weights = build.profile_name(asked, loaded.names, "weights")
     if weights != RAW:
         loaded.model.denoiser.load_state_dict(loaded.averages[weights], strict=False)  # buffers are not averaged
-    return loaded.model, weights
+    return loaded, weights

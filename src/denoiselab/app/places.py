@@ -26,14 +26,18 @@ def device_of(settings: SampleSettings) -> torch.device:
     return torch.device("cuda" if on_gpu else "cpu")
 
 
+def home_of(checkpoint: Path) -> Path:
+    """The run's directory of a checkpoint, or the folder where it lies."""
+    return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent
+
+
 def new_path(settings: SampleSettings, checkpoint: Path, kind: str, folder: str) -> Path:
     """The folder to write: `out`, or one in the folder `kind` of the checkpoint's run.
 
     Raises:
         BadInput: It exists.
     """
-    home = checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent
-    out = Path(settings.out) if settings.out else home / kind / folder
+    out = Path(settings.out) if settings.out else home_of(checkpoint) / kind / folder
     if out.exists():
         raise BadInput(f"out={out}: exists already; nothing is written over, so name another folder with out=...")
     return out

@@ -13,7 +13,8 @@ import torch.distributed as dist
 from denoiselab import progress
 from denoiselab.evaluation.cell import Scoring, Subject, digest
 from denoiselab.evaluation.media import medium
-from denoiselab.evaluation.scorer import Scorer, Statistics
+from denoiselab.evaluation.ranks import on_first_rank
+from denoiselab.evaluation.scorer import Reference, Scorer
 from denoiselab.evaluation.store import Record, Store, comparable
 from denoiselab.samplers import Sampler
 from denoiselab.schedules import Schedule
@@ -88,13 +89,14 @@ class Frontier:
     def run(
         self,
         subject: Subject,
-        scorer: Scorer[Any],
-        reference: Statistics,
+        scorer: Scorer[Any, Any],
+        reference: Reference,
         store: Store,
         protocol: Mapping[str, Any],
         check: Callable[[object], None],
         check_cell: Callable[[], None] = lambda: None,
         notes: Mapping[str, Any] = MappingProxyType({}),
+        learn: Callable[[Sampler], Mapping[str, Any]] = lambda sampler: {},
         *,
         shown: bool = True,
     ) -> list[Record]:
@@ -109,6 +111,7 @@ class Frontier:
             check: Called between sampling steps; what it raises stops the run.
             check_cell: Called after each cell, by all ranks together.
             notes: What else a record says; it does not tell cells apart.
+            learn: Lets a sampler learn what it must know of the model; what it returns tells its cells apart.
             shown: Whether the first rank shows a bar.
 
         Returns:
@@ -119,7 +122,7 @@ class Frontier:
         """
         rank = dist.get_rank() if dist.is_initialized() else 0
         # One rank looks: files may change between two looks, or be on another machine.
-        stored = _from_first(store.usable() if rank == 0 else {})
+        stored = on_first_rank(store.usable)
         common = {
             **protocol,
             "metric": scorer.metric,
@@ -127,7 +130,7 @@ class Frontier:
             "seed": self.seed,
             "extractor": scorer.name,
             "extractor_sha256": scorer.fingerprint,
-            "reference_n": int(reference.n),
+            "reference_n": reference.n,
             "reference_sha256": reference.fingerprint,
             "dtype": "float32",
         }
@@ -137,9 +140,10 @@ class Frontier:
             scoring = Scoring(subject, scorer, reference, self.num_samples, self.batch_size, self.seed, check, bar)
             for weights in self.weights:
                 with subject.applied(weights):
+                    learnt = {name: learn(sampler) for name, sampler in self.samplers.items()}
                     own = {**common, "weights": weights, "weights_sha256": digest(subject.denoiser)}
                     for guidance, name, steps, calls in self._cells():
-                        sampler, settings = self.samplers[name], {**self.settings[name], "steps": steps}
+                        sampler, settings = self.samplers[name], {**self.settings[name], **learnt[name], "steps": steps}
                         cell = {**own, "guidance": guidance, "sampler": name, "settings": settings}
                         key = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()
                         bar.set_postfix(sampler=name, nfe=calls, refresh=False)
@@ -169,14 +173,6 @@ class Frontier:
         for guidance in self.guidance:
             for (name, steps), calls in zip(self.cells, self.calls, strict=True):
                 yield guidance, name, steps, calls
-
-
-def _from_first(found: dict[str, Record]) -> dict[str, Record]:
-    """What the first rank found."""
-    given = [found]
-    if dist.is_initialized():
-        dist.broadcast_object_list(given)
-    return given[0]
 
 
 def _series(record: Record) -> tuple[Any, ...]:

@@ -12,12 +12,16 @@ from safetensors.torch import save
 
 from denoiselab.denoiser import Denoiser
 from denoiselab.files import atomic, write_text
+from denoiselab.interop.diffusers_autoencoders import autoencoder_kl, vq_model
+from denoiselab.interop.diffusers_dit import dit
+from denoiselab.interop.diffusers_unet_text import unet_condition
 from denoiselab.interop.files import WEIGHTS, local, read_json, read_weights, weights_file
 from denoiselab.interop.imported import Imported, named, node
-from denoiselab.interop.layout import SAME, Entry, InteropError, Layout, Stacked, renamed
+from denoiselab.interop.layout import SAME, Entry, InteropError, Layout, Stacked, State, renamed
+from denoiselab.interop.options import block_name
 from denoiselab.interop.schedulers import from_scheduler, to_scheduler
-from denoiselab.interop.unet import Halves, Names, Part, entries
-from denoiselab.networks import DDPMUNet
+from denoiselab.interop.unet import Halves, Names, entries
+from denoiselab.networks import DDPMUNet, DiT
 
 # The release whose files are written.
 _VERSION = "0.35.0"
@@ -67,18 +71,21 @@ class Pipeline:
         """
         folder = local(self.path, self.revision)
         home = next((folder / name for name in ("unet", "transformer") if (folder / name).is_dir()), folder)
-        if not (home / "config.json").is_file():
-            raise InteropError(f"{folder}: holds no model of diffusers: there is no {home / 'config.json'}.")
-        config = read_json(home / "config.json")
-        layout = layout_of(config, home / "config.json")
-        weights = weights_file(home, self.variant)
-        state = layout.to_ours(renamed(read_weights(weights), _OLD_NAMES), weights)
+        layout, state, weights = read_model(home, self.variant)
+        if layout.module not in (DDPMUNet, DiT):
+            raise InteropError(
+                f"{home}: our {layout.module.__name__}, of which a run directory cannot be made, as no conditioner or "
+                "sampler gives it what it takes; `denoiselab.interop.diffusers.read_model` loads it."
+            )
         scheduler = self._scheduler_file(folder)
         meaning = from_scheduler(read_json(scheduler), scheduler, layout.options["outputs"])
         classes = layout.options["num_classes"]
         kind = node("denoiselab.conditioners.Unconditional")
         if classes is not None:
-            kind = node("denoiselab.conditioners.ClassLabel", num_classes=classes, dropout=0.0, null_class=False)
+            null = layout.options.get("null_class", True)
+            kind = node(
+                "denoiselab.conditioners.ClassLabel", num_classes=classes, dropout=0.1 if null else 0.0, null_class=null
+            )
         return Imported(
             named(self.path, folder),
             layout,
@@ -102,8 +109,27 @@ class Pipeline:
         )
 
 
+def read_model(folder: Path, variant: str | None = None) -> tuple[Layout, State, Path]:
+    """Our counterpart of one model of diffusers, a network or an autoencoder, its weights, and their file.
+
+    `layout.module(**layout.options).load_state_dict(weights)` is the model.
+
+    Args:
+        folder: Where `save_pretrained` wrote it: `unet/`, `transformer/` or `vae/` of a pipeline.
+        variant: As in `Pipeline`.
+
+    Raises:
+        InteropError: A file is missing or damaged, or the model has no counterpart here.
+    """
+    if not (folder / "config.json").is_file():
+        raise InteropError(f"{folder}: holds no model of diffusers: there is no {folder / 'config.json'}.")
+    layout = layout_of(read_json(folder / "config.json"), folder / "config.json")
+    weights = weights_file(folder, variant)
+    return layout, layout.to_ours(renamed(read_weights(weights), _OLD_NAMES), weights), weights
+
+
 def layout_of(config: Mapping[str, Any], where: Path) -> Layout:
-    """Our counterpart of a network of diffusers.
+    """Our counterpart of a network or an autoencoder of diffusers.
 
     Args:
         config: Content of its `config.json`.
@@ -255,14 +281,8 @@ def write_pipeline(folder: Path, denoiser: Denoiser, options: Mapping[str, Any])
 def _unet2d_entries(options: Mapping[str, Any], *, cosine_first: bool) -> list[Entry]:
     """The list of names of a `DDPMUNet`; `cosine_first` is diffusers' `flip_sin_to_cos`."""
     last = len(options["multipliers"]) - 1
-    kinds = {"residual": "resnets", "attention": "attentions", "down": "downsamplers", "up": "upsamplers"}
-
-    def place(part: Part) -> str:
-        side = {"down": f"down_blocks.{part.level}", "middle": "mid_block", "up": f"up_blocks.{last - part.level}"}
-        return f"{side[part.side]}.{kinds[part.kind]}.{part.number}"
-
     names = Names(
-        place=place,
+        place=lambda part: block_name(part, last),
         residual=("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut"),
         norm="group_norm",
         qkv=("to_q", "to_k", "to_v"),
@@ -278,4 +298,10 @@ def _unet2d_entries(options: Mapping[str, Any], *, cosine_first: bool) -> list[E
     return [*entries(options, names), *classes]
 
 
-_LAYOUTS: dict[Any, Callable[[Mapping[str, Any]], Layout]] = {"UNet2DModel": unet2d}
+_LAYOUTS: dict[Any, Callable[[Mapping[str, Any]], Layout]] = {
+    "UNet2DModel": unet2d,
+    "UNet2DConditionModel": unet_condition,
+    "DiTTransformer2DModel": dit,
+    "AutoencoderKL": autoencoder_kl,
+    "VQModel": vq_model,
+}

@@ -39,7 +39,9 @@ class Network:
         config = read_json(folder / CONFIG)
         kind, options = str(config.get("class_name")), config.get("init_kwargs")
         known = (*_MEANINGS, "Precond")
-        if kind not in known or not isinstance(options, Mapping) or config.get("init_args"):
+        if not isinstance(options, Mapping) or config.get("init_args") or not {*_NEEDED} <= options.keys():
+            raise InteropError(f"{folder}: not what denoiselab.interop.pickles makes of a network of NVlabs.")
+        if kind not in known:
             raise InteropError(f"{folder}: holds a {kind}; known networks of NVlabs are {', '.join(known)}.")
         # Around it the preconditioner may hold a table, or EDM2's weight of losses, which sampling does not need.
         prefix = "unet." if kind == "Precond" else "model."
@@ -67,6 +69,10 @@ class Network:
             conditioner,
             files=[folder / MODEL, folder / CONFIG],
         )
+
+
+# Arguments without a default; the others' are theirs.
+_NEEDED = ("img_resolution", "img_channels")
 
 
 class _Meaning(NamedTuple):

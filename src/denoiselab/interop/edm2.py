@@ -62,7 +62,7 @@ def edm2_layout(config: Mapping[str, Any], where: Path) -> Layout:
         "multipliers": mult,
         "attention_levels": [n for n in range(len(mult)) if size >> n in config.get("attn_resolutions", [16, 8])],
         "fir": list(config.get("resample_filter", [1, 1])),
-        "num_classes": config["label_dim"] or None,
+        "num_classes": config.get("label_dim") or None,
         **{ours: config[theirs] for theirs, ours in _OPTIONS.items() if theirs in config},
     }
     skeleton = Layout(EDM2UNet, options, ()).skeleton()

@@ -40,6 +40,9 @@ def edm_layout(kind: str, config: Mapping[str, Any], where: Path) -> Layout:
 def song_layout(config: Mapping[str, Any], where: Path, outputs: int = 1) -> Layout:
     """EDM's `SongUNet` as our NCSNpp; arguments and errors as of `edm_layout`."""
     given = {**_SONG, **config}
+    for key, allowed in _CHOICES.items():
+        if given[key] not in allowed:
+            raise InteropError(f"{where}: {key}={given[key]} is unknown; known: {', '.join(allowed)}.")
     size, mult, fir = given["img_resolution"], list(given["channel_mult"]), list(given["resample_filter"])
     plain = fir == [1, 1]
     fourier = given["embedding_type"] == "fourier"
@@ -174,6 +177,11 @@ def dhariwal_layout(config: Mapping[str, Any], where: Path, outputs: int = 1) ->
     )
 
 
+_CHOICES = {
+    "embedding_type": ("positional", "fourier"),
+    "encoder_type": ("standard", "skip", "residual"),
+    "decoder_type": ("standard", "skip"),
+}
 _SONG: dict[str, Any] = {
     "label_dim": 0,
     "augment_dim": 0,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from denoiselab.networks.attention import attend, head_count
 from denoiselab.networks.checks import check_sizes
 from denoiselab.networks.layers import NormSiLU
-from denoiselab.networks.unet import Encoder, Plan, UNet
+from denoiselab.networks.unet import Context, Encoder, Plan, UNet
 
 
 class ADMUNet(UNet):
@@ -175,6 +175,6 @@ class ADMClassifier(Encoder):
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """Map `x` `(B, C, H, W)` and time labels `(B,)` to logits `(B, num_classes)`."""
-        h, _ = self.encode(x, F.silu(self.time(label)))
+        h, _ = self.encode(x, Context(F.silu(self.time(label))))
         out: Tensor = self.pool(self.norm(h))
         return out

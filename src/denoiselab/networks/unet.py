@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from denoiselab.networks.conditioning import Conditioning, check_conditioning
 from denoiselab.networks.embeddings import SinusoidalEmbedding
 from denoiselab.networks.layers import NormSiLU, ResidualBlock, join_image, run, zero_init
 from denoiselab.networks.resampling import Downsample, Upsample
+from denoiselab.networks.spatial_transformer import SpatialTransformer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,7 @@ class Plan:
         checkpoint_levels: Levels whose blocks are computed again in the backward pass, which saves memory; the middle
             goes with the last.
         image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
-        heads: Heads of each attention.
+        heads: Heads of each attention; or those of each level, one after another.
         head_channels: Channels of each head, in place of their number.
         norm_eps: Of the group norms.
         frequency_shift: As in `SinusoidalEmbedding`.
@@ -41,6 +43,8 @@ class Plan:
         block_resampling: Residual blocks halve and double the resolution, instead of convolutions.
         symmetric: As in `Downsample`.
         middle_attention: There is attention in the middle.
+        token_features: Features of `tokens`, to which transformers attend in place of self-attention alone.
+        depths: Blocks of a transformer at each level; of no use without tokens.
 
     Raises:
         ValueError: The shape is not an image's, a value is out of range, H or W is not divisible by the stride, or
@@ -56,7 +60,7 @@ class Plan:
     groups: int
     checkpoint_levels: Sequence[int]
     image_channels: int | None
-    heads: int = 1
+    heads: int | Sequence[int] = 1
     head_channels: int | None = None
     norm_eps: float = 1e-5
     frequency_shift: int = 0
@@ -65,10 +69,12 @@ class Plan:
     block_resampling: bool = False
     symmetric: bool = True
     middle_attention: bool = True
+    token_features: int | None = None
+    depths: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         sizes = {"channels": self.channels, "blocks": self.blocks, "groups": self.groups}
-        check_sizes({**sizes, "image_channels": self.image_channels})
+        check_sizes({**sizes, "image_channels": self.image_channels, "token_features": self.token_features})
         if self.channels < 4:
             raise ValueError(f"channels={self.channels}: it must be at least 4.")
         check_multipliers(self.multipliers)
@@ -98,14 +104,18 @@ class Plan:
         options = (self.features, self.dropout, self.groups, self.norm_eps, self.scale_shift)
         return ResidualBlock(channels_in, channels_out, *options, up=up, down=down)
 
-    def attention(self, width: int) -> SelfAttention:
-        """Self-attention."""
-        return SelfAttention(width, self.groups, head_count(width, self.heads, self.head_channels), self.norm_eps)
+    def attention(self, level: int) -> SelfAttention | SpatialTransformer:
+        """The attention of a level."""
+        width = self.widths[level]
+        heads = head_count(width, self.heads if isinstance(self.heads, int) else self.heads[level], self.head_channels)
+        if self.token_features is None:
+            return SelfAttention(width, self.groups, heads, self.norm_eps)
+        return SpatialTransformer(width, heads, self.depths[level], self.token_features, self.groups)
 
     def stage(self, channels_in: int, level: int) -> Stage:
         """A block of a level with what follows it there."""
         width = self.widths[level]
-        attention = [self.attention(width)] if level in self.attention_levels else []
+        attention = [self.attention(level)] if level in self.attention_levels else []
         return Stage([self.block(channels_in, width), *attention], checkpointed=level in self.checkpoint_levels)
 
     def halving(self, level: int) -> Stage:
@@ -117,13 +127,27 @@ class Plan:
     def middle(self) -> Stage:
         """The last level's middle."""
         width, last = self.widths[-1], len(self.widths) - 1
-        attention = [self.attention(width)] if self.middle_attention else []
+        attention = [self.attention(last)] if self.middle_attention else []
         layers = [self.block(width, width), *attention, self.block(width, width)]
         return Stage(layers, checkpointed=last in self.checkpoint_levels)
 
 
+class Context(NamedTuple):
+    """What the layers of a UNet are told beside their input.
+
+    Args:
+        embedding: `(B, E)`, of time and class, activated.
+        tokens: `(B, L, D)`, of a text.
+        mask: `(B, L)` bool, True where a token counts.
+    """
+
+    embedding: Tensor
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+
+
 class Stage(nn.ModuleList):
-    """Layers in turn, of which residual blocks take the embedding too.
+    """Layers in turn, of which residual blocks are told the embedding, and transformers the tokens.
 
     Args:
         layers: In order.
@@ -134,15 +158,16 @@ class Stage(nn.ModuleList):
         super().__init__(layers)
         self.checkpointed = checkpointed
 
-    def forward(self, embedding: Tensor, *parts: Tensor) -> Tensor:
-        """Map parts `(B, C_i, H, W)`, joined in their channels, and the activated embedding `(B, E)`."""
-        h: Tensor = run(self._apply_layers, embedding, *parts, checkpointed=self.checkpointed)
+    def forward(self, context: Context, *parts: Tensor) -> Tensor:
+        """Map parts `(B, C_i, H, W)`, joined in their channels, to `(B, C, H', W')`."""
+        h: Tensor = run(self._apply_layers, *context, *parts, checkpointed=self.checkpointed)
         return h
 
-    def _apply_layers(self, embedding: Tensor, *parts: Tensor) -> Tensor:
+    def _apply_layers(self, embedding: Tensor, tokens: Tensor | None, mask: Tensor | None, *parts: Tensor) -> Tensor:
         h = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         for layer in self:
-            h = layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
+            told: tuple[Tensor | None, ...] = (embedding,) if isinstance(layer, ResidualBlock) else ()
+            h = layer(h, *((tokens, mask) if isinstance(layer, SpatialTransformer) else told))
         return h
 
 
@@ -178,12 +203,12 @@ class Encoder(nn.Module):
                 self.skips.append(width)
         self.middle = plan.middle()
 
-    def encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The middle's output and the states before it, from `x` `(B, C, H, W)` and the activated embedding."""
+    def encode(self, x: Tensor, context: Context) -> tuple[Tensor, list[Tensor]]:
+        """The middle's output and the states before it, from `x` `(B, C, H, W)`."""
         states = [self.stem(x)]
         for stage in self.down:
-            states.append(stage(embedding, states[-1]))
-        return self.middle(embedding, states[-1]), states
+            states.append(stage(context, states[-1]))
+        return self.middle(context, states[-1]), states
 
 
 class UNet(Encoder):
@@ -206,6 +231,7 @@ class UNet(Encoder):
         check_sizes({"num_classes": num_classes, "outputs": outputs})
         super().__init__(plan)
         takes = {"class_label": num_classes, "image": plan.image_channels}
+        takes |= {"tokens": plan.token_features, "mask": plan.token_features}
         self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
         self.classes = None if num_classes is None else nn.Embedding(num_classes + null_class, plan.features)
         self.up = nn.ModuleList()
@@ -226,9 +252,9 @@ class UNet(Encoder):
         embedding = self.time(label)  # (B, E)
         if self.classes is not None:
             embedding = embedding + self.classes(cond.class_label)
-        embedding = F.silu(embedding)
-        h, states = self.encode(join_image(x, cond.image), embedding)
+        context = Context(F.silu(embedding), cond.tokens, cond.mask)
+        h, states = self.encode(join_image(x, cond.image), context)
         for stage in self.up:
-            h = stage(embedding, h, states.pop())
+            h = stage(context, h, states.pop())
         out: Tensor = self.head(self.norm(h))
         return out

@@ -127,7 +127,8 @@ def flow_slope(denoise: Denoise, schedule: Schedule, place: Tensor, u: Tensor, d
         u: `(B, *)` float64.
         dtype: Of the denoiser's input.
     """
-    level = schedule.at(place.sinh().log())
+    with torch.no_grad():  # a learned schedule's search for the level
+        level = schedule.at(place.sinh().log())
     norm = torch.hypot(level.alpha, level.sigma)
     cos, sin = (like(part / norm, u) for part in (level.alpha, level.sigma))
     x0, eps, _ = denoise((u * like(norm, u)).to(dtype), level)

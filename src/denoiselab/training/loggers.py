@@ -100,8 +100,8 @@ class WandB:
         mode: online, offline, or auto: as WANDB_MODE says, else online where a key is at hand. It never asks for one.
         tags: Of the run.
         artifacts: What is uploaded as artifacts: checkpoint (the last and the best one), reference, frontier.
-        chart: Preset of the frontier's chart, `<entity>/<name>` (`denoiselab.report to=wandb_chart` makes one); None for
-            W&B's own line chart.
+        chart: Preset of the frontier's chart, `<entity>/<name>` (`denoiselab.report to=wandb_chart` makes one);
+            None for W&B's own line chart.
     """
 
     def __init__(

@@ -1,0 +1,155 @@
+"""Checkpoints of facebookresearch/DiT, the diffusion transformer's own code.
+
+Source of the names: `models.py` there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from denoiselab.interop.files import as_state, read_safetensors, read_torch
+from denoiselab.interop.imported import Imported, named, node
+from denoiselab.interop.layout import Entry, InteropError, Layout, State, layer, width_of
+from denoiselab.interop.options import completed
+from denoiselab.networks import DiT
+from denoiselab.networks.transformer import sincos_positions
+
+# Heads of the published sizes, by their width.
+_HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}
+
+
+class Checkpoint:
+    """A `.pt` of DiT: a released model (the average of its weights), or what its `train.py` saves.
+
+    Args:
+        path: The file.
+        num_heads: Heads of the attention; None for those of the published size of this width.
+        diffusion_steps: Steps of the linear chain that it was trained on.
+    """
+
+    def __init__(self, path: str, num_heads: int | None = None, diffusion_steps: int = 1000) -> None:
+        self.path, self.heads, self.steps = path, num_heads, diffusion_steps
+
+    def read(self) -> Imported:
+        """The network and its chain.
+
+        Raises:
+            InteropError: The file cannot be read, or holds another network.
+        """
+        path = Path(self.path).expanduser()
+        # What `train.py` saves holds the parsed command line too, which is a plain record.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
+        in_training = isinstance(content, Mapping) and {"model", "ema"} <= content.keys()
+        state = as_state(content["model"] if in_training else content, path)
+        layout = dit_layout(state, path, self.heads)
+        averages = {"ema": as_state(content["ema"], path)} if in_training else {}
+        options = layout.options
+        return Imported(
+            named(self.path, path),
+            layout,
+            layout.to_ours(state, path),
+            node(
+                "denoiselab.schedules.DiscreteVP",
+                betas=node("denoiselab.schedules.betas.linear", steps=self.steps, start=1e-4, end=0.02, per=1000),
+                zero_terminal_snr=False,
+            ),
+            node("denoiselab.parameterizations.eps", partial=True),
+            node(
+                "denoiselab.denoiser.Denoiser",
+                time_label=node("denoiselab.denoiser.StepIndex", scale=1.0),
+                input_scale=None,
+                variance=node(f"denoiselab.variances.{'LearnedRange' if options['outputs'] == 2 else 'FixedLarge'}"),
+            ),
+            conditioner=node("denoiselab.conditioners.ClassLabel", num_classes=options["num_classes"], dropout=0.1),
+            averages={name: layout.to_ours(average, path) for name, average in averages.items()},
+            files=(path,),
+        )
+
+
+def dit_layout(state: State, where: Path, heads: int | None = None) -> Layout:
+    """The `DiT` that a state of theirs belongs to, by its names and shapes.
+
+    Args:
+        state: Names to tensors.
+        where: The file, for messages.
+        heads: As in `Checkpoint`.
+
+    Raises:
+        InteropError: It is no such state, its positions are others than the paper's, or its heads are not known.
+    """
+    width, channels, patch = (width_of(state, "x_embedder.proj.weight", where, axis) for axis in range(3))
+    side = math.isqrt(width_of(state, "pos_embed", where, axis=1))
+    positions = sincos_positions(width, (side, side))[None]
+    if state["pos_embed"].shape != positions.shape or not torch.allclose(state["pos_embed"], positions, atol=1e-4):
+        raise InteropError(f"{where}: 'pos_embed' holds other positions than the sines and cosines of a square.")
+    heads = _HEADS.get(width) if heads is None else heads
+    if heads is None:
+        raise InteropError(f"{where}: a width of {width} is of no published size; give import.num_heads.")
+    depth = 0
+    while f"blocks.{depth}.attn.qkv.weight" in state:
+        depth += 1
+    options = {
+        "shape": [channels, side * patch, side * patch],
+        "patch": patch,
+        "width": width,
+        "depth": depth,
+        "heads": heads,
+        "mlp_ratio": width_of(state, "blocks.0.mlp.fc1.weight", where) / width,
+        "num_classes": width_of(state, "y_embedder.embedding_table.weight", where) - 1,
+        "outputs": width_of(state, "final_layer.linear.weight", where) // (patch * patch * channels),
+    }
+    return Layout(DiT, options, _entries(depth), ignored=("pos_embed",))
+
+
+def to_official(options: Mapping[str, Any], weights: State) -> State:
+    """The weights of a `DiT` in their names, for `DiT.load_state_dict` there.
+
+    Args:
+        options: Of the constructor, all that differ from its defaults.
+        weights: Its state.
+
+    Raises:
+        ValueError: Theirs has no such option.
+    """
+    full = completed(DiT, options)
+    plain = {"rotary_positions": False, "qk_norm": False, "token_features": None, "null_class": True}
+    for option, value in {**plain, "frequency_shift": 0, "mlp_norm_eps": 1e-6}.items():
+        if full[option] != value:
+            raise ValueError(f"network.{option}={full[option]}: facebookresearch/DiT has {value}.")
+    channels, height, width = full["shape"]
+    if height != width or full["num_classes"] is None:
+        raise ValueError(
+            f"network: shape={[channels, height, width]}, num_classes={full['num_classes']}: facebookresearch/DiT "
+            "takes squares and has classes."
+        )
+    grid = (height // full["patch"], width // full["patch"])
+    positions = sincos_positions(full["width"], grid)[None]
+    return {"pos_embed": positions, **Layout(DiT, options, _entries(full["depth"])).to_theirs(weights)}
+
+
+def _entries(depth: int) -> list[Entry]:
+    names = {
+        "patches.proj": "x_embedder.proj",
+        "time.1": "t_embedder.mlp.0",
+        "time.3": "t_embedder.mlp.2",
+        "modulation": "final_layer.adaLN_modulation.1",
+        "head": "final_layer.linear",
+    }
+    inside = {
+        "attention.qkv": "attn.qkv",
+        "attention.out": "attn.proj",
+        "mlp.hidden": "mlp.fc1",
+        "mlp.out": "mlp.fc2",
+        "modulation": "adaLN_modulation.1",
+    }
+    for number in range(depth):
+        names |= {f"blocks.{number}.{ours}": f"blocks.{number}.{theirs}" for ours, theirs in inside.items()}
+    classes = layer("classes", "y_embedder.embedding_table", bias=None)
+    return [*classes, *(entry for ours, theirs in names.items() for entry in layer(ours, theirs))]

@@ -1,0 +1,194 @@
+"""The diffusion transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denoiselab.networks.checks import check_sizes
+from denoiselab.networks.conditioning import Conditioning, check_conditioning
+from denoiselab.networks.embeddings import SinusoidalEmbedding
+from denoiselab.networks.layers import run, zero_init
+from denoiselab.networks.transformer import (
+    CrossAttention,
+    FeedForward,
+    PatchEmbedding,
+    TokenAttention,
+    check_transformer,
+    rotary,
+    sincos_positions,
+    unpatchify,
+)
+
+# Features of the time label's sines and cosines.
+_FREQUENCIES = 256
+
+
+class DiT(nn.Module):
+    """Peebles and Xie's transformer over patches; time and class shift, scale and gate its layers (adaLN-Zero).
+
+    Sizes (width, depth, heads): S (384, 12, 6), B (768, 12, 12), L (1024, 24, 16), XL (1152, 28, 16).
+
+    Source: Peebles and Xie, Scalable Diffusion Models with Transformers, arXiv 2212.09748, section 3 and table 1.
+    Tokens of a text enter as in PixArt-alpha (arXiv 2310.00426, section 2.3): two linear layers, then cross-attention
+    between self-attention and feed-forward layer, which starts as zero.
+
+    Args:
+        shape: Shape (C, H, W) of an image or latent.
+        patch: Side of a patch; it divides H and W.
+        width: Features of a token, divisible by 4 and by `heads`.
+        depth: Number of blocks.
+        heads: Heads of the attention.
+        mlp_ratio: Hidden features of the feed-forward layers, as a multiple of `width`.
+        rotary_positions: Rotate queries and keys by their row and column, instead of adding sines and cosines to the
+            patches; `width / heads` must be divisible by 4.
+        qk_norm: Normalise queries and keys, for training at scale.
+        num_classes: Classes of `class_label`; None for none.
+        null_class: Index `num_classes` stands for no class.
+        token_features: Features of `tokens`; None for no text.
+        frequency_shift: As in `SinusoidalEmbedding`: 0 in the paper's code, 1 in diffusers' port.
+        mlp_norm_eps: Added to the variance in the norm before the feed-forward layer: 1e-6 in the paper's code, 1e-5 in
+            diffusers' port.
+        outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
+        checkpoint_blocks: Blocks, from the first on, whose activations are computed again in the backward pass, which
+            saves memory.
+
+    Raises:
+        ValueError: The shape is not an image's, a value is out of range, or one does not divide another.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        patch: int = 2,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        mlp_ratio: float = 4.0,
+        rotary_positions: bool = False,
+        qk_norm: bool = False,
+        num_classes: int | None = None,
+        null_class: bool = True,
+        token_features: int | None = None,
+        frequency_shift: int = 0,
+        mlp_norm_eps: float = 1e-6,
+        outputs: int = 1,
+        checkpoint_blocks: int = 0,
+    ) -> None:
+        super().__init__()
+        check_transformer(shape, patch, width, heads, depth, outputs)
+        if width % 4:
+            raise ValueError(f"width={width}: it must be divisible by 4.")
+        if rotary_positions and width // heads % 4:
+            raise ValueError(f"heads={heads}: rotary positions need width / heads = {width // heads} divisible by 4.")
+        if not 0 <= checkpoint_blocks <= depth:
+            raise ValueError(f"checkpoint_blocks={checkpoint_blocks}: it must be from 0 to depth={depth}.")
+        check_sizes({"num_classes": num_classes, "token_features": token_features})
+        takes = {"class_label": num_classes, "tokens": token_features, "mask": token_features}
+        self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
+        self.patch, self.grid = patch, (shape[1] // patch, shape[2] // patch)
+        self.checkpoint_blocks = checkpoint_blocks
+        self.patches = PatchEmbedding(shape[0], patch, width)
+        positions = None if rotary_positions else sincos_positions(width, self.grid)
+        rotation = rotary(width // heads, self.grid) if rotary_positions else None
+        self.register_buffer("positions", positions, persistent=False)
+        self.register_buffer("rotation", rotation, persistent=False)
+        self.time = nn.Sequential(
+            SinusoidalEmbedding(_FREQUENCIES, frequency_shift, cosine_first=True),
+            nn.Linear(_FREQUENCIES, width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+        )
+        self.classes = None if num_classes is None else nn.Embedding(num_classes + null_class, width)
+        self.text = (
+            None
+            if token_features is None
+            else nn.Sequential(nn.Linear(token_features, width), nn.GELU("tanh"), nn.Linear(width, width))
+        )
+        hidden = int(width * mlp_ratio)
+        self.blocks = nn.ModuleList(
+            _Block(width, heads, hidden, qk_norm, mlp_norm_eps, text=token_features is not None) for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(width, patch * patch * outputs * shape[0])
+        self._initialize()
+
+    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
+        """Map `x` `(B, C, H, W)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, H, W)`."""
+        check_conditioning(cond, self.conditioning)
+        condition = self.time(label)
+        if self.classes is not None:
+            condition = condition + self.classes(cond.class_label)
+        condition = F.silu(condition)  # (B, W)
+        context = None if self.text is None else self.text(cond.tokens)  # (B, L, W)
+        tokens = self.patches(x)  # (B, T, W)
+        if self.positions is not None:
+            tokens = tokens + self.positions
+        for number, block in enumerate(self.blocks):
+            told = (condition, self.rotation, context, cond.mask)
+            tokens = run(block, tokens, *told, checkpointed=number < self.checkpoint_blocks)
+        shift, scale = self.modulation(condition)[:, None].chunk(2, dim=2)
+        return unpatchify(self.head(_modulate(self.norm(tokens), shift, scale)), self.patch, self.grid)
+
+    def _initialize(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patches.proj.weight.view(self.patches.proj.out_channels, -1))
+        assert self.patches.proj.bias is not None
+        nn.init.zeros_(self.patches.proj.bias)
+        for embedding in (self.classes, self.time[1], self.time[3]):
+            if embedding is not None:
+                nn.init.normal_(embedding.weight, std=0.02)  # type: ignore[arg-type]
+        for block in self.blocks:
+            assert isinstance(block, _Block)
+            zero_init(block.modulation)
+            if block.cross is not None:
+                zero_init(block.cross.out)
+        zero_init(self.modulation)
+        zero_init(self.head)
+
+
+class _Block(nn.Module):
+    """Self-attention, cross-attention where there is text, and a feed-forward layer, each with a residual.
+
+    Args:
+        width: Features of a token.
+        heads: Of the attention.
+        hidden: Of the feed-forward layer.
+        qk_norm: Of the attention.
+        mlp_norm_eps: Of the norm before the feed-forward layer.
+        text: Have cross-attention.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int, qk_norm: bool, mlp_norm_eps: float, text: bool) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.attention = TokenAttention(width, heads, qk_norm=qk_norm)
+        self.cross = CrossAttention(width, heads, width, qk_norm=qk_norm) if text else None
+        self.norm_mlp = nn.LayerNorm(width, eps=mlp_norm_eps, elementwise_affine=False)
+        self.mlp = FeedForward(width, hidden, approximate="tanh")
+        self.modulation = nn.Linear(width, 6 * width)
+
+    def forward(
+        self, tokens: Tensor, condition: Tensor, rotation: Tensor | None, context: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        """Map tokens `(B, T, W)`, the activated condition `(B, W)` and the context `(B, L, W)` to `(B, T, W)`."""
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=2)
+        h = self.attention(_modulate(self.norm_attention(tokens), shift_a, scale_a), rotation)
+        tokens = tokens + gate_a * h
+        if self.cross is not None:
+            tokens = tokens + self.cross(tokens, context, mask)
+        h = self.mlp(_modulate(self.norm_mlp(tokens), shift_m, scale_m))
+        out: Tensor = tokens + gate_m * h
+        return out
+
+
+def _modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Tokens `(B, T, W)` times 1 + scale plus shift, `(B, 1, W)` each."""
+    return tokens * (1 + scale) + shift

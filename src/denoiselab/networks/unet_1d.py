@@ -1,0 +1,255 @@
+"""A UNet for waveforms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denoiselab.networks.attention import head_count
+from denoiselab.networks.checks import check_dropout, check_levels, check_multipliers, check_sizes
+from denoiselab.networks.conditioning import Conditioning, check_conditioning
+from denoiselab.networks.embeddings import SinusoidalEmbedding
+from denoiselab.networks.layers import NormSiLU, run, zero_init
+from denoiselab.networks.transformer import TokenAttention
+
+
+class UNet1D(nn.Module):
+    """A UNet over time for signals (C, L), such as stereo audio: strided levels, residual blocks, self-attention.
+
+    ADM's residual blocks, with the embedding as scale and shift of their second norm (Dhariwal and Nichol, Diffusion
+    Models Beat GANs on Image Synthesis, arXiv 2105.05233, section 3), in one dimension, with patches and strides of
+    more than 2 as in Schneider et al., Moûsai, arXiv 2301.11757, section 3.3 and appendix.
+
+    Args:
+        shape: Shape (C, L) of a signal.
+        channels: The unit of `multipliers`.
+        multipliers: Channels of each level, as multiples of `channels`.
+        strides: Factor by which the length shrinks from each level to the next: one less than there are levels.
+        patch: Neighbouring values of the signal that are made channels before the first level.
+        blocks: Residual blocks a level (one more on the way up).
+        attention_levels: Levels, counted from 0, whose blocks are followed by self-attention.
+        heads: Heads of the attention; they divide the channels of its levels.
+        kernel: Length of the convolutions of residual blocks, odd.
+        dropout: Probability, in the residual blocks.
+        groups: Groups of the group norms; they divide the channels of each level.
+        num_classes: Classes of `class_label`; None for none.
+        null_class: Index `num_classes` stands for no class.
+        vector_features: Features of `vector`; None for none.
+        outputs: Channels of the output, in units of those of the signal; 2 with a learned variance.
+        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory; the
+            middle belongs to the last one.
+
+    Raises:
+        ValueError: The shape is not a signal's, a value is out of range, or one does not divide another.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: int = 128,
+        multipliers: Sequence[float] = (1, 2, 2, 4, 4),
+        strides: Sequence[int] = (4, 4, 2, 2),
+        patch: int = 1,
+        blocks: int = 2,
+        attention_levels: Sequence[int] = (3, 4),
+        heads: int = 8,
+        kernel: int = 3,
+        dropout: float = 0.0,
+        groups: int = 32,
+        num_classes: int | None = None,
+        null_class: bool = True,
+        vector_features: int | None = None,
+        outputs: int = 1,
+        checkpoint_levels: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        if len(shape) != 2:
+            raise ValueError(f"shape={list(shape)}: UNet1D takes signals (C, L); choose network=ddpm for images.")
+        sizes = {"channels": channels, "blocks": blocks, "groups": groups, "outputs": outputs, "patch": patch}
+        sizes |= {f"strides[{index}]": stride for index, stride in enumerate(strides)}
+        check_sizes({**sizes, "kernel": kernel, "num_classes": num_classes, "vector_features": vector_features})
+        check_multipliers(multipliers)
+        levels = len(multipliers)
+        if len(strides) != levels - 1:
+            raise ValueError(f"strides={list(strides)}: multipliers={list(multipliers)} need {levels - 1} of them.")
+        if not kernel % 2:
+            raise ValueError(f"kernel={kernel}: it must be odd.")
+        check_levels(levels, attention_levels=attention_levels, checkpoint_levels=checkpoint_levels)
+        check_dropout(dropout)
+        widths = [int(channels * multiplier) for multiplier in multipliers]
+        if any(width < 1 or width % groups for width in widths):
+            raise ValueError(
+                f"groups={groups} must divide the channels of each level: channels={channels} and "
+                f"multipliers={list(multipliers)} make {widths}."
+            )
+        stride = patch * math.prod(strides)
+        if shape[1] % stride:
+            raise ValueError(
+                f"patch={patch} and strides={list(strides)} make a stride of {stride}, "
+                f"which does not divide signals of length {shape[1]}."
+            )
+        takes = {"class_label": num_classes, "vector": vector_features}
+        self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
+        self.checkpoint_levels = frozenset(checkpoint_levels)
+        self.patch = patch
+        features = 4 * channels
+        self.time = nn.Sequential(
+            SinusoidalEmbedding(channels, shift=0, cosine_first=True),
+            nn.Linear(channels, features),
+            nn.SiLU(),
+            nn.Linear(features, features),
+        )
+        self.classes = None if num_classes is None else nn.Embedding(num_classes + null_class, features)
+        self.vector = None if vector_features is None else nn.Linear(vector_features, features)
+
+        def stage(channels_in: int, level: int) -> _Stage:
+            number = head_count(widths[level], heads) if level in attention_levels else None
+            return _Stage(channels_in, widths[level], features, kernel, dropout, groups, number)
+
+        self.stem = nn.Conv1d(patch * shape[0], widths[0], kernel, padding=kernel // 2)
+        self.down, self.up = nn.ModuleList(), nn.ModuleList()
+        skips, width = [widths[0]], widths[0]
+        for level, level_width in enumerate(widths):
+            part = nn.ModuleList()
+            for _ in range(blocks):
+                part.append(stage(width, level))
+                width = level_width
+                skips.append(width)
+            if level < levels - 1:
+                part.append(_Shrink(width, strides[level]))
+                skips.append(width)
+            self.down.append(part)
+        self.middle = nn.ModuleList([stage(width, levels - 1) for _ in range(2)])
+        for level, level_width in reversed(list(enumerate(widths))):
+            part = nn.ModuleList()
+            for _ in range(blocks + 1):
+                part.append(stage(width + skips.pop(), level))
+                width = level_width
+            if level:
+                part.append(_Stretch(width, strides[level - 1]))
+            self.up.append(part)
+        self.norm = NormSiLU(groups, width)
+        self.head = zero_init(nn.Conv1d(width, patch * outputs * shape[0], kernel, padding=kernel // 2))
+
+    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
+        """Map `x` `(B, C, L)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, L)`."""
+        check_conditioning(cond, self.conditioning)
+        embedding = self.time(label)
+        if self.classes is not None:
+            embedding = embedding + self.classes(cond.class_label)
+        if self.vector is not None:
+            embedding = embedding + self.vector(cond.vector)
+        embedding = F.silu(embedding)  # (B, E)
+        h = self.stem(x.unflatten(2, (-1, self.patch)).transpose(2, 3).flatten(1, 2))  # (B, W, L / patch)
+        skips = [h]
+        for level, part in enumerate(self.down):
+            assert isinstance(part, nn.ModuleList)
+            for layer in part:
+                h = self._run(layer, level, h, embedding)
+                skips.append(h)
+        level = len(self.down) - 1
+        for layer in self.middle:
+            h = self._run(layer, level, h, embedding)
+        for number, part in enumerate(self.up):
+            assert isinstance(part, nn.ModuleList)
+            for layer in part:
+                if isinstance(layer, _Stage):
+                    h = torch.cat((h, skips.pop()), dim=1)
+                h = self._run(layer, level - number, h, embedding)
+        out: Tensor = self.head(self.norm(h))  # (B, outputs C patch, L / patch)
+        signal: Tensor = out.unflatten(1, (-1, self.patch)).transpose(2, 3).flatten(2)
+        return signal
+
+    def _run(self, layer: nn.Module, level: int, h: Tensor, embedding: Tensor) -> Tensor:
+        """Apply a layer; stages take the embedding too."""
+        inputs = (h, embedding) if isinstance(layer, _Stage) else (h,)
+        out: Tensor = run(layer, *inputs, checkpointed=level in self.checkpoint_levels)
+        return out
+
+
+class _Stage(nn.Module):
+    """Norm, swish, conv; norm, scale and shift by the embedding, swish, dropout, conv; add the input; attention.
+
+    Args:
+        channels_in: Channels of the input.
+        channels_out: Channels of the output.
+        embedding: Features of the embedding.
+        kernel: Length of the convolutions.
+        dropout: Probability.
+        groups: Of the group norms.
+        heads: Of the attention; None for none.
+    """
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        embedding: int,
+        kernel: int,
+        dropout: float,
+        groups: int,
+        heads: int | None,
+    ) -> None:
+        super().__init__()
+        self.norm_in = NormSiLU(groups, channels_in)
+        self.conv_in = nn.Conv1d(channels_in, channels_out, kernel, padding=kernel // 2)
+        self.embedding = nn.Linear(embedding, 2 * channels_out)
+        self.norm_out = NormSiLU(groups, channels_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = zero_init(nn.Conv1d(channels_out, channels_out, kernel, padding=kernel // 2))
+        same = channels_in == channels_out
+        self.skip: nn.Module = nn.Identity() if same else nn.Conv1d(channels_in, channels_out, 1)
+        self.norm_attention = None if heads is None else nn.GroupNorm(groups, channels_out)
+        self.attention = None if heads is None else TokenAttention(channels_out, heads)
+        if self.attention is not None:
+            zero_init(self.attention.out)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map `x` `(B, channels_in, L)` and the activated embedding `(B, E)` to `(B, channels_out, L)`."""
+        scale, shift = self.embedding(embedding)[:, :, None].chunk(2, dim=1)
+        h = self.norm_out(self.conv_in(self.norm_in(x)), scale, shift)
+        out: Tensor = self.skip(x) + self.conv_out(self.dropout(h))
+        if self.attention is not None and self.norm_attention is not None:
+            out = out + self.attention(self.norm_attention(out).transpose(1, 2)).transpose(1, 2)
+        return out
+
+
+class _Shrink(nn.Module):
+    """Divide the length by a strided convolution of 2 s + 1 values, centred on every s-th.
+
+    Args:
+        channels: Of input and output.
+        stride: s.
+    """
+
+    def __init__(self, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(channels, channels, 2 * stride + 1, stride=stride, padding=stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, C, L)` to `(B, C, L / s)`."""
+        out: Tensor = self.conv(x)
+        return out
+
+
+class _Stretch(nn.Module):
+    """Multiply the length by repeating each value and a convolution of 2 s + 1 values.
+
+    Args:
+        channels: Of input and output.
+        factor: s.
+    """
+
+    def __init__(self, channels: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.conv = nn.Conv1d(channels, channels, 2 * factor + 1, padding=factor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(B, C, L)` to `(B, C, s L)`."""
+        out: Tensor = self.conv(x.repeat_interleave(self.factor, dim=2))
+        return out

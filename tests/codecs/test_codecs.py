@@ -1,0 +1,108 @@
+import pytest
+import torch
+from torch.distributions import Independent, Normal, kl_divergence
+
+from denoiselab.codecs import AutoencoderKL, VQModel
+from denoiselab.codecs.autoencoder_kl import Posterior
+
+TINY = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "groups": 4}
+
+
+def count(kind, **options):
+    with torch.device("meta"):
+        return sum(p.numel() for p in kind((3, 256, 256), **options).parameters())
+
+
+def test_published_sizes():
+    """KL-f8's 83.65 M is Stable Diffusion's first stage; VQ-f4's 55.32 M latent-diffusion's."""
+    assert count(AutoencoderKL) == 83_653_863
+    assert count(VQModel) == 55_322_782
+
+
+@pytest.mark.parametrize("kind", [AutoencoderKL, VQModel])
+def test_any_size_that_the_stride_divides_and_shapes_as_announced(kind):
+    torch.manual_seed(0)
+    codec = kind((1, 12, 8), **TINY, attention_levels=(1,), latent_channels=2, scale=0.5)
+    assert codec.latent_shape == (2, 6, 4)
+    x = torch.randn(2, 1, 12, 8)
+    raw = codec.encode_pixels(x)
+    latents = codec.encode_latents(raw)
+    assert latents.shape[1:] == codec.latent_shape
+    out = codec.decode(latents)
+    assert out.shape == x.shape
+    assert bool(out.any())  # no layer starts as zero
+    codec.to(memory_format=torch.channels_last)
+    last = x.contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(codec.decode(codec.encode_latents(codec.encode_pixels(last))), out, atol=1e-5)
+    assert codec.decode(torch.randn(1, 2, 3, 5)).shape == (1, 1, 6, 10)
+
+
+@pytest.mark.parametrize("kind", [AutoencoderKL, VQModel])
+def test_compiles_without_graph_breaks_and_autocasts(kind):
+    torch.manual_seed(0)
+    codec = kind((3, 8, 8), **TINY)
+    x = torch.randn(2, 3, 8, 8)
+
+    def both(x):
+        return codec.decode(codec.encode_latents(codec.encode_pixels(x)))
+
+    exact = both(x)
+    assert torch.allclose(torch.compile(both, backend="eager", fullgraph=True)(x), exact, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        latents = codec.encode_latents(codec.encode_pixels(x))
+        rough = codec.decode(latents)
+    assert float(((rough - exact).std() / exact.std()).detach()) < 0.1
+    assert bool(rough.isfinite().all())
+
+
+def test_posterior_is_a_gaussian():
+    torch.manual_seed(0)
+    mean, log_variance = torch.randn(2, 3, 2, 4, 4)
+    posterior = Posterior(mean, log_variance)
+    gaussian = Independent(Normal(mean, (log_variance / 2).exp()), 3)
+    standard = Independent(Normal(torch.zeros_like(mean), torch.ones_like(mean)), 3)
+    assert torch.allclose(posterior.kl(), kl_divergence(gaussian, standard), rtol=1e-5)
+    draws = posterior.sample(torch.randn(20_000, *mean.shape))
+    assert torch.allclose(draws.mean(0), mean, atol=0.15)
+    assert torch.allclose(draws.var(0).log(), log_variance, atol=0.06)
+
+
+def test_scaled_latents_are_undone_by_decode():
+    torch.manual_seed(0)
+    plain = AutoencoderKL((3, 8, 8), **TINY, scale=1.0)
+    scaled = AutoencoderKL((3, 8, 8), **TINY, scale=0.25, shift=0.5)
+    scaled.load_state_dict(plain.state_dict())
+    moments = plain.encode_pixels(torch.randn(2, 3, 8, 8))
+    z = plain.encode_latents(moments)
+    assert torch.allclose(scaled.encode_latents(moments), (z - 0.5) / 4)
+    assert torch.allclose(scaled.decode((z - 0.5) / 4), plain.decode(z), atol=1e-5)
+
+
+def test_quantizer_takes_the_nearest_entry_and_passes_gradients():
+    torch.manual_seed(0)
+    codec = VQModel((3, 8, 8), **TINY, codes=7, code_features=2)
+    z = torch.randn(2, 2, 4, 4, requires_grad=True) / 7
+    entries = codec.quantizer.codebook.weight
+    distances = (z.permute(0, 2, 3, 1)[..., None, :] - entries).square().sum(-1)
+    assert torch.equal(codec.quantizer.indices(z), distances.argmin(-1))
+    direction = torch.randn(2, 2, 4, 4)
+    (gradient,) = torch.autograd.grad((codec.quantizer(z) * direction).sum(), z)
+    assert torch.equal(gradient, direction)
+
+
+@pytest.mark.parametrize("kind", [AutoencoderKL, VQModel])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"shape": (3, 9, 8)}, "stride of 2"),
+        ({"shape": (3,)}, "shape=.3."),
+        ({"groups": 3}, "groups=3"),
+        ({"latent_channels": 0}, "latent_channels=0"),
+        ({"attention_levels": (2,)}, "attention_levels=.2."),
+        ({"scale": 0.0}, "scale=0.0"),
+        ({"multipliers": ()}, "multipliers"),
+    ],
+)
+def test_bad_options_are_refused(kind, options, says):
+    with pytest.raises(ValueError, match=says):
+        kind(**{"shape": (3, 8, 8), **TINY, **options})

@@ -1,0 +1,324 @@
+"""Latent diffusion's networks against diffusers' own, with random weights, through their real files."""
+
+import json
+
+import diffusers
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from denoiselab.interop import InteropError
+from denoiselab.interop import diffusers_autoencoders as autoencoders
+from denoiselab.interop.diffusers_dit import dit, dit_config
+from denoiselab.interop.diffusers_unet_text import unet_condition, unet_condition_config
+from denoiselab.interop.files import read_json, read_weights, weights_file
+from denoiselab.networks import Conditioning, DiT, TextUNet
+
+UNET = {
+    "sample_size": (8, 4),
+    "block_out_channels": (8, 16),
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    "layers_per_block": 1,
+    "cross_attention_dim": 6,
+    "norm_num_groups": 4,
+    "attention_head_dim": 2,
+}
+UNETS = {
+    "first": UNET,
+    "second": {
+        **UNET,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": (2, 4),
+        "transformer_layers_per_block": (1, 2),
+        "layers_per_block": 2,
+        "use_linear_projection": True,
+        "upcast_attention": True,
+    },
+    "inpainting": {**UNET, "in_channels": 9, "num_class_embeds": 3},
+    "variance": {**UNET, "out_channels": 8},
+}
+DITS = {
+    "patch 2": {"sample_size": 8, "out_channels": 8},
+    "patch 4": {"sample_size": 8, "patch_size": 4, "in_channels": 3, "norm_eps": 1e-6},
+}
+KL = {
+    "sample_size": 16,
+    "block_out_channels": (8, 16),
+    "down_block_types": ("DownEncoderBlock2D", "DownEncoderBlock2D"),
+    "up_block_types": ("UpDecoderBlock2D", "UpDecoderBlock2D"),
+    "norm_num_groups": 4,
+}
+ATTENTION = {
+    "down_block_types": ("DownEncoderBlock2D", "AttnDownEncoderBlock2D"),
+    "up_block_types": ("AttnUpDecoderBlock2D", "UpDecoderBlock2D"),
+}
+KLS = {
+    "f2": KL,
+    "no quantisation": {
+        **KL,
+        **ATTENTION,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+        "latent_channels": 2,
+        "layers_per_block": 2,
+        "scaling_factor": 0.3,
+        "shift_factor": 0.1,
+    },
+}
+VQS = {
+    "f2": {**KL, "mid_block_add_attention": False},
+    "codes": {**KL, **ATTENTION, "vq_embed_dim": 5, "num_vq_embeddings": 16, "scaling_factor": 2.0},
+}
+LABEL, CLASSES = torch.tensor([3.0, 987.0]), torch.tensor([0, 2])
+
+
+def randomised(model):
+    torch.manual_seed(1)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def imported(model, layout_of, folder):
+    """Ours, from the files that theirs writes."""
+    model.save_pretrained(folder)
+    layout = layout_of(read_json(folder / "config.json"))
+    weights = weights_file(folder)
+    ours = layout.module(**layout.options).eval()
+    ours.load_state_dict(layout.to_ours(read_weights(weights), weights))
+    return ours, layout
+
+
+def exported(ours, written, kind, folder):
+    """Theirs, from files of our making."""
+    config, layout = written
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    state = {name: tensor.contiguous().clone() for name, tensor in layout.to_theirs(ours.state_dict()).items()}
+    save_file(state, folder / "diffusion_pytorch_model.safetensors")
+    model, report = kind.from_pretrained(folder, output_loading_info=True, low_cpu_mem_usage=False)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    return model.eval()
+
+
+def assert_equal(found, expected):
+    """Within 1e-5 of the expected tensor's standard deviation."""
+    assert found.shape == expected.shape
+    found, expected = found.detach(), expected.detach()
+    assert float((found - expected).abs().max()) <= 1e-5 * float(expected.std())
+
+
+def assert_same_gradients(ours, theirs, layout, run_ours, run_theirs, tied=()):
+    """Gradients of a random linear function of the outputs, in double precision, for every parameter of theirs.
+
+    `tied` are parts of names whose parameters are copies of one of ours: theirs are to be summed.
+    """
+    ours.double(), theirs.double()
+    out = run_theirs()
+    direction = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(3))
+    (out * direction).sum().backward()
+    (run_ours() * direction).sum().backward()
+    found = layout.to_theirs(gradients(ours))
+    expected = gradients(theirs)
+    assert found.keys() == expected.keys()
+    scale = max(float(g.abs().max()) for g in expected.values())
+    for name, gradient in expected.items():
+        part = next((t for t in tied if t in name), None)
+        if part is not None:
+            gradient = sum(g for other, g in expected.items() if other.split(part)[-1] == name.split(part)[-1])
+        # Attention does not change with a bias of its keys; a codebook learns from losses of its own.
+        idle = name.endswith(("to_k.bias", "quantize.embedding.weight"))
+        assert (float(gradient.abs().max()) > 1e-8 * scale) != idle, name
+        assert torch.allclose(found[name], gradient, rtol=1e-6, atol=1e-12 * scale), name
+
+
+def gradients(model):
+    return {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", UNETS)
+def test_unet_with_text_equals_diffusers_both_ways(name, tmp_path):
+    theirs = randomised(diffusers.UNet2DConditionModel(**UNETS[name]))
+    ours, layout = imported(theirs, unet_condition, tmp_path / "theirs")
+    assert isinstance(ours, TextUNet)
+    x, tokens = torch.randn(2, 4, 8, 4), torch.randn(2, 5, 6)
+    extra = torch.randn(2, 5, 8, 4) if name == "inpainting" else None
+    classes = CLASSES if name == "inpainting" else None
+    mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
+
+    def run_ours(m=ours, mask=mask):
+        dtype = next(m.parameters()).dtype
+        image = None if extra is None else extra.to(dtype)
+        return m(x.to(dtype), LABEL.to(dtype), Conditioning(classes, None, tokens.to(dtype), mask, image))
+
+    def run_theirs(m=theirs, mask=mask):
+        whole = (x if extra is None else torch.cat((x, extra), dim=1)).to(m.dtype)
+        return m(whole, LABEL, tokens.to(m.dtype), class_labels=classes, encoder_attention_mask=mask).sample
+
+    assert_equal(run_ours(), run_theirs())
+    assert_equal(run_ours(mask=None), run_theirs(mask=None))
+    back = exported(ours, unet_condition_config(layout.options), diffusers.UNet2DConditionModel, tmp_path / "back")
+    assert_equal(run_theirs(back), run_theirs())
+    again, _ = imported(back, unet_condition, tmp_path / "again")
+    assert_equal(run_ours(again), run_ours())
+    assert_same_gradients(ours, theirs, layout, run_ours, run_theirs)
+
+
+@pytest.mark.parametrize("name", DITS)
+def test_dit_equals_diffusers_both_ways(name, tmp_path):
+    options = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "num_layers": 2,
+        "num_embeds_ada_norm": 5,
+        **DITS[name],
+    }
+    theirs = randomised(diffusers.DiTTransformer2DModel(**options))
+    # As published, all blocks hold copies of one embedding.
+    first = theirs.transformer_blocks[0].norm1.emb.state_dict()
+    theirs.transformer_blocks[1].norm1.emb.load_state_dict(first)
+    ours, layout = imported(theirs, dit, tmp_path / "theirs")
+    assert isinstance(ours, DiT)
+    x = torch.randn(2, options.get("in_channels", 4), 8, 8)
+
+    def run_ours(m=ours):
+        dtype = next(m.parameters()).dtype
+        return m(x.to(dtype), LABEL.to(dtype), Conditioning(CLASSES))
+
+    def run_theirs(m=theirs):
+        return m(x.to(m.dtype), LABEL, CLASSES).sample
+
+    assert_equal(run_ours(), run_theirs())
+    back = exported(ours, dit_config(layout.options), diffusers.DiTTransformer2DModel, tmp_path / "back")
+    assert_equal(run_theirs(back), run_theirs())
+    assert_same_gradients(ours, theirs, layout, run_ours, run_theirs, tied=("norm1.emb.",))
+
+
+def test_a_dit_whose_blocks_have_embeddings_of_their_own_is_refused(tmp_path):
+    options = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "num_embeds_ada_norm": 5}
+    with pytest.raises(InteropError, match="differ between blocks"):
+        imported(randomised(diffusers.DiTTransformer2DModel(**options)), dit, tmp_path)
+
+
+def test_a_dit_that_diffusers_cannot_run_is_not_written():
+    options = {"shape": [4, 8, 8], "num_classes": 3, "frequency_shift": 1}
+    assert dit_config(options)[0]["norm_eps"] == 1e-6
+    changes = [
+        {"frequency_shift": 0},
+        {"qk_norm": True},
+        {"rotary_positions": True},
+        {"token_features": 3},
+        {"num_classes": None},
+        {"null_class": False},
+        {"shape": [4, 8, 4]},
+    ]
+    for change in changes:
+        with pytest.raises(ValueError, match=next(iter(change))):
+            dit_config({**options, **change})
+
+
+@pytest.mark.parametrize("name", KLS)
+def test_autoencoder_kl_equals_diffusers_both_ways(name, tmp_path):
+    theirs = randomised(diffusers.AutoencoderKL(**KLS[name]))
+    ours, layout = imported(theirs, autoencoders.autoencoder_kl, tmp_path / "theirs")
+    x, eps = torch.randn(2, 3, 16, 16), torch.randn(2, *ours.latent_shape)
+    scale, shift = KLS[name].get("scaling_factor", 0.18215), KLS[name].get("shift_factor", 0.0)
+    gaussian = theirs.encode(x).latent_dist
+    posterior = ours.posterior(x)
+    assert_equal(posterior.mean, gaussian.mean)
+    assert_equal(posterior.log_variance, gaussian.logvar)
+    assert torch.allclose(posterior.kl(), gaussian.kl(), rtol=1e-5)
+    drawn = (gaussian.mean + gaussian.std * eps - shift) * scale
+    assert_equal(ours.encode_latents(ours.encode_pixels(x), eps), drawn)
+    assert_equal(ours.encode_latents(ours.encode_pixels(x)), (gaussian.mode() - shift) * scale)
+    assert_equal(ours.decode(drawn), theirs.decode(drawn / scale + shift).sample)
+
+    def run_ours(m=ours):
+        dtype = next(m.parameters()).dtype
+        return m.decode(m.encode_latents(m.encode_pixels(x.to(dtype)), eps.to(dtype)))
+
+    def run_theirs(m=theirs):
+        latent = m.encode(x.to(m.dtype)).latent_dist
+        return m.decode(latent.mean + latent.std * eps.to(m.dtype)).sample
+
+    written = autoencoders.autoencoder_kl_config(layout.options)
+    back = exported(ours, written, diffusers.AutoencoderKL, tmp_path / "back")
+    assert (back.config.scaling_factor, back.config.shift_factor or 0.0) == (scale, shift)
+    assert_equal(run_theirs(back), run_theirs())
+    assert_same_gradients(ours, theirs, layout, run_ours, run_theirs)
+
+
+@pytest.mark.parametrize("name", VQS)
+def test_vq_model_equals_diffusers_both_ways(name, tmp_path):
+    theirs = randomised(diffusers.VQModel(**VQS[name]))
+    x = torch.randn(2, 3, 16, 16)
+    z = theirs.encode(x).latents.detach()
+    vectors = z.permute(0, 2, 3, 1).flatten(0, 2)
+    theirs.quantize.embedding.weight.data.copy_(vectors[torch.randint(128, (theirs.config.num_vq_embeddings,))])
+    ours, layout = imported(theirs, autoencoders.vq_model, tmp_path / "theirs")
+    scale = VQS[name].get("scaling_factor", 0.18215)
+    assert z.shape[1:] == ours.latent_shape
+    assert_equal(ours.encode_latents(ours.encode_pixels(x)), z * scale)
+    entries, _, (_, _, indices) = theirs.quantize(z)
+    assert len(indices.unique()) > 5
+    assert torch.equal(ours.quantizer.indices(z).flatten(), indices)
+    assert_equal(ours.quantizer(z), entries)
+    assert_equal(ours.quantizer.entries(ours.quantizer.indices(z)), entries)
+    assert_equal(ours.decode(z * scale), theirs.decode(z).sample)
+
+    def run_ours(m=ours):
+        return m.decode(m.encode_latents(m.encode_pixels(x.to(m.quantizer.codebook.weight.dtype))))
+
+    def run_theirs(m=theirs):
+        return m.decode(m.encode(x.to(m.dtype)).latents).sample
+
+    back = exported(ours, autoencoders.vq_model_config(layout.options), diffusers.VQModel, tmp_path / "back")
+    assert back.config.scaling_factor == scale
+    assert_equal(run_theirs(back), run_theirs())
+    assert_same_gradients(ours, theirs, layout, run_ours, run_theirs)
+
+
+@pytest.mark.parametrize(
+    ("layout_of", "config", "change", "says"),
+    [
+        (unet_condition, UNET, {"addition_embed_type": "text_time"}, "addition_embed_type=text_time"),
+        (unet_condition, UNET, {"sample_size": None}, "sample_size"),
+        (unet_condition, UNET, {"norm_eps": 1e-6}, "norm_eps=1e-06"),
+        (unet_condition, UNET, {"down_block_types": ("AttnDownBlock2D", "DownBlock2D")}, "AttnDownBlock2D"),
+        (unet_condition, UNET, {"up_block_types": ("UpBlock2D", "UpBlock2D")}, "mirror"),
+        (unet_condition, UNET, {"block_out_channels": (8, 12)}, "multiple"),
+        (unet_condition, UNET, {"layers_per_block": (1, 2)}, "layers_per_block"),
+        (unet_condition, UNET, {"out_channels": 6}, "out_channels=6"),
+        (dit, {}, {"norm_type": "ada_norm_single"}, "norm_type"),
+        (dit, {}, {"out_channels": 6}, "out_channels=6"),
+        (autoencoders.autoencoder_kl, KL, {"latents_mean": [0.0]}, "latents_mean"),
+        (autoencoders.autoencoder_kl, KL, {"use_quant_conv": False}, "use_post_quant_conv"),
+        (autoencoders.autoencoder_kl, KL, {"out_channels": 1}, "out_channels=1"),
+        (autoencoders.vq_model, KL, {"norm_type": "spatial"}, "norm_type=spatial"),
+    ],
+)
+def test_what_has_no_counterpart_is_refused(layout_of, config, change, says):
+    with pytest.raises(InteropError, match=says):
+        layout_of({**config, **change})
+
+
+@pytest.mark.parametrize(
+    ("layout_of", "kind", "count"),
+    [
+        # Stable Diffusion 1's UNet and the KL-f8 autoencoder, whose defaults in diffusers these are.
+        (unet_condition, diffusers.UNet2DConditionModel, 859_520_964),
+        (dit, diffusers.DiTTransformer2DModel, None),
+    ],
+)
+def test_names_and_shapes_of_the_full_size_fit(layout_of, kind, count):
+    with torch.device("meta"):
+        theirs = kind(sample_size=64, **({"cross_attention_dim": 768} if count else {}))
+    layout = layout_of(dict(theirs.config))
+    expected = layout.to_theirs(layout.skeleton())
+    assert {name: tensor.shape for name, tensor in expected.items()} == {
+        name: tensor.shape for name, tensor in theirs.state_dict().items()
+    }
+    assert count is None or sum(t.numel() for t in layout.skeleton().values()) == count
