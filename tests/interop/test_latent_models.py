@@ -5,10 +5,12 @@ import json
 import diffusers
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from denoiselab.codecs import AutoencoderKL
 from denoiselab.interop import InteropError
 from denoiselab.interop import diffusers_autoencoders as autoencoders
+from denoiselab.interop.diffusers import Pipeline, read_model
 from denoiselab.interop.diffusers_dit import dit, dit_config
 from denoiselab.interop.diffusers_unet_text import unet_condition, unet_condition_config
 from denoiselab.interop.files import read_json, read_weights, weights_file
@@ -322,3 +324,36 @@ def test_names_and_shapes_of_the_full_size_fit(layout_of, kind, count):
         name: tensor.shape for name, tensor in theirs.state_dict().items()
     }
     assert count is None or sum(t.numel() for t in layout.skeleton().values()) == count
+
+
+def test_models_of_a_pipeline_are_read_by_the_names_of_their_classes(tmp_path):
+    vae = randomised(diffusers.AutoencoderKL(**KL))
+    vae.save_pretrained(tmp_path / "vae")
+    layout, state, _ = read_model(tmp_path / "vae")
+    assert layout.module is AutoencoderKL
+    # Files from before diffusers 0.15, Stable Diffusion 1's among them, have other names in attention.
+    path = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    old = load_file(path)
+    for present, former in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        old = {name.replace(present, former): tensor for name, tensor in old.items()}
+    assert "encoder.mid_block.attentions.0.query.weight" in old
+    save_file(old, path)
+    _, again, _ = read_model(tmp_path / "vae")
+    assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
+
+
+def test_a_model_that_needs_a_text_makes_no_run_directory_and_says_so(tmp_path):
+    randomised(diffusers.UNet2DConditionModel(**UNET)).save_pretrained(tmp_path / "unet")
+    diffusers.DDPMScheduler().save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(InteropError, match="TextUNet, of which a run directory cannot be made"):
+        Pipeline(str(tmp_path)).read()
+
+
+def test_a_dit_pipeline_is_imported_with_its_chain_and_classes(tmp_path):
+    options = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "num_embeds_ada_norm": 5}
+    randomised(diffusers.DiTTransformer2DModel(**options, out_channels=8)).save_pretrained(tmp_path / "transformer")
+    diffusers.DDIMScheduler(prediction_type="epsilon").save_pretrained(tmp_path / "scheduler")
+    config = Pipeline(str(tmp_path)).read().config()
+    assert config["network"]["_target_"] == "denoiselab.networks.DiT"
+    assert config["denoiser"]["variance"]["_target_"] == "denoiselab.variances.LearnedRange"
+    assert config["conditioner"]["num_classes"] == 5
