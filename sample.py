@@ -17,6 +17,10 @@ def check(config: dict[str, Any], sweeping: bool) -> None:
 
 def task(config: dict[str, Any], directory: Path | None) -> None:
     """Run a job."""
+    if config.get("import") is not None:
+        from denoiselab.app.importing import run_directory
+
+        config["ckpt"] = str(run_directory(config["import"], Path(config["log_dir"]), config.get("data")))
     if config.get("frontier") is not None:
         from denoiselab.app.sample_frontier import score
 
@@ -25,6 +29,10 @@ def task(config: dict[str, Any], directory: Path | None) -> None:
         from denoiselab.app.likelihood import measure_likelihood
 
         measure_likelihood(config)
+    elif config.get("export") is not None:
+        from denoiselab.app.exporting import export
+
+        export(config)
     else:
         from denoiselab.app.sample import sample
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
@@ -84,10 +85,11 @@ class StepIndex:
             of embeddings (k-diffusion's `quantize`).
         scale: Factor on the index; 1000 / T makes chains of all lengths alike to the network (improved-diffusion's
             `rescale_timesteps`).
+        descending: 0 is the noisiest level, as in NCSN's code and its successors'.
     """
 
-    def __init__(self, nearest: bool = False, scale: float = 1.0) -> None:
-        self.nearest, self.scale = nearest, scale
+    def __init__(self, nearest: bool = False, scale: float = 1.0, descending: bool = False) -> None:
+        self.nearest, self.scale, self.descending = nearest, scale, descending
 
     def __call__(self, level: Level) -> Tensor:
         """The label, shaped like the level.
@@ -101,7 +103,7 @@ class StepIndex:
                 "time_label: StepIndex counts the levels of a discrete schedule, and this one is continuous; "
                 "use ScaledTime or LogNoise."
             )
-        index = level.t * steps - 1
+        index = steps - level.t * steps if self.descending else level.t * steps - 1
         return (index.round() if self.nearest else index) * self.scale
 
 
@@ -112,14 +114,21 @@ class LogNoise:
 
     Args:
         scale: Factor on the logarithm.
+        unit: The ratio sigma / alpha whose label is 0; 2 where the network was trained on data in [0, 1], in whose
+            units sigma is half of ours.
+
+    Raises:
+        ValueError: The unit is not positive.
     """
 
-    def __init__(self, scale: float = 0.25) -> None:
-        self.scale = scale
+    def __init__(self, scale: float = 0.25, unit: float = 1.0) -> None:
+        if unit <= 0:
+            raise ValueError(f"unit={unit}: it must be positive.")
+        self.scale, self.unit = scale, unit
 
     def __call__(self, level: Level) -> Tensor:
         """The label, shaped like the level."""
-        return -self.scale * level.lam
+        return -self.scale * (level.lam + math.log(self.unit))
 
 
 class UnitVariance:

@@ -50,6 +50,19 @@ def test_a_doubled_batch_gives_the_sum_of_two_predictions(batched):
     assert model.network.sizes == [6, 6, 12]
 
 
+def test_without_a_null_class_there_is_no_guidance():
+    labels = ClassLabel(3, dropout=0.0, null_class=False)
+    level = VPLinear().level(torch.tensor(0.4, dtype=F64))
+    assert torch.equal(
+        bind(denoiser(), labels.sample(INDEX), labels.null(INDEX))(X, level).x0, denoiser()(X, level, COND).x0
+    )
+    for scale in (0.0, 2.5):
+        with pytest.raises(ValueError, match=f"guidance={scale}: the model was trained without a null class"):
+            bind(denoiser(), labels.sample(INDEX), labels.null(INDEX), scale)
+    with pytest.raises(ValueError, match=r"dropout=0\.1: it must be 0 where there is no null class"):
+        ClassLabel(3, null_class=False)
+
+
 def test_scales_1_and_0_are_single_evaluations():
     level = VPLinear().level(torch.tensor(0.4, dtype=F64))
     for scale, cond in ((1.0, COND), (0.0, NULL)):

@@ -8,8 +8,10 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from randomised import batch, off, randomised
 
 from denoiselab.denoiser import Denoiser, StepIndex
-from denoiselab.interop.diffusers import Pipeline, layout_of, unet2d_config, write_pipeline
-from denoiselab.networks import DDPMUNet
+from denoiselab.interop.diffusers import Pipeline, layout_of, write_pipeline
+from denoiselab.interop.diffusers_unet import unet2d_config
+from denoiselab.interop.files import read_json
+from denoiselab.networks import ADMUNet, DDPMUNet
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.parameterizations import eps
 from denoiselab.schedules import DiscreteVP, betas
@@ -39,6 +41,24 @@ MODELS = {
         "up_block_types": ("AttnUpBlock2D", "UpBlock2D", "AttnUpBlock2D"),
         "sample_size": (8, 12),
         "add_attention": False,
+    },
+    "ADM": {
+        **TINY,
+        "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        "resnet_time_scale_shift": "scale_shift",
+        "downsample_type": "resnet",
+        "upsample_type": "resnet",
+        "attn_norm_num_groups": 8,
+        "num_class_embeds": 5,
+    },
+    "improved DDPM": {
+        **TINY,
+        **ATTENTION,
+        "resnet_time_scale_shift": "scale_shift",
+        "attn_norm_num_groups": 8,
+        "flip_sin_to_cos": False,
+        "attention_head_dim": None,
     },
 }
 
@@ -84,8 +104,9 @@ def compare(network, model, layout):
 
 def test_imported_networks_have_their_outputs_and_gradients(theirs, tmp_path):
     imported = Pipeline(str(saved(theirs, tmp_path, variance_type=variance_type(theirs)))).read()
-    network = DDPMUNet(**imported.layout.options).eval()
+    network = imported.layout.module(**imported.layout.options).eval()
     network.load_state_dict(imported.weights)
+    assert type(network) is (ADMUNet if theirs.config.resnet_time_scale_shift == "scale_shift" else DDPMUNet)
     compare(network, theirs, imported.layout)
 
 
@@ -93,20 +114,42 @@ OURS = {"shape": (3, 8, 8), "channels": 16, "multipliers": (1, 2), "blocks": 1, 
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("module", "options"),
     [
-        OURS,
-        {**OURS, "attention_levels": (0, 1), "head_channels": 8, "symmetric": True, "outputs": 2},
-        {**OURS, "num_classes": 4, "shape": (1, 8, 16)},
-        {**OURS, "num_classes": 4, "null_class": False, "middle_attention": False},
+        (DDPMUNet, OURS),
+        (DDPMUNet, {**OURS, "attention_levels": (0, 1), "head_channels": 8, "symmetric": True, "outputs": 2}),
+        (DDPMUNet, {**OURS, "num_classes": 4, "shape": (1, 8, 16)}),
+        (DDPMUNet, {**OURS, "num_classes": 4, "null_class": False, "middle_attention": False}),
+        (ADMUNet, {**OURS, "attention_levels": (1,), "head_channels": 8, "outputs": 2, "num_classes": 4}),
+        (ADMUNet, {**OURS, "attention_levels": (0,), "head_channels": None, "block_resampling": False}),
+        (ADMUNet, {**OURS, "attention_levels": (), "head_channels": 16, "scale_shift": False}),
     ],
-    ids=["defaults", "options", "classes", "no null class"],
+    ids=["defaults", "options", "classes", "no null class", "ADM", "convolutions", "no scale and shift"],
 )
-def test_exported_networks_have_our_outputs_and_gradients(options, tmp_path):
-    network = randomised(DDPMUNet(**options))
+def test_exported_networks_have_our_outputs_and_gradients(module, options, tmp_path):
+    network = randomised(module(**options))
     write_pipeline(tmp_path, denoiser(network), options)
     model = UNet2DModel.from_pretrained(tmp_path / "unet").eval()
-    compare(network, model, unet2d_config(options)[1])
+    compare(network, model, unet2d_config(module, options)[1])
+    back = layout_of(read_json(tmp_path / "unet" / "config.json"), tmp_path)
+    assert back.module is module
+    assert back.to_theirs(back.skeleton()).keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"multipliers": (2, 4)}, "network.multipliers=.2, 4.: those of UNet2DModel are whole, the first 1"),
+        (
+            {"heads": 2, "head_channels": None, "attention_levels": ()},
+            "network.heads=2: UNet2DModel has heads of equal",
+        ),
+        ({"image_channels": 3, "attention_levels": ()}, "network.image_channels=3: UNet2DModel takes no image"),
+    ],
+)
+def test_networks_that_diffusers_does_not_have_are_not_written(options, says):
+    with pytest.raises(ValueError, match=says):
+        unet2d_config(ADMUNet, {**OURS, **options})
 
 
 def test_what_is_exported_comes_back_the_same(tmp_path):

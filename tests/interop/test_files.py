@@ -104,7 +104,10 @@ CASES = {
     "strange config": (json_with(CONFIG, block_out_channels="ab"), [CONFIG, "not a usable configuration"]),
     "another config": (json_with(CONFIG, block_out_channels=[16, 48]), [WEIGHTS, "has shape", "is needed"]),
     "more blocks": (json_with(CONFIG, layers_per_block=2), [WEIGHTS, "it lacks 'down_blocks.0.resnets.1"]),
-    "unknown block": (json_with(CONFIG, down_block_types=["A", "DownBlock2D"]), [CONFIG, "down_block_types", "no A"]),
+    "unknown block": (
+        json_with(CONFIG, down_block_types=["A", "DownBlock2D"]),
+        [CONFIG, "down_block_types: A has no counterpart"],
+    ),
     "uneven": (json_with(CONFIG, up_block_types=["UpBlock2D"] * 2), [CONFIG, "up_block_types: they must mirror"]),
     "groups": (json_with(CONFIG, norm_num_groups=7), [WEIGHTS, "groups=7 must divide"]),
     "time embedding": (json_with(CONFIG, time_embedding_type="fourier"), [CONFIG, "time_embedding_type=fourier"]),
@@ -202,6 +205,21 @@ def test_offline_the_hub_is_named_as_what_is_missing(tmp_path, monkeypatch):
         local("nobody/nothing")
     with pytest.raises(InteropError, match="a/b/c: there is no such folder or file"):
         local("a/b/c")
+
+
+def test_a_repository_of_the_hub_is_named_after_its_owner(folder, monkeypatch):
+    asked = {}
+
+    def download(repository, **options):
+        asked.update(options, repository=repository)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    imported = Pipeline("google/ddpm-cifar10-32", revision="main").read()
+    assert imported.name == "google-ddpm-cifar10-32"
+    assert asked["repository"] == "google/ddpm-cifar10-32"
+    assert asked["revision"] == "main"
+    assert not any(pattern.endswith((".pkl", ".py", "*")) for pattern in asked["allow_patterns"])
 
 
 def test_schedulers_of_other_families_are_read_or_refused():

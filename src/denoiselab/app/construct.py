@@ -30,7 +30,7 @@ _FUNCTIONS = (
     *(f"denoiselab.objectives.{part}." for part in ("weights", "distances", "projections")),
 )
 _TRAINING = (
-    *(f"denoiselab.{part}." for part in ("data", "training", "evaluation")),
+    *(f"denoiselab.{part}." for part in ("data", "training", "evaluation", "interop")),
     "torch.optim.",
     *(f"pytorch_lightning.{part}." for part in ("trainer", "callbacks", "profilers", "strategies")),
 )

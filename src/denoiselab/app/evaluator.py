@@ -22,6 +22,7 @@ from denoiselab.app.errors import BadInput, console
 from denoiselab.app.moments import learn
 from denoiselab.data import DataSet
 from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Scorer, Statistics, Store, Subject
+from denoiselab.guidance import bind
 from denoiselab.samplers import Sampler
 from denoiselab.training.interruption import Interruption
 
@@ -46,11 +47,10 @@ def frontier_of(evaluation: Config, model: build.Model, names: list[str], option
     nodes = build.sampler_nodes(evaluation["samplers"], f"{option}.samplers")
     asked, scales = evaluation["weights"], [float(scale) for scale in evaluation["guidance"]]
     listed = asked if isinstance(asked, list) else [asked]
-    if any(scale != 1 for scale in scales) and not model.conditioner.names:
-        raise BadInput(
-            f"{option}.guidance={scales}: this model takes no condition, so there is nothing to guide; use [1]."
-        )
+    index = torch.arange(1)
     try:
+        for scale in scales:
+            bind(model.denoiser, model.conditioner.sample(index), model.conditioner.null(index), scale)
         return Frontier(
             build.build_samplers(nodes),
             {name: _with_hashes(node) for name, node in nodes.items()},
@@ -64,7 +64,8 @@ def frontier_of(evaluation: Config, model: build.Model, names: list[str], option
             scales,
         )
     except ValueError as error:
-        raise BadInput(str(error).replace("evaluation.", f"{option}.")) from None
+        text = str(error).replace("evaluation.", f"{option}.")
+        raise BadInput(f"{option}.{text}" if text.startswith("guidance") else text) from None
 
 
 def _with_hashes(node: Any) -> Any:

@@ -39,15 +39,29 @@ class Loaded:
         """What `applied` accepts."""
         return [*self.averages, RAW]
 
+    @property
+    def data_node(self) -> dict[str, Any]:
+        """The configuration of the data set.
+
+        Raises:
+            BadInput: There is none: an import without data.
+        """
+        node: dict[str, Any] = self.config["data"]
+        if "_target_" not in node:
+            raise BadInput(
+                f"ckpt: {self.config.get('name')} was imported without data to measure against; import it with data=..."
+            )
+        return node
+
     def data(self) -> tuple[DataSet, DataSet]:
         """The training data, and those held out.
 
         Raises:
             BadInput: They cannot be loaded.
         """
-        check({"data": self.config["data"]}, model_only=True)
+        check({"data": self.data_node}, model_only=True)
         try:
-            loaded: tuple[DataSet, DataSet] = construct(self.config["data"], "data").load()
+            loaded: tuple[DataSet, DataSet] = construct(self.data_node, "data").load()
         except (ValueError, OSError) as error:
             raise BadInput(f"ckpt: its data cannot be loaded: {error}") from None
         return loaded

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from denoiselab import files
 from denoiselab.app.errors import BadInput
 from denoiselab.app.settings import SampleSettings
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST
@@ -46,23 +44,14 @@ def new_path(settings: SampleSettings, checkpoint: Path, kind: str, folder: str)
 
 
 @contextmanager
-def new_folder(out: Path) -> Iterator[Path]:
+def new_folder(out: Path, option: str = "out") -> Iterator[Path]:
     """A hidden folder that takes the name `out` when the block ends well, and goes if it does not.
 
     Raises:
-        BadInput: It cannot be made.
+        BadInput: It cannot be written; the message names the option.
     """
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+        with files.new_folder(out) as partial:
+            yield partial
     except OSError as error:
-        raise BadInput(f"out={out}: cannot be written to ({error.strerror or error}).") from None
-    try:
-        yield partial
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o777 & ~umask)
-        partial.rename(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        raise BadInput(f"{option}={out}: cannot be written to ({error.strerror or error}).") from None

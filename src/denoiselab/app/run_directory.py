@@ -129,20 +129,28 @@ class RunDirectory:
         info: dict[str, Any] = {"wandb_id": secrets.token_hex(4), "starts": []}
         if (self.path / "run.json").exists():
             info = self.info
-        info["starts"].append(
-            {
-                "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-                "command": sys.argv,
-                "host": platform.node(),
-                "python": platform.python_version(),
-                "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-                **_git(),
-                "config": config,
-            }
-        )
-        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-        with atomic(self.path / "run.json", "w") as file:
-            json.dump(info, file, indent=1)
+        info["starts"].append(start_record(config))
+        write_description(self.path, config, info)
+
+
+def start_record(config: Mapping[str, Any]) -> dict[str, Any]:
+    """When, by what command, where and with which versions a configuration was started."""
+    return {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        **_git(),
+        "config": config,
+    }
+
+
+def write_description(path: Path, config: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+    """Write `config.yaml` and `run.json`."""
+    write_text(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    with atomic(path / "run.json", "w") as file:
+        json.dump(info, file, indent=1)
 
 
 def _git() -> dict[str, Any]:

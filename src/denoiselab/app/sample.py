@@ -12,6 +12,7 @@ import torch
 from denoiselab import progress
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
+from denoiselab.app.importing import check_source
 from denoiselab.app.loaded import load_weights
 from denoiselab.app.moments import learn
 from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path
@@ -25,7 +26,7 @@ from denoiselab.training.interruption import Interruption
 Config = dict[str, Any]
 
 # What the program may do with a checkpoint instead of drawing samples.
-TASKS = ("frontier", "likelihood")
+TASKS = ("frontier", "likelihood", "export")
 
 
 def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
@@ -34,8 +35,15 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
     Raises:
         BadInput: Something is wrong.
     """
+    if config.get("import") is not None:
+        config = {**config, "ckpt": check_source(config)}
+    elif config["ckpt"] == "???":
+        raise BadInput("ckpt: is not given; pass ckpt=<run directory or file>, or import=<source> import.path=...")
     settings = parse(SampleSettings, config)
+    if settings.data is not None and settings.import_ is None:
+        raise BadInput(f"data={settings.data.get('name')}: only an import takes it; a run has its own.")
     check({"sampler": settings.sampler, "logger": settings.logger, **{name: config.get(name) for name in TASKS}})
+    construct(settings.sampler, "sampler")
     asked = [name for name in TASKS if config.get(name) is not None]
     if len(asked) > 1:
         raise BadInput(f"{' and '.join(asked)}: give one of them.")

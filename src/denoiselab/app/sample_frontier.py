@@ -16,7 +16,7 @@ import torch.distributed as dist
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from denoiselab.app import scoring
+from denoiselab.app import overrides, scoring
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.evaluator import Evaluator, extractor_of, frontier_of
@@ -84,11 +84,10 @@ def checkpoints(asked: str | Sequence[str]) -> list[Path]:
 def _job(path: Path, settings: SampleSettings) -> _Job:
     loaded = load(path)
     own = {key: value for key, value in (settings.frontier or {}).items() if value is not None}
-    evaluation = {"weights": None, "guidance": [1], **loaded.config.get("evaluation", {}), **own}
+    trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
+    evaluation = {"weights": None, "guidance": [1], **trained, **own}
     parse(Evaluation, evaluation, "frontier")
-    config = {"data": loaded.config.get("data"), "evaluation": evaluation}
-    if config["data"] is None:
-        raise BadInput(f"ckpt={path}: its configuration names no data to score against.")
+    config = {"data": loaded.data_node, "evaluation": evaluation}
     check(config)
     extractor_of(config, "frontier")
     frontier = frontier_of(evaluation, loaded.model, loaded.names, "frontier")

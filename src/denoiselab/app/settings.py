@@ -79,7 +79,11 @@ class SampleSettings(_Settings):
     likelihood: Node | None = None
     frontier: Node | None = None
     logger: dict[str, Node]
+    import_: Node | None = Field(default=None, alias="import")
+    data: Node | None = None
     ckpt: str | list[str]
+    export: Literal["diffusers"] | None
+    log_dir: str
     weights: str | None
     num_samples: int = Field(ge=1)
     batch_size: int = Field(ge=1)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -20,6 +21,7 @@ from denoiselab.app.assemble import Run, assemble
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.run_directory import RunDirectory
 from denoiselab.data.datamodule import DataModule
+from denoiselab.networks.summary import Summary, summarize
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST, CheckpointError, check_weights, read_checkpoint
 from denoiselab.training.loggers import MetricsCSV
 from denoiselab.training.module import CHECKPOINT_KEY, DiffusionModule
@@ -60,9 +62,10 @@ def train(config: dict[str, Any], job: Path | None) -> float:
             directory.describe(config)
             for change in directory.changes:
                 console(stderr=True).print(f"changed since this run's last start: {change}")
+            console(stderr=True).print(f"network {config['network']['_target_'].rpartition('.')[2]}: {_costs(run)}")
             console(stderr=True).print(
-                f"run {path}: {parameters / 1e6:.2f} M parameters; {len(run.images):,} images of "
-                f"{run.settings.data['name']}; {images_seen:,} of {run.settings.max_images:,} images seen"
+                f"run {path}: {len(run.images):,} images of {run.settings.data['name']}; {images_seen:,} of "
+                f"{run.settings.max_images:,} images seen"
             )
         with _loggers(run, directory, images_seen, leader=leader) as loggers:
             run.trainer.loggers = loggers
@@ -78,6 +81,13 @@ def train(config: dict[str, Any], job: Path | None) -> float:
             if leader:
                 scoring.report_records(records, path, loggers)
     return run.optimized(record for record in records if record["images_seen"] == run.module.images_seen)
+
+
+def _costs(run: Run) -> Summary:
+    """Of the network, for a batch as training has it."""
+    index = torch.arange(2)
+    cond = run.model.conditioner.sample(index)
+    return summarize(run.model.denoiser.network, torch.zeros(2, *run.model.shape), torch.zeros(2), cond)
 
 
 def _images_seen(path: Path, module: DiffusionModule) -> int:

@@ -48,25 +48,28 @@ class Unconditional:
 
 
 class ClassLabel:
-    """The class as `class_label` `(B,)` int64; index `num_classes` is the null class.
+    """The class as `class_label` `(B,)` int64; index `num_classes` is the null class, where there is one.
 
     Args:
         num_classes: Number of classes.
         dropout: Probability of the null class in training (Ho and Salimans, Classifier-Free Diffusion Guidance,
             arXiv 2207.12598, algorithm 1).
+        null_class: The network has one.
 
     Raises:
-        ValueError: Unless num_classes >= 1 and 0 <= dropout < 1.
+        ValueError: Unless num_classes >= 1 and 0 <= dropout < 1, and dropout = 0 without a null class.
     """
 
     names: frozenset[str] = frozenset({"class_label"})
 
-    def __init__(self, num_classes: int, dropout: float = 0.1) -> None:
+    def __init__(self, num_classes: int, dropout: float = 0.1, null_class: bool = True) -> None:
         if num_classes < 1:
             raise ValueError(f"num_classes={num_classes}: it must be at least 1.")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}: it must be at least 0 and less than 1.")
-        self.num_classes, self.dropout = num_classes, dropout
+        if dropout and not null_class:
+            raise ValueError(f"dropout={dropout}: it must be 0 where there is no null class.")
+        self.num_classes, self.dropout, self.null_class = num_classes, dropout, null_class
 
     def train(self, labels: Tensor, noise: Noise) -> Conditioning:
         """The labels, some of them replaced by the null class."""
@@ -77,5 +80,7 @@ class ClassLabel:
         return Conditioning(class_label=index % self.num_classes)
 
     def null(self, index: Tensor) -> Conditioning:
-        """The null class."""
+        """The null class; nothing, where there is none."""
+        if not self.null_class:
+            return Conditioning()
         return Conditioning(class_label=torch.full_like(index, self.num_classes))

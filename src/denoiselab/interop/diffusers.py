@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,13 @@ from denoiselab.denoiser import Denoiser
 from denoiselab.files import atomic, write_text
 from denoiselab.interop.diffusers_autoencoders import autoencoder_kl, vq_model
 from denoiselab.interop.diffusers_dit import dit
+from denoiselab.interop.diffusers_unet import unet2d, unet2d_config
 from denoiselab.interop.diffusers_unet_text import unet_condition
 from denoiselab.interop.files import WEIGHTS, local, read_json, read_weights, weights_file
 from denoiselab.interop.imported import Imported, named, node
-from denoiselab.interop.layout import SAME, Entry, InteropError, Layout, Stacked, State, renamed
-from denoiselab.interop.options import block_name
+from denoiselab.interop.layout import InteropError, Layout, State, renamed
 from denoiselab.interop.schedulers import from_scheduler, to_scheduler
-from denoiselab.interop.unet import Halves, Names, entries
-from denoiselab.networks import DDPMUNet, DiT
+from denoiselab.networks import ADMUNet, DDPMUNet, DiT
 
 # The release whose files are written.
 _VERSION = "0.35.0"
@@ -32,20 +30,6 @@ _OLD_NAMES = [
     for n in range(8)
     for old, present in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0"))
 ]
-
-# What a UNet2DModel must be for a DDPMUNet to equal it, by option: the values that will do, the default first.
-_REQUIRED: dict[str, tuple[Any, ...]] = {
-    "act_fn": ("silu", "swish"),
-    "center_input_sample": (False,),
-    "class_embed_type": (None,),
-    "downsample_type": ("conv",),
-    "mid_block_scale_factor": (1,),
-    "mid_block_type": ("UNetMidBlock2D",),
-    "resnet_time_scale_shift": ("default",),
-    "time_embedding_type": ("positional",),
-    "upsample_type": ("conv",),
-}
-_DOWN, _UP = ("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D")
 
 
 class Pipeline:
@@ -72,7 +56,7 @@ class Pipeline:
         folder = local(self.path, self.revision)
         home = next((folder / name for name in ("unet", "transformer") if (folder / name).is_dir()), folder)
         layout, state, weights = read_model(home, self.variant)
-        if layout.module not in (DDPMUNet, DiT):
+        if layout.module not in (DDPMUNet, ADMUNet, DiT):
             raise InteropError(
                 f"{home}: our {layout.module.__name__}, of which a run directory cannot be made, as no conditioner or "
                 "sampler gives it what it takes; `denoiselab.interop.diffusers.read_model` loads it."
@@ -82,8 +66,10 @@ class Pipeline:
         classes = layout.options["num_classes"]
         kind = node("denoiselab.conditioners.Unconditional")
         if classes is not None:
-            dropout = 0.1 if layout.options.get("null_class", True) else 0.0
-            kind = node("denoiselab.conditioners.ClassLabel", num_classes=classes, dropout=dropout)
+            null = layout.options.get("null_class", True)
+            kind = node(
+                "denoiselab.conditioners.ClassLabel", num_classes=classes, dropout=0.1 if null else 0.0, null_class=null
+            )
         return Imported(
             named(self.path, folder),
             layout,
@@ -147,101 +133,6 @@ def layout_of(config: Mapping[str, Any], where: Path) -> Layout:
         raise InteropError(f"{where}: not a usable configuration of a {kind}.") from None
 
 
-def unet2d(config: Mapping[str, Any]) -> Layout:
-    """The `DDPMUNet` that equals a `UNet2DModel` of DDPM's kind.
-
-    Args:
-        config: Its configuration.
-
-    Raises:
-        InteropError: There is none.
-    """
-    for option, allowed in _REQUIRED.items():
-        if config.get(option, allowed[0]) not in allowed:
-            raise InteropError(f"{option}={config[option]}: a DDPMUNet needs {option}={allowed[0]}.")
-    widths: Sequence[int] = config["block_out_channels"]
-    channels, groups, size = widths[0], config.get("norm_num_groups", 32), config.get("sample_size")
-    if size is None:
-        raise InteropError("sample_size=null: the size of the images must be stated.")
-    if any(width % channels for width in widths):
-        raise InteropError(f"block_out_channels={list(widths)}: each must be a multiple of the first.")
-    if config.get("time_embedding_dim") not in (None, 4 * channels):
-        raise InteropError(f"time_embedding_dim={config['time_embedding_dim']}: a DDPMUNet needs {4 * channels}.")
-    if config.get("attn_norm_num_groups") not in (None, groups):
-        raise InteropError(f"attn_norm_num_groups={config['attn_norm_num_groups']}: a DDPMUNet needs {groups}.")
-    down, up = config["down_block_types"], config["up_block_types"][::-1]
-    for option, kinds, known in (("down_block_types", down, _DOWN), ("up_block_types", up, _UP)):
-        if unknown := sorted(set(kinds) - set(known)):
-            raise InteropError(f"{option}: a DDPMUNet has no {unknown[0]}.")
-    attention = [level for level, kind in enumerate(down) if kind == _DOWN[1]]
-    if len(down) != len(widths) or attention != [level for level, kind in enumerate(up) if kind == _UP[1]]:
-        raise InteropError("up_block_types: they must mirror down_block_types, one for each of block_out_channels.")
-    padding, shift = config.get("downsample_padding", 1), config.get("freq_shift", 0)
-    channels_in, channels_out = config.get("in_channels", 3), config.get("out_channels", 3)
-    if padding not in (0, 1):
-        raise InteropError(f"downsample_padding={padding}: a DDPMUNet needs 0 or 1.")
-    if channels_out % channels_in:
-        raise InteropError(f"out_channels={channels_out}: it must be a multiple of in_channels={channels_in}.")
-    options = {
-        "shape": [channels_in, *(size if isinstance(size, Sequence) else (size, size))],
-        "channels": channels,
-        "multipliers": [width // channels for width in widths],
-        "blocks": config.get("layers_per_block", 2),
-        "attention_levels": attention,
-        "dropout": config.get("dropout", 0.0),
-        "groups": groups,
-        "num_classes": config.get("num_class_embeds"),
-        "null_class": False,
-        "outputs": channels_out // channels_in,
-        "head_channels": config.get("attention_head_dim", 8),
-        "norm_eps": config.get("norm_eps", 1e-5),
-        "frequency_shift": shift,
-        "symmetric": padding == 1,
-        "middle_attention": config.get("add_attention", True),
-    }
-    return Layout(DDPMUNet, options, _unet2d_entries(options, cosine_first=config.get("flip_sin_to_cos", True)))
-
-
-def unet2d_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
-    """The configuration of the `UNet2DModel` that equals a `DDPMUNet`, and the list of their weights.
-
-    Args:
-        options: Of the constructor, all that differ from its defaults.
-
-    Raises:
-        ValueError: There is none.
-    """
-    defaults = {name: p.default for name, p in inspect.signature(DDPMUNet).parameters.items()}
-    full = {**defaults, **options}
-    if full["image_channels"] is not None:
-        raise ValueError(f"network.image_channels={full['image_channels']}: UNet2DModel takes no image.")
-    channels, height, width = full["shape"]
-    levels = range(len(full["multipliers"]))
-    kinds = [level in full["attention_levels"] for level in levels]
-    classes = full["num_classes"]
-    config = {
-        "_class_name": "UNet2DModel",
-        "_diffusers_version": _VERSION,
-        "sample_size": height if height == width else [height, width],
-        "in_channels": channels,
-        "out_channels": channels * full["outputs"],
-        "block_out_channels": [full["channels"] * multiplier for multiplier in full["multipliers"]],
-        "layers_per_block": full["blocks"],
-        "down_block_types": [_DOWN[attends] for attends in kinds],
-        "up_block_types": [_UP[attends] for attends in reversed(kinds)],
-        "add_attention": full["middle_attention"],
-        "attention_head_dim": full["head_channels"],
-        "dropout": full["dropout"],
-        "norm_num_groups": full["groups"],
-        "norm_eps": full["norm_eps"],
-        "flip_sin_to_cos": False,
-        "freq_shift": full["frequency_shift"],
-        "downsample_padding": int(full["symmetric"]),
-        "num_class_embeds": None if classes is None else classes + full["null_class"],
-    }
-    return config, Layout(DDPMUNet, options, _unet2d_entries(full, cosine_first=False))
-
-
 def write_pipeline(folder: Path, denoiser: Denoiser, options: Mapping[str, Any]) -> None:
     """Write a denoiser as a pipeline that `DDPMPipeline.from_pretrained` loads.
 
@@ -256,9 +147,8 @@ def write_pipeline(folder: Path, denoiser: Denoiser, options: Mapping[str, Any])
     Raises:
         ValueError: diffusers has no such network or scheduler.
     """
-    if type(denoiser.network) is not DDPMUNet:
-        raise ValueError(f"network={type(denoiser.network).__name__}: of our networks DDPMUNet is a UNet2DModel.")
-    config, layout = unet2d_config(options)
+    config, layout = unet2d_config(type(denoiser.network), options)
+    config["_diffusers_version"] = _VERSION
     scheduler = {**to_scheduler(denoiser), "_diffusers_version": _VERSION}
     state = layout.to_theirs(denoiser.network.state_dict())
     with atomic(folder / "unet" / f"{WEIGHTS}.safetensors") as file:
@@ -274,26 +164,6 @@ def write_pipeline(folder: Path, denoiser: Denoiser, options: Mapping[str, Any])
             "unet": ["diffusers", "UNet2DModel"],
         }
         write_text(folder / "model_index.json", json.dumps(index, indent=2))
-
-
-def _unet2d_entries(options: Mapping[str, Any], *, cosine_first: bool) -> list[Entry]:
-    """The list of names of a `DDPMUNet`; `cosine_first` is diffusers' `flip_sin_to_cos`."""
-    last = len(options["multipliers"]) - 1
-    names = Names(
-        place=lambda part: block_name(part, last),
-        residual=("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut"),
-        norm="group_norm",
-        qkv=("to_q", "to_k", "to_v"),
-        out="to_out.0",
-        resample={"down": "conv", "up": "conv"},
-        time=("time_embedding.linear_1", "time_embedding.linear_2"),
-        ends=("conv_in", "conv_norm_out", "conv_out"),
-        first=Halves() if cosine_first else SAME,
-        qkv_ways=lambda part: (Stacked(3), Stacked(3)),
-        out_way=SAME,
-    )
-    classes = [] if options["num_classes"] is None else [Entry("classes.weight", ("class_embedding.weight",))]
-    return [*entries(options, names), *classes]
 
 
 _LAYOUTS: dict[Any, Callable[[Mapping[str, Any]], Layout]] = {

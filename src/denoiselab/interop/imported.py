@@ -64,9 +64,9 @@ class Imported:
         }
         return config if self.codec is None else {**config, "codec": self.codec}
 
-    def digest(self) -> str:
-        """SHA-256 of the configuration, names, types, shapes and numbers: the same model has the same one."""
-        total = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())
+    def digest(self, config: Node | None = None) -> str:
+        """SHA-256 of a configuration, its own by default, and names, types, shapes and numbers of the weights."""
+        total = hashlib.sha256(json.dumps(config or self.config(), sort_keys=True).encode())
         for which, state in (("", self.weights), *sorted(self.averages.items())):
             for name, tensor in sorted(state.items()):
                 total.update(json.dumps([which, name, str(tensor.dtype), list(tensor.shape)]).encode())

@@ -102,7 +102,7 @@ class UNet:
         classes = layout.options["num_classes"]
         conditioner = node("denoiselab.conditioners.Unconditional")
         if classes is not None:
-            conditioner = node("denoiselab.conditioners.ClassLabel", num_classes=classes, dropout=0.0)  # no null class
+            conditioner = node("denoiselab.conditioners.ClassLabel", num_classes=classes, dropout=0.0, null_class=False)
         return Imported(
             named(self.path, path),
             layout,

@@ -185,6 +185,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
     ("builtins", "set"): set,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
     ("torch.storage", "_load_from_bytes"): _storage,
     ("torch", "Size"): torch.Size,
     ("torch", "device"): torch.device,

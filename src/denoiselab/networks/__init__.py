@@ -4,7 +4,9 @@ from denoiselab.networks.adm import ADMClassifier, ADMUNet
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.networks.ddpm import DDPMUNet
 from denoiselab.networks.dit import DiT
+from denoiselab.networks.edm2 import EDM2UNet
 from denoiselab.networks.mlp import MLP
+from denoiselab.networks.ncsn import NCSN, NCSNv2
 from denoiselab.networks.ncsnpp import NCSNpp
 from denoiselab.networks.unet_1d import UNet1D
 from denoiselab.networks.unet_text import TextUNet
@@ -12,12 +14,15 @@ from denoiselab.networks.uvit import UViT
 
 __all__ = [
     "MLP",
+    "NCSN",
     "ADMClassifier",
     "ADMUNet",
     "Conditioning",
     "DDPMUNet",
     "DiT",
+    "EDM2UNet",
     "NCSNpp",
+    "NCSNv2",
     "TextUNet",
     "UNet1D",
     "UViT",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,15 @@ def join_image(x: Tensor, image: Tensor | None) -> Tensor:
     if image.shape[2:] != x.shape[2:]:
         image = F.interpolate(image, x.shape[2:], mode="bilinear")
     return torch.cat((x, image.to(x.dtype)), dim=1)
+
+
+@runtime_checkable
+class Constrained(Protocol):
+    """A layer whose weights may not go everywhere: after each step of an optimizer they are brought back."""
+
+    def constrain(self) -> None:
+        """Bring the weights back, in place."""
+        ...
 
 
 class NormSiLU(nn.GroupNorm):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
-import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from denoiselab.networks.checks import check_dropout, check_image, check_levels, check_multipliers, check_sizes
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
 from denoiselab.networks.embeddings import FourierEmbedding, SinusoidalEmbedding
+from denoiselab.networks.layers import join_image, run
 from denoiselab.networks.ncsnpp_layers import (
     Decoder,
     Encoder,
@@ -55,6 +54,7 @@ class NCSNpp(nn.Module):
             pyramid of features that the levels continue from; None for the last level alone.
         combine: For a progressive input by `skip`: its features are added (`sum`) or concatenated (`cat`).
         skip_rescale: Divide the sums of residual blocks, attention and `residual` pyramids by sqrt(2).
+        image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
         num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
         augmentation_features: Features of `augmentation`; None for none.
         outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
@@ -79,6 +79,7 @@ class NCSNpp(nn.Module):
         progressive_output: Literal["skip", "residual"] | None = None,
         combine: Literal["sum", "cat"] = "sum",
         skip_rescale: bool = True,
+        image_channels: int | None = None,
         num_classes: int | None = None,
         augmentation_features: int | None = None,
         outputs: int = 1,
@@ -92,6 +93,7 @@ class NCSNpp(nn.Module):
             {
                 "blocks": blocks,
                 "outputs": outputs,
+                "image_channels": image_channels,
                 "num_classes": num_classes,
                 "augmentation_features": augmentation_features,
             }
@@ -104,7 +106,11 @@ class NCSNpp(nn.Module):
         self.checkpoint_levels = frozenset(checkpoint_levels)
         self.conditioning = frozenset(
             name
-            for name, size in (("class_label", num_classes), ("augmentation", augmentation_features))
+            for name, size in (
+                ("image", image_channels),
+                ("class_label", num_classes),
+                ("augmentation", augmentation_features),
+            )
             if size is not None
         )
         scale = math.sqrt(0.5) if skip_rescale else 1.0
@@ -137,10 +143,11 @@ class NCSNpp(nn.Module):
             return up_conv(channels_in, channels_out, fir)
 
         widths = [channels * m for m in multipliers]
-        self.stem = scaled(nn.Conv2d(shape[0], channels, 3, padding=1))
+        channels_in = shape[0] + (image_channels or 0)
+        self.stem = scaled(nn.Conv2d(channels_in, channels, 3, padding=1))
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         skips: list[list[int]] = []  # channels that the decoder takes up again, level by level
-        width, pyramid = channels, shape[0]
+        width, pyramid = channels, channels_in
         for level, level_width in enumerate(widths):
             stage = Encoder(scale)
             if level:
@@ -195,25 +202,27 @@ class NCSNpp(nn.Module):
         if self.augmentation is not None and cond.augmentation is not None:
             embedding = embedding + self.augmentation(cond.augmentation)
         embedding = self.mapping(embedding)  # (B, E), activated
+        x = join_image(x, cond.image)
         h: Tensor = self.stem(x)
         pyramid: Tensor | None = x
         skips: list[list[Tensor]] = []
         for level, stage in enumerate(self.encoder):
-            new, pyramid = self._run(stage, level, h, pyramid, embedding)
+            checkpointed = level in self.checkpoint_levels
+            new, pyramid = run(stage, h, pyramid, embedding, checkpointed=checkpointed)
             skips.append(new)
             h = new[-1]
-        for layer in self.middle:
-            h = layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
+        h = run(self._middle, h, embedding, checkpointed=len(skips) - 1 in self.checkpoint_levels)
         pyramid = None
         for stage in self.decoder:
-            h, pyramid = self._run(stage, len(skips) - 1, h, skips.pop(), pyramid, embedding)
+            checkpointed = len(skips) - 1 in self.checkpoint_levels
+            h, pyramid = run(stage, h, skips.pop(), pyramid, embedding, checkpointed=checkpointed)
         if self.head is None:
             assert pyramid is not None
             return pyramid
         out: Tensor = self.head(h)
         return out
 
-    def _run(self, stage: nn.Module, level: int, *arguments: Any) -> Any:
-        if level in self.checkpoint_levels and torch.is_grad_enabled():
-            return checkpoint(stage, *arguments, use_reentrant=False)
-        return stage(*arguments)
+    def _middle(self, h: Tensor, embedding: Tensor) -> Tensor:
+        for layer in self.middle:
+            h = layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
+        return h

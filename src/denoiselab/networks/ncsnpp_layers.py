@@ -6,13 +6,17 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoiselab.networks.resampling import FIRDownsampleConv, FIRUpsampleConv, Repeats
+from denoiselab.networks.attention import attend
+from denoiselab.networks.layers import NormSiLU
+from denoiselab.networks.resampling import FIRDownsampleConv, FIRUpsampleConv, Repeats, UpConv2d
 
 # What the source calls an initial scale of 0: its square root, 1e-5, multiplies the weights.
 ALMOST_ZERO = 1e-10
+
+# Of the group norms.
+EPS = 1e-6
 
 
 def scaled(layer: nn.Linear | nn.Conv2d, scale: float = 1.0) -> nn.Module:
@@ -23,17 +27,20 @@ def scaled(layer: nn.Linear | nn.Conv2d, scale: float = 1.0) -> nn.Module:
     return layer
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm with 32 groups of at least 4 channels; with fewer groups where they do not divide the channels."""
+def group_count(channels: int) -> int:
+    """32 groups of at least 4 channels; fewer where they do not divide the channels."""
     most = max(min(channels // 4, 32), 1)
-    return nn.GroupNorm(next(n for n in range(most, 0, -1) if channels % n == 0), channels, eps=1e-6)
+    return next(n for n in range(most, 0, -1) if channels % n == 0)
+
+
+def norm_silu(channels: int) -> NormSiLU:
+    """Group norm and swish."""
+    return NormSiLU(group_count(channels), channels, EPS)
 
 
 def head(channels_in: int, channels_out: int, scale: float = 0.0) -> nn.Sequential:
     """Norm, swish and a 3x3 convolution: how features are read out."""
-    return nn.Sequential(
-        group_norm(channels_in), nn.SiLU(), scaled(nn.Conv2d(channels_in, channels_out, 3, padding=1), scale)
-    )
+    return nn.Sequential(norm_silu(channels_in), scaled(nn.Conv2d(channels_in, channels_out, 3, padding=1), scale))
 
 
 class ResidualBlock(nn.Module):
@@ -60,10 +67,13 @@ class ResidualBlock(nn.Module):
         biggan: bool = True,
     ) -> None:
         super().__init__()
-        self.norm_in = group_norm(channels_in)
-        self.conv_in = scaled(nn.Conv2d(channels_in, channels_out, 3, padding=1))
+        self.norm_in = norm_silu(channels_in)
+        # Where pixels are repeated, the convolution that follows does it.
+        self.repeats = isinstance(resample, Repeats)
+        conv = UpConv2d(channels_in, channels_out) if self.repeats else nn.Conv2d(channels_in, channels_out, 3, 1, 1)
+        self.conv_in = scaled(conv)
         self.embedding = scaled(nn.Linear(embedding, channels_out))
-        self.norm_out = group_norm(channels_out)
+        self.norm_out = norm_silu(channels_out)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = scaled(nn.Conv2d(channels_out, channels_out, 3, padding=1), 0.0)
         self.resample, self.scale = resample, scale
@@ -73,12 +83,12 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map `x` `(B, channels_in, H, W)` and the activated embedding `(B, E)` to `(B, channels_out, H', W')`."""
-        h = F.silu(self.norm_in(x))
+        h = self.norm_in(x)
         if self.resample is not None:
-            h, x = self.resample(h), self.resample(x)
-        h = self.conv_in(h) + self.embedding(embedding)[:, :, None, None]
-        h = self.conv_out(self.dropout(F.silu(self.norm_out(h))))
-        out: Tensor = (self.skip(x) + h) * self.scale
+            h, x = h if self.repeats else self.resample(h), self.resample(x)
+        # A convolution does not need its output for its gradient: what is added to it may be added in place.
+        h = self.norm_out(self.conv_in(h).add_(self.embedding(embedding)[:, :, None, None]))
+        out: Tensor = self.conv_out(self.dropout(h)).add_(self.skip(x)).mul_(self.scale)
         return out
 
 
@@ -92,7 +102,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int, scale: float) -> None:
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm = nn.GroupNorm(group_count(channels), channels, EPS)
         self.qkv = nn.Linear(channels, 3 * channels)
         for part in self.qkv.weight.chunk(3):  # each as a layer of its own, of scale 0.1
             nn.init.xavier_uniform_(part, gain=math.sqrt(0.1))
@@ -103,9 +113,9 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, C, H, W)` to the same shape."""
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
-        q, k, v = self.qkv(tokens)[:, None].chunk(3, dim=-1)
-        h = F.scaled_dot_product_attention(q, k, v)[:, 0]  # (B, HW, C)
-        out: Tensor = (x + self.out(h).transpose(1, 2).reshape(x.shape)) * self.scale
+        q, k, v = self.qkv(tokens)[:, None].chunk(3, dim=-1)  # (B, 1, HW, C) each
+        h: Tensor = self.out(attend(q, k, v))  # (B, HW, C)
+        out: Tensor = (x + h.transpose(1, 2).unflatten(2, x.shape[2:])) * self.scale
         return out
 
 

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, multiplications and memory, measured by one call each way."""
+"""What a network costs: parameters, operations and memory, found without computing anything."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from denoiselab.networks.conditioning import Conditioning
@@ -16,9 +18,9 @@ class Summary(NamedTuple):
 
     Args:
         parameters: Their number.
-        forward_flops: Of a forward pass of one image; a multiplication and an addition are two. Convolutions, matrix
-            products and attention are counted.
-        activation_bytes: Of what is kept for the backward pass of one image, beside the weights.
+        forward_flops: Of a forward pass of one image: two for a multiplication with its addition, in convolutions,
+            matrix products and attention.
+        activation_bytes: Of what is kept of one image for the backward pass, beside the weights.
     """
 
     parameters: int
@@ -27,34 +29,54 @@ class Summary(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{self.parameters / 1e6:.2f} M parameters; {self.forward_flops / 1e9:.3g} GFLOPs forward and "
+            f"{self.parameters / 1e6:.2f} M parameters, {self.forward_flops / 1e9:.3g} GFLOPs forward and "
             f"{self.activation_bytes / 2**20:.3g} MiB of activations an image"
         )
 
 
 def summarize(network: nn.Module, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Summary:
-    """Measure a network; on the meta device nothing is computed, so that it takes milliseconds at any size.
+    """The costs of a network: it is called once with tensors that have shapes and no numbers, in less than a second.
 
     Args:
-        network: In the mode, and of the dtype, that matters.
-        x: `(B, *)`, with B >= 2 so that nothing of a batch is broadcast.
+        network: On any device; its mode and dtype count.
+        x: `(B, *)`, on the CPU.
         label: `(B,)`.
         cond: What the network takes.
     """
-    kept: dict[int, tuple[Any, int]] = {}
-    weights = {tensor.untyped_storage()._cdata for tensor in (*network.parameters(), *network.buffers())}
+    kept: dict[int, Any] = {}  # storages: a view counts once, with what it is a view of
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in weights:  # a view counts once, with what it is a view of
-            kept[storage._cdata] = (storage, storage.nbytes())
+        kept[storage._cdata] = storage
         return tensor
 
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            network(x, label, cond)
+    mode = FakeTensorMode()
+    with mode:  # all of it on the CPU, where attention keeps no matrix of its weights
+        state = {
+            name: torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="cpu").requires_grad_(
+                value.requires_grad
+            )
+            for name, value in (*network.named_parameters(), *network.named_buffers())
+        }
+    inputs = [mode.from_tensor(x), mode.from_tensor(label)]
+    given = Conditioning(*(None if value is None else mode.from_tensor(value) for value in cond))
+    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+    with mode, torch.enable_grad(), counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        functional_call(network, state, (*inputs, given))
+    for value in state.values():
+        kept.pop(value.untyped_storage()._cdata, None)
     return Summary(
         sum(parameter.numel() for parameter in network.parameters()),
         counter.get_total_flops() // len(x),
-        sum(size for _, size in kept.values()) // len(x),
+        sum(storage.nbytes() for storage in kept.values()) // len(x),
     )
+
+
+def _attention_flops(q: Any, k: Any, v: Any, *rest: Any, **options: Any) -> int:
+    """Of shapes (B, N, T, D), (B, N, L, D) and (B, N, L, D'): both products."""
+    batch, heads, length, features = q
+    return int(2 * batch * heads * length * k[2] * (features + v[3]))
+
+
+# The counter knows the kernels of GPUs alone.
+_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from denoiselab.conditioners.label import Conditioner
 from denoiselab.data.datamodule import Batch
 from denoiselab.denoiser import Denoiser
+from denoiselab.networks.layers import Constrained
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.objectives import Objective
 from denoiselab.training.ema import EMA
@@ -55,6 +56,7 @@ class DiffusionModule(pl.LightningModule):
         self.seed, self.config = seed, config
         self.images_seen = 0
         self._step_start = 0
+        self._constrained: list[Constrained] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer, each group remembering its full learning rate."""
@@ -67,6 +69,7 @@ class DiffusionModule(pl.LightningModule):
         """Averages start where the weights do; a resumed run's are there already."""
         self.ema.start(self.denoiser)
         self._step_start = self.images_seen
+        self._constrained = [layer for layer in self.denoiser.modules() if isinstance(layer, Constrained)]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The batch's mean loss, a float32 scalar."""
@@ -82,10 +85,12 @@ class DiffusionModule(pl.LightningModule):
         return loss
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """Set the learning rate, step, then update the averages."""
+        """Set the learning rate, step, bring weights back to where they belong, then update the averages."""
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.lr_schedule(self._step_start)
         optimizer.step(closure=optimizer_closure)
+        for layer in self._constrained:
+            layer.constrain()
         self.ema.update(self.denoiser, self.images_seen, self.images_seen - self._step_start)
         self._step_start = self.images_seen
 

@@ -1,0 +1,94 @@
+"""The configuration files of score_sde_pytorch's released NCSN++ and DDPM++, as far as the weights need them.
+
+Source: github.com/yang-song/score_sde_pytorch, folder configs/.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+_CIFAR10 = {
+    "data": {"image_size": 32, "num_channels": 3, "centered": False},
+    "training": {"sde": "vesde", "continuous": True},
+    "model": {
+        "name": "ncsnpp",
+        "sigma_min": 0.01,
+        "sigma_max": 50.0,
+        "num_scales": 1000,
+        "beta_min": 0.1,
+        "beta_max": 20.0,
+        "dropout": 0.1,
+        "embedding_type": "fourier",
+        "scale_by_sigma": True,
+        "nonlinearity": "swish",
+        "nf": 128,
+        "ch_mult": [1, 2, 2, 2],
+        "num_res_blocks": 4,
+        "attn_resolutions": [16],
+        "resamp_with_conv": True,
+        "conditional": True,
+        "fir": True,
+        "fir_kernel": [1, 3, 3, 1],
+        "skip_rescale": True,
+        "resblock_type": "biggan",
+        "progressive": "none",
+        "progressive_input": "residual",
+        "progressive_combine": "sum",
+        "fourier_scale": 16,
+    },
+}
+
+
+def _changed(base: Mapping[str, Any], *, image_size: int = 0, sde: str = "", **model: Any) -> dict[str, Any]:
+    data, training = dict(base["data"]), dict(base["training"])
+    if image_size:
+        data["image_size"] = image_size
+    if sde:
+        training["sde"] = sde
+        data["centered"] = sde != "vesde"
+    return {"data": data, "training": training, "model": {**base["model"], **model}}
+
+
+_DDPMPP = _changed(
+    _CIFAR10, sde="vpsde", embedding_type="positional", scale_by_sigma=False, fir=False, progressive_input="none"
+)
+_256 = _changed(
+    _CIFAR10,
+    image_size=256,
+    sigma_max=348.0,
+    num_scales=2000,
+    dropout=0.0,
+    ch_mult=[1, 1, 2, 2, 2, 2, 2],
+    num_res_blocks=2,
+    progressive="output_skip",
+    progressive_input="input_skip",
+)
+_LSUN = _changed(_256, sigma_max=378.0)
+
+# The configuration files of the released checkpoints, as far as they are of these networks.
+CONFIGS: Mapping[str, Mapping[str, Any]] = {
+    "ve/cifar10_ncsnpp": {
+        **_changed(_CIFAR10, embedding_type="positional"),
+        "training": {"sde": "vesde", "continuous": False},
+    },
+    "ve/cifar10_ncsnpp_continuous": _CIFAR10,
+    "ve/cifar10_ncsnpp_deep_continuous": _changed(_CIFAR10, num_res_blocks=8),
+    "ve/bedroom_ncsnpp_continuous": _LSUN,
+    "ve/church_ncsnpp_continuous": _changed(_256, sigma_max=380.0),
+    "ve/ffhq_256_ncsnpp_continuous": _256,
+    "ve/celebahq_256_ncsnpp_continuous": _256,
+    "ve/ffhq_ncsnpp_continuous": _changed(
+        _256,
+        image_size=1024,
+        sigma_max=1348.0,
+        nf=16,
+        ch_mult=[1, 2, 4, 8, 16, 32, 32, 32],
+        num_res_blocks=1,
+    ),
+    "vp/cifar10_ddpmpp": {**_DDPMPP, "training": {"sde": "vpsde", "continuous": False}},
+    "vp/cifar10_ddpmpp_continuous": _DDPMPP,
+    "vp/cifar10_ddpmpp_deep_continuous": _changed(_DDPMPP, num_res_blocks=8),
+    "subvp/cifar10_ddpmpp_continuous": _changed(_DDPMPP, sde="subvpsde"),
+    "subvp/cifar10_ddpmpp_deep_continuous": _changed(_DDPMPP, sde="subvpsde", num_res_blocks=8),
+}

@@ -1,0 +1,202 @@
+"""EDM2's UNet: layers that preserve the magnitude of activations, weights and updates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from denoiselab.networks.attention import head_count
+from denoiselab.networks.checks import check_dropout, check_image, check_levels, check_multipliers, check_sizes
+from denoiselab.networks.conditioning import Conditioning, check_conditioning
+from denoiselab.networks.layers import join_image, run
+from denoiselab.networks.magnitude import MPBlock, MPConv, MPFourier, mp_cat, mp_silu, mp_sum
+from denoiselab.networks.resampling import Averages, FIRDownsample, FIRUpsample, Repeats
+
+
+class EDM2UNet(nn.Module):
+    """Karras et al.'s UNet: ADM's without biases and group norms, every layer of unit variance on expectation.
+
+    Its time label is log(sigma / alpha) / 4. Its output starts at zero. Whoever steps an optimizer calls `constrain`
+    of its layers after it, as the trainer here does; see `MPConv`.
+
+    Source: Karras et al., Analyzing and Improving the Training Dynamics of Diffusion Models, arXiv 2312.02696,
+    configuration G, figure 21 and table 6.
+
+    Args:
+        shape: Shape (C, H, W) of an image.
+        channels: The unit of `multipliers`: 128 in XS, 192 in S, 256 in M, 320 in L, 384 in XL, 448 in XXL.
+        multipliers: Channels of each level, as multiples of `channels`; the resolution halves between levels.
+        blocks: Residual blocks a level (one more on the way up).
+        attention_levels: Levels, counted from 0, whose blocks end in self-attention.
+        dropout: Probability, in the residual blocks.
+        noise_multiplier: Fourier features of the label, in units of `channels`; None for as many as the first level
+            has channels.
+        embedding_multiplier: Features of the embedding, in units of `channels`; None for as many as the widest level
+            has channels.
+        head_channels: Channels of each head of attention.
+        label_balance: Weight of the class in its sum with the noise level, from 0 to 1.
+        concat_balance: Weight of what skips the deeper levels, where it is concatenated, from 0 to 1.
+        residual_balance: Weight of the residual branches.
+        attention_balance: Weight of attention.
+        clip: Bound on the activations; None for none.
+        fir: Taps of the filters that resample.
+        image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
+        num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
+        outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
+        checkpoint_levels: Levels that keep no activations for the backward pass and compute them again.
+
+    Raises:
+        ValueError: The shape is not an image's, a value is out of range, or H or W is not divisible by the stride.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: int = 192,
+        multipliers: Sequence[int] = (1, 2, 3, 4),
+        blocks: int = 3,
+        attention_levels: Sequence[int] = (2, 3),
+        dropout: float = 0.0,
+        noise_multiplier: int | None = None,
+        embedding_multiplier: int | None = None,
+        head_channels: int = 64,
+        label_balance: float = 0.5,
+        concat_balance: float = 0.5,
+        residual_balance: float = 0.3,
+        attention_balance: float = 0.3,
+        clip: float | None = 256.0,
+        fir: Sequence[float] = (1, 1),
+        image_channels: int | None = None,
+        num_classes: int | None = None,
+        outputs: int = 1,
+        checkpoint_levels: Sequence[int] = (),
+    ) -> None:
+        super().__init__()
+        check_multipliers(multipliers)
+        check_image("EDM2UNet", shape, 2 ** (len(multipliers) - 1), f"multipliers={list(multipliers)}")
+        check_levels(len(multipliers), attention_levels=attention_levels, checkpoint_levels=checkpoint_levels)
+        check_dropout(dropout)
+        check_sizes(
+            {
+                "channels": channels,
+                "blocks": blocks,
+                "noise_multiplier": noise_multiplier,
+                "embedding_multiplier": embedding_multiplier,
+                "image_channels": image_channels,
+                "num_classes": num_classes,
+                "outputs": outputs,
+            }
+        )
+        balances = {
+            "label_balance": label_balance,
+            "concat_balance": concat_balance,
+            "residual_balance": residual_balance,
+            "attention_balance": attention_balance,
+        }
+        for name, value in balances.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name}={value}: it must be from 0 to 1.")
+        if clip is not None and clip <= 0:
+            raise ValueError(f"clip={clip}: it must be positive, or null for none.")
+        names = {"image": image_channels, "class_label": num_classes}
+        self.conditioning = frozenset(name for name, size in names.items() if size is not None)
+        self.checkpoint_levels = frozenset(checkpoint_levels)
+        self.label_balance, self.concat_balance = label_balance, concat_balance
+        widths = [channels * m for m in multipliers]
+        noise = widths[0] if noise_multiplier is None else channels * noise_multiplier
+        features = max(widths) if embedding_multiplier is None else channels * embedding_multiplier
+        self.features = MPFourier(noise)
+        self.noise = MPConv(noise, features)
+        self.classes = MPConv(num_classes, features) if num_classes is not None else None
+
+        def block(
+            channels_in: int,
+            channels_out: int,
+            *,
+            encoder: bool,
+            attention: bool = False,
+            resample: nn.Module | None = None,
+        ) -> MPBlock:
+            return MPBlock(
+                channels_in,
+                channels_out,
+                features,
+                encoder,
+                resample or nn.Identity(),
+                head_count(channels_out, head_channels=head_channels) if attention else 0,
+                dropout,
+                residual_balance,
+                attention_balance,
+                clip,
+            )
+
+        plain = list(fir) == [1, 1]
+        self.stem = MPConv(shape[0] + (image_channels or 0) + 1, widths[0], 3)
+        self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
+        skips, width = [[widths[0]]], widths[0]
+        for level, level_width in enumerate(widths):
+            stage = nn.ModuleList()
+            if level:
+                stage.append(block(width, width, encoder=True, resample=Averages() if plain else FIRDownsample(fir)))
+                skips.append([width])
+            for _ in range(blocks):
+                stage.append(block(width, level_width, encoder=True, attention=level in attention_levels))
+                width = level_width
+                skips[-1].append(width)
+            self.encoder.append(stage)
+        for level, level_width in reversed(list(enumerate(widths))):
+            stage = nn.ModuleList()
+            if level == len(widths) - 1:
+                stage.append(block(width, width, encoder=False, attention=True))
+                stage.append(block(width, width, encoder=False))
+            else:
+                stage.append(block(width, width, encoder=False, resample=Repeats() if plain else FIRUpsample(fir)))
+            for skip in reversed(skips[level]):
+                stage.append(block(width + skip, level_width, encoder=False, attention=level in attention_levels))
+                width = level_width
+            self.decoder.append(stage)
+        self.head = MPConv(width, outputs * shape[0], 3)
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
+        """Map `x` `(B, C, H, W)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, H, W)`."""
+        check_conditioning(cond, self.conditioning)
+        embedding = self.noise(self.features(label))
+        if self.classes is not None and cond.class_label is not None:
+            classes = torch.arange(self.classes.weight.shape[1], device=x.device)
+            # The null class is a row of zeros.
+            one_hot = (cond.class_label[:, None] == classes).to(label.dtype)
+            embedding = mp_sum(embedding, self.classes(math.sqrt(len(classes)) * one_hot), self.label_balance)
+        embedding = mp_silu(embedding)  # (B, E)
+        x = join_image(x, cond.image)
+        h: Tensor = self.stem(torch.cat((x, torch.ones_like(x[:, :1])), dim=1))  # the ones stand in for a bias
+        skips: list[list[Tensor]] = []
+        for level, stage in enumerate(self.encoder):
+            new = run(self._encode, stage, h, embedding, checkpointed=level in self.checkpoint_levels)
+            skips.append([h, *new] if level == 0 else new)
+            h = skips[-1][-1]
+        for stage in self.decoder:
+            checkpointed = len(skips) - 1 in self.checkpoint_levels
+            h = run(self._decode, stage, h, skips.pop(), embedding, checkpointed=checkpointed)
+        out: Tensor = self.head(h, self.gain)
+        return out
+
+    def _encode(self, stage: nn.ModuleList, h: Tensor, embedding: Tensor) -> list[Tensor]:
+        """The outputs of a level's blocks."""
+        outs = []
+        for block in stage:
+            h = block(h, embedding)
+            outs.append(h)
+        return outs
+
+    def _decode(self, stage: nn.ModuleList, h: Tensor, skips: list[Tensor], embedding: Tensor) -> Tensor:
+        """The output of a level's last block."""
+        entering = len(stage) - len(skips)
+        for block in stage[:entering]:
+            h = block(h, embedding)
+        for block, skip in zip(stage[entering:], reversed(skips), strict=True):
+            h = block(mp_cat(h, skip, self.concat_balance), embedding)
+        return h

@@ -1,0 +1,197 @@
+"""The RefineNets of NCSN, conditioned on the noise level by its index, and NCSNv2, which is not told it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from denoiselab.networks.checks import check_image, check_levels, check_multipliers, check_sizes
+from denoiselab.networks.conditioning import Conditioning, check_conditioning
+from denoiselab.networks.layers import join_image, run
+from denoiselab.networks.ncsn_layers import (
+    ConditionalInstanceNormPlus,
+    InstanceNormPlus,
+    NoNorm,
+    Norm,
+    RefineNetBlock,
+    Refiner,
+)
+
+
+class _RefineNet(nn.Module):
+    """Residual blocks at falling resolution or with growing dilation, refined from the deepest on.
+
+    Source: Lin et al., RefineNet, arXiv 1611.06612, with the changes of Song and Ermon, arXiv 1907.05600, appendix A.
+
+    Args:
+        shape: Shape (C, H, W) of an image.
+        channels: The unit of `multipliers`.
+        multipliers: Channels of each level.
+        dilations: Of each level's convolutions; a level after the first with dilation 1 halves the resolution instead.
+        norm: Makes the norm of so many channels, in the residual blocks and at the end.
+        refine_norm: Makes that of the refining blocks.
+        pool: The pooling of the refining blocks, of size 5 and stride 1.
+        image_channels: Channels of `image`; None where it is not taken.
+        outputs: Channels of the output, in units of those of the image.
+        checkpoint_levels: Levels that keep no activations for the backward pass and compute them again.
+
+    Raises:
+        ValueError: The shape is not an image's, a value is out of range, or H or W is not divisible by the stride.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: int,
+        multipliers: Sequence[int],
+        dilations: Sequence[int],
+        norm: Norm,
+        refine_norm: Norm,
+        pool: nn.Module,
+        image_channels: int | None,
+        outputs: int,
+        checkpoint_levels: Sequence[int],
+    ) -> None:
+        super().__init__()
+        check_multipliers(multipliers)
+        check_sizes({"outputs": outputs, "image_channels": image_channels})
+        check_sizes({f"dilations[{i}]": dilation for i, dilation in enumerate(dilations)})
+        if channels < 2:
+            raise ValueError(f"channels={channels}: it must be at least 2, for the norms compare channels.")
+        if len(dilations) != len(multipliers) or dilations[0] != 1:
+            raise ValueError(
+                f"dilations={list(dilations)}: one for each of multipliers={list(multipliers)}, the first 1."
+            )
+        check_image(type(self).__name__, shape, 2 ** (list(dilations).count(1) - 1), f"dilations={list(dilations)}")
+        check_levels(len(multipliers), checkpoint_levels=checkpoint_levels)
+        self.conditioning = frozenset() if image_channels is None else frozenset({"image"})
+        self.checkpoint_levels = frozenset(checkpoint_levels)
+        widths = [channels * m for m in multipliers]
+        self.stem = nn.Conv2d(shape[0] + (image_channels or 0), channels, 3, padding=1)
+        self.levels, self.refiners = nn.ModuleList(), nn.ModuleList()
+        width = channels
+        for level, (level_width, dilation) in enumerate(zip(widths, dilations, strict=True)):
+            first = RefineNetBlock(
+                width, level_width, dilation, norm, down=level > 0 and dilation == 1, deepens=level > 0
+            )
+            self.levels.append(nn.ModuleList([first, RefineNetBlock(level_width, level_width, dilation, norm)]))
+            width = level_width
+        for level, level_width in reversed(list(enumerate(widths))):
+            deepest = level == len(widths) - 1
+            inputs = [level_width] if deepest else [level_width, width]
+            width = level_width if deepest else widths[max(level - 1, 0)]
+            self.refiners.append(Refiner(inputs, width, 1 if level else 3, refine_norm, pool))
+        self.norm = norm(width)
+        self.head = nn.Conv2d(width, outputs * shape[0], 3, padding=1)
+
+    def _score(self, x: Tensor, index: Tensor, cond: Conditioning) -> Tensor:
+        """Map `x` `(B, C, H, W)` and indices of noise levels `(B,)` to `(B, outputs C, H, W)`."""
+        check_conditioning(cond, self.conditioning)
+        h: Tensor = self.stem(join_image(x, cond.image))
+        skips = []
+        for level, blocks in enumerate(self.levels):
+            h = run(self._level, blocks, h, index, checkpointed=level in self.checkpoint_levels)
+            skips.append(h)
+        inputs = [skips.pop()]
+        for refiner in self.refiners:
+            h = run(refiner, inputs, index, checkpointed=len(skips) in self.checkpoint_levels)
+            inputs = [skips.pop(), h] if skips else []
+        out: Tensor = self.head(F.elu(self.norm(h, index)))
+        return out
+
+    def _level(self, blocks: nn.ModuleList, h: Tensor, index: Tensor) -> Tensor:
+        for block in blocks:
+            h = block(h, index)
+        return h
+
+
+class NCSN(_RefineNet):
+    """Noise conditional score network: each norm has its own numbers for each noise level.
+
+    Its time label is the index of the level, rounded: `denoiser=discrete` on a schedule of as many levels. The
+    source's output is the score, `parameterization=score`.
+
+    Source: Song and Ermon, Generative Modeling by Estimating Gradients of the Data Distribution, arXiv 1907.05600,
+    appendix A.
+
+    Args:
+        shape: Shape (C, H, W) of an image.
+        levels: Noise levels.
+        channels: The unit of `multipliers`: 128 for CIFAR-10 and CelebA, 64 for MNIST.
+        multipliers: Channels of each level of resolution or dilation.
+        dilations: Of the convolutions there; a level after the first with dilation 1 halves the resolution instead.
+        image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
+        outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
+        checkpoint_levels: Levels that keep no activations for the backward pass and compute them again.
+
+    Raises:
+        ValueError: The shape is not an image's, a value is out of range, or H or W is not divisible by the stride.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        levels: int = 10,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 2),
+        dilations: Sequence[int] = (1, 1, 2, 4),
+        image_channels: int | None = None,
+        outputs: int = 1,
+        checkpoint_levels: Sequence[int] = (),
+    ) -> None:
+        check_sizes({"levels": levels})
+
+        def norm(channels: int) -> nn.Module:
+            return ConditionalInstanceNormPlus(channels, levels)
+
+        pool = nn.AvgPool2d(5, stride=1, padding=2)
+        options = (image_channels, outputs, checkpoint_levels)
+        super().__init__(shape, channels, multipliers, dilations, norm, norm, pool, *options)
+        self.noise_levels = levels
+
+    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
+        """Map `x` `(B, C, H, W)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, H, W)`."""
+        return self._score(x, label.round().clamp(0, self.noise_levels - 1).long(), cond)
+
+
+class NCSNv2(_RefineNet):
+    """The unconditional RefineNet of NCSNv2: the noise level is seen in the image alone.
+
+    Its output divided by sigma is the score; `parameterization=ncsn` says so, and the division is there.
+
+    Source: Song and Ermon, Improved Techniques for Training Score-Based Generative Models, arXiv 2006.09011, section
+    3.2 and appendix B.
+
+    Args:
+        shape: Shape (C, H, W) of an image.
+        channels: The unit of `multipliers`.
+        multipliers: Channels of each level of resolution or dilation: [1, 2, 2, 2] to 64x64, [1, 2, 2, 4, 4] to
+            128x128, [1, 2, 2, 2, 4, 4] at 256x256.
+        dilations: Of the convolutions there; a level after the first with dilation 1 halves the resolution instead.
+        image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
+        outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
+        checkpoint_levels: Levels that keep no activations for the backward pass and compute them again.
+
+    Raises:
+        ValueError: The shape is not an image's, a value is out of range, or H or W is not divisible by the stride.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 2, 2, 2),
+        dilations: Sequence[int] = (1, 1, 2, 4),
+        image_channels: int | None = None,
+        outputs: int = 1,
+        checkpoint_levels: Sequence[int] = (),
+    ) -> None:
+        pool = nn.MaxPool2d(5, stride=1, padding=2)
+        options = (image_channels, outputs, checkpoint_levels)
+        super().__init__(shape, channels, multipliers, dilations, InstanceNormPlus, NoNorm, pool, *options)
+
+    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
+        """Map `x` `(B, C, H, W)` and what is taken of `cond` to `(B, outputs C, H, W)`; the label is passed over."""
+        return self._score(x, label, cond)
