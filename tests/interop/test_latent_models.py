@@ -307,22 +307,31 @@ def test_what_has_no_counterpart_is_refused(layout_of, config, change, says):
         layout_of({**config, **change})
 
 
-@pytest.mark.parametrize(
-    ("layout_of", "kind", "count"),
-    [
-        # Stable Diffusion 1's UNet and the KL-f8 autoencoder, whose defaults in diffusers these are.
-        (unet_condition, diffusers.UNet2DConditionModel, 859_520_964),
-        (dit, diffusers.DiTTransformer2DModel, None),
-    ],
-)
-def test_names_and_shapes_of_the_full_size_fit(layout_of, kind, count):
+FULL = {
+    "Stable Diffusion 1": (unet_condition, diffusers.UNet2DConditionModel, {"cross_attention_dim": 768}, 859_520_964),
+    "DiT-XL/2": (dit, diffusers.DiTTransformer2DModel, {"out_channels": 8}, None),
+    "KL-f8": (
+        autoencoders.autoencoder_kl,
+        diffusers.AutoencoderKL,
+        {
+            "block_out_channels": (128, 256, 512, 512),
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "layers_per_block": 2,
+        },
+        83_653_863,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_names_and_shapes_of_the_full_size_fit(name):
+    layout_of, kind, options, count = FULL[name]
     with torch.device("meta"):
-        theirs = kind(sample_size=64, **({"cross_attention_dim": 768} if count else {}))
+        theirs = kind(sample_size=64, **options)
     layout = layout_of(dict(theirs.config))
     expected = layout.to_theirs(layout.skeleton())
-    assert {name: tensor.shape for name, tensor in expected.items()} == {
-        name: tensor.shape for name, tensor in theirs.state_dict().items()
-    }
+    assert {n: tensor.shape for n, tensor in expected.items()} == {n: t.shape for n, t in theirs.state_dict().items()}
     assert count is None or sum(t.numel() for t in layout.skeleton().values()) == count
 
 

@@ -188,3 +188,19 @@ def test_bad_options_are_refused(name, options, says):
 def test_samples_of_other_dimensions_are_refused(kind):
     with pytest.raises(ValueError, match=r"shape=\[2\]"):
         kind((2,))
+
+
+def test_patches_of_a_signal_come_back_where_they_were():
+    network = UNet1D((2, 48), **{**UNET, "strides": (3,), "attention_levels": ()}, patch=4)
+    for name in ("stem", "norm", "head"):
+        setattr(network, name, torch.nn.Identity())
+    for name in ("down", "middle", "up"):
+        setattr(network, name, torch.nn.ModuleList())
+    x = torch.randn(2, 2, 48)
+    assert torch.equal(network(x, LABEL), x)
+
+
+def test_a_text_of_another_length_than_its_positions_is_refused():
+    network, x, takes = awake("uvit text")
+    with pytest.raises(ValueError, match="of length 5, not 4"):
+        network(x, LABEL, conditioning(takes)._replace(tokens=torch.randn(2, 4, 6)))
