@@ -29,6 +29,10 @@ def task(config: dict[str, Any], directory: Path | None) -> None:
         from denoiselab.app.likelihood import measure_likelihood
 
         measure_likelihood(config)
+    elif config.get("grid") is not None:
+        from denoiselab.app.grids import fit_grid
+
+        fit_grid(config)
     elif config.get("export") is not None:
         from denoiselab.app.exporting import export
 

@@ -20,12 +20,23 @@ def atomic(path: Path, mode: str = "wb") -> Iterator[IO]:  # type: ignore[type-a
         OSError: The disk is full, or the folder cannot be written to; `path` is as it was.
     """
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
+    with replacing(path) as temporary, temporary.open(mode, encoding=encoding, newline=newline) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """The path of an empty file beside `path`, for libraries that write files by name; else as `atomic`.
+
+    Raises:
+        OSError: The disk is full, or the folder cannot be written to; `path` is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(descriptor)
     try:
-        with os.fdopen(descriptor, mode, encoding=encoding, newline=newline) as file:
-            yield file
-            file.flush()
+        yield Path(name)
+        with Path(name).open("rb") as file:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)

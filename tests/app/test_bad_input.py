@@ -101,6 +101,8 @@ def test_a_place_without_permission_is_refused(tmp_path, invoke):
 
 
 SAMPLE_CASES = [
+    (["guidance=2"], ["guidance=2", "takes no condition"]),
+    (["noise=white"], ["noise", "brownian"]),
     (["num_samples=0"], ["num_samples=0", "greater than or equal to 1"]),
     (["num_samples=-3"], ["num_samples=-3"]),
     (["sampler.steps=0"], ["sampler.steps=0", "at least 1"]),

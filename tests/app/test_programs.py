@@ -1,6 +1,7 @@
 """The command line as users meet it."""
 
 import csv
+import itertools
 import re
 
 import numpy as np
@@ -194,3 +195,16 @@ def test_the_default_command_starts_as_it_is(run, tmp_path, start):
     (run_dir,) = tmp_path.glob("logs/digits/*")
     assert (run_dir / "checkpoints" / "last.ckpt").is_file()
     assert list((run_dir / "wandb").glob("offline-run-*"))
+
+
+def test_brownian_noise_refines_one_image(invoke, finished, tmp_path):
+    """Twice the steps change an image less on one path than by fresh draws."""
+    images = {}
+    for noise, steps in itertools.product(("independent", "brownian"), (40, 80)):
+        out = tmp_path / f"{noise}{steps}"
+        asked = ["sampler=dpmpp_2m_sde", f"sampler.steps={steps}", f"noise={noise}", "format=npz", "num_samples=16"]
+        done = invoke("sample.py", f"ckpt={finished}", *asked, f"out={out}")
+        assert done.code == 0, done.err
+        images[noise, steps] = np.load(out / "samples.npz")["images"].astype(float)
+    change = {noise: abs(images[noise, 40] - images[noise, 80]).mean() for noise in ("independent", "brownian")}
+    assert change["brownian"] < 0.5 * change["independent"]

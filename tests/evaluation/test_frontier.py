@@ -8,7 +8,8 @@ from denoiselab import parameterizations
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation import Frontier, Score, Store, Subject, report
-from denoiselab.evaluation.statistics import GaussianStatistics, frechet_distance
+from denoiselab.evaluation.frechet import frechet_distance
+from denoiselab.evaluation.statistics import GaussianStatistics
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.samplers import DDIM, Ancestral, DPMSolverPP, RhoRK
 from denoiselab.samplers.spacing import Karras, UniformLogSNR, UniformTime

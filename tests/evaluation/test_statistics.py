@@ -1,52 +1,84 @@
-import numpy as np
 import pytest
-import scipy.linalg
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
-from denoiselab.evaluation.statistics import GaussianStatistics, frechet_distance
+from denoiselab.evaluation.statistics import FeatureFile, GaussianStatistics
 
-
-def statistics(x):
-    out = GaussianStatistics(x.shape[1])
-    for part in x.split(7):
-        out.update(part)
-    return out
+N, D = 23, 5
 
 
-def draws(seed, n=200, d=5):
+def draws(seed=0, n=N, d=D):
     g = torch.Generator().manual_seed(seed)
     return torch.randn(n, d, dtype=torch.float64, generator=g) @ torch.randn(d, d, dtype=torch.float64, generator=g)
 
 
-def test_sums_give_mean_and_covariance():
-    x = draws(0)
-    s = statistics(x)
+def collect(x, batch, statistics):
+    for part in x.split(batch):
+        statistics.update(part)
+    return statistics
+
+
+@pytest.mark.parametrize("batch", [1, 7, 16, 64])
+def test_sums_give_mean_and_covariance_of_the_whole_and_of_halves(batch):
+    x = draws()
+    s = collect(x, batch, GaussianStatistics(D, kept=9))
+    assert (s.n, s.compute().n) == (N, N)
     assert torch.allclose(s.mean, x.mean(0))
     assert torch.allclose(s.covariance, torch.cov(x.T))
+    for half, part in zip(s.halves, (x[::2], x[1::2]), strict=True):
+        assert half.n == len(part)
+        assert torch.allclose(half.mean, part.mean(0))
+        assert torch.allclose(half.covariance, torch.cov(part.T))
+    assert torch.equal(s.first, x[:9])
 
 
-def test_distance_equals_the_matrix_square_root_of_scipy():
-    p, q = statistics(draws(0)), statistics(draws(1) + 0.5)
-    root = scipy.linalg.sqrtm((p.covariance @ q.covariance).numpy()).real
-    expected = float((p.mean - q.mean).square().sum() + (p.covariance + q.covariance).trace() - 2 * np.trace(root))
-    assert frechet_distance(p, q) == pytest.approx(expected, rel=1e-9)
-    assert frechet_distance(p, p) == pytest.approx(0, abs=1e-8)
+def test_sums_are_double_whatever_the_features_are():
+    x = draws().float() + 1000
+    s = collect(x, 7, GaussianStatistics(D))
+    assert torch.allclose(s.covariance, torch.cov(x.double().T), rtol=1e-7)
 
 
-def test_distance_of_known_gaussians():
-    """Equal covariances: |difference of means|^2. Diagonal ones: sum of (s_p - s_q)^2."""
-    p, q = GaussianStatistics(2), GaussianStatistics(2)
-    for s, scale, shift in ((p, 1.0, 0.0), (q, 3.0, 2.0)):
-        s.update(torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]]) * scale + shift)
-    sd = (4 / 3) ** 0.5
-    assert frechet_distance(p, q) == pytest.approx(8 + 2 * (sd * 3 - sd) ** 2, rel=1e-12)
+def test_features_that_are_not_finite_are_refused_by_their_number():
+    for statistics in (GaussianStatistics(2), FeatureFile(2)):
+        statistics.update(torch.zeros(3, 2))
+        with pytest.raises(ValueError, match="sample 4"):
+            statistics.update(torch.tensor([[0.0, 0.0], [float("nan"), 0.0], [float("inf"), 0.0]]))
 
 
-def test_fewer_samples_than_dimensions_is_finite():
-    p, q = statistics(draws(0, n=3, d=8)), statistics(draws(1, n=100, d=8))
-    assert np.isfinite(frechet_distance(p, q))
+def test_the_file_holds_features_in_order():
+    x = draws().float()
+    file = collect(x, 7, FeatureFile(D))
+    assert torch.equal(file.features, x)
+    file.update(x)
+    assert torch.equal(file.features, torch.cat((x, x)))
+    assert FeatureFile(D).features.shape == (0, D)
 
 
-def test_features_that_are_not_finite_are_refused():
-    with pytest.raises(ValueError, match="image 1"):
-        GaussianStatistics(2).update(torch.tensor([[0.0, 0.0], [float("nan"), 0.0]]))
+def collect_on_ranks(rank, path, out, splits):
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=len(splits))
+    share = draws().split(splits)[rank]
+    sums, file = collect(share, 3, GaussianStatistics(D, kept=9)), collect(share, 3, FeatureFile(D))
+    for statistics in (sums, file):
+        statistics.reduce(torch.device("cpu"))
+    moments = [(half.n, half.mean, half.covariance) for half in (sums.compute(), *sums.halves)]
+    torch.save((moments, sums.first, file.features), f"{out}{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("splits", [[9, 14], [23, 0], [7, 1, 15]])
+def test_ranks_collect_what_one_does(splits, tmp_path):
+    mp.start_processes(
+        collect_on_ranks, (tmp_path / "store", tmp_path / "out", splits), nprocs=len(splits), start_method="fork"
+    )  # fmt: skip
+    whole = collect(draws(), 3, GaussianStatistics(D, kept=9))
+    for rank in range(len(splits)):
+        moments, first, features = torch.load(f"{tmp_path / 'out'}{rank}")
+        for (n, mean, covariance), half in zip(moments, (whole.compute(), *whole.halves), strict=True):
+            assert n == half.n
+            assert torch.allclose(mean, half.mean, rtol=1e-12)
+            assert torch.allclose(covariance, half.covariance, rtol=1e-10)
+        assert torch.equal(first, whole.first)
+        if rank == 0:
+            assert torch.equal(features, draws().float())

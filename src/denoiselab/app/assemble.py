@@ -15,7 +15,7 @@ from denoiselab.app import build
 from denoiselab.app.construct import check, construct
 from denoiselab.app.devices import check_devices, resolve_accelerator
 from denoiselab.app.errors import BadInput
-from denoiselab.app.evaluator import Evaluator, extractor_of, frontier_of, optimized_metric
+from denoiselab.app.evaluator import Evaluator, frontier_of, optimized_metric
 from denoiselab.app.looks import Looks
 from denoiselab.app.settings import TrainSettings, parse
 from denoiselab.data import DataSet
@@ -76,7 +76,7 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     settings = parse(TrainSettings, config)
     check(config)
     build.sampler_nodes([*settings.evaluation.extra_nfe])  # a misspelt name would be passed over
-    extractor_of(config)
+    build.build_extractor(config, settings.evaluation, settings.evaluation.num_samples)
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
     with torch.device("meta"):  # a rehearsal: every job of a sweep fails here, or not for its model
         model, objective = build.build_model(config), build.build_objective(config)
@@ -127,7 +127,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     evaluator = Evaluator(
         model=model,
         applied=functools.partial(ema.applied, model.denoiser),
-        extractor=extractor_of(config),
+        extractor=build.build_extractor(config, settings.evaluation, settings.evaluation.num_samples),
         images=images,
         held_out=held_out,
         data=config["data"]["name"],

@@ -13,8 +13,10 @@ from torch import nn
 from denoiselab.app import overrides
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, closest
+from denoiselab.app.settings import Evaluation
 from denoiselab.conditioners.label import Conditioner
 from denoiselab.denoiser import Denoiser
+from denoiselab.evaluation import Extractor, Given, Metric
 from denoiselab.networks.conditioning import OPTIONAL, listed
 from denoiselab.objectives import Objective
 from denoiselab.parameterizations import determinant
@@ -152,6 +154,52 @@ def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict
     return nodes
 
 
+def metric_nodes(evaluation: Evaluation) -> dict[str, Any]:
+    """Name to configuration, for names of `conf/metric`, with the options that are set beside them.
+
+    Raises:
+        BadInput: A name is unknown or stands twice, or an option is unknown.
+    """
+    nodes = _nodes("metric", evaluation.metrics)
+    for name, options in evaluation.metric_options.items():
+        if name not in nodes:
+            raise BadInput(
+                f"evaluation.metric_options.{name}: it is not one of evaluation.metrics={evaluation.metrics}."
+            )
+        nodes[name] |= options
+        check({f"evaluation.metric_options.{name}": nodes[name]})
+    return nodes
+
+
+def given_reference(evaluation: Evaluation) -> Given | None:
+    """The reference that the user names."""
+    return None if evaluation.reference is None else Given(Path(evaluation.reference), evaluation.reference_n)
+
+
+def build_extractor(config: Config, evaluation: Evaluation, num_samples: int | None) -> Extractor:
+    """The maker of the scorer of a checked configuration, which can score `num_samples` of its samples.
+
+    Raises:
+        BadInput: It cannot.
+    """
+    extractor: Extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")
+    try:
+        extractor.check(config["data"]["shape"], build_metrics(evaluation), num_samples, given_reference(evaluation))
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    return extractor
+
+
+def build_metrics(evaluation: Evaluation) -> dict[str, Metric]:
+    """Name to metric.
+
+    Raises:
+        BadInput: A name or an option is unknown or out of range.
+    """
+    nodes = metric_nodes(evaluation)
+    return {name: construct(node, f"evaluation.metric_options.{name}") for name, node in nodes.items()}
+
+
 def profile_name(asked: str | None, names: list[str], option: str) -> str:
     """The EMA profile asked for, or the first one.
 
@@ -163,6 +211,15 @@ def profile_name(asked: str | None, names: list[str], option: str) -> str:
     if asked not in names:
         raise BadInput(f"{option}={asked}: unknown; {closest(asked, names)}allowed: {', '.join(names)}.")
     return asked
+
+
+def _nodes(group: str, names: list[str]) -> dict[str, Any]:
+    for name in names:
+        if names.count(name) > 1:
+            raise BadInput(f"evaluation.{group}s={names}: '{name}' stands there more than once.")
+    nodes = {name: overrides.choice(group, name) for name in names}
+    check(nodes)
+    return nodes
 
 
 def _called(function: Any) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import statistics
+import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 import torch
@@ -17,11 +18,11 @@ import torch.distributed as dist
 from pytorch_lightning.utilities import rank_zero_only
 
 from denoiselab.app import build
-from denoiselab.app.construct import construct
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.moments import learn
+from denoiselab.app.settings import Evaluation
 from denoiselab.data import DataSet
-from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Scorer, Statistics, Store, Subject
+from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Reference, Scorer, Store, Subject
 from denoiselab.guidance import bind
 from denoiselab.samplers import Sampler
 from denoiselab.training.interruption import Interruption
@@ -78,20 +79,6 @@ def _with_hashes(node: Any) -> Any:
     return out
 
 
-def extractor_of(config: Config, option: str = "evaluation") -> Extractor:
-    """The extractor of a checked configuration.
-
-    Raises:
-        BadInput: It does not fit the data.
-    """
-    extractor: Extractor = construct(config["evaluation"]["extractor"], f"{option}.extractor")
-    try:
-        extractor.check(config["data"]["shape"])
-    except ValueError as error:
-        raise BadInput(str(error)) from None
-    return extractor
-
-
 def optimized_metric(name: str, frontier: Frontier, advice: str = "") -> OptimizedMetric:
     """The number of a frontier by that name.
 
@@ -113,7 +100,7 @@ class Evaluator:
     Args:
         model: With its denoiser on the device where it shall work.
         applied: Takes a name of weights; within its context the denoiser has them.
-        extractor: Makes the measure.
+        extractor: Makes the scorer.
         images: Training images or points.
         held_out: Those held out.
         data: The data set's name.
@@ -134,13 +121,21 @@ class Evaluator:
     name: str
     interruption: Interruption
 
-    def score(self, frontier: Frontier, images_seen: int, *, shown: bool = True) -> list[Record]:
-        """The frontier's records, and those stored before of the same model and measure; `shown` shows a bar.
+    def score(
+        self, frontier: Frontier, evaluation: Evaluation, images_seen: int, *, shown: bool = True
+    ) -> list[Record]:
+        """The frontier's records, and those stored before of the same model and measure.
+
+        Args:
+            frontier: The cells.
+            evaluation: Names metrics and reference.
+            images_seen: In training.
+            shown: Whether a bar is shown.
 
         Raises:
             Stopped: The run was asked to stop; finished cells are stored.
         """
-        scorer, reference = self.measure
+        scorer, reference = self.measure(evaluation)
         denoiser = self.model.denoiser
         was_training = denoiser.training
         protocol = {
@@ -151,7 +146,7 @@ class Evaluator:
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
         }
         subject = Subject(denoiser, self.model.conditioner, self.model.shape, self.applied)
-        notes = {"run": self.name, **self._floor(frontier.num_samples)}
+        notes = {"run": self.name, **self._floor(evaluation, frontier.num_samples)}
         try:
             denoiser.eval()
             given = (
@@ -169,6 +164,33 @@ class Evaluator:
         finally:
             denoiser.train(was_training)
 
+    def measure(self, evaluation: Evaluation) -> tuple[Scorer[Any, Any], Reference]:
+        """The scorer by the metrics of a configuration, and what it is taken against; made once."""
+        key = json.dumps([evaluation.metrics, evaluation.metric_options, evaluation.reference], sort_keys=True)
+        if key not in self._measures:
+            leader = getattr(rank_zero_only, "rank", 0) == 0
+            scorer = self.extractor.fit(
+                self.images,
+                self.held_out,
+                build.build_metrics(evaluation),
+                build.metric_nodes(evaluation),
+                self.cache,
+                self.check,
+                shown=leader,
+            )
+            reference = scorer.reference(
+                {"train": self.images, "held_out": self.held_out}[scorer.split],
+                {"data": self.data, "split": scorer.split},
+                self.cache,
+                next(self.model.denoiser.parameters()).device,
+                build.given_reference(evaluation),
+                shown=leader,
+            )
+            if scorer.told and leader and not self._measures:
+                console(stderr=True).print(f"{self.data} is scored by {scorer.told}")
+            self._measures[key] = scorer, reference
+        return self._measures[key]
+
     def _learn(self, sampler: Sampler) -> dict[str, Any]:
         """Measure the model, for a sampler that must know it; all ranks measure the same."""
         leader = getattr(rank_zero_only, "rank", 0) == 0
@@ -176,17 +198,8 @@ class Evaluator:
         return {} if found is None else {"moments_sha256": found}
 
     @cached_property
-    def measure(self) -> tuple[Scorer[Any], Statistics]:
-        """The scorer, trained by the first rank if it is not in the cache, and its statistics of the data."""
-        leader = getattr(rank_zero_only, "rank", 0) == 0
-        if dist.is_initialized() and not leader:
-            dist.barrier()
-        scorer = self.extractor.fit(self.images, self.held_out, self.cache, self.check, shown=leader)
-        if dist.is_initialized() and leader:
-            dist.barrier()
-        if scorer.told and leader:
-            console(stderr=True).print(f"{self.data} is scored by {scorer.told}")
-        return scorer, _statistics(scorer, {"train": self.images, "held_out": self.held_out}[scorer.split])
+    def _measures(self) -> dict[str, tuple[Scorer[Any, Any], Reference]]:
+        return {}
 
     def check(self, moment: object = None) -> None:
         """Stop if a signal has come. Several ranks stop between cells, where they can agree on it."""
@@ -202,27 +215,24 @@ class Evaluator:
             if flag:
                 self.interruption.stop()
 
-    def _floor(self, num_samples: int) -> dict[str, float]:
+    def _floor(self, evaluation: Evaluation, num_samples: int) -> dict[str, float]:
         """The score of fresh draws of the data, as many points as a cell has samples: nobody can do better.
 
         Nothing where the density is not known.
         """
         if num_samples not in self._floors:
-            scorer, reference = self.measure
+            self._floors[num_samples] = {}
+            scorer, reference = self.measure(evaluation)
             draws = [self.images.fresh(num_samples, number) for number in range(_FRESH)]
-            scores = [scorer.scores(_statistics(scorer, data), reference) for data in draws if data is not None]
-            values = [score[scorer.metric].value for score in scores]
-            known = {"floor": statistics.fmean(values), "floor_std": statistics.stdev(values)} if values else {}
-            self._floors[num_samples] = known
+            values = []
+            for data in (draw for draw in draws if draw is not None):
+                statistics = scorer.statistics()
+                statistics.update(data.stored)
+                values.append(scorer.scores(statistics, reference)[scorer.metric].value)
+            if values:
+                self._floors[num_samples] = {"floor": fmean(values), "floor_std": stdev(values)}
         return self._floors[num_samples]
 
     @cached_property
     def _floors(self) -> dict[int, dict[str, float]]:
         return {}
-
-
-def _statistics(scorer: Scorer[Any], data: DataSet) -> Statistics:
-    out: Statistics = scorer.statistics()
-    for batch in data.stored.split(512):
-        out.update(batch)
-    return out

@@ -126,8 +126,8 @@ def _data(method: Likelihood, settings: SampleSettings, loaded: Loaded) -> tuple
     Raises:
         BadInput: They are not there, too few, or of another kind than the method's.
     """
-    name = loaded.config["data"]["name"]
     train, held_out = loaded.data()
+    name = loaded.config["data"]["name"]
     data: DataSet = {"train": train, "held_out": held_out}[settings.split]
     if not len(data):
         raise BadInput(f"split={settings.split}: {name} of this checkpoint has no such data; use split=train.")

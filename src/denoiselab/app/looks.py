@@ -12,6 +12,7 @@ import torch
 from denoiselab.app import build
 from denoiselab.app.errors import console
 from denoiselab.app.evaluator import Evaluator, frontier_of, optimized_metric
+from denoiselab.app.settings import Evaluation, parse
 from denoiselab.evaluation import report
 from denoiselab.evaluation.cell import NotFinite, draw
 from denoiselab.evaluation.media import medium
@@ -37,14 +38,18 @@ class Looks:
         self, config: Mapping[str, Any], model: build.Model, names: list[str], evaluator: Evaluator | None = None
     ) -> None:
         self._config, self._model, self._names, self._evaluator = config, model, names, evaluator
+        whole = parse(Evaluation, config["evaluation"], "evaluation")
+        first = whole.metrics[:1]  # the others may need more samples
+        options = {name: whole.metric_options[name] for name in first if name in whole.metric_options}
+        self._measure = whole.model_copy(update={"metrics": first, "metric_options": options})
 
     def ready(self) -> None:
         """Make the measure."""
         assert self._evaluator is not None
-        _ = self._evaluator.measure
+        self._evaluator.measure(self._measure)
 
     def frontier(self, samplers: Sequence[str], nfe: Sequence[int], num_samples: int) -> Scoring:
-        """What scores a small frontier, by the first weights and guidance scale of the run's.
+        """What scores a small frontier, with the first weights and guidance scale of the run's, by its first metric.
 
         Raises:
             BadInput: It cannot be.
@@ -53,13 +58,14 @@ class Looks:
         own = {"samplers": samplers, "nfe": nfe, "extra_nfe": {}, "num_samples": num_samples}
         small = {**evaluation, **own, "weights": self._weights(), "guidance": evaluation["guidance"][:1]}
         frontier = frontier_of(small, self._model, self._names, "callbacks.frontier")
+        build.build_extractor(self._config, self._measure, num_samples)
         asleep = self._config["callbacks"]["frontier"]["every_images"] is None
         name = "frontier/best" if asleep else self._config["optimized_metric"]
         metric, cells = optimized_metric(name, frontier, _ADVICE), frontier.cells
 
         def score(images_seen: int) -> tuple[Mapping[str, float], float]:
             assert self._evaluator is not None
-            records = self._evaluator.score(frontier, images_seen, shown=False)
+            records = self._evaluator.score(frontier, self._measure, images_seen, shown=False)
             asked = (frontier.weights[0], frontier.guidance[0])
             mine = [
                 r for r in records if (r["weights"], r["guidance"]) == asked and (r["sampler"], r["steps"]) in cells

@@ -17,16 +17,19 @@ from denoiselab.app.loaded import load_weights
 from denoiselab.app.moments import learn
 from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
-from denoiselab.evaluation.cell import draw
+from denoiselab.evaluation.cell import draw, mean_count
 from denoiselab.evaluation.media import medium
 from denoiselab.files import atomic
+from denoiselab.noise import BrownianNoise, Noise
 from denoiselab.samplers import Moment, Sampler
 from denoiselab.training.interruption import Interruption
 
 Config = dict[str, Any]
 
+_NOISES = {"independent": Noise, "brownian": BrownianNoise}
+
 # What the program may do with a checkpoint instead of drawing samples.
-TASKS = ("frontier", "likelihood", "export")
+TASKS = ("frontier", "likelihood", "grid", "export")
 
 
 def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
@@ -66,9 +69,12 @@ def sample(config: Config) -> Path:
     path = checkpoint_file(settings)
     loaded, weights = load_weights(path, settings.weights)
     model = loaded.model
+    if settings.guidance != 1 and not model.conditioner.names:
+        raise BadInput(f"guidance={settings.guidance}: this model takes no condition; use guidance=1.")
     checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
     # Whatever else was asked for, in eight digits: the same request has the same folder.
-    rest = json.dumps([settings.sampler, checkpoint, settings.format], sort_keys=True)
+    asked = [settings.sampler, checkpoint, settings.format, settings.guidance, settings.noise]
+    rest = json.dumps(asked, sort_keys=True)
     rule = config["sampler"]["_target_"].rpartition(".")[2].lower()
     digest = hashlib.sha256(rest.encode()).hexdigest()[:8]
     folder = f"{rule}_steps{sampler.steps}_{weights}_seed{settings.seed}_n{settings.num_samples}_{digest}"
@@ -85,7 +91,7 @@ def sample(config: Config) -> Path:
         progress.bar("sampling", settings.num_samples * calls) as bar,
     ):
         learn(sampler, model, lambda: loaded.data()[0], home_of(path), interruption.check)
-        batches, rows = [], 0
+        batches, rows, evaluated = [], 0, 0
         for index in torch.arange(settings.num_samples, device=device).split(settings.batch_size):
 
             def on_step(moment: Moment, size: int = len(index)) -> None:
@@ -95,17 +101,26 @@ def sample(config: Config) -> Path:
                     bar.update(size * (calls * number // moment.steps - calls * (number - 1) // moment.steps))
 
             samples, counted = draw(
-                sampler, denoiser, model.conditioner, model.shape, index, settings.seed, sampler.steps, on_step
+                sampler,
+                denoiser,
+                model.conditioner,
+                model.shape,
+                index,
+                settings.seed,
+                sampler.steps,
+                on_step,
+                settings.guidance,
+                _NOISES[settings.noise],
             )
             batches.append(samples.cpu())
-            rows += counted.rows
-        nfe = rows / settings.num_samples
+            rows, evaluated = rows + counted.rows, evaluated + counted.evaluated_rows
         record = {
             **config,
             "checkpoint": str(path.resolve()),
             "checkpoint_sha256": checkpoint,
             "weights": weights,
-            "nfe": int(nfe) if nfe.is_integer() else round(nfe, 2),
+            "nfe": mean_count(rows, settings.num_samples),
+            "network_evaluations": mean_count(evaluated, settings.num_samples),
         }
         medium(model.shape).write_samples(partial, torch.cat(batches), settings.format)
         with atomic(partial / "samples.json", "w") as file:

@@ -16,10 +16,10 @@ import torch.distributed as dist
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from denoiselab.app import overrides, scoring
+from denoiselab.app import build, overrides, scoring
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, console
-from denoiselab.app.evaluator import Evaluator, extractor_of, frontier_of
+from denoiselab.app.evaluator import Evaluator, frontier_of
 from denoiselab.app.loaded import Loaded, load
 from denoiselab.app.reporting import matches, write_joint
 from denoiselab.app.settings import Evaluation, SampleSettings, parse
@@ -40,7 +40,8 @@ class _Job:
     home: Path
     loaded: Loaded
     frontier: Frontier
-    evaluation: Config
+    config: Config
+    evaluation: Evaluation
 
 
 def score(config: Config) -> None:
@@ -85,20 +86,21 @@ def _job(path: Path, settings: SampleSettings) -> _Job:
     loaded = load(path)
     own = {key: value for key, value in (settings.frontier or {}).items() if value is not None}
     trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
-    evaluation = {"weights": None, "guidance": [1], **trained, **own}
-    parse(Evaluation, evaluation, "frontier")
+    default: Config = {"weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None}
+    evaluation = {**default, **trained, **own}
+    parsed = parse(Evaluation, evaluation, "frontier")
     config = {"data": loaded.data_node, "evaluation": evaluation}
     check(config)
-    extractor_of(config, "frontier")
+    build.build_extractor(config, parsed, parsed.num_samples)
     frontier = frontier_of(evaluation, loaded.model, loaded.names, "frontier")
     home = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
-    return _Job(path, home, loaded, frontier, config)
+    return _Job(path, home, loaded, frontier, config, parsed)
 
 
 def _score(
     job: _Job, settings: SampleSettings, device: torch.device, interruption: Interruption, *, leader: bool
 ) -> None:
-    loaded, config = job.loaded, job.evaluation
+    loaded, config = job.loaded, job.config
     try:
         images, held_out = construct(config["data"], "data").load()
     except ValueError as error:
@@ -108,7 +110,7 @@ def _score(
     evaluator = Evaluator(
         model=loaded.model,
         applied=loaded.applied,
-        extractor=extractor_of(config, "frontier"),
+        extractor=build.build_extractor(config, job.evaluation, job.evaluation.num_samples),
         images=images,
         held_out=held_out,
         data=config["data"]["name"],
@@ -120,7 +122,7 @@ def _score(
     if leader:
         console(stderr=True).print(f"{job.path}: {loaded.images_seen:,} images seen")
         scoring.tell_inexact(job.frontier)
-    records = evaluator.score(job.frontier, loaded.images_seen)
+    records = evaluator.score(job.frontier, job.evaluation, loaded.images_seen)
     if not leader:
         return
     scoring.write_outputs(records, evaluator.store, loaded.model.shape)

@@ -38,7 +38,7 @@ def score(run: Run, path: Path, *, leader: bool) -> list[Record]:
         ema.averages = saved[CHECKPOINT_KEY]["ema"]
         run.module.images_seen = saved[CHECKPOINT_KEY]["images_seen"]
     ema.start(denoiser)
-    records = run.evaluator.score(run.frontier, run.module.images_seen)
+    records = run.evaluator.score(run.frontier, run.settings.evaluation, run.module.images_seen)
     if leader:
         write_outputs(records, run.evaluator.store, run.model.shape)
         if run.model.shape == (2,):

@@ -43,6 +43,10 @@ class Evaluation(_Settings):
     weights: str | list[str] | None
     guidance: list[Annotated[float, Field(allow_inf_nan=False)]]
     extractor: Node
+    metrics: list[str]
+    metric_options: dict[str, Node]
+    reference: str | None
+    reference_n: int | None = Field(ge=2)
 
 
 class TrainSettings(_Settings):
@@ -77,6 +81,7 @@ class SampleSettings(_Settings):
 
     sampler: Node
     likelihood: Node | None = None
+    grid: Node | None = None
     frontier: Node | None = None
     logger: dict[str, Node]
     import_: Node | None = Field(default=None, alias="import")
@@ -88,6 +93,8 @@ class SampleSettings(_Settings):
     num_samples: int = Field(ge=1)
     batch_size: int = Field(ge=1)
     seed: int = Field(ge=0, lt=2**63)
+    guidance: float = Field(allow_inf_nan=False)
+    noise: Literal["independent", "brownian"]
     format: Literal["png", "npz"]
     out: str | None
     split: Literal["held_out", "train"]

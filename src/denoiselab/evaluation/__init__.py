@@ -1,19 +1,41 @@
 """Scores of samplers, with their protocol."""
 
 from denoiselab.evaluation.cell import Subject
-from denoiselab.evaluation.features import DomainClassifier
+from denoiselab.evaluation.classifier import DomainClassifier
 from denoiselab.evaluation.frontier import Frontier
+from denoiselab.evaluation.metrics import (
+    DensityCoverage,
+    FrechetDistance,
+    InceptionScore,
+    KernelDistance,
+    Metric,
+    PrecisionRecall,
+)
 from denoiselab.evaluation.optimized import OptimizedMetric
-from denoiselab.evaluation.scorer import Extractor, Score, Scorer, Statistics
+from denoiselab.evaluation.pretrained import CLIP, VGG16, DINOv2, EfficientNetLite0, InceptionV3
+from denoiselab.evaluation.scorer import Extractor, Given, Reference, Score, Scorer, Statistics
 from denoiselab.evaluation.store import Record, Store
 from denoiselab.evaluation.wasserstein import SlicedWasserstein
 
 __all__ = [
+    "CLIP",
+    "VGG16",
+    "DINOv2",
+    "DensityCoverage",
     "DomainClassifier",
+    "EfficientNetLite0",
     "Extractor",
+    "FrechetDistance",
     "Frontier",
+    "Given",
+    "InceptionScore",
+    "InceptionV3",
+    "KernelDistance",
+    "Metric",
     "OptimizedMetric",
+    "PrecisionRecall",
     "Record",
+    "Reference",
     "Score",
     "Scorer",
     "SlicedWasserstein",

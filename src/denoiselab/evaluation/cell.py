@@ -18,7 +18,7 @@ from denoiselab.conditioners.label import Conditioner
 from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.memory import PeakMemory
-from denoiselab.evaluation.scorer import Score, Scorer, Statistics
+from denoiselab.evaluation.scorer import Reference, Score, Scorer, Statistics
 from denoiselab.evaluation.store import Record
 from denoiselab.guidance import bind
 from denoiselab.noise import SAMPLING, Noise
@@ -79,8 +79,8 @@ class Scoring:
     """
 
     subject: Subject
-    scorer: Scorer[Any]
-    reference: Statistics
+    scorer: Scorer[Any, Any]
+    reference: Reference
     num_samples: int
     batch_size: int
     seed: int
@@ -110,9 +110,9 @@ class Scoring:
         spent: tuple[float, float | None] = (calls, None)
         if not failures:
             statistics.reduce(device)
-            assert int(statistics.n) == self.num_samples
+            assert statistics.n == self.num_samples
             totals = (sum(share.calls for share in shares), sum(share.evaluations for share in shares))
-            spent = (_mean(totals[0], self.num_samples), _mean(totals[1], self.num_samples))
+            spent = (mean_count(totals[0], self.num_samples), mean_count(totals[1], self.num_samples))
         seconds = time.perf_counter() - start
         if not failures:
             scores, error = self._scores(statistics)
@@ -198,6 +198,7 @@ def draw(
     steps: int,
     on_step: OnStep,
     guidance: float = 1.0,
+    noise: type[Noise] = Noise,
 ) -> tuple[Tensor, count_calls]:
     """Samples `index` `(B,)` of `seed` as they are stored, `(B, *shape)`, and the count of their network calls.
 
@@ -206,7 +207,7 @@ def draw(
         ValueError: There is nothing to guide.
     """
     counted = count_calls(bind(denoiser, conditioner.sample(index), conditioner.null(index), guidance))
-    x = sampler(counted, denoiser.schedule, shape, Noise(seed, index, SAMPLING), steps=steps, on_step=on_step)
+    x = sampler(counted, denoiser.schedule, shape, noise(seed, index, SAMPLING), steps=steps, on_step=on_step)
     bad = ~x.isfinite().flatten(1).all(1)
     if bool(bad.any()):
         first = int(index[bad][0])
@@ -219,7 +220,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _mean(total: int, samples: int) -> float:
+def mean_count(total: int, samples: int) -> float:
     """A whole number where it is one."""
     mean = total / samples
     return int(mean) if mean.is_integer() else round(mean, 2)

@@ -1,188 +1,248 @@
-"""Scores of images by the features of a classifier."""
+"""Extractors of features, and the scorer that gives their features to metrics."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor, nn
 
-from denoiselab import progress
-from denoiselab.data import DataSet, from_uint8
-from denoiselab.evaluation.scorer import Score
-from denoiselab.evaluation.statistics import GaussianStatistics, frechet_distance
-from denoiselab.files import atomic
+from denoiselab.data import DataSet
+from denoiselab.evaluation import references
+from denoiselab.evaluation.collected import Collected
+from denoiselab.evaluation.metrics import INFINITY, Metric
+from denoiselab.evaluation.ranks import on_first_rank
+from denoiselab.evaluation.references import Reference
+from denoiselab.evaluation.scorer import Given, Score
+from denoiselab.evaluation.weights import WeightsFile
 
 
-class _Classifier(nn.Module):
-    """A small convolutional classifier whose last hidden layer is the feature vector.
+class FeatureExtractor(Protocol):
+    """Maps images to the outputs of some of its layers."""
 
-    Args:
-        channels: Of the images.
-        num_classes: Number of classes.
-        dimension: Of the features.
-    """
+    name: str
+    fingerprint: str
+    dimensions: Mapping[str, int]  # by layer
+    facts: Mapping[str, Any]  # for the record: what else the features depend on
+    told: str  # for the user
 
-    def __init__(self, channels: int, num_classes: int, dimension: int) -> None:
-        super().__init__()
+    def title(self, metric: str) -> str:
+        """The name of a metric under this extractor, as the literature has it."""
+        ...
 
-        def stage(channels_in: int, channels_out: int) -> list[nn.Module]:
-            return [nn.Conv2d(channels_in, channels_out, 3, padding=1), nn.BatchNorm2d(channels_out), nn.ReLU()]
-
-        self.body = nn.Sequential(*stage(channels, 32), *stage(32, 64), nn.MaxPool2d(2), *stage(64, 64))
-        self.features = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(256, dimension), nn.ReLU())
-        self.head = nn.Linear(dimension, num_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits `(B, num_classes)` of uint8 images."""
-        out: Tensor = self.head(self.extract(images))
-        return out
-
-    def extract(self, images: Tensor) -> Tensor:
-        """Features `(B, D)` of uint8 images."""
-        out: Tensor = self.features(self.body(from_uint8(images).contiguous(memory_format=torch.channels_last)))
-        return out
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Layer to its outputs `(B, D)` float32 on `images` `(B, C, H, W)` uint8."""
+        ...
 
 
-class ClassifierFeatures:
-    """The Fréchet distance to the training images of a trained classifier's features, float32 with autocast off.
+class NetworkFeatures:
+    """A network's features in float32, with autocast and TF32 off and gradients unrecorded.
 
     Args:
-        network: The classifier.
-        dimension: Of the features.
+        name: Of the extractor.
         fingerprint: sha256 of its weights.
-        accuracy: On held-out images; None where there were none.
-        held_out: Number of those.
+        network: Maps uint8 images `(B, C, H, W)` to layer: outputs `(B, D)`. It follows the images' device.
+        channels: It takes; grey images are repeated to them.
+        facts: For the record: what else the features depend on.
+        titles: Names of metrics that the literature has for it; others are called metric_extractor.
+        told: For the user.
     """
-
-    name = "classifier"
-    metric = "fd_classifier"
-    lower_is_better: Mapping[str, bool] = MappingProxyType({metric: True})
-    split = "train"
 
     def __init__(
-        self, network: _Classifier, dimension: int, fingerprint: str, accuracy: float | None, held_out: int = 0
+        self,
+        name: str,
+        fingerprint: str,
+        network: nn.Module,
+        channels: int,
+        facts: Mapping[str, Any],
+        titles: Mapping[str, str],
+        told: str,
     ) -> None:
         self._network = network.eval().requires_grad_(requires_grad=False)
-        self.dimension, self.fingerprint, self.accuracy = dimension, fingerprint, accuracy
-        self.facts: Mapping[str, Any] = {"extractor_accuracy": accuracy}
-        self.told = "" if accuracy is None else f"a classifier: {accuracy:.2%} right on {held_out} held-out images"
+        self._channels, self._titles, self._device = channels, titles, torch.device("cpu")
+        self.name, self.fingerprint, self.facts, self.told = name, fingerprint, facts, told
+        blank = torch.zeros(1, channels, 8, 8, dtype=torch.uint8)
+        self.dimensions: Mapping[str, int] = {layer: out.shape[1] for layer, out in self(blank).items()}
 
-    def statistics(self) -> GaussianStatistics:
-        """Mean and covariance of the features of no image."""
-        return GaussianStatistics(self.dimension, self)
-
-    def scores(self, statistics: GaussianStatistics, reference: GaussianStatistics) -> dict[str, Score]:
-        """The Fréchet distance."""
-        return {self.metric: Score(frechet_distance(statistics, reference))}
+    def title(self, metric: str) -> str:
+        """The literature's name of `metric`, or metric_extractor."""
+        kind, at_infinity, _ = metric.partition(INFINITY)
+        return self._titles.get(kind, f"{kind}_{self.name}") + at_infinity
 
     @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Features `(B, D)` of `images` `(B, C, H, W)` uint8."""
-        parameter = next(self._network.parameters())
-        with torch.autocast(images.device.type, enabled=False):
-            return self._network.extract(images.to(parameter.device))
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Layer to its outputs `(B, D)` float32 on `images` `(B, C, H, W)` uint8."""
+        if images.device != self._device:
+            self._network.to(images.device)
+            self._device = images.device
+        if images.shape[1] == 1:
+            images = images.expand(-1, self._channels, -1, -1)
+        with _exact_float32(images.device):
+            out: dict[str, Tensor] = self._network(images)
+        return out
 
 
-class DomainClassifier:
-    """A classifier trained on the data set at hand: features that mean something where Inception's do not.
-
-    Its scores are comparable only with scores of the same classifier, so they carry its hash. It is trained once
-    and cached under a hash of the images and the recipe.
+class FeatureScorer:
+    """Scores images by metrics of their features; the first metric is the primary one.
 
     Args:
-        epochs: Passes over the training images.
-        batch_size: Images a step.
-        lr: Peak learning rate of the one-cycle policy.
-        dimension: Of the features.
-
-    Raises:
-        ValueError: A value is out of range.
+        extractor: Has the layers that the metrics read.
+        metrics: Metrics, at least one.
+        settings: The configuration of each metric, for the record.
     """
 
-    def __init__(self, epochs: int = 15, batch_size: int = 64, lr: float = 5e-3, dimension: int = 64) -> None:
-        for name, value in (("epochs", epochs), ("batch_size", batch_size), ("lr", lr), ("dimension", dimension)):
-            if value <= 0:
-                raise ValueError(f"{name}={value}: it must be positive.")
-        self.epochs, self.batch_size, self.lr, self.dimension = epochs, batch_size, lr, dimension
+    split = "train"
 
-    def check(self, shape: Sequence[int]) -> None:
-        """Refuse samples that are not images.
+    def __init__(self, extractor: FeatureExtractor, metrics: Sequence[Metric], settings: Mapping[str, Any]) -> None:
+        self.extractor, self.metrics = extractor, metrics
+        self.name, self.fingerprint, self.told = extractor.name, extractor.fingerprint, extractor.told
+        self.facts: Mapping[str, Any] = {**extractor.facts, "metrics": dict(settings)}
+        self.lower_is_better: Mapping[str, bool] = {
+            extractor.title(name): lower for metric in metrics for name, lower in metric.lower_is_better.items()
+        }
+        self.metric = next(iter(self.lower_is_better))
+
+    def statistics(self) -> Collected:
+        """What the metrics read of the samples, of no sample."""
+        return Collected(self.extractor, self.metrics, self.extractor.dimensions)
+
+    def reference(
+        self,
+        data: DataSet,
+        identity: Mapping[str, Any],
+        cache: Path,
+        device: torch.device,
+        given: Given | None = None,
+        *,
+        shown: bool = True,
+    ) -> Reference:
+        """What the metrics read of the data: the file that was given, or one in `cache`, computed if it is not there.
 
         Raises:
-            ValueError: Samples of this shape.
+            ValueError: Too few images for a metric, or a file of another protocol.
         """
+        if given is not None:
+            return references.read(given, self, data.stored.shape[1:], device)
+        return references.cached(self, data, identity, cache, device, shown=shown)
+
+    def scores(self, statistics: Collected, reference: Reference) -> dict[str, Score]:
+        """Title of each metric to score; computed on the first rank, and known to all.
+
+        Raises:
+            ValueError: Too few samples for a metric.
+        """
+
+        def compute() -> dict[str, Score]:
+            out: dict[str, Score] = {}
+            for metric in self.metrics:
+                metric.check(statistics.n, "n")
+                scores = metric.scores(statistics.layer(metric.layer), reference.layer(metric.layer))
+                out |= {self.extractor.title(name): score for name, score in scores.items()}
+            return out
+
+        return on_first_rank(compute)
+
+
+class ImageExtractor:
+    """What makers of scorers by features have in common.
+
+    Attributes:
+        name: Of the extractor, in scores.
+        layers: That it can give to metrics.
+        weights: The file it needs, or None.
+        channels: Of images that it takes; None for any.
+    """
+
+    name: str
+    layers: frozenset[str]
+    weights: WeightsFile | None = None
+    channels: tuple[int, ...] | None = (1, 3)
+
+    def check(
+        self,
+        shape: Sequence[int],
+        metrics: Mapping[str, Metric],
+        num_samples: int | None,
+        given: Given | None = None,
+    ) -> None:
+        """Refuse what cannot be scored, before anything is trained.
+
+        Raises:
+            ValueError: Samples of this shape, no metric, metrics that need other layers or more samples, weights that
+                are not there, or a reference of another protocol.
+        """
+        name = type(self).__name__
         if len(shape) != 3:
             raise ValueError(
-                f"evaluation.extractor: DomainClassifier scores images, and samples have shape {list(shape)}; "
+                f"evaluation.extractor: {name} scores images, and samples have shape {list(shape)}; "
                 "choose evaluation=points for points."
             )
+        if self.channels is not None and shape[0] not in self.channels:
+            raise ValueError(
+                f"evaluation.extractor: {name} takes grey or RGB images, and samples have {shape[0]} channels."
+            )
+        if not metrics:
+            raise ValueError(f"evaluation.metrics=[]: name at least one metric for {name}.")
+        for key, metric in metrics.items():
+            if metric.layer not in self.layers:
+                raise ValueError(f"evaluation.metrics: {key} reads {metric.layer}, which {name} does not have.")
+            if num_samples is not None:
+                metric.check(num_samples, f"evaluation.metrics: {key}: num_samples")
+        sha256 = None if self.weights is None else self.weights.verify()
+        if given is not None:
+            references.check(given, self.name, sha256, shape)
 
     def fit(
         self,
         train: DataSet,
-        validation: DataSet,
+        held_out: DataSet,
+        metrics: Mapping[str, Metric],
+        settings: Mapping[str, Any],
         cache: Path,
         check: Callable[[int], None] = lambda step: None,
         *,
         shown: bool = True,
-    ) -> ClassifierFeatures:
-        """The trained classifier, from `cache` if it is there; what `check` raises between steps stops it."""
-        self.check(train.stored.shape[1:])
-        recipe = {"format": 1, **vars(self), "train": train.fingerprint, "validation": validation.fingerprint}
-        key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-        path = cache / f"classifier-{key[:16]}.safetensors"
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            network = _Classifier(train.stored.shape[1], int(train.labels.max()) + 1, self.dimension)
-            network.to(memory_format=torch.channels_last)
-            try:
-                with safe_open(path, framework="pt") as file:
-                    network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-                    accuracy = json.loads(file.metadata()["accuracy"])
-            except (FileNotFoundError, SafetensorError):
-                accuracy = self._train(network, train, validation, check, shown=shown)
-                metadata = {"accuracy": json.dumps(accuracy), "recipe": json.dumps(recipe)}
-                with atomic(path) as out:
-                    out.write(save({name: t.contiguous() for name, t in network.state_dict().items()}, metadata))
-        digest = hashlib.sha256()
-        for name, tensor in sorted(network.state_dict().items()):
-            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-        return ClassifierFeatures(network, self.dimension, digest.hexdigest(), accuracy, len(validation))
+    ) -> FeatureScorer:
+        """The scorer by `metrics`, whose configurations are `settings`; what `check` raises between steps stops it."""
+        self.check(train.stored.shape[1:], metrics, None)
+        layers = frozenset(metric.layer for metric in metrics.values())
+        extractor = self.extractor(layers, train, held_out, cache, check, shown=shown)
+        return FeatureScorer(extractor, [*metrics.values()], settings)
 
-    def _train(
+    def extractor(
         self,
-        network: _Classifier,
+        layers: frozenset[str],
         train: DataSet,
-        validation: DataSet,
+        held_out: DataSet,
+        cache: Path,
         check: Callable[[int], None],
         *,
         shown: bool,
-    ) -> float | None:
-        steps = -(-len(train) // self.batch_size)
-        optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
-        policy = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, epochs=self.epochs, steps_per_epoch=steps)
-        with progress.bar("classifier", self.epochs * len(train), shown=shown) as bar:
-            for _ in range(self.epochs):
-                for batch in torch.randperm(len(train)).split(self.batch_size):
-                    loss = F.cross_entropy(network(train.stored[batch]), train.labels[batch], label_smoothing=0.05)
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-                    policy.step()
-                    check(policy.last_epoch)
-                    bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
-                    bar.update(len(batch))
-        if not len(validation):
-            return None
-        with torch.no_grad():
-            predicted = network.eval()(validation.stored).argmax(1)
-        return float((predicted == validation.labels).double().mean())
+    ) -> FeatureExtractor:
+        """The extractor of `layers`."""
+        raise NotImplementedError
+
+
+@contextmanager
+def _exact_float32(device: torch.device) -> Iterator[None]:
+    """Neither autocast nor TF32, which move Inception's features by up to a percent."""
+    backends: Any = torch.backends
+    off: str | bool
+    if hasattr(backends.cuda.matmul, "fp32_precision"):  # since torch 2.9, which refuses to read a mix of old and new
+        name, off = "fp32_precision", "ieee"
+        owners = [backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv]
+    else:
+        name, off = "allow_tf32", False
+        owners = [backends.cuda.matmul, backends.cudnn]
+    before = [getattr(owner, name) for owner in owners]
+    try:
+        for owner in owners:
+            setattr(owner, name, off)
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        for owner, value in zip(owners, before, strict=True):
+            setattr(owner, name, value)

@@ -13,7 +13,8 @@ import torch.distributed as dist
 from denoiselab import progress
 from denoiselab.evaluation.cell import Scoring, Subject, digest
 from denoiselab.evaluation.media import medium
-from denoiselab.evaluation.scorer import Scorer, Statistics
+from denoiselab.evaluation.ranks import on_first_rank
+from denoiselab.evaluation.scorer import Reference, Scorer
 from denoiselab.evaluation.store import Record, Store, comparable
 from denoiselab.samplers import Sampler
 from denoiselab.schedules import Schedule
@@ -88,8 +89,8 @@ class Frontier:
     def run(
         self,
         subject: Subject,
-        scorer: Scorer[Any],
-        reference: Statistics,
+        scorer: Scorer[Any, Any],
+        reference: Reference,
         store: Store,
         protocol: Mapping[str, Any],
         check: Callable[[object], None],
@@ -121,7 +122,7 @@ class Frontier:
         """
         rank = dist.get_rank() if dist.is_initialized() else 0
         # One rank looks: files may change between two looks, or be on another machine.
-        stored = _from_first(store.usable() if rank == 0 else {})
+        stored = on_first_rank(store.usable)
         common = {
             **protocol,
             "metric": scorer.metric,
@@ -129,7 +130,7 @@ class Frontier:
             "seed": self.seed,
             "extractor": scorer.name,
             "extractor_sha256": scorer.fingerprint,
-            "reference_n": int(reference.n),
+            "reference_n": reference.n,
             "reference_sha256": reference.fingerprint,
             "dtype": "float32",
         }
@@ -172,14 +173,6 @@ class Frontier:
         for guidance in self.guidance:
             for (name, steps), calls in zip(self.cells, self.calls, strict=True):
                 yield guidance, name, steps, calls
-
-
-def _from_first(found: dict[str, Record]) -> dict[str, Record]:
-    """What the first rank found."""
-    given = [found]
-    if dist.is_initialized():
-        dist.broadcast_object_list(given)
-    return given[0]
 
 
 def _series(record: Record) -> tuple[Any, ...]:

@@ -42,6 +42,24 @@ class Reference(NamedTuple):
     end: Tensor
 
 
+class Problem(NamedTuple):
+    """What a search is given.
+
+    Args:
+        schedule: Along which is sampled.
+        reference: The fine run.
+        own: The noisy levels of the sampler's own grid: as many are to be found.
+        tail: What follows them: clean data, or nothing.
+        distance: Mean RMS distance of the sampler's end on a grid, `tail` included, to the reference's.
+    """
+
+    schedule: Schedule
+    reference: Reference
+    own: Sequence[Level]
+    tail: list[Level]
+    distance: Callable[[Sequence[Level]], float]
+
+
 class Grid(NamedTuple):
     """A grid that was found.
 
@@ -67,6 +85,9 @@ class GridSearch(ABC):
     Raises:
         ValueError: A number is out of range.
     """
+
+    # Runs of the sampler that it makes, about.
+    runs = 2
 
     def __init__(self, num_samples: int = 64, fine: int = 128, seed: int = 0) -> None:
         for name, value, least in (("num_samples", num_samples, 1), ("fine", fine, 16)):
@@ -113,7 +134,8 @@ class GridSearch(ABC):
             return float(rms) if bool(rms.isfinite()) else math.inf
 
         tail = [Level.clean()] if own[-1].is_end else []
-        found, best = self.search(schedule, reference, [level for level in own if level.sigma > 0], distance, tail)
+        noisy = [level for level in own if level.sigma > 0]
+        found, best = self.search(Problem(schedule, reference, noisy, tail, distance))
         return Grid([float(level.lam) for level in found], best, distance(own))
 
     def reference(
@@ -137,15 +159,8 @@ class GridSearch(ABC):
         return Reference(levels[:-1], x, x0, end if clean else x[-1])
 
     @abstractmethod
-    def search(
-        self,
-        schedule: Schedule,
-        reference: Reference,
-        own: Sequence[Level],
-        distance: Callable[[Sequence[Level]], float],
-        tail: list[Level],
-    ) -> tuple[list[Level], float]:
-        """The noisy levels found, as many as the sampler's `own`, and their distance with `tail` after them."""
+    def search(self, problem: Problem) -> tuple[list[Level], float]:
+        """The noisy levels found, and their distance."""
 
 
 class LocalErrors(GridSearch):
@@ -158,20 +173,12 @@ class LocalErrors(GridSearch):
     with this unit of the error; Watson et al., arXiv 2106.03802, for the programme.
     """
 
-    def search(
-        self,
-        schedule: Schedule,
-        reference: Reference,
-        own: Sequence[Level],
-        distance: Callable[[Sequence[Level]], float],
-        tail: list[Level],
-    ) -> tuple[list[Level], float]:
+    def search(self, problem: Problem) -> tuple[list[Level], float]:
         """The programme's path."""
-        found = [
-            reference.levels[i]
-            for i in _shortest(_step_errors(reference, clean=bool(tail)), len(own), clean=bool(tail))
-        ]
-        return found, distance([*found, *tail])
+        clean, reference = bool(problem.tail), problem.reference
+        path = _shortest(_step_errors(reference, clean=clean), len(problem.own), clean=clean)
+        found = [reference.levels[i] for i in path]
+        return found, problem.distance([*found, *problem.tail])
 
 
 class NearestEnd(LocalErrors):
@@ -193,19 +200,14 @@ class NearestEnd(LocalErrors):
         if evaluations < 1:
             raise ValueError(f"evaluations={evaluations}: it must be at least 1.")
         self.evaluations = evaluations
+        self.runs = evaluations + 10
 
-    def search(
-        self,
-        schedule: Schedule,
-        reference: Reference,
-        own: Sequence[Level],
-        distance: Callable[[Sequence[Level]], float],
-        tail: list[Level],
-    ) -> tuple[list[Level], float]:
+    def search(self, problem: Problem) -> tuple[list[Level], float]:
         """The best of the starts, improved."""
         from scipy.optimize import minimize
 
-        starts = [super().search(schedule, reference, own, distance, tail)[0], list(own)]
+        schedule, reference, own, tail, distance = problem
+        starts = [super().search(problem)[0], list(own)]
         usual: list[Spacing] = [UniformLogSNR(), Karras(), PowerTime(1.0), PowerTime(2.0), PowerTime(3.0)]
         for spacing in usual:
             spacing.to_clean = bool(tail)

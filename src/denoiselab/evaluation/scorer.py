@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -12,18 +13,22 @@ from torch import Tensor
 from denoiselab.data import DataSet
 
 
-class Statistics(Protocol):
-    """What a score keeps of a set of samples."""
+class Reference(Protocol):
+    """What a score keeps of the data."""
 
     @property
-    def n(self) -> Any:
-        """Samples so far."""
+    def n(self) -> int:
+        """Number of samples."""
         ...
 
     @property
     def fingerprint(self) -> str:
         """sha256 of what was kept."""
         ...
+
+
+class Statistics(Reference, Protocol):
+    """What a score keeps of a set of samples."""
 
     def update(self, samples: Tensor) -> None:
         """Add stored samples `(B, *)`."""
@@ -35,6 +40,20 @@ class Statistics(Protocol):
 
 
 S = TypeVar("S", bound=Statistics)
+R = TypeVar("R", bound=Reference)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A reference that the user names.
+
+    Args:
+        path: Of the file.
+        n: Number of its images, where the user gives it.
+    """
+
+    path: Path
+    n: int | None
 
 
 class Score(NamedTuple):
@@ -44,7 +63,7 @@ class Score(NamedTuple):
     standard_error: float | None = None
 
 
-class Scorer(Protocol[S]):
+class Scorer(Protocol[S, R]):
     """Metrics of a set of samples against another, with the identity that a score's protocol names."""
 
     name: str
@@ -59,19 +78,41 @@ class Scorer(Protocol[S]):
         """Statistics of no sample."""
         ...
 
-    def scores(self, statistics: S, reference: S) -> dict[str, Score]:
+    def reference(
+        self,
+        data: DataSet,
+        identity: Mapping[str, Any],
+        cache: Path,
+        device: torch.device,
+        given: Given | None = ...,
+        *,
+        shown: bool = ...,
+    ) -> R:
+        """What scores are taken against: of `data`, named by `identity`, or what was given.
+
+        Raises:
+            ValueError: It does not fit the scorer.
+        """
+        ...
+
+    def scores(self, statistics: S, reference: R) -> dict[str, Score]:
         """Name of each metric to the score of samples against a reference; `metric` comes first."""
         ...
 
 
 class Extractor(Protocol):
-    """Makes the scorer of a data set."""
+    """Makes the scorer of a data set.
 
-    def check(self, shape: Sequence[int]) -> None:
-        """Refuse samples that it cannot score.
+    `metrics` are objects of denoiselab.evaluation.metrics by name, and `settings` their configuration.
+    """
+
+    def check(
+        self, shape: Sequence[int], metrics: Mapping[str, Any], num_samples: int | None, given: Given | None = ...
+    ) -> None:
+        """Refuse what it cannot score, before anything is trained.
 
         Raises:
-            ValueError: Samples of this shape.
+            ValueError: Samples of this shape, these metrics of so many samples, or this reference.
         """
         ...
 
@@ -79,10 +120,12 @@ class Extractor(Protocol):
         self,
         train: DataSet,
         held_out: DataSet,
+        metrics: Mapping[str, Any],
+        settings: Mapping[str, Any],
         cache: Path,
         check: Callable[[int], None] = ...,
         *,
         shown: bool = True,
-    ) -> Scorer[Any]:
+    ) -> Scorer[Any, Any]:
         """The scorer, from `cache` if it is there; what `check` raises between steps stops it."""
         ...

@@ -1,28 +1,65 @@
-"""Mean and covariance of features as float64 sums, and the Fréchet distance between two."""
+"""What scores keep of features: float64 sums, and whole features on disk for the metrics that need them."""
 
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Callable
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+_CHUNK = 4096  # rows of features sent from rank to rank at once
 
 
-class GaussianStatistics:
-    """Running sums n, sum x, sum x x^T: exact for any split into batches and ranks.
+class Moments(NamedTuple):
+    """Mean and covariance of a set of features.
+
+    Args:
+        n: Number of features.
+        mean: `(D,)` float64.
+        covariance: `(D, D)` float64, with the unbiased divisor n - 1.
+        first: Features at hand `(m, D)` float64, of which there may be none.
+    """
+
+    n: int
+    mean: Tensor
+    covariance: Tensor
+    first: Tensor = torch.empty(0, 0)
+
+
+class GaussianStatistics(Metric):
+    """Running sums n, sum x, sum x x^T in float64: exact for any split into batches and ranks.
+
+    The sums of features of even and of odd index are kept apart, so that a metric can be seen at half the number of
+    samples; the first features are kept as they are, so that a metric has a standard error without a second pass.
 
     Args:
         dimension: Of the features.
         features: Maps what is added to features; None where features are added.
+        kept: Number of first features that are kept.
     """
 
-    def __init__(self, dimension: int, features: Callable[[Tensor], Tensor] | None = None) -> None:
-        self._features = features
-        self.n = torch.zeros((), dtype=torch.float64)
-        self.sum = torch.zeros(dimension, dtype=torch.float64)
-        self.outer = torch.zeros(dimension, dimension, dtype=torch.float64)
+    is_differentiable = False
+    full_state_update = False
+    counts: Tensor
+    sums: Tensor
+    outers: Tensor
+    rows: list[Tensor]
+
+    def __init__(self, dimension: int, features: Callable[[Tensor], Tensor] | None = None, kept: int = 2048) -> None:
+        super().__init__(sync_on_compute=False)
+        self._features, self._kept, self._seen = features, kept, 0
+        self.add_state("counts", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("sums", torch.zeros(2, dimension, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("outers", torch.zeros(2, dimension, dimension, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("rows", [], dist_reduce_fx="cat")
+        self.rows.append(torch.empty(0, dimension, dtype=torch.float64))
 
     def update(self, samples: Tensor) -> None:
         """Add features `(B, D)`, or samples `(B, *)` that have features.
@@ -30,48 +67,135 @@ class GaussianStatistics:
         Raises:
             ValueError: A feature is not finite.
         """
-        x = (samples if self._features is None else self._features(samples)).to("cpu", torch.float64)
-        if not bool(x.isfinite().all()):
-            bad = int((~x.isfinite().all(1)).nonzero()[0])
-            raise ValueError(f"the features of image {bad} of the batch are not finite.")
-        self.n += len(x)
-        self.sum += x.sum(0)
-        self.outer += x.T @ x
+        x = samples if self._features is None else self._features(samples)
+        check_finite(x, self._seen)
+        if x.is_cuda and not self.outers.is_cuda:
+            self.to(x.device)  # double precision is fast there, and the features need not travel
+        x = x.to(self.outers.device, torch.float64)
+        for half in range(2):
+            part = x[(half - self._seen) % 2 :: 2]
+            self.counts[half] += len(part)
+            self.sums[half] += part.sum(0)
+            self.outers[half] += part.T @ part
+        if self._seen < self._kept:
+            self.rows.append(x[: self._kept - self._seen])
+        self._seen += len(x)
+
+    def compute(self) -> Moments:
+        """Mean and covariance of all features."""
+        return Moments(self.n, self.mean, self.covariance)
 
     def reduce(self, device: torch.device) -> None:
-        """Add up over all ranks; the copies go by way of `device`."""
+        """Join those of all ranks, in the order of ranks; the copies go by way of `device`."""
         if dist.is_available() and dist.is_initialized():
-            for tensor in (self.n, self.sum, self.outer):
-                moved = tensor.to(device)
-                dist.all_reduce(moved)
-                tensor.copy_(moved)
+            counts = gather_all_tensors(torch.tensor(self._seen, device=device))
+            if int(sum(counts[: dist.get_rank()])) % 2:  # this rank's first sample is an odd one of all
+                for name in ("counts", "sums", "outers"):
+                    setattr(self, name, getattr(self, name).flip(0))
+            self.to(device)
+            self.sync()
+            joined = self.counts, self.sums, self.outers, self.rows
+            self.unsync()  # else the next compute() would
+            self.counts, self.sums, self.outers, rows = joined
+            self.rows = [rows[: self._kept]]  # type: ignore[list-item]  # torchmetrics made one tensor of the list
+        self.to("cpu")
+
+    @property
+    def n(self) -> int:
+        """Number of features."""
+        return int(self.counts.sum())
 
     @property
     def mean(self) -> Tensor:
         """`(D,)` float64."""
-        return self.sum / self.n
+        return (self.sums.sum(0) / self.n).cpu()
 
     @property
     def covariance(self) -> Tensor:
         """`(D, D)` float64, with the unbiased divisor n - 1."""
-        return (self.outer - self.n * torch.outer(self.mean, self.mean)) / (self.n - 1)
+        return _covariance(self.n, self.sums.sum(0), self.outers.sum(0))
+
+    @property
+    def halves(self) -> list[Moments]:
+        """Those of the features of even, and of odd, index."""
+        first, out = self.first, []
+        for half, (n, x, xx) in enumerate(zip(self.counts, self.sums, self.outers, strict=True)):
+            out.append(Moments(int(n), (x / n).cpu(), _covariance(n, x, xx), first[half::2]))
+        return out
+
+    @property
+    def first(self) -> Tensor:
+        """The first features `(m, D)` float64, of which there are `kept` or n."""
+        return torch.cat(self.rows).cpu()
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of the three sums."""
+        """sha256 of the sums."""
         digest = hashlib.sha256()
-        for tensor in (self.n, self.sum, self.outer):
-            digest.update(tensor.numpy().tobytes())
+        for tensor in (self.counts, self.sums, self.outers):
+            digest.update(tensor.sum(0).cpu().numpy().tobytes())
         return digest.hexdigest()
 
 
-def frechet_distance(p: GaussianStatistics, q: GaussianStatistics) -> float:
-    """|m_p - m_q|^2 + tr(S_p + S_q - 2 (S_p^1/2 S_q S_p^1/2)^1/2), by symmetric eigenvalues in float64.
+class FeatureFile:
+    """Features in the order of samples, whatever the split into batches and ranks, in an unnamed temporary file.
 
-    Source: Heusel et al., TTUR, arXiv 1706.08500, eq. 6.
+    Args:
+        dimension: Of the features.
     """
-    values, vectors = torch.linalg.eigh(p.covariance)
-    root = vectors * values.clamp_min(0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ q.covariance @ root).clamp_min(0).sqrt().sum()
-    trace = p.covariance.trace() + q.covariance.trace()
-    return float((p.mean - q.mean).square().sum() + trace - 2 * cross)
+
+    def __init__(self, dimension: int) -> None:
+        self._dimension, self.n = dimension, 0
+        self._file = tempfile.TemporaryFile(prefix="denoiselab-features-")  # noqa: SIM115  closed with the object
+
+    def update(self, features: Tensor) -> None:
+        """Add features `(B, D)`.
+
+        Raises:
+            ValueError: A feature is not finite.
+            OSError: The disk is full.
+        """
+        check_finite(features, self.n)
+        self._file.write(features.to("cpu", torch.float32).contiguous().numpy().tobytes())
+        self.n += len(features)
+
+    def reduce(self, device: torch.device) -> None:
+        """Append those of the other ranks to the first rank's, in the order of ranks; the rest keep their own."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        counts = [int(count) for count in gather_all_tensors(torch.tensor(self.n, device=device))]
+        own = self.features
+        for source, count in enumerate(counts[1:], start=1):
+            for start in range(0, count, _CHUNK):
+                rows = min(_CHUNK, count - start)
+                if dist.get_rank() == source:
+                    dist.send(own[start : start + rows].to(device), 0)
+                elif dist.get_rank() == 0:
+                    buffer = torch.empty(rows, self._dimension, device=device)
+                    dist.recv(buffer, source)
+                    self.update(buffer)
+
+    @property
+    def features(self) -> Tensor:
+        """`(n, D)` float32, mapped from the file."""
+        if not self.n:
+            return torch.empty(0, self._dimension)
+        self._file.flush()
+        mapped = np.memmap(self._file, np.float32, "c", shape=(self.n, self._dimension))
+        return torch.from_numpy(mapped)
+
+
+def check_finite(features: Tensor, before: int) -> None:
+    """Refuse features `(B, D)` that are not finite; `before` samples came before them.
+
+    Raises:
+        ValueError: Says which sample's.
+    """
+    if not bool(features.isfinite().all()):
+        bad = before + int((~features.isfinite().all(1)).nonzero()[0])
+        rank = f" of rank {dist.get_rank()}" if dist.is_available() and dist.is_initialized() else ""
+        raise ValueError(f"the features of sample {bad}{rank} are not finite.")
+
+
+def _covariance(n: Tensor | int, x: Tensor, xx: Tensor) -> Tensor:
+    return ((xx - torch.outer(x, x) / n) / (n - 1)).cpu()

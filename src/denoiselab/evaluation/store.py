@@ -53,6 +53,8 @@ class Store:
         with self.writing():
             self.directory.mkdir(parents=True, exist_ok=True)
             with FileLock(self.directory / ".frontier.lock"):
+                for half in self.directory.glob(".frontier.*.tmp"):
+                    half.unlink()  # left by a kill in the middle of a write
                 cells = {**self.read(), **{record["cell"]: record for record in records}}
                 mark_pareto([*cells.values()])
                 write_json(self._path, [*cells.values()])

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from denoiselab.data import DataSet
-from denoiselab.evaluation.scorer import Score
+from denoiselab.evaluation.scorer import Given, Score
 
 
 class Points:
@@ -113,6 +113,21 @@ class SlicedScorer:
         """No points."""
         return Points(self._dimension)
 
+    def reference(
+        self,
+        data: DataSet,
+        identity: Mapping[str, Any],
+        cache: Path,
+        device: torch.device,
+        given: Given | None = None,
+        *,
+        shown: bool = True,
+    ) -> Points:
+        """The points of `data`; the other arguments are those of scorers that need a file."""
+        out = self.statistics()
+        out.update(data.stored)
+        return out
+
     def scores(self, statistics: Points, reference: Points) -> dict[str, Score]:
         """The sliced W1 to as many reference points as there are samples, the mean over all such parts of them.
 
@@ -140,27 +155,41 @@ class SlicedWasserstein:
             raise ValueError(f"projections={projections}: it must be at least 1.")
         self.projections = projections
 
-    def check(self, shape: Sequence[int]) -> None:
-        """Refuse samples that are not points.
+    def check(
+        self, shape: Sequence[int], metrics: Mapping[str, Any], num_samples: int | None, given: Given | None = None
+    ) -> None:
+        """Refuse samples that are not points, metrics of features, and files of their statistics.
 
         Raises:
-            ValueError: Samples of this shape.
+            ValueError: One of these is there.
         """
         if len(shape) != 1:
             raise ValueError(
                 f"evaluation.extractor: SlicedWasserstein scores points, and samples have shape {list(shape)}; "
                 "choose evaluation=default for images."
             )
+        if metrics:
+            raise ValueError(
+                f"evaluation.metrics=[{', '.join(metrics)}]: SlicedWasserstein is a metric itself; "
+                "pass evaluation.metrics=[]."
+            )
+        if given is not None:
+            raise ValueError(
+                f"evaluation.reference={given.path}: SlicedWasserstein takes fresh points; "
+                "pass evaluation.reference=null."
+            )
 
     def fit(
         self,
         train: DataSet,
         held_out: DataSet,
+        metrics: Mapping[str, Any],
+        settings: Mapping[str, Any],
         cache: Path,
         check: Callable[[int], None] = lambda step: None,
         *,
         shown: bool = True,
     ) -> SlicedScorer:
         """The scorer of points like `train`; the other arguments are those of extractors that learn."""
-        self.check(train.stored.shape[1:])
+        self.check(train.stored.shape[1:], metrics, None)
         return SlicedScorer(train.stored.shape[1], self.projections)

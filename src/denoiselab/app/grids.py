@@ -1,0 +1,78 @@
+"""A grid fitted to a checkpoint and a sampler, as a file that any run can name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from denoiselab import progress
+from denoiselab.app.construct import construct
+from denoiselab.app.errors import BadInput
+from denoiselab.app.loaded import load_weights
+from denoiselab.app.places import checkpoint_file, device_of, home_of
+from denoiselab.app.settings import SampleSettings, parse
+from denoiselab.evaluation.grids import GridSearch
+from denoiselab.files import write_text
+from denoiselab.guidance import bind
+from denoiselab.samplers import Sampler
+from denoiselab.training.interruption import Interruption
+
+Config = dict[str, Any]
+
+
+def fit_grid(config: Config) -> Path:
+    """Fit a grid to the sampler's own number of steps, and write it to a new file, which is returned.
+
+    Raises:
+        BadInput: The checkpoint, the sampler or an option cannot be used.
+        Stopped: The run was asked to stop; nothing was written.
+    """
+    settings = parse(SampleSettings, config)
+    search: GridSearch = construct(settings.grid, "grid")
+    sampler: Sampler = construct(settings.sampler, "sampler")
+    path = checkpoint_file(settings)
+    loaded, weights = load_weights(path, settings.weights)
+    model, device = loaded.model, device_of(settings)
+    asked = {"sampler": settings.sampler, "grid": settings.grid, "weights": weights}
+    facts = {**asked, "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    rule = config["sampler"]["_target_"].rpartition(".")[2].lower()
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{rule}_steps{sampler.steps}_{weights}_{digest}.json"
+    out = Path(settings.out) if settings.out else home_of(path) / "grids" / name
+    if out.exists():
+        raise BadInput(f"out={out}: exists already; nothing is written over, so name another file with out=...")
+    if out.suffix != ".json":
+        raise BadInput(f"out={out}: a grid's file ends in .json.")
+    denoiser = model.denoiser.to(device).eval()
+    index = torch.arange(search.num_samples, device=device)
+    denoise = bind(denoiser, model.conditioner.sample(index), model.conditioner.null(index))
+    total = search.num_samples * (search.fine + search.runs * sampler.steps)
+    with Interruption("stopped; nothing was written.") as interruption, progress.bar("grid", total) as bar:
+
+        def check(moment: object) -> None:
+            interruption.check()
+            bar.update(search.num_samples)
+
+        try:
+            grid = search(sampler, denoise, denoiser.schedule, model.shape, device, check)
+        except ValueError as error:
+            raise BadInput(f"grid: {error}") from None
+        record = {
+            "lam": grid.lam,
+            "distance": grid.distance,
+            "distance_before": grid.before,
+            **facts,
+            "checkpoint": str(path.resolve()),
+        }
+        write_text(out, json.dumps(record, indent=1))
+    print(
+        f"RMS distance to the reference {grid.distance:.4g}, {grid.before:.4g} on the sampler's own grid "
+        f"(n = {search.num_samples}, weights {weights}): {out}\n"
+        f"use: sample.py spacing@sampler.spacing=from_file sampler.spacing.path={out} sampler.steps={sampler.steps}, "
+        f"or evaluation.samplers=[<name>@{out}]"
+    )
+    return out

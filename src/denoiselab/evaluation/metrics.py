@@ -1,0 +1,280 @@
+"""Metrics of features: what each reads, and its scores.
+
+The estimators are torch-fidelity's where it has them. The Fréchet distance is ours, as its product of covariances is
+not symmetric and its means are float32; density and coverage are ours, as no library at hand has them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from denoiselab.evaluation import frechet
+from denoiselab.evaluation.scorer import Score
+from denoiselab.evaluation.statistics import GaussianStatistics, Moments
+
+# The layers of an extractor: its feature vector, the logits of its classes, and features with a place in the image.
+FEATURES, LOGITS, SPATIAL = "features", "logits", "spatial"
+
+# How the name of a metric ends that is extrapolated to infinitely many samples.
+INFINITY = "_infinity"
+
+# Samples whose influence on the kernel distance is looked at.
+_INFLUENCE = 2048
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What is known of the outputs of one layer of an extractor on a set of images.
+
+    Args:
+        moments: Of the outputs; None where no metric reads them.
+        features: The outputs themselves, `(n, D)` float32; None where no metric reads them.
+    """
+
+    moments: GaussianStatistics | Moments | None
+    features: Tensor | None
+
+
+class Metric(Protocol):
+    """Scores of samples against a reference by the outputs of one layer of an extractor."""
+
+    layer: str
+    reads_moments: bool
+    reads_features: bool
+    reads_reference: bool
+    lower_is_better: Mapping[str, bool]  # by name, without the extractor's
+
+    def check(self, n: int, what: str) -> None:
+        """Refuse too small a set of images; `what` says whose number n is.
+
+        Raises:
+            ValueError: n is too small.
+        """
+        ...
+
+    def scores(self, samples: Layer, reference: Layer) -> dict[str, Score]:
+        """Name, without the extractor's, to score."""
+        ...
+
+
+class FrechetDistance:
+    """The Fréchet distance (FID with Inception-v3), with its standard error, and its value at n = infinity.
+
+    Source: Heusel et al., arXiv 1706.08500; Chong and Forsyth, arXiv 1911.07023. With layer `spatial`: sFID, Nash et
+    al., Generating Images with Sparse Representations, arXiv 2103.03841.
+
+    Args:
+        layer: `features` or `spatial`.
+
+    Raises:
+        ValueError: Another layer.
+    """
+
+    reads_moments, reads_features, reads_reference = True, False, True
+
+    def __init__(self, layer: str = FEATURES) -> None:
+        if layer not in (FEATURES, SPATIAL):
+            raise ValueError(f"layer={layer}: it must be {FEATURES} or {SPATIAL}.")
+        self.layer = layer
+        self._name = {FEATURES: "fd", SPATIAL: "sfd"}[layer]
+        self.lower_is_better = {self._name: True, self._name + INFINITY: True}
+
+    def check(self, n: int, what: str) -> None:
+        """Refuse n < 4: each half of the samples has a covariance."""
+        if n < 4:
+            raise ValueError(f"{what}={n}: it must be at least 4, so that each half has a covariance.")
+
+    def scores(self, samples: Layer, reference: Layer) -> dict[str, Score]:
+        """`fd` and `fd_infinity`, or `sfd` and `sfd_infinity`."""
+        assert isinstance(samples.moments, GaussianStatistics)
+        assert reference.moments is not None
+        root = frechet.root_of(reference.moments)
+        whole = frechet.frechet_score(samples.moments, reference.moments, root)
+        at_infinity = frechet.frechet_infinity(samples.moments, reference.moments, root, whole)
+        return dict(zip(self.lower_is_better, (whole, at_infinity), strict=True))
+
+
+class KernelDistance:
+    """The unbiased squared MMD under (x.y / D + 1)^3 (KID with Inception-v3), a mean over random blocks.
+
+    In double precision: single precision loses the distance of near sets among the ones it sums. Source: Bińkowski et
+    al., Demystifying MMD GANs, arXiv 1801.01401.
+
+    Args:
+        blocks: Number of blocks.
+        block_size: Images a block, of samples and of the reference each.
+        seed: Of the generator that draws the blocks.
+
+    Raises:
+        ValueError: A number is too small.
+    """
+
+    layer = FEATURES
+    reads_moments, reads_features, reads_reference = False, True, True
+    lower_is_better: Mapping[str, bool] = {"kd": True}
+
+    def __init__(self, blocks: int = 100, block_size: int = 1000, seed: int = 2020) -> None:
+        if blocks < 2 or block_size < 2:
+            raise ValueError(f"blocks={blocks}, block_size={block_size}: each must be at least 2.")
+        self.blocks, self.block_size, self.seed = blocks, block_size, seed
+
+    def check(self, n: int, what: str) -> None:
+        """Refuse fewer images than a block takes."""
+        if n < self.block_size:
+            raise ValueError(f"{what}={n}: it must be at least block_size={self.block_size}.")
+
+    def scores(self, samples: Layer, reference: Layer) -> dict[str, Score]:
+        """`kd`; its standard error is that of drawing samples, by the first ones' influence, and of drawing blocks.
+
+        The influence of a sample is twice its mean kernel with samples less that with the data.
+        """
+        from torch_fidelity.metric_kid import kid_features_to_metric  # slow to import
+
+        assert samples.features is not None
+        assert reference.features is not None
+        x, data = samples.features.double(), reference.features.double()
+        options = {"kid_subsets": self.blocks, "kid_subset_size": self.block_size, "rng_seed": self.seed}
+        out = kid_features_to_metric(x, data, **options, verbose=False)
+        first, those = x[:_INFLUENCE], data[:_INFLUENCE]
+        influence = 2 * (
+            _cubic(first, first).fill_diagonal_(0).sum(1) / (len(first) - 1) - _cubic(first, those).mean(1)
+        )
+        variance = float(influence.var()) / len(x) + out["kernel_inception_distance_std"] ** 2 / (self.blocks - 1)
+        return {"kd": Score(out["kernel_inception_distance_mean"], math.sqrt(variance))}
+
+
+class InceptionScore:
+    """exp of the mean KL divergence of p(class | image) from p(class), a mean over splits of the samples.
+
+    Source: Salimans et al., arXiv 1606.03498.
+
+    Args:
+        splits: Number of splits.
+        seed: Of the generator that shuffles the samples.
+
+    Raises:
+        ValueError: Fewer than 2 splits.
+    """
+
+    layer = LOGITS
+    reads_moments, reads_features, reads_reference = False, True, False
+    lower_is_better: Mapping[str, bool] = {"is": False}
+
+    def __init__(self, splits: int = 10, seed: int = 2020) -> None:
+        if splits < 2:
+            raise ValueError(f"splits={splits}: it must be at least 2.")
+        self.splits, self.seed = splits, seed
+
+    def check(self, n: int, what: str) -> None:
+        """Refuse fewer images than splits."""
+        if n < self.splits:
+            raise ValueError(f"{what}={n}: it must be at least splits={self.splits}.")
+
+    def scores(self, samples: Layer, reference: Layer) -> dict[str, Score]:
+        """`is`; the standard error is that of the mean over splits."""
+        from torch_fidelity.metric_isc import isc_features_to_metric  # slow to import
+
+        assert samples.features is not None
+        out = isc_features_to_metric(samples.features, self.splits, shuffle=True, rng_seed=self.seed)
+        error = out["inception_score_std"] / math.sqrt(self.splits - 1)
+        return {"is": Score(out["inception_score_mean"], error)}
+
+
+class PrecisionRecall:
+    """Fractions of samples within the data's balls to the k-th neighbour, and of data within the samples'.
+
+    Source: Kynkäänniemi et al., arXiv 1904.06991.
+
+    Args:
+        neighbours: k.
+        batch_size: Rows of the matrix of distances held at once.
+
+    Raises:
+        ValueError: A number is not positive.
+    """
+
+    layer = FEATURES
+    reads_moments, reads_features, reads_reference = False, True, True
+    lower_is_better: Mapping[str, bool] = {"precision": False, "recall": False}
+
+    def __init__(self, neighbours: int = 3, batch_size: int = 2000) -> None:
+        _check_neighbours(neighbours, batch_size)
+        self.neighbours, self.batch_size = neighbours, batch_size
+
+    def check(self, n: int, what: str) -> None:
+        """Refuse fewer images than neighbours."""
+        _check_enough(n, what, self.neighbours)
+
+    def scores(self, samples: Layer, reference: Layer) -> dict[str, Score]:
+        """`precision`, whose samples are independent given the data, so that it has a standard error, and `recall`."""
+        from torch_fidelity.metric_prc import prc_features_to_metric  # slow to import
+
+        assert samples.features is not None
+        assert reference.features is not None
+        options = {"prc_neighborhood": self.neighbours, "prc_batch_size": self.batch_size, "save_cpu_ram": True}
+        out = prc_features_to_metric(samples.features, reference.features, **options, verbose=False)
+        precision = out["precision"]
+        error = math.sqrt(precision * (1 - precision) / len(samples.features))
+        return {"precision": Score(precision, error), "recall": Score(out["recall"])}
+
+
+class DensityCoverage:
+    """How many of the data's balls to the k-th neighbour hold a sample, over k, and the fraction that hold any.
+
+    Source: Naeem et al., Reliable Fidelity and Diversity Metrics, arXiv 2002.09797, eq. 2 and 3.
+
+    Args:
+        neighbours: k.
+        batch_size: Rows of the matrix of distances held at once.
+
+    Raises:
+        ValueError: A number is not positive.
+    """
+
+    layer = FEATURES
+    reads_moments, reads_features, reads_reference = False, True, True
+    lower_is_better: Mapping[str, bool] = {"density": False, "coverage": False}
+
+    def __init__(self, neighbours: int = 5, batch_size: int = 2000) -> None:
+        _check_neighbours(neighbours, batch_size)
+        self.neighbours, self.batch_size = neighbours, batch_size
+
+    def check(self, n: int, what: str) -> None:
+        """Refuse fewer images than neighbours."""
+        _check_enough(n, what, self.neighbours)
+
+    def scores(self, samples: Layer, reference: Layer) -> dict[str, Score]:
+        """`density`, whose samples are independent given the data, so that it has a standard error, and `coverage`."""
+        x, data = samples.features, reference.features
+        assert x is not None
+        assert data is not None
+        holding = torch.zeros(len(x), dtype=torch.int64)  # balls that hold each sample
+        covered = 0
+        for rows in data.split(self.batch_size):
+            radius = torch.cdist(rows, data).kthvalue(self.neighbours + 1, dim=1).values  # the nearest is itself
+            inside = torch.cdist(rows, x) < radius[:, None]
+            holding += inside.sum(0)
+            covered += int(inside.any(1).sum())
+        density = holding.double() / self.neighbours
+        error = float(density.std()) / math.sqrt(len(x))
+        return {"density": Score(float(density.mean()), error), "coverage": Score(covered / len(data))}
+
+
+def _cubic(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def _check_neighbours(neighbours: int, batch_size: int) -> None:
+    if neighbours < 1 or batch_size < 1:
+        raise ValueError(f"neighbours={neighbours}, batch_size={batch_size}: each must be at least 1.")
+
+
+def _check_enough(n: int, what: str, neighbours: int) -> None:
+    if n <= neighbours:
+        raise ValueError(f"{what}={n}: it must be more than neighbours={neighbours}.")

@@ -1,0 +1,66 @@
+"""Grids fitted to a checkpoint, and the runs that name them."""
+
+import json
+
+from configurations import names
+
+SMALL = ["sampler.steps=4", "grid.num_samples=8", "grid.fine=20", "accelerator=cpu"]
+
+
+def test_a_fitted_grid_is_a_file_that_sampling_and_the_frontier_take(invoke, finished, tmp_path):
+    for kind in names("grid"):
+        out = tmp_path / f"{kind}.json"
+        extra = ["grid.evaluations=20"] if kind == "nearest_end" else []
+        done = invoke("sample.py", f"ckpt={finished}", f"grid={kind}", f"out={out}", *SMALL, *extra)
+        assert done.code == 0, done.err
+        assert str(out) in done.out
+        record = json.loads(out.read_text())
+        assert len(record["lam"]) == 4
+        assert record["sampler"]["steps"] == 4
+        assert len(record["checkpoint_sha256"]) == 64
+    given = ["spacing@sampler.spacing=from_file", f"sampler.spacing.path={out}", "sampler.steps=4"]
+    done = invoke("sample.py", f"ckpt={finished}", *given, "num_samples=2", f"out={tmp_path / 'samples'}")
+    assert done.code == 0, done.err
+    assert json.loads((tmp_path / "samples" / "samples.json").read_text())["nfe"] == 4
+    asked = [f"frontier.samplers=[ddim,ddim@karras,ddim@{out}]", "frontier.nfe=[4]", "frontier.num_samples=16"]
+    done = invoke("sample.py", f"ckpt={finished}", "frontier=default", *asked, f"out={tmp_path / 'frontier'}")
+    assert done.code == 0, done.err
+    records = json.loads((tmp_path / "frontier" / "frontier.json").read_text())
+    assert {record["sampler"] for record in records} == {"ddim", "ddim@karras", f"ddim@{out.stem}"}
+    assert len({record["score"] for record in records}) == 3
+
+
+def test_analytic_dpm_measures_the_model_once(invoke, finished, tmp_path):
+    asked = ["frontier=default", "frontier.samplers=[analytic_dpm,ancestral]", "frontier.nfe=[4]"]
+    folder, written = tmp_path / "scored", 0
+    for number in range(2):
+        done = invoke("sample.py", f"ckpt={finished}", *asked, f"frontier.num_samples={16 + number}", f"out={folder}")
+        assert done.code == 0, done.err
+        (path,) = (folder / "moments").iterdir()
+        if number:
+            assert path.stat().st_mtime_ns == written
+        written = path.stat().st_mtime_ns
+    moments = json.loads(path.read_text())
+    assert len(moments["lam"]) == len(moments["error"]) == 64
+    records = json.loads((folder / "frontier.json").read_text())
+    assert {r["sampler"]: "moments_sha256" in r["settings"] for r in records} == {
+        "analytic_dpm": True,
+        "ancestral": False,
+    }
+
+
+def test_what_cannot_be_fitted_is_refused(invoke, finished, tmp_path):
+    taken = tmp_path / "taken.json"
+    taken.write_text("")
+    for given, words in (
+        (["sampler=ancestral"], ["deterministic"]),
+        ([f"out={taken}"], ["exists already"]),
+        ([f"out={tmp_path / 'grid.txt'}"], [".json"]),
+        (["sampler.steps=9"], ["steps=9", "four times"]),
+        (["grid.fine=3"], ["fine=3", "at least 16"]),
+        (["likelihood=ode"], ["likelihood and grid"]),
+    ):
+        done = invoke("sample.py", f"ckpt={finished}", "grid=local_errors", *SMALL, *given)
+        assert done.code == 2, done.err
+        assert all(word in done.err for word in words), done.err
+    assert taken.read_text() == ""

@@ -1,0 +1,123 @@
+"""Metrics against their definitions, written out."""
+
+import math
+import statistics
+
+import pytest
+import torch
+
+from denoiselab.evaluation import DensityCoverage, FrechetDistance, InceptionScore, KernelDistance, PrecisionRecall
+from denoiselab.evaluation.metrics import Layer
+
+
+def normal(n, d, seed, shift=0.0):
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) + shift
+
+
+def score(metric, x, y=None):
+    return metric.scores(Layer(None, x), Layer(None, y))
+
+
+def mmd(x, y):
+    """The unbiased squared MMD under the cubic kernel, in double precision."""
+    x, y = x.double(), y.double()
+    kernels = [(a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
+    within = [(k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in kernels[:2]]
+    return float(sum(within) - 2 * kernels[2].mean())
+
+
+def test_kernel_distance_of_whole_sets_is_the_unbiased_mmd():
+    x, y = normal(60, 8, 0), normal(60, 8, 1, 0.02)
+    out = score(KernelDistance(blocks=2, block_size=60), x, y)["kd"]
+    assert out.value == pytest.approx(mmd(x, y), rel=1e-12)
+
+
+def test_kernel_distance_is_unbiased_and_its_standard_error_that_of_many_draws():
+    metric, reference = KernelDistance(blocks=10, block_size=100), normal(1000, 8, 0)
+    scores = [score(metric, normal(300, 8, seed, 0.3), reference)["kd"] for seed in range(1, 161)]
+    values = [s.value for s in scores]
+    assert statistics.fmean(s.standard_error for s in scores) == pytest.approx(statistics.stdev(values), rel=0.25)
+    # The blocks are the same in every draw, so that the mean differs from the distance to the whole reference.
+    error = math.hypot(statistics.stdev(values) / math.sqrt(160), statistics.stdev(values) / math.sqrt(10))
+    assert statistics.fmean(values) == pytest.approx(mmd(normal(6000, 8, 200, 0.3), reference), abs=3 * error)
+
+
+def test_kernel_distance_leaves_the_global_generators_alone():
+    import numpy as np
+
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    first = score(KernelDistance(blocks=3, block_size=20), normal(60, 8, 0), normal(60, 8, 1))
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()  # noqa: NPY002
+    assert first == score(KernelDistance(blocks=3, block_size=20), normal(60, 8, 0), normal(60, 8, 1))
+    assert first != score(KernelDistance(blocks=3, block_size=20, seed=1), normal(60, 8, 0), normal(60, 8, 1))
+
+
+def test_inception_score_of_certain_balanced_classes_is_their_number():
+    logits = 100 * torch.eye(4).repeat(200, 1)
+    out = score(InceptionScore(splits=2), logits)["is"]
+    assert out.value == pytest.approx(4, rel=1e-2)
+    assert score(InceptionScore(splits=2), torch.zeros(10, 4))["is"].value == pytest.approx(1, rel=1e-12)
+
+
+def balls(x, k):
+    """Squared distance of each point to its k-th neighbour."""
+    return torch.stack([sorted_[k] for sorted_ in squares(x, x).sort(dim=1).values])
+
+
+def squares(x, y):
+    return (x.double()[:, None] - y.double()).square().sum(-1)
+
+
+@pytest.mark.parametrize("batch_size", [7, 1000])
+def test_neighbourhood_metrics_are_their_definitions(batch_size):
+    x, data = normal(80, 4, 0, 0.8), normal(120, 4, 1)
+    k = 4
+    inside_data, inside_x = squares(x, data) <= balls(data, k), squares(data, x) <= balls(x, k)
+    out = score(PrecisionRecall(k, batch_size), x, data)
+    precision = float(inside_data.any(1).double().mean())
+    assert 0.2 < precision < 0.9
+    assert out["precision"].value == pytest.approx(precision, rel=1e-6)
+    assert out["precision"].standard_error == pytest.approx(math.sqrt(precision * (1 - precision) / 80), rel=1e-6)
+    assert out["recall"].value == pytest.approx(float(inside_x.any(1).double().mean()), rel=1e-6)
+    out = score(DensityCoverage(k, batch_size), x, data)
+    assert out["density"].value == pytest.approx(float(inside_data.double().sum(1).mean() / k), rel=1e-12)
+    assert out["coverage"].value == pytest.approx(float(inside_data.any(0).double().mean()), rel=1e-12)
+
+
+def test_the_data_cover_themselves():
+    data = normal(60, 4, 0)
+    assert score(DensityCoverage(5), data, data)["coverage"].value == 1
+    assert score(PrecisionRecall(3), data, data)["precision"].value == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "n", "says"),
+    [
+        (FrechetDistance(), 3, "n=3: it must be at least 4"),
+        (KernelDistance(), 999, "n=999: it must be at least block_size=1000"),
+        (InceptionScore(), 9, "splits=10"),
+        (PrecisionRecall(), 3, "more than neighbours=3"),
+        (DensityCoverage(), 5, "more than neighbours=5"),
+    ],
+)
+def test_too_few_samples_are_refused(metric, n, says):
+    with pytest.raises(ValueError, match=says):
+        metric.check(n, "n")
+    metric.check(n + 1, "n")
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: FrechetDistance("logits"),
+        lambda: KernelDistance(blocks=1),
+        lambda: KernelDistance(block_size=1),
+        lambda: InceptionScore(splits=1),
+        lambda: PrecisionRecall(0),
+        lambda: DensityCoverage(batch_size=0),
+    ],
+)
+def test_options_out_of_range_are_refused(make):
+    with pytest.raises(ValueError, match=r"it must be|each must be"):
+        make()

@@ -1,0 +1,154 @@
+"""What W&B is told of a frontier, read back from the offline file by W&B's own reader."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from denoiselab.app.reporting import wandb_report
+from denoiselab.training.wandb_frontier import CHART, best, chart_spec
+
+METRIC = "fd_classifier8"
+
+
+def told(directory):
+    """Records of all offline runs of a directory, by type."""
+    out = {}
+    for file in sorted(directory.glob("wandb/offline-run-*/*.wandb")):
+        inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+        done = subprocess.run(inspect, capture_output=True, text=True, check=True, timeout=60)
+        for line in done.stdout.splitlines():
+            record = json.loads(line)
+            out.setdefault(record["type"], []).append(record[record["type"]])
+    return out
+
+
+@pytest.fixture(scope="module")
+def offline(finished):
+    return told(finished)
+
+
+@pytest.fixture(scope="module")
+def records(finished):
+    return json.loads((finished / "frontier.json").read_text())
+
+
+def test_metric_definitions(offline):
+    defined = {m.get("name") or m["glob_name"]: m for m in offline["metric"]}
+    assert defined["frontier/nfe"]["options"]["hidden"] is True
+    assert defined["frontier/*"]["step_metric"] == "frontier/nfe"
+    assert defined["frontier/*"]["summary"] == {"min": True}
+    for name in ("train/*", "score/*", "preview/*"):
+        assert defined[name]["step_metric"] == "images_seen"
+
+
+def test_the_table_has_a_row_a_cell_and_stands_in_the_summary(offline, finished, records):
+    items = [history["item"] for history in offline["history"]]
+    (item,) = [item for item in items if f"{CHART}_table.path" in item]
+    (path,) = finished.glob(f"wandb/offline-run-*/files/{item[f'{CHART}_table.path']}")
+    table = json.loads(path.read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [(r["sampler"], r["nfe"], r["score"], r["cell"]) for r in rows] == [
+        (r["sampler"], r["nfe"], r["score"], r["cell"]) for r in records
+    ]
+    # The chart of all selected runs asks the summary for the table: it must not be replaced by a minimum.
+    summary = {}
+    for entry in offline["summary"]:
+        summary |= entry["update"]
+    assert summary[f"{CHART}_table._type"] == "table-file"
+    (chart,) = [c["update"] for c in offline["config"] if f"_wandb.visualize.{CHART}" in c["update"]]
+    panel = chart[f"_wandb.visualize.{CHART}"]["panel_config"]
+    assert panel["panelDefId"] == "wandb/line/v0"
+    assert f'"{CHART}_table"' in json.dumps(panel["userQuery"])
+    for record in records:
+        assert summary[f"{METRIC}/ddim@{record['nfe']}"] == record["score"]
+    assert summary[f"{METRIC}_best"] == min(r["score"] for r in records)
+    assert summary[f"{METRIC}_best_nfe2"] == next(r["score"] for r in records if r["nfe"] == 2)
+
+
+def test_scalars_over_nfe_and_scores_over_images(offline, records):
+    items = [history["item"] for history in offline["history"]]
+    over_nfe = {i["frontier/nfe"]: i[f"frontier/{METRIC}/ddim"] for i in items if "frontier/nfe" in i}
+    assert over_nfe == {r["nfe"]: r["score"] for r in records}
+    in_training = [i for i in items if f"score/{METRIC}/ddim@2" in i]
+    assert [i["images_seen"] for i in in_training] == [64]
+
+
+def test_pictures_and_artifacts(offline, finished):
+    items = [history["item"] for history in offline["history"]]
+    pictures = {value for item in items for key, value in item.items() if str(value).endswith(".png")}
+    pictures |= {name for item in items for value in item.values() if isinstance(value, list) for name in value}
+    for key in ("samples/ddim", "samples/plot", "preview/samples"):
+        assert any(f"{key}_" in str(picture) for picture in pictures), (key, pictures)
+    kinds = {a["type"]: a for a in offline["artifact"]}
+    contents = {kind: [c["path"] for c in a["manifest"]["contents"]] for kind, a in kinds.items()}
+    assert contents["checkpoint"] == ["best.ckpt", "last.ckpt"]
+    assert contents["frontier"] == ["frontier.csv", "frontier.html", "frontier.json", "frontier.png"]
+    # What waits to be synced lies with the run.
+    places = [c["local_path"] for a in offline["artifact"] for c in a["manifest"]["contents"]]
+    assert all(place.startswith(str(finished / "wandb")) for place in places)
+
+
+def test_an_evaluation_is_a_run_in_the_group_of_its_training(finished, tmp_path, invoke):
+    copy = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("wandb"))
+    own = json.loads((copy / "run.json").read_text())["wandb_id"]
+    for nfe in (2, 4):
+        arguments = ["frontier=default", f"frontier.nfe=[{nfe}]", "logger=wandb", "logger.wandb.mode=offline"]
+        result = invoke("sample.py", f"ckpt={copy}", *arguments)
+        assert result.code == 0, result.err
+    runs = told(copy)["run"]
+    assert {(r["run_id"], r["run_group"], r["job_type"]) for r in runs} == {(f"{own}-eval", own, "evaluation")}
+    assert len(runs) >= 2  # two segments of one run, which `wandb sync` joins by their id
+
+
+def test_the_chart_reads_the_table_and_all_runs():
+    spec = chart_spec()
+    assert spec["data"] == {"name": "wandb"}
+    text = json.dumps(spec)
+    for field in ("x", "y", "stroke"):
+        assert f"${{field:{field}}}" in text
+    assert "datum.name" in text
+
+
+def test_names_of_the_best_are_fit_to_sort_by():
+    def record(nfe, score):
+        return {"metric": "fid", "n": 50000, "nfe": nfe, "score": score}
+
+    found = best([record(5, 9.0), record(10, 3.0), record(20, 4.0), record(35.5, 1.0), record(5, None)])
+    assert found == {"fid50k_best": 1.0, "fid50k_best_nfe5": 9.0, "fid50k_best_nfe10": 3.0, "fid50k_best_nfe20": 3.0}
+    assert all(name.isidentifier() for name in found)
+
+
+def test_a_report_shows_the_chart_the_training_and_the_samples():
+    made = wandb_report("team", "project", "team/frontier", "Title")
+    grids = [block for block in made.blocks if hasattr(block, "panels")]
+    panels = [panel for grid in grids for panel in grid.panels]
+    chart = panels[0]
+    assert (chart.chart_name, chart.query["summaryTable"]) == ("team/frontier", {"tableKey": f"{CHART}_table"})
+    assert {type(panel).__name__ for panel in panels} >= {"CustomChart", "LinePlot", "MediaBrowser", "RunComparer"}
+    assert {runset.entity for grid in grids for runset in grid.runsets} == {"team"}
+
+
+def test_the_preset_is_registered_by_a_command(invoke, monkeypatch, tmp_path):
+    import wandb
+
+    calls = []
+
+    class Api:
+        default_entity = "me"
+
+        def create_custom_chart(self, **given):
+            calls.append(given)
+            return f"{given['entity']}/{given['name']}"
+
+    monkeypatch.setattr(wandb, "Api", Api)
+    monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+    result = invoke("src/denoiselab/report.py", "to=wandb_chart")
+    assert result.code == 0, result.err
+    assert "logger.wandb.chart=me/frontier" in result.out
+    assert [(c["entity"], c["name"], c["spec_type"], c["access"]) for c in calls] == [
+        ("me", "frontier", "vega2", "private")
+    ]
+    assert calls[0]["spec"] == chart_spec()
