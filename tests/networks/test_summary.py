@@ -27,7 +27,7 @@ def test_costs_of_a_network_that_can_be_counted_by_hand():
 
 
 def test_costs_of_adm_are_the_published_ones():
-    """1,120 G multiply-adds at 256x256 (Peebles and Xie, arXiv 2212.09748, section 5); folding saves 5% of them."""
+    """1,120 G multiply-adds at 256x256 in Peebles and Xie, arXiv 2212.09748, section 5; folding saves 5%."""
     cond = Conditioning(class_label=torch.zeros(2, dtype=torch.int64))
     with torch.device("meta"):
         network = ADMUNet((3, 256, 256), 256, (1, 1, 2, 2, 4, 4), 2, (3, 4, 5), num_classes=1000, outputs=2)

@@ -1,0 +1,138 @@
+"""Our DDPM UNet beside diffusers' UNet2DModel with the same weights: speed on this machine; and checkpointing's memory.
+
+Both are called in turn in one process, and medians are compared; the machine's matmul peak is taken in between. The
+peer stands in the layout that it has by default, ours as training and sampling have it, channels last.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+pytestmark = pytest.mark.benchmark
+
+ROUNDS = 7
+CIFAR = {"block_out_channels": (128, 256, 256, 256), "attention": (1,), "size": 32, "channels": 3, "groups": 32}
+SMALL = {"block_out_channels": (32, 64, 64), "attention": (1,), "size": 32, "channels": 1, "groups": 8}
+LARGE = {
+    "block_out_channels": (128, 128, 256, 256, 512, 512),
+    "attention": (4,),
+    "size": 256,
+    "channels": 3,
+    "groups": 32,
+}
+# Name: the peer's configuration, batch, whether backward too, and the least ratio of its time to ours.
+CASES = {
+    "35.7 M, forward": (CIFAR, 8, False, 1.15),
+    "35.7 M, forward and backward": (CIFAR, 8, True, 1.15),
+    "1.6 M, forward": (SMALL, 64, False, 1.25),
+    "1.6 M, forward and backward": (SMALL, 64, True, 1.25),
+    "114 M, forward": (LARGE, 1, False, 1.15),
+}
+
+
+def pair(block_out_channels, attention, size, channels, groups):
+    """diffusers' network, and ours with its weights."""
+    from diffusers import UNet2DModel
+
+    from denoiselab.interop.diffusers import unet2d
+    from denoiselab.networks import DDPMUNet
+
+    levels = range(len(block_out_channels))
+    theirs = UNet2DModel(
+        sample_size=size,
+        in_channels=channels,
+        out_channels=channels,
+        freq_shift=1,
+        flip_sin_to_cos=False,
+        downsample_padding=0,
+        down_block_types=["AttnDownBlock2D" if i in attention else "DownBlock2D" for i in levels],
+        up_block_types=["AttnUpBlock2D" if i in attention else "UpBlock2D" for i in reversed(levels)],
+        block_out_channels=block_out_channels,
+        attention_head_dim=None,
+        norm_eps=1e-6,
+        norm_num_groups=groups,
+    )
+    layout = unet2d(theirs.config)
+    ours = DDPMUNet(**layout.options)
+    ours.load_state_dict(layout.to_ours(theirs.state_dict(), "the peer"))
+    return theirs, ours.to(memory_format=torch.channels_last)
+
+
+def seconds(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_speed(name, capsys):
+    options, batch, backward, least = CASES[name]
+    torch.manual_seed(0)
+    theirs, ours = pair(**options)
+    x = torch.randn(batch, options["channels"], options["size"], options["size"])
+    label = torch.full((batch,), 500.0)
+
+    def step(call):
+        with torch.set_grad_enabled(backward):
+            out = call()
+        if backward:
+            out.square().mean().backward()
+        return out.detach()
+
+    calls = {"diffusers": lambda: step(lambda: theirs(x, label).sample), "ours": lambda: step(lambda: ours(x, label))}
+    want, got = calls["diffusers"](), calls["ours"]()
+    assert (got - want).abs().max() < 3e-5 * want.std()  # float32's rounding over some hundred layers
+    matrix = torch.randn(2048, 2048)
+    times = {"diffusers": [], "ours": [], "matmul": []}
+    for _ in range(ROUNDS):
+        for key, call in calls.items():
+            times[key].append(seconds(call))
+            times["matmul"].append(seconds(lambda: matrix @ matrix))
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    with FlopCounterMode(display=False) as counter, torch.device("meta"):
+        type(theirs).from_config(theirs.config)(x.to("meta"), label.to("meta"))
+    work = counter.get_total_flops() * (3 if backward else 1)  # the peer's, for both
+    peak = 2 * 2048**3 / medians["matmul"]
+    ratio = medians["diffusers"] / medians["ours"]
+    with capsys.disabled():
+        print(
+            f"\n{name}, batch {batch}, {torch.get_num_threads()} threads: diffusers {medians['diffusers']:.3f} s "
+            f"({work / medians['diffusers'] / peak:.2f} of the matmul peak of {peak / 1e9:.0f} GFLOP/s), "
+            f"ours {medians['ours']:.3f} s ({work / medians['ours'] / peak:.2f}), {ratio:.2f}x"
+        )
+    assert ratio >= least
+
+
+MEMORY = """
+import resource, sys, torch
+from denoiselab.networks import DDPMUNet
+torch.manual_seed(0)
+levels = range(6) if sys.argv[1] == "True" else ()
+network = DDPMUNet((3, 256, 256), 32, (1, 1, 2, 2, 4, 4), attention_levels=(4,), checkpoint_levels=tuple(levels))
+network.to(memory_format=torch.channels_last)
+for parameter in network.parameters():
+    parameter.grad = torch.zeros_like(parameter)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+network(torch.randn(2, 3, 256, 256), torch.tensor([5.0, 500.0])).square().mean().backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def test_checkpointing_halves_the_peak_of_memory(capsys):
+    """The network for 256x256, a quarter as wide, batch 2, both ways: what the process grows by at its peak."""
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed goes back at once
+    grown = {}
+    for switch in (False, True):
+        command = [sys.executable, "-c", MEMORY, str(switch)]
+        grown[switch] = int(subprocess.run(command, capture_output=True, check=True, env=environment).stdout)
+    with capsys.disabled():
+        print(f"\npeak of activations, MiB: {grown[False] / 1024:.0f}, checkpointed {grown[True] / 1024:.0f}")
+    assert grown[False] > 2 * grown[True]
