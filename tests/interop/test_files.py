@@ -109,6 +109,7 @@ CASES = {
         [CONFIG, "down_block_types: A has no counterpart"],
     ),
     "uneven": (json_with(CONFIG, up_block_types=["UpBlock2D"] * 2), [CONFIG, "up_block_types: they must mirror"]),
+    "dropout": (json_with(CONFIG, dropout="much"), [WEIGHTS, "makes no DDPMUNet"]),
     "groups": (json_with(CONFIG, norm_num_groups=7), [WEIGHTS, "groups=7 must divide"]),
     "time embedding": (json_with(CONFIG, time_embedding_type="fourier"), [CONFIG, "time_embedding_type=fourier"]),
     "no size": (json_with(CONFIG, sample_size=None), [CONFIG, "sample_size=null"]),

@@ -26,7 +26,11 @@ class Way(Protocol):
     """How tensors of theirs become one of ours, and back. It must work on the meta device."""
 
     def ours(self, *theirs: Tensor) -> Tensor:
-        """One of ours."""
+        """One of ours.
+
+        Raises:
+            InteropError: They are not what one of ours can hold; the message names them.
+        """
         ...
 
     def theirs(self, ours: Tensor) -> Sequence[Tensor]:
@@ -200,6 +204,8 @@ class Layout:
             skeleton = self.skeleton()
         except ValueError as error:
             raise InteropError(f"{where}: {error}") from None
+        except (ArithmeticError, RuntimeError, TypeError):
+            raise InteropError(f"{where}: its configuration makes no {self.module.__name__}.") from None
         assert {entry.ours for entry in self.entries} == skeleton.keys(), "the list must name all of our state"
         expected = self.to_theirs(skeleton)
         found = {
@@ -208,12 +214,14 @@ class Layout:
             if not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.ignored)
         }
         check_state(expected, found, where)
-        return {
-            entry.ours: entry.way.ours(*(found[name] for name in entry.theirs))
-            .to(skeleton[entry.ours].dtype)
-            .contiguous()
-            for entry in self.entries
-        }
+        state: State = {}
+        for entry in self.entries:
+            try:
+                tensor = entry.way.ours(*(found[name] for name in entry.theirs))
+            except InteropError as error:
+                raise InteropError(f"{where}: {error}") from None
+            state[entry.ours] = tensor.to(skeleton[entry.ours].dtype).contiguous()
+        return state
 
 
 def check_state(expected: Mapping[str, Tensor], found: Mapping[str, Any], where: Path) -> None:
