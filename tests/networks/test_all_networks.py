@@ -94,7 +94,8 @@ def awake(name: str, **options):
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.abs().max() < 0.1:
-                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=draw))
+                scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.2
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=draw))
     x = torch.randn(2, *tiny(name)["shape"], generator=draw)
     return network.eval(), x, conditioning(network, x)
 
