@@ -5,10 +5,12 @@ import json
 import diffusers
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from denoiselab.codecs import AutoencoderKL
 from denoiselab.interop import InteropError
 from denoiselab.interop import diffusers_autoencoders as autoencoders
+from denoiselab.interop.diffusers import Pipeline, read_model
 from denoiselab.interop.diffusers_dit import dit, dit_config
 from denoiselab.interop.diffusers_unet_text import unet_condition, unet_condition_config
 from denoiselab.interop.files import read_json, read_weights, weights_file
@@ -305,20 +307,62 @@ def test_what_has_no_counterpart_is_refused(layout_of, config, change, says):
         layout_of({**config, **change})
 
 
-@pytest.mark.parametrize(
-    ("layout_of", "kind", "count"),
-    [
-        # Stable Diffusion 1's UNet and the KL-f8 autoencoder, whose defaults in diffusers these are.
-        (unet_condition, diffusers.UNet2DConditionModel, 859_520_964),
-        (dit, diffusers.DiTTransformer2DModel, None),
-    ],
-)
-def test_names_and_shapes_of_the_full_size_fit(layout_of, kind, count):
+FULL = {
+    "Stable Diffusion 1": (unet_condition, diffusers.UNet2DConditionModel, {"cross_attention_dim": 768}, 859_520_964),
+    "DiT-XL/2": (dit, diffusers.DiTTransformer2DModel, {"out_channels": 8}, None),
+    "KL-f8": (
+        autoencoders.autoencoder_kl,
+        diffusers.AutoencoderKL,
+        {
+            "block_out_channels": (128, 256, 512, 512),
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "layers_per_block": 2,
+        },
+        83_653_863,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_names_and_shapes_of_the_full_size_fit(name):
+    layout_of, kind, options, count = FULL[name]
     with torch.device("meta"):
-        theirs = kind(sample_size=64, **({"cross_attention_dim": 768} if count else {}))
+        theirs = kind(sample_size=64, **options)
     layout = layout_of(dict(theirs.config))
     expected = layout.to_theirs(layout.skeleton())
-    assert {name: tensor.shape for name, tensor in expected.items()} == {
-        name: tensor.shape for name, tensor in theirs.state_dict().items()
-    }
+    assert {n: tensor.shape for n, tensor in expected.items()} == {n: t.shape for n, t in theirs.state_dict().items()}
     assert count is None or sum(t.numel() for t in layout.skeleton().values()) == count
+
+
+def test_models_of_a_pipeline_are_read_by_the_names_of_their_classes(tmp_path):
+    vae = randomised(diffusers.AutoencoderKL(**KL))
+    vae.save_pretrained(tmp_path / "vae")
+    layout, state, _ = read_model(tmp_path / "vae")
+    assert layout.module is AutoencoderKL
+    # Files from before diffusers 0.15, Stable Diffusion 1's among them, have other names in attention.
+    path = tmp_path / "vae" / "diffusion_pytorch_model.safetensors"
+    old = load_file(path)
+    for present, former in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        old = {name.replace(present, former): tensor for name, tensor in old.items()}
+    assert "encoder.mid_block.attentions.0.query.weight" in old
+    save_file(old, path)
+    _, again, _ = read_model(tmp_path / "vae")
+    assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
+
+
+def test_a_model_that_needs_a_text_makes_no_run_directory_and_says_so(tmp_path):
+    randomised(diffusers.UNet2DConditionModel(**UNET)).save_pretrained(tmp_path / "unet")
+    diffusers.DDPMScheduler().save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(InteropError, match="TextUNet, of which a run directory cannot be made"):
+        Pipeline(str(tmp_path)).read()
+
+
+def test_a_dit_pipeline_is_imported_with_its_chain_and_classes(tmp_path):
+    options = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "num_embeds_ada_norm": 5}
+    randomised(diffusers.DiTTransformer2DModel(**options, out_channels=8)).save_pretrained(tmp_path / "transformer")
+    diffusers.DDIMScheduler(prediction_type="epsilon").save_pretrained(tmp_path / "scheduler")
+    config = Pipeline(str(tmp_path)).read().config()
+    assert config["network"]["_target_"] == "denoiselab.networks.DiT"
+    assert config["denoiser"]["variance"]["_target_"] == "denoiselab.variances.LearnedRange"
+    assert config["conditioner"]["num_classes"] == 5

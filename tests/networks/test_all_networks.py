@@ -88,13 +88,14 @@ def build(config):
 
 
 def awake(name: str, **options):
-    """A tiny network whose last layers are not near zero, and inputs for it."""
+    """A tiny network none of whose layers starts at or near zero, and inputs for it."""
     network = build(tiny(name, **options))
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
-            if parameter.abs().max() < 1e-3:
-                parameter.copy_(0.2 * torch.randn(parameter.shape, generator=draw))
+            if parameter.abs().max() < 0.1:
+                scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.2
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=draw))
     x = torch.randn(2, *tiny(name)["shape"], generator=draw)
     return network.eval(), x, conditioning(network, x)
 

@@ -1,4 +1,4 @@
-"""What holds of DiT, U-ViT, the UNet with text and the one for signals alike."""
+"""What the suite of every network leaves out of DiT, U-ViT, the UNet with text and the one for signals."""
 
 import pytest
 import torch
@@ -109,10 +109,9 @@ def switched(name):
     return {"checkpoint_levels": (0, 1)} if "unet" in name else {"checkpoint_blocks": depth}
 
 
-@pytest.mark.parametrize("recompute", [False, True])
-@pytest.mark.parametrize("name", NETWORKS)
-def test_compiles_without_graph_breaks(name, recompute):
-    network, x, takes = awake(name, **(switched(name) if recompute else {}))
+@pytest.mark.parametrize("name", ["dit rotary", "dit text"])
+def test_compiles_without_graph_breaks_while_activations_are_recomputed(name):
+    network, x, takes = awake(name, **switched(name))
     cond = conditioning(takes)
     expected = network(x, LABEL, cond)
     network.compile(backend="eager", fullgraph=True)
@@ -120,15 +119,11 @@ def test_compiles_without_graph_breaks(name, recompute):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_recomputed_activations_take_less_memory_and_give_the_same_gradients(name):
+def test_recomputed_activations_take_less_memory(name):
     network, x, takes = awake(name)
-    cond = conditioning(takes)
     recomputing, _, _ = awake(name, **switched(name))
-    saved = [count_saved(net, x, cond) for net in (network, recomputing)]
+    saved = [count_saved(net, x, conditioning(takes)) for net in (network, recomputing)]
     assert saved[1] < 0.7 * saved[0]
-    found = gradients(recomputing, x, cond)
-    for parameter, gradient in gradients(network, x, cond).items():
-        assert torch.allclose(found[parameter], gradient, rtol=1e-4, atol=1e-4), parameter
 
 
 def count_saved(network, x, cond):
@@ -146,20 +141,12 @@ def count_saved(network, x, cond):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_autocast_to_bfloat16_is_close(name):
+def test_runs_in_bfloat16_too(name):
     network, x, takes = awake(name)
-    cond = conditioning(takes)
-    exact = network(x, LABEL, cond)
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = network(x, LABEL, cond)
-        rough.float().square().sum().backward()
-    assert float(((rough - exact).std() / exact.std()).detach()) < 0.05
-    assert all(bool(p.grad.isfinite().all()) for p in network.parameters())
-    assert network.to(torch.bfloat16)(x.bfloat16(), LABEL.bfloat16(), halved(cond)).dtype == torch.bfloat16
-
-
-def halved(cond):
-    return Conditioning(*(f.bfloat16() if f is not None and f.is_floating_point() else f for f in cond))
+    cond = Conditioning(*(f.bfloat16() if f is not None and f.is_floating_point() else f for f in conditioning(takes)))
+    out = network.to(torch.bfloat16)(x.bfloat16(), LABEL.bfloat16(), cond)
+    assert out.dtype == torch.bfloat16
+    assert bool(out.isfinite().all())
 
 
 def test_attention_is_torchs_fused_one():
@@ -201,3 +188,19 @@ def test_bad_options_are_refused(name, options, says):
 def test_samples_of_other_dimensions_are_refused(kind):
     with pytest.raises(ValueError, match=r"shape=\[2\]"):
         kind((2,))
+
+
+def test_patches_of_a_signal_come_back_where_they_were():
+    network = UNet1D((2, 48), **{**UNET, "strides": (3,), "attention_levels": ()}, patch=4)
+    for name in ("stem", "norm", "head"):
+        setattr(network, name, torch.nn.Identity())
+    for name in ("down", "middle", "up"):
+        setattr(network, name, torch.nn.ModuleList())
+    x = torch.randn(2, 2, 48)
+    assert torch.equal(network(x, LABEL), x)
+
+
+def test_a_text_of_another_length_than_its_positions_is_refused():
+    network, x, takes = awake("uvit text")
+    with pytest.raises(ValueError, match="of length 5, not 4"):
+        network(x, LABEL, conditioning(takes)._replace(tokens=torch.randn(2, 4, 6)))

@@ -80,7 +80,7 @@ class UViT(nn.Module):
         takes = {"class_label": num_classes, "tokens": token_features}
         self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
         self.patch, self.grid = patch, (shape[1] // patch, shape[2] // patch)
-        self.checkpoint_blocks = checkpoint_blocks
+        self.num_tokens, self.checkpoint_blocks = num_tokens, checkpoint_blocks
         self.patches = PatchEmbedding(shape[0], patch, width)
         layers: list[nn.Module] = [SinusoidalEmbedding(width, shift=0, cosine_first=True)]
         if time_mlp:
@@ -113,6 +113,12 @@ class UViT(nn.Module):
             parts.append(self.classes(cond.class_label)[:, None])
         parts.append(self.time(label)[:, None])
         if self.text is not None:
+            assert cond.tokens is not None
+            if cond.tokens.shape[1] != self.num_tokens:
+                raise ValueError(
+                    f"conditioning: tokens must be of length {self.num_tokens}, not {cond.tokens.shape[1]}: each has "
+                    "its learned position; network.num_tokens says how many."
+                )
             parts.append(self.text(cond.tokens))
         parts.append(self.patches(x))
         tokens = torch.cat(parts, dim=1) + self.positions  # (B, E + T, W)
