@@ -138,6 +138,20 @@ def test_pareto_marks_follow_the_definition():
     assert [r["pareto"] for r in records[40:]] == [False, True, True]
 
 
+def test_where_more_is_better_the_largest_is_the_best():
+    records = [
+        {
+            "sampler": "s", "nfe": nfe, "network_evaluations": nfe, "score": score, "metric": "is",
+            "scores": {"is": {"value": score, "lower_is_better": False}},
+        }
+        for nfe, score in ((5, 3.0), (10, 2.0), (20, 4.0))
+    ]  # fmt: skip
+    mark_pareto(records)
+    assert [record["pareto"] for record in records] == [True, False, True]
+    assert OptimizedMetric("frontier/best")(records) == -4.0
+    assert OptimizedMetric("frontier/best@10")(records) == -3.0
+
+
 def test_processes_that_add_to_one_file_lose_nothing(tmp_path):
     def add(number):
         row = {

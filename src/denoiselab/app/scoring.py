@@ -13,7 +13,7 @@ from denoiselab.app.errors import console
 from denoiselab.evaluation import Frontier, Record, Store, plane, report
 from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.page import PAGE, page_run, write_page
-from denoiselab.evaluation.store import finished
+from denoiselab.evaluation.store import finished, loss
 from denoiselab.training.checkpoints import BEST, CHECKPOINTS, LAST, read_checkpoint
 from denoiselab.training.loggers import WandBRun
 from denoiselab.training.module import CHECKPOINT_KEY
@@ -64,7 +64,7 @@ def _draw_plane(run: Run, records: list[Record], path: Path) -> None:
     cells = [record for record in finished(records) if record["sampler"] in run.frontier.samplers]
     if not cells:
         return
-    best = min(cells, key=lambda r: r["score"])
+    best = min(cells, key=loss)
     data = run.images.fresh(plane.DATA, 4) or run.held_out
     parts = (run.module.objective, run.model.denoiser.schedule)
     with run.evaluator.applied(best["weights"]):

@@ -6,14 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 
 from denoiselab.evaluation.frontier import Frontier
-from denoiselab.evaluation.store import Record
+from denoiselab.evaluation.store import Record, loss
 
 _FORM = re.compile(r"frontier/(?P<which>[\w.@-]+?)(@(?P<nfe>\d+))?")
 BEST = "best"
 
 
 class OptimizedMetric:
-    """The lowest score of some cells, of the frontier's primary metric.
+    """The best score of some cells, of the frontier's primary metric; negated where more is better, so less is better.
 
     Args:
         name: `frontier/best` for all cells, `frontier/best@10` for those of at most 10 network calls,
@@ -53,10 +53,10 @@ class OptimizedMetric:
             ValueError: All of its cells failed.
         """
         cells = [record for record in records if self._covers(record["sampler"], record["nfe"])]
-        scores = [record["score"] for record in cells if record["score"] is not None]
+        scores = [loss(record) for record in cells if record["score"] is not None]
         if not scores:
             raise ValueError(f"optimized_metric={self.name}: none of its cells has a score; {_reasons(cells)}")
-        return float(min(scores))
+        return min(scores)
 
     def _covers(self, sampler: str, nfe: float) -> bool:
         return self._sampler in (None, sampler) and (self._nfe is None or nfe <= self._nfe)

@@ -93,6 +93,12 @@ def finished(records: Iterable[Record]) -> list[Record]:
     return [record for record in records if record["score"] is not None]
 
 
+def loss(record: Record) -> float:
+    """The score of a finished record, its sign changed where more is better."""
+    lower = (record.get("scores") or {}).get(record.get("metric"), {}).get("lower_is_better", True)
+    return float(record["score"] if lower else -record["score"])
+
+
 def mark_pareto(records: Sequence[Record]) -> None:
     """Set `pareto` of each record: whether no comparable cell is better at the same cost, or as good for less.
 
@@ -105,9 +111,9 @@ def mark_pareto(records: Sequence[Record]) -> None:
             groups.setdefault(comparable(record), []).append(record)
     for group in groups.values():
         best = math.inf
-        for record in sorted(group, key=lambda r: (r["network_evaluations"], r["score"])):
-            record["pareto"] = record["score"] < best
-            best = min(best, record["score"])
+        for record in sorted(group, key=lambda r: (r["network_evaluations"], loss(r))):
+            record["pareto"] = loss(record) < best
+            best = min(best, loss(record))
 
 
 def write_json(path: Path, records: Sequence[Record]) -> None:
