@@ -32,7 +32,8 @@ def test_the_configuration_prints(run):
 def test_help_lists_the_choices(run):
     result = run("train.py", "--help")
     assert result.code == 0
-    assert "network: ddpm, ddpm_tiny" in result.out
+    for group in ("network", "sampler", "schedule"):
+        assert f"{group}: {', '.join(names(group))}" in " ".join(result.out.split())
 
 
 @pytest.mark.parametrize(
