@@ -102,7 +102,9 @@ def finished(tmp_path_factory):
     logs = tmp_path_factory.mktemp("finished")
     path = logs / "run"
     arguments = [*QUICK, "logger=wandb", f"paths.log_dir={logs}", f"paths.run_dir={path}"]
-    done = subprocess.run(command("train.py", *arguments), capture_output=True, text=True, timeout=300)
+    # A run inside this process leaves W&B's folder in its environment.
+    env = {name: value for name, value in os.environ.items() if name != "WANDB_DATA_DIR"}
+    done = subprocess.run(command("train.py", *arguments), capture_output=True, text=True, timeout=300, env=env)
     assert done.returncode == 0, done.stderr
     (logs / "stdout.txt").write_text(done.stdout)
     (logs / "stderr.txt").write_text(done.stderr)

@@ -29,7 +29,11 @@ pytestmark = pytest.mark.slow
 def outcome(path):
     checkpoint = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
     with (path / "metrics.csv").open() as file:
-        losses = [(row["images_seen"], row["train/loss"], row["train/lr"]) for row in csv.DictReader(file)]
+        losses = [
+            (row["images_seen"], row["train/loss"], row["train/lr"])
+            for row in csv.DictReader(file)
+            if row["train/loss"]
+        ]
     tensors = {**checkpoint["state_dict"], **checkpoint["denoiselab"]["ema"]["ema"]}
     with (path / "frontier.csv").open() as file:
         scores = [row["score"] for row in csv.DictReader(file)]
