@@ -45,6 +45,7 @@ CASES = {
     **{f"tab{n}": (samplers.TAB(GRID, 9, n), t_quadratic) for n in (1, 2, 3, 4)},
     **{f"tab{n}_lam": (samplers.TAB(GRID, 9, n), lam_uniform) for n in (2, 3)},
     **{f"rhoab{n}": (samplers.RhoAB(GRID, 9, n), lam_uniform) for n in (1, 2, 3, 4)},
+    **{f"ipndm{n}": (samplers.IPNDM(GRID, 9, n), lam_uniform) for n in (1, 2, 3, 4)},
     "spndm": (samplers.SPNDM(GRID, 9), rho_uniform),
     "plms": (samplers.PLMS(GRID, 9), lam_uniform),
     "fpndm": (samplers.FPNDM(GRID, 9), lam_uniform),

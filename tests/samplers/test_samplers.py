@@ -3,6 +3,7 @@
 import copy
 import functools
 import itertools
+import math
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ from denoiselab import samplers
 from denoiselab.denoiser import Prediction
 from denoiselab.noise import BrownianNoise, Noise
 from denoiselab.samplers import Sampler, count_calls
-from denoiselab.samplers.spacing import Karras, UniformLogSNR, UniformTime
+from denoiselab.samplers.spacing import Karras, Listed, UniformLogSNR, UniformTime
 from denoiselab.samplers.tableaus import heun, rk4
-from denoiselab.samplers.transfer import X0, Eps
+from denoiselab.samplers.transfer import X0, Eps, Lam
 from denoiselab.schedules import VPLinear
 from denoiselab.schedules.base import like
 from denoiselab.schedules.betas import linear
@@ -207,3 +208,26 @@ def test_a_brownian_path_is_one():
     lengths = torch.stack([level.snr for level in levels]).diff()
     added = sum(length.sqrt() * part for length, part in zip(lengths, parts, strict=True)) / lengths.sum().sqrt()
     assert torch.allclose(whole, added, atol=1e-3)
+
+
+@pytest.mark.parametrize("schedule", ["flow", "zero_snr"])
+def test_a_list_serves_other_numbers_of_steps_on_a_schedule_that_starts_at_pure_noise(schedule):
+    schedule = SCHEDULES[schedule]
+    for grid in (build("spacing", "align_your_steps"), Listed([-math.inf, -2.0, 0.0, 2.0], Lam())):
+        for count in (2, 3, 6, 15):
+            levels = grid.levels(schedule, count)
+            assert levels.t[0] == schedule.t_max
+            assert (levels.lam.diff()[1:] > 0).all()
+            assert levels.t.isfinite().all()
+
+
+def test_a_prediction_that_is_no_number_ends_an_adaptive_run():
+    denoise = count_calls(lambda x, level: Prediction(x * math.nan, x * math.nan))
+    x = sampler_of("dpm_solver_23")(denoise, VPLinear(), (1,), Noise(0, torch.arange(2)), dtype=F64)
+    assert x.isnan().all()
+    assert denoise.calls < 20
+
+
+def test_ancestral_noise_beyond_the_levels_own_is_refused():
+    with pytest.raises(ValueError, match=r"eta=1\.2"):
+        samplers.Renoised(UniformTime(), 9, samplers.DDIM(UniformTime(), 9), eta=1.2)

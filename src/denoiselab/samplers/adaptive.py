@@ -223,7 +223,8 @@ class DPMSolverAdaptive(Adaptive):
                 low, high = self._pair(denoise, schedule, x, lam, h)
                 scale = torch.maximum(self.rtol * torch.maximum(low.abs(), before.abs()), torch.full_like(x, self.atol))
                 error = ((high - low) / scale).flatten(1).double().square().mean(1).sqrt()
-                taken = (error <= 1) & ((last - lam).abs() > 1e-9)
+                # An error that is no number is taken too, and ends the sample's way: it cannot be mended.
+                taken = ~(error > 1) & ((last - lam).abs() > 1e-9)
                 x = torch.where(like(taken, x).bool(), high, x)
                 before = torch.where(like(taken, x).bool(), low, before)
                 lam = torch.where(taken, lam + h, lam)

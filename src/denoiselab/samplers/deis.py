@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from denoiselab.samplers.multistep import Interpolating, Multistep
+from denoiselab.samplers.spacing import Spacing
+from denoiselab.samplers.thresholding import Threshold
 from denoiselab.samplers.transfer import Eps, Rho, Time
 from denoiselab.schedules import Level, Schedule
 
@@ -49,6 +51,17 @@ class IPNDM(Multistep):
     """
 
     space = Eps()
+
+    def __init__(
+        self,
+        spacing: Spacing,
+        steps: int,
+        order: int,
+        lower_order_final: bool = False,
+        threshold: Threshold | None = None,
+    ) -> None:
+        super().__init__(spacing, steps, order, lower_order_final, threshold)
+        self.order = min(order, 2)
 
     def weights(self, schedule: Schedule, nodes: Sequence[Level], there: Level) -> list[float]:
         """Constants."""

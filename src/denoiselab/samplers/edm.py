@@ -116,7 +116,7 @@ class Renoised(_Refined):
         spacing: Chooses the levels.
         steps: Number of steps.
         rule: The single-step rule.
-        eta: Amount of noise, not negative.
+        eta: Amount of noise, from 0 to 1.
         s_noise: Factor on its standard deviation.
 
     Raises:
@@ -125,7 +125,7 @@ class Renoised(_Refined):
 
     def __init__(self, spacing: Spacing, steps: int, rule: Sampler, eta: float = 1.0, s_noise: float = 1.0) -> None:
         super().__init__(spacing, steps, rule)
-        check_number("eta", eta)
+        check_number("eta", eta, 0, 1)
         check_number("s_noise", s_noise)
         self.eta, self.s_noise = eta, s_noise
 
@@ -150,7 +150,7 @@ class DPMSolverPPSDE(OneStep):
     Args:
         spacing: Chooses the levels.
         steps: Number of steps.
-        eta: Amount of noise, not negative.
+        eta: Amount of noise, from 0 to 1.
         r: Where the second call stands, in half log-SNR.
         threshold: Mends each predicted x0.
 
@@ -166,7 +166,7 @@ class DPMSolverPPSDE(OneStep):
         self, spacing: Spacing, steps: int, eta: float = 1.0, r: float = 0.5, threshold: Threshold | None = None
     ) -> None:
         super().__init__(spacing, steps, threshold)
-        check_number("eta", eta)
+        check_number("eta", eta, 0, 1)
         if not 0 < r < 1:
             raise ValueError(f"r={r}: it must lie between 0 and 1.")
         self.eta, self.r = eta, r

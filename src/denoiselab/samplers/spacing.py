@@ -169,9 +169,12 @@ class Listed(Spacing):
         if count == len(listed):
             return schedule.level(torch.stack([level.t for level in listed]))
         lam = torch.stack([level.lam for level in listed])
-        place = _fractions(count) * (len(lam) - 1)
+        pure = int(lam[0].isinf()) if count > 1 and len(lam) > 2 else 0  # pure noise stays the first level
+        ends, lam = lam[:pure], lam[pure:]
+        place = _fractions(count - pure) * (len(lam) - 1)
         left = place.floor().clamp(max=len(lam) - 2).long()
-        return schedule.at(torch.lerp(lam[left], lam[left + 1], place - left))
+        between = schedule.time_of(torch.lerp(lam[left], lam[left + 1], place - left))
+        return schedule.level(torch.cat((ends.new_full(ends.shape, schedule.t_max), between)))
 
 
 class FromFile(Listed):
