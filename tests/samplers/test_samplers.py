@@ -16,8 +16,8 @@ from denoiselab.noise import BrownianNoise, Noise
 from denoiselab.samplers import Sampler, count_calls
 from denoiselab.samplers.spacing import Karras, Listed, UniformLogSNR, UniformTime
 from denoiselab.samplers.tableaus import heun, rk4
-from denoiselab.samplers.transfer import X0, Eps, Lam
-from denoiselab.schedules import VPLinear
+from denoiselab.samplers.transfer import X0, Eps, Lam, Rho
+from denoiselab.schedules import EDM, VPLinear
 from denoiselab.schedules.base import like
 from denoiselab.schedules.betas import linear
 from denoiselab.schedules.discrete import DiscreteVP
@@ -176,19 +176,28 @@ def test_slerp_keeps_the_length_and_its_ends():
     assert ((half / a.flatten(1).norm(dim=1) - 1).abs() < 0.1).all()
 
 
-def test_halving_the_steps_refines_the_same_path():
-    """On one Brownian path, runs of the x0 SDE differ less and less; with independent draws they do not."""
+# Of one call a step, and k-diffusion's two-call rule with noise at both.
+BROWNIAN = [
+    "ancestral", "analytic_dpm", "dpmpp_2m_sde", "dpmpp_3m_sde", "sde_dpm_solver", "dpmpp_sde", "dpmpp_2s_sde",
+    "euler_ancestral", "dpm2_ancestral", "dpmpp_2s_ancestral", "euler_maruyama", "sit_sde", "reverse_diffusion",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROWNIAN)
+def test_halving_the_steps_refines_the_same_path(name):
+    """On one Brownian path, runs differ less and less; with independent draws they do not."""
     means = {}
     for kind in (Noise, BrownianNoise):
+        sampler = copy.copy(sampler_of(name))
+        sampler.spacing = UniformLogSNR()
         runs = [
-            samplers.DPMSolverPP(UniformLogSNR(), 1, 1, eta=1.0)(
-                mixture(), VPLinear(), (1,), kind(0, torch.arange(400)), steps=steps, dtype=F64
-            )
-            for steps in (100, 200, 400)
+            sampler(mixture(), VPLinear(), (1,), kind(0, torch.arange(200)), steps=steps, dtype=F64)
+            for steps in (50, 100, 200)
         ]
         means[kind] = [float((a - b).abs().mean()) for a, b in itertools.pairwise(runs)]
-    assert means[BrownianNoise][1] < 0.7 * means[BrownianNoise][0] < 0.1
-    assert min(means[Noise]) > 0.5
+    print(name, means)
+    assert means[BrownianNoise][1] < 0.75 * means[BrownianNoise][0] < 0.2
+    assert min(means[Noise]) > 0.4
 
 
 def test_a_brownian_path_is_one():
@@ -231,3 +240,37 @@ def test_a_prediction_that_is_no_number_ends_an_adaptive_run():
 def test_ancestral_noise_beyond_the_levels_own_is_refused():
     with pytest.raises(ValueError, match=r"eta=1\.2"):
         samplers.Renoised(UniformTime(), 9, samplers.DDIM(UniformTime(), 9), eta=1.2)
+
+
+@pytest.mark.parametrize("name", ["ode_adaptive", "dpm_solver_23"])
+def test_an_adaptive_run_is_seen_and_stopped_after_any_call(name):
+    seen = []
+
+    def on_step(moment):
+        seen.append((moment.number, moment.steps))
+        if moment.number == 3:
+            raise KeyboardInterrupt
+
+    denoise = count_calls(mixture())
+    with pytest.raises(KeyboardInterrupt):
+        sampler_of(name)(denoise, VPLinear(), (1,), Noise(0, torch.arange(2)), on_step=on_step, dtype=F64)
+    assert seen == [(1, 0), (2, 0), (3, 0)]
+    assert denoise.calls == 3
+
+
+def test_annealed_langevin_walks_at_every_level():
+    """Algorithm 1 of NCSN takes T steps at each level, the smallest included; then it is denoised."""
+    levels = torch.logspace(0, -2, 4, dtype=F64)
+    for to_clean, after in ((True, [1]), (False, [])):
+        seen = []
+
+        def denoise(x, level, seen=seen):
+            seen.append(float(level.sigma))
+            return mixture()(x, level)
+
+        sampler = samplers.AnnealedLangevin(Listed(levels.tolist(), Rho(), to_clean), 4 if to_clean else 3, repeats=5)
+        x = sampler(denoise, EDM(0.01, 1.0), (1,), Noise(0, torch.arange(2)), dtype=F64)
+        assert x.isfinite().all()
+        counts = [sum(abs(s / level - 1) < 1e-6 for s in seen) for level in levels.tolist()]
+        assert counts == [5, 5, 5, 5 + sum(after)]
+        assert sampler.nfe(sampler.steps, EDM(0.01, 1.0)) == len(seen)

@@ -72,7 +72,7 @@ def fit_grid(config: Config) -> Path:
     print(
         f"RMS distance to the reference {grid.distance:.4g}, {grid.before:.4g} on the sampler's own grid "
         f"(n = {search.num_samples}, weights {weights}): {out}\n"
-        f"use: sample.py spacing@sampler.spacing=from_file sampler.spacing.path={out} sampler.steps={sampler.steps}, "
-        f"or evaluation.samplers=[<name>@{out}]"
+        f"use, with this sampler: spacing@sampler.spacing=from_file sampler.spacing.path={out} "
+        f"sampler.steps={sampler.steps}, or evaluation.samplers=[<name>@{out}]"
     )
     return out

@@ -123,6 +123,8 @@ class GridSearch(ABC):
         if sampler.stochastic or sampler.adaptive:
             raise ValueError(f"sampler={name}: a grid is fitted to a deterministic sampler with steps of its own grid.")
         own = sampler.grid(schedule)
+        if len(own) < 3:
+            raise ValueError(f"steps={len(own) - 1}: a grid of less than 2 steps has no knots to place.")
         if len(own) - 1 > self.fine // 4:
             raise ValueError(f"steps={len(own) - 1}: the reference has {self.fine}, and must have four times as many.")
         noise = Noise(self.seed, _FIRST_INDEX + torch.arange(self.num_samples, device=device))
@@ -214,8 +216,6 @@ class NearestEnd(LocalErrors):
             starts.append([level for level in spacing(schedule, len(own) - 1 + len(tail)) if level.sigma > 0])
         scores = [distance([*levels, *tail]) for levels in starts]
         best = min(range(len(starts)), key=scores.__getitem__)
-        if len(own) == 1:
-            return starts[best], scores[best]
         knots = _Knots(schedule, starts[best], reference.levels[-1], free_end=bool(tail))
 
         def cost(gaps: Any) -> float:

@@ -10,14 +10,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from denoiselab.denoiser import Denoise, Prediction
+from denoiselab.denoiser import Prediction
 from denoiselab.noise import Noise
-from denoiselab.samplers.base import Memory, OneStep, Planned, Step, check_number
+from denoiselab.samplers.base import OneStep, Planned, Step, check_number
+from denoiselab.samplers.ddim import eta_variance, noisy_transfer
 from denoiselab.samplers.spacing import Spacing, UniformLogSNR
 from denoiselab.samplers.thresholding import Threshold
-from denoiselab.samplers.transfer import linear
 from denoiselab.schedules import Level, Schedule
-from denoiselab.variances import posterior_variances
 
 
 class Moments(NamedTuple):
@@ -138,7 +137,7 @@ class Analytic(OneStep):
     def _drawn(self, here: Level, there: Level, *, clipped: bool) -> Step:
         if self.moments is None:
             raise ValueError("Analytic: the model's moments are not known yet; measure them first.")
-        own = self.eta**2 * float(posterior_variances(here, there)[0])
+        own = eta_variance(here, there, self.eta)
         kept = math.sqrt(max(0.0, float(there.sigma) ** 2 - own))
         spread = self.moments.spread(here)
         if self.half_range is not None:
@@ -147,11 +146,4 @@ class Analytic(OneStep):
         std = math.sqrt(variance)
         if clipped and self.clip_pixels is not None:
             std = min(std, self.clip_pixels * 2 / 255 * math.sqrt(math.pi / 2))  # E |z| = sqrt(2 / pi)
-        coefficients = (float(there.alpha), kept)
-
-        def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
-            prediction = denoise(x, here)
-            x = linear(coefficients, (prediction.x0, prediction.eps))
-            return x.add_(noise.between(x, here, there), alpha=std)
-
-        return step
+        return noisy_transfer(here, there, own, std)

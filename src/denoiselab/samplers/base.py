@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from denoiselab.denoiser import Denoise
+from denoiselab.denoiser import Denoise, Prediction
 from denoiselab.noise import Noise
 from denoiselab.samplers.observers import Moment, OnStep, Watch
 from denoiselab.samplers.spacing import Spacing
@@ -176,12 +176,21 @@ class Sampler(ABC):
         on_step: OnStep | None = None,
     ) -> Tensor:
         """Carry x `(B, *)` along `levels`: the only sampling loop. Nothing in it waits for the device."""
-        seen = Watch(denoise if self.threshold is None else self.threshold.wrap(denoise))
+
+        def on_call(number: int, at: Tensor, level: Level, prediction: Prediction) -> None:
+            assert on_step is not None
+            on_step(Moment(number, 0, level, at, prediction.x0))
+
+        known = not self.adaptive
+        seen = Watch(
+            denoise if self.threshold is None else self.threshold.wrap(denoise),
+            None if known or on_step is None else on_call,
+        )
         memory = Memory()
         plan = self.plan(schedule, levels)
         for number, (step, level) in enumerate(plan, start=1):
             x = step(seen, x, memory, noise)
-            if on_step is not None:
+            if on_step is not None and known:
                 on_step(Moment(number, len(plan), level, x, seen.last.x0))
         return x
 

@@ -47,16 +47,25 @@ class DDIM(OneStep):
         if self.eta == 0:
             space = Eps()
             return Combination(here, there, space.reader(schedule, here), space.move(here, there), 1, 0.0)
-        variance = self.eta**2 * float(posterior_variances(here, there)[0])
-        kept = math.sqrt(max(0.0, float(there.sigma) ** 2 - variance))
-        coefficients = (float(there.alpha), kept)
+        variance = eta_variance(here, there, self.eta)
+        return noisy_transfer(here, there, variance, math.sqrt(variance))
 
-        def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
-            prediction = denoise(x, here)
-            x = linear(coefficients, (prediction.x0, prediction.eps))
-            return x.add_(noise.between(x, here, there), alpha=math.sqrt(variance))
 
-        return step
+def eta_variance(here: Level, there: Level, eta: float) -> float:
+    """eta^2 times the posterior variance: the variance of the step that keeps the marginals."""
+    return eta**2 * float(posterior_variances(here, there)[0])
+
+
+def noisy_transfer(here: Level, there: Level, variance: float, std: float) -> Step:
+    """x_s = alpha_s x0_hat + sqrt(sigma_s^2 - variance) eps_hat + std z."""
+    coefficients = (float(there.alpha), math.sqrt(max(0.0, float(there.sigma) ** 2 - variance)))
+
+    def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
+        prediction = denoise(x, here)
+        x = linear(coefficients, (prediction.x0, prediction.eps))
+        return x.add_(noise.between(x, here, there), alpha=std)
+
+    return step
 
 
 def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:

@@ -45,7 +45,7 @@ class Churn(_Refined):
     """EDM's stochastic sampler: raise the noise to rho (1 + gamma), then step down by a rule (Heun or Euler).
 
     gamma = min(s_churn / steps, sqrt(2) - 1) while s_tmin <= rho <= s_tmax, else 0. The raised level does not pass
-    the schedule's own end.
+    the schedule's own end; the transfer to clean data is the driver's, and not churned.
 
     Source: Karras et al., EDM, arXiv 2206.00364, algorithm 2, with rho = sigma / alpha for any alpha (appendix B).
 
@@ -183,7 +183,7 @@ class DPMSolverPPSDE(OneStep):
             x0 = denoise(x, here).x0
             inner = linear(first, (x, x0)).add_(noise.between(x, here, middle), alpha=std)
             x = linear((keep, gain * (1 - share), gain * share), (x, x0, denoise(inner, middle).x0))
-            return x.add_(noise.between(x, middle, there), alpha=last_std)
+            return x.add_(noise.between(x, here, there), alpha=last_std)
 
         return step
 

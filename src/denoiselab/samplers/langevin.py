@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
-from denoiselab.samplers.base import Memory, OneStep, Step, check_number
+from denoiselab.samplers.base import Memory, OneStep, Planned, Step, check_number
 from denoiselab.samplers.spacing import Spacing
 from denoiselab.samplers.thresholding import Threshold
 from denoiselab.schedules import Level, Schedule
@@ -22,12 +22,13 @@ class AnnealedLangevin(OneStep):
 
     The step is the released code's; the paper writes a = 2 d: `NCSNLangevin` takes the paper's epsilon. The move to
     the next level only rescales x. A grid that ends in clean data denoises at the end (NCSNv2), one more call.
+    rho_last is the schedule's own.
 
     Source: Song and Ermon, NCSN, arXiv 1907.05600, algorithm 1; NCSNv2, arXiv 2006.09011, section 3.
 
     Args:
         spacing: Chooses the levels.
-        steps: Number of steps; the schedule's last level is no place to move from.
+        steps: Number of steps.
         rate: Step size at the last level (`step_lr`).
         repeats: Langevin steps a level (T).
         threshold: Mends each predicted x0.
@@ -49,16 +50,34 @@ class AnnealedLangevin(OneStep):
 
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
         """The Langevin steps at `here`, and the move."""
+        walk, keep = self._walk(schedule, here), float(there.alpha / here.alpha)
+        return lambda denoise, x, memory, noise: walk(denoise, x, memory, noise) * keep
+
+    def plan(self, schedule: Schedule, levels: Sequence[Level]) -> list[Planned]:
+        """All steps, and the Langevin steps at the last noisy level, from which no rule moves."""
+        steps = super().plan(schedule, levels)
+        last = len(levels) - 1 - int(levels[-1].is_end)
+        if not levels[last].is_end:
+            steps.insert(last, Planned(self._walk(schedule, levels[last]), levels[last]))
+        return steps
+
+    def nfe(self, steps: int, schedule: Schedule) -> int:
+        """As in `Sampler`, with the last noisy level's."""
+        levels = self.grid(schedule, steps)
+        walked = not levels[len(levels) - 1 - int(levels[-1].is_end)].is_end
+        return super().nfe(steps, schedule) + walked * self.repeats
+
+    def _walk(self, schedule: Schedule, level: Level) -> Step:
+        """The Langevin steps at a level."""
         last = schedule.level(torch.tensor(schedule.t_min, dtype=torch.float64))
-        relative = float(here.rho / last.rho) ** 2
-        size = self.rate * relative
-        rho, alpha, keep = float(here.rho), float(here.alpha), float(there.alpha / here.alpha)
+        size = self.rate * float(level.rho / last.rho) ** 2
+        rho, alpha = float(level.rho), float(level.alpha)
 
         def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
             for _ in range(self.repeats):
-                score = denoise(x, here).eps / -rho  # of y
+                score = denoise(x, level).eps / -rho  # of y
                 x = x.add(score, alpha=alpha * size).add_(noise.like(x), alpha=alpha * math.sqrt(2 * size))
-            return x * keep
+            return x
 
         return step
 

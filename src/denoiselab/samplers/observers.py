@@ -12,12 +12,12 @@ from denoiselab.schedules import Level
 
 
 class Moment(NamedTuple):
-    """A run after a step.
+    """A run after a step; of a sampler that chooses its own steps, after a call.
 
     Args:
-        number: Of the step, from 1.
+        number: Of the step or call, from 1.
         steps: Of the run; 0 where they are not known before.
-        level: Where x is.
+        level: Where x is; each sample has its own where the sampler chooses the steps.
         x: `(B, *)`.
         x0: The last predicted x0, `(B, *)`.
     """
@@ -33,16 +33,24 @@ OnStep = Callable[[Moment], None]
 
 
 class Watch:
-    """A denoiser that keeps its last prediction."""
+    """A denoiser that keeps its last prediction.
+
+    Args:
+        denoise: What is called.
+        on_call: Called after each call with its number from 1, x, the level and the prediction; None for nothing.
+    """
 
     last: Prediction
 
-    def __init__(self, denoise: Denoise) -> None:
-        self._denoise = denoise
+    def __init__(self, denoise: Denoise, on_call: Callable[[int, Tensor, Level, Prediction], None] | None) -> None:
+        self._denoise, self._on_call, self._calls = denoise, on_call, 0
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
         """Pass the call on, and keep its answer."""
         self.last = self._denoise(x, level)
+        self._calls += 1
+        if self._on_call is not None:
+            self._on_call(self._calls, x, level, self.last)
         return self.last
 
 
