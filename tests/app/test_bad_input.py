@@ -101,6 +101,7 @@ def test_a_place_without_permission_is_refused(tmp_path, invoke):
 
 
 SAMPLE_CASES = [
+    (["sampler=unipc", "sampler.skip=[0]"], ["sampler.skip=[0]", "+sampler.skip=..."]),
     (["guidance=2"], ["guidance=2", "takes no condition"]),
     (["noise=white"], ["noise", "brownian"]),
     (["num_samples=0"], ["num_samples=0", "greater than or equal to 1"]),

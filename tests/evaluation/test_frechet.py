@@ -113,6 +113,15 @@ def test_the_distance_at_infinity_is_closer_to_the_truth_than_at_a_thousand_samp
     assert closer >= 36
 
 
+def test_the_distance_at_infinity_of_samples_in_a_cycle_of_classes():
+    """Sample i is of class i mod 10, as class-conditional models are sampled: the truth is 0."""
+    means, k, n = 2 * normal(10, 8, seed=5), 10, 2000
+    reference = collect(normal(200_000, 8, seed=6) + means.repeat(20_000, 1))
+    for number in range(3):
+        whole, infinite = score(normal(n, 8, seed=7 + number) + means.repeat(n // k, 1), reference)
+        assert abs(infinite.value) < 0.5 * whole.value
+
+
 def test_the_standard_error_of_the_first_samples_is_that_of_all():
     populations = Populations(16, 0.3)
     x = populations.draw(4000, 0)

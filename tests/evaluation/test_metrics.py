@@ -42,6 +42,18 @@ def test_kernel_distance_is_unbiased_and_its_standard_error_that_of_many_draws()
     assert statistics.fmean(values) == pytest.approx(mmd(normal(6000, 8, 200, 0.3), reference), abs=3 * error)
 
 
+def test_the_standard_error_of_kernel_distance_does_not_hang_on_the_order_of_the_reference():
+    means = 2 * normal(10, 8, 3)
+    reference = normal(6000, 8, 0) + means.repeat_interleave(600, dim=0)
+    x, shuffled = (
+        normal(500, 8, 1) + means.repeat(50, 1),
+        reference[torch.randperm(6000, generator=torch.Generator().manual_seed(2))],
+    )
+    metric = KernelDistance(blocks=300, block_size=250)
+    errors = [score(metric, x, data)["kd"].standard_error for data in (reference, shuffled)]
+    assert errors[0] == pytest.approx(errors[1], rel=0.2)
+
+
 def test_kernel_distance_leaves_the_global_generators_alone():
     import numpy as np
 

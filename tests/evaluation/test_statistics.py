@@ -3,7 +3,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from denoiselab.evaluation.statistics import FeatureFile, GaussianStatistics
+from denoiselab.evaluation.statistics import FeatureFile, GaussianStatistics, in_second_half
 
 N, D = 23, 5
 
@@ -26,7 +26,8 @@ def test_sums_give_mean_and_covariance_of_the_whole_and_of_halves(batch):
     assert (s.n, s.compute().n) == (N, N)
     assert torch.allclose(s.mean, x.mean(0))
     assert torch.allclose(s.covariance, torch.cov(x.T))
-    for half, part in zip(s.halves, (x[::2], x[1::2]), strict=True):
+    second = in_second_half(torch.arange(N))
+    for half, part in zip(s.halves, (x[~second], x[second]), strict=True):
         assert half.n == len(part)
         assert torch.allclose(half.mean, part.mean(0))
         assert torch.allclose(half.covariance, torch.cov(part.T))
@@ -58,7 +59,8 @@ def test_the_file_holds_features_in_order():
 def collect_on_ranks(rank, path, out, splits):
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=len(splits))
     share = draws().split(splits)[rank]
-    sums, file = collect(share, 3, GaussianStatistics(D, kept=9)), collect(share, 3, FeatureFile(D))
+    sums = collect(share, 3, GaussianStatistics(D, kept=9, start=sum(splits[:rank])))
+    file = collect(share, 3, FeatureFile(D))
     for statistics in (sums, file):
         statistics.reduce(torch.device("cpu"))
     moments = [(half.n, half.mean, half.covariance) for half in (sums.compute(), *sums.halves)]
@@ -82,3 +84,12 @@ def test_ranks_collect_what_one_does(splits, tmp_path):
         assert torch.equal(first, whole.first)
         if rank == 0:
             assert torch.equal(features, draws().float())
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 10, 13, 100])
+def test_each_class_is_halved(classes):
+    """Sample i of a class-conditional model is of class i mod K."""
+    second = in_second_half(torch.arange(5000))
+    for label in range(0, classes, max(1, classes // 10)):
+        share = second[label::classes].double()
+        assert abs(float(share.mean()) - 0.5) < 0.05 + 4 / len(share)

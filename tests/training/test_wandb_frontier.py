@@ -1,5 +1,6 @@
 """What W&B is told of a frontier, read back from the offline file by W&B's own reader."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -100,7 +101,9 @@ def test_an_evaluation_is_a_run_in_the_group_of_its_training(finished, tmp_path,
         result = invoke("sample.py", f"ckpt={copy}", *arguments)
         assert result.code == 0, result.err
     runs = told(copy)["run"]
-    assert {(r["run_id"], r["run_group"], r["job_type"]) for r in runs} == {(f"{own}-eval", own, "evaluation")}
+    digest = hashlib.sha256((copy / "checkpoints" / "last.ckpt").read_bytes()).hexdigest()[:8]
+    wanted = (f"{own}-eval-{digest}", own, "evaluation")
+    assert {(r["run_id"], r["run_group"], r["job_type"]) for r in runs} == {wanted}
     assert len(runs) >= 2  # two segments of one run, which `wandb sync` joins by their id
 
 
@@ -153,3 +156,12 @@ def test_the_preset_is_registered_by_a_command(invoke, monkeypatch, tmp_path):
         ("me", "frontier", "vega2", "private")
     ]
     assert calls[0]["spec"] == chart_spec()
+
+
+def test_where_more_is_better_the_largest_is_the_best():
+    scores = {"is": {"value": 0.0, "lower_is_better": False}}
+    rows = [
+        {"metric": "is", "n": 1000, "nfe": nfe, "score": score, "scores": scores}
+        for nfe, score in ((5, 3.0), (10, 9.0), (20, 4.0))
+    ]
+    assert best(rows) == {"is1k_best": 9.0, "is1k_best_nfe5": 3.0, "is1k_best_nfe10": 9.0, "is1k_best_nfe20": 9.0}

@@ -124,10 +124,18 @@ def _check_key(override: Override, base: DictConfig) -> None:
             value = "" if override.is_delete() else f"={override.get_value_element_as_str()}"
             allowed = ", ".join(sorted(children)) or "nothing"
             inside = f"in '{where}'" if where else "at the top"
-            raise BadInput(f"{key}{value}: unknown option; {hint}allowed {inside}: {allowed}.")
+            # A constructor may take more than its file lists; whether it does is checked where it is built.
+            more = f" (+{key}=... adds what {_target(node)} takes beside)" if _target(node) and value else ""
+            raise BadInput(f"{key}{value}: unknown option; {hint}allowed {inside}: {allowed}{more}.")
         node = node._get_node(part) if isinstance(node, DictConfig) else node._get_node(int(part))
         if node is not None and node._is_interpolation():
             node = node._maybe_dereference_node()
+
+
+def _target(node: Any) -> str:
+    """The name of the class that a node stands for, if it does."""
+    path = node._get_node("_target_") if isinstance(node, DictConfig) and "_target_" in _children(node) else None
+    return str(path).rpartition(".")[2] if path is not None else ""
 
 
 def _children(node: Any) -> list[str]:

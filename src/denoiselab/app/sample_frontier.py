@@ -135,11 +135,12 @@ def _report(job: _Job, settings: SampleSettings, records: list[Record], director
         info = json.loads((job.home / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         info = {}
-    group = info.get("wandb_id") or hashlib.sha256(job.path.read_bytes()).hexdigest()[:8]
+    checkpoint = hashlib.sha256(job.path.read_bytes()).hexdigest()[:8]
+    group = info.get("wandb_id") or checkpoint
     opened: list[Logger] = [
         tracker.open(
-            directory, f"{group}-eval", f"{job.home.absolute().name} frontier", job.loaded.config, group=group,
-            job_type="evaluation",
+            directory, f"{group}-eval-{checkpoint}", f"{job.home.absolute().name} frontier of {job.path.stem}",
+            job.loaded.config, group=group, job_type="evaluation",
         )
         for tracker in construct(settings.logger, "logger").values()
     ]  # fmt: skip

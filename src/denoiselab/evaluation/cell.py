@@ -18,6 +18,7 @@ from denoiselab.conditioners.label import Conditioner
 from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.memory import PeakMemory
+from denoiselab.evaluation.ranks import REFUSALS
 from denoiselab.evaluation.scorer import Reference, Score, Scorer, Statistics
 from denoiselab.evaluation.store import Record
 from denoiselab.guidance import bind
@@ -98,8 +99,9 @@ class Scoring:
         """
         device = next(self.subject.denoiser.parameters()).device
         memory, start = PeakMemory(device), time.perf_counter()
-        statistics = self.scorer.statistics()
-        mine, first = self._draw(statistics, guidance, sampler, steps, calls)
+        share = self._share()
+        statistics = self.scorer.statistics(share.start)
+        mine, first = self._draw(share, statistics, guidance, sampler, steps, calls)
         shares = [mine._replace(memory=memory.megabytes())]
         if dist.is_initialized():
             shares *= dist.get_world_size()
@@ -133,17 +135,22 @@ class Scoring:
         }
         return record, first
 
-    def _draw(
-        self, statistics: Statistics, guidance: float, sampler: Sampler, steps: int, calls: int
-    ) -> tuple[_Share, Tensor]:
-        """Add this rank's share of the samples to `statistics`; each index falls to exactly one rank."""
+    def _share(self) -> range:
+        """This rank's indices; each falls to exactly one rank."""
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        subject, n = self.subject, self.num_samples
+        return range(rank * self.num_samples // world, (rank + 1) * self.num_samples // world)
+
+    def _draw(
+        self, share: range, statistics: Statistics, guidance: float, sampler: Sampler, steps: int, calls: int
+    ) -> tuple[_Share, Tensor]:
+        """Add this rank's share of the samples to `statistics`."""
+        world = dist.get_world_size() if dist.is_initialized() else 1
+        subject = self.subject
         device = next(subject.denoiser.parameters()).device
         first: list[Tensor] = []
         to_show = medium(subject.shape).shown
         done = _Share()
-        for index in torch.arange(rank * n // world, (rank + 1) * n // world, device=device).split(self.batch_size):
+        for index in torch.arange(share.start, share.stop, device=device).split(self.batch_size):
             try:
                 samples, counted = draw(
                     sampler, subject.denoiser, subject.conditioner, subject.shape, index, self.seed, steps,
@@ -175,7 +182,7 @@ class Scoring:
         """The scores, and why there are none."""
         try:
             scores = self.scorer.scores(statistics, self.reference)
-        except ValueError as refusal:
+        except REFUSALS as refusal:
             return {}, str(refusal)
         value = scores[self.scorer.metric].value
         return scores, None if math.isfinite(value) else f"{self.scorer.metric} is {value}."

@@ -20,6 +20,7 @@ class Collected:
         metrics: That will read them.
         dimensions: Of the outputs, by layer.
         reference: Collect what is read of a reference, not of samples.
+        start: Index, among the samples of all ranks, of the first that is added.
     """
 
     def __init__(
@@ -29,12 +30,13 @@ class Collected:
         dimensions: Mapping[str, int],
         *,
         reference: bool = False,
+        start: int = 0,
     ) -> None:
         self._extract, self.n = extract, 0
         read = [metric for metric in metrics if metric.reads_reference or not reference]
         moments = {metric.layer for metric in read if metric.reads_moments}
         features = {metric.layer for metric in read if metric.reads_features}
-        self.moments = {layer: GaussianStatistics(dimensions[layer]) for layer in sorted(moments)}
+        self.moments = {layer: GaussianStatistics(dimensions[layer], start=start) for layer in sorted(moments)}
         self.features = {layer: FeatureFile(dimensions[layer]) for layer in sorted(features)}
 
     def update(self, samples: Tensor) -> None:

@@ -105,9 +105,9 @@ class FeatureScorer:
         }
         self.metric = next(iter(self.lower_is_better))
 
-    def statistics(self) -> Collected:
-        """What the metrics read of the samples, of no sample."""
-        return Collected(self.extractor, self.metrics, self.extractor.dimensions)
+    def statistics(self, start: int = 0) -> Collected:
+        """What the metrics read of the samples, of no sample; the first to come has index `start`."""
+        return Collected(self.extractor, self.metrics, self.extractor.dimensions, start=start)
 
     def reference(
         self,

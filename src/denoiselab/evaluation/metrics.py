@@ -149,7 +149,9 @@ class KernelDistance:
         for _ in range(self.blocks):
             drawn = [part[rng.choice(len(part), self.block_size, replace=False)] for part in (x, data)]
             values.append(float(kernel_mmd(*(part.double().numpy() for part in drawn))))
-        first, those = x[:_INFLUENCE].double(), data[:_INFLUENCE].double()
+        # The data may be in the order of their classes.
+        some = rng.permutation(len(data))[:_INFLUENCE]
+        first, those = x[:_INFLUENCE].double(), data[some].double()
         influence = 2 * (
             _cubic(first, first).fill_diagonal_(0).sum(1) / (len(first) - 1) - _cubic(first, those).mean(1)
         )

@@ -12,7 +12,7 @@ from PIL import Image
 from rich.table import Table
 from torch import Tensor
 
-from denoiselab.evaluation.store import Record, Store, finished
+from denoiselab.evaluation.store import Record, Store, finished, lower_is_better
 from denoiselab.files import atomic
 
 WriteSheet = Callable[[Path, Sequence[Any], Sequence[str], str], None]
@@ -70,7 +70,8 @@ def table(records: Sequence[Record]) -> Table:
     first = records[0]
     budgets = sorted({record["nfe"] for record in records})
     weights = ", ".join(dict.fromkeys(record["weights"] for record in records))
-    title = f"{first['metric']} (lower is better), n = {first['n']}, weights = {weights}"
+    better = "lower" if lower_is_better(first) else "higher"
+    title = f"{first['metric']} ({better} is better), n = {first['n']}, weights = {weights}"
     if "floor" in first:
         title += f"; fresh data score {digits(first['floor'])}"
     out = Table(title=title, title_justify="left")

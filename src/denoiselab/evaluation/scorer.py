@@ -74,8 +74,8 @@ class Scorer(Protocol[S, R]):
     facts: Mapping[str, Any]  # for the record
     told: str  # for the user
 
-    def statistics(self) -> S:
-        """Statistics of no sample."""
+    def statistics(self, start: int = 0) -> S:
+        """Statistics of no sample; the first to come has index `start` among those of all ranks."""
         ...
 
     def reference(

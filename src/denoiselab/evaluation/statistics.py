@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 _CHUNK = 4096  # rows of features sent from rank to rank at once
+_GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2^64 over the golden ratio, as int64, whose sign is the half of the circle
 
 
 class Moments(NamedTuple):
@@ -36,13 +37,14 @@ class Moments(NamedTuple):
 class GaussianStatistics(Metric):
     """Running sums n, sum x, sum x x^T in float64: exact for any split into batches and ranks.
 
-    The sums of features of even and of odd index are kept apart, so that a metric can be seen at half the number of
-    samples; the first features are kept as they are, so that a metric has a standard error without a second pass.
+    The sums of two halves of the features are kept apart, so that a metric can be seen at half the number of samples;
+    the first features are kept as they are, so that a metric has a standard error without a second pass.
 
     Args:
         dimension: Of the features.
         features: Maps what is added to features; None where features are added.
         kept: Number of first features that are kept.
+        start: Index, among the samples of all ranks, of the first that is added.
     """
 
     is_differentiable = False
@@ -52,9 +54,15 @@ class GaussianStatistics(Metric):
     outers: Tensor
     rows: list[Tensor]
 
-    def __init__(self, dimension: int, features: Callable[[Tensor], Tensor] | None = None, kept: int = 2048) -> None:
+    def __init__(
+        self,
+        dimension: int,
+        features: Callable[[Tensor], Tensor] | None = None,
+        kept: int = 2048,
+        start: int = 0,
+    ) -> None:
         super().__init__(sync_on_compute=False)
-        self._features, self._kept, self._seen = features, kept, 0
+        self._features, self._kept, self._start, self._seen = features, kept, start, 0
         self.add_state("counts", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("sums", torch.zeros(2, dimension, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("outers", torch.zeros(2, dimension, dimension, dtype=torch.float64), dist_reduce_fx="sum")
@@ -72,8 +80,8 @@ class GaussianStatistics(Metric):
         if x.is_cuda and not self.outers.is_cuda:
             self.to(x.device)  # double precision is fast there, and the features need not travel
         x = x.to(self.outers.device, torch.float64)
-        for half in range(2):
-            part = x[(half - self._seen) % 2 :: 2]
+        second = in_second_half(torch.arange(len(x), device=x.device) + self._start + self._seen)
+        for half, part in enumerate((x[~second], x[second])):
             self.counts[half] += len(part)
             self.sums[half] += part.sum(0)
             self.outers[half] += part.T @ part
@@ -88,10 +96,6 @@ class GaussianStatistics(Metric):
     def reduce(self, device: torch.device) -> None:
         """Join those of all ranks, in the order of ranks; the copies go by way of `device`."""
         if dist.is_available() and dist.is_initialized():
-            counts = gather_all_tensors(torch.tensor(self._seen, device=device))
-            if int(sum(counts[: dist.get_rank()])) % 2:  # this rank's first sample is an odd one of all
-                for name in ("counts", "sums", "outers"):
-                    setattr(self, name, getattr(self, name).flip(0))
             self.to(device)
             self.sync()
             joined = self.counts, self.sums, self.outers, self.rows
@@ -117,10 +121,11 @@ class GaussianStatistics(Metric):
 
     @property
     def halves(self) -> list[Moments]:
-        """Those of the features of even, and of odd, index."""
-        first, out = self.first, []
-        for half, (n, x, xx) in enumerate(zip(self.counts, self.sums, self.outers, strict=True)):
-            out.append(Moments(int(n), (x / n).cpu(), _covariance(n, x, xx), first[half::2]))
+        """Those of the features of each half."""
+        first = self.first
+        second, out = in_second_half(torch.arange(len(first))), []
+        for which, n, x, xx in zip((~second, second), self.counts, self.sums, self.outers, strict=True):
+            out.append(Moments(int(n), (x / n).cpu(), _covariance(n, x, xx), first[which]))
         return out
 
     @property
@@ -135,6 +140,15 @@ class GaussianStatistics(Metric):
         for tensor in (self.counts, self.sums, self.outers):
             digest.update(tensor.sum(0).cpu().numpy().tobytes())
         return digest.hexdigest()
+
+
+def in_second_half(index: Tensor) -> Tensor:
+    """Which samples of an index `(B,)` int64 belong to the second half, `(B,)` bool.
+
+    By the golden ratio's multiples, which fall evenly into both halves of the circle along any progression: samples of
+    a class-conditional model are of class i mod K, and each class is halved.
+    """
+    return index * _GOLDEN < 0
 
 
 class FeatureFile:

@@ -95,8 +95,13 @@ def finished(records: Iterable[Record]) -> list[Record]:
 
 def loss(record: Record) -> float:
     """The score of a finished record, its sign changed where more is better."""
-    lower = (record.get("scores") or {}).get(record.get("metric"), {}).get("lower_is_better", True)
-    return float(record["score"] if lower else -record["score"])
+    return float(record["score"] if lower_is_better(record) else -record["score"])
+
+
+def lower_is_better(record: Record) -> bool:
+    """Of the primary metric."""
+    primary = (record.get("scores") or {}).get(record.get("metric"), {})
+    return bool(primary.get("lower_is_better", True))
 
 
 def mark_pareto(records: Sequence[Record]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab.evaluation import report
-from denoiselab.evaluation.store import Record, finished
+from denoiselab.evaluation.store import Record, finished, loss
 from denoiselab.training.checkpoints import BEST, CHECKPOINTS, LAST
 from denoiselab.training.loggers import WandBRun
 
@@ -64,24 +64,22 @@ def _by_nfe(series: Mapping[str, Sequence[Record]]) -> list[dict[str, float]]:
 
 
 def best(records: Sequence[Record]) -> dict[str, float]:
-    """The lowest scores, in all and with at most each number of calls: `fid50k_best`, `fid50k_best_nfe10`.
+    """The best scores, in all and with at most each number of calls: `fid50k_best`, `fid50k_best_nfe10`.
 
     W&B sorts and filters runs reliably only by names of this form.
     """
     done = finished(records)
-    out = _lowest(done)
+    out = _best(done)
     for limit in sorted({record["nfe"] for record in done if float(record["nfe"]).is_integer()}):
-        lowest = _lowest([record for record in done if record["nfe"] <= limit])
-        out |= {f"{key}_nfe{limit}": value for key, value in lowest.items()}
+        within = _best([record for record in done if record["nfe"] <= limit])
+        out |= {f"{key}_nfe{limit}": value for key, value in within.items()}
     return out
 
 
-def _lowest(records: Sequence[Record]) -> dict[str, float]:
-    out: dict[str, float] = {}
-    for record in records:
-        key = f"{report.metric_key(record)}_best"
-        out[key] = min(record["score"], out.get(key, record["score"]))
-    return out
+def _best(records: Sequence[Record]) -> dict[str, float]:
+    # The last of a key counts, so the best comes last.
+    by_loss = sorted(records, key=loss, reverse=True)
+    return {f"{report.metric_key(record)}_best": record["score"] for record in by_loss}
 
 
 def _artifacts(wandb: Any, run_id: str, records: Sequence[Record], directory: Path, kinds: Sequence[str]) -> list[Any]:
@@ -136,7 +134,7 @@ def chart_spec() -> dict[str, Any]:
                         "field": "${field:y}",
                         "type": "quantitative",
                         "scale": {"type": "log", "zero": False},
-                        "title": "score (lower is better)",
+                        "title": "score",
                     }
                 },
             },
