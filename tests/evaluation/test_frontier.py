@@ -53,8 +53,8 @@ def frontier(batch_size=8, **options):
         "weights": ["raw"],
         **options,
     }
-    settings = {name: {} for name in given["samplers"]}
-    return Frontier(batch_size=batch_size, schedule=VPLinear(), settings=settings, **given)
+    given.setdefault("settings", {name: {} for name in given["samplers"]})
+    return Frontier(batch_size=batch_size, schedule=VPLinear(), **given)
 
 
 def score(out, directory, check=lambda step: None, protocol=None, denoiser=None, scorer=None, **options):
@@ -153,3 +153,10 @@ def test_a_schedule_that_starts_at_pure_noise(tmp_path):
     assert [(r["sampler"], r["nfe"]) for r in first] == [("heun", 1), ("heun", 4), ("dpmpp_2m", 1), ("dpmpp_2m", 5)]
     assert score(frontier(samplers=samplers, nfe=[1, 5]), tmp_path, denoiser=denoiser) == first
     assert all(Store(tmp_path).picture(record).is_file() for record in first)
+
+
+def test_cells_of_a_sampler_that_has_changed_leave_its_line(tmp_path):
+    score(frontier(nfe=[2, 3]), tmp_path)
+    changed = frontier(nfe=[2], settings={"ddim": {"eta": 0.5}, "ancestral": {}})
+    told = [(r["sampler"], r["nfe"]) for r in score(changed, tmp_path)]
+    assert sorted(told) == [("ancestral", 2), ("ancestral", 3), ("ddim", 2)]

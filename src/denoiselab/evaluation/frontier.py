@@ -163,10 +163,16 @@ class Frontier:
         if rank == 0:
             store.add(records)
             records = [store.read()[record["cell"]] for record in records]  # with their marks
-        # What was scored before of the same model belongs to the picture too.
-        fresh = {_series(record) for record in records}
-        groups = {comparable(record) for record in records}
-        return records + [r for r in stored.values() if comparable(r) in groups and _series(r) not in fresh]
+        # What was scored before of the same model belongs to the picture too, but for what is scored anew.
+        groups, cells = {comparable(record) for record in records}, {(_series(r), r["nfe"]) for r in records}
+        rules = {_series(record): _rule(record) for record in records}
+        return records + [
+            record
+            for record in stored.values()
+            if comparable(record) in groups
+            and (_series(record), record["nfe"]) not in cells
+            and rules.get(_series(record), _rule(record)) == _rule(record)
+        ]
 
     def _cells(self) -> Iterator[tuple[float, str, int, int]]:
         """(guidance, sampler, steps, calls)."""
@@ -176,4 +182,10 @@ class Frontier:
 
 
 def _series(record: Record) -> tuple[Any, ...]:
-    return tuple(record.get(key) for key in ("weights", "guidance", "sampler", "nfe"))
+    """A line of the picture."""
+    return tuple(record.get(key) for key in ("weights", "guidance", "sampler"))
+
+
+def _rule(record: Record) -> tuple[Any, ...]:
+    """What all cells of a line have in common."""
+    return record.get("weights_sha256"), {**record.get("settings", {}), "steps": None}

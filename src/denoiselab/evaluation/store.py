@@ -16,8 +16,11 @@ from denoiselab.files import atomic
 
 Record = dict[str, Any]
 
-# Cells that agree in all of these can be compared: same model, same measure, same number of samples.
-_COMPARABLE = ("data", "split", "images_seen", "metric", "n", "seed", "extractor_sha256", "reference_sha256")
+# Cells that agree in all of these can be compared: same training, same measure, same number of samples.
+_COMPARABLE = (
+    "data", "split", "images_seen", "metric", "metrics", "n", "seed", "extractor_sha256", "reference_sha256",
+    "versions",
+)  # fmt: skip
 
 
 class Store:
@@ -85,7 +88,7 @@ class Store:
 
 def comparable(record: Mapping[str, Any]) -> tuple[Any, ...]:
     """What must be equal for two scores to be compared."""
-    return tuple(record.get(key) for key in _COMPARABLE)
+    return tuple(json.dumps(record.get(key), sort_keys=True) for key in _COMPARABLE)
 
 
 def finished(records: Iterable[Record]) -> list[Record]:
