@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,7 +147,7 @@ class FeatureScorer:
         return on_first_rank(compute)
 
 
-class ImageExtractor:
+class ImageExtractor(ABC):
     """What makers of scorers by features have in common.
 
     Attributes:
@@ -212,6 +213,7 @@ class ImageExtractor:
         extractor = self.extractor(layers, train, held_out, cache, check, shown=shown)
         return FeatureScorer(extractor, [*metrics.values()], settings)
 
+    @abstractmethod
     def extractor(
         self,
         layers: frozenset[str],
@@ -223,7 +225,6 @@ class ImageExtractor:
         shown: bool,
     ) -> FeatureExtractor:
         """The extractor of `layers`."""
-        raise NotImplementedError
 
 
 @contextmanager

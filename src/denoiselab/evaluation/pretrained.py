@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import math
 import pickle
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,9 @@ class _Pretrained(ImageExtractor):
             raise ValueError(f"evaluation.extractor: {file} does not hold the weights of {owner} ({first}).") from None
         return NetworkFeatures(self.name, digest, network, 3, facts, self.titles, "")
 
+    @abstractmethod
     def network(self, layers: frozenset[str]) -> tuple[nn.Module, dict[str, Any]]:
         """Maps RGB uint8 images to the outputs of `layers`; and what else its features depend on."""
-        raise NotImplementedError
 
     def _state(self) -> dict[str, Tensor]:
         """The tensors of the file; nothing else in it is run."""

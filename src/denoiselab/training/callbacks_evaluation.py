@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +29,7 @@ class Scoring(Protocol):
         ...
 
 
-class _Interval(pl.Callback):
+class _Interval(pl.Callback, ABC):
     """Calls `look` at the end of the optimizer step that brings images seen past a multiple of an interval.
 
     Args:
@@ -70,9 +71,9 @@ class _Interval(pl.Callback):
         """Restore that."""
         self._due = state_dict["due"]
 
+    @abstractmethod
     def look(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         """Do it."""
-        raise NotImplementedError
 
     def _look_unless_stopped(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         start = time.perf_counter()
