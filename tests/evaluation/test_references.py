@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import on_ranks
 
 from denoiselab.data import ImageSet
 from denoiselab.evaluation import (
@@ -65,8 +65,8 @@ def reference(mine, images, cache, given=None):
     return mine.reference(images, {"data": "noise", "split": "train"}, cache, CPU, given, shown=False)
 
 
-def collect(mine, images, batch=16):
-    out = mine.statistics()
+def collect(mine, images, batch=16, start=0):
+    out = mine.statistics(start)
     for part in images.stored.split(batch):
         out.update(part)
     return out
@@ -125,8 +125,9 @@ def test_all_scores_come_from_one_pass_whatever_the_batch_size(tmp_path):
 def score_on_ranks(rank, path, out, cache, world):
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=world)
     mine = scorer(ALL)
-    share = data(1).stored[rank * 70 // world : (rank + 1) * 70 // world]
-    statistics = collect(mine, ImageSet(share, torch.zeros(len(share)).long()), 7)
+    start = rank * 70 // world
+    share = data(1).stored[start : (rank + 1) * 70 // world]
+    statistics = collect(mine, ImageSet(share, torch.zeros(len(share)).long()), 7, start)
     statistics.reduce(CPU)
     scores = mine.scores(statistics, reference(mine, data(), cache))
     torch.save((statistics.n, {name: tuple(score) for name, score in scores.items()}), f"{out}{rank}")
@@ -139,7 +140,7 @@ def test_every_score_is_that_of_one_process_on_every_rank(world, tmp_path):
     mine = scorer(ALL)
     expected = mine.scores(collect(mine, data(1)), reference(mine, data(), tmp_path / "cache"))
     arguments = (tmp_path / "store", tmp_path / "out", tmp_path / "cache", world)
-    mp.start_processes(score_on_ranks, arguments, nprocs=world, start_method="fork")
+    on_ranks(score_on_ranks, arguments, world)
     for rank in range(world):
         n, scores = torch.load(f"{tmp_path / 'out'}{rank}")
         assert n == 70
@@ -155,7 +156,7 @@ def make(rank, cache, log):
 
 @pytest.mark.slow
 def test_processes_that_want_one_file_compute_it_once(tmp_path):
-    mp.start_processes(make, (tmp_path, tmp_path / "log"), nprocs=3, start_method="fork")
+    on_ranks(make, (tmp_path, tmp_path / "log"), 3)
     seen = [int(line) for line in (tmp_path / "log").read_text().split()]
     assert sum(seen) == 70 + 3  # and a blank image by which each process learns the dimensions
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import on_ranks
 
 from denoiselab.evaluation.statistics import FeatureFile, GaussianStatistics, in_second_half
 
@@ -71,9 +71,7 @@ def collect_on_ranks(rank, path, out, splits):
 @pytest.mark.slow
 @pytest.mark.parametrize("splits", [[9, 14], [23, 0], [7, 1, 15]])
 def test_ranks_collect_what_one_does(splits, tmp_path):
-    mp.start_processes(
-        collect_on_ranks, (tmp_path / "store", tmp_path / "out", splits), nprocs=len(splits), start_method="fork"
-    )  # fmt: skip
+    on_ranks(collect_on_ranks, (tmp_path / "store", tmp_path / "out", splits), len(splits))
     whole = collect(draws(), 3, GaussianStatistics(D, kept=9))
     for rank in range(len(splits)):
         moments, first, features = torch.load(f"{tmp_path / 'out'}{rank}")

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from ranks import on_ranks
 
 from denoiselab.data import ImageSet, PointSet
 from denoiselab.evaluation import DomainClassifier, FrechetDistance, SlicedWasserstein
@@ -66,9 +66,7 @@ def score_on_ranks(rank, path, out, splits):
 @pytest.mark.slow
 @pytest.mark.parametrize("splits", [[3, 7], [10, 0], [5, 5]])
 def test_ranks_gather_the_points_of_one(splits, tmp_path):
-    mp.start_processes(
-        score_on_ranks, (tmp_path / "store", tmp_path / "out", splits), nprocs=2, start_method="fork"
-    )  # fmt: skip
+    on_ranks(score_on_ranks, (tmp_path / "store", tmp_path / "out", splits), 2)
     whole = Points(2)
     whole.update(normal(10, 2, 0))
     for rank in range(2):
