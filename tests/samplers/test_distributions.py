@@ -28,7 +28,7 @@ OPTIONS = {
     "ddpm": ["threshold.bound=3.0"],  # the data's, whose range is not [-1, 1]
     "edm_sde": ["s_noise=1.0"],  # 1.003 compensates networks that remove too much noise; the oracle does not
     "ncsn_langevin": ["repeats=2"],
-    "predictor_corrector": ["snr=0.05"],  # Langevin's own bias is of order snr^2: 3 % of the variance at 0.16
+    "predictor_corrector": ["snr=0.1"],  # Langevin's own bias is of order snr^2: 3 % of the variance at 0.16
 }
 
 
