@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypedDict
+from collections.abc import Iterator, Sequence
+from typing import NotRequired, TypedDict
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
 from denoiselab.data.base import DataSet
+from denoiselab.data.batch import clean
 from denoiselab.data.stream import IndexStream
 
 
 class Batch(TypedDict):
-    """A training batch: `images` `(B, *)` (or points `(B, D)`), `labels` `(B,)`, `position` `(B,)` in images seen."""
+    """A training batch: the fields of `Clean`, those that are there, and `position` `(B,)` in images seen."""
 
     images: Tensor
     labels: Tensor
+    captions: NotRequired[Sequence[str]]
+    augmentation: NotRequired[Tensor]
     position: Tensor
 
 
@@ -43,7 +46,9 @@ class Batches:
         while True:
             position = torch.arange(start + self.rank, start + self.batch_size, self.world)
             index = self.stream[position]
-            yield Batch(images=self.data.inputs(index), labels=self.data.labels[index], position=position)
+            known = clean(self.data, index)
+            batch = Batch(images=known.images, labels=known.labels, position=position)
+            yield batch if known.captions is None else {**batch, "captions": known.captions}
             start += self.batch_size
 
 
