@@ -59,7 +59,7 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
 )
-def test_interrupted_and_continued_equals_uninterrupted(number, code, uninterrupted, tmp_path, start, run):
+def test_interrupted_and_continued_equals_uninterrupted(number, code, uninterrupted, tmp_path, start, invoke):
     path = tmp_path / "run"
     arguments = [*BUDGET, f"paths.log_dir={tmp_path}", f"paths.run_dir={path}"]
     process = start("train.py", *arguments, "logger=wandb")
@@ -75,7 +75,7 @@ def test_interrupted_and_continued_equals_uninterrupted(number, code, uninterrup
         assert re.search(rf"to continue: python .*train.py .*batch_size=32 .*paths.run_dir={path}", err)
         assert "Traceback" not in err
         assert wandb_exit_code(path) == code
-    result = run("train.py", *arguments)
+    result = invoke("train.py", *arguments)
     assert result.code == 0, result.err
     assert f"{seen:,} of {LENGTH:,} images seen" in result.err
     images, losses, tensors, scores = outcome(path)
@@ -86,7 +86,7 @@ def test_interrupted_and_continued_equals_uninterrupted(number, code, uninterrup
     assert scores == uninterrupted[3]
 
 
-def test_two_processes_train_the_same_model(uninterrupted, tmp_path, run):
+def test_two_processes_train_the_same_model(tmp_path, run, invoke):
     """Ranks share each batch, and noise belongs to the image: one process or two differ by rounding alone."""
     path = tmp_path / "run"
     # Dropout is the one thing that a rank draws for itself.
@@ -96,7 +96,7 @@ def test_two_processes_train_the_same_model(uninterrupted, tmp_path, run):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert two.code == 0, two.err
-    one = run("train.py", *shared, f"paths.run_dir={tmp_path / 'one'}")
+    one = invoke("train.py", *shared, f"paths.run_dir={tmp_path / 'one'}")
     assert one.code == 0, one.err
     a, b = outcome(path), outcome(tmp_path / "one")
     assert a[0] == b[0]
@@ -108,7 +108,7 @@ def test_two_processes_train_the_same_model(uninterrupted, tmp_path, run):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_frontier_that_was_interrupted_keeps_its_cells(number, tmp_path, start, run):
+def test_a_frontier_that_was_interrupted_keeps_its_cells(number, tmp_path, start, invoke):
     path = tmp_path / "run"
     arguments = [
         *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={path}", "evaluation.num_samples=256",
@@ -122,7 +122,7 @@ def test_a_frontier_that_was_interrupted_keeps_its_cells(number, tmp_path, start
     _, err = process.communicate(timeout=120)
     assert process.returncode == 128 + number, err
     before = json.loads((path / "frontier.json").read_text())
-    result = run("train.py", *arguments[:-1], "evaluation.nfe=[2,3,4]")
+    result = invoke("train.py", *arguments[:-1], "evaluation.nfe=[2,3,4]")
     assert result.code == 0, result.err
     after = json.loads((path / "frontier.json").read_text())
     assert after[:2] == before
