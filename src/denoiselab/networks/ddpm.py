@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from denoiselab.networks.attention import SelfAttention
+from denoiselab.networks.checks import Levels
 from denoiselab.networks.layers import ResidualBlock, zero_init
 from denoiselab.networks.unet import Plan, UNet
 
@@ -32,8 +33,8 @@ class DDPMUNet(UNet):
         null_class: Index `num_classes` stands for no class.
         image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
         outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_levels: Levels whose blocks are computed again in the backward pass, which saves memory; the middle
-            goes with the last.
+        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
+            "all"; the middle goes with the last.
         head_channels: Channels of each head of attention; None for one head.
         norm_eps: Of the group norms.
         frequency_shift: As in `SinusoidalEmbedding`.
@@ -58,7 +59,7 @@ class DDPMUNet(UNet):
         null_class: bool = True,
         image_channels: int | None = None,
         outputs: int = 1,
-        checkpoint_levels: Sequence[int] = (),
+        checkpoint_levels: Levels = (),
         head_channels: int | None = None,
         norm_eps: float = 1e-6,
         frequency_shift: int = 1,
