@@ -12,9 +12,15 @@ from denoiselab.noise import Noise
 
 
 class Conditioner(Protocol):
-    """Turns a batch's labels into the network's conditioning; `names` are the fields it gives."""
+    """Turns a batch's labels into the network's conditioning.
+
+    Attributes:
+        names: The fields it gives.
+        strata: Sample i is conditioned as sample i mod strata is; 1 where samples are drawn independently.
+    """
 
     names: frozenset[str]
+    strata: int
 
     def train(self, labels: Tensor, noise: Noise) -> Conditioning:
         """Conditioning of a training batch with labels `(B,)` int64."""
@@ -33,6 +39,7 @@ class Unconditional:
     """No conditioning."""
 
     names: frozenset[str] = frozenset()
+    strata = 1
 
     def train(self, labels: Tensor, noise: Noise) -> Conditioning:
         """No fields."""
@@ -70,6 +77,7 @@ class ClassLabel:
         if dropout and not null_class:
             raise ValueError(f"dropout={dropout}: it must be 0 where there is no null class.")
         self.num_classes, self.dropout, self.null_class = num_classes, dropout, null_class
+        self.strata = num_classes
 
     def train(self, labels: Tensor, noise: Noise) -> Conditioning:
         """The labels, some of them replaced by the null class."""
