@@ -47,7 +47,7 @@ def test_a_cell_with_a_broken_sample_fails_and_the_rest_goes_on(tmp_path):
 
 def test_features_that_are_not_finite_name_their_sample(tmp_path):
     class Picky(Pixels):
-        def statistics(self, start=0):
+        def statistics(self, start=0, strata=1):
             def features(images):
                 out = images.float().flatten(1) / 255
                 out[images.flatten(1)[:, 0] == self.marked] = math.inf
@@ -58,7 +58,7 @@ def test_features_that_are_not_finite_name_their_sample(tmp_path):
     samples = []
 
     class Keep(Pixels):
-        def statistics(self, start=0):
+        def statistics(self, start=0, strata=1):
             return GaussianStatistics(16, lambda images: (samples.append(images), images.float().flatten(1))[1])
 
     score(frontier(nfe=[2], samplers={"ddim": DDIM(UniformTime(), 1)}), tmp_path / "look", scorer=Keep())

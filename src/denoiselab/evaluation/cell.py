@@ -100,7 +100,7 @@ class Scoring:
         device = next(self.subject.denoiser.parameters()).device
         memory, start = PeakMemory(device), time.perf_counter()
         share = self._share()
-        statistics = self.scorer.statistics(share.start)
+        statistics = self.scorer.statistics(share.start, self.subject.conditioner.strata)
         mine, first = self._draw(share, statistics, guidance, sampler, steps, calls)
         shares = [mine._replace(memory=memory.megabytes())]
         if dist.is_initialized():
@@ -192,6 +192,7 @@ class Scoring:
             "value": _finite(score.value),
             "standard_error": _finite(score.standard_error),
             "lower_is_better": self.scorer.lower_is_better[metric],
+            **({} if score.reason is None else {"reason": score.reason}),
         }
 
 

@@ -106,9 +106,9 @@ class FeatureScorer:
         }
         self.metric = next(iter(self.lower_is_better))
 
-    def statistics(self, start: int = 0) -> Collected:
-        """What the metrics read of the samples, of no sample; the first to come has index `start`."""
-        return Collected(self.extractor, self.metrics, self.extractor.dimensions, start=start)
+    def statistics(self, start: int = 0, strata: int = 1) -> Collected:
+        """What the metrics read of samples, of none yet; the arguments are those of `Collected`."""
+        return Collected(self.extractor, self.metrics, self.extractor.dimensions, start=start, strata=strata)
 
     def reference(
         self,

@@ -109,8 +109,8 @@ class SlicedScorer:
         self.facts: Mapping[str, Any] = {"projections": len(self._directions)}
         self.told = f"W1 to fresh points along {len(self._directions)} directions"
 
-    def statistics(self, start: int = 0) -> Points:
-        """No points; their indices do not count."""
+    def statistics(self, start: int = 0, strata: int = 1) -> Points:
+        """No points; their indices and strata do not count."""
         return Points(self._dimension)
 
     def reference(
