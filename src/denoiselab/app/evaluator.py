@@ -20,6 +20,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from denoiselab.app import build
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.moments import learn
+from denoiselab.app.run_directory import git_revision
 from denoiselab.app.settings import Evaluation
 from denoiselab.conditioners import Clean
 from denoiselab.data import DataSet
@@ -153,6 +154,8 @@ class Evaluator:
         notes = {
             "run": self.name,
             "reference_file": None if file is None else str(file),
+            "reference_data": dict(getattr(reference, "of", {})),
+            **self._revision,
             **self._floor(evaluation, frontier.num_samples),
         }
         try:
@@ -240,6 +243,10 @@ class Evaluator:
             if values:
                 self._floors[num_samples] = {"floor": fmean(values), "floor_std": stdev(values)}
         return self._floors[num_samples]
+
+    @cached_property
+    def _revision(self) -> dict[str, Any]:
+        return git_revision()
 
     @cached_property
     def _floors(self) -> dict[int, dict[str, float]]:

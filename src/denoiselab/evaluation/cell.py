@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -91,6 +92,8 @@ class Scoring:
     def __call__(self, guidance: float, sampler: Sampler, steps: int, calls: int) -> tuple[Record, Tensor]:
         """What is measured of a cell, and its first samples, on the first rank.
 
+        Its seconds are those of the clock on the wall, for sampling and features on all `devices` together.
+
         Args:
             guidance: Scale of classifier-free guidance.
             sampler: Of the cell.
@@ -131,6 +134,8 @@ class Scoring:
             "seconds_per_1k_images": round(seconds / self.num_samples * 1000, 3),
             "peak_memory_mb": round(max(share.memory for share in shares), 1),
             "device": device.type,
+            "device_name": _device_name(device),
+            "devices": len(shares),
             "shape": list(self.subject.shape),
         }
         return record, first
@@ -222,6 +227,12 @@ def draw(
         what = f"sample {first} of {type(sampler).__name__} at {counted.calls} NFE is not finite."
         raise NotFinite(first, what)
     return medium(shape).to_stored(x), counted
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.get_num_threads()} thread(s)"
 
 
 def _finite(value: float | None) -> float | None:

@@ -126,7 +126,7 @@ class FeatureScorer:
             ValueError: Too few images for a metric, or a file of another protocol.
         """
         if given is not None:
-            return references.read(given, self, data.stored.shape[1:], device)
+            return references.read(given, self, data, device)
         return references.cached(self, data, identity, cache, device, shown=shown)
 
     def scores(self, statistics: Collected, reference: Reference) -> dict[str, Score]:

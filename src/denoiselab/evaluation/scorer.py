@@ -50,10 +50,12 @@ class Given:
     Args:
         path: Of the file.
         n: Number of its images, where the user gives it.
+        any_data: It may be of other data than the run's.
     """
 
     path: Path
     n: int | None
+    any_data: bool = False
 
 
 class Score(NamedTuple):
