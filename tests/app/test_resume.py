@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -108,23 +109,37 @@ def test_two_processes_train_the_same_model(tmp_path, run, invoke):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_frontier_that_was_interrupted_keeps_its_cells(number, tmp_path, start, invoke):
+def test_a_frontier_that_was_interrupted_keeps_its_cells(number, tmp_path, invoke):
+    """The signal comes to this process, once two cells are written: the third is of 1,000 calls."""
     path = tmp_path / "run"
     arguments = [
         *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={path}", "evaluation.num_samples=256",
         "evaluation.nfe=[2,3,1000]",
     ]  # fmt: skip
-    process = start("train.py", *arguments)
-    while not (path / "frontier.json").exists() or len(json.loads((path / "frontier.json").read_text())) < 2:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, err
-    before = json.loads((path / "frontier.json").read_text())
+
+    def cells():
+        return json.loads((path / "frontier.json").read_text()) if (path / "frontier.json").exists() else []
+
+    ended = threading.Event()
+
+    def interrupt():
+        while len(cells()) < 2:
+            if ended.wait(0.02):
+                return
+        signal.raise_signal(number)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        stopped = invoke("train.py", *arguments)
+    finally:
+        ended.set()
+        thread.join()
+    assert stopped.code == 128 + number, stopped.err
+    before = cells()
     result = invoke("train.py", *arguments[:-1], "evaluation.nfe=[2,3,4]")
     assert result.code == 0, result.err
-    after = json.loads((path / "frontier.json").read_text())
+    after = cells()
     assert after[:2] == before
     assert [record["nfe"] for record in after] == [2, 3, 4]
     assert all(record["n"] == 256 for record in after)
