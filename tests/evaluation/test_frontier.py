@@ -5,12 +5,11 @@ import pytest
 import torch
 
 from denoiselab import parameterizations
-from denoiselab.conditioners import ClassLabel, Unconditional
+from denoiselab.conditioners import Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation import Frontier, Score, Store, Subject, report
 from denoiselab.evaluation.frechet import frechet_distance
 from denoiselab.evaluation.statistics import GaussianStatistics
-from denoiselab.noise import TRAINING, Noise
 from denoiselab.samplers import DDIM, Ancestral, DPMSolverPP, RhoRK
 from denoiselab.samplers.spacing import Karras, UniformLogSNR, UniformTime
 from denoiselab.samplers.tableaus import heun
@@ -132,17 +131,6 @@ def test_grid_places_images_row_by_row():
     tiled = report.grid(images, 3)
     assert tiled.shape == (1, 4, 6)
     assert tiled[0, ::2, ::2].tolist() == [[0, 1, 2], [3, 4, 0]]
-
-
-def test_labels_of_samples_and_of_training():
-    conditioner = ClassLabel(3, dropout=0.5)
-    assert conditioner.sample(torch.arange(5)).class_label.tolist() == [0, 1, 2, 0, 1]
-    labels = torch.arange(3).repeat(1000)
-    got = conditioner.train(labels, Noise(0, torch.arange(3000), TRAINING)).class_label
-    assert conditioner.null(torch.arange(5)).class_label.tolist() == [3] * 5
-    dropped = got == 3
-    assert abs(dropped.float().mean() - 0.5) < 0.04
-    assert torch.equal(got[~dropped], labels[~dropped])
 
 
 def test_a_schedule_that_starts_at_pure_noise(tmp_path):

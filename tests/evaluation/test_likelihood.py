@@ -10,7 +10,7 @@ from oracles import F64
 
 from denoiselab import parameterizations, schedules, variances
 from denoiselab.analytic import EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser
-from denoiselab.conditioners.label import ClassLabel, Unconditional
+from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.data.points import PointSet
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation.bits_per_dim import measure, rate_distortion

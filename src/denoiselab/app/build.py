@@ -14,7 +14,7 @@ from denoiselab.app import overrides
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, closest
 from denoiselab.app.settings import Evaluation
-from denoiselab.conditioners.label import Conditioner
+from denoiselab.conditioners import Clean, Conditioner
 from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation import Extractor, Given, Metric
 from denoiselab.networks.conditioning import OPTIONAL, listed
@@ -110,8 +110,8 @@ def check_model(model: Model, objective: Objective) -> None:
             )
     device = next(denoiser.parameters()).device
     x = torch.zeros(2, *model.shape, device=device)
-    cond = conditioner.sample(torch.arange(2, device=device))
     try:
+        cond = conditioner.given(Clean.blank(2, model.shape, device))
         out = denoiser.network(x, torch.zeros(2, device=device), cond)
     except ValueError as error:
         raise BadInput(f"network: {error}") from None

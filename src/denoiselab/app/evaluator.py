@@ -21,6 +21,7 @@ from denoiselab.app import build
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.moments import learn
 from denoiselab.app.settings import Evaluation
+from denoiselab.conditioners import Clean
 from denoiselab.data import DataSet
 from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Reference, Scorer, Store, Subject
 from denoiselab.guidance import bind
@@ -48,10 +49,10 @@ def frontier_of(evaluation: Config, model: build.Model, names: list[str], option
     nodes = build.sampler_nodes(evaluation["samplers"], f"{option}.samplers")
     asked, scales = evaluation["weights"], [float(scale) for scale in evaluation["guidance"]]
     listed = asked if isinstance(asked, list) else [asked]
-    index = torch.arange(1)
+    index, cond = torch.arange(1), model.conditioner.given(Clean.blank(1, model.shape))
     for scale in scales:
         try:
-            bind(model.denoiser, model.conditioner.sample(index), model.conditioner.null(index), scale)
+            bind(model.denoiser, cond, model.conditioner.null(index), scale)
         except ValueError as error:
             raise BadInput(f"{option}.guidance={scales}:{str(error).partition(':')[2]}") from None
     try:

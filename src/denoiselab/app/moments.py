@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.app.build import Model
-from denoiselab.data import DataSet
+from denoiselab.data import DataSet, clean
 from denoiselab.denoiser import Prediction
 from denoiselab.evaluation.cell import digest
 from denoiselab.files import write_text
@@ -74,9 +74,9 @@ def learn(
 def _measured(sampler: Analytic, model: Model, data: DataSet, check: Callable[[object], None]) -> Moments:
     device = next(model.denoiser.parameters()).device
     index = torch.arange(min(sampler.measured_samples, len(data)))
-    x0, labels = data.inputs(index).to(device), data.labels[index].to(device)
+    known = clean(data, index, device)
     noise = Noise(0, _FIRST_INDEX + index.to(device), SAMPLING)
-    cond = model.conditioner.sample(labels)
+    cond = model.conditioner.given(known)
 
     def denoise(x: Tensor, level: Level, rows: Tensor) -> Prediction:
         part = Conditioning(*(None if field is None else field[rows] for field in cond))
@@ -86,6 +86,6 @@ def _measured(sampler: Analytic, model: Model, data: DataSet, check: Callable[[o
     was_training = model.denoiser.training
     try:
         model.denoiser.eval()
-        return sampler.measure(denoise, model.denoiser.schedule, x0, noise, check)
+        return sampler.measure(denoise, model.denoiser.schedule, known.images, noise, check)
     finally:
         model.denoiser.train(was_training)

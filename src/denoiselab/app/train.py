@@ -20,6 +20,7 @@ from denoiselab.app import scoring
 from denoiselab.app.assemble import Run, assemble
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.run_directory import RunDirectory
+from denoiselab.conditioners import Clean
 from denoiselab.data.datamodule import DataModule
 from denoiselab.networks.summary import Summary, summarize
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST, CheckpointError, check_weights, read_checkpoint
@@ -86,8 +87,7 @@ def train(config: dict[str, Any], job: Path | None) -> float:
 
 def _costs(run: Run) -> Summary:
     """Of the network, for a batch as training has it."""
-    index = torch.arange(2)
-    cond = run.model.conditioner.sample(index)
+    cond = run.model.conditioner.given(Clean.blank(2, run.model.shape))
     return summarize(run.model.denoiser.network, torch.zeros(2, *run.model.shape), torch.zeros(2), cond)
 
 

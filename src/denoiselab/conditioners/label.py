@@ -2,52 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from denoiselab.conditioners.base import Clean, Conditioner
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 
 
-class Conditioner(Protocol):
-    """Turns a batch's labels into the network's conditioning; `names` are the fields it gives."""
-
-    names: frozenset[str]
-
-    def train(self, labels: Tensor, noise: Noise) -> Conditioning:
-        """Conditioning of a training batch with labels `(B,)` int64."""
-        ...
-
-    def sample(self, index: Tensor) -> Conditioning:
-        """Conditioning of samples `index` `(B,)` int64: a function of the index alone."""
-        ...
-
-    def null(self, index: Tensor) -> Conditioning:
-        """What stands for no condition, to classifier-free guidance, for samples `index` `(B,)` int64."""
-        ...
-
-
-class Unconditional:
-    """No conditioning."""
-
-    names: frozenset[str] = frozenset()
-
-    def train(self, labels: Tensor, noise: Noise) -> Conditioning:
-        """No fields."""
-        return Conditioning()
-
-    def sample(self, index: Tensor) -> Conditioning:
-        """No fields."""
-        return Conditioning()
-
-    def null(self, index: Tensor) -> Conditioning:
-        """No fields."""
-        return Conditioning()
-
-
-class ClassLabel:
+class ClassLabel(Conditioner):
     """The class as `class_label` `(B,)` int64; index `num_classes` is the null class, where there is one.
 
     Args:
@@ -55,32 +20,56 @@ class ClassLabel:
         dropout: Probability of the null class in training (Ho and Salimans, Classifier-Free Diffusion Guidance,
             arXiv 2207.12598, algorithm 1).
         null_class: The network has one.
+        classes: Of samples, in turn; None for all.
 
     Raises:
-        ValueError: Unless num_classes >= 1 and 0 <= dropout < 1, and dropout = 0 without a null class.
+        ValueError: Unless num_classes >= 1 and 0 <= dropout < 1, and dropout = 0 without a null class; or there is no
+            such class.
     """
 
     names: frozenset[str] = frozenset({"class_label"})
 
-    def __init__(self, num_classes: int, dropout: float = 0.1, null_class: bool = True) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        dropout: float = 0.1,
+        null_class: bool = True,
+        classes: Sequence[int] | None = None,
+    ) -> None:
         if num_classes < 1:
             raise ValueError(f"num_classes={num_classes}: it must be at least 1.")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout={dropout}: it must be at least 0 and less than 1.")
+        check_dropout(dropout)
         if dropout and not null_class:
             raise ValueError(f"dropout={dropout}: it must be 0 where there is no null class.")
+        if classes is not None and (not classes or not all(0 <= label < num_classes for label in classes)):
+            raise ValueError(f"classes={list(classes)}: at least one is needed, from 0 to {num_classes - 1}.")
         self.num_classes, self.dropout, self.null_class = num_classes, dropout, null_class
+        self.classes = torch.arange(num_classes) if classes is None else torch.tensor(classes)
 
-    def train(self, labels: Tensor, noise: Noise) -> Conditioning:
+    def train(self, clean: Clean, noise: Noise) -> Conditioning:
         """The labels, some of them replaced by the null class."""
-        return Conditioning(class_label=torch.where(noise.uniform() < self.dropout, self.num_classes, labels))
+        return Conditioning(class_label=torch.where(noise.uniform() < self.dropout, self.num_classes, clean.labels))
+
+    def given(self, clean: Clean) -> Conditioning:
+        """The labels."""
+        return Conditioning(class_label=clean.labels)
 
     def sample(self, index: Tensor) -> Conditioning:
-        """Sample i is of class i mod num_classes."""
-        return Conditioning(class_label=index % self.num_classes)
+        """Sample i is of the class `classes[i]`, in turn."""
+        return Conditioning(class_label=self.classes.to(index.device)[index % len(self.classes)])
 
     def null(self, index: Tensor) -> Conditioning:
         """The null class; nothing, where there is none."""
         if not self.null_class:
             return Conditioning()
         return Conditioning(class_label=torch.full_like(index, self.num_classes))
+
+
+def check_dropout(dropout: float) -> None:
+    """Refuse a probability of training without condition.
+
+    Raises:
+        ValueError: It is not at least 0 and less than 1.
+    """
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout}: it must be at least 0 and less than 1.")

@@ -3,6 +3,7 @@
 from denoiselab.data.archive import ImageZip
 from denoiselab.data.arrays import Arrays
 from denoiselab.data.base import DataSet
+from denoiselab.data.batch import clean
 from denoiselab.data.digits import Digits
 from denoiselab.data.files import RecordSet
 from denoiselab.data.folder import ImageFolder
@@ -28,6 +29,7 @@ __all__ = [
     "Records",
     "SwissRoll",
     "TwoMoons",
+    "clean",
     "from_uint8",
     "to_uint8",
 ]

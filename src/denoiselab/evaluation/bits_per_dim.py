@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from denoiselab.conditioners.label import Conditioner
-from denoiselab.data import DataSet
+from denoiselab.conditioners import Conditioner
+from denoiselab.data import DataSet, clean
 from denoiselab.data.stream import IndexStream
 from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation.likelihood import Likelihood
@@ -63,7 +63,7 @@ def measure(
     Args:
         method: How.
         denoiser: The model, with the weights to be measured, in evaluation mode.
-        conditioner: Gives samples the conditioning of their labels.
+        conditioner: Gives samples their own conditioning.
         data: The samples.
         n: How many of them, at least 2.
         batch_size: Samples a network call.
@@ -92,9 +92,9 @@ def measure(
     moments: dict[str, Tensor] = {}
     try:
         for index in IndexStream(len(data), seed)[torch.arange(n)].split(batch_size):
-            x0, labels = data.inputs(index).to(device), data.labels[index].to(device)
-            noise, cond = Noise(seed, index.to(device)), conditioner.sample(labels)
-            estimates = [method(denoiser, x0, noise, cond) for _ in range(repeats)]
+            known = clean(data, index, device)
+            noise, cond = Noise(seed, index.to(device)), conditioner.given(known)
+            estimates = [method(denoiser, known.images, noise, cond) for _ in range(repeats)]
             for name in estimates[0].parts:
                 values = torch.stack([e.parts[name] for e in estimates]).mean(0).cpu()
                 if not bool(values.isfinite().all()):

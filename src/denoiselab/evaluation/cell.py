@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from denoiselab.conditioners.label import Conditioner
+from denoiselab.conditioners import Conditioner
 from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.memory import PeakMemory

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from denoiselab.conditioners.label import Conditioner
-from denoiselab.data import DataSet
+from denoiselab.conditioners import Conditioner
+from denoiselab.data import DataSet, clean
 from denoiselab.denoiser import Denoise, Denoiser
 from denoiselab.evaluation.dequantisation import Dequantisation
 from denoiselab.networks.conditioning import Conditioning
@@ -169,13 +169,13 @@ class FlowLikelihood(Likelihood):
         schedule, device = denoiser.schedule, next(denoiser.parameters()).device
         ends = schedule.level(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)).rho
         least, span = float(ends[0]), float((ends[1].clamp_max(1e3) / ends[0]).acosh())  # beyond, y hardly counts
-        labels = train.labels.to(device)
 
         def loss(y: Tensor, index: Tensor, noise: Noise) -> Tensor:
             place, eps = span * noise.uniform(), noise.like(y)
             level = schedule.at(-(least * place.cosh()).log())
             x = like(level.alpha, y) * (y + like(least * place.sinh(), y) * eps)
-            predicted = denoiser(x, level, conditioner.sample(labels[index])).eps
+            cond = conditioner.given(clean(train, index.cpu(), device))
+            predicted = denoiser(x, level, cond).eps
             inner: Tensor = like(place.tanh(), y) * predicted.square() - 2 * predicted * eps
             return span * inner.flatten(1).mean(1)
 

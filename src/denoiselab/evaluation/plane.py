@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoiselab.conditioners.label import Conditioner
+from denoiselab.conditioners import Clean, Conditioner
 from denoiselab.denoiser import Denoise, Denoiser, Prediction
 from denoiselab.evaluation import report
 from denoiselab.evaluation.cell import draw
@@ -109,7 +109,7 @@ def _score_field(axes: Any, denoiser: Denoiser, conditioner: Conditioner, data: 
     side = torch.linspace(-EXTENT, EXTENT, _ARROWS + 2)[1:-1]
     grid = torch.cartesian_prod(side, side).to(device)
     level = denoiser.schedule.at(torch.tensor(-math.log(RHO), dtype=torch.float64))
-    cond = conditioner.sample(torch.zeros(len(grid), dtype=torch.int64, device=device))
+    cond = conditioner.given(Clean.blank(len(grid), (2,), device))
     score = -denoiser(level.alpha.float() * grid, level, cond).eps.cpu() / float(level.rho)
     arrows = score / score.norm(dim=1, keepdim=True).clamp_min(1e-12).pow(0.75)
     of_class = " of class 0" if cond.class_label is not None else ""

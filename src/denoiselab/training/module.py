@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from denoiselab.conditioners.label import Conditioner
+from denoiselab.conditioners import Clean, Conditioner
 from denoiselab.data.loading import Batch
 from denoiselab.denoiser import Denoiser
 from denoiselab.networks.layers import Constrained
@@ -30,7 +30,7 @@ class DiffusionModule(pl.LightningModule):
     Args:
         denoiser: What is trained.
         objective: The loss of each sample.
-        conditioner: Labels to conditioning.
+        conditioner: Makes the conditioning of a batch.
         optimizer: Makes the optimizer from parameters.
         lr_schedule: Factor on the optimizer's learning rate.
         ema: Moving averages of the denoiser.
@@ -79,8 +79,9 @@ class DiffusionModule(pl.LightningModule):
         if self.device.type == "cuda":  # not torch.manual_seed: without a GPU that queues a stack trace each call
             torch.cuda.manual_seed(word)
         noise = Noise(self.seed, batch["position"], TRAINING)
-        cond = self.conditioner.train(batch["labels"], noise)
-        loss: Tensor = self.objective(self.denoiser, batch["images"], noise, cond).mean()
+        clean = Clean(batch["images"], batch["labels"], batch.get("captions"), batch.get("augmentation"))
+        cond = self.conditioner.train(clean, noise)
+        loss: Tensor = self.objective(self.denoiser, clean.images, noise, cond).mean()
         self.images_seen += len(batch["position"]) * self.trainer.world_size
         return loss
 

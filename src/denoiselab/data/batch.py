@@ -1,0 +1,21 @@
+"""Samples of a data set as a batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from denoiselab.conditioners import Clean
+from denoiselab.data.base import DataSet
+
+
+def clean(data: DataSet, index: Tensor, device: torch.device | None = None) -> Clean:
+    """The samples at `index` `(B,)` int64 with all that the set knows of them: labels, and captions where it has them.
+
+    Args:
+        data: The set.
+        index: Within the set.
+        device: Of the result; None for the set's own.
+    """
+    captions = None if data.captions is None else [data.captions[i] for i in index.tolist()]
+    return Clean(data.inputs(index).to(device), data.labels[index].to(device), captions)
