@@ -16,9 +16,11 @@ from denoiselab.app.errors import BadInput, closest
 from denoiselab.app.settings import Evaluation
 from denoiselab.conditioners import Clean, Conditioner
 from denoiselab.data import DataSet
+from denoiselab.data.augmentation import Augmentation
 from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation import Extractor, Given, Metric, references
 from denoiselab.networks.conditioning import OPTIONAL, listed
+from denoiselab.noise import AUGMENTING, Noise
 from denoiselab.objectives import Objective
 from denoiselab.parameterizations import determinant
 from denoiselab.samplers import Sampler
@@ -66,6 +68,32 @@ def build_model(config: Config) -> Model:
         config["denoiser"], "denoiser", network=network, schedule=schedule, parameterization=parameterization
     )
     return Model(denoiser, conditioner, tuple(config["data"]["shape"]))
+
+
+def build_augmentation(config: Config) -> Augmentation | None:
+    """What changes training batches at random, of a checked configuration; it has been tried on images.
+
+    Raises:
+        BadInput: It does not fit the data, or the network.
+    """
+    if config.get("augmentation") is None:
+        return None
+    augmentation: Augmentation = construct(config["augmentation"], "augmentation")
+    shape = config["data"]["shape"]
+    if len(shape) != 3:
+        raise BadInput(f"augmentation: it is for images, and samples of {config['data']['name']} are of shape {shape}.")
+    wanted = config["network"].get("augmentation_features") or 0
+    if augmentation.features not in (0, wanted):
+        raise BadInput(
+            f"network.augmentation_features={wanted}: {type(augmentation).__name__} tells it {augmentation.features} "
+            "numbers of how an image was changed; set it to that, with a network that has the option."
+        )
+    with torch.device("cpu"):
+        try:
+            augmentation(torch.zeros(2, *shape), Noise(0, torch.arange(2), AUGMENTING))
+        except ValueError as error:
+            raise BadInput(f"augmentation.{error}") from None
+    return augmentation
 
 
 def build_objective(config: Config) -> Objective:

@@ -75,6 +75,7 @@ class TrainSettings(_Settings):
     callbacks: dict[str, Node]
     logger: dict[str, Node]
     trainer: Node
+    augmentation: Node | None = None
 
 
 class SampleSettings(_Settings):

@@ -91,7 +91,7 @@ def cached(
         **identity,
         "data_sha256": data.fingerprint,
         "n": len(data),
-        **_made_by(scorer, data.stored.shape[1:]),
+        **_made_by(scorer, data.shape),
         "moments": [*collected.moments],
         "features": [*collected.features],
     }
@@ -102,7 +102,8 @@ def cached(
         with contextlib.suppress(FileNotFoundError, SafetensorError):
             return _open(path)[1]
         with progress.bar("reference", len(data), shown=shown) as bar:
-            for batch in data.stored.split(_BATCH):
+            for index in torch.arange(len(data)).split(_BATCH):
+                batch = data.stored(index)
                 collected.update(batch.to(device))
                 bar.update(len(batch))
         tensors: dict[str, Tensor] = {}
@@ -127,7 +128,7 @@ def read(given: Given, scorer: FeatureScorer, data: DataSet, device: torch.devic
     Raises:
         ValueError: The file is of another protocol or other data, or lacks what a metric reads.
     """
-    shape = data.stored.shape[1:]
+    shape = data.shape
     check(given, scorer.name, scorer.fingerprint, shape)
     check_data(given, data)
     if given.path.suffix == ".npz":

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from denoiselab.conditioners import Clean, Conditioner
-from denoiselab.data.datamodule import Batch
+from denoiselab.data.loading import Batch
 from denoiselab.denoiser import Denoiser
 from denoiselab.networks.layers import Constrained
 from denoiselab.noise import TRAINING, Noise
@@ -80,7 +80,7 @@ class DiffusionModule(pl.LightningModule):
             torch.cuda.manual_seed(word)
         noise = Noise(self.seed, batch["position"], TRAINING)
         clean = Clean(batch["images"], batch["labels"], batch.get("captions"), batch.get("augmentation"))
-        cond = self.conditioner.train(clean, noise)
+        cond = self.conditioner.train(clean, noise)._replace(augmentation=clean.augmentation)
         loss: Tensor = self.objective(self.denoiser, clean.images, noise, cond).mean()
         self.images_seen += len(batch["position"]) * self.trainer.world_size
         return loss
