@@ -2,15 +2,26 @@
 
 from denoiselab.data.base import DataSet
 from denoiselab.data.digits import Digits
+from denoiselab.data.idx import MNIST, FashionMNIST
 from denoiselab.data.images import ImageSet, from_uint8, to_uint8
 from denoiselab.data.plane import Checkerboard, EightGaussians, Pinwheel, SwissRoll, TwoMoons
 from denoiselab.data.points import PointSet
+from denoiselab.data.vision import CIFAR10, CIFAR100, STL10, SVHN, CelebA, Flowers102, Food101
 
 __all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "MNIST",
+    "STL10",
+    "SVHN",
+    "CelebA",
     "Checkerboard",
     "DataSet",
     "Digits",
     "EightGaussians",
+    "FashionMNIST",
+    "Flowers102",
+    "Food101",
     "ImageSet",
     "Pinwheel",
     "PointSet",
