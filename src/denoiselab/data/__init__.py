@@ -2,6 +2,7 @@
 
 from denoiselab.data.base import DataSet
 from denoiselab.data.digits import Digits
+from denoiselab.data.emoji import Emoji, EmojiFont
 from denoiselab.data.idx import MNIST, FashionMNIST
 from denoiselab.data.images import ImageSet, from_uint8, to_uint8
 from denoiselab.data.plane import Checkerboard, EightGaussians, Pinwheel, SwissRoll, TwoMoons
@@ -19,6 +20,8 @@ __all__ = [
     "DataSet",
     "Digits",
     "EightGaussians",
+    "Emoji",
+    "EmojiFont",
     "FashionMNIST",
     "Flowers102",
     "Food101",
