@@ -7,6 +7,7 @@ from denoiselab.data.idx import MNIST, FashionMNIST
 from denoiselab.data.images import ImageSet, from_uint8, to_uint8
 from denoiselab.data.plane import Checkerboard, EightGaussians, Pinwheel, SwissRoll, TwoMoons
 from denoiselab.data.points import PointSet
+from denoiselab.data.tones import HarmonicTones
 from denoiselab.data.vision import CIFAR10, CIFAR100, STL10, SVHN, CelebA, Flowers102, Food101
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "FashionMNIST",
     "Flowers102",
     "Food101",
+    "HarmonicTones",
     "ImageSet",
     "Pinwheel",
     "PointSet",
