@@ -67,7 +67,7 @@ def reference(mine, images, cache, given=None):
 
 def collect(mine, images, batch=16, start=0):
     out = mine.statistics(start)
-    for part in images.stored.split(batch):
+    for part in images.images.split(batch):
         out.update(part)
     return out
 
@@ -83,7 +83,7 @@ def test_every_image_is_looked_at_once_and_only_the_first_time(tmp_path):
     assert first.fingerprint == again.fingerprint
     (path,) = tmp_path.glob("*.safetensors")
     assert path == first.path
-    x = mine.extractor(data().stored)["features"].double()
+    x = mine.extractor(data().images)["features"].double()
     for out in (first, again):
         assert out.n == 70
         assert torch.allclose(out.layer("features").moments.mean, x.mean(0))
@@ -126,7 +126,7 @@ def score_on_ranks(rank, path, out, cache, world):
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=world)
     mine = scorer(ALL)
     start = rank * 70 // world
-    share = data(1).stored[start : (rank + 1) * 70 // world]
+    share = data(1).images[start : (rank + 1) * 70 // world]
     statistics = collect(mine, ImageSet(share, torch.zeros(len(share)).long()), 7, start)
     statistics.reduce(CPU)
     scores = mine.scores(statistics, reference(mine, data(), cache))
@@ -195,13 +195,13 @@ def test_a_file_of_other_facts_is_refused(tmp_path):
 
 
 def moments(images, layer="features"):
-    x = Pixels()(images.stored)[layer].double()
+    x = Pixels()(images.images)[layer].double()
     return x.mean(0).numpy(), torch.cov(x.T).numpy()
 
 
 def test_the_files_of_adm_edm_pytorch_fid_and_clean_fid_are_read(tmp_path):
     (mu, sigma), (mu_s, sigma_s) = moments(data()), moments(data(), "spatial")
-    pixels = data(n=20).stored.permute(0, 2, 3, 1).numpy()
+    pixels = data(n=20).images.permute(0, 2, 3, 1).numpy()
     # EDM's, pytorch-fid's and clean-fid's have mu and sigma alone.
     np.savez(tmp_path / "edm.npz", mu=mu, sigma=sigma)
     np.savez(tmp_path / "adm.npz", mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s, arr_0=pixels)
@@ -209,7 +209,7 @@ def test_the_files_of_adm_edm_pytorch_fid_and_clean_fid_are_read(tmp_path):
     mine = scorer((FrechetDistance(), spatial, KernelDistance(3, 10), PrecisionRecall()))
     expected = mine.scores(collect(mine, data(1)), reference(mine, data(), tmp_path))
     adm = reference(mine, data(), tmp_path, Given(tmp_path / "adm.npz", 70))
-    assert torch.equal(adm.layer("features").features, mine.extractor(data(n=20).stored)["features"])
+    assert torch.equal(adm.layer("features").features, mine.extractor(data(n=20).images)["features"])
     scores = mine.scores(collect(mine, data(1)), adm)
     for name in ("fid", "sfd_inception_v3"):
         assert scores[name].value == pytest.approx(expected[name].value, rel=1e-9)

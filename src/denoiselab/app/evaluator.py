@@ -234,7 +234,7 @@ class Evaluator:
             values = []
             for data in (draw for draw in draws if draw is not None):
                 statistics = scorer.statistics()
-                statistics.update(data.stored)
+                statistics.update(data.stored(torch.arange(len(data))))
                 values.append(scorer.scores(statistics, reference)[scorer.metric].value)
             if values:
                 self._floors[num_samples] = {"floor": fmean(values), "floor_std": stdev(values)}

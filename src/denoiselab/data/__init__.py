@@ -1,12 +1,18 @@
 """Data sets: images or points by name, in an order that is a pure function of (seed, images seen)."""
 
+from denoiselab.data.archive import ImageZip
+from denoiselab.data.arrays import Arrays
 from denoiselab.data.base import DataSet
 from denoiselab.data.digits import Digits
 from denoiselab.data.emoji import Emoji, EmojiFont
+from denoiselab.data.files import RecordSet
+from denoiselab.data.folder import ImageFolder
 from denoiselab.data.idx import MNIST, FashionMNIST
 from denoiselab.data.images import ImageSet, from_uint8, to_uint8
 from denoiselab.data.plane import Checkerboard, EightGaussians, Pinwheel, SwissRoll, TwoMoons
 from denoiselab.data.points import PointSet
+from denoiselab.data.records import Records
+from denoiselab.data.source import ImageSource
 from denoiselab.data.tones import HarmonicTones
 from denoiselab.data.vision import CIFAR10, CIFAR100, STL10, SVHN, CelebA, Flowers102, Food101
 
@@ -16,6 +22,7 @@ __all__ = [
     "MNIST",
     "STL10",
     "SVHN",
+    "Arrays",
     "CelebA",
     "Checkerboard",
     "DataSet",
@@ -27,9 +34,14 @@ __all__ = [
     "Flowers102",
     "Food101",
     "HarmonicTones",
+    "ImageFolder",
     "ImageSet",
+    "ImageSource",
+    "ImageZip",
     "Pinwheel",
     "PointSet",
+    "RecordSet",
+    "Records",
     "SwissRoll",
     "TwoMoons",
     "from_uint8",

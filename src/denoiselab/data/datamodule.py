@@ -2,49 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypedDict
-
 import pytorch_lightning as pl
-import torch
-from torch import Tensor
 
 from denoiselab.data.base import DataSet
-from denoiselab.data.stream import IndexStream
-
-
-class Batch(TypedDict):
-    """A training batch: `images` `(B, *)` (or points `(B, D)`), `labels` `(B,)`, `position` `(B,)` in images seen."""
-
-    images: Tensor
-    labels: Tensor
-    position: Tensor
-
-
-class Batches:
-    """An endless iterable of batches from a set held in memory.
-
-    Args:
-        data: The images or points.
-        seed: Of the order.
-        batch_size: Images a batch over all ranks; divisible by `world`.
-        start: Images seen before the first batch.
-        rank: Of this process; it reads positions rank, rank + world, ... of each batch.
-        world: Number of processes.
-    """
-
-    def __init__(self, data: DataSet, seed: int, batch_size: int, start: int, rank: int = 0, world: int = 1) -> None:
-        self.data, self.batch_size, self.start = data, batch_size, start
-        self.rank, self.world = rank, world
-        self.stream = IndexStream(len(data), seed)
-
-    def __iter__(self) -> Iterator[Batch]:
-        start = self.start
-        while True:
-            position = torch.arange(start + self.rank, start + self.batch_size, self.world)
-            index = self.stream[position]
-            yield Batch(images=self.data.inputs(index), labels=self.data.labels[index], position=position)
-            start += self.batch_size
+from denoiselab.data.images import as_inputs
+from denoiselab.data.loading import Batch, Batches
 
 
 class DataModule(pl.LightningDataModule):
@@ -66,4 +28,9 @@ class DataModule(pl.LightningDataModule):
         micro_batch = self.batch_size // self.trainer.accumulate_grad_batches
         start: int = getattr(self.trainer.lightning_module, "images_seen")  # noqa: B009
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        return Batches(self.train, self.seed, micro_batch, start, rank, world)
+        pinned = self.trainer.strategy.root_device.type == "cuda"
+        return Batches(self.train, self.seed, micro_batch, start, rank, world, pinned=pinned)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """The batch as the network sees it, made on the network's device: bytes are moved, not floats."""
+        return {**batch, "images": as_inputs(batch["images"])}

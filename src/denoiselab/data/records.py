@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, overload
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ class Records(Protocol):
     """Labelled images in their files: random access, and nothing decoded before it is asked for.
 
     Reading is all that they do; `denoiselab.data.source.ImageSource` makes images of one shape of them. They are
-    pickled to other processes, so they hold paths and names, no open files and no large arrays but memory-mapped ones
-    that they open again.
+    pickled to other processes, so they hold paths and names (many of them as `Strings`), no open files and no large
+    arrays but memory-mapped ones that they open again.
 
     Args:
         name: Of the source, for messages: a folder, an archive.
@@ -95,6 +95,32 @@ class ArrayRecords:
         """Image `i`."""
         image: NDArray[np.uint8] = self.images[i]
         return image
+
+
+class Strings(Sequence[str]):
+    """Many strings in one piece of memory, so that they travel to other processes at little cost.
+
+    Args:
+        strings: Any; file names keep bytes that are not UTF-8.
+    """
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        words = [text.encode("utf-8", "surrogateescape") for text in strings]
+        self._bytes = b"".join(words)
+        self._ends = np.cumsum([0, *map(len, words)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
+    def __getitem__(self, i: int | slice) -> str | list[str]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        k = range(len(self))[i]
+        return self._bytes[self._ends[k] : self._ends[k + 1]].decode("utf-8", "surrogateescape")
 
 
 def identity(

@@ -5,12 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from denoiselab.data.base import DataSet
-from denoiselab.data.records import Records
+import torch
 
-Resize = Literal["none", "center_crop", "random_crop", "stretch", "pad"]
+from denoiselab.data.decoding import Decoder, Resize
+from denoiselab.data.files import RecordSet
+from denoiselab.data.prepared import check_space, prepare
+from denoiselab.data.records import Records
 
 
 @dataclass(kw_only=True)
@@ -20,21 +23,30 @@ class ImageSource(ABC):
     A subclass is a dataclass (`@dataclass(kw_only=True)`), so that it takes these options beside its own; it checks its
     own in `__post_init__` after calling this class's. Its YAML begins with `defaults: [base/images@_here_, _self_]`.
 
-    Of a file with several frames the first is taken; what is transparent is laid on white; 16 bits are scaled to 8.
+    Every image is read once, before the first training: its hash says whether it is held out, and damage shows. A set
+    of up to `memory_limit` is decoded in doing so, into a file that all processes of a machine map into their memory;
+    a larger one is decoded again whenever a batch is made. What was found is kept in `cache_dir`.
+
+    How images of any kind become bytes says `denoiselab.data.decoding.Decoder`.
 
     Args:
         name: Of the data set in scores and folders.
         shape: [C, H, W] of an image as the network sees it. C = 1 makes grey of colours, C = 3 colours of grey.
         num_classes: Number of classes; None where they do not matter.
-        validation: Fraction held out from training, by hash of the image; for sources without a held-out part.
+        validation: Fraction held out from training, by hash of the image, so that copies never part; of sources
+            without a held-out part of their own.
         size: Keep only the first training images; None keeps all.
         resize: To height and width: none refuses other sizes; center_crop is ADM's; random_crop is ADM's in
             training, else center_crop; stretch ignores the aspect; pad adds black on all sides.
         bad_images: One that cannot be read: fail names it; skip leaves it out and reports all.
-        memory_limit: GiB of decoded images up to which a set is decoded once, before training.
+        memory_limit: GiB of decoded images up to which a set is decoded once, before training; random crops never are.
         max_pixels: An image with more is a bad one, and not decoded.
-        workers: Processes that decode; None: as many as the machine has cores for each rank.
+        workers: Processes that read images; None: for training none where they are decoded already, else the cores
+            of each rank.
         cache_dir: Where decoded sets are kept.
+
+    Raises:
+        ValueError: An option is out of range.
     """
 
     name: str
@@ -49,6 +61,18 @@ class ImageSource(ABC):
     workers: int | None = None
     cache_dir: str = "logs/cache"
 
+    def __post_init__(self) -> None:
+        """Refuse options that are out of range."""
+        shape = list(self.shape)
+        if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
+            raise ValueError(f"data.shape={shape}: it must be [1, H, W] for grey or [3, H, W] for colour.")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"data.validation={self.validation}: it must be at least 0 and less than 1.")
+        for option, least in (("num_classes", 1), ("size", 1), ("max_pixels", 1), ("workers", 0), ("memory_limit", 0)):
+            value = getattr(self, option)
+            if value is not None and value < least:
+                raise ValueError(f"data.{option}={value}: it must be at least {least}.")
+
     @abstractmethod
     def records(self) -> Records:
         """The images for training, and those to hold out of them if `held_out` gives none.
@@ -61,13 +85,43 @@ class ImageSource(ABC):
         """The held-out images of a source that is published with some; None splits by hash."""
         return None
 
-    def load(self) -> tuple[DataSet, DataSet]:
+    def load(self) -> tuple[RecordSet, RecordSet]:
         """(train, held-out).
 
         Raises:
             ValueError: The images are not as the options say.
         """
-        raise NotImplementedError
+        train, apart = self.records(), self.held_out()
+        whole = self._prepared(train)
+        if apart is None:
+            held = whole.hashed_below(self.validation)
+            train_set, held_set = whole.subset(~held), whole.subset(held)
+        else:
+            train_set, held_set = whole, self._prepared(apart)
+        if not len(train_set):
+            raise ValueError(f"data.validation={self.validation}: it leaves no image for training.")
+        return train_set.subset(torch.arange(min(len(train_set), self.size or len(train_set)))), held_set
 
-    def __post_init__(self) -> None:
-        """Refuse options that are out of range."""
+    def _prepared(self, records: Records) -> RecordSet:
+        self._check(records)
+        channels, height, width = self.shape
+        decoder = Decoder((channels, height, width), self.resize, self.max_pixels)
+        size = len(records) * channels * height * width
+        decoded = size <= self.memory_limit * 2**30 and self.resize != "random_crop"
+        try:
+            if decoded:
+                check_space(Path(self.cache_dir), size)
+            prepared = prepare(
+                records, decoder, Path(self.cache_dir), self.workers, decoded=decoded, skip=self.bad_images == "skip"
+            )
+        except OSError as error:
+            reason = error.strerror or error
+            raise ValueError(f"data.cache_dir={self.cache_dir}: cannot be written to ({reason}).") from None
+        return RecordSet.of(records, decoder, prepared, self.workers)
+
+    def _check(self, records: Records) -> None:
+        if not len(records):
+            raise ValueError(f"data: {records.name} holds no image.")
+        found = len(records.classes) or int(records.labels.max()) + 1
+        if self.num_classes is not None and (found > self.num_classes or 0 < len(records.classes) < self.num_classes):
+            raise ValueError(f"data.num_classes={self.num_classes}: {records.name} has {found} classes.")

@@ -126,7 +126,7 @@ class FeatureScorer:
             ValueError: Too few images for a metric, or a file of another protocol.
         """
         if given is not None:
-            return references.read(given, self, data.stored.shape[1:], device)
+            return references.read(given, self, data.shape, device)
         return references.cached(self, data, identity, cache, device, shown=shown)
 
     def scores(self, statistics: Collected, reference: Reference) -> dict[str, Score]:
@@ -208,7 +208,7 @@ class ImageExtractor(ABC):
         shown: bool = True,
     ) -> FeatureScorer:
         """The scorer by `metrics`, whose configurations are `settings`; what `check` raises between steps stops it."""
-        self.check(train.stored.shape[1:], metrics, None)
+        self.check(train.shape, metrics, None)
         layers = frozenset(metric.layer for metric in metrics.values())
         extractor = self.extractor(layers, train, held_out, cache, check, shown=shown)
         return FeatureScorer(extractor, [*metrics.values()], settings)

@@ -89,7 +89,7 @@ def cached(
         **identity,
         "data_sha256": data.fingerprint,
         "n": len(data),
-        **_made_by(scorer, data.stored.shape[1:]),
+        **_made_by(scorer, data.shape),
         "moments": [*collected.moments],
         "features": [*collected.features],
     }
@@ -100,7 +100,8 @@ def cached(
         with contextlib.suppress(FileNotFoundError, SafetensorError):
             return _open(path)[1]
         with progress.bar("reference", len(data), shown=shown) as bar:
-            for batch in data.stored.split(_BATCH):
+            for index in torch.arange(len(data)).split(_BATCH):
+                batch = data.stored(index)
                 collected.update(batch.to(device))
                 bar.update(len(batch))
         tensors: dict[str, Tensor] = {}

@@ -125,7 +125,7 @@ class SlicedScorer:
     ) -> Points:
         """The points of `data`; the other arguments are those of scorers that need a file."""
         out = self.statistics()
-        out.update(data.stored)
+        out.update(data.stored(torch.arange(len(data))))
         return out
 
     def scores(self, statistics: Points, reference: Points) -> dict[str, Score]:
@@ -192,5 +192,5 @@ class SlicedWasserstein:
         shown: bool = True,
     ) -> SlicedScorer:
         """The scorer of points like `train`; the other arguments are those of extractors that learn."""
-        self.check(train.stored.shape[1:], metrics, None)
-        return SlicedScorer(math.prod(train.stored.shape[1:]), self.projections)
+        self.check(train.shape, metrics, None)
+        return SlicedScorer(math.prod(train.shape), self.projections)

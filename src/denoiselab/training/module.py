@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from denoiselab.conditioners.label import Conditioner
-from denoiselab.data.datamodule import Batch
+from denoiselab.data.loading import Batch
 from denoiselab.denoiser import Denoiser
 from denoiselab.networks.layers import Constrained
 from denoiselab.noise import TRAINING, Noise
