@@ -16,7 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from denoiselab.data.expected import absent
-from denoiselab.data.records import identity
+from denoiselab.data.folder import FileRecords
+from denoiselab.data.records import Strings, identity
 from denoiselab.data.source import ImageSource
 
 _TONES = {
@@ -38,53 +39,17 @@ class _Picture(NamedTuple):
     category: str
 
 
-class _EmojiRecords:
-    """Pictures with captions and categories."""
-
-    def __init__(self, name: str, pictures: Sequence[_Picture]) -> None:
-        self.name = name
-        self._places = [picture.place for picture in pictures]
-        self.captions: Sequence[str] = [picture.caption for picture in pictures]
-        self.classes: Sequence[str] = sorted({picture.category for picture in pictures} - {""})
-        numbers = {category: number for number, category in enumerate(self.classes)} | {"": 0}
-        self.labels: Tensor = torch.tensor([numbers[picture.category] for picture in pictures], dtype=torch.int64)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-
-class _PackageRecords(_EmojiRecords):
-    """Picture files in a folder."""
-
-    def __init__(self, folder: Path, pictures: Sequence[_Picture]) -> None:
-        super().__init__(str(folder), pictures)
-        self._folder = folder
-
-    @property
-    def identity(self) -> str:
-        """sha256 of the files' names and sizes, labels and captions."""
-        names = [f"{name} {(self._folder / name).stat().st_size}" for name in self._places]
-        return identity(names, self.labels, self.captions)
-
-    def describe(self, i: int) -> str:
-        """The file's path."""
-        return str(self._folder / self._places[i])
-
-    def image(self, i: int) -> Image.Image:
-        """Picture `i`, 64x64, with transparency.
-
-        Raises:
-            OSError: It cannot be read.
-        """
-        return Image.open(self._folder / self._places[i])
-
-
-class _FontRecords(_EmojiRecords):
+class _FontRecords:
     """Glyphs of a font with bitmaps."""
 
     def __init__(self, path: Path, pictures: Sequence[_Picture], digest: bytes) -> None:
-        super().__init__(str(path), pictures)
-        self._digest = digest
+        self.name, self._digest = str(path), digest
+        self._places = Strings(picture.place for picture in pictures)
+        self.captions = Strings(picture.caption for picture in pictures)
+        self.labels, self.classes = _categories(pictures)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
     @cached_property
     def _bitmaps(self) -> Any:
@@ -112,6 +77,13 @@ class _FontRecords(_EmojiRecords):
         return {key: value for key, value in self.__dict__.items() if key != "_bitmaps"}
 
 
+def _categories(pictures: Sequence[_Picture]) -> tuple[Tensor, Sequence[str]]:
+    """Labels `(N,)` int64, and the sorted categories they stand for."""
+    classes = sorted({picture.category for picture in pictures} - {""})
+    numbers = {category: number for number, category in enumerate(classes)} | {"": 0}
+    return torch.tensor([numbers[picture.category] for picture in pictures], dtype=torch.int64), classes
+
+
 @dataclass(kw_only=True)
 class Emoji(ImageSource):
     """1,906 emoji, 64x64, with captions and 9 categories, of the npm package emoji-datasource-google or -twitter.
@@ -129,7 +101,7 @@ class Emoji(ImageSource):
     style: Literal["google", "twitter"] = "google"
     skin_tones: bool = False
 
-    def records(self) -> _PackageRecords:
+    def records(self) -> FileRecords:
         """All pictures that the package has.
 
         Raises:
@@ -149,7 +121,10 @@ class Emoji(ImageSource):
         if lacking or not pictures:
             first = f"it lacks {len(lacking):,} pictures, the first {lacking[0]}" if lacking else "it names no picture"
             raise ValueError(f"data.root={self.root}: {first}; unpack the whole of {package}.")
-        return _PackageRecords(folder, pictures)
+        names, captions = [picture.place for picture in pictures], [picture.caption for picture in pictures]
+        labels, classes = _categories(pictures)
+        told = identity((f"{name} {(folder / name).stat().st_size}" for name in names), labels, captions)
+        return FileRecords(folder, Strings(names), labels, classes, Strings(captions), told)
 
     def _pictures(self, table: Sequence[dict[str, Any]]) -> Iterator[_Picture]:
         for entry in table:
