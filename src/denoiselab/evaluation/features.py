@@ -179,7 +179,7 @@ class ImageExtractor(ABC):
         if len(shape) != 3:
             raise ValueError(
                 f"evaluation.extractor: {name} scores images, and samples have shape {list(shape)}; "
-                "choose evaluation=points for points."
+                "choose evaluation=points for points and waveforms."
             )
         if self.channels is not None and shape[0] not in self.channels:
             raise ValueError(
