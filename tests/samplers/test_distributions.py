@@ -9,7 +9,7 @@ from configurations import build, names
 from oracles import F64, draws, measured
 
 from denoiselab import samplers
-from denoiselab.analytic import MixtureDenoiser
+from denoiselab.analytic import GaussianDenoiser, MixtureDenoiser
 from denoiselab.denoiser import Prediction
 from denoiselab.noise import Noise
 from denoiselab.samplers import langevin
@@ -113,6 +113,29 @@ def test_annealing_recovers_the_weights_that_plain_langevin_misses():
     spread = 16 * Noise(1, torch.arange(2000)).uniform((1,)) - 8
     plain = langevin.ula(lambda y: oracle.score(y, last), spread, 5e-2, 1000, Noise(2, torch.arange(2000)))
     assert float((plain < 0).double().mean()) < 0.6
+
+
+@pytest.mark.parametrize(("first", "count", "repeats", "epsilon"), [(50, 232, 5, 6.2e-6), (90, 500, 5, 3.3e-6)])
+def test_without_a_rate_the_step_is_that_of_ncsnv2(first, count, repeats, epsilon):
+    """Its published step sizes for CIFAR-10 and CelebA; and on data of no spread the noise is what the formula says."""
+    gamma = (first / 0.01) ** (1 / (count - 1))
+    r = langevin.technique_4(gamma, repeats)
+    assert r * 0.01**2 == pytest.approx(epsilon, rel=0.02)
+    sampler = samplers.AnnealedLangevin(Listed([1.0, 1 / gamma], Rho(), to_clean=False), 1, None, repeats)
+    point = GaussianDenoiser(torch.zeros(1, dtype=F64), torch.zeros(1, 1, dtype=F64))
+    levels = sampler.grid(build("schedule", "edm"))
+    x = sampler.run(
+        point,
+        build("schedule", "edm"),
+        levels,
+        gamma * Noise(0, torch.arange(N)).normal((1,), F64),
+        Noise(1, torch.arange(N)),
+    )
+    rest = 2 / (2 - r)
+    wanted = gamma**2
+    for rho in (1.0, 1 / gamma):
+        wanted = rho**2 * ((1 - r) ** (2 * repeats) * (wanted / rho**2 - rest) + rest)
+    assert x.var() == pytest.approx(wanted, rel=4 * (2 / N) ** 0.5)
 
 
 def test_the_papers_epsilon_is_twice_the_codes_rate():

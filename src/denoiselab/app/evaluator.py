@@ -19,7 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from denoiselab.app import build
 from denoiselab.app.errors import BadInput, console
-from denoiselab.app.moments import learn
+from denoiselab.app.moments import check_guidance, learn
 from denoiselab.app.run_directory import git_revision
 from denoiselab.app.settings import Evaluation
 from denoiselab.conditioners import Clean
@@ -56,9 +56,12 @@ def frontier_of(evaluation: Config, model: build.Model, names: list[str], option
             bind(model.denoiser, cond, model.conditioner.null(index), scale)
         except ValueError as error:
             raise BadInput(f"{option}.guidance={scales}:{str(error).partition(':')[2]}") from None
+    samplers = build.build_samplers(nodes)
+    for sampler in samplers.values():
+        check_guidance(sampler, scales, f"{option}.guidance")
     try:
         return Frontier(
-            build.build_samplers(nodes),
+            samplers,
             {name: _with_hashes(node) for name, node in nodes.items()},
             model.denoiser.schedule,
             evaluation["nfe"],
