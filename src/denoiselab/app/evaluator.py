@@ -179,7 +179,11 @@ class Evaluator:
             denoiser.train(was_training)
 
     def measure(self, evaluation: Evaluation) -> tuple[Scorer[Any, Any], Reference]:
-        """The scorer by the metrics of a configuration, and what it is taken against; made once."""
+        """The scorer by the metrics of a configuration, and what it is taken against; made once.
+
+        Raises:
+            BadInput: The reference does not fit.
+        """
         key = json.dumps([evaluation.metrics, evaluation.metric_options, evaluation.reference], sort_keys=True)
         if key not in self._measures:
             leader = getattr(rank_zero_only, "rank", 0) == 0
@@ -192,14 +196,17 @@ class Evaluator:
                 self.check,
                 shown=leader,
             )
-            reference = scorer.reference(
-                {"train": self.images, "held_out": self.held_out}[scorer.split],
-                {"data": self.data, "split": scorer.split},
-                self.cache,
-                next(self.model.denoiser.parameters()).device,
-                build.given_reference(evaluation),
-                shown=leader,
-            )
+            try:
+                reference = scorer.reference(
+                    {"train": self.images, "held_out": self.held_out}[scorer.split],
+                    {"data": self.data, "split": scorer.split},
+                    self.cache,
+                    next(self.model.denoiser.parameters()).device,
+                    build.given_reference(evaluation),
+                    shown=leader,
+                )
+            except ValueError as error:  # the hash of a classifier is not known before
+                raise BadInput(str(error)) from None
             if scorer.told and leader and not self._measures:
                 console(stderr=True).print(f"{self.data} is scored by {scorer.told}")
             self._measures[key] = scorer, reference

@@ -94,7 +94,7 @@ def _job(path: Path, settings: SampleSettings) -> _Job:
     parsed = parse(Evaluation, evaluation, "frontier")
     config = {"data": loaded.data_node, "evaluation": evaluation}
     check(config)
-    build.build_extractor(config, parsed, parsed.num_samples)
+    build.build_extractor(config, parsed, parsed.num_samples, option="frontier")
     frontier = frontier_of(evaluation, loaded.model, loaded.names, "frontier")
     home = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
     return _Job(path, home, loaded, frontier, config, parsed)
@@ -113,7 +113,7 @@ def _score(
     evaluator = Evaluator(
         model=loaded.model,
         applied=loaded.applied,
-        extractor=build.build_extractor(config, job.evaluation, job.evaluation.num_samples, images),
+        extractor=build.build_extractor(config, job.evaluation, job.evaluation.num_samples, images, "frontier"),
         images=images,
         held_out=held_out,
         data=config["data"]["name"],

@@ -144,11 +144,16 @@ def _plot(path: Path, records: Sequence[Record]) -> None:
     if "floor" in records[0]:
         axes.axhline(records[0]["floor"], color="0.5", linestyle="--", linewidth=1, label="fresh data")
     budgets = sorted({record["nfe"] for record in records})
-    axes.set(xscale="log", yscale="log", xlabel="NFE (network calls per sample)", ylabel=records[0]["metric"])
+    scores = [record["score"] for record in records]
+    better = "lower" if lower_is_better(records[0]) else "higher"
+    axes.set(
+        xscale="log", xlabel="NFE (network calls per sample)", ylabel=f"{records[0]['metric']} ({better} is better)"
+    )
+    if min(scores) > 0:  # an unbiased estimate may be negative
+        axes.set_yscale("log")
     axes.set_xticks(budgets, [str(b) for b in budgets], minor=False)
     axes.set_xticks([], minor=True)
-    scores = [record["score"] for record in records]
-    if max(scores) < 100 * min(scores):  # within two decades, plain numbers read better than powers of ten
+    if 0 < max(scores) < 100 * min(scores):  # within two decades, plain numbers read better than powers of ten
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(ScalarFormatter())
     weights = ", ".join(dict.fromkeys(record["weights"] for record in records))
