@@ -4,6 +4,9 @@ Nobody ships the originals as a package, so the networks are diffusers', of the 
 how the originals name their layers is written down here a second time, independently of the package.
 """
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
@@ -300,3 +303,49 @@ def test_what_the_weights_do_not_tell_must_be_given(tmp_path):
         openai.UNet(str(tmp_path / "m.pt"), "linear", num_heads=4, image_size=16).read()
     with pytest.raises(InteropError, match=r"m\.pt: weights of another network: it lacks 'conv_in.weight'"):
         ddim.Checkpoint(str(tmp_path / "m.pt")).read()
+
+
+def test_a_classifier_guides_samples_from_the_command_line(finished, tmp_path, invoke):
+    """What it cost stands beside the network's evaluations; one of other images or without a file is refused."""
+    options = {"channels": 32, "multipliers": [1, 2], "blocks": 1, "attention_levels": [1], "head_channels": 16}
+
+    def command(channels, scale, out, *more):
+        state = randomised(ADMClassifier((channels, 8, 8), 10, **options)).state_dict()
+        torch.save(official_classifier(state), tmp_path / "c.pt")
+        file = {"path": tmp_path / "c.pt", "classifier_depth": 1, "num_head_channels": 16}
+        return invoke(
+            "sample.py", f"ckpt={finished}", "classifier_guidance=adm", f"classifier_guidance.scale={scale}",
+            *(f"classifier_guidance.classifier.{key}={value}" for key, value in file.items()), "sampler.steps=3",
+            "num_samples=4", f"out={tmp_path / out}", *more,
+        )  # fmt: skip
+
+    records = []
+    for scale, out in ((0.0, "plain"), (5.0, "guided")):
+        result = command(1, scale, out, "format=npz")
+        assert result.code == 0, result.err
+        records.append(json.loads((tmp_path / out / "samples.json").read_text()))
+    assert [r["nfe"] for r in records] == [3, 3]
+    assert [r["network_evaluations"] for r in records] == [3, 3]
+    assert [r["classifier_evaluations"] for r in records] == [0, 3]
+    images = [np.load(tmp_path / out / "samples.npz")["images"] for out in ("plain", "guided")]
+    assert not np.array_equal(*images)
+    result = command(3, 1.0, "none")
+    assert result.code == 2
+    assert "the classifier takes [3, 8, 8], and the model makes [1, 8, 8]" in result.err
+    result = command(1, 1.0, "none", f"classifier_guidance.classifier.path={tmp_path / 'gone.pt'}")
+    assert result.code == 2
+    assert "gone.pt: there is no such file" in result.err
+    result = invoke("sample.py", f"ckpt={finished}", "classifier_guidance=adm")
+    assert result.code == 2
+    assert "classifier_guidance.classifier.path: is not given" in result.err
+    result = command(1, 1.0, "none", "likelihood=ode")
+    assert result.code == 2
+    assert "likelihood does not take it" in result.err
+    assert not (tmp_path / "none").exists()
+    few = ("frontier.samplers=[ddim]", "frontier.nfe=[2]", "frontier.num_samples=4")
+    for scale in (5.0, 6.0):
+        result = command(1, scale, "frontier", "frontier=default", *few)
+        assert result.code == 0, result.err
+    cells = json.loads((tmp_path / "frontier" / "frontier.json").read_text())
+    assert sorted(cell["classifier_scale"] for cell in cells) == [5.0, 6.0]
+    assert [(cell["network_evaluations"], cell["classifier_evaluations"]) for cell in cells] == [(2, 2)] * 2

@@ -21,6 +21,7 @@ from denoiselab.app import build
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.moments import learn
 from denoiselab.app.settings import Evaluation
+from denoiselab.app.steering import Steering
 from denoiselab.data import DataSet
 from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Reference, Scorer, Store, Subject
 from denoiselab.guidance import bind
@@ -110,6 +111,7 @@ class Evaluator:
         store: Where cells go.
         name: Of the run.
         interruption: Notes signals.
+        steering: Guides samples by a classifier; None for nothing.
     """
 
     model: build.Model
@@ -122,6 +124,7 @@ class Evaluator:
     store: Store
     name: str
     interruption: Interruption
+    steering: Steering | None = None
 
     def score(
         self, frontier: Frontier, evaluation: Evaluation, images_seen: int, *, shown: bool = True
@@ -146,8 +149,9 @@ class Evaluator:
             "images_seen": images_seen,
             **scorer.facts,
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
+            **({} if self.steering is None else self.steering.facts),
         }
-        subject = Subject(denoiser, self.model.conditioner, self.model.shape, self.applied)
+        subject = Subject(denoiser, self.model.conditioner, self.model.shape, self.applied, self.steering)
         file = getattr(reference, "path", None)
         notes = {
             "run": self.name,

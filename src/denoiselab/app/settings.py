@@ -76,6 +76,13 @@ class TrainSettings(_Settings):
     trainer: Node
 
 
+class ClassifierGuidance(_Settings):
+    """A classifier whose gradient guides the sampler."""
+
+    scale: float = Field(allow_inf_nan=False)
+    classifier: Node
+
+
 class SampleSettings(_Settings):
     """The whole configuration of `sample.py`."""
 
@@ -86,6 +93,7 @@ class SampleSettings(_Settings):
     logger: dict[str, Node]
     import_: Node | None = Field(default=None, alias="import")
     data: Node | None = None
+    classifier_guidance: ClassifierGuidance | None = None
     ckpt: str | list[str]
     export: Literal["diffusers"] | None
     log_dir: str

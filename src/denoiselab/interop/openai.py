@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from denoiselab.denoiser import StepIndex
+from denoiselab.guidance import NoisyClassifier
 from denoiselab.interop.files import read_tensors
 from denoiselab.interop.imported import Imported, named, node
 from denoiselab.interop.layout import (
@@ -28,6 +30,8 @@ from denoiselab.interop.layout import (
 )
 from denoiselab.interop.unet import Names, Part, entries
 from denoiselab.networks import ADMClassifier, ADMUNet
+from denoiselab.schedules import DiscreteVP
+from denoiselab.schedules.betas import cosine, linear
 
 # The resolution of the released models, by the multipliers of their channels.
 _SIZES = {
@@ -121,6 +125,48 @@ class UNet:
             ),
             conditioner=conditioner,
             files=(path,),
+        )
+
+
+class Classifier:
+    """A `.pt` of guided-diffusion's classifier with attention pooling.
+
+    Args:
+        path: The file.
+        classifier_depth: Flag of that name: 4 for the released one at 64x64, 2 for the others.
+        num_head_channels: 64 in all released classifiers.
+        use_new_attention_order: Flag of that name; off in all released classifiers.
+        noise_schedule: Flag of that name, of the chain that made its images noisy.
+        diffusion_steps: Flag of that name.
+        rescale_timesteps: Flag of that name.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        classifier_depth: int = 2,
+        num_head_channels: int = 64,
+        use_new_attention_order: bool = False,
+        noise_schedule: Literal["linear", "cosine"] = "linear",
+        diffusion_steps: int = 1000,
+        rescale_timesteps: bool = False,
+    ) -> None:
+        self.path, self.depth, self.head_channels = path, classifier_depth, num_head_channels
+        self.new_order = use_new_attention_order
+        self.schedule = DiscreteVP((linear if noise_schedule == "linear" else cosine)(diffusion_steps))
+        self.label = StepIndex(scale=1000 / diffusion_steps if rescale_timesteps else 1.0)
+
+    def read(self) -> NoisyClassifier:
+        """The classifier, with its schedule.
+
+        Raises:
+            InteropError: The file cannot be read, or holds another network.
+        """
+        layout, state = read_classifier(self.path, self.depth, self.head_channels, self.new_order)
+        network = ADMClassifier(**layout.options)
+        network.load_state_dict(state)
+        return NoisyClassifier(
+            network, self.schedule, self.label, layout.options["num_classes"], layout.options["shape"]
         )
 
 
