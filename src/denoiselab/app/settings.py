@@ -95,7 +95,7 @@ class SampleSettings(_Settings):
     data: Node | None = None
     classifier_guidance: ClassifierGuidance | None = None
     ckpt: str | list[str]
-    export: Literal["diffusers"] | None
+    export: Literal["diffusers", "openai", "dit"] | None
     log_dir: str
     weights: str | None
     num_samples: int = Field(ge=1)

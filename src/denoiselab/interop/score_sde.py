@@ -81,8 +81,9 @@ class ScoreSDE:
 def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration with all that makes its network an `ncsnpp`, where it is a `ddpm`."""
     model = config.get("model")
-    is_ddpm = isinstance(model, Mapping) and model.get("name") == "ddpm"
-    return {**config, "model": {**model, **DDPM}} if is_ddpm else config
+    if not isinstance(model, Mapping) or model.get("name") != "ddpm":
+        return config
+    return {**config, "model": {**model, **DDPM}}
 
 
 def check_config(config: Mapping[str, Any]) -> None:

@@ -41,7 +41,7 @@ _CIFAR10 = {
 
 
 # Their `ddpm` is `ncsnpp` with these choices, which its configuration files leave out or pass over.
-DDPM = {
+DDPM: dict[str, Any] = {
     "embedding_type": "positional",
     "fir": False,
     "fir_kernel": [1, 3, 3, 1],
