@@ -22,6 +22,7 @@ from denoiselab.app.errors import BadInput, console
 from denoiselab.app.moments import check_guidance, learn
 from denoiselab.app.run_directory import git_revision
 from denoiselab.app.settings import Evaluation
+from denoiselab.app.steering import Steering
 from denoiselab.conditioners import Clean
 from denoiselab.data import DataSet
 from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Reference, Scorer, Store, Subject
@@ -115,6 +116,7 @@ class Evaluator:
         store: Where cells go.
         name: Of the run.
         interruption: Notes signals.
+        steering: Guides samples by a classifier; None for nothing.
     """
 
     model: build.Model
@@ -127,6 +129,7 @@ class Evaluator:
     store: Store
     name: str
     interruption: Interruption
+    steering: Steering | None = None
 
     def score(
         self, frontier: Frontier, evaluation: Evaluation, images_seen: int, *, shown: bool = True
@@ -151,8 +154,9 @@ class Evaluator:
             "images_seen": images_seen,
             **scorer.facts,
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
+            **({} if self.steering is None else self.steering.facts),
         }
-        subject = Subject(denoiser, self.model.conditioner, self.model.shape, self.applied)
+        subject = Subject(denoiser, self.model.conditioner, self.model.shape, self.applied, self.steering)
         file = getattr(reference, "path", None)
         notes = {
             "run": self.name,

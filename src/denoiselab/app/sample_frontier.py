@@ -23,6 +23,7 @@ from denoiselab.app.evaluator import Evaluator, frontier_of
 from denoiselab.app.loaded import Loaded, load
 from denoiselab.app.reporting import matches, write_joint
 from denoiselab.app.settings import Evaluation, SampleSettings, parse
+from denoiselab.app.steering import steering
 from denoiselab.evaluation import Frontier, Record, Store
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST
 from denoiselab.training.interruption import Interruption
@@ -121,6 +122,7 @@ def _score(
         store=_store_of(job, settings, 1 if settings.out else 2),
         name=name,
         interruption=interruption,
+        steering=steering(settings.classifier_guidance, loaded.model, device),
     )
     if leader:
         console(stderr=True).print(f"{job.path}: {loaded.images_seen:,} images seen")

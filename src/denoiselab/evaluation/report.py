@@ -37,13 +37,15 @@ def sheet_of(directory: Path, series: str) -> Path:
 
 
 def by_series(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records grouped by sampler (and guidance and weights, where they differ), each group by rising NFE."""
+    """Records grouped by sampler (and guidance, either kind, and weights, where they differ), each by rising NFE."""
     several = {key for key in ("weights", "guidance") if len({record[key] for record in records}) > 1}
     groups: dict[str, list[Record]] = {}
     for record in records:
         scale, words = record["guidance"], [record["sampler"]]
         if "guidance" in several or scale not in (None, 1):
             words.append(f"scale={1 if scale is None else scale:g}")
+        if record.get("classifier_scale") is not None:
+            words.append(f"classifier={record['classifier_scale']:g}")
         if "weights" in several:
             words.append(record["weights"])
         groups.setdefault(" ".join(words), []).append(record)
