@@ -21,10 +21,8 @@ from denoiselab.app import build
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.moments import learn
 from denoiselab.app.settings import Evaluation
-from denoiselab.conditioners import Clean
 from denoiselab.data import DataSet
 from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Reference, Scorer, Store, Subject
-from denoiselab.guidance import bind
 from denoiselab.samplers import Sampler
 from denoiselab.training.interruption import Interruption
 
@@ -49,12 +47,7 @@ def frontier_of(evaluation: Config, model: build.Model, names: list[str], option
     nodes = build.sampler_nodes(evaluation["samplers"], f"{option}.samplers")
     asked, scales = evaluation["weights"], [float(scale) for scale in evaluation["guidance"]]
     listed = asked if isinstance(asked, list) else [asked]
-    index, cond = torch.arange(1), model.conditioner.given(Clean.blank(1, model.shape))
-    for scale in scales:
-        try:
-            bind(model.denoiser, cond, model.conditioner.null(index), scale)
-        except ValueError as error:
-            raise BadInput(f"{option}.guidance={scales}:{str(error).partition(':')[2]}") from None
+    build.check_guidance(model, scales, f"{option}.guidance")
     try:
         return Frontier(
             build.build_samplers(nodes),
@@ -148,7 +141,7 @@ class Evaluator:
             **scorer.facts,
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
         }
-        subject = Subject(denoiser, self.model.conditioner, self.model.shape, self.applied)
+        subject = Subject(denoiser, self.model.conditioner, self.model.codec, self.applied)
         file = getattr(reference, "path", None)
         notes = {
             "run": self.name,

@@ -105,7 +105,7 @@ def _former(path: Path) -> Path:
 
 def _checkpoint(imported: Imported, config: Config) -> dict[str, Any]:
     """The content of our checkpoint file, checked as one that is read."""
-    check({part: config[part] for part in build.MODEL_PARTS}, model_only=True)
+    check(build.parts(config), model_only=True)
     with torch.device("meta"):
         denoiser = build.build_model(config).denoiser
     state = {f"network.{name}": tensor for name, tensor in imported.weights.items()}

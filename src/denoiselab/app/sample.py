@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from denoiselab import progress
+from denoiselab.app import build
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.importing import check_source
@@ -48,6 +49,8 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
     check({"sampler": settings.sampler, "logger": settings.logger, **{name: config.get(name) for name in TASKS}})
     construct(settings.sampler, "sampler")
     asked = [name for name in TASKS if config.get(name) is not None]
+    if asked and any(value is not None for _, value in settings.conditioner):
+        raise BadInput(f"conditioner: its options are those of samples; {asked[0]} takes the run's own.")
     if len(asked) > 1:
         raise BadInput(f"{' and '.join(asked)}: give one of them.")
     if settings.frontier is None and isinstance(settings.ckpt, list):
@@ -67,13 +70,14 @@ def sample(config: Config) -> Path:
     settings = parse(SampleSettings, config)
     sampler: Sampler = construct(settings.sampler, "sampler")
     path = checkpoint_file(settings)
-    loaded, weights = load_weights(path, settings.weights)
+    conditions = {name: value for name, value in settings.conditioner if value is not None}
+    loaded, weights = load_weights(path, settings.weights, conditions)
     model = loaded.model
-    if settings.guidance != 1 and not model.conditioner.names:
-        raise BadInput(f"guidance={settings.guidance}: this model takes no condition; use guidance=1.")
+    build.check_guidance(model, [settings.guidance], "guidance")
     checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
     # Whatever else was asked for, in eight digits: the same request has the same folder.
     asked = [settings.sampler, checkpoint, settings.format, settings.guidance, settings.noise]
+    asked += [conditions] if conditions else []
     rest = json.dumps(asked, sort_keys=True)
     rule = config["sampler"]["_target_"].rpartition(".")[2].lower()
     digest = hashlib.sha256(rest.encode()).hexdigest()[:8]
@@ -104,7 +108,7 @@ def sample(config: Config) -> Path:
                 sampler,
                 denoiser,
                 model.conditioner,
-                model.shape,
+                model.codec,
                 index,
                 settings.seed,
                 sampler.steps,
@@ -122,7 +126,7 @@ def sample(config: Config) -> Path:
             "nfe": mean_count(rows, settings.num_samples),
             "network_evaluations": mean_count(evaluated, settings.num_samples),
         }
-        medium(model.shape).write_samples(partial, torch.cat(batches), settings.format)
+        medium(model.codec.shape).write_samples(partial, torch.cat(batches), settings.format)
         with atomic(partial / "samples.json", "w") as file:
             json.dump(record, file, indent=1)
     print(f"{settings.num_samples} samples, {record['nfe']} network calls each, weights {weights}: {out}")

@@ -125,7 +125,7 @@ def _score(
     records = evaluator.score(job.frontier, job.evaluation, loaded.images_seen)
     if not leader:
         return
-    scoring.write_outputs(records, evaluator.store, loaded.model.shape)
+    scoring.write_outputs(records, evaluator.store, loaded.model.codec.shape)
     _report(job, settings, records, evaluator.store.directory)
 
 

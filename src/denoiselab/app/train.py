@@ -87,7 +87,7 @@ def train(config: dict[str, Any], job: Path | None) -> float:
 
 def _costs(run: Run) -> Summary:
     """Of the network, for a batch as training has it."""
-    cond = run.model.conditioner.given(Clean.blank(2, run.model.shape))
+    cond = run.model.conditioner.given(Clean.blank(2, run.model.codec.shape))
     return summarize(run.model.denoiser.network, torch.zeros(2, *run.model.shape), torch.zeros(2), cond)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from denoiselab.codecs import Codec
 from denoiselab.conditioners import Conditioner
 from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation.media import medium
@@ -32,13 +33,13 @@ class Subject(NamedTuple):
     Args:
         denoiser: On the device where it shall work.
         conditioner: Gives samples their conditioning.
-        shape: Of one sample.
+        codec: Makes samples of what the denoiser gives.
         applied: Takes a name of weights; within its context the denoiser has them.
     """
 
     denoiser: Denoiser
     conditioner: Conditioner
-    shape: Sequence[int]
+    codec: Codec
     applied: Callable[[str], AbstractContextManager[None]]
 
 
@@ -131,7 +132,7 @@ class Scoring:
             "seconds_per_1k_images": round(seconds / self.num_samples * 1000, 3),
             "peak_memory_mb": round(max(share.memory for share in shares), 1),
             "device": device.type,
-            "shape": list(self.subject.shape),
+            "shape": list(self.subject.codec.shape),
         }
         return record, first
 
@@ -148,12 +149,12 @@ class Scoring:
         subject = self.subject
         device = next(subject.denoiser.parameters()).device
         first: list[Tensor] = []
-        to_show = medium(subject.shape).shown
+        to_show = medium(subject.codec.shape).shown
         done = _Share()
         for index in torch.arange(share.start, share.stop, device=device).split(self.batch_size):
             try:
                 samples, counted = draw(
-                    sampler, subject.denoiser, subject.conditioner, subject.shape, index, self.seed, steps,
+                    sampler, subject.denoiser, subject.conditioner, subject.codec, index, self.seed, steps,
                     self.check, guidance,
                 )  # fmt: skip
                 self._update(statistics, samples, index)
@@ -199,7 +200,7 @@ def draw(
     sampler: Sampler,
     denoiser: Denoiser,
     conditioner: Conditioner,
-    shape: Sequence[int],
+    codec: Codec,
     index: Tensor,
     seed: int,
     steps: int,
@@ -207,20 +208,22 @@ def draw(
     guidance: float = 1.0,
     noise: type[Noise] = Noise,
 ) -> tuple[Tensor, count_calls]:
-    """Samples `index` `(B,)` of `seed` as they are stored, `(B, *shape)`, and the count of their network calls.
+    """Samples `index` `(B,)` of `seed` as they are stored, `(B, *codec.shape)`, and the count of their network calls.
 
     Raises:
         NotFinite: A sample is not finite.
         ValueError: There is nothing to guide.
     """
     counted = count_calls(bind(denoiser, conditioner.sample(index), conditioner.null(index), guidance))
-    x = sampler(counted, denoiser.schedule, shape, noise(seed, index, SAMPLING), steps=steps, on_step=on_step)
+    x = sampler(
+        counted, denoiser.schedule, codec.latent_shape, noise(seed, index, SAMPLING), steps=steps, on_step=on_step
+    )
     bad = ~x.isfinite().flatten(1).all(1)
     if bool(bad.any()):
         first = int(index[bad][0])
         what = f"sample {first} of {type(sampler).__name__} at {counted.calls} NFE is not finite."
         raise NotFinite(first, what)
-    return medium(shape).to_stored(x), counted
+    return medium(codec.shape).to_stored(codec.decode(x)), counted
 
 
 def _finite(value: float | None) -> float | None:
