@@ -64,6 +64,9 @@ def build_model(config: Config) -> Model:
         BadInput: Parts do not fit together.
     """
     codec: Codec = construct(config["codec"], "codec") if "codec" in config else Identity(config["data"]["shape"])
+    shape = config["network"].get("shape", codec.latent_shape)
+    if tuple(shape) != tuple(codec.latent_shape):
+        raise BadInput(f"network.shape={list(shape)}: it must be {list(codec.latent_shape)}, as codec and data are.")
     conditioner: Conditioner = construct(config["conditioner"], "conditioner")
     parameterization = construct(config["parameterization"], "parameterization")
     with torch.random.fork_rng(devices=[]):
@@ -103,8 +106,7 @@ def check_model(model: Model, objective: Objective) -> None:
     Raises:
         BadInput: Says which.
     """
-    denoiser, conditioner = model.denoiser, model.conditioner
-    schedule = denoiser.schedule
+    denoiser, schedule = model.denoiser, model.denoiser.schedule
     try:
         objective.check(denoiser)
         ends = schedule.level(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64))
@@ -125,6 +127,17 @@ def check_model(model: Model, objective: Objective) -> None:
                 f"denoiser.time_label={type(denoiser.time_label).__name__}: it is infinite there, as schedule {where}; "
                 f"choose denoiser=default, or set schedule.{end}."
             )
+    check_network(model)
+
+
+@torch.no_grad()
+def check_network(model: Model) -> None:
+    """Refuse a network, which may be on the meta device, that does not take what codec and conditioner give.
+
+    Raises:
+        BadInput: Says which.
+    """
+    denoiser, conditioner = model.denoiser, model.conditioner
     device = next(denoiser.parameters()).device
     x = torch.zeros(2, *model.shape, device=device)
     try:
@@ -157,6 +170,18 @@ def check_guidance(model: Model, scales: Sequence[float], option: str) -> None:
         except ValueError as error:
             asked = scales if len(scales) > 1 else scale
             raise BadInput(f"{option}={asked}:{str(error).partition(':')[2]}") from None
+
+
+def check_conditions(model: Model) -> None:
+    """Refuse a model that knows no conditions of samples.
+
+    Raises:
+        BadInput: It does not.
+    """
+    try:
+        model.conditioner.sample(torch.arange(1))
+    except ValueError as error:
+        raise BadInput(str(error)) from None
 
 
 def build_samplers(nodes: Mapping[str, Any]) -> dict[str, Sampler]:

@@ -107,7 +107,8 @@ def load(path: Path, conditioner: Mapping[str, Any] = MappingProxyType({})) -> L
         model.codec.load()
     except ValueError as error:
         raise BadInput(f"ckpt={path}: {error}") from None
-    model.conditioner.meet(in_turn(lambda: loaded.data()[1]))
+    if "_target_" in config["data"]:
+        model.conditioner.meet(in_turn(lambda: loaded.data()[1]))
     return loaded
 
 

@@ -74,6 +74,7 @@ def sample(config: Config) -> Path:
     loaded, weights = load_weights(path, settings.weights, conditions)
     model = loaded.model
     build.check_guidance(model, [settings.guidance], "guidance")
+    build.check_conditions(model)
     checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
     # Whatever else was asked for, in eight digits: the same request has the same folder.
     asked = [settings.sampler, checkpoint, settings.format, settings.guidance, settings.noise]

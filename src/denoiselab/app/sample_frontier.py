@@ -92,6 +92,7 @@ def _job(path: Path, settings: SampleSettings) -> _Job:
     config = {"data": loaded.data_node, "evaluation": evaluation}
     check(config)
     build.build_extractor(config, parsed, parsed.num_samples)
+    build.check_conditions(loaded.model)
     frontier = frontier_of(evaluation, loaded.model, loaded.names, "frontier")
     home = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
     return _Job(path, home, loaded, frontier, config, parsed)

@@ -82,6 +82,12 @@ class FolderCodec(Autoencoder):
                 raise ValueError(f"codec.path={error}") from None
         return module
 
+    def write(self, folder: Path) -> None:
+        """Write it to a new folder, in our own format."""
+        self.load()
+        assert self._module is not None
+        write(folder, self.kind, self.options, self._module.state_dict())
+
 
 class KLCodec(FolderCodec):
     """An `AutoencoderKL`; latents are drawn from its posterior."""

@@ -83,6 +83,11 @@ class TextEncoder:
                 masks.append(batch["attention_mask"].bool())
         return torch.cat(features), torch.cat(masks)
 
+    def write(self, folder: Path) -> None:
+        """Write model and tokenizer to a folder, the weights as safetensors."""
+        for part in self._read or self._model():
+            part.save_pretrained(folder)
+
     def _model(self) -> tuple[Any, Any]:
         import transformers
 
