@@ -73,7 +73,7 @@ def run_directory(node: Mapping[str, Any], log_dir: Path, data: Mapping[str, Any
                 f"data.shape={list(data['shape'])}: the network of {imported.name} takes {config['data']['shape']}."
             )
         config["data"] = dict(data)
-    frozen = {part: _addressed(config[part]) for part in ("codec", "conditioner") if part in config}
+    frozen: Config = {part: _addressed(config[part]) for part in ("codec", "conditioner") if part in config}
     digest = imported.digest({**config, **frozen})
     path = log_dir / "imported" / f"{imported.name}-{digest[:12]}"
     if path.exists():
