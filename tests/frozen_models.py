@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 
 import diffusers
 import torch
@@ -51,21 +50,17 @@ def write_text_encoder(folder):
     return folder / "text_encoder"
 
 
-@dataclass(frozen=True, eq=False)
-class CaptionedSet(ImageSet):
-    """Digits with the names of their classes."""
-
-    @property
-    def captions(self):
-        names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-        return [names[label] for label in self.labels.tolist()]
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
 
 class CaptionedDigits(Digits):
-    """Handwritten digits with captions."""
+    """Handwritten digits with the names of their classes."""
 
     def load(self):
-        return tuple(CaptionedSet(part.images, part.labels) for part in super().load())
+        return tuple(
+            ImageSet(part.images, part.labels, [NAMES[label] for label in part.labels.tolist()])
+            for part in super().load()
+        )
 
 
 def edited(path, **changes):

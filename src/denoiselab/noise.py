@@ -25,11 +25,13 @@ _ROUNDS = 7
 _CHUNK = 2**17
 
 # Independent families of numbers under one seed.
-TRAINING, SAMPLING = 0, 1
+TRAINING, SAMPLING, LOADING, AUGMENTING = 0, 1, 2, 3
 
-# Draw numbers from here on belong to noise that several samples share, and to the nodes of Brownian paths.
+# Draw numbers from here on belong to noise that several samples share, to the nodes of Brownian paths, and to the
+# second two families.
 _SHARED = 2**31
 _PATHS = 2**30
+_SECOND = 2**29
 
 
 def philox(
@@ -85,13 +87,13 @@ class Noise:
     Args:
         seed: Any integer from 0 to 2^63 - 1.
         index: `(B,)` int64, the global index of each sample.
-        family: `TRAINING` or `SAMPLING`; families of one seed are independent.
+        family: `TRAINING`, `SAMPLING`, `LOADING` or `AUGMENTING`; families of one seed are independent.
     """
 
     def __init__(self, seed: int, index: Tensor, family: int = SAMPLING) -> None:
         self.index = index
-        self.draw = 0
-        self._key = (seed & _MASK, (seed >> 32) ^ (family << 31))
+        self.draw = (family >> 1) * _SECOND
+        self._key = (seed & _MASK, (seed >> 32) ^ ((family & 1) << 31))
         self._ahead: dict[int, Tensor] = {}
         self._size = -1
         # Fresh memory costs as much as the numbers.

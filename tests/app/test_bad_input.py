@@ -50,6 +50,9 @@ CASES = [
     (["optimizer._target_=torch.optim.adam.cast"], ["not allowed"]),
     (["data._target_=denoiselab.data.Digitz"], ["denoiselab.data.Digitz", "no such"]),
     (["+logger.w._target_=builtins.open"], ["builtins.open", "not allowed"]),
+    (["augmentation=flop"], ["augmentation=flop", "did you mean 'flip'"]),
+    (["augmentation=shift", "augmentation.pixels=8"], ["augmentation.pixels=8", "less than the sides, 8 and 8"]),
+    (["augmentation=non_leaky"], ["network.augmentation_features=9", "unknown option"]),
     (["--config-path", "/tmp"], ["not supported"]),
     (["+hydra.callbacks.x={_target_: builtins.open, file: owned, mode: w}"], ["builtins.open", "not allowed"]),
     (["hydra.callbacks.sweep_table._target_=os.system"], ["os.system", "not allowed"]),
@@ -118,6 +121,8 @@ SAMPLE_CASES = [
     (["accelerator=gpu"], ["accelerator=gpu", "no GPU"]),
     (["ckpt=/nowhere"], ["ckpt=/nowhere", "no such"]),
     (["ckpt=???"], ["ckpt", "not given"]),
+    (["spacing@sampler.spacing=listed"], ["pass sampler.spacing.values=..."]),
+    (["spacing@sampler.spacing=from_file"], ["pass sampler.spacing.path=..."]),
 ]
 
 

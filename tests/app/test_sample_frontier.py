@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-EIGHT = ["frontier=default", "frontier.samplers=[ddim,ancestral]", "frontier.nfe=[3,4,5,6]", "frontier.num_samples=48"]
+EIGHT = ["frontier=default", "frontier.samplers=[ddim,ancestral]", "frontier.nfe=[3,4,5,40]", "frontier.num_samples=48"]
 
 
 def records(directory):

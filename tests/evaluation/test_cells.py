@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 import torch.distributed as dist
+from ranks import on_ranks
 from test_frontier import SHAPE, Pixels, Shrink, frontier, score
 
 from denoiselab import parameterizations
@@ -48,7 +49,7 @@ def test_a_cell_with_a_broken_sample_fails_and_the_rest_goes_on(tmp_path):
 
 def test_features_that_are_not_finite_name_their_sample(tmp_path):
     class Picky(Pixels):
-        def statistics(self, start=0):
+        def statistics(self, start=0, strata=1):
             def features(images):
                 out = images.float().flatten(1) / 255
                 out[images.flatten(1)[:, 0] == self.marked] = math.inf
@@ -59,7 +60,7 @@ def test_features_that_are_not_finite_name_their_sample(tmp_path):
     samples = []
 
     class Keep(Pixels):
-        def statistics(self, start=0):
+        def statistics(self, start=0, strata=1):
             return GaussianStatistics(16, lambda images: (samples.append(images), images.float().flatten(1))[1])
 
     score(frontier(nfe=[2], samplers={"ddim": DDIM(UniformTime(), 1)}), tmp_path / "look", scorer=Keep())
@@ -226,7 +227,6 @@ def test_optimized_metric():
 def _rank(rank, world, port, directory, broken):
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=world)
-    torch.set_num_threads(1)
 
     class Diverges(DDIM):
         def run(self, denoise, schedule, levels, x, noise, *, on_step=None):
@@ -247,7 +247,7 @@ def test_ranks_share_the_samples_and_agree_on_failures(tmp_path):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        torch.multiprocessing.spawn(_rank, (world, port, tmp_path / str(world), broken), nprocs=world)
+        on_ranks(_rank, (world, port, tmp_path / str(world), broken), world)
         done, failed = json.loads((tmp_path / str(world) / "frontier.json").read_text())
         assert done["score"] == pytest.approx(alone[0]["score"], rel=1e-6)
         assert (done["cell"], done["n"], done["nfe"]) == (alone[0]["cell"], 21, 3)

@@ -36,7 +36,7 @@ class Pixels:
     lower_is_better = {"fd_pixels": True, "n": False}  # noqa: RUF012
     split, facts, told = "train", {}, ""
 
-    def statistics(self, start=0):
+    def statistics(self, start=0, strata=1):
         return GaussianStatistics(16, lambda images: images.float().flatten(1) / 255)
 
     def scores(self, statistics, reference):

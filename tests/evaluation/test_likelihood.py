@@ -270,7 +270,7 @@ def test_densities_of_dequantisation_are_normalised(dequantisation):
     x0 = torch.zeros(40_000, 1, 1, 1)
     if dequantisation == "trained":
         dequantisation = Variational(width=4, steps=1, batch_size=1)
-        dequantisation.fit(lambda y, index, noise: y.flatten(1).mean(1), x0[:10], 0, lambda size: None)
+        dequantisation.fit(lambda y, index, noise: y.flatten(1).mean(1), x0[:10].__getitem__, 10, 0, lambda size: None)
         head = dequantisation.network[-1]
         torch.nn.init.constant_(head.bias, 0.4)
     with torch.no_grad():

@@ -67,7 +67,7 @@ def reference(mine, images, cache, given=None):
 
 def collect(mine, images, batch=16, start=0):
     out = mine.statistics(start)
-    for part in images.stored.split(batch):
+    for part in images.images.split(batch):
         out.update(part)
     return out
 
@@ -83,7 +83,7 @@ def test_every_image_is_looked_at_once_and_only_the_first_time(tmp_path):
     assert first.fingerprint == again.fingerprint
     (path,) = tmp_path.glob("*.safetensors")
     assert path == first.path
-    x = mine.extractor(data().stored)["features"].double()
+    x = mine.extractor(data().images)["features"].double()
     for out in (first, again):
         assert out.n == 70
         assert torch.allclose(out.layer("features").moments.mean, x.mean(0))
@@ -126,7 +126,7 @@ def score_on_ranks(rank, path, out, cache, world):
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=world)
     mine = scorer(ALL)
     start = rank * 70 // world
-    share = data(1).stored[start : (rank + 1) * 70 // world]
+    share = data(1).images[start : (rank + 1) * 70 // world]
     statistics = collect(mine, ImageSet(share, torch.zeros(len(share)).long()), 7, start)
     statistics.reduce(CPU)
     scores = mine.scores(statistics, reference(mine, data(), cache))
@@ -145,7 +145,7 @@ def test_every_score_is_that_of_one_process_on_every_rank(world, tmp_path):
         n, scores = torch.load(f"{tmp_path / 'out'}{rank}")
         assert n == 70
         for name, score in expected.items():
-            value, error = scores[name]
+            value, error, _ = scores[name]
             assert value == pytest.approx(score.value, rel=1e-9), name
             assert error == (score.standard_error and pytest.approx(score.standard_error, rel=1e-9)), name
 
@@ -164,9 +164,19 @@ def test_processes_that_want_one_file_compute_it_once(tmp_path):
 def test_a_file_that_fits_is_read(tmp_path):
     mine = scorer(ALL)
     made = reference(mine, data(), tmp_path)
-    given = reference(mine, data(5), tmp_path, Given(made.path, None))
-    assert given.fingerprint == made.fingerprint
-    assert reference(mine, data(5), tmp_path, Given(made.path, 70)).n == 70
+    for given in (Given(made.path, None), Given(made.path, 70)):
+        found = reference(mine, data(), tmp_path, given)
+        assert (found.fingerprint, found.n, found.of) == (made.fingerprint, 70, made.of)
+
+
+def test_a_file_of_other_data_is_refused_unless_that_is_allowed(tmp_path):
+    mine = scorer()
+    made = reference(mine, data(), tmp_path)
+    assert made.of == {"data": "noise", "split": "train", "data_sha256": data().fingerprint}
+    says = f"it is of noise .train., with data_sha256 {data().fingerprint[:16]}, and .*evaluation.reference_data=any"
+    with pytest.raises(ValueError, match=says):
+        reference(mine, data(5), tmp_path, Given(made.path, None))
+    assert reference(mine, data(5), tmp_path, Given(made.path, None, any_data=True)).of == made.of
 
 
 @pytest.mark.parametrize(
@@ -195,13 +205,13 @@ def test_a_file_of_other_facts_is_refused(tmp_path):
 
 
 def moments(images, layer="features"):
-    x = Pixels()(images.stored)[layer].double()
+    x = Pixels()(images.images)[layer].double()
     return x.mean(0).numpy(), torch.cov(x.T).numpy()
 
 
 def test_the_files_of_adm_edm_pytorch_fid_and_clean_fid_are_read(tmp_path):
     (mu, sigma), (mu_s, sigma_s) = moments(data()), moments(data(), "spatial")
-    pixels = data(n=20).stored.permute(0, 2, 3, 1).numpy()
+    pixels = data(n=20).images.permute(0, 2, 3, 1).numpy()
     # EDM's, pytorch-fid's and clean-fid's have mu and sigma alone.
     np.savez(tmp_path / "edm.npz", mu=mu, sigma=sigma)
     np.savez(tmp_path / "adm.npz", mu=mu, sigma=sigma, mu_s=mu_s, sigma_s=sigma_s, arr_0=pixels)
@@ -209,7 +219,8 @@ def test_the_files_of_adm_edm_pytorch_fid_and_clean_fid_are_read(tmp_path):
     mine = scorer((FrechetDistance(), spatial, KernelDistance(3, 10), PrecisionRecall()))
     expected = mine.scores(collect(mine, data(1)), reference(mine, data(), tmp_path))
     adm = reference(mine, data(), tmp_path, Given(tmp_path / "adm.npz", 70))
-    assert torch.equal(adm.layer("features").features, mine.extractor(data(n=20).stored)["features"])
+    assert adm.of == {}
+    assert torch.equal(adm.layer("features").features, mine.extractor(data(n=20).images)["features"])
     scores = mine.scores(collect(mine, data(1)), adm)
     for name in ("fid", "sfd_inception_v3"):
         assert scores[name].value == pytest.approx(expected[name].value, rel=1e-9)
@@ -253,7 +264,7 @@ def test_too_few_images_are_refused(tmp_path):
         mine.scores(collect(mine, data(n=2)), reference(mine, data(), tmp_path))
     made = reference(scorer((KernelDistance(3, 10),)), data(n=12), tmp_path)
     with pytest.raises(ValueError, match="its n=12: it must be at least block_size=13"):
-        reference(scorer((KernelDistance(3, 13),)), data(), tmp_path, Given(made.path, None))
+        reference(scorer((KernelDistance(3, 13),)), data(n=12), tmp_path, Given(made.path, None))
 
 
 def test_the_protocol_is_inside(tmp_path):

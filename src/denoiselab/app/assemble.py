@@ -19,6 +19,7 @@ from denoiselab.app.evaluator import Evaluator, frontier_of, optimized_metric
 from denoiselab.app.looks import Looks
 from denoiselab.app.settings import TrainSettings, parse
 from denoiselab.data import DataSet, clean, in_turn
+from denoiselab.data.datamodule import DataModule
 from denoiselab.evaluation import Frontier, OptimizedMetric, Store
 from denoiselab.training.callbacks import ProgressBar
 from denoiselab.training.checkpoints import CHECKPOINTS, AtomicCheckpointIO
@@ -47,6 +48,7 @@ class Run:
         interruption: Notes signals while it is entered.
         images: Training images or points.
         held_out: Those held out.
+        batches: Feeds the Trainer.
     """
 
     config: Config
@@ -61,6 +63,7 @@ class Run:
     interruption: Interruption
     images: DataSet
     held_out: DataSet
+    batches: DataModule
 
 
 def check_config(config: Config, *, sweeping: bool) -> None:
@@ -81,6 +84,7 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     with torch.device("meta"):  # a rehearsal: every job of a sweep fails here, or not for its model
         model, objective = build.build_model(config), build.build_objective(config)
     build.check_model(model, objective)
+    build.build_augmentation(config)
     names = [*settings.ema.profiles, RAW]
     optimized_metric(settings.optimized_metric, frontier_of(config["evaluation"], model, names))
     looks = Looks(config, model, names)
@@ -132,7 +136,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     evaluator = Evaluator(
         model=model,
         applied=functools.partial(ema.applied, model.denoiser),
-        extractor=build.build_extractor(config, settings.evaluation, settings.evaluation.num_samples),
+        extractor=build.build_extractor(config, settings.evaluation, settings.evaluation.num_samples, images),
         images=images,
         held_out=held_out,
         data=config["data"]["name"],
@@ -155,6 +159,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         interruption=interruption,
         images=images,
         held_out=held_out,
+        batches=DataModule(images, settings.seed, settings.batch_size, build.build_augmentation(config)),
     )
 
 

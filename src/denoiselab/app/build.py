@@ -16,10 +16,13 @@ from denoiselab.app.errors import BadInput, closest
 from denoiselab.app.settings import Evaluation
 from denoiselab.codecs import Codec, Identity
 from denoiselab.conditioners import Clean, Conditioner
+from denoiselab.data import DataSet
+from denoiselab.data.augmentation import Augmentation
 from denoiselab.denoiser import Denoiser
-from denoiselab.evaluation import Extractor, Given, Metric
+from denoiselab.evaluation import Extractor, Given, Metric, references
 from denoiselab.guidance import bind
 from denoiselab.networks.conditioning import OPTIONAL, listed
+from denoiselab.noise import AUGMENTING, Noise
 from denoiselab.objectives import Objective
 from denoiselab.parameterizations import determinant
 from denoiselab.samplers import Sampler
@@ -85,6 +88,32 @@ def build_model(config: Config) -> Model:
         config["denoiser"], "denoiser", network=network, schedule=schedule, parameterization=parameterization
     )
     return Model(denoiser, conditioner, codec)
+
+
+def build_augmentation(config: Config) -> Augmentation | None:
+    """What changes training batches at random, of a checked configuration; it has been tried on images.
+
+    Raises:
+        BadInput: It does not fit the data, or the network.
+    """
+    if config.get("augmentation") is None:
+        return None
+    augmentation: Augmentation = construct(config["augmentation"], "augmentation")
+    shape = config["data"]["shape"]
+    if len(shape) != 3:
+        raise BadInput(f"augmentation: it is for images, and samples of {config['data']['name']} are of shape {shape}.")
+    wanted = config["network"].get("augmentation_features") or 0
+    if augmentation.features not in (0, wanted):
+        raise BadInput(
+            f"network.augmentation_features={wanted}: {type(augmentation).__name__} tells it {augmentation.features} "
+            "numbers of how an image was changed; set it to that, with a network that has the option."
+        )
+    with torch.device("cpu"):
+        try:
+            augmentation(torch.zeros(2, *shape), Noise(0, torch.arange(2), AUGMENTING))
+        except ValueError as error:
+            raise BadInput(f"augmentation.{error}") from None
+    return augmentation
 
 
 def build_objective(config: Config) -> Objective:
@@ -157,7 +186,7 @@ def check_network(model: Model) -> None:
         )
 
 
-def check_guidance(model: Model, scales: Sequence[float], option: str) -> None:
+def check_scales(model: Model, scales: Sequence[float], option: str) -> None:
     """Refuse scales of classifier-free guidance that a model does not have.
 
     Raises:
@@ -233,18 +262,25 @@ def metric_nodes(evaluation: Evaluation) -> dict[str, Any]:
 
 def given_reference(evaluation: Evaluation) -> Given | None:
     """The reference that the user names."""
-    return None if evaluation.reference is None else Given(Path(evaluation.reference), evaluation.reference_n)
+    if evaluation.reference is None:
+        return None
+    return Given(Path(evaluation.reference), evaluation.reference_n, any_data=evaluation.reference_data == "any")
 
 
-def build_extractor(config: Config, evaluation: Evaluation, num_samples: int | None) -> Extractor:
+def build_extractor(
+    config: Config, evaluation: Evaluation, num_samples: int | None, train: DataSet | None = None
+) -> Extractor:
     """The maker of the scorer of a checked configuration, which can score `num_samples` of its samples.
 
     Raises:
-        BadInput: It cannot.
+        BadInput: It cannot, or the reference is not of the training data, where they are given.
     """
     extractor: Extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")
+    given = given_reference(evaluation)
     try:
-        extractor.check(config["data"]["shape"], build_metrics(evaluation), num_samples, given_reference(evaluation))
+        extractor.check(config["data"]["shape"], build_metrics(evaluation), num_samples, given)
+        if given is not None and train is not None:
+            references.check_data(given, train)
     except ValueError as error:
         raise BadInput(str(error)) from None
     return extractor

@@ -19,7 +19,8 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from denoiselab.app import build
 from denoiselab.app.errors import BadInput, console
-from denoiselab.app.moments import learn
+from denoiselab.app.moments import check_guidance, learn
+from denoiselab.app.run_directory import git_revision
 from denoiselab.app.settings import Evaluation
 from denoiselab.data import DataSet
 from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Reference, Scorer, Store, Subject
@@ -47,10 +48,13 @@ def frontier_of(evaluation: Config, model: build.Model, names: list[str], option
     nodes = build.sampler_nodes(evaluation["samplers"], f"{option}.samplers")
     asked, scales = evaluation["weights"], [float(scale) for scale in evaluation["guidance"]]
     listed = asked if isinstance(asked, list) else [asked]
-    build.check_guidance(model, scales, f"{option}.guidance")
+    build.check_scales(model, scales, f"{option}.guidance")
+    samplers = build.build_samplers(nodes)
+    for sampler in samplers.values():
+        check_guidance(sampler, scales, f"{option}.guidance")
     try:
         return Frontier(
-            build.build_samplers(nodes),
+            samplers,
             {name: _with_hashes(node) for name, node in nodes.items()},
             model.denoiser.schedule,
             evaluation["nfe"],
@@ -146,6 +150,8 @@ class Evaluator:
         notes = {
             "run": self.name,
             "reference_file": None if file is None else str(file),
+            "reference_data": dict(getattr(reference, "of", {})),
+            **self._revision,
             **self._floor(evaluation, frontier.num_samples),
         }
         try:
@@ -228,11 +234,15 @@ class Evaluator:
             values = []
             for data in (draw for draw in draws if draw is not None):
                 statistics = scorer.statistics()
-                statistics.update(data.stored)
+                statistics.update(data.stored(torch.arange(len(data))))
                 values.append(scorer.scores(statistics, reference)[scorer.metric].value)
             if values:
                 self._floors[num_samples] = {"floor": fmean(values), "floor_std": stdev(values)}
         return self._floors[num_samples]
+
+    @cached_property
+    def _revision(self) -> dict[str, Any]:
+        return git_revision()
 
     @cached_property
     def _floors(self) -> dict[int, dict[str, float]]:

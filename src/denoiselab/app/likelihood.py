@@ -6,6 +6,7 @@ import csv
 import hashlib
 import importlib.metadata
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def measure_likelihood(config: Config) -> Path:
             "split": settings.split,
             "split_n": len(data),
             "split_sha256": data.fingerprint,
-            "dimensions": data.stored[0].numel(),
+            "dimensions": math.prod(data.shape),
             "values": method.bins,
             "conditional": bool(model.conditioner.names),
             "weights": weights,
@@ -138,7 +139,7 @@ def _data(method: Likelihood, settings: SampleSettings, loaded: Loaded) -> tuple
         raise BadInput(
             f"num_samples={settings.num_samples}: {name} has {len(data)} in split={settings.split}; give at most that."
         )
-    in_bytes = data.stored.dtype == torch.uint8
+    in_bytes = data.stored(torch.arange(1)).dtype == torch.uint8
     if method.bins != (256 if in_bytes else None):
         wanted = f"{method.bins} values" if method.bins else "real numbers"
         found, choice = ("bytes", 0) if in_bytes else ("real numbers", 1)

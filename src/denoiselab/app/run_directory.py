@@ -26,6 +26,7 @@ ID_VARIABLE = "DENOISELAB_RUN_ID"
 # What may differ when a run continues: none of it changes what the training computes.
 _FREE = (
     *("paths.", "name", "max_images", "evaluation.", "callbacks.", "logger", "traceback"),
+    *("data.workers", "data.cache_dir", "data.memory_limit"),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "profiler", "detect_anomaly")),
 )
 _PACKAGES = ("denoiselab", "torch", "pytorch-lightning", "hydra-core", "wandb", "numpy")
@@ -141,7 +142,7 @@ def start_record(config: Mapping[str, Any]) -> dict[str, Any]:
         "host": platform.node(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        **_git(),
+        **git_revision(),
         "config": config,
     }
 
@@ -153,8 +154,8 @@ def write_description(path: Path, config: Mapping[str, Any], info: Mapping[str, 
         json.dump(info, file, indent=1)
 
 
-def _git() -> dict[str, Any]:
-    """Revision of the checkout, and whether it has changes; empty outside a checkout."""
+def git_revision() -> dict[str, Any]:
+    """Revision of the checkout as `git`, and whether it has changes as `git_changes`; empty outside a checkout."""
 
     def git(*words: str) -> str:
         command = ["git", *words]

@@ -15,7 +15,7 @@ from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.importing import check_source
 from denoiselab.app.loaded import load_weights
-from denoiselab.app.moments import learn
+from denoiselab.app.moments import check_guidance, learn
 from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.evaluation.cell import draw, mean_count
@@ -73,8 +73,9 @@ def sample(config: Config) -> Path:
     conditions = {name: value for name, value in settings.conditioner if value is not None}
     loaded, weights = load_weights(path, settings.weights, conditions)
     model = loaded.model
-    build.check_guidance(model, [settings.guidance], "guidance")
+    build.check_scales(model, [settings.guidance], "guidance")
     build.check_conditions(model)
+    check_guidance(sampler, [settings.guidance])
     checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
     # Whatever else was asked for, in eight digits: the same request has the same folder.
     asked = [settings.sampler, checkpoint, settings.format, settings.guidance, settings.noise]

@@ -86,7 +86,10 @@ def _job(path: Path, settings: SampleSettings) -> _Job:
     loaded = load(path)
     own = {key: value for key, value in (settings.frontier or {}).items() if value is not None}
     trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
-    default: Config = {"weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None}
+    default: Config = {
+        "weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None,
+        "reference_data": "same",
+    }  # fmt: skip
     evaluation = {**default, **trained, **own}
     parsed = parse(Evaluation, evaluation, "frontier")
     config = {"data": loaded.data_node, "evaluation": evaluation}
@@ -111,7 +114,7 @@ def _score(
     evaluator = Evaluator(
         model=loaded.model,
         applied=loaded.applied,
-        extractor=build.build_extractor(config, job.evaluation, job.evaluation.num_samples),
+        extractor=build.build_extractor(config, job.evaluation, job.evaluation.num_samples, images),
         images=images,
         held_out=held_out,
         data=config["data"]["name"],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from pytorch_lightning.loggers import Logger
 
@@ -74,7 +75,7 @@ def _draw_plane(run: Run, records: list[Record], path: Path) -> None:
             run.model.conditioner,
             run.frontier.samplers[best["sampler"]],
             best,
-            data.stored,
+            data.stored(torch.arange(len(data))),
             ", ".join(type(part).__name__ for part in parts),
             (lambda moment: None) if dist.is_initialized() else run.interruption.check,
         )

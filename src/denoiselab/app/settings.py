@@ -47,6 +47,7 @@ class Evaluation(_Settings):
     metric_options: dict[str, Node]
     reference: str | None
     reference_n: int | None = Field(ge=2)
+    reference_data: Literal["same", "any"]
 
 
 class TrainSettings(_Settings):
@@ -75,6 +76,7 @@ class TrainSettings(_Settings):
     callbacks: dict[str, Node]
     logger: dict[str, Node]
     trainer: Node
+    augmentation: Node | None = None
 
 
 class Conditions(_Settings):

@@ -21,7 +21,7 @@ from denoiselab.app.assemble import Run, assemble
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.run_directory import RunDirectory
 from denoiselab.conditioners import Clean
-from denoiselab.data.datamodule import DataModule
+from denoiselab.evaluation.media import Images, medium
 from denoiselab.networks.summary import Summary, summarize
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST, CheckpointError, check_weights, read_checkpoint
 from denoiselab.training.loggers import MetricsCSV
@@ -69,12 +69,13 @@ def train(config: dict[str, Any], job: Path | None) -> float:
                 f"run {path}: {len(run.images):,} images of {run.settings.data['name']}; {images_seen:,} of "
                 f"{run.settings.max_images:,} images seen"
             )
+            _show_data(run, path / "samples" / "data.png")
         with _loggers(run, directory, images_seen, leader=leader) as loggers:
             run.trainer.loggers = loggers
             if images_seen < run.settings.max_images:
                 run.trainer.fit(
                     run.module,
-                    datamodule=DataModule(run.images, run.settings.seed, run.settings.batch_size),
+                    datamodule=run.batches,
                     ckpt_path=last if images_seen else None,
                     weights_only=True,
                 )
@@ -89,6 +90,14 @@ def _costs(run: Run) -> Summary:
     """Of the network, for a batch as training has it."""
     cond = run.model.conditioner.given(Clean.blank(2, run.model.codec.shape))
     return summarize(run.model.denoiser.network, torch.zeros(2, *run.model.shape), torch.zeros(2), cond)
+
+
+def _show_data(run: Run, path: Path) -> None:
+    """Write the picture of the first training samples as the network sees them, if it is not there."""
+    shown = medium(run.model.codec.shape)
+    if not path.exists():
+        n = 64 if isinstance(shown, Images) else shown.shown
+        shown.write_grid(path, shown.to_stored(run.batches.first(n)))
 
 
 def _images_seen(path: Path, module: DiffusionModule) -> int:

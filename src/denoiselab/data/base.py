@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Protocol
 
 from torch import Tensor
 
+from denoiselab.noise import Noise
+
 
 class DataSet(Protocol):
-    """Labelled samples in memory, as they are stored and as the network sees them."""
+    """Labelled samples, in memory or in files, as they are stored and as the network sees them."""
 
     @property
-    def stored(self) -> Tensor:
-        """The samples as they are kept and scored, `(N, *)`: bytes of images, float32 points."""
+    def shape(self) -> tuple[int, ...]:
+        """Of a sample: (C, H, W) of images, (D,) of points."""
         ...
 
     @property
@@ -22,12 +25,30 @@ class DataSet(Protocol):
         ...
 
     @property
+    def captions(self) -> Sequence[str] | None:
+        """One a sample; None where there are none."""
+        ...
+
+    @property
     def fingerprint(self) -> str:
         """sha256 of samples and labels."""
         ...
 
+    @property
+    def workers(self) -> int:
+        """Processes that read batches ahead in training; 0 where reading one costs next to nothing."""
+        ...
+
     def __len__(self) -> int:
         """Number of samples."""
+        ...
+
+    def stored(self, index: Tensor) -> Tensor:
+        """The samples at `index` `(B,)` as they are kept and scored, `(B, *)`: bytes of images, float32 of the rest."""
+        ...
+
+    def drawn(self, index: Tensor, noise: Noise) -> Tensor:
+        """As `stored`, for a training batch: where images are cropped at random, `noise` says where."""
         ...
 
     def inputs(self, index: Tensor) -> Tensor:

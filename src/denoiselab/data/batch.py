@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,12 +16,11 @@ def clean(data: DataSet, index: Tensor, device: torch.device | None = None) -> C
     """The samples at `index` `(B,)` int64 with all that the set knows of them: labels, and captions where it has them.
 
     Args:
-        data: Its `captions`, a text a sample, if it has that attribute, are told too.
+        data: The set.
         index: Within the set.
         device: Of the result; None for the set's own.
     """
-    texts: Sequence[str] | None = getattr(data, "captions", None)
-    captions = None if texts is None else [texts[i] for i in index.tolist()]
+    captions = None if data.captions is None else [data.captions[i] for i in index.tolist()]
     return Clean(data.inputs(index).to(device), data.labels[index].to(device), captions)
 
 

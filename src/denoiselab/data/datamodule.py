@@ -2,54 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NotRequired, TypedDict
-
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from denoiselab.data.augmentation import Augmentation
 from denoiselab.data.base import DataSet
-from denoiselab.data.batch import clean
-from denoiselab.data.stream import IndexStream
-
-
-class Batch(TypedDict):
-    """A training batch: the fields of `Clean`, those that are there, and `position` `(B,)` in images seen."""
-
-    images: Tensor
-    labels: Tensor
-    captions: NotRequired[Sequence[str]]
-    augmentation: NotRequired[Tensor]
-    position: Tensor
-
-
-class Batches:
-    """An endless iterable of batches from a set held in memory.
-
-    Args:
-        data: The images or points.
-        seed: Of the order.
-        batch_size: Images a batch over all ranks; divisible by `world`.
-        start: Images seen before the first batch.
-        rank: Of this process; it reads positions rank, rank + world, ... of each batch.
-        world: Number of processes.
-    """
-
-    def __init__(self, data: DataSet, seed: int, batch_size: int, start: int, rank: int = 0, world: int = 1) -> None:
-        self.data, self.batch_size, self.start = data, batch_size, start
-        self.rank, self.world = rank, world
-        self.stream = IndexStream(len(data), seed)
-
-    def __iter__(self) -> Iterator[Batch]:
-        start = self.start
-        while True:
-            position = torch.arange(start + self.rank, start + self.batch_size, self.world)
-            index = self.stream[position]
-            known = clean(self.data, index)
-            batch = Batch(images=known.images, labels=known.labels, position=position)
-            yield batch if known.captions is None else {**batch, "captions": known.captions}
-            start += self.batch_size
+from denoiselab.data.images import as_inputs
+from denoiselab.data.loading import Batch, Batches, Reader
+from denoiselab.noise import AUGMENTING, Noise
 
 
 class DataModule(pl.LightningDataModule):
@@ -59,11 +20,12 @@ class DataModule(pl.LightningDataModule):
         train: Training images or points.
         seed: Of the order.
         batch_size: Images per optimizer step, over all ranks and accumulated batches.
+        augmentation: Changes batches at random; None: nothing does.
     """
 
-    def __init__(self, train: DataSet, seed: int, batch_size: int) -> None:
+    def __init__(self, train: DataSet, seed: int, batch_size: int, augmentation: Augmentation | None = None) -> None:
         super().__init__()
-        self.train, self.seed, self.batch_size = train, seed, batch_size
+        self.train, self.seed, self.batch_size, self.augmentation = train, seed, batch_size, augmentation
 
     def train_dataloader(self) -> Batches:
         """Called after a checkpoint is restored, so the count is the resumed one."""
@@ -71,4 +33,30 @@ class DataModule(pl.LightningDataModule):
         micro_batch = self.batch_size // self.trainer.accumulate_grad_batches
         start: int = getattr(self.trainer.lightning_module, "images_seen")  # noqa: B009
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        return Batches(self.train, self.seed, micro_batch, start, rank, world)
+        pinned = self.trainer.strategy.root_device.type == "cuda"
+        return Batches(self.train, self.seed, micro_batch, start, rank, world, pinned=pinned)
+
+    def first(self, n: int) -> Tensor:
+        """The first `n` samples of training as the network sees them, `(n, *)`.
+
+        Raises:
+            ValueError: One cannot be read.
+        """
+        batch = Reader(self.train, self.seed)[torch.arange(n)]
+        if isinstance(batch, Exception):
+            raise batch
+        return seen(batch, self.seed, self.augmentation)["images"]
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """The batch as the network sees it, made on the network's device: bytes are moved, not floats."""
+        return seen(batch, self.seed, self.augmentation)
+
+
+def seen(batch: Batch, seed: int, augmentation: Augmentation | None) -> Batch:
+    """A batch as it is stored, to what the network sees of it: a function of (seed, positions)."""
+    images = as_inputs(batch["images"])
+    if augmentation is None:
+        return {**batch, "images": images}
+    images, told = augmentation(images, Noise(seed, batch["position"], AUGMENTING))
+    changed: Batch = {**batch, "images": images.contiguous(memory_format=torch.channels_last)}
+    return changed if told is None else {**changed, "augmentation": told}

@@ -6,11 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from denoiselab.data.base import digest
+from denoiselab.noise import Noise
 
 
 def from_uint8(images: Tensor) -> Tensor:
@@ -23,6 +25,14 @@ def to_uint8(x: Tensor) -> Tensor:
     return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def as_inputs(stored: Tensor) -> Tensor:
+    """What the network sees of stored samples: bytes `(B, C, H, W)` in [-1, 1], channels last; others as they are."""
+    if stored.dtype != torch.uint8:
+        return stored
+    x = from_uint8(stored)
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Labelled images in memory.
@@ -30,10 +40,14 @@ class ImageSet:
     Args:
         images: `(N, C, H, W)` uint8.
         labels: `(N,)` int64.
+        captions: One an image; None where there are none.
     """
+
+    workers: ClassVar[int] = 0
 
     images: Tensor
     labels: Tensor
+    captions: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -44,13 +58,21 @@ class ImageSet:
         return digest(self.images, self.labels)
 
     @property
-    def stored(self) -> Tensor:
-        """The images as bytes."""
-        return self.images
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return tuple(self.images.shape[1:])
+
+    def stored(self, index: Tensor) -> Tensor:
+        """The images at `index` `(B,)` as bytes, `(B, C, H, W)`."""
+        return self.images[index]
+
+    def drawn(self, index: Tensor, noise: Noise) -> Tensor:
+        """As `stored`."""
+        return self.images[index]
 
     def inputs(self, index: Tensor) -> Tensor:
-        """The images at `index` `(B,)` in [-1, 1], `(B, C, H, W)`, channels last in memory."""
-        return from_uint8(self.images[index]).contiguous(memory_format=torch.channels_last)
+        """The images at `index` `(B,)` as the network sees them."""
+        return as_inputs(self.images[index])
 
     def fresh(self, n: int, number: int) -> None:
         """None: nobody knows the density of images."""
@@ -62,8 +84,10 @@ class ImageSet:
         return self.subset(~held_out), self.subset(held_out)
 
     def subset(self, which: Tensor) -> ImageSet:
-        """The images that a boolean mask or an index tensor `(M,)` selects."""
-        return ImageSet(self.images[which], self.labels[which])
+        """The images that a boolean mask or an index tensor `(M,)` selects, copied."""
+        rows = torch.arange(len(self))[which]
+        captions = None if self.captions is None else [self.captions[i] for i in rows.tolist()]
+        return ImageSet(self.images[rows], self.labels[rows], captions)
 
 
 def check_shape(images: Tensor, shape: Sequence[int], name: str) -> None:

@@ -1,14 +1,16 @@
-"""Sets of points."""
+"""Sets of points, or of other samples that are real numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 from torch import Tensor
 
 from denoiselab.data.base import digest
+from denoiselab.noise import Noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,14 +18,18 @@ class PointSet:
     """Labelled points in memory; the network sees them as they are.
 
     Args:
-        points: `(N, D)` float32.
+        points: `(N, D)` float32, or `(N, *)`.
         labels: `(N,)` int64.
         source: Fresh draws `(n, number)` of the same density; None where there is none.
+        captions: One a sample; None where there are none.
     """
+
+    workers: ClassVar[int] = 0
 
     points: Tensor
     labels: Tensor
     source: Callable[[int, int], PointSet] | None = None
+    captions: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.points)
@@ -34,12 +40,20 @@ class PointSet:
         return digest(self.points, self.labels)
 
     @property
-    def stored(self) -> Tensor:
-        """The points."""
-        return self.points
+    def shape(self) -> tuple[int, ...]:
+        """(D,)."""
+        return tuple(self.points.shape[1:])
+
+    def stored(self, index: Tensor) -> Tensor:
+        """The points at `index` `(B,)`, `(B, D)`."""
+        return self.points[index]
+
+    def drawn(self, index: Tensor, noise: Noise) -> Tensor:
+        """As `stored`."""
+        return self.points[index]
 
     def inputs(self, index: Tensor) -> Tensor:
-        """The points at `index` `(B,)`, `(B, D)`."""
+        """As `stored`."""
         return self.points[index]
 
     def fresh(self, n: int, number: int) -> PointSet | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import platform
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -92,6 +93,8 @@ class Scoring:
     def __call__(self, guidance: float, sampler: Sampler, steps: int, calls: int) -> tuple[Record, Tensor]:
         """What is measured of a cell, and its first samples, on the first rank.
 
+        Its seconds are those of the clock on the wall, for sampling and features on all `devices` together.
+
         Args:
             guidance: Scale of classifier-free guidance.
             sampler: Of the cell.
@@ -101,7 +104,7 @@ class Scoring:
         device = next(self.subject.denoiser.parameters()).device
         memory, start = PeakMemory(device), time.perf_counter()
         share = self._share()
-        statistics = self.scorer.statistics(share.start)
+        statistics = self.scorer.statistics(share.start, self.subject.conditioner.strata)
         mine, first = self._draw(share, statistics, guidance, sampler, steps, calls)
         shares = [mine._replace(memory=memory.megabytes())]
         if dist.is_initialized():
@@ -132,6 +135,8 @@ class Scoring:
             "seconds_per_1k_images": round(seconds / self.num_samples * 1000, 3),
             "peak_memory_mb": round(max(share.memory for share in shares), 1),
             "device": device.type,
+            "device_name": _device_name(device),
+            "devices": len(shares),
             "shape": list(self.subject.codec.shape),
         }
         return record, first
@@ -193,6 +198,7 @@ class Scoring:
             "value": _finite(score.value),
             "standard_error": _finite(score.standard_error),
             "lower_is_better": self.scorer.lower_is_better[metric],
+            **({} if score.reason is None else {"reason": score.reason}),
         }
 
 
@@ -224,6 +230,12 @@ def draw(
         what = f"sample {first} of {type(sampler).__name__} at {counted.calls} NFE is not finite."
         raise NotFinite(first, what)
     return medium(codec.shape).to_stored(codec.decode(x)), counted
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.get_num_threads()} thread(s)"
 
 
 def _finite(value: float | None) -> float | None:

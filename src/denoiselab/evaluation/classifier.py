@@ -92,7 +92,7 @@ class DomainClassifier(ImageExtractor):
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = _Classifier(train.stored.shape[1], int(train.labels.max()) + 1, self.dimension)
+            network = _Classifier(train.shape[0], int(train.labels.max()) + 1, self.dimension)
             network.to(memory_format=torch.channels_last)
             try:
                 with safe_open(path, framework="pt") as file:
@@ -108,7 +108,7 @@ class DomainClassifier(ImageExtractor):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         told = "" if accuracy is None else f"a classifier: {accuracy:.2%} right on {len(held_out)} held-out images"
         facts = {"extractor_accuracy": accuracy}
-        return NetworkFeatures(self.name, digest.hexdigest(), network, train.stored.shape[1], facts, {}, told)
+        return NetworkFeatures(self.name, digest.hexdigest(), network, train.shape[0], facts, {}, told)
 
     def _train(
         self,
@@ -126,7 +126,7 @@ class DomainClassifier(ImageExtractor):
             for _ in range(self.epochs):
                 for batch in torch.randperm(len(train)).split(self.batch_size):
                     loss = F.cross_entropy(
-                        network(train.stored[batch])[LOGITS], train.labels[batch], label_smoothing=0.05
+                        network(train.stored(batch))[LOGITS], train.labels[batch], label_smoothing=0.05
                     )
                     optimizer.zero_grad()
                     loss.backward()
@@ -138,5 +138,7 @@ class DomainClassifier(ImageExtractor):
         if not len(validation):
             return None
         with torch.no_grad():
-            predicted = network.eval()(validation.stored)[LOGITS].argmax(1)
+            network.eval()
+            parts = torch.arange(len(validation)).split(1024)
+            predicted = torch.cat([network(validation.stored(part))[LOGITS].argmax(1) for part in parts])
         return float((predicted == validation.labels).double().mean())

@@ -42,9 +42,22 @@ class Dequantisation(ABC):
         """
 
     def fit(  # noqa: B027  # most have nothing to train
-        self, loss: NegativeLogDensity, images: Tensor, seed: int, on_images: Callable[[int], object]
+        self,
+        loss: NegativeLogDensity,
+        images: Callable[[Tensor], Tensor],
+        n: int,
+        seed: int,
+        on_images: Callable[[int], object],
     ) -> None:
-        """Train what is to be trained, on `images` `(N, *)` in the network's range; a function of `seed`."""
+        """Train what is to be trained; a function of `seed`.
+
+        Args:
+            loss: Minus the log density under the model.
+            images: From indices `(B,)` to images in the network's range, `(B, *)`.
+            n: Number of images.
+            seed: Of the weights and of all draws.
+            on_images: Told the images of each step.
+        """
 
 
 class Real(Dequantisation):
@@ -182,26 +195,34 @@ class Variational(_Binned):
         log_q = log_q.flatten(1).sum(1) - x0[0].numel() * math.log(2 * self.half)
         return x0.double() + self.half * torch.tanh(z / 2), log_q
 
-    def fit(self, loss: NegativeLogDensity, images: Tensor, seed: int, on_images: Callable[[int], object]) -> None:
-        """Train on `images` `(N, C, *)` in the network's range; a function of `seed`."""
-        channels = images.shape[1]
-        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[images.ndim - 3]
+    def fit(
+        self,
+        loss: NegativeLogDensity,
+        images: Callable[[Tensor], Tensor],
+        n: int,
+        seed: int,
+        on_images: Callable[[int], object],
+    ) -> None:
+        """Train on images `(B, C, *)`."""
+        first = images(torch.arange(1))
+        channels, device = first.shape[1], first.device
+        conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[first.ndim - 3]
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             torch.manual_seed(seed % 2**63)
             body = [conv(channels, self.width, 3, padding=1), nn.SiLU(), conv(self.width, self.width, 3, padding=1)]
             head = conv(self.width, 2 * channels, 1)
         for weight in head.parameters():
             nn.init.zeros_(weight)
-        self.network = nn.Sequential(*body, nn.SiLU(), head).to(images.device)
+        self.network = nn.Sequential(*body, nn.SiLU(), head).to(device)
         optimizer = torch.optim.Adam(self.network.parameters(), self.lr)
         for step in range(self.steps):
-            position = torch.arange(step * self.batch_size, (step + 1) * self.batch_size, device=images.device)
+            position = torch.arange(step * self.batch_size, (step + 1) * self.batch_size, device=device)
             noise = Noise(seed, position, TRAINING)
-            index = (noise.uniform() * len(images)).long()
+            index = (noise.uniform() * n).long()
             optimizer.param_groups[0]["lr"] = self.lr * (1 + math.cos(math.pi * step / self.steps)) / 2
             with torch.enable_grad():
-                y, log_q = self(images[index], 0.0, noise)
-                value = (loss(y.float(), index, noise) + log_q / images[0].numel()).mean()
+                y, log_q = self(images(index), 0.0, noise)
+                value = (loss(y.float(), index, noise) + log_q / first.numel()).mean()
                 weights = list(self.network.parameters())
                 for weight, gradient in zip(weights, torch.autograd.grad(value, weights), strict=True):
                     weight.grad = gradient

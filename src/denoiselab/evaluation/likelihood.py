@@ -179,8 +179,10 @@ class FlowLikelihood(Likelihood):
             inner: Tensor = like(place.tanh(), y) * predicted.square() - 2 * predicted * eps
             return span * inner.flatten(1).mean(1)
 
-        images = train.inputs(torch.arange(len(train))).to(device)
-        self.dequantisation.fit(loss, images, seed, on_images)
+        def images(index: Tensor) -> Tensor:
+            return train.inputs(index.cpu()).to(device)
+
+        self.dequantisation.fit(loss, images, len(train), seed, on_images)
 
     def __call__(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning) -> Estimate:
         """The parts `prior`, `volume` and `dequantisation`."""

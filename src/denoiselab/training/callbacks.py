@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 
 from denoiselab import progress
-from denoiselab.data.datamodule import Batch
+from denoiselab.data.loading import Batch
 from denoiselab.training.checkpoints import LAST
 from denoiselab.training.interruption import Interruption
 from denoiselab.training.module import DiffusionModule

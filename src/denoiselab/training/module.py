@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from denoiselab.codecs import Codec
 from denoiselab.conditioners import Clean, Conditioner
-from denoiselab.data.datamodule import Batch
+from denoiselab.data.loading import Batch
 from denoiselab.denoiser import Denoiser
 from denoiselab.networks.layers import Constrained
 from denoiselab.noise import TRAINING, Noise
@@ -83,7 +83,7 @@ class DiffusionModule(pl.LightningModule):
             torch.cuda.manual_seed(word)
         noise = Noise(self.seed, batch["position"], TRAINING)
         clean = Clean(batch["images"], batch["labels"], batch.get("captions"), batch.get("augmentation"))
-        cond = self.conditioner.train(clean, noise)
+        cond = self.conditioner.train(clean, noise)._replace(augmentation=clean.augmentation)
         x0 = self.codec.encode_latents(self.codec.encode_pixels(clean.images), noise.normal)
         loss: Tensor = self.objective(self.denoiser, x0, noise, cond).mean()
         self.images_seen += len(batch["position"]) * self.trainer.world_size

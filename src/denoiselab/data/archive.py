@@ -1,0 +1,136 @@
+"""A zip archive of image files, as EDM's dataset_tool and StyleGAN's write it."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from denoiselab.data.captions import match
+from denoiselab.data.folder import EXTENSIONS
+from denoiselab.data.records import Strings, identity
+from denoiselab.data.source import ImageSource
+
+_LABELS = "dataset.json"
+
+# Bytes of a member beyond which it is no image, whatever its header says of pixels.
+_MOST = 2**30
+
+
+@dataclass(frozen=True)
+class ZipRecords:
+    """Records of the image files in an archive, which each process opens for itself.
+
+    Args:
+        path: Of the archive.
+        names: Of the members.
+        labels: Classes `(N,)` int64.
+        identity: From `denoiselab.data.records.identity`.
+    """
+
+    path: Path
+    names: Sequence[str]
+    labels: Tensor
+    identity: str
+    classes: Sequence[str] = ()
+    captions: Sequence[str] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_archive"}
+
+    @cached_property
+    def _archive(self) -> zipfile.ZipFile:
+        return zipfile.ZipFile(self.path)
+
+    @property
+    def name(self) -> str:
+        """The archive."""
+        return str(self.path)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def describe(self, i: int) -> str:
+        """The archive and the member."""
+        return f"{self.path}/{self.names[i]}"
+
+    def image(self, i: int) -> Image.Image:
+        """The member, opened."""
+        member = self._archive.getinfo(self.names[i])
+        if member.file_size > _MOST:
+            raise ValueError(f"it unpacks to {member.file_size} bytes, and an image has at most {_MOST}")
+        return Image.open(io.BytesIO(self._archive.read(member)))
+
+
+@dataclass(kw_only=True)
+class ImageZip(ImageSource):
+    """Image files in a zip archive, in the order of their names, read where they lie.
+
+    `dataset.json` in it, if any, gives classes: {"labels": [["00000/img00000000.png", 6], ...]}, or null for none.
+    Source: https://github.com/NVlabs/edm, dataset_tool.py.
+
+    Args:
+        root: The archive.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    root: str
+
+    def records(self) -> ZipRecords:
+        """The members that are images.
+
+        Raises:
+            ValueError: There is no such archive, no image in it, a member lies outside, or classes do not fit.
+        """
+        path = Path(self.root).expanduser()
+        option = f"data.root={path}"
+        if not path.is_file():
+            raise ValueError(
+                f"{option}: {'it is a folder; use data=image_folder' if path.is_dir() else 'there is no such file'}."
+            )
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = sorted(archive.infolist(), key=lambda member: member.filename)
+                text = archive.read(_LABELS) if _LABELS in archive.namelist() else b"{}"
+        except (OSError, zipfile.BadZipFile, RuntimeError) as error:
+            raise ValueError(f"{option}: it is no zip archive that can be read ({error}).") from None
+        for member in members:
+            place = PurePosixPath(member.filename.replace("\\", "/"))
+            if place.is_absolute() or ".." in place.parts or ":" in place.parts[0]:
+                raise ValueError(
+                    f"{option}: its member {member.filename} lies outside of it; nothing is read from such an archive."
+                )
+        images = [member for member in members if PurePosixPath(member.filename).suffix.lower() in EXTENSIONS]
+        images = [member for member in images if not PurePosixPath(member.filename).name.startswith(".")]
+        if not images:
+            raise ValueError(f"{option}: there is no image in it; looked for {', '.join(sorted(EXTENSIONS))}.")
+        names = [member.filename for member in images]
+        labels = _labels(text, names, option)
+        told = identity((f"{m.filename} {m.file_size} {m.CRC}" for m in images), labels)
+        return ZipRecords(path, Strings(names), labels, told)
+
+
+def _labels(text: bytes, names: list[str], option: str) -> Tensor:
+    try:
+        content = json.loads(text)
+        pairs = dict(content.get("labels") or [])
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError(f'{option}: its {_LABELS} is not {{"labels": [[file name, class], ...]}}.') from None
+    if not pairs:
+        return torch.zeros(len(names), dtype=torch.int64)
+    values = match(pairs, names, f"{option}: its {_LABELS}", "labels")
+    for name, value in zip(names, values, strict=True):
+        if not isinstance(value, int) or value < 0:
+            raise ValueError(f"{option}: its {_LABELS} has {value!r} for {name}; a class is a whole number from 0.")
+    return torch.tensor(values)

@@ -1,0 +1,153 @@
+"""Images that are an array in a NumPy file."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from denoiselab.data.records import ArrayRecords, Records, identity
+from denoiselab.data.source import ImageSource
+
+# What arrays are called in .npz files, the first that is there; arr_0 and arr_1 are ADM's.
+_IMAGES, _LABELS = ("images", "x", "data", "arr_0"), ("labels", "y", "arr_1")
+
+# Of a large array, this many blocks of this many bytes tell it from another.
+_BLOCKS, _BLOCK = 64, 2**16
+
+
+@dataclass(frozen=True)
+class NpyRecords:
+    """Records of an array in a .npy file, which each process maps into its memory.
+
+    Args:
+        path: Of the file.
+        labels: Classes `(N,)` int64.
+    """
+
+    path: Path
+    labels: Tensor
+    classes: tuple[str, ...] = ()
+    captions: None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "labels": self.labels, "classes": self.classes, "captions": None}
+
+    @cached_property
+    def _images(self) -> NDArray[Any]:
+        return channels_last(np.load(self.path, mmap_mode="r"))
+
+    @property
+    def name(self) -> str:
+        """The file."""
+        return str(self.path)
+
+    @property
+    def identity(self) -> str:
+        """sha256 of its size, of blocks all over it, and of the labels."""
+        size, digest = self.path.stat().st_size, hashlib.sha256()
+        with self.path.open("rb") as file:
+            for k in range(_BLOCKS):
+                file.seek(max(0, size - _BLOCK) * k // (_BLOCKS - 1))
+                digest.update(file.read(_BLOCK))
+        return identity((f"array {size}",), self.labels, None, digest.digest())
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def describe(self, i: int) -> str:
+        """Its place."""
+        return f"image {i} of {self.path}"
+
+    def image(self, i: int) -> NDArray[Any]:
+        """Image `i`."""
+        return np.asarray(self._images[i])
+
+
+@dataclass(kw_only=True)
+class Arrays(ImageSource):
+    """Images in a .npy file, or in a .npz file with their labels.
+
+    They are uint8, or uint16 to be scaled, `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`. In a .npz file they are
+    called images, x, data or arr_0, and their classes labels, y or arr_1. A .npy file is never in memory as a whole.
+
+    Args:
+        root: The file.
+        labels: A .npy file of classes `(N,)`, beside a .npy file of images; None for none.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    root: str
+    labels: str | None = None
+
+    def records(self) -> Records:
+        """The images.
+
+        Raises:
+            ValueError: There is no such file, or it does not hold such arrays.
+        """
+        path = Path(self.root).expanduser()
+        option = f"data.root={path}"
+        if path.is_dir():
+            raise ValueError(f"{option}: it is a folder; use data=image_folder.")
+        if not path.is_file():
+            raise ValueError(f"{option}: there is no such file.")
+        if path.suffix not in (".npy", ".npz"):
+            raise ValueError(f"{option}: it must be a .npy or a .npz file.")
+        try:
+            loaded = np.load(path, mmap_mode="r")  # no pickles
+            if path.suffix == ".npy":
+                images = loaded
+                labels = None if self.labels is None else np.load(Path(self.labels).expanduser())
+            else:
+                names = ", ".join(loaded.files)
+                key = next((name for name in _IMAGES if name in loaded.files), None)
+                if key is None:
+                    raise ValueError(f"{option}: it holds {names or 'nothing'}, and none of {', '.join(_IMAGES)}.")
+                images = loaded[key]
+                key = next((name for name in _LABELS if name in loaded.files), None)
+                labels = None if key is None else loaded[key]
+        except (OSError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{option}: it cannot be read ({' '.join(str(error).split())}).") from None
+        except ValueError as error:
+            text = str(error)
+            raise ValueError(text if text.startswith("data.") else f"{option}: it cannot be read ({text}).") from None
+        return self._checked(path, images, labels, option)
+
+    def _checked(self, path: Path, images: NDArray[Any], labels: NDArray[Any] | None, option: str) -> Records:
+        if images.ndim not in (3, 4) or images.dtype not in (np.uint8, np.uint16):
+            raise ValueError(
+                f"{option}: its images are {images.dtype} of shape {list(images.shape)}; wanted are uint8 or uint16, "
+                "(N, H, W), (N, H, W, C) or (N, C, H, W)."
+            )
+        if labels is None:
+            classes = torch.zeros(len(images), dtype=torch.int64)
+        elif labels.shape != (len(images),) or labels.dtype.kind not in "iu" or (len(labels) and labels.min() < 0):
+            raise ValueError(
+                f"{option}: its labels are {labels.dtype} of shape {list(labels.shape)}; wanted are {len(images)} "
+                "whole numbers from 0."
+            )
+        else:
+            classes = torch.from_numpy(labels.astype(np.int64))
+        if path.suffix == ".npy":
+            return NpyRecords(path, classes)
+        channels, height, width = self.shape
+        if self.resize == "random_crop" or len(images) * channels * height * width > self.memory_limit * 2**30:
+            raise ValueError(f"{option}: a .npz file is read as a whole, and this one is too large; unpack it to .npy.")
+        return ArrayRecords(str(path), channels_last(images), classes)
+
+
+def channels_last(images: NDArray[Any]) -> NDArray[Any]:
+    """`(N, H, W)` or `(N, H, W, C)` of either or `(N, C, H, W)`: C is what is 1, 3 or 4, the last if both are."""
+    first = images.ndim == 4 and images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3, 4)
+    return images.transpose(0, 2, 3, 1) if first else images

@@ -1,0 +1,206 @@
+"""One pass over all images of a set, before training: damage, hashes, and where they fit the decoded bytes, kept."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+import time
+from collections.abc import Generator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from denoiselab import progress
+from denoiselab.data.decoding import BadImage, Decoder, WrongSize, read
+from denoiselab.data.records import Records
+from denoiselab.files import new_folder, write_text
+
+_log = logging.getLogger(__name__)
+
+# Images a task; and the seconds of work from which other processes are worth their start.
+_CHUNK, _WORTH = 64, 10.0
+
+_PIXELS, _HASHES, _BAD, _REPORT = "images.npy", "sha256.npy", "bad.json", "bad_images.txt"
+
+
+class Prepared(NamedTuple):
+    """What one pass over all images found.
+
+    Args:
+        folder: Of the files.
+        pixels: Decoded images `(N, C, H, W)` uint8, those that are bad black; None where they were too many to keep.
+        hashes: sha256 of each image's bytes in its original size, `(N, 32)` uint8.
+        bad: Place of each image that cannot be read, to the sentence that says why.
+    """
+
+    folder: Path
+    pixels: Path | None
+    hashes: NDArray[np.uint8]
+    bad: dict[int, str]
+
+
+def prepare(
+    records: Records, decoder: Decoder, cache: Path, workers: int | None, *, decoded: bool, skip: bool
+) -> Prepared:
+    """Read every image once, or find in `cache` what was found when they were.
+
+    The folder is named by the hash of the records' identity and of what was asked. Processes that want the same wait
+    for the first of them.
+
+    Args:
+        records: The images.
+        decoder: Makes bytes of them.
+        cache: Folder of what is kept.
+        workers: Processes; None: one a core.
+        decoded: Keep the decoded images.
+        skip: Report images that cannot be read; else the first is raised.
+
+    Raises:
+        ValueError: An image cannot be read, or is of another size where none may be changed.
+        OSError: The cache cannot be written to.
+    """
+    asked = {
+        "format": 1,
+        "identity": records.identity,
+        "shape": list(decoder.shape),
+        "resize": decoder.resize if decoded else decoder.resize == "none",
+        "max_pixels": decoder.max_pixels,
+        "decoded": decoded,
+    }
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    folder = cache / f"data-{key[:16]}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            with new_folder(folder) as partial:
+                _read_all(_Task(records, decoder, partial / _PIXELS if decoded else None), partial, workers, skip=skip)
+    bad = {int(i): text for i, text in json.loads((folder / _BAD).read_text(encoding="utf-8")).items()}
+    if bad and not skip:
+        raise ValueError(_refusal(next(iter(bad.values()))))
+    if bad:
+        few = len(bad), len(records), records.name, folder / _REPORT
+        _log.warning("%d of %d images of %s cannot be read and are left out; they are listed in %s", *few)
+    return Prepared(folder, folder / _PIXELS if decoded else None, np.load(folder / _HASHES), bad)
+
+
+def check_space(cache: Path, size: int) -> None:
+    """Refuse a cache with less than `size` bytes free.
+
+    Raises:
+        ValueError: It has.
+    """
+    place = next(p for p in (cache, *cache.absolute().parents) if p.is_dir())
+    free = shutil.disk_usage(place).free
+    if free < size:
+        raise ValueError(
+            f"data.cache_dir={cache}: {free / 1e6:.0f} MB are free there, and the decoded images need "
+            f"{size / 1e6:.0f}; name another, or set data.memory_limit lower."
+        )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Reads parts of a set; in each process one."""
+
+    records: Records
+    decoder: Decoder
+    pixels: Path | None
+
+    def __call__(self, first: int, last: int) -> tuple[bytes, dict[int, str], str | None]:
+        """Hashes and bad images from `first` to `last`, and the first image of a wrong size, if any."""
+        hashes, bad = b"", {}
+        out = None if self.pixels is None else np.load(self.pixels, mmap_mode="r+")
+        for i in range(first, last):
+            digest = bytes(32)
+            try:
+                original = read(self.records, i, self.decoder)
+                resized = self.decoder.resized(original)
+                digest = hashlib.sha256(original.tobytes()).digest()
+                if out is not None:
+                    out[i] = resized
+            except BadImage as error:
+                bad[i] = str(error)
+            except WrongSize as error:
+                return hashes, bad, f"data: {self.records.describe(i)}: {error}."
+            hashes += digest
+        return hashes, bad, None
+
+
+def _read_all(task: _Task, folder: Path, workers: int | None, *, skip: bool) -> None:
+    n = len(task.records)
+    if task.pixels is not None:
+        np.lib.format.open_memmap(task.pixels, "w+", np.uint8, (n, *task.decoder.shape))
+    hashes, bad = b"", dict[int, str]()
+    with progress.bar("reading images", n) as bar, contextlib.closing(_parts(task, workers)) as parts:
+        for some, damaged, refusal in parts:
+            if damaged and not skip:
+                raise ValueError(_refusal(next(iter(damaged.values()))))
+            if refusal is not None:
+                raise ValueError(refusal)
+            hashes += some
+            bad |= damaged
+            bar.update(len(some) // 32)
+    np.save(folder / _HASHES, np.frombuffer(hashes, np.uint8).reshape(n, 32))
+    write_text(folder / _REPORT, "".join(f"{text}\n" for text in bad.values()))
+    write_text(folder / _BAD, json.dumps(bad))
+
+
+def _parts(task: _Task, workers: int | None) -> Generator[tuple[bytes, dict[int, str], str | None]]:
+    """What the task finds, part by part in order; by several processes if it is long."""
+    n, start = len(task.records), time.perf_counter()
+    many = len(os.sched_getaffinity(0)) if workers is None else workers
+    done = 0
+    while done < n:
+        last = min(done + _CHUNK, n)
+        yield task(done, last)
+        done = last
+        if many > 1 and (time.perf_counter() - start) / done * (n - done) > _WORTH:
+            break
+    firsts = range(done, n, _CHUNK)
+    if not firsts:
+        return
+    context = clean_processes()
+    pool = ProcessPoolExecutor(many, mp_context=context, initializer=_start, initargs=(task,))
+    try:
+        yield from pool.map(_run, firsts, [min(first + _CHUNK, n) for first in firsts])
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def clean_processes() -> Any:
+    """How processes that read images are started: forked from one that has imported what they need, and has no threads.
+
+    A fork of the program itself would copy the locks that other threads hold.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["denoiselab.data.loading"])
+    return context
+
+
+_task: _Task | None = None
+
+
+def _start(task: _Task) -> None:
+    global _task
+    _task = task
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
+
+
+def _run(first: int, last: int) -> tuple[bytes, dict[int, str], str | None]:
+    assert _task is not None
+    return _task(first, last)
+
+
+def _refusal(text: str) -> str:
+    return f"data.bad_images=fail: {text}; mend or remove it, or set data.bad_images=skip."

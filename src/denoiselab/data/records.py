@@ -1,0 +1,145 @@
+"""Images as they lie in their files: what a source of data has to give."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+class Records(Protocol):
+    """Labelled images in their files: random access, and nothing decoded before it is asked for.
+
+    Reading is all that they do; `denoiselab.data.source.ImageSource` makes images of one shape of them. They are
+    pickled to other processes, so they hold paths and names (many of them as `Strings`), no open files and no large
+    arrays but memory-mapped ones that they open again.
+
+    Args:
+        name: Of the source, for messages: a folder, an archive.
+        labels: Classes `(N,)` int64, zeros where there are none.
+        classes: Their names; empty where there are none.
+        captions: One a record; None where there are none.
+        identity: sha256 of what is cheap to read and tells one set of images from another: names, sizes, labels,
+            captions, an archive's directory; not times, not where the files lie.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def labels(self) -> Tensor: ...  # noqa: D102
+    @property
+    def classes(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def captions(self) -> Sequence[str] | None: ...  # noqa: D102
+    @property
+    def identity(self) -> str: ...  # noqa: D102
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def describe(self, i: int) -> str:
+        """What image `i` is called: its file's path, or its place in an archive."""
+        ...
+
+    def image(self, i: int) -> Image | NDArray[np.uint8]:
+        """Image `i` in its original size: as Pillow opened it, or an array `(H, W)` or `(H, W, C)`, C of 1 to 4.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: What was read is no image.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayRecords:
+    """Records of images that are an array in memory.
+
+    Args:
+        name: Of the source, for messages.
+        images: `(N, H, W)` or `(N, H, W, C)` uint8.
+        labels: Classes `(N,)` int64.
+        classes: Their names.
+        captions: One an image, or None.
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    labels: Tensor
+    classes: Sequence[str] = ()
+    captions: Sequence[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def identity(self) -> str:
+        """sha256 of all there is."""
+        return identity((str(self.images.shape),), self.labels, self.captions, np.ascontiguousarray(self.images).data)
+
+    def describe(self, i: int) -> str:
+        """Its place."""
+        return f"image {i} of {self.name}"
+
+    def image(self, i: int) -> NDArray[np.uint8]:
+        """Image `i`."""
+        image: NDArray[np.uint8] = self.images[i]
+        return image
+
+
+class Strings(Sequence[str]):
+    """Many strings in one piece of memory, so that they travel to other processes at little cost.
+
+    Args:
+        strings: Any; file names keep bytes that are not UTF-8.
+    """
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        words = [text.encode("utf-8", "surrogateescape") for text in strings]
+        self._bytes = b"".join(words)
+        self._ends = np.cumsum([0, *map(len, words)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    @overload
+    def __getitem__(self, i: int) -> str: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[str]: ...
+    def __getitem__(self, i: int | slice) -> str | list[str]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        k = range(len(self))[i]
+        return self._bytes[self._ends[k] : self._ends[k + 1]].decode("utf-8", "surrogateescape")
+
+
+def identity(
+    names: Iterable[str], labels: Tensor, captions: Sequence[str] | None = None, content: bytes | memoryview = b""
+) -> str:
+    """sha256 of what tells a set of images from another.
+
+    Args:
+        names: Of the images, relative to their root, with their sizes; in order.
+        labels: `(N,)` int64.
+        captions: One an image, or None.
+        content: Bytes of the images or of an archive's directory, where they are cheap to read.
+    """
+    out = hashlib.sha256()
+    for part in (names, captions or ()):
+        for text in part:
+            word = text.encode("utf-8", "surrogateescape")
+            out.update(f"{len(word)} ".encode() + word)
+        out.update(b"|")
+    out.update(labels.to(torch.int64).contiguous().numpy().tobytes())
+    out.update(content)
+    return out.hexdigest()

@@ -1,0 +1,127 @@
+"""From records in files to images of one shape: the options that all sources of images share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from denoiselab.data.decoding import Decoder, Resize
+from denoiselab.data.files import RecordSet
+from denoiselab.data.prepared import check_space, prepare
+from denoiselab.data.records import Records
+
+
+@dataclass(kw_only=True)
+class ImageSource(ABC):
+    """A source of images; a subclass says where its records are, by `records` and, where published, `held_out`.
+
+    A subclass is a dataclass (`@dataclass(kw_only=True)`), so that it takes these options beside its own; it checks its
+    own in `__post_init__` after calling this class's. Its YAML begins with `defaults: [base/images@_here_, _self_]`.
+
+    Every image is read once, before the first training: its hash says whether it is held out, and damage shows. A set
+    of up to `memory_limit` is decoded in doing so, into a file that all processes of a machine map into their memory;
+    a larger one is decoded again whenever a batch is made. What was found is kept in `cache_dir`.
+
+    How images of any kind become bytes says `denoiselab.data.decoding.Decoder`.
+
+    Args:
+        name: Of the data set in scores and folders.
+        shape: [C, H, W] of an image as the network sees it. C = 1 makes grey of colours, C = 3 colours of grey.
+        num_classes: Number of classes; None where they do not matter.
+        validation: Fraction held out from training, by hash of the image, so that copies never part; of sources
+            without a held-out part of their own.
+        size: Keep only the first training images; None keeps all.
+        resize: To height and width: none refuses other sizes; center_crop is ADM's; random_crop is ADM's in
+            training, else center_crop; stretch ignores the aspect; pad adds black on all sides.
+        bad_images: One that cannot be read: fail names it; skip leaves it out and reports all.
+        memory_limit: GiB of decoded images up to which a set is decoded once, before training; random crops never are.
+        max_pixels: An image with more is a bad one, and not decoded.
+        workers: Processes that read images; None: for training none where they are decoded already, else the cores
+            of each rank.
+        cache_dir: Where decoded sets are kept.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    name: str
+    shape: Sequence[int]
+    num_classes: int | None
+    validation: float = 0.05
+    size: int | None = None
+    resize: Resize = "none"
+    bad_images: Literal["fail", "skip"] = "fail"
+    memory_limit: float = 2.0
+    max_pixels: int = 178_956_970
+    workers: int | None = None
+    cache_dir: str = "logs/cache"
+
+    def __post_init__(self) -> None:
+        """Refuse options that are out of range."""
+        shape = list(self.shape)
+        if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
+            raise ValueError(f"data.shape={shape}: it must be [1, H, W] for grey or [3, H, W] for colour.")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"data.validation={self.validation}: it must be at least 0 and less than 1.")
+        for option, least in (("num_classes", 1), ("size", 1), ("max_pixels", 1), ("workers", 0), ("memory_limit", 0)):
+            value = getattr(self, option)
+            if value is not None and value < least:
+                raise ValueError(f"data.{option}={value}: it must be at least {least}.")
+
+    @abstractmethod
+    def records(self) -> Records:
+        """The images for training, and those to hold out of them if `held_out` gives none.
+
+        Raises:
+            ValueError: There is nothing where the options say, or not what they say; one sentence that names them.
+        """
+
+    def held_out(self) -> Records | None:
+        """The held-out images of a source that is published with some; None splits by hash."""
+        return None
+
+    def load(self) -> tuple[RecordSet, RecordSet]:
+        """(train, held-out).
+
+        Raises:
+            ValueError: The images are not as the options say.
+        """
+        train, apart = self.records(), self.held_out()
+        whole = self._prepared(train)
+        if apart is None:
+            held = whole.hashed_below(self.validation)
+            train_set, held_set = whole.subset(~held), whole.subset(held)
+        else:
+            train_set, held_set = whole, self._prepared(apart)
+        if not len(train_set):
+            raise ValueError(f"data.validation={self.validation}: it leaves no image for training.")
+        return train_set.subset(torch.arange(min(len(train_set), self.size or len(train_set)))), held_set
+
+    def _prepared(self, records: Records) -> RecordSet:
+        self._check(records)
+        channels, height, width = self.shape
+        decoder = Decoder((channels, height, width), self.resize, self.max_pixels)
+        size = len(records) * channels * height * width
+        decoded = size <= self.memory_limit * 2**30 and self.resize != "random_crop"
+        try:
+            if decoded:
+                check_space(Path(self.cache_dir), size)
+            prepared = prepare(
+                records, decoder, Path(self.cache_dir), self.workers, decoded=decoded, skip=self.bad_images == "skip"
+            )
+        except OSError as error:
+            reason = error.strerror or error
+            raise ValueError(f"data.cache_dir={self.cache_dir}: cannot be written to ({reason}).") from None
+        return RecordSet.of(records, decoder, prepared, self.workers)
+
+    def _check(self, records: Records) -> None:
+        if not len(records):
+            raise ValueError(f"data: {records.name} holds no image.")
+        found = len(records.classes) or int(records.labels.max()) + 1
+        if self.num_classes is not None and (found > self.num_classes or 0 < len(records.classes) < self.num_classes):
+            raise ValueError(f"data.num_classes={self.num_classes}: {records.name} has {found} classes.")

@@ -1,0 +1,415 @@
+"""Images of all kinds from folders, archives and arrays; and all that can be wrong with them."""
+
+import io
+import json
+import os
+import pickle
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from denoiselab.data import Arrays, ImageFolder, ImageZip
+
+RED, CLEAR_RED = (255, 0, 0), (255, 0, 0, 0)
+
+
+def picture(size=8, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8))
+
+
+def encoded(image, kind="png"):
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """cats/0.png ... and dogs/deep/0.png ..., 8 x 8."""
+    for number, (kind, n) in enumerate((("cats", 6), ("dogs/deep", 4))):
+        (tmp_path / "root" / kind).mkdir(parents=True)
+        for i in range(n):
+            picture(seed=10 * number + i).save(tmp_path / "root" / kind / f"{i}.png")
+    return tmp_path / "root"
+
+
+def source(kind, root, **options):
+    options = {"shape": (3, 8, 8), "num_classes": None, "validation": 0.0, **options}
+    return kind(name="mine", root=str(root), cache_dir=str(root.parent / "cache"), **options)
+
+
+def load(kind, root, **options):
+    return source(kind, root, **options).load()[0]
+
+
+def only(tmp_path, image, name="a.png", **options):
+    """The bytes of one image in a folder of its own."""
+    root = tmp_path / "one"
+    root.mkdir(exist_ok=True)
+    (root / name).write_bytes(image if isinstance(image, bytes) else encoded(image))
+    return load(ImageFolder, root, **options).stored(torch.tensor([0]))[0]
+
+
+def test_a_folder_of_class_folders_is_read_in_order(folder):
+    data = load(ImageFolder, folder, num_classes=2)
+    assert data.labels.tolist() == [0] * 6 + [1] * 4
+    expected = [np.asarray(picture(seed=s)) for s in (*range(6), *range(10, 14))]
+    assert torch.equal(data.stored(torch.arange(10)), torch.from_numpy(np.stack(expected)).permute(0, 3, 1, 2))
+    assert load(ImageFolder, folder, labels="none").labels.unique().tolist() == [0]
+    assert load(ImageFolder, folder, size=3).labels.tolist() == [0, 0, 0]
+
+
+def test_decoded_and_undecoded_sets_are_the_same(folder):
+    index = torch.tensor([7, 0, 7])
+    mapped, read = load(ImageFolder, folder, workers=0), load(ImageFolder, folder, memory_limit=0.0, workers=0)
+    assert type(mapped.pixels) is not type(read.pixels)
+    assert mapped.fingerprint == read.fingerprint
+    for data in (mapped, read):
+        again = pickle.loads(pickle.dumps(data))
+        assert torch.equal(again.stored(index), mapped.stored(index))
+    assert len(pickle.dumps(mapped)) < 4000
+
+
+def test_the_decoded_set_is_read_from_the_cache_until_the_files_change(folder, monkeypatch):
+    first = load(ImageFolder, folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", None)
+        assert load(ImageFolder, folder).fingerprint == first.fingerprint
+    picture(9).save(folder / "cats" / "6.png")
+    with pytest.raises(ValueError, match=r"6\.png: it is 9 x 9"):
+        load(ImageFolder, folder)
+
+
+def test_validation_is_split_by_hash_so_that_copies_never_part(tmp_path):
+    for name in "ab":
+        (tmp_path / "root" / name).mkdir(parents=True)
+        for i in range(60):
+            picture(4, seed=i).save(tmp_path / "root" / name / f"{i}.png")
+    train, held_out = source(ImageFolder, tmp_path / "root", shape=(3, 4, 4), validation=0.3).load()
+    assert len(train) + len(held_out) == 120
+    assert 0.1 < len(held_out) / 120 < 0.5
+    apart = [{part.stored(torch.tensor([i])).numpy().tobytes() for i in range(len(part))} for part in (train, held_out)]
+    assert not apart[0] & apart[1]
+    assert len(apart[0]) * 2 == len(train)
+
+
+def test_captions_come_from_metadata(folder):
+    names = [*(f"cats/{i}.png" for i in range(6)), *(f"dogs/deep/{i}.png" for i in range(4))]
+    lines = [json.dumps({"file_name": name, "text": f"picture of {name}"}) for name in names]
+    (folder / "metadata.jsonl").write_text("\n".join(reversed(lines)))
+    data = load(ImageFolder, folder)
+    assert list(data.captions) == [f"picture of {name}" for name in names]
+    (folder / "metadata.jsonl").unlink()
+    (folder / "metadata.csv").write_text("file_name,caption\n" + "".join(f'{name},"é, {name}"\n' for name in names))
+    other = load(ImageFolder, folder)
+    assert other.captions[9] == "é, dogs/deep/3.png"
+    assert pickle.loads(pickle.dumps(other.captions))[-10:-8] == ["é, cats/0.png", "é, cats/1.png"]
+    for text, message in (
+        (
+            '{"file_name": "cats/9.png", "text": "?"}\n' + "\n".join(lines),
+            "captions of cats/9.png, which are not there",
+        ),
+        ("\n".join(lines[:-1]), "no captions of dogs/deep/3.png"),
+        ("\n".join([*lines, lines[0]]), "line 11: cats/0.png stands there twice"),
+        ('{"file": "cats/0.png"}', "line 1: it must hold file_name"),
+        ("{", "cannot be read"),
+    ):
+        (folder / "metadata.jsonl").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            load(ImageFolder, folder)
+
+
+def test_an_archive_is_read_in_place(tmp_path):
+    path = tmp_path / "data.zip"
+
+    def write(labels, names=("00000/b.png", "00000/a.png"), meta="dataset.json"):
+        with zipfile.ZipFile(path, "w") as file:
+            for seed, name in enumerate(names):
+                file.writestr(name, encoded(picture(seed=seed)))
+            file.writestr(meta, json.dumps({"labels": labels}))
+        return source(ImageZip, path, memory_limit=0.0, workers=0)
+
+    data = write([["00000/a.png", 7], ["00000/b.png", 2]]).load()[0]
+    assert data.labels.tolist() == [7, 2]
+    assert torch.equal(data.stored(torch.tensor([1])), load(ImageZip, path).stored(torch.tensor([1])))
+    assert data.stored(torch.tensor([1]))[0, :, 0, 0].tolist() == list(picture(seed=0).getpixel((0, 0)))
+    assert write(None).load()[0].labels.tolist() == [0, 0]
+    for labels, message in (
+        ([["00000/c.png", 1]], "labels of 00000/c.png, which are not there"),
+        ([["00000/a.png", 1]], "no labels of 00000/b.png"),
+        ([["00000/a.png", 1.5], ["00000/b.png", 1]], "1.5 for 00000/a.png"),
+        (3, "dataset.json is not"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            write(labels).load()
+    for outside in ("../a.png", "/a.png", "x/..\\a.png", "C:\\a.png"):
+        with pytest.raises(ValueError, match="outside"):
+            write(None, [outside]).load()
+    with pytest.raises(ValueError, match="no image in it"):
+        write(None, ["a.txt"]).load()
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match="no zip archive"):
+        load(ImageZip, path)
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW", "NHW"])
+@pytest.mark.parametrize("kind", [".npy", ".npz"])
+def test_arrays_of_any_layout_are_read(tmp_path, layout, kind):
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), np.uint8)
+    stored = {"NHWC": images, "NCHW": images.transpose(0, 3, 1, 2), "NHW": images[..., 0]}[layout]
+    path, labels = tmp_path / f"a{kind}", np.arange(5)
+    if kind == ".npz":
+        np.savez(path, stored, labels)  # arr_0 and arr_1
+        data = load(Arrays, path)
+    else:
+        np.save(path, stored)
+        np.save(tmp_path / "labels.npy", labels)
+        data = load(Arrays, path, labels=str(tmp_path / "labels.npy"), memory_limit=0.0, workers=0)
+    assert data.labels.tolist() == [0, 1, 2, 3, 4]
+    expected = images.transpose(0, 3, 1, 2) if layout != "NHW" else np.repeat(images[:, None, :, :, 0], 3, 1)
+    assert torch.equal(data.stored(torch.arange(5)), torch.from_numpy(expected))
+    with pytest.raises(ValueError, match=r"data\.num_classes=3: .* has 5 classes"):
+        load(Arrays, path, num_classes=3, labels=None if kind == ".npz" else str(tmp_path / "labels.npy"))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": np.zeros((2, 8, 8, 3), np.float32)}, "its images are float32"),
+        ({"images": np.zeros((8, 8), np.uint8)}, r"of shape \[8, 8\]"),
+        ({"pictures": np.zeros((2, 8, 8), np.uint8)}, "it holds pictures, and none of images"),
+        ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.zeros(3, int)}, r"labels are int64 of shape \[3\]"),
+        ({"images": np.array([None, {}])}, "cannot be read .*pickle"),
+        ({"images": np.zeros((0, 8, 8), np.uint8)}, "holds no image"),
+    ],
+)
+def test_arrays_of_another_kind_are_refused(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        load(Arrays, tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("kind", [ImageFolder, ImageZip, Arrays])
+def test_what_is_not_there_or_of_another_kind_is_refused(tmp_path, kind):
+    with pytest.raises(ValueError, match=r"data\.root=.*there is no such f"):
+        load(kind, tmp_path / "nothing")
+    if kind is ImageFolder:
+        for suffix, hint in ((".zip", "use data=image_zip"), (".npz", "use data=arrays"), (".txt", "not a folder")):
+            (tmp_path / f"a{suffix}").touch()
+            with pytest.raises(ValueError, match=hint):
+                load(kind, tmp_path / f"a{suffix}")
+    else:
+        with pytest.raises(ValueError, match="it is a folder; use data=image_folder"):
+            load(kind, tmp_path)
+
+
+def test_folders_that_hold_too_little_or_too_much_are_refused(folder):
+    empty = folder.parent / "empty"
+    empty.mkdir()
+    (empty / "notes.txt").touch()
+    (empty / ".hidden.png").touch()
+    with pytest.raises(ValueError, match="there is no image in it"):
+        load(ImageFolder, empty)
+    (folder / "birds" / "none").mkdir(parents=True)
+    with pytest.raises(ValueError, match="class folder birds has no image"):
+        load(ImageFolder, folder)
+    (folder / "birds" / "none").rmdir()
+    (folder / "birds").rmdir()
+    with pytest.raises(ValueError, match=r"data\.num_classes=3: .* has 2 classes"):
+        load(ImageFolder, folder, num_classes=3)
+    picture().save(folder / "stray.png")
+    with pytest.raises(ValueError, match=r"stray\.png lies beside class folders"):
+        load(ImageFolder, folder)
+
+
+def test_a_folder_may_link_to_itself(folder):
+    (folder / "cats" / "again").symlink_to(folder)
+    assert len(load(ImageFolder, folder, num_classes=2)) == 10
+
+
+BAD = {
+    "zero.png": b"",
+    "cut.png": encoded(picture(64))[:-200],
+    "cut.jpg": encoded(picture(64), "jpeg")[:-500],
+    "noise.png": bytes(range(256)) * 4,
+    "text.jpg": b"not an image",
+    "float.tif": encoded(Image.fromarray(np.zeros((8, 8), np.float32)), "tiff"),
+    "bomb.png": encoded(Image.new("1", (3000, 3000))),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("memory_limit", [0.0, 2.0])
+def test_one_bad_image_is_named_or_left_out_and_reported(folder, name, memory_limit, caplog):
+    (folder / "cats" / name).write_bytes(BAD[name])
+    options = {"memory_limit": memory_limit, "max_pixels": 1_000_000, "workers": 0}
+    with pytest.raises(ValueError, match=rf"data\.bad_images=fail: .*cats/{name}: .*data\.bad_images=skip"):
+        load(ImageFolder, folder, **options)
+    data = load(ImageFolder, folder, bad_images="skip", **options)
+    assert (len(data), data.labels.tolist()) == (10, [0] * 6 + [1] * 4)
+    assert len(data.stored(torch.arange(10))) == 10
+    assert "1 of 11 images" in caplog.text
+    (report,) = (folder.parent / "cache").glob("*/bad_images.txt")
+    assert report.read_text().count("\n") == 1
+    assert f"cats/{name}: " in report.read_text()
+    with pytest.raises(ValueError, match=name):  # what was found is remembered, and not what was asked
+        load(ImageFolder, folder, **options)
+
+
+@pytest.fixture
+def nobody():
+    """As a user to whom something can be denied; a folder of this user's."""
+    with tempfile.TemporaryDirectory() as name:
+        if root := os.geteuid() == 0:
+            os.chown(name, 65534, 65534)
+            os.seteuid(65534)
+        try:
+            yield Path(name)
+        finally:
+            if root:
+                os.seteuid(0)
+
+
+def test_permission_denied(nobody):
+    kind = nobody / "root" / "cats"
+    kind.mkdir(parents=True)
+    picture().save(kind / "0.png")
+    (kind / "0.png").chmod(0)
+    with pytest.raises(ValueError, match=r"cats/0\.png: Permission denied"):
+        load(ImageFolder, nobody / "root")
+    kind.chmod(0)
+    with pytest.raises(ValueError, match=r"cats cannot be read \(Permission denied\)"):
+        load(ImageFolder, nobody / "root")
+    kind.chmod(0o700)
+
+
+def test_a_file_that_breaks_after_it_was_checked_is_named(folder):
+    data = load(ImageFolder, folder, memory_limit=0.0, workers=0)
+    (folder / "cats" / "3.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"cats/3\.png: it is no image"):
+        data.stored(torch.tensor([3]))
+
+
+def test_alpha_is_laid_on_white(tmp_path):
+    assert only(tmp_path, Image.new("RGBA", (8, 8), CLEAR_RED)).unique().tolist() == [255]
+    half = only(tmp_path, Image.new("RGBA", (8, 8), (0, 0, 0, 128)), shape=(1, 8, 8))
+    assert half.unique().tolist() == [127]
+    palette = Image.new("P", (8, 8), 1)
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+    palette.info["transparency"] = 1
+    assert only(tmp_path, palette).unique().tolist() == [255]
+    assert only(tmp_path, Image.new("LA", (8, 8), (0, 0))).unique().tolist() == [255]
+
+
+def test_sixteen_bits_are_scaled(tmp_path):
+    values = np.full((8, 8), 257 * 100, np.uint16)
+    values[0, 0], values[0, 1] = 65535, 0
+    image = only(tmp_path, Image.fromarray(values), shape=(1, 8, 8))
+    assert image.unique().tolist() == [0, 100, 255]
+    np.save(tmp_path / "a.npy", values[None])
+    assert torch.equal(load(Arrays, tmp_path / "a.npy", shape=(1, 8, 8)).stored(torch.tensor([0]))[0], image)
+
+
+def test_other_colours_and_frames_are_made_plain(tmp_path):
+    assert only(tmp_path, encoded(Image.new("CMYK", (8, 8)), "jpeg"), "a.jpg").min() >= 254  # no ink
+    frames = io.BytesIO()
+    Image.new("RGB", (8, 8), RED).save(frames, "gif", save_all=True, append_images=[Image.new("RGB", (8, 8), "blue")])
+    (tmp_path / "one" / "a.jpg").unlink()
+    assert only(tmp_path, frames.getvalue(), "a.gif")[:, 0, 0].tolist() == [255, 0, 0]
+    grey = only(tmp_path, Image.new("RGB", (8, 8), RED), "0.png", shape=(1, 8, 8))
+    assert grey.unique().tolist() == [76]  # ITU-R 601-2 luma
+    (tmp_path / "one" / "0.png").unlink()
+    (tmp_path / "one" / "a.gif").unlink()
+    assert only(tmp_path, Image.new("L", (8, 8), 9))[:, 0, 0].tolist() == [9, 9, 9]
+
+
+def test_a_photograph_stands_upright(tmp_path):
+    image = Image.new("RGB", (8, 4), "white")
+    exif = Image.Exif()
+    exif[0x112] = 6  # turned by a quarter
+    file = io.BytesIO()
+    image.save(file, "jpeg", exif=exif)
+    assert only(tmp_path, file.getvalue(), "a.jpg", shape=(3, 8, 4)).shape == (3, 8, 4)
+
+
+def adm_center_crop(image, size):
+    """As Dhariwal and Nichol describe it, for squares."""
+    while min(image.size) >= 2 * size:
+        image = image.resize(tuple(x // 2 for x in image.size), resample=Image.Resampling.BOX)
+    scale = size / min(image.size)
+    array = np.array(image.resize(tuple(round(x * scale) for x in image.size), resample=Image.Resampling.BICUBIC))
+    top, left = (array.shape[0] - size) // 2, (array.shape[1] - size) // 2
+    return array[top : top + size, left : left + size]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 31), (70, 33), (5, 6), (16, 16)])
+def test_center_crop_is_adms(tmp_path, size):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8))
+    expected = torch.from_numpy(adm_center_crop(image, 8)).permute(2, 0, 1)
+    assert torch.equal(only(tmp_path, image, resize="center_crop"), expected)
+
+
+def test_other_sizes_are_stretched_padded_or_refused(tmp_path):
+    image = picture(6)
+    with pytest.raises(ValueError, match=r"a\.png: it is 6 x 6, and data\.shape=\[3, 8, 8\]; choose data\.resize="):
+        only(tmp_path, image)
+    padded = only(tmp_path, image, resize="pad")
+    assert torch.equal(padded[:, 1:7, 1:7], torch.from_numpy(np.array(image)).permute(2, 0, 1))
+    assert int(padded[:, 0].sum() + padded[:, :, 7].sum()) == 0
+    wide = only(tmp_path, image, resize="stretch", shape=(3, 8, 16))
+    expected = np.asarray(image.resize((16, 8), Image.Resampling.LANCZOS))
+    assert np.array_equal(wide.permute(1, 2, 0).numpy(), expected)
+    with pytest.raises(ValueError, match=r"more than data\.shape"):
+        only(tmp_path, image, resize="pad", shape=(3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shape": (2, 8, 8)}, r"data\.shape=\[2, 8, 8\]"),
+        ({"shape": (3, 8)}, r"data\.shape=\[3, 8\]"),
+        ({"validation": 1.0}, r"data\.validation=1\.0"),
+        ({"size": 0}, r"data\.size=0"),
+        ({"workers": -1}, r"data\.workers=-1"),
+        ({"memory_limit": -0.5}, r"data\.memory_limit=-0\.5"),
+    ],
+)
+def test_options_out_of_range_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        source(ImageFolder, tmp_path, **options)
+
+
+def test_a_cache_that_cannot_be_written_is_named(folder):
+    (folder.parent / "file").touch()
+    with pytest.raises(ValueError, match=r"data\.cache_dir=.*cannot be written to"):
+        ImageFolder(
+            name="mine",
+            shape=(3, 8, 8),
+            num_classes=None,
+            root=str(folder),
+            cache_dir=str(folder.parent / "file" / "x"),
+        ).load()
+
+
+@pytest.mark.slow
+def test_twenty_bad_files_of_ten_thousand_are_reported(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    good = [encoded(picture(4, seed)) for seed in range(50)]
+    for i in range(10_000):
+        (root / f"{i:05d}.png").write_bytes(good[i % 50])
+    bad = sorted(np.random.default_rng(0).choice(10_000, 20, replace=False).tolist())
+    for k, i in enumerate(bad):
+        path = root / f"{i:05d}.png"
+        path.write_bytes((b"", path.read_bytes()[:40], b"junk", path.read_bytes()[:-40])[k % 4])
+    data = load(ImageFolder, root, shape=(3, 4, 4), bad_images="skip")
+    assert len(data) == 9980
+    (report,) = (tmp_path / "cache").glob("*/bad_images.txt")
+    assert [line.split(": ")[0] for line in report.read_text().splitlines()] == [
+        str(root / f"{i:05d}.png") for i in bad
+    ]
