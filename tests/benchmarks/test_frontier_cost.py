@@ -8,6 +8,7 @@ import torch
 from configurations import build
 
 from denoiselab import parameterizations
+from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.data import Digits
 from denoiselab.denoiser import Denoiser, ScaledTime
@@ -50,7 +51,7 @@ def test_a_frontier_takes_little_more_than_its_network_and_its_features(tmp_path
     samplers = {name: build("sampler", name) for name in SAMPLERS}
     settings = {name: {} for name in samplers}
     out = Frontier(samplers, settings, denoiser.schedule, [5, 10], {}, 256, 128, 0, ["raw"])
-    subject = Subject(denoiser, Unconditional(), (1, 8, 8), lambda name: nullcontext())
+    subject = Subject(denoiser, Unconditional(), Identity((1, 8, 8)), lambda name: nullcontext())
     protocol = {"data": "digits", "split": "train", "images_seen": 0}
     try:
         start = time.perf_counter()

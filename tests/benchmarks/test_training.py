@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from denoiselab import parameterizations
+from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.data import Digits, from_uint8
 from denoiselab.data.datamodule import DataModule
@@ -62,8 +63,8 @@ def trained(data, path):
     denoiser = Denoiser(network(), VPLinear(), parameterizations.eps, ScaledTime())
     objective = DenoisingObjective(weights.snr, UniformTime())
     module = DiffusionModule(
-        denoiser, objective, Unconditional(), lambda p: torch.optim.AdamW(p, lr=2e-3), Warmup(2000),
-        EMA({"ema": HalfLife(5000)}), 0, {},
+        denoiser, objective, Unconditional(), Identity((1, 8, 8)), lambda p: torch.optim.AdamW(p, lr=2e-3),
+        Warmup(2000), EMA({"ema": HalfLife(5000)}), 0, {},
     )  # fmt: skip
     clock = Clock()
     trainer = pl.Trainer(

@@ -13,6 +13,7 @@ from ranks import on_ranks
 from test_frontier import SHAPE, Pixels, Shrink, frontier, score
 
 from denoiselab import parameterizations
+from denoiselab.codecs import Identity
 from denoiselab.conditioners import ClassLabel
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation import OptimizedMetric, Score, Store, Subject
@@ -110,7 +111,7 @@ def test_weights_and_guidance_are_axes_and_guidance_costs_two_evaluations(tmp_pa
     out = frontier(samplers={"ddim": DDIM(UniformTime(), 1)}, weights=["raw", "ema"], guidance=[1.0, 3.0])
     reference = GaussianStatistics(16)
     reference.update(torch.rand(50, 16, generator=torch.Generator().manual_seed(0)))
-    subject = Subject(denoiser, ClassLabel(3), SHAPE, With)
+    subject = Subject(denoiser, ClassLabel(3), Identity(SHAPE), With)
     records = out.run(subject, Pixels(), reference, Store(tmp_path), {"data": "toy"}, lambda step: None)
     told = [(r["weights"], r["guidance"], r["nfe"], r["network_evaluations"]) for r in records]
     assert told == [(w, g, n, n * (1 if g == 1 else 2)) for w in ("raw", "ema") for g in (1.0, 3.0) for n in (2, 4)]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from denoiselab import parameterizations
+from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation import Frontier, Score, Store, Subject, report
@@ -60,7 +61,7 @@ def score(out, directory, check=lambda step: None, protocol=None, denoiser=None,
     denoiser = denoiser or Denoiser(Shrink(), VPLinear(), parameterizations.eps, ScaledTime())
     reference = GaussianStatistics(16)
     reference.update(torch.rand(50, 16, generator=torch.Generator().manual_seed(0)))
-    subject = Subject(denoiser, Unconditional(), SHAPE, lambda name: nullcontext())
+    subject = Subject(denoiser, Unconditional(), Identity(SHAPE), lambda name: nullcontext())
     protocol = {"data": "toy", "images_seen": 0, "split": "train", **(protocol or {})}
     return out.run(subject, scorer or Pixels(), reference, Store(directory), protocol, check, **options)
 

@@ -351,13 +351,6 @@ def test_models_of_a_pipeline_are_read_by_the_names_of_their_classes(tmp_path):
     assert all(torch.equal(again[name], tensor) for name, tensor in state.items())
 
 
-def test_a_model_that_needs_a_text_makes_no_run_directory_and_says_so(tmp_path):
-    randomised(diffusers.UNet2DConditionModel(**UNET)).save_pretrained(tmp_path / "unet")
-    diffusers.DDPMScheduler().save_pretrained(tmp_path / "scheduler")
-    with pytest.raises(InteropError, match="TextUNet, of which a run directory cannot be made"):
-        Pipeline(str(tmp_path)).read()
-
-
 def test_a_dit_pipeline_is_imported_with_its_chain_and_classes(tmp_path):
     options = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "num_embeds_ada_norm": 5}
     randomised(diffusers.DiTTransformer2DModel(**options, out_channels=8)).save_pretrained(tmp_path / "transformer")

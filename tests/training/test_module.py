@@ -1,5 +1,6 @@
 import torch
 
+from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.denoiser import Denoiser, LogNoise
 from denoiselab.networks.magnitude import MPConv
@@ -15,7 +16,7 @@ def test_weights_are_brought_back_before_the_averages_see_them():
     denoiser = Denoiser(network, EDM(), edm, LogNoise())
     ema = EMA({"now": Constant(0.0)})
     module = DiffusionModule(
-        denoiser, torch.nn.Identity(), Unconditional(), torch.optim.SGD, lambda seen: 1.0, ema, 0, {}
+        denoiser, torch.nn.Identity(), Unconditional(), Identity((8,)), torch.optim.SGD, lambda seen: 1.0, ema, 0, {}
     )
     optimizer = torch.optim.SGD(denoiser.parameters(), lr=1.0)
     for group in optimizer.param_groups:

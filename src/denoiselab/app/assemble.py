@@ -18,7 +18,7 @@ from denoiselab.app.errors import BadInput
 from denoiselab.app.evaluator import Evaluator, frontier_of, optimized_metric
 from denoiselab.app.looks import Looks
 from denoiselab.app.settings import TrainSettings, parse
-from denoiselab.data import DataSet
+from denoiselab.data import DataSet, clean, in_turn
 from denoiselab.data.datamodule import DataModule
 from denoiselab.evaluation import Frontier, OptimizedMetric, Store
 from denoiselab.training.callbacks import ProgressBar
@@ -117,6 +117,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         model.denoiser,
         build.build_objective(config),
         model.conditioner,
+        model.codec,
         optimizer,
         construct(config["lr_schedule"], "lr_schedule"),
         ema,
@@ -126,6 +127,10 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     interruption = Interruption(f"stopped, and saved in {path}; to continue: {continues}")
     try:
         images, held_out = construct(config["data"], "data").load()
+        model.codec.load()
+        model.conditioner.meet(in_turn(lambda: held_out))
+        first = torch.zeros(1, dtype=torch.int64)
+        model.conditioner.given(clean(images, first)), model.conditioner.sample(first)  # refused here, or never
     except ValueError as error:
         raise BadInput(str(error)) from None
     evaluator = Evaluator(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,13 @@ from denoiselab.app import overrides
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, closest
 from denoiselab.app.settings import Evaluation
+from denoiselab.codecs import Codec, Identity
 from denoiselab.conditioners import Clean, Conditioner
 from denoiselab.data import DataSet
 from denoiselab.data.augmentation import Augmentation
 from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation import Extractor, Given, Metric, references
+from denoiselab.guidance import bind
 from denoiselab.networks.conditioning import OPTIONAL, listed
 from denoiselab.noise import AUGMENTING, Noise
 from denoiselab.objectives import Objective
@@ -28,7 +30,7 @@ from denoiselab.samplers import Sampler
 Config = Mapping[str, Any]
 
 # The parts of a configuration that a model is made of.
-MODEL_PARTS = ("network", "schedule", "parameterization", "denoiser", "conditioner")
+MODEL_PARTS = ("codec", "network", "schedule", "parameterization", "denoiser", "conditioner")
 
 
 # The grid that stands in a file.
@@ -37,11 +39,25 @@ _FROM_FILE = "denoiselab.samplers.spacing.FromFile"
 
 @dataclass(frozen=True)
 class Model:
-    """A denoiser, the conditioning it takes, and the shape of a sample."""
+    """A denoiser, the conditioning it takes, and what stands between it and the data."""
 
     denoiser: Denoiser
     conditioner: Conditioner
-    shape: tuple[int, ...]
+    codec: Codec
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what the denoiser sees."""
+        return self.codec.latent_shape
+
+
+def parts(config: Config) -> dict[str, Any]:
+    """The nodes of a configuration that a model is made of.
+
+    Raises:
+        KeyError: One is missing. Only a codec may be: there is none.
+    """
+    return {part: config[part] for part in MODEL_PARTS if part != "codec" or part in config}
 
 
 def build_model(config: Config) -> Model:
@@ -50,6 +66,10 @@ def build_model(config: Config) -> Model:
     Raises:
         BadInput: Parts do not fit together.
     """
+    codec: Codec = construct(config["codec"], "codec") if "codec" in config else Identity(config["data"]["shape"])
+    shape = config["network"].get("shape", codec.latent_shape)
+    if tuple(shape) != tuple(codec.latent_shape):
+        raise BadInput(f"network.shape={list(shape)}: it must be {list(codec.latent_shape)}, as codec and data are.")
     conditioner: Conditioner = construct(config["conditioner"], "conditioner")
     parameterization = construct(config["parameterization"], "parameterization")
     with torch.random.fork_rng(devices=[]):
@@ -62,12 +82,12 @@ def build_model(config: Config) -> Model:
     if not takes - OPTIONAL <= conditioner.names <= takes:
         raise BadInput(
             f"conditioner: it gives {listed(conditioner.names)}, but network takes {listed(takes)}; "
-            "choose conditioner=label for class labels (it sets network.num_classes), else conditioner=none."
+            "choose conditioner=label, text or low_resolution (they set what the network takes), else conditioner=none."
         )
     denoiser = construct(
         config["denoiser"], "denoiser", network=network, schedule=schedule, parameterization=parameterization
     )
-    return Model(denoiser, conditioner, tuple(config["data"]["shape"]))
+    return Model(denoiser, conditioner, codec)
 
 
 def build_augmentation(config: Config) -> Augmentation | None:
@@ -115,8 +135,7 @@ def check_model(model: Model, objective: Objective) -> None:
     Raises:
         BadInput: Says which.
     """
-    denoiser, conditioner = model.denoiser, model.conditioner
-    schedule = denoiser.schedule
+    denoiser, schedule = model.denoiser, model.denoiser.schedule
     try:
         objective.check(denoiser)
         ends = schedule.level(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64))
@@ -137,10 +156,24 @@ def check_model(model: Model, objective: Objective) -> None:
                 f"denoiser.time_label={type(denoiser.time_label).__name__}: it is infinite there, as schedule {where}; "
                 f"choose denoiser=default, or set schedule.{end}."
             )
+    check_network(model)
+
+
+@torch.no_grad()
+def check_network(model: Model) -> None:
+    """Refuse a network, which may be on the meta device, that does not take what codec and conditioner give.
+
+    Raises:
+        BadInput: Says which.
+    """
+    denoiser, conditioner = model.denoiser, model.conditioner
     device = next(denoiser.parameters()).device
     x = torch.zeros(2, *model.shape, device=device)
     try:
-        cond = conditioner.given(Clean.blank(2, model.shape, device))
+        cond = conditioner.given(Clean.blank(2, model.codec.shape, device))
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    try:
         out = denoiser.network(x, torch.zeros(2, device=device), cond)
     except ValueError as error:
         raise BadInput(f"network: {error}") from None
@@ -151,6 +184,33 @@ def check_model(model: Model, objective: Objective) -> None:
             f"{list(out.shape[1:])}, where {wanted} x {model.shape[0]} channels are needed; choose the variance by "
             "variance=..., which sets it."
         )
+
+
+def check_scales(model: Model, scales: Sequence[float], option: str) -> None:
+    """Refuse scales of classifier-free guidance that a model does not have.
+
+    Raises:
+        BadInput: Says which.
+    """
+    cond = model.conditioner.given(Clean.blank(1, model.codec.shape))
+    for scale in scales:
+        try:
+            bind(model.denoiser, cond, model.conditioner.null(torch.arange(1)), scale)
+        except ValueError as error:
+            asked = scales if len(scales) > 1 else scale
+            raise BadInput(f"{option}={asked}:{str(error).partition(':')[2]}") from None
+
+
+def check_conditions(model: Model) -> None:
+    """Refuse a model that knows no conditions of samples.
+
+    Raises:
+        BadInput: It does not.
+    """
+    try:
+        model.conditioner.sample(torch.arange(1))
+    except ValueError as error:
+        raise BadInput(str(error)) from None
 
 
 def build_samplers(nodes: Mapping[str, Any]) -> dict[str, Sampler]:

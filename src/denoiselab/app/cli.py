@@ -19,7 +19,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab.app import overrides
+from denoiselab.app import derived, overrides
 from denoiselab.app.errors import BadInput
 from denoiselab.app.hydra_node import check_hydra
 from denoiselab.app.run_directory import run_id
@@ -47,6 +47,7 @@ def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
         task: Takes a job's configuration and, in a multirun, the job's directory.
     """
     OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
+    derived.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
     # Idle OpenMP threads that spin starve every other process on a shared CPU.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -121,7 +122,7 @@ def _plain(config: DictConfig) -> Config:
     try:
         content = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise BadInput(" ".join(str(error).split())) from None
+        raise BadInput(derived.reason(error)) from None
     assert isinstance(content, dict)
     return {str(key): value for key, value in content.items()}
 

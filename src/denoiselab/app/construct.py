@@ -21,7 +21,18 @@ from denoiselab.app.errors import BadInput, closest
 
 _MODEL = tuple(
     f"denoiselab.{part}."
-    for part in ("schedules", "networks", "denoiser", "variances", "conditioners", "objectives", "samplers", "data")
+    for part in (
+        "schedules",
+        "networks",
+        "denoiser",
+        "variances",
+        "codecs",
+        "conditioners",
+        "frozen",
+        "objectives",
+        "samplers",
+        "data",
+    )
 )
 _FUNCTIONS = (
     "denoiselab.parameterizations.",

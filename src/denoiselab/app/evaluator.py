@@ -23,10 +23,8 @@ from denoiselab.app.moments import check_guidance, learn
 from denoiselab.app.run_directory import git_revision
 from denoiselab.app.settings import Evaluation
 from denoiselab.app.steering import Steering
-from denoiselab.conditioners import Clean
 from denoiselab.data import DataSet
 from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Reference, Scorer, Store, Subject
-from denoiselab.guidance import bind
 from denoiselab.samplers import Sampler
 from denoiselab.training.interruption import Interruption
 
@@ -51,12 +49,7 @@ def frontier_of(evaluation: Config, model: build.Model, names: list[str], option
     nodes = build.sampler_nodes(evaluation["samplers"], f"{option}.samplers")
     asked, scales = evaluation["weights"], [float(scale) for scale in evaluation["guidance"]]
     listed = asked if isinstance(asked, list) else [asked]
-    index, cond = torch.arange(1), model.conditioner.given(Clean.blank(1, model.shape))
-    for scale in scales:
-        try:
-            bind(model.denoiser, cond, model.conditioner.null(index), scale)
-        except ValueError as error:
-            raise BadInput(f"{option}.guidance={scales}:{str(error).partition(':')[2]}") from None
+    build.check_scales(model, scales, f"{option}.guidance")
     samplers = build.build_samplers(nodes)
     for sampler in samplers.values():
         check_guidance(sampler, scales, f"{option}.guidance")
@@ -156,7 +149,7 @@ class Evaluator:
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
             **({} if self.steering is None else self.steering.facts),
         }
-        subject = Subject(denoiser, self.model.conditioner, self.model.shape, self.applied, self.steering)
+        subject = Subject(denoiser, self.model.conditioner, self.model.codec, self.applied, self.steering)
         file = getattr(reference, "path", None)
         notes = {
             "run": self.name,

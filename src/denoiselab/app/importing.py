@@ -15,6 +15,10 @@ from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.places import new_folder
 from denoiselab.app.run_directory import start_record, write_description
+from denoiselab.conditioners import Text
+from denoiselab.frozen import TextEncoder
+from denoiselab.frozen.autoencoders import FolderCodec
+from denoiselab.frozen.folders import sha256_of
 from denoiselab.interop import Imported, InteropError, Source
 from denoiselab.training.checkpoints import (
     CHECKPOINTS,
@@ -69,21 +73,24 @@ def run_directory(node: Mapping[str, Any], log_dir: Path, data: Mapping[str, Any
                 f"data.shape={list(data['shape'])}: the network of {imported.name} takes {config['data']['shape']}."
             )
         config["data"] = dict(data)
-    digest = imported.digest(config)
+    frozen: Config = {part: _addressed(config[part]) for part in ("codec", "conditioner") if part in config}
+    digest = imported.digest({**config, **frozen})
     path = log_dir / "imported" / f"{imported.name}-{digest[:12]}"
-    checkpoint = _checkpoint(imported, config)
     if path.exists():
         return _former(path)
+    model = _model(config)
     origin = {
         "source": dict(node),
         "sha256": digest,
         "files_sha256": {str(f.resolve()): hashlib.sha256(f.read_bytes()).hexdigest() for f in imported.files},
     }
-    info = {"wandb_id": secrets.token_hex(4), "starts": [start_record(config)], "imported": origin}
     try:
         with new_folder(path, "log_dir") as partial:
+            config = _with_frozen_parts(config, model, partial)
+            checkpoint = _checkpoint(imported, config, model)
             AtomicCheckpointIO().save_checkpoint(checkpoint, partial / CHECKPOINTS / LAST)
-            write_description(partial, config, info)
+            starts = [start_record(config)]
+            write_description(partial, config, {"wandb_id": secrets.token_hex(4), "starts": starts, "imported": origin})
     except BadInput:
         if path.exists():  # another process was faster
             return _former(path)
@@ -103,11 +110,45 @@ def _former(path: Path) -> Path:
     return path
 
 
-def _checkpoint(imported: Imported, config: Config) -> dict[str, Any]:
-    """The content of our checkpoint file, checked as one that is read."""
-    check({part: config[part] for part in build.MODEL_PARTS}, model_only=True)
+def _addressed(config: Config) -> Config:
+    """A configuration with the hash of each folder in place of its path: what is in it counts."""
+    out: Config = {key: _addressed(value) if isinstance(value, dict) else value for key, value in config.items()}
+    if isinstance(path := out.get("path"), str) and Path(path).is_dir():
+        out["path"] = sha256_of(Path(path))
+    return out
+
+
+def _model(config: Config) -> build.Model:
+    """The model of a configuration, its denoiser without weights, its parts known to go together."""
+    check(build.parts(config), model_only=True)
     with torch.device("meta"):
-        denoiser = build.build_model(config).denoiser
+        model = build.build_model(config)
+    build.check_network(model)
+    return model
+
+
+def _with_frozen_parts(config: Config, model: build.Model, folder: Path) -> Config:
+    """Write the autoencoder and the text encoder to a run's directory; the configuration that names them there."""
+    if isinstance(model.codec, FolderCodec):
+        try:
+            model.codec.write(folder / "codec")
+        except ValueError as error:
+            raise BadInput(f"import.vae: {error}") from None
+        config = {**config, "codec": {**config["codec"], **_place(folder, "codec")}}
+    if isinstance(model.conditioner, Text) and isinstance(model.conditioner.encoder, TextEncoder):
+        model.conditioner.encoder.write(folder / "text_encoder")
+        encoder = {**config["conditioner"]["encoder"], **_place(folder, "text_encoder")}
+        config = {**config, "conditioner": {**config["conditioner"], "encoder": encoder}}
+    return config
+
+
+def _place(folder: Path, name: str) -> Config:
+    return {"path": name, "sha256": sha256_of(folder / name)}
+
+
+def _checkpoint(imported: Imported, config: Config, model: build.Model) -> dict[str, Any]:
+    """The content of our checkpoint file, checked as one that is read."""
+    denoiser = model.denoiser
     state = {f"network.{name}": tensor for name, tensor in imported.weights.items()}
     parameters = {name.removeprefix("network."): value for name, value in denoiser.named_parameters()}
     ema = {

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +14,8 @@ from torch import Tensor
 from denoiselab.app import build
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
-from denoiselab.data import DataSet
+from denoiselab.app.places import home_of
+from denoiselab.data import DataSet, in_turn
 from denoiselab.training.checkpoints import CheckpointError, check_weights, read_checkpoint
 from denoiselab.training.ema import RAW, applied
 from denoiselab.training.module import CHECKPOINT_KEY
@@ -71,8 +74,12 @@ class Loaded:
         return nullcontext() if name == RAW else applied(self.model.denoiser, self.averages[name])
 
 
-def load(path: Path) -> Loaded:
+def load(path: Path, conditioner: Mapping[str, Any] = MappingProxyType({})) -> Loaded:
     """The model of a checkpoint file.
+
+    Args:
+        path: The file.
+        conditioner: Options of the run's conditioner to be others than in training.
 
     Raises:
         BadInput: It cannot be used.
@@ -81,7 +88,9 @@ def load(path: Path) -> Loaded:
         checkpoint = read_checkpoint(path)
         ours = checkpoint[CHECKPOINT_KEY]
         config = ours["config"]
-        check({part: config[part] for part in build.MODEL_PARTS}, model_only=True)
+        config = {**config, **{part: _rooted(node, home_of(path)) for part, node in build.parts(config).items()}}
+        config["conditioner"] = {**config["conditioner"], **conditioner}
+        check(build.parts(config), model_only=True)
         model = build.build_model(config)
         prefix = "denoiser."
         state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
@@ -93,17 +102,42 @@ def load(path: Path) -> Loaded:
     except (KeyError, TypeError):
         raise BadInput(f"ckpt={path}: its configuration is incomplete, so the network cannot be rebuilt.") from None
     model.denoiser.load_state_dict(state)
-    return Loaded(model, ours["ema"], config, ours["images_seen"])
+    loaded = Loaded(model, ours["ema"], config, ours["images_seen"])
+    try:
+        model.codec.load()
+    except ValueError as error:
+        raise BadInput(f"ckpt={path}: {error}") from None
+    if "_target_" in config["data"]:
+        model.conditioner.meet(in_turn(lambda: loaded.data()[1]))
+    return loaded
 
 
-def load_weights(path: Path, asked: str | None) -> tuple[Loaded, str]:
+def load_weights(
+    path: Path, asked: str | None, conditioner: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[Loaded, str]:
     """A checkpoint file's model with the weights asked for, or its first profile, and their name.
+
+    Args:
+        path: As in `load`.
+        asked: The name; None for the first profile.
+        conditioner: As in `load`.
 
     Raises:
         BadInput: It cannot be used, or has no such weights.
     """
-    loaded = load(path)
+    loaded = load(path, conditioner)
     weights = build.profile_name(asked, loaded.names, "weights")
     if weights != RAW:
         loaded.model.denoiser.load_state_dict(loaded.averages[weights], strict=False)  # buffers are not averaged
     return loaded, weights
+
+
+def _rooted(node: Any, home: Path) -> Any:
+    """A node with each `path` that names something in the run's directory `home` as a whole path."""
+    if not isinstance(node, dict):
+        return node
+    out = {key: _rooted(value, home) for key, value in node.items()}
+    path = out.get("path")
+    if isinstance(path, str) and not Path(path).is_absolute() and (home / path).exists():
+        out["path"] = str(home / path)
+    return out

@@ -96,7 +96,7 @@ class Looks:
             try:
                 with self._evaluator.applied(weights):
                     samples, _ = draw(
-                        frontier.samplers[sampler], denoiser.eval(), self._model.conditioner, self._model.shape, index,
+                        frontier.samplers[sampler], denoiser.eval(), self._model.conditioner, self._model.codec, index,
                         evaluation["seed"], steps, self._evaluator.check, frontier.guidance[0],
                     )  # fmt: skip
             except NotFinite as error:
@@ -104,7 +104,7 @@ class Looks:
                 return
             finally:
                 denoiser.train(training)
-            medium(self._model.shape).write_grid(path, samples.cpu())
+            medium(self._model.codec.shape).write_grid(path, samples.cpu())
 
         return write
 

@@ -94,6 +94,7 @@ def _measured(sampler: Analytic, model: Model, data: DataSet, check: Callable[[o
     index = torch.arange(min(sampler.measured_samples, len(data)))
     known = clean(data, index, device)
     noise = Noise(0, _FIRST_INDEX + index.to(device), SAMPLING)
+    x0 = model.codec.encode_latents(model.codec.encode_pixels(known.images), noise.normal)
     cond = model.conditioner.given(known)
 
     def denoise(x: Tensor, level: Level, rows: Tensor) -> Prediction:
@@ -104,6 +105,6 @@ def _measured(sampler: Analytic, model: Model, data: DataSet, check: Callable[[o
     was_training = model.denoiser.training
     try:
         model.denoiser.eval()
-        return sampler.measure(denoise, model.denoiser.schedule, known.images, noise, check)
+        return sampler.measure(denoise, model.denoiser.schedule, x0, noise, check)
     finally:
         model.denoiser.train(was_training)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from denoiselab import progress
+from denoiselab.app import build
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.importing import check_source
@@ -51,6 +52,8 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
     if settings.classifier_guidance is not None:
         check_steering(config["classifier_guidance"])
     asked = [name for name in TASKS if config.get(name) is not None]
+    if asked and any(value is not None for _, value in settings.conditioner):
+        raise BadInput(f"conditioner: its options are those of samples; {asked[0]} takes the run's own.")
     if len(asked) > 1:
         raise BadInput(f"{' and '.join(asked)}: give one of them.")
     if settings.classifier_guidance is not None and asked not in ([], ["frontier"]):
@@ -72,14 +75,16 @@ def sample(config: Config) -> Path:
     settings = parse(SampleSettings, config)
     sampler: Sampler = construct(settings.sampler, "sampler")
     path = checkpoint_file(settings)
-    loaded, weights = load_weights(path, settings.weights)
+    conditions = {name: value for name, value in settings.conditioner if value is not None}
+    loaded, weights = load_weights(path, settings.weights, conditions)
     model = loaded.model
-    if settings.guidance != 1 and not model.conditioner.names:
-        raise BadInput(f"guidance={settings.guidance}: this model takes no condition; use guidance=1.")
+    build.check_scales(model, [settings.guidance], "guidance")
+    build.check_conditions(model)
     check_guidance(sampler, [settings.guidance])
     checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
     # Whatever else was asked for, in eight digits: the same request has the same folder.
     asked = [settings.sampler, checkpoint, settings.format, settings.guidance, settings.noise]
+    asked += [conditions] if conditions else []
     device = device_of(settings)
     steer = steering(settings.classifier_guidance, model, device)
     if steer is not None:
@@ -113,7 +118,7 @@ def sample(config: Config) -> Path:
                 sampler,
                 denoiser,
                 model.conditioner,
-                model.shape,
+                model.codec,
                 index,
                 settings.seed,
                 sampler.steps,
@@ -135,7 +140,7 @@ def sample(config: Config) -> Path:
         }
         if steer is not None:
             record |= {**steer.facts, "classifier_evaluations": mean_count(classified, settings.num_samples)}
-        medium(model.shape).write_samples(partial, torch.cat(batches), settings.format)
+        medium(model.codec.shape).write_samples(partial, torch.cat(batches), settings.format)
         with atomic(partial / "samples.json", "w") as file:
             json.dump(record, file, indent=1)
     print(f"{settings.num_samples} samples, {record['nfe']} network calls each, weights {weights}: {out}")

@@ -96,6 +96,7 @@ def _job(path: Path, settings: SampleSettings) -> _Job:
     config = {"data": loaded.data_node, "evaluation": evaluation}
     check(config)
     build.build_extractor(config, parsed, parsed.num_samples, option="frontier")
+    build.check_conditions(loaded.model)
     frontier = frontier_of(evaluation, loaded.model, loaded.names, "frontier")
     home = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
     return _Job(path, home, loaded, frontier, config, parsed)
@@ -130,7 +131,7 @@ def _score(
     records = evaluator.score(job.frontier, job.evaluation, loaded.images_seen)
     if not leader:
         return
-    scoring.write_outputs(records, evaluator.store, loaded.model.shape)
+    scoring.write_outputs(records, evaluator.store, loaded.model.codec.shape)
     _report(job, settings, records, evaluator.store.directory)
 
 

@@ -41,8 +41,8 @@ def score(run: Run, path: Path, *, leader: bool) -> list[Record]:
     ema.start(denoiser)
     records = run.evaluator.score(run.frontier, run.settings.evaluation, run.module.images_seen)
     if leader:
-        write_outputs(records, run.evaluator.store, run.model.shape)
-        if run.model.shape == (2,):
+        write_outputs(records, run.evaluator.store, run.model.codec.shape)
+        if run.model.codec.shape == (2,):
             _draw_plane(run, records, path / PICTURE)
     return records
 

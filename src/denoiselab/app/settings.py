@@ -67,6 +67,7 @@ class TrainSettings(_Settings):
     parameterization: Node
     denoiser: Node
     objective: Node
+    codec: Node
     conditioner: Node
     optimizer: Node
     lr_schedule: Node
@@ -83,6 +84,13 @@ class ClassifierGuidance(_Settings):
 
     scale: float = Field(allow_inf_nan=False)
     classifier: Node
+
+
+class Conditions(_Settings):
+    """What samples are conditioned on, in turn."""
+
+    prompts: list[str] | None
+    classes: list[int] | None
 
 
 class SampleSettings(_Settings):
@@ -104,6 +112,7 @@ class SampleSettings(_Settings):
     batch_size: int = Field(ge=1)
     seed: int = Field(ge=0, lt=2**63)
     guidance: float = Field(allow_inf_nan=False)
+    conditioner: Conditions
     noise: Literal["independent", "brownian"]
     format: Literal["png", "npz"]
     out: str | None

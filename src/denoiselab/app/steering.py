@@ -15,6 +15,7 @@ from denoiselab.app.build import Model
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.settings import ClassifierGuidance
+from denoiselab.conditioners import Conditioner
 from denoiselab.denoiser import Denoise
 from denoiselab.guidance import ClassifierGuided, NoisyClassifier
 from denoiselab.interop import InteropError
@@ -28,11 +29,13 @@ class Steering:
 
     Args:
         classifier: On the device where it shall work.
+        conditioner: The model's, whose classes of samples are the classifier's.
         scale: Of its gradient.
         sha256: Of its file.
     """
 
     classifier: NoisyClassifier
+    conditioner: Conditioner
     scale: float
     sha256: str
 
@@ -42,8 +45,10 @@ class Steering:
         return {"classifier_scale": self.scale, "classifier_sha256": self.sha256}
 
     def __call__(self, denoise: Denoise, index: Tensor) -> ClassifierGuided:
-        """The guided denoiser of samples `index` `(B,)`: sample i is of class i mod the number of classes."""
-        return ClassifierGuided(denoise, self.classifier, index % self.classifier.num_classes, self.scale)
+        """The guided denoiser of samples `index` `(B,)`: of the model's classes, or class i mod their number."""
+        label = self.conditioner.sample(index).class_label
+        label = index % self.classifier.num_classes if label is None else label
+        return ClassifierGuided(denoise, self.classifier, label, self.scale)
 
 
 def check_steering(node: Mapping[str, Any]) -> None:
@@ -79,4 +84,4 @@ def steering(given: ClassifierGuidance | None, model: Model, device: torch.devic
     if classes != classifier.num_classes:
         raise BadInput(f"{_OPTION}: the classifier knows {classifier.num_classes} classes, the model {classes}.")
     digest = hashlib.sha256(Path(given.classifier["path"]).expanduser().read_bytes()).hexdigest()
-    return Steering(classifier.to(device).eval().requires_grad_(False), given.scale, digest)
+    return Steering(classifier.to(device).eval().requires_grad_(False), model.conditioner, given.scale, digest)

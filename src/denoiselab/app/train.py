@@ -88,13 +88,13 @@ def train(config: dict[str, Any], job: Path | None) -> float:
 
 def _costs(run: Run) -> Summary:
     """Of the network, for a batch as training has it."""
-    cond = run.model.conditioner.given(Clean.blank(2, run.model.shape))
+    cond = run.model.conditioner.given(Clean.blank(2, run.model.codec.shape))
     return summarize(run.model.denoiser.network, torch.zeros(2, *run.model.shape), torch.zeros(2), cond)
 
 
 def _show_data(run: Run, path: Path) -> None:
     """Write the picture of the first training samples as the network sees them, if it is not there."""
-    shown = medium(run.model.shape)
+    shown = medium(run.model.codec.shape)
     if not path.exists():
         n = 64 if isinstance(shown, Images) else shown.shown
         shown.write_grid(path, shown.to_stored(run.batches.first(n)))

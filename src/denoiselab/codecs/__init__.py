@@ -5,6 +5,7 @@ Three verbs: `encode_pixels` does what is worth keeping on disk, `encode_latents
 """
 
 from denoiselab.codecs.autoencoder_kl import AutoencoderKL
+from denoiselab.codecs.base import Autoencoder, Codec, Identity
 from denoiselab.codecs.vq import VQModel
 
-__all__ = ["AutoencoderKL", "VQModel"]
+__all__ = ["Autoencoder", "AutoencoderKL", "Codec", "Identity", "VQModel"]

@@ -2,5 +2,16 @@
 
 from denoiselab.conditioners.base import Clean, Conditioner, HeldOut, Unconditional
 from denoiselab.conditioners.label import ClassLabel
+from denoiselab.conditioners.low_resolution import LowResolution
+from denoiselab.conditioners.text import Text, TextEncoder
 
-__all__ = ["ClassLabel", "Clean", "Conditioner", "HeldOut", "Unconditional"]
+__all__ = [
+    "ClassLabel",
+    "Clean",
+    "Conditioner",
+    "HeldOut",
+    "LowResolution",
+    "Text",
+    "TextEncoder",
+    "Unconditional",
+]

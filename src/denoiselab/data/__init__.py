@@ -3,7 +3,7 @@
 from denoiselab.data.archive import ImageZip
 from denoiselab.data.arrays import Arrays
 from denoiselab.data.base import DataSet
-from denoiselab.data.batch import clean
+from denoiselab.data.batch import clean, in_turn
 from denoiselab.data.digits import Digits
 from denoiselab.data.emoji import Emoji, EmojiFont
 from denoiselab.data.files import RecordSet
@@ -57,5 +57,6 @@ __all__ = [
     "WebDataset",
     "clean",
     "from_uint8",
+    "in_turn",
     "to_uint8",
 ]

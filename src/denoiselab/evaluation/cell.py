@@ -6,7 +6,7 @@ import hashlib
 import math
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from denoiselab.codecs import Codec
 from denoiselab.conditioners import Conditioner
 from denoiselab.denoiser import Denoise, Denoiser
 from denoiselab.evaluation.media import medium
@@ -33,14 +34,14 @@ class Subject(NamedTuple):
     Args:
         denoiser: On the device where it shall work.
         conditioner: Gives samples their conditioning.
-        shape: Of one sample.
+        codec: Makes samples of what the denoiser gives.
         applied: Takes a name of weights; within its context the denoiser has them.
         steer: Guides the denoiser of samples of an index further, as a classifier does; None for nothing.
     """
 
     denoiser: Denoiser
     conditioner: Conditioner
-    shape: Sequence[int]
+    codec: Codec
     applied: Callable[[str], AbstractContextManager[None]]
     steer: Callable[[Denoise, Tensor], Denoise] | None = None
 
@@ -142,7 +143,7 @@ class Scoring:
             "device": device.type,
             "device_name": _device_name(device),
             "devices": len(shares),
-            "shape": list(self.subject.shape),
+            "shape": list(self.subject.codec.shape),
         }
         return record, first
 
@@ -159,12 +160,12 @@ class Scoring:
         subject = self.subject
         device = next(subject.denoiser.parameters()).device
         first: list[Tensor] = []
-        to_show = medium(subject.shape).shown
+        to_show = medium(subject.codec.shape).shown
         done = _Share()
         for index in torch.arange(share.start, share.stop, device=device).split(self.batch_size):
             try:
                 samples, counted = draw(
-                    sampler, subject.denoiser, subject.conditioner, subject.shape, index, self.seed, steps,
+                    sampler, subject.denoiser, subject.conditioner, subject.codec, index, self.seed, steps,
                     self.check, guidance, steer=subject.steer,
                 )  # fmt: skip
                 self._update(statistics, samples, index)
@@ -215,7 +216,7 @@ def draw(
     sampler: Sampler,
     denoiser: Denoiser,
     conditioner: Conditioner,
-    shape: Sequence[int],
+    codec: Codec,
     index: Tensor,
     seed: int,
     steps: int,
@@ -224,7 +225,7 @@ def draw(
     noise: type[Noise] = Noise,
     steer: Callable[[Denoise, Tensor], Denoise] | None = None,
 ) -> tuple[Tensor, count_calls]:
-    """Samples `index` `(B,)` of `seed` as they are stored, `(B, *shape)`, and the count of their network calls.
+    """Samples `index` `(B,)` of `seed` as they are stored, `(B, *codec.shape)`, and the count of their network calls.
 
     `steer` guides the denoiser of samples `index` further, as a classifier does.
 
@@ -234,13 +235,15 @@ def draw(
     """
     bound = bind(denoiser, conditioner.sample(index), conditioner.null(index), guidance)
     counted = count_calls(bound if steer is None else steer(bound, index))
-    x = sampler(counted, denoiser.schedule, shape, noise(seed, index, SAMPLING), steps=steps, on_step=on_step)
+    x = sampler(
+        counted, denoiser.schedule, codec.latent_shape, noise(seed, index, SAMPLING), steps=steps, on_step=on_step
+    )
     bad = ~x.isfinite().flatten(1).all(1)
     if bool(bad.any()):
         first = int(index[bad][0])
         what = f"sample {first} of {type(sampler).__name__} at {counted.calls} NFE is not finite."
         raise NotFinite(first, what)
-    return medium(shape).to_stored(x), counted
+    return medium(codec.shape).to_stored(codec.decode(x)), counted
 
 
 def _device_name(device: torch.device) -> str:

@@ -157,7 +157,7 @@ class Frontier:
                         if rank == 0:
                             if record["error"] is None:
                                 with store.writing():
-                                    medium(subject.shape).write_cell(store.picture(record), first)
+                                    medium(subject.codec.shape).write_cell(store.picture(record), first)
                             store.add([record])
                         check_cell()
         if rank == 0:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from denoiselab.codecs import Identity
 from denoiselab.conditioners import Clean, Conditioner
 from denoiselab.denoiser import Denoise, Denoiser, Prediction
 from denoiselab.evaluation import report
@@ -70,7 +71,7 @@ def write_picture(
 
     device = next(denoiser.parameters()).device
     index = torch.arange(min(SAMPLES, record["n"]), device=device)
-    samples, _ = draw(sampler, denoiser, conditioner, (2,), index, record["seed"], record["steps"], check)
+    samples, _ = draw(sampler, denoiser, conditioner, Identity((2,)), index, record["seed"], record["steps"], check)
     figure = Figure(figsize=(13, 3.9), dpi=130, layout="constrained")
     floor = f", fresh data {report.digits(record['floor'])}" if "floor" in record else ""
     figure.suptitle(

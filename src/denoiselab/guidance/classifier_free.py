@@ -58,7 +58,9 @@ def bind(denoiser: Denoiser, cond: Conditioning, null: Conditioning, scale: floa
     if scale != 1 and not any(field is not None for field in cond):
         raise ValueError(f"guidance={scale}: the model takes no condition, so there is nothing to guide; use 1.")
     if scale != 1 and any(a is not None and b is None for a, b in zip(cond, null, strict=True)):
-        raise ValueError(f"guidance={scale}: the model was trained without a null class, so it has no guidance; use 1.")
+        raise ValueError(
+            f"guidance={scale}: the model was trained without a null class or its like, so it has no guidance; use 1."
+        )
     if scale in (0, 1):
         return functools.partial(denoiser, cond=cond if scale == 1 else null)
     return ClassifierFree(denoiser, cond, null, scale)

@@ -17,9 +17,10 @@ from denoiselab.interop.diffusers_unet import unet2d, unet2d_config
 from denoiselab.interop.diffusers_unet_text import unet_condition
 from denoiselab.interop.files import WEIGHTS, local, read_json, read_weights, weights_file
 from denoiselab.interop.imported import Imported, named, node
+from denoiselab.interop.latent import codec, text_conditioner
 from denoiselab.interop.layout import InteropError, Layout, State, renamed
 from denoiselab.interop.schedulers import from_scheduler, to_scheduler
-from denoiselab.networks import ADMUNet, DDPMUNet, DiT
+from denoiselab.networks import ADMUNet, DDPMUNet, DiT, TextUNet
 
 # The release whose files are written.
 _VERSION = "0.35.0"
@@ -35,17 +36,25 @@ _OLD_NAMES = [
 class Pipeline:
     """A pipeline, or a network and a scheduler in one folder, as diffusers' `save_pretrained` writes them.
 
+    Of latent diffusion its `vae` or `vqvae` is read too, and its `text_encoder` and `tokenizer`.
+
     Args:
         path: The folder, or the id of a repository of the hub.
         scheduler: File or folder of the scheduler's configuration; None for the one in the folder.
         variant: Another precision or kind of the weights, such as `fp16` or `non_ema`.
         revision: Branch, tag or commit on the hub.
+        vae: Folder of the autoencoder; None for the one in the folder, if there is one.
     """
 
     def __init__(
-        self, path: str, scheduler: str | None = None, variant: str | None = None, revision: str | None = None
+        self,
+        path: str,
+        scheduler: str | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        vae: str | None = None,
     ) -> None:
-        self.path, self.scheduler, self.variant, self.revision = path, scheduler, variant, revision
+        self.path, self.scheduler, self.variant, self.revision, self.vae = path, scheduler, variant, revision, vae
 
     def read(self) -> Imported:
         """The network and what its output means.
@@ -56,17 +65,26 @@ class Pipeline:
         folder = local(self.path, self.revision)
         home = next((folder / name for name in ("unet", "transformer") if (folder / name).is_dir()), folder)
         layout, state, weights = read_model(home, self.variant)
-        if layout.module not in (DDPMUNet, ADMUNet, DiT):
-            raise InteropError(
-                f"{home}: our {layout.module.__name__}, of which a run directory cannot be made, as no conditioner or "
-                "sampler gives it what it takes; `denoiselab.interop.diffusers.read_model` loads it."
-            )
+        options = layout.options
+        if layout.module not in (DDPMUNet, ADMUNet, DiT, TextUNet):
+            raise InteropError(f"{home}: a {layout.module.__name__} is no network; import a pipeline, or its network.")
+        for option in ("image_channels", "num_classes") if layout.module is TextUNet else ():
+            if options[option] is not None:
+                raise InteropError(
+                    f"{home}: it takes more than a text ({option}), for which there is no conditioner; "
+                    "`denoiselab.interop.diffusers.read_model` loads it."
+                )
+        beside = next((folder / name for name in ("vae", "vqvae") if home != folder and (folder / name).is_dir()), None)
+        vae = beside if self.vae is None else Path(self.vae).expanduser()
+        codec_node, shape = (None, None) if vae is None else codec(vae, options["shape"])
         scheduler = self._scheduler_file(folder)
         meaning = from_scheduler(read_json(scheduler), scheduler, layout.options["outputs"])
-        classes = layout.options["num_classes"]
+        classes = options["num_classes"]
         kind = node("denoiselab.conditioners.Unconditional")
-        if classes is not None:
-            null = layout.options.get("null_class", True)
+        if layout.module is TextUNet:
+            kind = text_conditioner(folder, options["token_features"])
+        elif classes is not None:
+            null = options.get("null_class", True)
             kind = node(
                 "denoiselab.conditioners.ClassLabel", num_classes=classes, dropout=0.1 if null else 0.0, null_class=null
             )
@@ -76,6 +94,8 @@ class Pipeline:
             state,
             *meaning,
             conditioner=kind,
+            codec=codec_node,
+            shape=shape,
             files=(weights, home / "config.json", scheduler),
         )
 

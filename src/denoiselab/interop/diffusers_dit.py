@@ -40,7 +40,10 @@ class Copies:
         """
         first = theirs[0]
         if not first.is_meta and any(not torch.equal(first, other) for other in theirs[1:]):
-            raise InteropError("norm1.emb: its weights differ between blocks, where a DiT has one embedding for all.")
+            raise InteropError(
+                "norm1.emb: its weights differ between blocks; a DiT has one embedding for all, as the paper's and all "
+                "published weights do, and only freshly initialised models of diffusers do not."
+            )
         return first
 
     def theirs(self, ours: Tensor) -> Sequence[Tensor]:
@@ -52,7 +55,8 @@ def dit(config: Mapping[str, Any]) -> Layout:
     """The `DiT` that equals a `DiTTransformer2DModel`.
 
     Diffusers' port differs from the paper's code in the frequencies of the time embedding and, as published, in the
-    norm before the feed-forward layers; the options say so, and the outputs are those of the port.
+    norm before the feed-forward layers; the options say so, and the outputs are those of the port. The port holds the
+    paper's one embedding of time and class once in each block; where those differ, it is another network.
 
     Args:
         config: Content of its `config.json`.

@@ -15,6 +15,7 @@ import torch
 
 from denoiselab.interop.files import as_state, read_safetensors, read_torch
 from denoiselab.interop.imported import Imported, named, node
+from denoiselab.interop.latent import codec
 from denoiselab.interop.layout import Entry, InteropError, Layout, State, layer, width_of
 from denoiselab.interop.options import completed
 from denoiselab.networks import DiT
@@ -31,10 +32,14 @@ class Checkpoint:
         path: The file.
         num_heads: Heads of the attention; None for those of the published size of this width.
         diffusion_steps: Steps of the linear chain that it was trained on.
+        vae: Folder of the autoencoder whose latents it was trained on, in diffusers' format; None for none: samples
+            are latents.
     """
 
-    def __init__(self, path: str, num_heads: int | None = None, diffusion_steps: int = 1000) -> None:
-        self.path, self.heads, self.steps = path, num_heads, diffusion_steps
+    def __init__(
+        self, path: str, num_heads: int | None = None, diffusion_steps: int = 1000, vae: str | None = None
+    ) -> None:
+        self.path, self.heads, self.steps, self.vae = path, num_heads, diffusion_steps, vae
 
     def read(self) -> Imported:
         """The network and its chain.
@@ -51,6 +56,8 @@ class Checkpoint:
         layout = dit_layout(state, path, self.heads)
         averages = {"ema": as_state(content["ema"], path)} if in_training else {}
         options = layout.options
+        vae = None if self.vae is None else Path(self.vae).expanduser()
+        codec_node, shape = (None, None) if vae is None else codec(vae, options["shape"])
         return Imported(
             named(self.path, path),
             layout,
@@ -68,6 +75,8 @@ class Checkpoint:
                 variance=node(f"denoiselab.variances.{'LearnedRange' if options['outputs'] == 2 else 'FixedLarge'}"),
             ),
             conditioner=node("denoiselab.conditioners.ClassLabel", num_classes=options["num_classes"], dropout=0.1),
+            codec=codec_node,
+            shape=shape,
             averages={name: layout.to_ours(average, path) for name, average in averages.items()},
             files=(path,),
         )

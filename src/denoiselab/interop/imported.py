@@ -35,6 +35,7 @@ class Imported:
         conditioner: Node of the conditioning it takes.
         averages: Moving averages of the weights by name, in our names, of the same shapes.
         codec: Node of the autoencoder between pixels and what the network sees; None for pixels.
+        shape: Of a sample, in pixels; None for what the network sees.
         files: What was read.
     """
 
@@ -47,6 +48,7 @@ class Imported:
     conditioner: Node = field(default_factory=lambda: node("denoiselab.conditioners.Unconditional"))
     averages: Mapping[str, State] = field(default_factory=dict)
     codec: Node | None = None
+    shape: Sequence[int] | None = None
     files: Sequence[Path] = ()
 
     def config(self) -> Node:
@@ -55,7 +57,7 @@ class Imported:
         config = {
             "name": self.name,
             "seed": 0,
-            "data": {"name": self.name, "shape": network["shape"]},
+            "data": {"name": self.name, "shape": _plain(self.shape or network["shape"])},
             "network": network,
             "schedule": self.schedule,
             "parameterization": self.parameterization,

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from denoiselab.codecs import Codec
 from denoiselab.conditioners import Clean, Conditioner
 from denoiselab.data.loading import Batch
 from denoiselab.denoiser import Denoiser
@@ -31,6 +32,7 @@ class DiffusionModule(pl.LightningModule):
         denoiser: What is trained.
         objective: The loss of each sample.
         conditioner: Makes the conditioning of a batch.
+        codec: Makes of a batch what the denoiser sees.
         optimizer: Makes the optimizer from parameters.
         lr_schedule: Factor on the optimizer's learning rate.
         ema: Moving averages of the denoiser.
@@ -43,6 +45,7 @@ class DiffusionModule(pl.LightningModule):
         denoiser: Denoiser,
         objective: Objective,
         conditioner: Conditioner,
+        codec: Codec,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         lr_schedule: LRSchedule,
         ema: EMA,
@@ -51,7 +54,7 @@ class DiffusionModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
-        self.objective, self.conditioner = objective, conditioner
+        self.objective, self.conditioner, self.codec = objective, conditioner, codec
         self.optimizer, self.lr_schedule, self.ema = optimizer, lr_schedule, ema
         self.seed, self.config = seed, config
         self.images_seen = 0
@@ -81,7 +84,8 @@ class DiffusionModule(pl.LightningModule):
         noise = Noise(self.seed, batch["position"], TRAINING)
         clean = Clean(batch["images"], batch["labels"], batch.get("captions"), batch.get("augmentation"))
         cond = self.conditioner.train(clean, noise)._replace(augmentation=clean.augmentation)
-        loss: Tensor = self.objective(self.denoiser, clean.images, noise, cond).mean()
+        x0 = self.codec.encode_latents(self.codec.encode_pixels(clean.images), noise.normal)
+        loss: Tensor = self.objective(self.denoiser, x0, noise, cond).mean()
         self.images_seen += len(batch["position"]) * self.trainer.world_size
         return loss
 

@@ -1,0 +1,62 @@
+"""Values of a configuration that follow from files that it names: interpolations such as `${latent_shape:...}`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from denoiselab.app.errors import BadInput
+
+_T = TypeVar("_T")
+
+
+def register() -> None:
+    """Make them known to OmegaConf."""
+    for name, resolver in _RESOLVERS.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def reason(error: OmegaConfBaseException) -> str:
+    """What is wrong, in a sentence."""
+    text = " ".join(str(error).split())
+    if told := re.search(r"BadInput raised while resolving interpolation: (.*?) full_key:", text):
+        return told[1]
+    if missing := re.search(r"Missing mandatory value: ([\w.]+)", text):
+        return f"{missing[1]}: is not given and has no default; pass {missing[1]}=..."
+    return text
+
+
+def _latent_shape(path: str, shape: Sequence[int]) -> list[int]:
+    from denoiselab.frozen.autoencoders import latent_shape  # takes seconds
+
+    return _told("codec", lambda: latent_shape(path, list(shape)))
+
+
+def _token_features(path: str) -> int:
+    from denoiselab.frozen.folders import token_features
+
+    return _told("conditioner.encoder", lambda: token_features(path))
+
+
+def _folder_sha256(path: str, option: str) -> str:
+    from denoiselab.frozen.folders import folder_of, sha256_of
+
+    return _told(option, lambda: sha256_of(folder_of(path)))
+
+
+def _told(option: str, call: Callable[[], _T]) -> _T:
+    try:
+        return call()
+    except (ValueError, OSError) as error:
+        raise BadInput(f"{option}.{error}") from None
+
+
+_RESOLVERS: dict[str, Callable[..., Any]] = {
+    "latent_shape": _latent_shape,
+    "token_features": _token_features,
+    "folder_sha256": _folder_sha256,
+}

@@ -1,0 +1,6 @@
+"""Models of others that runs use and never train, from local folders: autoencoders and text encoders."""
+
+from denoiselab.frozen.autoencoders import KLCodec, VQCodec
+from denoiselab.frozen.text_encoders import TextEncoder
+
+__all__ = ["KLCodec", "TextEncoder", "VQCodec"]

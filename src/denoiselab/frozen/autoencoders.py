@@ -1,0 +1,156 @@
+"""Autoencoders from folders, as codecs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from denoiselab.codecs import Autoencoder, AutoencoderKL, VQModel
+from denoiselab.files import atomic, write_text
+from denoiselab.frozen.folders import check_sha256, configuration, folder_of
+from denoiselab.interop import InteropError
+from denoiselab.interop.diffusers import layout_of, read_model
+from denoiselab.interop.files import read_safetensors
+from denoiselab.interop.layout import check_state
+
+# Our own format: the class and its options in `config.json`, and these weights.
+_WEIGHTS = "model.safetensors"
+_CLASSES: dict[Any, type[nn.Module]] = {f"denoiselab.codecs.{kind.__name__}": kind for kind in (AutoencoderKL, VQModel)}
+
+
+class FolderCodec(Autoencoder):
+    """An autoencoder from a folder: of diffusers (a pipeline's `vae` or `vqvae`), or in our own format.
+
+    Args:
+        path: The folder.
+        shape: Shape (C, H, W) of an image; the autoencoder takes any that its stride divides.
+        scale: Factor on latents before they meet a network; None for the folder's own.
+        sha256: Of the folder's files; None for any.
+        batch_size: Images at a time.
+
+    Raises:
+        ValueError: There is no such folder, it holds something else, or it takes no such images.
+    """
+
+    kind: ClassVar[type[nn.Module]]
+    draws: ClassVar[bool]
+    choice: ClassVar[str]
+
+    def __init__(
+        self,
+        path: str,
+        shape: Sequence[int],
+        scale: float | None = None,
+        sha256: str | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        self.folder, self.sha256 = folder_of(path), sha256
+        kind, options = described(self.folder)
+        if kind is not self.kind:
+            raise ValueError(f"path={path}: is of the kind {kind.__name__}; choose codec={_CHOICES[kind]}.")
+        channels = options["shape"][0]
+        if len(shape) != 3 or shape[0] != channels:
+            raise ValueError(
+                f"path={path}: its images have {channels} channels; those of data.shape={list(shape)} do not."
+            )
+        self.options = {**options, "shape": list(shape), **({} if scale is None else {"scale": scale})}
+        try:
+            with torch.device("meta"):
+                latent_shape: Sequence[int] = kind(**self.options).latent_shape  # type: ignore[assignment]
+        except ValueError as error:
+            raise ValueError(f"path={path}: {error}") from None
+        super().__init__(shape, latent_shape, self.draws, batch_size)
+
+    def read(self) -> nn.Module:
+        """The autoencoder.
+
+        Raises:
+            ValueError: Its weights are missing, damaged, others than before, or do not fit.
+        """
+        check_sha256(self.folder, self.sha256)
+        with torch.device("cpu"):
+            module = self.kind(**self.options)
+            try:
+                module.load_state_dict(_weights(self.folder, module))
+            except InteropError as error:
+                raise ValueError(f"codec.path={error}") from None
+        return module
+
+    def write(self, folder: Path) -> None:
+        """Write it to a new folder, in our own format."""
+        self.load()
+        assert self._module is not None
+        write(folder, self.kind, self.options, self._module.state_dict())
+
+
+class KLCodec(FolderCodec):
+    """An `AutoencoderKL`; latents are drawn from its posterior."""
+
+    kind, draws, choice = AutoencoderKL, True, "autoencoder_kl"
+
+
+class VQCodec(FolderCodec):
+    """A `VQModel`; latents are those before the codebook, through which they go when they are decoded."""
+
+    kind, draws, choice = VQModel, False, "vq"
+
+
+_CHOICES: dict[type[nn.Module], str] = {codec.kind: codec.choice for codec in (KLCodec, VQCodec)}
+
+
+def described(folder: Path) -> tuple[type[nn.Module], dict[str, Any]]:
+    """The class and the options of the autoencoder in a folder.
+
+    Raises:
+        ValueError: It holds none.
+    """
+    config = configuration(folder)
+    kind = _CLASSES.get(config.get("_target_"))
+    if kind is not None:
+        return kind, {key: value for key, value in config.items() if key != "_target_"}
+    if config.get("_class_name") not in {kind.__name__ for kind in _CHOICES}:
+        raise ValueError(f"path={folder}: holds no autoencoder, neither an AutoencoderKL nor a VQModel.")
+    try:
+        layout = layout_of(config, folder / "config.json")
+    except InteropError as error:
+        raise ValueError(f"path={error}") from None
+    return layout.module, dict(layout.options)
+
+
+def latent_shape(path: str, shape: Sequence[int]) -> list[int]:
+    """The shape of the latents of images of `shape`.
+
+    Raises:
+        ValueError: As in the codecs.
+    """
+    kind, _ = described(folder_of(path))
+    codec = next(codec for codec in (KLCodec, VQCodec) if codec.kind is kind)
+    return list(codec(path, shape).latent_shape)
+
+
+def write(folder: Path, kind: type[nn.Module], options: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> None:
+    """Write an autoencoder in our own format.
+
+    Args:
+        folder: Where; it is made.
+        kind: `AutoencoderKL` or `VQModel` of `denoiselab.codecs`.
+        options: Of its constructor, plain containers.
+        state: Its weights.
+    """
+    write_text(folder / "config.json", json.dumps({"_target_": f"denoiselab.codecs.{kind.__name__}", **options}))
+    with atomic(folder / _WEIGHTS) as file:
+        file.write(save({name: tensor.cpu().contiguous() for name, tensor in state.items()}))
+
+
+def _weights(folder: Path, module: nn.Module) -> Mapping[str, torch.Tensor]:
+    if "_target_" not in configuration(folder):
+        return read_model(folder)[1]
+    state = read_safetensors(folder / _WEIGHTS)
+    check_state(module.state_dict(), state, folder / _WEIGHTS)
+    return state

@@ -1,0 +1,114 @@
+"""Text encoders of transformers, from local folders."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoiselab.frozen.folders import check_sha256, configuration, folder_of, token_features
+
+# Models of text and more, of which only the part for text is read; others are what `AutoModel` makes of them.
+_PARTS = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel"}
+
+# Texts at a time.
+_BATCH = 64
+
+
+class TextEncoder:
+    """The last hidden states of a model of transformers, such as CLIP's, T5's or BERT's; frozen, in float32.
+
+    It is read when it is first called, from local files alone, and no code in them is run.
+
+    Args:
+        path: The model's folder.
+        tokenizer: The tokenizer's folder; None for the same or, as in a pipeline, `tokenizer` beside it.
+        length: Tokens of a text: longer ones are cut, shorter ones padded.
+        masked: The model and the network are told which tokens count. Stable Diffusion's are not.
+        sha256: Of the folder's files; None for any.
+
+    Raises:
+        ValueError: There is no such folder, it is no text encoder, transformers is not installed, or `length` is less
+            than 2.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        tokenizer: str | None = None,
+        length: int = 77,
+        masked: bool = True,
+        sha256: str | None = None,
+    ) -> None:
+        self.folder, self.sha256 = folder_of(path), sha256
+        self.features = token_features(path)
+        beside = self.folder if (self.folder / "tokenizer_config.json").is_file() else self.folder.parent / "tokenizer"
+        self.tokenizer = beside if tokenizer is None else Path(tokenizer).expanduser()
+        if not (self.tokenizer / "tokenizer_config.json").is_file():
+            raise ValueError(f"tokenizer={self.tokenizer}: there is no tokenizer_config.json; name its folder.")
+        if length < 2:
+            raise ValueError(f"length={length}: it must be at least 2.")
+        if importlib.util.find_spec("transformers") is None:
+            raise ValueError(f"path={path}: text encoders need an extra: pip install denoiselab[text].")
+        self.length, self.masked = length, masked
+        self._read: tuple[Any, Any] | None = None
+
+    @torch.no_grad()
+    def __call__(self, texts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Features `(B, length, features)` float32, and which tokens count, `(B, length)` bool.
+
+        Raises:
+            ValueError: The files cannot be used, or have changed.
+        """
+        if self._read is None:
+            self._read = self._model()
+        model, tokenizer = self._read
+        device = torch.device("cpu") if device.type == "meta" else device
+        features, masks = [], []
+        with torch.device("cpu"), torch.autocast(device.type, enabled=False):
+            for start in range(0, len(texts), _BATCH):
+                batch = tokenizer(
+                    list(texts[start : start + _BATCH]),
+                    padding="max_length",
+                    max_length=self.length,
+                    truncation=True,
+                    return_tensors="pt",
+                ).to(device)
+                told = {"attention_mask": batch["attention_mask"]} if self.masked else {}
+                features.append(model.to(device)(input_ids=batch["input_ids"], **told).last_hidden_state.float())
+                masks.append(batch["attention_mask"].bool())
+        return torch.cat(features), torch.cat(masks)
+
+    def write(self, folder: Path) -> None:
+        """Write model and tokenizer to a folder, the weights as safetensors."""
+        for part in self._read or self._model():
+            part.save_pretrained(folder)
+
+    def _model(self) -> tuple[Any, Any]:
+        import transformers
+
+        check_sha256(self.folder, self.sha256)
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        name = _PARTS.get(str(configuration(self.folder).get("model_type")), "AutoModel")
+        try:
+            with torch.device("cpu"):
+                tokenizer = transformers.AutoTokenizer.from_pretrained(str(self.tokenizer), local_files_only=True)
+                model, report = getattr(transformers, name).from_pretrained(
+                    str(self.folder), local_files_only=True, dtype=torch.float32, output_loading_info=True
+                )
+        except Exception as error:  # theirs are of many kinds
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(f"conditioner.encoder.path={self.folder}: it cannot be read: {reason}") from None
+        missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
+        if missing or report["mismatched_keys"]:
+            what = f"lacks '{missing[0]}'" if missing else "has weights of other shapes"
+            raise ValueError(f"conditioner.encoder.path={self.folder}: does not fit its configuration: it {what}.")
+        longest = getattr(model.config, "max_position_embeddings", None)
+        if longest is not None and self.length > longest:
+            raise ValueError(f"conditioner.encoder.length={self.length}: the encoder takes at most {longest} tokens.")
+        return model.eval().requires_grad_(False), tokenizer

@@ -1,0 +1,131 @@
+"""Runs that use frozen models, through the command line: latents, captions, low resolutions."""
+
+import json
+import shutil
+
+import pytest
+from conftest import QUICK
+from frozen_models import LENGTH, autoencoder, edited, write_text_encoder
+from omegaconf import OmegaConf
+from PIL import Image
+
+from denoiselab.training.checkpoints import read_checkpoint
+
+DIT = ["network=dit_tiny", "network.depth=1", "network.width=24", "network.heads=2"]
+TEXT = [*DIT, "conditioner=text", f"conditioner.encoder.length={LENGTH}"]
+UNET = ["network=adm_upsampler", "network.multipliers=[1,1]", "network.blocks=1", "network.attention_levels=[]"]
+UNET += ["network.channels=8", "network.groups=4", "network.head_channels=null", "conditioner=low_resolution"]
+FAST = [argument for argument in QUICK if not argument.startswith("network.")]
+FAST += ["callbacks.frontier.every_images=null", "evaluation.nfe=[2]", "logger=none"]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    autoencoder("AutoencoderKL").save_pretrained(folder / "vae")
+    write_text_encoder(folder)
+    return folder
+
+
+@pytest.fixture
+def train(invoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        run = [f"paths.log_dir={tmp_path / 'logs'}", f"paths.run_dir={tmp_path / 'run'}"]
+        return invoke("train.py", *FAST, *run, *arguments)
+
+    return call
+
+
+def test_a_run_on_latents_writes_images(models, train, invoke, tmp_path):
+    shutil.copytree(models / "vae", tmp_path / "vae")
+    result = train(*DIT, "codec=autoencoder_kl", f"codec.path={tmp_path / 'vae'}", "conditioner=label")
+    assert result.code == 0, result.err
+    run = tmp_path / "run"
+    config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
+    assert config["network"]["shape"] == [4, 4, 4]
+    assert config["data"]["shape"] == [1, 8, 8]
+    assert len(config["codec"]["sha256"]) == 64
+    names = read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+    assert not [name for name in names if "encoder" in name]  # the autoencoder is no part of the model
+    result = invoke("sample.py", f"ckpt={run}", "num_samples=3", "sampler.steps=2", "conditioner.classes=[7]")
+    assert result.code == 0, result.err
+    (samples,) = (run / "samples").glob("ddim_*/")
+    with Image.open(samples / "000000.png") as image:
+        assert image.size == (8, 8)
+        assert image.mode == "L"
+    assert json.loads((samples / "samples.json").read_text())["conditioner"]["classes"] == [7]
+    for arguments, says in (
+        (["likelihood=ode"], "this model is one of a codec's latents"),
+        (["conditioner.prompts=[a dog]"], "conditioner.prompts=['a dog']: unknown option"),
+        (["conditioner.classes=[10]"], "conditioner.classes=[10]: at least one is needed, from 0 to 9"),
+        (["conditioner.classes=[1]", "frontier=default"], "frontier takes the run's own"),
+    ):
+        result = invoke("sample.py", f"ckpt={run}", "num_samples=2", "sampler.steps=2", *arguments)
+        assert result.code == 2
+        assert says in result.last
+    edited(tmp_path / "vae" / "config.json", scaling_factor=3.0)
+    result = invoke("sample.py", f"ckpt={run}", "num_samples=2", "sampler.steps=2")
+    assert result.code == 2
+    assert f"the files in {tmp_path / 'vae'} have changed" in result.last
+
+
+def test_a_run_on_captions_draws_prompts(models, train, invoke, tmp_path, monkeypatch):
+    monkeypatch.setenv("DENOISELAB_ALLOW", "frozen_models.")
+    data = ["data._target_=frozen_models.CaptionedDigits", "evaluation.guidance=[1,2]"]
+    result = train(*TEXT, *data, f"conditioner.encoder.path={models / 'text_encoder'}")
+    assert result.code == 0, result.err
+    run = tmp_path / "run"
+    assert OmegaConf.load(run / "config.yaml").network.token_features == 6
+    names = read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
+    assert not [name for name in names if "encoder" in name]
+    drawn = ["num_samples=2", "sampler.steps=2", "guidance=2", "format=npz"]
+    for prompts in ([], ["conditioner.prompts=[a dog, seven]"]):
+        result = invoke("sample.py", f"ckpt={run}", *drawn, *prompts)
+        assert result.code == 0, result.err
+    records = [json.loads(path.read_text()) for path in (run / "samples").glob("ddim_*/samples.json")]
+    assert sorted(str(record["conditioner"]["prompts"]) for record in records) == ["None", "['a dog', 'seven']"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["codec=autoencoder_kl"], ["codec.path: is not given"]),
+        (["codec=autoencoder_kl", "codec.path=/nowhere"], ["codec.path=/nowhere: does not exist"]),
+        (["codec=vq", "codec.path=VAE"], ["AutoencoderKL", "choose codec=autoencoder_kl"]),
+        (["codec=vq", "codec.path=TEXT"], ["codec.path=", "holds no autoencoder"]),
+        (["codec=autoencoder_kl", "codec.path=VAE", "data=two_moons"], ["1 channels", "data.shape=[2]"]),
+        (["codec=autoencoder"], ["codec=autoencoder", "did you mean 'autoencoder_kl'"]),
+        ([*TEXT], ["conditioner.encoder.path: is not given"]),
+        ([*TEXT, "conditioner.encoder.path=/nowhere"], ["conditioner.encoder.path=/nowhere: does not exist"]),
+        ([*TEXT, "conditioner.encoder.path=VAE"], ["states no hidden_size"]),
+        ([*TEXT, "conditioner.encoder.path=TEXT"], ["the data set has no captions"]),
+        ([*TEXT, "conditioner.encoder.path=TEXT", "conditioner.encoder.length=9"], ["at most 8 tokens"]),
+        ([*UNET, "conditioner.factor=3"], ["factor=3", "divide 8 and 8"]),
+        (
+            [*UNET, "conditioner.factor=2", "data.validation=0"],
+            ["held-out data, and there are none"],
+        ),
+    ],
+    ids=lambda value: None,
+)
+def test_what_cannot_be_is_refused_before_training(arguments, says, models, train, tmp_path):
+    places = {"VAE": models / "vae", "TEXT": models / "text_encoder"}
+    for word, place in places.items():
+        arguments = [argument.replace(f"={word}", f"={place}") for argument in arguments]
+    result = train(*arguments)
+    assert result.code == 2, result.err
+    for text in says:
+        assert text in result.last
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_upsampler_trains_and_samples_held_out_images(train, invoke, tmp_path):
+    result = train(*UNET, "conditioner.factor=2")
+    assert result.code == 0, result.err
+    result = invoke("sample.py", f"ckpt={tmp_path / 'run'}", "num_samples=2", "sampler.steps=2")
+    assert result.code == 0, result.err
+    result = invoke("sample.py", f"ckpt={tmp_path / 'run'}", "num_samples=2", "sampler.steps=2", "guidance=2")
+    assert result.code == 2
+    assert "guidance=2.0" in result.last

@@ -1,0 +1,65 @@
+"""Captions as conditioning."""
+
+import pytest
+import torch
+
+from denoiselab.conditioners import Clean, Text
+from denoiselab.noise import TRAINING, Noise
+
+INDEX = torch.arange(5)
+
+
+class Letters:
+    """The first two letters as numbers."""
+
+    masked = True
+
+    def __init__(self):
+        self.calls = []
+
+    def __call__(self, texts, device):
+        self.calls.append(list(texts))
+        mask = torch.tensor([[len(text) > i for i in range(2)] for text in texts])
+        letters = [[[float(ord(letter))] for letter in text.ljust(2)[:2]] for text in texts]
+        return torch.tensor(letters), mask
+
+
+def words(cond):
+    return ["".join(map(chr, row.long().flatten().tolist())).strip() for row in cond.tokens]
+
+
+def clean(captions):
+    return Clean(torch.zeros(len(captions), 1), torch.zeros(len(captions), dtype=torch.int64), captions)
+
+
+def test_captions_prompts_and_the_empty_text():
+    text = Text(Letters(), prompts=["cd", "e"])
+    assert words(text.sample(INDEX)) == ["cd", "e", "cd", "e", "cd"]
+    assert text.sample(INDEX).mask.tolist() == [[True, True], [True, False]] * 2 + [[True, True]]
+    assert words(text.null(INDEX)) == [""] * 5
+    assert words(text.given(clean(["ab", "b"]))) == ["ab", "b"]
+    with pytest.raises(ValueError, match="no captions"):
+        text.given(Clean(torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)))
+    with pytest.raises(ValueError, match="prompts: there are none"):
+        Text(Letters()).sample(INDEX)
+
+
+def test_without_prompts_samples_are_of_held_out_captions():
+    text = Text(Letters())
+    text.meet(lambda index: clean(["ab"[i % 2] for i in index.tolist()]))
+    assert words(text.sample(torch.tensor([3, 0]))) == ["b", "a"]
+
+
+def test_captions_are_dropped_at_times():
+    text = Text(Letters(), dropout=0.5)
+    got = words(text.train(clean(["ab"] * 2000), Noise(0, torch.arange(2000), TRAINING)))
+    assert set(got) == {"ab", ""}
+    assert abs(got.count("") / 2000 - 0.5) < 0.04
+
+
+def test_a_text_is_encoded_once_while_it_is_kept():
+    encoder = Letters()
+    text = Text(encoder, kept=2)
+    for captions in (["a", "b", "a"], ["b"], ["c"], ["b", "a"]):
+        assert words(text.given(clean(captions))) == captions
+    assert encoder.calls == [["a", "b"], ["c"], ["a"]]

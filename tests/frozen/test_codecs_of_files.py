@@ -1,0 +1,78 @@
+"""Frozen autoencoders against diffusers' own."""
+
+import pytest
+import torch
+from frozen_models import autoencoder, edited
+
+from denoiselab.frozen import KLCodec, VQCodec
+from denoiselab.frozen.autoencoders import latent_shape, write
+from denoiselab.noise import Noise
+
+X = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def normal(shape):
+    return Noise(3, torch.arange(5)).normal(shape)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    theirs = {"vae": autoencoder("AutoencoderKL", scaling_factor=0.5), "vqvae": autoencoder("VQModel")}
+    for name, model in theirs.items():
+        model.save_pretrained(folder / name)
+    return folder, theirs
+
+
+@torch.no_grad()
+def test_latents_and_images_are_those_of_diffusers(models):
+    folder, theirs = models
+    for name, kind in (("vae", KLCodec), ("vqvae", VQCodec)):
+        model, codec = theirs[name], kind(str(folder / name), (1, 8, 8), batch_size=2)
+        encoded = model.encode(X)
+        if name == "vae":
+            posterior = encoded.latent_dist
+            z = posterior.mean + posterior.std * normal((4, 4, 4))
+        else:
+            z = encoded.latents
+        kept = codec.encode_pixels(X)
+        latents = codec.encode_latents(kept, normal)
+        torch.testing.assert_close(latents, z * model.config.scaling_factor)
+        torch.testing.assert_close(codec.decode(latents), model.decode(z).sample, atol=1e-5, rtol=1e-5)
+        assert latents.shape[1:] == codec.latent_shape == tuple(latent_shape(str(folder / name), (1, 8, 8)))
+
+
+@torch.no_grad()
+def test_our_own_format_holds_the_same(models, tmp_path):
+    codec = KLCodec(str(models[0] / "vae"), (1, 8, 8))
+    module = codec.read()
+    write(tmp_path / "own", type(module), codec.options, module.state_dict())
+    own = KLCodec(str(tmp_path / "own"), (1, 8, 8), scale=0.1)
+    kept = own.encode_pixels(X)
+    assert torch.equal(kept, codec.encode_pixels(X))
+    torch.testing.assert_close(own.encode_latents(kept, normal), codec.encode_latents(kept, normal) / 5)
+    assert KLCodec(str(tmp_path / "own"), (1, 16, 8)).latent_shape == (4, 8, 4)
+    half = (tmp_path / "own" / "model.safetensors").read_bytes()[:1000]
+    (tmp_path / "own" / "model.safetensors").write_bytes(half)
+    with pytest.raises(ValueError, match="damaged or truncated"):
+        KLCodec(str(tmp_path / "own"), (1, 8, 8)).load()
+
+
+def test_what_is_no_such_autoencoder_is_refused(models, tmp_path):
+    vae = str(models[0] / "vae")
+    with pytest.raises(ValueError, match=r"path=/nowhere: does not exist"):
+        KLCodec("/nowhere", (1, 8, 8))
+    with pytest.raises(ValueError, match=r"choose codec=autoencoder_kl"):
+        VQCodec(vae, (1, 8, 8))
+    with pytest.raises(ValueError, match=r"1 channels; those of data.shape=\[3, 8, 8\] do not"):
+        KLCodec(vae, (3, 8, 8))
+    with pytest.raises(ValueError, match="does not divide images of 7x8"):
+        KLCodec(vae, (1, 7, 8))
+    with pytest.raises(ValueError, match="have changed"):
+        KLCodec(vae, (1, 8, 8), sha256="0" * 64).load()
+    for name, content in (("empty", {}), ("unet", {"_class_name": "UNet2DModel"})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        edited(tmp_path / name / "config.json", **content)
+        with pytest.raises(ValueError, match="autoencoder"):
+            KLCodec(str(tmp_path / name), (1, 8, 8))

@@ -1,0 +1,182 @@
+"""Pipelines of latent diffusion as run directories: images of ours against their own, from the same latents."""
+
+import json
+import shutil
+import sys
+
+import diffusers
+import pytest
+import torch
+from frozen_models import FEATURES, autoencoder, edited, text_encoder
+from omegaconf import OmegaConf
+from randomised import randomised
+
+from denoiselab.app import importing
+from denoiselab.app.errors import BadInput
+from denoiselab.app.loaded import load_weights
+from denoiselab.guidance import bind
+from denoiselab.interop import dit as official
+from denoiselab.interop.diffusers_dit import dit
+from denoiselab.interop.imported import node
+from denoiselab.noise import Noise
+from denoiselab.samplers import DDIM
+from denoiselab.samplers.trained_spacing import Leading
+
+STEPS, INDEX = 5, torch.arange(2)
+BLOCKS = {
+    "block_out_channels": (8, 16),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "attention_head_dim": 2,
+    "sample_size": 4,
+}
+
+
+def scheduler():
+    return diffusers.DDIMScheduler(
+        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, steps_offset=1
+    )
+
+
+def dit_pipeline():
+    options = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2}  # its null class is 1000
+    model = randomised(diffusers.DiTTransformer2DModel(**options, sample_size=4, out_channels=8))
+    first, second = (block.norm1.emb for block in model.transformer_blocks)
+    second.load_state_dict(first.state_dict())  # as in all released weights
+    return diffusers.DiTPipeline(model, autoencoder("AutoencoderKL"), scheduler())
+
+
+def stable_diffusion():
+    unet = diffusers.UNet2DConditionModel(
+        **BLOCKS,
+        cross_attention_dim=FEATURES,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+    encoder, tokenizer = text_encoder()
+    return diffusers.StableDiffusionPipeline(
+        autoencoder("AutoencoderKL", scaling_factor=0.5), encoder, tokenizer, randomised(unet), scheduler(), None, None,
+        requires_safety_checker=False,
+    )  # fmt: skip
+
+
+def latent_diffusion():
+    unet = diffusers.UNet2DModel(
+        **BLOCKS,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )
+    return diffusers.LDMPipeline(autoencoder("VQModel", latent_channels=4), randomised(unet), scheduler())
+
+
+PROMPTS = ["a dog", "seven"]
+PIPELINES = {
+    "DiT": (dit_pipeline, {"class_labels": [3, 0], "guidance_scale": 4.0}, {"classes": [3, 0]}, 4.0),
+    "Stable Diffusion": (stable_diffusion, {"prompt": PROMPTS, "guidance_scale": 3.0}, {"prompts": PROMPTS}, 3.0),
+    "LDM": (latent_diffusion, {"batch_size": 2}, {}, 1.0),
+}
+
+
+def start(shape):
+    return Noise(7, INDEX).normal(shape)
+
+
+def theirs(pipeline, options, monkeypatch):
+    """Images of the pipeline, in [0, 1]."""
+    monkeypatch.setattr(sys.modules[type(pipeline).__module__], "randn_tensor", lambda shape, **_: start(shape[1:]))
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(**options, num_inference_steps=STEPS, output_type="np").images
+    return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def ours(run, conditions, scale):
+    """Images of the run directory, in [0, 1]."""
+    model = load_weights(run / "checkpoints" / "last.ckpt", None, conditions)[0].model
+    denoiser, conditioner = model.denoiser.eval(), model.conditioner
+    denoise = bind(denoiser, conditioner.sample(INDEX), conditioner.null(INDEX), scale)
+    sampler = DDIM(Leading(1), STEPS)
+    x = sampler.run(denoise, denoiser.schedule, sampler.grid(denoiser.schedule), start(model.shape), Noise(0, INDEX))
+    return (model.codec.decode(x) / 2 + 0.5).clamp(0, 1)
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_an_imported_pipeline_gives_the_images_of_its_own(name, tmp_path, monkeypatch):
+    make, options, conditions, scale = PIPELINES[name]
+    pipeline = make()
+    pipeline.save_pretrained(tmp_path / "pipeline")
+    source = node("denoiselab.interop.diffusers.Pipeline", path=str(tmp_path / "pipeline"))
+    run = importing.run_directory(source, tmp_path / "logs")
+    assert importing.run_directory(source, tmp_path / "logs") == run
+    shutil.rmtree(tmp_path / "pipeline")  # the run directory holds all that it needs, wherever it goes
+    assert not [path for path in run.rglob("*") if path.suffix in (".bin", ".pt")]
+    run = run.rename(tmp_path / "elsewhere")
+    expected = theirs(pipeline, options, monkeypatch)
+    assert float(expected.std()) > 0.01
+    found = ours(run, conditions, scale)
+    assert found.shape == expected.shape == (2, 1, 8, 8)
+    assert float((found - expected).abs().max()) < 1e-4
+    assert OmegaConf.load(run / "config.yaml").data.shape == [1, 8, 8]
+
+
+def test_official_dit_weights_with_an_autoencoder(tmp_path, monkeypatch):
+    pipeline = dit_pipeline()
+    layout = dit(dict(pipeline.transformer.config))
+    options = {**layout.options, "frequency_shift": 0, "mlp_norm_eps": 1e-6}
+    state = layout.to_ours(pipeline.transformer.state_dict(), tmp_path)
+    torch.save(official.to_official(options, state), tmp_path / "dit.pt")
+    pipeline.vae.save_pretrained(tmp_path / "vae")
+    place = {"path": str(tmp_path / "dit.pt"), "num_heads": 2}
+    run = importing.run_directory(
+        node("denoiselab.interop.dit.Checkpoint", **place, vae=str(tmp_path / "vae")), tmp_path / "logs"
+    )
+    assert ours(run, {}, 2.0).shape == (2, 1, 8, 8)
+    latents = importing.run_directory(node("denoiselab.interop.dit.Checkpoint", **place), tmp_path / "logs")
+    assert ours(latents, {}, 2.0).shape == (2, 4, 4, 4)
+    assert latents != run
+
+
+def unlike(folder):
+    autoencoder("AutoencoderKL", latent_channels=3).save_pretrained(folder / "vae")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda folder: shutil.rmtree(folder / "text_encoder"), "there is no text_encoder in it"),
+        (lambda folder: shutil.rmtree(folder / "tokenizer"), "there is no tokenizer in it"),
+        (unlike, "its latents have 3 channels, and the network takes 4"),
+        (lambda folder: edited(folder / "vae" / "config.json", _class_name="AutoencoderTiny"), "AutoencoderTiny is no"),
+        (lambda folder: (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99), "damaged"),
+        (lambda folder: (folder / "text_encoder" / "model.safetensors").write_bytes(b"x" * 99), "cannot be read"),
+        (lambda folder: edited(folder / "text_encoder" / "config.json", hidden_size=8), "8 features, and the network"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_and_leave_nothing(change, says, stored, tmp_path):
+    folder = tmp_path / "pipeline"
+    shutil.copytree(stored, folder)
+    change(folder)
+    source = node("denoiselab.interop.diffusers.Pipeline", path=str(folder))
+    with pytest.raises(BadInput, match=says):
+        importing.run_directory(source, tmp_path / "logs")
+    assert not list((tmp_path / "logs").rglob("*.ckpt"))
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pipelines") / "stable"
+    stable_diffusion().save_pretrained(folder)
+    return folder
+
+
+def test_texts_are_asked_for_and_drawn(stored, tmp_path, invoke):
+    place = ["import=diffusers", f"import.path={stored}", f"log_dir={tmp_path / 'logs'}", "num_samples=2"]
+    result = invoke("sample.py", *place, "sampler.steps=2")
+    assert result.code == 2
+    assert "conditioner.prompts: there are none" in result.last
+    result = invoke("sample.py", *place, "sampler.steps=2", "guidance=3", "conditioner.prompts=[a dog]")
+    assert result.code == 0, result.err
+    (record,) = (tmp_path / "logs").rglob("samples.json")
+    assert json.loads(record.read_text())["conditioner"]["prompts"] == ["a dog"]
