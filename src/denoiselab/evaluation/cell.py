@@ -212,15 +212,19 @@ def draw(
     on_step: OnStep,
     guidance: float = 1.0,
     noise: type[Noise] = Noise,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, count_calls]:
     """Samples `index` `(B,)` of `seed` as they are stored, `(B, *shape)`, and the count of their network calls.
+
+    `start` `(B, *shape)` is x_T, instead of theirs.
 
     Raises:
         NotFinite: A sample is not finite.
         ValueError: There is nothing to guide.
     """
     counted = count_calls(bind(denoiser, conditioner.sample(index), conditioner.null(index), guidance))
-    x = sampler(counted, denoiser.schedule, shape, noise(seed, index, SAMPLING), steps=steps, on_step=on_step)
+    drawn = noise(seed, index, SAMPLING)
+    x = sampler(counted, denoiser.schedule, shape, drawn, steps=steps, start=start, on_step=on_step)
     bad = ~x.isfinite().flatten(1).all(1)
     if bool(bad.any()):
         first = int(index[bad][0])
