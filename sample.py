@@ -37,6 +37,10 @@ def task(config: dict[str, Any], directory: Path | None) -> None:
         from denoiselab.app.exporting import export
 
         export(config)
+    elif config.get("encode") is not None:
+        from denoiselab.app.encoding import encode
+
+        encode(config)
     else:
         from denoiselab.app.sample import sample
 

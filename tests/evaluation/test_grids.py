@@ -4,10 +4,14 @@ import pytest
 import torch
 from oracles import F64, mixture
 
-from denoiselab import samplers
+from denoiselab import parameterizations, samplers
+from denoiselab.conditioners import ClassLabel
+from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation.grids import LocalErrors, NearestEnd
+from denoiselab.guidance import bind
 from denoiselab.noise import Noise
 from denoiselab.samplers.spacing import Karras, Listed, PowerTime, UniformLogSNR, UniformTime
+from denoiselab.samplers.thresholding import Clip
 from denoiselab.samplers.transfer import Lam
 from denoiselab.schedules import Flow, VPLinear
 
@@ -48,6 +52,32 @@ def test_a_grid_that_ends_noisy_keeps_both_ends():
     grid = NearestEnd(50, 64, evaluations=60)(sampler, mixture(), VPLinear(), (1,), CPU, dtype=F64)
     ends = VPLinear().level(torch.tensor([VPLinear().t_max, VPLinear().t_min], dtype=F64)).lam
     assert [grid.lam[0], grid.lam[-1]] == pytest.approx(ends.tolist())
+    assert grid.distance < grid.before
+
+
+class Shifted(torch.nn.Module):
+    """The mixture's eps; that of class 0 has its data moved to the right."""
+
+    def forward(self, x, label, cond):
+        level = VPLinear().level(label / 1000)
+        shift = 0.5 * level.alpha * (cond.class_label == 0)
+        return mixture()(x - shift[:, None], level).eps
+
+
+@pytest.mark.parametrize(("scale", "threshold"), [(3.0, None), (1.0, Clip(0.8))], ids=["guided", "clipped"])
+def test_a_grid_is_fitted_to_the_guided_and_mended_model(scale, threshold):
+    n, labels = 100, ClassLabel(1)
+    denoiser = Denoiser(Shifted(), VPLinear(), parameterizations.eps, ScaledTime())
+    index = torch.arange(n)
+    denoise = bind(denoiser, labels.sample(index), labels.null(index), scale)
+    sampler = samplers.DDIM(UniformTime(), 5, threshold=threshold)
+    grid = NearestEnd(n, 64, evaluations=80)(sampler, denoise, VPLinear(), (1,), CPU, dtype=F64)
+    sampler.spacing = Listed(grid.lam, Lam())
+    fine = samplers.DPMSolverPP(UniformLogSNR(), 500, 3, threshold=threshold)
+    x, end = (
+        rule(denoise, VPLinear(), (1,), Noise(0, 2**40 + index), dtype=F64) for rule in (sampler, fine)
+    )  # the starts that it was fitted to
+    assert float((x - end).abs().mean()) == pytest.approx(grid.distance, rel=0.05)
     assert grid.distance < grid.before
 
 

@@ -15,7 +15,7 @@ import torch
 from denoiselab import progress
 from denoiselab.app.construct import construct
 from denoiselab.app.errors import BadInput
-from denoiselab.app.loaded import Loaded, load_weights
+from denoiselab.app.loaded import Loaded, load_weights, split_of
 from denoiselab.app.places import checkpoint_file, device_of, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.codecs import Identity
@@ -132,13 +132,7 @@ def _data(method: Likelihood, settings: SampleSettings, loaded: Loaded) -> tuple
     """
     train, held_out = loaded.data()
     name = loaded.config["data"]["name"]
-    data: DataSet = {"train": train, "held_out": held_out}[settings.split]
-    if not len(data):
-        raise BadInput(f"split={settings.split}: {name} of this checkpoint has no such data; use split=train.")
-    if settings.num_samples > len(data):
-        raise BadInput(
-            f"num_samples={settings.num_samples}: {name} has {len(data)} in split={settings.split}; give at most that."
-        )
+    data = split_of(train, held_out, name, "split", settings.split, settings.num_samples)
     in_bytes = data.stored(torch.arange(1)).dtype == torch.uint8
     if method.bins != (256 if in_bytes else None):
         wanted = f"{method.bins} values" if method.bins else "real numbers"

@@ -141,3 +141,17 @@ def _rooted(node: Any, home: Path) -> Any:
     if isinstance(path, str) and not Path(path).is_absolute() and (home / path).exists():
         out["path"] = str(home / path)
     return out
+
+
+def split_of(train: DataSet, held_out: DataSet, name: str, option: str, split: str, wanted: int) -> DataSet:
+    """The data that `option=split` names, "train" or "held_out", of the data set `name`.
+
+    Raises:
+        BadInput: There are none, or fewer than wanted.
+    """
+    data = {"train": train, "held_out": held_out}[split]
+    if not len(data):
+        raise BadInput(f"{option}={split}: {name} of this checkpoint has no such data; use {option}=train.")
+    if wanted > len(data):
+        raise BadInput(f"num_samples={wanted}: {name} has {len(data)} in {option}={split}; give at most that.")
+    return data

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from denoiselab import progress
 from denoiselab.app import build
+from denoiselab.app.build import Model
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.importing import check_source
@@ -22,8 +24,8 @@ from denoiselab.app.steering import check_steering, steering
 from denoiselab.evaluation.cell import draw, mean_count
 from denoiselab.evaluation.media import medium
 from denoiselab.files import atomic
-from denoiselab.noise import BrownianNoise, Noise
-from denoiselab.samplers import Moment, Sampler
+from denoiselab.noise import SAMPLING, BrownianNoise, Noise
+from denoiselab.samplers import Moment, Sampler, slerp
 from denoiselab.training.interruption import Interruption
 
 Config = dict[str, Any]
@@ -31,7 +33,7 @@ Config = dict[str, Any]
 _NOISES = {"independent": Noise, "brownian": BrownianNoise}
 
 # What the program may do with a checkpoint instead of drawing samples.
-TASKS = ("frontier", "likelihood", "grid", "export")
+TASKS = ("frontier", "likelihood", "grid", "export", "encode", "interpolate")
 
 
 def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
@@ -66,7 +68,7 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
 
 
 def sample(config: Config) -> Path:
-    """Draw samples and write them to a new folder, which is returned.
+    """Draw samples, or those between their x_T, and write them to a new folder, which is returned.
 
     Raises:
         BadInput: The checkpoint or an option cannot be used.
@@ -81,10 +83,15 @@ def sample(config: Config) -> Path:
     build.check_scales(model, [settings.guidance], "guidance")
     build.check_conditions(model)
     check_guidance(sampler, [settings.guidance])
+    number, frames = settings.num_samples, settings.interpolate
+    if frames is not None:
+        _check_ends(sampler, number, frames)
+        number = number // 2 * frames
     checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
     # Whatever else was asked for, in eight digits: the same request has the same folder.
     asked = [settings.sampler, checkpoint, settings.format, settings.guidance, settings.noise]
     asked += [conditions] if conditions else []
+    asked += [] if frames is None else [frames]
     device = device_of(settings)
     steer = steering(settings.classifier_guidance, model, device)
     if steer is not None:
@@ -93,7 +100,7 @@ def sample(config: Config) -> Path:
     rule = config["sampler"]["_target_"].rpartition(".")[2].lower()
     digest = hashlib.sha256(rest.encode()).hexdigest()[:8]
     folder = f"{rule}_steps{sampler.steps}_{weights}_seed{settings.seed}_n{settings.num_samples}_{digest}"
-    out = new_path(settings, path, "samples", folder)
+    out = new_path(settings, path, "samples" if frames is None else "interpolations", folder)
     denoiser = model.denoiser.to(device).eval()
     try:
         calls = 1 if sampler.adaptive else sampler.nfe(sampler.steps, model.denoiser.schedule)
@@ -102,17 +109,20 @@ def sample(config: Config) -> Path:
     with (
         new_folder(out) as partial,
         Interruption("stopped; nothing was written.") as interruption,
-        progress.bar("sampling", settings.num_samples * calls) as bar,
+        progress.bar("sampling", number * calls) as bar,
     ):
         learn(sampler, model, lambda: loaded.data()[0], home_of(path), interruption.check)
         batches, rows, evaluated, classified = [], 0, 0, 0
-        for index in torch.arange(settings.num_samples, device=device).split(settings.batch_size):
+        for index in torch.arange(number, device=device).split(settings.batch_size):
+            start = None
+            if frames is not None:
+                index, start = _between(index, frames, sampler, model, settings.seed)
 
             def on_step(moment: Moment, size: int = len(index)) -> None:
                 interruption.check()
                 if moment.steps:
-                    number = moment.number
-                    bar.update(size * (calls * number // moment.steps - calls * (number - 1) // moment.steps))
+                    step = moment.number
+                    bar.update(size * (calls * step // moment.steps - calls * (step - 1) // moment.steps))
 
             samples, counted = draw(
                 sampler,
@@ -126,6 +136,7 @@ def sample(config: Config) -> Path:
                 settings.guidance,
                 _NOISES[settings.noise],
                 steer,
+                start,
             )
             batches.append(samples.cpu())
             rows, evaluated = rows + counted.rows, evaluated + counted.evaluated_rows
@@ -135,13 +146,32 @@ def sample(config: Config) -> Path:
             "checkpoint": str(path.resolve()),
             "checkpoint_sha256": checkpoint,
             "weights": weights,
-            "nfe": mean_count(rows, settings.num_samples),
-            "network_evaluations": mean_count(evaluated, settings.num_samples),
+            "nfe": mean_count(rows, number),
+            "network_evaluations": mean_count(evaluated, number),
         }
         if steer is not None:
-            record |= {**steer.facts, "classifier_evaluations": mean_count(classified, settings.num_samples)}
-        medium(model.codec.shape).write_samples(partial, torch.cat(batches), settings.format)
+            record |= {**steer.facts, "classifier_evaluations": mean_count(classified, number)}
+        medium(model.codec.shape).write_samples(partial, torch.cat(batches), settings.format, frames)
         with atomic(partial / "samples.json", "w") as file:
             json.dump(record, file, indent=1)
-    print(f"{settings.num_samples} samples, {record['nfe']} network calls each, weights {weights}: {out}")
+    print(f"{number} samples, {record['nfe']} network calls each, weights {weights}: {out}")
     return out
+
+
+def _check_ends(sampler: Sampler, count: int, frames: int) -> None:
+    """Refuse what has no samples between two others."""
+    if sampler.stochastic:
+        raise BadInput(
+            f"interpolate={frames}: {type(sampler).__name__} is stochastic, so x_T does not decide its samples; "
+            "use a deterministic sampler (ddim, with eta=0)."
+        )
+    if count % 2:
+        raise BadInput(f"num_samples={count}: interpolate={frames} takes pairs of samples; give an even number.")
+
+
+def _between(rows: Tensor, frames: int, sampler: Sampler, model: Model, seed: int) -> tuple[Tensor, Tensor]:
+    """The first of the pair of frames `rows` `(B,)`, and x_T on the great circle from its own to the next sample's."""
+    first = rows // frames * 2
+    ends = [Noise(seed, index, SAMPLING).normal(model.shape) for index in (first, first + 1)]
+    sigma = float(sampler.grid(model.denoiser.schedule)[0].sigma)
+    return first, slerp(ends[0], ends[1], rows % frames / (frames - 1)) * sigma

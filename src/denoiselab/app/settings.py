@@ -106,6 +106,8 @@ class SampleSettings(_Settings):
     classifier_guidance: ClassifierGuidance | None = None
     ckpt: str | list[str]
     export: Literal["diffusers", "openai", "dit"] | None
+    encode: Literal["held_out", "train"] | None
+    interpolate: int | None = Field(ge=2)
     log_dir: str
     weights: str | None
     num_samples: int = Field(ge=1)

@@ -224,10 +224,13 @@ def draw(
     guidance: float = 1.0,
     noise: type[Noise] = Noise,
     steer: Callable[[Denoise, Tensor], Denoise] | None = None,
+    start: Tensor | None = None,
 ) -> tuple[Tensor, count_calls]:
     """Samples `index` `(B,)` of `seed` as they are stored, `(B, *codec.shape)`, and the count of their network calls.
 
     `steer` guides the denoiser of samples `index` further, as a classifier does.
+
+    `start` `(B, *shape)` is x_T, instead of theirs.
 
     Raises:
         NotFinite: A sample is not finite.
@@ -235,9 +238,8 @@ def draw(
     """
     bound = bind(denoiser, conditioner.sample(index), conditioner.null(index), guidance)
     counted = count_calls(bound if steer is None else steer(bound, index))
-    x = sampler(
-        counted, denoiser.schedule, codec.latent_shape, noise(seed, index, SAMPLING), steps=steps, on_step=on_step
-    )
+    drawn = noise(seed, index, SAMPLING)
+    x = sampler(counted, denoiser.schedule, codec.latent_shape, drawn, steps=steps, start=start, on_step=on_step)
     bad = ~x.isfinite().flatten(1).all(1)
     if bool(bad.any()):
         first = int(index[bad][0])

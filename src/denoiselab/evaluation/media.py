@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -39,11 +40,15 @@ class Medium(Protocol):
         """Write the pictures of a sampler's cells, as arrays, with a label each."""
         ...
 
-    def write_grid(self, path: Path, samples: Tensor) -> None:
-        """Write one picture of all stored samples."""
+    def write_grid(self, path: Path, samples: Tensor, columns: int | None = None) -> None:
+        """Write one picture of all stored samples, images in a square unless the number of columns is given."""
         ...
 
-    def write_samples(self, folder: Path, samples: Tensor, kind: str) -> None:
+    def write_pairs(self, path: Path, data: Tensor, reconstructions: Tensor) -> None:
+        """Write one picture of stored data, each beside its reconstruction."""
+        ...
+
+    def write_samples(self, folder: Path, samples: Tensor, kind: str, columns: int | None = None) -> None:
         """Write stored samples as `kind` ("png", files to look at or hear, or "npz"), and `grid.png`."""
         ...
 
@@ -65,14 +70,19 @@ class Images:
         """Write the strips one below the other."""
         report.write_rows(path, cells, labels, f"{title}, same x_T in each column")
 
-    def write_grid(self, path: Path, samples: Tensor) -> None:
-        """Write a square of images, small ones enlarged."""
+    def write_grid(self, path: Path, samples: Tensor, columns: int | None = None) -> None:
+        """Write a square of images, or rows of `columns`, small ones enlarged."""
         scale = report.magnification(samples.shape[2])
-        report.write_png(path, report.grid(samples, round(len(samples) ** 0.5) or 1, gap=1), scale)
+        report.write_png(path, report.grid(samples, columns or round(len(samples) ** 0.5) or 1, gap=1), scale)
 
-    def write_samples(self, folder: Path, samples: Tensor, kind: str) -> None:
+    def write_pairs(self, path: Path, data: Tensor, reconstructions: Tensor) -> None:
+        """Write a square of pairs side by side."""
+        both = torch.stack((data, reconstructions), 1).flatten(0, 1)
+        self.write_grid(path, both, 2 * max(1, round((len(data) / 2) ** 0.5)))
+
+    def write_samples(self, folder: Path, samples: Tensor, kind: str, columns: int | None = None) -> None:
         """Write a file an image, or one array `images` `(N, H, W, C)`; and a grid."""
-        self.write_grid(folder / "grid.png", samples)
+        self.write_grid(folder / "grid.png", samples, columns)
         if kind == "npz":
             with atomic(folder / "samples.npz") as file:
                 np.savez(file, images=samples.permute(0, 2, 3, 1).numpy())
@@ -103,11 +113,25 @@ class Points:
         """Write the maps side by side."""
         report.write_columns(path, cells, labels, title)
 
-    def write_grid(self, path: Path, samples: Tensor) -> None:
+    def write_grid(self, path: Path, samples: Tensor, columns: int | None = None) -> None:
         """Write the map of the points."""
         self.write_cell(path, samples)
 
-    def write_samples(self, folder: Path, samples: Tensor, kind: str) -> None:
+    def write_pairs(self, path: Path, data: Tensor, reconstructions: Tensor) -> None:
+        """Write a line from each point to its reconstruction."""
+        from matplotlib.figure import Figure  # slow to import
+
+        figure = Figure(figsize=(4, 4), dpi=110, layout="constrained")
+        axes = figure.subplots()
+        ends = F.pad(torch.stack((data, reconstructions), 1)[..., :2], (0, max(0, 2 - data.shape[1]))).numpy()
+        axes.plot(*ends.transpose(2, 1, 0), color="0.6", linewidth=0.5)
+        axes.plot(*ends[:, 0].T, ".", markersize=2, label="data")
+        axes.plot(*ends[:, 1].T, ".", markersize=2, label="reconstruction")
+        axes.set(xlim=(-EXTENT, EXTENT), ylim=(-EXTENT, EXTENT), aspect="equal")
+        axes.legend(fontsize=8, loc="upper right")
+        report.save(figure, path)
+
+    def write_samples(self, folder: Path, samples: Tensor, kind: str, columns: int | None = None) -> None:
         """Write one array `points` `(N, D)` float32, whatever `kind`, and a map of them as `grid.png`."""
         self.write_cell(folder / "grid.png", samples)
         with atomic(folder / "samples.npz") as file:
@@ -140,11 +164,15 @@ class Waveforms:
         """Write the cells' signals side by side."""
         report.write_columns(path, cells, labels, f"{title}, same x_T in each row")
 
-    def write_grid(self, path: Path, samples: Tensor) -> None:
+    def write_grid(self, path: Path, samples: Tensor, columns: int | None = None) -> None:
         """Write the first signals."""
         self.write_cell(path, samples)
 
-    def write_samples(self, folder: Path, samples: Tensor, kind: str) -> None:
+    def write_pairs(self, path: Path, data: Tensor, reconstructions: Tensor) -> None:
+        """Write the first signals, each above its reconstruction."""
+        self.write_cell(path, torch.stack((data, reconstructions), 1).flatten(0, 1))
+
+    def write_samples(self, folder: Path, samples: Tensor, kind: str, columns: int | None = None) -> None:
         """Write one array `waveforms` `(N, C, L)` float32 or, for "png", a .wav of 16 bits a signal; and `grid.png`.
 
         Full scale of a .wav is 4; it plays at the rate of `data.tones`.
@@ -187,6 +215,4 @@ def histogram(points: Tensor, bins: int) -> Any:
 
 
 def _image(pixels: Any) -> Tensor:
-    import torch
-
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)

@@ -205,19 +205,31 @@ class Sampler(ABC):
     ) -> Tensor:
         """The x_T `(B, *)` from which this sampler, by as many steps, makes x0 `(B, *)`, up to its error.
 
-        The grid is followed backwards from its last noisy level, at which alpha x0 is taken for x.
+        Raises:
+            ValueError: As `backwards`.
+        """
+        levels = self.backwards(schedule, steps)
+        none = Noise(0, torch.arange(len(x0), device=x0.device))
+        return self.run(denoise, schedule, levels, x0 * float(levels[0].alpha), none, on_step=on_step)
+
+    def backwards(self, schedule: Schedule, steps: int | None = None) -> list[Level]:
+        """The levels of `encode`: the grid from its last noisy level, at which alpha x0 is taken for x, to its first.
 
         Raises:
-            ValueError: The sampler is stochastic, or the grid starts at pure noise.
+            ValueError: The sampler is stochastic, or the grid starts at pure noise or has one noisy level alone.
         """
+        name = type(self).__name__
         if self.stochastic:
-            raise ValueError(f"{type(self).__name__} is stochastic: there is no x_T to recover; use eta = 0.")
+            raise ValueError(
+                f"{name} is stochastic: no x_T is the one of an x0; use a deterministic one (DDIM, eta=0)."
+            )
         levels = self.grid(schedule, steps)
-        levels = levels[:-1] if levels[-1].is_end else levels
         if levels[0].is_end:
-            raise ValueError("encode: the grid starts at pure noise, which holds no trace of x0.")
-        none = Noise(0, torch.arange(len(x0), device=x0.device))
-        return self.run(denoise, schedule, levels[::-1], x0 * float(levels[-1].alpha), none, on_step=on_step)
+            raise ValueError(f"{name}'s grid starts at pure noise (alpha = 0), where x_T holds no trace of x0.")
+        noisy = levels[:-1] if levels[-1].is_end else levels
+        if len(noisy) < 2:
+            raise ValueError(f"{name} with steps={len(levels) - 1} has no step between noisy levels; use more steps.")
+        return noisy[::-1]
 
 
 class OneStep(Sampler):

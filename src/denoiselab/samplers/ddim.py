@@ -68,14 +68,17 @@ def noisy_transfer(here: Level, there: Level, variance: float, std: float) -> St
     return step
 
 
-def slerp(a: Tensor, b: Tensor, fraction: float) -> Tensor:
-    """Points `(B, *)` on the great arcs from `a` to `b` `(B, *)`: x_T's between two others, of their length.
+def slerp(a: Tensor, b: Tensor, fraction: float | Tensor) -> Tensor:
+    """Points `(B, *)` on the great arcs from `a` to `b` `(B, *)`, at a fraction, or one each `(B,)`, of the way.
+
+    They are x_T's between two others, and of their length.
 
     Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, appendix D.5 (Shoemake, 1985).
     """
     u, v = a.flatten(1).double(), b.flatten(1).double()
     cosine = (u * v).sum(1) / (u.norm(dim=1) * v.norm(dim=1))
     angle = cosine.clamp(-1, 1).acos()[:, None]
+    fraction = torch.as_tensor(fraction, dtype=u.dtype, device=u.device).reshape(-1, 1)
     flat = angle.sin() < 1e-9
     near = torch.where(flat, 1 - fraction, ((1 - fraction) * angle).sin() / angle.sin())
     far = torch.where(flat, fraction, (fraction * angle).sin() / angle.sin())

@@ -1,0 +1,125 @@
+"""Data of a checkpoint encoded to x_T and decoded again, with the protocol."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from denoiselab import progress
+from denoiselab.app import build
+from denoiselab.app.construct import construct
+from denoiselab.app.errors import BadInput
+from denoiselab.app.loaded import load_weights, split_of
+from denoiselab.app.moments import check_guidance, learn
+from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path
+from denoiselab.app.settings import SampleSettings, parse
+from denoiselab.evaluation import encoding
+from denoiselab.evaluation.cell import digest
+from denoiselab.evaluation.media import medium
+from denoiselab.files import atomic
+from denoiselab.samplers import Sampler
+from denoiselab.training.interruption import Interruption
+
+Config = dict[str, Any]
+
+
+def encode(config: Config) -> Path:
+    """Encode and decode, and write latents, reconstructions, pairs and `encoding.json` to a new folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        BadInput: The checkpoint, its data, the sampler or an option cannot be used.
+        Stopped: The run was asked to stop; nothing was written.
+    """
+    settings = parse(SampleSettings, config)
+    assert settings.encode is not None
+    sampler: Sampler = construct(settings.sampler, "sampler")
+    path = checkpoint_file(settings)
+    loaded, weights = load_weights(path, settings.weights)
+    model = loaded.model
+    build.check_scales(model, [settings.guidance], "guidance")
+    check_guidance(sampler, [settings.guidance])
+    try:
+        sampler.backwards(model.denoiser.schedule)
+    except ValueError as error:
+        raise BadInput(f"encode={settings.encode}: {error}") from None
+    train, held_out = loaded.data()
+    name, number = loaded.config["data"]["name"], settings.num_samples
+    data = split_of(train, held_out, name, "encode", settings.encode, number)
+    checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
+    rest = json.dumps([settings.sampler, checkpoint, settings.format, settings.guidance], sort_keys=True)
+    rule = type(sampler).__name__
+    short = hashlib.sha256(rest.encode()).hexdigest()[:8]
+    folder = f"{rule.lower()}_steps{sampler.steps}_{settings.encode}_{weights}_seed{settings.seed}_n{number}_{short}"
+    out = new_path(settings, path, "encodings", folder)
+    denoiser = model.denoiser.to(device_of(settings)).eval()
+    with (
+        new_folder(out) as partial,
+        Interruption("stopped; nothing was written.") as interruption,
+        progress.bar("encoding", number) as bar,
+    ):
+        learn(sampler, model, lambda: train, home_of(path), interruption.check)
+        result = encoding.encode(
+            sampler,
+            denoiser,
+            model.conditioner,
+            model.codec,
+            data,
+            number,
+            settings.batch_size,
+            settings.seed,
+            settings.guidance,
+            interruption.check,
+            bar.update,
+        )
+        mse = result.squared_errors
+        rmse = math.sqrt(float(mse.mean()))
+        record = {
+            "rmse": rmse,
+            "rmse_of_samples": {"mean": float(mse.sqrt().mean()), "max": float(mse.sqrt().max())},
+            "unit": "the network's range: [-1, 1] of images",
+            "n": number,
+            "nfe_encode": result.nfe[0],
+            "nfe_decode": result.nfe[1],
+            "network_evaluations_encode": result.evaluations[0],
+            "network_evaluations_decode": result.evaluations[1],
+            "latents_std": float(result.latents.std()),
+            "sampler": settings.sampler,
+            "guidance": settings.guidance,
+            "seed": settings.seed,
+            "data": name,
+            "split": settings.encode,
+            "split_n": len(data),
+            "split_sha256": data.fingerprint,
+            "dimensions": math.prod(data.shape),
+            "conditional": bool(model.conditioner.names),
+            "weights": weights,
+            "weights_sha256": digest(denoiser),
+            "images_seen": loaded.images_seen,
+            "checkpoint": str(path.resolve()),
+            "checkpoint_sha256": checkpoint,
+            "dtype": "float32",
+            "versions": {package: importlib.metadata.version(package) for package in ("denoiselab", "torch")},
+        }
+        kind = medium(model.codec.shape)
+        stored = kind.to_stored(result.reconstructions)
+        kind.write_samples(partial, stored, settings.format)
+        kind.write_pairs(partial / "pairs.png", kind.to_stored(result.x0), stored)
+        with atomic(partial / "latents.npz") as file:
+            rows = {"index": result.indices, "labels": data.labels[result.indices], "rmse": mse.sqrt()}
+            np.savez(file, x_T=result.latents.numpy(), **{key: value.numpy() for key, value in rows.items()})
+        with atomic(partial / "encoding.json", "w") as file:
+            json.dump(record, file, indent=1)
+    print(
+        f"RMSE {rmse:.4g} of {number} samples of {settings.encode} (images lie in [-1, 1]), {result.nfe[0]} network "
+        f"calls to encode and {result.nfe[1]} to decode each, weights {weights}: {out}"
+    )
+    return out

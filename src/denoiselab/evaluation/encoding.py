@@ -1,0 +1,104 @@
+"""Data to x_T and back by one deterministic sampler, and what is lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from denoiselab.codecs import Codec
+from denoiselab.conditioners import Conditioner
+from denoiselab.data import DataSet, clean
+from denoiselab.data.stream import IndexStream
+from denoiselab.denoiser import Denoiser
+from denoiselab.evaluation.cell import mean_count
+from denoiselab.guidance import bind
+from denoiselab.noise import SAMPLING, Noise
+from denoiselab.samplers import OnStep, Sampler, count_calls
+
+
+class Encoded(NamedTuple):
+    """Samples of a data set, encoded and decoded.
+
+    Args:
+        indices: `(N,)` int64, where they stand in the set.
+        x0: `(N, *)` float32, the samples in the network's range.
+        latents: `(N, *)` float32, their x_T, of the shape that the denoiser sees.
+        reconstructions: `(N, *)` float32, what the sampler makes of the x_T.
+        nfe: Network calls a sample to encode, and to decode.
+        evaluations: Network evaluations a sample to encode, and to decode.
+    """
+
+    indices: Tensor
+    x0: Tensor
+    latents: Tensor
+    reconstructions: Tensor
+    nfe: tuple[float, float]
+    evaluations: tuple[float, float]
+
+    @property
+    def squared_errors(self) -> Tensor:
+        """Mean over each sample's elements of the reconstruction's squared error, `(N,)` float64."""
+        return (self.reconstructions.double() - self.x0.double()).flatten(1).square().mean(1)
+
+
+def encode(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    conditioner: Conditioner,
+    codec: Codec,
+    data: DataSet,
+    n: int,
+    batch_size: int,
+    seed: int,
+    guidance: float = 1.0,
+    on_step: OnStep = lambda moment: None,
+    on_batch: Callable[[int], object] = lambda size: None,
+) -> Encoded:
+    """Encode `n` samples of a data set, drawn without repetition, each under its own condition, and decode them.
+
+    Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, section 5.4.
+
+    Args:
+        sampler: A deterministic one, with its own number of steps both ways.
+        denoiser: The model, in evaluation mode.
+        conditioner: Gives samples their own conditioning.
+        codec: Between the samples and what the denoiser sees; what it loses counts too.
+        data: The samples.
+        n: How many of them.
+        batch_size: Samples a network call.
+        seed: Of the choice of samples.
+        guidance: Scale of classifier-free guidance, both ways.
+        on_step: Called after each step; what it raises stops the run.
+        on_batch: Told the number of samples of each finished batch.
+
+    Raises:
+        ValueError: The sampler cannot encode, there is nothing to guide, or a result is not finite.
+    """
+    device = next(denoiser.parameters()).device
+    schedule = denoiser.schedule
+    rows: list[tuple[Tensor, ...]] = []
+    calls, evaluations = [0, 0], [0, 0]
+    indices = IndexStream(len(data), seed)[torch.arange(n)]
+    for index in indices.split(batch_size):
+        known, at = clean(data, index, device), index.to(device)
+        denoise = bind(denoiser, conditioner.given(known), conditioner.null(at), guidance)
+        there, back = count_calls(denoise), count_calls(denoise)
+        noise = Noise(seed, at, SAMPLING)
+        z = codec.encode_latents(codec.encode_pixels(known.images), noise.normal)
+        x_t = sampler.encode(there, schedule, z, on_step=on_step)
+        x0 = codec.decode(sampler(back, schedule, codec.latent_shape, noise, start=x_t, on_step=on_step))
+        for what, x in (("x_T", x_t), ("reconstruction", x0)):
+            bad = ~x.isfinite().flatten(1).all(1).cpu()
+            if bool(bad.any()):
+                raise ValueError(f"sample {int(index[bad][0])}: its {what} by {type(sampler).__name__} is not finite.")
+        for way, counted in enumerate((there, back)):
+            calls[way] += counted.rows
+            evaluations[way] += counted.evaluated_rows
+        rows.append(tuple(part.cpu() for part in (known.images, x_t, x0)))
+        on_batch(len(index))
+    parts = [torch.cat(part) for part in zip(*rows, strict=True)]
+    nfe, evaluated = ((mean_count(both[0], n), mean_count(both[1], n)) for both in (calls, evaluations))
+    return Encoded(indices, parts[0], parts[1], parts[2], nfe, evaluated)
