@@ -364,7 +364,7 @@ def test_a_denoiser_learns_in_200_steps(name):
     count = torch.Size(size).numel()
     data = (digits[:, 26 : 26 + count] if count < 64 else digits.repeat(1, 2)[:, :count]).reshape(-1, *size)
     draw = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3, fused=True)
     cond = Conditioning(tokens=torch.ones(16, 5, 6)) if "tokens" in network.conditioning else Conditioning()
     losses = []
     for _ in range(200):
