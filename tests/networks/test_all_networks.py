@@ -341,12 +341,9 @@ def test_compiles_without_graph_breaks(name):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a compiler")
-@pytest.mark.parametrize(
-    ("name", "options"), [("dit", {"depth": 1}), ("ddpm", {"multipliers": [1], "attention_levels": [0]})]
-)
-def test_compiles_to_machine_code(name, options):
-    """A transformer and a UNet, as small as can be: it takes long for the rest."""
-    assert compiled(name, "inductor", **options)
+def test_compiles_to_machine_code():
+    """A transformer of one block: it takes long for the rest."""
+    assert compiled("dit", "inductor", depth=1)
 
 
 @pytest.mark.slow
