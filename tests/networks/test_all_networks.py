@@ -341,12 +341,9 @@ def test_compiles_without_graph_breaks(name):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a compiler")
-@pytest.mark.parametrize(
-    ("name", "options"), [("dit", {"depth": 1}), ("ddpm", {"multipliers": [1], "attention_levels": [0]})]
-)
-def test_compiles_to_machine_code(name, options):
-    """A transformer and a UNet, as small as can be: it takes long for the rest."""
-    assert compiled(name, "inductor", **options)
+def test_compiles_to_machine_code():
+    """A transformer of one block: it takes long for the rest."""
+    assert compiled("dit", "inductor", depth=1)
 
 
 @pytest.mark.slow
@@ -364,7 +361,7 @@ def test_a_denoiser_learns_in_200_steps(name):
     count = torch.Size(size).numel()
     data = (digits[:, 26 : 26 + count] if count < 64 else digits.repeat(1, 2)[:, :count]).reshape(-1, *size)
     draw = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3, fused=True)
     cond = Conditioning(tokens=torch.ones(16, 5, 6)) if "tokens" in network.conditioning else Conditioning()
     losses = []
     for _ in range(200):

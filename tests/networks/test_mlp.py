@@ -49,7 +49,13 @@ def test_derivatives_of_second_order_are_there_and_right():
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"width": 6}, "width=6"), ({"width": 4}, "width=4"), ({"depth": 0}, "depth=0"), ({"outputs": 0}, "outputs=0")],
+    [
+        ({"width": 6}, "width=6"),
+        ({"width": 4}, "width=4"),
+        ({"depth": 0}, "depth=0"),
+        ({"outputs": 0}, "outputs=0"),
+        ({"num_classes": 0}, "num_classes=0"),
+    ],
 )
 def test_bad_options_are_refused(options, says):
     with pytest.raises(ValueError, match=says):

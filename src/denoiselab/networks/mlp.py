@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoiselab.networks.checks import Levels, checkpointed_levels
+from denoiselab.networks.checks import Levels, check_sizes, checkpointed_levels
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
 from denoiselab.networks.embeddings import SinusoidalEmbedding
 from denoiselab.networks.layers import run, zero_init
@@ -42,16 +42,14 @@ class MLP(nn.Module):
         checkpoint_levels: Levels = (),
     ) -> None:
         super().__init__()
-        for name, value in (("depth", depth), ("outputs", outputs)):
-            if value < 1:
-                raise ValueError(f"{name}={value}: it must be at least 1.")
+        check_sizes({"depth": depth, "outputs": outputs, "num_classes": num_classes})
         if width < 8 or width % 4:
             raise ValueError(f"width={width}: it must be divisible by 4 and at least 8.")
         self.checkpoint_levels = checkpointed_levels(depth, checkpoint_levels)
-        self.conditioning = frozenset({"class_label"} if num_classes else ())
+        self.conditioning = frozenset(() if num_classes is None else {"class_label"})
         features = width // 2
         self.time = nn.Sequential(SinusoidalEmbedding(features), nn.Linear(features, features))
-        self.classes = nn.Embedding(num_classes + 1, features) if num_classes else None
+        self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, features)
         self.stem = nn.Linear(math.prod(shape), width)
         self.blocks = nn.ModuleList(_Block(width, features) for _ in range(depth))
         self.head = zero_init(nn.Linear(width, outputs * math.prod(shape)))
