@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import runpy
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported; what the tests start inherits it
 os.environ["MPLBACKEND"] = "agg"
 for variable in ("WANDB_API_KEY", "WANDB_MODE", "DENOISELAB_RUN_ID", "DENOISELAB_ALLOW"):
     os.environ.pop(variable, None)
@@ -27,6 +31,19 @@ QUICK = [
     "traceback=false",
     "trainer.detect_anomaly=false",
 ]
+
+
+def pytest_xdist_auto_num_workers(config):
+    """The whole suite takes two processes (`-n 8`: eight), a named part of it one; so do comparisons of speed."""
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and config.option.markexpr == "not benchmark"
+    return 2 if whole else 0
+
+
+def pytest_configure(config):
+    """Quick runs share the classifiers that score them: those of one data set differ in nothing."""
+    cache = tempfile.mkdtemp(prefix="denoiselab-")
+    config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
+    QUICK.append(f"paths.cache_dir={cache}")
 
 
 @dataclass
@@ -102,6 +119,7 @@ def finished(tmp_path_factory):
     logs = tmp_path_factory.mktemp("finished")
     path = logs / "run"
     arguments = [*QUICK, "logger=wandb", f"paths.log_dir={logs}", f"paths.run_dir={path}"]
+    arguments.append(f"paths.cache_dir={logs / 'cache'}")  # the classifier's training is shown
     # A run inside this process leaves W&B's folder in its environment.
     env = {name: value for name, value in os.environ.items() if name != "WANDB_DATA_DIR"}
     done = subprocess.run(command("train.py", *arguments), capture_output=True, text=True, timeout=300, env=env)

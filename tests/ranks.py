@@ -1,5 +1,7 @@
 """Several processes in a test."""
 
+import multiprocessing
+
 import torch
 import torch.multiprocessing as mp
 
@@ -7,9 +9,11 @@ import torch.multiprocessing as mp
 def on_ranks(function, arguments, count):
     """Run `function(rank, *arguments)` in new processes of one thread each.
 
-    Forked ones would crash or hang wherever a library of the tests before has started threads.
+    They are forks of a server that has made the slow imports and no thread. Forks of the tests' own process would
+    crash or hang wherever a library of the tests before has started threads.
     """
-    mp.start_processes(_alone, (function, arguments), nprocs=count, start_method="spawn")
+    multiprocessing.set_forkserver_preload(["denoiselab.evaluation", "pytest"])
+    mp.start_processes(_alone, (function, arguments), nprocs=count, start_method="forkserver")
 
 
 def _alone(rank, function, arguments):

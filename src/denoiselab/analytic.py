@@ -158,16 +158,18 @@ class MixtureDenoiser(ClosedForm):
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
         """The exact (x0, eps) for `x` `(B, D)` at `level` (scalar or `(B,)`, sigma > 0)."""
-        alpha, sigma, residual, total, log_joint = self._components(x, level)
-        responsibility = torch.softmax(log_joint, dim=1)[..., None]
-        gain = alpha * self.stds[:, None].square() / total
-        x0 = (responsibility * (self.means + gain * residual)).sum(1)
-        eps = (responsibility * (sigma / total * residual)).sum(1)
+        alpha, sigma, exact, total, log_joint = self._components(x, level)
+        responsibility = torch.softmax(log_joint, dim=0)
+        # x0 = sum_k r_k (m_k + gain_k (x - alpha m_k)), and eps likewise: two products of matrices.
+        gain = responsibility * (alpha * self.stds[:, None].square() / total)
+        share = responsibility * (sigma / total)
+        x0 = (responsibility - alpha * gain).T @ self.means + gain.sum(0)[:, None] * exact
+        eps = share.sum(0)[:, None] * exact - (alpha * share).T @ self.means
         return Prediction(x0.to(x), eps.to(x))
 
     def log_density(self, x: Tensor, level: Level) -> Tensor:
         """The mixture's log-density, `(B,)` float64."""
-        out: Tensor = torch.logsumexp(self._components(x, level)[-1], dim=1)
+        out: Tensor = torch.logsumexp(self._components(x, level)[-1], dim=0)
         return out
 
     def cdf(self, x: Tensor, level: Level) -> Tensor:
@@ -180,14 +182,18 @@ class MixtureDenoiser(ClosedForm):
         return (self.weights * 0.5 * torch.erfc(-z / math.sqrt(2))).sum(1)
 
     def _components(self, x: Tensor, level: Level) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """alpha, sigma, residuals `(B, K, D)`, variances `(B, K, 1)` or `(K, 1)`, and log joint densities `(B, K)`."""
-        x = x.double()[:, None]
-        alpha, sigma = like(level.alpha, x), like(level.sigma, x)  # (B, 1, 1) or ()
-        residual = x - alpha * self.means
+        """alpha, sigma, x in float64, variances `(K, B)` or `(K, 1)`, and log joint densities `(K, B)`.
+
+        The samples come last: components and dimensions may be few, and operations along them slow.
+        """
+        x = x.double()
+        alpha, sigma = level.alpha.to(x), level.sigma.to(x)  # (B,) or ()
         total = (alpha * self.stds[:, None]).square() + sigma.square()
-        variance = total[..., 0]
-        exponent = residual.square().sum(-1) / variance + x.shape[-1] * (2 * math.pi * variance).log()
-        return alpha, sigma, residual, total, self.weights.log() - exponent / 2
+        distance = torch.zeros((), dtype=x.dtype, device=x.device)
+        for value, mean in zip(x.T, self.means.T, strict=True):
+            distance = distance + (value - alpha * mean[:, None]).square()
+        exponent = distance / total + x.shape[-1] * (2 * math.pi * total).log()
+        return alpha, sigma, x, total, self.weights.log()[:, None] - exponent / 2
 
 
 class EmpiricalDenoiser(ClosedForm):

@@ -121,6 +121,8 @@ SAMPLE_CASES = [
     (["accelerator=gpu"], ["accelerator=gpu", "no GPU"]),
     (["ckpt=/nowhere"], ["ckpt=/nowhere", "no such"]),
     (["ckpt=???"], ["ckpt", "not given"]),
+    (["spacing@sampler.spacing=listed"], ["pass sampler.spacing.values=..."]),
+    (["spacing@sampler.spacing=from_file"], ["pass sampler.spacing.path=..."]),
 ]
 
 

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -59,7 +60,7 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)]
 )
-def test_interrupted_and_continued_equals_uninterrupted(number, code, uninterrupted, tmp_path, start, run):
+def test_interrupted_and_continued_equals_uninterrupted(number, code, uninterrupted, tmp_path, start, invoke):
     path = tmp_path / "run"
     arguments = [*BUDGET, f"paths.log_dir={tmp_path}", f"paths.run_dir={path}"]
     process = start("train.py", *arguments, "logger=wandb")
@@ -75,7 +76,7 @@ def test_interrupted_and_continued_equals_uninterrupted(number, code, uninterrup
         assert re.search(rf"to continue: python .*train.py .*batch_size=32 .*paths.run_dir={path}", err)
         assert "Traceback" not in err
         assert wandb_exit_code(path) == code
-    result = run("train.py", *arguments)
+    result = invoke("train.py", *arguments)
     assert result.code == 0, result.err
     assert f"{seen:,} of {LENGTH:,} images seen" in result.err
     images, losses, tensors, scores = outcome(path)
@@ -86,7 +87,7 @@ def test_interrupted_and_continued_equals_uninterrupted(number, code, uninterrup
     assert scores == uninterrupted[3]
 
 
-def test_two_processes_train_the_same_model(uninterrupted, tmp_path, run):
+def test_two_processes_train_the_same_model(tmp_path, run, invoke):
     """Ranks share each batch, and noise belongs to the image: one process or two differ by rounding alone."""
     path = tmp_path / "run"
     # Dropout is the one thing that a rank draws for itself.
@@ -96,7 +97,7 @@ def test_two_processes_train_the_same_model(uninterrupted, tmp_path, run):
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert two.code == 0, two.err
-    one = run("train.py", *shared, f"paths.run_dir={tmp_path / 'one'}")
+    one = invoke("train.py", *shared, f"paths.run_dir={tmp_path / 'one'}")
     assert one.code == 0, one.err
     a, b = outcome(path), outcome(tmp_path / "one")
     assert a[0] == b[0]
@@ -108,23 +109,37 @@ def test_two_processes_train_the_same_model(uninterrupted, tmp_path, run):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_frontier_that_was_interrupted_keeps_its_cells(number, tmp_path, start, run):
+def test_a_frontier_that_was_interrupted_keeps_its_cells(number, tmp_path, invoke):
+    """The signal comes to this process, once two cells are written: the third is of 1,000 calls."""
     path = tmp_path / "run"
     arguments = [
         *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={path}", "evaluation.num_samples=256",
         "evaluation.nfe=[2,3,1000]",
     ]  # fmt: skip
-    process = start("train.py", *arguments)
-    while not (path / "frontier.json").exists() or len(json.loads((path / "frontier.json").read_text())) < 2:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    process.send_signal(number)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 128 + number, err
-    before = json.loads((path / "frontier.json").read_text())
-    result = run("train.py", *arguments[:-1], "evaluation.nfe=[2,3,4]")
+
+    def cells():
+        return json.loads((path / "frontier.json").read_text()) if (path / "frontier.json").exists() else []
+
+    ended = threading.Event()
+
+    def interrupt():
+        while len(cells()) < 2:
+            if ended.wait(0.02):
+                return
+        signal.raise_signal(number)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        stopped = invoke("train.py", *arguments)
+    finally:
+        ended.set()
+        thread.join()
+    assert stopped.code == 128 + number, stopped.err
+    before = cells()
+    result = invoke("train.py", *arguments[:-1], "evaluation.nfe=[2,3,4]")
     assert result.code == 0, result.err
-    after = json.loads((path / "frontier.json").read_text())
+    after = cells()
     assert after[:2] == before
     assert [record["nfe"] for record in after] == [2, 3, 4]
     assert all(record["n"] == 256 for record in after)

@@ -14,8 +14,8 @@ def normal(n, d, seed, shift=0.0):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)) + shift
 
 
-def score(metric, x, y=None):
-    return metric.scores(Layer(None, x), Layer(None, y))
+def score(metric, x, y=None, strata=1):
+    return metric.scores(Layer(None, x, strata), Layer(None, y))
 
 
 def mmd(x, y):
@@ -40,6 +40,30 @@ def test_kernel_distance_is_unbiased_and_its_standard_error_that_of_many_draws()
     # The blocks are the same in every draw, so that the mean differs from the distance to the whole reference.
     error = math.hypot(statistics.stdev(values) / math.sqrt(160), statistics.stdev(values) / math.sqrt(10))
     assert statistics.fmean(values) == pytest.approx(mmd(normal(6000, 8, 200, 0.3), reference), abs=3 * error)
+
+
+@pytest.mark.parametrize("strata", [1, 5])
+def test_standard_errors_are_those_of_a_hundred_draws(strata):
+    """Independent, and of class i mod 5 with classes that differ."""
+    n, classes = 300, torch.arange(300) % 5
+    means = torch.tensor([0.3, 0.4, 0.6, 0.8, 1.3])[:, None] * normal(5, 6, 900)
+    reference = normal(300, 6, 901) + means.repeat(60, 1)
+    # A block of all samples: otherwise the same blocks in every draw hold the same numbers of each class.
+    kernel = KernelDistance(blocks=2, block_size=n)
+    metrics = (kernel, InceptionScore(splits=2), PrecisionRecall(3), DensityCoverage(5))
+    found = {}
+    for seed in range(100):
+        of = classes if strata > 1 else torch.randint(5, (n,), generator=torch.Generator().manual_seed(1000 + seed))
+        x = normal(n, 6, seed) + means[of] + 0.4
+        for metric in metrics:
+            for name, one in score(metric, x, reference, strata).items():
+                found.setdefault(name, []).append(one)
+    for name in ("kd", "is", "precision", "density"):
+        spread = statistics.stdev(one.value for one in found[name])
+        assert statistics.fmean(one.standard_error for one in found[name]) == pytest.approx(spread, rel=0.25), name
+    assert all(one.standard_error is None for name in ("recall", "coverage") for one in found[name])
+    for metric in metrics:
+        assert all(one.standard_error is None for one in score(metric, x, reference, 151).values())
 
 
 def test_the_standard_error_of_kernel_distance_does_not_hang_on_the_order_of_the_reference():
@@ -90,7 +114,7 @@ def test_neighbourhood_metrics_are_their_definitions(batch_size):
     precision = float(inside_data.any(1).double().mean())
     assert 0.2 < precision < 0.9
     assert out["precision"].value == pytest.approx(precision, rel=1e-6)
-    assert out["precision"].standard_error == pytest.approx(math.sqrt(precision * (1 - precision) / 80), rel=1e-6)
+    assert out["precision"].standard_error == pytest.approx(math.sqrt(precision * (1 - precision) / 79), rel=1e-6)
     assert out["recall"].value == pytest.approx(float(inside_x.any(1).double().mean()), rel=1e-6)
     out = score(DensityCoverage(k, batch_size), x, data)
     assert out["density"].value == pytest.approx(float(inside_data.double().sum(1).mean() / k), rel=1e-12)

@@ -145,7 +145,7 @@ def test_every_score_is_that_of_one_process_on_every_rank(world, tmp_path):
         n, scores = torch.load(f"{tmp_path / 'out'}{rank}")
         assert n == 70
         for name, score in expected.items():
-            value, error = scores[name]
+            value, error, _ = scores[name]
             assert value == pytest.approx(score.value, rel=1e-9), name
             assert error == (score.standard_error and pytest.approx(score.standard_error, rel=1e-9)), name
 
@@ -164,9 +164,19 @@ def test_processes_that_want_one_file_compute_it_once(tmp_path):
 def test_a_file_that_fits_is_read(tmp_path):
     mine = scorer(ALL)
     made = reference(mine, data(), tmp_path)
-    given = reference(mine, data(5), tmp_path, Given(made.path, None))
-    assert given.fingerprint == made.fingerprint
-    assert reference(mine, data(5), tmp_path, Given(made.path, 70)).n == 70
+    for given in (Given(made.path, None), Given(made.path, 70)):
+        found = reference(mine, data(), tmp_path, given)
+        assert (found.fingerprint, found.n, found.of) == (made.fingerprint, 70, made.of)
+
+
+def test_a_file_of_other_data_is_refused_unless_that_is_allowed(tmp_path):
+    mine = scorer()
+    made = reference(mine, data(), tmp_path)
+    assert made.of == {"data": "noise", "split": "train", "data_sha256": data().fingerprint}
+    says = f"it is of noise .train., with data_sha256 {data().fingerprint[:16]}, and .*evaluation.reference_data=any"
+    with pytest.raises(ValueError, match=says):
+        reference(mine, data(5), tmp_path, Given(made.path, None))
+    assert reference(mine, data(5), tmp_path, Given(made.path, None, any_data=True)).of == made.of
 
 
 @pytest.mark.parametrize(
@@ -209,6 +219,7 @@ def test_the_files_of_adm_edm_pytorch_fid_and_clean_fid_are_read(tmp_path):
     mine = scorer((FrechetDistance(), spatial, KernelDistance(3, 10), PrecisionRecall()))
     expected = mine.scores(collect(mine, data(1)), reference(mine, data(), tmp_path))
     adm = reference(mine, data(), tmp_path, Given(tmp_path / "adm.npz", 70))
+    assert adm.of == {}
     assert torch.equal(adm.layer("features").features, mine.extractor(data(n=20).images)["features"])
     scores = mine.scores(collect(mine, data(1)), adm)
     for name in ("fid", "sfd_inception_v3"):
@@ -253,7 +264,7 @@ def test_too_few_images_are_refused(tmp_path):
         mine.scores(collect(mine, data(n=2)), reference(mine, data(), tmp_path))
     made = reference(scorer((KernelDistance(3, 10),)), data(n=12), tmp_path)
     with pytest.raises(ValueError, match="its n=12: it must be at least block_size=13"):
-        reference(scorer((KernelDistance(3, 13),)), data(), tmp_path, Given(made.path, None))
+        reference(scorer((KernelDistance(3, 13),)), data(n=12), tmp_path, Given(made.path, None))
 
 
 def test_the_protocol_is_inside(tmp_path):

@@ -6,15 +6,6 @@ from denoiselab.networks import Conditioning, DDPMUNet
 TINY = {"channels": 16, "multipliers": (1, 2), "blocks": 1, "attention_levels": (1,), "groups": 8, "dropout": 0.0}
 
 
-def test_parameter_count_is_the_published_one():
-    """Ho et al., section 4 and appendix B: 35.7 M for CIFAR-10, 114 M for 256x256 images."""
-    with torch.device("meta"):
-        cifar = DDPMUNet((3, 32, 32))
-        large = DDPMUNet((3, 256, 256), multipliers=(1, 1, 2, 2, 4, 4), attention_levels=(4,))
-    assert sum(p.numel() for p in cifar.parameters()) == 35_746_307
-    assert round(sum(p.numel() for p in large.parameters()) / 1e6) == 114
-
-
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 12, 8)])
 def test_shapes_and_zero_start(shape):
     network = DDPMUNet(shape, **TINY)

@@ -6,8 +6,8 @@ from collections import deque
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from oracles import F64
+from ranks import on_ranks
 from scipy.stats import kstest, norm
 
 from denoiselab.noise import Noise
@@ -246,7 +246,7 @@ def one_rank(rank, path, out):
 
 
 def test_all_ranks_share_one_history(tmp_path):
-    mp.spawn(one_rank, (tmp_path / "store", str(tmp_path / "out")), nprocs=2)
+    on_ranks(one_rank, (tmp_path / "store", str(tmp_path / "out")), 2)
     first, second = (torch.load(f"{tmp_path / 'out'}{rank}") for rank in (0, 1))
     assert torch.equal(first[0], second[0])
     assert (first[1] == 4).all()

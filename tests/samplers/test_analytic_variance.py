@@ -6,8 +6,11 @@ from oracles import F64, interior_levels, measured, mixture
 
 from denoiselab import samplers
 from denoiselab.analytic import GaussianDenoiser
+from denoiselab.app.errors import BadInput
+from denoiselab.app.moments import check_guidance
 from denoiselab.noise import Noise
 from denoiselab.samplers.spacing import UniformTime
+from denoiselab.samplers.thresholding import Clip
 from denoiselab.schedules import VPLinear
 
 STD, MEAN, N = 0.4, 0.3, 4000
@@ -72,6 +75,18 @@ def test_the_last_noisy_step_is_clipped_and_the_range_bounds_the_variance():
     bounded.half_range = 0.1
     assert all(a <= b for a, b in zip(noise_of(bounded), loose, strict=True))
     assert noise_of(bounded)[0] < loose[0]
+
+
+def test_the_moments_are_of_the_mended_prediction_and_guidance_is_refused():
+    sampler = samplers.Analytic(UniformTime(), 5, threshold=Clip(0.5))
+    clipped = measured(sampler, GAUSSIAN, DATA).error
+    free = analytic(1.0).moments.error
+    assert clipped[-1] > 4 * free[-1]  # near the data x0 is known, and what the clip takes away is the error
+    assert float(clipped[0]) == pytest.approx(float(free[0]), rel=0.01)  # far from them it is the mean, inside
+    check_guidance(sampler, [1.0])
+    check_guidance(samplers.DDIM(UniformTime(), 5), [2.0])
+    with pytest.raises(BadInput, match=r"guidance=\[1\.0, 2\.0\].*use 1"):
+        check_guidance(sampler, [1.0, 2.0])
 
 
 def test_a_model_that_was_not_measured_is_refused():

@@ -60,6 +60,10 @@ CASES = {
         for n in (1, 2, 3)
         for taylor in (False, True)
     },
+    **{
+        f"dpm3_r0.5_{taylor}": (samplers.DPMSolverSinglestep(GRID, 9, 3, taylor, r2=0.5), lam_uniform)
+        for taylor in (False, True)
+    },
     "dpm2_r0.3": (samplers.DPMSolverSinglestep(GRID, 9, 2, r1=0.3), lam_uniform),
     **{
         f"{kind.__name__}{n}": (kind(GRID, 9, n), lambda schedule, steps: lam_uniform(schedule, fast(steps)))

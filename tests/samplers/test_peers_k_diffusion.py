@@ -1,5 +1,6 @@
 """Our samplers end where those of k-diffusion do."""
 
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -15,8 +16,10 @@ from peers import DRAWS, ORACLE, X, distance, named, ours, rule
 
 from denoiselab.samplers import (
     Churn,
+    DPMSolverAdaptive,
     DPMSolverFast,
     DPMSolverPP,
+    DPMSolverPPSDE,
     DPMSolverPPSinglestep,
     DPMSolverSinglestep,
     Renoised,
@@ -74,11 +77,12 @@ EULER, HEUN, DPM_2, DPMPP_2S = (
 
 
 def cases():
-    # Theirs draws in every step and ours in those that it churns, so these come first; in the last we do not.
+    # Theirs draws in every step and ours in those that it churns, so these come first.
     churn = {"s_churn": 3.0, "s_tmin": 0.3, "s_noise": 1.003}
     for name, kind in (("euler", EULER), ("heun", HEUN), ("dpm_2", DPM_2)):
         yield name, {}, kind
-        yield name, churn, rule(Churn, kind, s_tmax=math.inf, **churn)
+        for s_tmin in (0.3, 0.0):  # 0: before the last step too
+            yield name, {**churn, "s_tmin": s_tmin}, rule(Churn, kind, s_tmax=math.inf, **{**churn, "s_tmin": s_tmin})
     yield "dpmpp_2m", {}, rule(DPMSolverPP, 2, published=True)
     for eta in (0.0, 0.4, 1.0):
         for name, kind in (("euler", EULER), ("dpm_2", DPM_2), ("dpmpp_2s", DPMPP_2S)):
@@ -86,7 +90,8 @@ def cases():
         for solver in ("midpoint", "heun"):
             mine = rule(DPMSolverPP, 2, published=solver == "midpoint", eta=eta)
             yield "dpmpp_2m_sde", {"eta": eta, "solver_type": solver}, mine
-        yield "dpmpp_3m_sde", {"eta": eta}, rule(ExactStart, 3, published=True, eta=eta)
+        yield "dpmpp_sde", {"eta": eta, "r": 0.4, "s_noise": 1.1}, rule(DPMSolverPPSDE, eta, 0.4, 1.1)
+        yield "dpmpp_3m_sde", {"eta": eta, "s_noise": 1.1}, rule(ExactStart, 3, published=True, eta=eta, s_noise=1.1)
 
 
 @pytest.mark.parametrize(("name", "options", "mine"), named(cases()))
@@ -113,6 +118,17 @@ def test_3m_sde_starts_by_another_rule_than_what_is_published():
     assert distance(ours(rule(DPMSolverPP, 3, published=True, eta=1.0), VE, levels, X), want) > 1e-3
 
 
+@contextlib.contextmanager
+def in_double():
+    """Where their grids and tolerances are made."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(F64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(usual)
+
+
 @pytest.mark.parametrize("calls", [7, 8, 9])
 def test_we_end_where_dpm_fast_does(calls):
     orders = {7: [3, 3, 1], 8: [3, 3, 2], 9: [3, 3, 2, 1]}[calls]
@@ -123,10 +139,29 @@ def test_we_end_where_dpm_fast_does(calls):
         for k, (a, b) in zip(orders, pairwise(ends), strict=True)
     ]
     levels = VE.at(torch.cat([*lam, ends[-1:]])).unbind()
-    usual = torch.get_default_dtype()
-    torch.set_default_dtype(F64)  # of its grid
-    try:
+    with in_double():
         want = theirs("sample_dpm_fast", FIRST * X, LAST, FIRST, calls)
-    finally:
-        torch.set_default_dtype(usual)
     assert distance(ours(rule(DPMSolverFast), VE, levels, FIRST * X), want) < EXACT
+
+
+class Papers:
+    """The step sizes of DPM-Solver's paper, appendix C, in the place of k-diffusion's PID controller."""
+
+    def __init__(self, h, *coefficients, **options):
+        self.h, self.order, self.left = h, coefficients[3], math.log(FIRST / LAST)
+
+    def propose_step(self, error):
+        self.left -= self.h if error <= 1 else 0
+        self.h = min(self.h * 0.9 * float(error) ** (-1 / self.order), self.left)
+        return error <= 1
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_we_end_where_dpm_adaptive_does_with_the_papers_step_sizes(order):
+    # Its error is a norm over the batch, ours each sample's: one sample at a time.
+    ends = VE.at(-torch.tensor([FIRST, LAST], dtype=F64).log()).unbind()
+    for x in (FIRST * X).split(1)[::4]:
+        with in_double(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(k_diffusion(), "PIDStepSizeController", Papers)
+            want = theirs("sample_dpm_adaptive", x, LAST, FIRST, order=order, noise_sampler=lambda *_: 0.0)
+        assert distance(ours(DPMSolverAdaptive(Karras(), order), VE, ends, x), want) < EXACT

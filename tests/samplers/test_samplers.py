@@ -230,6 +230,30 @@ def test_a_list_serves_other_numbers_of_steps_on_a_schedule_that_starts_at_pure_
             assert levels.t.isfinite().all()
 
 
+def test_align_your_steps_is_the_published_list_and_spans_any_schedule():
+    """The timesteps are diffusers'; a chain of 1000 has index i at t = (i + 1) / 1000."""
+    from diffusers.schedulers import AysSchedules
+
+    grid = build("spacing", "align_your_steps")
+    chain = build("schedule", "stable_diffusion")
+    t = 1000 * grid.levels(chain, 10).t - 1
+    assert (t - torch.tensor(AysSchedules["StableDiffusionTimesteps"])).abs().max() < 1.01
+    rho = grid.levels(EDM(0.002, 80.0), 10).rho
+    assert rho[0] == 80
+    own = torch.cat(
+        [grid.levels(chain, 10).rho.log(), chain.level(torch.tensor(chain.t_min, dtype=F64)).rho.log()[None]]
+    )
+    ends = torch.tensor([80, 0.002], dtype=F64).log()
+    assert torch.allclose(
+        (rho.log() - ends[0]) / (ends[1] - ends[0]), (own[:-1] - own[0]) / (own[-1] - own[0]), atol=1e-3
+    )
+    for count in (1, 2, 5, 23):
+        levels = grid.levels(EDM(0.002, 80.0), count)
+        assert levels.rho[0] == 80
+        assert (levels.rho.diff() < 0).all()
+        assert levels.rho[-1] > 0.002
+
+
 def test_a_prediction_that_is_no_number_ends_an_adaptive_run():
     denoise = count_calls(lambda x, level: Prediction(x * math.nan, x * math.nan))
     x = sampler_of("dpm_solver_23")(denoise, VPLinear(), (1,), Noise(0, torch.arange(2)), dtype=F64)

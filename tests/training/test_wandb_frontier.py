@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from denoiselab.app.reporting import wandb_report
-from denoiselab.training.wandb_frontier import CHART, best, chart_spec
+from denoiselab.training.loggers import WandB
+from denoiselab.training.wandb_frontier import CHART, best, chart_spec, send_frontier
 
 METRIC = "fd_classifier8"
 
@@ -158,10 +159,21 @@ def test_the_preset_is_registered_by_a_command(invoke, monkeypatch, tmp_path):
     assert calls[0]["spec"] == chart_spec()
 
 
-def test_where_more_is_better_the_largest_is_the_best():
+def test_where_more_is_better_the_largest_is_the_best(tmp_path):
     scores = {"is": {"value": 0.0, "lower_is_better": False}}
-    rows = [
-        {"metric": "is", "n": 1000, "nfe": nfe, "score": score, "scores": scores}
-        for nfe, score in ((5, 3.0), (10, 9.0), (20, 4.0))
-    ]
+    common = {"metric": "is", "n": 1000, "scores": scores, "sampler": "ddim", "weights": "ema", "guidance": 1}
+    common |= {"reference_sha256": "", "error": None}
+    rows = [{**common, "nfe": nfe, "score": score} for nfe, score in ((5, 3.0), (10, 9.0), (20, 4.0))]
+    logger = WandB(mode="offline", artifacts=()).open(tmp_path, "more", "more", {})
+    send_frontier(logger, rows, tmp_path)
+    logger.close(0)
+    offline = told(tmp_path)
+    defined = {m.get("name") or m["glob_name"]: m for m in offline["metric"]}
+    assert defined["frontier/is1k/ddim"]["summary"] == {"max": True}
+    summary = {}
+    for entry in offline["summary"]:
+        summary |= entry["update"]
+    assert {key: value for key, value in summary.items() if "frontier/is1k" in key} == {
+        "frontier/is1k/ddim": {"max": 9}
+    }
     assert best(rows) == {"is1k_best": 9.0, "is1k_best_nfe5": 3.0, "is1k_best_nfe10": 9.0, "is1k_best_nfe20": 9.0}

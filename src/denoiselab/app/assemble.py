@@ -131,7 +131,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     evaluator = Evaluator(
         model=model,
         applied=functools.partial(ema.applied, model.denoiser),
-        extractor=build.build_extractor(config, settings.evaluation, settings.evaluation.num_samples),
+        extractor=build.build_extractor(config, settings.evaluation, settings.evaluation.num_samples, images),
         images=images,
         held_out=held_out,
         data=config["data"]["name"],

@@ -15,9 +15,10 @@ from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, closest
 from denoiselab.app.settings import Evaluation
 from denoiselab.conditioners import Clean, Conditioner
+from denoiselab.data import DataSet
 from denoiselab.data.augmentation import Augmentation
 from denoiselab.denoiser import Denoiser
-from denoiselab.evaluation import Extractor, Given, Metric
+from denoiselab.evaluation import Extractor, Given, Metric, references
 from denoiselab.networks.conditioning import OPTIONAL, listed
 from denoiselab.noise import AUGMENTING, Noise
 from denoiselab.objectives import Objective
@@ -201,20 +202,38 @@ def metric_nodes(evaluation: Evaluation) -> dict[str, Any]:
 
 def given_reference(evaluation: Evaluation) -> Given | None:
     """The reference that the user names."""
-    return None if evaluation.reference is None else Given(Path(evaluation.reference), evaluation.reference_n)
+    if evaluation.reference is None:
+        return None
+    return Given(Path(evaluation.reference), evaluation.reference_n, any_data=evaluation.reference_data == "any")
 
 
-def build_extractor(config: Config, evaluation: Evaluation, num_samples: int | None) -> Extractor:
+def build_extractor(
+    config: Config,
+    evaluation: Evaluation,
+    num_samples: int | None,
+    train: DataSet | None = None,
+    option: str = "evaluation",
+) -> Extractor:
     """The maker of the scorer of a checked configuration, which can score `num_samples` of its samples.
 
+    Args:
+        config: The configuration.
+        evaluation: Its node `evaluation`.
+        num_samples: Samples a cell, where they are known.
+        train: The training data, where they are loaded.
+        option: What the node is called, for messages.
+
     Raises:
-        BadInput: It cannot.
+        BadInput: It cannot, or the reference is not of the training data, where they are given.
     """
     extractor: Extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")
+    given = given_reference(evaluation)
     try:
-        extractor.check(config["data"]["shape"], build_metrics(evaluation), num_samples, given_reference(evaluation))
+        extractor.check(config["data"]["shape"], build_metrics(evaluation), num_samples, given)
+        if given is not None and train is not None:
+            references.check_data(given, train)
     except ValueError as error:
-        raise BadInput(str(error)) from None
+        raise BadInput(str(error).replace("evaluation.", f"{option}.")) from None
     return extractor
 
 

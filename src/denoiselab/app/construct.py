@@ -160,6 +160,8 @@ def _check_options(path: str, node: Mapping[str, Any], target: Callable[..., Any
     for key, value in node.items():
         if key in ("_target_", "_partial_"):
             continue
+        if value == "???":
+            raise BadInput(f"{path}.{key}: is not given and has no default; pass {path}.{key}=...")
         if key not in parameters and not sink:
             raise BadInput(
                 f"{path}.{key}={value}: unknown option; {closest(key, parameters)}"

@@ -19,8 +19,10 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from denoiselab.app import build
 from denoiselab.app.errors import BadInput, console
-from denoiselab.app.moments import learn
+from denoiselab.app.moments import check_guidance, learn
+from denoiselab.app.run_directory import git_revision
 from denoiselab.app.settings import Evaluation
+from denoiselab.app.steering import Steering
 from denoiselab.conditioners import Clean
 from denoiselab.data import DataSet
 from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Reference, Scorer, Store, Subject
@@ -55,9 +57,12 @@ def frontier_of(evaluation: Config, model: build.Model, names: list[str], option
             bind(model.denoiser, cond, model.conditioner.null(index), scale)
         except ValueError as error:
             raise BadInput(f"{option}.guidance={scales}:{str(error).partition(':')[2]}") from None
+    samplers = build.build_samplers(nodes)
+    for sampler in samplers.values():
+        check_guidance(sampler, scales, f"{option}.guidance")
     try:
         return Frontier(
-            build.build_samplers(nodes),
+            samplers,
             {name: _with_hashes(node) for name, node in nodes.items()},
             model.denoiser.schedule,
             evaluation["nfe"],
@@ -111,6 +116,7 @@ class Evaluator:
         store: Where cells go.
         name: Of the run.
         interruption: Notes signals.
+        steering: Guides samples by a classifier; None for nothing.
     """
 
     model: build.Model
@@ -123,6 +129,7 @@ class Evaluator:
     store: Store
     name: str
     interruption: Interruption
+    steering: Steering | None = None
 
     def score(
         self, frontier: Frontier, evaluation: Evaluation, images_seen: int, *, shown: bool = True
@@ -147,12 +154,15 @@ class Evaluator:
             "images_seen": images_seen,
             **scorer.facts,
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
+            **({} if self.steering is None else self.steering.facts),
         }
-        subject = Subject(denoiser, self.model.conditioner, self.model.shape, self.applied)
+        subject = Subject(denoiser, self.model.conditioner, self.model.shape, self.applied, self.steering)
         file = getattr(reference, "path", None)
         notes = {
             "run": self.name,
             "reference_file": None if file is None else str(file),
+            "reference_data": dict(getattr(reference, "of", {})),
+            **self._revision,
             **self._floor(evaluation, frontier.num_samples),
         }
         try:
@@ -173,7 +183,11 @@ class Evaluator:
             denoiser.train(was_training)
 
     def measure(self, evaluation: Evaluation) -> tuple[Scorer[Any, Any], Reference]:
-        """The scorer by the metrics of a configuration, and what it is taken against; made once."""
+        """The scorer by the metrics of a configuration, and what it is taken against; made once.
+
+        Raises:
+            BadInput: The reference does not fit.
+        """
         key = json.dumps([evaluation.metrics, evaluation.metric_options, evaluation.reference], sort_keys=True)
         if key not in self._measures:
             leader = getattr(rank_zero_only, "rank", 0) == 0
@@ -186,14 +200,17 @@ class Evaluator:
                 self.check,
                 shown=leader,
             )
-            reference = scorer.reference(
-                {"train": self.images, "held_out": self.held_out}[scorer.split],
-                {"data": self.data, "split": scorer.split},
-                self.cache,
-                next(self.model.denoiser.parameters()).device,
-                build.given_reference(evaluation),
-                shown=leader,
-            )
+            try:
+                reference = scorer.reference(
+                    {"train": self.images, "held_out": self.held_out}[scorer.split],
+                    {"data": self.data, "split": scorer.split},
+                    self.cache,
+                    next(self.model.denoiser.parameters()).device,
+                    build.given_reference(evaluation),
+                    shown=leader,
+                )
+            except ValueError as error:  # the hash of a classifier is not known before
+                raise BadInput(str(error)) from None
             if scorer.told and leader and not self._measures:
                 console(stderr=True).print(f"{self.data} is scored by {scorer.told}")
             self._measures[key] = scorer, reference
@@ -240,6 +257,10 @@ class Evaluator:
             if values:
                 self._floors[num_samples] = {"floor": fmean(values), "floor_std": stdev(values)}
         return self._floors[num_samples]
+
+    @cached_property
+    def _revision(self) -> dict[str, Any]:
+        return git_revision()
 
     @cached_property
     def _floors(self) -> dict[int, dict[str, float]]:

@@ -37,7 +37,7 @@ def fit_grid(config: Config) -> Path:
     path = checkpoint_file(settings)
     loaded, weights = load_weights(path, settings.weights)
     model, device = loaded.model, device_of(settings)
-    asked = {"sampler": settings.sampler, "grid": settings.grid, "weights": weights}
+    asked = {"sampler": settings.sampler, "grid": settings.grid, "weights": weights, "guidance": settings.guidance}
     facts = {**asked, "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     rule = config["sampler"]["_target_"].rpartition(".")[2].lower()
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
@@ -49,7 +49,10 @@ def fit_grid(config: Config) -> Path:
         raise BadInput(f"out={out}: a grid's file ends in .json.")
     denoiser = model.denoiser.to(device).eval()
     index = torch.arange(search.num_samples, device=device)
-    denoise = bind(denoiser, model.conditioner.sample(index), model.conditioner.null(index))
+    try:
+        denoise = bind(denoiser, model.conditioner.sample(index), model.conditioner.null(index), settings.guidance)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
     total = search.num_samples * (search.fine + search.runs * sampler.steps)
     with Interruption("stopped; nothing was written.") as interruption, progress.bar("grid", total) as bar:
 

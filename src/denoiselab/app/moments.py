@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from denoiselab.app.build import Model
+from denoiselab.app.errors import BadInput
 from denoiselab.data import DataSet, clean
 from denoiselab.denoiser import Prediction
 from denoiselab.evaluation.cell import digest
@@ -24,6 +26,16 @@ FOLDER = "moments"
 
 # The draws of the measurement have indices that no sample has.
 _FIRST_INDEX = 2**41
+
+
+def check_guidance(sampler: Sampler, scales: Sequence[float], option: str = "guidance") -> None:
+    """Refuse guidance of a sampler whose moments are those of the conditional model.
+
+    Raises:
+        BadInput: A scale is not 1.
+    """
+    if isinstance(sampler, Analytic) and any(scale != 1 for scale in scales):
+        raise BadInput(f"{option}={list(scales)}: Analytic's variance is measured without guidance; use 1.")
 
 
 def learn(
@@ -56,7 +68,13 @@ def learn(
     """
     if not isinstance(sampler, Analytic):
         return None
-    asked = {"weights": digest(model.denoiser), "levels": sampler.measured_levels, "samples": sampler.measured_samples}
+    asked: dict[str, Any] = {
+        "weights": digest(model.denoiser),
+        "levels": sampler.measured_levels,
+        "samples": sampler.measured_samples,
+    }
+    if sampler.threshold is not None:
+        asked["threshold"] = [type(sampler.threshold).__name__, vars(sampler.threshold)]
     path = directory / FOLDER / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}.json"
     try:
         stored = json.loads(path.read_text())

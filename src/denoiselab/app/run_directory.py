@@ -142,7 +142,7 @@ def start_record(config: Mapping[str, Any]) -> dict[str, Any]:
         "host": platform.node(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
-        **_git(),
+        **git_revision(),
         "config": config,
     }
 
@@ -154,8 +154,8 @@ def write_description(path: Path, config: Mapping[str, Any], info: Mapping[str, 
         json.dump(info, file, indent=1)
 
 
-def _git() -> dict[str, Any]:
-    """Revision of the checkout, and whether it has changes; empty outside a checkout."""
+def git_revision() -> dict[str, Any]:
+    """Revision of the checkout as `git`, and whether it has changes as `git_changes`; empty outside a checkout."""
 
     def git(*words: str) -> str:
         command = ["git", *words]

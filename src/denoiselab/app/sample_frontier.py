@@ -23,6 +23,7 @@ from denoiselab.app.evaluator import Evaluator, frontier_of
 from denoiselab.app.loaded import Loaded, load
 from denoiselab.app.reporting import matches, write_joint
 from denoiselab.app.settings import Evaluation, SampleSettings, parse
+from denoiselab.app.steering import steering
 from denoiselab.evaluation import Frontier, Record, Store
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST
 from denoiselab.training.interruption import Interruption
@@ -86,12 +87,15 @@ def _job(path: Path, settings: SampleSettings) -> _Job:
     loaded = load(path)
     own = {key: value for key, value in (settings.frontier or {}).items() if value is not None}
     trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
-    default: Config = {"weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None}
+    default: Config = {
+        "weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None,
+        "reference_data": "same",
+    }  # fmt: skip
     evaluation = {**default, **trained, **own}
     parsed = parse(Evaluation, evaluation, "frontier")
     config = {"data": loaded.data_node, "evaluation": evaluation}
     check(config)
-    build.build_extractor(config, parsed, parsed.num_samples)
+    build.build_extractor(config, parsed, parsed.num_samples, option="frontier")
     frontier = frontier_of(evaluation, loaded.model, loaded.names, "frontier")
     home = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
     return _Job(path, home, loaded, frontier, config, parsed)
@@ -110,7 +114,7 @@ def _score(
     evaluator = Evaluator(
         model=loaded.model,
         applied=loaded.applied,
-        extractor=build.build_extractor(config, job.evaluation, job.evaluation.num_samples),
+        extractor=build.build_extractor(config, job.evaluation, job.evaluation.num_samples, images, "frontier"),
         images=images,
         held_out=held_out,
         data=config["data"]["name"],
@@ -118,6 +122,7 @@ def _score(
         store=_store_of(job, settings, 1 if settings.out else 2),
         name=name,
         interruption=interruption,
+        steering=steering(settings.classifier_guidance, loaded.model, device),
     )
     if leader:
         console(stderr=True).print(f"{job.path}: {loaded.images_seen:,} images seen")

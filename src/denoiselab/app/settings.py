@@ -47,6 +47,7 @@ class Evaluation(_Settings):
     metric_options: dict[str, Node]
     reference: str | None
     reference_n: int | None = Field(ge=2)
+    reference_data: Literal["same", "any"]
 
 
 class TrainSettings(_Settings):
@@ -77,6 +78,13 @@ class TrainSettings(_Settings):
     augmentation: Node | None = None
 
 
+class ClassifierGuidance(_Settings):
+    """A classifier whose gradient guides the sampler."""
+
+    scale: float = Field(allow_inf_nan=False)
+    classifier: Node
+
+
 class SampleSettings(_Settings):
     """The whole configuration of `sample.py`."""
 
@@ -87,8 +95,9 @@ class SampleSettings(_Settings):
     logger: dict[str, Node]
     import_: Node | None = Field(default=None, alias="import")
     data: Node | None = None
+    classifier_guidance: ClassifierGuidance | None = None
     ckpt: str | list[str]
-    export: Literal["diffusers"] | None
+    export: Literal["diffusers", "openai", "dit"] | None
     log_dir: str
     weights: str | None
     num_samples: int = Field(ge=1)

@@ -40,9 +40,15 @@ HeldOut = Callable[[Tensor], Clean]
 
 
 class Conditioner(ABC):
-    """Makes the network's conditioning; `names` are the fields it gives."""
+    """Makes the network's conditioning.
+
+    Attributes:
+        names: The fields it gives.
+        strata: Sample i is conditioned as sample i mod strata is; 1 where samples are drawn independently.
+    """
 
     names: frozenset[str] = frozenset()
+    strata: int = 1
 
     @abstractmethod
     def train(self, clean: Clean, noise: Noise) -> Conditioning:

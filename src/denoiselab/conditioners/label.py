@@ -45,6 +45,7 @@ class ClassLabel(Conditioner):
             raise ValueError(f"classes={list(classes)}: at least one is needed, from 0 to {num_classes - 1}.")
         self.num_classes, self.dropout, self.null_class = num_classes, dropout, null_class
         self.classes = torch.arange(num_classes) if classes is None else torch.tensor(classes)
+        self.strata = len(self.classes)
 
     def train(self, clean: Clean, noise: Noise) -> Conditioning:
         """The labels, some of them replaced by the null class."""

@@ -6,20 +6,17 @@ The constants that scale them are the densities' own moments in closed form, not
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from denoiselab.data.density import Density
 from denoiselab.data.points import PointSet
 
-# Which draw of a seed: the training points, the held-out ones, then the fresh ones.
-_TRAIN, _HELD_OUT, _FRESH = 0, 1, 2
 
-
-class Plane(ABC):
+class Plane(Density):
     """A density on the plane that can be drawn from.
 
     Args:
@@ -34,8 +31,6 @@ class Plane(ABC):
         ValueError: A value is out of range.
     """
 
-    classes: ClassVar[int]
-
     def __init__(
         self,
         name: str,
@@ -45,21 +40,9 @@ class Plane(ABC):
         held_out: int = 50_000,
         seed: int = 0,
     ) -> None:
-        kind = type(self).__name__
         if tuple(shape) != (2,):
-            raise ValueError(f"data.shape={list(shape)}: points of {kind} have shape [2].")
-        if num_classes != self.classes:
-            raise ValueError(f"data.num_classes={num_classes}: {kind} has {self.classes}.")
-        for option, value in (("size", size), ("held_out", held_out)):
-            if value < 1:
-                raise ValueError(f"data.{option}={value}: it must be at least 1.")
-        if not 0 <= seed < 2**63:
-            raise ValueError(f"data.seed={seed}: it must be at least 0 and less than 2^63.")
-        self.name, self.shape, self.size, self.held_out, self.seed = name, tuple(shape), size, held_out, seed
-
-    def load(self) -> tuple[PointSet, PointSet]:
-        """(train, held-out): two independent draws."""
-        return self._draw(self.size, _TRAIN), self._draw(self.held_out, _HELD_OUT)
+            raise ValueError(f"data.shape={list(shape)}: points of {type(self).__name__} have shape [2].")
+        super().__init__(name, shape, num_classes, size, held_out, seed)
 
     def draw(self, n: int, generator: torch.Generator) -> PointSet:
         """`n` independent points from `generator`."""
@@ -74,14 +57,6 @@ class Plane(ABC):
     @abstractmethod
     def _moments(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Means and variances of the coordinates before scaling."""
-
-    def _draw(self, n: int, number: int) -> PointSet:
-        # One word for (seed, number), as for the order of training.
-        word = (self.seed + (number + 1) * 0x9E3779B97F4A7C15) % 2**63
-        return self.draw(n, torch.Generator().manual_seed(word))
-
-    def _fresh(self, n: int, number: int) -> PointSet:
-        return self._draw(n, _FRESH + number)
 
 
 class _Curve(Plane):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -15,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from denoiselab.conditioners import Conditioner
-from denoiselab.denoiser import Denoiser
+from denoiselab.denoiser import Denoise, Denoiser
 from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.memory import PeakMemory
 from denoiselab.evaluation.ranks import REFUSALS
@@ -34,12 +35,14 @@ class Subject(NamedTuple):
         conditioner: Gives samples their conditioning.
         shape: Of one sample.
         applied: Takes a name of weights; within its context the denoiser has them.
+        steer: Guides the denoiser of samples of an index further, as a classifier does; None for nothing.
     """
 
     denoiser: Denoiser
     conditioner: Conditioner
     shape: Sequence[int]
     applied: Callable[[str], AbstractContextManager[None]]
+    steer: Callable[[Denoise, Tensor], Denoise] | None = None
 
 
 class NotFinite(ValueError):  # noqa: N818
@@ -60,6 +63,7 @@ class _Share(NamedTuple):
 
     calls: int = 0  # summed over its samples
     evaluations: int = 0
+    classified: int = 0
     memory: float = 0.0
     failure: tuple[int, str] | None = None  # index of the sample, and what is wrong
 
@@ -91,6 +95,8 @@ class Scoring:
     def __call__(self, guidance: float, sampler: Sampler, steps: int, calls: int) -> tuple[Record, Tensor]:
         """What is measured of a cell, and its first samples, on the first rank.
 
+        Its seconds are those of the clock on the wall, for sampling and features on all `devices` together.
+
         Args:
             guidance: Scale of classifier-free guidance.
             sampler: Of the cell.
@@ -100,7 +106,7 @@ class Scoring:
         device = next(self.subject.denoiser.parameters()).device
         memory, start = PeakMemory(device), time.perf_counter()
         share = self._share()
-        statistics = self.scorer.statistics(share.start)
+        statistics = self.scorer.statistics(share.start, self.subject.conditioner.strata)
         mine, first = self._draw(share, statistics, guidance, sampler, steps, calls)
         shares = [mine._replace(memory=memory.megabytes())]
         if dist.is_initialized():
@@ -110,11 +116,13 @@ class Scoring:
         scores: dict[str, Score] = {}
         error: str | None = failures[0][1] if failures else None
         spent: tuple[float, float | None] = (calls, None)
+        classified = None
         if not failures:
             statistics.reduce(device)
             assert statistics.n == self.num_samples
             totals = (sum(share.calls for share in shares), sum(share.evaluations for share in shares))
             spent = (mean_count(totals[0], self.num_samples), mean_count(totals[1], self.num_samples))
+            classified = mean_count(sum(share.classified for share in shares), self.num_samples)
         seconds = time.perf_counter() - start
         if not failures:
             scores, error = self._scores(statistics)
@@ -128,9 +136,12 @@ class Scoring:
             "error": error,
             "seconds": round(seconds, 3),
             "network_evaluations": spent[1],
+            **({} if self.subject.steer is None else {"classifier_evaluations": classified}),
             "seconds_per_1k_images": round(seconds / self.num_samples * 1000, 3),
             "peak_memory_mb": round(max(share.memory for share in shares), 1),
             "device": device.type,
+            "device_name": _device_name(device),
+            "devices": len(shares),
             "shape": list(self.subject.shape),
         }
         return record, first
@@ -154,12 +165,16 @@ class Scoring:
             try:
                 samples, counted = draw(
                     sampler, subject.denoiser, subject.conditioner, subject.shape, index, self.seed, steps,
-                    self.check, guidance,
+                    self.check, guidance, steer=subject.steer,
                 )  # fmt: skip
                 self._update(statistics, samples, index)
             except NotFinite as failure:
                 return _Share(failure=(failure.index, str(failure))), torch.empty(0)
-            done = _Share(done.calls + counted.rows, done.evaluations + counted.evaluated_rows)
+            done = _Share(
+                done.calls + counted.rows,
+                done.evaluations + counted.evaluated_rows,
+                done.classified + counted.classified_rows,
+            )
             if to_show:
                 first.append(samples[:to_show].cpu())
                 to_show -= len(first[-1])
@@ -192,6 +207,7 @@ class Scoring:
             "value": _finite(score.value),
             "standard_error": _finite(score.standard_error),
             "lower_is_better": self.scorer.lower_is_better[metric],
+            **({} if score.reason is None else {"reason": score.reason}),
         }
 
 
@@ -206,14 +222,18 @@ def draw(
     on_step: OnStep,
     guidance: float = 1.0,
     noise: type[Noise] = Noise,
+    steer: Callable[[Denoise, Tensor], Denoise] | None = None,
 ) -> tuple[Tensor, count_calls]:
     """Samples `index` `(B,)` of `seed` as they are stored, `(B, *shape)`, and the count of their network calls.
+
+    `steer` guides the denoiser of samples `index` further, as a classifier does.
 
     Raises:
         NotFinite: A sample is not finite.
         ValueError: There is nothing to guide.
     """
-    counted = count_calls(bind(denoiser, conditioner.sample(index), conditioner.null(index), guidance))
+    bound = bind(denoiser, conditioner.sample(index), conditioner.null(index), guidance)
+    counted = count_calls(bound if steer is None else steer(bound, index))
     x = sampler(counted, denoiser.schedule, shape, noise(seed, index, SAMPLING), steps=steps, on_step=on_step)
     bad = ~x.isfinite().flatten(1).all(1)
     if bool(bad.any()):
@@ -221,6 +241,12 @@ def draw(
         what = f"sample {first} of {type(sampler).__name__} at {counted.calls} NFE is not finite."
         raise NotFinite(first, what)
     return medium(shape).to_stored(x), counted
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.get_num_threads()} thread(s)"
 
 
 def _finite(value: float | None) -> float | None:

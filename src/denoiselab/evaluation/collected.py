@@ -21,6 +21,7 @@ class Collected:
         dimensions: Of the outputs, by layer.
         reference: Collect what is read of a reference, not of samples.
         start: Index, among the samples of all ranks, of the first that is added.
+        strata: Sample i is drawn from stratum i mod strata.
     """
 
     def __init__(
@@ -31,12 +32,15 @@ class Collected:
         *,
         reference: bool = False,
         start: int = 0,
+        strata: int = 1,
     ) -> None:
-        self._extract, self.n = extract, 0
+        self._extract, self._strata, self.n = extract, strata, 0
         read = [metric for metric in metrics if metric.reads_reference or not reference]
         moments = {metric.layer for metric in read if metric.reads_moments}
         features = {metric.layer for metric in read if metric.reads_features}
-        self.moments = {layer: GaussianStatistics(dimensions[layer], start=start) for layer in sorted(moments)}
+        self.moments = {
+            layer: GaussianStatistics(dimensions[layer], start=start, strata=strata) for layer in sorted(moments)
+        }
         self.features = {layer: FeatureFile(dimensions[layer]) for layer in sorted(features)}
 
     def update(self, samples: Tensor) -> None:
@@ -65,7 +69,7 @@ class Collected:
     def layer(self, name: str) -> Layer:
         """What is known of a layer."""
         features = self.features[name].features if name in self.features else None
-        return Layer(self.moments.get(name), features)
+        return Layer(self.moments.get(name), features, self._strata)
 
     @property
     def fingerprint(self) -> str:

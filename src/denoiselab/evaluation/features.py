@@ -106,9 +106,9 @@ class FeatureScorer:
         }
         self.metric = next(iter(self.lower_is_better))
 
-    def statistics(self, start: int = 0) -> Collected:
-        """What the metrics read of the samples, of no sample; the first to come has index `start`."""
-        return Collected(self.extractor, self.metrics, self.extractor.dimensions, start=start)
+    def statistics(self, start: int = 0, strata: int = 1) -> Collected:
+        """What the metrics read of samples, of none yet; the arguments are those of `Collected`."""
+        return Collected(self.extractor, self.metrics, self.extractor.dimensions, start=start, strata=strata)
 
     def reference(
         self,
@@ -126,7 +126,7 @@ class FeatureScorer:
             ValueError: Too few images for a metric, or a file of another protocol.
         """
         if given is not None:
-            return references.read(given, self, data.shape, device)
+            return references.read(given, self, data, device)
         return references.cached(self, data, identity, cache, device, shown=shown)
 
     def scores(self, statistics: Collected, reference: Reference) -> dict[str, Score]:
@@ -179,7 +179,7 @@ class ImageExtractor(ABC):
         if len(shape) != 3:
             raise ValueError(
                 f"evaluation.extractor: {name} scores images, and samples have shape {list(shape)}; "
-                "choose evaluation=points for points."
+                "choose evaluation=points for points and waveforms."
             )
         if self.channels is not None and shape[0] not in self.channels:
             raise ValueError(

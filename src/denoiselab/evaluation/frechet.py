@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.evaluation.scorer import Score
+from denoiselab.evaluation.statistics import standard_error
 
 
 class Gaussian(Protocol):
@@ -39,6 +41,11 @@ class Sample(Gaussian, Protocol):
     """A set of features that can be halved."""
 
     @property
+    def strata(self) -> int:
+        """Sample i is drawn from stratum i mod strata."""
+        ...
+
+    @property
     def halves(self) -> Sequence[Gaussian]:
         """Those of two halves of the features."""
         ...
@@ -64,9 +71,9 @@ def frechet_score(p: Sample, q: Gaussian, root: Tensor) -> Score:
 
     The standard error is the infinitesimal jackknife's: the first-order change of the distance with the weight of a
     sample x, psi(x) = 2 (m_p - m_q)^T y + y^T (1 - T) y with y = x - m_p and the optimal map
-    T = S_q^1/2 (S_q^1/2 S_p S_q^1/2)^-1/2 S_q^1/2, has a variance over samples; divided by n it is the distance's. It
-    is estimated over the samples at hand. Leaving out blocks of samples instead moves the bias of the distance as
-    well, and takes an eigendecomposition a block. Source: Jaeckel, The infinitesimal jackknife, 1972.
+    T = S_q^1/2 (S_q^1/2 S_p S_q^1/2)^-1/2 S_q^1/2, has a variance over samples, within their strata; divided by n it is
+    the distance's. It is estimated over the samples at hand. Leaving out blocks of samples instead moves the bias of
+    the distance as well, and takes an eigendecomposition a block. Source: Jaeckel, The infinitesimal jackknife, 1972.
 
     Args:
         p: Of at least 2 samples.
@@ -81,16 +88,19 @@ def frechet_score(p: Sample, q: Gaussian, root: Tensor) -> Score:
     else:
         squares = (y @ root @ vectors[:, top]).square() @ values[top].clamp_min(values[-1] * 1e-15).rsqrt()
     influence = 2 * y @ (p.mean - q.mean) + y.square().sum(1) - squares
-    return Score(_distance(p, q, values), float(influence.std() / p.n**0.5))
+    return Score(_distance(p, q, values), standard_error(influence, p.n, p.strata))
 
 
 def frechet_infinity(p: Sample, q: Gaussian, root: Tensor, whole: Score) -> Score:
     """The distance at n = infinity, from those of all samples and of both halves, by a straight line in 1/n.
 
-    The bias of the distance falls as 1/n once n is well above the dimension; with fewer samples than twice the
-    dimension the line overshoots. Halves use each sample equally often and draw no random number, where random
-    subsets of many sizes also let the curvature in 1/n in. The standard error is that of the distance: the line
-    changes it little. Source: Chong and Forsyth, Effectively Unbiased FID, arXiv 1911.07023, sec. 4.
+    Halves use each sample equally often and draw no random number, where random subsets of many sizes also let the
+    curvature in 1/n in. Source: Chong and Forsyth, Effectively Unbiased FID, arXiv 1911.07023, sec. 4.
+
+    The bias falls as 1/n once n is well above the dimension D. With n < 2 D a half has a singular covariance, the line
+    misses by up to the whole bias, and there is no value. Beyond, it misses by at most D / 2 n of its own step: so it
+    is for Gaussians of equal eigenvalues, whose bias is the most curved, and less for those that fall (see the tests).
+    The standard error holds this, beside that of the distance itself.
 
     Args:
         p: Of at least 4 samples.
@@ -98,11 +108,18 @@ def frechet_infinity(p: Sample, q: Gaussian, root: Tensor, whole: Score) -> Scor
         root: Its `root_of`.
         whole: The distance of p to q.
     """
+    dimension = len(p.mean)
+    if p.n < 2 * dimension:
+        reason = f"n = {p.n} is less than 2 x {dimension} dimensions: no line in 1/n."
+        return Score(math.nan, reason=reason)
     halves = p.halves
     at_half = sum(_distance(half, q, _eigenvalues(half, root)) for half in halves) / 2
     inverse_n = sum(1 / half.n for half in halves) / 2
-    slope = (at_half - whole.value) / (inverse_n - 1 / p.n)
-    return Score(whole.value - slope / p.n, whole.standard_error)
+    step = (at_half - whole.value) / (inverse_n - 1 / p.n) / p.n
+    error = whole.standard_error
+    if error is not None:
+        error = math.hypot(error, step * dimension / (2 * p.n))
+    return Score(whole.value - step, error)
 
 
 def root_of(q: Gaussian) -> Tensor:

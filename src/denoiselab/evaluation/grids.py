@@ -128,7 +128,8 @@ class GridSearch(ABC):
         if len(own) - 1 > self.fine // 4:
             raise ValueError(f"steps={len(own) - 1}: the reference has {self.fine}, and must have four times as many.")
         noise = Noise(self.seed, _FIRST_INDEX + torch.arange(self.num_samples, device=device))
-        reference = self.reference(denoise, schedule, shape, noise, clean=own[-1].is_end, check=check, dtype=dtype)
+        mended = denoise if sampler.threshold is None else sampler.threshold.wrap(denoise)
+        reference = self.reference(mended, schedule, shape, noise, clean=own[-1].is_end, check=check, dtype=dtype)
 
         def distance(levels: Sequence[Level]) -> float:
             x = sampler.run(denoise, schedule, levels, reference.x[0], noise, on_step=check)

@@ -1,4 +1,4 @@
-"""What samples are, images or points: how they are stored, shown and written."""
+"""What samples are, images, waveforms or points: how they are stored, shown and written."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoiselab.data import to_uint8
+from denoiselab.data.tones import RATE
 from denoiselab.evaluation import report
 from denoiselab.files import atomic
 
 # Half the side of every picture of points; data sets of points have variance 1.
 EXTENT = 3.0
+
+# Where the picture and the .wav of a waveform end; eight harmonics of variance 1 in all reach no further.
+LOUDEST = 4.0
 
 
 class Medium(Protocol):
@@ -40,7 +44,7 @@ class Medium(Protocol):
         ...
 
     def write_samples(self, folder: Path, samples: Tensor, kind: str) -> None:
-        """Write stored samples as `kind` ("png" or "npz"), and `grid.png`."""
+        """Write stored samples as `kind` ("png", files to look at or hear, or "npz"), and `grid.png`."""
         ...
 
 
@@ -110,18 +114,68 @@ class Points:
             np.savez(file, points=samples.numpy())
 
 
+class Waveforms:
+    """Signals as they are; a picture shows the first of them over time, on [-4, 4]."""
+
+    shown = 4
+
+    def to_stored(self, x: Tensor) -> Tensor:
+        """Float32 `(B, C, L)`."""
+        return x.float()
+
+    def write_cell(self, path: Path, samples: Tensor) -> None:
+        """Write the first channels of up to four signals one below the other, 240 pixels wide, without axes."""
+        from matplotlib.figure import Figure  # slow to import
+
+        traces = samples[: self.shown, 0].double().numpy()
+        figure = Figure(figsize=(2.4, 2.4), dpi=100)
+        for number, trace in enumerate(traces):
+            axes = figure.add_axes((0.0, 1 - (number + 1) / self.shown, 1.0, 1 / self.shown))
+            axes.plot(trace, linewidth=0.6)
+            axes.set(xlim=(0, len(trace) - 1), ylim=(-LOUDEST, LOUDEST))
+            axes.set_axis_off()
+        report.save(figure, path)
+
+    def write_sheet(self, path: Path, cells: Sequence[Any], labels: Sequence[str], title: str) -> None:
+        """Write the cells' signals side by side."""
+        report.write_columns(path, cells, labels, f"{title}, same x_T in each row")
+
+    def write_grid(self, path: Path, samples: Tensor) -> None:
+        """Write the first signals."""
+        self.write_cell(path, samples)
+
+    def write_samples(self, folder: Path, samples: Tensor, kind: str) -> None:
+        """Write one array `waveforms` `(N, C, L)` float32 or, for "png", a .wav of 16 bits a signal; and `grid.png`.
+
+        Full scale of a .wav is 4; it plays at the rate of `data.tones`.
+        """
+        from scipy.io import wavfile  # slow to import
+
+        self.write_cell(folder / "grid.png", samples)
+        if kind == "npz":
+            with atomic(folder / "samples.npz") as file:
+                np.savez(file, waveforms=samples.numpy())
+            return
+        loudest = np.iinfo(np.int16).max
+        for number, signal in enumerate((samples / LOUDEST).clamp(-1, 1)):
+            with atomic(folder / f"{number:06d}.wav") as file:
+                wavfile.write(file, RATE, (signal.T.double() * loudest).round().numpy().astype(np.int16))
+
+
 COLOURS = "Blues"
 
 
 def medium(shape: Sequence[int]) -> Medium:
-    """Points for a shape (D,), images for (C, H, W).
+    """Points for a shape (D,), waveforms for (C, L), images for (C, H, W).
 
     Raises:
         ValueError: Neither.
     """
-    kinds: dict[int, Medium] = {1: Points(), 3: Images()}
+    kinds: dict[int, Medium] = {1: Points(), 2: Waveforms(), 3: Images()}
     if len(shape) not in kinds:
-        raise ValueError(f"data.shape={list(shape)}: it must be (D,) for points or (C, H, W) for images.")
+        raise ValueError(
+            f"data.shape={list(shape)}: it must be (D,) for points, (C, L) for waveforms or (C, H, W) for images."
+        )
     return kinds[len(shape)]
 
 

@@ -44,12 +44,14 @@ class Reference:
         fingerprint: sha256 of the file they come from.
         path: Of the file.
         layers: What is known of each layer of the extractor.
+        of: The data that it is of, as far as the file says; an .npz says nothing.
     """
 
     n: int
     fingerprint: str
     path: Path
     layers: Mapping[str, Layer]
+    of: Mapping[str, Any]
 
     def layer(self, name: str) -> Layer:
         """What is known of a layer; nothing where no metric reads it."""
@@ -113,20 +115,22 @@ def cached(
         return _open(path)[1]
 
 
-def read(given: Given, scorer: FeatureScorer, shape: Sequence[int], device: torch.device) -> Reference:
+def read(given: Given, scorer: FeatureScorer, data: DataSet, device: torch.device) -> Reference:
     """The reference in a file that the user names.
 
     Args:
         given: The file: ours, or the `.npz` of ADM, EDM, pytorch-fid or clean-fid. What such a file says nothing of
             (data, resize, weights) is the user's word.
         scorer: Has the extractor and the metrics.
-        shape: Of a sample.
+        data: That the run is scored against.
         device: Of the extractor.
 
     Raises:
-        ValueError: The file is of another protocol, or lacks what a metric reads.
+        ValueError: The file is of another protocol or other data, or lacks what a metric reads.
     """
+    shape = data.shape
     check(given, scorer.name, scorer.fingerprint, shape)
+    check_data(given, data)
     if given.path.suffix == ".npz":
         reference = _read_npz(given, scorer, device)
     else:
@@ -197,6 +201,26 @@ def check(given: Given, extractor: str, sha256: str | None, shape: Sequence[int]
             raise ValueError(f"{option}: its {name} is {protocol[name]}, here it is {value}.")
 
 
+def check_data(given: Given, data: DataSet) -> None:
+    """Refuse a file that says it is of other data, unless the user allows that.
+
+    Raises:
+        ValueError: It is.
+    """
+    if given.any_data or given.path.suffix == ".npz":
+        return
+    of = _of(_protocol(given.path))
+    if of["data_sha256"] != data.fingerprint:
+        raise ValueError(
+            f"{_option(given)}: it is of {of['data']} ({of['split']}), with data_sha256 {of['data_sha256'][:16]}, and "
+            f"the training images have {data.fingerprint[:16]}; pass evaluation.reference_data=any to allow it."
+        )
+
+
+def _of(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: protocol.get(name, "") for name in ("data", "split", "data_sha256")}
+
+
 def _made_by(scorer: FeatureScorer, shape: Sequence[int]) -> dict[str, Any]:
     """The part of a protocol that samples and reference must share."""
     return {
@@ -223,7 +247,7 @@ def _open(path: Path) -> tuple[dict[str, Any], Reference]:
         }
         features = {layer: file.get_tensor(f"{layer}.features") for layer in protocol["features"]}
     layers = {layer: Layer(moments.get(layer), features.get(layer)) for layer in {*moments, *features}}
-    return protocol, Reference(n, _sha256(path), path, layers)
+    return protocol, Reference(n, _sha256(path), path, layers, _of(protocol))
 
 
 def _read_npz(given: Given, scorer: FeatureScorer, device: torch.device) -> Reference:
@@ -249,7 +273,7 @@ def _read_npz(given: Given, scorer: FeatureScorer, device: torch.device) -> Refe
             collected.update(batch.to(device))
         for name in collected.features:
             layers[name] = Layer(layers[name].moments if name in layers else None, collected.layer(name).features)
-    return Reference(given.n, _sha256(given.path), given.path, layers)
+    return Reference(given.n, _sha256(given.path), given.path, layers, {})
 
 
 def _option(given: Given) -> str:

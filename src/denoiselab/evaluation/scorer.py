@@ -50,17 +50,26 @@ class Given:
     Args:
         path: Of the file.
         n: Number of its images, where the user gives it.
+        any_data: It may be of other data than the run's.
     """
 
     path: Path
     n: int | None
+    any_data: bool = False
 
 
 class Score(NamedTuple):
-    """The value of a metric, and the standard error of its sampling; None where it has no estimate."""
+    """The value of a metric.
+
+    Args:
+        value: NaN where there is none.
+        standard_error: Of its sampling; None where it has no estimate.
+        reason: Why there is no value.
+    """
 
     value: float
     standard_error: float | None = None
+    reason: str | None = None
 
 
 class Scorer(Protocol[S, R]):
@@ -74,8 +83,11 @@ class Scorer(Protocol[S, R]):
     facts: Mapping[str, Any]  # for the record
     told: str  # for the user
 
-    def statistics(self, start: int = 0) -> S:
-        """Statistics of no sample; the first to come has index `start` among those of all ranks."""
+    def statistics(self, start: int = 0, strata: int = 1) -> S:
+        """Statistics of no sample; the first to come has index `start` among those of all ranks.
+
+        Sample i is drawn from stratum i mod `strata`; 1 where samples are drawn independently.
+        """
         ...
 
     def reference(

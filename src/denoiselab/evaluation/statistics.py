@@ -45,6 +45,7 @@ class GaussianStatistics(Metric):
         features: Maps what is added to features; None where features are added.
         kept: Number of first features that are kept.
         start: Index, among the samples of all ranks, of the first that is added.
+        strata: Sample i is drawn from stratum i mod strata, of which at least 2 features are kept; 1: independently.
     """
 
     is_differentiable = False
@@ -60,9 +61,11 @@ class GaussianStatistics(Metric):
         features: Callable[[Tensor], Tensor] | None = None,
         kept: int = 2048,
         start: int = 0,
+        strata: int = 1,
     ) -> None:
         super().__init__(sync_on_compute=False)
-        self._features, self._kept, self._start, self._seen = features, kept, start, 0
+        self._features, self._kept, self._start, self._seen = features, max(kept, 2 * strata), start, 0
+        self.strata = strata
         self.add_state("counts", torch.zeros(2, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("sums", torch.zeros(2, dimension, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("outers", torch.zeros(2, dimension, dimension, dtype=torch.float64), dist_reduce_fx="sum")
@@ -197,6 +200,26 @@ class FeatureFile:
         self._file.flush()
         mapped = np.memmap(self._file, np.float32, "c", shape=(self.n, self._dimension))
         return torch.from_numpy(mapped)
+
+
+def standard_error(influence: Tensor, n: int, strata: int = 1) -> float | None:
+    """That of the mean of n influences; None where a stratum has less than 2 of those at hand.
+
+    Source: Cochran, Sampling Techniques, 3rd ed., eq. 5.8: strata are drawn in proportion, so that what differs between
+    them adds no variance.
+
+    Args:
+        influence: Those at hand `(m,)`, the first of the n.
+        n: Number of samples.
+        strata: Sample i is drawn from stratum i mod strata.
+    """
+    if len(influence) < 2 * strata:
+        return None
+    stratum = torch.arange(len(influence)) % strata
+    counts = stratum.bincount().double()
+    means = torch.zeros(strata, dtype=torch.float64).index_add_(0, stratum, influence.double()) / counts
+    squares = (influence - means[stratum]).square() * (counts / (counts - 1))[stratum]
+    return float((squares.mean() / n).sqrt())
 
 
 def check_finite(features: Tensor, before: int) -> None:

@@ -28,8 +28,8 @@ class Points:
         self._parts = [torch.empty(0, dimension)]
 
     def update(self, samples: Tensor) -> None:
-        """Add points `(B, D)`."""
-        self._parts.append(samples.to("cpu", torch.float32))
+        """Add points `(B, D)`, or signals `(B, C, L)` as points of C L coordinates."""
+        self._parts.append(samples.flatten(1).to("cpu", torch.float32))
 
     def reduce(self, device: torch.device) -> None:
         """Join the points of all ranks, in the order of ranks; the copies go by way of `device`."""
@@ -109,8 +109,8 @@ class SlicedScorer:
         self.facts: Mapping[str, Any] = {"projections": len(self._directions)}
         self.told = f"W1 to fresh points along {len(self._directions)} directions"
 
-    def statistics(self, start: int = 0) -> Points:
-        """No points; their indices do not count."""
+    def statistics(self, start: int = 0, strata: int = 1) -> Points:
+        """No points; their indices and strata do not count."""
         return Points(self._dimension)
 
     def reference(
@@ -141,7 +141,7 @@ class SlicedScorer:
 
 
 class SlicedWasserstein:
-    """Scores points by the sliced Wasserstein distance to held-out points; nothing is trained.
+    """Scores points, or signals, by the sliced Wasserstein distance to held-out points; nothing is trained.
 
     Args:
         projections: Number of directions; one is enough in one dimension.
@@ -158,14 +158,15 @@ class SlicedWasserstein:
     def check(
         self, shape: Sequence[int], metrics: Mapping[str, Any], num_samples: int | None, given: Given | None = None
     ) -> None:
-        """Refuse samples that are not points, metrics of features, and files of their statistics.
+        """Refuse samples that are neither points nor signals, metrics of features, and files of their statistics.
 
         Raises:
             ValueError: One of these is there.
         """
-        if len(shape) != 1:
+        if len(shape) > 2:
             raise ValueError(
-                f"evaluation.extractor: SlicedWasserstein scores points, and samples have shape {list(shape)}; "
+                f"evaluation.extractor: SlicedWasserstein scores points and signals, and samples have shape "
+                f"{list(shape)}; "
                 "choose evaluation=default for images."
             )
         if metrics:
@@ -192,4 +193,4 @@ class SlicedWasserstein:
     ) -> SlicedScorer:
         """The scorer of points like `train`; the other arguments are those of extractors that learn."""
         self.check(train.shape, metrics, None)
-        return SlicedScorer(train.shape[0], self.projections)
+        return SlicedScorer(math.prod(train.shape), self.projections)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoiselab.networks.attention import attend, head_count
-from denoiselab.networks.checks import check_sizes
+from denoiselab.networks.checks import Levels, check_sizes
 from denoiselab.networks.layers import NormSiLU
 from denoiselab.networks.unet import Context, Encoder, Plan, UNet
 
@@ -35,8 +35,8 @@ class ADMUNet(UNet):
         null_class: Index `num_classes` stands for no class.
         image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
         outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_levels: Levels whose blocks are computed again in the backward pass, which saves memory; the middle
-            goes with the last.
+        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
+            "all"; the middle goes with the last.
         heads: Heads of each attention, where `head_channels` is None.
         head_channels: Channels of each head.
         scale_shift: As in `ResidualBlock`.
@@ -60,7 +60,7 @@ class ADMUNet(UNet):
         null_class: bool = True,
         image_channels: int | None = None,
         outputs: int = 1,
-        checkpoint_levels: Sequence[int] = (),
+        checkpoint_levels: Levels = (),
         heads: int = 1,
         head_channels: int | None = 64,
         scale_shift: bool = True,
@@ -146,7 +146,7 @@ class ADMClassifier(Encoder):
         attention_levels: Sequence[int] = (1, 2, 3),
         dropout: float = 0.0,
         groups: int = 32,
-        checkpoint_levels: Sequence[int] = (),
+        checkpoint_levels: Levels = (),
         head_channels: int = 64,
         scale_shift: bool = True,
         block_resampling: bool = True,

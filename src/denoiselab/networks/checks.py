@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
+
+# Levels of a network: their numbers from 0, or all that there are.
+Levels = Sequence[int] | Literal["all"]
 
 
 def check_image(network: str, shape: Sequence[int], stride: int, why: str) -> None:
@@ -56,6 +60,20 @@ def check_levels(count: int, **levels: Sequence[int]) -> None:
     for name, value in levels.items():
         if not set(value) <= set(range(count)):
             raise ValueError(f"{name}={list(value)}: the network has levels 0 to {count - 1}.")
+
+
+def checkpointed_levels(count: int, levels: Levels) -> frozenset[int]:
+    """Numbers of the levels, of `count`, whose activations are computed again in the backward pass.
+
+    Raises:
+        ValueError: The network has no such level.
+    """
+    if isinstance(levels, str):
+        if levels != "all":
+            raise ValueError(f"checkpoint_levels={levels}: it must be a list of levels, or all.")
+        return frozenset(range(count))
+    check_levels(count, checkpoint_levels=levels)
+    return frozenset(levels)
 
 
 def check_dropout(dropout: float) -> None:

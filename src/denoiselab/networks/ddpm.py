@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from denoiselab.networks.attention import SelfAttention
+from denoiselab.networks.checks import Levels, check_sizes
+from denoiselab.networks.conditioning import Conditioning
 from denoiselab.networks.layers import ResidualBlock, zero_init
 from denoiselab.networks.unet import Plan, UNet
 
@@ -32,13 +35,15 @@ class DDPMUNet(UNet):
         null_class: Index `num_classes` stands for no class.
         image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
         outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_levels: Levels whose blocks are computed again in the backward pass, which saves memory; the middle
-            goes with the last.
+        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
+            "all"; the middle goes with the last.
         head_channels: Channels of each head of attention; None for one head.
         norm_eps: Of the group norms.
         frequency_shift: As in `SinusoidalEmbedding`.
         symmetric: As in `Downsample`.
         middle_attention: There is attention in the middle.
+        patch: Side of the squares of pixels that are made channels before the first level, and pixels again after the
+            last: at 2 a step costs about half; not of the source.
 
     Raises:
         ValueError: The shape is not an image's, a value is out of range, H or W is not divisible by the stride, or
@@ -58,13 +63,21 @@ class DDPMUNet(UNet):
         null_class: bool = True,
         image_channels: int | None = None,
         outputs: int = 1,
-        checkpoint_levels: Sequence[int] = (),
+        checkpoint_levels: Levels = (),
         head_channels: int | None = None,
         norm_eps: float = 1e-6,
         frequency_shift: int = 1,
         symmetric: bool = False,
         middle_attention: bool = True,
+        patch: int = 1,
     ) -> None:
+        check_sizes({"patch": patch})
+        if patch > 1 and image_channels is not None:
+            raise ValueError(f"image_channels={image_channels}: an image is concatenated only with patch=1.")
+        if len(shape) == 3:
+            if any(size % patch for size in shape[1:]):
+                raise ValueError(f"patch={patch}: it does not divide images of {shape[1]}x{shape[2]}.")
+            shape = (shape[0] * patch**2, shape[1] // patch, shape[2] // patch)
         plan = Plan(
             shape=shape,
             channels=channels,
@@ -82,8 +95,15 @@ class DDPMUNet(UNet):
             middle_attention=middle_attention,
         )
         super().__init__(plan, num_classes, null_class, outputs)
+        self.patch = patch
         self.apply(_initialize)
         zero_init(self.head)
+
+    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
+        """Map `x` `(B, C, H, W)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, H, W)`."""
+        if self.patch == 1:
+            return super().forward(x, label, cond)
+        return F.pixel_shuffle(super().forward(F.pixel_unshuffle(x, self.patch), label, cond), self.patch)
 
 
 def _initialize(module: nn.Module) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoiselab.networks.checks import check_sizes
+from denoiselab.networks.checks import Levels, check_sizes, checkpointed_levels
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
 from denoiselab.networks.embeddings import SinusoidalEmbedding
 from denoiselab.networks.layers import run, zero_init
@@ -52,8 +52,8 @@ class DiT(nn.Module):
         mlp_norm_eps: Added to the variance in the norm before the feed-forward layer: 1e-6 in the paper's code, 1e-5 in
             diffusers' port.
         outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_blocks: Blocks, from the first on, whose activations are computed again in the backward pass, which
-            saves memory.
+        checkpoint_levels: Blocks, counted from 0, whose activations are computed again in the backward pass, which
+            saves memory, or "all".
 
     Raises:
         ValueError: The shape is not an image's, a value is out of range, or one does not divide another.
@@ -75,7 +75,7 @@ class DiT(nn.Module):
         frequency_shift: int = 0,
         mlp_norm_eps: float = 1e-6,
         outputs: int = 1,
-        checkpoint_blocks: int = 0,
+        checkpoint_levels: Levels = (),
     ) -> None:
         super().__init__()
         check_transformer(shape, patch, width, heads, depth, outputs)
@@ -83,13 +83,11 @@ class DiT(nn.Module):
             raise ValueError(f"width={width}: it must be divisible by 4.")
         if rotary_positions and width // heads % 4:
             raise ValueError(f"heads={heads}: rotary positions need width / heads = {width // heads} divisible by 4.")
-        if not 0 <= checkpoint_blocks <= depth:
-            raise ValueError(f"checkpoint_blocks={checkpoint_blocks}: it must be from 0 to depth={depth}.")
         check_sizes({"num_classes": num_classes, "token_features": token_features})
         takes = {"class_label": num_classes, "tokens": token_features, "mask": token_features}
         self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
         self.patch, self.grid = patch, (shape[1] // patch, shape[2] // patch)
-        self.checkpoint_blocks = checkpoint_blocks
+        self.checkpoint_levels = checkpointed_levels(depth, checkpoint_levels)
         self.patches = PatchEmbedding(shape[0], patch, width)
         positions = None if rotary_positions else sincos_positions(width, self.grid)
         rotation = rotary(width // heads, self.grid) if rotary_positions else None
@@ -129,7 +127,7 @@ class DiT(nn.Module):
             tokens = tokens + self.positions
         for number, block in enumerate(self.blocks):
             told = (condition, self.rotation, context, cond.mask)
-            tokens = run(block, tokens, *told, checkpointed=number < self.checkpoint_blocks)
+            tokens = run(block, tokens, *told, checkpointed=number in self.checkpoint_levels)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=2)
         return unpatchify(self.head(_modulate(self.norm(tokens), shift, scale)), self.patch, self.grid)
 

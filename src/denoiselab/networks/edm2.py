@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from denoiselab.networks.attention import head_count
-from denoiselab.networks.checks import check_dropout, check_image, check_levels, check_multipliers, check_sizes
+from denoiselab.networks.checks import (
+    Levels,
+    check_dropout,
+    check_image,
+    check_levels,
+    check_multipliers,
+    check_sizes,
+    checkpointed_levels,
+)
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
 from denoiselab.networks.layers import join_image, run
 from denoiselab.networks.magnitude import MPBlock, MPConv, MPFourier, mp_cat, mp_silu, mp_sum
@@ -46,7 +54,8 @@ class EDM2UNet(nn.Module):
         image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
         num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
         outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_levels: Levels that keep no activations for the backward pass and compute them again.
+        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
+            "all"; the middle goes with the last.
 
     Raises:
         ValueError: The shape is not an image's, a value is out of range, or H or W is not divisible by the stride.
@@ -72,12 +81,12 @@ class EDM2UNet(nn.Module):
         image_channels: int | None = None,
         num_classes: int | None = None,
         outputs: int = 1,
-        checkpoint_levels: Sequence[int] = (),
+        checkpoint_levels: Levels = (),
     ) -> None:
         super().__init__()
         check_multipliers(multipliers)
         check_image("EDM2UNet", shape, 2 ** (len(multipliers) - 1), f"multipliers={list(multipliers)}")
-        check_levels(len(multipliers), attention_levels=attention_levels, checkpoint_levels=checkpoint_levels)
+        check_levels(len(multipliers), attention_levels=attention_levels)
         check_dropout(dropout)
         check_sizes(
             {
@@ -103,7 +112,7 @@ class EDM2UNet(nn.Module):
             raise ValueError(f"clip={clip}: it must be positive, or null for none.")
         names = {"image": image_channels, "class_label": num_classes}
         self.conditioning = frozenset(name for name, size in names.items() if size is not None)
-        self.checkpoint_levels = frozenset(checkpoint_levels)
+        self.checkpoint_levels = checkpointed_levels(len(multipliers), checkpoint_levels)
         self.label_balance, self.concat_balance = label_balance, concat_balance
         widths = [channels * m for m in multipliers]
         noise = widths[0] if noise_multiplier is None else channels * noise_multiplier

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoiselab.networks.checks import Levels, checkpointed_levels
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
 from denoiselab.networks.embeddings import SinusoidalEmbedding
-from denoiselab.networks.layers import zero_init
+from denoiselab.networks.layers import run, zero_init
 
 
 class MLP(nn.Module):
@@ -24,6 +25,8 @@ class MLP(nn.Module):
         depth: Number of blocks.
         num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
         outputs: Channels of the output, in units of those of the sample; 2 with a learned variance.
+        checkpoint_levels: Blocks, counted from 0, whose activations are computed again in the backward pass, which
+            saves memory, or "all".
 
     Raises:
         ValueError: A value is out of range.
@@ -36,6 +39,7 @@ class MLP(nn.Module):
         depth: int = 3,
         num_classes: int | None = None,
         outputs: int = 1,
+        checkpoint_levels: Levels = (),
     ) -> None:
         super().__init__()
         for name, value in (("depth", depth), ("outputs", outputs)):
@@ -43,6 +47,7 @@ class MLP(nn.Module):
                 raise ValueError(f"{name}={value}: it must be at least 1.")
         if width < 8 or width % 4:
             raise ValueError(f"width={width}: it must be divisible by 4 and at least 8.")
+        self.checkpoint_levels = checkpointed_levels(depth, checkpoint_levels)
         self.conditioning = frozenset({"class_label"} if num_classes else ())
         features = width // 2
         self.time = nn.Sequential(SinusoidalEmbedding(features), nn.Linear(features, features))
@@ -59,8 +64,8 @@ class MLP(nn.Module):
             embedding = embedding + self.classes(cond.class_label)
         embedding = F.silu(embedding)
         h = self.stem(x.flatten(1))
-        for block in self.blocks:
-            h = block(h, embedding)
+        for number, block in enumerate(self.blocks):
+            h = run(block, h, embedding, checkpointed=number in self.checkpoint_levels)
         out: Tensor = self.head(F.silu(h))
         return out.reshape(x.shape[0], -1, *x.shape[2:])
 

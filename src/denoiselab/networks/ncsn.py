@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoiselab.networks.checks import check_image, check_levels, check_multipliers, check_sizes
+from denoiselab.networks.checks import Levels, check_image, check_multipliers, check_sizes, checkpointed_levels
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
 from denoiselab.networks.layers import join_image, run
 from denoiselab.networks.ncsn_layers import (
@@ -35,7 +35,8 @@ class _RefineNet(nn.Module):
         pool: The pooling of the refining blocks, of size 5 and stride 1.
         image_channels: Channels of `image`; None where it is not taken.
         outputs: Channels of the output, in units of those of the image.
-        checkpoint_levels: Levels that keep no activations for the backward pass and compute them again.
+        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
+            "all".
 
     Raises:
         ValueError: The shape is not an image's, a value is out of range, or H or W is not divisible by the stride.
@@ -52,7 +53,7 @@ class _RefineNet(nn.Module):
         pool: nn.Module,
         image_channels: int | None,
         outputs: int,
-        checkpoint_levels: Sequence[int],
+        checkpoint_levels: Levels,
     ) -> None:
         super().__init__()
         check_multipliers(multipliers)
@@ -65,9 +66,8 @@ class _RefineNet(nn.Module):
                 f"dilations={list(dilations)}: one for each of multipliers={list(multipliers)}, the first 1."
             )
         check_image(type(self).__name__, shape, 2 ** (list(dilations).count(1) - 1), f"dilations={list(dilations)}")
-        check_levels(len(multipliers), checkpoint_levels=checkpoint_levels)
         self.conditioning = frozenset() if image_channels is None else frozenset({"image"})
-        self.checkpoint_levels = frozenset(checkpoint_levels)
+        self.checkpoint_levels = checkpointed_levels(len(multipliers), checkpoint_levels)
         widths = [channels * m for m in multipliers]
         self.stem = nn.Conv2d(shape[0] + (image_channels or 0), channels, 3, padding=1)
         self.levels, self.refiners = nn.ModuleList(), nn.ModuleList()
@@ -124,7 +124,8 @@ class NCSN(_RefineNet):
         dilations: Of the convolutions there; a level after the first with dilation 1 halves the resolution instead.
         image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
         outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_levels: Levels that keep no activations for the backward pass and compute them again.
+        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
+            "all".
 
     Raises:
         ValueError: The shape is not an image's, a value is out of range, or H or W is not divisible by the stride.
@@ -139,7 +140,7 @@ class NCSN(_RefineNet):
         dilations: Sequence[int] = (1, 1, 2, 4),
         image_channels: int | None = None,
         outputs: int = 1,
-        checkpoint_levels: Sequence[int] = (),
+        checkpoint_levels: Levels = (),
     ) -> None:
         check_sizes({"levels": levels})
 
@@ -172,7 +173,8 @@ class NCSNv2(_RefineNet):
         dilations: Of the convolutions there; a level after the first with dilation 1 halves the resolution instead.
         image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
         outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_levels: Levels that keep no activations for the backward pass and compute them again.
+        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
+            "all".
 
     Raises:
         ValueError: The shape is not an image's, a value is out of range, or H or W is not divisible by the stride.
@@ -186,7 +188,7 @@ class NCSNv2(_RefineNet):
         dilations: Sequence[int] = (1, 1, 2, 4),
         image_channels: int | None = None,
         outputs: int = 1,
-        checkpoint_levels: Sequence[int] = (),
+        checkpoint_levels: Levels = (),
     ) -> None:
         pool = nn.MaxPool2d(5, stride=1, padding=2)
         options = (image_channels, outputs, checkpoint_levels)

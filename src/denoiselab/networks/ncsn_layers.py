@@ -63,8 +63,9 @@ class NoNorm(nn.Module):
 
 
 def _instance_norm_plus(x: Tensor, gamma: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    variance, mean = torch.var_mean(x.mean(dim=(2, 3)), dim=1, keepdim=True)
-    means = (x.mean(dim=(2, 3)) - mean) / torch.sqrt(variance + 1e-5)  # (B, C)
+    means = x.float().mean(dim=(2, 3))  # (B, C); in half precision their differences would be lost
+    variance, mean = torch.var_mean(means, dim=1, keepdim=True)
+    means = ((means - mean) / torch.sqrt(variance + 1e-5)).to(x.dtype)
     h = F.group_norm(x, x.shape[1])  # a group for each channel is instance norm
     return h * gamma[..., None, None] + (gamma * alpha * means + beta)[..., None, None]
 

@@ -8,7 +8,15 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from denoiselab.networks.checks import check_dropout, check_image, check_levels, check_multipliers, check_sizes
+from denoiselab.networks.checks import (
+    Levels,
+    check_dropout,
+    check_image,
+    check_levels,
+    check_multipliers,
+    check_sizes,
+    checkpointed_levels,
+)
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
 from denoiselab.networks.embeddings import FourierEmbedding, SinusoidalEmbedding
 from denoiselab.networks.layers import join_image, run
@@ -58,7 +66,8 @@ class NCSNpp(nn.Module):
         num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
         augmentation_features: Features of `augmentation`; None for none.
         outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_levels: Levels that keep no activations for the backward pass and compute them again.
+        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
+            "all"; the middle goes with the last.
 
     Raises:
         ValueError: The shape is not an image's, a value is out of range, or H or W is not divisible by the stride.
@@ -83,12 +92,12 @@ class NCSNpp(nn.Module):
         num_classes: int | None = None,
         augmentation_features: int | None = None,
         outputs: int = 1,
-        checkpoint_levels: Sequence[int] = (),
+        checkpoint_levels: Levels = (),
     ) -> None:
         super().__init__()
         check_multipliers(multipliers)
         check_image("NCSNpp", shape, 2 ** (len(multipliers) - 1), f"multipliers={list(multipliers)}")
-        check_levels(len(multipliers), attention_levels=attention_levels, checkpoint_levels=checkpoint_levels)
+        check_levels(len(multipliers), attention_levels=attention_levels)
         check_sizes(
             {
                 "blocks": blocks,
@@ -103,7 +112,7 @@ class NCSNpp(nn.Module):
             raise ValueError(f"channels={channels}: it must be even and at least 4.")
         if combine == "cat" and progressive_input != "skip":
             raise ValueError(f"combine=cat: it needs progressive_input=skip, not {progressive_input}.")
-        self.checkpoint_levels = frozenset(checkpoint_levels)
+        self.checkpoint_levels = checkpointed_levels(len(multipliers), checkpoint_levels)
         self.conditioning = frozenset(
             name
             for name, size in (

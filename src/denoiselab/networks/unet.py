@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoiselab.networks.attention import SelfAttention, head_count
-from denoiselab.networks.checks import check_dropout, check_image, check_levels, check_multipliers, check_sizes
+from denoiselab.networks.checks import (
+    Levels,
+    check_dropout,
+    check_image,
+    check_levels,
+    check_multipliers,
+    check_sizes,
+    checkpointed_levels,
+)
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
 from denoiselab.networks.embeddings import SinusoidalEmbedding
 from denoiselab.networks.layers import NormSiLU, ResidualBlock, join_image, run, zero_init
@@ -31,8 +39,8 @@ class Plan:
         attention_levels: Levels, counted from 0, whose blocks are followed by self-attention.
         dropout: Probability, in the residual blocks.
         groups: Groups of the group norms.
-        checkpoint_levels: Levels whose blocks are computed again in the backward pass, which saves memory; the middle
-            goes with the last.
+        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
+            "all"; the middle goes with the last.
         image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
         heads: Heads of each attention; or those of each level, one after another.
         head_channels: Channels of each head, in place of their number.
@@ -58,7 +66,7 @@ class Plan:
     attention_levels: Sequence[int]
     dropout: float
     groups: int
-    checkpoint_levels: Sequence[int]
+    checkpoint_levels: Levels
     image_channels: int | None
     heads: int | Sequence[int] = 1
     head_channels: int | None = None
@@ -86,8 +94,8 @@ class Plan:
             )
         check_image("a UNet", self.shape, 2 ** (len(self.multipliers) - 1), made)
         check_dropout(self.dropout)
-        levels = {"attention_levels": self.attention_levels, "checkpoint_levels": self.checkpoint_levels}
-        check_levels(len(self.widths), **levels)
+        check_levels(len(self.widths), attention_levels=self.attention_levels)
+        checkpointed_levels(len(self.widths), self.checkpoint_levels)
 
     @property
     def widths(self) -> list[int]:
@@ -98,6 +106,10 @@ class Plan:
     def features(self) -> int:
         """Features of the time embedding."""
         return 4 * self.channels
+
+    def checkpointed(self, level: int) -> bool:
+        """Whether a level's activations are computed again."""
+        return level in checkpointed_levels(len(self.widths), self.checkpoint_levels)
 
     def block(self, channels_in: int, channels_out: int, *, up: bool = False, down: bool = False) -> ResidualBlock:
         """A residual block."""
@@ -116,20 +128,20 @@ class Plan:
         """A block of a level with what follows it there."""
         width = self.widths[level]
         attention = [self.attention(level)] if level in self.attention_levels else []
-        return Stage([self.block(channels_in, width), *attention], checkpointed=level in self.checkpoint_levels)
+        return Stage([self.block(channels_in, width), *attention], self.checkpointed(level))
 
     def halving(self, level: int) -> Stage:
         """The way from a level to the next."""
         width = self.widths[level]
         layer = self.block(width, width, down=True) if self.block_resampling else Downsample(width, self.symmetric)
-        return Stage([layer], checkpointed=level in self.checkpoint_levels)
+        return Stage([layer], self.checkpointed(level))
 
     def middle(self) -> Stage:
         """The last level's middle."""
         width, last = self.widths[-1], len(self.widths) - 1
         attention = [self.attention(last)] if self.middle_attention else []
         layers = [self.block(width, width), *attention, self.block(width, width)]
-        return Stage(layers, checkpointed=last in self.checkpoint_levels)
+        return Stage(layers, self.checkpointed(last))
 
 
 class Context(NamedTuple):

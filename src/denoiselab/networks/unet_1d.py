@@ -10,7 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoiselab.networks.attention import head_count
-from denoiselab.networks.checks import check_dropout, check_levels, check_multipliers, check_sizes
+from denoiselab.networks.checks import (
+    Levels,
+    check_dropout,
+    check_levels,
+    check_multipliers,
+    check_sizes,
+    checkpointed_levels,
+)
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
 from denoiselab.networks.embeddings import SinusoidalEmbedding
 from denoiselab.networks.layers import NormSiLU, run, zero_init
@@ -40,8 +47,8 @@ class UNet1D(nn.Module):
         null_class: Index `num_classes` stands for no class.
         vector_features: Features of `vector`; None for none.
         outputs: Channels of the output, in units of those of the signal; 2 with a learned variance.
-        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory; the
-            middle belongs to the last one.
+        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
+            "all"; the middle goes with the last.
 
     Raises:
         ValueError: The shape is not a signal's, a value is out of range, or one does not divide another.
@@ -64,7 +71,7 @@ class UNet1D(nn.Module):
         null_class: bool = True,
         vector_features: int | None = None,
         outputs: int = 1,
-        checkpoint_levels: Sequence[int] = (),
+        checkpoint_levels: Levels = (),
     ) -> None:
         super().__init__()
         if len(shape) != 2:
@@ -78,7 +85,7 @@ class UNet1D(nn.Module):
             raise ValueError(f"strides={list(strides)}: multipliers={list(multipliers)} need {levels - 1} of them.")
         if not kernel % 2:
             raise ValueError(f"kernel={kernel}: it must be odd.")
-        check_levels(levels, attention_levels=attention_levels, checkpoint_levels=checkpoint_levels)
+        check_levels(levels, attention_levels=attention_levels)
         check_dropout(dropout)
         widths = [int(channels * multiplier) for multiplier in multipliers]
         if any(width < 1 or width % groups for width in widths):
@@ -94,7 +101,7 @@ class UNet1D(nn.Module):
             )
         takes = {"class_label": num_classes, "vector": vector_features}
         self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
-        self.checkpoint_levels = frozenset(checkpoint_levels)
+        self.checkpoint_levels = checkpointed_levels(levels, checkpoint_levels)
         self.patch = patch
         features = 4 * channels
         self.time = nn.Sequential(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from denoiselab.networks.checks import Levels
 from denoiselab.networks.unet import Plan, UNet
 
 
@@ -34,8 +35,8 @@ class TextUNet(UNet):
         image_channels: Channels of `image`, which is concatenated to the input, such as an inpainting model's mask
             and known part; None where it is not taken.
         outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_levels: Levels whose blocks are computed again in the backward pass, which saves memory; the middle
-            goes with the last.
+        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
+            "all"; the middle goes with the last.
 
     Raises:
         ValueError: The shape is not an image's, a value is out of range, H or W is not divisible by the stride, or
@@ -58,7 +59,7 @@ class TextUNet(UNet):
         null_class: bool = True,
         image_channels: int | None = None,
         outputs: int = 1,
-        checkpoint_levels: Sequence[int] = (),
+        checkpoint_levels: Levels = (),
     ) -> None:
         plan = Plan(
             shape=shape,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from denoiselab.networks.checks import check_sizes
+from denoiselab.networks.checks import Levels, check_sizes, checkpointed_levels
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
 from denoiselab.networks.embeddings import SinusoidalEmbedding
 from denoiselab.networks.layers import run
@@ -43,8 +43,8 @@ class UViT(nn.Module):
         token_features: Features of `tokens`; None for no text.
         num_tokens: Length of `tokens`, each of which has its learned position; None for no text. There is no mask.
         outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_blocks: Blocks, from the first on, whose activations are computed again in the backward pass, which
-            saves memory.
+        checkpoint_levels: Blocks, counted from 0, whose activations are computed again in the backward pass, which
+            saves memory, or "all".
 
     Raises:
         ValueError: The shape is not an image's, a value is out of range, or one does not divide another.
@@ -66,7 +66,7 @@ class UViT(nn.Module):
         token_features: int | None = None,
         num_tokens: int | None = None,
         outputs: int = 1,
-        checkpoint_blocks: int = 0,
+        checkpoint_levels: Levels = (),
     ) -> None:
         super().__init__()
         check_transformer(shape, patch, width, heads, depth, outputs)
@@ -74,13 +74,12 @@ class UViT(nn.Module):
             raise ValueError(f"depth={depth}: it must be odd, a middle block and as many before it as after.")
         if (token_features is None) != (num_tokens is None):
             raise ValueError(f"num_tokens={num_tokens}: it goes with token_features={token_features}; give both.")
-        if not 0 <= checkpoint_blocks <= depth:
-            raise ValueError(f"checkpoint_blocks={checkpoint_blocks}: it must be from 0 to depth={depth}.")
         check_sizes({"num_classes": num_classes, "token_features": token_features, "num_tokens": num_tokens})
         takes = {"class_label": num_classes, "tokens": token_features}
         self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
         self.patch, self.grid = patch, (shape[1] // patch, shape[2] // patch)
-        self.num_tokens, self.checkpoint_blocks = num_tokens, checkpoint_blocks
+        self.num_tokens = num_tokens
+        self.checkpoint_levels = checkpointed_levels(depth, checkpoint_levels)
         self.patches = PatchEmbedding(shape[0], patch, width)
         layers: list[nn.Module] = [SinusoidalEmbedding(width, shift=0, cosine_first=True)]
         if time_mlp:
@@ -124,12 +123,12 @@ class UViT(nn.Module):
         tokens = torch.cat(parts, dim=1) + self.positions  # (B, E + T, W)
         skips = []
         for number, block in enumerate(self.down):
-            tokens = run(block, tokens, checkpointed=number < self.checkpoint_blocks)
+            tokens = run(block, tokens, checkpointed=number in self.checkpoint_levels)
             skips.append(tokens)
         middle = len(self.down)
-        tokens = run(self.middle, tokens, checkpointed=middle < self.checkpoint_blocks)
+        tokens = run(self.middle, tokens, checkpointed=middle in self.checkpoint_levels)
         for number, block in enumerate(self.up, middle + 1):
-            tokens = run(block, tokens, skips.pop(), checkpointed=number < self.checkpoint_blocks)
+            tokens = run(block, tokens, skips.pop(), checkpointed=number in self.checkpoint_levels)
         patches = self.head(self.norm(tokens))[:, -self.grid[0] * self.grid[1] :]
         out: Tensor = self.conv(unpatchify(patches, self.patch, self.grid))
         return out

@@ -99,7 +99,7 @@ class Analytic(OneStep):
         noise: Noise,
         check: Callable[[object], None] = lambda batch: None,
     ) -> Moments:
-        """The moments of a model, by one pass over levels with fresh noise at each.
+        """The moments of a model and the threshold, by one pass over levels with fresh noise at each.
 
         Args:
             denoise: Called as `denoise(x, level, rows)`, `rows` `(B,)` int64 telling which of `x0` x was made of.
@@ -108,6 +108,7 @@ class Analytic(OneStep):
             noise: Of the batch.
             check: Called after each batch; what it raises stops it.
         """
+        mend = self.threshold or (lambda predicted: predicted)
         levels = UniformLogSNR().levels(schedule, self.measured_levels).unbind()
         inside = [level for level in levels if not level.is_end]
         rows = torch.arange(len(x0), device=x0.device)
@@ -116,7 +117,7 @@ class Analytic(OneStep):
             z = noise.like(x0)
             x = float(level.alpha) * x0 + float(level.sigma) * z
             total = sum(
-                (denoise(x[part], level, part).x0 - x0[part]).double().square().sum() for part in rows.split(64)
+                (mend(denoise(x[part], level, part).x0) - x0[part]).double().square().sum() for part in rows.split(64)
             )
             means.append(torch.as_tensor(total).cpu() / x0.numel())
             check(level)

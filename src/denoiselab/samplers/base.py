@@ -89,8 +89,8 @@ class Sampler(ABC):
         first, last = int(levels[0].is_end), len(levels) - int(levels[-1].is_end)
         inner = levels[first:last]
         steps = self.interior(schedule, inner, len(levels) - last) if len(inner) > 1 else []
-        head = [_jump(levels[0], levels[1])] if first else []
-        tail = [_jump(levels[-2], levels[-1])] if last < len(levels) and len(levels) > 1 + first else []
+        head = [jump(levels[0], levels[1])] if first else []
+        tail = [jump(levels[-2], levels[-1])] if last < len(levels) and len(levels) > 1 + first else []
         return [*head, *steps, *tail]
 
     def grid(self, schedule: Schedule, steps: int | None = None) -> list[Level]:
@@ -232,7 +232,7 @@ class OneStep(Sampler):
         return [Planned(self.between(schedule, here, there), there) for here, there in pairwise(levels)]
 
 
-def _jump(here: Level, there: Level) -> Planned:
+def jump(here: Level, there: Level) -> Planned:
     """The step that starts or lands at an end of the axis, and is not remembered."""
     alpha, sigma = float(there.alpha), float(there.sigma)
 

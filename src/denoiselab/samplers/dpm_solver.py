@@ -34,6 +34,7 @@ class DPMSolverPP(Multistep):
         order: From 1 to 4.
         published: The published coefficients, orders up to 3.
         eta: Rate of noise; 0 is the ODE.
+        s_noise: Factor on the noise's standard deviation.
         lower_order_final: As in `Multistep`.
         threshold: Mends each predicted x0.
 
@@ -48,6 +49,7 @@ class DPMSolverPP(Multistep):
         order: int = 2,
         published: bool = False,
         eta: float = 0.0,
+        s_noise: float = 1.0,
         lower_order_final: bool = False,
         threshold: Threshold | None = None,
     ) -> None:
@@ -55,13 +57,14 @@ class DPMSolverPP(Multistep):
         if published:
             check_number("order", order, 1, 3)
         check_number("eta", eta)
+        check_number("s_noise", s_noise)
         self.published, self.stochastic = published, eta > 0
-        self.space = self._space(eta)
+        self.space = self._space(eta, s_noise)
         # The polynomial's order is that of a path's drift; without the Ito terms the weak order is 1.
         self.order = 1 if eta else min(order, 2) if published else order
 
-    def _space(self, eta: float) -> Space:
-        return X0(eta)
+    def _space(self, eta: float, s_noise: float) -> Space:
+        return X0(eta, s_noise)
 
     def weights(self, schedule: Schedule, nodes: Sequence[Level], there: Level) -> list[float]:
         """The weights."""
@@ -88,8 +91,8 @@ class DPMSolver(DPMSolverPP):
     Source: Lu et al., DPM-Solver, arXiv 2206.00927; the multistep form: DPM-Solver++, arXiv 2211.01095, appendix.
     """
 
-    def _space(self, eta: float) -> Space:
-        return Eps(eta)
+    def _space(self, eta: float, s_noise: float) -> Space:
+        return Eps(eta, s_noise)
 
 
 class DPMSolverPPSinglestep(OneStep):
@@ -100,7 +103,7 @@ class DPMSolverPPSinglestep(OneStep):
     Args:
         spacing: Chooses the levels.
         steps: Number of steps, of `order` calls each.
-        order: From 1 to 3.
+        order: From 1 to 3; of 3, order 2 is left if r2 is not 2/3.
         taylor: Use all stages' exact polynomial (`taylor`); else the papers' shorter rule (`dpmsolver`).
         r1: Where the second call stands; None: 1/2 for order 2, 1/3 for order 3.
         r2: Where the third stands.
@@ -124,7 +127,9 @@ class DPMSolverPPSinglestep(OneStep):
     ) -> None:
         super().__init__(spacing, steps, threshold)
         check_number("order", order, 1, 3)
-        self.order, self.calls_per_step, self.taylor = order, order, taylor
+        self.calls_per_step, self.taylor = order, taylor
+        # The third stage knows too little of the second for order 3 at any other place.
+        self.order = 2 if order == 3 and abs(r2 - 2 / 3) > 1e-6 else order
         self.fractions = ((), ((r1 or 1 / 2),), ((r1 or 1 / 3), r2))[order - 1]
         if not all(a < b for a, b in pairwise((0.0, *self.fractions, 1.0))):
             raise ValueError(f"r1={r1}, r2={r2}: they must rise between 0 and 1.")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
-from denoiselab.samplers.base import Memory, OneStep, Planned, Sampler, Step, check_number
+from denoiselab.samplers.base import Memory, OneStep, Planned, Sampler, Step, check_number, jump
 from denoiselab.samplers.spacing import Spacing
 from denoiselab.samplers.thresholding import Threshold
 from denoiselab.samplers.transfer import X0, Lam, Rho, gap, linear
@@ -44,8 +44,8 @@ class _Refined(OneStep):
 class Churn(_Refined):
     """EDM's stochastic sampler: raise the noise to rho (1 + gamma), then step down by a rule (Heun or Euler).
 
-    gamma = min(s_churn / steps, sqrt(2) - 1) while s_tmin <= rho <= s_tmax, else 0. The raised level does not pass
-    the schedule's own end; the transfer to clean data is the driver's, and not churned.
+    gamma = min(s_churn / steps, sqrt(2) - 1) while s_tmin <= rho <= s_tmax, else 0, before the transfer to clean data
+    too. The raised level does not pass the schedule's own end.
 
     Source: Karras et al., EDM, arXiv 2206.00364, algorithm 2, with rho = sigma / alpha for any alpha (appendix B).
 
@@ -79,21 +79,29 @@ class Churn(_Refined):
 
     def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
         """The steps; the churn of each is a share of the run's."""
-        gamma = min(self.s_churn / (len(levels) - 1 + to_come), math.sqrt(2) - 1)
-        return [Planned(self._churned(schedule, here, there, gamma), there) for here, there in pairwise(levels)]
+        count = len(levels) - 1 + to_come
+        return [Planned(self._churned(schedule, here, there, count), there) for here, there in pairwise(levels)]
+
+    def plan(self, schedule: Schedule, levels: Sequence[Level]) -> list[Planned]:
+        """All steps, the transfer to clean data from a raised level."""
+        steps = super().plan(schedule, levels)
+        if levels[-1].is_end and not levels[-2].is_end:
+            count = len(levels) - 1 - int(levels[0].is_end)
+            steps[-1] = Planned(self._churned(schedule, levels[-2], levels[-1], count), levels[-1])
+        return steps
 
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
         """One step of a run of the sampler's own length."""
-        return self._churned(schedule, here, there, min(self.s_churn / self.steps, math.sqrt(2) - 1))
+        return self._churned(schedule, here, there, self.steps)
 
-    def _churned(self, schedule: Schedule, here: Level, there: Level, gamma: float) -> Step:
-        rho = float(here.rho)
+    def _churned(self, schedule: Schedule, here: Level, there: Level, count: int) -> Step:
+        rho, gamma = float(here.rho), min(self.s_churn / count, math.sqrt(2) - 1)
         top = schedule.level(torch.tensor(schedule.t_max, dtype=torch.float64)).rho
         raised = min(rho * (1 + gamma), float(top))
         if not self.s_tmin <= rho <= self.s_tmax or raised <= rho:
-            return self.rule.between(schedule, here, there)
+            return self._down(schedule, here, there)
         above = Rho().level(schedule, raised)
-        down: Step = self.rule.between(schedule, above, there)
+        down = self._down(schedule, above, there)
         keep = float(above.alpha / here.alpha)
         std = self.s_noise * float(above.alpha) * math.sqrt(raised**2 - rho**2)
 
@@ -101,6 +109,10 @@ class Churn(_Refined):
             x = (x * keep).add_(noise.like(x), alpha=std)
             return down(denoise, x, memory, noise)
 
+        return step
+
+    def _down(self, schedule: Schedule, here: Level, there: Level) -> Step:
+        step: Step = jump(here, there).step if there.is_end else self.rule.between(schedule, here, there)
         return step
 
 
@@ -152,6 +164,7 @@ class DPMSolverPPSDE(OneStep):
         steps: Number of steps.
         eta: Amount of noise, from 0 to 1.
         r: Where the second call stands, in half log-SNR.
+        s_noise: Factor on the noise's standard deviation.
         threshold: Mends each predicted x0.
 
     Raises:
@@ -163,13 +176,20 @@ class DPMSolverPPSDE(OneStep):
     stochastic = True
 
     def __init__(
-        self, spacing: Spacing, steps: int, eta: float = 1.0, r: float = 0.5, threshold: Threshold | None = None
+        self,
+        spacing: Spacing,
+        steps: int,
+        eta: float = 1.0,
+        r: float = 0.5,
+        s_noise: float = 1.0,
+        threshold: Threshold | None = None,
     ) -> None:
         super().__init__(spacing, steps, threshold)
         check_number("eta", eta, 0, 1)
+        check_number("s_noise", s_noise)
         if not 0 < r < 1:
             raise ValueError(f"r={r}: it must lie between 0 and 1.")
-        self.eta, self.r = eta, r
+        self.eta, self.r, self.s_noise = eta, r, s_noise
 
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
         """Two calls."""
@@ -177,7 +197,7 @@ class DPMSolverPPSDE(OneStep):
         middle = Lam().level(schedule, float(here.lam) + self.r * gap(here, there))
         (below, std), (lower, last_std) = _ancestral(here, middle, self.eta), _ancestral(here, there, self.eta)
         first, (keep, gain) = space.move(here, below), space.move(here, lower)
-        share = 1 / (2 * self.r)
+        share, std, last_std = 1 / (2 * self.r), self.s_noise * std, self.s_noise * last_std
 
         def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
             x0 = denoise(x, here).x0

@@ -22,35 +22,42 @@ class AnnealedLangevin(OneStep):
 
     The step is the released code's; the paper writes a = 2 d: `NCSNLangevin` takes the paper's epsilon. The move to
     the next level only rescales x. A grid that ends in clean data denoises at the end (NCSNv2), one more call.
-    rho_last is the schedule's own.
+    rho_last is the schedule's own. Without a rate, d = r rho^2 with NCSNv2's r for each level's ratio to the next
+    (`technique_4`); the last noisy level takes the one of the level before.
 
     Source: Song and Ermon, NCSN, arXiv 1907.05600, algorithm 1; NCSNv2, arXiv 2006.09011, section 3.
 
     Args:
         spacing: Chooses the levels.
         steps: Number of steps.
-        rate: Step size at the last level (`step_lr`).
+        rate: Step size at the last level (`step_lr`); None for NCSNv2's choice.
         repeats: Langevin steps a level (T).
         threshold: Mends each predicted x0.
 
     Raises:
-        ValueError: An option is out of range.
+        ValueError: An option is out of range; or there is no rate, and no two noisy levels.
     """
 
     stochastic = True
     order = 0  # it does not converge with the number of levels, but with that of repeats and the step size
 
     def __init__(
-        self, spacing: Spacing, steps: int, rate: float = 2e-5, repeats: int = 100, threshold: Threshold | None = None
+        self,
+        spacing: Spacing,
+        steps: int,
+        rate: float | None = 2e-5,
+        repeats: int = 100,
+        threshold: Threshold | None = None,
     ) -> None:
         super().__init__(spacing, steps, threshold)
-        check_number("rate", rate)
+        if rate is not None:
+            check_number("rate", rate)
         check_number("repeats", repeats, 1)
         self.rate, self.repeats, self.calls_per_step = rate, repeats, repeats
 
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
         """The Langevin steps at `here`, and the move."""
-        walk, keep = self._walk(schedule, here), float(there.alpha / here.alpha)
+        walk, keep = self._walk(schedule, here, here, there), float(there.alpha / here.alpha)
         return lambda denoise, x, memory, noise: walk(denoise, x, memory, noise) * keep
 
     def plan(self, schedule: Schedule, levels: Sequence[Level]) -> list[Planned]:
@@ -58,7 +65,8 @@ class AnnealedLangevin(OneStep):
         steps = super().plan(schedule, levels)
         last = len(levels) - 1 - int(levels[-1].is_end)
         if not levels[last].is_end:
-            steps.insert(last, Planned(self._walk(schedule, levels[last]), levels[last]))
+            before = levels[last - 1] if last else levels[last]
+            steps.insert(last, Planned(self._walk(schedule, levels[last], before, levels[last]), levels[last]))
         return steps
 
     def nfe(self, steps: int, schedule: Schedule) -> int:
@@ -67,10 +75,13 @@ class AnnealedLangevin(OneStep):
         walked = not levels[len(levels) - 1 - int(levels[-1].is_end)].is_end
         return super().nfe(steps, schedule) + walked * self.repeats
 
-    def _walk(self, schedule: Schedule, level: Level) -> Step:
-        """The Langevin steps at a level."""
-        last = schedule.level(torch.tensor(schedule.t_min, dtype=torch.float64))
-        size = self.rate * float(level.rho / last.rho) ** 2
+    def _walk(self, schedule: Schedule, level: Level, above: Level, below: Level) -> Step:
+        """The Langevin steps at a level, of the size that suits the ratio of two."""
+        if self.rate is None:
+            size = technique_4(float(above.rho / below.rho), self.repeats) * float(level.rho) ** 2
+        else:
+            last = schedule.level(torch.tensor(schedule.t_min, dtype=torch.float64))
+            size = self.rate * float(level.rho / last.rho) ** 2
         rho, alpha = float(level.rho), float(level.alpha)
 
         def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
@@ -80,6 +91,29 @@ class AnnealedLangevin(OneStep):
             return x
 
         return step
+
+
+def technique_4(gamma: float, repeats: int) -> float:
+    """Epsilon / sigma_L^2 for which `repeats` Langevin steps leave the noise nearest to the level's own.
+
+    After them it is s^2 = (1 - r)^(2 T) (gamma^2 - 2 / (2 - r)) + 2 / (2 - r) of the level's variance, which is above
+    1: the least of it is searched over r = 1e-8 to 1.
+
+    Source: Song and Ermon, NCSNv2, arXiv 2006.09011, proposition 3 and technique 4.
+
+    Args:
+        gamma: Ratio of a level's rho to the next's, above 1.
+        repeats: T.
+
+    Raises:
+        ValueError: Gamma is not above 1, or infinite.
+    """
+    if not 1 < gamma < math.inf:
+        raise ValueError(f"rate=null: it takes two noisy levels of finite, falling rho; their ratio here is {gamma:g}.")
+    r = torch.logspace(-8, 0, 20_001, dtype=torch.float64)[:-1]
+    rest = 2 / (2 - r)
+    spread = (1 - r) ** (2 * repeats) * (gamma**2 - rest) + rest
+    return float(r[spread.argmin()])
 
 
 class NCSNLangevin(AnnealedLangevin):

@@ -140,7 +140,7 @@ class Beta(Spacing):
 class Listed(Spacing):
     """Given levels; for another number of them, log rho is interpolated linearly over their index.
 
-    That is how the lists of Sabour et al. are used (Align Your Steps, arXiv 2404.14507, section 4).
+    A run starts at the first, though the schedule may begin with more noise.
 
     Args:
         values: At least 2 coordinates, from noise to data.
@@ -175,6 +175,39 @@ class Listed(Spacing):
         left = place.floor().clamp(max=len(lam) - 2).long()
         between = schedule.time_of(torch.lerp(lam[left], lam[left + 1], place - left))
         return schedule.level(torch.cat((ends.new_full(ends.shape, schedule.t_max), between)))
+
+
+class Stretched(Spacing):
+    """A list of rho made for another schedule, its log stretched so that its ends are this one's.
+
+    For other numbers of steps it is interpolated linearly over its index; with `to_clean` its last value gives way to
+    clean data. That is how the lists of Sabour et al. are used (Align Your Steps, arXiv 2404.14507, section 4), which
+    begin at Stable Diffusion's 14.6. Pure noise at `t_max` is treated as in `UniformLogSNR`.
+
+    Args:
+        values: At least 2 of rho = sigma / alpha, from noise to data.
+        to_clean: As in `Spacing`.
+
+    Raises:
+        ValueError: There are fewer than 2, or they do not fall.
+    """
+
+    def __init__(self, values: Sequence[float], to_clean: bool = True) -> None:
+        super().__init__(to_clean)
+        if len(values) < 2 or not all(a > b > 0 for a, b in pairwise(values)):
+            raise ValueError(f"values={list(values)}: give at least 2 of sigma / alpha, falling, above 0.")
+        lam = -torch.tensor(values, dtype=torch.float64).log()
+        self.shape = (lam - lam[0]) / (lam[-1] - lam[0])
+
+    def levels(self, schedule: Schedule, count: int) -> Level:
+        """The noisy levels."""
+        return _along(schedule, count, lambda lam: lam, lambda u: u, self._places)
+
+    def _places(self, count: int) -> Tensor:
+        place = _fractions(count + 1)[:-1] if self.to_clean else _fractions(count)
+        place = place * (len(self.shape) - 1)
+        left = place.floor().clamp(max=len(self.shape) - 2).long()
+        return torch.lerp(self.shape[left], self.shape[left + 1], place - left)
 
 
 class FromFile(Listed):
@@ -213,16 +246,21 @@ def _fractions(count: int) -> Tensor:
 
 
 def _along(
-    schedule: Schedule, count: int, warp: Callable[[Tensor], Tensor], unwarp: Callable[[Tensor], Tensor]
+    schedule: Schedule,
+    count: int,
+    warp: Callable[[Tensor], Tensor],
+    unwarp: Callable[[Tensor], Tensor],
+    fractions: Callable[[int], Tensor] = _fractions,
 ) -> Level:
-    """Levels in equal steps of `warp(lam)`; the ends are the schedule's own, whatever the inverse rounds to."""
+    """Levels at fractions of `warp(lam)`; the ends are the schedule's own, whatever the inverse rounds to."""
     ends = torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64)
     lam = schedule.level(ends).lam
     pure = int(lam[0].isinf()) if count > 1 else 0
     first, last = warp(torch.where(lam.isinf(), _FIRST_LAM, lam))
-    t = schedule.time_of(unwarp(first + _fractions(count - pure) * (last - first)))
-    t = torch.cat((ends[:pure], t))
-    t[-1] = schedule.t_min
+    places = fractions(count - pure)
+    t = torch.cat((ends[:pure], schedule.time_of(unwarp(first + places * (last - first)))))
+    if places[-1] == 1:
+        t[-1] = schedule.t_min
     t[0] = schedule.t_max
     return schedule.level(t)
 

@@ -44,7 +44,7 @@ class TrainedSpacing(Spacing):
 
 
 class Leading(TrainedSpacing):
-    """0, T // S, 2 (T // S), ...: diffusers' `leading`; starts below T.
+    """0, T // S, 2 (T // S), ...: diffusers' `leading`; starts below T, and a single step at its least noise.
 
     Args:
         offset: Added to each index (Stable Diffusion: 1).
@@ -88,7 +88,7 @@ class Trailing(TrainedSpacing):
 
 
 class DDIMUniform(TrainedSpacing):
-    """DDIM's linear sub-sequence: floor(i T / S), exactly S of them.
+    """DDIM's linear sub-sequence: floor(i T / S), exactly S of them, a single one being the least noisy.
 
     Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, appendix D.2.
     """

@@ -58,10 +58,11 @@ class X0:
 
     Args:
         eta: Not negative.
+        s_noise: Factor on std.
     """
 
-    def __init__(self, eta: float = 0.0) -> None:
-        self.eta = eta
+    def __init__(self, eta: float = 0.0, s_noise: float = 1.0) -> None:
+        self.eta, self.s_noise = eta, s_noise
         self.rate = 1.0 + eta
 
     def reader(self, schedule: Schedule, level: Level) -> Reader:
@@ -76,7 +77,8 @@ class X0:
 
     def std(self, here: Level, there: Level) -> float:
         """The noise's standard deviation."""
-        return float(there.sigma) * math.sqrt(-math.expm1(-2 * self.eta * gap(here, there))) if self.eta else 0.0
+        own = math.sqrt(-math.expm1(-2 * self.eta * gap(here, there))) if self.eta else 0.0
+        return self.s_noise * float(there.sigma) * own
 
 
 class Eps:
@@ -86,12 +88,13 @@ class Eps:
 
     Args:
         eta: Rate of noise, not negative; 0 is the ODE.
+        s_noise: Factor on std.
     """
 
     rate = -1.0
 
-    def __init__(self, eta: float = 0.0) -> None:
-        self.eta = eta
+    def __init__(self, eta: float = 0.0, s_noise: float = 1.0) -> None:
+        self.eta, self.s_noise = eta, s_noise
 
     def reader(self, schedule: Schedule, level: Level) -> Reader:
         """Eps."""
@@ -104,7 +107,8 @@ class Eps:
 
     def std(self, here: Level, there: Level) -> float:
         """The noise's standard deviation."""
-        return float(there.sigma) * math.sqrt(self.eta * math.expm1(2 * gap(here, there))) if self.eta else 0.0
+        own = math.sqrt(self.eta * math.expm1(2 * gap(here, there))) if self.eta else 0.0
+        return self.s_noise * float(there.sigma) * own
 
 
 class Velocity:

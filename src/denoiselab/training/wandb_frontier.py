@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab.evaluation import report
-from denoiselab.evaluation.store import Record, finished, loss
+from denoiselab.evaluation.store import Record, finished, loss, lower_is_better
 from denoiselab.training.checkpoints import BEST, CHECKPOINTS, LAST
 from denoiselab.training.loggers import WandBRun
 
@@ -20,8 +20,8 @@ LINE = "wandb/line/v0"
 
 _COLUMNS = (
     "series", "sampler", "nfe", "steps", "network_evaluations", "score", "standard_error", "metric", "n", "weights",
-    "guidance", "seed", "images_seen", "seconds_per_1k_images", "peak_memory_mb", "pareto", "extractor",
-    "extractor_sha256", "reference_sha256", "weights_sha256", "run", "error", "cell",
+    "guidance", "seed", "images_seen", "seconds_per_1k_images", "devices", "device_name", "peak_memory_mb", "pareto",
+    "extractor", "extractor_sha256", "reference_sha256", "weights_sha256", "run", "error", "cell",
 )  # fmt: skip
 
 
@@ -41,6 +41,10 @@ def send_frontier(logger: WandBRun, records: Sequence[Record], directory: Path) 
     def send(run: Any) -> None:
         import wandb  # slow to import
 
+        # An exact name overrides frontier/*, whose summary is the least value.
+        for name, group in series.items():
+            for key in sorted({_scalar(name, record) for record in finished(group) if not lower_is_better(record)}):
+                run.define_metric(key, step_metric="frontier/nfe", summary="max")
         table = wandb.Table([*_COLUMNS], rows)
         run.log({CHART: wandb.plot_table(logger.chart or LINE, table, FIELDS, {"title": "Score against NFE"})})
         for step in _by_nfe(series):
@@ -59,8 +63,12 @@ def _by_nfe(series: Mapping[str, Sequence[Record]]) -> list[dict[str, float]]:
     for name, rows in series.items():
         for row in finished(rows):
             entry = steps.setdefault(row["nfe"], {"frontier/nfe": row["nfe"]})
-            entry[f"frontier/{report.metric_key(row)}/{name.replace(' ', '_')}"] = row["score"]
+            entry[_scalar(name, row)] = row["score"]
     return [steps[nfe] for nfe in sorted(steps)]
+
+
+def _scalar(series: str, record: Record) -> str:
+    return f"frontier/{report.metric_key(record)}/{series.replace(' ', '_')}"
 
 
 def best(records: Sequence[Record]) -> dict[str, float]:
