@@ -33,7 +33,7 @@ def test_a_run_directory_holds_everything(finished):
         rows = list(csv.DictReader(file))
     assert [row["images_seen"] for row in rows if row["train/loss"]] == ["32", "64"]
     assert [row["images_seen"] for row in rows if row["score/fd_classifier8/ddim@2"]] == ["64"]
-    for picture in ("frontier.png", "samples/ddim.png", "samples/preview/images_000000000064.png"):
+    for picture in ("frontier.png", "samples/ddim.png", "samples/data.png", "samples/preview/images_000000000064.png"):
         with Image.open(finished / picture) as image:
             assert min(image.size) > 50
     info = json.loads((finished / "run.json").read_text())

@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from denoiselab.data import ImageFolder, prepared
+from denoiselab.data import ImageFolder, prepared, to_uint8
+from denoiselab.data.augmentation import NonLeaky
+from denoiselab.data.datamodule import DataModule, seen
 from denoiselab.data.files import DecodedPixels
 from denoiselab.data.loading import Batches, Reader
 from denoiselab.data.stream import IndexStream
@@ -94,6 +96,20 @@ def test_other_processes_read_the_same_batches_and_hear_no_signals(root, tmp_pat
             take(data, 23, 0, 1)
     finally:
         (root / "05").rename(root / "05.png")
+
+
+def test_what_the_network_sees_and_is_told_depends_on_positions_alone(root, tmp_path):
+    data = load(root, tmp_path, workers=0, resize="center_crop")
+    whole = DataModule(data, 0, 8, NonLeaky(p=0.5)).first(24)
+    assert whole.is_contiguous(memory_format=torch.channels_last)
+    reader = Reader(data, 0)
+    for positions in (range(0, 24, 2), range(5, 9)):
+        batch = seen(reader[positions], 0, NonLeaky(p=0.5))
+        torch.testing.assert_close(batch["images"], whole[list(positions)], rtol=0, atol=2e-6)
+        assert batch["augmentation"].shape == (len(positions), 9)
+    plain = seen(reader[range(24)], 0, None)
+    assert "augmentation" not in plain
+    assert torch.equal(to_uint8(plain["images"]), reader[range(24)]["images"])
 
 
 def test_captions_travel_with_their_images(root, tmp_path):

@@ -17,7 +17,7 @@ from denoiselab.noise import Noise
 
 def from_uint8(images: Tensor) -> Tensor:
     """Bytes 0..255 to float32 in [-1, 1], any shape."""
-    return images.to(torch.float32) / 127.5 - 1
+    return images.to(torch.float32).div_(127.5).sub_(1)
 
 
 def to_uint8(x: Tensor) -> Tensor:
@@ -29,8 +29,8 @@ def as_inputs(stored: Tensor) -> Tensor:
     """What the network sees of stored samples: bytes `(B, C, H, W)` in [-1, 1], channels last; others as they are."""
     if stored.dtype != torch.uint8:
         return stored
-    x = from_uint8(stored)
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+    # Bytes are moved sooner than floats.
+    return from_uint8(stored.contiguous(memory_format=torch.channels_last) if stored.ndim == 4 else stored)
 
 
 @dataclass(frozen=True, eq=False)
