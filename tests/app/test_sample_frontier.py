@@ -119,6 +119,8 @@ def test_many_checkpoints_are_scored_and_shown_together(finished, tmp_path, invo
         ("sample.py", ["ckpt={run}", "frontier=default", "frontier.guidance=[2]"], "frontier.guidance=[2.0]"),
         ("sample.py", ["ckpt={run}", "frontier=default", "frontier.metrics=[kernel]"], "num_samples"),
         ("sample.py", ["ckpt={run}", "frontier=default", "frontier.smaplers=[ddim]"], "frontier.samplers"),
+        ("sample.py", ["ckpt={run}", "frontier=default", "frontier.reference=no.npz"], "frontier.reference=no.npz"),
+        ("sample.py", ["ckpt={run}", "frontier=default", "frontier.reference_data=all"], "'same' or 'any'"),
         ("sample.py", ["ckpt={run}", "frontier=default", "out={run}/samples"], "holds no frontier"),
         ("src/denoiselab/report.py", ["runs=[]"], "runs=[]"),
         ("src/denoiselab/report.py", ["runs=[{run}/samples]"], "no frontier.json there"),

@@ -76,6 +76,28 @@ def test_scores_do_not_depend_on_the_batch_size(tmp_path):
     assert scores[0] == pytest.approx(scores[2], rel=1e-6)
 
 
+def test_a_frontier_calls_the_network_for_its_cells_and_each_sample_is_measured_once(tmp_path):
+    """The part of its cost that a busy machine does not change; the seconds are a benchmark."""
+    called, measured = [], []
+
+    class Counted(Shrink):
+        def forward(self, x, label, cond=None):
+            called.append(len(x))
+            return super().forward(x, label)
+
+    class Measure(Pixels):
+        def statistics(self, start=0, strata=1):
+            return GaussianStatistics(16, lambda x: (measured.append(len(x)), x.float().flatten(1))[1])
+
+    denoiser = Denoiser(Counted(), VPLinear(), parameterizations.eps, ScaledTime())
+    records = score(frontier(), tmp_path, denoiser=denoiser, scorer=Measure())
+    assert sum(called) == sum(record["network_evaluations"] * record["n"] for record in records) == 21 * (2 + 4) * 2
+    assert len(called) == 3 * (2 + 4) * 2  # batches of 8 of 21 samples
+    assert sum(measured) == 21 * len(records)
+    score(frontier(), tmp_path, denoiser=denoiser, scorer=Measure())
+    assert sum(measured) == 21 * len(records)  # nothing is scored twice
+
+
 def test_a_record_holds_every_metric_with_its_standard_error(tmp_path):
     for record in score(frontier(), tmp_path):
         assert record["scores"] == {

@@ -328,12 +328,15 @@ def test_repeats_leave_the_mean_and_take_away_noise():
     assert abs(one.value - many.value) < 4 * one.standard_error
 
 
-def test_the_calls_of_a_sample_are_counted():
+def test_the_calls_of_a_sample_are_counted(monkeypatch):
     oracle, data = mixture(), draw(mixture(), 20)
     schedule = schedules.VPLinear()
     assert of(ContinuousTimeBound(ContinuousGaussian(), 5), oracle, schedule, data).nfe == 5
     chain = ChainBound(ContinuousGaussian(), variances.FixedSmall(), 12)
     assert of(chain, oracle, schedule, data, repeats=2).nfe == 12
+    rows, forward = [], Network.forward
+    monkeypatch.setattr(Network, "forward", lambda self, x, *rest: (rows.append(len(x)), forward(self, x, *rest))[1])
+    assert of(flow(RADEMACHER), oracle, schedule, data).nfe == sum(rows) / 20 > 30
 
 
 def test_rate_and_distortion_of_a_gaussian_chain():

@@ -21,9 +21,13 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--
 
 def record(sampler, nfe, fid, **other):
     precision = {"value": 1 / fid, "standard_error": None, "lower_is_better": False}
+    kid = {"value": (fid - 5) / 1000, "standard_error": 0.01, "lower_is_better": True}
+    infinite = {"value": fid - 1 if nfe > 5 else None, "standard_error": None, "lower_is_better": True}
+    infinite |= {} if nfe > 5 else {"reason": "n is too small."}
     return {
         "sampler": sampler, "nfe": nfe, "steps": nfe, "score": fid, "standard_error": 0.1 * fid, "error": None,
-        "scores": {"fid": {"value": fid, "standard_error": 0.1 * fid, "lower_is_better": True}, "precision": precision},
+        "scores": {"fid": {"value": fid, "standard_error": 0.1 * fid, "lower_is_better": True}, "precision": precision,
+                   "kid": kid, "fid_infinity": infinite},
         "seconds": 1.0, "network_evaluations": nfe, "seconds_per_1k_images": 2.0 * nfe, "peak_memory_mb": 100.0,
         "device": "cpu", "shape": [1, 6, 5], "data": "toy", "split": "train", "images_seen": 1000, "metric": "fid",
         "n": 50000, "seed": 0, "extractor": "inception", "extractor_sha256": "e" * 64, "reference_n": 60000,
@@ -92,9 +96,11 @@ def test_the_page_in_a_browser(directory, browser, tmp_path):
     page = opened(browser, path, trouble)
     # The full budget is shown first: a point a cell that has a score, stars where nothing is better for less.
     assert page.locator(POINTS).count() == 7
-    data = page.evaluate("document.getElementById('frontier').data.map(t => [t.name, t.x, t.y, t.error_y.array])")
+    data = page.evaluate(
+        "document.getElementById('frontier').data.slice(0, 2).map(t => [t.name, t.x, t.y, t.error_y.array])"
+    )
     assert data[0] == ["ddim", [5, 10, 20, 50], [30, 12, 5, 4], pytest.approx([3, 1.2, 0.5, 0.4])]
-    stars = page.evaluate("document.getElementById('frontier').data.map(t => t.marker.symbol)")
+    stars = page.evaluate("document.getElementById('frontier').data.slice(0, 2).map(t => t.marker.symbol)")
     assert stars == [["star", "circle", "star", "star"], ["circle", "star", "star"]]
     assert "7 of 9 cells" in page.inner_text("#count")
     assert "heun, NFE 49: sample 7 <x> is not finite." in page.inner_text("#failed")
@@ -141,6 +147,27 @@ def test_the_page_in_a_browser(directory, browser, tmp_path):
     assert len(np.unique(image.reshape(-1, image.shape[-1]), axis=0)) > 50  # something was drawn
 
 
+def test_every_cell_has_a_point_whatever_the_metric_and_the_axes(directory, browser, tmp_path):
+    """KID may be negative, and has no logarithm then; the value at infinity is not there at few samples."""
+    trouble = []
+    write_page(tmp_path / "page.html", [page_run("a", directory)])
+    page = opened(browser, tmp_path / "page.html", trouble)
+    kinds = "document.getElementById('frontier').layout.yaxis.type"
+    for metric, points in (("fid", 7), ("precision", 7), ("kid", 7), ("fid_infinity", 5)):
+        page.select_option("#metric", metric)
+        for cost in ("nfe", "network_evaluations", "seconds_per_1k_images"):
+            page.select_option("#cost", cost)
+            for box in ("xlog", "ylog", "xlog", "ylog"):
+                if page.is_enabled(f"#{box}"):
+                    page.click(f"#{box}")
+                assert page.locator(POINTS).count() == points, (metric, cost)
+        assert page.evaluate(kinds) == ("linear" if metric == "kid" else "log")
+        assert page.is_enabled("#ylog") == (metric != "kid")
+        assert ("the axis is linear" in page.inner_text("#count")) == (metric == "kid")
+    assert "2 without a value of fid_infinity: n is too small." in page.inner_text("#count")
+    assert trouble == []
+
+
 def test_many_runs_on_one_page(directory, browser, tmp_path):
     other = shutil.copytree(directory, tmp_path / "b")
     trouble = []
@@ -148,7 +175,7 @@ def test_many_runs_on_one_page(directory, browser, tmp_path):
     page = opened(browser, tmp_path / "page.html", trouble)
     assert page.locator(POINTS).count() == 14
     names = page.evaluate("document.getElementById('frontier').data.map(t => t.name)")
-    assert names == ["a · ddim", "a · heun", "b · ddim", "b · heun"]
+    assert names == [*["a · ddim", "a · heun", "b · ddim", "b · heun"] * 2, "Pareto-optimal"]  # points, and the legend
     assert trouble == []
 
 

@@ -4,14 +4,17 @@ Nobody ships the originals as a package, so the networks are diffusers', of the 
 how the originals name their layers is written down here a second time, independently of the package.
 """
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from diffusers import UNet2DModel
 from randomised import batch, off, randomised
 
-from denoiselab.interop import ddim, openai
+from denoiselab.interop import ddim, dit, openai, openai_classifier
 from denoiselab.interop.layout import InteropError
-from denoiselab.networks import ADMClassifier, ADMUNet, DDPMUNet
+from denoiselab.networks import ADMClassifier, ADMUNet, DDPMUNet, DiT
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.schedules import betas
 
@@ -219,7 +222,7 @@ def test_options_follow_from_the_weights_of_the_released_sizes(preset, count):
     options = {"shape": [3, size, size], **preset, "attention_levels": attention, "dropout": 0.0, "null_class": False}
     with torch.device("meta"):
         state = ADMUNet(**options, head_channels=64).state_dict()
-    names = openai._names({**options, "block_resampling": True, "head_channels": 64, "heads": 1}, new_order=False)
+    names = openai.names({**options, "block_resampling": True, "head_channels": 64, "heads": 1}, new_order=False)
     given = openai.entries({**options, "block_resampling": True}, names)
     official = openai.Layout(ADMUNet, options, given).to_theirs(state)
     official["label_emb.weight"] = state["classes.weight"]
@@ -234,13 +237,13 @@ def test_the_classifier_is_read(tmp_path):
     options = {"channels": 32, "multipliers": [1, 2], "blocks": 1, "attention_levels": [1], "head_channels": 16}
     network = randomised(ADMClassifier((3, 16, 16), 5, **options))
     state = network.state_dict()
-    layout = openai.classifier_layout(official_classifier(state), "c.pt", depth=1, head_channels=16)
+    layout = openai_classifier.classifier_layout(official_classifier(state), "c.pt", depth=1, head_channels=16)
     assert layout.options == {**options, "shape": [3, 16, 16], "num_classes": 5} | {
         "scale_shift": True,
         "block_resampling": True,
     }
     torch.save(official_classifier(state), tmp_path / "c.pt")
-    _, weights = openai.read_classifier(str(tmp_path / "c.pt"), depth=1, num_head_channels=16)
+    _, weights = openai_classifier.read_classifier(str(tmp_path / "c.pt"), depth=1, num_head_channels=16)
     assert all(torch.equal(weights[name], tensor) for name, tensor in state.items())
 
 
@@ -300,3 +303,84 @@ def test_what_the_weights_do_not_tell_must_be_given(tmp_path):
         openai.UNet(str(tmp_path / "m.pt"), "linear", num_heads=4, image_size=16).read()
     with pytest.raises(InteropError, match=r"m\.pt: weights of another network: it lacks 'conv_in.weight'"):
         ddim.Checkpoint(str(tmp_path / "m.pt")).read()
+
+
+def test_a_classifier_guides_samples_from_the_command_line(finished, tmp_path, invoke):
+    """What it cost stands beside the network's evaluations; one of other images or without a file is refused."""
+    options = {"channels": 32, "multipliers": [1, 2], "blocks": 1, "attention_levels": [1], "head_channels": 16}
+
+    def command(channels, scale, out, *more):
+        state = randomised(ADMClassifier((channels, 8, 8), 10, **options)).state_dict()
+        torch.save(official_classifier(state), tmp_path / "c.pt")
+        file = {"path": tmp_path / "c.pt", "classifier_depth": 1, "num_head_channels": 16}
+        return invoke(
+            "sample.py", f"ckpt={finished}", "classifier_guidance=adm", f"classifier_guidance.scale={scale}",
+            *(f"classifier_guidance.classifier.{key}={value}" for key, value in file.items()), "sampler.steps=3",
+            "num_samples=4", f"out={tmp_path / out}", *more,
+        )  # fmt: skip
+
+    records = []
+    for scale, out in ((0.0, "plain"), (5.0, "guided")):
+        result = command(1, scale, out, "format=npz")
+        assert result.code == 0, result.err
+        records.append(json.loads((tmp_path / out / "samples.json").read_text()))
+    assert [r["nfe"] for r in records] == [3, 3]
+    assert [r["network_evaluations"] for r in records] == [3, 3]
+    assert [r["classifier_evaluations"] for r in records] == [0, 3]
+    images = [np.load(tmp_path / out / "samples.npz")["images"] for out in ("plain", "guided")]
+    assert not np.array_equal(*images)
+    result = command(3, 1.0, "none")
+    assert result.code == 2
+    assert "the classifier takes [3, 8, 8], and the model makes [1, 8, 8]" in result.err
+    result = command(1, 1.0, "none", f"classifier_guidance.classifier.path={tmp_path / 'gone.pt'}")
+    assert result.code == 2
+    assert "gone.pt: there is no such file" in result.err
+    result = invoke("sample.py", f"ckpt={finished}", "classifier_guidance=adm")
+    assert result.code == 2
+    assert "classifier_guidance.classifier.path: is not given" in result.err
+    result = command(1, 1.0, "none", "likelihood=ode")
+    assert result.code == 2
+    assert "likelihood does not take it" in result.err
+    assert not (tmp_path / "none").exists()
+    few = ("frontier.samplers=[ddim]", "frontier.nfe=[2]", "frontier.num_samples=4")
+    for scale in (5.0, 6.0):
+        result = command(1, scale, "frontier", "frontier=default", *few)
+        assert result.code == 0, result.err
+    cells = json.loads((tmp_path / "frontier" / "frontier.json").read_text())
+    assert sorted(cell["classifier_scale"] for cell in cells) == [5.0, 6.0]
+    assert [(cell["network_evaluations"], cell["classifier_evaluations"]) for cell in cells] == [(2, 2)] * 2
+
+
+@pytest.mark.parametrize("kind", ["openai", "dit"])
+def test_a_run_is_exported_and_comes_back(kind, tmp_path, invoke):
+    """Through files in both directions: import, export, import; the network and its chain are the same, to the bit."""
+    given = {"openai": ["import.noise_schedule=cosine", "import.num_head_channels=16", "import.image_size=16"]}
+    given["dit"] = ["import.num_heads=2"]
+    if kind == "openai":
+        model = randomised(UNet2DModel(**{**ADM, "attention_head_dim": 16, "num_class_embeds": 7}))
+        torch.save(openai_state(model), tmp_path / "first.pt")
+    else:
+        options = {"shape": [4, 8, 8], "width": 32, "depth": 2, "heads": 2, "num_classes": 5, "outputs": 2}
+        torch.save(dit.to_official(options, randomised(DiT(**options)).state_dict()), tmp_path / "first.pt")
+
+    def brought(file, logs, *more):
+        source = [f"import={kind}", f"import.path={file}", *given[kind], f"log_dir={tmp_path / logs}"]
+        result = invoke("sample.py", *source, *more)
+        assert result.code == 0, result.err
+        (run,) = (tmp_path / logs / "imported").iterdir()
+        return run
+
+    first = brought(tmp_path / "first.pt", "a", f"export={kind}", f"out={tmp_path / 'out'}")
+    written = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
+    original = torch.load(tmp_path / "first.pt", weights_only=True)
+    assert written.keys() == original.keys()
+    assert all(torch.equal(written[name], tensor) for name, tensor in original.items())
+    if kind == "openai":
+        flags = json.loads((tmp_path / "out" / "flags.json").read_text())
+        assert (flags["channel_mult"], flags["attention_resolutions"]) == ("1,1,2", "8,4")
+        assert (flags["noise_schedule"], flags["class_cond"], flags["learn_sigma"]) == ("cosine", True, True)
+    again = invoke("sample.py", f"ckpt={first}", f"export={kind}", f"out={tmp_path / 'out'}")
+    assert again.code == 2
+    other = invoke("sample.py", f"ckpt={first}", f"export={'dit' if kind == 'openai' else 'openai'}")
+    assert other.code == 2
+    assert "is written, and the network is a" in other.err

@@ -15,9 +15,11 @@ from denoiselab.networks import NCSNpp
 HERE = Path("checkpoint.pth")
 
 
-def tiny(name="ve/cifar10_ncsnpp_continuous", **model):
+def tiny(name="ve/cifar10_ncsnpp_continuous", name_=None, **model):
     config = CONFIGS[name]
     sizes = {"nf": 16, "ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [4], "dropout": 0.0}
+    sizes["nf"] = 128 if config["model"]["name"] == "ddpm" else 16
+    sizes |= {} if name_ is None else {"name": name_}
     return {
         "data": {**config["data"], "image_size": 8, "num_channels": 2},
         "training": config["training"],
@@ -77,6 +79,7 @@ RELEASED = [
     "vp/cifar10_ddpmpp",
     "ve/church_ncsnpp_continuous",
     "ve/ffhq_ncsnpp_continuous",
+    "vp/ddpm/church",
 ]
 
 
@@ -109,6 +112,8 @@ def reference_score(config, state, x, sigma, label):
         "vp/cifar10_ddpmpp",
         "vp/cifar10_ddpmpp_continuous",
         "subvp/cifar10_ddpmpp_continuous",
+        "ve/cifar10_ddpm",
+        "vp/ddpm/cifar10",
     ],
 )
 def test_an_import_is_their_score(name):
@@ -177,6 +182,10 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path):
         ScoreSDE(str(path), {"data": config["data"], "training": config["training"]})
     with pytest.raises(ValueError, match=r"config.model.progressive=skip: it must be one of none, output_skip"):
         ScoreSDE(str(path), tiny(progressive="skip"))
+    with pytest.raises(ValueError, match=r"config.model.name=ncsnv2_64: it must be one of ncsnpp, ddpm"):
+        ScoreSDE(str(path), tiny(name_="ncsnv2_64"))
+    with pytest.raises(InteropError, match=r"model.nf=100: a ddpm of channels"):
+        ncsnpp_layout(tiny("vp/ddpm/cifar10", nf=100), HERE)
     with pytest.raises(InteropError, match=r"does not fit its configuration"):
         ScoreSDE(str(path), "vp/cifar10_ddpmpp_continuous").read()
     with pytest.raises(InteropError, match=r"model.nonlinearity=elu has no counterpart"):
@@ -189,6 +198,21 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path):
     torch.save({"state": 1}, path)
     with pytest.raises(InteropError, match="not a checkpoint of score_sde"):
         ScoreSDE(str(path), config).read()
+
+
+def test_a_ddpm_is_ho_et_als_but_for_attention_on_the_way_up(tmp_path):
+    """After a level's last block alone; their configuration says nothing of what makes NCSN++."""
+    config = CONFIGS["vp/ddpm/cifar10"]
+    with torch.device("meta"):
+        network = NCSNpp(**ncsnpp_layout(config, HERE).options)
+    attention = 2 * 256 + 4 * (256 * 256 + 256)  # of which Ho et al.'s network has two more, of 35.7 M parameters
+    assert sum(p.numel() for p in network.parameters()) == 35_746_307 - 2 * attention
+    bare = {**tiny("vp/ddpm/cifar10"), "model": dict(tiny("vp/ddpm/cifar10")["model"])}
+    for key in ("fir", "fir_kernel", "skip_rescale", "resblock_type", "progressive", "progressive_input"):
+        del bare["model"][key]
+    bare["model"]["embedding_type"] = "fourier"  # as their files inherit and the network passes over
+    path, _ = checkpoint(tmp_path, tiny("vp/ddpm/cifar10"))
+    assert ScoreSDE(str(path), bare).read().layout.options == ncsnpp_layout(tiny("vp/ddpm/cifar10"), HERE).options
 
 
 def test_networks_without_a_counterpart_do_not_go_back():

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from denoiselab.networks.attention import SelfAttention, attend
+from denoiselab.networks.convolution import Conv3x3
 from denoiselab.networks.embeddings import SinusoidalEmbedding
 from denoiselab.networks.layers import NormSiLU, join_image, run
 from denoiselab.networks.resampling import Downsample, UpConv2d
@@ -23,6 +24,42 @@ def test_a_convolution_of_the_doubled_image(size, layout):
     inputs = (x, layer.weight, layer.bias)
     gradients = zip(torch.autograd.grad(got, inputs, probe), torch.autograd.grad(want, inputs, probe), strict=True)
     assert all(torch.allclose(a, b, rtol=0, atol=1e-11) for a, b in gradients)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_wide_convolution_has_torchs_gradients(layout):
+    """Of the first order by its own products; of the second, of whatever torch's has; compiled and checkpointed."""
+    torch.manual_seed(0)
+    layer, plain = Conv3x3(128, 136).to(memory_format=layout), torch.nn.Conv2d(128, 136, 3, padding=1)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(3, 128, 5, 7).to(memory_format=layout).requires_grad_()
+    probe = torch.randn(3, 136, 5, 7)
+
+    def derivatives(call, module):
+        out = call(x)
+        first = torch.autograd.grad((out * probe).sum(), (x, module.weight, module.bias))
+        (slope,) = torch.autograd.grad((call(x).square() * probe).sum(), x, create_graph=True)
+        return out, *first, *torch.autograd.grad(slope.square().sum(), (x, module.weight))
+
+    want = derivatives(plain, plain)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    assert type(layer(x).grad_fn).__name__ == "_ConvolutionBackward"
+    for call in (layer, lambda x: run(layer, x, checkpointed=True)):
+        for got, exact in zip(derivatives(call, layer), want, strict=True):
+            assert torch.allclose(got, exact, rtol=0, atol=1e-5 * exact.abs().max().item())
+    assert torch.allclose(compiled(x), want[0], atol=1e-4)
+    layer.weight.requires_grad_(False)
+    assert type(layer(x).grad_fn).__name__ == "ConvolutionBackward0"
+
+
+@pytest.mark.parametrize("transform", ["jvp", "vmap"])
+def test_transforms_of_functions_go_through_a_wide_convolution(transform):
+    layer, x = Conv3x3(128, 128), torch.randn(2, 128, 4, 4)
+    if transform == "jvp":
+        out, slope = torch.func.jvp(layer, (x,), (x,))
+        assert torch.allclose(slope, out - layer.bias.reshape(-1, 1, 1), atol=1e-4)
+    else:
+        assert torch.allclose(torch.func.vmap(lambda x: layer(x[None])[0])(x), layer(x), atol=1e-4)
 
 
 def test_halving_pads_where_tensorflow_does_unless_told_otherwise():

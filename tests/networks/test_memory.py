@@ -38,7 +38,7 @@ class Live(TorchDispatchMode):
 
 
 def peak_of_step(*overrides):
-    """Bytes of a forward and backward pass of Ho et al.'s network for 256x256, batch 2, beside weights, gradients."""
+    """Bytes of a training step of Ho et al.'s network for 256x256, batch 2, beside weights and their gradients."""
     with FakeTensorMode():
         network = build("network", "ddpm_256", "shape=[3,256,256]", *overrides)
         for parameter in network.parameters():

@@ -267,9 +267,20 @@ def given_reference(evaluation: Evaluation) -> Given | None:
 
 
 def build_extractor(
-    config: Config, evaluation: Evaluation, num_samples: int | None, train: DataSet | None = None
+    config: Config,
+    evaluation: Evaluation,
+    num_samples: int | None,
+    train: DataSet | None = None,
+    option: str = "evaluation",
 ) -> Extractor:
     """The maker of the scorer of a checked configuration, which can score `num_samples` of its samples.
+
+    Args:
+        config: The configuration.
+        evaluation: Its node `evaluation`.
+        num_samples: Samples a cell, where they are known.
+        train: The training data, where they are loaded.
+        option: What the node is called, for messages.
 
     Raises:
         BadInput: It cannot, or the reference is not of the training data, where they are given.
@@ -281,7 +292,7 @@ def build_extractor(
         if given is not None and train is not None:
             references.check_data(given, train)
     except ValueError as error:
-        raise BadInput(str(error)) from None
+        raise BadInput(str(error).replace("evaluation.", f"{option}.")) from None
     return extractor
 
 

@@ -22,6 +22,7 @@ from denoiselab.app.errors import BadInput, console
 from denoiselab.app.moments import check_guidance, learn
 from denoiselab.app.run_directory import git_revision
 from denoiselab.app.settings import Evaluation
+from denoiselab.app.steering import Steering
 from denoiselab.data import DataSet
 from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Reference, Scorer, Store, Subject
 from denoiselab.samplers import Sampler
@@ -108,6 +109,7 @@ class Evaluator:
         store: Where cells go.
         name: Of the run.
         interruption: Notes signals.
+        steering: Guides samples by a classifier; None for nothing.
     """
 
     model: build.Model
@@ -120,6 +122,7 @@ class Evaluator:
     store: Store
     name: str
     interruption: Interruption
+    steering: Steering | None = None
 
     def score(
         self, frontier: Frontier, evaluation: Evaluation, images_seen: int, *, shown: bool = True
@@ -144,8 +147,9 @@ class Evaluator:
             "images_seen": images_seen,
             **scorer.facts,
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
+            **({} if self.steering is None else self.steering.facts),
         }
-        subject = Subject(denoiser, self.model.conditioner, self.model.codec, self.applied)
+        subject = Subject(denoiser, self.model.conditioner, self.model.codec, self.applied, self.steering)
         file = getattr(reference, "path", None)
         notes = {
             "run": self.name,
@@ -172,7 +176,11 @@ class Evaluator:
             denoiser.train(was_training)
 
     def measure(self, evaluation: Evaluation) -> tuple[Scorer[Any, Any], Reference]:
-        """The scorer by the metrics of a configuration, and what it is taken against; made once."""
+        """The scorer by the metrics of a configuration, and what it is taken against; made once.
+
+        Raises:
+            BadInput: The reference does not fit.
+        """
         key = json.dumps([evaluation.metrics, evaluation.metric_options, evaluation.reference], sort_keys=True)
         if key not in self._measures:
             leader = getattr(rank_zero_only, "rank", 0) == 0
@@ -185,14 +193,17 @@ class Evaluator:
                 self.check,
                 shown=leader,
             )
-            reference = scorer.reference(
-                {"train": self.images, "held_out": self.held_out}[scorer.split],
-                {"data": self.data, "split": scorer.split},
-                self.cache,
-                next(self.model.denoiser.parameters()).device,
-                build.given_reference(evaluation),
-                shown=leader,
-            )
+            try:
+                reference = scorer.reference(
+                    {"train": self.images, "held_out": self.held_out}[scorer.split],
+                    {"data": self.data, "split": scorer.split},
+                    self.cache,
+                    next(self.model.denoiser.parameters()).device,
+                    build.given_reference(evaluation),
+                    shown=leader,
+                )
+            except ValueError as error:  # the hash of a classifier is not known before
+                raise BadInput(str(error)) from None
             if scorer.told and leader and not self._measures:
                 console(stderr=True).print(f"{self.data} is scored by {scorer.told}")
             self._measures[key] = scorer, reference

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from denoiselab.app import build
 from denoiselab.app.errors import BadInput
-from denoiselab.app.loaded import load
+from denoiselab.app.loaded import Loaded, load
 from denoiselab.app.places import checkpoint_file, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
+from denoiselab.files import atomic, write_text
+from denoiselab.interop import dit, openai
 from denoiselab.interop.diffusers import write_pipeline
+from denoiselab.networks import ADMUNet, DiT
 
 Config = dict[str, Any]
 
@@ -29,13 +37,60 @@ def export(config: Config) -> Path:
     options = {key: value for key, value in loaded.config["network"].items() if key != "_target_"}
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     out = new_path(settings, path, "export", f"{settings.export}_{weights}_{digest}")
+    assert settings.export is not None
     with new_folder(out) as partial:
         try:
             with loaded.applied(weights):
-                write_pipeline(partial, loaded.model.denoiser, options)
+                what = _WRITERS[settings.export](partial, loaded, options)
         except ValueError as error:
             raise BadInput(f"export={settings.export}: {error}") from None
-        whole = (partial / "model_index.json").exists()
-    what = "pipeline" if whole else "unet and scheduler (DDPMPipeline gives a network no classes)"
-    print(f"{what} of diffusers, weights {weights}: {out}")
+    print(f"{what}, weights {weights}: {out}")
     return out
+
+
+def _diffusers(folder: Path, loaded: Loaded, options: Config) -> str:
+    write_pipeline(folder, loaded.model.denoiser, options)
+    whole = (folder / "model_index.json").exists()
+    return f"{'pipeline' if whole else 'unet and scheduler (DDPMPipeline gives a network no classes)'} of diffusers"
+
+
+def _openai(folder: Path, loaded: Loaded, options: Config) -> str:
+    network = _network(loaded, ADMUNet)
+    state, flags = openai.to_official(options, network.state_dict(), loaded.config)
+    _save(folder, state)
+    write_text(folder / "flags.json", json.dumps(flags, indent=2))
+    return "model.pt of guided-diffusion, and its flags"
+
+
+def _dit(folder: Path, loaded: Loaded, options: Config) -> str:
+    network = _network(loaded, DiT)
+    wanted = {"noise_schedule": "linear", "diffusion_steps": 1000, "predict_xstart": False, "rescale_timesteps": False}
+    if openai.chain_flags(loaded.config) != wanted:
+        raise ValueError("DiT's own code has schedule=ddpm and parameterization=eps alone.")
+    _save(folder, dit.to_official(options, network.state_dict()))
+    return "model.pt of facebookresearch/DiT"
+
+
+def _network(loaded: Loaded, kind: type[nn.Module]) -> nn.Module:
+    """The network, which must be of a kind.
+
+    Raises:
+        ValueError: It is not.
+    """
+    network: nn.Module = loaded.model.denoiser.network
+    if not isinstance(network, kind):
+        raise ValueError(f"a {kind.__name__} is written, and the network is a {type(network).__name__}.")
+    return network
+
+
+def _save(folder: Path, state: dict[str, Tensor]) -> None:
+    with atomic(folder / "model.pt") as file:
+        # Written in their layout: ours may have channels last.
+        torch.save({name: tensor.cpu().contiguous().clone() for name, tensor in state.items()}, file)
+
+
+_WRITERS: dict[str, Callable[[Path, Loaded, Config], str]] = {
+    "diffusers": _diffusers,
+    "openai": _openai,
+    "dit": _dit,
+}

@@ -18,6 +18,7 @@ from denoiselab.app.loaded import load_weights
 from denoiselab.app.moments import check_guidance, learn
 from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
+from denoiselab.app.steering import check_steering, steering
 from denoiselab.evaluation.cell import draw, mean_count
 from denoiselab.evaluation.media import medium
 from denoiselab.files import atomic
@@ -48,11 +49,15 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
         raise BadInput(f"data={settings.data.get('name')}: only an import takes it; a run has its own.")
     check({"sampler": settings.sampler, "logger": settings.logger, **{name: config.get(name) for name in TASKS}})
     construct(settings.sampler, "sampler")
+    if settings.classifier_guidance is not None:
+        check_steering(config["classifier_guidance"])
     asked = [name for name in TASKS if config.get(name) is not None]
     if asked and any(value is not None for _, value in settings.conditioner):
         raise BadInput(f"conditioner: its options are those of samples; {asked[0]} takes the run's own.")
     if len(asked) > 1:
         raise BadInput(f"{' and '.join(asked)}: give one of them.")
+    if settings.classifier_guidance is not None and asked not in ([], ["frontier"]):
+        raise BadInput(f"classifier_guidance: it guides samples and frontiers; {asked[0]} does not take it.")
     if settings.frontier is None and isinstance(settings.ckpt, list):
         raise BadInput(f"ckpt={settings.ckpt}: only frontier=default takes several.")
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
@@ -80,12 +85,15 @@ def sample(config: Config) -> Path:
     # Whatever else was asked for, in eight digits: the same request has the same folder.
     asked = [settings.sampler, checkpoint, settings.format, settings.guidance, settings.noise]
     asked += [conditions] if conditions else []
+    device = device_of(settings)
+    steer = steering(settings.classifier_guidance, model, device)
+    if steer is not None:
+        asked.append(steer.facts)
     rest = json.dumps(asked, sort_keys=True)
     rule = config["sampler"]["_target_"].rpartition(".")[2].lower()
     digest = hashlib.sha256(rest.encode()).hexdigest()[:8]
     folder = f"{rule}_steps{sampler.steps}_{weights}_seed{settings.seed}_n{settings.num_samples}_{digest}"
     out = new_path(settings, path, "samples", folder)
-    device = device_of(settings)
     denoiser = model.denoiser.to(device).eval()
     try:
         calls = 1 if sampler.adaptive else sampler.nfe(sampler.steps, model.denoiser.schedule)
@@ -97,7 +105,7 @@ def sample(config: Config) -> Path:
         progress.bar("sampling", settings.num_samples * calls) as bar,
     ):
         learn(sampler, model, lambda: loaded.data()[0], home_of(path), interruption.check)
-        batches, rows, evaluated = [], 0, 0
+        batches, rows, evaluated, classified = [], 0, 0, 0
         for index in torch.arange(settings.num_samples, device=device).split(settings.batch_size):
 
             def on_step(moment: Moment, size: int = len(index)) -> None:
@@ -117,9 +125,11 @@ def sample(config: Config) -> Path:
                 on_step,
                 settings.guidance,
                 _NOISES[settings.noise],
+                steer,
             )
             batches.append(samples.cpu())
             rows, evaluated = rows + counted.rows, evaluated + counted.evaluated_rows
+            classified += counted.classified_rows
         record = {
             **config,
             "checkpoint": str(path.resolve()),
@@ -128,6 +138,8 @@ def sample(config: Config) -> Path:
             "nfe": mean_count(rows, settings.num_samples),
             "network_evaluations": mean_count(evaluated, settings.num_samples),
         }
+        if steer is not None:
+            record |= {**steer.facts, "classifier_evaluations": mean_count(classified, settings.num_samples)}
         medium(model.codec.shape).write_samples(partial, torch.cat(batches), settings.format)
         with atomic(partial / "samples.json", "w") as file:
             json.dump(record, file, indent=1)

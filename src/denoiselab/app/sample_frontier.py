@@ -23,6 +23,7 @@ from denoiselab.app.evaluator import Evaluator, frontier_of
 from denoiselab.app.loaded import Loaded, load
 from denoiselab.app.reporting import matches, write_joint
 from denoiselab.app.settings import Evaluation, SampleSettings, parse
+from denoiselab.app.steering import steering
 from denoiselab.evaluation import Frontier, Record, Store
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST
 from denoiselab.training.interruption import Interruption
@@ -94,7 +95,7 @@ def _job(path: Path, settings: SampleSettings) -> _Job:
     parsed = parse(Evaluation, evaluation, "frontier")
     config = {"data": loaded.data_node, "evaluation": evaluation}
     check(config)
-    build.build_extractor(config, parsed, parsed.num_samples)
+    build.build_extractor(config, parsed, parsed.num_samples, option="frontier")
     build.check_conditions(loaded.model)
     frontier = frontier_of(evaluation, loaded.model, loaded.names, "frontier")
     home = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
@@ -114,7 +115,7 @@ def _score(
     evaluator = Evaluator(
         model=loaded.model,
         applied=loaded.applied,
-        extractor=build.build_extractor(config, job.evaluation, job.evaluation.num_samples, images),
+        extractor=build.build_extractor(config, job.evaluation, job.evaluation.num_samples, images, "frontier"),
         images=images,
         held_out=held_out,
         data=config["data"]["name"],
@@ -122,6 +123,7 @@ def _score(
         store=_store_of(job, settings, 1 if settings.out else 2),
         name=name,
         interruption=interruption,
+        steering=steering(settings.classifier_guidance, loaded.model, device),
     )
     if leader:
         console(stderr=True).print(f"{job.path}: {loaded.images_seen:,} images seen")

@@ -79,6 +79,13 @@ class TrainSettings(_Settings):
     augmentation: Node | None = None
 
 
+class ClassifierGuidance(_Settings):
+    """A classifier whose gradient guides the sampler."""
+
+    scale: float = Field(allow_inf_nan=False)
+    classifier: Node
+
+
 class Conditions(_Settings):
     """What samples are conditioned on, in turn."""
 
@@ -96,8 +103,9 @@ class SampleSettings(_Settings):
     logger: dict[str, Node]
     import_: Node | None = Field(default=None, alias="import")
     data: Node | None = None
+    classifier_guidance: ClassifierGuidance | None = None
     ckpt: str | list[str]
-    export: Literal["diffusers"] | None
+    export: Literal["diffusers", "openai", "dit"] | None
     log_dir: str
     weights: str | None
     num_samples: int = Field(ge=1)

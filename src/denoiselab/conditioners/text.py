@@ -53,6 +53,7 @@ class Text(Conditioner):
         if kept < 1:
             raise ValueError(f"kept={kept}: it must be at least 1.")
         self.encoder, self.dropout, self.prompts, self.kept = encoder, dropout, prompts, kept
+        self.strata = len(prompts) if prompts is not None else 1
         self.names = frozenset({"tokens", "mask"} if encoder.masked else {"tokens"})
         self._held_out: HeldOut | None = None
         self._known: OrderedDict[str, _Features] = OrderedDict()

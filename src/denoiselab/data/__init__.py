@@ -8,6 +8,7 @@ from denoiselab.data.digits import Digits
 from denoiselab.data.emoji import Emoji, EmojiFont
 from denoiselab.data.files import RecordSet
 from denoiselab.data.folder import ImageFolder
+from denoiselab.data.hub import HuggingFace
 from denoiselab.data.idx import MNIST, FashionMNIST
 from denoiselab.data.images import ImageSet, from_uint8, to_uint8
 from denoiselab.data.lsun import LSUN
@@ -15,6 +16,7 @@ from denoiselab.data.plane import Checkerboard, EightGaussians, Pinwheel, SwissR
 from denoiselab.data.points import PointSet
 from denoiselab.data.published import AFHQ, FFHQ, ImageNet
 from denoiselab.data.records import Records
+from denoiselab.data.shards import WebDataset
 from denoiselab.data.source import ImageSource
 from denoiselab.data.tones import HarmonicTones
 from denoiselab.data.vision import CIFAR10, CIFAR100, STL10, SVHN, CelebA, Flowers102, Food101
@@ -40,6 +42,7 @@ __all__ = [
     "Flowers102",
     "Food101",
     "HarmonicTones",
+    "HuggingFace",
     "ImageFolder",
     "ImageNet",
     "ImageSet",
@@ -51,6 +54,7 @@ __all__ = [
     "Records",
     "SwissRoll",
     "TwoMoons",
+    "WebDataset",
     "clean",
     "from_uint8",
     "in_turn",

@@ -42,7 +42,7 @@ class DataModule(pl.LightningDataModule):
         Raises:
             ValueError: One cannot be read.
         """
-        batch = Reader(self.train, self.seed)[torch.arange(n)]
+        batch = Reader(self.train, self.seed)[range(n)]
         if isinstance(batch, Exception):
             raise batch
         return seen(batch, self.seed, self.augmentation)["images"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from typing import NotRequired, TypedDict
 
@@ -36,7 +39,7 @@ class Batch(TypedDict):
     augmentation: NotRequired[Tensor]
 
 
-class Positions(Sampler[Tensor]):
+class Positions(Sampler[range]):
     """The positions of a rank's batches, without end.
 
     Args:
@@ -49,10 +52,10 @@ class Positions(Sampler[Tensor]):
     def __init__(self, batch_size: int, start: int, rank: int = 0, world: int = 1) -> None:
         self.batch_size, self.start, self.rank, self.world = batch_size, start, rank, world
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[range]:
         start = self.start
         while True:
-            yield torch.arange(start + self.rank, start + self.batch_size, self.world)
+            yield range(start + self.rank, start + self.batch_size, self.world)
             start += self.batch_size
 
 
@@ -68,7 +71,8 @@ class Reader(Dataset[Batch | Exception]):
         self.data, self.seed = data, seed
         self.stream = IndexStream(len(data), seed)
 
-    def __getitem__(self, position: Tensor) -> Batch | Exception:
+    def __getitem__(self, positions: range) -> Batch | Exception:
+        position = torch.arange(positions.start, positions.stop, positions.step)
         index = self.stream[position]
         try:
             images = self.data.drawn(index, Noise(self.seed, position, LOADING))
@@ -123,12 +127,22 @@ class Batches:
             num_workers=self.reader.data.workers,
             pin_memory=self.pinned,
             multiprocessing_context=clean_processes(),
-            worker_init_fn=_deaf,
+            worker_init_fn=functools.partial(_obey, os.getpid()),
         )
         return iter(loader)
 
 
-def _deaf(worker: int) -> None:
-    """Signals go to all processes of a terminal or a job; the main one saves its state, and needs batches to do so."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def _obey(main: int, worker: int) -> None:
+    """Let a process that reads batches be ended by the main process alone.
+
+    Signals go to all processes of a terminal or a job; the main one then saves its state, and needs batches to do so.
+    """
+    signals = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+    def wait() -> None:
+        while signal.sigwaitinfo(signals).si_pid != main:
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, daemon=True).start()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from denoiselab.codecs import Codec
 from denoiselab.conditioners import Conditioner
-from denoiselab.denoiser import Denoiser
+from denoiselab.denoiser import Denoise, Denoiser
 from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.memory import PeakMemory
 from denoiselab.evaluation.ranks import REFUSALS
@@ -36,12 +36,14 @@ class Subject(NamedTuple):
         conditioner: Gives samples their conditioning.
         codec: Makes samples of what the denoiser gives.
         applied: Takes a name of weights; within its context the denoiser has them.
+        steer: Guides the denoiser of samples of an index further, as a classifier does; None for nothing.
     """
 
     denoiser: Denoiser
     conditioner: Conditioner
     codec: Codec
     applied: Callable[[str], AbstractContextManager[None]]
+    steer: Callable[[Denoise, Tensor], Denoise] | None = None
 
 
 class NotFinite(ValueError):  # noqa: N818
@@ -62,6 +64,7 @@ class _Share(NamedTuple):
 
     calls: int = 0  # summed over its samples
     evaluations: int = 0
+    classified: int = 0
     memory: float = 0.0
     failure: tuple[int, str] | None = None  # index of the sample, and what is wrong
 
@@ -114,11 +117,13 @@ class Scoring:
         scores: dict[str, Score] = {}
         error: str | None = failures[0][1] if failures else None
         spent: tuple[float, float | None] = (calls, None)
+        classified = None
         if not failures:
             statistics.reduce(device)
             assert statistics.n == self.num_samples
             totals = (sum(share.calls for share in shares), sum(share.evaluations for share in shares))
             spent = (mean_count(totals[0], self.num_samples), mean_count(totals[1], self.num_samples))
+            classified = mean_count(sum(share.classified for share in shares), self.num_samples)
         seconds = time.perf_counter() - start
         if not failures:
             scores, error = self._scores(statistics)
@@ -132,6 +137,7 @@ class Scoring:
             "error": error,
             "seconds": round(seconds, 3),
             "network_evaluations": spent[1],
+            **({} if self.subject.steer is None else {"classifier_evaluations": classified}),
             "seconds_per_1k_images": round(seconds / self.num_samples * 1000, 3),
             "peak_memory_mb": round(max(share.memory for share in shares), 1),
             "device": device.type,
@@ -160,12 +166,16 @@ class Scoring:
             try:
                 samples, counted = draw(
                     sampler, subject.denoiser, subject.conditioner, subject.codec, index, self.seed, steps,
-                    self.check, guidance,
+                    self.check, guidance, steer=subject.steer,
                 )  # fmt: skip
                 self._update(statistics, samples, index)
             except NotFinite as failure:
                 return _Share(failure=(failure.index, str(failure))), torch.empty(0)
-            done = _Share(done.calls + counted.rows, done.evaluations + counted.evaluated_rows)
+            done = _Share(
+                done.calls + counted.rows,
+                done.evaluations + counted.evaluated_rows,
+                done.classified + counted.classified_rows,
+            )
             if to_show:
                 first.append(samples[:to_show].cpu())
                 to_show -= len(first[-1])
@@ -213,14 +223,18 @@ def draw(
     on_step: OnStep,
     guidance: float = 1.0,
     noise: type[Noise] = Noise,
+    steer: Callable[[Denoise, Tensor], Denoise] | None = None,
 ) -> tuple[Tensor, count_calls]:
     """Samples `index` `(B,)` of `seed` as they are stored, `(B, *codec.shape)`, and the count of their network calls.
+
+    `steer` guides the denoiser of samples `index` further, as a classifier does.
 
     Raises:
         NotFinite: A sample is not finite.
         ValueError: There is nothing to guide.
     """
-    counted = count_calls(bind(denoiser, conditioner.sample(index), conditioner.null(index), guidance))
+    bound = bind(denoiser, conditioner.sample(index), conditioner.null(index), guidance)
+    counted = count_calls(bound if steer is None else steer(bound, index))
     x = sampler(
         counted, denoiser.schedule, codec.latent_shape, noise(seed, index, SAMPLING), steps=steps, on_step=on_step
     )

@@ -183,9 +183,9 @@ class Frontier:
 
 def _series(record: Record) -> tuple[Any, ...]:
     """A line of the picture."""
-    return tuple(record.get(key) for key in ("weights", "guidance", "sampler"))
+    return tuple(record.get(key) for key in ("weights", "guidance", "classifier_scale", "sampler"))
 
 
 def _rule(record: Record) -> tuple[Any, ...]:
     """What all cells of a line have in common."""
-    return record.get("weights_sha256"), {**record.get("settings", {}), "steps": None}
+    return record.get("weights_sha256"), record.get("classifier_sha256"), {**record.get("settings", {}), "steps": None}

@@ -105,8 +105,8 @@ def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
     picture = run.store.picture(record)
     keys = (
         "sampler", "nfe", "steps", "network_evaluations", "score", "standard_error", "n", "weights", "guidance",
-        "images_seen", "seconds_per_1k_images", "peak_memory_mb", "device", "seed", "metric", "cell", "weights_sha256",
-        "floor", "error",
+        "images_seen", "seconds_per_1k_images", "peak_memory_mb", "device", "device_name", "devices", "seed", "metric",
+        "cell", "weights_sha256", "git", "git_changes", "floor", "error",
     )  # fmt: skip
     return {
         **{key: record.get(key) for key in keys},

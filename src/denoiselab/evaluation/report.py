@@ -37,13 +37,15 @@ def sheet_of(directory: Path, series: str) -> Path:
 
 
 def by_series(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records grouped by sampler (and guidance and weights, where they differ), each group by rising NFE."""
+    """Records grouped by sampler (and guidance, either kind, and weights, where they differ), each by rising NFE."""
     several = {key for key in ("weights", "guidance") if len({record[key] for record in records}) > 1}
     groups: dict[str, list[Record]] = {}
     for record in records:
         scale, words = record["guidance"], [record["sampler"]]
         if "guidance" in several or scale not in (None, 1):
             words.append(f"scale={1 if scale is None else scale:g}")
+        if record.get("classifier_scale") is not None:
+            words.append(f"classifier={record['classifier_scale']:g}")
         if "weights" in several:
             words.append(record["weights"])
         groups.setdefault(" ".join(words), []).append(record)
@@ -144,11 +146,16 @@ def _plot(path: Path, records: Sequence[Record]) -> None:
     if "floor" in records[0]:
         axes.axhline(records[0]["floor"], color="0.5", linestyle="--", linewidth=1, label="fresh data")
     budgets = sorted({record["nfe"] for record in records})
-    axes.set(xscale="log", yscale="log", xlabel="NFE (network calls per sample)", ylabel=records[0]["metric"])
+    scores = [record["score"] for record in records]
+    better = "lower" if lower_is_better(records[0]) else "higher"
+    axes.set(
+        xscale="log", xlabel="NFE (network calls per sample)", ylabel=f"{records[0]['metric']} ({better} is better)"
+    )
+    if min(scores) > 0:  # an unbiased estimate may be negative
+        axes.set_yscale("log")
     axes.set_xticks(budgets, [str(b) for b in budgets], minor=False)
     axes.set_xticks([], minor=True)
-    scores = [record["score"] for record in records]
-    if max(scores) < 100 * min(scores):  # within two decades, plain numbers read better than powers of ten
+    if 0 < max(scores) < 100 * min(scores):  # within two decades, plain numbers read better than powers of ten
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(ScalarFormatter())
     weights = ", ".join(dict.fromkeys(record["weights"] for record in records))

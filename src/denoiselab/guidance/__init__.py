@@ -1,5 +1,6 @@
 """Denoisers that hold a denoiser, and steer it."""
 
+from denoiselab.guidance.classifier import ClassifierGuided, LogPosterior, NoisyClassifier
 from denoiselab.guidance.classifier_free import ClassifierFree, bind
 
-__all__ = ["ClassifierFree", "bind"]
+__all__ = ["ClassifierFree", "ClassifierGuided", "LogPosterior", "NoisyClassifier", "bind"]

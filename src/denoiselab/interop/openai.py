@@ -1,4 +1,4 @@
-"""Checkpoints of openai's improved-diffusion and guided-diffusion: UNets and the classifier.
+"""Checkpoints of openai's improved-diffusion and guided-diffusion: UNets, in and out.
 
 Source of the names: `unet.py` of both. The files have no configuration; what the shapes of the weights do not tell are
 options, under the names of the repositories' flags.
@@ -6,7 +6,6 @@ options, under the names of the repositories' flags.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,13 +20,18 @@ from denoiselab.interop.layout import (
     Pointwise,
     Regrouped,
     State,
-    Transposed,
     Way,
-    layer,
     width_of,
 )
+from denoiselab.interop.options import completed
 from denoiselab.interop.unet import Names, Part, entries
-from denoiselab.networks import ADMClassifier, ADMUNet
+from denoiselab.networks import ADMUNet
+
+# Their chains.
+_BETAS: dict[str, dict[str, float]] = {
+    "linear": {"start": 1e-4, "end": 0.02, "per": 1000},
+    "cosine": {"s": 0.008, "maximum": 0.999},
+}
 
 # The resolution of the released models, by the multipliers of their channels.
 _SIZES = {
@@ -95,7 +99,6 @@ class UNet:
         layout = unet_layout(state, path, heads, self.new_order, self.image_size, self.dropout)
         if layout.options["image_channels"]:
             raise InteropError(f"{path}: a super-resolution network, which is given an image; it has no run directory.")
-        kinds = {"linear": {"start": 1e-4, "end": 0.02, "per": 1000}, "cosine": {"s": 0.008, "maximum": 0.999}}
         betas = f"denoiselab.schedules.betas.{self.noise_schedule}"
         learned = "LearnedRange" if layout.options["outputs"] == 2 else "FixedSmall" if self.small else "FixedLarge"
         label = node("denoiselab.denoiser.StepIndex", scale=1000 / self.steps if self.rescale else 1.0)
@@ -109,7 +112,7 @@ class UNet:
             layout.to_ours(state, path),
             node(
                 "denoiselab.schedules.DiscreteVP",
-                betas={**node(betas), "steps": self.steps, **kinds[self.noise_schedule]},
+                betas={**node(betas), "steps": self.steps, **_BETAS[self.noise_schedule]},
                 zero_terminal_snr=False,
             ),
             node(f"denoiselab.parameterizations.{'x0' if self.predict_x0 else 'eps'}", partial=True),
@@ -122,26 +125,6 @@ class UNet:
             conditioner=conditioner,
             files=(path,),
         )
-
-
-def read_classifier(
-    path: str, depth: int, num_head_channels: int = 64, new_order: bool = False
-) -> tuple[Layout, State]:
-    """guided-diffusion's classifier with attention pooling, as our `ADMClassifier` and its state.
-
-    Args:
-        path: The `.pt` file.
-        depth: `classifier_depth`: 4 for the released one at 64x64, 2 for the others.
-        num_head_channels: 64 in all released classifiers.
-        new_order: `use_new_attention_order`; off in all released classifiers.
-
-    Raises:
-        InteropError: The file cannot be read, or holds another network.
-    """
-    file = Path(path).expanduser()
-    state = read_tensors(file)
-    layout = classifier_layout(state, file, depth, num_head_channels, new_order)
-    return layout, layout.to_ours(state, file)
 
 
 def unet_layout(
@@ -181,7 +164,7 @@ def unet_layout(
     )
     blocks = next(ends, last)
     options = {
-        **_encoder_options(state, where, blocks, channels, image_size),
+        **encoder_options(state, where, blocks, channels, image_size),
         "dropout": dropout,
         "num_classes": width_of(state, "label_emb.weight", where) if "label_emb.weight" in state else None,
         "null_class": False,
@@ -190,29 +173,73 @@ def unet_layout(
         **heads,
     }
     classes = [] if options["num_classes"] is None else [Entry("classes.weight", ("label_emb.weight",))]
-    return Layout(ADMUNet, options, [*entries(options, _names(options, new_order)), *classes])
+    return Layout(ADMUNet, options, [*entries(options, names(options, new_order)), *classes])
 
 
-def classifier_layout(
-    state: State, where: Path, depth: int, head_channels: int = 64, new_order: bool = False
-) -> Layout:
-    """The `ADMClassifier` that a state of theirs belongs to; arguments and errors as of `read_classifier`."""
-    positions = width_of(state, "out.2.positional_embedding", where, axis=1) - 1
-    inputs = width_of(state, "input_blocks.0.0.weight", where, axis=1)
-    options = {
-        **_encoder_options(state, where, depth, inputs, None, pooled=math.isqrt(positions)),
-        "num_classes": width_of(state, "out.2.c_proj.weight", where),
-        "head_channels": head_channels,
+def to_official(options: Mapping[str, Any], weights: State, meaning: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
+    """The weights of an `ADMUNet` in their names, and the flags of guided-diffusion that make the model of them.
+
+    Args:
+        options: Of the constructor, all that differ from its defaults.
+        weights: Its state.
+        meaning: Nodes `schedule`, `parameterization` and `denoiser` of a run.
+
+    Raises:
+        ValueError: Theirs has no such option, schedule, parameterization or label.
+    """
+    full = completed(ADMUNet, options)
+    (channels, height, width), classes = full["shape"], full["num_classes"]
+    plain = {"groups": 32, "image_channels": None, **({} if classes is None else {"null_class": False})}
+    for option, value in plain.items():
+        if full[option] != value:
+            raise ValueError(f"network.{option}={full[option]}: guided-diffusion has {value}.")
+    if channels != 3 or height != width:
+        raise ValueError(f"network.shape={list(full['shape'])}: guided-diffusion has square images of 3 channels.")
+    chain = chain_flags(meaning)
+    flags = {
+        "image_size": height,
+        "num_channels": full["channels"],
+        "channel_mult": ",".join(map(str, full["multipliers"])),
+        "num_res_blocks": full["blocks"],
+        "attention_resolutions": ",".join(str(height // 2**level) for level in full["attention_levels"]),
+        "num_heads": full["heads"],
+        "num_head_channels": full["head_channels"] or -1,
+        "use_new_attention_order": False,
+        "use_scale_shift_norm": full["scale_shift"],
+        "resblock_updown": full["block_resampling"],
+        "dropout": full["dropout"],
+        "class_cond": classes is not None,
+        "learn_sigma": full["outputs"] == 2,
+        **chain,
     }
-    pool = [
-        Entry("pool.position", ("out.2.positional_embedding",), Transposed()),
-        *layer("pool.qkv", "out.2.qkv_proj", Pointwise(1)),
-        *layer("pool.out", "out.2.c_proj", Pointwise(1)),
-    ]
-    return Layout(ADMClassifier, options, [*entries(options, _names(options, new_order), encoder_only=True), *pool])
+    table = [] if classes is None else [Entry("classes.weight", ("label_emb.weight",))]
+    layout = Layout(ADMUNet, full, [*entries(full, names(full, new_order=False)), *table])
+    return layout.to_theirs(weights), flags
 
 
-def _encoder_options(
+def chain_flags(meaning: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of their chain and of what the output is; arguments and errors as of `to_official`."""
+    betas = dict(meaning["schedule"].get("betas", {}))
+    kind = str(betas.pop("_target_", "")).rpartition(".")[2]
+    steps = betas.pop("steps", 1000)
+    if kind not in _BETAS or {**_BETAS[kind], **betas} != _BETAS[kind] or meaning["schedule"].get("zero_terminal_snr"):
+        raise ValueError("schedule: the original has the chains of schedule=ddpm and schedule=iddpm.")
+    output = meaning["parameterization"]["_target_"].rpartition(".")[2]
+    if output not in ("eps", "x0"):
+        raise ValueError(f"parameterization={output}: the original has eps and x0.")
+    label = meaning["denoiser"]["time_label"]
+    index = label["_target_"].endswith(".StepIndex") and not label.get("descending", False)
+    if not index or label.get("scale", 1.0) not in (1.0, 1000 / steps) or meaning["denoiser"].get("input_scale"):
+        raise ValueError("denoiser: the original is told the step's index, as with denoiser=discrete.")
+    return {
+        "noise_schedule": kind,
+        "diffusion_steps": steps,
+        "predict_xstart": output == "x0",
+        "rescale_timesteps": label.get("scale", 1.0) != 1.0,
+    }
+
+
+def encoder_options(
     state: State, where: Path, blocks: int, channels_in: int, image_size: int | None, pooled: int | None = None
 ) -> dict[str, Any]:
     """What the way down tells, where the blocks of a level are known, and maybe the size of the last level."""
@@ -239,7 +266,8 @@ def _encoder_options(
     }
 
 
-def _names(options: Mapping[str, Any], new_order: bool) -> Names:
+def names(options: Mapping[str, Any], new_order: bool) -> Names:
+    """How they name the layers of a network with `options`; `new_order` as in `unet_layout`."""
     sides = {"down": "input_blocks", "middle": "middle_block", "up": "output_blocks"}
 
     def place(part: Part) -> str:

@@ -1,4 +1,4 @@
-"""yang-song/score_sde_pytorch: NCSN++ and DDPM++ from its `.pth` checkpoints.
+"""yang-song/score_sde_pytorch: NCSN++, DDPM++ and DDPM from its `.pth` checkpoints.
 
 They hold no configuration, so one of its configuration files must be named, or given in plain containers.
 """
@@ -12,13 +12,14 @@ from typing import Any
 from denoiselab.interop.files import as_state, read_torch
 from denoiselab.interop.imported import Imported, Node, node
 from denoiselab.interop.layout import InteropError, State
-from denoiselab.interop.score_sde_configs import CONFIGS
+from denoiselab.interop.score_sde_configs import CONFIGS, DDPM
 from denoiselab.interop.score_sde_layout import ncsnpp_layout
 
 # What their state holds beside what is trained: the noise levels, and the frequencies of Fourier features.
 _UNTRAINED = ("sigmas", "all_modules.0.W")
 
 _CHOICES = {
+    "name": ("ncsnpp", "ddpm"),
     "sde": ("vesde", "vpsde", "subvpsde"),
     "embedding_type": ("fourier", "positional"),
     "resblock_type": ("biggan", "ddpm"),
@@ -29,7 +30,7 @@ _CHOICES = {
 
 
 class ScoreSDE:
-    """Reads a checkpoint `checkpoint_*.pth` of NCSN++ or DDPM++.
+    """Reads a checkpoint `checkpoint_*.pth` of NCSN++, DDPM++ or DDPM.
 
     Its images lie in [0, 1] where `data.centered` is false, ours in [-1, 1]: its sigmas are doubled then.
 
@@ -45,6 +46,7 @@ class ScoreSDE:
         if isinstance(config, str) and config not in CONFIGS:
             raise ValueError(f"config={config}: unknown; known are {', '.join(CONFIGS)}.")
         if not isinstance(config, str):
+            config = completed(config)
             check_config(config)
         self.path = Path(path).expanduser()
         self.name = config.replace("/", "-") if isinstance(config, str) else "score_sde"
@@ -74,6 +76,14 @@ class ScoreSDE:
             averages={"ema": average},
             files=[self.path],
         )
+
+
+def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration with all that makes its network an `ncsnpp`, where it is a `ddpm`."""
+    model = config.get("model")
+    if not isinstance(model, Mapping) or model.get("name") != "ddpm":
+        return config
+    return {**config, "model": {**model, **DDPM}}
 
 
 def check_config(config: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from denoiselab.networks import NCSNpp
 
 
 def ncsnpp_layout(config: Mapping[str, Any], where: Path) -> Layout:
-    """Their `ncsnpp` as our NCSNpp: options, and the list of names.
+    """Their `ncsnpp`, or `ddpm` with the choices that make it one, as our NCSNpp: options, and the list of names.
 
     Args:
         config: Theirs, with `data` and `model`.
@@ -28,10 +28,14 @@ def ncsnpp_layout(config: Mapping[str, Any], where: Path) -> Layout:
         InteropError: It asks for what ours does not have.
     """
     model, data = config["model"], config["data"]
-    wanted = {"name": "ncsnpp", "nonlinearity": "swish", "conditional": True, "resamp_with_conv": True}
+    wanted = {"nonlinearity": "swish", "conditional": True, "resamp_with_conv": True}
     for key, value in wanted.items():
         if model[key] != value:
             raise InteropError(f"{where}: model.{key}={model[key]} has no counterpart here; {value} has.")
+    if model["name"] == "ddpm" and any(model["nf"] * multiple % 128 for multiple in model["ch_mult"]):
+        raise InteropError(
+            f"{where}: model.nf={model['nf']}: a ddpm of channels that 128 does not divide has other norms."
+        )
     size = data["image_size"]
     shape = [data["num_channels"], size, size]
     levels = range(len(model["ch_mult"]))

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from denoiselab.networks.convolution import Conv3x3
 from denoiselab.networks.resampling import Averages, Repeats, UpConv2d
 
 
@@ -94,11 +95,11 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.scale_shift = scale_shift
         self.norm_in = NormSiLU(groups, channels_in, eps)
-        self.conv_in = UpConv2d(channels_in, channels_out) if up else nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv_in = UpConv2d(channels_in, channels_out) if up else Conv3x3(channels_in, channels_out)
         self.embedding = nn.Linear(embedding, 2 * channels_out if scale_shift else channels_out)
         self.norm_out = NormSiLU(groups, channels_out, eps)
         self.dropout = nn.Dropout(dropout)
-        self.conv_out = zero_init(nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        self.conv_out = zero_init(Conv3x3(channels_out, channels_out))
         same = channels_in == channels_out
         self.skip: nn.Module = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
         self.halve: nn.Module = Averages() if down else nn.Identity()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from denoiselab.networks.attention import attend
+from denoiselab.networks.convolution import Conv3x3
 from denoiselab.networks.layers import NormSiLU
 from denoiselab.networks.resampling import FIRDownsampleConv, FIRUpsampleConv, Repeats, UpConv2d
 
@@ -70,12 +71,12 @@ class ResidualBlock(nn.Module):
         self.norm_in = norm_silu(channels_in)
         # Where pixels are repeated, the convolution that follows does it.
         self.repeats = isinstance(resample, Repeats)
-        conv = UpConv2d(channels_in, channels_out) if self.repeats else nn.Conv2d(channels_in, channels_out, 3, 1, 1)
+        conv = UpConv2d(channels_in, channels_out) if self.repeats else Conv3x3(channels_in, channels_out)
         self.conv_in = scaled(conv)
         self.embedding = scaled(nn.Linear(embedding, channels_out))
         self.norm_out = norm_silu(channels_out)
         self.dropout = nn.Dropout(dropout)
-        self.conv_out = scaled(nn.Conv2d(channels_out, channels_out, 3, padding=1), 0.0)
+        self.conv_out = scaled(Conv3x3(channels_out, channels_out), 0.0)
         self.resample, self.scale = resample, scale
         self.skip: nn.Module = nn.Identity()
         if channels_in != channels_out or resample is not None:

@@ -78,6 +78,11 @@ class count_calls:  # noqa: N801
         """Network evaluations so far, summed over the samples."""
         return self.rows * int(getattr(self._denoise, "evaluations_per_call", 1))
 
+    @property
+    def classified_rows(self) -> int:
+        """Passes of a guiding classifier so far, summed over the samples."""
+        return int(getattr(self._denoise, "classified_rows", 0))
+
 
 class Trajectory:
     """An `on_step` that keeps x and the predicted x0 of every few steps on the CPU.

@@ -1,0 +1,198 @@
+"""Data sets of Hugging Face's `datasets`: a name on the hub, or files on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from denoiselab.data.records import Strings, identity
+from denoiselab.data.source import ImageSource
+
+_FORMATS = {".parquet": "parquet", ".arrow": "arrow"}
+
+# Whole images of these many rows, from all over the data set, tell one set from another beside the sizes of all.
+_READ = 256
+
+
+class HubRecords:
+    """Rows of a `datasets.Dataset`, mapped into memory from its Arrow files.
+
+    Args:
+        name: Of the data set and split.
+        data: With its image column not decoded.
+        image: Name of the column of images.
+        label: Of that of classes; None for none.
+        caption: Of that of captions; None for none.
+    """
+
+    def __init__(self, name: str, data: Any, image: str, label: str | None, caption: str | None) -> None:
+        self.name, self._image = name, image
+        self._data = data.select_columns([image])
+        self.labels, self.classes = _labels(data, label)
+        self.captions = None if caption is None else Strings(_caption(text) for text in data[caption])
+        self.identity = self._identity()
+
+    def _identity(self) -> str:
+        import pyarrow.compute as pc
+
+        column = self._data.data.column(self._image)
+        sizes = pc.binary_length(pc.struct_field(column, "bytes")).to_pylist()
+        digest, rows = hashlib.sha256(), len(self)
+        for k in range(min(rows, _READ)):
+            content = self._content(k * (rows - 1) // max(1, min(rows, _READ) - 1))
+            digest.update(content if isinstance(content, bytes) else content.encode())
+        return identity(map(str, sizes), self.labels, self.captions, digest.digest())
+
+    def _content(self, i: int) -> bytes | str:
+        """A file's bytes, or its path."""
+        cell = self._data[i][self._image]
+        content: bytes | str | None = cell["bytes"] if cell["bytes"] is not None else cell["path"]
+        if content is None:
+            raise ValueError("the row holds no image")
+        return content
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def describe(self, i: int) -> str:
+        """The row."""
+        return f"row {i} of {self.name}"
+
+    def image(self, i: int) -> Image.Image:
+        """The image of row `i`, opened.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: The row has none.
+        """
+        content = self._content(i)
+        return Image.open(content if isinstance(content, str) else io.BytesIO(content))
+
+
+@dataclass(kw_only=True)
+class HuggingFace(ImageSource):
+    """A data set that Hugging Face's `datasets` reads, by the names of its columns.
+
+    Needs the extra `datasets`. Nothing is fetched unless `download` is set. No code of a data set is run.
+
+    Args:
+        path: A name on the hub; or a folder that `save_to_disk` wrote, a .parquet or .arrow file, or a folder of these.
+        config: Of a data set on the hub that has several.
+        revision: Of a data set on the hub: a branch, a tag or, to be sure of what is read, a commit.
+        split: To train on.
+        held_out_split: To hold out; None splits by hash.
+        image: Column of images.
+        label: Column of classes, names or whole numbers; None for none.
+        caption: Column of captions; where a cell is a list the first is taken; None for none.
+        download: Let the library fetch what is not there.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    path: str
+    config: str | None = None
+    revision: str | None = None
+    split: str = "train"
+    held_out_split: str | None = None
+    image: str = "image"
+    label: str | None = None
+    caption: str | None = None
+    download: bool = False
+
+    def records(self) -> HubRecords:
+        """The rows to train on.
+
+        Raises:
+            ValueError: The data set, the split or a column is not there, or the extra is not installed.
+        """
+        return self._read(self.split, "split")
+
+    def held_out(self) -> HubRecords | None:
+        """The rows of `held_out_split`."""
+        return None if self.held_out_split is None else self._read(self.held_out_split, "held_out_split")
+
+    def _read(self, split: str, option: str) -> HubRecords:
+        try:
+            import datasets
+        except ImportError:
+            raise ValueError("data=huggingface: datasets is not installed; pip install denoiselab[datasets].") from None
+        data = self._opened(split, option)
+        named = {"image": self.image, "label": self.label, "caption": self.caption}
+        for column, name in named.items():
+            if name is not None and name not in data.column_names:
+                raise ValueError(f"data.{column}={name}: no such column; there are {', '.join(data.column_names)}.")
+        try:
+            data = data.cast_column(self.image, datasets.Image(decode=False))
+        except (TypeError, ValueError, NotImplementedError):
+            raise ValueError(
+                f"data.image={self.image}: the column holds {data.features[self.image]}, no images."
+            ) from None
+        return HubRecords(f"{self.path} {split}", data, self.image, self.label, self.caption)
+
+    def _opened(self, split: str, option: str) -> Any:
+        import datasets
+
+        path, cache = Path(self.path).expanduser(), str(Path(self.cache_dir) / "datasets")
+        try:
+            if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+                found = datasets.load_from_disk(str(path))
+                if isinstance(found, datasets.DatasetDict):
+                    if split not in found:
+                        raise ValueError(f'Unknown split "{split}". Should be one of {list(found)}.')
+                    found = found[split]
+                return found
+            if path.exists():
+                files = (
+                    [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in _FORMATS)
+                )
+                kinds = {_FORMATS.get(file.suffix, "") for file in files}
+                if len(kinds) != 1 or "" in kinds:
+                    raise ValueError(
+                        "it must be a .parquet or .arrow file, or a folder of files of one of these kinds."
+                    )
+                parts = _by_split(files, split) or files
+                name, load = kinds.pop(), {"data_files": {split: [str(file) for file in parts]}}
+                return datasets.load_dataset(name, split=split, cache_dir=cache, **load)
+            offline = datasets.DownloadConfig(local_files_only=not self.download)
+            return datasets.load_dataset(
+                self.path, self.config, revision=self.revision, split=split, download_config=offline
+            )
+        except (ValueError, OSError, RuntimeError) as error:
+            text = " ".join(str(error).split())
+            if "split" in text:
+                raise ValueError(f"data.{option}={split}: {text}") from None
+            more = "" if path.exists() or self.download else " Is it on the hub? data.download=true fetches it."
+            raise ValueError(f"data.path={self.path}: {text}{more}") from None
+
+
+def _by_split(files: Sequence[Path], split: str) -> list[Path]:
+    """Those whose names begin with the split, as the hub's do: train-00000-of-00004.parquet."""
+    return [file for file in files if file.name.startswith(split)]
+
+
+def _labels(data: Any, column: str | None) -> tuple[Tensor, Sequence[str]]:
+    """Classes `(N,)` and their names."""
+    if column is None:
+        return torch.zeros(len(data), dtype=torch.int64), ()
+    values, names = list(data[column]), getattr(data.features[column], "names", None)
+    if all(isinstance(value, str) for value in values):
+        names = sorted(set(values))
+        places = {name: i for i, name in enumerate(names)}
+        values = [places[value] for value in values]
+    if not all(isinstance(value, int) and value >= 0 for value in values):
+        raise ValueError(f"data.label={column}: the column must hold names, or whole numbers from 0.")
+    return torch.tensor(values, dtype=torch.int64), names or ()
+
+
+def _caption(cell: Any) -> str:
+    first = cell[0] if isinstance(cell, list) and cell else cell
+    return first if isinstance(first, str) else ""

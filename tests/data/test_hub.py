@@ -1,0 +1,111 @@
+import io
+import pickle
+
+import datasets
+import pytest
+import torch
+from PIL import Image
+
+from denoiselab.data import HuggingFace
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+
+
+def png(grey):
+    file = io.BytesIO()
+    Image.new("L", (8, 8), grey).save(file, "PNG")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def rows(greys, **columns):
+    features = {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=["no", "yes"])}
+    features |= {"text": datasets.Value("string"), "animal": datasets.Value("string")}
+    content = {
+        "picture": [png(grey) for grey in greys],
+        "kind": [grey % 2 for grey in greys],
+        "text": [f"grey {grey}" for grey in greys],
+        "animal": ["dog" if grey > 11 else "cat" for grey in greys],
+        **columns,
+    }
+    return datasets.Dataset.from_dict(content, datasets.Features(features))
+
+
+def of(tmp_path, path, **options):
+    options = {"image": "picture", "num_classes": None, **options}
+    return HuggingFace(name="it", shape=[1, 8, 8], path=str(path), cache_dir=str(tmp_path / "cache"), **options)
+
+
+@pytest.fixture(params=["parquet file", "parquet folder", "save_to_disk"])
+def stored(request, tmp_path):
+    if request.param == "save_to_disk":
+        datasets.DatasetDict(train=rows([10, 11, 12]), test=rows([20])).save_to_disk(tmp_path / "it")
+        return tmp_path / "it"
+    (tmp_path / "it").mkdir()
+    rows([10, 11, 12]).to_parquet(tmp_path / "it" / "train-00000-of-00001.parquet")
+    if request.param == "parquet file":
+        return tmp_path / "it" / "train-00000-of-00001.parquet"
+    rows([20]).to_parquet(tmp_path / "it" / "test-00000-of-00001.parquet")
+    return tmp_path / "it"
+
+
+def test_columns_are_taken_by_name(tmp_path, stored):
+    data = of(tmp_path, stored, label="kind", caption="text", num_classes=2)
+    records = pickle.loads(pickle.dumps(data.records()))
+    assert [records.image(i).getpixel((3, 3)) for i in range(3)] == [10, 11, 12]
+    assert (records.labels.tolist(), list(records.classes)) == ([0, 1, 0], ["no", "yes"])
+    assert list(records.captions) == ["grey 10", "grey 11", "grey 12"]
+    assert records.identity == data.records().identity
+    if stored.is_dir():
+        held_out = of(tmp_path, stored, held_out_split="test").held_out()
+        assert [held_out.image(i).getpixel((0, 0)) for i in range(len(held_out))] == [20]
+        assert held_out.identity != records.identity
+
+
+def test_it_makes_a_data_set(tmp_path):
+    rows([10, 11, 12]).to_parquet(tmp_path / "it.parquet")
+    train, _ = of(tmp_path, tmp_path / "it.parquet", label="animal", validation=0.0).load()
+    assert train.stored(torch.arange(3))[:, 0, 0, 0].tolist() == [10, 11, 12]
+    assert train.labels.tolist() == [0, 0, 1]
+
+
+def test_what_the_identity_tells_apart(tmp_path):
+    told = set()
+    for number, (greys, columns) in enumerate([([1, 2], {}), ([1, 3], {}), ([1, 2], {"text": ["a", "b"]})]):
+        rows(greys, **columns).to_parquet(tmp_path / f"{number}.parquet")
+        told.add(of(tmp_path, tmp_path / f"{number}.parquet", caption="text").records().identity)
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"image": "pictures"}, r"data\.image=pictures: no such column; there are picture, kind, text, animal\."),
+        ({"label": "class"}, r"data\.label=class: no such column"),
+        ({"image": "kind"}, r"data\.image=kind: the column holds ClassLabel.*no images"),
+    ],
+)
+def test_columns_that_are_none_are_refused(tmp_path, options, said):
+    rows([1]).to_parquet(tmp_path / "it.parquet")
+    with pytest.raises(ValueError, match=said):
+        of(tmp_path, tmp_path / "it.parquet", **options).records()
+
+
+def test_labels_that_are_no_classes_are_refused(tmp_path):
+    rows([1]).add_column("score", [0.5]).to_parquet(tmp_path / "it.parquet")
+    with pytest.raises(ValueError, match=r"data\.label=score: the column must hold names, or whole numbers"):
+        of(tmp_path, tmp_path / "it.parquet", label="score").records()
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(ValueError, match=r"data\.path=nobody/nothing: .*data\.download=true"):
+        of(tmp_path, "nobody/nothing").records()
+    (tmp_path / "text.txt").touch()
+    with pytest.raises(ValueError, match=r"data\.path=.*text\.txt: it must be a \.parquet or \.arrow file"):
+        of(tmp_path, tmp_path / "text.txt").records()
+    datasets.DatasetDict(train=rows([1])).save_to_disk(tmp_path / "it")
+    with pytest.raises(ValueError, match=r"data\.split=validation: Unknown split .*train"):
+        of(tmp_path, tmp_path / "it", split="validation").records()

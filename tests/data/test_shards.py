@@ -1,0 +1,113 @@
+import io
+import json
+import pickle
+import tarfile
+
+import pytest
+import torch
+from PIL import Image
+
+from denoiselab.data import WebDataset
+
+
+def png(grey, side=8):
+    file = io.BytesIO()
+    Image.new("L", (side, side), grey).save(file, "PNG")
+    return file.getvalue()
+
+
+def write(path, members):
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+def of(tmp_path, root=None, **options):
+    cache = str(tmp_path / "cache")
+    return WebDataset(
+        name="it", shape=[1, 8, 8], num_classes=None, root=str(root or tmp_path), cache_dir=cache, **options
+    )
+
+
+@pytest.fixture
+def shards(tmp_path):
+    write(tmp_path / "a-00.tar", {"x/0.png": png(10), "x/0.cls": b"2", "x/0.txt": b"ten\n", "x/1.png": png(11)})
+    write(tmp_path / "a-01.tar", {"2.json": b'{"label": 1, "caption": "twelve"}', "2.jpg": png(12), "2.seg.npy": b"?"})
+    return tmp_path
+
+
+def test_members_are_read_where_they_lie(shards):
+    records = pickle.loads(pickle.dumps(of(shards).records()))
+    assert [records.image(i).getpixel((3, 3)) for i in (2, 0, 1)] == [12, 10, 11]
+    assert records.labels.tolist() == [2, 0, 1]
+    assert list(records.captions) == ["ten", "", "twelve"]
+    assert records.describe(1) == f"{shards}/a-00.tar/x/1.png"
+    assert records.identity == of(shards).records().identity
+
+
+def test_the_index_is_made_once_and_again_when_a_shard_changes(shards):
+    first = of(shards).records()
+    (kept,) = (shards / "cache").glob("shards-*.json")
+    kept.write_text(kept.read_text().replace("twelve", "kept"))
+    assert list(of(shards).records().captions)[2] == "kept"
+    write(shards / "a-01.tar", {"2.jpg": png(99), "3.jpg": png(13)})
+    again = of(shards).records()
+    assert (len(first), len(again)) == (3, 4)
+    assert again.image(2).getpixel((0, 0)) == 99
+    assert again.identity != first.identity
+
+
+@pytest.mark.parametrize("pattern", ["a-{00..01}.tar", "a-*.tar", "."])
+def test_shards_are_named_by_folder_range_or_pattern(shards, pattern):
+    assert len(of(shards, shards / pattern).records()) == 3
+    assert len(of(shards, shards / "a-01.tar").records()) == 1
+
+
+def test_shards_make_a_data_set_with_named_classes(shards):
+    (shards / "dataset.json").write_text(json.dumps({"classes": ["a", "b", "c"]}))
+    write(shards / "held.tar", {"5.png": png(5)})
+    train, held_out = of(shards, shards / "a-*.tar", validation_root=str(shards / "held.tar")).load()
+    assert train.stored(torch.arange(3))[:, 0, 0, 0].tolist() == [10, 11, 12]
+    assert held_out.stored(torch.arange(1)).unique().tolist() == [5]
+    assert train.captions[2] == "twelve"
+
+
+def link(path):
+    with tarfile.open(path, "w") as archive:
+        info = tarfile.TarInfo("0.png")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(info)
+
+
+def cut(path):
+    write(path, {"0.png": png(1), "1.png": bytes(9000)})
+    path.write_bytes(path.read_bytes()[:6000])
+
+
+BAD = {
+    r"a\.tar: its member \.\./0\.png lies outside": lambda path: write(path, {"../0.png": png(1)}),
+    r"a\.tar: its member /tmp/0\.png lies outside": lambda path: write(path, {"/tmp/0.png": png(1)}),
+    r"a\.tar: its member 0\.png is no file": link,
+    r"a\.tar: it is not a whole tar archive": cut,
+    r"a\.tar: it is not a whole tar archive \(": lambda path: path.write_bytes(b"no tar" * 200),
+    r"a\.tar/0\.cls: it is no class": lambda path: write(path, {"0.png": png(1), "0.cls": b"cat"}),
+    r"a\.tar/0\.json: it is no class": lambda path: write(path, {"0.png": png(1), "0.json": b'{"label": -1}'}),
+    r"a\.tar: 0\.jpg is the second image": lambda path: write(path, {"0.png": png(1), "0.jpg": png(1)}),
+    r"there is no image in the shards": lambda path: write(path, {"0.txt": b"?"}),
+    r"a\.tar\.gz is compressed": lambda path: path.with_name("a.tar.gz").write_bytes(b""),
+    r"needs shards, files of \.tar": lambda path: None,
+}
+
+
+@pytest.mark.parametrize(("said", "write_bad"), BAD.items(), ids=range(len(BAD)))
+def test_bad_shards_are_named(tmp_path, said, write_bad):
+    write_bad(tmp_path / "a.tar")
+    with pytest.raises(ValueError, match=said):
+        of(tmp_path).records()
+
+
+def test_a_range_with_a_hole_is_refused(shards):
+    with pytest.raises(ValueError, match=r"needs the shard .*a-02\.tar"):
+        of(shards, shards / "a-{00..02}.tar").records()
