@@ -96,6 +96,7 @@ def test_a_run_on_captions_draws_prompts(models, train, invoke, tmp_path, monkey
         (["codec=vq", "codec.path=VAE"], ["AutoencoderKL", "choose codec=autoencoder_kl"]),
         (["codec=vq", "codec.path=TEXT"], ["codec.path=", "holds no autoencoder"]),
         (["codec=autoencoder_kl", "codec.path=VAE", "data=two_moons"], ["1 channels", "data.shape=[2]"]),
+        ([*DIT, "codec=autoencoder_kl", "codec.path=VAE", "method=vlb"], ["decoder@objective.decoder=real"]),
         (["codec=autoencoder"], ["codec=autoencoder", "did you mean 'autoencoder_kl'"]),
         ([*TEXT], ["conditioner.encoder.path: is not given"]),
         ([*TEXT, "conditioner.encoder.path=/nowhere"], ["conditioner.encoder.path=/nowhere: does not exist"]),

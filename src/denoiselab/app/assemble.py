@@ -12,12 +12,13 @@ import pytorch_lightning as pl
 import torch
 
 from denoiselab.app import build
-from denoiselab.app.construct import check, construct
+from denoiselab.app.construct import check, construct, targets
 from denoiselab.app.devices import check_devices, resolve_accelerator
 from denoiselab.app.errors import BadInput
 from denoiselab.app.evaluator import Evaluator, frontier_of, optimized_metric
 from denoiselab.app.looks import Looks
 from denoiselab.app.settings import TrainSettings, parse
+from denoiselab.codecs import Identity
 from denoiselab.data import DataSet, clean, in_turn
 from denoiselab.data.datamodule import DataModule
 from denoiselab.evaluation import Frontier, OptimizedMetric, Store
@@ -84,6 +85,8 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     with torch.device("meta"):  # a rehearsal: every job of a sweep fails here, or not for its model
         model, objective = build.build_model(config), build.build_objective(config)
     build.check_model(model, objective)
+    if not isinstance(model.codec, Identity):
+        _check_decoders(config["objective"])
     build.build_augmentation(config)
     names = [*settings.ema.profiles, RAW]
     optimized_metric(settings.optimized_metric, frontier_of(config["evaluation"], model, names))
@@ -92,6 +95,17 @@ def check_config(config: Config, *, sweeping: bool) -> None:
         looks.frontier(*(config["callbacks"]["frontier"][key] for key in ("samplers", "nfe", "num_samples")))
     if "preview" in config["callbacks"]:
         looks.preview(*(config["callbacks"]["preview"][key] for key in ("sampler", "nfe", "num_samples")))
+
+
+def _check_decoders(objective: Config) -> None:
+    """Refuse decoders of bytes in an objective on latents.
+
+    Raises:
+        BadInput: There is one.
+    """
+    for path, node in targets(objective, "objective"):
+        if node["_target_"].startswith("denoiselab.objectives.decoders.") and construct(node, path).bins is not None:
+            raise BadInput(f"{path}: it is for bytes, and latents are real numbers; choose decoder@{path}=real.")
 
 
 def assemble(config: Config, path: Path, continues: str) -> Run:

@@ -186,8 +186,8 @@ def check_network(model: Model) -> None:
         )
 
 
-def check_scales(model: Model, scales: Sequence[float], option: str) -> None:
-    """Refuse scales of classifier-free guidance that a model does not have.
+def check_scales(model: Model, scales: Sequence[float], asked: str) -> None:
+    """Refuse scales of classifier-free guidance that a model does not have; `asked` is the option and its value.
 
     Raises:
         BadInput: Says which.
@@ -197,8 +197,7 @@ def check_scales(model: Model, scales: Sequence[float], option: str) -> None:
         try:
             bind(model.denoiser, cond, model.conditioner.null(torch.arange(1)), scale)
         except ValueError as error:
-            asked = scales if len(scales) > 1 else scale
-            raise BadInput(f"{option}={asked}:{str(error).partition(':')[2]}") from None
+            raise BadInput(f"{asked}:{str(error).partition(':')[2]}") from None
 
 
 def check_conditions(model: Model) -> None:

@@ -49,7 +49,7 @@ def frontier_of(evaluation: Config, model: build.Model, names: list[str], option
     nodes = build.sampler_nodes(evaluation["samplers"], f"{option}.samplers")
     asked, scales = evaluation["weights"], [float(scale) for scale in evaluation["guidance"]]
     listed = asked if isinstance(asked, list) else [asked]
-    build.check_scales(model, scales, f"{option}.guidance")
+    build.check_scales(model, scales, f"{option}.guidance={scales}")
     samplers = build.build_samplers(nodes)
     for sampler in samplers.values():
         check_guidance(sampler, scales, f"{option}.guidance")

@@ -80,7 +80,7 @@ def sample(config: Config) -> Path:
     conditions = {name: value for name, value in settings.conditioner if value is not None}
     loaded, weights = load_weights(path, settings.weights, conditions)
     model = loaded.model
-    build.check_scales(model, [settings.guidance], "guidance")
+    build.check_scales(model, [settings.guidance], f"guidance={settings.guidance}")
     build.check_conditions(model)
     check_guidance(sampler, [settings.guidance])
     number, frames = settings.num_samples, settings.interpolate
