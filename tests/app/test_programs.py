@@ -10,6 +10,7 @@ import torch
 from conftest import QUICK, ROOT
 from omegaconf import OmegaConf
 from PIL import Image
+from published.mnist import write_mnist
 
 from denoiselab import parameterizations
 from denoiselab.app.loaded import load_weights as load
@@ -48,6 +49,9 @@ def test_every_choice_trains_and_samples(arguments, tmp_path, invoke):
         arguments = [*arguments, "lr_schedule.images=32"]
     if "parameterization=previous_mean" in arguments:
         arguments = [*arguments, "schedule=ddpm"]
+    if "experiment=fashion_mnist" in arguments:
+        write_mnist(tmp_path / "data", train=80, test=40)
+        arguments = [*arguments, f"data.root={tmp_path}/data", "data.workers=0", "evaluation.num_samples=16"]
     result = invoke("train.py", *QUICK, "evaluation.nfe=[2]", f"paths.log_dir={tmp_path}", *arguments)
     assert result.code == 0, result.err
     (run_dir,) = (path.parent for path in tmp_path.rglob("config.yaml") if "wandb" not in path.parts)

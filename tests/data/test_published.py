@@ -6,36 +6,14 @@ import numpy as np
 import pytest
 import torchvision
 from PIL import Image
+from published.mnist import pixels, write_idx, write_mnist
 from scipy.io import savemat
 
 from denoiselab.data import CIFAR10, CIFAR100, MNIST, STL10, SVHN, CelebA, FashionMNIST, Flowers102, Food101
 
-RNG = np.random.default_rng(0)
-
-
-def pixels(*shape):
-    return RNG.integers(0, 256, shape, dtype=np.uint8)
-
 
 def source(kind, root, **options):
     return kind(name="it", shape=[3, 32, 32], num_classes=None, root=str(root), **options)
-
-
-def write_idx(path, array, zipped):
-    head = bytes((0, 0, 8, array.ndim)) + b"".join(size.to_bytes(4, "big") for size in array.shape)
-    content = head + array.tobytes()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(content) if zipped else content)
-
-
-def write_mnist(folder, zipped=True):
-    end = ".gz" if zipped else ""
-    written = {}
-    for split, n in (("train", 6), ("t10k", 4)):
-        written[split] = pixels(n, 28, 28), np.arange(n, dtype=np.uint8)
-        write_idx(folder / f"{split}-images-idx3-ubyte{end}", written[split][0], zipped)
-        write_idx(folder / f"{split}-labels-idx1-ubyte{end}", written[split][1], zipped)
-    return written
 
 
 @pytest.mark.parametrize(
