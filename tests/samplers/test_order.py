@@ -117,6 +117,13 @@ def test_order_of_convergence(name):
     assert slope >= sampler.order - 0.15
 
 
+@pytest.mark.parametrize("kind", [samplers.DPMSolverFast, samplers.DPMSolverPPFast])
+def test_fast_has_order_three_but_for_a_last_step_of_order_one(kind):
+    for calls, least, most in ((fast(96), 2.85, math.inf), (97, 1.85, 2.3)):
+        found = errors(kind(GRID, 9, 3), lam_uniform, [calls, calls + 288])
+        assert least <= math.log(found[0] / found[1]) / math.log(1 + 288 / calls) <= most
+
+
 def test_the_released_third_order_loses_an_order():
     """Its second difference lacks a factor 2; the exact one has order 3 (above)."""
     for kind in (samplers.DPMSolver, samplers.DPMSolverPP):

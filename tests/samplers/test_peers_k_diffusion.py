@@ -7,7 +7,6 @@ import importlib.util
 import math
 import sys
 import types
-from itertools import pairwise
 
 import pytest
 import torch
@@ -26,7 +25,7 @@ from denoiselab.samplers import (
     RhoAB,
     RhoRK,
 )
-from denoiselab.samplers.spacing import Karras
+from denoiselab.samplers.spacing import Karras, UniformLogSNR
 from denoiselab.samplers.tableaus import euler, heun
 from denoiselab.schedules import EDM
 
@@ -131,17 +130,11 @@ def in_double():
 
 @pytest.mark.parametrize("calls", [7, 8, 9])
 def test_we_end_where_dpm_fast_does(calls):
-    orders = {7: [3, 3, 1], 8: [3, 3, 2], 9: [3, 3, 2, 1]}[calls]
-    # Its steps, not its calls, are equal in log-SNR.
-    ends = torch.linspace(-math.log(FIRST), -math.log(LAST), len(orders) + 1, dtype=F64)
-    lam = [
-        torch.linspace(0, 1, k + 1, dtype=F64)[:k] * (b - a) + a
-        for k, (a, b) in zip(orders, pairwise(ends), strict=True)
-    ]
-    levels = VE.at(torch.cat([*lam, ends[-1:]])).unbind()
+    mine = DPMSolverFast(UniformLogSNR(to_clean=False), calls)  # the grid of the shipped `dpm_solver_fast`
+    levels = mine.grid(EDM(LAST, FIRST))
     with in_double():
         want = theirs("sample_dpm_fast", FIRST * X, LAST, FIRST, calls)
-    assert distance(ours(rule(DPMSolverFast), VE, levels, FIRST * X), want) < EXACT
+    assert distance(ours(mine, VE, levels, FIRST * X), want) < EXACT
 
 
 class Papers:

@@ -73,6 +73,22 @@ def test_a_budget_is_never_exceeded():
                 assert sampler.nfe(steps, VPLinear()) <= budget < sampler.nfe(steps + 1, VPLinear()), name
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_steps_of_dpm_solver_fast_are_equal_in_log_snr_and_on_other_grids_its_calls_are(schedule):
+    """The released code's `get_orders_and_timesteps_for_singlestep_solver`, of 9 calls: orders 3, 3, 2, 1."""
+    schedule = SCHEDULES[schedule]
+    rule = samplers.DPMSolverFast(UniformLogSNR(), 10 + (schedule in (SCHEDULES["flow"], SCHEDULES["zero_snr"])))
+    lam = torch.stack([level.lam for level in rule.grid(schedule)][-11:-1])
+    assert torch.allclose(lam[[3, 6, 8, 9]].diff(), (lam[3] - lam[0]).expand(3), atol=1e-6)
+    for first, last in ((0, 3), (3, 6), (6, 8)):
+        step = lam[first : last + 1].diff()
+        assert torch.allclose(step, step[:1].expand_as(step), atol=1e-6)
+    grid = UniformTime()
+    assert [level.t for level in samplers.DPMSolverFast(grid, 9).grid(schedule)] == [
+        level.t for level in grid(schedule, 9)
+    ]
+
+
 def test_too_small_a_budget_is_refused():
     with pytest.raises(ValueError, match="nfe=1: RhoRK takes at least 2"):
         samplers.RhoRK(Karras(to_clean=False), 3, heun()).steps_for(1, VPLinear())

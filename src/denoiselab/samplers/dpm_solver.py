@@ -11,7 +11,7 @@ from itertools import pairwise
 from denoiselab.samplers.base import OneStep, Planned, Sampler, Step, check_number
 from denoiselab.samplers.multistep import Multistep
 from denoiselab.samplers.runge_kutta import Stages
-from denoiselab.samplers.spacing import Spacing
+from denoiselab.samplers.spacing import Spacing, UniformLogSNR
 from denoiselab.samplers.thresholding import Threshold
 from denoiselab.samplers.transfer import X0, Eps, Lam, Space, gap, interpolation, kernel
 from denoiselab.schedules import Level, Schedule
@@ -130,7 +130,8 @@ class DPMSolverPPSinglestep(OneStep):
         self.calls_per_step, self.taylor = order, taylor
         # The third stage knows too little of the second for order 3 at any other place.
         self.order = 2 if order == 3 and abs(r2 - 2 / 3) > 1e-6 else order
-        self.fractions = ((), ((r1 or 1 / 2),), ((r1 or 1 / 3), r2))[order - 1]
+        second = {2: 1 / 2, 3: 1 / 3}.get(order, 0.0) if r1 is None else r1
+        self.fractions = ((), (second,), (second, r2))[order - 1]
         if not all(a < b for a, b in pairwise((0.0, *self.fractions, 1.0))):
             raise ValueError(f"r1={r1}, r2={r2}: they must rise between 0 and 1.")
 
@@ -159,7 +160,7 @@ class DPMSolverFast(Sampler):
     Source: Lu et al., DPM-Solver, arXiv 2206.00927, section 3.4, and the released code for grids in t.
 
     Args:
-        spacing: Chooses the levels of the calls.
+        spacing: Chooses the levels.
         steps: Number of calls.
         order: 2 or 3.
         taylor: As in `DPMSolverPPSinglestep`.
@@ -176,13 +177,30 @@ class DPMSolverFast(Sampler):
     ) -> None:
         super().__init__(spacing, steps, threshold)
         check_number("order", order, 2, 3)
-        self.order, self.taylor = order, taylor
+        self.terms, self.taylor = order, taylor
+        self.order = 2  # of most budgets: the error of a last step of order 1 is of order 2
+
+    def grid(self, schedule: Schedule, steps: int | None = None) -> list[Level]:
+        """The levels of the calls."""
+        levels = super().grid(schedule, steps)
+        first, last = int(levels[0].is_end), int(levels[-1].is_end)
+        orders = fast_orders(max(0, len(levels) - 1 - first - last), self.terms)
+        if not isinstance(self.spacing, UniformLogSNR) or not orders:
+            return levels
+        outer = self.spacing(schedule, len(orders) + first + last)
+        calls = outer[:first]
+        for order, (here, there) in zip(orders, pairwise(outer[first : len(outer) - last]), strict=True):
+            calls += [
+                here,
+                *(Lam().level(schedule, float(here.lam) + k / order * gap(here, there)) for k in range(1, order)),
+            ]
+        return [*calls, *outer[-1 - last :]]
 
     def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
         """One step a group; the intervals inside of a group are its calls."""
         steps: list[Planned] = []
         first = 0
-        for order in fast_orders(len(levels) - 1, self.order):
+        for order in fast_orders(len(levels) - 1, self.terms):
             inner, there = levels[first : first + order], levels[first + order]
             steps.append(Planned(exponential_stages(schedule, self.space, inner, there, taylor=self.taylor), there))
             first += order
