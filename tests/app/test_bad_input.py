@@ -50,6 +50,7 @@ CASES = [
     (["optimizer._target_=torch.optim.adam.cast"], ["not allowed"]),
     (["data._target_=denoiselab.data.Digitz"], ["denoiselab.data.Digitz", "no such"]),
     (["+logger.w._target_=builtins.open"], ["builtins.open", "not allowed"]),
+    (["data=image_folder", "data.root=x", "data.shape=[1,8,8]", "data.resize=crop"], ["data.resize='crop'", "stretch"]),
     (["augmentation=flop"], ["augmentation=flop", "did you mean 'flip'"]),
     (["augmentation=shift", "augmentation.pixels=8"], ["augmentation.pixels=8", "less than the sides, 8 and 8"]),
     (["augmentation=non_leaky"], ["network.augmentation_features=9", "unknown option"]),

@@ -6,6 +6,7 @@ Hydra's own `instantiate` calls whatever a string names; its block list is, by i
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -162,7 +163,7 @@ def _check_options(path: str, node: Mapping[str, Any], target: Callable[..., Any
     function: Any = target.__init__ if inspect.isclass(target) else target
     try:
         # Decorated constructors carry the hints of the function within.
-        hints = typing.get_type_hints(inspect.unwrap(function))
+        hints = typing.get_type_hints(target if dataclasses.is_dataclass(target) else inspect.unwrap(function))
     except (NameError, TypeError):
         hints = {}
     if node.get("_partial_", False) and inspect.isclass(target) and path != "optimizer":
