@@ -116,15 +116,19 @@ class Sampler(ABC):
         least = self.nfe(1, schedule)
         if nfe < least:
             raise ValueError(f"nfe={nfe}: {type(self).__name__} takes at least {least} network calls.")
-        fits, too_many = 1, nfe + 1  # a step is a call at least
+        fits, too_many = 1, 2
+        while self._within(nfe, too_many, schedule):
+            fits, too_many = too_many, 2 * too_many
         while too_many - fits > 1:
             steps = (fits + too_many) // 2
-            try:
-                within = self.nfe(steps, schedule) <= nfe
-            except ValueError:  # more than the grid can hold
-                within = False
-            fits, too_many = (steps, too_many) if within else (fits, steps)
+            fits, too_many = (steps, too_many) if self._within(nfe, steps, schedule) else (fits, steps)
         return fits
+
+    def _within(self, nfe: int, steps: int, schedule: Schedule) -> bool:
+        try:
+            return self.nfe(steps, schedule) <= nfe
+        except ValueError:  # more than the grid can hold
+            return False
 
     def __call__(
         self,
