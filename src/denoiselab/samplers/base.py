@@ -62,7 +62,8 @@ class Sampler(ABC):
         ValueError: `steps` is less than 1.
     """
 
-    # Order of convergence on smooth problems: of the ODE's solution, or weak for a stochastic sampler.
+    # Order of convergence on smooth problems: of the ODE's solution at the last noisy level, once there is a history,
+    # or weak for a stochastic sampler.
     order: int
     calls_per_step: int = 1
     stochastic: bool = False
