@@ -229,6 +229,8 @@ def test_a_brownian_path_is_one():
     for i in range(3):
         for j in range(i):
             assert abs((parts[i] * parts[j]).mean()) < 4 / 20_000**0.5
+    with pytest.raises(ValueError, match="a path is not shared"):
+        noise.shared(2)
     whole = BrownianNoise(3, torch.arange(20_000)).between(x, levels[0], levels[-1])[:, 0]
     lengths = torch.stack([level.snr for level in levels]).diff()
     added = sum(length.sqrt() * part for length, part in zip(lengths, parts, strict=True)) / lengths.sum().sqrt()
