@@ -210,17 +210,16 @@ class Sampler(ABC):
     ) -> Tensor:
         """The x_T `(B, *)` from which this sampler, by as many steps, makes x0 `(B, *)`, up to its error.
 
-        The grid is followed backwards from its last noisy level, at which alpha x0 is taken for x.
+        The grid is followed backwards from its last noisy level, at which alpha x0 is taken for x. To pure noise, where
+        a grid starts there, the transfer of the prediction leads: x_T is the predicted eps.
 
         Raises:
-            ValueError: The sampler is stochastic, or the grid starts at pure noise.
+            ValueError: The sampler is stochastic.
         """
         if self.stochastic:
             raise ValueError(f"{type(self).__name__} is stochastic: there is no x_T to recover; use eta = 0.")
         levels = self.grid(schedule, steps)
         levels = levels[:-1] if levels[-1].is_end else levels
-        if levels[0].is_end:
-            raise ValueError("encode: the grid starts at pure noise, which holds no trace of x0.")
         none = Noise(0, torch.arange(len(x0), device=x0.device))
         return self.run(denoise, schedule, levels[::-1], x0 * float(levels[-1].alpha), none, on_step=on_step)
 
