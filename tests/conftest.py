@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported; what the tests start inherits it
+    os.environ["OMP_NUM_THREADS"] = "1"  # what the tests start inherits it
+    torch.set_num_threads(1)  # some plugin may have imported torch before
 os.environ["MPLBACKEND"] = "agg"
 for variable in ("WANDB_API_KEY", "WANDB_MODE", "DENOISELAB_RUN_ID", "DENOISELAB_ALLOW"):
     os.environ.pop(variable, None)

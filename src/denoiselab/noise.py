@@ -207,6 +207,14 @@ class BrownianNoise(Noise):
         self._cells: list[tuple[int, Tensor]] = []
         self._last: tuple[int, Tensor] | None = None
 
+    def shared(self, count: int) -> Noise:
+        """Not of paths, whose nodes are addressed by number and would be the batch's own.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError("BrownianNoise: a path is not shared between samples; use Noise.")
+
     def between(self, x: Tensor, here: Level, there: Level) -> Tensor:
         """The path's increment from `here` to `there`, levels inside the axis, in standard deviations."""
         first, last = self._place(here), self._place(there)

@@ -65,16 +65,10 @@ def test_frames_lie_between_two_samples_under_the_class_of_the_first(invoke, fin
 
 
 def test_what_has_no_latents_is_refused(invoke, finished, tmp_path):
-    checkpoint = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
-    checkpoint["denoiselab"]["config"]["schedule"] = {"_target_": "denoiselab.schedules.Flow"}
-    checkpoint["denoiselab"]["config"]["parameterization"]["_target_"] = "denoiselab.parameterizations.velocity"
-    flow = tmp_path / "flow.ckpt"
-    torch.save(checkpoint, flow)
     for given, words in (
         (["encode=held_out", "sampler=ancestral"], ["encode=held_out: Ancestral is stochastic", "DDIM, eta=0"]),
         (["encode=held_out", "sampler.eta=0.5"], ["encode=held_out: DDIM is stochastic"]),
         (["encode=train", "sampler.steps=1"], ["encode=train: DDIM with steps=1", "more steps"]),
-        (["encode=train", f"ckpt={flow}"], ["encode=train: DDIM's grid starts at pure noise"]),
         (["encode=train", "num_samples=100000"], ["num_samples=100000", "encode=train", "give at most that"]),
         (["encode=test"], ["encode='test'", "'held_out' or 'train'"]),
         (["encode=train", "guidance=2"], ["guidance=2", "takes no condition"]),
@@ -87,4 +81,4 @@ def test_what_has_no_latents_is_refused(invoke, finished, tmp_path):
         result = invoke("sample.py", f"ckpt={finished}", "num_samples=4", f"out={out}", *given)
         assert result.code == 2, result.err
         assert all(word in result.last for word in words), result.last
-        assert list(tmp_path.iterdir()) == [flow]
+        assert not list(tmp_path.iterdir())

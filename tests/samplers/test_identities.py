@@ -1,18 +1,21 @@
 """Samplers that are one another in disguise, and everything on every schedule and parameterization."""
 
 import itertools
+import math
 
 import pytest
 import torch
 from configurations import build, names
+from diffusers import DDPMScheduler
 from oracles import F64, flow_map, interior_levels, mixture
 
 from denoiselab import parameterizations, samplers
 from denoiselab.denoiser import Denoiser, LogNoise
 from denoiselab.noise import Noise
 from denoiselab.samplers import unipc
-from denoiselab.samplers.spacing import UniformTime
+from denoiselab.samplers.spacing import Karras, UniformTime
 from denoiselab.samplers.tableaus import euler
+from denoiselab.samplers.thresholding import Clip, Dynamic
 from denoiselab.schedules import VPLinear
 from denoiselab.schedules.base import like
 
@@ -134,6 +137,67 @@ def test_unipc_without_its_corrector_is_dpm_solver():
     for order in (2, 3):
         a = samplers.UniPC(GRID, 12, order, unipc.VaryingCoefficients(), corrector=False, lower_order_final=False)
         assert torch.allclose(run(a), run(samplers.DPMSolverPP(GRID, 12, order)), rtol=1e-10)
+
+
+def test_one_langevin_correction_is_that_of_algorithm_5():
+    """Song et al., arXiv 2011.13456: e = 2 a_i (r |z| / |g|)^2, x + e g + sqrt(2 e) z; a_i of the forward step."""
+    here, there = interior_levels(VPLinear(), 1)
+    sampler = samplers.PredictorCorrector(GRID, 1, samplers.DDIM(GRID, 1), 1, snr=0.16)
+    z, g = Noise(3, torch.arange(50)).normal((1,), F64), -mixture()(X, here).eps / here.sigma
+    e = 2 * (here.alpha / there.alpha) ** 2 * (0.16 * z.abs() / g.abs()) ** 2
+    x = run_from(DDIM, X + e * g + (2 * e).sqrt() * z, [here, there])
+    out = sampler.run(mixture(), VPLinear(), [here, there], X, Noise(3, torch.arange(50)))
+    assert torch.allclose(out, x, rtol=1e-10)
+
+
+def test_a_reverse_diffusion_step_is_the_papers():
+    """Song et al., arXiv 2011.13456, eq. 46: (2 - sqrt(1 - beta)) x + beta score + sqrt(beta) z."""
+    here, there = interior_levels(VPLinear(), 1)
+    beta = 1 - (here.alpha / there.alpha) ** 2
+    z, score = Noise(3, torch.arange(50)).normal((1,), F64), -mixture()(X, here).eps / here.sigma
+    out = samplers.ReverseDiffusion(GRID, 1).run(mixture(), VPLinear(), [here, there], X, Noise(3, torch.arange(50)))
+    assert torch.allclose(out, (2 - (1 - beta).sqrt()) * X + beta * score + beta.sqrt() * z, rtol=1e-10)
+
+
+@pytest.mark.parametrize("schedule", ["vp_linear", "flow"])
+def test_unipc_skips_the_runs_steps_and_refuses_others(schedule):
+    schedule, sampler = build("schedule", schedule), samplers.UniPC(GRID, 6, skip=[2])
+    full = samplers.UniPC(GRID, 6).plan(schedule, sampler.grid(schedule))
+    skipped = sampler.plan(schedule, sampler.grid(schedule))
+    lost = [
+        number - 1
+        for number, (a, b) in enumerate(zip(full, skipped, strict=True))
+        if getattr(a.step, "correction", None) != getattr(b.step, "correction", None)
+    ]
+    assert lost == [2]
+    sampler.skip = frozenset([6])
+    with pytest.raises(ValueError, match=r"skip=\[6\]: this run's steps are 0 to 5"):
+        sampler.plan(schedule, sampler.grid(schedule))
+
+
+def test_dynamic_thresholding_is_imagens():
+    """diffusers' `_threshold_sample`, which caps s at `sample_max_value`, here beyond reach."""
+    x0 = 2 * Noise(0, torch.arange(6)).normal((3, 8, 8))
+    x0[0] /= 100
+    peer = DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=1e6)
+    assert torch.allclose(Dynamic(0.9)(x0), peer._threshold_sample(x0), rtol=1e-6, atol=1e-6)
+    assert torch.equal(Dynamic(0.9)(x0)[0], x0[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: samplers.DPMSolverPPSinglestep(GRID, 9, 2, r1=0.0), "r1=0.0"),
+        (lambda: Karras(math.nan), "rho=nan"),
+        (lambda: Clip(math.nan), "bound=nan"),
+        (lambda: Dynamic(bound=math.nan), "bound=nan"),
+        (lambda: samplers.DPMSolverAdaptive(GRID, h=math.nan), "h=nan"),
+        (lambda: samplers.Churn(GRID, 9, DDIM, s_tmin=100.0), "s_tmin=100.0: it must not be above s_tmax=50.0"),
+    ],
+)
+def test_an_option_out_of_range_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
 
 
 SCHEDULES = [build("schedule", name) for name in ("ddpm", "vp_linear", "vp_cosine", "ve", "sub_vp", "edm", "flow")]

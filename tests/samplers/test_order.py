@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from configurations import build
 from oracles import F64, flow_map, mixture
 
 from denoiselab import samplers
@@ -12,7 +13,7 @@ from denoiselab.noise import Noise
 from denoiselab.samplers import Memory, unipc
 from denoiselab.samplers import tableaus as rk
 from denoiselab.samplers.spacing import UniformLogSNR
-from denoiselab.schedules import VPLinear
+from denoiselab.schedules import Level, VPLinear
 
 GRID = UniformLogSNR()
 
@@ -85,7 +86,7 @@ CASES = {
 }
 
 
-def errors(sampler, grid, counts):
+def errors(sampler, grid, counts, to_clean=False):
     """RMS error at the end of an interior interval, the history of the first steps exact."""
     schedule, oracle = VPLinear(), mixture()
     start = torch.linspace(-1.5, 1.5, 9, dtype=F64)
@@ -95,7 +96,8 @@ def errors(sampler, grid, counts):
         levels = grid(schedule, count).unbind()
         seeded = sampler.terms - 1 if isinstance(sampler, samplers.multistep.Multistep) else 0
         memory = Memory()
-        for i, ((step, _), here) in enumerate(zip(sampler.plan(schedule, levels), levels, strict=False)):
+        plan = sampler.plan(schedule, [*levels, Level.clean()])[:-1] if to_clean else sampler.plan(schedule, levels)
+        for i, ((step, _), here) in enumerate(zip(plan, levels, strict=False)):
             if i <= seeded:
                 x = flow_map(oracle, start, levels[0], here)[:, None]
                 memory.x = flow_map(oracle, start, levels[0], levels[i - 1])[:, None] if i else None
@@ -122,6 +124,16 @@ def test_fast_has_order_three_but_for_a_last_step_of_order_one(kind):
     for calls, least, most in ((fast(96), 2.85, math.inf), (97, 1.85, 2.3)):
         found = errors(kind(GRID, 9, 3), lam_uniform, [calls, calls + 288])
         assert least <= math.log(found[0] / found[1]) / math.log(1 + 288 / calls) <= most
+
+
+@pytest.mark.parametrize("name", ["unipc", "unipc_bh1", "unipc_v", "unipc_noise", "unip", "dpmpp_3m", "dpm_solver_3m"])
+def test_lower_final_orders_leave_the_declared_order_of_a_shipped_run(name):
+    """To the last noisy level of a run that goes on to clean data."""
+    sampler = build("sampler", name)
+    found = errors(sampler, lam_uniform, [96, 384], to_clean=True)
+    slope = math.log(found[0] / found[1]) / math.log(4)
+    print(name, sampler.order, round(slope, 2))
+    assert sampler.order - 0.15 <= slope <= sampler.order + 0.5
 
 
 def test_the_released_third_order_loses_an_order():

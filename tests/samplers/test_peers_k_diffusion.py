@@ -10,6 +10,7 @@ import types
 
 import pytest
 import torch
+from configurations import build
 from oracles import F64
 from peers import DRAWS, ORACLE, X, distance, named, ours, rule
 
@@ -126,6 +127,13 @@ def in_double():
         yield
     finally:
         torch.set_default_dtype(usual)
+
+
+@pytest.mark.parametrize("name", ["karras", "exponential"])
+def test_grids_are_those_of_k_diffusion(name):
+    levels = build("spacing", name)(EDM(LAST, FIRST), 10)
+    want = getattr(k_diffusion(), f"get_sigmas_{name}")(10, LAST, FIRST)
+    assert torch.allclose(torch.stack([level.sigma for level in levels]), want.double(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("calls", [7, 8, 9])

@@ -183,6 +183,16 @@ def test_encoding_and_decoding_return_the_data(sampler):
         samplers.Ancestral(UniformTime(), 9).encode(mixture(), VPLinear(), x0)
 
 
+@pytest.mark.parametrize("schedule", ["flow", "zero_snr"])
+def test_encoding_reaches_pure_noise_and_returns(schedule):
+    x0, schedule = torch.linspace(-1.5, 1.5, 7, dtype=F64)[:, None], SCHEDULES[schedule]
+    sampler = samplers.RhoRK(UniformLogSNR(), 200, rk4())
+    x_t = sampler.encode(mixture(), schedule, x0)
+    assert (x_t.diff(dim=0) > 0.05).all()
+    back = sampler(mixture(), schedule, (1,), Noise(0, torch.arange(7)), start=x_t, dtype=F64)
+    assert torch.allclose(back, x0, atol=0.03)
+
+
 def test_slerp_keeps_the_length_and_its_ends():
     a, b = Noise(0, torch.arange(3)).normal((3, 8, 8)), Noise(1, torch.arange(3)).normal((3, 8, 8))
     assert torch.allclose(samplers.slerp(a, b, 0.0), a)
@@ -229,6 +239,8 @@ def test_a_brownian_path_is_one():
     for i in range(3):
         for j in range(i):
             assert abs((parts[i] * parts[j]).mean()) < 4 / 20_000**0.5
+    with pytest.raises(ValueError, match="a path is not shared"):
+        noise.shared(2)
     whole = BrownianNoise(3, torch.arange(20_000)).between(x, levels[0], levels[-1])[:, 0]
     lengths = torch.stack([level.snr for level in levels]).diff()
     added = sum(length.sqrt() * part for length, part in zip(lengths, parts, strict=True)) / lengths.sum().sqrt()

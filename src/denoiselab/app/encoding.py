@@ -45,7 +45,7 @@ def encode(config: Config) -> Path:
     path = checkpoint_file(settings)
     loaded, weights = load_weights(path, settings.weights)
     model = loaded.model
-    build.check_scales(model, [settings.guidance], "guidance")
+    build.check_scales(model, [settings.guidance], f"guidance={settings.guidance}")
     check_guidance(sampler, [settings.guidance])
     try:
         sampler.backwards(model.denoiser.schedule)

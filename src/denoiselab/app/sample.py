@@ -25,7 +25,7 @@ from denoiselab.evaluation.cell import draw, mean_count
 from denoiselab.evaluation.media import medium
 from denoiselab.files import atomic
 from denoiselab.noise import SAMPLING, BrownianNoise, Noise
-from denoiselab.samplers import Moment, Sampler, slerp
+from denoiselab.samplers import Analytic, Moment, Sampler, slerp
 from denoiselab.training.interruption import Interruption
 
 Config = dict[str, Any]
@@ -103,7 +103,11 @@ def sample(config: Config) -> Path:
     out = new_path(settings, path, "samples" if frames is None else "interpolations", folder)
     denoiser = model.denoiser.to(device).eval()
     try:
-        calls = 1 if sampler.adaptive else sampler.nfe(sampler.steps, model.denoiser.schedule)
+        schedule = model.denoiser.schedule
+        calls = 1 if sampler.adaptive else sampler.nfe(sampler.steps, schedule)
+        if not isinstance(sampler, Analytic):  # which must know the model first
+            with torch.no_grad():
+                sampler.plan(schedule, sampler.grid(schedule))
     except ValueError as error:
         raise BadInput(f"sampler: {error}") from None
     with (

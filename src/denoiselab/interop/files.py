@@ -167,7 +167,11 @@ def local(path: str, revision: str | None = None) -> Path:
             "denoiselab[hub]."
         ) from None
     patterns = [f"*{suffix}" for suffix in (".json", f"{WEIGHTS}*.safetensors", f"{WEIGHTS}*.bin")]
-    patterns += ["text_encoder/model*.safetensors", "text_encoder/pytorch_model*.bin", "tokenizer/*"]
+    patterns += [
+        "text_encoder/model*.safetensors",
+        "text_encoder/pytorch_model*.bin",
+        *(f"tokenizer/*{end}" for end in (".txt", ".model")),
+    ]
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
     except RepositoryNotFoundError:

@@ -207,7 +207,7 @@ class DPMSolverAdaptive(Adaptive):
     ) -> None:
         super().__init__(spacing, rtol, atol, threshold)
         check_number("order", order, 2, 3)
-        if h <= 0:
+        if not h > 0:
             raise ValueError(f"h={h}: it must be positive.")
         self.order, self.h = order, h
 

@@ -62,7 +62,8 @@ class Sampler(ABC):
         ValueError: `steps` is less than 1.
     """
 
-    # Order of convergence on smooth problems: of the ODE's solution, or weak for a stochastic sampler.
+    # Order of convergence on smooth problems: of the ODE's solution at the last noisy level, once there is a history,
+    # or weak for a stochastic sampler.
     order: int
     calls_per_step: int = 1
     stochastic: bool = False
@@ -116,15 +117,19 @@ class Sampler(ABC):
         least = self.nfe(1, schedule)
         if nfe < least:
             raise ValueError(f"nfe={nfe}: {type(self).__name__} takes at least {least} network calls.")
-        fits, too_many = 1, nfe + 1  # a step is a call at least
+        fits, too_many = 1, 2
+        while self._within(nfe, too_many, schedule):
+            fits, too_many = too_many, 2 * too_many
         while too_many - fits > 1:
             steps = (fits + too_many) // 2
-            try:
-                within = self.nfe(steps, schedule) <= nfe
-            except ValueError:  # more than the grid can hold
-                within = False
-            fits, too_many = (steps, too_many) if within else (fits, steps)
+            fits, too_many = (steps, too_many) if self._within(nfe, steps, schedule) else (fits, steps)
         return fits
+
+    def _within(self, nfe: int, steps: int, schedule: Schedule) -> bool:
+        try:
+            return self.nfe(steps, schedule) <= nfe
+        except ValueError:  # more than the grid can hold
+            return False
 
     def __call__(
         self,
@@ -205,6 +210,8 @@ class Sampler(ABC):
     ) -> Tensor:
         """The x_T `(B, *)` from which this sampler, by as many steps, makes x0 `(B, *)`, up to its error.
 
+        To pure noise, where a grid starts there, the transfer of the prediction leads: x_T is the predicted eps.
+
         Raises:
             ValueError: As `backwards`.
         """
@@ -216,7 +223,7 @@ class Sampler(ABC):
         """The levels of `encode`: the grid from its last noisy level, at which alpha x0 is taken for x, to its first.
 
         Raises:
-            ValueError: The sampler is stochastic, or the grid starts at pure noise or has one noisy level alone.
+            ValueError: The sampler is stochastic, or the grid has one noisy level alone.
         """
         name = type(self).__name__
         if self.stochastic:
@@ -224,8 +231,6 @@ class Sampler(ABC):
                 f"{name} is stochastic: no x_T is the one of an x0; use a deterministic one (DDIM, eta=0)."
             )
         levels = self.grid(schedule, steps)
-        if levels[0].is_end:
-            raise ValueError(f"{name}'s grid starts at pure noise (alpha = 0), where x_T holds no trace of x0.")
         noisy = levels[:-1] if levels[-1].is_end else levels
         if len(noisy) < 2:
             raise ValueError(f"{name} with steps={len(levels) - 1} has no step between noisy levels; use more steps.")

@@ -61,7 +61,7 @@ class DPMSolverPP(Multistep):
         self.published, self.stochastic = published, eta > 0
         self.space = self._space(eta, s_noise)
         # The polynomial's order is that of a path's drift; without the Ito terms the weak order is 1.
-        self.order = 1 if eta else min(order, 2) if published else order
+        self.order = 1 if eta else self.whole(min(order, 2) if published else order)
 
     def _space(self, eta: float, s_noise: float) -> Space:
         return X0(eta, s_noise)

@@ -59,7 +59,7 @@ class Churn(_Refined):
         s_noise: Factor on its standard deviation.
 
     Raises:
-        ValueError: An option is negative, or the rule does not fit.
+        ValueError: An option is negative, s_tmin above s_tmax, or the rule does not fit.
     """
 
     def __init__(
@@ -75,6 +75,8 @@ class Churn(_Refined):
         super().__init__(spacing, steps, rule)
         for name, value in (("s_churn", s_churn), ("s_tmin", s_tmin), ("s_tmax", s_tmax), ("s_noise", s_noise)):
             check_number(name, value)
+        if s_tmin > s_tmax:
+            raise ValueError(f"s_tmin={s_tmin}: it must not be above s_tmax={s_tmax}.")
         self.s_churn, self.s_tmin, self.s_tmax, self.s_noise = s_churn, s_tmin, s_tmax, s_noise
 
     def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:

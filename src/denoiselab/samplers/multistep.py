@@ -45,8 +45,12 @@ class Multistep(Sampler):
     ) -> None:
         super().__init__(spacing, steps, threshold)
         check_number("order", order, 1, self.highest)
-        self.order, self.terms = order, order
-        self.lower_order_final = lower_order_final
+        self.terms, self.lower_order_final = order, lower_order_final
+        self.order = self.whole(order)
+
+    def whole(self, order: int) -> int:
+        """The order of a whole run of a rule of that order: a last step of order k has an error of order k + 1."""
+        return min(order, 3 if self.spacing.to_clean else 2) if self.lower_order_final else order
 
     @abstractmethod
     def weights(self, schedule: Schedule, nodes: Sequence[Level], there: Level) -> list[float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -124,16 +126,25 @@ class Beta(Spacing):
         to_clean: As in `Spacing`.
 
     Raises:
-        ValueError: A shape is not positive.
+        ValueError: A shape is not between 0.1 and 1000.
     """
 
     def __init__(self, a: float = 0.6, b: float = 0.6, to_clean: bool = True) -> None:
         super().__init__(to_clean)
-        self.a, self.b = _positive("a", a), _positive("b", b)
+        for name, shape in (("a", a), ("b", b)):
+            if not 0.1 <= shape <= 1000:
+                raise ValueError(f"{name}={shape}: it must be between 0.1 and 1000.")
+        self.a, self.b = a, b
 
     def levels(self, schedule: Schedule, count: int) -> Level:
-        """The noisy levels."""
-        u = _beta_quantile(1 - _fractions(count), self.a, self.b)
+        """The noisy levels.
+
+        Raises:
+            ValueError: With so many of them these shapes put two in one place.
+        """
+        u = _beta_quantiles(count, self.a, self.b)
+        if not bool((u.diff() < -1e-12).all()):
+            raise ValueError(f"a={self.a}, b={self.b}: these shapes do not tell {count} levels apart.")
         return schedule.level(schedule.t_min + u * (schedule.t_max - schedule.t_min))
 
 
@@ -236,7 +247,7 @@ _FIRST_LAM = -5.0
 
 
 def _positive(name: str, value: float) -> float:
-    if value <= 0:
+    if not value > 0:
         raise ValueError(f"{name}={value}: it must be positive.")
     return value
 
@@ -265,23 +276,40 @@ def _along(
     return schedule.level(t)
 
 
-def _beta_quantile(p: Tensor, a: float, b: float) -> Tensor:
-    """Quantiles of Beta(a, b), by bisection on its power series, which halves with each term up to x = 1/2."""
-    n = torch.arange(60, dtype=torch.float64)
+@functools.lru_cache
+def _beta_quantiles(count: int, a: float, b: float) -> Tensor:
+    """`count` equal quantiles of Beta(a, b), falling from 1 to 0.
 
-    def mass(x: Tensor, a: float, b: float) -> Tensor:
-        """The incomplete beta function of x `(N,)`, at most 1/2 (Abramowitz and Stegun, 26.5.4)."""
-        factors = torch.cat((torch.ones(1, dtype=torch.float64), ((n + 1 - b) / (n + 1))[:-1].cumprod(0)))
-        return x**a * (factors * x[:, None] ** n / (a + n)).sum(1)
+    By bisection on its continued fraction (Abramowitz and Stegun, 26.5.8).
+    Below (a + 1) / (a + b + 2), and from the other end above it, the fraction converges in some sqrt(max(a, b)) terms.
+    """
+    p = 1 - _fractions(count)
+    log_beta = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+    m = torch.arange(1, 20 + int(4 * math.sqrt(max(a, b))), dtype=torch.float64)[:, None]
 
-    half = torch.tensor([0.5], dtype=torch.float64)
-    below, above = mass(half, a, b), mass(half, b, a)
-    mirrored = p * (below + above) > below
-    wanted = torch.where(mirrored, (1 - p) * (below + above), p * (below + above))
-    low, high = torch.zeros_like(p), torch.full_like(p, 0.5)
+    def terms(a: Tensor, b: Tensor) -> Tensor:
+        """The fraction's numerators over x, `(M, N)`, its bottom first."""
+        even = m * (b - m) / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m - 1) * (a + b + m - 1) / ((a + 2 * m - 2) * (a + 2 * m - 1))
+        return torch.stack((odd, even), 1).flatten(0, 1).flip(0)
+
+    def tail(x: Tensor, a: Tensor, b: Tensor, numerators: Tensor) -> Tensor:
+        """The incomplete beta function of x `(N,)`; it converges fast below (a + 1) / (a + b + 2)."""
+        fraction = one = torch.ones_like(x)
+        for numerator in (numerators * x).unbind():
+            fraction = torch.addcdiv(one, numerator, fraction)
+        return (a * x.log() + b * torch.log1p(-x) - log_beta).exp() / (a * fraction)
+
+    split = torch.tensor([(a + 1) / (a + b + 2)], dtype=torch.float64)
+    here, there = torch.full_like(p, a), torch.full_like(p, b)
+    above = p > tail(split, here[:1], there[:1], terms(here[:1], there[:1]))
+    # Above the split it is that of the other shape, from the other end.
+    here, there = torch.where(above, there, here), torch.where(above, here, there)
+    wanted, numerators = torch.where(above, 1 - p, p), terms(here, there)
+    low, high = torch.zeros_like(p), torch.where(above, 1 - split, split)
     for _ in range(64):
         x = (low + high) / 2
-        short = torch.where(mirrored, mass(x, b, a), mass(x, a, b)) < wanted
+        short = tail(x, here, there, numerators) < wanted
         low, high = torch.where(short, x, low), torch.where(short, high, x)
-    x = (low + high) / 2
-    return torch.where(mirrored, 1 - x, x)
+    x = torch.where(wanted > 0, (low + high) / 2, 0.0)
+    return torch.where(above, 1 - x, x)

@@ -42,7 +42,7 @@ class Clip(Threshold):
     """
 
     def __init__(self, bound: float = 1.0) -> None:
-        if bound <= 0:
+        if not bound > 0:
             raise ValueError(f"bound={bound}: it must be positive.")
         self.bound = bound
 
@@ -67,7 +67,7 @@ class Dynamic(Threshold):
     def __init__(self, ratio: float = 0.995, bound: float = 1.0) -> None:
         if not 0 < ratio <= 1:
             raise ValueError(f"ratio={ratio}: it must lie between 0 and 1.")
-        if bound <= 0:
+        if not bound > 0:
             raise ValueError(f"bound={bound}: it must be positive.")
         self.ratio, self.bound = ratio, bound
 

@@ -185,7 +185,13 @@ class Rho:
         return (-lam).exp()
 
     def level(self, schedule: Schedule, value: float) -> Level:
-        """The level at rho."""
+        """The level at rho.
+
+        Raises:
+            ValueError: It is not positive.
+        """
+        if not value > 0:
+            raise ValueError(f"rho={value}: it must be positive.")
         return schedule.at(torch.tensor(-math.log(value), dtype=torch.float64))
 
 

@@ -69,7 +69,7 @@ class UniPC(Multistep):
         order: From 1 to 4.
         coefficients: `BH1`, `BH2` or `VaryingCoefficients`.
         corrector: Whether to correct at all.
-        skip: Numbers of steps, from 0, whose result is not corrected.
+        skip: Numbers of a run's steps, from 0, whose result is not corrected.
         lower_order_final: As in `Multistep`.
         threshold: Mends each predicted x0.
 
@@ -94,7 +94,7 @@ class UniPC(Multistep):
         if any(number < 0 for number in skip):
             raise ValueError(f"skip={list(skip)}: steps are counted from 0.")
         self.coefficients, self.corrector, self.skip = coefficients or BH2(), corrector, frozenset(skip)
-        self.order = order + 1 if corrector else order
+        self.order = self.whole(order + 1 if corrector else order)
 
     def weights(self, schedule: Schedule, nodes: Sequence[Level], there: Level) -> list[float]:
         """The predictor's, or with `there` first among the nodes, the corrector's (whose step starts at the second)."""
@@ -124,8 +124,23 @@ class UniPC(Multistep):
             step = _PredictorCorrector(nodes[0], read, predictor, correction, self.terms + 1)
             steps.append(Planned(step, there))
             correction = None
-            if self.corrector and i not in self.skip:
+            if self.corrector:
                 correction = [keep, *(gain * w for w in self.weights(schedule, [there, *nodes], there))]
+        return steps
+
+    def plan(self, schedule: Schedule, levels: Sequence[Level]) -> list[Planned]:
+        """All steps, without the corrections of those to skip.
+
+        Raises:
+            ValueError: A number in `skip` is not of a step.
+        """
+        steps = super().plan(schedule, levels)
+        if self.skip and max(self.skip) >= len(steps):
+            raise ValueError(f"skip={sorted(self.skip)}: this run's steps are 0 to {len(steps) - 1}.")
+        for number in self.skip:  # the step after it corrects
+            for after, _ in steps[number + 1 : number + 2]:
+                if isinstance(after, _PredictorCorrector):
+                    after.correction = None
         return steps
 
 

@@ -1,0 +1,95 @@
+"""The levels of every grid, against closed forms and other libraries."""
+
+import contextlib
+
+import diffusers
+import pytest
+import torch
+from configurations import build, names
+from oracles import F64
+from scipy.special import betaincinv
+
+from denoiselab.samplers import DDIM, RhoRK
+from denoiselab.samplers.spacing import Beta, Listed
+from denoiselab.samplers.tableaus import heun
+from denoiselab.samplers.transfer import Rho
+from denoiselab.schedules import EDM, VPLinear
+
+CHAIN = build("schedule", "ddpm")
+VP = VPLinear()
+
+
+@pytest.mark.parametrize(
+    ("a", "b"), [(0.6, 0.6), (0.1, 0.1), (0.3, 2), (1, 1), (2, 5), (50, 50), (5, 60), (60, 5), (300, 2), (1000, 1000)]
+)
+def test_beta_has_the_quantiles_of_scipy(a, b):
+    levels = Beta(a, b, to_clean=False).levels(VP, 23)
+    places = (levels.t - VP.t_min) / (VP.t_max - VP.t_min)
+    want = betaincinv(a, b, torch.linspace(1, 0, 23, dtype=F64).numpy())
+    assert torch.allclose(places, torch.from_numpy(want), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("a", [0.0, -1.0, 0.05, 2000.0, float("nan")])
+def test_beta_refuses_shapes_that_are_not_shown(a):
+    with pytest.raises(ValueError, match=f"b={a}: it must be between"):
+        Beta(0.6, a)
+    with pytest.raises(ValueError, match=r"a=0\.1, b=1000: these shapes do not tell 40 levels apart"):
+        Beta(0.1, 1000).levels(VP, 40)
+
+
+@pytest.mark.parametrize("name", sorted({*names("spacing")} - {"from_file", "listed"}))
+def test_a_budget_buys_the_most_steps_on_every_grid(name):
+    """`steps_for` against all numbers of steps, where grids drop or add levels too, and beyond the trained ones."""
+    grid = build("spacing", name, *(["trained=60"] if name in INDICES else []))
+    for rule in (DDIM(grid, 9), RhoRK(grid, 9, heun())):
+        spent = {}
+        for steps in range(1, 70):
+            with contextlib.suppress(ValueError):
+                spent[steps] = rule.nfe(steps, VP)
+        for budget in range(spent[1], 40):
+            assert rule.steps_for(budget, VP) == max(steps for steps, calls in spent.items() if calls <= budget), budget
+
+
+# S = 10 of T = 1000, counted from 0: the papers' own rules by hand, and diffusers'.
+INDICES = {
+    "ddim_uniform": range(0, 1000, 100),
+    "ddim_uniform_released": range(0, 1000, 100),
+    "ddim_quadratic": [0, 9, 39, 88, 158, 246, 355, 483, 632, 800],
+    "ddim_quadratic_released": [0, 9, 39, 88, 158, 246, 355, 483, 632, 800],
+    **{
+        name: sorted(scheduler.timesteps.tolist())
+        for name in ("leading", "linspace", "trailing")
+        for scheduler in [diffusers.DDIMScheduler(timestep_spacing=name)]
+        for _ in [scheduler.set_timesteps(10)]
+    },
+}
+
+
+@pytest.mark.parametrize("name", INDICES)
+def test_trained_levels_are_those_of_the_released_codes(name):
+    levels = build("spacing", name)(CHAIN, 10)
+    assert sorted(round(float(level.t) * 1000) - 1 for level in levels[:-1]) == list(INDICES[name])
+
+
+@pytest.mark.parametrize(("steps", "stride"), [(7, 142), (30, 33), (600, 1)])
+def test_the_released_linear_rule_has_more_levels_where_steps_do_not_divide(steps, stride):
+    levels = build("spacing", "ddim_uniform_released")(CHAIN, steps)
+    assert [round(float(level.t) * 1000) - 1 for level in levels[-2::-1]] == list(range(0, 1000, stride))
+
+
+def test_times_are_those_of_dpm_solver():
+    """Of 10 steps along 0 to 999: its `time_uniform` and `time_quadratic`."""
+    for name, want in (
+        ("uniform_time", [999, 899.1, 799.2, 699.3, 599.4, 499.5, 399.6, 299.7, 199.8, 99.9, 0]),
+        ("quadratic", [999, 809.2, 639.4, 489.5, 359.6, 249.8, 159.8, 89.9, 40, 10, 0]),
+    ):
+        levels = build("spacing", name, "to_clean=true")(VP, 10)
+        assert torch.allclose(
+            torch.stack([level.t for level in levels[:-1]]), torch.tensor(want[:-1]).double() / 999, atol=1e-4
+        )
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0, float("nan")])
+def test_a_listed_rho_that_is_not_positive_is_refused_by_name(value):
+    with pytest.raises(ValueError, match=rf"rho={value}: it must be positive"):
+        Listed([80.0, value], Rho()).levels(EDM(0.002, 80.0), 2)
