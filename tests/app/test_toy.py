@@ -8,6 +8,7 @@ from configurations import CONF, names
 from hydra import initialize_config_dir
 from omegaconf import OmegaConf
 from PIL import Image
+from scipy.io import wavfile
 
 from denoiselab.app.assemble import check_config
 from denoiselab.app.construct import construct
@@ -50,6 +51,30 @@ def test_a_toy_run_leaves_its_pictures_and_can_be_sampled(invoke, logs):
     assert result.code == 0, result.err
     assert np.load(out / "samples.npz")["points"].shape == (50, 2)
     assert (out / "grid.png").is_file()
+
+
+def test_a_run_on_waveforms_can_be_scored_seen_and_heard(invoke, logs):
+    path = logs / "tones"
+    result = invoke(
+        "train.py", "experiment=tones", "logger=none", "max_images=64", "batch_size=32", "lr_schedule.images=32",
+        "network.channels=8", "network.groups=4", "network.heads=1", "data.shape=[1,64]", "data.size=100",
+        "data.held_out=40", "evaluation.num_samples=20", "evaluation.samplers=[dpmpp_2m]", "evaluation.nfe=[4]",
+        "callbacks.frontier.every_images=null", "callbacks.preview.every_images=null",
+        f"paths.log_dir={logs}", f"paths.run_dir={path}",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    (record,) = json.loads((path / "frontier.json").read_text())
+    assert (record["metric"], record["shape"]) == ("sliced_w1", [1, 64])
+    assert 0 < record["floor"] < record["score"]
+    for kind, out in (("npz", logs / "npz"), ("png", logs / "wav")):
+        result = invoke("sample.py", f"ckpt={path}", "num_samples=3", "sampler.steps=2", f"format={kind}", f"out={out}")
+        assert result.code == 0, result.err
+        assert (out / "grid.png").is_file()
+    waveforms = np.load(logs / "npz" / "samples.npz")["waveforms"]
+    assert waveforms.shape == (3, 1, 64)
+    rate, heard = wavfile.read(logs / "wav" / "000001.wav")
+    assert (rate, heard.dtype) == (16_000, np.int16)
+    assert np.abs(heard - np.clip(waveforms[1, 0] / 4, -1, 1) * 32767).max() <= 0.5 + 1e-2
 
 
 @pytest.mark.parametrize("experiment", [[], ["experiment=toy_2d"]], ids=["images", "points"])

@@ -53,3 +53,22 @@ def test_weights_start_as_in_the_source():
         assert not layers[name].bias.any()
     for weight in layers["middle.1"].qkv.weight.detach().chunk(3):
         assert weight.std() == pytest.approx(128**-0.5, rel=0.05)
+
+
+def test_patches_are_channels_of_a_network_of_half_the_side():
+    options = {"channels": 8, "multipliers": [1, 2], "blocks": 1, "attention_levels": [], "groups": 4, "dropout": 0.0}
+    patched = DDPMUNet([1, 12, 8], patch=2, outputs=2, **options)
+    plain = DDPMUNet([4, 6, 4], outputs=2, **options)
+    for parameter in patched.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    plain.load_state_dict(patched.state_dict())
+    x, t = torch.randn(3, 1, 12, 8), torch.rand(3)
+    pieces = torch.stack([x[:, 0, i::2, j::2] for i in (0, 1) for j in (0, 1)], dim=1)
+    out, inner = patched(x, t), plain(pieces, t)
+    for output in (0, 1):  # of a mean and a variance
+        for place, (i, j) in enumerate((i, j) for i in (0, 1) for j in (0, 1)):
+            assert torch.allclose(out[:, output, i::2, j::2], inner[:, 4 * output + place], atol=1e-6)
+    with pytest.raises(ValueError, match="patch=3"):
+        DDPMUNet([1, 12, 8], patch=3, **options)
+    with pytest.raises(ValueError, match="image_channels=1"):
+        DDPMUNet([1, 12, 8], patch=2, image_channels=1, **options)
