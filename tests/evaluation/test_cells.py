@@ -302,3 +302,16 @@ def test_nothing_is_done_for_a_network_that_always_diverges(tmp_path, monkeypatc
     records = score(frontier(), tmp_path)
     assert records[0]["error"] == "sample 0 of DDIM at 2 NFE is not finite."
     assert all(r["score"] is None for r in records)
+
+
+def test_a_sample_that_a_codec_breaks_fails_the_cell(tmp_path):
+    """It would be stored as a black image."""
+
+    class Overflows(Identity):
+        def decode(self, latents):
+            out = latents.clone()
+            out[-1, 0, 0, 0] = math.nan
+            return out
+
+    record = score(frontier(nfe=[2]), tmp_path, codec=Overflows(SHAPE))[0]
+    assert record["error"] == "sample 7 of DDIM at 2 NFE is not finite once Overflows has decoded it."

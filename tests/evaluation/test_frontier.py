@@ -57,11 +57,11 @@ def frontier(batch_size=8, **options):
     return Frontier(batch_size=batch_size, schedule=VPLinear(), **given)
 
 
-def score(out, directory, check=lambda step: None, protocol=None, denoiser=None, scorer=None, **options):
+def score(out, directory, check=lambda step: None, protocol=None, denoiser=None, scorer=None, codec=None, **options):
     denoiser = denoiser or Denoiser(Shrink(), VPLinear(), parameterizations.eps, ScaledTime())
     reference = GaussianStatistics(16)
     reference.update(torch.rand(50, 16, generator=torch.Generator().manual_seed(0)))
-    subject = Subject(denoiser, Unconditional(), Identity(SHAPE), lambda name: nullcontext())
+    subject = Subject(denoiser, Unconditional(), codec or Identity(SHAPE), lambda name: nullcontext())
     protocol = {"data": "toy", "images_seen": 0, "split": "train", **(protocol or {})}
     return out.run(subject, scorer or Pixels(), reference, Store(directory), protocol, check, **options)
 
@@ -171,3 +171,14 @@ def test_cells_of_a_sampler_that_has_changed_leave_its_line(tmp_path):
     changed = frontier(nfe=[2], settings={"ddim": {"eta": 0.5}, "ancestral": {}})
     told = [(r["sampler"], r["nfe"]) for r in score(changed, tmp_path)]
     assert sorted(told) == [("ancestral", 2), ("ancestral", 3), ("ddim", 2)]
+
+
+def test_cells_of_another_model_in_the_same_folder_are_neither_taken_nor_shown(tmp_path):
+    """Of the same images seen and the same name of weights: two seeds of one training, or another codec."""
+    score(frontier(nfe=[2, 3]), tmp_path, protocol={"model_sha256": "a"})
+    other = Shrink()
+    other.one.data.fill_(0.9)
+    other = Denoiser(other, VPLinear(), parameterizations.eps, ScaledTime())
+    alone = frontier(nfe=[2], samplers={"ddim": DDIM(UniformTime(), 1)})
+    for options in ({"protocol": {"model_sha256": "b"}}, {"protocol": {"model_sha256": "a"}, "denoiser": other}):
+        assert [(r["sampler"], r["nfe"]) for r in score(alone, tmp_path, **options)] == [("ddim", 2)]

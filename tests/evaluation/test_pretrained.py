@@ -166,8 +166,10 @@ def test_grey_images_are_their_rgb_and_spatial_features_are_seven_channels_of_mi
     x = (x - 128) / 128
     for name in (*names, "MaxPool_2", *(f"Mixed_{place}" for place in ("5b", "5c", "5d", "6a", "6b", "6c"))):
         x = getattr(inner, name)(x)
-    assert torch.allclose(out, inner.Mixed_6d.branch1x1(x)[:, :7].flatten(1), rtol=1e-5, atol=1e-6)
+    theirs = inner.Mixed_6d.branch1x1(x).permute(0, 2, 3, 1)[..., :7].flatten(1)  # ADM's order, evaluator.py
+    assert torch.allclose(out, theirs, rtol=1e-5, atol=1e-6)
     assert out.shape == (2, 7 * 17 * 17)
+    assert mine.facts["spatial"] == "H, W, C"  # files of another order, or of none, have another protocol
 
 
 def test_features_are_computed_in_float32_under_autocast(weights, tmp_path):

@@ -149,6 +149,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         raise BadInput(str(error)) from None
     evaluator = Evaluator(
         model=model,
+        identity=build.identity(config),
         applied=functools.partial(ema.applied, model.denoiser),
         extractor=build.build_extractor(config, settings.evaluation, settings.evaluation.num_samples, images),
         images=images,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from denoiselab.data import DataSet
 from denoiselab.data.augmentation import Augmentation
 from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation import Extractor, Given, Metric, references
+from denoiselab.frozen.folders import sha256_of
 from denoiselab.guidance import bind
 from denoiselab.networks.conditioning import OPTIONAL, listed
 from denoiselab.noise import AUGMENTING, Noise
@@ -58,6 +61,31 @@ def parts(config: Config) -> dict[str, Any]:
         KeyError: One is missing. Only a codec may be: there is none.
     """
     return {part: config[part] for part in MODEL_PARTS if part != "codec" or part in config}
+
+
+def with_hashes(node: Any) -> Any:
+    """A node with the sha256 of each file or folder instead of its `path`: what is in there counts, not where it is."""
+    if not isinstance(node, dict):
+        return node
+    out = {key: with_hashes(value) for key, value in node.items()}
+    if isinstance(path := node.get("path"), str):
+        if node.get("sha256") is not None:
+            del out["path"]
+        elif Path(path).is_file():
+            out["path"] = {"sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
+        elif Path(path).is_dir():
+            out["path"] = {"sha256": sha256_of(Path(path))}
+    return out
+
+
+def identity(config: Config) -> str:
+    """sha256 of all that a model's samples depend on beside its weights: its parts, and the files that they name.
+
+    Raises:
+        KeyError: A part is missing.
+    """
+    nodes = with_hashes(parts(config))
+    return hashlib.sha256(json.dumps(nodes, sort_keys=True).encode()).hexdigest()
 
 
 def build_model(config: Config) -> Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ from denoiselab.app.moments import check_guidance, learn
 from denoiselab.app.run_directory import git_revision
 from denoiselab.app.settings import Evaluation
 from denoiselab.app.steering import Steering
+from denoiselab.conditioners import Conditioner
 from denoiselab.data import DataSet
 from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Reference, Scorer, Store, Subject
 from denoiselab.samplers import Sampler
@@ -56,7 +56,7 @@ def frontier_of(evaluation: Config, model: build.Model, names: list[str], option
     try:
         return Frontier(
             samplers,
-            {name: _with_hashes(node) for name, node in nodes.items()},
+            {name: build.with_hashes(node) for name, node in nodes.items()},
             model.denoiser.schedule,
             evaluation["nfe"],
             evaluation["extra_nfe"],
@@ -68,16 +68,6 @@ def frontier_of(evaluation: Config, model: build.Model, names: list[str], option
         )
     except ValueError as error:
         raise BadInput(str(error).replace("evaluation.", f"{option}.")) from None
-
-
-def _with_hashes(node: Any) -> Any:
-    """A node with the sha256 of each file instead of its `path`: what is in the file counts."""
-    if not isinstance(node, dict):
-        return node
-    out = {key: _with_hashes(value) for key, value in node.items()}
-    if isinstance(path := node.get("path"), str) and Path(path).is_file():
-        out["path"] = {"sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
-    return out
 
 
 def optimized_metric(name: str, frontier: Frontier, advice: str = "") -> OptimizedMetric:
@@ -100,6 +90,7 @@ class Evaluator:
 
     Args:
         model: With its denoiser on the device where it shall work.
+        identity: `build.identity` of the model's configuration.
         applied: Takes a name of weights; within its context the denoiser has them.
         extractor: Makes the scorer.
         images: Training images or points.
@@ -113,6 +104,7 @@ class Evaluator:
     """
 
     model: build.Model
+    identity: str
     applied: Callable[[str], AbstractContextManager[None]]
     extractor: Extractor
     images: DataSet
@@ -145,6 +137,8 @@ class Evaluator:
             "data": self.data,
             "split": scorer.split,
             "images_seen": images_seen,
+            "model_sha256": self.identity,
+            **self._conditions,
             **scorer.facts,
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
             **({} if self.steering is None else self.steering.facts),
@@ -250,6 +244,12 @@ class Evaluator:
             if values:
                 self._floors[num_samples] = {"floor": fmean(values), "floor_std": stdev(values)}
         return self._floors[num_samples]
+
+    @cached_property
+    def _conditions(self) -> dict[str, str]:
+        """The held-out data, where samples are conditioned on them."""
+        met = type(self.model.conditioner).meet is not Conditioner.meet
+        return {"held_out_sha256": self.held_out.fingerprint} if met and len(self.held_out) else {}
 
     @cached_property
     def _revision(self) -> dict[str, Any]:

@@ -114,6 +114,7 @@ def _score(
     name = job.home.absolute().name
     evaluator = Evaluator(
         model=loaded.model,
+        identity=build.identity(loaded.config),
         applied=loaded.applied,
         extractor=build.build_extractor(config, job.evaluation, job.evaluation.num_samples, images, "frontier"),
         images=images,

@@ -240,12 +240,18 @@ def draw(
     counted = count_calls(bound if steer is None else steer(bound, index))
     drawn = noise(seed, index, SAMPLING)
     x = sampler(counted, denoiser.schedule, codec.latent_shape, drawn, steps=steps, start=start, on_step=on_step)
+    what = f"{type(sampler).__name__} at {counted.calls} NFE is not finite"
+    _check_finite(x, index, what)
+    decoded = codec.decode(x)
+    _check_finite(decoded, index, f"{what} once {type(codec).__name__} has decoded it")
+    return medium(codec.shape).to_stored(decoded), counted
+
+
+def _check_finite(x: Tensor, index: Tensor, what: str) -> None:
     bad = ~x.isfinite().flatten(1).all(1)
     if bool(bad.any()):
         first = int(index[bad][0])
-        what = f"sample {first} of {type(sampler).__name__} at {counted.calls} NFE is not finite."
-        raise NotFinite(first, what)
-    return medium(codec.shape).to_stored(codec.decode(x)), counted
+        raise NotFinite(first, f"sample {first} of {what}.")
 
 
 def _device_name(device: torch.device) -> str:

@@ -15,7 +15,7 @@ from denoiselab.evaluation.cell import Scoring, Subject, digest
 from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.ranks import on_first_rank
 from denoiselab.evaluation.scorer import Reference, Scorer
-from denoiselab.evaluation.store import Record, Store, comparable
+from denoiselab.evaluation.store import Record, Store, comparable, rule
 from denoiselab.samplers import Sampler
 from denoiselab.schedules import Schedule
 
@@ -165,13 +165,15 @@ class Frontier:
             records = [store.read()[record["cell"]] for record in records]  # with their marks
         # What was scored before of the same model belongs to the picture too, but for what is scored anew.
         groups, cells = {comparable(record) for record in records}, {(_series(r), r["nfe"]) for r in records}
-        rules = {_series(record): _rule(record) for record in records}
+        rules = {_series(record): rule(record) for record in records}
+        models = {record["weights"]: _model(record) for record in records}
         return records + [
             record
             for record in stored.values()
             if comparable(record) in groups
             and (_series(record), record["nfe"]) not in cells
-            and rules.get(_series(record), _rule(record)) == _rule(record)
+            and models.get(record["weights"], _model(record)) == _model(record)
+            and rules.get(_series(record), rule(record)) == rule(record)
         ]
 
     def _cells(self) -> Iterator[tuple[float, str, int, int]]:
@@ -186,6 +188,6 @@ def _series(record: Record) -> tuple[Any, ...]:
     return tuple(record.get(key) for key in ("weights", "guidance", "classifier_scale", "sampler"))
 
 
-def _rule(record: Record) -> tuple[Any, ...]:
-    """What all cells of a line have in common."""
-    return record.get("weights_sha256"), record.get("classifier_sha256"), {**record.get("settings", {}), "steps": None}
+def _model(record: Record) -> tuple[Any, ...]:
+    """What was sampled."""
+    return record.get("model_sha256"), record.get("weights_sha256")

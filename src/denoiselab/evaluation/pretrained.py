@@ -111,7 +111,8 @@ class InceptionV3(_Pretrained):
         wanted = [*dict.fromkeys(outputs.values())] or ["768"]  # the layer after the spatial one
         inner = FeatureExtractorInceptionV3(self.name, wanted, str(self.weights.file))
         spatial = inner.Mixed_6d.branch1x1 if SPATIAL in layers else None
-        return _Outputs(inner, outputs, spatial), {"resize": _RESIZE.format(299), "layer": self.layer}
+        facts = {"resize": _RESIZE.format(299), "layer": self.layer}
+        return _Outputs(inner, outputs, spatial), facts | ({} if spatial is None else {"spatial": "H, W, C"})
 
 
 class VGG16(_Pretrained):
@@ -276,7 +277,7 @@ class _Outputs(nn.Module):
         found = inner.convert_features_tuple_to_dict(inner(images))
         out = {layer: found[name] for layer, name in self.outputs.items()}
         if self._seen:
-            out[SPATIAL] = self._seen[0].flatten(1)
+            out[SPATIAL] = self._seen[0].permute(0, 2, 3, 1).flatten(1)  # as TensorFlow has them, and ADM's files
         return out
 
 

@@ -91,6 +91,13 @@ def comparable(record: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(json.dumps(record.get(key), sort_keys=True) for key in _COMPARABLE)
 
 
+def rule(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What all cells of a line have in common, beside its name: the model, and the sampler's settings but for steps."""
+    settings = json.dumps({**record.get("settings", {}), "steps": None}, sort_keys=True)
+    keys = ("model_sha256", "weights_sha256", "classifier_sha256")
+    return *(record.get(key) for key in keys), settings
+
+
 def finished(records: Iterable[Record]) -> list[Record]:
     """The records that have a score."""
     return [record for record in records if record["score"] is not None]
