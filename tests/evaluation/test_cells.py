@@ -5,6 +5,7 @@ import json
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from ranks import on_ranks
 from test_frontier import SHAPE, Pixels, Shrink, frontier, score
 
 from denoiselab import parameterizations
+from denoiselab.app.steering import Steering
 from denoiselab.codecs import Identity
-from denoiselab.conditioners import ClassLabel
+from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation import OptimizedMetric, Score, Store, Subject
 from denoiselab.evaluation.memory import PeakMemory
@@ -315,3 +317,26 @@ def test_a_sample_that_a_codec_breaks_fails_the_cell(tmp_path):
 
     record = score(frontier(nfe=[2]), tmp_path, codec=Overflows(SHAPE))[0]
     assert record["error"] == "sample 7 of DDIM at 2 NFE is not finite once Overflows has decoded it."
+
+
+def test_an_unconditional_model_steered_by_a_classifier_has_its_classes_as_strata(tmp_path):
+    asked = []
+
+    class Asked(Pixels):
+        def statistics(self, start=0, strata=1):
+            asked.append(strata)
+            return super().statistics()
+
+    classifier = SimpleNamespace(num_classes=7, shape=SHAPE)
+    steer = Steering(classifier, Unconditional(), 1.0, "0" * 64)
+    assert steer.strata == 7
+    assert Steering(classifier, ClassLabel(7, classes=[1, 2]), 1.0, "0" * 64).strata == 2
+
+    class Passes:
+        strata, facts = steer.strata, {}
+
+        def __call__(self, denoise, index):
+            return denoise
+
+    score(frontier(nfe=[2]), tmp_path, scorer=Asked(), steer=Passes())
+    assert asked == [7, 7]

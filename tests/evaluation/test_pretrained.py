@@ -227,6 +227,19 @@ def test_other_weights_are_refused(weights, tmp_path):
         scorer(VGG16(str(other), sha256=None), metrics, tmp_path)
 
 
+@needs["timm"]
+def test_dinov2_without_a_hash_says_so_and_refuses_junk_before_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    metrics = {"frechet": FrechetDistance()}
+    with pytest.raises(ValueError, match=r"no sha256 is asked for.*evaluation\.extractor\.sha256=.*dinov2_vits14_pre"):
+        DINOv2("vit-s-14").check((3, 8, 8), metrics, 10)
+    junk = tmp_path / "junk.pth"
+    for state in ({"a": torch.zeros(3)}, [torch.zeros(3)], torch.zeros(3)):
+        torch.save(state, junk)
+        with pytest.raises(ValueError, match=r"junk.pth does not hold the weights of DINOv2 vit-s-14"):
+            DINOv2("vit-s-14", str(junk)).check((3, 8, 8), metrics, 10)
+
+
 def test_weights_that_run_code_are_refused(tmp_path):
     class Evil:
         def __reduce__(self):

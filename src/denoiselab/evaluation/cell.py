@@ -45,6 +45,11 @@ class Subject(NamedTuple):
     applied: Callable[[str], AbstractContextManager[None]]
     steer: Callable[[Denoise, Tensor], Denoise] | None = None
 
+    @property
+    def strata(self) -> int:
+        """Sample i is drawn as sample i mod strata is: by its condition, or by the class that it is steered to."""
+        return int(getattr(self.steer, "strata", self.conditioner.strata))
+
 
 class NotFinite(ValueError):  # noqa: N818
     """Samples, or features of them, that hold NaN or infinity.
@@ -107,7 +112,7 @@ class Scoring:
         device = next(self.subject.denoiser.parameters()).device
         memory, start = PeakMemory(device), time.perf_counter()
         share = self._share()
-        statistics = self.scorer.statistics(share.start, self.subject.conditioner.strata)
+        statistics = self.scorer.statistics(share.start, self.subject.strata)
         mine, first = self._draw(share, statistics, guidance, sampler, steps, calls)
         shares = [mine._replace(memory=memory.megabytes())]
         if dist.is_initialized():
