@@ -20,7 +20,7 @@ from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation import OptimizedMetric, Score, Store, Subject
 from denoiselab.evaluation.memory import PeakMemory
-from denoiselab.evaluation.statistics import GaussianStatistics
+from denoiselab.evaluation.statistics import FeatureFile, GaussianStatistics
 from denoiselab.evaluation.store import mark_pareto
 from denoiselab.samplers import DDIM
 from denoiselab.samplers.spacing import UniformTime
@@ -340,3 +340,50 @@ def test_an_unconditional_model_steered_by_a_classifier_has_its_classes_as_strat
 
     score(frontier(nfe=[2]), tmp_path, scorer=Asked(), steer=Passes())
     assert asked == [7, 7]
+
+
+class Spools(Pixels):
+    """Keeps whole features, on a rank whose disk is full after `room` samples."""
+
+    room = 0
+
+    def statistics(self, start=0, strata=1):
+        return _Spool(self.room)
+
+
+class _Spool(FeatureFile):
+    def __init__(self, room):
+        super().__init__(16)
+        self.room = room
+
+    def update(self, samples):
+        if self.n + len(samples) > self.room:
+            raise OSError(28, "No space left on device")
+        super().update(samples.float().flatten(1))
+
+
+FULL = r"frontier.json: a cell cannot be written \(No space left on device\); those before it are kept"
+
+
+def test_a_disk_that_fills_with_features_is_told_as_that_of_a_cell(tmp_path):
+    score(frontier(nfe=[2]), tmp_path)
+    before = (tmp_path / "frontier.json").read_bytes()
+    with pytest.raises(OSError, match=FULL):
+        score(frontier(nfe=[4]), tmp_path, scorer=Spools())
+    assert (tmp_path / "frontier.json").read_bytes() == before
+
+
+def _fill(rank, path):
+    dist.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=2)
+    rooms = {"own": (99, 0), "joined": (15, 99)}  # the second rank's samples do not fit; or on the first rank
+    for name, room in rooms.items():
+        scorer = Spools()
+        scorer.room = room[rank]
+        with pytest.raises(OSError, match=FULL):
+            score(frontier(nfe=[2]), path / name, scorer=scorer)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_on_one_rank_ends_all_of_them(tmp_path):
+    on_ranks(_fill, (tmp_path,), 2)

@@ -73,8 +73,12 @@ class Store:
         try:
             yield
         except OSError as error:
-            reason = error.strerror or error
-            raise OSError(f"{self._path}: a cell cannot be written ({reason}); those before it are kept") from error
+            raise self.failure(error) from error
+
+    def failure(self, error: OSError) -> OSError:
+        """That says what is safe."""
+        reason = error.strerror or error
+        return OSError(f"{self._path}: a cell cannot be written ({reason}); those before it are kept")
 
     def usable(self) -> dict[str, Record]:
         """The cells that need not be scored again: those with a picture, and those that failed."""
