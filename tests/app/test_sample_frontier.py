@@ -97,6 +97,9 @@ def test_many_checkpoints_are_scored_and_shown_together(finished, tmp_path, invo
         rows = list(csv.DictReader(file))
     assert len(rows) == len(records(tmp_path / "runs" / "a")) + len(records(tmp_path / "runs" / "b"))
     assert {row["run"] for row in rows if row["sampler"] == "euler"} == {"a", "b"}
+    # A score is Pareto-optimal among those of all runs: both have the same cells, so each cost has one mark at most.
+    marks = [row["network_evaluations"] for row in rows if row["pareto"] == "True"]
+    assert len(marks) == len(set(marks)) > 0
     # The page of runs that were scored before: the same, and the folder of a former page is no run.
     result = invoke("src/denoiselab/report.py", f"runs=[{tmp_path}/runs/*]", f"out={tmp_path / 'out'}")
     assert result.code == 0, result.err
@@ -122,6 +125,9 @@ def test_many_checkpoints_are_scored_and_shown_together(finished, tmp_path, invo
         ("sample.py", ["ckpt={run}", "frontier=default", "frontier.reference=no.npz"], "frontier.reference=no.npz"),
         ("sample.py", ["ckpt={run}", "frontier=default", "frontier.reference_data=all"], "'same' or 'any'"),
         ("sample.py", ["ckpt={run}", "frontier=default", "out={run}/samples"], "holds no frontier"),
+        ("sample.py", ["ckpt={run}", "frontier=default", "num_samples=9"], "frontier takes frontier.num_samples."),
+        ("sample.py", ["ckpt={run}", "frontier=default", "sampler.steps=9"], "frontier takes frontier.samplers="),
+        ("sample.py", ["ckpt={run}", "frontier=default", "noise=brownian"], "noise=brownian: it is of samples"),
         ("src/denoiselab/report.py", ["runs=[]"], "runs=[]"),
         ("src/denoiselab/report.py", ["runs=[{run}/samples]"], "no frontier.json there"),
         ("src/denoiselab/report.py", ["to=wandb_chart"], "no key here"),

@@ -14,6 +14,7 @@ from denoiselab.app.assemble import check_config
 from denoiselab.app.construct import construct
 from denoiselab.app.overrides import composed
 from denoiselab.app.run_directory import run_id
+from denoiselab.evaluation.cell import NotFinite
 
 TOY = [
     *("experiment=toy_2d", "logger=none", "max_images=2048", "lr_schedule.images=1024"),
@@ -153,3 +154,16 @@ def test_level_distribution_and_uniforms_are_choices(invoke, logs):
     chosen += ["uniforms@objective.level_distribution.uniforms=low_discrepancy"]
     result = invoke("train.py", *TOY, *chosen, f"paths.log_dir={logs}")
     assert result.code == 0, result.err
+
+
+def test_a_run_whose_cells_all_failed_is_done_and_its_value_is_infinite(invoke, logs, monkeypatch):
+    def broken(*given, **options):
+        raise NotFinite(3, "sample 3 is not finite.")
+
+    monkeypatch.setattr("denoiselab.evaluation.cell.draw", broken)
+    path = logs / "failed"
+    result = invoke("train.py", *TOY, "callbacks=default", f"paths.log_dir={logs}", f"paths.run_dir={path}")
+    assert result.code == 0, result.err
+    assert "failed: " in result.out
+    assert "sample 3 is not finite. The value of this run is inf." in " ".join(result.err.split())
+    assert all(record["error"] for record in json.loads((path / "frontier.json").read_text()))

@@ -5,6 +5,7 @@ import json
 import math
 import os
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,12 +14,13 @@ from ranks import on_ranks
 from test_frontier import SHAPE, Pixels, Shrink, frontier, score
 
 from denoiselab import parameterizations
+from denoiselab.app.steering import Steering
 from denoiselab.codecs import Identity
-from denoiselab.conditioners import ClassLabel
+from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation import OptimizedMetric, Score, Store, Subject
 from denoiselab.evaluation.memory import PeakMemory
-from denoiselab.evaluation.statistics import GaussianStatistics
+from denoiselab.evaluation.statistics import FeatureFile, GaussianStatistics
 from denoiselab.evaluation.store import mark_pareto
 from denoiselab.samplers import DDIM
 from denoiselab.samplers.spacing import UniformTime
@@ -315,3 +317,73 @@ def test_a_sample_that_a_codec_breaks_fails_the_cell(tmp_path):
 
     record = score(frontier(nfe=[2]), tmp_path, codec=Overflows(SHAPE))[0]
     assert record["error"] == "sample 7 of DDIM at 2 NFE is not finite once Overflows has decoded it."
+
+
+def test_an_unconditional_model_steered_by_a_classifier_has_its_classes_as_strata(tmp_path):
+    asked = []
+
+    class Asked(Pixels):
+        def statistics(self, start=0, strata=1):
+            asked.append(strata)
+            return super().statistics()
+
+    classifier = SimpleNamespace(num_classes=7, shape=SHAPE)
+    steer = Steering(classifier, Unconditional(), 1.0, "0" * 64)
+    assert steer.strata == 7
+    assert Steering(classifier, ClassLabel(7, classes=[1, 2]), 1.0, "0" * 64).strata == 2
+
+    class Passes:
+        strata, facts = steer.strata, {}
+
+        def __call__(self, denoise, index):
+            return denoise
+
+    score(frontier(nfe=[2]), tmp_path, scorer=Asked(), steer=Passes())
+    assert asked == [7, 7]
+
+
+class Spools(Pixels):
+    """Keeps whole features, on a rank whose disk is full after `room` samples."""
+
+    room = 0
+
+    def statistics(self, start=0, strata=1):
+        return _Spool(self.room)
+
+
+class _Spool(FeatureFile):
+    def __init__(self, room):
+        super().__init__(16)
+        self.room = room
+
+    def update(self, samples):
+        if self.n + len(samples) > self.room:
+            raise OSError(28, "No space left on device")
+        super().update(samples.float().flatten(1))
+
+
+FULL = r"frontier.json: a cell cannot be written \(No space left on device\); those before it are kept"
+
+
+def test_a_disk_that_fills_with_features_is_told_as_that_of_a_cell(tmp_path):
+    score(frontier(nfe=[2]), tmp_path)
+    before = (tmp_path / "frontier.json").read_bytes()
+    with pytest.raises(OSError, match=FULL):
+        score(frontier(nfe=[4]), tmp_path, scorer=Spools())
+    assert (tmp_path / "frontier.json").read_bytes() == before
+
+
+def _fill(rank, path):
+    dist.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=2)
+    rooms = {"own": (99, 0), "joined": (15, 99)}  # the second rank's samples do not fit; or on the first rank
+    for name, room in rooms.items():
+        scorer = Spools()
+        scorer.room = room[rank]
+        with pytest.raises(OSError, match=FULL):
+            score(frontier(nfe=[2]), path / name, scorer=scorer)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_on_one_rank_ends_all_of_them(tmp_path):
+    on_ranks(_fill, (tmp_path,), 2)

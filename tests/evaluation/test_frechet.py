@@ -106,6 +106,21 @@ def test_the_standard_error_is_that_of_forty_draws(n, d, shift, metrics):
         assert reported == pytest.approx(statistics.stdev(values), rel=0.25)
 
 
+@pytest.mark.parametrize(("power", "strata"), [(0, 1), (1, 1), (1, 4)])
+def test_the_standard_error_near_the_reference_is_that_of_many_draws(power, strata):
+    """There the first order alone is 1.4 times the spread."""
+    d, n = 32, 600
+    spread = torch.arange(1, d + 1).double() ** -(power / 2)
+    means = 3 * normal(strata, d, seed=3) * (strata > 1)
+    means = means - means.mean(0)
+    covariance = torch.diag(spread.square()) + means.T @ means / strata
+    reference = Moments(10**9, torch.zeros(d).double(), covariance)
+    draws = [normal(n, d, seed=10 + i) * spread + means.repeat(n // strata, 1) for i in range(160)]
+    scores = [score(x, reference, strata=strata)[0] for x in draws]
+    empirical = statistics.stdev(one.value for one in scores)
+    assert statistics.fmean(one.standard_error for one in scores) == pytest.approx(empirical, rel=0.2)
+
+
 def test_the_distance_at_infinity_is_closer_to_the_truth_than_at_a_thousand_samples():
     populations = Populations(64, 0.0)
     closer = 0
@@ -127,7 +142,7 @@ def test_the_distance_at_infinity_of_samples_in_a_cycle_of_classes():
 def test_the_standard_error_of_samples_in_a_cycle_of_classes_is_that_of_forty_draws():
     """Classes differ more than their samples do: taken for independent, the error is nearly twice as large."""
     means, k, n = 3 * normal(10, 8, seed=5), 10, 1000
-    reference = collect(normal(100_000, 8, seed=6) + 1.1 * means.repeat(10_000, 1))
+    reference = collect(normal(100_000, 8, seed=6) + 1.3 * means.repeat(10_000, 1))
     draws = [normal(n, 8, seed=10 + number) + means.repeat(n // k, 1) for number in range(40)]
     scores = [score(x, reference, strata=k) for x in draws]
     for metric in range(2):

@@ -57,11 +57,21 @@ def frontier(batch_size=8, **options):
     return Frontier(batch_size=batch_size, schedule=VPLinear(), **given)
 
 
-def score(out, directory, check=lambda step: None, protocol=None, denoiser=None, scorer=None, codec=None, **options):
+def score(
+    out,
+    directory,
+    check=lambda step: None,
+    protocol=None,
+    denoiser=None,
+    scorer=None,
+    codec=None,
+    steer=None,
+    **options,
+):
     denoiser = denoiser or Denoiser(Shrink(), VPLinear(), parameterizations.eps, ScaledTime())
     reference = GaussianStatistics(16)
     reference.update(torch.rand(50, 16, generator=torch.Generator().manual_seed(0)))
-    subject = Subject(denoiser, Unconditional(), codec or Identity(SHAPE), lambda name: nullcontext())
+    subject = Subject(denoiser, Unconditional(), codec or Identity(SHAPE), lambda name: nullcontext(), steer)
     protocol = {"data": "toy", "images_seen": 0, "split": "train", **(protocol or {})}
     return out.run(subject, scorer or Pixels(), reference, Store(directory), protocol, check, **options)
 

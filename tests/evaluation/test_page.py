@@ -56,7 +56,7 @@ def directory(tmp_path):
     (store.directory / "metrics.csv").write_text(
         "images_seen,train/loss,score/fid1k/ddim@5\n100,0.9,\n500,0.5,\n500,,99.0\n1000,0.2,\n"
     )
-    (store.directory / "config.yaml").write_text("name: </script><script>alert(1)</script>\n")
+    (store.directory / "config.yaml").write_text("name: <!--<script></script><script>alert(1)</script>\n")
     return store.directory
 
 
@@ -193,3 +193,20 @@ def test_a_strip_is_folded_to_rows_of_four(directory, tmp_path):
 def test_a_page_of_nothing_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no cell"):
         write_page(tmp_path / "page.html", [page_run("a", tmp_path)])
+
+
+def test_a_line_is_one_rule_and_a_measure_is_the_stores(tmp_path):
+    """Settings of one sampler's name are lines of their own; other versions and options are other measures."""
+    eta = {"_target_": "denoiselab.samplers.DDIM", "eta": 0.5, "spacing": {"_target_": "a.Karras", "rho": 7}}
+    versions = {"versions": {"torch": "2.9"}}
+    cells = [record("ddim", 5, 9.0), record("ddim", 10, 8.0, settings={**eta, "steps": 10}, cell="b" * 64)]
+    cells += [record("ddim", 5, 9.0, cell="c" * 64, **versions)]
+    cells += [record("ddim", 5, 9.0, cell="d" * 64, metrics={"is": {"_target_": "m.InceptionScore", "splits": 5}})]
+    Store(tmp_path / "run").add(cells)
+    write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")])
+    found = {cell["cell"][0]: cell for cell in content(tmp_path / "page.html")["cells"]}
+    assert [found[name]["series"] for name in "dbc"] == ["ddim", "ddim #2", "ddim"]
+    assert found["b"]["settings"] == "DDIM (eta 0.5, spacing Karras (rho 7))"
+    assert found["c"]["versions"] == "torch 2.9"
+    assert found["d"]["options"] == "is InceptionScore (splits 5)"
+    assert len({cell["group"] for cell in found.values()}) == 3

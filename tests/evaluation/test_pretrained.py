@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import numpy as np
 import pytest
 import torch
 import torch_fidelity
@@ -17,6 +18,7 @@ from denoiselab.evaluation import (
     DINOv2,
     EfficientNetLite0,
     FrechetDistance,
+    Given,
     InceptionScore,
     InceptionV3,
     KernelDistance,
@@ -154,7 +156,7 @@ def test_fid_does_not_depend_on_the_batch_size(weights, tmp_path):
 def test_grey_images_are_their_rgb_and_spatial_features_are_seven_channels_of_mixed_6(weights, tmp_path):
     mine = scorer(InceptionV3(weights, sha256=None), {"s": FrechetDistance("spatial")}, tmp_path)
     assert mine.metric == "sfid"
-    grey = images(0, 2)[:, :1]
+    grey = images(0, 5)[:, :1]
     out = mine.extractor(grey)["spatial"]
     assert torch.equal(out, mine.extractor(grey.expand(-1, 3, -1, -1))["spatial"])
     # TensorFlow's mixed, mixed_1, ..., mixed_6 are 5b, 5c, 5d, 6a, 6b, 6c, 6d here.
@@ -168,7 +170,14 @@ def test_grey_images_are_their_rgb_and_spatial_features_are_seven_channels_of_mi
         x = getattr(inner, name)(x)
     theirs = inner.Mixed_6d.branch1x1(x).permute(0, 2, 3, 1)[..., :7].flatten(1)  # ADM's order, evaluator.py
     assert torch.allclose(out, theirs, rtol=1e-5, atol=1e-6)
-    assert out.shape == (2, 7 * 17 * 17)
+    assert out.shape == (5, 7 * 17 * 17)
+    moments = theirs.double().mean(0).numpy(), torch.cov(theirs.double().T).numpy()
+    np.savez(tmp_path / "adm.npz", **dict(zip(("mu", "sigma", "mu_s", "sigma_s"), moments * 2, strict=True)))
+    statistics, given = mine.statistics(), Given(tmp_path / "adm.npz", 5)
+    statistics.update(grey)
+    reference = mine.reference(data(grey), {}, tmp_path, torch.device("cpu"), given, shown=False)
+    distance = mine.scores(statistics, reference)["sfid"].value
+    assert abs(distance) < 1e-6 * float(theirs.double().var(0).sum())
     assert mine.facts["spatial"] == "H, W, C"  # files of another order, or of none, have another protocol
 
 
@@ -216,6 +225,19 @@ def test_other_weights_are_refused(weights, tmp_path):
     other.write_bytes(b"no tensors")
     with pytest.raises(ValueError, match="does not hold the weights of VGG16"):
         scorer(VGG16(str(other), sha256=None), metrics, tmp_path)
+
+
+@needs["timm"]
+def test_dinov2_without_a_hash_says_so_and_refuses_junk_before_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    metrics = {"frechet": FrechetDistance()}
+    with pytest.raises(ValueError, match=r"no sha256 is asked for.*evaluation\.extractor\.sha256=.*dinov2_vits14_pre"):
+        DINOv2("vit-s-14").check((3, 8, 8), metrics, 10)
+    junk = tmp_path / "junk.pth"
+    for state in ({"a": torch.zeros(3)}, [torch.zeros(3)], torch.zeros(3)):
+        torch.save(state, junk)
+        with pytest.raises(ValueError, match=r"junk.pth does not hold the weights of DINOv2 vit-s-14"):
+            DINOv2("vit-s-14", str(junk)).check((3, 8, 8), metrics, 10)
 
 
 def test_weights_that_run_code_are_refused(tmp_path):

@@ -8,6 +8,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from ranks import on_ranks
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from denoiselab.data import ImageSet
 from denoiselab.evaluation import (
@@ -241,6 +243,13 @@ def test_files_that_are_no_references_are_refused(tmp_path):
     np.savez(tmp_path / "images.npz", images=np.zeros(3))
     np.savez(tmp_path / "small.npz", mu=np.zeros(4), sigma=np.eye(4))
     np.savez(tmp_path / "pickle.npz", mu=np.array([{}]), sigma=np.eye(4))
+    eye, nan = np.eye(9), np.full((9, 9), np.nan)
+    for name, mu, sigma in (
+        ("nan.npz", np.zeros(9), nan), ("mean.npz", nan[0], eye), ("wide.npz", np.zeros(9), np.zeros((9, 8))),
+        ("matrix.npz", np.zeros((1, 9)), eye), ("negative.npz", np.zeros(9), eye - 1.5 * np.diag(eye[0])),
+        ("skewed.npz", np.zeros(9), eye + np.triu(np.ones((9, 9)), 1)),
+    ):  # fmt: skip
+        np.savez(tmp_path / name, mu=mu, sigma=sigma)
     for name in ("bad.npz", "bad.safetensors", "bad.txt"):
         (tmp_path / name).write_bytes(b"nothing")
     for name, says in (
@@ -251,6 +260,12 @@ def test_files_that_are_no_references_are_refused(tmp_path):
         ("bad.npz", "cannot be read as an .npz"),
         ("bad.safetensors", "not a file of reference statistics"),
         ("bad.txt", "it must be an .npz or a .safetensors file"),
+        ("nan.npz", "sigma holds NaN"),
+        ("mean.npz", "mu holds NaN"),
+        ("wide.npz", r"sigma has shape \[9, 8\]; with mu it must be \[9, 9\]"),
+        ("matrix.npz", r"mu has shape \[1, 9\]"),
+        ("negative.npz", "sigma has negative eigenvalues"),
+        ("skewed.npz", "sigma is not symmetric"),
     ):
         with pytest.raises(ValueError, match=f"evaluation.reference=.*{name}: .*{says}"):
             reference(scorer(), data(), tmp_path, Given(tmp_path / name, 70))
@@ -268,8 +283,6 @@ def test_too_few_images_are_refused(tmp_path):
 
 
 def test_the_protocol_is_inside(tmp_path):
-    from safetensors import safe_open
-
     made = reference(scorer(), data(), tmp_path)
     with safe_open(made.path, framework="pt") as file:
         protocol = json.loads(file.metadata()["protocol"])
@@ -286,3 +299,30 @@ def test_the_protocol_is_inside(tmp_path):
         "moments": ["features"],
         "features": [],
     }
+
+
+def test_a_covariance_of_more_images_than_are_told_is_refused(tmp_path):
+    """The distance takes its rank from n: it would change without a word."""
+    for n, file in ((70, "many.npz"), (5, "few.npz")):
+        mu, sigma = moments(data(n=n))
+        np.savez(tmp_path / file, mu=mu, sigma=sigma)
+        assert reference(scorer(), data(), tmp_path, Given(tmp_path / file, n)).n == n
+    with pytest.raises(ValueError, match=r"many.npz: the rank of sigma is above 4: .*evaluation.reference_n=5"):
+        reference(scorer(), data(), tmp_path, Given(tmp_path / "many.npz", 5))
+
+
+def test_images_and_features_that_do_not_fit_are_refused(tmp_path):
+    mu, sigma = moments(data())
+    mine = scorer((KernelDistance(3, 10),))
+    for images in (np.zeros((20, 9, 9, 1), np.uint8), np.zeros((20, 8, 8, 3), np.uint8), np.zeros((20, 8, 8, 1))):
+        np.savez(tmp_path / "adm.npz", mu=mu, sigma=sigma, arr_0=images)
+        with pytest.raises(ValueError, match=r"evaluation.reference=.*adm.npz: arr_0 has shape \[20, .*\[8, 8, 1\] of"):
+            reference(mine, data(), tmp_path, Given(tmp_path / "adm.npz", 70))
+    made = reference(mine, data(), tmp_path)
+    with safe_open(made.path, framework="pt") as file:
+        metadata, features = file.metadata(), file.get_tensor("features.features")
+    features[3, 2] = torch.nan
+    for tensors, says in (({"features.features": features}, "features.features holds NaN"), ({}, "lacks what its")):
+        save_file(tensors, tmp_path / "bad.safetensors", metadata)
+        with pytest.raises(ValueError, match=f"evaluation.reference=.*bad.safetensors: .*{says}"):
+            reference(mine, data(), tmp_path, Given(tmp_path / "bad.safetensors", None))

@@ -12,7 +12,7 @@ from typing import Any
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.settings import ReportSettings, parse
 from denoiselab.evaluation.page import page_run, write_page
-from denoiselab.evaluation.store import Store, write_csv, write_json
+from denoiselab.evaluation.store import Store, mark_pareto, write_csv, write_json
 from denoiselab.training.loggers import has_wandb_key
 from denoiselab.training.wandb_frontier import CHART, FIELDS, chart_spec
 
@@ -111,6 +111,7 @@ def write_joint(homes: Sequence[Path], out: str | None) -> Path:
     page = (parent / f"frontier-{digest}" if out is None else Path(out)) / _JOINT
     count = write_page(page, [page_run(name, home) for name, home in zip(distinct_names(homes), homes, strict=True)])
     records = [record for home in homes for record in Store(home).read().values()]
+    mark_pareto(records)  # each run's file has its own
     write_json(page.with_suffix(".json"), records)
     write_csv(page.with_suffix(".csv"), records)
     console().print(f"{count} cells of {len(homes)} run(s): {page}")

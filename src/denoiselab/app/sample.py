@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from denoiselab import progress
-from denoiselab.app import build
+from denoiselab.app import build, overrides
 from denoiselab.app.build import Model
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
@@ -19,7 +20,7 @@ from denoiselab.app.importing import check_source
 from denoiselab.app.loaded import load_weights
 from denoiselab.app.moments import check_guidance, learn
 from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path
-from denoiselab.app.settings import SampleSettings, parse
+from denoiselab.app.settings import Evaluation, SampleSettings, parse
 from denoiselab.app.steering import check_steering, steering
 from denoiselab.evaluation.cell import draw, mean_count
 from denoiselab.evaluation.media import medium
@@ -31,6 +32,9 @@ from denoiselab.training.interruption import Interruption
 Config = dict[str, Any]
 
 _NOISES = {"independent": Noise, "brownian": BrownianNoise}
+
+# Options that a frontier does not read.
+_OF_SAMPLES = ("weights", "num_samples", "batch_size", "seed", "guidance", "noise", "format", "split", "repeats")
 
 # What the program may do with a checkpoint instead of drawing samples.
 TASKS = ("frontier", "likelihood", "grid", "export", "encode", "interpolate")
@@ -58,6 +62,8 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
         raise BadInput(f"conditioner: its options are those of samples; {asked[0]} takes the run's own.")
     if len(asked) > 1:
         raise BadInput(f"{' and '.join(asked)}: give one of them.")
+    if asked == ["frontier"]:
+        _check_frontier_alone(config)
     if settings.classifier_guidance is not None and asked not in ([], ["frontier"]):
         raise BadInput(f"classifier_guidance: it guides samples and frontiers; {asked[0]} does not take it.")
     if settings.frontier is None and isinstance(settings.ckpt, list):
@@ -65,6 +71,22 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
     if settings.accelerator == "gpu" and not torch.cuda.is_available():
         raise BadInput("accelerator=gpu: this machine has no GPU; use accelerator=cpu.")
     return settings
+
+
+def _check_frontier_alone(config: Config) -> None:
+    """Refuse options of samples beside a frontier, which has its own.
+
+    Raises:
+        BadInput: One is not as it is by default.
+    """
+    default = OmegaConf.to_container(overrides.composed("sample", [])[0])
+    assert isinstance(default, dict)
+    if config["sampler"] != default["sampler"]:
+        raise BadInput("sampler: it is of samples; frontier takes frontier.samplers=[...].")
+    for name in _OF_SAMPLES:
+        if config[name] != default[name]:
+            instead = f"takes frontier.{name}" if name in Evaluation.model_fields else "has no such option"
+            raise BadInput(f"{name}={config[name]}: it is of samples; frontier {instead}.")
 
 
 def sample(config: Config) -> Path:

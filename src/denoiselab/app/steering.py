@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,12 @@ class Steering:
     def facts(self) -> dict[str, Any]:
         """What samples depend on."""
         return {"classifier_scale": self.scale, "classifier_sha256": self.sha256}
+
+    @property
+    def strata(self) -> int:
+        """Sample i is of the class of sample i mod strata."""
+        own = self.conditioner.sample(torch.zeros(1, dtype=torch.int64)).class_label
+        return math.lcm(self.conditioner.strata, self.classifier.num_classes if own is None else 1)
 
     def __call__(self, denoise: Denoise, index: Tensor) -> ClassifierGuided:
         """The guided denoiser of samples `index` `(B,)`: of the model's classes, or class i mod their number."""

@@ -29,7 +29,7 @@ from denoiselab.training.module import CHECKPOINT_KEY, DiffusionModule
 
 
 def train(config: dict[str, Any], job: Path | None) -> float:
-    """Train, score, report; returns the `optimized_metric`.
+    """Train, score, report; returns the `optimized_metric`, infinity where all of its cells failed.
 
     Args:
         config: Checked configuration, plain containers.
@@ -83,7 +83,12 @@ def train(config: dict[str, Any], job: Path | None) -> float:
             records = scoring.score(run, path, leader=leader)
             if leader:
                 scoring.report_records(records, path, loggers)
-    return run.optimized(record for record in records if record["images_seen"] == run.module.images_seen)
+    try:
+        return run.optimized(record for record in records if record["images_seen"] == run.module.images_seen)
+    except ValueError as failed:  # the run is complete, and its table says which cells failed
+        if leader:
+            console(stderr=True).print(f"{failed} The value of this run is inf.")
+        return math.inf
 
 
 def _costs(run: Run) -> Summary:

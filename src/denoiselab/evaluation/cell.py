@@ -45,6 +45,11 @@ class Subject(NamedTuple):
     applied: Callable[[str], AbstractContextManager[None]]
     steer: Callable[[Denoise, Tensor], Denoise] | None = None
 
+    @property
+    def strata(self) -> int:
+        """Sample i is drawn as sample i mod strata is: by its condition, or by the class that it is steered to."""
+        return int(getattr(self.steer, "strata", self.conditioner.strata))
+
 
 class NotFinite(ValueError):  # noqa: N818
     """Samples, or features of them, that hold NaN or infinity.
@@ -59,6 +64,10 @@ class NotFinite(ValueError):  # noqa: N818
         self.index = index
 
 
+class Unkept(OSError):  # noqa: N818
+    """What a score reads of samples could not be kept, on one rank or several; raised on all."""
+
+
 class _Share(NamedTuple):
     """What a rank did for a cell."""
 
@@ -67,6 +76,7 @@ class _Share(NamedTuple):
     classified: int = 0
     memory: float = 0.0
     failure: tuple[int, str] | None = None  # index of the sample, and what is wrong
+    unkept: str | None = None  # why features could not be kept
 
 
 @dataclass(frozen=True)
@@ -103,23 +113,32 @@ class Scoring:
             sampler: Of the cell.
             steps: Of the cell.
             calls: Of each sample, where they are known before; else 1.
+
+        Raises:
+            Unkept: A disk is full.
         """
         device = next(self.subject.denoiser.parameters()).device
         memory, start = PeakMemory(device), time.perf_counter()
         share = self._share()
-        statistics = self.scorer.statistics(share.start, self.subject.conditioner.strata)
+        statistics = self.scorer.statistics(share.start, self.subject.strata)
         mine, first = self._draw(share, statistics, guidance, sampler, steps, calls)
         shares = [mine._replace(memory=memory.megabytes())]
         if dist.is_initialized():
             shares *= dist.get_world_size()
             dist.all_gather_object(shares, mine._replace(memory=memory.megabytes()))
+        unkept = next((share.unkept for share in shares if share.unkept is not None), None)
+        if unkept is not None:
+            raise Unkept(unkept)
         failures = sorted(share.failure for share in shares if share.failure is not None)
         scores: dict[str, Score] = {}
         error: str | None = failures[0][1] if failures else None
         spent: tuple[float, float | None] = (calls, None)
         classified = None
         if not failures:
-            statistics.reduce(device)
+            try:
+                statistics.reduce(device)
+            except OSError as full:
+                raise Unkept(full.strerror or str(full)) from full
             assert statistics.n == self.num_samples
             totals = (sum(share.calls for share in shares), sum(share.evaluations for share in shares))
             spent = (mean_count(totals[0], self.num_samples), mean_count(totals[1], self.num_samples))
@@ -168,9 +187,14 @@ class Scoring:
                     sampler, subject.denoiser, subject.conditioner, subject.codec, index, self.seed, steps,
                     self.check, guidance, steer=subject.steer,
                 )  # fmt: skip
+            except NotFinite as failure:
+                return _Share(failure=(failure.index, str(failure))), torch.empty(0)
+            try:
                 self._update(statistics, samples, index)
             except NotFinite as failure:
                 return _Share(failure=(failure.index, str(failure))), torch.empty(0)
+            except OSError as error:  # the other ranks must hear of it
+                return _Share(unkept=error.strerror or str(error)), torch.empty(0)
             done = _Share(
                 done.calls + counted.rows,
                 done.evaluations + counted.evaluated_rows,

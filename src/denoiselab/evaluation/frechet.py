@@ -12,6 +12,9 @@ from torch import Tensor
 from denoiselab.evaluation.scorer import Score
 from denoiselab.evaluation.statistics import standard_error
 
+# Pairs of differences of samples whose second influence is looked at.
+_PAIRS = 512
+
 
 class Gaussian(Protocol):
     """Number, mean and covariance of a set of features, in float64, and those features that are at hand."""
@@ -75,6 +78,11 @@ def frechet_score(p: Sample, q: Gaussian, root: Tensor) -> Score:
     the distance's. It is estimated over the samples at hand. Leaving out blocks of samples instead moves the bias of
     the distance as well, and takes an eigendecomposition a block. Source: Jaeckel, The infinitesimal jackknife, 1972.
 
+    Near the reference the distance is quadratic in what was drawn, and this variance holds twice the second order's
+    (see `_second_order`), which is taken off. With more samples than dimensions only: there the mean error of 300 draws
+    of the reference itself is 0.98 to 1.07 times their spread at n >= 15 D, 1.2 times at n = 4 D and 1.3 times at
+    n = 2 D; without it, 1.2 to 1.45 times. At n <= D it is an upper bound near the reference.
+
     Args:
         p: Of at least 2 samples.
         q: The reference.
@@ -88,7 +96,46 @@ def frechet_score(p: Sample, q: Gaussian, root: Tensor) -> Score:
     else:
         squares = (y @ root @ vectors[:, top]).square() @ values[top].clamp_min(values[-1] * 1e-15).rsqrt()
     influence = 2 * y @ (p.mean - q.mean) + y.square().sum(1) - squares
-    return Score(_distance(p, q, values), standard_error(influence, p.n, p.strata))
+    error = standard_error(influence, p.n, p.strata)
+    if error is not None and min(p.n, q.n) > len(p.mean):
+        first, second = error**2, _second_order(y, y @ root @ vectors, values, p.n, p.strata)
+        # An estimate near zero has an error of its own; half of the second order is left in any case.
+        error = math.sqrt(min(first, max(first - second, second / 2)))
+    return Score(_distance(p, q, values), error)
+
+
+def _second_order(y: Tensor, w: Tensor, values: Tensor, n: int, strata: int) -> float:
+    """Half the mean square over pairs of samples of the distance's second influence, over n^2.
+
+    The second influence of samples x, x' is 2 y^T y' + sum_ij w_i w_j w'_i w'_j / (s_i s_j (s_i + s_j)) but for terms
+    of one of them alone, with w in the basis of the eigenvectors of `_product` and s^2 its eigenvalues: the divided
+    differences of the square root. Those terms, and what strata differ in, leave the difference of two samples of a
+    stratum. A quadratic form <d, H d> / 2 of a mean d of n draws has this variance, tr (H S)^2 / 2 n^2, about its
+    stationary point, and twice that in its infinitesimal jackknife. Source: Efron and Stein, The jackknife estimate of
+    variance, 1981.
+
+    Args:
+        y: Deviations `(m, D)` of samples from the mean.
+        w: The same times root and eigenvectors.
+        values: Rising eigenvalues `(D,)`.
+        n: Number of samples.
+        strata: Sample i is drawn from stratum i mod strata.
+    """
+    s = values.clamp_min(0).sqrt()
+    kernel = (s[:, None] * s * (s[:, None] + s)).reciprocal()
+    kept = values > values[-1] * 1e-10
+    kernel = torch.where(kept[:, None] & kept, kernel, torch.zeros(()).to(kernel))
+    rng = torch.Generator().manual_seed(0)  # which pairs; no other result hangs on it
+    a, b = (torch.randperm(len(y) - strata, generator=rng)[:_PAIRS] for _ in range(2))
+    apart = ((a - b).abs() != 0) & ((a - b).abs() != strata)
+    a, b = a[apart], b[apart]
+    if not len(a):
+        return 0.0
+    total = torch.zeros(len(a), dtype=torch.float64)
+    for sign, i, j in ((1, a, b), (-1, a, b + strata), (-1, a + strata, b), (1, a + strata, b + strata)):
+        v = w[i] * w[j]
+        total += sign * (2 * (y[i] * y[j]).sum(1) + (v @ kernel * v).sum(1))
+    return float(total.square().mean()) / 8 / n**2  # a difference of two has twice the variance, and there are two
 
 
 def frechet_infinity(p: Sample, q: Gaussian, root: Tensor, whole: Score) -> Score:

@@ -11,7 +11,7 @@ from typing import Any
 import torch.distributed as dist
 
 from denoiselab import progress
-from denoiselab.evaluation.cell import Scoring, Subject, digest
+from denoiselab.evaluation.cell import Scoring, Subject, Unkept, digest
 from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.ranks import on_first_rank
 from denoiselab.evaluation.scorer import Reference, Scorer
@@ -151,7 +151,10 @@ class Frontier:
                             bar.update(self.num_samples * calls)
                             records.append(stored[key])
                             continue
-                        measured, first = scoring(guidance, sampler, steps, calls)
+                        try:
+                            measured, first = scoring(guidance, sampler, steps, calls)
+                        except Unkept as full:
+                            raise store.failure(full) from full
                         record = {"sampler": name, **measured, **cell, **notes, "cell": key}
                         records.append(record)
                         if rank == 0:

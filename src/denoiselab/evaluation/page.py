@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import html
 import io
 import json
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from denoiselab.evaluation.report import by_series
-from denoiselab.evaluation.store import Record, Store, comparable
+from denoiselab.evaluation.store import Record, Store, comparable, measured, rule
 from denoiselab.files import write_text
 
 PAGE = "frontier.html"
@@ -79,8 +80,8 @@ def write_page(path: Path, runs: Sequence[PageRun]) -> int:
     }
     names = ", ".join(run.name for run in runs[:3]) + (" and others" if runs[3:] else "")
     template = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
-    # "</script>" inside a string would end the script.
-    data = json.dumps(content, allow_nan=False).replace("</", "<\\/")
+    # Inside a string "</script>" would end the script, and "<!--<script>" would keep it from ending.
+    data = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
     parts = {"title": html.escape(names), "data": data, "plotly": get_plotlyjs()}
     write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], template))
     return len(cells)
@@ -92,8 +93,11 @@ def _cells(run: PageRun) -> Iterator[dict[str, Any]]:
         groups.setdefault(comparable(record), []).append(record)
     for group in groups.values():
         for series, records in by_series(group).items():
+            rules = list(dict.fromkeys(rule(record) for record in records))
             for record in records:
-                yield _cell(run, series, record)
+                # One line is one model by one rule; `by_series` goes by names alone.
+                number = f" #{rules.index(rule(record)) + 1}" if rules[1:] else ""
+                yield _cell(run, series + number, record)
 
 
 def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
@@ -113,9 +117,24 @@ def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
         "run": run.name,
         "series": series,
         "measure": measure,
+        "group": hashlib.sha256("\n".join(measured(record)).encode()).hexdigest(),
+        "versions": _told(record.get("versions")),
+        "options": _told(record.get("metrics")),
+        "settings": _told({k: v for k, v in record.get("settings", {}).items() if k != "steps"}),
         "scores": record["scores"],
         "picture": _embedded(picture, record.get("shape", [])) if picture.is_file() else None,
     }
+
+
+def _told(node: Any) -> str:
+    """A part of a configuration in a few words: `DDIM (eta 0, spacing UniformTime)`."""
+    if isinstance(node, list):
+        return " ".join(_told(item) for item in node)
+    if not isinstance(node, dict):
+        return str(node) if node is not None else ""
+    name = str(node.get("_target_", "")).rpartition(".")[2]
+    inner = ", ".join(f"{key} {_told(value)}" for key, value in node.items() if key != "_target_" and value is not None)
+    return f"{name} ({inner})" if name and inner else name or inner
 
 
 def _embedded(path: Path, shape: Sequence[int]) -> str:

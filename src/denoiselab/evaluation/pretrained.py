@@ -10,7 +10,7 @@ import importlib.util
 import math
 import pickle
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from denoiselab.data import DataSet
 from denoiselab.evaluation.features import FeatureExtractor, ImageExtractor, NetworkFeatures
-from denoiselab.evaluation.metrics import FEATURES, LOGITS, SPATIAL
+from denoiselab.evaluation.metrics import FEATURES, LOGITS, SPATIAL, Metric
+from denoiselab.evaluation.scorer import Given
 from denoiselab.evaluation.weights import WeightsFile
 
 _RESIZE = "TF1 bilinear to {}"
@@ -51,13 +52,33 @@ class _Pretrained(ImageExtractor):
             ValueError: The weights are not there, or not this network's.
         """
         digest = self.weights.verify()
+        network, facts = self._read(layers)
+        return NetworkFeatures(self.name, digest, network, 3, facts, self.titles, "")
+
+    def check(
+        self,
+        shape: Sequence[int],
+        metrics: Mapping[str, Metric],
+        num_samples: int | None,
+        given: Given | None = None,
+    ) -> None:
+        """As all makers do; a file that no hash vouches for is read too."""
+        super().check(shape, metrics, num_samples, given)
+        if self.weights.sha256 is None:
+            self._read(frozenset(metric.layer for metric in metrics.values()))
+
+    def _read(self, layers: frozenset[str]) -> tuple[nn.Module, dict[str, Any]]:
+        """What `network` gives.
+
+        Raises:
+            ValueError: The file does not hold this network's weights.
+        """
         try:
-            network, facts = self.network(layers)
-        except (RuntimeError, KeyError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+            return self.network(layers)
+        except (RuntimeError, LookupError, AttributeError, TypeError, EOFError, pickle.UnpicklingError) as error:
             first = next(iter(str(error).splitlines()), "")
             file, owner = self.weights.file, self.weights.owner
             raise ValueError(f"evaluation.extractor: {file} does not hold the weights of {owner} ({first}).") from None
-        return NetworkFeatures(self.name, digest, network, 3, facts, self.titles, "")
 
     @abstractmethod
     def network(self, layers: frozenset[str]) -> tuple[nn.Module, dict[str, Any]]:
@@ -184,7 +205,8 @@ class DINOv2(_Pretrained):
     Args:
         model: vit-s-14, vit-b-14, vit-l-14 or vit-g-14.
         weights_path: The authors' file; None: where torch.hub keeps it.
-        sha256: Of the file; the authors publish none, so None takes any file.
+        sha256: Of the file; the authors publish none, so None takes any file that holds this network's tensors. Scores
+            record the file's as `extractor_sha256`.
 
     Raises:
         ValueError: Another model, or timm is not installed.

@@ -21,6 +21,7 @@ from denoiselab import progress
 from denoiselab.data import DataSet
 from denoiselab.evaluation.collected import Collected
 from denoiselab.evaluation.metrics import FEATURES, SPATIAL, Layer
+from denoiselab.evaluation.reference_arrays import check_features, check_images, check_moments
 from denoiselab.evaluation.scorer import Given
 from denoiselab.evaluation.statistics import Moments
 from denoiselab.files import replacing
@@ -126,15 +127,19 @@ def read(given: Given, scorer: FeatureScorer, data: DataSet, device: torch.devic
         device: Of the extractor.
 
     Raises:
-        ValueError: The file is of another protocol or other data, or lacks what a metric reads.
+        ValueError: The file is of another protocol or other data, lacks what a metric reads, or holds arrays that are
+            no statistics.
     """
     shape = data.shape
     check(given, scorer.name, scorer.fingerprint, shape)
     check_data(given, data)
     if given.path.suffix == ".npz":
-        reference = _read_npz(given, scorer, device)
+        reference = _read_npz(given, scorer, shape, device)
     else:
-        protocol, reference = _open(given.path)
+        try:
+            protocol, reference = _open(given.path)
+        except (SafetensorError, KeyError, TypeError) as error:
+            raise ValueError(f"{_option(given)}: it lacks what its protocol names ({error}).") from None
         for option, value in _made_by(scorer, shape).items():
             if protocol.get(option) != value:
                 raise ValueError(f"{_option(given)}: its {option} is {protocol.get(option)}, here it is {value}.")
@@ -157,9 +162,18 @@ def read(given: Given, scorer: FeatureScorer, data: DataSet, device: torch.devic
                 "leave that metric out, or the reference, which is then computed from the data set."
             )
         wanted = scorer.extractor.dimensions[metric.layer]
-        if moments is not None and len(moments.mean) != wanted:
-            has = len(moments.mean)
-            raise ValueError(f"{_option(given)}: {metric.layer} has {has} dimensions there, and {wanted} here.")
+        if metric.reads_moments and moments is not None:
+            has = moments.mean.shape[-1] if moments.mean.ndim else 1
+            if has != wanted:
+                raise ValueError(f"{_option(given)}: {metric.layer} has {has} dimensions there, and {wanted} here.")
+            npz = given.path.suffix == ".npz"
+            names = _NPZ[metric.layer] if npz else (f"{metric.layer}.mean", f"{metric.layer}.covariance")
+            check_moments(
+                *(moments.mean, moments.covariance, reference.n, names, _option(given)),
+                "evaluation.reference_n" if npz else "n",
+            )
+        if metric.reads_features and features is not None:
+            check_features(features, wanted, f"{metric.layer}.features", _option(given))
         metric.check(len(features) if features is not None else reference.n, f"{_option(given)}: its n")
     return reference
 
@@ -250,7 +264,7 @@ def _open(path: Path) -> tuple[dict[str, Any], Reference]:
     return protocol, Reference(n, _sha256(path), path, layers, _of(protocol))
 
 
-def _read_npz(given: Given, scorer: FeatureScorer, device: torch.device) -> Reference:
+def _read_npz(given: Given, scorer: FeatureScorer, shape: Sequence[int], device: torch.device) -> Reference:
     """Moments, and features of the images that ADM's files hold for precision and recall."""
     assert given.n is not None
     try:
@@ -268,6 +282,7 @@ def _read_npz(given: Given, scorer: FeatureScorer, device: torch.device) -> Refe
         raise ValueError(f"{_option(given)}: it has no arrays mu and sigma.")
     layers = {layer: Layer(moments, None) for layer, moments in found.items()}
     if images is not None:
+        check_images(torch.from_numpy(images), shape, "arr_0", _option(given))
         collected = Collected(scorer.extractor, scorer.metrics, scorer.extractor.dimensions, reference=True)
         for batch in torch.from_numpy(images).permute(0, 3, 1, 2).split(_BATCH):
             collected.update(batch.to(device))

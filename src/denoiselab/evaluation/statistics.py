@@ -174,14 +174,20 @@ class FeatureFile:
         """
         check_finite(features, self.n)
         self._file.write(features.to("cpu", torch.float32).contiguous().numpy().tobytes())
+        self._file.flush()  # a full disk is told here, where it can be answered
         self.n += len(features)
 
     def reduce(self, device: torch.device) -> None:
-        """Append those of the other ranks to the first rank's, in the order of ranks; the rest keep their own."""
+        """Append those of the other ranks to the first rank's, in the order of ranks; the rest keep their own.
+
+        Raises:
+            OSError: The first rank's disk is full; on all ranks.
+        """
         if not (dist.is_available() and dist.is_initialized()):
             return
         counts = [int(count) for count in gather_all_tensors(torch.tensor(self.n, device=device))]
         own = self.features
+        full: list[OSError | None] = [None]
         for source, count in enumerate(counts[1:], start=1):
             for start in range(0, count, _CHUNK):
                 rows = min(_CHUNK, count - start)
@@ -190,14 +196,20 @@ class FeatureFile:
                 elif dist.get_rank() == 0:
                     buffer = torch.empty(rows, self._dimension, device=device)
                     dist.recv(buffer, source)
-                    self.update(buffer)
+                    try:
+                        if full[0] is None:
+                            self.update(buffer)
+                    except OSError as error:  # the others go on sending
+                        full[0] = error
+        dist.broadcast_object_list(full, 0)
+        if full[0] is not None:
+            raise full[0]
 
     @property
     def features(self) -> Tensor:
         """`(n, D)` float32, mapped from the file."""
         if not self.n:
             return torch.empty(0, self._dimension)
-        self._file.flush()
         mapped = np.memmap(self._file, np.float32, "c", shape=(self.n, self._dimension))
         return torch.from_numpy(mapped)
 

@@ -16,9 +16,9 @@ from denoiselab.files import atomic
 
 Record = dict[str, Any]
 
-# Cells that agree in all of these can be compared: same training, same measure, same number of samples.
-_COMPARABLE = (
-    "data", "split", "images_seen", "metric", "metrics", "n", "seed", "extractor_sha256", "reference_sha256",
+# Cells that agree in all of these were measured alike: same data, same measure, same number of samples.
+_MEASURED = (
+    "data", "split", "metric", "metrics", "n", "seed", "extractor_sha256", "reference_sha256",
     "versions",
 )  # fmt: skip
 
@@ -73,8 +73,12 @@ class Store:
         try:
             yield
         except OSError as error:
-            reason = error.strerror or error
-            raise OSError(f"{self._path}: a cell cannot be written ({reason}); those before it are kept") from error
+            raise self.failure(error) from error
+
+    def failure(self, error: OSError) -> OSError:
+        """That says what is safe."""
+        reason = error.strerror or error
+        return OSError(f"{self._path}: a cell cannot be written ({reason}); those before it are kept")
 
     def usable(self) -> dict[str, Record]:
         """The cells that need not be scored again: those with a picture, and those that failed."""
@@ -87,8 +91,13 @@ class Store:
 
 
 def comparable(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What must be equal for two scores to be compared."""
-    return tuple(json.dumps(record.get(key), sort_keys=True) for key in _COMPARABLE)
+    """What must be equal for two scores to be compared: the measure, and the training's length."""
+    return (json.dumps(record.get("images_seen")), *measured(record))
+
+
+def measured(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """What must be equal for two scores to be on one scale."""
+    return tuple(json.dumps(record.get(key), sort_keys=True) for key in _MEASURED)
 
 
 def rule(record: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -13,6 +13,10 @@ import torch
 COMMAND = "python -m denoiselab.references"
 
 
+# Scores name the file that was taken in any case.
+_UNKNOWN = " (no sha256 is asked for; a score records the file's, and evaluation.extractor.sha256=... demands one)"
+
+
 @dataclass(frozen=True)
 class WeightsFile:
     """A file of weights.
@@ -45,7 +49,7 @@ class WeightsFile:
             ValueError: It is not.
         """
         file = self.file
-        wanted = "" if self.sha256 is None else f" (sha256 {self.sha256}{'...' if len(self.sha256) < 64 else ''})"
+        wanted = f" (sha256 {self.sha256}{'...' if len(self.sha256) < 64 else ''})" if self.sha256 else _UNKNOWN
         if not file.is_file():
             raise ValueError(
                 f"evaluation.extractor: the weights of {self.owner}{wanted} are not at {file}; put {self.url} there, "
