@@ -52,12 +52,13 @@ needs = {
 def images(seed, n=N, size=16):
     """Smooth random images; of seed 1 some are brighter, which makes the kernel distance large.
 
-    torch-fidelity's kernel distance is in single precision: of near sets it has five digits right.
+    torch-fidelity's kernel distance is in single precision: of near sets it has five digits right. Its Frechet
+    distance, of fewer images than dimensions, is 1e-3 off, by the threads: low contrast makes it large beside that.
     """
     g = torch.Generator().manual_seed(seed)
     coarse = torch.randn(n, 3, 4, 4, generator=g)
     x = torch.nn.functional.interpolate(coarse, size=(size, size), mode="bilinear")
-    x = 60 * x + 128
+    x = 30 * x + 128
     x[1::3] += 110 * seed
     return x.round().clamp(0, 255).to(torch.uint8)
 
