@@ -143,7 +143,7 @@ def test_a_model_that_diverges_is_told_and_training_goes_on(tmp_path, invoke, mo
     result = invoke(
         "train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={path}", "callbacks.preview.sampler=ddim",
     )  # fmt: skip
-    assert result.code == 1
+    assert result.code == 0, result.err
     assert "preview: sample 0 of DDIM at 2 NFE is not finite." in result.err
     assert "optimized_metric=frontier/best: none of its cells has a score; sample 0" in result.last
     assert "failed: ddim at NFE 3: sample 0 of DDIM at 3 NFE is not finite." in result.out
