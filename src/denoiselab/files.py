@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import shutil
 import tempfile
@@ -73,3 +74,13 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically, in UTF-8."""
     with atomic(path, "w") as file:
         file.write(text)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, read in pieces.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from denoiselab.app import build
+from denoiselab.app import build, models
 from denoiselab.app.construct import check, construct, targets
 from denoiselab.app.devices import check_devices, resolve_accelerator
 from denoiselab.app.errors import BadInput
@@ -54,7 +54,7 @@ class Run:
 
     config: Config
     settings: TrainSettings
-    model: build.Model
+    model: models.Model
     module: DiffusionModule
     frontier: Frontier
     evaluator: Evaluator
@@ -83,8 +83,8 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     build.build_extractor(config, settings.evaluation, settings.evaluation.num_samples)
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
     with torch.device("meta"):  # a rehearsal: every job of a sweep fails here, or not for its model
-        model, objective = build.build_model(config), build.build_objective(config)
-    build.check_model(model, objective)
+        model, objective = models.build_model(config), build.build_objective(config)
+    models.check_model(model, objective)
     if not isinstance(model.codec, Identity):
         _check_decoders(config["objective"])
     build.build_augmentation(config)
@@ -120,7 +120,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         BadInput: An object refuses its options, or two do not fit together.
     """
     settings = parse(TrainSettings, config)
-    model = build.build_model(config)
+    model = models.build_model(config)
     ema = EMA(construct(config["ema"]["profiles"], "ema.profiles"))
     optimizer = construct(config["optimizer"], "optimizer")
     try:
@@ -149,7 +149,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         raise BadInput(str(error)) from None
     evaluator = Evaluator(
         model=model,
-        identity=build.identity(config),
+        identity=models.identity(config),
         applied=functools.partial(ema.applied, model.denoiser),
         extractor=build.build_extractor(config, settings.evaluation, settings.evaluation.num_samples, images),
         images=images,

@@ -1,121 +1,28 @@
-"""Configuration to the objects of a run; each shared object is built once."""
+"""Configuration to the objects of a run beside its model; each shared object is built once."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from denoiselab.app import overrides
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, closest
 from denoiselab.app.settings import Evaluation
-from denoiselab.codecs import Codec, Identity
-from denoiselab.conditioners import Clean, Conditioner
 from denoiselab.data import DataSet
 from denoiselab.data.augmentation import Augmentation
-from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation import Extractor, Given, Metric, references
-from denoiselab.frozen.folders import sha256_of
-from denoiselab.guidance import bind
-from denoiselab.networks.conditioning import OPTIONAL, listed
 from denoiselab.noise import AUGMENTING, Noise
 from denoiselab.objectives import Objective
-from denoiselab.parameterizations import determinant
 from denoiselab.samplers import Sampler
 
 Config = Mapping[str, Any]
 
-# The parts of a configuration that a model is made of.
-MODEL_PARTS = ("codec", "network", "schedule", "parameterization", "denoiser", "conditioner")
-
-
 # The grid that stands in a file.
 _FROM_FILE = "denoiselab.samplers.spacing.FromFile"
-
-
-@dataclass(frozen=True)
-class Model:
-    """A denoiser, the conditioning it takes, and what stands between it and the data."""
-
-    denoiser: Denoiser
-    conditioner: Conditioner
-    codec: Codec
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of what the denoiser sees."""
-        return self.codec.latent_shape
-
-
-def parts(config: Config) -> dict[str, Any]:
-    """The nodes of a configuration that a model is made of.
-
-    Raises:
-        KeyError: One is missing. Only a codec may be: there is none.
-    """
-    return {part: config[part] for part in MODEL_PARTS if part != "codec" or part in config}
-
-
-def with_hashes(node: Any) -> Any:
-    """A node with the sha256 of each file or folder instead of its `path`: what is in there counts, not where it is."""
-    if not isinstance(node, dict):
-        return node
-    out = {key: with_hashes(value) for key, value in node.items()}
-    if isinstance(path := node.get("path"), str):
-        if node.get("sha256") is not None:
-            del out["path"]
-        elif Path(path).is_file():
-            out["path"] = {"sha256": hashlib.sha256(Path(path).read_bytes()).hexdigest()}
-        elif Path(path).is_dir():
-            out["path"] = {"sha256": sha256_of(Path(path))}
-    return out
-
-
-def identity(config: Config) -> str:
-    """sha256 of all that a model's samples depend on beside its weights: its parts, and the files that they name.
-
-    Raises:
-        KeyError: A part is missing.
-    """
-    nodes = with_hashes(parts(config))
-    return hashlib.sha256(json.dumps(nodes, sort_keys=True).encode()).hexdigest()
-
-
-def build_model(config: Config) -> Model:
-    """The untrained model of a checked configuration; its weights are a function of `seed`.
-
-    Raises:
-        BadInput: Parts do not fit together.
-    """
-    codec: Codec = construct(config["codec"], "codec") if "codec" in config else Identity(config["data"]["shape"])
-    shape = config["network"].get("shape", codec.latent_shape)
-    if tuple(shape) != tuple(codec.latent_shape):
-        raise BadInput(f"network.shape={list(shape)}: it must be {list(codec.latent_shape)}, as codec and data are.")
-    conditioner: Conditioner = construct(config["conditioner"], "conditioner")
-    parameterization = construct(config["parameterization"], "parameterization")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config["seed"])
-        network: nn.Module = construct(config["network"], "network")
-        with torch.device("cpu"):  # a rehearsal has no numbers, but a schedule's are checked
-            schedule = construct(config["schedule"], "schedule")
-    network.to(memory_format=torch.channels_last)
-    takes: frozenset[str] = getattr(network, "conditioning", frozenset())
-    if not takes - OPTIONAL <= conditioner.names <= takes:
-        raise BadInput(
-            f"conditioner: it gives {listed(conditioner.names)}, but network takes {listed(takes)}; "
-            "choose conditioner=label, text or low_resolution (they set what the network takes), else conditioner=none."
-        )
-    denoiser = construct(
-        config["denoiser"], "denoiser", network=network, schedule=schedule, parameterization=parameterization
-    )
-    return Model(denoiser, conditioner, codec)
 
 
 def build_augmentation(config: Config) -> Augmentation | None:
@@ -154,90 +61,6 @@ def build_objective(config: Config) -> Objective:
         torch.manual_seed((config["seed"] + 1) % 2**63)
         objective: Objective = construct(config["objective"], "objective")
     return objective
-
-
-@torch.no_grad()
-def check_model(model: Model, objective: Objective) -> None:
-    """Refuse parts of a model, which may be on the meta device, that do not go together.
-
-    Raises:
-        BadInput: Says which.
-    """
-    denoiser, schedule = model.denoiser, model.denoiser.schedule
-    try:
-        objective.check(denoiser)
-        ends = schedule.level(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64))
-        det = determinant(ends, denoiser.parameterization(ends))
-        label = denoiser.time_label(ends)
-    except ValueError as error:
-        raise BadInput(str(error)) from None
-    for i, end in enumerate(("t_min", "t_max")):
-        alpha, sigma = float(ends.alpha[i]), float(ends.sigma[i])
-        where = f"{type(schedule).__name__} has alpha={alpha:.3g}, sigma={sigma:.3g} at {end}"
-        if not (bool(det[i].isfinite()) and abs(float(det[i])) > 0):
-            raise BadInput(
-                f"parameterization={_called(denoiser.parameterization)}: x0 and eps cannot be told from its output "
-                f"there, as schedule {where}; choose parameterization=v, edm or velocity, or set schedule.{end}."
-            )
-        if not bool(label[i].isfinite()):
-            raise BadInput(
-                f"denoiser.time_label={type(denoiser.time_label).__name__}: it is infinite there, as schedule {where}; "
-                f"choose denoiser=default, or set schedule.{end}."
-            )
-    check_network(model)
-
-
-@torch.no_grad()
-def check_network(model: Model) -> None:
-    """Refuse a network, which may be on the meta device, that does not take what codec and conditioner give.
-
-    Raises:
-        BadInput: Says which.
-    """
-    denoiser, conditioner = model.denoiser, model.conditioner
-    device = next(denoiser.parameters()).device
-    x = torch.zeros(2, *model.shape, device=device)
-    try:
-        cond = conditioner.given(Clean.blank(2, model.codec.shape, device))
-    except ValueError as error:
-        raise BadInput(str(error)) from None
-    try:
-        out = denoiser.network(x, torch.zeros(2, device=device), cond)
-    except ValueError as error:
-        raise BadInput(f"network: {error}") from None
-    wanted = 1 if denoiser.variance is None else denoiser.variance.outputs
-    if out.shape != (2, wanted * model.shape[0], *model.shape[1:]):
-        raise BadInput(
-            f"network.outputs: {type(denoiser.network).__name__} maps samples of shape {list(model.shape)} to "
-            f"{list(out.shape[1:])}, where {wanted} x {model.shape[0]} channels are needed; choose the variance by "
-            "variance=..., which sets it."
-        )
-
-
-def check_scales(model: Model, scales: Sequence[float], asked: str) -> None:
-    """Refuse scales of classifier-free guidance that a model does not have; `asked` is the option and its value.
-
-    Raises:
-        BadInput: Says which.
-    """
-    cond = model.conditioner.given(Clean.blank(1, model.codec.shape))
-    for scale in scales:
-        try:
-            bind(model.denoiser, cond, model.conditioner.null(torch.arange(1)), scale)
-        except ValueError as error:
-            raise BadInput(f"{asked}:{str(error).partition(':')[2]}") from None
-
-
-def check_conditions(model: Model) -> None:
-    """Refuse a model that knows no conditions of samples.
-
-    Raises:
-        BadInput: It does not.
-    """
-    try:
-        model.conditioner.sample(torch.arange(1))
-    except ValueError as error:
-        raise BadInput(str(error)) from None
 
 
 def build_samplers(nodes: Mapping[str, Any]) -> dict[str, Sampler]:
@@ -354,8 +177,3 @@ def _nodes(group: str, names: list[str]) -> dict[str, Any]:
     nodes = {name: overrides.choice(group, name) for name in names}
     check(nodes)
     return nodes
-
-
-def _called(function: Any) -> str:
-    """The name of a function, or of the function in a partial."""
-    return str(getattr(getattr(function, "func", function), "__name__", type(function).__name__))

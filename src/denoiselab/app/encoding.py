@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import math
 from pathlib import Path
@@ -12,17 +11,16 @@ from typing import Any
 import numpy as np
 
 from denoiselab import progress
-from denoiselab.app import build
+from denoiselab.app import models
 from denoiselab.app.construct import construct
 from denoiselab.app.errors import BadInput
-from denoiselab.app.loaded import load_weights, split_of
+from denoiselab.app.loaded import load_weights, protocol, split_of
 from denoiselab.app.moments import check_guidance, learn
 from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.evaluation import encoding
-from denoiselab.evaluation.cell import digest
 from denoiselab.evaluation.media import medium
-from denoiselab.files import atomic
+from denoiselab.files import atomic, sha256_of
 from denoiselab.samplers import Sampler
 from denoiselab.training.interruption import Interruption
 
@@ -45,7 +43,7 @@ def encode(config: Config) -> Path:
     path = checkpoint_file(settings)
     loaded, weights = load_weights(path, settings.weights)
     model = loaded.model
-    build.check_scales(model, [settings.guidance], f"guidance={settings.guidance}")
+    models.check_scales(model, [settings.guidance], f"guidance={settings.guidance}")
     check_guidance(sampler, [settings.guidance])
     try:
         sampler.backwards(model.denoiser.schedule)
@@ -54,7 +52,7 @@ def encode(config: Config) -> Path:
     train, held_out = loaded.data()
     name, number = loaded.config["data"]["name"], settings.num_samples
     data = split_of(train, held_out, name, "encode", settings.encode, number)
-    checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
+    checkpoint = sha256_of(path)
     rest = json.dumps([settings.sampler, checkpoint, settings.format, settings.guidance], sort_keys=True)
     rule = type(sampler).__name__
     short = hashlib.sha256(rest.encode()).hexdigest()[:8]
@@ -95,19 +93,7 @@ def encode(config: Config) -> Path:
             "sampler": settings.sampler,
             "guidance": settings.guidance,
             "seed": settings.seed,
-            "data": name,
-            "split": settings.encode,
-            "split_n": len(data),
-            "split_sha256": data.fingerprint,
-            "dimensions": math.prod(data.shape),
-            "conditional": bool(model.conditioner.names),
-            "weights": weights,
-            "weights_sha256": digest(denoiser),
-            "images_seen": loaded.images_seen,
-            "checkpoint": str(path.resolve()),
-            "checkpoint_sha256": checkpoint,
-            "dtype": "float32",
-            "versions": {package: importlib.metadata.version(package) for package in ("denoiselab", "torch")},
+            **protocol(loaded, path, checkpoint, weights, data, settings.encode),
         }
         kind = medium(model.codec.shape)
         stored = kind.to_stored(result.reconstructions)

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.utilities import rank_zero_only
 
-from denoiselab.app import build
+from denoiselab.app import build, models
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.moments import check_guidance, learn
 from denoiselab.app.run_directory import git_revision
@@ -34,7 +34,7 @@ Config = Mapping[str, Any]
 _FRESH = 4
 
 
-def frontier_of(evaluation: Config, model: build.Model, names: list[str], option: str = "evaluation") -> Frontier:
+def frontier_of(evaluation: Config, model: models.Model, names: list[str], option: str = "evaluation") -> Frontier:
     """The frontier of a checked node `evaluation`.
 
     Args:
@@ -49,14 +49,14 @@ def frontier_of(evaluation: Config, model: build.Model, names: list[str], option
     nodes = build.sampler_nodes(evaluation["samplers"], f"{option}.samplers")
     asked, scales = evaluation["weights"], [float(scale) for scale in evaluation["guidance"]]
     listed = asked if isinstance(asked, list) else [asked]
-    build.check_scales(model, scales, f"{option}.guidance={scales}")
+    models.check_scales(model, scales, f"{option}.guidance={scales}")
     samplers = build.build_samplers(nodes)
     for sampler in samplers.values():
         check_guidance(sampler, scales, f"{option}.guidance")
     try:
         return Frontier(
             samplers,
-            {name: build.with_hashes(node) for name, node in nodes.items()},
+            {name: models.with_hashes(node) for name, node in nodes.items()},
             model.denoiser.schedule,
             evaluation["nfe"],
             evaluation["extra_nfe"],
@@ -90,7 +90,7 @@ class Evaluator:
 
     Args:
         model: With its denoiser on the device where it shall work.
-        identity: `build.identity` of the model's configuration.
+        identity: `models.identity` of the model's configuration.
         applied: Takes a name of weights; within its context the denoiser has them.
         extractor: Makes the scorer.
         images: Training images or points.
@@ -103,7 +103,7 @@ class Evaluator:
         steering: Guides samples by a classifier; None for nothing.
     """
 
-    model: build.Model
+    model: models.Model
     identity: str
     applied: Callable[[str], AbstractContextManager[None]]
     extractor: Extractor

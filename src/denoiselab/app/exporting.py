@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from denoiselab.app.errors import BadInput
 from denoiselab.app.loaded import Loaded, load
 from denoiselab.app.places import checkpoint_file, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
-from denoiselab.files import atomic, write_text
+from denoiselab.files import atomic, sha256_of, write_text
 from denoiselab.interop import dit, openai
 from denoiselab.interop.diffusers import write_pipeline
 from denoiselab.networks import ADMUNet, DiT
@@ -35,7 +34,7 @@ def export(config: Config) -> Path:
     loaded = load(path)
     weights = build.profile_name(settings.weights, loaded.names, "weights")
     options = {key: value for key, value in loaded.config["network"].items() if key != "_target_"}
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    digest = sha256_of(path)[:8]
     out = new_path(settings, path, "export", f"{settings.export}_{weights}_{digest}")
     assert settings.export is not None
     with new_folder(out) as partial:

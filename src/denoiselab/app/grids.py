@@ -16,7 +16,7 @@ from denoiselab.app.loaded import load_weights
 from denoiselab.app.places import checkpoint_file, device_of, home_of
 from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.evaluation.grids import GridSearch
-from denoiselab.files import write_text
+from denoiselab.files import sha256_of, write_text
 from denoiselab.guidance import bind
 from denoiselab.samplers import Sampler
 from denoiselab.training.interruption import Interruption
@@ -38,7 +38,7 @@ def fit_grid(config: Config) -> Path:
     loaded, weights = load_weights(path, settings.weights)
     model, device = loaded.model, device_of(settings)
     asked = {"sampler": settings.sampler, "grid": settings.grid, "weights": weights, "guidance": settings.guidance}
-    facts = {**asked, "checkpoint_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    facts = {**asked, "checkpoint_sha256": sha256_of(path)}
     rule = config["sampler"]["_target_"].rpartition(".")[2].lower()
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{rule}_steps{sampler.steps}_{weights}_{digest}.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,15 +9,15 @@ from typing import Any
 
 import torch
 
-from denoiselab.app import build
+from denoiselab.app import models
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.places import new_folder
 from denoiselab.app.run_directory import start_record, write_description
 from denoiselab.conditioners import Text
-from denoiselab.frozen import TextEncoder
+from denoiselab.files import sha256_of
+from denoiselab.frozen import TextEncoder, folders
 from denoiselab.frozen.autoencoders import FolderCodec
-from denoiselab.frozen.folders import sha256_of
 from denoiselab.interop import Imported, InteropError, Source
 from denoiselab.training.checkpoints import (
     CHECKPOINTS,
@@ -73,7 +72,7 @@ def run_directory(node: Mapping[str, Any], log_dir: Path, data: Mapping[str, Any
                 f"data.shape={list(data['shape'])}: the network of {imported.name} takes {config['data']['shape']}."
             )
         config["data"] = dict(data)
-    frozen: Config = {part: _addressed(config[part]) for part in ("codec", "conditioner") if part in config}
+    frozen: Config = {part: models.with_hashes(config[part]) for part in ("codec", "conditioner") if part in config}
     digest = imported.digest({**config, **frozen})
     path = log_dir / "imported" / f"{imported.name}-{digest[:12]}"
     if path.exists():
@@ -82,7 +81,7 @@ def run_directory(node: Mapping[str, Any], log_dir: Path, data: Mapping[str, Any
     origin = {
         "source": dict(node),
         "sha256": digest,
-        "files_sha256": {str(f.resolve()): hashlib.sha256(f.read_bytes()).hexdigest() for f in imported.files},
+        "files_sha256": {str(f.resolve()): sha256_of(f) for f in imported.files},
     }
     try:
         with new_folder(path, "log_dir") as partial:
@@ -110,24 +109,16 @@ def _former(path: Path) -> Path:
     return path
 
 
-def _addressed(config: Config) -> Config:
-    """A configuration with the hash of each folder in place of its path: what is in it counts."""
-    out: Config = {key: _addressed(value) if isinstance(value, dict) else value for key, value in config.items()}
-    if isinstance(path := out.get("path"), str) and Path(path).is_dir():
-        out["path"] = sha256_of(Path(path))
-    return out
-
-
-def _model(config: Config) -> build.Model:
+def _model(config: Config) -> models.Model:
     """The model of a configuration, its denoiser without weights, its parts known to go together."""
-    check(build.parts(config), model_only=True)
+    check(models.parts(config), model_only=True)
     with torch.device("meta"):
-        model = build.build_model(config)
-    build.check_network(model)
+        model = models.build_model(config)
+    models.check_network(model)
     return model
 
 
-def _with_frozen_parts(config: Config, model: build.Model, folder: Path) -> Config:
+def _with_frozen_parts(config: Config, model: models.Model, folder: Path) -> Config:
     """Write the autoencoder and the text encoder to a run's directory; the configuration that names them there."""
     if isinstance(model.codec, FolderCodec):
         try:
@@ -143,10 +134,10 @@ def _with_frozen_parts(config: Config, model: build.Model, folder: Path) -> Conf
 
 
 def _place(folder: Path, name: str) -> Config:
-    return {"path": name, "sha256": sha256_of(folder / name)}
+    return {"path": name, "sha256": folders.sha256_of(folder / name)}
 
 
-def _checkpoint(imported: Imported, config: Config, model: build.Model) -> dict[str, Any]:
+def _checkpoint(imported: Imported, config: Config, model: models.Model) -> dict[str, Any]:
     """The content of our checkpoint file, checked as one that is read."""
     denoiser = model.denoiser
     state = {f"network.{name}": tensor for name, tensor in imported.weights.items()}

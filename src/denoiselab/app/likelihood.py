@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import importlib.metadata
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +13,14 @@ import torch
 from denoiselab import progress
 from denoiselab.app.construct import construct
 from denoiselab.app.errors import BadInput
-from denoiselab.app.loaded import Loaded, load_weights, split_of
+from denoiselab.app.loaded import Loaded, load_weights, protocol, split_of
 from denoiselab.app.places import checkpoint_file, device_of, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.codecs import Identity
 from denoiselab.data import DataSet
 from denoiselab.evaluation.bits_per_dim import BitsPerDim, measure, rate_distortion, write_rate_distortion
-from denoiselab.evaluation.cell import digest
 from denoiselab.evaluation.likelihood import Likelihood
-from denoiselab.files import atomic
+from denoiselab.files import atomic, sha256_of
 from denoiselab.training.interruption import Interruption
 
 Config = dict[str, Any]
@@ -55,7 +52,7 @@ def measure_likelihood(config: Config) -> Path:
         method.check(model.denoiser)
     except ValueError as error:
         raise BadInput(f"likelihood.{error}") from None
-    checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
+    checkpoint = sha256_of(path)
     rest = json.dumps([settings.likelihood, checkpoint, settings.repeats], sort_keys=True)
     name = type(method).__name__
     short = hashlib.sha256(rest.encode()).hexdigest()[:8]
@@ -96,22 +93,8 @@ def measure_likelihood(config: Config) -> Path:
             "nfe": result.nfe,
             "repeats": settings.repeats,
             "seed": settings.seed,
-            "data": loaded.config["data"]["name"],
-            "split": settings.split,
-            "split_n": len(data),
-            "split_sha256": data.fingerprint,
-            "dimensions": math.prod(data.shape),
             "values": method.bins,
-            "conditional": bool(model.conditioner.names),
-            "weights": weights,
-            "weights_sha256": digest(denoiser),
-            "images_seen": loaded.images_seen,
-            "checkpoint": str(path.resolve()),
-            "checkpoint_sha256": checkpoint,
-            "dtype": "float32",
-            "versions": {
-                package: importlib.metadata.version(package) for package in ("denoiselab", "torch", "torchode")
-            },
+            **protocol(loaded, path, checkpoint, weights, data, settings.split, ["torchode"]),
         }
         with atomic(partial / "likelihood.json", "w") as file:
             json.dump(record, file, indent=1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.metadata
+import math
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,12 @@ from typing import Any
 
 from torch import Tensor
 
-from denoiselab.app import build
+from denoiselab.app import build, models
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.places import home_of
 from denoiselab.data import DataSet, in_turn
+from denoiselab.evaluation.cell import digest
 from denoiselab.training.checkpoints import CheckpointError, check_weights, read_checkpoint
 from denoiselab.training.ema import RAW, applied
 from denoiselab.training.module import CHECKPOINT_KEY
@@ -32,7 +35,7 @@ class Loaded:
         images_seen: In training.
     """
 
-    model: build.Model
+    model: models.Model
     averages: dict[str, dict[str, Tensor]]
     config: dict[str, Any]
     images_seen: int
@@ -74,6 +77,37 @@ class Loaded:
         return nullcontext() if name == RAW else applied(self.model.denoiser, self.averages[name])
 
 
+def protocol(
+    loaded: Loaded, path: Path, checkpoint: str, weights: str, data: DataSet, split: str, packages: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What a number measured on data of a checkpoint's run depends on, beside how it was measured.
+
+    Args:
+        loaded: With the weights measured.
+        path: The checkpoint file.
+        checkpoint: Its sha256.
+        weights: Their name.
+        data: The split that is measured.
+        split: Its name.
+        packages: Those that count beside this one and torch.
+    """
+    return {
+        "data": loaded.config["data"]["name"],
+        "split": split,
+        "split_n": len(data),
+        "split_sha256": data.fingerprint,
+        "dimensions": math.prod(data.shape),
+        "conditional": bool(loaded.model.conditioner.names),
+        "weights": weights,
+        "weights_sha256": digest(loaded.model.denoiser),
+        "images_seen": loaded.images_seen,
+        "checkpoint": str(path.resolve()),
+        "checkpoint_sha256": checkpoint,
+        "dtype": "float32",
+        "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch", *packages)},
+    }
+
+
 def load(path: Path, conditioner: Mapping[str, Any] = MappingProxyType({})) -> Loaded:
     """The model of a checkpoint file.
 
@@ -88,10 +122,10 @@ def load(path: Path, conditioner: Mapping[str, Any] = MappingProxyType({})) -> L
         checkpoint = read_checkpoint(path)
         ours = checkpoint[CHECKPOINT_KEY]
         config = ours["config"]
-        config = {**config, **{part: _rooted(node, home_of(path)) for part, node in build.parts(config).items()}}
+        config = {**config, **{part: _rooted(node, home_of(path)) for part, node in models.parts(config).items()}}
         config["conditioner"] = {**config["conditioner"], **conditioner}
-        check(build.parts(config), model_only=True)
-        model = build.build_model(config)
+        check(models.parts(config), model_only=True)
+        model = models.build_model(config)
         prefix = "denoiser."
         state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         check_weights(path, model.denoiser.state_dict(), state)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from denoiselab.app import build
+from denoiselab.app import build, models
 from denoiselab.app.errors import console
 from denoiselab.app.evaluator import Evaluator, frontier_of, optimized_metric
 from denoiselab.app.settings import Evaluation, parse
@@ -35,7 +35,7 @@ class Looks:
     """
 
     def __init__(
-        self, config: Mapping[str, Any], model: build.Model, names: list[str], evaluator: Evaluator | None = None
+        self, config: Mapping[str, Any], model: models.Model, names: list[str], evaluator: Evaluator | None = None
     ) -> None:
         self._config, self._model, self._names, self._evaluator = config, model, names, evaluator
         whole = parse(Evaluation, config["evaluation"], "evaluation")

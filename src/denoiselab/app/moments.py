@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoiselab.app.build import Model
 from denoiselab.app.errors import BadInput
+from denoiselab.app.models import Model
 from denoiselab.data import DataSet, clean
 from denoiselab.denoiser import Prediction
 from denoiselab.evaluation.cell import digest

@@ -12,19 +12,19 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from denoiselab import progress
-from denoiselab.app import build, overrides
-from denoiselab.app.build import Model
+from denoiselab.app import models, overrides
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.importing import check_source
 from denoiselab.app.loaded import load_weights
+from denoiselab.app.models import Model
 from denoiselab.app.moments import check_guidance, learn
 from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path
 from denoiselab.app.settings import Evaluation, SampleSettings, parse
 from denoiselab.app.steering import check_steering, steering
 from denoiselab.evaluation.cell import draw, mean_count
 from denoiselab.evaluation.media import medium
-from denoiselab.files import atomic
+from denoiselab.files import atomic, sha256_of
 from denoiselab.noise import SAMPLING, BrownianNoise, Noise
 from denoiselab.samplers import Analytic, Moment, Sampler, slerp
 from denoiselab.training.interruption import Interruption
@@ -102,14 +102,14 @@ def sample(config: Config) -> Path:
     conditions = {name: value for name, value in settings.conditioner if value is not None}
     loaded, weights = load_weights(path, settings.weights, conditions)
     model = loaded.model
-    build.check_scales(model, [settings.guidance], f"guidance={settings.guidance}")
-    build.check_conditions(model)
+    models.check_scales(model, [settings.guidance], f"guidance={settings.guidance}")
+    models.check_conditions(model)
     check_guidance(sampler, [settings.guidance])
     number, frames = settings.num_samples, settings.interpolate
     if frames is not None:
         _check_ends(sampler, number, frames)
         number = number // 2 * frames
-    checkpoint = hashlib.sha256(path.read_bytes()).hexdigest()
+    checkpoint = sha256_of(path)
     # Whatever else was asked for, in eight digits: the same request has the same folder.
     asked = [settings.sampler, checkpoint, settings.format, settings.guidance, settings.noise]
     asked += [conditions] if conditions else []

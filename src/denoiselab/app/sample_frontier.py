@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ import torch.distributed as dist
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from denoiselab.app import build, overrides, scoring
+from denoiselab.app import build, models, overrides, scoring
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.evaluator import Evaluator, frontier_of
@@ -25,6 +24,7 @@ from denoiselab.app.reporting import matches, write_joint
 from denoiselab.app.settings import Evaluation, SampleSettings, parse
 from denoiselab.app.steering import steering
 from denoiselab.evaluation import Frontier, Record, Store
+from denoiselab.files import sha256_of
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST
 from denoiselab.training.interruption import Interruption
 
@@ -96,7 +96,7 @@ def _job(path: Path, settings: SampleSettings) -> _Job:
     config = {"data": loaded.data_node, "evaluation": evaluation}
     check(config)
     build.build_extractor(config, parsed, parsed.num_samples, option="frontier")
-    build.check_conditions(loaded.model)
+    models.check_conditions(loaded.model)
     frontier = frontier_of(evaluation, loaded.model, loaded.names, "frontier")
     home = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
     return _Job(path, home, loaded, frontier, config, parsed)
@@ -114,7 +114,7 @@ def _score(
     name = job.home.absolute().name
     evaluator = Evaluator(
         model=loaded.model,
-        identity=build.identity(loaded.config),
+        identity=models.identity(loaded.config),
         applied=loaded.applied,
         extractor=build.build_extractor(config, job.evaluation, job.evaluation.num_samples, images, "frontier"),
         images=images,
@@ -142,7 +142,7 @@ def _report(job: _Job, settings: SampleSettings, records: list[Record], director
         info = json.loads((job.home / "run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         info = {}
-    checkpoint = hashlib.sha256(job.path.read_bytes()).hexdigest()[:8]
+    checkpoint = sha256_of(job.path)[:8]
     group = info.get("wandb_id") or checkpoint
     opened: list[Logger] = [
         tracker.open(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoiselab.app.build import Model
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
+from denoiselab.app.models import Model
 from denoiselab.app.settings import ClassifierGuidance
 from denoiselab.conditioners import Conditioner
 from denoiselab.denoiser import Denoise
+from denoiselab.files import sha256_of
 from denoiselab.guidance import ClassifierGuided, NoisyClassifier
 from denoiselab.interop import InteropError
 
@@ -90,5 +90,5 @@ def steering(given: ClassifierGuidance | None, model: Model, device: torch.devic
     classes = getattr(model.conditioner, "num_classes", classifier.num_classes)
     if classes != classifier.num_classes:
         raise BadInput(f"{_OPTION}: the classifier knows {classifier.num_classes} classes, the model {classes}.")
-    digest = hashlib.sha256(Path(given.classifier["path"]).expanduser().read_bytes()).hexdigest()
+    digest = sha256_of(Path(given.classifier["path"]).expanduser())
     return Steering(classifier.to(device).eval().requires_grad_(False), model.conditioner, given.scale, digest)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import os
@@ -25,7 +24,7 @@ from denoiselab.data.decoding import BadImage, Decoder, WrongSize, read
 from denoiselab.data.prepared import clean_processes
 from denoiselab.data.records import Records
 from denoiselab.data.shards import FACTS
-from denoiselab.files import replacing, write_text
+from denoiselab.files import replacing, sha256_of, write_text
 
 SUMS = "SHA256SUMS"  # as sha256sum writes and checks it
 
@@ -137,7 +136,7 @@ def _known(path: Path) -> dict[str, Any] | None:
     """What was noted of a shard, if that is still so."""
     try:
         facts: dict[str, Any] = json.loads(path.with_name(f".{path.name}.json").read_text("utf-8"))
-        return facts if _sha256(path) == facts["sha256"] else None
+        return facts if sha256_of(path) == facts["sha256"] else None
     except (OSError, ValueError, KeyError):
         return None
 
@@ -163,7 +162,7 @@ def _write(
             if records.captions is not None:
                 _add(archive, f"{key}.txt", records.captions[row].encode())
             sums = np.array(image.sums, np.int64) + (sums if sums.size else 0)
-    return {"name": path.name, "n": len(rows) - len(bad), "sha256": _sha256(path), "sums": sums.tolist(), "bad": bad}
+    return {"name": path.name, "n": len(rows) - len(bad), "sha256": sha256_of(path), "sums": sums.tolist(), "bad": bad}
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -255,8 +254,3 @@ def _start(task: _Encode) -> None:
 def _run(first: int, last: int) -> list[_Encoded]:
     assert _task is not None
     return _task(first, last)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from denoiselab.data.expected import absent
 from denoiselab.data.records import ArrayRecords
 from denoiselab.data.source import ImageSource
-from denoiselab.data.vision import fetch
+from denoiselab.data.vision_records import fetch
 
 _UNSIGNED_BYTES = 8  # the third byte of an IDX file: the type of its elements
 # Where the four files lie under a root: by themselves, or as torchvision or the Debian package lays them.

@@ -101,7 +101,7 @@ class WebDataset(ImageSource):
     """WebDataset shards on a disk, with random access: order, resume and splits are those of all other sources.
 
     The first start reads the heads of all members, and keeps what it found in `cache_dir`. `dataset.json` beside the
-    shards, as `python -m denoiselab.data.convert` writes it, gives the names of the classes.
+    shards, as `python -m denoiselab.convert` writes it, gives the names of the classes.
 
     Args:
         root: A folder of .tar files, one of them, or several as shards-{000000..000146}.tar or shards-*.tar.
@@ -164,7 +164,7 @@ def expand(root: str, option: str) -> list[Path]:
     lacking = [shard for shard in shards if not shard.is_file()]
     if not shards or lacking:
         expected = f"the shard {lacking[0]}" if lacking else "shards, files of .tar"
-        raise absent("it", path, expected, "python -m denoiselab.data.convert makes shards of a folder.")
+        raise absent("it", path, expected, "python -m denoiselab.convert makes shards of a folder.")
     return shards
 
 

@@ -2,145 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import itertools
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from filelock import FileLock
 from PIL import Image
-from torch import Tensor
 
-from denoiselab.data.expected import absent
-from denoiselab.data.records import identity
-from denoiselab.data.source import ImageSource
-
-
-class VisionRecords:
-    """Images of torchvision's data sets, one after the other.
-
-    Args:
-        name: Of the data set and split.
-        openers: Make the data sets; called again in other processes.
-        labels: Of the images of an opened data set, `(N,)`.
-        classes: Their names, in an opened data set.
-        files: The image files of an opened data set, relative to one folder; None where it holds arrays.
-        crop: Left, top, right and bottom of what is kept of each image; None keeps all.
-    """
-
-    captions = None
-
-    def __init__(
-        self,
-        name: str,
-        openers: Sequence[Callable[[], Any]],
-        labels: Callable[[Any], Any],
-        classes: Callable[[Any], Sequence[str]],
-        files: Callable[[Any], Sequence[str]] | None = None,
-        crop: tuple[int, int, int, int] | None = None,
-    ) -> None:
-        self.name, self._openers, self._crop = name, tuple(openers), crop
-        self.classes = tuple(classes(self._parts[0]))
-        self.labels: Tensor = torch.cat([torch.as_tensor(labels(part), dtype=torch.int64) for part in self._parts])
-        self._files = None if files is None else [file for part in self._parts for file in files(part)]
-        self.identity = self._identity()
-
-    @cached_property
-    def _parts(self) -> list[Any]:
-        return [opener() for opener in self._openers]
-
-    @cached_property
-    def _ends(self) -> list[int]:
-        return list(itertools.accumulate(len(part) for part in self._parts))
-
-    def _identity(self) -> str:
-        if self._files is not None:
-            return identity((*self._files, str(self._crop)), self.labels)
-        digests = (hashlib.sha256(np.ascontiguousarray(part.data).data).digest() for part in self._parts)
-        return identity((), self.labels, None, b"".join(digests))
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def describe(self, i: int) -> str:
-        """The image's file, or its place."""
-        return f"image {i} of {self.name}" if self._files is None else self._files[i]
-
-    def image(self, i: int) -> Image.Image:
-        """Image `i` as torchvision opens it, cropped.
-
-        Raises:
-            OSError: It cannot be read.
-        """
-        part = bisect_right(self._ends, i)
-        image: Image.Image = self._parts[part][i - (self._ends[part - 1] if part else 0)][0]
-        return image if self._crop is None else image.crop(self._crop)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the opened data sets."""
-        return {key: value for key, value in self.__dict__.items() if key != "_parts"}
+from denoiselab.data.vision_records import VisionRecords, VisionSource
 
 
 @dataclass(kw_only=True)
-class _Vision(ImageSource):
-    """A data set of torchvision.
-
-    Args:
-        root: Folder that torchvision lays the data set in.
-        download: Let torchvision fetch what is not there.
-    """
-
-    root: str
-    download: bool = False
-
-    kind: ClassVar[str]  # torchvision's class
-    lies: ClassVar[str]  # what torchvision looks for
-    where: ClassVar[str]  # the files are to be had
-
-    def _read(self, splits: Sequence[Mapping[str, Any]], **how: Any) -> VisionRecords:
-        from torchvision import datasets  # slow to import, and only needed here
-
-        kind = getattr(datasets, self.kind)
-        openers = [functools.partial(kind, self.root, **split) for split in splits]
-        if self.download:
-            fetch(openers)
-        try:
-            return VisionRecords(f"{self.name}, {' and '.join(map(_said, splits))}", openers, **how)
-        except (RuntimeError, FileNotFoundError):
-            more = f"{self.where} data.download=true fetches them."
-            raise absent(self.kind, Path(self.root), self.lies, more) from None
-
-
-def fetch(openers: Sequence[functools.partial[Any]]) -> None:
-    """Let torchvision fetch what is not there; processes wait for the one that does.
-
-    Raises:
-        ValueError: It cannot.
-    """
-    for opener in openers:
-        root = Path(opener.args[0])
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / ".download.lock"):
-                opener(download=True)
-        except (OSError, RuntimeError, ImportError) as error:
-            text = " ".join(str(error).split())
-            raise ValueError(f"data.download=true: {opener.func.__name__} cannot be fetched: {text}") from None
-
-
-def _said(split: Mapping[str, Any]) -> str:
-    return str(split.get("split", "train" if split.get("train") else "test"))
-
-
-@dataclass(kw_only=True)
-class CIFAR10(_Vision):
+class CIFAR10(VisionSource):
     """50,000 + 10,000 photographs, 32x32, 10 classes.
 
     Source: Krizhevsky, Learning multiple layers of features from tiny images, 2009.
@@ -172,7 +45,7 @@ class CIFAR100(CIFAR10):
 
 
 @dataclass(kw_only=True)
-class SVHN(_Vision):
+class SVHN(VisionSource):
     """73,257 + 26,032 digits of house numbers, 32x32, 10 classes. Source: Netzer et al., 2011.
 
     Args:
@@ -204,7 +77,7 @@ class SVHN(_Vision):
 
 
 @dataclass(kw_only=True)
-class STL10(_Vision):
+class STL10(VisionSource):
     """Photographs, 96x96: 5,000 of 10 classes, 100,000 of none, 8,000 held out. Source: Coates, Ng and Lee, 2011.
 
     Args:
@@ -245,7 +118,7 @@ class STL10(_Vision):
 
 
 @dataclass(kw_only=True)
-class CelebA(_Vision):
+class CelebA(VisionSource):
     """162,770 + 19,962 aligned faces of celebrities, 178x218; for research only. Source: Liu et al., arXiv 1411.7766.
 
     Args:
@@ -304,7 +177,7 @@ class CelebA(_Vision):
 
 
 @dataclass(kw_only=True)
-class _Photographs(_Vision):
+class _Photographs(VisionSource):
     """A data set of photographs of many sizes, in files that torchvision lists."""
 
     def _files(self, splits: Sequence[str]) -> VisionRecords:

@@ -4,13 +4,12 @@ from denoiselab.evaluation.cell import Subject
 from denoiselab.evaluation.classifier import DomainClassifier
 from denoiselab.evaluation.frontier import Frontier
 from denoiselab.evaluation.metrics import (
-    DensityCoverage,
     FrechetDistance,
     InceptionScore,
     KernelDistance,
     Metric,
-    PrecisionRecall,
 )
+from denoiselab.evaluation.neighbours import DensityCoverage, PrecisionRecall
 from denoiselab.evaluation.optimized import OptimizedMetric
 from denoiselab.evaluation.pretrained import CLIP, VGG16, DINOv2, EfficientNetLite0, InceptionV3
 from denoiselab.evaluation.scorer import Extractor, Given, Reference, Score, Scorer, Statistics

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import platform
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -19,7 +18,7 @@ from denoiselab.codecs import Codec
 from denoiselab.conditioners import Conditioner
 from denoiselab.denoiser import Denoise, Denoiser
 from denoiselab.evaluation.media import medium
-from denoiselab.evaluation.memory import PeakMemory
+from denoiselab.evaluation.memory import PeakMemory, device_name
 from denoiselab.evaluation.ranks import REFUSALS
 from denoiselab.evaluation.scorer import Reference, Score, Scorer, Statistics
 from denoiselab.evaluation.store import Record
@@ -160,7 +159,7 @@ class Scoring:
             "seconds_per_1k_images": round(seconds / self.num_samples * 1000, 3),
             "peak_memory_mb": round(max(share.memory for share in shares), 1),
             "device": device.type,
-            "device_name": _device_name(device),
+            "device_name": device_name(device),
             "devices": len(shares),
             "shape": list(self.subject.codec.shape),
         }
@@ -187,14 +186,11 @@ class Scoring:
                     sampler, subject.denoiser, subject.conditioner, subject.codec, index, self.seed, steps,
                     self.check, guidance, steer=subject.steer,
                 )  # fmt: skip
-            except NotFinite as failure:
-                return _Share(failure=(failure.index, str(failure))), torch.empty(0)
-            try:
                 self._update(statistics, samples, index)
             except NotFinite as failure:
                 return _Share(failure=(failure.index, str(failure))), torch.empty(0)
-            except OSError as error:  # the other ranks must hear of it
-                return _Share(unkept=error.strerror or str(error)), torch.empty(0)
+            except Unkept as full:  # the other ranks must hear of it
+                return _Share(unkept=str(full)), torch.empty(0)
             done = _Share(
                 done.calls + counted.rows,
                 done.evaluations + counted.evaluated_rows,
@@ -210,6 +206,8 @@ class Scoring:
         """Add samples; where the measure refuses them, say which is the first that it refuses alone."""
         try:
             statistics.update(samples)
+        except OSError as error:
+            raise Unkept(error.strerror or str(error)) from error
         except ValueError:
             for number, sample in zip(index.tolist(), samples.split(1), strict=True):
                 try:
@@ -265,23 +263,22 @@ def draw(
     drawn = noise(seed, index, SAMPLING)
     x = sampler(counted, denoiser.schedule, codec.latent_shape, drawn, steps=steps, start=start, on_step=on_step)
     what = f"{type(sampler).__name__} at {counted.calls} NFE is not finite"
-    _check_finite(x, index, what)
+    check_finite(x, index, what)
     decoded = codec.decode(x)
-    _check_finite(decoded, index, f"{what} once {type(codec).__name__} has decoded it")
+    check_finite(decoded, index, f"{what} once {type(codec).__name__} has decoded it")
     return medium(codec.shape).to_stored(decoded), counted
 
 
-def _check_finite(x: Tensor, index: Tensor, what: str) -> None:
+def check_finite(x: Tensor, index: Tensor, what: str) -> None:
+    """Refuse samples `x` `(B, *)` with indices `index` `(B,)`, which are `what`, the sentence after "sample 3 of ".
+
+    Raises:
+        NotFinite: One is not finite.
+    """
     bad = ~x.isfinite().flatten(1).all(1)
     if bool(bad.any()):
         first = int(index[bad][0])
         raise NotFinite(first, f"sample {first} of {what}.")
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()}, {torch.get_num_threads()} thread(s)"
 
 
 def _finite(value: float | None) -> float | None:

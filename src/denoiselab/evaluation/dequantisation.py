@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.objectives.decoders import Decoder
 
+# Told the number of images of each step of a training.
+OnImages = Callable[[int], object]
+
 # From images `(B, C, *)`, their positions in the data, and noise to an upper bound on -log p, up to a constant, in nats
 # per dimension `(B,)`, differentiable in the images.
 NegativeLogDensity = Callable[[Tensor, Tensor, Noise], Tensor]
@@ -42,12 +45,7 @@ class Dequantisation(ABC):
         """
 
     def fit(  # noqa: B027  # most have nothing to train
-        self,
-        loss: NegativeLogDensity,
-        images: Callable[[Tensor], Tensor],
-        n: int,
-        seed: int,
-        on_images: Callable[[int], object],
+        self, loss: NegativeLogDensity, images: Callable[[Tensor], Tensor], n: int, seed: int, on_images: OnImages
     ) -> None:
         """Train what is to be trained; a function of `seed`.
 
@@ -196,12 +194,7 @@ class Variational(_Binned):
         return x0.double() + self.half * torch.tanh(z / 2), log_q
 
     def fit(
-        self,
-        loss: NegativeLogDensity,
-        images: Callable[[Tensor], Tensor],
-        n: int,
-        seed: int,
-        on_images: Callable[[int], object],
+        self, loss: NegativeLogDensity, images: Callable[[Tensor], Tensor], n: int, seed: int, on_images: OnImages
     ) -> None:
         """Train on images `(B, C, *)`."""
         first = images(torch.arange(1))

@@ -13,7 +13,7 @@ from denoiselab.conditioners import Conditioner
 from denoiselab.data import DataSet, clean
 from denoiselab.data.stream import IndexStream
 from denoiselab.denoiser import Denoiser
-from denoiselab.evaluation.cell import mean_count
+from denoiselab.evaluation.cell import check_finite, mean_count
 from denoiselab.guidance import bind
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import OnStep, Sampler, count_calls
@@ -90,10 +90,9 @@ def encode(
         z = codec.encode_latents(codec.encode_pixels(known.images), noise.normal)
         x_t = sampler.encode(there, schedule, z, on_step=on_step)
         x0 = codec.decode(sampler(back, schedule, codec.latent_shape, noise, start=x_t, on_step=on_step))
-        for what, x in (("x_T", x_t), ("reconstruction", x0)):
-            bad = ~x.isfinite().flatten(1).all(1).cpu()
-            if bool(bad.any()):
-                raise ValueError(f"sample {int(index[bad][0])}: its {what} by {type(sampler).__name__} is not finite.")
+        name = type(sampler).__name__
+        check_finite(x_t, index.to(device), f"the x_T by {name} is not finite")
+        check_finite(x0, index.to(device), f"the reconstructions by {name} is not finite")
         for way, counted in enumerate((there, back)):
             calls[way] += counted.rows
             evaluations[way] += counted.evaluated_rows

@@ -10,7 +10,7 @@ import copy
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from denoiselab.conditioners import Conditioner
 from denoiselab.data import DataSet, clean
 from denoiselab.denoiser import Denoise, Denoiser
-from denoiselab.evaluation.dequantisation import Dequantisation
+from denoiselab.evaluation.dequantisation import Dequantisation, OnImages
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 from denoiselab.objectives import ContinuousBound, VariationalBound
@@ -63,12 +63,7 @@ class Likelihood(ABC):
         """
 
     def fit(  # noqa: B027  # most have nothing to train
-        self,
-        denoiser: Denoiser,
-        conditioner: Conditioner,
-        train: DataSet,
-        seed: int,
-        on_images: Callable[[int], object],
+        self, denoiser: Denoiser, conditioner: Conditioner, train: DataSet, seed: int, on_images: OnImages
     ) -> None:
         """Train what is to be trained beside the model, on training images; `on_images` is told their numbers."""
 
@@ -149,14 +144,7 @@ class FlowLikelihood(Likelihood):
         self.dequantisation, self.trace, self.rtol, self.atol = dequantisation, trace, rtol, atol
         self.bins, self.fit_images = dequantisation.bins, dequantisation.images
 
-    def fit(
-        self,
-        denoiser: Denoiser,
-        conditioner: Conditioner,
-        train: DataSet,
-        seed: int,
-        on_images: Callable[[int], object],
-    ) -> None:
+    def fit(self, denoiser: Denoiser, conditioner: Conditioner, train: DataSet, seed: int, on_images: OnImages) -> None:
         """Train the dequantisation by a bound on -log p(y), in which the SDE's density stands for the ODE's.
 
         Of y_t = y + r eps, r^2 = rho^2 - rho_min^2, it is the integral of (r |s|^2 + 2 s.eps) dr and a constant, for

@@ -1,8 +1,9 @@
-"""The most memory that a piece of work held."""
+"""What a piece of work ran on, and the most memory that it held."""
 
 from __future__ import annotations
 
 import contextlib
+import platform
 import re
 import resource
 from pathlib import Path
@@ -39,3 +40,10 @@ class PeakMemory:
             kibibytes = None
         peak = int(kibibytes[1]) if kibibytes else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak * 1024 / 1e6
+
+
+def device_name(device: torch.device) -> str:
+    """A GPU's model, or a CPU's architecture and the threads used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.get_num_threads()} thread(s)"

@@ -24,7 +24,7 @@ from denoiselab.evaluation.metrics import FEATURES, SPATIAL, Layer
 from denoiselab.evaluation.reference_arrays import check_features, check_images, check_moments
 from denoiselab.evaluation.scorer import Given
 from denoiselab.evaluation.statistics import Moments
-from denoiselab.files import replacing
+from denoiselab.files import replacing, sha256_of
 
 if TYPE_CHECKING:
     from denoiselab.evaluation.features import FeatureScorer
@@ -261,7 +261,7 @@ def _open(path: Path) -> tuple[dict[str, Any], Reference]:
         }
         features = {layer: file.get_tensor(f"{layer}.features") for layer in protocol["features"]}
     layers = {layer: Layer(moments.get(layer), features.get(layer)) for layer in {*moments, *features}}
-    return protocol, Reference(n, _sha256(path), path, layers, _of(protocol))
+    return protocol, Reference(n, sha256_of(path), path, layers, _of(protocol))
 
 
 def _read_npz(given: Given, scorer: FeatureScorer, shape: Sequence[int], device: torch.device) -> Reference:
@@ -288,13 +288,8 @@ def _read_npz(given: Given, scorer: FeatureScorer, shape: Sequence[int], device:
             collected.update(batch.to(device))
         for name in collected.features:
             layers[name] = Layer(layers[name].moments if name in layers else None, collected.layer(name).features)
-    return Reference(given.n, _sha256(given.path), given.path, layers, {})
+    return Reference(given.n, sha256_of(given.path), given.path, layers, {})
 
 
 def _option(given: Given) -> str:
     return f"evaluation.reference={given.path}"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
+from denoiselab.files import sha256_of
 
 COMMAND = "python -m denoiselab.references"
 
@@ -84,5 +85,4 @@ class WeightsFile:
 
 @functools.lru_cache
 def _sha256(file: Path, _modified: int, _size: int) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256_of(file)

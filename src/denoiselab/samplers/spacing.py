@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -13,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from denoiselab.samplers.beta_quantiles import beta_quantiles
 from denoiselab.samplers.transfer import Axis, Lam
 from denoiselab.schedules import Level, Schedule
 
@@ -142,7 +141,7 @@ class Beta(Spacing):
         Raises:
             ValueError: With so many of them these shapes put two in one place.
         """
-        u = _beta_quantiles(count, self.a, self.b)
+        u = beta_quantiles(count, self.a, self.b)
         if not bool((u.diff() < -1e-12).all()):
             raise ValueError(f"a={self.a}, b={self.b}: these shapes do not tell {count} levels apart.")
         return schedule.level(schedule.t_min + u * (schedule.t_max - schedule.t_min))
@@ -274,42 +273,3 @@ def _along(
         t[-1] = schedule.t_min
     t[0] = schedule.t_max
     return schedule.level(t)
-
-
-@functools.lru_cache
-def _beta_quantiles(count: int, a: float, b: float) -> Tensor:
-    """`count` equal quantiles of Beta(a, b), falling from 1 to 0.
-
-    By bisection on its continued fraction (Abramowitz and Stegun, 26.5.8).
-    Below (a + 1) / (a + b + 2), and from the other end above it, the fraction converges in some sqrt(max(a, b)) terms.
-    """
-    p = 1 - _fractions(count)
-    log_beta = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
-    m = torch.arange(1, 20 + int(4 * math.sqrt(max(a, b))), dtype=torch.float64)[:, None]
-
-    def terms(a: Tensor, b: Tensor) -> Tensor:
-        """The fraction's numerators over x, `(M, N)`, its bottom first."""
-        even = m * (b - m) / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m - 1) * (a + b + m - 1) / ((a + 2 * m - 2) * (a + 2 * m - 1))
-        return torch.stack((odd, even), 1).flatten(0, 1).flip(0)
-
-    def tail(x: Tensor, a: Tensor, b: Tensor, numerators: Tensor) -> Tensor:
-        """The incomplete beta function of x `(N,)`; it converges fast below (a + 1) / (a + b + 2)."""
-        fraction = one = torch.ones_like(x)
-        for numerator in (numerators * x).unbind():
-            fraction = torch.addcdiv(one, numerator, fraction)
-        return (a * x.log() + b * torch.log1p(-x) - log_beta).exp() / (a * fraction)
-
-    split = torch.tensor([(a + 1) / (a + b + 2)], dtype=torch.float64)
-    here, there = torch.full_like(p, a), torch.full_like(p, b)
-    above = p > tail(split, here[:1], there[:1], terms(here[:1], there[:1]))
-    # Above the split it is that of the other shape, from the other end.
-    here, there = torch.where(above, there, here), torch.where(above, here, there)
-    wanted, numerators = torch.where(above, 1 - p, p), terms(here, there)
-    low, high = torch.zeros_like(p), torch.where(above, 1 - split, split)
-    for _ in range(64):
-        x = (low + high) / 2
-        short = tail(x, here, there, numerators) < wanted
-        low, high = torch.where(short, x, low), torch.where(short, high, x)
-    x = torch.where(wanted > 0, (low + high) / 2, 0.0)
-    return torch.where(above, 1 - x, x)
