@@ -15,6 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from denoiselab import parameterizations
+from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.data import Arrays, Digits, ImageFolder
 from denoiselab.data.augmentation import HorizontalFlip
@@ -160,7 +161,7 @@ def test_training_hardly_waits_for_data(sets, name, steps):
     net = DDPMUNet(data.shape, channels=32, multipliers=(1, 2), blocks=1, attention_levels=(), dropout=0.0, groups=8)
     denoiser = Denoiser(net.to(memory_format=torch.channels_last), VPLinear(), parameterizations.eps, ScaledTime())
     module = DiffusionModule(
-        denoiser, DenoisingObjective(weights.snr, UniformTime()), Unconditional(),
+        denoiser, DenoisingObjective(weights.snr, UniformTime()), Unconditional(), Identity(data.shape),
         lambda p: torch.optim.AdamW(p, lr=2e-3), Warmup(2000), EMA({"ema": HalfLife(5000)}), 0, {},
     )  # fmt: skip
     clock, batches = Clock(), Timed(data, 0, BATCH, HorizontalFlip())

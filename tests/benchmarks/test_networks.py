@@ -1,4 +1,4 @@
-"""Our DDPM UNet beside diffusers' UNet2DModel with the same weights: speed on this machine; and checkpointing's memory.
+"""Our DDPM UNet beside diffusers' UNet2DModel with the same weights: speed on this machine.
 
 Both are called in turn in one process, and medians are compared; the machine's matmul peak is taken in between. The
 peer stands in the layout that it has by default, ours as training and sampling have it, channels last.
@@ -6,10 +6,7 @@ peer stands in the layout that it has by default, ours as training and sampling 
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
-import sys
 import time
 
 import pytest
@@ -109,30 +106,3 @@ def test_speed(name, capsys):
             f"ours {medians['ours']:.3f} s ({work / medians['ours'] / peak:.2f}), {ratio:.2f}x"
         )
     assert ratio >= least
-
-
-MEMORY = """
-import resource, sys, torch
-from denoiselab.networks import DDPMUNet
-torch.manual_seed(0)
-levels = range(6) if sys.argv[1] == "True" else ()
-network = DDPMUNet((3, 256, 256), 32, (1, 1, 2, 2, 4, 4), attention_levels=(4,), checkpoint_levels=tuple(levels))
-network.to(memory_format=torch.channels_last)
-for parameter in network.parameters():
-    parameter.grad = torch.zeros_like(parameter)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-network(torch.randn(2, 3, 256, 256), torch.tensor([5.0, 500.0])).square().mean().backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-
-
-def test_checkpointing_halves_the_peak_of_memory(capsys):
-    """The network for 256x256, a quarter as wide, batch 2, both ways: what the process grows by at its peak."""
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed goes back at once
-    grown = {}
-    for switch in (False, True):
-        command = [sys.executable, "-c", MEMORY, str(switch)]
-        grown[switch] = int(subprocess.run(command, capture_output=True, check=True, env=environment).stdout)
-    with capsys.disabled():
-        print(f"\npeak of activations, MiB: {grown[False] / 1024:.0f}, checkpointed {grown[True] / 1024:.0f}")
-    assert grown[False] > 2 * grown[True]

@@ -125,7 +125,8 @@ class RecordSet:
         pixels: Pixels
         if prepared.pixels is None:
             ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-            pixels, many = DecodedPixels(records, decoder), max(1, len(os.sched_getaffinity(0)) // ranks)
+            cores = max(1, len(os.sched_getaffinity(0)) // ranks)
+            pixels, many = DecodedPixels(records, decoder), cores if workers is None else workers
         else:
             pixels, many = MappedPixels(prepared.pixels), 0
         return RecordSet(
@@ -136,7 +137,7 @@ class RecordSet:
             captions=_chosen(records.captions, rows),
             hashes=torch.from_numpy(prepared.hashes)[rows],
             recipe=f"{decoder.shape} {decoder.resize.replace('random', 'center')}",
-            workers=many if workers is None else workers,
+            workers=many,
         )
 
     def __len__(self) -> int:

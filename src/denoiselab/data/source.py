@@ -41,8 +41,8 @@ class ImageSource(ABC):
         bad_images: One that cannot be read: fail names it; skip leaves it out and reports all.
         memory_limit: GiB of decoded images up to which a set is decoded once, before training; random crops never are.
         max_pixels: An image with more is a bad one, and not decoded.
-        workers: Processes that read images; None: for training none where they are decoded already, else the cores
-            of each rank.
+        workers: Processes that read images, before the first training and, where images are not decoded by then, in
+            training; None: the cores of each rank.
         cache_dir: Where decoded sets are kept.
 
     Raises:
