@@ -43,6 +43,16 @@ def test_recovers_x0_and_eps(parameterization):
         assert torch.allclose(level.alpha * got.x0 + level.sigma * got.eps, x, rtol=1e-12, atol=1e-12)
 
 
+def test_half_precision_leaves_time_labels_as_they_are():
+    seen = []
+    network = torch.nn.Module()
+    network.forward = lambda x, label, cond: seen.append(label) or x
+    denoiser = Denoiser(network, VPLinear(), parameterizations.eps, ScaledTime())
+    x = torch.zeros(3, 1, dtype=torch.bfloat16)
+    assert denoiser(x, VPLinear().level(torch.tensor(0.999, dtype=F64))).x0.dtype == torch.bfloat16
+    assert seen[0].tolist() == [999.0] * 3
+
+
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
 def test_serves_levels_of_another_schedule(parameterization):
     ve = GeometricVE()

@@ -153,6 +153,11 @@ class UnitVariance:
         return 1 / torch.hypot(level.alpha * self.sigma_data, level.sigma)
 
 
+def labels(time_label: OfLevel, level: Level, x: Tensor) -> Tensor:
+    """Time labels `(B,)` of `x` `(B, *)` at a level, at least in float32: bfloat16 takes 999 for 1000."""
+    return time_label(level).to(x.device, torch.promote_types(x.dtype, torch.float32)).expand(len(x))
+
+
 class Denoiser(nn.Module):
     """A network, the schedule it is trained on, what its output means and how it is told the time.
 
@@ -188,7 +193,7 @@ class Denoiser(nn.Module):
 
     def output(self, x: Tensor, level: Level, cond: Conditioning = Conditioning()) -> Output:
         """The raw output at a level of the home schedule; `x` is `(B, *)`, `level` scalar or `(B,)`."""
-        label = self.time_label(level).to(x).expand(x.shape[0])
+        label = labels(self.time_label, level, x)
         scaled = x if self.input_scale is None else like(self.input_scale(level), x) * x
         out, raw = self.network(scaled, label, cond), None
         variance = None

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoiselab.denoiser import Denoise, OfLevel, Prediction
+from denoiselab.denoiser import Denoise, OfLevel, Prediction, labels
 from denoiselab.schedules import Level, Schedule
 from denoiselab.schedules.base import like
 
@@ -47,7 +47,7 @@ class NoisyClassifier(nn.Module):
         """Log p(class | x), `(B,)`; arguments as of `LogPosterior`."""
         home = level if level.path is self.schedule else self.schedule.at(level.lam)
         scale = torch.fmin(home.sigma / level.sigma, home.alpha / level.alpha)
-        logits = self.network(x * like(scale, x), self.time_label(home).to(x).expand(len(x)))
+        logits = self.network(x * like(scale, x), labels(self.time_label, home, x))
         return F.log_softmax(logits, dim=1).gather(1, classes[:, None])[:, 0]
 
 

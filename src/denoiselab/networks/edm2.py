@@ -177,7 +177,7 @@ class EDM2UNet(nn.Module):
         if self.classes is not None and cond.class_label is not None:
             classes = torch.arange(self.classes.weight.shape[1], device=x.device)
             # The null class is a row of zeros.
-            one_hot = (cond.class_label[:, None] == classes).to(label.dtype)
+            one_hot = (cond.class_label[:, None] == classes).to(embedding.dtype)
             embedding = mp_sum(embedding, self.classes(math.sqrt(len(classes)) * one_hot), self.label_balance)
         embedding = mp_silu(embedding)  # (B, E)
         x = join_image(x, cond.image)

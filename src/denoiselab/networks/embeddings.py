@@ -26,6 +26,8 @@ class SinusoidalEmbedding(nn.Module):
         ValueError: A value is out of range.
     """
 
+    like: Tensor
+
     def __init__(self, features: int, shift: int = 1, cosine_first: bool = False) -> None:
         super().__init__()
         if features < 4:
@@ -33,9 +35,10 @@ class SinusoidalEmbedding(nn.Module):
         if shift not in (0, 1):
             raise ValueError(f"shift={shift}: it must be 0 or 1.")
         self.features, self.shift, self.cosine_first = features, shift, cosine_first
+        self.register_buffer("like", torch.empty(0), persistent=False)  # it knows the network's dtype
 
     def forward(self, label: Tensor) -> Tensor:
-        """Embed labels `(B,)` as `(B, features)`, computed in float32."""
+        """Embed labels `(B,)` as `(B, features)` in the module's dtype, computed in float32."""
         half = self.features // 2
         # In the order of the sources: at labels near 1000 the last digit of a frequency shows in the output.
         exponents = -math.log(10000) * torch.arange(half, device=label.device, dtype=torch.float32)
@@ -44,7 +47,7 @@ class SinusoidalEmbedding(nn.Module):
         parts = [angles.cos(), angles.sin()] if self.cosine_first else [angles.sin(), angles.cos()]
         if self.features % 2:
             parts.append(torch.zeros_like(angles[:, :1]))
-        return torch.cat(parts, dim=1).to(label.dtype)
+        return torch.cat(parts, dim=1).to(self.like.dtype)
 
 
 class FourierEmbedding(nn.Module):
@@ -64,6 +67,6 @@ class FourierEmbedding(nn.Module):
         self.register_buffer("frequencies", scale * torch.randn(frequencies))
 
     def forward(self, label: Tensor) -> Tensor:
-        """Embed labels `(B,)` as `(B, 2 frequencies)`."""
+        """Embed labels `(B,)` as `(B, 2 frequencies)` in the module's dtype, computed in float32."""
         angles = label[:, None].float() * self.frequencies.float() * (2 * math.pi)
-        return torch.cat((angles.sin(), angles.cos()), dim=1).to(label.dtype)
+        return torch.cat((angles.sin(), angles.cos()), dim=1).to(self.frequencies.dtype)

@@ -62,9 +62,9 @@ class MPFourier(nn.Module):
         self.register_buffer("phases", 2 * math.pi * torch.rand(features))
 
     def forward(self, label: Tensor) -> Tensor:
-        """Embed labels `(B,)` as `(B, features)`, computed in float32."""
+        """Embed labels `(B,)` as `(B, features)` in the module's dtype, computed in float32."""
         angles = label[:, None].float() * self.frequencies.float() + self.phases.float()
-        return (math.sqrt(2) * angles.cos()).to(label.dtype)
+        return (math.sqrt(2) * angles.cos()).to(self.phases.dtype)
 
 
 class MPConv(nn.Module):
