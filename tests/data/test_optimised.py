@@ -1,7 +1,9 @@
 """LitData's optimised sets, from a folder and from an address, which stands for an object store."""
 
 import io
+import json
 import pickle
+import shutil
 import sys
 from pathlib import Path
 
@@ -120,16 +122,24 @@ def test_tables_of_the_hub_are_fetched_file_by_file(tmp_path, monkeypatch):
         cells = [{"bytes": encoded(i), "path": f"{i}.png"} for i in numbers]
         parquet.write_table(pa.table({"img": cells, "number": numbers}), tables / f"train-{k}.parquet", 3)
     index_parquet_dataset(str(tables), str(cache / "litdata"), num_workers=1)
+    index = cache / "litdata" / "index.json"
 
     class Copy(downloader.LocalDownloader):
         def download_file(self, remote_filepath, local_filepath):
             super().download_file(str(tables / Path(remote_filepath).name), local_filepath)
 
     monkeypatch.setitem(downloader._DOWNLOADERS, "hf://", Copy)
-    data = load("hf://datasets/me/mine", cache, image="img", label="number", first_pass=False)
-    assert sorted(data.labels.tolist()) == list(range(14))
-    expected = np.stack([pixels(i) for i in data.labels.tolist()]).transpose(0, 3, 1, 2)
-    assert torch.equal(pickle.loads(pickle.dumps(data)).stored(torch.arange(14)), torch.from_numpy(expected))
+    fingerprints, orders = set(), set()
+    expected = np.stack([pixels(i) for i in range(14)]).transpose(0, 3, 1, 2)
+    for _ in range(2):  # the files as they may be found, at two times
+        data = load("hf://datasets/me/mine", cache, image="img", label="number", first_pass=False)
+        assert data.labels.tolist() == list(range(14))
+        assert torch.equal(pickle.loads(pickle.dumps(data)).stored(torch.arange(14)), torch.from_numpy(expected))
+        fingerprints.add(data.fingerprint)
+        orders.add(data.pixels.records._contents.chunks[0]["filename"])
+        found = json.loads(index.read_text())
+        index.write_text(json.dumps({**found, "chunks": found["chunks"][::-1], "updated_at": "7"}))
+    assert (len(fingerprints), len(orders)) == (1, 2)
 
 
 def test_classes_are_read_once_and_anew_of_a_new_set(root, tmp_path):
@@ -175,6 +185,16 @@ def test_bad_input(options, says, root, tmp_path, monkeypatch):
     given = {"root": tmp_path / name if name in ("tuples", "halves") else name, **options}
     with pytest.raises(ValueError, match=says):
         load(cache=tmp_path, **given)
+
+
+def test_a_disk_without_room_for_all_chunks_is_refused(root, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(
+        ValueError,
+        match=r"data\.root=local:.*set: with data\.fetch=chunk all its chunks are kept, .* and 1e-06 GB are free",
+    ):
+        load(f"local:{root}", tmp_path)
 
 
 def test_the_extra_is_asked_for(root, tmp_path, monkeypatch):
