@@ -93,6 +93,7 @@ def test_a_model_of_logits_has_bits_per_dim_by_the_ode_alone(invoke, tmp_path):
         (QUICK_ODE, None),
         (QUICK_CHAIN, "likelihood.decoder: it is for data"),
         ([*QUICK_ODE, "dequantisation@likelihood.dequantisation=decoded"], "latents of Logit; choose dequantisation@"),
+        (["export=diffusers"], "export=diffusers: it has no place for what Logit does"),
     ):
         out = tmp_path / f"out{len(record)}"
         result = invoke("sample.py", f"ckpt={run}", *options, "num_samples=4", f"out={out}")
