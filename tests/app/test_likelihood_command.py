@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from configurations import names
+from conftest import QUICK
 from PIL import Image
 
 QUICK_ODE = ["likelihood=ode", "likelihood.rtol=0.5", "likelihood.atol=0.5"]
@@ -79,6 +80,29 @@ def test_every_dequantisation(name, finished, tmp_path, invoke):
     result = invoke("sample.py", *arguments)
     assert result.code == 0, result.err
     assert (tmp_path / "out" / "likelihood.json").is_file()
+
+
+def test_a_model_of_logits_has_bits_per_dim_by_the_ode_alone(invoke, tmp_path):
+    run = tmp_path / "run"
+    few = ["evaluation.nfe=[2]", "callbacks.frontier.every_images=null", "logger=none"]
+    logits = ["codec=logit", "augmentation=dequantise", f"paths.log_dir={tmp_path}", f"paths.run_dir={run}"]
+    result = invoke("train.py", *QUICK, *few, *logits)
+    assert result.code == 0, result.err
+    record = {}
+    for options, says in (
+        (QUICK_ODE, None),
+        (QUICK_CHAIN, "likelihood.decoder: it is for data"),
+        ([*QUICK_ODE, "dequantisation@likelihood.dequantisation=decoded"], "latents of Logit; choose dequantisation@"),
+        (["export=diffusers"], "export=diffusers: it has no place for what Logit does"),
+    ):
+        out = tmp_path / f"out{len(record)}"
+        result = invoke("sample.py", f"ckpt={run}", *options, "num_samples=4", f"out={out}")
+        if says is None:
+            record = json.loads((out / "likelihood.json").read_text())
+            assert 0 < record["value"] < math.inf
+        else:
+            assert result.code == 2
+            assert says in result.last
 
 
 def test_likelihoods_of_points(invoke, tmp_path):

@@ -2,8 +2,10 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from denoiselab.codecs import AutoencoderKL, VQModel
+from denoiselab.codecs import AutoencoderKL, Bijection, Identity, Logit, VQModel
 from denoiselab.codecs.autoencoder_kl import Posterior
+from denoiselab.data import to_uint8
+from denoiselab.data.images import from_uint8
 
 TINY = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "groups": 4}
 
@@ -106,3 +108,44 @@ def test_quantizer_takes_the_nearest_entry_and_passes_gradients():
 def test_bad_options_are_refused(kind, options, says):
     with pytest.raises(ValueError, match=says):
         kind(**{"shape": (3, 8, 8), **TINY, **options})
+
+
+@pytest.mark.parametrize("margin", [1e-12, 1e-6, 0.05])
+def test_bytes_come_back_from_their_logits(margin):
+    codec = Logit((1, 16, 16), margin=margin, scale=0.25)
+    image = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    kept = codec.encode_pixels(from_uint8(image))
+    latents = codec.encode_latents(kept, torch.randn)
+    assert latents.dtype == torch.float32
+    assert torch.equal(to_uint8(codec.decode(latents)), image)
+    p = margin + (1 - 2 * margin) * (image.double() + 0.5) / 256
+    assert torch.allclose(latents.double(), 0.25 * torch.logit(p), atol=1e-6)
+
+
+def test_dequantised_bytes_and_all_beyond_have_finite_logits():
+    codec = Logit((1, 1, 5), margin=1e-6)
+    x = torch.tensor([-1.3, -1 - 1 / 255, 0.0, 1 + 1 / 255, 1.3]).view(1, 1, 1, 5)
+    ends = torch.tensor(1e-6).double().logit()
+    latents = codec.encode_pixels(x)[0, 0, 0]
+    assert torch.allclose(latents.double(), ends * torch.tensor([1, 1, 0, -1, -1]), atol=0.1)
+    inside = x[..., 1:4]
+    assert torch.allclose(codec.decode(latents)[1:4], inside.flatten(), atol=1e-6)
+    assert bool((codec.decode(torch.tensor([-99.0, 99.0])).abs() < 1 + 1 / 255 + 1e-5).all())
+
+
+def test_the_volume_of_logits_is_that_of_their_jacobian():
+    torch.manual_seed(0)
+    codec = Logit((2, 1, 3), margin=0.01, scale=0.3)
+    x = (2 * torch.rand(4, 2, 1, 3, dtype=torch.float64) - 1) * 256 / 255
+    for image, volume in zip(x, codec.log_abs_det(x), strict=True):
+        jacobian = torch.autograd.functional.jacobian(lambda image: codec.encode_pixels(image[None])[0], image)
+        assert float(volume) == pytest.approx(float(jacobian.reshape(6, 6).logdet()), abs=1e-12)
+    assert not Identity((2,)).log_abs_det(x).any()
+    assert isinstance(codec, Bijection)
+    assert not isinstance(AutoencoderKL((3, 8, 8), **TINY), Bijection)
+
+
+@pytest.mark.parametrize("options", [{"shape": (2,)}, {"margin": 0.0}, {"margin": 0.5}, {"scale": 0.0}])
+def test_bad_options_of_logits_are_refused(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Logit(**{"shape": (1, 8, 8), **options})

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import tempfile
 import zipfile
 from pathlib import Path
@@ -13,7 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from denoiselab.data import Arrays, ImageFolder, ImageZip
+from denoiselab.data import Arrays, ImageFolder, ImageZip, RecordSet
+from denoiselab.data.decoding import Decoder
+from denoiselab.data.loading import Reader
+from denoiselab.data.prepared import unread
+from denoiselab.data.records import ArrayRecords
 
 RED, CLEAR_RED = (255, 0, 0), (255, 0, 0, 0)
 
@@ -96,6 +101,39 @@ def test_validation_is_split_by_hash_so_that_copies_never_part(tmp_path):
     apart = [{part.stored(torch.tensor([i])).numpy().tobytes() for i in range(len(part))} for part in (train, held_out)]
     assert not apart[0] & apart[1]
     assert len(apart[0]) * 2 == len(train)
+
+
+def test_without_a_first_pass_nothing_is_read_before_training(folder, monkeypatch):
+    read_before, index = load(ImageFolder, folder), torch.arange(10)
+    options = {"first_pass": False, "workers": 0}
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", None)
+        data = load(ImageFolder, folder, **options)
+        again = load(ImageFolder, folder, **options)
+        train, held_out = source(ImageFolder, folder, validation=0.3, **options).load()
+    assert torch.equal(data.stored(index), read_before.stored(index))
+    assert data.fingerprint == again.fingerprint != read_before.fingerprint
+    assert sorted([*train.rows.tolist(), *held_out.rows.tolist()]) == index.tolist()
+    assert 0 < len(held_out) < 10
+    picture(9).save(folder / "cats" / "6.png")
+    (folder / "cats" / "7.png").write_bytes(b"no picture")
+    other = load(ImageFolder, folder, **options)
+    assert other.fingerprint != data.fingerprint
+    for row, message in ((6, r"6\.png: it is 9 x 9"), (7, r"7\.png: it is no image")):
+        error = Reader(other.subset(torch.tensor([row])), 0)[range(1)]
+        assert isinstance(error, ValueError)
+        assert re.search(message, str(error))
+    with pytest.raises(ValueError, match=r"bad_images=skip: it takes data\.first_pass=true"):
+        source(ImageFolder, folder, bad_images="skip", **options)
+
+
+def test_places_are_held_out_at_the_rate_that_is_asked():
+    records = ArrayRecords("many", np.zeros((20_000, 1, 1), np.uint8), torch.zeros(20_000, dtype=torch.int64))
+    hashes = unread(records).hashes
+    assert len(np.unique(hashes, axis=0)) == 20_000
+    decoder = Decoder((1, 1, 1), "none", 100)
+    held_out = RecordSet.of(records, decoder, unread(records), 0).hashed_below(0.05)
+    assert int(held_out.sum()) == pytest.approx(1000, abs=120)
 
 
 def test_captions_come_from_metadata(folder):

@@ -10,6 +10,7 @@ from oracles import F64
 
 from denoiselab import parameterizations, schedules, variances
 from denoiselab.analytic import EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser
+from denoiselab.codecs import Logit
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.data.points import PointSet
 from denoiselab.denoiser import Denoiser, ScaledTime
@@ -289,6 +290,53 @@ def test_an_estimate_does_not_depend_on_its_batch():
         )
         assert small == pytest.approx(large, abs=1e-12)
         assert abs(other.value - large.value) > 1e-3
+
+
+def test_a_density_of_logits_is_one_of_images_at_every_point():
+    """A mixture over two logits; the change of variables written out."""
+    oracle, schedule, codec = mixture(), schedules.Flow(), Logit((1, 1, 2), margin=0.02, scale=0.5)
+    x = (2 * torch.rand(20, 1, 1, 2, dtype=F64, generator=torch.Generator().manual_seed(0)) - 1) * 256 / 255
+    method = flow(dequantisation=Real(), tolerance=1e-7).through(codec)
+    got = sum(method(model(oracle, schedule), x, noise(20), Unconditional().sample(torch.arange(20))).parts.values())
+    p = 0.02 + 0.96 * (127.5 * (x.flatten(1) + 1) + 0.5) / 256
+    slope = 0.5 * 0.96 * 127.5 / 256 / (p * (1 - p))
+    want = log_density(oracle, schedule, 0.5 * (p / (1 - p)).log()) + slope.log().sum(1)
+    assert (got + want / (2 * LOG2)).abs().max() < 30 * 1e-7
+
+
+def gaussian_logits(mean):
+    """A pixel of 1000 bytes whose logits are N(mean, 1), the model of it, and -log2 P of those bytes, by the cdf."""
+    codec = Logit((1, 1, 1))
+    oracle = GaussianDenoiser(torch.tensor([mean], dtype=F64), torch.eye(1, dtype=F64))
+    edges = (torch.arange(257, dtype=F64) / 256).logit()
+    p = torch.special.ndtr(edges - mean).diff()
+    data = some(torch.linspace(-1, 1, 256, dtype=F64)[:, None, None, None], p, 1000).float()
+    exact = float(-p[((data + 1) * 127.5).round().long()].log().mean() / LOG2)
+
+    def gap(dequantisation):
+        return of(flow(dequantisation=dequantisation).through(codec), oracle, schedules.EDM(), data).total.value - exact
+
+    return gap
+
+
+def test_the_bits_of_bytes_are_those_of_a_gaussian_of_their_logits():
+    """Where a bin is narrow numbers cost nothing; where all lie in the darkest bins they do, and less once trained."""
+    wide, dark = gaussian_logits(-2.0), gaussian_logits(-6.0)
+    for dequantisation in (Uniform(), TruncatedNormal(std=1.0)):
+        assert abs(wide(dequantisation)) < 0.003
+    assert dark(Uniform()) > 0.15
+    assert 0 < dark(Variational(width=8, steps=100, batch_size=64, lr=1e-2)) < 0.08
+
+
+def test_what_is_not_of_the_data_alone_is_refused_of_latents():
+    codec = Logit((1, 1, 1))
+    for method, says in (
+        (flow(dequantisation=TruncatedNormal()), r"dequantisation\.std=null: .* latents of Logit; give a std"),
+        (flow(dequantisation=Decoded(Categorical())), r"dequantisation\.decoder: .*dequantisation=uniform"),
+        (ContinuousTimeBound(Categorical()), r"decoder: it is for data, .*choose likelihood=ode"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            method.through(codec)
 
 
 class Watching(Likelihood):

@@ -15,6 +15,7 @@ from denoiselab.app.errors import BadInput
 from denoiselab.app.loaded import Loaded, load
 from denoiselab.app.places import checkpoint_file, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
+from denoiselab.codecs import Bijection, Identity
 from denoiselab.files import atomic, sha256_of, write_text
 from denoiselab.interop import dit, openai
 from denoiselab.interop.diffusers import write_pipeline
@@ -32,6 +33,8 @@ def export(config: Config) -> Path:
     settings = parse(SampleSettings, config)
     path = checkpoint_file(settings)
     loaded = load(path)
+    if isinstance(codec := loaded.model.codec, Bijection) and not isinstance(codec, Identity):
+        raise BadInput(f"export={settings.export}: it has no place for what {type(codec).__name__} does.")
     weights = build.profile_name(settings.weights, loaded.names, "weights")
     options = {key: value for key, value in loaded.config["network"].items() if key != "_target_"}
     digest = sha256_of(path)[:8]

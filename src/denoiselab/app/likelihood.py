@@ -16,7 +16,7 @@ from denoiselab.app.errors import BadInput
 from denoiselab.app.loaded import Loaded, load_weights, protocol, split_of
 from denoiselab.app.places import checkpoint_file, device_of, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
-from denoiselab.codecs import Identity
+from denoiselab.codecs import Bijection, Identity
 from denoiselab.data import DataSet
 from denoiselab.evaluation.bits_per_dim import BitsPerDim, measure, rate_distortion, write_rate_distortion
 from denoiselab.evaluation.likelihood import Likelihood
@@ -45,10 +45,12 @@ def measure_likelihood(config: Config) -> Path:
     path = checkpoint_file(settings)
     loaded, weights = load_weights(path, settings.weights)
     model = loaded.model
-    if not isinstance(model.codec, Identity):
+    if not isinstance(model.codec, Bijection):
         raise BadInput("likelihood: it is that of the data, and this model is one of a codec's latents.")
     train, data = _data(method, settings, loaded)
     try:
+        if not isinstance(model.codec, Identity):
+            method = method.through(model.codec)
         method.check(model.denoiser)
     except ValueError as error:
         raise BadInput(f"likelihood.{error}") from None

@@ -26,7 +26,7 @@ ID_VARIABLE = "DENOISELAB_RUN_ID"
 # What may differ when a run continues: none of it changes what the training computes.
 _FREE = (
     *("paths.", "name", "max_images", "evaluation.", "callbacks.", "logger", "traceback"),
-    *("data.workers", "data.cache_dir", "data.memory_limit"),
+    *("data.workers", "data.cache_dir", "data.memory_limit", "data.fetch"),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "profiler", "detect_anomaly")),
 )
 _PACKAGES = ("denoiselab", "torch", "pytorch-lightning", "hydra-core", "wandb", "numpy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,15 @@ class Codec(Protocol):
         ...
 
 
+@runtime_checkable
+class Bijection(Codec, Protocol):
+    """A codec that draws and loses nothing, so that a density of latents is one of samples."""
+
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        """Logarithm of how much it enlarges volumes at samples `(B, *shape)`, in nats, `(B,)`."""
+        ...
+
+
 class Identity:
     """No codec: a network sees the data.
 
@@ -64,6 +73,10 @@ class Identity:
     def decode(self, latents: Tensor) -> Tensor:
         """The samples."""
         return latents
+
+    def log_abs_det(self, x: Tensor) -> Tensor:
+        """Zeros."""
+        return x.new_zeros(len(x))
 
 
 class Autoencoder(ABC):

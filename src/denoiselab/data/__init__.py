@@ -12,6 +12,7 @@ from denoiselab.data.hub import HuggingFace
 from denoiselab.data.idx import MNIST, FashionMNIST
 from denoiselab.data.images import ImageSet, from_uint8, to_uint8
 from denoiselab.data.lsun import LSUN
+from denoiselab.data.optimised import LitData
 from denoiselab.data.plane import Checkerboard, EightGaussians, Pinwheel, SwissRoll, TwoMoons
 from denoiselab.data.points import PointSet
 from denoiselab.data.published import AFHQ, FFHQ, ImageNet
@@ -48,6 +49,7 @@ __all__ = [
     "ImageSet",
     "ImageSource",
     "ImageZip",
+    "LitData",
     "Pinwheel",
     "PointSet",
     "RecordSet",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoiselab.data.decoding import Decoder, read
+from denoiselab.data.decoding import Decoder, WrongSize, read
 from denoiselab.data.images import as_inputs
 from denoiselab.data.prepared import Prepared
 from denoiselab.data.records import Records, Strings
@@ -76,7 +77,7 @@ class DecodedPixels:
         """Bytes `(B, C, H, W)`.
 
         Raises:
-            ValueError: An image cannot be read any more.
+            ValueError: An image cannot be read, or is of a wrong size; a sentence that names it.
         """
         return self._read(rows, [None] * len(rows))
 
@@ -90,7 +91,10 @@ class DecodedPixels:
         out = torch.empty(len(rows), *self.decoder.shape, dtype=torch.uint8)
         for place, (row, numbers) in enumerate(zip(rows.tolist(), random, strict=True)):
             original = read(self.records, row, self.decoder)
-            out[place] = torch.from_numpy(self.decoder.resized(original, numbers))
+            try:
+                out[place] = torch.from_numpy(self.decoder.resized(original, numbers))
+            except WrongSize as error:
+                raise ValueError(f"data: {self.records.describe(row)}: {error}.") from None
         return out
 
 
@@ -104,7 +108,7 @@ class RecordSet:
         rows: Of this part, `(N,)` int64.
         labels: `(N,)` int64.
         captions: One an image; None where there are none.
-        hashes: sha256 of each image in its original size, `(N, 32)` uint8.
+        hashes: sha256 of each image in its original size, or what stands for it, `(N, 32)` uint8.
         recipe: What was done to the images.
         workers: Processes that read batches ahead in training.
     """
@@ -169,7 +173,7 @@ class RecordSet:
     def hashed_below(self, fraction: float) -> Tensor:
         """Whether each image's hash lies in the first `fraction` of all hashes, `(N,)` bool."""
         first = self.hashes[:, :8].numpy().copy().view(">u8")[:, 0]
-        return torch.tensor([int(h) < fraction * 2**64 for h in first])
+        return torch.from_numpy(first < np.uint64(math.ceil(fraction * 2**64)))
 
     def subset(self, which: Tensor) -> RecordSet:
         """The images that a boolean mask or an index tensor `(M,)` selects."""

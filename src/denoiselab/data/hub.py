@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from denoiselab.data.records import Strings, identity
+from denoiselab.data.records import Strings, identity, numbered
+from denoiselab.data.records import caption as caption_of
 from denoiselab.data.source import ImageSource
 
 _FORMATS = {".parquet": "parquet", ".arrow": "arrow"}
@@ -37,7 +38,7 @@ class HubRecords:
         self.name, self._image = name, image
         self._data = data.select_columns([image])
         self.labels, self.classes = _labels(data, label)
-        self.captions = None if caption is None else Strings(_caption(text) for text in data[caption])
+        self.captions = None if caption is None else Strings(caption_of(cell) for cell in data[caption])
         self.identity = self._identity()
 
     def _identity(self) -> str:
@@ -183,16 +184,4 @@ def _labels(data: Any, column: str | None) -> tuple[Tensor, Sequence[str]]:
     """Classes `(N,)` and their names."""
     if column is None:
         return torch.zeros(len(data), dtype=torch.int64), ()
-    values, names = list(data[column]), getattr(data.features[column], "names", None)
-    if all(isinstance(value, str) for value in values):
-        names = sorted(set(values))
-        places = {name: i for i, name in enumerate(names)}
-        values = [places[value] for value in values]
-    if not all(isinstance(value, int) and value >= 0 for value in values):
-        raise ValueError(f"data.label={column}: the column must hold names, or whole numbers from 0.")
-    return torch.tensor(values, dtype=torch.int64), names or ()
-
-
-def _caption(cell: Any) -> str:
-    first = cell[0] if isinstance(cell, list) and cell else cell
-    return first if isinstance(first, str) else ""
+    return numbered(list(data[column]), column, getattr(data.features[column], "names", None))

@@ -1,4 +1,7 @@
-"""One pass over all images of a set, before training: damage, hashes, and where they fit the decoded bytes, kept."""
+"""One pass over all images of a set, before training: damage, hashes, and where they fit the decoded bytes, kept.
+
+Or none, where that would take too long.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +41,11 @@ class Prepared(NamedTuple):
     """What one pass over all images found.
 
     Args:
-        folder: Of the files.
         pixels: Decoded images `(N, C, H, W)` uint8, those that are bad black; None where they were too many to keep.
-        hashes: sha256 of each image's bytes in its original size, `(N, 32)` uint8.
+        hashes: sha256 of each image's bytes in its original size, `(N, 32)` uint8; or what stands for it.
         bad: Place of each image that cannot be read, to the sentence that says why.
     """
 
-    folder: Path
     pixels: Path | None
     hashes: NDArray[np.uint8]
     bad: dict[int, str]
@@ -91,7 +92,14 @@ def prepare(
     if bad:
         few = len(bad), len(records), records.name, folder / _REPORT
         _log.warning("%d of %d images of %s cannot be read and are left out; they are listed in %s", *few)
-    return Prepared(folder, folder / _PIXELS if decoded else None, np.load(folder / _HASHES), bad)
+    return Prepared(folder / _PIXELS if decoded else None, np.load(folder / _HASHES), bad)
+
+
+def unread(records: Records) -> Prepared:
+    """Of images that nobody has read: block i of Philox's numbers under the records' identity stands for image i."""
+    key = int.from_bytes(hashlib.sha256(records.identity.encode()).digest()[:16], "big")
+    words = np.random.Philox(key=key).random_raw(4 * len(records))
+    return Prepared(None, words.astype("<u8").view(np.uint8).reshape(-1, 32), {})
 
 
 def check_space(cache: Path, size: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
 import torch
@@ -143,3 +143,29 @@ def identity(
     out.update(labels.to(torch.int64).contiguous().numpy().tobytes())
     out.update(content)
     return out.hexdigest()
+
+
+def numbered(values: Sequence[Any], column: str, names: Sequence[str] | None = None) -> tuple[Tensor, Sequence[str]]:
+    """Classes `(N,)` int64 and their names, of what a column of a table holds.
+
+    Args:
+        values: Names, which are numbered in alphabetical order, or whole numbers from 0.
+        column: What the column is called, for messages.
+        names: Of the numbers, where they are known.
+
+    Raises:
+        ValueError: They are neither.
+    """
+    if all(isinstance(value, str) for value in values):
+        names = sorted(set(values))
+        places = {name: i for i, name in enumerate(names)}
+        values = [places[value] for value in values]
+    if not all(isinstance(value, int) and value >= 0 for value in values):
+        raise ValueError(f"data.label={column}: the column must hold names, or whole numbers from 0.")
+    return torch.tensor(values, dtype=torch.int64), names or ()
+
+
+def caption(cell: Any) -> str:
+    """The caption in a cell of a table: a text, or the first of several; empty where there is none."""
+    first = cell[0] if isinstance(cell, list) and cell else cell
+    return first if isinstance(first, str) else ""

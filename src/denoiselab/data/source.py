@@ -12,7 +12,7 @@ import torch
 
 from denoiselab.data.decoding import Decoder, Resize
 from denoiselab.data.files import RecordSet
-from denoiselab.data.prepared import check_space, prepare
+from denoiselab.data.prepared import check_space, prepare, unread
 from denoiselab.data.records import Records
 
 
@@ -26,6 +26,9 @@ class ImageSource(ABC):
     Every image is read once, before the first training: its hash says whether it is held out, and damage shows. A set
     of up to `memory_limit` is decoded in doing so, into a file that all processes of a machine map into their memory;
     a larger one is decoded again whenever a batch is made. What was found is kept in `cache_dir`.
+
+    Without this first pass, for sets that are too large or too far away for it, nothing is decoded beforehand: an image
+    is held out by a number drawn for its place in this very set, so copies part, and damage stops the training.
 
     How images of any kind become bytes says `denoiselab.data.decoding.Decoder`.
 
@@ -41,6 +44,7 @@ class ImageSource(ABC):
         bad_images: One that cannot be read: fail names it; skip leaves it out and reports all.
         memory_limit: GiB of decoded images up to which a set is decoded once, before training; random crops never are.
         max_pixels: An image with more is a bad one, and not decoded.
+        first_pass: Read every image once before the first training.
         workers: Processes that read images, before the first training and, where images are not decoded by then, in
             training; None: the cores of each rank.
         cache_dir: Where decoded sets are kept.
@@ -58,6 +62,7 @@ class ImageSource(ABC):
     bad_images: Literal["fail", "skip"] = "fail"
     memory_limit: float = 2.0
     max_pixels: int = 178_956_970
+    first_pass: bool = True
     workers: int | None = None
     cache_dir: str = "logs/cache"
 
@@ -72,6 +77,8 @@ class ImageSource(ABC):
             value = getattr(self, option)
             if value is not None and value < least:
                 raise ValueError(f"data.{option}={value}: it must be at least {least}.")
+        if self.bad_images == "skip" and not self.first_pass:
+            raise ValueError("data.bad_images=skip: it takes data.first_pass=true, which finds them before training.")
 
     @abstractmethod
     def records(self) -> Records:
@@ -106,6 +113,8 @@ class ImageSource(ABC):
         self._check(records)
         channels, height, width = self.shape
         decoder = Decoder((channels, height, width), self.resize, self.max_pixels)
+        if not self.first_pass:
+            return RecordSet.of(records, decoder, unread(records), self.workers)
         size = len(records) * channels * height * width
         decoded = size <= self.memory_limit * 2**30 and self.resize != "random_crop"
         try:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoiselab.codecs import Bijection
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.objectives.decoders import Decoder
 
@@ -56,6 +57,14 @@ class Dequantisation(ABC):
             seed: Of the weights and of all draws.
             on_images: Told the images of each step.
         """
+
+    def through(self, codec: Bijection) -> Dequantisation:
+        """The same for a model of a codec's latents.
+
+        Raises:
+            ValueError: Its numbers are not of the data alone.
+        """
+        return _Through(self, codec)
 
 
 class Real(Dequantisation):
@@ -124,6 +133,16 @@ class TruncatedNormal(_Binned):
         # The last digits of erfinv may lie outside.
         return x0.double() + (std * z).clamp(-self.half, self.half), log_q.flatten(1).sum(1)
 
+    def through(self, codec: Bijection) -> Dequantisation:
+        """The same for a model of a codec's latents, whose noise is none of the data's.
+
+        Raises:
+            ValueError: There is no std.
+        """
+        if self.std is None:
+            raise ValueError(f"std=null: this model's noise is in latents of {type(codec).__name__}; give a std.")
+        return super().through(codec)
+
 
 class Decoded(Dequantisation):
     """The model's own noise, y ~ N(x0, rho^2), and a decoder's log p(x0 | y) beside log q: any density, no bins.
@@ -147,6 +166,17 @@ class Decoded(Dequantisation):
         log_rho = torch.full((), rho, dtype=torch.float64, device=x0.device).log()
         log_q = -(eps.square() + math.log(2 * math.pi)) / 2 - log_rho
         return y, (log_q - self.decoder(x0, y, 2 * log_rho)).flatten(1).sum(1)
+
+    def through(self, codec: Bijection) -> Dequantisation:
+        """None.
+
+        Raises:
+            ValueError: The model's noise is in the latents, and the decoder is of the data.
+        """
+        raise ValueError(
+            f"decoder: it is for noise in the data, and this model's is in latents of {type(codec).__name__}; choose "
+            "dequantisation@likelihood.dequantisation=uniform."
+        )
 
 
 class Variational(_Binned):
@@ -221,3 +251,34 @@ class Variational(_Binned):
                     weight.grad = gradient
             optimizer.step()
             on_images(self.batch_size)
+
+
+class _Through(Dequantisation):
+    """What a codec makes of another's numbers y: z with log q(z) = log q(y) - log |det dz / dy|.
+
+    Args:
+        inner: The other.
+        codec: Exact both ways.
+    """
+
+    def __init__(self, inner: Dequantisation, codec: Bijection) -> None:
+        self.inner, self.codec = inner, codec
+        self.bins, self.images = inner.bins, inner.images
+
+    def __call__(self, x0: Tensor, rho: float, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Numbers z `(B, *)`, and log q."""
+        y, log_q = self.inner(x0, rho, noise)
+        return self._latents(y, noise), log_q - self.codec.log_abs_det(y)
+
+    def fit(
+        self, loss: NegativeLogDensity, images: Callable[[Tensor], Tensor], n: int, seed: int, on_images: OnImages
+    ) -> None:
+        """Train the other."""
+
+        def of_images(y: Tensor, index: Tensor, noise: Noise) -> Tensor:
+            return loss(self._latents(y, noise), index, noise) - self.codec.log_abs_det(y) / y[0].numel()
+
+        self.inner.fit(of_images, images, n, seed, on_images)
+
+    def _latents(self, y: Tensor, noise: Noise) -> Tensor:
+        return self.codec.encode_latents(self.codec.encode_pixels(y), noise.normal)

@@ -2,6 +2,9 @@
 
 The ODE's density is that of y = x / alpha at the model's least noisy level, so of data with noise of sigma / alpha
 there. The bounds decode x0 from such a y: for real data that adds the same noise once more.
+
+The density of a model of a codec's latents is that of the data where the codec is a bijection: the change of volume
+counts as part of what dequantisation costs.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from denoiselab.codecs import Bijection
 from denoiselab.conditioners import Conditioner
 from denoiselab.data import DataSet, clean
 from denoiselab.denoiser import Denoise, Denoiser
@@ -61,6 +65,14 @@ class Likelihood(ABC):
         Raises:
             ValueError: Says which part does not fit.
         """
+
+    def through(self, codec: Bijection) -> Likelihood:
+        """The same, of data, for a model of a codec's latents.
+
+        Raises:
+            ValueError: It cannot be had that way.
+        """
+        raise ValueError(f"{self.part}: it is for data, and this model is one of latents; choose likelihood=ode.")
 
     def fit(  # noqa: B027  # most have nothing to train
         self, denoiser: Denoiser, conditioner: Conditioner, train: DataSet, seed: int, on_images: OnImages
@@ -143,6 +155,13 @@ class FlowLikelihood(Likelihood):
             raise ValueError("rtol=0 and atol=0: one of them must be positive.")
         self.dequantisation, self.trace, self.rtol, self.atol = dequantisation, trace, rtol, atol
         self.bins, self.fit_images = dequantisation.bins, dequantisation.images
+
+    def through(self, codec: Bijection) -> FlowLikelihood:
+        """The same with the codec's latents of the dequantised data."""
+        try:
+            return FlowLikelihood(self.dequantisation.through(codec), self.trace, self.rtol, self.atol)
+        except ValueError as error:
+            raise ValueError(f"{self.part}.{error}") from None
 
     def fit(self, denoiser: Denoiser, conditioner: Conditioner, train: DataSet, seed: int, on_images: OnImages) -> None:
         """Train the dequantisation by a bound on -log p(y), in which the SDE's density stands for the ODE's.
