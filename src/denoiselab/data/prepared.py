@@ -6,9 +6,11 @@ Or none, where that would take too long.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
+import math
 import multiprocessing
 import os
 import shutil
@@ -68,7 +70,8 @@ def prepare(
         skip: Report images that cannot be read; else the first is raised.
 
     Raises:
-        ValueError: An image cannot be read, or is of another size where none may be changed.
+        ValueError: An image cannot be read, or none can, or one is of another size where none may be changed; or the
+            disk has no room.
         OSError: The cache cannot be written to.
     """
     asked = {
@@ -85,10 +88,17 @@ def prepare(
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():
             with new_folder(folder) as partial:
+                if decoded:
+                    _allocate(partial / _PIXELS, (len(records), *decoder.shape), cache)
                 _read_all(_Task(records, decoder, partial / _PIXELS if decoded else None), partial, workers, skip=skip)
     bad = {int(i): text for i, text in json.loads((folder / _BAD).read_text(encoding="utf-8")).items()}
     if bad and not skip:
         raise ValueError(_refusal(next(iter(bad.values()))))
+    if len(bad) == len(records):
+        raise ValueError(
+            f"data.bad_images=skip: none of the {len(records):,} images of {records.name} can be read; the first: "
+            f"{next(iter(bad.values()))}."
+        )
     if bad:
         few = len(bad), len(records), records.name, folder / _REPORT
         _log.warning("%d of %d images of %s cannot be read and are left out; they are listed in %s", *few)
@@ -102,19 +112,29 @@ def unread(records: Records) -> Prepared:
     return Prepared(None, words.astype("<u8").view(np.uint8).reshape(-1, 32), {})
 
 
-def check_space(cache: Path, size: int) -> None:
-    """Refuse a cache with less than `size` bytes free.
+def _allocate(path: Path, shape: tuple[int, ...], cache: Path) -> None:
+    """Make an array of bytes whose place on the disk is its own: a full disk would end who writes by a signal.
 
     Raises:
-        ValueError: It has.
+        ValueError: There is no room.
     """
-    place = next(p for p in (cache, *cache.absolute().parents) if p.is_dir())
-    free = shutil.disk_usage(place).free
-    if free < size:
-        raise ValueError(
-            f"data.cache_dir={cache}: {free / 1e6:.0f} MB are free there, and the decoded images need "
-            f"{size / 1e6:.0f}; name another, or set data.memory_limit lower."
-        )
+    size = math.prod(shape)
+    free = shutil.disk_usage(cache).free
+    try:
+        if free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise ValueError(
+                f"data.cache_dir={cache}: the decoded images need {size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are "
+                f"free there ({os.strerror(error.errno)}); name another, or set data.memory_limit lower."
+            ) from None
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # not every file system can
+            raise
 
 
 @dataclass(frozen=True)
@@ -147,8 +167,6 @@ class _Task:
 
 def _read_all(task: _Task, folder: Path, workers: int | None, *, skip: bool) -> None:
     n = len(task.records)
-    if task.pixels is not None:
-        np.lib.format.open_memmap(task.pixels, "w+", np.uint8, (n, *task.decoder.shape))
     hashes, bad = b"", dict[int, str]()
     with progress.bar("reading images", n) as bar, contextlib.closing(_parts(task, workers)) as parts:
         for some, damaged, refusal in parts:
