@@ -321,7 +321,7 @@ def test_a_set_of_bad_images_alone_is_refused(folder):
         load(ImageFolder, folder, bad_images="skip")
 
 
-def test_a_full_disk_is_a_sentence_and_leaves_nothing(folder, monkeypatch):
+def test_a_full_disk_is_a_sentence_and_nothing_is_left_behind(folder, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -336,7 +336,10 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(folder, monkeypatch):
         patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 1000, 1000))
         with pytest.raises(ValueError, match=sentence):
             load(ImageFolder, folder)
+    (lock,) = cache.iterdir()
+    (cache / f".{lock.stem}.killed").mkdir()  # by a program that was killed
     load(ImageFolder, folder)
+    assert sorted(path.name for path in cache.iterdir()) == [lock.stem, lock.name]
     (images,) = cache.glob("*/images.npy")
     assert images.stat().st_blocks * 512 >= images.stat().st_size
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 1000, 0))

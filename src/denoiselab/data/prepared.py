@@ -11,16 +11,13 @@ import hashlib
 import json
 import logging
 import math
-import multiprocessing
 import os
 import shutil
-import signal
 import time
 from collections.abc import Generator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -28,13 +25,15 @@ from numpy.typing import NDArray
 
 from denoiselab import progress
 from denoiselab.data.decoding import BadImage, Decoder, WrongSize, read
+from denoiselab.data.processes import in_parts
 from denoiselab.data.records import Records
 from denoiselab.files import new_folder, write_text
 
 _log = logging.getLogger(__name__)
 
-# Images a task; and the seconds of work from which other processes are worth their start.
-_CHUNK, _WORTH = 64, 10.0
+# Images of a task, and of one that another process must end before the program can; and the seconds of work from which
+# other processes are worth their start.
+_CHUNK, _SHARE, _WORTH = 64, 16, 10.0
 
 _PIXELS, _HASHES, _BAD, _REPORT = "images.npy", "sha256.npy", "bad.json", "bad_images.txt"
 
@@ -87,6 +86,8 @@ def prepare(
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():
+            for left in cache.glob(f".{folder.name}.*"):  # by a program that was killed
+                shutil.rmtree(left, ignore_errors=True)
             with new_folder(folder) as partial:
                 if decoded:
                     _allocate(partial / _PIXELS, (len(records), *decoder.shape), cache)
@@ -193,39 +194,8 @@ def _parts(task: _Task, workers: int | None) -> Generator[tuple[bytes, dict[int,
         done = last
         if many > 1 and (time.perf_counter() - start) / done * (n - done) > _WORTH:
             break
-    firsts = range(done, n, _CHUNK)
-    if not firsts:
-        return
-    context = clean_processes()
-    pool = ProcessPoolExecutor(many, mp_context=context, initializer=_start, initargs=(task,))
-    try:
-        yield from pool.map(_run, firsts, [min(first + _CHUNK, n) for first in firsts])
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def clean_processes() -> Any:
-    """How processes that read images are started: forked from one that has imported what they need, and has no threads.
-
-    A fork of the program itself would copy the locks that other threads hold.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["denoiselab.data.loading"])
-    return context
-
-
-_task: _Task | None = None
-
-
-def _start(task: _Task) -> None:
-    global _task
-    _task = task
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
-
-
-def _run(first: int, last: int) -> tuple[bytes, dict[int, str], str | None]:
-    assert _task is not None
-    return _task(first, last)
+    if done < n:
+        yield from in_parts(task, range(done, n, _SHARE), n, many)
 
 
 def _refusal(text: str) -> str:
