@@ -57,8 +57,8 @@ def prepare(
 ) -> Prepared:
     """Read every image once, or find in `cache` what was found when they were.
 
-    The folder is named by the hash of the records' identity and of what was asked. Processes that want the same wait
-    for the first of them.
+    The folder is named by the hash of the records' identity and of what was asked; one that is damaged is made anew.
+    Processes that want the same wait for the first of them.
 
     Args:
         records: The images.
@@ -85,7 +85,9 @@ def prepare(
     folder = cache / f"data-{key[:16]}"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        if not folder.exists():
+        if not _whole(folder, len(records), decoder.shape if decoded else None):
+            if folder.exists():
+                shutil.rmtree(folder)
             for left in cache.glob(f".{folder.name}.*"):  # by a program that was killed
                 shutil.rmtree(left, ignore_errors=True)
             with new_folder(folder) as partial:
@@ -104,6 +106,17 @@ def prepare(
         few = len(bad), len(records), records.name, folder / _REPORT
         _log.warning("%d of %d images of %s cannot be read and are left out; they are listed in %s", *few)
     return Prepared(folder / _PIXELS if decoded else None, np.load(folder / _HASHES), bad)
+
+
+def _whole(folder: Path, n: int, shape: tuple[int, ...] | None) -> bool:
+    """Whether all that was kept of `n` images is there, and as long as it was."""
+    try:
+        json.loads((folder / _BAD).read_text(encoding="utf-8"))
+        hashes = np.load(folder / _HASHES, mmap_mode="r")
+        pixels = None if shape is None else np.load(folder / _PIXELS, mmap_mode="r")
+    except (FileNotFoundError, EOFError, ValueError):
+        return False
+    return hashes.shape == (n, 32) and (shape is None or pixels is None or pixels.shape == (n, *shape))
 
 
 def unread(records: Records) -> Prepared:
