@@ -1,7 +1,11 @@
 """`python -m denoiselab.convert`, as a user asks for it."""
 
+import signal
+
 import pytest
 from PIL import Image
+
+from denoiselab.data import converted
 
 PROGRAM = "src/denoiselab/convert.py"
 
@@ -48,3 +52,15 @@ def test_bad_input_is_refused(arguments, says, tmp_path, monkeypatch, invoke):
     for text in says:
         assert text in result.last
     assert not (tmp_path / "x" / "train").exists()
+
+
+def test_sigterm_is_a_sentence_and_leaves_nothing_half_written(photos, tmp_path, invoke, monkeypatch):
+    monkeypatch.setattr(converted, "read", lambda *_: signal.raise_signal(signal.SIGTERM))
+    before = signal.getsignal(signal.SIGTERM)
+    result = invoke(
+        PROGRAM, "data=image_folder", f"data.root={photos}", "data.shape=[3,8,8]", f"out={tmp_path / 'out'}"
+    )
+    assert (result.code, result.last) == (143, "convert.py: stopped by SIGTERM.")
+    assert not list((tmp_path / "out").rglob("*.t*r"))
+    assert not list((tmp_path / "out").rglob(".*.tmp"))
+    assert signal.getsignal(signal.SIGTERM) == before

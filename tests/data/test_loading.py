@@ -1,6 +1,12 @@
 """The order of training, and batches that other processes read ahead."""
 
+import contextlib
+import operator
+import signal
 import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from denoiselab.data import ImageFolder, prepared, to_uint8
+from denoiselab.data import ImageFolder, prepared, processes, to_uint8
 from denoiselab.data.augmentation import NonLeaky
 from denoiselab.data.datamodule import DataModule, seen
 from denoiselab.data.files import DecodedPixels
@@ -78,6 +84,7 @@ def test_other_processes_read_the_same_batches_and_hear_no_signals(root, tmp_pat
     alone = take(load(root, tmp_path, workers=0), 4, 8, 12)
     monkeypatch.setattr(prepared, "_WORTH", -1.0)  # the first pass by other processes, too
     monkeypatch.setattr(prepared, "_CHUNK", 4)
+    monkeypatch.setattr(prepared, "_SHARE", 4)
     data = load(root, tmp_path / "another", workers=2)
     assert data.fingerprint == load(root, tmp_path, workers=0).fingerprint
     batches = iter(Batches(data, 0, 4, 8))
@@ -96,6 +103,57 @@ def test_other_processes_read_the_same_batches_and_hear_no_signals(root, tmp_pat
             take(data, 23, 0, 1)
     finally:
         (root / "05").rename(root / "05.png")
+
+
+def of_session(number):
+    """The processes of a session that have not ended."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, session = path.read_text().rpartition(") ")[2].split()[:4]
+            if int(session) == number and state != "Z":
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_all_processes_end_with_a_program_that_is_killed():
+    program = (
+        "import operator, time; from denoiselab.data.processes import in_parts\n"
+        "parts = in_parts(operator.sub, range(4), 4, 2); print(next(parts), flush=True); time.sleep(100)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout.readline() == "-1\n"
+        assert len(of_session(process.pid)) >= 4  # it, what it forks from, and two
+        process.send_signal(signal.SIGKILL)
+    end = time.monotonic() + 20
+    while of_session(process.pid):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_ctrl_c_waits_until_all_processes_are_started(monkeypatch):
+    """One that is half started would look for what is gone by then."""
+    done = []
+
+    class Pool:
+        def __init__(self, *_, **__):
+            pass
+
+        def map(self, *_):
+            signal.raise_signal(signal.SIGINT)
+            done.append("started")
+            return []
+
+        def shutdown(self, **_):
+            done.append("ended")
+
+    monkeypatch.setattr(processes, "clean_processes", lambda: None)
+    monkeypatch.setattr(processes, "ProcessPoolExecutor", Pool)
+    with pytest.raises(KeyboardInterrupt):
+        list(processes.in_parts(operator.sub, range(2), 2, 1))
+    assert done == ["started", "ended"]
 
 
 def test_what_the_network_sees_and_is_told_depends_on_positions_alone(root, tmp_path):

@@ -1,10 +1,12 @@
 """Images of all kinds from folders, archives and arrays; and all that can be wrong with them."""
 
+import errno
 import io
 import json
 import os
 import pickle
 import re
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -297,6 +299,51 @@ def test_one_bad_image_is_named_or_left_out_and_reported(folder, name, memory_li
     assert f"cats/{name}: " in report.read_text()
     with pytest.raises(ValueError, match=name):  # what was found is remembered, and not what was asked
         load(ImageFolder, folder, **options)
+
+
+@pytest.mark.parametrize("resize", ["center_crop", "random_crop"])
+def test_an_image_that_scaling_would_blow_up_is_a_bad_one(folder, resize):
+    options = {"resize": resize, "max_pixels": 1_000_000, "workers": 0}
+    Image.new("1", (9_000, 1)).save(folder / "cats" / "long.png")
+    assert len(load(ImageFolder, folder, **options)) == 11  # 72,000 x 8
+    Image.new("1", (1, 20_000)).save(folder / "cats" / "long.png")
+    with pytest.raises(ValueError, match=r"long\.png: 1 x 20000 pixels are .* more than data\.max_pixels=1000000"):
+        load(ImageFolder, folder, **options)
+    assert len(load(ImageFolder, folder, bad_images="skip", **options)) == 10
+
+
+def test_a_set_of_bad_images_alone_is_refused(folder):
+    for path in folder.rglob("*.png"):
+        path.write_bytes(b"no picture")
+    with pytest.raises(
+        ValueError, match=r"bad_images=skip: none of the 10 images of .* can be read; the first: .*0\.png"
+    ):
+        load(ImageFolder, folder, bad_images="skip")
+
+
+def test_a_full_disk_is_a_sentence_and_nothing_is_left_behind(folder, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cache = folder.parent / "cache"
+    sentence = r"data\.cache_dir=.*: the decoded images need 0 MB, and .* MB are free there \(No space left on device\)"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(ValueError, match=sentence):
+            load(ImageFolder, folder)
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 1000, 1000))
+        with pytest.raises(ValueError, match=sentence):
+            load(ImageFolder, folder)
+    (lock,) = cache.iterdir()
+    (cache / f".{lock.stem}.killed").mkdir()  # by a program that was killed
+    load(ImageFolder, folder)
+    assert sorted(path.name for path in cache.iterdir()) == [lock.stem, lock.name]
+    (images,) = cache.glob("*/images.npy")
+    assert images.stat().st_blocks * 512 >= images.stat().st_size
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1000, 1000, 0))
+    assert len(load(ImageFolder, folder)) == 10  # nothing is needed any more
 
 
 @pytest.fixture

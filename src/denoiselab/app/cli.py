@@ -1,15 +1,17 @@
 """The command line: check, compose, run, and leave with an honest exit code.
 
-0 done; 1 failure; 2 bad input, with nothing written; 130 Ctrl-C; 143 SIGTERM, after saving.
+0 done; 1 failure; 2 bad input, with nothing written; 130 Ctrl-C; 143 SIGTERM, after saving what there is to save.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 import hydra
@@ -23,6 +25,7 @@ from denoiselab.app import derived, overrides
 from denoiselab.app.errors import BadInput
 from denoiselab.app.hydra_node import check_hydra
 from denoiselab.app.run_directory import run_id
+from denoiselab.training.interruption import Stopped
 
 Config = dict[str, Any]
 Check = Callable[[Config, bool], object]
@@ -56,6 +59,7 @@ def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
     show = {"traceback": False}
     code = 0
     bad_input = 2
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         _check_jobs(conf, name, check, show)
         if "-m" in sys.argv or "--multirun" in sys.argv:
@@ -75,10 +79,17 @@ def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
         text = " ".join(str(error).split()) or "no message"
         code = _say(name, f"{type(error).__name__}: {text} (debug=default shows the traceback)", 1)
     finally:
+        signal.signal(signal.SIGTERM, before)
         if "denoiselab.app.sweep" in sys.modules:
             sys.modules["denoiselab.app.sweep"].SweepTable.print()
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """Unwind at SIGTERM, as at Ctrl-C, where nothing else is done about it: files half written and processes go."""
+    signal.signal(number, signal.SIG_IGN)
+    raise Stopped(128 + number, "stopped by SIGTERM.")
 
 
 def _run_jobs(conf: Path, name: str, task: Task) -> None:

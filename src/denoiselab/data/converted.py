@@ -6,10 +6,8 @@ import contextlib
 import io
 import json
 import os
-import signal
 import tarfile
 from collections.abc import Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +19,7 @@ from PIL import Image
 
 from denoiselab import progress
 from denoiselab.data.decoding import BadImage, Decoder, WrongSize, read
-from denoiselab.data.prepared import clean_processes
+from denoiselab.data.processes import in_parts
 from denoiselab.data.records import Records
 from denoiselab.data.shards import FACTS
 from denoiselab.files import replacing, sha256_of, write_text
@@ -29,7 +27,7 @@ from denoiselab.files import replacing, sha256_of, write_text
 SUMS = "SHA256SUMS"  # as sha256sum writes and checks it
 
 _PLAN, _BAD = ".plan.json", "bad_images.txt"
-_CHUNK = 64  # images a task
+_CHUNK = 16  # images a task, which must end before the program can
 
 
 class Converted(NamedTuple):
@@ -234,23 +232,5 @@ def _encoded(encode: _Encode, done: int, workers: int | None) -> Generator[_Enco
         for first in firsts:
             yield from encode(first, min(first + _CHUNK, total))
         return
-    pool = ProcessPoolExecutor(many, mp_context=clean_processes(), initializer=_start, initargs=(encode,))
-    try:
-        for part in pool.map(_run, firsts, [min(first + _CHUNK, total) for first in firsts]):
-            yield from part
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_task: _Encode | None = None
-
-
-def _start(task: _Encode) -> None:
-    global _task
-    _task = task
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
-
-
-def _run(first: int, last: int) -> list[_Encoded]:
-    assert _task is not None
-    return _task(first, last)
+    for part in in_parts(encode, firsts, total, many):
+        yield from part

@@ -73,7 +73,8 @@ class Decoder:
         resize: How height and width are reached: "none" refuses others; "center_crop" is `center_crop`;
             "random_crop" is `random_crop` where random numbers are given, else as before; "stretch" ignores the aspect
             (Lanczos, as EDM's dataset_tool); "pad" adds black on all sides.
-        max_pixels: An image with more is refused by its header.
+        max_pixels: An image with more is refused by its header; so is one so long that it would have more while it is
+            cropped.
     """
 
     shape: tuple[int, int, int]
@@ -85,7 +86,7 @@ class Decoder:
 
         Raises:
             OSError: The file is damaged.
-            ValueError: It has too many pixels, or values whose range nobody knows.
+            ValueError: It has too many pixels, then or once it is scaled, or values whose range nobody knows.
         """
         if not isinstance(image, Image.Image):
             image = _from_array(image)
@@ -94,8 +95,23 @@ class Decoder:
         image.load()
         with contextlib.suppress(Exception):  # damaged EXIF data are no reason to lose a picture
             image = ImageOps.exif_transpose(image)
+        if self.resize in ("center_crop", "random_crop"):
+            self._check_scaled(image.height, image.width)
         pixels = np.asarray(_plain(image, "L" if self.shape[0] == 1 else "RGB"))
         return pixels[..., None] if pixels.ndim == 2 else pixels
+
+    def _check_scaled(self, h: int, w: int) -> None:
+        """Refuse an image whose longer side, once the shorter one fits, is that of a decompression bomb."""
+        _, height, width = self.shape
+        height, width = (
+            math.ceil(side * _ENLARGED) if self.resize == "random_crop" else side for side in (height, width)
+        )
+        scale = max(height / h, width / w)
+        if scale**2 * h * w > self.max_pixels:
+            raise ValueError(
+                f"{w} x {h} pixels are {round(w * scale)} x {round(h * scale)} once they fill {width} x {height}, more "
+                f"than data.max_pixels={self.max_pixels}"
+            )
 
     def resized(self, pixels: Bytes, random: Sequence[float] | None = None) -> Bytes:
         """Bytes `(C, H, W)` of `pixels` `(h, w, C)`.

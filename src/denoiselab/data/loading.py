@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from denoiselab.data.base import DataSet
-from denoiselab.data.prepared import clean_processes
+from denoiselab.data.processes import clean_processes, end_with_parent
 from denoiselab.data.stream import IndexStream
 from denoiselab.noise import LOADING, Noise
 
@@ -133,7 +133,7 @@ class Batches:
 
 
 def _obey(main: int, worker: int) -> None:
-    """Let a process that reads batches be ended by the main process alone.
+    """Let a process that reads batches be ended by the main process alone, or by its end.
 
     Signals go to all processes of a terminal or a job; the main one then saves its state, and needs batches to do so.
     """
@@ -146,3 +146,4 @@ def _obey(main: int, worker: int) -> None:
         os._exit(0)
 
     threading.Thread(target=wait, daemon=True).start()
+    end_with_parent()

@@ -6,19 +6,18 @@ Or none, where that would take too long.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
-import multiprocessing
+import math
 import os
 import shutil
-import signal
 import time
 from collections.abc import Generator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -26,13 +25,15 @@ from numpy.typing import NDArray
 
 from denoiselab import progress
 from denoiselab.data.decoding import BadImage, Decoder, WrongSize, read
+from denoiselab.data.processes import in_parts
 from denoiselab.data.records import Records
 from denoiselab.files import new_folder, write_text
 
 _log = logging.getLogger(__name__)
 
-# Images a task; and the seconds of work from which other processes are worth their start.
-_CHUNK, _WORTH = 64, 10.0
+# Images of a task, and of one that another process must end before the program can; and the seconds of work from which
+# other processes are worth their start.
+_CHUNK, _SHARE, _WORTH = 64, 16, 10.0
 
 _PIXELS, _HASHES, _BAD, _REPORT = "images.npy", "sha256.npy", "bad.json", "bad_images.txt"
 
@@ -68,7 +69,8 @@ def prepare(
         skip: Report images that cannot be read; else the first is raised.
 
     Raises:
-        ValueError: An image cannot be read, or is of another size where none may be changed.
+        ValueError: An image cannot be read, or none can, or one is of another size where none may be changed; or the
+            disk has no room.
         OSError: The cache cannot be written to.
     """
     asked = {
@@ -84,11 +86,20 @@ def prepare(
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():
+            for left in cache.glob(f".{folder.name}.*"):  # by a program that was killed
+                shutil.rmtree(left, ignore_errors=True)
             with new_folder(folder) as partial:
+                if decoded:
+                    _allocate(partial / _PIXELS, (len(records), *decoder.shape), cache)
                 _read_all(_Task(records, decoder, partial / _PIXELS if decoded else None), partial, workers, skip=skip)
     bad = {int(i): text for i, text in json.loads((folder / _BAD).read_text(encoding="utf-8")).items()}
     if bad and not skip:
         raise ValueError(_refusal(next(iter(bad.values()))))
+    if len(bad) == len(records):
+        raise ValueError(
+            f"data.bad_images=skip: none of the {len(records):,} images of {records.name} can be read; the first: "
+            f"{next(iter(bad.values()))}."
+        )
     if bad:
         few = len(bad), len(records), records.name, folder / _REPORT
         _log.warning("%d of %d images of %s cannot be read and are left out; they are listed in %s", *few)
@@ -102,19 +113,29 @@ def unread(records: Records) -> Prepared:
     return Prepared(None, words.astype("<u8").view(np.uint8).reshape(-1, 32), {})
 
 
-def check_space(cache: Path, size: int) -> None:
-    """Refuse a cache with less than `size` bytes free.
+def _allocate(path: Path, shape: tuple[int, ...], cache: Path) -> None:
+    """Make an array of bytes whose place on the disk is its own: a full disk would end who writes by a signal.
 
     Raises:
-        ValueError: It has.
+        ValueError: There is no room.
     """
-    place = next(p for p in (cache, *cache.absolute().parents) if p.is_dir())
-    free = shutil.disk_usage(place).free
-    if free < size:
-        raise ValueError(
-            f"data.cache_dir={cache}: {free / 1e6:.0f} MB are free there, and the decoded images need "
-            f"{size / 1e6:.0f}; name another, or set data.memory_limit lower."
-        )
+    size = math.prod(shape)
+    free = shutil.disk_usage(cache).free
+    try:
+        if free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+        if hasattr(os, "posix_fallocate"):
+            with path.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise ValueError(
+                f"data.cache_dir={cache}: the decoded images need {size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are "
+                f"free there ({os.strerror(error.errno)}); name another, or set data.memory_limit lower."
+            ) from None
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # not every file system can
+            raise
 
 
 @dataclass(frozen=True)
@@ -147,8 +168,6 @@ class _Task:
 
 def _read_all(task: _Task, folder: Path, workers: int | None, *, skip: bool) -> None:
     n = len(task.records)
-    if task.pixels is not None:
-        np.lib.format.open_memmap(task.pixels, "w+", np.uint8, (n, *task.decoder.shape))
     hashes, bad = b"", dict[int, str]()
     with progress.bar("reading images", n) as bar, contextlib.closing(_parts(task, workers)) as parts:
         for some, damaged, refusal in parts:
@@ -175,39 +194,8 @@ def _parts(task: _Task, workers: int | None) -> Generator[tuple[bytes, dict[int,
         done = last
         if many > 1 and (time.perf_counter() - start) / done * (n - done) > _WORTH:
             break
-    firsts = range(done, n, _CHUNK)
-    if not firsts:
-        return
-    context = clean_processes()
-    pool = ProcessPoolExecutor(many, mp_context=context, initializer=_start, initargs=(task,))
-    try:
-        yield from pool.map(_run, firsts, [min(first + _CHUNK, n) for first in firsts])
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def clean_processes() -> Any:
-    """How processes that read images are started: forked from one that has imported what they need, and has no threads.
-
-    A fork of the program itself would copy the locks that other threads hold.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["denoiselab.data.loading"])
-    return context
-
-
-_task: _Task | None = None
-
-
-def _start(task: _Task) -> None:
-    global _task
-    _task = task
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
-
-
-def _run(first: int, last: int) -> tuple[bytes, dict[int, str], str | None]:
-    assert _task is not None
-    return _task(first, last)
+    if done < n:
+        yield from in_parts(task, range(done, n, _SHARE), n, many)
 
 
 def _refusal(text: str) -> str:

@@ -12,7 +12,7 @@ import torch
 
 from denoiselab.data.decoding import Decoder, Resize
 from denoiselab.data.files import RecordSet
-from denoiselab.data.prepared import check_space, prepare, unread
+from denoiselab.data.prepared import prepare, unread
 from denoiselab.data.records import Records
 
 
@@ -118,8 +118,6 @@ class ImageSource(ABC):
         size = len(records) * channels * height * width
         decoded = size <= self.memory_limit * 2**30 and self.resize != "random_crop"
         try:
-            if decoded:
-                check_space(Path(self.cache_dir), size)
             prepared = prepare(
                 records, decoder, Path(self.cache_dir), self.workers, decoded=decoded, skip=self.bad_images == "skip"
             )
