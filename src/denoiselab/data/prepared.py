@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from denoiselab import progress
 from denoiselab.data.decoding import BadImage, Decoder, WrongSize, read
 from denoiselab.data.processes import in_parts
-from denoiselab.data.records import Records
+from denoiselab.data.records import Records, version
 from denoiselab.files import new_folder, write_text
 
 _log = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ def prepare(
 ) -> Prepared:
     """Read every image once, or find in `cache` what was found when they were.
 
-    The folder is named by the hash of the records' identity and of what was asked. Processes that want the same wait
-    for the first of them.
+    The folder is named by the hash of the records' identity, of their files' version and of what was asked. Processes
+    that want the same wait for the first of them. Where an image could not be read, and now can, all are read anew.
 
     Args:
         records: The images.
@@ -74,8 +74,9 @@ def prepare(
         OSError: The cache cannot be written to.
     """
     asked = {
-        "format": 1,
+        "format": 2,
         "identity": records.identity,
+        "version": version(records.files),
         "shape": list(decoder.shape),
         "resize": decoder.resize if decoded else decoder.resize == "none",
         "max_pixels": decoder.max_pixels,
@@ -85,6 +86,8 @@ def prepare(
     folder = cache / f"data-{key[:16]}"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
+        if folder.exists() and any(_readable(records, i, decoder) for i in _bad(folder)):
+            shutil.rmtree(folder)
         if not folder.exists():
             for left in cache.glob(f".{folder.name}.*"):  # by a program that was killed
                 shutil.rmtree(left, ignore_errors=True)
@@ -92,7 +95,7 @@ def prepare(
                 if decoded:
                     _allocate(partial / _PIXELS, (len(records), *decoder.shape), cache)
                 _read_all(_Task(records, decoder, partial / _PIXELS if decoded else None), partial, workers, skip=skip)
-    bad = {int(i): text for i, text in json.loads((folder / _BAD).read_text(encoding="utf-8")).items()}
+    bad = _bad(folder)
     if bad and not skip:
         raise ValueError(_refusal(next(iter(bad.values()))))
     if len(bad) == len(records):
@@ -104,6 +107,18 @@ def prepare(
         few = len(bad), len(records), records.name, folder / _REPORT
         _log.warning("%d of %d images of %s cannot be read and are left out; they are listed in %s", *few)
     return Prepared(folder / _PIXELS if decoded else None, np.load(folder / _HASHES), bad)
+
+
+def _bad(folder: Path) -> dict[int, str]:
+    return {int(i): text for i, text in json.loads((folder / _BAD).read_text(encoding="utf-8")).items()}
+
+
+def _readable(records: Records, i: int, decoder: Decoder) -> bool:
+    try:
+        read(records, i, decoder)
+    except BadImage:
+        return False
+    return True
 
 
 def unread(records: Records) -> Prepared:
