@@ -10,6 +10,7 @@ import torch
 from frozen_models import FEATURES, autoencoder, edited, text_encoder
 from omegaconf import OmegaConf
 from randomised import randomised
+from safetensors.torch import load_file, save_file
 
 from denoiselab.app import importing
 from denoiselab.app.errors import BadInput
@@ -142,6 +143,13 @@ def unlike(folder):
     autoencoder("AutoencoderKL", latent_channels=3).save_pretrained(folder / "vae")
 
 
+def not_finite(folder):
+    file = folder / "text_encoder" / "model.safetensors"
+    state = load_file(file)
+    (name,) = (name for name in state if name.endswith("final_layer_norm.bias"))
+    save_file({**state, name: state[name] * torch.nan}, file, {"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -151,6 +159,12 @@ def unlike(folder):
         (lambda folder: edited(folder / "vae" / "config.json", _class_name="AutoencoderTiny"), "AutoencoderTiny is no"),
         (lambda folder: (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99), "damaged"),
         (lambda folder: (folder / "text_encoder" / "model.safetensors").write_bytes(b"x" * 99), "cannot be read"),
+        (not_finite, "'final_layer_norm.bias' holds numbers that are not finite"),
+        (
+            lambda folder: edited(folder / "scheduler/scheduler_config.json", rescale_betas_zero_snr=True),
+            "alpha=0, sig",
+        ),
+        (lambda folder: edited(folder / "unet" / "config.json", sample_size=2**20), "makes no network that runs"),
         (lambda folder: edited(folder / "text_encoder" / "config.json", hidden_size=8), "8 features, and the network"),
     ],
 )

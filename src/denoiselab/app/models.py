@@ -115,9 +115,27 @@ def check_model(model: Model, objective: Objective) -> None:
     Raises:
         BadInput: Says which.
     """
-    denoiser, schedule = model.denoiser, model.denoiser.schedule
     try:
-        objective.check(denoiser)
+        objective.check(model.denoiser)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    check_ends(model.denoiser)
+    check_network(model)
+
+
+@torch.no_grad()
+def check_ends(denoiser: Denoiser, *, advice: bool = True) -> None:
+    """Refuse a denoiser whose prediction or time label is infinite at an end of its schedule.
+
+    Args:
+        denoiser: May be on the meta device.
+        advice: Whether the message says what else to choose.
+
+    Raises:
+        BadInput: Says which.
+    """
+    schedule = denoiser.schedule
+    try:
         ends = schedule.level(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64))
         det = determinant(ends, denoiser.parameterization(ends))
         label = denoiser.time_label(ends)
@@ -129,14 +147,14 @@ def check_model(model: Model, objective: Objective) -> None:
         if not (bool(det[i].isfinite()) and abs(float(det[i])) > 0):
             raise BadInput(
                 f"parameterization={_called(denoiser.parameterization)}: x0 and eps cannot be told from its output "
-                f"there, as schedule {where}; choose parameterization=v, edm or velocity, or set schedule.{end}."
+                f"there, as schedule {where}"
+                + (f"; choose parameterization=v, edm or velocity, or set schedule.{end}." if advice else ".")
             )
         if not bool(label[i].isfinite()):
             raise BadInput(
-                f"denoiser.time_label={type(denoiser.time_label).__name__}: it is infinite there, as schedule {where}; "
-                f"choose denoiser=default, or set schedule.{end}."
+                f"denoiser.time_label={type(denoiser.time_label).__name__}: it is infinite there, as schedule {where}"
+                + (f"; choose denoiser=default, or set schedule.{end}." if advice else ".")
             )
-    check_network(model)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from denoiselab.interop.layout import InteropError, State
+from denoiselab.interop.states import InteropError, State
 
 # The names under which diffusers keeps the weights of a model, but for the suffix.
 WEIGHTS = "diffusion_pytorch_model"
