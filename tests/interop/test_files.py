@@ -124,6 +124,7 @@ CASES = {
     "no weights": (lambda f: (f / WEIGHTS).unlink(), ["unet: holds no weights", "safetensors"]),
     "no config": (lambda f: (f / CONFIG).unlink(), ["holds no model of diffusers", CONFIG]),
     "config is no JSON": (lambda f: (f / CONFIG).write_text("{"), [CONFIG, "damaged, or not JSON"]),
+    "config is deep": (lambda f: (f / CONFIG).write_text("[" * 99999), [CONFIG, "damaged, or not JSON"]),
     "config is a list": (lambda f: (f / CONFIG).write_text("[]"), [CONFIG, "not a JSON object"]),
     "no class": (json_with(CONFIG, _class_name="Foo"), [CONFIG, "Foo has no counterpart here", "UNet2DModel"]),
     "strange config": (json_with(CONFIG, block_out_channels="ab"), [CONFIG, "makes no UNet2DModel"]),
