@@ -57,6 +57,9 @@ def test_a_run_on_latents_writes_images(models, train, invoke, tmp_path):
         assert image.mode == "L"
     assert json.loads((samples / "samples.json").read_text())["conditioner"]["classes"] == [7]
     for arguments, says in (
+        (["export=diffusers"], "export=diffusers: it has no place for what KLCodec does"),
+        (["export=openai"], "export=openai: it has no place for what KLCodec does"),
+        (["sampler=ddpm"], "sees what KLCodec makes of them; give sampler.threshold=null"),
         (["likelihood=ode"], "this model is one of a codec's latents"),
         (["conditioner.prompts=[a dog]"], "conditioner.prompts=['a dog']: unknown option"),
         (["conditioner.classes=[10]"], "conditioner.classes=[10]: at least one is needed, from 0 to 9"),
@@ -96,6 +99,8 @@ def test_a_run_on_captions_draws_prompts(models, train, invoke, tmp_path, monkey
         (["codec=vq", "codec.path=VAE"], ["AutoencoderKL", "choose codec=autoencoder_kl"]),
         (["codec=vq", "codec.path=TEXT"], ["codec.path=", "holds no autoencoder"]),
         (["codec=autoencoder_kl", "codec.path=VAE", "data=two_moons"], ["1 channels", "data.shape=[2]"]),
+        (["network=ncsnv2", "conditioner=label"], ["conditioner: NCSNv2 takes no classes", "conditioner=none"]),
+        (["codec=logit", "evaluation.samplers=[ddim,ddpm]"], ["evaluation.samplers: ddpm", "what Logit", "ancestral"]),
         ([*DIT, "codec=autoencoder_kl", "codec.path=VAE", "method=vlb"], ["decoder@objective.decoder=real"]),
         (["codec=autoencoder"], ["codec=autoencoder", "did you mean 'autoencoder_kl'"]),
         ([*TEXT], ["conditioner.encoder.path: is not given"]),

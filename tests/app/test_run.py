@@ -139,6 +139,15 @@ def test_a_shorter_training_than_the_run_has_seen_is_refused(finished, tmp_path,
     assert "has seen 64" in result.last
 
 
+def test_a_run_of_other_data_is_refused(finished, tmp_path, invoke):
+    copy = shutil.copytree(finished, tmp_path / "run")
+    info = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**info, "data_sha256": "0" * 64}))
+    result = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={copy}")
+    assert result.code == 2
+    assert "was started on other samples (sha256 000000000000, now" in result.last
+
+
 def test_a_run_of_another_configuration_is_refused(finished, tmp_path, invoke):
     copy = shutil.copytree(finished, tmp_path / "run")
     before = (copy / "config.yaml").read_bytes()

@@ -94,6 +94,43 @@ def test_columns_that_are_none_are_refused(tmp_path, options, said):
         of(tmp_path, tmp_path / "it.parquet", **options).records()
 
 
+@pytest.mark.parametrize("kind", ["folder", "folders", "save_to_disk", "file"])
+def test_a_split_that_is_not_there_is_never_another(tmp_path, kind):
+    path = tmp_path / "it"
+    if kind == "save_to_disk":
+        rows([1, 2]).save_to_disk(path)
+    elif kind == "file":
+        path = tmp_path / "it.parquet"
+        rows([1, 2]).to_parquet(path)
+    else:
+        for split, greys in (("train", [1, 2]), ("test", [3])):
+            file = path / split / "0000.parquet" if kind == "folders" else path / f"{split}-0.parquet"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            rows(greys).to_parquet(file)
+        held_out = of(tmp_path, path, held_out_split="test").held_out()
+        assert [held_out.image(i).getpixel((0, 0)) for i in range(len(held_out))] == [3]
+    assert len(of(tmp_path, path).records()) == 2
+    for option in ("split", "held_out_split"):
+        data = of(tmp_path, path, **{option: "validation"})
+        with pytest.raises(ValueError, match=rf"data\.{option}=validation: Unknown split.*train"):
+            data.records() if option == "split" else data.held_out()
+
+
+def test_held_out_names_have_the_numbers_of_those_to_train_on(tmp_path):
+    path = tmp_path / "it"
+    datasets.DatasetDict(train=rows([10, 12]), test=rows([13]), more=rows([14], animal=["emu"])).save_to_disk(path)
+    assert of(tmp_path, path, label="animal", held_out_split="test").held_out().labels.tolist() == [1]
+    with pytest.raises(ValueError, match=r"data\.label=animal: no image to train on is of the class emu"):
+        of(tmp_path, path, label="animal", held_out_split="more").held_out()
+
+
+def test_a_row_without_an_image_is_a_bad_one(tmp_path):
+    rows([1, 2], picture=[png(1), None]).to_parquet(tmp_path / "it.parquet")
+    with pytest.raises(ValueError, match=r"row 1 of .*: the row holds no image"):
+        of(tmp_path, tmp_path / "it.parquet").load()
+    assert len(of(tmp_path, tmp_path / "it.parquet", bad_images="skip", validation=0.0).load()[0]) == 1
+
+
 def test_labels_that_are_no_classes_are_refused(tmp_path):
     rows([1]).add_column("score", [0.5]).to_parquet(tmp_path / "it.parquet")
     with pytest.raises(ValueError, match=r"data\.label=score: the column must hold names, or whole numbers"):

@@ -59,6 +59,23 @@ def test_the_index_is_made_once_and_again_when_a_shard_changes(shards):
     assert again.identity != first.identity
 
 
+def test_shards_that_are_not_whole_are_refused(shards):
+    facts = {"classes": [], "shards": [{"name": "a-00.tar", "n": 2}, {"name": "a-01.tar", "n": 1}]}
+    (shards / "dataset.json").write_text(json.dumps(facts))
+    assert len(of(shards).records()) == 3
+    whole = (shards / "a-00.tar").read_bytes()
+    (shards / "a-00.tar").write_bytes(whole[: whole.index(b"x/1.png")])
+    with pytest.raises(ValueError, match=r"a-00\.tar: it is not a whole tar archive; the mark of its end"):
+        of(shards).records()
+    write(shards / "a-00.tar", {"x/0.png": png(10)})
+    with pytest.raises(ValueError, match=r"a-00\.tar has 1 images, and dataset\.json says 2"):
+        of(shards).records()
+    (shards / "a-00.tar").unlink()
+    with pytest.raises(ValueError, match=r"a-00\.tar has 0 images"):
+        of(shards).records()
+    assert len(of(shards, shards / "a-01.tar").records()) == 1
+
+
 @pytest.mark.parametrize("pattern", ["a-{00..01}.tar", "a-*.tar", "."])
 def test_shards_are_named_by_folder_range_or_pattern(shards, pattern):
     assert len(of(shards, shards / pattern).records()) == 3

@@ -105,6 +105,40 @@ def test_validation_is_split_by_hash_so_that_copies_never_part(tmp_path):
     assert len(apart[0]) * 2 == len(train)
 
 
+def test_files_of_equal_names_and_sizes_are_told_apart_by_when_they_were_written(tmp_path):
+    """Bitmaps of one size all have one length; what is mended is read again, whatever was found before."""
+    for name, seed in (("a", 0), ("b", 10)):
+        (tmp_path / name).mkdir()
+        for i in range(3):
+            picture(seed=seed + i).save(tmp_path / name / f"{i}.bmp")
+    a, b = load(ImageFolder, tmp_path / "a"), load(ImageFolder, tmp_path / "b")
+    assert a.fingerprint != b.fingerprint
+    assert torch.equal(b.stored(torch.tensor([0]))[0], torch.from_numpy(np.array(picture(seed=10))).permute(2, 0, 1))
+    (tmp_path / "b" / "0.bmp").write_bytes((tmp_path / "a" / "0.bmp").read_bytes())
+    assert torch.equal(load(ImageFolder, tmp_path / "b").stored(torch.arange(3))[0], a.stored(torch.arange(3))[0])
+    array = np.zeros((64, 256, 256), np.uint8)
+    np.save(tmp_path / "it.npy", array)
+    before = load(Arrays, tmp_path / "it.npy", shape=(1, 256, 256))
+    array[33, 100] = 1
+    np.save(tmp_path / "it.npy", array)
+    assert load(Arrays, tmp_path / "it.npy", shape=(1, 256, 256)).fingerprint != before.fingerprint
+
+
+def test_an_image_that_could_not_be_read_for_a_while_is_taken_again(folder, monkeypatch):
+    def ill(path, *args, **options):
+        if str(path).endswith("cats/3.png"):
+            raise OSError(errno.EIO, "Input/output error")
+        return well(path, *args, **options)
+
+    well, n = Image.open, len(load(ImageFolder, folder))
+    os.utime(folder / "cats" / "3.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(Image, "open", ill)
+        assert len(load(ImageFolder, folder, bad_images="skip", workers=0)) == n - 1
+        assert len(load(ImageFolder, folder, bad_images="skip", workers=0)) == n - 1
+    assert len(load(ImageFolder, folder, bad_images="skip", workers=0)) == n
+
+
 def test_without_a_first_pass_nothing_is_read_before_training(folder, monkeypatch):
     read_before, index = load(ImageFolder, folder), torch.arange(10)
     options = {"first_pass": False, "workers": 0}

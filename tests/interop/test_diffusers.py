@@ -11,6 +11,7 @@ from denoiselab.denoiser import Denoiser, StepIndex
 from denoiselab.interop.diffusers import Pipeline, layout_of, write_pipeline
 from denoiselab.interop.diffusers_unet import unet2d_config
 from denoiselab.interop.files import read_json
+from denoiselab.interop.layout import Layout
 from denoiselab.networks import ADMUNet, DDPMUNet
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.parameterizations import eps
@@ -150,6 +151,19 @@ def test_exported_networks_have_our_outputs_and_gradients(module, options, tmp_p
 def test_networks_that_diffusers_does_not_have_are_not_written(options, says):
     with pytest.raises(ValueError, match=says):
         unet2d_config(ADMUNet, {**OURS, **options})
+
+
+def test_a_pipeline_that_nothing_loads_is_not_written(tmp_path, monkeypatch):
+    options = {**OURS, "patch": 2}
+    network = denoiser(DDPMUNet(**options))
+    with pytest.raises(ValueError, match="patch=2: UNet2DModel has no patches"):
+        write_pipeline(tmp_path, network, options)
+    config, layout = unet2d_config(DDPMUNet, OURS)
+    forgetful = config, Layout(DDPMUNet, options, layout.entries)
+    monkeypatch.setattr("denoiselab.interop.diffusers.unet2d_config", lambda *_: forgetful)
+    with pytest.raises(ValueError, match="has shape"):
+        write_pipeline(tmp_path, network, options)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_exported_comes_back_the_same(tmp_path):

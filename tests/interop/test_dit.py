@@ -14,7 +14,7 @@ from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from randomised import batch, off, randomised
 
 from denoiselab.interop.dit import Checkpoint, to_official
-from denoiselab.interop.layout import InteropError
+from denoiselab.interop.states import InteropError
 from denoiselab.networks import Conditioning
 
 CLASSES = torch.tensor([0, 4, 5])
@@ -66,6 +66,14 @@ def network_of(imported, weights):
     return network
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_file_in_another_precision_is_read(dtype, tmp_path):
+    state = {name: tensor.to(dtype) for name, tensor in official(original()).items()}
+    torch.save(state, tmp_path / "x.pt")
+    found = Checkpoint(str(tmp_path / "x.pt"), num_heads=2).read()
+    assert torch.equal(found.weights["head.weight"], state["final_layer.linear.weight"].float())
+
+
 @pytest.mark.parametrize("options", [{}, {"patch_size": 4, "out_channels": None, "in_channels": 3}])
 def test_released_file_is_the_same_function_and_is_written_back(options, tmp_path):
     theirs = original(**options)
@@ -108,6 +116,8 @@ def test_what_is_not_such_a_file_is_refused_in_one_sentence(tmp_path):
     refused({"conv_in.weight": torch.ones(2)}, "lacks 'x_embedder.proj.weight'")
     refused(state, "import.num_heads", num_heads=None)
     refused({**state, "pos_embed": state["pos_embed"] + 0.1}, "pos_embed")
+    refused({**state, "pos_embed": state["pos_embed"].long()}, "pos_embed' is of int64")
+    refused({**state, "x_embedder.proj.weight": torch.ones(16, 4, 0, 0)}, "x_embedder.proj.weight' has shape")
     refused({**state, "new": torch.ones(2)}, "unknown 'new'")
     refused(
         {name: t for name, t in state.items() if "fc2.bias" not in name}, "lacks 'blocks.0.mlp.fc2.bias' and 2 more"

@@ -167,7 +167,7 @@ def test_released_networks_have_these_names_and_sizes(name, tmp_path):
     with torch.device("meta"):
         classes = torch.zeros(1, config["label_dim"]) if config["label_dim"] else None
         network(shapes, config, torch.zeros(1, channels, size, size), torch.zeros(1), classes)
-        layout = edm2_layout(config, tmp_path) if kind == "Precond" else edm_layout(kind, config, tmp_path)
+        layout = edm2_layout(config) if kind == "Precond" else edm_layout(kind, config)
         model = layout.module(**layout.options)
     assert {key: tensor.shape for key, tensor in layout.to_theirs(layout.skeleton()).items()} == shapes.shapes
     null_class = model.classes.weight[0].numel() if network is song and model.classes is not None else 0
@@ -197,6 +197,14 @@ def test_what_is_no_such_network_is_refused_in_a_sentence(tmp_path):
     says(r"encoder_type=residual with resample_filter=\[1, 1\]", init_kwargs={**SONG, "encoder_type": "residual"})
     says("logits_dim=3 has no counterpart", class_name="Precond", init_kwargs={**EDM2, "logits_dim": 3})
     says("less than 128 channels", class_name="EDMPrecond", init_kwargs={**ADM, "model_channels": 64})
+    for kind, strange in {
+        "VPPrecond": {"img_resolution": "a", "channel_mult": 5, "beta_min": "x", "model_type": ["SongUNet"]},
+        "EDMPrecond": {"img_resolution": 8.5, "attn_resolutions": None, "sigma_data": float("nan")},
+        "Precond": {"img_resolution": 0, "model_channels": -4, "channel_mult": None, "sigma_data": 0},
+    }.items():
+        for option, value in strange.items():
+            plain = {"VPPrecond": SONG, "EDMPrecond": ADM, "Precond": EDM2}[kind]
+            says(r"config\.json: .*\.$", class_name=kind, init_kwargs={**plain, option: value})
     (tmp_path / "net" / "model.safetensors").write_bytes(b"half")
     says("damaged or truncated")
     with pytest.raises(InteropError, match="no such file"):

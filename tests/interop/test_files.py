@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from denoiselab.interop.diffusers import Pipeline
 from denoiselab.interop.files import local, read_tensors
-from denoiselab.interop.layout import InteropError
+from denoiselab.interop.latent import codec, text_conditioner
 from denoiselab.interop.schedulers import from_scheduler
+from denoiselab.interop.states import InteropError
 
 TINY = {
     "block_out_channels": (16, 32),
@@ -73,6 +74,18 @@ def index(places):
     return damage
 
 
+def of(change):
+    """One tensor in another kind, in a file of torch, which holds all kinds."""
+
+    def damage(folder):
+        state = load_file(folder / WEIGHTS)
+        state["conv_in.bias"] = change(state["conv_in.bias"])
+        (folder / WEIGHTS).unlink()
+        torch.save(state, (folder / WEIGHTS).with_suffix(".bin"))
+
+    return damage
+
+
 def wide(state):
     state["mid_block.resnets.0.conv1.bias"] = torch.zeros(31)
 
@@ -81,6 +94,13 @@ def not_finite(state):
     state["conv_in.bias"][3] = torch.nan
 
 
+KINDS = {
+    "int8": lambda t: t.to(torch.int8),
+    "complex64": lambda t: t.to(torch.complex64),
+    "float8_e5m2": lambda t: t.to(torch.float8_e5m2),
+    "sparse_coo float32": lambda t: t.to_sparse(),
+    "meta float32": lambda t: t.to("meta"),
+}
 CASES = {
     "cut": (cut, [WEIGHTS, "damaged or truncated"]),
     "empty": (lambda f: (f / WEIGHTS).write_bytes(b""), [WEIGHTS, "damaged or truncated"]),
@@ -95,13 +115,19 @@ CASES = {
         [WEIGHTS, "'mid_block.resnets.0.conv1.bias' has shape [31], where [32] is needed"],
     ),
     "not finite": (state_with(not_finite), [WEIGHTS, "'conv_in.bias' holds numbers that are not finite"]),
+    "too large": (of(lambda t: t.double() + 1e300), ["'conv_in.bias' holds numbers that are not finite in float32"]),
+    **{
+        name: (of(change), [f"model.bin: 'conv_in.bias' is of {name}, where real numbers are needed: float32"])
+        for name, change in KINDS.items()
+    },
     "code": (hostile, ["diffusion_pytorch_model.bin", "holds pickled objects", "mkdir", "it is not loaded"]),
     "no weights": (lambda f: (f / WEIGHTS).unlink(), ["unet: holds no weights", "safetensors"]),
     "no config": (lambda f: (f / CONFIG).unlink(), ["holds no model of diffusers", CONFIG]),
     "config is no JSON": (lambda f: (f / CONFIG).write_text("{"), [CONFIG, "damaged, or not JSON"]),
+    "config is deep": (lambda f: (f / CONFIG).write_text("[" * 99999), [CONFIG, "damaged, or not JSON"]),
     "config is a list": (lambda f: (f / CONFIG).write_text("[]"), [CONFIG, "not a JSON object"]),
     "no class": (json_with(CONFIG, _class_name="Foo"), [CONFIG, "Foo has no counterpart here", "UNet2DModel"]),
-    "strange config": (json_with(CONFIG, block_out_channels="ab"), [CONFIG, "not a usable configuration"]),
+    "strange config": (json_with(CONFIG, block_out_channels="ab"), [CONFIG, "makes no UNet2DModel"]),
     "another config": (json_with(CONFIG, block_out_channels=[16, 48]), [WEIGHTS, "has shape", "is needed"]),
     "more blocks": (json_with(CONFIG, layers_per_block=2), [WEIGHTS, "it lacks 'down_blocks.0.resnets.1"]),
     "unknown block": (
@@ -109,14 +135,18 @@ CASES = {
         [CONFIG, "down_block_types: A has no counterpart"],
     ),
     "uneven": (json_with(CONFIG, up_block_types=["UpBlock2D"] * 2), [CONFIG, "up_block_types: they must mirror"]),
-    "dropout": (json_with(CONFIG, dropout="much"), [WEIGHTS, "makes no DDPMUNet"]),
-    "groups": (json_with(CONFIG, norm_num_groups=7), [WEIGHTS, "groups=7 must divide"]),
+    "dropout": (json_with(CONFIG, dropout="much"), [CONFIG, "makes no UNet2DModel"]),
+    "groups": (json_with(CONFIG, norm_num_groups=7), [CONFIG, "groups=7 must divide"]),
     "time embedding": (json_with(CONFIG, time_embedding_type="fourier"), [CONFIG, "time_embedding_type=fourier"]),
+    "class is a list": (json_with(CONFIG, _class_name=["UNet2DModel"]), [CONFIG, "['UNet2DModel'] has no counterpart"]),
+    "norm": (json_with(CONFIG, norm_eps=-1), [CONFIG, "norm_eps=-1.0: it must be positive"]),
+    "size": (json_with(CONFIG, sample_size=8.0), [CONFIG, "sample_size=8.0: it must be a whole number"]),
     "no size": (json_with(CONFIG, sample_size=None), [CONFIG, "sample_size=null"]),
     "no scheduler": (lambda f: (f / SCHEDULER).unlink(), ["has no scheduler_config.json", "import.scheduler=<file>"]),
     "betas": (json_with(SCHEDULER, beta_schedule="laplace"), [SCHEDULER, "beta_schedule=laplace", "known: linear"]),
     "prediction": (json_with(SCHEDULER, prediction_type="foo"), [SCHEDULER, "prediction_type=foo", "v_prediction"]),
     "variance": (json_with(SCHEDULER, variance_type="learned"), [SCHEDULER, "variance_type=learned", "fixed_small"]),
+    "betas are a word": (json_with(SCHEDULER, beta_end="x"), [SCHEDULER, "makes no DDPMScheduler", "'x'"]),
     "learned": (json_with(SCHEDULER, variance_type="learned_range"), [SCHEDULER, "1 outputs a channel"]),
     "index elsewhere": (index({"a": "../part.safetensors"}), ["index.json: names a file elsewhere, '../part"]),
     "index lies": (index({"a": "part.safetensors"}), ["index.json: none of its files holds 'a'"]),
@@ -234,3 +264,62 @@ def test_schedulers_of_other_families_are_read_or_refused():
     assert flow.schedule["_target_"] == "denoiselab.schedules.Flow"
     with pytest.raises(InteropError, match=r"s\.json: CMStochasticIterativeScheduler states no betas"):
         from_scheduler({"_class_name": "CMStochasticIterativeScheduler"}, "s.json", 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"beta_start": None},
+        {"beta_schedule": ["linear"]},
+        {"beta_schedule": "linear", "num_train_timesteps": [1]},
+        {"beta_schedule": "linear", "num_train_timesteps": 10**12},
+        {"beta_schedule": "linear", "num_train_timesteps": 10.5},
+        {"trained_betas": "abc"},
+        {"trained_betas": [[0.1]]},
+        {"trained_betas": [0.1, 0.2], "prediction_type": ["epsilon"]},
+        {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": "a"},
+        {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 0},
+        {"_class_name": "EDMEulerScheduler", "sigma_data": "x"},
+        {"_class_name": "EDMEulerScheduler", "sigma_data": float("nan")},
+    ],
+    ids=str,
+)
+def test_schedulers_of_strange_values_are_one_sentence(content):
+    with pytest.raises(InteropError, match=r"^s\.json: [^\n]*\.$"):
+        from_scheduler({"_class_name": "DDPMScheduler", **content}, "s.json", 1)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"block_out_channels": "abc"},
+        {"block_out_channels": 5},
+        {"block_out_channels": []},
+        {"down_block_types": 5},
+        {"scaling_factor": "x"},
+        {"scaling_factor": float("nan")},
+        {"shift_factor": float("inf")},
+        {"norm_num_groups": 0},
+        {"_class_name": {}},
+    ],
+    ids=str,
+)
+def test_autoencoders_of_strange_values_are_one_sentence(content, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"_class_name": "AutoencoderKL", "sample_size": 8, **content}))
+    with pytest.raises(InteropError, match=rf"^{tmp_path}/config\.json: [^\n]*\.$"):
+        codec(tmp_path, [4, 8, 8])
+
+
+@pytest.mark.parametrize(
+    ("part", "content"),
+    [
+        ("tokenizer/tokenizer_config", {"model_max_length": "x"}),
+        ("text_encoder/config", {"max_position_embeddings": None}),
+    ],
+)
+def test_text_encoders_of_strange_values_are_one_sentence(part, content, tmp_path):
+    for name, plain in (("tokenizer/tokenizer_config", {}), ("text_encoder/config", {"hidden_size": 6})):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.json").write_text(json.dumps({**plain, **(content if name == part else {})}))
+    with pytest.raises(InteropError, match=rf"^{tmp_path}/{part}\.json: [^\n]*\.$"):
+        text_conditioner(tmp_path, 6)

@@ -10,6 +10,7 @@ import torch
 from frozen_models import FEATURES, autoencoder, edited, text_encoder
 from omegaconf import OmegaConf
 from randomised import randomised
+from safetensors.torch import load_file, save_file
 
 from denoiselab.app import importing
 from denoiselab.app.errors import BadInput
@@ -21,6 +22,7 @@ from denoiselab.interop.imported import node
 from denoiselab.noise import Noise
 from denoiselab.samplers import DDIM
 from denoiselab.samplers.trained_spacing import Leading
+from denoiselab.training.checkpoints import read_checkpoint
 
 STEPS, INDEX = 5, torch.arange(2)
 BLOCKS = {
@@ -121,7 +123,7 @@ def test_an_imported_pipeline_gives_the_images_of_its_own(name, tmp_path, monkey
     assert OmegaConf.load(run / "config.yaml").data.shape == [1, 8, 8]
 
 
-def test_official_dit_weights_with_an_autoencoder(tmp_path, monkeypatch):
+def test_official_dit_weights_with_an_autoencoder(tmp_path, invoke):
     pipeline = dit_pipeline()
     layout = dit(dict(pipeline.transformer.config))
     options = {**layout.options, "frequency_shift": 0, "mlp_norm_eps": 1e-6}
@@ -136,10 +138,28 @@ def test_official_dit_weights_with_an_autoencoder(tmp_path, monkeypatch):
     latents = importing.run_directory(node("denoiselab.interop.dit.Checkpoint", **place), tmp_path / "logs")
     assert ours(latents, {}, 2.0).shape == (2, 4, 4, 4)
     assert latents != run
+    out = tmp_path / "out"
+    assert invoke("sample.py", f"ckpt={run}", "export=dit", f"out={out}").code == 0
+    written, original = (torch.load(path, weights_only=True) for path in (out / "model.pt", tmp_path / "dit.pt"))
+    assert all(torch.equal(written[name], tensor) for name, tensor in original.items())
+    edited(run / "codec" / "config.json", scale=0.5)
+    config = read_checkpoint(run / "checkpoints" / "last.ckpt")
+    config["denoiselab"]["config"]["codec"]["sha256"] = None
+    torch.save(config, run / "checkpoints" / "other.ckpt")
+    result = invoke("sample.py", f"ckpt={run / 'checkpoints' / 'other.ckpt'}", "export=dit", f"out={tmp_path / 'no'}")
+    assert result.code == 2
+    assert "export=dit: codec.scale=0.5: DiT's own code has 0.18215" in result.last
 
 
 def unlike(folder):
     autoencoder("AutoencoderKL", latent_channels=3).save_pretrained(folder / "vae")
+
+
+def not_finite(folder):
+    file = folder / "text_encoder" / "model.safetensors"
+    state = load_file(file)
+    (name,) = (name for name in state if name.endswith("final_layer_norm.bias"))
+    save_file({**state, name: state[name] * torch.nan}, file, {"format": "pt"})
 
 
 @pytest.mark.parametrize(
@@ -151,6 +171,12 @@ def unlike(folder):
         (lambda folder: edited(folder / "vae" / "config.json", _class_name="AutoencoderTiny"), "AutoencoderTiny is no"),
         (lambda folder: (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99), "damaged"),
         (lambda folder: (folder / "text_encoder" / "model.safetensors").write_bytes(b"x" * 99), "cannot be read"),
+        (not_finite, "'final_layer_norm.bias' holds numbers that are not finite"),
+        (
+            lambda folder: edited(folder / "scheduler/scheduler_config.json", rescale_betas_zero_snr=True),
+            "alpha=0, sig",
+        ),
+        (lambda folder: edited(folder / "unet" / "config.json", sample_size=2**20), "makes no network that runs"),
         (lambda folder: edited(folder / "text_encoder" / "config.json", hidden_size=8), "8 features, and the network"),
     ],
 )

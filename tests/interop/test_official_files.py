@@ -13,7 +13,7 @@ from diffusers import UNet2DModel
 from randomised import batch, off, randomised
 
 from denoiselab.interop import ddim, dit, openai, openai_classifier
-from denoiselab.interop.layout import InteropError
+from denoiselab.interop.states import InteropError
 from denoiselab.networks import ADMClassifier, ADMUNet, DDPMUNet, DiT
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.schedules import betas

@@ -99,9 +99,17 @@ class Malicious:
         return self.call
 
 
+def strange():
+    """A module that is none."""
+    module = torch.nn.Linear(1, 1)
+    module.__dict__["_parameters"] = 5
+    return module
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
+        ({"ema": strange()}, "makes no network: 'int' object"),
         (Malicious(eval, "__import__('pathlib').Path('owned').touch()"), "asks for builtins.eval"),
         (Malicious(torch.load, "owned"), "asks for torch.serialization.load"),
         ({"ema": [1, 2]}, "holds no network"),

@@ -37,6 +37,8 @@ def test_bad_shapes_are_refused():
         DDPMUNet((1, 9, 8), **TINY)
     with pytest.raises(ValueError, match="dropout=1"):
         DDPMUNet((1, 8, 8), **{**TINY, "dropout": 1.0})
+    with pytest.raises(ValueError, match="norm_eps=-1"):
+        DDPMUNet((1, 8, 8), **TINY, norm_eps=-1.0)
     with pytest.raises(ValueError, match="groups=7"):
         DDPMUNet((1, 8, 8), **{**TINY, "groups": 7})
 

@@ -128,3 +128,13 @@ def test_the_null_class_is_no_class():
 def test_bad_options_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
         EDM2UNet((1, 8, 8), **{**TINY, **options})
+
+
+def test_double_precision_is_taken():
+    torch.manual_seed(0)
+    network = EDM2UNet((2, 8, 8), **TINY)
+    network.gain.data.fill_(0.7)
+    x, label = torch.randn(2, 2, 8, 8), torch.tensor([0.1, 0.4])
+    single, double = network(x, label), network.double()(x.double(), label)
+    assert double.dtype == torch.float64
+    assert torch.allclose(single.double(), double, atol=1e-5)

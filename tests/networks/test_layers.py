@@ -60,6 +60,10 @@ def test_transforms_of_functions_go_through_a_wide_convolution(transform):
         assert torch.allclose(slope, out - layer.bias.reshape(-1, 1, 1), atol=1e-4)
     else:
         assert torch.allclose(torch.func.vmap(lambda x: layer(x[None])[0])(x), layer(x), atol=1e-4)
+        out = layer(x.requires_grad_())[:, :3].sum((2, 3))
+        parts = [torch.autograd.grad(part, layer.weight, retain_graph=True)[0] for part in out.flatten()]
+        (together,) = torch.autograd.grad(out.flatten(), layer.weight, torch.eye(6), is_grads_batched=True)
+        assert torch.allclose(together, torch.stack(parts), atol=1e-4)
 
 
 def test_halving_pads_where_tensorflow_does_unless_told_otherwise():

@@ -98,6 +98,7 @@ def test_bad_options_are_refused():
         ({"dilations": (1, 2)}, "one for each of multipliers"),
         ({"dilations": (2, 1, 2, 4)}, "the first 1"),
         ({"channels": 1}, "compare channels"),
+        ({"multipliers": (1, 1, 1, 1), "dilations": (1, 1, 1, 1)}, "one pixel"),
     ):
         with pytest.raises(ValueError, match=says):
             NCSNv2((1, 8, 8), **options)

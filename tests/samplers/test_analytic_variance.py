@@ -7,7 +7,9 @@ from oracles import F64, interior_levels, measured, mixture
 from denoiselab import samplers
 from denoiselab.analytic import GaussianDenoiser
 from denoiselab.app.errors import BadInput
-from denoiselab.app.moments import check_guidance
+from denoiselab.app.models import Model, check_sampler
+from denoiselab.codecs import Identity
+from denoiselab.conditioners import Unconditional
 from denoiselab.noise import Noise
 from denoiselab.samplers.spacing import UniformTime
 from denoiselab.samplers.thresholding import Clip
@@ -83,10 +85,11 @@ def test_the_moments_are_of_the_mended_prediction_and_guidance_is_refused():
     free = analytic(1.0).moments.error
     assert clipped[-1] > 4 * free[-1]  # near the data x0 is known, and what the clip takes away is the error
     assert float(clipped[0]) == pytest.approx(float(free[0]), rel=0.01)  # far from them it is the mean, inside
-    check_guidance(sampler, [1.0])
-    check_guidance(samplers.DDIM(UniformTime(), 5), [2.0])
+    model = Model(GAUSSIAN, Unconditional(), Identity([1]))
+    check_sampler(sampler, model, [1.0])
+    check_sampler(samplers.DDIM(UniformTime(), 5), model, [2.0])
     with pytest.raises(BadInput, match=r"guidance=\[1\.0, 2\.0\].*use 1"):
-        check_guidance(sampler, [1.0, 2.0])
+        check_sampler(sampler, model, [1.0, 2.0])
 
 
 def test_a_model_that_was_not_measured_is_refused():

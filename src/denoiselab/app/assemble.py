@@ -78,6 +78,7 @@ def check_config(config: Config, *, sweeping: bool) -> None:
         BadInput: Something is wrong.
     """
     settings = parse(TrainSettings, config)
+    models.check_takes(config)
     check(config)
     build.sampler_nodes([*settings.evaluation.extra_nfe])  # a misspelt name would be passed over
     build.build_extractor(config, settings.evaluation, settings.evaluation.num_samples)

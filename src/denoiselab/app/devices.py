@@ -16,6 +16,8 @@ PROGRAM_SETS = (
     *("enable_progress_bar", "enable_model_summary", "use_distributed_sampler", "default_root_dir", "fast_dev_run"),
 )
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
 
 def resolve_accelerator(asked: str) -> str:
     """What `auto` means here: CUDA or the CPU. (Apple's MPS lacks float64, in which levels are computed.)."""
@@ -23,7 +25,7 @@ def resolve_accelerator(asked: str) -> str:
 
 
 def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool) -> None:
-    """Refuse devices that this machine lacks, and a batch that they cannot share.
+    """Refuse devices that this machine lacks, a batch that they cannot share, and weights in another precision.
 
     Args:
         trainer: Configuration of the Trainer.
@@ -31,12 +33,19 @@ def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool
         sweeping: The run is a job of a multirun in this process.
 
     Raises:
-        BadInput: It lacks them, they cannot share the batch, or a multirun in one process would use several.
+        BadInput: It lacks them, they cannot share the batch, a multirun in one process would use several, or the
+            precision is none of `PRECISIONS`.
     """
     accelerator, devices = trainer["accelerator"], trainer["devices"]
     for key in PROGRAM_SETS:
         if key in trainer:
             raise BadInput(f"trainer.{key}={trainer[key]}: the program sets it; the length of training is max_images.")
+    precision = str(trainer["precision"])
+    if precision not in PRECISIONS:
+        raise BadInput(
+            f"trainer.precision={precision}: allowed: {', '.join(PRECISIONS)}; weights and their averages are kept in "
+            "float32, for in half precision they lose their updates."
+        )
     gpus = torch.cuda.device_count()
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
         raise BadInput(f"trainer.accelerator={accelerator}: unknown; allowed: auto, cpu, gpu, cuda.")

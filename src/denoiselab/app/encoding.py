@@ -15,7 +15,7 @@ from denoiselab.app import models
 from denoiselab.app.construct import construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.loaded import load_weights, protocol, split_of
-from denoiselab.app.moments import check_guidance, learn
+from denoiselab.app.moments import learn
 from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.evaluation import encoding
@@ -44,7 +44,7 @@ def encode(config: Config) -> Path:
     loaded, weights = load_weights(path, settings.weights)
     model = loaded.model
     models.check_scales(model, [settings.guidance], f"guidance={settings.guidance}")
-    check_guidance(sampler, [settings.guidance])
+    models.check_sampler(sampler, model, [settings.guidance])
     try:
         sampler.backwards(model.denoiser.schedule)
     except ValueError as error:

@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from denoiselab.app import build, models
 from denoiselab.app.errors import BadInput, console
-from denoiselab.app.moments import check_guidance, learn
+from denoiselab.app.moments import learn
 from denoiselab.app.run_directory import git_revision
 from denoiselab.app.settings import Evaluation
 from denoiselab.app.steering import Steering
@@ -51,8 +51,8 @@ def frontier_of(evaluation: Config, model: models.Model, names: list[str], optio
     listed = asked if isinstance(asked, list) else [asked]
     models.check_scales(model, scales, f"{option}.guidance={scales}")
     samplers = build.build_samplers(nodes)
-    for sampler in samplers.values():
-        check_guidance(sampler, scales, f"{option}.guidance")
+    for name, sampler in samplers.items():
+        models.check_sampler(sampler, model, scales, option, name)
     try:
         return Frontier(
             samplers,

@@ -15,13 +15,17 @@ from denoiselab.app.errors import BadInput
 from denoiselab.app.loaded import Loaded, load
 from denoiselab.app.places import checkpoint_file, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
-from denoiselab.codecs import Bijection, Identity
+from denoiselab.codecs import Identity
 from denoiselab.files import atomic, sha256_of, write_text
+from denoiselab.frozen import KLCodec
 from denoiselab.interop import dit, openai
 from denoiselab.interop.diffusers import write_pipeline
 from denoiselab.networks import ADMUNet, DiT
 
 Config = dict[str, Any]
+
+# The factor on latents in DiT's own code.
+_SCALE = 0.18215
 
 
 def export(config: Config) -> Path:
@@ -33,7 +37,9 @@ def export(config: Config) -> Path:
     settings = parse(SampleSettings, config)
     path = checkpoint_file(settings)
     loaded = load(path)
-    if isinstance(codec := loaded.model.codec, Bijection) and not isinstance(codec, Identity):
+    codec = loaded.model.codec
+    # The networks of DiT's own code are of latents, and its files never hold the autoencoder.
+    if not isinstance(codec, (Identity, KLCodec) if settings.export == "dit" else Identity):
         raise BadInput(f"export={settings.export}: it has no place for what {type(codec).__name__} does.")
     weights = build.profile_name(settings.weights, loaded.names, "weights")
     options = {key: value for key, value in loaded.config["network"].items() if key != "_target_"}
@@ -69,6 +75,9 @@ def _dit(folder: Path, loaded: Loaded, options: Config) -> str:
     wanted = {"noise_schedule": "linear", "diffusion_steps": 1000, "predict_xstart": False, "rescale_timesteps": False}
     if openai.chain_flags(loaded.config) != wanted:
         raise ValueError("DiT's own code has schedule=ddpm and parameterization=eps alone.")
+    codec = loaded.model.codec
+    if isinstance(codec, KLCodec) and codec.options.get("scale") != _SCALE:
+        raise ValueError(f"codec.scale={codec.options.get('scale')}: DiT's own code has {_SCALE}.")
     _save(folder, dit.to_official(options, network.state_dict()))
     return "model.pt of facebookresearch/DiT"
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from denoiselab import progress
+from denoiselab.app import models
 from denoiselab.app.construct import construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.loaded import load_weights
@@ -47,6 +48,7 @@ def fit_grid(config: Config) -> Path:
         raise BadInput(f"out={out}: exists already; nothing is written over, so name another file with out=...")
     if out.suffix != ".json":
         raise BadInput(f"out={out}: a grid's file ends in .json.")
+    models.check_sampler(sampler, model, [settings.guidance])
     denoiser = model.denoiser.to(device).eval()
     index = torch.arange(search.num_samples, device=device)
     try:

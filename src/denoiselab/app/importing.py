@@ -77,7 +77,7 @@ def run_directory(node: Mapping[str, Any], log_dir: Path, data: Mapping[str, Any
     path = log_dir / "imported" / f"{imported.name}-{digest[:12]}"
     if path.exists():
         return _former(path)
-    model = _model(config)
+    model = _model(config, node["path"])
     origin = {
         "source": dict(node),
         "sha256": digest,
@@ -109,12 +109,19 @@ def _former(path: Path) -> Path:
     return path
 
 
-def _model(config: Config) -> models.Model:
-    """The model of a configuration, its denoiser without weights, its parts known to go together."""
-    check(models.parts(config), model_only=True)
-    with torch.device("meta"):
-        model = models.build_model(config)
-    models.check_network(model)
+def _model(config: Config, path: str) -> models.Model:
+    """The model of what was read at `path`, its denoiser without weights, its parts known to go together."""
+    try:
+        check(models.parts(config), model_only=True)
+        with torch.device("meta"):
+            model = models.build_model(config)
+        models.check_ends(model.denoiser, advice=False)
+        models.check_network(model)
+    except BadInput as error:
+        raise BadInput(f"import.path={path}: {error}") from None
+    except (RuntimeError, TypeError) as error:  # sizes that no tensor has
+        cause = " ".join(str(error).split()).rstrip(".")
+        raise BadInput(f"import.path={path}: makes no network that runs: {cause}.") from None
     return model
 
 

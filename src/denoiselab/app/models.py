@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from denoiselab.app.construct import construct
+from denoiselab.app.construct import construct, resolve
 from denoiselab.app.errors import BadInput
 from denoiselab.codecs import Codec, Identity
 from denoiselab.conditioners import Clean, Conditioner
@@ -23,11 +24,16 @@ from denoiselab.guidance import bind
 from denoiselab.networks.conditioning import OPTIONAL, listed
 from denoiselab.objectives import Objective
 from denoiselab.parameterizations import determinant
+from denoiselab.samplers import Analytic, Sampler
 
 Config = Mapping[str, Any]
 
 # The parts of a configuration that a model is made of.
 _PARTS = ("codec", "network", "schedule", "parameterization", "denoiser", "conditioner")
+
+
+# Options of networks that configurations of conditioners set, and what they are told then.
+_TAKEN = {"num_classes": "classes", "token_features": "texts", "image_channels": "images"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,24 @@ def parts(config: Config) -> dict[str, Any]:
         KeyError: One is missing. Only a codec may be: there is none.
     """
     return {part: config[part] for part in _PARTS if part != "codec" or part in config}
+
+
+def check_takes(config: Config) -> None:
+    """Refuse a conditioner that sets an option which the network does not have.
+
+    Raises:
+        BadInput: It does.
+    """
+    conditioner, network = (str(config[part].get("_target_")) for part in ("conditioner", "network"))
+    if conditioner == "denoiselab.conditioners.Unconditional":
+        return
+    known = inspect.signature(resolve(network, "network")).parameters
+    for option, what in _TAKEN.items():
+        if option in config["network"] and option not in known:
+            raise BadInput(
+                f"conditioner: {network.rpartition('.')[2]} takes no {what}; choose another network, or "
+                "conditioner=none."
+            )
 
 
 def with_hashes(node: Any) -> Any:
@@ -115,9 +139,27 @@ def check_model(model: Model, objective: Objective) -> None:
     Raises:
         BadInput: Says which.
     """
-    denoiser, schedule = model.denoiser, model.denoiser.schedule
     try:
-        objective.check(denoiser)
+        objective.check(model.denoiser)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    check_ends(model.denoiser)
+    check_network(model)
+
+
+@torch.no_grad()
+def check_ends(denoiser: Denoiser, *, advice: bool = True) -> None:
+    """Refuse a denoiser whose prediction or time label is infinite at an end of its schedule.
+
+    Args:
+        denoiser: May be on the meta device.
+        advice: Whether the message says what else to choose.
+
+    Raises:
+        BadInput: Says which.
+    """
+    schedule = denoiser.schedule
+    try:
         ends = schedule.level(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64))
         det = determinant(ends, denoiser.parameterization(ends))
         label = denoiser.time_label(ends)
@@ -129,14 +171,14 @@ def check_model(model: Model, objective: Objective) -> None:
         if not (bool(det[i].isfinite()) and abs(float(det[i])) > 0):
             raise BadInput(
                 f"parameterization={_called(denoiser.parameterization)}: x0 and eps cannot be told from its output "
-                f"there, as schedule {where}; choose parameterization=v, edm or velocity, or set schedule.{end}."
+                f"there, as schedule {where}"
+                + (f"; choose parameterization=v, edm or velocity, or set schedule.{end}." if advice else ".")
             )
         if not bool(label[i].isfinite()):
             raise BadInput(
-                f"denoiser.time_label={type(denoiser.time_label).__name__}: it is infinite there, as schedule {where}; "
-                f"choose denoiser=default, or set schedule.{end}."
+                f"denoiser.time_label={type(denoiser.time_label).__name__}: it is infinite there, as schedule {where}"
+                + (f"; choose denoiser=default, or set schedule.{end}." if advice else ".")
             )
-    check_network(model)
 
 
 @torch.no_grad()
@@ -178,6 +220,37 @@ def check_scales(model: Model, scales: Sequence[float], asked: str) -> None:
             bind(model.denoiser, cond, model.conditioner.null(torch.arange(1)), scale)
         except ValueError as error:
             raise BadInput(f"{asked}:{str(error).partition(':')[2]}") from None
+
+
+def check_sampler(
+    sampler: Sampler, model: Model, scales: Sequence[float], option: str | None = None, name: str = ""
+) -> None:
+    """Refuse a sampler that does not suit a model.
+
+    Args:
+        sampler: Of any kind.
+        model: With its codec.
+        scales: Of guidance.
+        option: The node whose `samplers` list it, for messages; None for the `sampler` of samples.
+        name: It is listed under.
+
+    Raises:
+        BadInput: It mends x0 in the range of images and the network sees something else, or its moments are those of
+            the conditional model and a scale is not 1.
+    """
+    if sampler.threshold is not None and not isinstance(model.codec, Identity):
+        where, instead = (
+            ("sampler.threshold", "give sampler.threshold=null")
+            if option is None
+            else (f"{option}.samplers: {name}", "name one that has no threshold instead, such as ancestral for ddpm")
+        )
+        raise BadInput(
+            f"{where}: {type(sampler.threshold).__name__} keeps x0 in the range of images, and this network sees what "
+            f"{type(model.codec).__name__} makes of them; {instead}."
+        )
+    if isinstance(sampler, Analytic) and any(scale != 1 for scale in scales):
+        where = "guidance" if option is None else f"{option}.guidance"
+        raise BadInput(f"{where}={list(scales)}: Analytic's variance is measured without guidance; use 1.")
 
 
 def check_conditions(model: Model) -> None:

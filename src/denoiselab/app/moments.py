@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from denoiselab.app.errors import BadInput
 from denoiselab.app.models import Model
 from denoiselab.data import DataSet, clean
 from denoiselab.denoiser import Prediction
@@ -26,16 +25,6 @@ FOLDER = "moments"
 
 # The draws of the measurement have indices that no sample has.
 _FIRST_INDEX = 2**41
-
-
-def check_guidance(sampler: Sampler, scales: Sequence[float], option: str = "guidance") -> None:
-    """Refuse guidance of a sampler whose moments are those of the conditional model.
-
-    Raises:
-        BadInput: A scale is not 1.
-    """
-    if isinstance(sampler, Analytic) and any(scale != 1 for scale in scales):
-        raise BadInput(f"{option}={list(scales)}: Analytic's variance is measured without guidance; use 1.")
 
 
 def learn(

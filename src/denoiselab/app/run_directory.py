@@ -114,22 +114,31 @@ class RunDirectory:
                     "continue it with its own command, or start a new run."
                 )
 
-    def describe(self, config: Mapping[str, Any]) -> None:
+    def describe(self, config: Mapping[str, Any], data_sha256: str) -> None:
         """Write what this start is, once nothing is left that could refuse it.
 
+        Args:
+            config: Resolved configuration, plain containers.
+            data_sha256: Fingerprint of the samples to train on.
+
         Raises:
-            BadInput: The directory cannot be written to.
+            BadInput: The directory cannot be written to, or the run was started on other samples.
         """
         try:
-            self._describe(config)
+            self._describe(config, data_sha256)
         except OSError as error:
             reason = error.strerror or error
             raise BadInput(f"paths.run_dir={self.path}: cannot be written to ({reason}).") from None
 
-    def _describe(self, config: Mapping[str, Any]) -> None:
+    def _describe(self, config: Mapping[str, Any], data_sha256: str) -> None:
         info: dict[str, Any] = {"wandb_id": secrets.token_hex(4), "starts": []}
         if (self.path / "run.json").exists():
             info = self.info
+        if info.setdefault("data_sha256", data_sha256) != data_sha256:
+            raise BadInput(
+                f"data: the run in {self.path} was started on other samples (sha256 {info['data_sha256'][:12]}, now "
+                f"{data_sha256[:12]}); give it these back, or start a new run."
+            )
         info["starts"].append(start_record(config))
         write_description(self.path, config, info)
 

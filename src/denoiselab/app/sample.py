@@ -18,7 +18,7 @@ from denoiselab.app.errors import BadInput
 from denoiselab.app.importing import check_source
 from denoiselab.app.loaded import load_weights
 from denoiselab.app.models import Model
-from denoiselab.app.moments import check_guidance, learn
+from denoiselab.app.moments import learn
 from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path
 from denoiselab.app.settings import Evaluation, SampleSettings, parse
 from denoiselab.app.steering import check_steering, steering
@@ -104,7 +104,7 @@ def sample(config: Config) -> Path:
     model = loaded.model
     models.check_scales(model, [settings.guidance], f"guidance={settings.guidance}")
     models.check_conditions(model)
-    check_guidance(sampler, [settings.guidance])
+    models.check_sampler(sampler, model, [settings.guidance])
     number, frames = settings.num_samples, settings.interpolate
     if frames is not None:
         _check_ends(sampler, number, frames)

@@ -61,7 +61,7 @@ def train(config: dict[str, Any], job: Path | None) -> float:
         if not leader and images_seen >= run.settings.max_images:
             return math.nan  # nothing to train, so no group of processes: the leader scores alone
         if leader:
-            directory.describe(config)
+            directory.describe(config, run.images.fingerprint)
             for change in directory.changes:
                 console(stderr=True).print(f"changed since this run's last start: {change}")
             console(stderr=True).print(f"network {config['network']['_target_'].rpartition('.')[2]}: {_costs(run)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -79,6 +80,8 @@ class AutoencoderKL(nn.Module):
             channels, multipliers, groups, attention_levels, scale, blocks=blocks, latent_channels=latent_channels
         )
         self.latent_shape = latent_shape("AutoencoderKL", shape, multipliers, latent_channels)
+        if not math.isfinite(shift):
+            raise ValueError(f"shift={shift}: it must be finite.")
         self.scale, self.shift = scale, shift
         parts = (channels, multipliers, blocks, attention_levels, middle_attention, groups)
         z = latent_channels

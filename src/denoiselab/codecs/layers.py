@@ -6,6 +6,7 @@ Esser et al., Taming Transformers, arXiv 2012.09841, table 7.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -193,5 +194,5 @@ def check_autoencoder(
     check_levels(len(multipliers), attention_levels=attention_levels)
     if channels % groups:
         raise ValueError(f"groups={groups} must divide channels={channels}.")
-    if scale <= 0:
-        raise ValueError(f"scale={scale}: it must be positive.")
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale={scale}: it must be positive and finite.")

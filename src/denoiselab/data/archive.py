@@ -56,6 +56,11 @@ class ZipRecords:
         """The archive."""
         return str(self.path)
 
+    @property
+    def files(self) -> tuple[Path]:
+        """The archive's path."""
+        return (self.path,)
+
     def __len__(self) -> int:
         return len(self.names)
 

@@ -60,6 +60,11 @@ class NpyRecords:
                 digest.update(file.read(_BLOCK))
         return identity((f"array {size}",), self.labels, None, digest.digest())
 
+    @property
+    def files(self) -> tuple[Path]:
+        """The file's path."""
+        return (self.path,)
+
     def __len__(self) -> int:
         return len(self._images)
 

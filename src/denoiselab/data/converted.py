@@ -20,7 +20,7 @@ from PIL import Image
 from denoiselab import progress
 from denoiselab.data.decoding import BadImage, Decoder, WrongSize, read
 from denoiselab.data.processes import in_parts
-from denoiselab.data.records import Records
+from denoiselab.data.records import Records, version
 from denoiselab.data.shards import FACTS
 from denoiselab.files import replacing, sha256_of, write_text
 
@@ -83,6 +83,7 @@ def convert(
     plan = json.dumps(
         {
             "identity": records.identity,
+            "version": version(records.files),
             "shape": list(decoder.shape),
             "resize": decoder.resize,
             "images_per_shard": images_per_shard,

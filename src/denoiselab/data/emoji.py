@@ -42,6 +42,8 @@ class _Picture(NamedTuple):
 class _FontRecords:
     """Glyphs of a font with bitmaps."""
 
+    files = ()
+
     def __init__(self, path: Path, pictures: Sequence[_Picture], digest: bytes) -> None:
         self.name, self._digest = str(path), digest
         self._places = Strings(picture.place for picture in pictures)

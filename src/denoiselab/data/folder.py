@@ -46,6 +46,11 @@ class FileRecords:
         """The folder."""
         return str(self.root)
 
+    @property
+    def files(self) -> Iterator[str]:
+        """The images' paths."""
+        return (f"{self.root}/{name}" for name in self.names)
+
     def __len__(self) -> int:
         return len(self.names)
 

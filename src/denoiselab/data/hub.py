@@ -19,6 +19,9 @@ from denoiselab.data.source import ImageSource
 
 _FORMATS = {".parquet": "parquet", ".arrow": "arrow"}
 
+# What a set that has no splits is called.
+_WHOLE = "train"
+
 # Whole images of these many rows, from all over the data set, tell one set from another beside the sizes of all.
 _READ = 256
 
@@ -32,33 +35,51 @@ class HubRecords:
         image: Name of the column of images.
         label: Of that of classes; None for none.
         caption: Of that of captions; None for none.
+        classes: Names of the classes of the images to train on; None for these images.
     """
 
-    def __init__(self, name: str, data: Any, image: str, label: str | None, caption: str | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        data: Any,
+        image: str,
+        label: str | None,
+        caption: str | None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
         self.name, self._image = name, image
         self._data = data.select_columns([image])
-        self.labels, self.classes = _labels(data, label)
+        self.labels, self.classes = _labels(data, label, classes)
         self.captions = None if caption is None else Strings(caption_of(cell) for cell in data[caption])
         self.identity = self._identity()
 
     def _identity(self) -> str:
         import pyarrow.compute as pc
 
-        column = self._data.data.column(self._image)
-        sizes = pc.binary_length(pc.struct_field(column, "bytes")).to_pylist()
+        sizes = pc.binary_length(self._part("bytes")).to_pylist()
         digest, rows = hashlib.sha256(), len(self)
         for k in range(min(rows, _READ)):
-            content = self._content(k * (rows - 1) // max(1, min(rows, _READ) - 1))
+            content = self._content(k * (rows - 1) // max(1, min(rows, _READ) - 1)) or b""
             digest.update(content if isinstance(content, bytes) else content.encode())
         return identity(map(str, sizes), self.labels, self.captions, digest.digest())
 
-    def _content(self, i: int) -> bytes | str:
+    def _part(self, name: str) -> Any:
+        """The bytes of all images, or the paths of their files."""
+        import pyarrow.compute as pc
+
+        return pc.struct_field(self._data.data.column(self._image), name)
+
+    def _content(self, i: int) -> bytes | str | None:
         """A file's bytes, or its path."""
-        cell = self._data[i][self._image]
+        cell = self._data[i][self._image] or {"bytes": None, "path": None}
         content: bytes | str | None = cell["bytes"] if cell["bytes"] is not None else cell["path"]
-        if content is None:
-            raise ValueError("the row holds no image")
         return content
+
+    @property
+    def files(self) -> list[str]:
+        """The tables, and the files of images that these do not hold."""
+        apart = self._part("path").filter(self._part("bytes").is_null()).to_pylist()
+        return [*(file["filename"] for file in self._data.cache_files), *(path for path in apart if path)]
 
     def __len__(self) -> int:
         return len(self._data)
@@ -75,6 +96,8 @@ class HubRecords:
             ValueError: The row has none.
         """
         content = self._content(i)
+        if content is None:
+            raise ValueError("the row holds no image")
         return Image.open(content if isinstance(content, str) else io.BytesIO(content))
 
 
@@ -85,7 +108,8 @@ class HuggingFace(ImageSource):
     Needs the extra `datasets`. Nothing is fetched unless `download` is set. No code of a data set is run.
 
     Args:
-        path: A name on the hub; or a folder that `save_to_disk` wrote, a .parquet or .arrow file, or a folder of these.
+        path: A name on the hub; or a folder that `save_to_disk` wrote, a .parquet or .arrow file, or a folder of these,
+            whose splits the library tells by their names. What has no splits is the split train.
         config: Of a data set on the hub that has several.
         revision: Of a data set on the hub: a branch, a tag or, to be sure of what is read, a commit.
         split: To train on.
@@ -119,9 +143,12 @@ class HuggingFace(ImageSource):
 
     def held_out(self) -> HubRecords | None:
         """The rows of `held_out_split`."""
-        return None if self.held_out_split is None else self._read(self.held_out_split, "held_out_split")
+        if self.held_out_split is None:
+            return None
+        classes = None if self.label is None else self.records().classes
+        return self._read(self.held_out_split, "held_out_split", classes)
 
-    def _read(self, split: str, option: str) -> HubRecords:
+    def _read(self, split: str, option: str, classes: Sequence[str] | None = None) -> HubRecords:
         try:
             import datasets
         except ImportError:
@@ -137,7 +164,7 @@ class HuggingFace(ImageSource):
             raise ValueError(
                 f"data.image={self.image}: the column holds {data.features[self.image]}, no images."
             ) from None
-        return HubRecords(f"{self.path} {split}", data, self.image, self.label, self.caption)
+        return HubRecords(f"{self.path} {split}", data, self.image, self.label, self.caption, classes)
 
     def _opened(self, split: str, option: str) -> Any:
         import datasets
@@ -146,23 +173,20 @@ class HuggingFace(ImageSource):
         try:
             if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
                 found = datasets.load_from_disk(str(path))
-                if isinstance(found, datasets.DatasetDict):
-                    if split not in found:
-                        raise ValueError(f'Unknown split "{split}". Should be one of {list(found)}.')
-                    found = found[split]
-                return found
+                splits = found if isinstance(found, datasets.DatasetDict) else {_WHOLE: found}
+                if split not in splits:
+                    raise ValueError(f'Unknown split "{split}". Should be one of {list(splits)}.')
+                return splits[split]
+            if path.is_file() and path.suffix in _FORMATS:
+                files = {_WHOLE: str(path)}
+                return datasets.load_dataset(_FORMATS[path.suffix], data_files=files, split=split, cache_dir=cache)
             if path.exists():
-                files = (
-                    [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in _FORMATS)
-                )
-                kinds = {_FORMATS.get(file.suffix, "") for file in files}
-                if len(kinds) != 1 or "" in kinds:
+                kinds = {_FORMATS[file.suffix] for file in path.rglob("*") if file.suffix in _FORMATS}
+                if len(kinds) != 1:
                     raise ValueError(
                         "it must be a .parquet or .arrow file, or a folder of files of one of these kinds."
                     )
-                parts = _by_split(files, split) or files
-                name, load = kinds.pop(), {"data_files": {split: [str(file) for file in parts]}}
-                return datasets.load_dataset(name, split=split, cache_dir=cache, **load)
+                return datasets.load_dataset(str(path), split=split, cache_dir=cache)
             offline = datasets.DownloadConfig(local_files_only=not self.download)
             return datasets.load_dataset(
                 self.path, self.config, revision=self.revision, split=split, download_config=offline
@@ -175,13 +199,16 @@ class HuggingFace(ImageSource):
             raise ValueError(f"data.path={self.path}: {text}{more}") from None
 
 
-def _by_split(files: Sequence[Path], split: str) -> list[Path]:
-    """Those whose names begin with the split, as the hub's do: train-00000-of-00004.parquet."""
-    return [file for file in files if file.name.startswith(split)]
+def _labels(data: Any, column: str | None, known: Sequence[str] | None) -> tuple[Tensor, Sequence[str]]:
+    """Classes `(N,)` and their names, which are those that are known already.
 
-
-def _labels(data: Any, column: str | None) -> tuple[Tensor, Sequence[str]]:
-    """Classes `(N,)` and their names."""
+    Raises:
+        ValueError: They are others.
+    """
     if column is None:
         return torch.zeros(len(data), dtype=torch.int64), ()
-    return numbered(list(data[column]), column, getattr(data.features[column], "names", None))
+    own = getattr(data.features[column], "names", None)
+    labels, names = numbered(list(data[column]), column, known if own is None else own)
+    if known is not None and list(names) != list(known):
+        raise ValueError(f"data.label={column}: its classes are {list(names)}, and those to train on {list(known)}.")
+    return labels, names

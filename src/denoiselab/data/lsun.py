@@ -45,6 +45,7 @@ class LMDBRecords:
         self._keys, self._ends = Strings(keys), list(accumulate(counts))
         self.labels: Tensor = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
         self.identity = identity(self._keys, self.labels)
+        self.files = tuple(folder / "data.mdb" for folder in self._folders)
 
     @property
     def name(self) -> str:

@@ -25,7 +25,7 @@ from torch import Tensor
 from denoiselab import progress
 from denoiselab.data.arrays import channels_last
 from denoiselab.data.expected import absent
-from denoiselab.data.records import Strings, caption, identity, numbered
+from denoiselab.data.records import Strings, caption, identity, numbered, version
 from denoiselab.data.source import ImageSource
 from denoiselab.files import write_text
 
@@ -70,15 +70,17 @@ class Contents:
 
     Args:
         index: The file.
+        folder: Of the chunks; None of an address.
     """
 
-    def __init__(self, index: bytes) -> None:
+    def __init__(self, index: bytes, folder: Path | None) -> None:
         found = json.loads(index)
         chunks: list[dict[str, Any]] = found["chunks"]
         order = list(range(len(chunks)))
         if all(chunk["filename"].endswith(".parquet") for chunk in chunks):
             order.sort(key=lambda k: str(chunks[k]["filename"]))
             found = {"chunks": [chunks[k] for k in order], "config": found["config"]}
+        self.files = [] if folder is None else [folder / str(chunk["filename"]) for chunk in chunks]
         self.chunks, self.facts = chunks, json.dumps(found, sort_keys=True).encode()
         starts: list[int] = list(itertools.accumulate((chunk["chunk_size"] for chunk in chunks), initial=0))
         self._ends: list[int] = list(itertools.accumulate(chunks[k]["chunk_size"] for k in order))
@@ -116,6 +118,11 @@ class LitRecords:
         self.name, self._place, self._contents, self._image = place.root, place, contents, image
         self.labels, self.classes, self.captions = labels, tuple(classes), captions
         self.identity = identity((image,), labels, captions, contents.facts)
+
+    @property
+    def files(self) -> list[Path]:
+        """The chunks in a folder; none of an address, whose files are what they are called."""
+        return self._contents.files
 
     @cached_property
     def _data(self) -> Any:
@@ -214,9 +221,12 @@ class LitData(ImageSource):
 
     def held_out(self) -> LitRecords | None:
         """Those of `validation_root`."""
-        return None if self.validation_root is None else self._read(self.validation_root, "data.validation_root")
+        if self.validation_root is None:
+            return None
+        classes = None if self.label is None else self.records().classes
+        return self._read(self.validation_root, "data.validation_root", classes)
 
-    def _read(self, root: str, option: str) -> LitRecords:
+    def _read(self, root: str, option: str, known: Sequence[str] | None = None) -> LitRecords:
         try:
             import litdata  # noqa: F401
         except ImportError:
@@ -229,7 +239,7 @@ class LitData(ImageSource):
         what = f"{option}={root}: with data.fetch={self.fetch}"
         with _one_sentence(what):
             data = place.opened(whole_chunks=False)
-            contents = Contents((Path(data.input_dir.path) / _INDEX).read_bytes())
+            contents = Contents((Path(data.input_dir.path) / _INDEX).read_bytes(), None if remote else path)
         if remote and self.fetch == "chunk":
             _check_room(Path(data.input_dir.path), contents.chunks, what)
         with _one_sentence(what), warnings.catch_warnings(action="ignore"):  # of memory not to be written to
@@ -240,19 +250,22 @@ class LitData(ImageSource):
             )
             if len(contents) and name is not None and (not isinstance(first, dict) or name not in first):
                 raise ValueError(f"data.{key}={name}: no such key in the samples of {root}; there are {keys}.")
-        labels, classes, captions = self._told(place, contents)
+        labels, classes, captions = self._told(place, contents, known)
         return LitRecords(place, contents, self.image, labels, classes, captions)
 
-    def _told(self, place: Place, contents: Contents) -> tuple[Tensor, Iterable[str], Strings | None]:
+    def _told(
+        self, place: Place, contents: Contents, known: Sequence[str] | None
+    ) -> tuple[Tensor, Iterable[str], Strings | None]:
         """Classes, their names and captions."""
         keys = [key for key in (self.label, self.caption) if key is not None]
         columns = dict(zip(keys, self._columns(place, contents, keys), strict=True)) if keys else {}
-        labels, classes = numbered([0] * len(contents) if self.label is None else columns[self.label], str(self.label))
+        values = [0] * len(contents) if self.label is None else columns[self.label]
+        labels, classes = numbered(values, str(self.label), known)
         return labels, classes, None if self.caption is None else Strings(map(caption, columns[self.caption]))
 
     def _columns(self, place: Place, contents: Contents, keys: list[str]) -> list[list[Any]]:
         """The values of `keys` in all samples, from the cache if they were read before."""
-        name = hashlib.sha256(json.dumps(keys).encode() + contents.facts).hexdigest()[:16]
+        name = hashlib.sha256(json.dumps([keys, version(contents.files)]).encode() + contents.facts).hexdigest()[:16]
         path = Path(self.cache_dir) / f"litdata-{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from denoiselab import progress
 from denoiselab.data.decoding import BadImage, Decoder, WrongSize, read
 from denoiselab.data.processes import in_parts
-from denoiselab.data.records import Records
+from denoiselab.data.records import Records, version
 from denoiselab.files import new_folder, write_text
 
 _log = logging.getLogger(__name__)
@@ -57,8 +57,9 @@ def prepare(
 ) -> Prepared:
     """Read every image once, or find in `cache` what was found when they were.
 
-    The folder is named by the hash of the records' identity and of what was asked; one that is damaged is made anew.
-    Processes that want the same wait for the first of them.
+    The folder is named by the hash of the records' identity, of their files' version and of what was asked. Processes
+    that want the same wait for the first of them. Where an image could not be read, and now can, or where what was kept
+    is damaged, all are read anew.
 
     Args:
         records: The images.
@@ -74,10 +75,11 @@ def prepare(
         OSError: The cache cannot be written to.
     """
     asked = {
-        "format": 1,
+        "format": 2,
         "identity": records.identity,
+        "version": version(records.files),
         "shape": list(decoder.shape),
-        "resize": decoder.resize if decoded else decoder.resize == "none",
+        "resize": decoder.resize,
         "max_pixels": decoder.max_pixels,
         "decoded": decoded,
     }
@@ -85,7 +87,8 @@ def prepare(
     folder = cache / f"data-{key[:16]}"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        if not _whole(folder, len(records), decoder.shape if decoded else None):
+        whole = _whole(folder, len(records), decoder.shape if decoded else None)
+        if not whole or any(_readable(records, i, decoder) for i in _bad(folder)):
             if folder.exists():
                 shutil.rmtree(folder)
             for left in cache.glob(f".{folder.name}.*"):  # by a program that was killed
@@ -94,7 +97,7 @@ def prepare(
                 if decoded:
                     _allocate(partial / _PIXELS, (len(records), *decoder.shape), cache)
                 _read_all(_Task(records, decoder, partial / _PIXELS if decoded else None), partial, workers, skip=skip)
-    bad = {int(i): text for i, text in json.loads((folder / _BAD).read_text(encoding="utf-8")).items()}
+    bad = _bad(folder)
     if bad and not skip:
         raise ValueError(_refusal(next(iter(bad.values()))))
     if len(bad) == len(records):
@@ -111,12 +114,24 @@ def prepare(
 def _whole(folder: Path, n: int, shape: tuple[int, ...] | None) -> bool:
     """Whether all that was kept of `n` images is there, and as long as it was."""
     try:
-        json.loads((folder / _BAD).read_text(encoding="utf-8"))
+        _bad(folder)
         hashes = np.load(folder / _HASHES, mmap_mode="r")
         pixels = None if shape is None else np.load(folder / _PIXELS, mmap_mode="r")
     except (FileNotFoundError, EOFError, ValueError):
         return False
     return hashes.shape == (n, 32) and (shape is None or pixels is None or pixels.shape == (n, *shape))
+
+
+def _bad(folder: Path) -> dict[int, str]:
+    return {int(i): text for i, text in json.loads((folder / _BAD).read_text(encoding="utf-8")).items()}
+
+
+def _readable(records: Records, i: int, decoder: Decoder) -> bool:
+    try:
+        read(records, i, decoder)
+    except BadImage:
+        return False
+    return True
 
 
 def unread(records: Records) -> Prepared:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 import numpy as np
@@ -30,6 +32,7 @@ class Records(Protocol):
         captions: One a record; None where there are none.
         identity: sha256 of what is cheap to read and tells one set of images from another: names, sizes, labels,
             captions, an archive's directory; not times, not where the files lie.
+        files: Paths of the files that they are read from, for `version`; none where `identity` covers all their bytes.
     """
 
     @property
@@ -42,6 +45,8 @@ class Records(Protocol):
     def captions(self) -> Sequence[str] | None: ...  # noqa: D102
     @property
     def identity(self) -> str: ...  # noqa: D102
+    @property
+    def files(self) -> Iterable[str | Path]: ...  # noqa: D102
 
     def __len__(self) -> int:
         """Number of images."""
@@ -78,6 +83,7 @@ class ArrayRecords:
     labels: Tensor
     classes: Sequence[str] = ()
     captions: Sequence[str] | None = None
+    files: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -123,6 +129,22 @@ class Strings(Sequence[str]):
         return self._bytes[self._ends[k] : self._ends[k + 1]].decode("utf-8", "surrogateescape")
 
 
+def version(files: Iterable[str | Path]) -> str:
+    """sha256 of what changes when one of the files on this machine does: their paths, sizes and times.
+
+    A file that is not there counts as such.
+    """
+    out = hashlib.sha256()
+    for path in files:
+        try:
+            stat = os.stat(path)  # noqa: PTH116  # of a million files, so no Path
+            facts = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+        except OSError as error:
+            facts = f"error {error.errno}"
+        out.update(f"{os.path.abspath(path)}\n{facts}\n".encode("utf-8", "surrogateescape"))  # noqa: PTH100
+    return out.hexdigest()
+
+
 def identity(
     names: Iterable[str], labels: Tensor, captions: Sequence[str] | None = None, content: bytes | memoryview = b""
 ) -> str:
@@ -151,14 +173,17 @@ def numbered(values: Sequence[Any], column: str, names: Sequence[str] | None = N
     Args:
         values: Names, which are numbered in alphabetical order, or whole numbers from 0.
         column: What the column is called, for messages.
-        names: Of the numbers, where they are known.
+        names: Of the classes, where they are known.
 
     Raises:
-        ValueError: They are neither.
+        ValueError: They are neither, or a name is not among those that are known.
     """
     if all(isinstance(value, str) for value in values):
-        names = sorted(set(values))
+        found = sorted(set(values))
+        names = found if names is None else names
         places = {name: i for i, name in enumerate(names)}
+        if unknown := [name for name in found if name not in places]:
+            raise ValueError(f"data.label={column}: no image to train on is of the class {unknown[0]}.")
         values = [places[value] for value in values]
     if not all(isinstance(value, int) and value >= 0 for value in values):
         raise ValueError(f"data.label={column}: the column must hold names, or whole numbers from 0.")

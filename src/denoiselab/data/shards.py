@@ -48,7 +48,7 @@ class ShardRecords:
     def __init__(
         self, name: str, shards: Sequence[Path], index: Sequence[dict[str, Any]], classes: Sequence[str]
     ) -> None:
-        self.name, self.classes, self._shards = name, tuple(classes), tuple(shards)
+        self.name, self.classes, self.files = name, tuple(classes), tuple(shards)
         self._names = Strings(name for shard in index for name in shard["names"])
         counts = [len(shard["names"]) for shard in index]
         self._shard = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
@@ -71,7 +71,7 @@ class ShardRecords:
 
     def describe(self, i: int) -> str:
         """The archive and the member."""
-        return f"{self._shards[int(self._shard[i])]}/{self._names[i]}"
+        return f"{self.files[int(self._shard[i])]}/{self._names[i]}"
 
     def image(self, i: int) -> Image.Image:
         """The member, opened.
@@ -81,7 +81,7 @@ class ShardRecords:
         """
         shard, (offset, size) = int(self._shard[i]), self._places[i].tolist()
         if shard not in self._opened:
-            self._opened[shard] = os.open(self._shards[shard], os.O_RDONLY)
+            self._opened[shard] = os.open(self.files[shard], os.O_RDONLY)
         content = os.pread(self._opened[shard], size, offset)
         if len(content) < size:
             raise OSError("the archive ends within it")
@@ -131,11 +131,20 @@ class WebDataset(ImageSource):
         index = read_index(shards, Path(self.cache_dir))
         if not any(shard["names"] for shard in index):
             raise ValueError(f"{option}={root}: there is no image in the shards.")
-        facts = shards[0].parent / FACTS
-        try:
-            classes = json.loads(facts.read_text("utf-8"))["classes"] if facts.is_file() else ()
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{facts}: it is not the table of classes of converted shards.") from None
+        facts, classes = shards[0].parent / FACTS, ()
+        if facts.is_file():
+            try:
+                told = json.loads(facts.read_text("utf-8"))
+                classes, counts = told["classes"], {shard["name"]: shard["n"] for shard in told.get("shards", ())}
+            except (ValueError, KeyError, TypeError, AttributeError):
+                raise ValueError(f"{facts}: it is not the table of classes of converted shards.") from None
+            found = {shard.name: len(part["names"]) for shard, part in zip(shards, index, strict=True)}
+            for name, count in counts.items():
+                if found.get(name, 0 if Path(root).expanduser().is_dir() else count) != count:
+                    raise ValueError(
+                        f"{option}={root}: {name} has {found.get(name, 0):,} images, and {FACTS} says {count:,}; see "
+                        "sha256sum -c SHA256SUMS there."
+                    )
         return ShardRecords(root, shards, index, classes)
 
 
@@ -210,8 +219,13 @@ def _indexed(shard: Path) -> dict[str, Any]:
                     file = archive.extractfile(member)
                     assert file is not None
                     sample |= _told(file.read(), extension, f"{shard}/{member.name}")
+            end = archive.offset
     except tarfile.TarError as error:
         raise ValueError(f"{shard}: it is not a whole tar archive ({error}).") from None
+    with shard.open("rb") as file:
+        file.seek(end)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise ValueError(f"{shard}: it is not a whole tar archive; the mark of its end is not there.")
     found = [sample for sample in samples.values() if "name" in sample]
     ends = shard.stat().st_size
     for sample in found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -171,7 +172,7 @@ class CelebA(VisionSource):
             [{"split": split}],
             labels=labels,
             classes=lambda part: names,
-            files=lambda part: part.filename,
+            paths=lambda part: [Path(part.root, part.base_folder, "img_align_celeba", name) for name in part.filename],
             crop=None if self.crop is None else (left, top, right, bottom),
         )
 
@@ -186,7 +187,7 @@ class _Photographs(VisionSource):
             [{"split": split, "loader": Image.open} for split in splits],
             labels=lambda part: part._labels,
             classes=lambda part: part.classes,
-            files=lambda part: ["/".join(file.parts[-2:]) for file in part._image_files],
+            paths=lambda part: part._image_files,
         )
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from denoiselab.data.expected import absent
-from denoiselab.data.records import identity
+from denoiselab.data.records import Strings, identity
 from denoiselab.data.source import ImageSource
 
 
@@ -31,7 +31,7 @@ class VisionRecords:
         openers: Make the data sets; called again in other processes.
         labels: Of the images of an opened data set, `(N,)`.
         classes: Their names, in an opened data set.
-        files: The image files of an opened data set, relative to one folder; None where it holds arrays.
+        paths: Of the image files of an opened data set; None where it holds arrays.
         crop: Left, top, right and bottom of what is kept of each image; None keeps all.
     """
 
@@ -43,13 +43,14 @@ class VisionRecords:
         openers: Sequence[Callable[[], Any]],
         labels: Callable[[Any], Any],
         classes: Callable[[Any], Sequence[str]],
-        files: Callable[[Any], Sequence[str]] | None = None,
+        paths: Callable[[Any], Sequence[Path]] | None = None,
         crop: tuple[int, int, int, int] | None = None,
     ) -> None:
         self.name, self._openers, self._crop = name, tuple(openers), crop
         self.classes = tuple(classes(self._parts[0]))
         self.labels: Tensor = torch.cat([torch.as_tensor(labels(part), dtype=torch.int64) for part in self._parts])
-        self._files = None if files is None else [file for part in self._parts for file in files(part)]
+        found = None if paths is None else [str(path) for part in self._parts for path in paths(part)]
+        self.files = Strings(found or ())
         self.identity = self._identity()
 
     @cached_property
@@ -61,8 +62,8 @@ class VisionRecords:
         return list(itertools.accumulate(len(part) for part in self._parts))
 
     def _identity(self) -> str:
-        if self._files is not None:
-            return identity((*self._files, str(self._crop)), self.labels)
+        if self.files:
+            return identity((*(Path(file).name for file in self.files), str(self._crop)), self.labels)
         digests = (hashlib.sha256(np.ascontiguousarray(part.data).data).digest() for part in self._parts)
         return identity((), self.labels, None, b"".join(digests))
 
@@ -71,7 +72,7 @@ class VisionRecords:
 
     def describe(self, i: int) -> str:
         """The image's file, or its place."""
-        return f"image {i} of {self.name}" if self._files is None else self._files[i]
+        return self.files[i] if self.files else f"image {i} of {self.name}"
 
     def image(self, i: int) -> Image.Image:
         """Image `i` as torchvision opens it, cropped.

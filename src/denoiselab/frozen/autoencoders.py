@@ -17,7 +17,7 @@ from denoiselab.frozen.folders import check_sha256, configuration, folder_of
 from denoiselab.interop import InteropError
 from denoiselab.interop.diffusers import layout_of, read_model
 from denoiselab.interop.files import read_safetensors
-from denoiselab.interop.layout import check_state
+from denoiselab.interop.states import checked_state
 
 # Our own format: the class and its options in `config.json`, and these weights.
 _WEIGHTS = "model.safetensors"
@@ -111,10 +111,10 @@ def described(folder: Path) -> tuple[type[nn.Module], dict[str, Any]]:
         ValueError: It holds none.
     """
     config = configuration(folder)
-    kind = _CLASSES.get(config.get("_target_"))
+    kind = _CLASSES.get(str(config.get("_target_")))
     if kind is not None:
         return kind, {key: value for key, value in config.items() if key != "_target_"}
-    if config.get("_class_name") not in {kind.__name__ for kind in _CHOICES}:
+    if str(config.get("_class_name")) not in {kind.__name__ for kind in _CHOICES}:
         raise ValueError(f"path={folder}: holds no autoencoder, neither an AutoencoderKL nor a VQModel.")
     try:
         layout = layout_of(config, folder / "config.json")
@@ -152,5 +152,4 @@ def _weights(folder: Path, module: nn.Module) -> Mapping[str, torch.Tensor]:
     if "_target_" not in configuration(folder):
         return read_model(folder)[1]
     state = read_safetensors(folder / _WEIGHTS)
-    check_state(module.state_dict(), state, folder / _WEIGHTS)
-    return state
+    return checked_state(module.state_dict(), state, folder / _WEIGHTS)

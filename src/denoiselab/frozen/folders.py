@@ -33,7 +33,7 @@ def configuration(folder: Path) -> dict[str, Any]:
     """
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         content = None
     if not isinstance(content, dict):
         raise ValueError(f"path={folder}: its config.json is damaged.")

@@ -108,6 +108,11 @@ class TextEncoder:
         if missing or report["mismatched_keys"]:
             what = f"lacks '{missing[0]}'" if missing else "has weights of other shapes"
             raise ValueError(f"conditioner.encoder.path={self.folder}: does not fit its configuration: it {what}.")
+        for key, tensor in model.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                raise ValueError(
+                    f"conditioner.encoder.path={self.folder}: '{key}' holds numbers that are not finite in float32."
+                )
         longest = getattr(model.config, "max_position_embeddings", None)
         if longest is not None and self.length > longest:
             raise ValueError(f"conditioner.encoder.length={self.length}: the encoder takes at most {longest} tokens.")

@@ -10,7 +10,8 @@ from typing import Literal
 
 from denoiselab.interop.files import as_state, read_torch
 from denoiselab.interop.imported import Imported, named, node
-from denoiselab.interop.layout import SAME, InteropError, Layout, Pointwise, Stacked, State, width_of
+from denoiselab.interop.layout import SAME, Layout, Pointwise, Stacked
+from denoiselab.interop.states import InteropError, State, width_of
 from denoiselab.interop.unet import Names, Part, entries
 from denoiselab.networks import DDPMUNet
 

@@ -18,8 +18,9 @@ from denoiselab.interop.diffusers_unet_text import unet_condition
 from denoiselab.interop.files import WEIGHTS, local, read_json, read_weights, weights_file
 from denoiselab.interop.imported import Imported, named, node
 from denoiselab.interop.latent import codec, text_conditioner
-from denoiselab.interop.layout import InteropError, Layout, State, renamed
+from denoiselab.interop.layout import Layout
 from denoiselab.interop.schedulers import from_scheduler, to_scheduler
+from denoiselab.interop.states import InteropError, State, checked_state, making, renamed
 from denoiselab.networks import ADMUNet, DDPMUNet, DiT, TextUNet
 
 # The release whose files are written.
@@ -142,15 +143,13 @@ def layout_of(config: Mapping[str, Any], where: Path) -> Layout:
     Raises:
         InteropError: It has none.
     """
-    kind = config.get("_class_name")
+    kind = str(config.get("_class_name"))
     if kind not in _LAYOUTS:
         raise InteropError(f"{where}: {kind} has no counterpart here; known: {', '.join(_LAYOUTS)}.")
-    try:
-        return _LAYOUTS[kind](config)
-    except InteropError as error:
-        raise InteropError(f"{where}: {error}") from None
-    except (ArithmeticError, AttributeError, IndexError, KeyError, TypeError, ValueError):
-        raise InteropError(f"{where}: not a usable configuration of a {kind}.") from None
+    with making(kind, where):
+        layout = _LAYOUTS[kind](config)
+        layout.skeleton()
+    return layout
 
 
 def write_pipeline(folder: Path, denoiser: Denoiser, options: Mapping[str, Any]) -> None:
@@ -171,6 +170,9 @@ def write_pipeline(folder: Path, denoiser: Denoiser, options: Mapping[str, Any])
     config["_diffusers_version"] = _VERSION
     scheduler = {**to_scheduler(denoiser), "_diffusers_version": _VERSION}
     state = layout.to_theirs(denoiser.network.state_dict())
+    # What is written must be read as what it is.
+    back = layout_of(config, folder / "unet" / "config.json")
+    checked_state(back.to_theirs(back.skeleton()), state, folder / "unet" / f"{WEIGHTS}.safetensors")
     with atomic(folder / "unet" / f"{WEIGHTS}.safetensors") as file:
         # Written in their layout: ours may have channels last.
         file.write(save({name: tensor.cpu().contiguous() for name, tensor in state.items()}, {"format": "pt"}))
@@ -186,7 +188,7 @@ def write_pipeline(folder: Path, denoiser: Denoiser, options: Mapping[str, Any])
         write_text(folder / "model_index.json", json.dumps(index, indent=2))
 
 
-_LAYOUTS: dict[Any, Callable[[Mapping[str, Any]], Layout]] = {
+_LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Layout]] = {
     "UNet2DModel": unet2d,
     "UNet2DConditionModel": unet_condition,
     "DiTTransformer2DModel": dit,

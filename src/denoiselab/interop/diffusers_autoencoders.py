@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from denoiselab.codecs import AutoencoderKL, VQModel
-from denoiselab.interop.layout import Entry, InteropError, Layout, Stacked, layer
+from denoiselab.interop.layout import Entry, Layout, Stacked, layer
 from denoiselab.interop.options import attention_levels, completed, image_shape, multiples, require, sample_size
+from denoiselab.interop.states import InteropError
 
 _KINDS = (("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D"))
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoiselab.interop.layout import Entry, InteropError, Layout, Stacked, layer
-from denoiselab.interop.options import completed, image_shape, require
+from denoiselab.interop.layout import Entry, Layout, Stacked, layer
+from denoiselab.interop.options import completed, image_shape, positive, require
+from denoiselab.interop.states import InteropError
 from denoiselab.networks import DiT
 
 # What a DiTTransformer2DModel must be for a DiT to equal it.
@@ -78,7 +79,7 @@ def dit(config: Mapping[str, Any]) -> Layout:
         "heads": heads,
         "num_classes": config.get("num_embeds_ada_norm", 1000),
         "frequency_shift": 1,
-        "mlp_norm_eps": config.get("norm_eps", 1e-5),
+        "mlp_norm_eps": positive(config, "norm_eps", 1e-5),
         "outputs": channels_out // channels,
     }
     return Layout(DiT, options, _entries(options["depth"]))

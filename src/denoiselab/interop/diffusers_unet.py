@@ -7,16 +7,18 @@ from typing import Any
 
 from torch import nn
 
-from denoiselab.interop.layout import SAME, Entry, InteropError, Layout, Stacked
+from denoiselab.interop.layout import SAME, Entry, Layout, Stacked
 from denoiselab.interop.options import (
     attention_levels,
     block_name,
     completed,
     image_shape,
     multiples,
+    positive,
     require,
     sample_size,
 )
+from denoiselab.interop.states import InteropError
 from denoiselab.interop.unet import Halves, Names, Part, entries
 from denoiselab.networks import ADMUNet, DDPMUNet
 
@@ -86,7 +88,7 @@ def unet2d(config: Mapping[str, Any]) -> Layout:
         return _layout(ADMUNet, {**options, **own}, cosine_first=cosine_first)
     require(config, {"downsample_padding": (1, 0), "freq_shift": (0, 1)})
     own = {
-        "norm_eps": config.get("norm_eps", 1e-5),
+        "norm_eps": positive(config, "norm_eps", 1e-5),
         "frequency_shift": config.get("freq_shift", 0),
         "symmetric": config.get("downsample_padding", 1) == 1,
         "middle_attention": config.get("add_attention", True),
@@ -109,6 +111,8 @@ def unet2d_config(module: type[nn.Module], options: Mapping[str, Any]) -> tuple[
     full = completed(module, options)
     if full["image_channels"] is not None:
         raise ValueError(f"network.image_channels={full['image_channels']}: UNet2DModel takes no image.")
+    if full.get("patch", 1) != 1:
+        raise ValueError(f"network.patch={full['patch']}: UNet2DModel has no patches.")
     if full.get("heads", 1) != 1 and full["head_channels"] is None:
         raise ValueError(f"network.heads={full['heads']}: UNet2DModel has heads of equal channels, head_channels.")
     widths = [full["channels"] * multiplier for multiplier in full["multipliers"]]

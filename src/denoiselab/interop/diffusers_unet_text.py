@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from denoiselab.interop.layout import SAME, Entry, InteropError, Layout, Pointwise, Stacked, Way, layer
+from denoiselab.interop.layout import SAME, Entry, Layout, Pointwise, Stacked, Way, layer
 from denoiselab.interop.options import (
     attention_levels,
     block_name,
@@ -16,6 +16,7 @@ from denoiselab.interop.options import (
     require,
     sample_size,
 )
+from denoiselab.interop.states import InteropError
 from denoiselab.interop.unet import parts
 from denoiselab.networks import TextUNet
 

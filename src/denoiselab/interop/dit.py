@@ -16,8 +16,9 @@ import torch
 from denoiselab.interop.files import as_state, read_safetensors, read_torch
 from denoiselab.interop.imported import Imported, named, node
 from denoiselab.interop.latent import codec
-from denoiselab.interop.layout import Entry, InteropError, Layout, State, layer, width_of
+from denoiselab.interop.layout import Entry, Layout, layer
 from denoiselab.interop.options import completed
+from denoiselab.interop.states import InteropError, State, numbers, width_of
 from denoiselab.networks import DiT
 from denoiselab.networks.transformer import sincos_positions
 
@@ -95,8 +96,9 @@ def dit_layout(state: State, where: Path, heads: int | None = None) -> Layout:
     """
     width, channels, patch = (width_of(state, "x_embedder.proj.weight", where, axis) for axis in range(3))
     side = math.isqrt(width_of(state, "pos_embed", where, axis=1))
-    positions = sincos_positions(width, (side, side))[None]
-    if state["pos_embed"].shape != positions.shape or not torch.allclose(state["pos_embed"], positions, atol=1e-4):
+    positions, given = sincos_positions(width, (side, side))[None], numbers(state["pos_embed"], "pos_embed", where)
+    rounding = max(1e-4, torch.finfo(given.dtype).eps)
+    if given.shape != positions.shape or not torch.allclose(given.to(positions), positions, atol=rounding):
         raise InteropError(f"{where}: 'pos_embed' holds other positions than the sines and cosines of a square.")
     heads = _HEADS.get(width) if heads is None else heads
     if heads is None:

@@ -13,8 +13,9 @@ from denoiselab.interop.edm2 import edm2_layout
 from denoiselab.interop.edm_unets import edm_layout
 from denoiselab.interop.files import read_json, read_tensors
 from denoiselab.interop.imported import Imported, Node, named, node
-from denoiselab.interop.layout import InteropError
+from denoiselab.interop.options import positive
 from denoiselab.interop.pickles import CONFIG, MODEL
+from denoiselab.interop.states import InteropError, making
 
 
 class Network:
@@ -47,9 +48,10 @@ class Network:
         prefix = "unet." if kind == "Precond" else "model."
         state = read_tensors(folder / MODEL)
         inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
-        layout = edm2_layout(options, folder) if kind == "Precond" else edm_layout(kind, options, folder)
+        with making(kind, folder / CONFIG):
+            layout = edm2_layout(options) if kind == "Precond" else edm_layout(kind, options)
+            meaning = _MEANINGS["EDMPrecond" if kind == "Precond" else kind](options)
         weights = layout.to_ours(inner, folder / MODEL)
-        meaning = _MEANINGS["EDMPrecond" if kind == "Precond" else kind](options)
         classes = layout.options["num_classes"]
         conditioner = node("denoiselab.conditioners.Unconditional")
         if classes is not None:
@@ -86,7 +88,7 @@ class _Meaning(NamedTuple):
 
 def _edm(options: Mapping[str, Any]) -> _Meaning:
     """D(x) = c_skip x + c_out F(c_in x), label log(sigma) / 4 (arXiv 2206.00364, table 1)."""
-    data: dict[str, Any] = {"sigma_data": float(options.get("sigma_data", 0.5))}
+    data: dict[str, Any] = {"sigma_data": positive(options, "sigma_data", 0.5)}
     return _Meaning(
         node("denoiselab.schedules.EDM", sigma_min=0.002, sigma_max=80.0),
         "edm",

@@ -6,10 +6,10 @@ Source of the names and defaults: `training/networks_edm2.py` of NVlabs/edm2.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from denoiselab.interop.layout import Entry, InteropError, Layout
+from denoiselab.interop.layout import Entry, Layout
+from denoiselab.interop.states import InteropError
 from denoiselab.networks import EDM2UNet
 
 # Ours and theirs, within a block.
@@ -42,12 +42,11 @@ _OPTIONS = {
 _ELSEWHERE = {"use_fp16", "sigma_data", "logvar_channels"}
 
 
-def edm2_layout(config: Mapping[str, Any], where: Path) -> Layout:
+def edm2_layout(config: Mapping[str, Any]) -> Layout:
     """EDM2's `UNet` as our EDM2UNet: options, and the list of names, without `unet.`.
 
     Args:
         config: Arguments of the constructor of `Precond`.
-        where: For messages.
 
     Raises:
         InteropError: One of them is unknown.
@@ -56,7 +55,7 @@ def edm2_layout(config: Mapping[str, Any], where: Path) -> Layout:
     own = {"img_resolution", "img_channels", "label_dim", "channel_mult", "attn_resolutions", "resample_filter"}
     unknown = [key for key in config if key not in own | _OPTIONS.keys() | _ELSEWHERE]
     if unknown:
-        raise InteropError(f"{where}: {unknown[0]}={config[unknown[0]]} has no counterpart here.")
+        raise InteropError(f"{unknown[0]}={config[unknown[0]]} has no counterpart here.")
     options = {
         "shape": [config["img_channels"], size, size],
         "multipliers": mult,

@@ -7,24 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from denoiselab.interop.layout import SAME, Entry, InteropError, Layout, Pointwise, Regrouped, Way, layer
+from denoiselab.interop.layout import SAME, Entry, Layout, Pointwise, Regrouped, Way, layer
+from denoiselab.interop.states import InteropError
 from denoiselab.interop.unet import Names, Part, entries
 from denoiselab.networks import ADMUNet, NCSNpp
 
 
-def edm_layout(kind: str, config: Mapping[str, Any], where: Path) -> Layout:
+def edm_layout(kind: str, config: Mapping[str, Any]) -> Layout:
     """The network within a preconditioner of EDM: its options, and the list of names, without `model.`.
 
     Args:
         kind: Class of the preconditioner.
         config: Its constructor's arguments.
-        where: For messages.
 
     Raises:
         InteropError: There is no such network here.
@@ -33,25 +32,23 @@ def edm_layout(kind: str, config: Mapping[str, Any], where: Path) -> Layout:
     network = config.get("model_type", default)
     layouts = {"SongUNet": song_layout, "DhariwalUNet": dhariwal_layout}
     if network not in layouts:
-        raise InteropError(f"{where}: model_type={network} is unknown; known: {', '.join(layouts)}.")
-    return layouts[network](config, where, 2 if kind == "iDDPMPrecond" else 1)
+        raise InteropError(f"model_type={network} is unknown; known: {', '.join(layouts)}.")
+    return layouts[network](config, 2 if kind == "iDDPMPrecond" else 1)
 
 
-def song_layout(config: Mapping[str, Any], where: Path, outputs: int = 1) -> Layout:
+def song_layout(config: Mapping[str, Any], outputs: int = 1) -> Layout:
     """EDM's `SongUNet` as our NCSNpp; arguments and errors as of `edm_layout`."""
     given = {**_SONG, **config}
     for key, allowed in _CHOICES.items():
         if given[key] not in allowed:
-            raise InteropError(f"{where}: {key}={given[key]} is unknown; known: {', '.join(allowed)}.")
+            raise InteropError(f"{key}={given[key]} is unknown; known: {', '.join(allowed)}.")
     size, mult, fir = given["img_resolution"], list(given["channel_mult"]), list(given["resample_filter"])
     plain = fir == [1, 1]
     fourier = given["embedding_type"] == "fourier"
     if given["channel_mult_noise"] != (2 if fourier else 1) or given["channel_mult_emb"] != 4:
-        raise InteropError(
-            f"{where}: other channel_mult_noise or channel_mult_emb than the source's are not known here."
-        )
+        raise InteropError("other channel_mult_noise or channel_mult_emb than the source's are not known here.")
     if given["encoder_type"] == "residual" and plain:
-        raise InteropError(f"{where}: encoder_type=residual with resample_filter=[1, 1] has no counterpart here.")
+        raise InteropError("encoder_type=residual with resample_filter=[1, 1] has no counterpart here.")
     options = {
         "shape": [given["img_channels"], size, size],
         "channels": given["model_channels"],
@@ -126,15 +123,15 @@ def song_layout(config: Mapping[str, Any], where: Path, outputs: int = 1) -> Lay
     return Layout(NCSNpp, options, names, ignored=["*.resample_filter"])
 
 
-def dhariwal_layout(config: Mapping[str, Any], where: Path, outputs: int = 1) -> Layout:
+def dhariwal_layout(config: Mapping[str, Any], outputs: int = 1) -> Layout:
     """EDM's `DhariwalUNet` as our ADMUNet; arguments and errors as of `edm_layout`."""
     given = {**_DHARIWAL, **config}
     size, mult, channels = given["img_resolution"], list(given["channel_mult"]), given["model_channels"]
     if given["augment_dim"] or given["channel_mult_emb"] != 4:
-        raise InteropError(f"{where}: augment_dim and channel_mult_emb other than 0 and 4 have no counterpart here.")
+        raise InteropError("augment_dim and channel_mult_emb other than 0 and 4 have no counterpart here.")
     if channels * min(mult) < 128:
         raise InteropError(
-            f"{where}: levels of less than 128 channels, whose norms have less than 32 groups, are not known here."
+            "levels of less than 128 channels, whose norms have less than 32 groups, are not known here."
         )
     null_class = bool(given["label_dropout"])
     options = {

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from denoiselab.interop.layout import InteropError, State
+from denoiselab.interop.states import InteropError, State
 
 # The names under which diffusers keeps the weights of a model, but for the suffix.
 WEIGHTS = "diffusion_pytorch_model"
@@ -34,7 +34,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InteropError(f"{path}: there is no such file.") from None
-    except (OSError, ValueError):
+    except (OSError, RecursionError, ValueError):
         raise InteropError(f"{path}: damaged, or not JSON.") from None
     if not isinstance(content, dict):
         raise InteropError(f"{path}: not a JSON object.")

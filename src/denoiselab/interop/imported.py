@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from denoiselab.interop.layout import Layout, State
+from denoiselab.interop.layout import Layout
+from denoiselab.interop.states import State
 
 Node = dict[str, Any]
 

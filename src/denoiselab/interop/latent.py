@@ -8,7 +8,7 @@ from pathlib import Path
 from denoiselab.interop.diffusers_autoencoders import autoencoder_kl, vq_model
 from denoiselab.interop.files import read_json
 from denoiselab.interop.imported import Node, node
-from denoiselab.interop.layout import InteropError
+from denoiselab.interop.states import InteropError, making
 
 _KINDS = {"AutoencoderKL": (autoencoder_kl, "KLCodec"), "VQModel": (vq_model, "VQCodec")}
 
@@ -25,14 +25,13 @@ def codec(folder: Path, latent_shape: Sequence[int]) -> tuple[Node, list[int]]:
     """
     file = folder / "config.json"
     config = read_json(file)
-    kind = config.get("_class_name")
+    kind = str(config.get("_class_name"))
     if kind not in _KINDS:
         raise InteropError(f"{file}: {kind} is no autoencoder that is known; known: {', '.join(_KINDS)}.")
     layout_of, name = _KINDS[kind]
-    try:
+    with making(kind, file):
         layout = layout_of(config)
-    except InteropError as error:
-        raise InteropError(f"{file}: {error}") from None
+        layout.skeleton()
     options = layout.options
     stride = 2 ** (len(options["multipliers"]) - 1)
     channels = options.get("code_features") or options["latent_channels"]
@@ -63,7 +62,10 @@ def text_conditioner(folder: Path, features: int) -> Node:
         raise InteropError(
             f"{encoder}: its tokens have {config.get('hidden_size')} features, and the network takes {features}."
         )
-    longest = min(int(words.get("model_max_length", 10**9)), int(config.get("max_position_embeddings", 77)))
+    with making("tokenizer", tokenizer / "tokenizer_config.json"):
+        longest = int(words.get("model_max_length", 10**9))
+    with making("text encoder", encoder / "config.json"):
+        longest = min(longest, int(config.get("max_position_embeddings", 77)))
     return node(
         "denoiselab.conditioners.Text",
         encoder=node("denoiselab.frozen.TextEncoder", path=str(encoder), length=longest, masked=False),

@@ -7,7 +7,7 @@ list), and from our options to the other's configuration and the same list. The 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -15,11 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-State = dict[str, Tensor]
-
-
-class InteropError(ValueError):
-    """Files or options that cannot be converted, with the reason in one sentence that begins with their name."""
+from denoiselab.interop.states import State, checked_state, making
 
 
 class Way(Protocol):
@@ -198,14 +194,10 @@ class Layout:
             where: The file they come from, for messages.
 
         Raises:
-            InteropError: A name is missing or surplus, a shape is another, or a number is not finite.
+            InteropError: As of `checked_state`.
         """
-        try:
+        with making(self.module.__name__, where):
             skeleton = self.skeleton()
-        except ValueError as error:
-            raise InteropError(f"{where}: {error}") from None
-        except (ArithmeticError, RuntimeError, TypeError):
-            raise InteropError(f"{where}: its configuration makes no {self.module.__name__}.") from None
         assert {entry.ours for entry in self.entries} == skeleton.keys(), "the list must name all of our state"
         expected = self.to_theirs(skeleton)
         found = {
@@ -213,62 +205,13 @@ class Layout:
             for name, tensor in theirs.items()
             if not any(fnmatch.fnmatchcase(name, pattern) for pattern in self.ignored)
         }
-        check_state(expected, found, where)
+        found = checked_state(expected, found, where)
         state: State = {}
         for entry in self.entries:
-            try:
+            with making(self.module.__name__, where):
                 tensor = entry.way.ours(*(found[name] for name in entry.theirs))
-            except InteropError as error:
-                raise InteropError(f"{where}: {error}") from None
             state[entry.ours] = tensor.to(skeleton[entry.ours].dtype).contiguous()
         return state
-
-
-def check_state(expected: Mapping[str, Tensor], found: Mapping[str, Any], where: Path) -> None:
-    """Refuse a state with other names or shapes than expected, or with numbers that are not finite.
-
-    Raises:
-        InteropError: It is.
-    """
-    missing = [name for name in expected if name not in found]
-    surplus = [name for name in found if name not in expected]
-    if missing or surplus:
-        name, verb = (missing[0], "lacks") if missing else (surplus[0], "has an unknown")
-        others = len(missing or surplus) - 1
-        more = f" and {others} more" if others else ""
-        raise InteropError(f"{where}: does not fit its configuration: it {verb} '{name}'{more}.")
-    for name, tensor in expected.items():
-        given = found[name]
-        if not isinstance(given, Tensor) or given.shape != tensor.shape:
-            has = f"has shape {list(given.shape)}" if isinstance(given, Tensor) else f"is a {type(given).__name__}"
-            raise InteropError(
-                f"{where}: does not fit its configuration: '{name}' {has}, where {list(tensor.shape)} is needed."
-            )
-        if not bool(given.isfinite().all()):
-            raise InteropError(f"{where}: '{name}' holds numbers that are not finite.")
-
-
-def width_of(state: Mapping[str, Any], name: str, where: Path, axis: int = 0) -> int:
-    """The size of an axis of a tensor, by which a file without configuration tells what network it belongs to.
-
-    Raises:
-        InteropError: There is no such tensor.
-    """
-    tensor = state.get(name)
-    if not isinstance(tensor, Tensor) or tensor.ndim <= axis:
-        raise InteropError(f"{where}: weights of another network: it lacks '{name}'.")
-    return tensor.shape[axis]
-
-
-def renamed(state: Mapping[str, Tensor], parts: Iterable[tuple[str, str]]) -> State:
-    """The state with parts of its names exchanged, in turn: old names of one layout for its present ones."""
-    result: State = {}
-    for name, tensor in state.items():
-        new = name
-        for old, present in parts:
-            new = new.replace(old, present)
-        result[new] = tensor
-    return result
 
 
 def _exchanged(rows: Tensor, first: int, second: int) -> Tensor:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from denoiselab.interop.files import as_state, read_torch
 from denoiselab.interop.imported import Imported, Node, named, node
-from denoiselab.interop.layout import SAME, Entry, InteropError, Layout, State, Way, width_of
+from denoiselab.interop.layout import SAME, Entry, Layout, Way
+from denoiselab.interop.states import InteropError, State, numbers, width_of
 from denoiselab.networks import NCSN, NCSNv2
 
 # Multipliers and dilations by the number of levels: NCSNv2, its deeper and its deepest network; NCSN has the first.
@@ -83,7 +84,7 @@ class Checkpoint:
         else:
             if "sigmas" not in state:
                 raise InteropError(f"{path}: lacks 'sigmas'.")
-            values = [2 * float(sigma) for sigma in state["sigmas"].flatten().flip(0)]
+            values = [2 * float(sigma) for sigma in numbers(state["sigmas"], "sigmas", path).flatten().flip(0)]
             table = node("denoiselab.schedules.betas.listed", values=values)
         return node("denoiselab.schedules.DiscreteVE", sigmas=table)
 

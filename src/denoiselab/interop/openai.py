@@ -12,18 +12,9 @@ from typing import Any, Literal
 
 from denoiselab.interop.files import read_tensors
 from denoiselab.interop.imported import Imported, named, node
-from denoiselab.interop.layout import (
-    SAME,
-    Entry,
-    InteropError,
-    Layout,
-    Pointwise,
-    Regrouped,
-    State,
-    Way,
-    width_of,
-)
+from denoiselab.interop.layout import SAME, Entry, Layout, Pointwise, Regrouped, Way
 from denoiselab.interop.options import completed
+from denoiselab.interop.states import InteropError, State, width_of
 from denoiselab.interop.unet import Names, Part, entries
 from denoiselab.networks import ADMUNet
 
@@ -60,7 +51,7 @@ class UNet:
         dropout: Flag of that name.
 
     Raises:
-        ValueError: Neither or both of `num_heads` and `num_head_channels` are given.
+        ValueError: Neither or both of `num_heads` and `num_head_channels` are given, or there are too few steps.
     """
 
     def __init__(
@@ -82,6 +73,8 @@ class UNet:
                 f"num_heads={num_heads} and num_head_channels={num_head_channels}: give one of them, as in the flags "
                 "of the model; the weights do not tell."
             )
+        if diffusion_steps < 2:
+            raise ValueError(f"diffusion_steps={diffusion_steps}: it must be at least 2.")
         self.path, self.image_size, self.dropout = path, image_size, dropout
         self.heads, self.head_channels, self.new_order = num_heads, num_head_channels, use_new_attention_order
         self.noise_schedule, self.steps = noise_schedule, diffusion_steps

@@ -9,8 +9,9 @@ from typing import Literal
 from denoiselab.denoiser import StepIndex
 from denoiselab.guidance import NoisyClassifier
 from denoiselab.interop.files import read_tensors
-from denoiselab.interop.layout import Entry, Layout, Pointwise, State, Transposed, layer, width_of
+from denoiselab.interop.layout import Entry, Layout, Pointwise, Transposed, layer
 from denoiselab.interop.openai import encoder_options, names
+from denoiselab.interop.states import State, width_of
 from denoiselab.interop.unet import entries
 from denoiselab.networks import ADMClassifier
 from denoiselab.schedules import DiscreteVP

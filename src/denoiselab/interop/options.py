@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from denoiselab.interop.layout import InteropError
+from denoiselab.interop.states import InteropError
 from denoiselab.interop.unet import Part
 
 
@@ -26,6 +27,18 @@ def require(config: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> 
         given = config.get(option, values[0])
         if not any(given == value and isinstance(given, bool) == isinstance(value, bool) for value in values):
             raise InteropError(f"{option}={given}: it must be {' or '.join(map(str, values))} to have a counterpart.")
+
+
+def positive(config: Mapping[str, Any], option: str, default: float) -> float:
+    """A number greater than 0.
+
+    Raises:
+        InteropError: It is none.
+    """
+    value = float(config.get(option, default))
+    if not 0 < value < math.inf:
+        raise InteropError(f"{option}={value}: it must be positive and finite.")
+    return value
 
 
 def completed(module: type[nn.Module], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,12 +63,15 @@ def image_shape(config: Mapping[str, Any], channels: int) -> list[int]:
     """Shape (C, H, W) from `sample_size`.
 
     Raises:
-        InteropError: It is not stated.
+        InteropError: It is not stated, or is no size.
     """
     size = config.get("sample_size")
     if size is None:
         raise InteropError("sample_size=null: the size of the images must be stated.")
-    return [channels, *(size if isinstance(size, list | tuple) else (size, size))]
+    sides = list(size) if isinstance(size, list | tuple) else [size, size]
+    if not all(type(side) is int and side > 0 for side in sides):
+        raise InteropError(f"sample_size={size}: it must be a whole number, or two of them.")
+    return [channels, *sides]
 
 
 def sample_size(shape: Sequence[int]) -> int | list[int]:

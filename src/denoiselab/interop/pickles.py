@@ -30,7 +30,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from denoiselab.files import atomic, new_folder, write_text
-from denoiselab.interop.layout import InteropError, State
+from denoiselab.interop.states import InteropError, State, making
 
 MODEL, CONFIG = "model.safetensors", "config.json"
 
@@ -94,17 +94,16 @@ def convert(path: Path, out: Path, key: str = "ema", *, trusted: bool = False) -
         if key not in content:
             raise InteropError(f"{path}: has no '{key}'; it has: {', '.join(map(str, content))}.")
         content = content[key]
-    state: State = dict(content.tensors()) if isinstance(content, Record) else {}
-    if not state:
-        raise InteropError(f"{path}: holds no network.")
-    try:
+    with making("network", path):
+        state: State = dict(content.tensors()) if isinstance(content, Record) else {}
+        if not state:
+            raise InteropError("holds no network.")
+        tensors = save({name: tensor.clone().contiguous() for name, tensor in state.items()})
         text = json.dumps(_description(content), indent=1)
-    except TypeError as error:
-        raise InteropError(f"{path}: the constructor's arguments are not plain ({error}).") from None
     try:
         with new_folder(out) as partial:
             with atomic(partial / MODEL) as file:
-                file.write(save({name: tensor.clone().contiguous() for name, tensor in state.items()}))
+                file.write(tensors)
             write_text(partial / CONFIG, text)
     except OSError as error:
         raise InteropError(f"{out}: cannot be written ({error.strerror or error}).") from None

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from denoiselab.denoiser import Denoiser, ScaledTime, StepIndex
 from denoiselab.interop.imported import Node, node
-from denoiselab.interop.layout import InteropError
+from denoiselab.interop.options import positive
+from denoiselab.interop.states import InteropError, making
 from denoiselab.schedules import Level, betas
 from denoiselab.variances import FixedLarge, FixedSmall, LearnedRange
 
@@ -31,6 +32,10 @@ _BETAS: dict[str, Callable[..., Tensor]] = {
     "scaled_linear": betas.scaled_linear,
     "sigmoid": betas.sigmoid,
 }
+
+
+# More levels than anybody has trained.
+_MOST_STEPS = 10**6
 
 
 class Meaning(NamedTuple):
@@ -53,28 +58,33 @@ def from_scheduler(config: Mapping[str, Any], where: Path, outputs: int) -> Mean
         InteropError: It has no counterpart here.
     """
     kind = str(config.get("_class_name", "a scheduler without a name"))
+    with making(kind, where):
+        return _meaning(kind, config, outputs)
+
+
+def _meaning(kind: str, config: Mapping[str, Any], outputs: int) -> Meaning:
     if kind.startswith("EDM"):
-        return _edm(config, where)
+        return _edm(config)
     if kind.startswith("FlowMatch"):
-        steps = float(config.get("num_train_timesteps", 1000))
+        steps = float(_steps(config))
         return Meaning(
             node("denoiselab.schedules.Flow", t_min=1 / steps, t_max=1.0),
             _parameterization("velocity"),
             _denoiser(node("denoiselab.denoiser.ScaledTime", scale=steps), None),
         )
     if not {"beta_schedule", "trained_betas"} & config.keys():
-        raise InteropError(f"{where}: {kind} states no betas; schedulers of DDPM's family, EDM's and FlowMatch's do.")
+        raise InteropError(f"{kind} states no betas; schedulers of DDPM's family, EDM's and FlowMatch's do.")
     variance = config.get("variance_type")
     name = str(variance).removesuffix("_log") if variance else ("learned_range" if outputs == 2 else None)
     if name is not None and name not in _VARIANCES:
-        raise InteropError(f"{where}: variance_type={name} has no counterpart here; known: {', '.join(_VARIANCES)}.")
+        raise InteropError(f"variance_type={name} has no counterpart here; known: {', '.join(_VARIANCES)}.")
     if (name == "learned_range") != (outputs == 2):
-        raise InteropError(f"{where}: variance_type={name}, but the network has {outputs} outputs a channel.")
+        raise InteropError(f"variance_type={name}, but the network has {outputs} outputs a channel.")
     label = node("denoiselab.denoiser.StepIndex", nearest=False)
     zero_snr = bool(config.get("rescale_betas_zero_snr", False))
     return Meaning(
-        node("denoiselab.schedules.DiscreteVP", betas=_betas(config, where), zero_terminal_snr=zero_snr),
-        _prediction(config, where),
+        node("denoiselab.schedules.DiscreteVP", betas=_betas(config), zero_terminal_snr=zero_snr),
+        _prediction(config),
         _denoiser(label, None if name is None else node(f"denoiselab.variances.{_VARIANCES[name].__name__}")),
     )
 
@@ -136,10 +146,10 @@ def to_scheduler(denoiser: Denoiser) -> dict[str, Any]:
     }
 
 
-def _edm(config: Mapping[str, Any], where: Path) -> Meaning:
+def _edm(config: Mapping[str, Any]) -> Meaning:
     if config.get("prediction_type", "epsilon") != "epsilon":
-        raise InteropError(f"{where}: prediction_type={config['prediction_type']} of EDM has no counterpart here.")
-    data = float(config.get("sigma_data", 0.5))
+        raise InteropError(f"prediction_type={config['prediction_type']} of EDM has no counterpart here.")
+    data = positive(config, "sigma_data", 0.5)
     sigma_min, sigma_max = float(config.get("sigma_min", 0.002)), float(config.get("sigma_max", 80.0))
     return Meaning(
         node("denoiselab.schedules.EDM", sigma_min=sigma_min, sigma_max=sigma_max),
@@ -153,10 +163,10 @@ def _edm(config: Mapping[str, Any], where: Path) -> Meaning:
     )
 
 
-def _prediction(config: Mapping[str, Any], where: Path) -> Node:
+def _prediction(config: Mapping[str, Any]) -> Node:
     asked = config.get("prediction_type", "epsilon")
     if asked not in _PREDICTIONS:
-        raise InteropError(f"{where}: prediction_type={asked} is unknown; known: {', '.join(_PREDICTIONS)}.")
+        raise InteropError(f"prediction_type={asked} is unknown; known: {', '.join(_PREDICTIONS)}.")
     return _parameterization(_PREDICTIONS[asked])
 
 
@@ -168,17 +178,26 @@ def _denoiser(label: Node, variance: Node | None) -> Node:
     return node("denoiselab.denoiser.Denoiser", time_label=label, input_scale=None, variance=variance)
 
 
-def _betas(config: Mapping[str, Any], where: Path) -> Node:
+def _steps(config: Mapping[str, Any]) -> int:
+    """The number of levels, each a row of a table."""
+    asked = config.get("num_train_timesteps", 1000)
+    steps = int(asked)
+    if steps != asked or not 2 <= steps <= _MOST_STEPS:
+        raise InteropError(f"num_train_timesteps={asked}: it must be a whole number from 2 to {_MOST_STEPS}.")
+    return steps
+
+
+def _betas(config: Mapping[str, Any]) -> Node:
     """The node of the table that the configuration states."""
     listed = config.get("trained_betas")
     if listed is not None:
         return node("denoiselab.schedules.betas.listed", values=[float(beta) for beta in listed])
-    kind, steps = config["beta_schedule"], int(config.get("num_train_timesteps", 1000))
+    kind, steps = config["beta_schedule"], _steps(config)
     if kind == "squaredcos_cap_v2":
         return node("denoiselab.schedules.betas.cosine", steps=steps, s=0.008, maximum=0.999)
     if kind not in _BETAS:
         known = ", ".join((*_BETAS, "squaredcos_cap_v2"))
-        raise InteropError(f"{where}: beta_schedule={kind} has no counterpart here; known: {known}.")
+        raise InteropError(f"beta_schedule={kind} has no counterpart here; known: {known}.")
     start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
     return node(f"denoiselab.schedules.betas.{kind}", steps=steps, start=start, end=end, per=steps)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from denoiselab.interop.files import as_state, read_torch
 from denoiselab.interop.imported import Imported, Node, node
-from denoiselab.interop.layout import InteropError, State
 from denoiselab.interop.score_sde_configs import CONFIGS, DDPM
 from denoiselab.interop.score_sde_layout import ncsnpp_layout
+from denoiselab.interop.states import InteropError, State
 
 # What their state holds beside what is trained: the noise levels, and the frequencies of Fourier features.
 _UNTRAINED = ("sigmas", "all_modules.0.W")

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoiselab.interop.layout import Entry, InteropError, Layout, Stacked, Way, layer
+from denoiselab.interop.layout import Entry, Layout, Stacked, Way, layer
+from denoiselab.interop.states import InteropError
 from denoiselab.networks import NCSNpp
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -36,6 +37,28 @@ def check_sizes(sizes: Mapping[str, int | None]) -> None:
     for name, value in sizes.items():
         if value is not None and value < 1:
             raise ValueError(f"{name}={value}: it must be at least 1.")
+
+
+def check_positive(numbers: Mapping[str, float | None]) -> None:
+    """Refuse numbers that are not above 0; None is no number.
+
+    Raises:
+        ValueError: One is.
+    """
+    for name, value in numbers.items():
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name}={value}: it must be positive.")
+
+
+def hidden_features(width: int, mlp_ratio: float) -> int:
+    """Features of the hidden layer of a feed-forward part.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not 1 / width <= mlp_ratio < math.inf:
+        raise ValueError(f"mlp_ratio={mlp_ratio}: it must leave at least one hidden feature of {width}.")
+    return int(width * mlp_ratio)
 
 
 def check_multipliers(multipliers: Sequence[float]) -> None:

@@ -59,7 +59,8 @@ class _Convolution(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         (gradient,) = gradients
-        mine = not torch.is_grad_enabled()  # else it is differentiated again, as torch's can be
+        # Else it is differentiated again or mapped over many gradients, as torch's can be.
+        mine = not torch.is_grad_enabled() and not torch._C._functorch.is_legacy_batchedtensor(gradient)
         wanted = [ctx.needs_input_grad[0], not mine, not mine]
         same = [1, 1]
         parts: tuple[Tensor | None, ...] = torch.ops.aten.convolution_backward(

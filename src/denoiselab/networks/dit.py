@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoiselab.networks.checks import Levels, check_sizes, checkpointed_levels
+from denoiselab.networks.checks import Levels, check_positive, check_sizes, checkpointed_levels, hidden_features
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
 from denoiselab.networks.embeddings import SinusoidalEmbedding
 from denoiselab.networks.layers import run, zero_init
@@ -84,6 +84,7 @@ class DiT(nn.Module):
         if rotary_positions and width // heads % 4:
             raise ValueError(f"heads={heads}: rotary positions need width / heads = {width // heads} divisible by 4.")
         check_sizes({"num_classes": num_classes, "token_features": token_features})
+        check_positive({"mlp_norm_eps": mlp_norm_eps})
         takes = {"class_label": num_classes, "tokens": token_features, "mask": token_features}
         self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
         self.patch, self.grid = patch, (shape[1] // patch, shape[2] // patch)
@@ -105,7 +106,7 @@ class DiT(nn.Module):
             if token_features is None
             else nn.Sequential(nn.Linear(token_features, width), nn.GELU("tanh"), nn.Linear(width, width))
         )
-        hidden = int(width * mlp_ratio)
+        hidden = hidden_features(width, mlp_ratio)
         self.blocks = nn.ModuleList(
             _Block(width, heads, hidden, qk_norm, mlp_norm_eps, text=token_features is not None) for _ in range(depth)
         )

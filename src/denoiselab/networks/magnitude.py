@@ -18,11 +18,12 @@ EPS = 1e-4
 
 
 def normalize(x: Tensor, *axes: int) -> Tensor:
-    """`x` over its root mean square along `axes`, which is computed in float32: each vector has length sqrt(N).
+    """`x` over its root mean square along `axes`, in float32 at least: each vector has length sqrt(N).
 
     Of weights it is eq. 47, of activations along their channels pixel norm.
     """
-    length: Tensor = torch.linalg.vector_norm(x, dim=axes, keepdim=True, dtype=torch.float32)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    length: Tensor = torch.linalg.vector_norm(x, dim=axes, keepdim=True, dtype=dtype)
     return x / (EPS + length * math.sqrt(length.numel() / x.numel())).to(x.dtype)
 
 

@@ -65,7 +65,10 @@ class _RefineNet(nn.Module):
             raise ValueError(
                 f"dilations={list(dilations)}: one for each of multipliers={list(multipliers)}, the first 1."
             )
-        check_image(type(self).__name__, shape, 2 ** (list(dilations).count(1) - 1), f"dilations={list(dilations)}")
+        stride = 2 ** (list(dilations).count(1) - 1)
+        check_image(type(self).__name__, shape, stride, f"dilations={list(dilations)}")
+        if shape[1] == shape[2] == stride:
+            raise ValueError(f"dilations={list(dilations)}: they leave one pixel, of which the norms make 0.")
         self.conditioning = frozenset() if image_channels is None else frozenset({"image"})
         self.checkpoint_levels = checkpointed_levels(len(multipliers), checkpoint_levels)
         widths = [channels * m for m in multipliers]

@@ -17,6 +17,7 @@ from denoiselab.networks.checks import (
     check_image,
     check_levels,
     check_multipliers,
+    check_positive,
     check_sizes,
     checkpointed_levels,
 )
@@ -83,6 +84,7 @@ class Plan:
     def __post_init__(self) -> None:
         sizes = {"channels": self.channels, "blocks": self.blocks, "groups": self.groups}
         check_sizes({**sizes, "image_channels": self.image_channels, "token_features": self.token_features})
+        check_positive({"norm_eps": self.norm_eps})
         if self.channels < 4:
             raise ValueError(f"channels={self.channels}: it must be at least 4.")
         check_multipliers(self.multipliers)

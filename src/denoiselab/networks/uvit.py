@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from denoiselab.networks.checks import Levels, check_sizes, checkpointed_levels
+from denoiselab.networks.checks import Levels, check_sizes, checkpointed_levels, hidden_features
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
 from denoiselab.networks.embeddings import SinusoidalEmbedding
 from denoiselab.networks.layers import run
@@ -89,7 +89,7 @@ class UViT(nn.Module):
         self.text = None if token_features is None else nn.Linear(token_features, width)
         extras = 1 + (num_classes is not None) + (num_tokens or 0)
         self.positions = nn.Parameter(torch.zeros(1, extras + self.grid[0] * self.grid[1], width))
-        hidden = int(width * mlp_ratio)
+        hidden = hidden_features(width, mlp_ratio)
         self.down = nn.ModuleList(_Block(width, heads, hidden, qkv_bias) for _ in range(depth // 2))
         self.middle = _Block(width, heads, hidden, qkv_bias)
         self.up = nn.ModuleList(_SkipBlock(width, heads, hidden, qkv_bias) for _ in range(depth // 2))
