@@ -54,6 +54,16 @@ def test_bad_input_is_refused(arguments, says, tmp_path, monkeypatch, invoke):
     assert not (tmp_path / "x" / "train").exists()
 
 
+def test_a_folder_with_other_things_is_refused(photos, tmp_path, invoke):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").touch()
+    for out in (tmp_path / "out", tmp_path / "out" / "thesis.tex"):
+        result = invoke(PROGRAM, "data=image_folder", f"data.root={photos}", "data.shape=[3,10,12]", f"out={out}")
+        assert result.code == 2
+        assert f"out={out}: it is there already, and not of a conversion" in result.last
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+
+
 def test_sigterm_is_a_sentence_and_leaves_nothing_half_written(photos, tmp_path, invoke, monkeypatch):
     monkeypatch.setattr(converted, "read", lambda *_: signal.raise_signal(signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)

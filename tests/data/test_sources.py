@@ -68,7 +68,7 @@ def test_a_folder_of_class_folders_is_read_in_order(folder):
     expected = [np.asarray(picture(seed=s)) for s in (*range(6), *range(10, 14))]
     assert torch.equal(data.stored(torch.arange(10)), torch.from_numpy(np.stack(expected)).permute(0, 3, 1, 2))
     assert load(ImageFolder, folder, labels="none").labels.unique().tolist() == [0]
-    assert load(ImageFolder, folder, size=3).labels.tolist() == [0, 0, 0]
+    assert load(ImageFolder, folder, size=3).rows.tolist() == [0, 3, 6]
 
 
 def test_decoded_and_undecoded_sets_are_the_same(folder):
@@ -335,6 +335,20 @@ def test_one_bad_image_is_named_or_left_out_and_reported(folder, name, memory_li
         load(ImageFolder, folder, **options)
 
 
+@pytest.mark.parametrize("name", ["images.npy", "sha256.npy", "bad.json"])
+def test_a_damaged_cache_is_made_anew(folder, name):
+    first = load(ImageFolder, folder)
+    pixels = first.stored(torch.arange(10))
+    (path,) = (folder.parent / "cache").glob(f"*/{name}")
+    for content in (None, path.read_bytes()[:-1], b""):
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        again = load(ImageFolder, folder)
+        assert again.fingerprint == first.fingerprint
+        assert torch.equal(again.stored(torch.arange(10)), pixels)
+
+
 @pytest.mark.parametrize("resize", ["center_crop", "random_crop"])
 def test_an_image_that_scaling_would_blow_up_is_a_bad_one(folder, resize):
     options = {"resize": resize, "max_pixels": 1_000_000, "workers": 0}
@@ -430,8 +444,28 @@ def test_sixteen_bits_are_scaled(tmp_path):
     values[0, 0], values[0, 1] = 65535, 0
     image = only(tmp_path, Image.fromarray(values), shape=(1, 8, 8))
     assert image.unique().tolist() == [0, 100, 255]
+    (tmp_path / "one" / "a.png").unlink()
+    pgm = encoded(Image.fromarray(values), "ppm")
+    assert torch.equal(only(tmp_path, pgm, "a.pgm", shape=(1, 8, 8)), image)
     np.save(tmp_path / "a.npy", values[None])
     assert torch.equal(load(Arrays, tmp_path / "a.npy", shape=(1, 8, 8)).stored(torch.tensor([0]))[0], image)
+
+
+def test_integers_of_an_unknown_range_are_refused(tmp_path):
+    values = np.full((8, 8), 200)
+    for kind, says in ((np.int32, r"range of its values \(mode I\)"), (np.uint16, "its values are at most 255")):
+        image = Image.fromarray(values.astype(kind))
+        with pytest.raises(ValueError, match=says):
+            only(tmp_path, encoded(image, "tiff"), "a.tif", shape=(1, 8, 8))
+        (tmp_path / "one" / "a.tif").unlink()
+    assert only(tmp_path, Image.fromarray(np.zeros((8, 8), np.uint16)), shape=(1, 8, 8)).unique().tolist() == [0]
+
+
+def test_names_that_are_no_text_are_reported(folder):
+    (folder / "cats" / os.fsdecode(b"\xfe.png")).write_bytes(b"no picture")
+    assert len(load(ImageFolder, folder, bad_images="skip")) == 10
+    (report,) = (folder.parent / "cache").glob("*/bad_images.txt")
+    assert "cats/\\udcfe.png: it is no image" in report.read_text()
 
 
 def test_other_colours_and_frames_are_made_plain(tmp_path):
@@ -495,6 +529,7 @@ def test_other_sizes_are_stretched_padded_or_refused(tmp_path):
         ({"validation": 1.0}, r"data\.validation=1\.0"),
         ({"size": 0}, r"data\.size=0"),
         ({"workers": -1}, r"data\.workers=-1"),
+        ({"memory_limit": float("nan")}, r"data\.memory_limit=nan: it must be at least 0"),
         ({"memory_limit": -0.5}, r"data\.memory_limit=-0\.5"),
     ],
 )

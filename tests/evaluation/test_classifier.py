@@ -1,7 +1,8 @@
+import pytest
 import torch
 
 from denoiselab.data import Digits
-from denoiselab.evaluation import DomainClassifier, FrechetDistance
+from denoiselab.evaluation import DomainClassifier, FrechetDistance, classifier
 
 METRICS = {"frechet": FrechetDistance()}
 
@@ -37,3 +38,24 @@ def test_classifier_is_trained_once_and_cached_by_content(tmp_path):
     # A damaged file is made anew.
     file.write_bytes(file.read_bytes()[:1000])
     assert fit(recipe).fingerprint == first.fingerprint
+
+
+def test_images_of_one_class_are_refused(tmp_path):
+    train, held_out = Digits("digits", (1, 8, 8), 10).load()
+    sevens = train.subset(train.labels == 7)
+    with pytest.raises(ValueError, match="all training images are of one; choose evaluation/extractor="):
+        DomainClassifier().fit(sevens, held_out, METRICS, {}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_its_accuracy_is_measured_on_images_of_all_parts(tmp_path, monkeypatch):
+    train, held_out = Digits("digits", (1, 8, 8), 10).load()
+    whole = DomainClassifier(epochs=1).fit(train, held_out, METRICS, {}, tmp_path, shown=False)
+    assert f"right on {len(held_out)} held-out images" in whole.told
+    monkeypatch.setattr(classifier, "_CHECKED", 7)
+    (tmp_path / "other").mkdir()
+    few = DomainClassifier(epochs=1).fit(train, held_out, METRICS, {}, tmp_path / "other", shown=False)
+    places = torch.arange(7) * len(held_out) // 7
+    predicted = few.extractor(held_out.images[places])["logits"].argmax(1)
+    assert few.facts["extractor_accuracy"] == float((predicted == held_out.labels[places]).double().mean())
+    assert "right on 7 held-out images" in few.told

@@ -134,14 +134,16 @@ def build_extractor(
         option: What the node is called, for messages.
 
     Raises:
-        BadInput: It cannot, or the reference is not of the training data, where they are given.
+        BadInput: It cannot, or not with the training data, where they are given, or the reference is not of these.
     """
     extractor: Extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")
     given = given_reference(evaluation)
     try:
         extractor.check(config["data"]["shape"], build_metrics(evaluation), num_samples, given)
-        if given is not None and train is not None:
-            references.check_data(given, train)
+        if train is not None:
+            extractor.check_data(train)
+            if given is not None:
+                references.check_data(given, train)
     except ValueError as error:
         raise BadInput(str(error).replace("evaluation.", f"{option}.")) from None
     return extractor

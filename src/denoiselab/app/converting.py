@@ -48,6 +48,9 @@ def check_config(config: Config) -> ImageSource:
 def convert(config: Config) -> list[Path]:
     """Write the shards of each split, and say where they are.
 
+    Where the source has no held-out part, shards are split by hash in training as it is; but of images that were
+    resized the hash is another, and so other images are held out.
+
     Returns:
         Their folders: of training images, then of those held out, if the source has some.
 
@@ -59,6 +62,8 @@ def convert(config: Config) -> list[Path]:
     decoder = Decoder((channels, height, width), source.resize, source.max_pixels)
     folders = []
     try:
+        if out.is_file() or (out.is_dir() and {path.name for path in out.iterdir()} - {"train", "held_out"}):
+            raise BadInput(f"out={out}: it is there already, and not of a conversion; name a new folder.")
         for split, records in (("train", source.records()), ("held_out", source.held_out())):
             if records is None:
                 continue

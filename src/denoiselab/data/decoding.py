@@ -49,7 +49,8 @@ def read(records: Records, i: int, decoder: Decoder) -> Bytes:
     except MemoryError:
         raise
     except Exception as error:  # a decoder that meets damage raises what it likes
-        raise BadImage(f"{records.describe(i)}: {_reason(error)}") from error
+        text = f"{records.describe(i)}: {_reason(error)}"
+        raise BadImage(text.encode(errors="backslashreplace").decode()) from error  # not every name is UTF-8
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -66,7 +67,7 @@ class Decoder:
     """Makes bytes `(C, H, W)` of what Pillow or an array holds.
 
     Of several frames the first is taken; a photograph is turned upright as its EXIF data say; what is transparent is
-    laid on white; 16 bits a value are scaled to 8; CMYK and other models become RGB, and grey for C = 1.
+    laid on white; 16 bits a value, 0 to 65535, are scaled to 8; CMYK and other models become RGB, and grey for C = 1.
 
     Args:
         shape: (C, H, W), C of 1 or 3.
@@ -93,11 +94,12 @@ class Decoder:
         if image.width * image.height > self.max_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels are more than data.max_pixels={self.max_pixels}")
         image.load()
+        kind = image.format  # a copy has none
         with contextlib.suppress(Exception):  # damaged EXIF data are no reason to lose a picture
             image = ImageOps.exif_transpose(image)
         if self.resize in ("center_crop", "random_crop"):
             self._check_scaled(image.height, image.width)
-        pixels = np.asarray(_plain(image, "L" if self.shape[0] == 1 else "RGB"))
+        pixels = np.asarray(_plain(image, "L" if self.shape[0] == 1 else "RGB", kind))
         return pixels[..., None] if pixels.ndim == 2 else pixels
 
     def _check_scaled(self, h: int, w: int) -> None:
@@ -208,11 +210,12 @@ def _from_array(pixels: NDArray[Any]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def _plain(image: Image.Image, mode: str) -> Image.Image:
-    """The image in `mode`, L or RGB."""
+def _plain(image: Image.Image, mode: str, kind: str | None) -> Image.Image:
+    """The image, of a file of this kind, in `mode`, L or RGB."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         values = np.asarray(image)
-        if values.dtype.kind == "f" or values.min() < 0 or values.max() > 65535:
+        sixteen = image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM"))
+        if not sixteen or values.min() < 0 or values.max() > 65535:
             raise ValueError(f"the range of its values (mode {image.mode}) is not known")
         image = Image.fromarray(_eight_bits(values))
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
@@ -222,4 +225,6 @@ def _plain(image: Image.Image, mode: str) -> Image.Image:
 
 
 def _eight_bits(values: NDArray[Any]) -> Bytes:
+    if 0 < values.max() < 256:
+        raise ValueError("16 bits a value mean 0 to 65535, and its values are at most 255; store them as bytes")
     return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)

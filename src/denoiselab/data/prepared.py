@@ -58,7 +58,8 @@ def prepare(
     """Read every image once, or find in `cache` what was found when they were.
 
     The folder is named by the hash of the records' identity, of their files' version and of what was asked. Processes
-    that want the same wait for the first of them. Where an image could not be read, and now can, all are read anew.
+    that want the same wait for the first of them. Where an image could not be read, and now can, or where what was kept
+    is damaged, all are read anew.
 
     Args:
         records: The images.
@@ -78,7 +79,7 @@ def prepare(
         "identity": records.identity,
         "version": version(records.files),
         "shape": list(decoder.shape),
-        "resize": decoder.resize if decoded else decoder.resize == "none",
+        "resize": decoder.resize,
         "max_pixels": decoder.max_pixels,
         "decoded": decoded,
     }
@@ -86,9 +87,10 @@ def prepare(
     folder = cache / f"data-{key[:16]}"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
-        if folder.exists() and any(_readable(records, i, decoder) for i in _bad(folder)):
-            shutil.rmtree(folder)
-        if not folder.exists():
+        whole = _whole(folder, len(records), decoder.shape if decoded else None)
+        if not whole or any(_readable(records, i, decoder) for i in _bad(folder)):
+            if folder.exists():
+                shutil.rmtree(folder)
             for left in cache.glob(f".{folder.name}.*"):  # by a program that was killed
                 shutil.rmtree(left, ignore_errors=True)
             with new_folder(folder) as partial:
@@ -107,6 +109,17 @@ def prepare(
         few = len(bad), len(records), records.name, folder / _REPORT
         _log.warning("%d of %d images of %s cannot be read and are left out; they are listed in %s", *few)
     return Prepared(folder / _PIXELS if decoded else None, np.load(folder / _HASHES), bad)
+
+
+def _whole(folder: Path, n: int, shape: tuple[int, ...] | None) -> bool:
+    """Whether all that was kept of `n` images is there, and as long as it was."""
+    try:
+        _bad(folder)
+        hashes = np.load(folder / _HASHES, mmap_mode="r")
+        pixels = None if shape is None else np.load(folder / _PIXELS, mmap_mode="r")
+    except (FileNotFoundError, EOFError, ValueError):
+        return False
+    return hashes.shape == (n, 32) and (shape is None or pixels is None or pixels.shape == (n, *shape))
 
 
 def _bad(folder: Path) -> dict[int, str]:

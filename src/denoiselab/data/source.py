@@ -38,7 +38,8 @@ class ImageSource(ABC):
         num_classes: Number of classes; None where they do not matter.
         validation: Fraction held out from training, by hash of the image, so that copies never part; of sources
             without a held-out part of their own.
-        size: Keep only the first training images; None keeps all.
+        size: Keep only so many training images, evenly spread over the set, which may be in the order of classes; None
+            keeps all.
         resize: To height and width: none refuses other sizes; center_crop is ADM's; random_crop is ADM's in
             training, else center_crop; stretch ignores the aspect; pad adds black on all sides.
         bad_images: One that cannot be read: fail names it; skip leaves it out and reports all.
@@ -75,7 +76,7 @@ class ImageSource(ABC):
             raise ValueError(f"data.validation={self.validation}: it must be at least 0 and less than 1.")
         for option, least in (("num_classes", 1), ("size", 1), ("max_pixels", 1), ("workers", 0), ("memory_limit", 0)):
             value = getattr(self, option)
-            if value is not None and value < least:
+            if value is not None and not value >= least:  # nor what is no number
                 raise ValueError(f"data.{option}={value}: it must be at least {least}.")
         if self.bad_images == "skip" and not self.first_pass:
             raise ValueError("data.bad_images=skip: it takes data.first_pass=true, which finds them before training.")
@@ -107,7 +108,8 @@ class ImageSource(ABC):
             train_set, held_set = whole, self._prepared(apart)
         if not len(train_set):
             raise ValueError(f"data.validation={self.validation}: it leaves no image for training.")
-        return train_set.subset(torch.arange(min(len(train_set), self.size or len(train_set)))), held_set
+        kept = min(len(train_set), self.size or len(train_set))
+        return train_set.subset(torch.arange(kept) * len(train_set) // kept), held_set
 
     def _prepared(self, records: Records) -> RecordSet:
         self._check(records)

@@ -196,6 +196,9 @@ class ImageExtractor(ABC):
         if given is not None:
             references.check(given, self.name, sha256, shape)
 
+    def check_data(self, train: DataSet) -> None:  # noqa: B027
+        """Refuse data that it cannot learn from; one that learns nothing takes all."""
+
     def fit(
         self,
         train: DataSet,
@@ -209,6 +212,7 @@ class ImageExtractor(ABC):
     ) -> FeatureScorer:
         """The scorer by `metrics`, whose configurations are `settings`; what `check` raises between steps stops it."""
         self.check(train.shape, metrics, None)
+        self.check_data(train)
         layers = frozenset(metric.layer for metric in metrics.values())
         extractor = self.extractor(layers, train, held_out, cache, check, shown=shown)
         return FeatureScorer(extractor, [*metrics.values()], settings)

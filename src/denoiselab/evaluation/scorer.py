@@ -128,6 +128,14 @@ class Extractor(Protocol):
         """
         ...
 
+    def check_data(self, train: DataSet) -> None:
+        """Refuse training data that it cannot learn from, before anything is trained.
+
+        Raises:
+            ValueError: It cannot.
+        """
+        ...
+
     def fit(
         self,
         train: DataSet,

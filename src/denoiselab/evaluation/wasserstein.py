@@ -180,6 +180,9 @@ class SlicedWasserstein:
                 "pass evaluation.reference=null."
             )
 
+    def check_data(self, train: DataSet) -> None:
+        """It learns nothing, and takes all."""
+
     def fit(
         self,
         train: DataSet,
