@@ -56,6 +56,10 @@ def test_our_own_format_holds_the_same(models, tmp_path):
     (tmp_path / "own" / "model.safetensors").write_bytes(half)
     with pytest.raises(ValueError, match="damaged or truncated"):
         KLCodec(str(tmp_path / "own"), (1, 8, 8)).load()
+    for strange in ({"shape": 5}, {"shape": [1, 8, 8], "scale": "x"}, {"scale": 1.0, "unknown": 1}):
+        edited(tmp_path / "own" / "config.json", **strange)
+        with pytest.raises(ValueError, match=r"^path=.*own/config\.json: makes no AutoencoderKL: [^\n]*\.$"):
+            KLCodec(str(tmp_path / "own"), (1, 8, 8))
 
 
 def test_what_is_no_such_autoencoder_is_refused(models, tmp_path):

@@ -17,7 +17,8 @@ from denoiselab.frozen.folders import check_sha256, configuration, folder_of
 from denoiselab.interop import InteropError
 from denoiselab.interop.diffusers import layout_of, read_model
 from denoiselab.interop.files import read_safetensors
-from denoiselab.interop.states import checked_state
+from denoiselab.interop.layout import Layout
+from denoiselab.interop.states import checked_state, making
 
 # Our own format: the class and its options in `config.json`, and these weights.
 _WEIGHTS = "model.safetensors"
@@ -112,12 +113,16 @@ def described(folder: Path) -> tuple[type[nn.Module], dict[str, Any]]:
     """
     config = configuration(folder)
     kind = _CLASSES.get(str(config.get("_target_")))
-    if kind is not None:
-        return kind, {key: value for key, value in config.items() if key != "_target_"}
-    if str(config.get("_class_name")) not in {kind.__name__ for kind in _CHOICES}:
+    if kind is None and str(config.get("_class_name")) not in {kind.__name__ for kind in _CHOICES}:
         raise ValueError(f"path={folder}: holds no autoencoder, neither an AutoencoderKL nor a VQModel.")
+    file = folder / "config.json"
     try:
-        layout = layout_of(config, folder / "config.json")
+        if kind is None:
+            layout = layout_of(config, file)
+        else:
+            layout = Layout(kind, {key: value for key, value in config.items() if key != "_target_"}, ())
+            with making(kind.__name__, file):
+                layout.skeleton()
     except InteropError as error:
         raise ValueError(f"path={error}") from None
     return layout.module, dict(layout.options)
