@@ -31,9 +31,12 @@ def of(tmp_path, root=None, **options):
     )
 
 
+ELEVEN = {"x/1.PNG": png(11), "x/1.CLS": b"0", "x/1.TXT": b" eleven "}
+
+
 @pytest.fixture
 def shards(tmp_path):
-    write(tmp_path / "a-00.tar", {"x/0.png": png(10), "x/0.cls": b"2", "x/0.txt": b"ten\n", "x/1.png": png(11)})
+    write(tmp_path / "a-00.tar", {"x/0.png": png(10), "x/0.cls": b"2", "x/0.txt": b"ten\n", **ELEVEN})
     write(tmp_path / "a-01.tar", {"2.json": b'{"label": 1, "caption": "twelve"}', "2.jpg": png(12), "2.seg.npy": b"?"})
     return tmp_path
 
@@ -42,8 +45,8 @@ def test_members_are_read_where_they_lie(shards):
     records = pickle.loads(pickle.dumps(of(shards).records()))
     assert [records.image(i).getpixel((3, 3)) for i in (2, 0, 1)] == [12, 10, 11]
     assert records.labels.tolist() == [2, 0, 1]
-    assert list(records.captions) == ["ten", "", "twelve"]
-    assert records.describe(1) == f"{shards}/a-00.tar/x/1.png"
+    assert list(records.captions) == ["ten", " eleven ", "twelve"]
+    assert records.describe(1) == f"{shards}/a-00.tar/x/1.PNG"
     assert records.identity == of(shards).records().identity
 
 
@@ -52,7 +55,14 @@ def test_the_index_is_made_once_and_again_when_a_shard_changes(shards):
     (kept,) = (shards / "cache").glob("shards-*.json")
     kept.write_text(kept.read_text().replace("twelve", "kept"))
     assert list(of(shards).records().captions)[2] == "kept"
-    write(shards / "a-01.tar", {"2.jpg": png(99), "3.jpg": png(13)})
+    write(
+        shards / "a-01.tar",
+        {
+            name: content
+            for i in "23"
+            for name, content in ((f"{i}.jpg", png(99)), (f"{i}.cls", b"1"), (f"{i}.txt", b"?"))
+        },
+    )
     again = of(shards).records()
     assert (len(first), len(again)) == (3, 4)
     assert again.image(2).getpixel((0, 0)) == 99
@@ -64,7 +74,7 @@ def test_shards_that_are_not_whole_are_refused(shards):
     (shards / "dataset.json").write_text(json.dumps(facts))
     assert len(of(shards).records()) == 3
     whole = (shards / "a-00.tar").read_bytes()
-    (shards / "a-00.tar").write_bytes(whole[: whole.index(b"x/1.png")])
+    (shards / "a-00.tar").write_bytes(whole[: whole.index(b"x/1.PNG")])
     with pytest.raises(ValueError, match=r"a-00\.tar: it is not a whole tar archive; the mark of its end"):
         of(shards).records()
     write(shards / "a-00.tar", {"x/0.png": png(10)})
@@ -111,6 +121,9 @@ BAD = {
     r"a\.tar: it is not a whole tar archive \(": lambda path: path.write_bytes(b"no tar" * 200),
     r"a\.tar/0\.cls: it is no class": lambda path: write(path, {"0.png": png(1), "0.cls": b"cat"}),
     r"a\.tar/0\.json: it is no class": lambda path: write(path, {"0.png": png(1), "0.json": b'{"label": -1}'}),
+    r"a\.tar/0\.json: it is no class, .*": lambda path: write(path, {"0.png": png(1), "0.json": b'{"label": true}'}),
+    r"a\.tar/1\.png: it has no class, and": lambda path: write(path, {"0.png": png(1), "0.cls": b"0", "1.png": png(1)}),
+    r"a\.tar/1\.png: it has no caption": lambda path: write(path, {"0.png": png(1), "0.txt": b"0", "1.png": png(1)}),
     r"a\.tar: 0\.jpg is the second image": lambda path: write(path, {"0.png": png(1), "0.jpg": png(1)}),
     r"there is no image in the shards": lambda path: write(path, {"0.txt": b"?"}),
     r"a\.tar\.gz is compressed": lambda path: path.with_name("a.tar.gz").write_bytes(b""),

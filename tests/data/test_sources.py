@@ -191,11 +191,40 @@ def test_captions_come_from_metadata(folder):
         ("\n".join(lines[:-1]), "no captions of dogs/deep/3.png"),
         ("\n".join([*lines, lines[0]]), "line 11: cats/0.png stands there twice"),
         ('{"file": "cats/0.png"}', "line 1: it must hold file_name"),
+        ("\n".join([*lines, '{"file_name": "9.png", "text": ""}']), "captions of 9.png"),
         ("{", "cannot be read"),
     ):
         (folder / "metadata.jsonl").write_text(text)
         with pytest.raises(ValueError, match=message):
             load(ImageFolder, folder)
+    (folder / "metadata.jsonl").unlink()
+    (folder / "metadata.csv").write_text("file_name,caption\ncats/0.png,a red, big apple\n")
+    with pytest.raises(ValueError, match=r"metadata\.csv, line 2: .*in quotes"):
+        load(ImageFolder, folder)
+
+
+def test_captions_may_lie_in_the_folders_of_their_images(folder):
+    for inner, n in (("cats", 6), ("dogs", 4)):
+        lines = (f"{'deep/' * (inner == 'dogs')}{i}.png,{inner} {i}\n" for i in range(n))
+        (folder / inner / "metadata.csv").write_text("file_name,text\n" + "".join(lines))
+    captions = [*(f"cats {i}" for i in range(6)), *(f"dogs {i}" for i in range(4))]
+    assert list(load(ImageFolder, folder).captions) == captions
+    with zipfile.ZipFile(folder.parent / "it.zip", "w") as archive:
+        for file in folder.rglob("*.*"):
+            archive.write(file, file.relative_to(folder))
+    assert list(load(ImageZip, folder.parent / "it.zip").captions) == captions
+    (folder / "dogs" / "metadata.csv").unlink()
+    with pytest.raises(ValueError, match=r"no captions of dogs/deep/0\.png"):
+        load(ImageFolder, folder)
+
+
+def test_a_link_to_nothing_is_a_bad_image_if_it_is_called_one(folder):
+    (folder / "README").symlink_to("nowhere")
+    assert len(load(ImageFolder, folder)) == 10
+    (folder / "cats" / "link.png").symlink_to("nowhere")
+    with pytest.raises(ValueError, match=r"link\.png: No such file"):
+        load(ImageFolder, folder)
+    assert len(load(ImageFolder, folder, bad_images="skip")) == 10
 
 
 def test_an_archive_is_read_in_place(tmp_path):
@@ -217,6 +246,8 @@ def test_an_archive_is_read_in_place(tmp_path):
         ([["00000/c.png", 1]], "labels of 00000/c.png, which are not there"),
         ([["00000/a.png", 1]], "no labels of 00000/b.png"),
         ([["00000/a.png", 1.5], ["00000/b.png", 1]], "1.5 for 00000/a.png"),
+        ([["00000/a.png", True], ["00000/b.png", 1]], "True for 00000/a.png"),
+        ([["00000/a.png", 2**70], ["00000/b.png", 1]], "for 00000/a.png"),
         (3, "dataset.json is not"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -226,6 +257,8 @@ def test_an_archive_is_read_in_place(tmp_path):
             write(None, [outside]).load()
     with pytest.raises(ValueError, match="no image in it"):
         write(None, ["a.txt"]).load()
+    with pytest.warns(UserWarning, match="Duplicate"), pytest.raises(ValueError, match=r"a\.png stands in it twice"):
+        write(None, ["a.png", "a.png"]).load()
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match="no zip archive"):
         load(ImageZip, path)
@@ -258,6 +291,7 @@ def test_arrays_of_any_layout_are_read(tmp_path, layout, kind):
         ({"images": np.zeros((8, 8), np.uint8)}, r"of shape \[8, 8\]"),
         ({"pictures": np.zeros((2, 8, 8), np.uint8)}, "it holds pictures, and none of images"),
         ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.zeros(3, int)}, r"labels are int64 of shape \[3\]"),
+        ({"images": np.zeros((1, 8, 8), np.uint8), "labels": np.array([2**63], np.uint64)}, "labels are uint64"),
         ({"images": np.array([None, {}])}, "cannot be read .*pickle"),
         ({"images": np.zeros((0, 8, 8), np.uint8)}, "holds no image"),
     ],

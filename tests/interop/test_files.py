@@ -128,6 +128,8 @@ CASES = {
     "config is a list": (lambda f: (f / CONFIG).write_text("[]"), [CONFIG, "not a JSON object"]),
     "no class": (json_with(CONFIG, _class_name="Foo"), [CONFIG, "Foo has no counterpart here", "UNet2DModel"]),
     "strange config": (json_with(CONFIG, block_out_channels="ab"), [CONFIG, "makes no UNet2DModel"]),
+    "endless": (json_with(CONFIG, layers_per_block=10**9), [CONFIG, "a whole number from 1 to 1000"]),
+    "no switch": (json_with(CONFIG, flip_sin_to_cos="no"), [CONFIG, "flip_sin_to_cos=no: it must be True or False"]),
     "another config": (json_with(CONFIG, block_out_channels=[16, 48]), [WEIGHTS, "has shape", "is needed"]),
     "more blocks": (json_with(CONFIG, layers_per_block=2), [WEIGHTS, "it lacks 'down_blocks.0.resnets.1"]),
     "unknown block": (

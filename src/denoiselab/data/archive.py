@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,9 +16,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from denoiselab.data.captions import match
+from denoiselab.data.captions import FILES, Table, captions_of, match
 from denoiselab.data.folder import EXTENSIONS
-from denoiselab.data.records import Strings, identity
+from denoiselab.data.records import MOST_CLASSES, Strings, identity
 from denoiselab.data.source import ImageSource
 
 _LABELS = "dataset.json"
@@ -80,7 +81,8 @@ class ZipRecords:
 class ImageZip(ImageSource):
     """Image files in a zip archive, in the order of their names, read where they lie.
 
-    `dataset.json` in it, if any, gives classes: {"labels": [["00000/img00000000.png", 6], ...]}, or null for none.
+    `metadata.jsonl` or `metadata.csv` gives captions (see `denoiselab.data.captions`), `dataset.json`
+    classes: {"labels": [["00000/img00000000.png", 6], ...]}, or null for none.
     Source: https://github.com/NVlabs/edm, dataset_tool.py.
 
     Args:
@@ -107,12 +109,20 @@ class ImageZip(ImageSource):
         try:
             with zipfile.ZipFile(path) as archive:
                 members = sorted(archive.infolist(), key=lambda member: member.filename)
-                text = archive.read(_LABELS) if _LABELS in archive.namelist() else b"{}"
+                inside = archive.namelist()
+                text = archive.read(_LABELS) if _LABELS in inside else b"{}"
+                tables = [
+                    Table(str(PurePosixPath(name).parent), f"{option}: its {name}", archive.read(name))
+                    for name in inside
+                    if PurePosixPath(name).name in FILES
+                ]
         except (OSError, zipfile.BadZipFile, RuntimeError) as error:
             raise ValueError(f"{option}: it is no zip archive that can be read ({error}).") from None
+        if twice := [name for name, count in Counter(inside).items() if count > 1]:
+            raise ValueError(f"{option}: {twice[0]} stands in it twice.")
         for member in members:
             place = PurePosixPath(member.filename.replace("\\", "/"))
-            if place.is_absolute() or ".." in place.parts or ":" in place.parts[0]:
+            if place.is_absolute() or ".." in place.parts or ":" in "".join(place.parts[:1]):
                 raise ValueError(
                     f"{option}: its member {member.filename} lies outside of it; nothing is read from such an archive."
                 )
@@ -122,8 +132,9 @@ class ImageZip(ImageSource):
             raise ValueError(f"{option}: there is no image in it; looked for {', '.join(sorted(EXTENSIONS))}.")
         names = [member.filename for member in images]
         labels = _labels(text, names, option)
-        told = identity((f"{m.filename} {m.file_size} {m.CRC}" for m in images), labels)
-        return ZipRecords(path, Strings(names), labels, told)
+        captions = captions_of(tables, names, f"{option}: {' and '.join(FILES)}")
+        told = identity((f"{m.filename} {m.file_size} {m.CRC}" for m in images), labels, captions)
+        return ZipRecords(path, Strings(names), labels, told, captions=None if captions is None else Strings(captions))
 
 
 def _labels(text: bytes, names: list[str], option: str) -> Tensor:
@@ -136,6 +147,6 @@ def _labels(text: bytes, names: list[str], option: str) -> Tensor:
         return torch.zeros(len(names), dtype=torch.int64)
     values = match(pairs, names, f"{option}: its {_LABELS}", "labels")
     for name, value in zip(names, values, strict=True):
-        if not isinstance(value, int) or value < 0:
+        if type(value) is not int or not 0 <= value < MOST_CLASSES:
             raise ValueError(f"{option}: its {_LABELS} has {value!r} for {name}; a class is a whole number from 0.")
     return torch.tensor(values)

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from denoiselab.data.records import ArrayRecords, Records, identity
+from denoiselab.data.records import MOST_CLASSES, ArrayRecords, Records, identity
 from denoiselab.data.source import ImageSource
 
 # What arrays are called in .npz files, the first that is there; arr_0 and arr_1 are ADM's.
@@ -114,6 +114,8 @@ class Arrays(ImageSource):
             if path.suffix == ".npy":
                 images = loaded
                 labels = None if self.labels is None else np.load(Path(self.labels).expanduser())
+            elif self.labels is not None:
+                raise ValueError(f"data.labels={self.labels}: a .npz file of images holds its own labels.")
             else:
                 names = ", ".join(loaded.files)
                 key = next((name for name in _IMAGES if name in loaded.files), None)
@@ -137,7 +139,7 @@ class Arrays(ImageSource):
             )
         if labels is None:
             classes = torch.zeros(len(images), dtype=torch.int64)
-        elif labels.shape != (len(images),) or labels.dtype.kind not in "iu" or (len(labels) and labels.min() < 0):
+        elif labels.shape != (len(images),) or labels.dtype.kind not in "iu" or not _classes(labels):
             raise ValueError(
                 f"{option}: its labels are {labels.dtype} of shape {list(labels.shape)}; wanted are {len(images)} "
                 "whole numbers from 0."
@@ -146,8 +148,12 @@ class Arrays(ImageSource):
             classes = torch.from_numpy(labels.astype(np.int64))
         if path.suffix == ".npy":
             return NpyRecords(path, classes)
+        if self.resize == "random_crop":
+            raise ValueError(
+                f"{option}: a .npz file is read as a whole; unpack it to .npy for data.resize=random_crop."
+            )
         channels, height, width = self.shape
-        if self.resize == "random_crop" or len(images) * channels * height * width > self.memory_limit * 2**30:
+        if len(images) * channels * height * width > self.memory_limit * 2**30:
             raise ValueError(f"{option}: a .npz file is read as a whole, and this one is too large; unpack it to .npy.")
         return ArrayRecords(str(path), channels_last(images), classes)
 
@@ -156,3 +162,7 @@ def channels_last(images: NDArray[Any]) -> NDArray[Any]:
     """`(N, H, W)` or `(N, H, W, C)` of either or `(N, C, H, W)`: C is what is 1, 3 or 4, the last if both are."""
     first = images.ndim == 4 and images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3, 4)
     return images.transpose(0, 2, 3, 1) if first else images
+
+
+def _classes(labels: NDArray[Any]) -> bool:
+    return bool((labels >= 0).all() and (labels < MOST_CLASSES).all())

@@ -1,12 +1,13 @@
-"""Captions that lie beside images: `metadata.jsonl` or `metadata.csv`."""
+"""Captions that lie beside images: `metadata.jsonl` or `metadata.csv`, in the folders of the images or above them."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TypeVar
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple, TypeVar
 
 _T = TypeVar("_T")
 
@@ -16,27 +17,61 @@ FILES = ("metadata.jsonl", "metadata.csv")
 _COLUMNS = ("text", "caption")
 
 
-def read_captions(root: Path, names: Sequence[str]) -> list[str] | None:
-    """The caption of each of `names`, paths relative to `root`; None where there is no such file.
+class Table(NamedTuple):
+    """A file of captions.
 
-    A line holds `file_name`, relative to `root`, and `text` or `caption`: as for Hugging Face's image folders.
+    Args:
+        folder: That the names in it are relative to; "" is the root.
+        where: What it is called in messages.
+        content: Of the file.
+    """
+
+    folder: str
+    where: str
+    content: bytes
+
+
+def read_captions(root: Path, names: Sequence[str]) -> list[str] | None:
+    """The caption of each of `names`, paths relative to `root`, from the files in their folders; None without any.
 
     Raises:
-        ValueError: The file cannot be read, names a file that is not there, or one twice, or leaves one out.
+        ValueError: As of `captions_of`, or a file cannot be read.
     """
-    path = next((root / name for name in FILES if (root / name).is_file()), None)
-    if path is None:
-        return None
+    tables = []
+    for folder in sorted({str(parent) for name in names for parent in PurePosixPath(name).parents}):
+        path = next((root / folder / name for name in FILES if (root / folder / name).is_file()), None)
+        if path is not None:
+            try:
+                tables.append(Table(folder, f"data.root: {path}", path.read_bytes()))
+            except OSError as error:
+                raise ValueError(f"data.root: {path} cannot be read ({error.strerror}).") from None
+    return captions_of(tables, names, f"data.root: {root}: {' or '.join(FILES)}")
+
+
+def captions_of(tables: Sequence[Table], names: Sequence[str], where: str) -> list[str] | None:
+    """The caption of each of `names`; None where there is no table.
+
+    A line holds `file_name`, relative to its table's folder, and `text` or `caption`: as for Hugging Face's image
+    folders.
+
+    Raises:
+        ValueError: A table cannot be read, names a file that is not there, or one twice, or leaves one out.
+    """
     captions: dict[str, str] = {}
-    for place, line in _lines(path):
-        column = next((c for c in _COLUMNS if isinstance(line.get(c), str)), None)
-        name = line.get("file_name")
-        if not isinstance(name, str) or column is None:
-            raise ValueError(f"data.root: {path}, line {place}: it must hold file_name, and text or caption.")
-        if name in captions:
-            raise ValueError(f"data.root: {path}, line {place}: {name} stands there twice.")
-        captions[name] = str(line[column])
-    return match(captions, names, f"data.root: {path}", "captions")
+    for table in tables:
+        for place, line in _lines(table):
+            column = next((c for c in _COLUMNS if isinstance(line.get(c), str)), None)
+            name = line.get("file_name")
+            if not isinstance(name, str) or column is None or None in line:
+                raise ValueError(
+                    f"{table.where}, line {place}: it must hold file_name, and text or caption, in quotes where a "
+                    "comma is part of it."
+                )
+            name = str(PurePosixPath(table.folder, name))
+            if name in captions:
+                raise ValueError(f"{table.where}, line {place}: {name} stands there twice.")
+            captions[name] = str(line[column])
+    return match(captions, names, where if len(tables) > 1 else tables[0].where, "captions") if tables else None
 
 
 def match(found: Mapping[str, _T], names: Sequence[str], where: str, what: str) -> list[_T]:
@@ -52,18 +87,18 @@ def match(found: Mapping[str, _T], names: Sequence[str], where: str, what: str) 
     return [found[name] for name in names]
 
 
-def _lines(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
+def _lines(table: Table) -> Iterator[tuple[int, Mapping[str | None, object]]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            if path.suffix == ".csv":
-                yield from enumerate(csv.DictReader(file), 2)
-                return
-            for place, text in enumerate(file, 1):
-                if text.strip():
-                    line = json.loads(text)
-                    yield place, line if isinstance(line, dict) else {}
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
-        raise ValueError(f"data.root: {path} cannot be read ({' '.join(str(error).split())}).") from None
+        text = table.content.decode("utf-8-sig")
+        if table.where.endswith(".csv"):
+            yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)  # what is too much has the key None
+            return
+        for place, row in enumerate(text.splitlines(), 1):
+            if row.strip():
+                line = json.loads(row)
+                yield place, line if isinstance(line, dict) else {}
+    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+        raise ValueError(f"{table.where} cannot be read ({' '.join(str(error).split())}).") from None
 
 
 def _some(names: Iterable[str]) -> str:

@@ -17,7 +17,10 @@ from denoiselab.data.records import Strings, identity
 from denoiselab.data.source import ImageSource
 
 EXTENSIONS = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pgm", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp", ".avif"}
+    {
+        *(".apng", ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga"),
+        *(".tif", ".tiff", ".webp"),
+    }
 )
 
 
@@ -164,4 +167,7 @@ def _files(root: Path, inner: str, above: tuple[str, ...] = ()) -> Iterator[tupl
                 yield name, None
                 yield from _files(root, name, (*above, real))
             else:
-                yield name, entry.stat().st_size
+                if entry.is_file():
+                    yield name, entry.stat().st_size
+                elif entry.is_symlink():  # to nothing: an image that cannot be read, if it is called so
+                    yield name, 0

@@ -234,7 +234,7 @@ class LitData(ImageSource):
         remote = "://" in root or root.startswith("local:")
         path = Path(root).expanduser()
         if not remote and not (path / _INDEX).is_file():
-            raise absent("it", path, f"{_INDEX} and the chunks beside it", "litdata.optimize writes them.")
+            raise absent("it", path, f"{_INDEX} and the chunks beside it", "litdata.optimize writes them.", option)
         place = Place(root if remote else str(path), str(Path(self.cache_dir) / "litdata"), self.fetch)
         what = f"{option}={root}: with data.fetch={self.fetch}"
         with _one_sentence(what):

@@ -79,8 +79,8 @@ def _held(*numbers: signal.Signals) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    for first in came[:1]:
-        signal.raise_signal(first)
+        for first in came[:1]:  # also in place of what it did to other processes
+            signal.raise_signal(first)
 
 
 _task: Callable[[int, int], Any] | None = None

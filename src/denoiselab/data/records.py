@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+# Beyond it a class is a mistake, and no table of embeddings.
+MOST_CLASSES = 2**31
+
+
 class Records(Protocol):
     """Labelled images in their files: random access, and nothing decoded before it is asked for.
 
@@ -185,7 +189,7 @@ def numbered(values: Sequence[Any], column: str, names: Sequence[str] | None = N
         if unknown := [name for name in found if name not in places]:
             raise ValueError(f"data.label={column}: no image to train on is of the class {unknown[0]}.")
         values = [places[value] for value in values]
-    if not all(isinstance(value, int) and value >= 0 for value in values):
+    if not all(type(value) is int and 0 <= value < MOST_CLASSES for value in values):
         raise ValueError(f"data.label={column}: the column must hold names, or whole numbers from 0.")
     return torch.tensor(values, dtype=torch.int64), names or ()
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from denoiselab import progress
 from denoiselab.data.expected import absent
 from denoiselab.data.folder import EXTENSIONS
-from denoiselab.data.records import Strings, identity
+from denoiselab.data.records import MOST_CLASSES, Strings, identity
 from denoiselab.data.source import ImageSource
 from denoiselab.files import write_text
 
@@ -54,10 +54,12 @@ class ShardRecords:
         self._shard = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
         self._places = torch.tensor([place for shard in index for place in shard["places"]], dtype=torch.int64)
         labels = [label for shard in index for label in shard["labels"]]
-        self.labels: Tensor = torch.tensor([0 if label is None else label for label in labels], dtype=torch.int64)
         captions = [caption for shard in index for caption in shard["captions"]]
-        some = any(caption is not None for caption in captions)
-        self.captions = Strings(caption or "" for caption in captions) if some else None
+        for values, what in ((labels, "class"), (captions, "caption")):
+            if None in values and any(value is not None for value in values):
+                raise ValueError(f"{self.describe(values.index(None))}: it has no {what}, and others have one.")
+        self.labels: Tensor = torch.tensor([0 if label is None else label for label in labels], dtype=torch.int64)
+        self.captions = Strings(captions) if captions and captions[0] is not None else None
         sizes = self._places[:, 1].tolist()
         told = (f"{name} {size}" for name, size in zip(self._names, sizes, strict=True))
         self.identity = identity(told, self.labels, self.captions)
@@ -173,7 +175,7 @@ def expand(root: str, option: str) -> list[Path]:
     lacking = [shard for shard in shards if not shard.is_file()]
     if not shards or lacking:
         expected = f"the shard {lacking[0]}" if lacking else "shards, files of .tar"
-        raise absent("it", path, expected, "python -m denoiselab.convert makes shards of a folder.")
+        raise absent("it", path, expected, "python -m denoiselab.convert makes shards of a folder.", option)
     return shards
 
 
@@ -215,10 +217,10 @@ def _indexed(shard: Path) -> dict[str, Any]:
                     if "name" in sample:
                         raise ValueError(f"{shard}: {member.name} is the second image of its key.")
                     sample["name"], sample["place"] = member.name, (member.offset_data, member.size)
-                elif extension in ("cls", "txt", "json"):
+                elif extension.lower() in ("cls", "txt", "json"):
                     file = archive.extractfile(member)
                     assert file is not None
-                    sample |= _told(file.read(), extension, f"{shard}/{member.name}")
+                    sample |= _told(file.read(), extension.lower(), f"{shard}/{member.name}")
             end = archive.offset
     except tarfile.TarError as error:
         raise ValueError(f"{shard}: it is not a whole tar archive ({error}).") from None
@@ -250,12 +252,13 @@ def _check(shard: Path, member: tarfile.TarInfo) -> None:
 def _told(content: bytes, extension: str, where: str) -> dict[str, Any]:
     """Class and caption in a member."""
     try:
-        text = content.decode("utf-8").strip()
+        text = content.decode("utf-8")
         if extension == "txt":
-            return {"caption": text}
+            return {"caption": text.removesuffix("\n")}
         told = {"label": int(text)} if extension == "cls" else json.loads(text)
         known = {key: told[key] for key in ("label", "caption") if told.get(key) is not None}
-        if not isinstance(known.get("label", 0), int) or known.get("label", 0) < 0:
+        label = known.get("label", 0)
+        if type(label) is not int or not 0 <= label < MOST_CLASSES:
             raise ValueError
         if not isinstance(known.get("caption", ""), str):
             raise ValueError

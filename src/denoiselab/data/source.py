@@ -99,7 +99,10 @@ class ImageSource(ABC):
         Raises:
             ValueError: The images are not as the options say.
         """
-        train, apart = self.records(), self.held_out()
+        try:
+            train, apart = self.records(), self.held_out()
+        except OSError as error:
+            raise ValueError(f"data: {error.filename} cannot be read ({error.strerror or error}).") from None
         whole = self._prepared(train)
         if apart is None:
             held = whole.hashed_below(self.validation)

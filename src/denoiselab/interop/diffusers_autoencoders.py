@@ -7,14 +7,14 @@ from typing import Any
 
 from denoiselab.codecs import AutoencoderKL, VQModel
 from denoiselab.interop.layout import Entry, Layout, Stacked, layer
-from denoiselab.interop.options import attention_levels, completed, image_shape, multiples, require, sample_size
+from denoiselab.interop.options import attention_levels, completed, count, image_shape, multiples, require, sample_size
 from denoiselab.interop.states import InteropError
 
 _KINDS = (("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D"))
 
 # What theirs must be for ours to equal them; the default scales are diffusers'.
-_REQUIRED: dict[str, tuple[Any, ...]] = {"act_fn": ("silu", "swish")}
-_REQUIRED_KL = {**_REQUIRED, "latents_mean": (None,), "latents_std": (None,)}
+_REQUIRED: dict[str, tuple[Any, ...]] = {"act_fn": ("silu", "swish"), "mid_block_add_attention": (True, False)}
+_REQUIRED_KL = {**_REQUIRED, "use_quant_conv": (True, False), "latents_mean": (None,), "latents_std": (None,)}
 _REQUIRED_VQ = {**_REQUIRED, "norm_type": ("group",), "lookup_from_codebook": (False,)}
 _SCALE = 0.18215
 
@@ -122,7 +122,7 @@ def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
         "shape": image_shape({"sample_size": 32, **config}, channels),
         "channels": widths[0],
         "multipliers": multiples(widths),
-        "blocks": config.get("layers_per_block", 1),
+        "blocks": count("layers_per_block", config.get("layers_per_block", 1)),
         "attention_levels": attention_levels(
             config.get("down_block_types", _KINDS[0][:1]),
             config.get("up_block_types", _KINDS[1][:1]),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.interop.layout import Entry, Layout, Stacked, layer
-from denoiselab.interop.options import completed, image_shape, positive, require
+from denoiselab.interop.options import completed, count, image_shape, positive, require
 from denoiselab.interop.states import InteropError
 from denoiselab.networks import DiT
 
@@ -75,7 +75,7 @@ def dit(config: Mapping[str, Any]) -> Layout:
         "shape": image_shape({"sample_size": 32, **config}, channels),
         "patch": config.get("patch_size", 2),
         "width": heads * head_width,
-        "depth": config.get("num_layers", 28),
+        "depth": count("num_layers", config.get("num_layers", 28)),
         "heads": heads,
         "num_classes": config.get("num_embeds_ada_norm", 1000),
         "frequency_shift": 1,

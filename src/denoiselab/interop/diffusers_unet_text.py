@@ -10,6 +10,7 @@ from denoiselab.interop.options import (
     attention_levels,
     block_name,
     completed,
+    count,
     image_shape,
     multiples,
     per_level,
@@ -85,6 +86,7 @@ def unet_condition(config: Mapping[str, Any]) -> Layout:
         raise InteropError(f"out_channels={channels_out}: it must be a multiple of in_channels={channels_in}, or less.")
     blocks = per_level("layers_per_block", config.get("layers_per_block", 2), levels)
     context = per_level("cross_attention_dim", config.get("cross_attention_dim", 1280), levels)
+    depths = per_level("transformer_layers_per_block", config.get("transformer_layers_per_block", 1), levels)
     for option, values in (("layers_per_block", blocks), ("cross_attention_dim", context)):
         if len(set(values)) > 1:
             raise InteropError(f"{option}={values}: it must be the same at all levels to have a counterpart.")
@@ -92,14 +94,14 @@ def unet_condition(config: Mapping[str, Any]) -> Layout:
         "shape": image_shape(config, min(channels_in, channels_out)),
         "channels": channels,
         "multipliers": multiples(widths),
-        "blocks": blocks[0],
+        "blocks": count("layers_per_block", blocks[0]),
         "attention_levels": attention_levels(
             config.get("down_block_types", (_KINDS[0][1],) * 3 + (_KINDS[0][0],)),
             config.get("up_block_types", (_KINDS[1][0], *(_KINDS[1][1],) * 3)),
             _KINDS,
             levels,
         ),
-        "depth": per_level("transformer_layers_per_block", config.get("transformer_layers_per_block", 1), levels),
+        "depth": [count("transformer_layers_per_block", number) for number in depths],
         "heads": per_level("attention_head_dim", config.get("attention_head_dim", 8), levels),
         "dropout": config.get("dropout", 0.0),
         "groups": config.get("norm_num_groups", 32),

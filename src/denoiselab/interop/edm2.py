@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from denoiselab.interop.layout import Entry, Layout
+from denoiselab.interop.options import count
 from denoiselab.interop.states import InteropError
 from denoiselab.networks import EDM2UNet
 
@@ -51,6 +52,7 @@ def edm2_layout(config: Mapping[str, Any]) -> Layout:
     Raises:
         InteropError: One of them is unknown.
     """
+    count("num_blocks", config.get("num_blocks", 1))
     size, mult = config["img_resolution"], list(config.get("channel_mult", [1, 2, 3, 4]))
     own = {"img_resolution", "img_channels", "label_dim", "channel_mult", "attn_resolutions", "resample_filter"}
     unknown = [key for key in config if key not in own | _OPTIONS.keys() | _ELSEWHERE]

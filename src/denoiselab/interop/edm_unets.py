@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.interop.layout import SAME, Entry, Layout, Pointwise, Regrouped, Way, layer
+from denoiselab.interop.options import count
 from denoiselab.interop.states import InteropError
 from denoiselab.interop.unet import Names, Part, entries
 from denoiselab.networks import ADMUNet, NCSNpp
@@ -33,6 +34,7 @@ def edm_layout(kind: str, config: Mapping[str, Any]) -> Layout:
     layouts = {"SongUNet": song_layout, "DhariwalUNet": dhariwal_layout}
     if network not in layouts:
         raise InteropError(f"model_type={network} is unknown; known: {', '.join(layouts)}.")
+    count("num_blocks", config.get("num_blocks", 1))
     return layouts[network](config, 2 if kind == "iDDPMPrecond" else 1)
 
 

@@ -12,6 +12,9 @@ from torch import nn
 from denoiselab.interop.states import InteropError
 from denoiselab.interop.unet import Part
 
+# More layers of a kind than any network has.
+_MOST = 1000
+
 
 def require(config: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> None:
     """Refuse a configuration with values that ours have no counterpart of.
@@ -27,6 +30,17 @@ def require(config: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> 
         given = config.get(option, values[0])
         if not any(given == value and isinstance(given, bool) == isinstance(value, bool) for value in values):
             raise InteropError(f"{option}={given}: it must be {' or '.join(map(str, values))} to have a counterpart.")
+
+
+def count(option: str, value: Any) -> int:
+    """A number of layers, each of which is made.
+
+    Raises:
+        InteropError: It is none.
+    """
+    if type(value) is not int or not 1 <= value <= _MOST:
+        raise InteropError(f"{option}={value}: it must be a whole number from 1 to {_MOST}.")
+    return value
 
 
 def positive(config: Mapping[str, Any], option: str, default: float) -> float:

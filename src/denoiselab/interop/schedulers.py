@@ -15,7 +15,7 @@ from torch import Tensor
 
 from denoiselab.denoiser import Denoiser, ScaledTime, StepIndex
 from denoiselab.interop.imported import Node, node
-from denoiselab.interop.options import positive
+from denoiselab.interop.options import positive, require
 from denoiselab.interop.states import InteropError, making
 from denoiselab.schedules import Level, betas
 from denoiselab.variances import FixedLarge, FixedSmall, LearnedRange
@@ -81,7 +81,8 @@ def _meaning(kind: str, config: Mapping[str, Any], outputs: int) -> Meaning:
     if (name == "learned_range") != (outputs == 2):
         raise InteropError(f"variance_type={name}, but the network has {outputs} outputs a channel.")
     label = node("denoiselab.denoiser.StepIndex", nearest=False)
-    zero_snr = bool(config.get("rescale_betas_zero_snr", False))
+    require(config, {"rescale_betas_zero_snr": (False, True, None)})
+    zero_snr = bool(config.get("rescale_betas_zero_snr"))
     return Meaning(
         node("denoiselab.schedules.DiscreteVP", betas=_betas(config), zero_terminal_snr=zero_snr),
         _prediction(config),
