@@ -1,7 +1,9 @@
 import io
 import pickle
+import socket
 
 import datasets
+import huggingface_hub
 import pytest
 import torch
 from PIL import Image
@@ -131,10 +133,23 @@ def test_a_row_without_an_image_is_a_bad_one(tmp_path):
     assert len(of(tmp_path, tmp_path / "it.parquet", bad_images="skip", validation=0.0).load()[0]) == 1
 
 
-def test_labels_that_are_no_classes_are_refused(tmp_path):
+def test_columns_of_numbers_are_neither_classes_nor_captions(tmp_path):
     rows([1]).add_column("score", [0.5]).to_parquet(tmp_path / "it.parquet")
     with pytest.raises(ValueError, match=r"data\.label=score: the column must hold names, or whole numbers"):
         of(tmp_path, tmp_path / "it.parquet", label="score").records()
+    with pytest.raises(ValueError, match=r"data\.caption=score: the column must hold texts, and has 0\.5"):
+        of(tmp_path, tmp_path / "it.parquet", caption="score").records()
+
+
+def test_nobody_is_asked_without_download(tmp_path, monkeypatch):
+    for settings in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(settings, "HF_HUB_OFFLINE", False)
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *place, **_: asked.append(place))
+    with pytest.raises(ValueError, match=r"data\.path=cifar10: .*data\.download=true"):
+        of(tmp_path, "cifar10").records()
+    assert not asked
+    assert not datasets.config.HF_HUB_OFFLINE
 
 
 def test_what_is_not_there_is_said(tmp_path):

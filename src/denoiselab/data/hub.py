@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ class HubRecords:
         self.name, self._image = name, image
         self._data = data.select_columns([image])
         self.labels, self.classes = _labels(data, label, classes)
-        self.captions = None if caption is None else Strings(caption_of(cell) for cell in data[caption])
+        self.captions = None if caption is None else Strings(caption_of(cell, caption) for cell in data[caption])
         self.identity = self._identity()
 
     def _identity(self) -> str:
@@ -187,16 +188,31 @@ class HuggingFace(ImageSource):
                         "it must be a .parquet or .arrow file, or a folder of files of one of these kinds."
                     )
                 return datasets.load_dataset(str(path), split=split, cache_dir=cache)
-            offline = datasets.DownloadConfig(local_files_only=not self.download)
-            return datasets.load_dataset(
-                self.path, self.config, revision=self.revision, split=split, download_config=offline
-            )
+            with contextlib.nullcontext() if self.download else _offline():
+                return datasets.load_dataset(self.path, self.config, revision=self.revision, split=split)
         except (ValueError, OSError, RuntimeError) as error:
             text = " ".join(str(error).split())
             if "split" in text:
                 raise ValueError(f"data.{option}={split}: {text}") from None
             more = "" if path.exists() or self.download else " Is it on the hub? data.download=true fetches it."
             raise ValueError(f"data.path={self.path}: {text}{more}") from None
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Within it the library asks nobody, as with HF_HUB_OFFLINE=1, which it reads when it is imported."""
+    import datasets
+    import huggingface_hub
+
+    settings: tuple[Any, ...] = datasets.config, huggingface_hub.constants
+    former = [place.HF_HUB_OFFLINE for place in settings]
+    for place in settings:
+        place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for place, value in zip(settings, former, strict=True):
+            place.HF_HUB_OFFLINE = value
 
 
 def _labels(data: Any, column: str | None, known: Sequence[str] | None) -> tuple[Tensor, Sequence[str]]:

@@ -261,7 +261,9 @@ class LitData(ImageSource):
         columns = dict(zip(keys, self._columns(place, contents, keys), strict=True)) if keys else {}
         values = [0] * len(contents) if self.label is None else columns[self.label]
         labels, classes = numbered(values, str(self.label), known)
-        return labels, classes, None if self.caption is None else Strings(map(caption, columns[self.caption]))
+        if self.caption is None:
+            return labels, classes, None
+        return labels, classes, Strings(caption(cell, self.caption) for cell in columns[self.caption])
 
     def _columns(self, place: Place, contents: Contents, keys: list[str]) -> list[list[Any]]:
         """The values of `keys` in all samples, from the cache if they were read before."""

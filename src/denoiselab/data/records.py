@@ -194,7 +194,13 @@ def numbered(values: Sequence[Any], column: str, names: Sequence[str] | None = N
     return torch.tensor(values, dtype=torch.int64), names or ()
 
 
-def caption(cell: Any) -> str:
-    """The caption in a cell of a table: a text, or the first of several; empty where there is none."""
-    first = cell[0] if isinstance(cell, list) and cell else cell
-    return first if isinstance(first, str) else ""
+def caption(cell: Any, column: str) -> str:
+    """The caption in a cell of a table: a text, or the first of several; empty where there is none.
+
+    Raises:
+        ValueError: The cell holds something else.
+    """
+    first = next(iter(cell), None) if isinstance(cell, list) else cell
+    if not isinstance(first, str | None):
+        raise ValueError(f"data.caption={column}: the column must hold texts, and has {first!r}.")
+    return first or ""
