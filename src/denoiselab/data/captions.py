@@ -38,7 +38,8 @@ def read_captions(root: Path, names: Sequence[str]) -> list[str] | None:
         ValueError: As of `captions_of`, or a file cannot be read.
     """
     tables = []
-    for folder in sorted({str(parent) for name in names for parent in PurePosixPath(name).parents}):
+    inner = {PurePosixPath(name.rpartition("/")[0]) for name in names}
+    for folder in sorted({str(place) for deepest in inner for place in (deepest, *deepest.parents)}):
         path = next((root / folder / name for name in FILES if (root / folder / name).is_file()), None)
         if path is not None:
             try:
@@ -93,7 +94,7 @@ def _lines(table: Table) -> Iterator[tuple[int, Mapping[str | None, object]]]:
         if table.where.endswith(".csv"):
             yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)  # what is too much has the key None
             return
-        for place, row in enumerate(text.splitlines(), 1):
+        for place, row in enumerate(io.StringIO(text, newline=None), 1):
             if row.strip():
                 line = json.loads(row)
                 yield place, line if isinstance(line, dict) else {}

@@ -71,8 +71,8 @@ class ImageFolder(ImageSource):
     """Image files in a folder and the folders in it, in the order of their paths.
 
     A folder in `root` is a class, whatever lies deeper in it; where images lie in `root` itself there are no classes.
-    `metadata.jsonl` or `metadata.csv` in `root` gives captions (see `denoiselab.data.captions`). Hidden files and those
-    that are no image by their extension are passed over.
+    `metadata.jsonl` or `metadata.csv` in `root` or the images' folders gives captions (see
+    `denoiselab.data.captions`). Hidden files and those that are no image by their extension are passed over.
 
     Args:
         root: The folder.
@@ -163,11 +163,17 @@ def _files(root: Path, inner: str, above: tuple[str, ...] = ()) -> Iterator[tupl
             if entry.name.startswith("."):
                 continue
             name = f"{inner}/{entry.name}" if inner else entry.name
-            if entry.is_dir():
+            try:
+                is_folder, file = entry.is_dir(), entry.is_file()
+            except OSError:  # a link that leads nowhere
+                is_folder = file = False
+            if is_folder:
                 yield name, None
                 yield from _files(root, name, (*above, real))
             else:
-                if entry.is_file():
+                if file:
                     yield name, entry.stat().st_size
-                elif entry.is_symlink():  # to nothing: an image that cannot be read, if it is called so
+                elif (
+                    entry.is_symlink() and not Path(entry.path).exists()
+                ):  # to nothing: an image that cannot be read, if it is called so
                     yield name, 0
