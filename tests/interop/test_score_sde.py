@@ -148,6 +148,20 @@ def test_an_import_is_their_score(name):
     assert (eps - expected).abs().max() <= 2e-5 * expected.std()
 
 
+@pytest.mark.parametrize(
+    ("name", "embedding"),
+    [
+        ("vp/cifar10_ncsnpp_continuous", "fourier"),  # theirs embeds log(999 t)
+        ("subvp/cifar10_ddpmpp_continuous", "fourier"),
+        ("ve/cifar10_ncsnpp_continuous", "positional"),  # sigma itself, and divides by the sigma of that index
+        ("ve/cifar10_ncsnpp", "fourier"),
+    ],
+)
+def test_labels_that_ours_would_not_be_told_are_refused(name, embedding):
+    with pytest.raises(InteropError, match=f"model.embedding_type={embedding} on a .* has no counterpart here"):
+        meaning(tiny(name, embedding_type=embedding), HERE)
+
+
 def checkpoint(tmp_path, config, **changes):
     state = published(config)
     trained = [name for name in state if name not in ("sigmas", "all_modules.0.W")]
@@ -186,6 +200,10 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path):
         ScoreSDE(str(path), tiny(name_="ncsnv2_64"))
     with pytest.raises(InteropError, match=r"model.nf=100: a ddpm of channels"):
         ncsnpp_layout(tiny("vp/ddpm/cifar10", nf=100), HERE)
+    with pytest.raises(InteropError, match=r"model.nf=64: a ddpm of channels"):  # the stem's 64 are in 32 groups of 2
+        ncsnpp_layout(tiny("vp/ddpm/cifar10", nf=64, ch_mult=[2, 2]), HERE)
+    with pytest.raises(InteropError, match=r"model.fir_kernel=\[1, 2, 3, 4\] has no counterpart here"):
+        ncsnpp_layout(tiny(fir_kernel=[1, 2, 3, 4]), HERE)  # theirs mirrors it where it halves, too
     with pytest.raises(InteropError, match=r"does not fit its configuration"):
         ScoreSDE(str(path), "vp/cifar10_ddpmpp_continuous").read()
     with pytest.raises(InteropError, match=r"model.nonlinearity=elu has no counterpart"):

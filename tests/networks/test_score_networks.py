@@ -1,10 +1,13 @@
 """What NCSN++, EDM2's UNet and the RefineNets have in common."""
 
+import math
+
 import pytest
 import torch
 
 from denoiselab.networks import NCSN, EDM2UNet, NCSNpp, NCSNv2
 from denoiselab.networks.conditioning import Conditioning
+from denoiselab.networks.ncsn_layers import InstanceNormPlus
 
 SMALL = {"channels": 12, "multipliers": (1, 2), "blocks": 1, "attention_levels": (1,)}
 SKIPS = {"progressive_input": "skip", "progressive_output": "skip", "combine": "cat"}
@@ -117,3 +120,15 @@ def test_instance_norm_plus_keeps_what_instance_norm_loses():
     x, label = batch()
     shifted = x + torch.tensor([1.0, 0.0])[:, None, None]
     assert not torch.allclose(network(shifted, label), network(x, label), atol=1e-2)
+
+
+def test_instance_norm_plus_is_its_formula_in_the_precision_of_its_input():
+    """Values -1 and 1 about means 0 and 2: instance norm divides by sqrt(1 + eps), the means by sqrt(2 + eps)."""
+    norm = InstanceNormPlus(2).double()
+    for parameter, value in ((norm.gamma, 2.0), (norm.alpha, 3.0), (norm.beta, 0.5)):
+        torch.nn.init.constant_(parameter, value)
+    signs = torch.tensor([[-1.0, 1.0], [1.0, -1.0]], dtype=torch.float64)
+    x = torch.stack([signs, 2 + signs])[None]
+    means = torch.tensor([-1.0, 1.0], dtype=torch.float64)[:, None, None] / math.sqrt(2 + 1e-5)
+    expected = 2 * (signs / math.sqrt(1 + 1e-5) + 3 * means) + 0.5
+    assert (norm(x, torch.zeros(1))[0] - expected).abs().max() <= 1e-14

@@ -124,6 +124,12 @@ def meaning(config: Mapping[str, Any], where: Path) -> tuple[Node, Node, Node]:
     """
     model, sde, continuous = config["model"], config["training"]["sde"], config["training"]["continuous"]
     unit = 1.0 if config["data"]["centered"] else 2.0
+    embedding, fitting = model["embedding_type"], "fourier" if sde == "vesde" and continuous else "positional"
+    if embedding != fitting:  # theirs would embed log(999 t), or sigma itself
+        raise InteropError(
+            f"{where}: model.embedding_type={embedding} on a {sde} with training.continuous={continuous} has no "
+            f"counterpart here; {fitting} has."
+        )
     if sde == "vesde":
         if not model["scale_by_sigma"]:
             raise InteropError(f"{where}: model.scale_by_sigma=false on a vesde has no counterpart here.")

@@ -33,10 +33,13 @@ def ncsnpp_layout(config: Mapping[str, Any], where: Path) -> Layout:
     for key, value in wanted.items():
         if model[key] != value:
             raise InteropError(f"{where}: model.{key}={model[key]} has no counterpart here; {value} has.")
-    if model["name"] == "ddpm" and any(model["nf"] * multiple % 128 for multiple in model["ch_mult"]):
+    if model["name"] == "ddpm" and any(model["nf"] * multiple % 128 for multiple in (1, *model["ch_mult"])):
         raise InteropError(
             f"{where}: model.nf={model['nf']}: a ddpm of channels that 128 does not divide has other norms."
         )
+    taps = list(model["fir_kernel"]) if model["fir"] else None
+    if taps and taps != taps[::-1]:
+        raise InteropError(f"{where}: model.fir_kernel={taps} has no counterpart here; a symmetric one has.")
     size = data["image_size"]
     shape = [data["num_channels"], size, size]
     levels = range(len(model["ch_mult"]))
@@ -48,7 +51,7 @@ def ncsnpp_layout(config: Mapping[str, Any], where: Path) -> Layout:
         "attention_levels": [level for level in levels if size // 2**level in model["attn_resolutions"]],
         "dropout": model["dropout"],
         "fourier_scale": float(model["fourier_scale"]) if model["embedding_type"] == "fourier" else None,
-        "fir": list(model["fir_kernel"]) if model["fir"] else None,
+        "fir": taps,
         "residual_blocks": model["resblock_type"],
         "progressive_input": {"none": None, "input_skip": "skip", "residual": "residual"}[model["progressive_input"]],
         "progressive_output": {"none": None, "output_skip": "skip", "residual": "residual"}[model["progressive"]],

@@ -63,7 +63,8 @@ class NoNorm(nn.Module):
 
 
 def _instance_norm_plus(x: Tensor, gamma: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    means = x.float().mean(dim=(2, 3))  # (B, C); in half precision their differences would be lost
+    # (B, C); in half precision their differences would be lost
+    means = x.to(torch.promote_types(x.dtype, torch.float32)).mean(dim=(2, 3))
     variance, mean = torch.var_mean(means, dim=1, keepdim=True)
     means = ((means - mean) / torch.sqrt(variance + 1e-5)).to(x.dtype)
     h = F.group_norm(x, x.shape[1])  # a group for each channel is instance norm
