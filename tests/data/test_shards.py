@@ -31,7 +31,7 @@ def of(tmp_path, root=None, **options):
     )
 
 
-ELEVEN = {"x/1.PNG": png(11), "x/1.CLS": b"0", "x/1.TXT": b" eleven "}
+ELEVEN = {"x/1.PNG": png(11), "x/1.CLS": b"0", "x/1.TXT": b"\xef\xbb\xbf eleven \r\n"}  # as Windows writes it
 
 
 @pytest.fixture
