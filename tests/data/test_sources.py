@@ -20,7 +20,7 @@ from denoiselab.data import Arrays, ImageFolder, ImageZip, RecordSet
 from denoiselab.data.decoding import Decoder
 from denoiselab.data.loading import Reader
 from denoiselab.data.prepared import unread
-from denoiselab.data.records import ArrayRecords
+from denoiselab.data.records import ArrayRecords, caption
 
 RED, CLEAR_RED = (255, 0, 0), (255, 0, 0, 0)
 
@@ -192,6 +192,10 @@ def test_captions_come_from_metadata(folder):
         ("\n".join([*lines, lines[0]]), "line 11: cats/0.png stands there twice"),
         ('{"file": "cats/0.png"}', "line 1: it must hold file_name"),
         ("\n".join([*lines, '{"file_name": "9.png", "text": ""}']), "captions of 9.png"),
+        (
+            lines[0].replace("picture", "\\udc80"),
+            r"metadata\.jsonl, line 1: the caption holds .udc80, half of a character",
+        ),
         ("{", "cannot be read"),
     ):
         (folder / "metadata.jsonl").write_text(text)
@@ -201,6 +205,11 @@ def test_captions_come_from_metadata(folder):
     (folder / "metadata.csv").write_text("file_name,caption\ncats/0.png,a red, big apple\n")
     with pytest.raises(ValueError, match=r"metadata\.csv, line 2: .*in quotes"):
         load(ImageFolder, folder)
+
+
+def test_the_caption_of_a_cell_with_half_a_character_is_refused():
+    with pytest.raises(ValueError, match=r"data\.caption=text: the caption holds .ud800,"):
+        caption(["a \ud800"], "text")
 
 
 def test_captions_may_lie_in_the_folders_of_their_images(folder):

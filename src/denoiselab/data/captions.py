@@ -9,6 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
+from denoiselab.data.records import checked_caption
+
 _T = TypeVar("_T")
 
 FILES = ("metadata.jsonl", "metadata.csv")
@@ -56,7 +58,8 @@ def captions_of(tables: Sequence[Table], names: Sequence[str], where: str) -> li
     folders.
 
     Raises:
-        ValueError: A table cannot be read, names a file that is not there, or one twice, or leaves one out.
+        ValueError: A table cannot be read, names a file that is not there, or one twice, or leaves one out, or a
+            caption holds half of a character.
     """
     captions: dict[str, str] = {}
     for table in tables:
@@ -71,7 +74,7 @@ def captions_of(tables: Sequence[Table], names: Sequence[str], where: str) -> li
             name = str(PurePosixPath(table.folder, name))
             if name in captions:
                 raise ValueError(f"{table.where}, line {place}: {name} stands there twice.")
-            captions[name] = str(line[column])
+            captions[name] = checked_caption(str(line[column]), f"{table.where}, line {place}")
     return match(captions, names, where if len(tables) > 1 else tables[0].where, "captions") if tables else None
 
 

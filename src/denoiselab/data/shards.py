@@ -22,7 +22,7 @@ from torch import Tensor
 from denoiselab import progress
 from denoiselab.data.expected import absent
 from denoiselab.data.folder import EXTENSIONS
-from denoiselab.data.records import MOST_CLASSES, Strings, identity
+from denoiselab.data.records import MOST_CLASSES, Strings, checked_caption, identity
 from denoiselab.data.source import ImageSource
 from denoiselab.files import write_text
 
@@ -264,4 +264,5 @@ def _told(content: bytes, extension: str, where: str) -> dict[str, Any]:
             raise ValueError
     except (ValueError, AttributeError):
         raise ValueError(f"{where}: it is no class, a whole number from 0, and no caption.") from None
+    checked_caption(str(known.get("caption", "")), where)
     return known
