@@ -312,6 +312,21 @@ def test_arrays_of_another_kind_are_refused(tmp_path, arrays, message):
         load(Arrays, tmp_path / "a.npz")
 
 
+def test_labels_that_cannot_be_used_are_named(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 8, 8), np.uint8))
+    labels = tmp_path / "labels.npy"
+    for write, message in (
+        (lambda: None, "there is no such file"),
+        (lambda: labels.write_text("?"), "it cannot be read .*pickle"),
+        (lambda: labels.write_bytes(b""), "it cannot be read .*No data left"),
+        (lambda: np.save(labels, np.zeros(3, int)), r"they are int64 of shape \[3\]; wanted are 2 whole numbers"),
+        (lambda: np.savez(labels.open("wb"), np.zeros(2, int)), "it holds several arrays"),
+    ):
+        write()
+        with pytest.raises(ValueError, match=rf"^data\.labels={labels}: {message}"):
+            load(Arrays, tmp_path / "a.npy", labels=str(labels))
+
+
 @pytest.mark.parametrize("kind", [ImageFolder, ImageZip, Arrays])
 def test_what_is_not_there_or_of_another_kind_is_refused(tmp_path, kind):
     with pytest.raises(ValueError, match=r"data\.root=.*there is no such f"):
