@@ -183,6 +183,7 @@ def test_captions_come_from_metadata(folder):
     other = load(ImageFolder, folder)
     assert other.captions[9] == "é, dogs/deep/3.png"
     assert pickle.loads(pickle.dumps(other.captions))[-10:-8] == ["é, cats/0.png", "é, cats/1.png"]
+    (folder / "metadata.csv").unlink()
     for text, message in (
         (
             '{"file_name": "cats/9.png", "text": "?"}\n' + "\n".join(lines),
@@ -225,6 +226,19 @@ def test_captions_may_lie_in_the_folders_of_their_images(folder):
     (folder / "dogs" / "metadata.csv").unlink()
     with pytest.raises(ValueError, match=r"no captions of dogs/deep/0\.png"):
         load(ImageFolder, folder)
+
+
+def test_two_tables_of_captions_in_one_folder_are_refused(folder):
+    path = folder.parent / "it.zip"
+    for file in ("metadata.jsonl", "metadata.csv"):
+        (folder / "cats" / file).write_text("")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in folder.rglob("*.*"):
+            archive.write(file, file.relative_to(folder))
+    said = r"metadata\.\w+ lies in one folder with another; keep one of metadata\.jsonl and metadata\.csv"
+    for kind, root in ((ImageFolder, folder), (ImageZip, path)):
+        with pytest.raises(ValueError, match=said):
+            load(kind, root)
 
 
 def test_a_link_to_nothing_is_a_bad_image_if_it_is_called_one(folder):
