@@ -1,5 +1,6 @@
 """Images of all kinds from folders, archives and arrays; and all that can be wrong with them."""
 
+import contextlib
 import errno
 import io
 import json
@@ -7,6 +8,7 @@ import os
 import pickle
 import re
 import shutil
+import socket
 import tempfile
 import zipfile
 from pathlib import Path
@@ -249,6 +251,23 @@ def test_a_link_to_nothing_is_a_bad_image_if_it_is_called_one(folder):
     with pytest.raises(ValueError, match=r"link\.png: No such file"):
         load(ImageFolder, folder)
     assert len(load(ImageFolder, folder, bad_images="skip")) == 10
+
+
+@pytest.mark.parametrize("memory_limit", [2.0, 0.0])
+def test_what_would_be_waited_for_is_a_bad_image(folder, memory_limit):
+    os.mkfifo(folder / "pipe")
+    os.mkfifo(folder / "cats" / "pipe.png")
+    (folder / "cats" / "link.png").symlink_to("pipe.png")
+    (folder / "dogs" / "null.png").symlink_to("/dev/null")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as server, contextlib.chdir(folder):
+        server.bind("dogs/socket.png")
+    options = {"memory_limit": memory_limit, "workers": 0}
+    with pytest.raises(ValueError, match=r"cats/link\.png: it is no file of bytes, but a pipe"):
+        load(ImageFolder, folder, **options)
+    data = load(ImageFolder, folder, bad_images="skip", **options)
+    assert (len(data), len(data.stored(torch.arange(10)))) == (10, 10)
+    (report,) = (folder.parent / "cache").glob("data-*/bad_images.txt")
+    assert len(report.read_text().splitlines()) == 4
 
 
 def test_an_archive_is_read_in_place(tmp_path):
