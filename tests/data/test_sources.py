@@ -18,8 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
-from denoiselab.data import Arrays, ImageFolder, ImageZip, RecordSet
+from denoiselab.data import Arrays, ImageFolder, ImageZip, RecordSet, prepared
 from denoiselab.data.decoding import Decoder
+from denoiselab.data.folder import FileRecords
 from denoiselab.data.loading import Reader
 from denoiselab.data.prepared import unread
 from denoiselab.data.records import ArrayRecords, caption
@@ -427,6 +428,48 @@ def test_one_bad_image_is_named_or_left_out_and_reported(folder, name, memory_li
         load(ImageFolder, folder, **options)
 
 
+@pytest.mark.parametrize("memory_limit", [0.0, 2.0])
+@pytest.mark.parametrize("mended", [False, True])
+def test_a_stopped_pass_goes_on_and_ends_as_one_that_was_not(folder, monkeypatch, memory_limit, mended):
+    (folder / "cats" / "1.png").write_bytes(b"no picture")
+    options = {"memory_limit": memory_limit, "workers": 0, "bad_images": "skip"}
+    straight = load(ImageFolder, folder, **options)
+    shutil.rmtree(folder.parent / "cache")
+    seen, image, ill = [], FileRecords.image, [1]
+    monkeypatch.setattr(prepared, "_OFTEN", -1.0)
+    monkeypatch.setattr(prepared, "_CHUNK", 2)
+
+    def stops(self, i):
+        seen.append(i)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        if i in ill:
+            raise OSError("it is ill")
+        return image(self, i) if i != 1 else picture()
+
+    monkeypatch.setattr(FileRecords, "image", stops)
+    with pytest.raises(KeyboardInterrupt):
+        load(ImageFolder, folder, **options)
+    (notes,) = (folder.parent / "cache").glob(".*.partial/notes.jsonl")
+    with notes.open("a") as file:
+        file.write('\n[4, "00')  # by a program that was killed
+    if mended:
+        ill.clear()
+    data = load(ImageFolder, folder, **options)
+    assert seen[:6] == [0, 1, 2, 3, 4, 5]
+    if mended:
+        assert seen[7:17] == list(range(10))
+        assert len(data) == 10
+        return
+    assert seen[6:13] == [1, 4, 5, 6, 7, 8, 9]
+    assert data.fingerprint == straight.fingerprint
+    assert data.rows.tolist() == [0, *range(2, 10)]
+    assert torch.equal(data.stored(torch.arange(9)), straight.stored(torch.arange(9)))
+    (kept,) = (folder.parent / "cache").glob("data-*/")
+    assert not (kept / "notes.jsonl").exists()
+    assert not list((folder.parent / "cache").glob(".*"))
+
+
 @pytest.mark.parametrize("name", ["images.npy", "sha256.npy", "bad.json"])
 def test_a_damaged_cache_is_made_anew(folder, name):
     first = load(ImageFolder, folder)
@@ -477,7 +520,8 @@ def test_a_full_disk_is_a_sentence_and_nothing_is_left_behind(folder, monkeypatc
         with pytest.raises(ValueError, match=sentence):
             load(ImageFolder, folder)
     (lock,) = cache.iterdir()
-    (cache / f".{lock.stem}.killed").mkdir()  # by a program that was killed
+    (cache / f".{lock.stem}.partial").mkdir()  # by a program that was killed
+    (cache / f".{lock.stem}.partial" / "images.npy").touch()
     load(ImageFolder, folder)
     assert sorted(path.name for path in cache.iterdir()) == [lock.stem, lock.name]
     (images,) = cache.glob("*/images.npy")
