@@ -135,6 +135,7 @@ def test_methods_train_images(invoke, logs, method):
         (["method=edmm"], "method=edmm: unknown"),
         (["data=swiss_roll"], "choose evaluation=points"),
         (["data=swiss_roll", "evaluation=points"], "network=mlp"),
+        (["experiment=toy_2d", "evaluation.samplers=[ddpm]"], "evaluation.samplers: ddpm: Clip keeps x0 in the range"),
         (["experiment=toy_2d", "evaluation=default"], "evaluation.extractor"),
         (["schedule=sub_vp", "schedule.beta_min=-1"], "beta_min=-1 and"),
         (["objective.level_distribution.uniforms=3"], "it must be a node"),

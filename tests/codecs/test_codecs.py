@@ -33,6 +33,7 @@ def test_any_size_that_the_stride_divides_and_shapes_as_announced(kind):
     out = codec.decode(latents)
     assert out.shape == x.shape
     assert bool(out.any())  # no layer starts as zero
+    assert codec.decode(codec.encode_latents(codec.encode_pixels(x[:0]))).shape == (0, 1, 12, 8)
     codec.to(memory_format=torch.channels_last)
     last = x.contiguous(memory_format=torch.channels_last)
     assert torch.allclose(codec.decode(codec.encode_latents(codec.encode_pixels(last))), out, atol=1e-5)

@@ -31,7 +31,7 @@ def of(tmp_path, root=None, **options):
     )
 
 
-ELEVEN = {"x/1.PNG": png(11), "x/1.CLS": b"0", "x/1.TXT": b" eleven "}
+ELEVEN = {"x/1.PNG": png(11), "x/1.CLS": b"0", "x/1.TXT": b"\xef\xbb\xbf eleven \r\n"}  # as Windows writes it
 
 
 @pytest.fixture
@@ -122,6 +122,9 @@ BAD = {
     r"a\.tar/0\.cls: it is no class": lambda path: write(path, {"0.png": png(1), "0.cls": b"cat"}),
     r"a\.tar/0\.json: it is no class": lambda path: write(path, {"0.png": png(1), "0.json": b'{"label": -1}'}),
     r"a\.tar/0\.json: it is no class, .*": lambda path: write(path, {"0.png": png(1), "0.json": b'{"label": true}'}),
+    r"a\.tar/0\.json: the caption holds .ud800,": lambda path: write(
+        path, {"0.png": png(1), "0.json": b'{"caption": "a \\ud800"}'}
+    ),
     r"a\.tar/1\.png: it has no class, and": lambda path: write(path, {"0.png": png(1), "0.cls": b"0", "1.png": png(1)}),
     r"a\.tar/1\.png: it has no caption": lambda path: write(path, {"0.png": png(1), "0.txt": b"0", "1.png": png(1)}),
     r"a\.tar: 0\.jpg is the second image": lambda path: write(path, {"0.png": png(1), "0.jpg": png(1)}),

@@ -1,5 +1,6 @@
 """Images of all kinds from folders, archives and arrays; and all that can be wrong with them."""
 
+import contextlib
 import errno
 import io
 import json
@@ -7,6 +8,7 @@ import os
 import pickle
 import re
 import shutil
+import socket
 import tempfile
 import zipfile
 from pathlib import Path
@@ -16,11 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
-from denoiselab.data import Arrays, ImageFolder, ImageZip, RecordSet
+from denoiselab.data import Arrays, ImageFolder, ImageZip, RecordSet, prepared
 from denoiselab.data.decoding import Decoder
+from denoiselab.data.folder import FileRecords
 from denoiselab.data.loading import Reader
 from denoiselab.data.prepared import unread
-from denoiselab.data.records import ArrayRecords
+from denoiselab.data.records import ArrayRecords, caption
 
 RED, CLEAR_RED = (255, 0, 0), (255, 0, 0, 0)
 
@@ -183,6 +186,7 @@ def test_captions_come_from_metadata(folder):
     other = load(ImageFolder, folder)
     assert other.captions[9] == "é, dogs/deep/3.png"
     assert pickle.loads(pickle.dumps(other.captions))[-10:-8] == ["é, cats/0.png", "é, cats/1.png"]
+    (folder / "metadata.csv").unlink()
     for text, message in (
         (
             '{"file_name": "cats/9.png", "text": "?"}\n' + "\n".join(lines),
@@ -192,6 +196,10 @@ def test_captions_come_from_metadata(folder):
         ("\n".join([*lines, lines[0]]), "line 11: cats/0.png stands there twice"),
         ('{"file": "cats/0.png"}', "line 1: it must hold file_name"),
         ("\n".join([*lines, '{"file_name": "9.png", "text": ""}']), "captions of 9.png"),
+        (
+            lines[0].replace("picture", "\\udc80"),
+            r"metadata\.jsonl, line 1: the caption holds .udc80, half of a character",
+        ),
         ("{", "cannot be read"),
     ):
         (folder / "metadata.jsonl").write_text(text)
@@ -201,6 +209,11 @@ def test_captions_come_from_metadata(folder):
     (folder / "metadata.csv").write_text("file_name,caption\ncats/0.png,a red, big apple\n")
     with pytest.raises(ValueError, match=r"metadata\.csv, line 2: .*in quotes"):
         load(ImageFolder, folder)
+
+
+def test_the_caption_of_a_cell_with_half_a_character_is_refused():
+    with pytest.raises(ValueError, match=r"data\.caption=text: the caption holds .ud800,"):
+        caption(["a \ud800"], "text")
 
 
 def test_captions_may_lie_in_the_folders_of_their_images(folder):
@@ -218,6 +231,19 @@ def test_captions_may_lie_in_the_folders_of_their_images(folder):
         load(ImageFolder, folder)
 
 
+def test_two_tables_of_captions_in_one_folder_are_refused(folder):
+    path = folder.parent / "it.zip"
+    for file in ("metadata.jsonl", "metadata.csv"):
+        (folder / "cats" / file).write_text("")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in folder.rglob("*.*"):
+            archive.write(file, file.relative_to(folder))
+    said = r"metadata\.\w+ lies in one folder with another; keep one of metadata\.jsonl and metadata\.csv"
+    for kind, root in ((ImageFolder, folder), (ImageZip, path)):
+        with pytest.raises(ValueError, match=said):
+            load(kind, root)
+
+
 def test_a_link_to_nothing_is_a_bad_image_if_it_is_called_one(folder):
     (folder / "README").symlink_to("nowhere")
     (folder / "loop").symlink_to("loop")
@@ -226,6 +252,23 @@ def test_a_link_to_nothing_is_a_bad_image_if_it_is_called_one(folder):
     with pytest.raises(ValueError, match=r"link\.png: No such file"):
         load(ImageFolder, folder)
     assert len(load(ImageFolder, folder, bad_images="skip")) == 10
+
+
+@pytest.mark.parametrize("memory_limit", [2.0, 0.0])
+def test_what_would_be_waited_for_is_a_bad_image(folder, memory_limit):
+    os.mkfifo(folder / "pipe")
+    os.mkfifo(folder / "cats" / "pipe.png")
+    (folder / "cats" / "link.png").symlink_to("pipe.png")
+    (folder / "dogs" / "null.png").symlink_to("/dev/null")
+    with contextlib.closing(socket.socket(socket.AF_UNIX)) as server, contextlib.chdir(folder):
+        server.bind("dogs/socket.png")
+    options = {"memory_limit": memory_limit, "workers": 0}
+    with pytest.raises(ValueError, match=r"cats/link\.png: it is no file of bytes, but a pipe"):
+        load(ImageFolder, folder, **options)
+    data = load(ImageFolder, folder, bad_images="skip", **options)
+    assert (len(data), len(data.stored(torch.arange(10)))) == (10, 10)
+    (report,) = (folder.parent / "cache").glob("data-*/bad_images.txt")
+    assert len(report.read_text().splitlines()) == 4
 
 
 def test_an_archive_is_read_in_place(tmp_path):
@@ -303,6 +346,21 @@ def test_arrays_of_another_kind_are_refused(tmp_path, arrays, message):
         load(Arrays, tmp_path / "a.npz")
 
 
+def test_labels_that_cannot_be_used_are_named(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 8, 8), np.uint8))
+    labels = tmp_path / "labels.npy"
+    for write, message in (
+        (lambda: None, "there is no such file"),
+        (lambda: labels.write_text("?"), "it cannot be read .*pickle"),
+        (lambda: labels.write_bytes(b""), "it cannot be read .*No data left"),
+        (lambda: np.save(labels, np.zeros(3, int)), r"they are int64 of shape \[3\]; wanted are 2 whole numbers"),
+        (lambda: np.savez(labels.open("wb"), np.zeros(2, int)), "it holds several arrays"),
+    ):
+        write()
+        with pytest.raises(ValueError, match=rf"^data\.labels={labels}: {message}"):
+            load(Arrays, tmp_path / "a.npy", labels=str(labels))
+
+
 @pytest.mark.parametrize("kind", [ImageFolder, ImageZip, Arrays])
 def test_what_is_not_there_or_of_another_kind_is_refused(tmp_path, kind):
     with pytest.raises(ValueError, match=r"data\.root=.*there is no such f"):
@@ -370,6 +428,48 @@ def test_one_bad_image_is_named_or_left_out_and_reported(folder, name, memory_li
         load(ImageFolder, folder, **options)
 
 
+@pytest.mark.parametrize("memory_limit", [0.0, 2.0])
+@pytest.mark.parametrize("mended", [False, True])
+def test_a_stopped_pass_goes_on_and_ends_as_one_that_was_not(folder, monkeypatch, memory_limit, mended):
+    (folder / "cats" / "1.png").write_bytes(b"no picture")
+    options = {"memory_limit": memory_limit, "workers": 0, "bad_images": "skip"}
+    straight = load(ImageFolder, folder, **options)
+    shutil.rmtree(folder.parent / "cache")
+    seen, image, ill = [], FileRecords.image, [1]
+    monkeypatch.setattr(prepared, "_OFTEN", -1.0)
+    monkeypatch.setattr(prepared, "_CHUNK", 2)
+
+    def stops(self, i):
+        seen.append(i)
+        if len(seen) == 6:
+            raise KeyboardInterrupt
+        if i in ill:
+            raise OSError("it is ill")
+        return image(self, i) if i != 1 else picture()
+
+    monkeypatch.setattr(FileRecords, "image", stops)
+    with pytest.raises(KeyboardInterrupt):
+        load(ImageFolder, folder, **options)
+    (notes,) = (folder.parent / "cache").glob(".*.partial/notes.jsonl")
+    with notes.open("a") as file:
+        file.write('\n[4, "00')  # by a program that was killed
+    if mended:
+        ill.clear()
+    data = load(ImageFolder, folder, **options)
+    assert seen[:6] == [0, 1, 2, 3, 4, 5]
+    if mended:
+        assert seen[7:17] == list(range(10))
+        assert len(data) == 10
+        return
+    assert seen[6:13] == [1, 4, 5, 6, 7, 8, 9]
+    assert data.fingerprint == straight.fingerprint
+    assert data.rows.tolist() == [0, *range(2, 10)]
+    assert torch.equal(data.stored(torch.arange(9)), straight.stored(torch.arange(9)))
+    (kept,) = (folder.parent / "cache").glob("data-*/")
+    assert not (kept / "notes.jsonl").exists()
+    assert not list((folder.parent / "cache").glob(".*"))
+
+
 @pytest.mark.parametrize("name", ["images.npy", "sha256.npy", "bad.json"])
 def test_a_damaged_cache_is_made_anew(folder, name):
     first = load(ImageFolder, folder)
@@ -420,7 +520,8 @@ def test_a_full_disk_is_a_sentence_and_nothing_is_left_behind(folder, monkeypatc
         with pytest.raises(ValueError, match=sentence):
             load(ImageFolder, folder)
     (lock,) = cache.iterdir()
-    (cache / f".{lock.stem}.killed").mkdir()  # by a program that was killed
+    (cache / f".{lock.stem}.partial").mkdir()  # by a program that was killed
+    (cache / f".{lock.stem}.partial" / "images.npy").touch()
     load(ImageFolder, folder)
     assert sorted(path.name for path in cache.iterdir()) == [lock.stem, lock.name]
     (images,) = cache.glob("*/images.npy")

@@ -64,3 +64,26 @@ def test_what_is_no_text_encoder_is_refused(folder, tmp_path):
     edited(tmp_path / "1" / "text_encoder" / "config.json", hidden_size=None)
     with pytest.raises(ValueError, match="no hidden_size"):
         TextEncoder(str(copy))
+
+
+def test_weights_that_are_no_real_numbers_are_refused_where_they_are_taken(folder, tmp_path):
+    """Indices of positions, which older files hold, are not weights."""
+    shutil.copytree(folder.parent, tmp_path / "it")
+    copy = tmp_path / "it" / "text_encoder"
+    weights = load_file(copy / "model.safetensors")
+    position_ids = torch.arange(LENGTH)[None]
+    name = next(name for name in weights if name.endswith("layers.1.mlp.fc2.weight"))
+    for kind in (torch.float16, torch.int64, torch.float8_e4m3fn):
+        state = {**weights, name: (4 * weights[name]).to(kind), "text_model.embeddings.position_ids": position_ids}
+        for write in (
+            lambda state: save_file(state, copy / "model.safetensors", {"format": "pt"}),
+            lambda state: torch.save(state, copy / "pytorch_model.bin"),
+        ):
+            (copy / "model.safetensors").unlink(missing_ok=True)
+            write(state)
+            encoder = TextEncoder(str(copy), length=LENGTH)
+            if kind is torch.float16:
+                assert encoder(TEXTS, CPU)[0].shape == (3, LENGTH, FEATURES)
+                continue
+            with pytest.raises(ValueError, match=rf"path={copy}: '{name}' is of {str(kind)[6:]}, where real numbers"):
+                encoder(TEXTS, CPU)

@@ -155,11 +155,14 @@ def unlike(folder):
     autoencoder("AutoencoderKL", latent_channels=3).save_pretrained(folder / "vae")
 
 
-def not_finite(folder):
-    file = folder / "text_encoder" / "model.safetensors"
-    state = load_file(file)
-    (name,) = (name for name in state if name.endswith("final_layer_norm.bias"))
-    save_file({**state, name: state[name] * torch.nan}, file, {"format": "pt"})
+def with_bias(change):
+    def changed(folder):
+        file = folder / "text_encoder" / "model.safetensors"
+        state = load_file(file)
+        (name,) = (name for name in state if name.endswith("final_layer_norm.bias"))
+        save_file({**state, name: change(state[name])}, file, {"format": "pt"})
+
+    return changed
 
 
 @pytest.mark.parametrize(
@@ -171,7 +174,8 @@ def not_finite(folder):
         (lambda folder: edited(folder / "vae" / "config.json", _class_name="AutoencoderTiny"), "AutoencoderTiny is no"),
         (lambda folder: (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99), "damaged"),
         (lambda folder: (folder / "text_encoder" / "model.safetensors").write_bytes(b"x" * 99), "cannot be read"),
-        (not_finite, "'final_layer_norm.bias' holds numbers that are not finite"),
+        (with_bias(lambda bias: bias * torch.nan), "'final_layer_norm.bias' holds numbers that are not finite"),
+        (with_bias(torch.Tensor.int), "final_layer_norm.bias' is of int32, where real numbers"),
         (
             lambda folder: edited(folder / "scheduler/scheduler_config.json", rescale_betas_zero_snr=True),
             "alpha=0, sig",

@@ -217,6 +217,13 @@ def test_every_file_composes_to_the_size_that_it_states(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_no_samples_make_none(name):
+    network, x, cond = awake(name, outputs=2)
+    none = Conditioning(**{key: value[:0] for key, value in cond._asdict().items() if value is not None})
+    assert network(x[:0], LABEL[:0], none).shape == (0, 2 * x.shape[1], *x.shape[2:])
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_shape_and_conditioning(name):
     """The output has the sample's shape, times `outputs`; what is not taken, or is missing, is refused."""
     network, x, cond = awake(name, outputs=2)

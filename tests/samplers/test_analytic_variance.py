@@ -82,14 +82,33 @@ def test_the_last_noisy_step_is_clipped_and_the_range_bounds_the_variance():
 def test_the_moments_are_of_the_mended_prediction_and_guidance_is_refused():
     sampler = samplers.Analytic(UniformTime(), 5, threshold=Clip(0.5))
     clipped = measured(sampler, GAUSSIAN, DATA).error
-    free = analytic(1.0).moments.error
-    assert clipped[-1] > 4 * free[-1]  # near the data x0 is known, and what the clip takes away is the error
-    assert float(clipped[0]) == pytest.approx(float(free[0]), rel=0.01)  # far from them it is the mean, inside
+    plain = analytic(1.0).moments.error
+    assert clipped[-1] > 4 * plain[-1]  # near the data x0 is known, and what the clip takes away is the error
+    assert float(clipped[0]) == pytest.approx(float(plain[0]), rel=0.01)  # far from them it is the mean, inside
     model = Model(GAUSSIAN, Unconditional(), Identity([1]))
-    check_sampler(sampler, model, [1.0])
+    free = samplers.Analytic(UniformTime(), 5)
+    check_sampler(free, model, [1.0])
     check_sampler(samplers.DDIM(UniformTime(), 5), model, [2.0])
     with pytest.raises(BadInput, match=r"guidance=\[1\.0, 2\.0\].*use 1"):
-        check_sampler(sampler, model, [1.0, 2.0])
+        check_sampler(free, model, [1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "option", "says"),
+    [
+        ([2], None, r"sampler\.threshold: Clip .* sees data of shape \[2\], which .* give sampler\.threshold=null"),
+        (
+            [1, 64],
+            "evaluation",
+            r"evaluation\.samplers: ddpm: Clip .* data of shape \[1, 64\], .* name one that has no",
+        ),
+    ],
+)
+def test_a_threshold_is_for_images(shape, option, says):
+    sampler = samplers.Ancestral(UniformTime(), 5, threshold=Clip())
+    check_sampler(sampler, Model(GAUSSIAN, Unconditional(), Identity([1, 8, 8])), [1.0], option, "ddpm")
+    with pytest.raises(BadInput, match=says):
+        check_sampler(sampler, Model(GAUSSIAN, Unconditional(), Identity(shape)), [1.0], option, "ddpm")
 
 
 def test_a_model_that_was_not_measured_is_refused():

@@ -238,15 +238,19 @@ def check_sampler(
         BadInput: It mends x0 in the range of images and the network sees something else, or its moments are those of
             the conditional model and a scale is not 1.
     """
-    if sampler.threshold is not None and not isinstance(model.codec, Identity):
+    pixels = isinstance(model.codec, Identity) and len(model.shape) == 3
+    if sampler.threshold is not None and not pixels:
         where, instead = (
             ("sampler.threshold", "give sampler.threshold=null")
             if option is None
             else (f"{option}.samplers: {name}", "name one that has no threshold instead, such as ancestral for ddpm")
         )
+        sees = f"what {type(model.codec).__name__} makes of them"
+        if isinstance(model.codec, Identity):
+            sees = f"data of shape {list(model.shape)}, which are none"
         raise BadInput(
-            f"{where}: {type(sampler.threshold).__name__} keeps x0 in the range of images, and this network sees what "
-            f"{type(model.codec).__name__} makes of them; {instead}."
+            f"{where}: {type(sampler.threshold).__name__} keeps x0 in the range of images, and this network sees "
+            f"{sees}; {instead}."
         )
     if isinstance(sampler, Analytic) and any(scale != 1 for scale in scales):
         where = "guidance" if option is None else f"{option}.guidance"

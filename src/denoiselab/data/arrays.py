@@ -113,7 +113,7 @@ class Arrays(ImageSource):
             loaded = np.load(path, mmap_mode="r")  # no pickles
             if path.suffix == ".npy":
                 images = loaded
-                labels = None if self.labels is None else np.load(Path(self.labels).expanduser())
+                labels = None if self.labels is None else _read_labels(self.labels)
             elif self.labels is not None:
                 raise ValueError(f"data.labels={self.labels}: a .npz file of images holds its own labels.")
             else:
@@ -140,9 +140,9 @@ class Arrays(ImageSource):
         if labels is None:
             classes = torch.zeros(len(images), dtype=torch.int64)
         elif labels.shape != (len(images),) or labels.dtype.kind not in "iu" or not _classes(labels):
+            of = f"{option}: its labels" if self.labels is None else f"data.labels={self.labels}: they"
             raise ValueError(
-                f"{option}: its labels are {labels.dtype} of shape {list(labels.shape)}; wanted are {len(images)} "
-                "whole numbers from 0."
+                f"{of} are {labels.dtype} of shape {list(labels.shape)}; wanted are {len(images)} whole numbers from 0."
             )
         else:
             classes = torch.from_numpy(labels.astype(np.int64))
@@ -162,6 +162,19 @@ def channels_last(images: NDArray[Any]) -> NDArray[Any]:
     """`(N, H, W)` or `(N, H, W, C)` of either or `(N, C, H, W)`: C is what is 1, 3 or 4, the last if both are."""
     first = images.ndim == 4 and images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3, 4)
     return images.transpose(0, 2, 3, 1) if first else images
+
+
+def _read_labels(name: str) -> NDArray[Any]:
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ValueError(f"data.labels={name}: there is no such file.")
+    try:
+        labels = np.load(path)
+    except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
+        raise ValueError(f"data.labels={name}: it cannot be read ({' '.join(str(error).split())}).") from None
+    if not isinstance(labels, np.ndarray):
+        raise ValueError(f"data.labels={name}: it holds several arrays; wanted is a .npy file, of one.")
+    return labels
 
 
 def _classes(labels: NDArray[Any]) -> bool:

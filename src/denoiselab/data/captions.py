@@ -1,4 +1,4 @@
-"""Captions that lie beside images: `metadata.jsonl` or `metadata.csv`, in the folders of the images or above them."""
+"""Captions that lie beside images: `metadata.jsonl` or `metadata.csv`, not both, in their folders or above them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
+
+from denoiselab.data.records import checked_caption
 
 _T = TypeVar("_T")
 
@@ -40,8 +42,7 @@ def read_captions(root: Path, names: Sequence[str]) -> list[str] | None:
     tables = []
     inner = {PurePosixPath(name.rpartition("/")[0]) for name in names}
     for folder in sorted({str(place) for deepest in inner for place in (deepest, *deepest.parents)}):
-        path = next((root / folder / name for name in FILES if (root / folder / name).is_file()), None)
-        if path is not None:
+        for path in (root / folder / name for name in FILES if (root / folder / name).is_file()):
             try:
                 tables.append(Table(folder, f"data.root: {path}", path.read_bytes()))
             except OSError as error:
@@ -52,14 +53,19 @@ def read_captions(root: Path, names: Sequence[str]) -> list[str] | None:
 def captions_of(tables: Sequence[Table], names: Sequence[str], where: str) -> list[str] | None:
     """The caption of each of `names`; None where there is no table.
 
-    A line holds `file_name`, relative to its table's folder, and `text` or `caption`: as for Hugging Face's image
-    folders.
+    A line holds `file_name`, relative to its table's folder, and `text` or `caption`; a folder has one table at most:
+    as for Hugging Face's image folders.
 
     Raises:
-        ValueError: A table cannot be read, names a file that is not there, or one twice, or leaves one out.
+        ValueError: Two tables lie in one folder, or one cannot be read, names a file that is not there, or one twice,
+            or leaves one out, or a caption holds half of a character.
     """
     captions: dict[str, str] = {}
+    folders = set[str]()
     for table in tables:
+        if table.folder in folders:
+            raise ValueError(f"{table.where} lies in one folder with another; keep one of {' and '.join(FILES)}.")
+        folders.add(table.folder)
         for place, line in _lines(table):
             column = next((c for c in _COLUMNS if isinstance(line.get(c), str)), None)
             name = line.get("file_name")
@@ -71,7 +77,7 @@ def captions_of(tables: Sequence[Table], names: Sequence[str], where: str) -> li
             name = str(PurePosixPath(table.folder, name))
             if name in captions:
                 raise ValueError(f"{table.where}, line {place}: {name} stands there twice.")
-            captions[name] = str(line[column])
+            captions[name] = checked_caption(str(line[column]), f"{table.where}, line {place}")
     return match(captions, names, where if len(tables) > 1 else tables[0].where, "captions") if tables else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,8 +63,15 @@ class FileRecords:
         return str(self.root / self.names[i])
 
     def image(self, i: int) -> Image.Image:
-        """The file, opened."""
-        return Image.open(self.root / self.names[i])
+        """The file, opened.
+
+        Raises:
+            OSError: It cannot be read, or is a pipe or the like, which might be waited for without end.
+        """
+        path = self.root / self.names[i]
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError("it is no file of bytes, but a pipe, a socket or a device")
+        return Image.open(path)
 
 
 @dataclass(kw_only=True)
@@ -153,7 +161,7 @@ def check_folder(root: Path, option: str) -> None:
 
 
 def _files(root: Path, inner: str, above: tuple[str, ...] = ()) -> Iterator[tuple[str, int | None]]:
-    """Relative names of all folders, with None, and of all files, with their size, that are not hidden."""
+    """Relative names of all folders, with None, and of all else, with the size of files, that is not hidden."""
     folder = root / inner
     real = os.path.realpath(folder)
     if real in above:  # a link to a folder that it lies in
@@ -170,10 +178,5 @@ def _files(root: Path, inner: str, above: tuple[str, ...] = ()) -> Iterator[tupl
             if is_folder:
                 yield name, None
                 yield from _files(root, name, (*above, real))
-            else:
-                if file:
-                    yield name, entry.stat().st_size
-                elif (
-                    entry.is_symlink() and not Path(entry.path).exists()
-                ):  # to nothing: an image that cannot be read, if it is called so
-                    yield name, 0
+            else:  # links to nothing, pipes and the like are images that cannot be read, if they are called so
+                yield name, entry.stat().st_size if file else 0

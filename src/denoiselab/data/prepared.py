@@ -27,7 +27,7 @@ from denoiselab import progress
 from denoiselab.data.decoding import BadImage, Decoder, WrongSize, read
 from denoiselab.data.processes import in_parts
 from denoiselab.data.records import Records, version
-from denoiselab.files import new_folder, write_text
+from denoiselab.files import write_text
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +35,11 @@ _log = logging.getLogger(__name__)
 # other processes are worth their start.
 _CHUNK, _SHARE, _WORTH = 64, 16, 10.0
 
+# Seconds between notes of what was found.
+_OFTEN = 30.0
+
 _PIXELS, _HASHES, _BAD, _REPORT = "images.npy", "sha256.npy", "bad.json", "bad_images.txt"
+_NOTES = "notes.jsonl"  # of a pass that has not ended
 
 
 class Prepared(NamedTuple):
@@ -58,8 +62,8 @@ def prepare(
     """Read every image once, or find in `cache` what was found when they were.
 
     The folder is named by the hash of the records' identity, of their files' version and of what was asked. Processes
-    that want the same wait for the first of them. Where an image could not be read, and now can, or where what was kept
-    is damaged, all are read anew.
+    that want the same wait for the first of them. A pass that was stopped, or killed, goes on where it last noted what
+    it had found. Where an image could not be read, and now can, or where what was kept is damaged, all are read anew.
 
     Args:
         records: The images.
@@ -91,12 +95,20 @@ def prepare(
         if not whole or any(_readable(records, i, decoder) for i in _bad(folder)):
             if folder.exists():
                 shutil.rmtree(folder)
-            for left in cache.glob(f".{folder.name}.*"):  # by a program that was killed
-                shutil.rmtree(left, ignore_errors=True)
-            with new_folder(folder) as partial:
-                if decoded:
-                    _allocate(partial / _PIXELS, (len(records), *decoder.shape), cache)
-                _read_all(_Task(records, decoder, partial / _PIXELS if decoded else None), partial, workers, skip=skip)
+            partial = cache / f".{folder.name}.partial"
+            task = _Task(records, decoder, partial / _PIXELS if decoded else None)
+            hashes, bad = _noted(task, partial)
+            try:
+                if not hashes:
+                    shutil.rmtree(partial, ignore_errors=True)
+                    partial.mkdir()
+                    if decoded:
+                        _allocate(partial / _PIXELS, (len(records), *decoder.shape), cache)
+                _read_all(task, hashes, bad, partial, workers, skip=skip)
+                partial.rename(folder)
+            except Exception:  # what only stops the program leaves what was noted
+                shutil.rmtree(partial, ignore_errors=True)
+                raise
     bad = _bad(folder)
     if bad and not skip:
         raise ValueError(_refusal(next(iter(bad.values()))))
@@ -194,33 +206,62 @@ class _Task:
         return hashes, bad, None
 
 
-def _read_all(task: _Task, folder: Path, workers: int | None, *, skip: bool) -> None:
-    n = len(task.records)
-    hashes, bad = b"", dict[int, str]()
-    with progress.bar("reading images", n) as bar, contextlib.closing(_parts(task, workers)) as parts:
+def _read_all(
+    task: _Task, hashes: bytearray, bad: dict[int, str], folder: Path, workers: int | None, *, skip: bool
+) -> None:
+    """Read what comes after the images whose `hashes` are known, and keep in `folder` what was found."""
+    n, done, last = len(task.records), len(hashes) // 32, time.monotonic()
+    with progress.bar("reading images", n, done) as bar, contextlib.closing(_parts(task, done, workers)) as parts:
         for some, damaged, refusal in parts:
-            if damaged and not skip:
-                raise ValueError(_refusal(next(iter(damaged.values()))))
+            bad |= damaged
+            if bad and not skip:
+                raise ValueError(_refusal(next(iter(bad.values()))))
             if refusal is not None:
                 raise ValueError(refusal)
             hashes += some
-            bad |= damaged
             bar.update(len(some) // 32)
+            if time.monotonic() - last > _OFTEN:
+                _note(task, folder, hashes, bad, done)
+                done, last = len(hashes) // 32, time.monotonic()
     np.save(folder / _HASHES, np.frombuffer(hashes, np.uint8).reshape(n, 32))
     write_text(folder / _REPORT, "".join(f"{text}\n" for text in bad.values()))
     write_text(folder / _BAD, json.dumps(bad))
+    (folder / _NOTES).unlink(missing_ok=True)
 
 
-def _parts(task: _Task, workers: int | None) -> Generator[tuple[bytes, dict[int, str], str | None]]:
-    """What the task finds, part by part in order; by several processes if it is long."""
+def _note(task: _Task, folder: Path, hashes: bytearray, bad: dict[int, str], first: int) -> None:
+    """Note what was found from image `first` on, for `_noted`."""
+    if task.pixels is not None:
+        with task.pixels.open("rb") as pixels:
+            os.fsync(pixels.fileno())  # so that what is noted is there, even if the machine fails
+    told = [first, hashes[32 * first :].hex(), {i: text for i, text in bad.items() if i >= first}]
+    with (folder / _NOTES).open("a", encoding="utf-8") as notes:
+        notes.write(f"\n{json.dumps(told)}")
+
+
+def _noted(task: _Task, folder: Path) -> tuple[bytearray, dict[int, str]]:
+    """Hashes of the first images, and the bad ones among them, as noted by a pass that was stopped."""
+    hashes, bad = bytearray(), dict[int, str]()
+    with contextlib.suppress(FileNotFoundError), (folder / _NOTES).open(encoding="utf-8") as notes:
+        for line in notes:
+            with contextlib.suppress(ValueError):  # half a line, of a program that was killed
+                first, some, damaged = json.loads(line)
+                if 32 * first == len(hashes):
+                    hashes += bytes.fromhex(some)
+                    bad |= {int(i): text for i, text in damaged.items()}
+    return (bytearray(), {}) if any(_readable(task.records, i, task.decoder) for i in bad) else (hashes, bad)
+
+
+def _parts(task: _Task, first: int, workers: int | None) -> Generator[tuple[bytes, dict[int, str], str | None]]:
+    """What the task finds from `first` on, part by part in order; by several processes if it is long."""
     n, start = len(task.records), time.perf_counter()
     many = len(os.sched_getaffinity(0)) if workers is None else workers
-    done = 0
+    done = first
     while done < n:
         last = min(done + _CHUNK, n)
         yield task(done, last)
         done = last
-        if many > 1 and (time.perf_counter() - start) / done * (n - done) > _WORTH:
+        if many > 1 and (time.perf_counter() - start) / (done - first) * (n - done) > _WORTH:
             break
     if done < n:
         yield from in_parts(task, range(done, n, _SHARE), n, many)

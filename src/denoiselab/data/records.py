@@ -198,9 +198,27 @@ def caption(cell: Any, column: str) -> str:
     """The caption in a cell of a table: a text, or the first of several; empty where there is none.
 
     Raises:
-        ValueError: The cell holds something else.
+        ValueError: The cell holds something else, or half of a character.
     """
     first = next(iter(cell), None) if isinstance(cell, list) else cell
     if not isinstance(first, str | None):
         raise ValueError(f"data.caption={column}: the column must hold texts, and has {first!r}.")
-    return first or ""
+    return checked_caption(first or "", f"data.caption={column}")
+
+
+def checked_caption(text: str, where: str) -> str:
+    """A caption, if it can be encoded.
+
+    Args:
+        text: The caption.
+        where: It stands, for messages.
+
+    Raises:
+        ValueError: It holds half of a pair of UTF-16, as JSON's escapes may, which is no character.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])[1:-1]
+        raise ValueError(f"{where}: the caption holds {half}, half of a character; mend or remove it.") from None
+    return text

@@ -22,7 +22,7 @@ from torch import Tensor
 from denoiselab import progress
 from denoiselab.data.expected import absent
 from denoiselab.data.folder import EXTENSIONS
-from denoiselab.data.records import MOST_CLASSES, Strings, identity
+from denoiselab.data.records import MOST_CLASSES, Strings, checked_caption, identity
 from denoiselab.data.source import ImageSource
 from denoiselab.files import write_text
 
@@ -186,7 +186,7 @@ def read_index(shards: Sequence[Path], cache: Path) -> list[dict[str, Any]]:
         ValueError: A shard is no tar archive or not whole, or a member is unsafe or not as it should be.
     """
     facts = [(str(shard.resolve()), (stat := shard.stat()).st_size, stat.st_mtime_ns) for shard in shards]
-    key = hashlib.sha256(json.dumps(["index 1", facts]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(["index 2", facts]).encode()).hexdigest()
     path = cache / f"shards-{key[:16]}.json"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
@@ -252,9 +252,9 @@ def _check(shard: Path, member: tarfile.TarInfo) -> None:
 def _told(content: bytes, extension: str, where: str) -> dict[str, Any]:
     """Class and caption in a member."""
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")
         if extension == "txt":
-            return {"caption": text.removesuffix("\n")}
+            return {"caption": text.rstrip("\r\n")}
         told = {"label": int(text)} if extension == "cls" else json.loads(text)
         known = {key: told[key] for key in ("label", "caption") if told.get(key) is not None}
         label = known.get("label", 0)
@@ -264,4 +264,5 @@ def _told(content: bytes, extension: str, where: str) -> dict[str, Any]:
             raise ValueError
     except (ValueError, AttributeError):
         raise ValueError(f"{where}: it is no class, a whole number from 0, and no caption.") from None
+    checked_caption(str(known.get("caption", "")), where)
     return known

@@ -15,6 +15,9 @@ from denoiselab.frozen.folders import check_sha256, configuration, folder_of, to
 # Models of text and more, of which only the part for text is read; others are what `AutoModel` makes of them.
 _PARTS = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel"}
 
+# Files of weights, the first that are there.
+_WEIGHTS = ("model.safetensors", "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin")
+
 # Texts at a time.
 _BATCH = 64
 
@@ -108,6 +111,7 @@ class TextEncoder:
         if missing or report["mismatched_keys"]:
             what = f"lacks '{missing[0]}'" if missing else "has weights of other shapes"
             raise ValueError(f"conditioner.encoder.path={self.folder}: does not fit its configuration: it {what}.")
+        self._check_types(model)
         for key, tensor in model.state_dict().items():
             if not bool(tensor.isfinite().all()):
                 raise ValueError(
@@ -117,3 +121,19 @@ class TextEncoder:
         if longest is not None and self.length > longest:
             raise ValueError(f"conditioner.encoder.length={self.length}: the encoder takes at most {longest} tokens.")
         return model.eval().requires_grad_(False), tokenizer
+
+    def _check_types(self, model: Any) -> None:
+        """Refuse weights that are stored as integers or the like, which transformers casts."""
+        from transformers.modeling_utils import load_state_dict
+
+        taken = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
+        files = next(filter(None, (sorted(self.folder.glob(pattern)) for pattern in _WEIGHTS)), [])
+        for file in files:
+            for name, tensor in load_state_dict(str(file), map_location="meta").items():
+                if tensor.is_floating_point() and tensor.dtype.itemsize > 1:
+                    continue
+                if any(f".{name}".endswith(f".{key}") or f".{key}".endswith(f".{name}") for key in taken):
+                    raise ValueError(
+                        f"conditioner.encoder.path={self.folder}: '{name}' is of {str(tensor.dtype)[6:]}, where real "
+                        "numbers of 16 bits or more are needed."
+                    )

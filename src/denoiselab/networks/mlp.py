@@ -64,8 +64,8 @@ class MLP(nn.Module):
         h = self.stem(x.flatten(1))
         for number, block in enumerate(self.blocks):
             h = run(block, h, embedding, checkpointed=number in self.checkpoint_levels)
-        out: Tensor = self.head(F.silu(h))
-        return out.reshape(x.shape[0], -1, *x.shape[2:])
+        out: Tensor = self.head(F.silu(h)).unflatten(1, (-1, *x.shape[2:]))
+        return out
 
 
 class _Block(nn.Module):
