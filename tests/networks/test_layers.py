@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from denoiselab.networks import convolution
 from denoiselab.networks.attention import SelfAttention, attend
 from denoiselab.networks.convolution import Conv3x3
 from denoiselab.networks.embeddings import SinusoidalEmbedding
@@ -27,8 +28,9 @@ def test_a_convolution_of_the_doubled_image(size, layout):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_wide_convolution_has_torchs_gradients(layout):
+def test_a_wide_convolution_has_torchs_gradients(layout, monkeypatch):
     """Of the first order by its own products; of the second, of whatever torch's has; compiled and checkpointed."""
+    monkeypatch.setattr(convolution, "_SLOW", True)
     torch.manual_seed(0)
     layer, plain = Conv3x3(128, 136).to(memory_format=layout), torch.nn.Conv2d(128, 136, 3, padding=1)
     plain.load_state_dict(layer.state_dict())
@@ -53,7 +55,8 @@ def test_a_wide_convolution_has_torchs_gradients(layout):
 
 
 @pytest.mark.parametrize("transform", ["jvp", "vmap"])
-def test_transforms_of_functions_go_through_a_wide_convolution(transform):
+def test_transforms_of_functions_go_through_a_wide_convolution(transform, monkeypatch):
+    monkeypatch.setattr(convolution, "_SLOW", True)
     layer, x = Conv3x3(128, 128), torch.randn(2, 128, 4, 4)
     if transform == "jvp":
         out, slope = torch.func.jvp(layer, (x,), (x,))

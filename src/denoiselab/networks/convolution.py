@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Where matrix products beat oneDNN's gradient of the weight: from so many channels on, to so many positions.
+# Where matrix products beat oneDNN's gradient of the weight: without AVX-512, from so many channels on, to so many
+# positions.
+_SLOW = torch.backends.cpu.get_cpu_capability() != "AVX512"
 _CHANNELS = 128
 _POSITIONS = 64 * 64
 
@@ -16,8 +18,9 @@ _POSITIONS = 64 * 64
 class Conv3x3(nn.Conv2d):
     """A 3x3 convolution of stride 1 that keeps the size.
 
-    On CPUs, in float32, the gradient of a wide one's weight is made of three matrix products an image, which take three
-    quarters of oneDNN's time. Elsewhere, compiled, under autocast and transforms of functions it is torch's own.
+    On CPUs without AVX-512, in float32, the gradient of a wide one's weight is made of three matrix products an image,
+    which take three quarters of oneDNN's time. Elsewhere, compiled, under autocast and transforms of functions it is
+    torch's own.
 
     Args:
         channels_in: Of the input.
@@ -38,7 +41,8 @@ class Conv3x3(nn.Conv2d):
 
 def _fits(x: Tensor, weight: Tensor) -> bool:
     return (
-        torch.is_grad_enabled()
+        _SLOW
+        and torch.is_grad_enabled()
         and weight.requires_grad
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
