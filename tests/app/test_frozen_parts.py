@@ -13,6 +13,9 @@ from denoiselab.training.checkpoints import read_checkpoint
 
 DIT = ["network=dit_tiny", "network.depth=1", "network.width=24", "network.heads=2"]
 TEXT = [*DIT, "conditioner=text", f"conditioner.encoder.length={LENGTH}"]
+CAPTIONS = ["data._target_=frozen_models.CaptionedDigits"]
+SMALL = ["network=ddpm_tiny", "network.channels=8", "network.groups=4"]
+VECTOR = ["conditioner=text_vector", "conditioner.encoder.path=TEXT", f"conditioner.encoder.length={LENGTH}"]
 UNET = ["network=adm_upsampler", "network.multipliers=[1,1]", "network.blocks=1", "network.attention_levels=[]"]
 UNET += ["network.channels=8", "network.groups=4", "network.head_channels=null", "conditioner=low_resolution"]
 FAST = [argument for argument in QUICK if not argument.startswith("network.")]
@@ -74,13 +77,25 @@ def test_a_run_on_latents_writes_images(models, train, invoke, tmp_path):
     assert f"the files in {tmp_path / 'vae'} have changed" in result.last
 
 
-def test_a_run_on_captions_draws_prompts(models, train, invoke, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (TEXT, {"token_features"}),
+        ([*SMALL, *VECTOR], {"vector_features"}),
+        (
+            [*TEXT, "conditioner.gives=[tokens,vector]", "network.vector_features=6"],
+            {"token_features", "vector_features"},
+        ),
+    ],
+    ids=["tokens", "vector", "both"],
+)
+def test_a_run_on_captions_draws_prompts(kind, told, models, train, invoke, tmp_path, monkeypatch):
     monkeypatch.setenv("DENOISELAB_ALLOW", "frozen_models.")
-    data = ["data._target_=frozen_models.CaptionedDigits", "evaluation.guidance=[1,2]"]
-    result = train(*TEXT, *data, f"conditioner.encoder.path={models / 'text_encoder'}")
+    result = train(*kind, *CAPTIONS, "evaluation.guidance=[1,2]", f"conditioner.encoder.path={models / 'text_encoder'}")
     assert result.code == 0, result.err
     run = tmp_path / "run"
-    assert OmegaConf.load(run / "config.yaml").network.token_features == 6
+    network = OmegaConf.load(run / "config.yaml").network
+    assert {name for name in ("token_features", "vector_features") if network.get(name) == 6} == told
     names = read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
     assert not [name for name in names if "encoder" in name]
     drawn = ["num_samples=2", "sampler.steps=2", "guidance=2", "format=npz"]
@@ -108,6 +123,10 @@ def test_a_run_on_captions_draws_prompts(models, train, invoke, tmp_path, monkey
         ([*TEXT, "conditioner.encoder.path=VAE"], ["states no hidden_size"]),
         ([*TEXT, "conditioner.encoder.path=TEXT"], ["the data set has no captions"]),
         ([*TEXT, "conditioner.encoder.path=TEXT", "conditioner.encoder.length=9"], ["at most 8 tokens"]),
+        ([*VECTOR, "network=uvit_tiny"], ["conditioner: UViT takes no vectors"]),
+        ([*VECTOR, "conditioner.gives=[word]"], ["gives=['word']: it must be [tokens], [vector] or [tokens,vector]"]),
+        ([*VECTOR, "conditioner.gives=[tokens]", *CAPTIONS], ["it gives mask, tokens, but network takes vector"]),
+        ([*VECTOR, "network.vector_features=5", *CAPTIONS], ["sizes do not fit", "vector of shape [6]"]),
         ([*UNET, "conditioner.factor=3"], ["factor=3", "divide 8 and 8"]),
         (
             [*UNET, "conditioner.factor=2", "data.validation=0"],
@@ -116,7 +135,8 @@ def test_a_run_on_captions_draws_prompts(models, train, invoke, tmp_path, monkey
     ],
     ids=lambda value: None,
 )
-def test_what_cannot_be_is_refused_before_training(arguments, says, models, train, tmp_path):
+def test_what_cannot_be_is_refused_before_training(arguments, says, models, train, tmp_path, monkeypatch):
+    monkeypatch.setenv("DENOISELAB_ALLOW", "frozen_models.")
     places = {"VAE": models / "vae", "TEXT": models / "text_encoder"}
     for word, place in places.items():
         arguments = [argument.replace(f"={word}", f"={place}") for argument in arguments]

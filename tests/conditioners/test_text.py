@@ -50,6 +50,17 @@ def test_without_prompts_samples_are_of_held_out_captions():
     assert words(text.sample(torch.tensor([3, 0]))) == ["b", "a"]
 
 
+def test_a_vector_is_the_mean_of_the_tokens_that_count():
+    text = Text(Letters(), gives=["vector"])
+    assert text.names == {"vector"}
+    got = text.given(clean(["ac", "b", ""]))
+    assert got.vector.tolist() == [[float(ord("b"))], [float(ord("b"))], [0.0]]
+    assert got.tokens is None
+    both = Text(Letters(), gives=["tokens", "vector"])
+    assert both.names == {"tokens", "mask", "vector"}
+    assert torch.equal(both.null(INDEX).vector, text.null(INDEX).vector)
+
+
 def test_captions_are_dropped_at_times():
     text = Text(Letters(), dropout=0.5)
     got = words(text.train(clean(["ab"] * 2000), Noise(0, torch.arange(2000), TRAINING)))

@@ -146,6 +146,7 @@ def test_exported_networks_have_our_outputs_and_gradients(module, options, tmp_p
             "network.heads=2: UNet2DModel has heads of equal",
         ),
         ({"image_channels": 3, "attention_levels": ()}, "network.image_channels=3: UNet2DModel takes no image"),
+        ({"vector_features": 3, "attention_levels": ()}, "network.vector_features=3: UNet2DModel takes no vector"),
     ],
 )
 def test_networks_that_diffusers_does_not_have_are_not_written(options, says):

@@ -134,6 +134,7 @@ def test_what_is_not_such_a_file_is_refused_in_one_sentence(tmp_path):
 
 def test_a_dit_that_the_original_cannot_run_is_not_written():
     options = {"shape": [4, 8, 8], "num_classes": 3}
-    for change in ({"frequency_shift": 1}, {"qk_norm": True}, {"num_classes": None}, {"shape": [4, 8, 4]}):
+    changes = ({"frequency_shift": 1}, {"qk_norm": True}, {"num_classes": None}, {"shape": [4, 8, 4]})
+    for change in (*changes, {"vector_features": 3}):
         with pytest.raises(ValueError, match=next(iter(change))):
             to_official({**options, **change}, {})

@@ -213,6 +213,7 @@ def test_a_dit_that_diffusers_cannot_run_is_not_written():
         {"qk_norm": True},
         {"rotary_positions": True},
         {"token_features": 3},
+        {"vector_features": 3},
         {"num_classes": None},
         {"null_class": False},
         {"shape": [4, 8, 4]},
@@ -220,6 +221,8 @@ def test_a_dit_that_diffusers_cannot_run_is_not_written():
     for change in changes:
         with pytest.raises(ValueError, match=next(iter(change))):
             dit_config({**options, **change})
+    with pytest.raises(ValueError, match="vector_features=3"):
+        unet_condition_config({"shape": [4, 8, 8], "vector_features": 3})
 
 
 @pytest.mark.parametrize("name", KLS)

@@ -180,7 +180,10 @@ def with_bias(change):
             lambda folder: edited(folder / "scheduler/scheduler_config.json", rescale_betas_zero_snr=True),
             "alpha=0, sig",
         ),
-        (lambda folder: edited(folder / "unet" / "config.json", sample_size=2**20), "makes no network that runs"),
+        (
+            lambda folder: edited(folder / "unet" / "config.json", sample_size=2**20),
+            "network: its sizes do not fit samples of shape",
+        ),
         (lambda folder: edited(folder / "text_encoder" / "config.json", hidden_size=8), "8 features, and the network"),
     ],
 )

@@ -161,14 +161,15 @@ def build(config):
 
 def awake(name: str, **options):
     """A tiny network none of whose layers starts at or near zero, and inputs for it."""
-    network = build(tiny(name, **options))
+    options = tiny(name, **options)
+    network = build(options)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.abs().max() < 0.1:
                 scale = parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.2
                 parameter.copy_(scale * torch.randn(parameter.shape, generator=draw))
-    x = torch.randn(2, *tiny(name)["shape"], generator=draw)
+    x = torch.randn(2, *options["shape"], generator=draw)
     return network.eval(), x, conditioning(network, x)
 
 
@@ -282,7 +283,7 @@ class _Rounding:
 @pytest.mark.parametrize("name", NAMES)
 def test_bf16_autocast_errs_no_more_than_rounded_matrix_products(name):
     """Norms, softmax and embeddings in full precision err by less than twice as much, in output and gradients."""
-    network, x, cond = awake(name)
+    network, x, cond = awake(name, **({"shape": [64]} if name == "mlp" else {}))  # the error of few numbers is chance
     label = torch.tensor([3.0, 999.0])  # bfloat16 has no 999
 
     def flat(autocast=False):

@@ -33,7 +33,12 @@ _PARTS = ("codec", "network", "schedule", "parameterization", "denoiser", "condi
 
 
 # Options of networks that configurations of conditioners set, and what they are told then.
-_TAKEN = {"num_classes": "classes", "token_features": "texts", "image_channels": "images"}
+_TAKEN = {
+    "num_classes": "classes",
+    "token_features": "texts",
+    "vector_features": "vectors",
+    "image_channels": "images",
+}
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,8 @@ def build_model(config: Config) -> Model:
     if not takes - OPTIONAL <= conditioner.names <= takes:
         raise BadInput(
             f"conditioner: it gives {listed(conditioner.names)}, but network takes {listed(takes)}; "
-            "choose conditioner=label, text or low_resolution (they set what the network takes), else conditioner=none."
+            "choose conditioner=label, text, text_vector or low_resolution (they set what the network takes), else "
+            "conditioner=none."
         )
     denoiser = construct(
         config["denoiser"], "denoiser", network=network, schedule=schedule, parameterization=parameterization
@@ -199,6 +205,13 @@ def check_network(model: Model) -> None:
         out = denoiser.network(x, torch.zeros(2, device=device), cond)
     except ValueError as error:
         raise BadInput(f"network: {error}") from None
+    except RuntimeError as error:
+        given = {name: list(value.shape[1:]) for name, value in cond._asdict().items() if value is not None}
+        raise BadInput(
+            f"network: its sizes do not fit samples of shape {list(model.shape)}"
+            + "".join(f", {name} of shape {shape}" for name, shape in given.items())
+            + f" ({' '.join(str(error).split())})."
+        ) from None
     wanted = 1 if denoiser.variance is None else denoiser.variance.outputs
     if out.shape != (2, wanted * model.shape[0], *model.shape[1:]):
         raise BadInput(

@@ -26,35 +26,48 @@ class TextEncoder(Protocol):
 
 
 class Text(Conditioner):
-    """A text's `tokens` `(B, L, D)`, and their `mask` `(B, L)` where the encoder has one; the null is the empty text.
+    """What a frozen encoder makes of a text; the null is the empty text.
+
+    It is `tokens` `(B, L, D)`, with their `mask` `(B, L)` where the network shall be told it, or `vector` `(B, D)`, the
+    mean of the tokens that count, or all of them.
 
     Features are computed once a text and kept, up to a number of texts. Samples are of `prompts`, in turn; without
     those, of the captions of held-out data, in turn.
 
     Source: Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, arXiv 2112.10752, section
-    3.3; the dropped condition is Ho and Salimans', arXiv 2207.12598, algorithm 1.
+    3.3; the dropped condition is Ho and Salimans', arXiv 2207.12598, algorithm 1; the mean Reimers and Gurevych's,
+    Sentence-BERT, arXiv 1908.10084, section 3.
 
     Args:
         encoder: Frozen; it is no part of the model that is trained, averaged or saved.
         dropout: Probability of the empty text in training.
         prompts: Texts of samples, in turn; None for captions of held-out data.
         kept: Texts whose features are kept, on the CPU.
+        gives: "tokens", "vector", or both.
 
     Raises:
-        ValueError: Unless 0 <= dropout < 1, kept >= 1 and there is a prompt, if there are prompts.
+        ValueError: Unless 0 <= dropout < 1, kept >= 1 and there is a prompt, if there are prompts; or it gives nothing,
+            or something else.
     """
 
     def __init__(
-        self, encoder: TextEncoder, dropout: float = 0.1, prompts: Sequence[str] | None = None, kept: int = 4096
+        self,
+        encoder: TextEncoder,
+        dropout: float = 0.1,
+        prompts: Sequence[str] | None = None,
+        kept: int = 4096,
+        gives: Sequence[str] = ("tokens",),
     ) -> None:
         check_dropout(dropout)
         if prompts is not None and not prompts:
             raise ValueError("prompts=[]: at least one is needed; null takes captions of held-out data.")
         if kept < 1:
             raise ValueError(f"kept={kept}: it must be at least 1.")
+        if not gives or not set(gives) <= {"tokens", "vector"}:
+            raise ValueError(f"gives={list(gives)}: it must be [tokens], [vector] or [tokens,vector].")
         self.encoder, self.dropout, self.prompts, self.kept = encoder, dropout, prompts, kept
         self.strata = len(prompts) if prompts is not None else 1
-        self.names = frozenset({"tokens", "mask"} if encoder.masked else {"tokens"})
+        self.names = frozenset(gives) | ({"mask"} if encoder.masked and "tokens" in gives else set())
         self._held_out: HeldOut | None = None
         self._known: OrderedDict[str, _Features] = OrderedDict()
 
@@ -96,8 +109,11 @@ class Text(Conditioner):
         while len(self._known) > self.kept:
             self._known.popitem(last=False)
         tokens = torch.stack([found[text].tokens for text in texts]).to(device)
-        mask = torch.stack([found[text].mask for text in texts]).to(device) if self.encoder.masked else None
-        return Conditioning(tokens=tokens, mask=mask)
+        mask = torch.stack([found[text].mask for text in texts]).to(device)
+        counted = mask[:, :, None].to(tokens)
+        vector = (tokens * counted).sum(1) / counted.sum(1).clamp_min(1)
+        given = {"tokens": tokens, "mask": mask, "vector": vector}
+        return Conditioning(**{name: given[name] for name in self.names})
 
 
 class _Features(NamedTuple):

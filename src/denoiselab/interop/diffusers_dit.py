@@ -100,6 +100,7 @@ def dit_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
         "rotary_positions": (False,),
         "qk_norm": (False,),
         "token_features": (None,),
+        "vector_features": (None,),
         "null_class": (True,),
         "frequency_shift": (1,),
     }

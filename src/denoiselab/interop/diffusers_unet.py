@@ -111,8 +111,9 @@ def unet2d_config(module: type[nn.Module], options: Mapping[str, Any]) -> tuple[
     if module not in (DDPMUNet, ADMUNet):
         raise ValueError(f"network={module.__name__}: of our networks DDPMUNet and ADMUNet are a UNet2DModel.")
     full = completed(module, options)
-    if full["image_channels"] is not None:
-        raise ValueError(f"network.image_channels={full['image_channels']}: UNet2DModel takes no image.")
+    for option, what in (("image_channels", "image"), ("vector_features", "vector")):
+        if full[option] is not None:
+            raise ValueError(f"network.{option}={full[option]}: UNet2DModel takes no {what}.")
     if full.get("patch", 1) != 1:
         raise ValueError(f"network.patch={full['patch']}: UNet2DModel has no patches.")
     if full.get("heads", 1) != 1 and full["head_channels"] is None:

@@ -120,8 +120,15 @@ def unet_condition_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], L
 
     Args:
         options: Of the constructor, all that differ from its defaults.
+
+    Raises:
+        ValueError: There is none.
     """
     full = completed(TextUNet, options)
+    if full["vector_features"] is not None:
+        raise ValueError(
+            f"network.vector_features={full['vector_features']}: here UNet2DConditionModel takes no vector."
+        )
     levels = range(len(full["multipliers"]))
     kinds = [level in full["attention_levels"] for level in levels]
     channels, classes = full["shape"][0], full["num_classes"]

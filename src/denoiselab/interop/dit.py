@@ -130,8 +130,8 @@ def to_official(options: Mapping[str, Any], weights: State) -> State:
         ValueError: Theirs has no such option.
     """
     full = completed(DiT, options)
-    plain = {"rotary_positions": False, "qk_norm": False, "token_features": None, "null_class": True}
-    for option, value in {**plain, "frequency_shift": 0, "mlp_norm_eps": 1e-6}.items():
+    plain = {"rotary_positions": False, "qk_norm": False, "null_class": True, "mlp_norm_eps": 1e-6}
+    for option, value in {**plain, "frequency_shift": 0, "token_features": None, "vector_features": None}.items():
         if full[option] != value:
             raise ValueError(f"network.{option}={full[option]}: facebookresearch/DiT has {value}.")
     channels, height, width = full["shape"]

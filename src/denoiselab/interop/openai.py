@@ -182,8 +182,8 @@ def to_official(options: Mapping[str, Any], weights: State, meaning: Mapping[str
     """
     full = completed(ADMUNet, options)
     (channels, height, width), classes = full["shape"], full["num_classes"]
-    plain = {"groups": 32, "image_channels": None, **({} if classes is None else {"null_class": False})}
-    for option, value in plain.items():
+    plain = {"groups": 32, "image_channels": None, "vector_features": None}
+    for option, value in {**plain, **({} if classes is None else {"null_class": False})}.items():
         if full[option] != value:
             raise ValueError(f"network.{option}={full[option]}: guided-diffusion has {value}.")
     if channels != 3 or height != width:

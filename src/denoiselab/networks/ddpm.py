@@ -34,6 +34,7 @@ class DDPMUNet(UNet):
         num_classes: Classes of `class_label`; None for none.
         null_class: Index `num_classes` stands for no class.
         image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
+        vector_features: Features of `vector`; None where it is not taken.
         outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
         checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
             "all"; the middle goes with the last.
@@ -62,6 +63,7 @@ class DDPMUNet(UNet):
         num_classes: int | None = None,
         null_class: bool = True,
         image_channels: int | None = None,
+        vector_features: int | None = None,
         outputs: int = 1,
         checkpoint_levels: Levels = (),
         head_channels: int | None = None,
@@ -88,6 +90,7 @@ class DDPMUNet(UNet):
             groups=groups,
             checkpoint_levels=checkpoint_levels,
             image_channels=image_channels,
+            vector_features=vector_features,
             head_channels=head_channels,
             norm_eps=norm_eps,
             frequency_shift=frequency_shift,

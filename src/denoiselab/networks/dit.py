@@ -48,6 +48,7 @@ class DiT(nn.Module):
         num_classes: Classes of `class_label`; None for none.
         null_class: Index `num_classes` stands for no class.
         token_features: Features of `tokens`; None for no text.
+        vector_features: Features of `vector`; None for none.
         frequency_shift: As in `SinusoidalEmbedding`: 0 in the paper's code, 1 in diffusers' port.
         mlp_norm_eps: Added to the variance in the norm before the feed-forward layer: 1e-6 in the paper's code, 1e-5 in
             diffusers' port.
@@ -72,6 +73,7 @@ class DiT(nn.Module):
         num_classes: int | None = None,
         null_class: bool = True,
         token_features: int | None = None,
+        vector_features: int | None = None,
         frequency_shift: int = 0,
         mlp_norm_eps: float = 1e-6,
         outputs: int = 1,
@@ -83,9 +85,11 @@ class DiT(nn.Module):
             raise ValueError(f"width={width}: it must be divisible by 4.")
         if rotary_positions and width // heads % 4:
             raise ValueError(f"heads={heads}: rotary positions need width / heads = {width // heads} divisible by 4.")
-        check_sizes({"num_classes": num_classes, "token_features": token_features})
+        sizes = {"num_classes": num_classes, "token_features": token_features, "vector_features": vector_features}
+        check_sizes(sizes)
         check_positive({"mlp_norm_eps": mlp_norm_eps})
         takes = {"class_label": num_classes, "tokens": token_features, "mask": token_features}
+        takes["vector"] = vector_features
         self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
         self.patch, self.grid = patch, (shape[1] // patch, shape[2] // patch)
         self.checkpoint_levels = checkpointed_levels(depth, checkpoint_levels)
@@ -101,6 +105,7 @@ class DiT(nn.Module):
             nn.Linear(width, width),
         )
         self.classes = None if num_classes is None else nn.Embedding(num_classes + null_class, width)
+        self.vector = None if vector_features is None else nn.Linear(vector_features, width)
         self.text = (
             None
             if token_features is None
@@ -121,6 +126,8 @@ class DiT(nn.Module):
         condition = self.time(label)
         if self.classes is not None:
             condition = condition + self.classes(cond.class_label)
+        if self.vector is not None:
+            condition = condition + self.vector(cond.vector)
         condition = F.silu(condition)  # (B, W)
         context = None if self.text is None else self.text(cond.tokens)  # (B, L, W)
         tokens = self.patches(x)  # (B, T, W)

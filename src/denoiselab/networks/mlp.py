@@ -24,6 +24,7 @@ class MLP(nn.Module):
         width: Features of the hidden layers, divisible by 4 and at least 8; the embedding has half as many.
         depth: Number of blocks.
         num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
+        vector_features: Features of `vector`; None for none.
         outputs: Channels of the output, in units of those of the sample; 2 with a learned variance.
         checkpoint_levels: Blocks, counted from 0, whose activations are computed again in the backward pass, which
             saves memory, or "all".
@@ -38,18 +39,23 @@ class MLP(nn.Module):
         width: int = 128,
         depth: int = 3,
         num_classes: int | None = None,
+        vector_features: int | None = None,
         outputs: int = 1,
         checkpoint_levels: Levels = (),
     ) -> None:
         super().__init__()
-        check_sizes({"depth": depth, "outputs": outputs, "num_classes": num_classes})
+        takes = {"class_label": num_classes, "vector": vector_features}
+        check_sizes(
+            {"depth": depth, "outputs": outputs, "num_classes": num_classes, "vector_features": vector_features}
+        )
         if width < 8 or width % 4:
             raise ValueError(f"width={width}: it must be divisible by 4 and at least 8.")
         self.checkpoint_levels = checkpointed_levels(depth, checkpoint_levels)
-        self.conditioning = frozenset(() if num_classes is None else {"class_label"})
+        self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
         features = width // 2
         self.time = nn.Sequential(SinusoidalEmbedding(features), nn.Linear(features, features))
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, features)
+        self.vector = None if vector_features is None else nn.Linear(vector_features, features)
         self.stem = nn.Linear(math.prod(shape), width)
         self.blocks = nn.ModuleList(_Block(width, features) for _ in range(depth))
         self.head = zero_init(nn.Linear(width, outputs * math.prod(shape)))
@@ -58,8 +64,10 @@ class MLP(nn.Module):
         """Map `x` `(B, C, *)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, *)`."""
         check_conditioning(cond, self.conditioning)
         embedding = self.time(label)  # (B, E)
-        if self.classes is not None and cond.class_label is not None:
+        if self.classes is not None:
             embedding = embedding + self.classes(cond.class_label)
+        if self.vector is not None:
+            embedding = embedding + self.vector(cond.vector)
         embedding = F.silu(embedding)
         h = self.stem(x.flatten(1))
         for number, block in enumerate(self.blocks):

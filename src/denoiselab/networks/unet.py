@@ -43,6 +43,7 @@ class Plan:
         checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
             "all"; the middle goes with the last.
         image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
+        vector_features: Features of `vector`, which is added to the time embedding; None where it is not taken.
         heads: Heads of each attention; or those of each level, one after another.
         head_channels: Channels of each head, in place of their number.
         norm_eps: Of the group norms.
@@ -69,6 +70,7 @@ class Plan:
     groups: int
     checkpoint_levels: Levels
     image_channels: int | None
+    vector_features: int | None = None
     heads: int | Sequence[int] = 1
     head_channels: int | None = None
     norm_eps: float = 1e-5
@@ -83,7 +85,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         sizes = {"channels": self.channels, "blocks": self.blocks, "groups": self.groups}
-        check_sizes({**sizes, "image_channels": self.image_channels, "token_features": self.token_features})
+        features = {"token_features": self.token_features, "vector_features": self.vector_features}
+        check_sizes({**sizes, "image_channels": self.image_channels, **features})
         check_positive({"norm_eps": self.norm_eps})
         if self.channels < 4:
             raise ValueError(f"channels={self.channels}: it must be at least 4.")
@@ -228,8 +231,8 @@ class Encoder(nn.Module):
 class UNet(Encoder):
     """A UNet, `(B, C, H, W)` to `(B, outputs C, H, W)`.
 
-    The names of its weights beside the encoder's: `classes` (the class embedding), `up` (an entry a block), `norm`,
-    `head`.
+    The names of its weights beside the encoder's: `classes` (the class embedding), `vector` (its features'), `up` (an
+    entry a block), `norm`, `head`.
 
     Args:
         plan: What it is built of.
@@ -245,9 +248,10 @@ class UNet(Encoder):
         check_sizes({"num_classes": num_classes, "outputs": outputs})
         super().__init__(plan)
         takes = {"class_label": num_classes, "image": plan.image_channels}
-        takes |= {"tokens": plan.token_features, "mask": plan.token_features}
+        takes |= {"tokens": plan.token_features, "mask": plan.token_features, "vector": plan.vector_features}
         self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
         self.classes = None if num_classes is None else nn.Embedding(num_classes + null_class, plan.features)
+        self.vector = None if plan.vector_features is None else nn.Linear(plan.vector_features, plan.features)
         self.up = nn.ModuleList()
         width, skips = plan.widths[-1], list(self.skips)
         for level in reversed(range(len(plan.widths))):
@@ -266,6 +270,8 @@ class UNet(Encoder):
         embedding = self.time(label)  # (B, E)
         if self.classes is not None:
             embedding = embedding + self.classes(cond.class_label)
+        if self.vector is not None:
+            embedding = embedding + self.vector(cond.vector)
         context = Context(F.silu(embedding), cond.tokens, cond.mask)
         h, states = self.encode(join_image(x, cond.image), context)
         for stage in self.up:

@@ -34,6 +34,7 @@ class TextUNet(UNet):
         null_class: Index `num_classes` stands for no class.
         image_channels: Channels of `image`, which is concatenated to the input, such as an inpainting model's mask
             and known part; None where it is not taken.
+        vector_features: Features of `vector`; None where it is not taken.
         outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
         checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
             "all"; the middle goes with the last.
@@ -58,6 +59,7 @@ class TextUNet(UNet):
         num_classes: int | None = None,
         null_class: bool = True,
         image_channels: int | None = None,
+        vector_features: int | None = None,
         outputs: int = 1,
         checkpoint_levels: Levels = (),
     ) -> None:
@@ -71,6 +73,7 @@ class TextUNet(UNet):
             groups=groups,
             checkpoint_levels=checkpoint_levels,
             image_channels=image_channels,
+            vector_features=vector_features,
             heads=_per_level("heads", heads, len(multipliers)),
             cosine_first=True,
             token_features=token_features,
