@@ -46,7 +46,7 @@ class ScoreSDE:
         if isinstance(config, str) and config not in CONFIGS:
             raise ValueError(f"config={config}: unknown; known are {', '.join(CONFIGS)}.")
         if not isinstance(config, str):
-            config = completed(config)
+            config = as_ncsnpp(config)
             check_config(config)
         self.path = Path(path).expanduser()
         self.name = config.replace("/", "-") if isinstance(config, str) else "score_sde"
@@ -78,7 +78,7 @@ class ScoreSDE:
         )
 
 
-def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def as_ncsnpp(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration with all that makes its network an `ncsnpp`, where it is a `ddpm`."""
     model = config.get("model")
     if not isinstance(model, Mapping) or model.get("name") != "ddpm":
