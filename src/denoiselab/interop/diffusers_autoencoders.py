@@ -1,4 +1,4 @@
-"""The autoencoders of latent diffusion in diffusers' names."""
+"""The autoencoders of latent diffusion in diffusers' names, in and out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from denoiselab.codecs import AutoencoderKL, VQModel
 from denoiselab.interop.layout import Entry, Layout, Stacked, layer
-from denoiselab.interop.options import attention_levels, completed, count, image_shape, multiples, require
+from denoiselab.interop.options import attention_levels, completed, count, image_shape, multiples, require, sample_size
 from denoiselab.interop.states import InteropError
 
 _KINDS = (("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D"))
@@ -32,14 +32,33 @@ def autoencoder_kl(config: Mapping[str, Any]) -> Layout:
     quantization = config.get("use_quant_conv", True)
     if config.get("use_post_quant_conv", True) != quantization:
         raise InteropError(f"use_post_quant_conv: it must be as use_quant_conv={quantization} to have a counterpart.")
-    own = {
+    options = {
+        **_shared(config),
         "latent_channels": config.get("latent_channels", 4),
         "quantization_convs": quantization,
         "scale": config.get("scaling_factor", _SCALE),
         "shift": config.get("shift_factor") or 0.0,
     }
-    options = completed(AutoencoderKL, {**_shared(config), **own})
-    return Layout(AutoencoderKL, options, [*_entries(options), *(_quantization() if quantization else [])])
+    return _autoencoder_kl_layout(options)
+
+
+def autoencoder_kl_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+    """The configuration of diffusers' model that equals an `AutoencoderKL`, and the list of their weights.
+
+    Args:
+        options: Of the constructor, all that differ from its defaults.
+    """
+    full = completed(AutoencoderKL, options)
+    config = {
+        "_class_name": "AutoencoderKL",
+        **_shared_config(full),
+        "latent_channels": full["latent_channels"],
+        "use_quant_conv": full["quantization_convs"],
+        "use_post_quant_conv": full["quantization_convs"],
+        "scaling_factor": full["scale"],
+        "shift_factor": full["shift"] or None,
+    }
+    return config, _autoencoder_kl_layout(options)
 
 
 def vq_model(config: Mapping[str, Any]) -> Layout:
@@ -52,13 +71,44 @@ def vq_model(config: Mapping[str, Any]) -> Layout:
         InteropError: There is none.
     """
     require(config, _REQUIRED_VQ)
-    own = {
+    options = {
+        **_shared(config),
         "latent_channels": config.get("latent_channels", 3),
         "code_features": config.get("vq_embed_dim"),
         "codes": config.get("num_vq_embeddings", 256),
         "scale": config.get("scaling_factor", _SCALE),
     }
-    options = completed(VQModel, {**_shared(config), **own})
+    return _vq_model_layout(options)
+
+
+def vq_model_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+    """The configuration of diffusers' model that equals a `VQModel`, and the list of their weights.
+
+    Args:
+        options: Of the constructor, all that differ from its defaults.
+    """
+    full = completed(VQModel, options)
+    config = {
+        "_class_name": "VQModel",
+        **_shared_config(full),
+        "latent_channels": full["latent_channels"],
+        "vq_embed_dim": full["code_features"],
+        "num_vq_embeddings": full["codes"],
+        "scaling_factor": full["scale"],
+    }
+    return config, _vq_model_layout(options)
+
+
+def _autoencoder_kl_layout(options: Mapping[str, Any]) -> Layout:
+    """The list of names of an `AutoencoderKL` of these options."""
+    options = completed(AutoencoderKL, options)
+    convs = _quantization() if options["quantization_convs"] else []
+    return Layout(AutoencoderKL, options, [*_entries(options), *convs])
+
+
+def _vq_model_layout(options: Mapping[str, Any]) -> Layout:
+    """The list of names of a `VQModel` of these options."""
+    options = completed(VQModel, options)
     codebook = layer("quantizer.codebook", "quantize.embedding", bias=None)
     return Layout(VQModel, options, [*_entries(options), *_quantization(), *codebook])
 
@@ -81,6 +131,21 @@ def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "middle_attention": config.get("mid_block_add_attention", True),
         "groups": config.get("norm_num_groups", 32),
+    }
+
+
+def _shared_config(options: Mapping[str, Any]) -> dict[str, Any]:
+    levels, attention = range(len(options["multipliers"])), set(options["attention_levels"])
+    return {
+        "sample_size": sample_size(options["shape"]),
+        "in_channels": options["shape"][0],
+        "out_channels": options["shape"][0],
+        "block_out_channels": [options["channels"] * multiplier for multiplier in options["multipliers"]],
+        "layers_per_block": options["blocks"],
+        "down_block_types": [_KINDS[0][level in attention] for level in levels],
+        "up_block_types": [_KINDS[1][level in attention] for level in reversed(levels)],
+        "mid_block_add_attention": options["middle_attention"],
+        "norm_num_groups": options["groups"],
     }
 
 

@@ -1,4 +1,4 @@
-"""The diffusion transformer in diffusers' names."""
+"""The diffusion transformer in diffusers' names, in and out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.interop.layout import Entry, Layout, Stacked, layer
-from denoiselab.interop.options import count, image_shape, positive, require
+from denoiselab.interop.options import completed, count, image_shape, positive, require
 from denoiselab.interop.states import InteropError
 from denoiselab.networks import DiT
 
@@ -83,6 +83,47 @@ def dit(config: Mapping[str, Any]) -> Layout:
         "outputs": channels_out // channels,
     }
     return Layout(DiT, options, _entries(options["depth"]))
+
+
+def dit_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+    """The configuration of the `DiTTransformer2DModel` that equals a `DiT`, and the list of their weights.
+
+    Args:
+        options: Of the constructor, all that differ from its defaults.
+
+    Raises:
+        ValueError: There is none.
+    """
+    full = completed(DiT, options)
+    wanted = {
+        "mlp_ratio": (4.0,),
+        "rotary_positions": (False,),
+        "qk_norm": (False,),
+        "token_features": (None,),
+        "null_class": (True,),
+        "frequency_shift": (1,),
+    }
+    for option, values in wanted.items():
+        if full[option] not in values:
+            raise ValueError(f"{option}={full[option]}: diffusers' DiTTransformer2DModel has {values[0]}.")
+    channels, height, width = full["shape"]
+    if height != width:
+        raise ValueError(f"shape={list(options['shape'])}: diffusers' DiTTransformer2DModel takes squares.")
+    if full["num_classes"] is None:
+        raise ValueError("num_classes=null: diffusers' DiTTransformer2DModel has classes.")
+    config = {
+        "_class_name": "DiTTransformer2DModel",
+        "num_attention_heads": full["heads"],
+        "attention_head_dim": full["width"] // full["heads"],
+        "in_channels": channels,
+        "out_channels": channels * full["outputs"],
+        "num_layers": full["depth"],
+        "sample_size": height,
+        "patch_size": full["patch"],
+        "num_embeds_ada_norm": full["num_classes"],
+        "norm_eps": full["mlp_norm_eps"],
+    }
+    return config, Layout(DiT, options, _entries(full["depth"]))
 
 
 def _entries(depth: int) -> list[Entry]:

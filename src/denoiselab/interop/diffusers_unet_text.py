@@ -1,4 +1,4 @@
-"""The UNet of Stable Diffusion in diffusers' names."""
+"""The UNet of Stable Diffusion in diffusers' names, in and out."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from denoiselab.interop.layout import SAME, Entry, Layout, Pointwise, Stacked, W
 from denoiselab.interop.options import (
     attention_levels,
     block_name,
+    completed,
     count,
     image_shape,
     multiples,
     per_level,
     require,
+    sample_size,
 )
 from denoiselab.interop.states import InteropError
 from denoiselab.interop.unet import parts
@@ -111,6 +113,35 @@ def unet_condition(config: Mapping[str, Any]) -> Layout:
     }
     projection = SAME if config.get("use_linear_projection", False) else Pointwise(2)
     return Layout(TextUNet, options, _entries(options, projection))
+
+
+def unet_condition_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+    """The configuration of the `UNet2DConditionModel` that equals a `TextUNet`, and the list of their weights.
+
+    Args:
+        options: Of the constructor, all that differ from its defaults.
+    """
+    full = completed(TextUNet, options)
+    levels = range(len(full["multipliers"]))
+    kinds = [level in full["attention_levels"] for level in levels]
+    channels, classes = full["shape"][0], full["num_classes"]
+    config = {
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": sample_size(full["shape"]),
+        "in_channels": channels + (full["image_channels"] or 0),
+        "out_channels": channels * full["outputs"],
+        "block_out_channels": [int(full["channels"] * multiplier) for multiplier in full["multipliers"]],
+        "layers_per_block": full["blocks"],
+        "down_block_types": [_KINDS[0][attends] for attends in kinds],
+        "up_block_types": [_KINDS[1][attends] for attends in reversed(kinds)],
+        "transformer_layers_per_block": per_level("depth", full["depth"], len(levels)),
+        "attention_head_dim": per_level("heads", full["heads"], len(levels)),
+        "cross_attention_dim": full["token_features"],
+        "dropout": full["dropout"],
+        "norm_num_groups": full["groups"],
+        "num_class_embeds": None if classes is None else classes + full["null_class"],
+    }
+    return config, Layout(TextUNet, options, _entries(full, Pointwise(2)))
 
 
 def _entries(options: Mapping[str, Any], projection: Way) -> list[Entry]:

@@ -1,7 +1,7 @@
 """Which weight of another code base is which of ours, and how the numbers differ: one list, read both ways.
 
-A conversion is a pure function from the other's configuration to a `Layout`: our network, its options, and the list.
-The rest is here.
+A conversion is two pure functions: from the other's configuration to a `Layout` (our network, its options, and the
+list), and from our options to the other's configuration and the same list. The rest is here.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class ScoreSDE:
         if isinstance(config, str) and config not in CONFIGS:
             raise ValueError(f"config={config}: unknown; known are {', '.join(CONFIGS)}.")
         if not isinstance(config, str):
-            config = as_ncsnpp(config)
+            config = completed(config)
             check_config(config)
         self.path = Path(path).expanduser()
         self.name = config.replace("/", "-") if isinstance(config, str) else "score_sde"
@@ -80,7 +80,7 @@ class ScoreSDE:
         )
 
 
-def as_ncsnpp(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The configuration with all that makes its network an `ncsnpp`, where it is a `ddpm`."""
     model = config.get("model")
     if not isinstance(model, Mapping) or model.get("name") != "ddpm":

@@ -5,6 +5,7 @@ Source of the list: `models/ncsnpp.py` and `models/layerspp.py`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 
 from denoiselab.interop.layout import Entry, Layout, Stacked, Way, layer
-from denoiselab.interop.options import completed
 from denoiselab.interop.states import InteropError
 from denoiselab.networks import NCSNpp
 
@@ -61,9 +61,55 @@ def ncsnpp_layout(config: Mapping[str, Any], where: Path) -> Layout:
     return Layout(NCSNpp, options, ncsnpp_entries(options), ignored=["sigmas"])
 
 
+def to_config(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of our NCSNpp as their `data` and `model`: the way back of `ncsnpp_layout`.
+
+    Raises:
+        ValueError: Theirs has no such network.
+    """
+    given = {**_defaults(), **options}
+    for key, value in (
+        ("image_channels", None),
+        ("num_classes", None),
+        ("augmentation_features", None),
+        ("outputs", 1),
+    ):
+        if given[key] != value:
+            raise ValueError(f"network.{key}={given[key]}: score_sde's ncsnpp has none.")
+    channels, height, width = given["shape"]
+    if height != width:
+        raise ValueError(f"shape={list(given['shape'])}: score_sde's images are square.")
+    fir, scale = given["fir"], given["fourier_scale"]
+    return {
+        "data": {"image_size": height, "num_channels": channels},
+        "model": {
+            "name": "ncsnpp",
+            "nonlinearity": "swish",
+            "conditional": True,
+            "resamp_with_conv": True,
+            "nf": given["channels"],
+            "ch_mult": list(given["multipliers"]),
+            "num_res_blocks": given["blocks"],
+            "attn_resolutions": [height // 2**level for level in given["attention_levels"]],
+            "dropout": given["dropout"],
+            "embedding_type": "positional" if scale is None else "fourier",
+            "fourier_scale": 16.0 if scale is None else scale,
+            "fir": fir is not None,
+            "fir_kernel": [1, 3, 3, 1] if fir is None else list(fir),
+            "resblock_type": given["residual_blocks"],
+            "progressive_input": {None: "none", "skip": "input_skip", "residual": "residual"}[
+                given["progressive_input"]
+            ],
+            "progressive": {None: "none", "skip": "output_skip", "residual": "residual"}[given["progressive_output"]],
+            "progressive_combine": given["combine"],
+            "skip_rescale": given["skip_rescale"],
+        },
+    }
+
+
 def ncsnpp_entries(options: Mapping[str, Any]) -> list[Entry]:
     """The list of names of our NCSNpp with `options`."""
-    given = completed(NCSNpp, options)
+    given = {**_defaults(), **options}
     ours = Layout(NCSNpp, options, ()).skeleton()
     walk = _Walk(ours, biggan=given["residual_blocks"] == "biggan", conv=".conv" if given["fir"] else ".1")
     count, attentive = len(given["multipliers"]), given["attention_levels"]
@@ -186,3 +232,8 @@ def _nin(ours: str, theirs: Sequence[str], way: Way) -> list[Entry]:
         Entry(f"{ours}.weight", tuple(f"{name}.W" for name in theirs), way),
         Entry(f"{ours}.bias", tuple(f"{name}.b" for name in theirs), Stacked(len(theirs))),
     ]
+
+
+def _defaults() -> dict[str, Any]:
+    parameters = inspect.signature(NCSNpp).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
