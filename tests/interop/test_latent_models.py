@@ -232,10 +232,6 @@ def test_autoencoder_kl_equals_diffusers_both_ways(name, tmp_path):
     x, eps = torch.randn(2, 3, 16, 16), torch.randn(2, *ours.latent_shape)
     scale, shift = KLS[name].get("scaling_factor", 0.18215), KLS[name].get("shift_factor", 0.0)
     gaussian = theirs.encode(x).latent_dist
-    posterior = ours.posterior(x)
-    assert_equal(posterior.mean, gaussian.mean)
-    assert_equal(posterior.log_variance, gaussian.logvar)
-    assert torch.allclose(posterior.kl(), gaussian.kl(), rtol=1e-5)
     drawn = (gaussian.mean + gaussian.std * eps - shift) * scale
     assert_equal(ours.encode_latents(ours.encode_pixels(x), eps), drawn)
     assert_equal(ours.encode_latents(ours.encode_pixels(x)), (gaussian.mode() - shift) * scale)

@@ -18,7 +18,7 @@ from denoiselab.app.loaded import load_weights
 from denoiselab.guidance import bind
 from denoiselab.interop import dit as official
 from denoiselab.interop.diffusers_dit import dit
-from denoiselab.interop.imported import node
+from denoiselab.interop.nodes import node
 from denoiselab.noise import Noise
 from denoiselab.samplers import DDIM
 from denoiselab.samplers.trained_spacing import Leading

@@ -243,8 +243,8 @@ def test_the_classifier_is_read(tmp_path):
         "block_resampling": True,
     }
     torch.save(official_classifier(state), tmp_path / "c.pt")
-    _, weights = openai_classifier.read_classifier(str(tmp_path / "c.pt"), depth=1, num_head_channels=16)
-    assert all(torch.equal(weights[name], tensor) for name, tensor in state.items())
+    read = openai_classifier.Classifier(str(tmp_path / "c.pt"), classifier_depth=1, num_head_channels=16).read()
+    assert all(torch.equal(read.network.get_parameter(name), tensor) for name, tensor in state.items())
 
 
 def official_classifier(state):

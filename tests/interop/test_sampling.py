@@ -11,7 +11,7 @@ from denoiselab.app import importing
 from denoiselab.app.loaded import load_weights
 from denoiselab.denoiser import Denoiser, ScaledTime, StepIndex
 from denoiselab.interop.diffusers import write_pipeline
-from denoiselab.interop.imported import node
+from denoiselab.interop.nodes import node
 from denoiselab.networks import DDPMUNet
 from denoiselab.noise import Noise
 from denoiselab.parameterizations import eps, v, x0

@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
-from denoiselab.app.errors import BadInput, closest
+from denoiselab.app.errors import BadInput, closest, not_given
 
 _MODEL = tuple(
     f"denoiselab.{part}."
@@ -42,7 +42,7 @@ _FUNCTIONS = (
     *(f"denoiselab.objectives.{part}." for part in ("weights", "distances", "projections")),
 )
 _TRAINING = (
-    *(f"denoiselab.{part}." for part in ("data", "training", "evaluation", "interop")),
+    *(f"denoiselab.{part}." for part in ("training", "evaluation", "interop")),
     "torch.optim.",
     *(f"pytorch_lightning.{part}." for part in ("trainer", "callbacks", "profilers", "strategies")),
 )
@@ -86,7 +86,7 @@ def resolve(name: Any, path: str, *, model_only: bool = False) -> Callable[..., 
     """
     own = tuple(prefix for prefix in os.environ.get(ALLOW_VARIABLE, "").split(",") if prefix)
     classes = (*_MODEL, *own) if model_only else (*_MODEL, *_TRAINING, *own)
-    allowed = ", ".join(f"{prefix}*" for prefix in dict.fromkeys((*classes, *_FUNCTIONS)))
+    allowed = ", ".join(f"{prefix}*" for prefix in (*classes, *_FUNCTIONS))
     refusal = BadInput(
         f"{path}._target_={name}: not allowed; allowed are {allowed}, and prefixes named in ${ALLOW_VARIABLE}."
     )
@@ -173,7 +173,7 @@ def _check_options(path: str, node: Mapping[str, Any], target: Callable[..., Any
         if key in ("_target_", "_partial_"):
             continue
         if value == "???":
-            raise BadInput(f"{path}.{key}: is not given and has no default; pass {path}.{key}=...")
+            raise not_given(f"{path}.{key}")
         if key not in parameters and not sink:
             raise BadInput(
                 f"{path}.{key}={value}: unknown option; {closest(key, parameters)}"

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab.app.errors import BadInput
+from denoiselab.app.errors import BadInput, not_given
 
 _T = TypeVar("_T")
 
@@ -26,7 +26,7 @@ def reason(error: OmegaConfBaseException) -> str:
     if told := re.search(r"BadInput raised while resolving interpolation: (.*?) full_key:", text):
         return told[1]
     if missing := re.search(r"Missing mandatory value: ([\w.]+)", text):
-        return f"{missing[1]}: is not given and has no default; pass {missing[1]}=..."
+        return str(not_given(missing[1]))
     return text
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
 from denoiselab.app.errors import BadInput
 
@@ -17,6 +18,11 @@ PROGRAM_SETS = (
 )
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+def is_leader() -> bool:
+    """Whether this process is the one that writes and tells: rank 0."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def resolve_accelerator(asked: str) -> str:

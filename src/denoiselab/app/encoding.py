@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from pathlib import Path
@@ -16,11 +15,11 @@ from denoiselab.app.construct import construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.loaded import load_weights, protocol, split_of
 from denoiselab.app.moments import learn
-from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path
+from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path, short_hash
 from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.evaluation import encoding
 from denoiselab.evaluation.media import medium
-from denoiselab.files import atomic, sha256_of
+from denoiselab.files import atomic, sha256_of, write_text
 from denoiselab.samplers import Sampler
 from denoiselab.training.interruption import Interruption
 
@@ -40,7 +39,7 @@ def encode(config: Config) -> Path:
     settings = parse(SampleSettings, config)
     assert settings.encode is not None
     sampler: Sampler = construct(settings.sampler, "sampler")
-    path = checkpoint_file(settings)
+    path = checkpoint_file(settings.ckpt)
     loaded, weights = load_weights(path, settings.weights)
     model = loaded.model
     models.check_scales(model, [settings.guidance], f"guidance={settings.guidance}")
@@ -53,15 +52,14 @@ def encode(config: Config) -> Path:
     name, number = loaded.config["data"]["name"], settings.num_samples
     data = split_of(train, held_out, name, "encode", settings.encode, number)
     checkpoint = sha256_of(path)
-    rest = json.dumps([settings.sampler, checkpoint, settings.format, settings.guidance], sort_keys=True)
-    rule = type(sampler).__name__
-    short = hashlib.sha256(rest.encode()).hexdigest()[:8]
-    folder = f"{rule.lower()}_steps{sampler.steps}_{settings.encode}_{weights}_seed{settings.seed}_n{number}_{short}"
+    short = short_hash([settings.sampler, checkpoint, settings.format, settings.guidance])
+    rule = type(sampler).__name__.lower()
+    folder = f"{rule}_steps{sampler.steps}_{settings.encode}_{weights}_seed{settings.seed}_n{number}_{short}"
     out = new_path(settings, path, "encodings", folder)
-    denoiser = model.denoiser.to(device_of(settings)).eval()
+    denoiser = model.denoiser.to(device_of(settings.accelerator)).eval()
     with (
         new_folder(out) as partial,
-        Interruption("stopped; nothing was written.") as interruption,
+        Interruption() as interruption,
         progress.bar("encoding", number) as bar,
     ):
         learn(sampler, model, lambda: train, home_of(path), interruption.check)
@@ -102,8 +100,7 @@ def encode(config: Config) -> Path:
         with atomic(partial / "latents.npz") as file:
             rows = {"index": result.indices, "labels": data.labels[result.indices], "rmse": mse.sqrt()}
             np.savez(file, x_T=result.latents.numpy(), **{key: value.numpy() for key, value in rows.items()})
-        with atomic(partial / "encoding.json", "w") as file:
-            json.dump(record, file, indent=1)
+        write_text(partial / "encoding.json", json.dumps(record, indent=1))
     print(
         f"RMSE {rmse:.4g} of {number} samples of {settings.encode} (images lie in [-1, 1]), {result.nfe[0]} network "
         f"calls to encode and {result.nfe[1]} to decode each, weights {weights}: {out}"

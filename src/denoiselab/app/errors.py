@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich.console import Console
 
 
 class BadInput(Exception):  # noqa: N818
     """Something the user gave cannot be used; the message names the option, the value and what is allowed."""
+
+
+def not_given(option: str) -> BadInput:
+    """The error for an option without a value."""
+    return BadInput(f"{option}: is not given and has no default; pass {option}=...")
+
+
+def check_given(node: Mapping[str, Any], option: str = "") -> None:
+    """Refuse a node, called `option`, with an option without a value.
+
+    Raises:
+        BadInput: It has one.
+    """
+    for name, value in node.items():
+        if value == "???":
+            raise not_given(f"{option}.{name}" if option else name)
 
 
 def console(*, stderr: bool = False) -> Console:

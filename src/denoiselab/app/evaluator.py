@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from pytorch_lightning.utilities import rank_zero_only
 
 from denoiselab.app import build, models
+from denoiselab.app.devices import is_leader
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.moments import learn
 from denoiselab.app.run_directory import git_revision
@@ -154,18 +154,10 @@ class Evaluator:
         }
         try:
             denoiser.eval()
-            given = (
-                subject,
-                scorer,
-                reference,
-                self.store,
-                protocol,
-                self.check,
-                self._agree_to_stop,
-                notes,
-                self._learn,
-            )
-            return frontier.run(*given, shown=shown)
+            return frontier.run(
+                subject, scorer, reference, self.store, protocol, self.check, self._agree_to_stop, notes, self._learn,
+                shown=shown,
+            )  # fmt: skip
         finally:
             denoiser.train(was_training)
 
@@ -177,7 +169,7 @@ class Evaluator:
         """
         key = json.dumps([evaluation.metrics, evaluation.metric_options, evaluation.reference], sort_keys=True)
         if key not in self._measures:
-            leader = getattr(rank_zero_only, "rank", 0) == 0
+            leader = is_leader()
             scorer = self.extractor.fit(
                 self.images,
                 self.held_out,
@@ -205,8 +197,7 @@ class Evaluator:
 
     def _learn(self, sampler: Sampler) -> dict[str, Any]:
         """Measure the model, for a sampler that must know it; all ranks measure the same."""
-        leader = getattr(rank_zero_only, "rank", 0) == 0
-        found = learn(sampler, self.model, lambda: self.images, self.store.directory, self.check, writes=leader)
+        found = learn(sampler, self.model, lambda: self.images, self.store.directory, self.check, writes=is_leader())
         return {} if found is None else {"moments_sha256": found}
 
     @cached_property

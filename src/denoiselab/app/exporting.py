@@ -35,7 +35,7 @@ def export(config: Config) -> Path:
         BadInput: The checkpoint cannot be used, the format cannot hold the model, or the folder is there already.
     """
     settings = parse(SampleSettings, config)
-    path = checkpoint_file(settings)
+    path = checkpoint_file(settings.ckpt)
     loaded = load(path)
     codec = loaded.model.codec
     # The networks of DiT's own code are of latents, and its files never hold the autoencoder.

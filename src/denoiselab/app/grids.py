@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from denoiselab.app import models
 from denoiselab.app.construct import construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.loaded import load_weights
-from denoiselab.app.places import checkpoint_file, device_of, home_of
+from denoiselab.app.places import checkpoint_file, device_of, home_of, short_hash
 from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.evaluation.grids import GridSearch
 from denoiselab.files import sha256_of, write_text
@@ -35,14 +34,12 @@ def fit_grid(config: Config) -> Path:
     settings = parse(SampleSettings, config)
     search: GridSearch = construct(settings.grid, "grid")
     sampler: Sampler = construct(settings.sampler, "sampler")
-    path = checkpoint_file(settings)
+    path = checkpoint_file(settings.ckpt)
     loaded, weights = load_weights(path, settings.weights)
-    model, device = loaded.model, device_of(settings)
+    model, device = loaded.model, device_of(settings.accelerator)
     asked = {"sampler": settings.sampler, "grid": settings.grid, "weights": weights, "guidance": settings.guidance}
     facts = {**asked, "checkpoint_sha256": sha256_of(path)}
-    rule = config["sampler"]["_target_"].rpartition(".")[2].lower()
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:8]
-    name = f"{rule}_steps{sampler.steps}_{weights}_{digest}.json"
+    name = f"{type(sampler).__name__.lower()}_steps{sampler.steps}_{weights}_{short_hash(facts)}.json"
     out = Path(settings.out) if settings.out else home_of(path) / "grids" / name
     if out.exists():
         raise BadInput(f"out={out}: exists already; nothing is written over, so name another file with out=...")
@@ -56,7 +53,7 @@ def fit_grid(config: Config) -> Path:
     except ValueError as error:
         raise BadInput(str(error)) from None
     total = search.num_samples * (search.fine + search.runs * sampler.steps)
-    with Interruption("stopped; nothing was written.") as interruption, progress.bar("grid", total) as bar:
+    with Interruption() as interruption, progress.bar("grid", total) as bar:
 
         def check(moment: object) -> None:
             interruption.check()

@@ -11,7 +11,7 @@ import torch
 
 from denoiselab.app import models
 from denoiselab.app.construct import check, construct
-from denoiselab.app.errors import BadInput, console
+from denoiselab.app.errors import BadInput, check_given, console
 from denoiselab.app.places import new_folder
 from denoiselab.app.run_directory import start_record, write_description
 from denoiselab.conditioners import Text
@@ -40,9 +40,7 @@ def check_source(config: Config) -> str:
     """
     if config["ckpt"] != "???":
         raise BadInput(f"ckpt={config['ckpt']}: there is an import beside it; give one of them.")
-    for name, value in config["import"].items():
-        if value == "???":
-            raise BadInput(f"import.{name}: is not given and has no default; pass import.{name}=...")
+    check_given(config["import"], "import")
     check({"import": config["import"], "data": config.get("data")})
     return str(config["log_dir"])
 

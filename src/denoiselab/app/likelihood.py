@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ from denoiselab import progress
 from denoiselab.app.construct import construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.loaded import Loaded, load_weights, protocol, split_of
-from denoiselab.app.places import checkpoint_file, device_of, new_folder, new_path
+from denoiselab.app.places import checkpoint_file, device_of, new_folder, new_path, short_hash
 from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.codecs import Bijection, Identity
 from denoiselab.data import DataSet
 from denoiselab.evaluation.bits_per_dim import BitsPerDim, measure, rate_distortion, write_rate_distortion
 from denoiselab.evaluation.likelihood import Likelihood
-from denoiselab.files import atomic, sha256_of
+from denoiselab.files import atomic, sha256_of, write_text
 from denoiselab.training.interruption import Interruption
 
 Config = dict[str, Any]
@@ -42,7 +41,7 @@ def measure_likelihood(config: Config) -> Path:
     if settings.num_samples < 2:
         raise BadInput(f"num_samples={settings.num_samples}: a standard error takes at least 2.")
     method: Likelihood = construct(settings.likelihood, "likelihood")
-    path = checkpoint_file(settings)
+    path = checkpoint_file(settings.ckpt)
     loaded, weights = load_weights(path, settings.weights)
     model = loaded.model
     if not isinstance(model.codec, Bijection):
@@ -55,15 +54,13 @@ def measure_likelihood(config: Config) -> Path:
     except ValueError as error:
         raise BadInput(f"likelihood.{error}") from None
     checkpoint = sha256_of(path)
-    rest = json.dumps([settings.likelihood, checkpoint, settings.repeats], sort_keys=True)
-    name = type(method).__name__
-    short = hashlib.sha256(rest.encode()).hexdigest()[:8]
+    short, name = short_hash([settings.likelihood, checkpoint, settings.repeats]), type(method).__name__
     folder = f"{name.lower()}_{settings.split}_{weights}_seed{settings.seed}_n{settings.num_samples}_{short}"
     out = new_path(settings, path, "likelihood", folder)
-    denoiser = model.denoiser.to(device_of(settings)).eval().requires_grad_(False)
+    denoiser = model.denoiser.to(device_of(settings.accelerator)).eval().requires_grad_(False)
     with (
         new_folder(out) as partial,
-        Interruption("stopped; nothing was written.") as interruption,
+        Interruption() as interruption,
         progress.bar("likelihood", method.fit_images + settings.num_samples) as bar,
     ):
 
@@ -98,8 +95,7 @@ def measure_likelihood(config: Config) -> Path:
             "values": method.bins,
             **protocol(loaded, path, checkpoint, weights, data, settings.split, ["torchode"]),
         }
-        with atomic(partial / "likelihood.json", "w") as file:
-            json.dump(record, file, indent=1)
+        write_text(partial / "likelihood.json", json.dumps(record, indent=1))
         _write_steps(partial, result, method.bins)
     parts = " + ".join(f"{part} {mean.value:.4f}" for part, mean in result.parts.items())
     print(

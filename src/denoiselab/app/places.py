@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,16 +16,31 @@ from denoiselab.app.settings import SampleSettings
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST
 
 
-def checkpoint_file(settings: SampleSettings) -> Path:
+def checkpoint_file(ckpt: str | Sequence[str]) -> Path:
     """The checkpoint that `ckpt` names: a file, or a run's newest."""
-    path = Path(str(settings.ckpt))
+    path = Path(str(ckpt))
     return path / CHECKPOINTS / LAST if path.is_dir() else path
 
 
-def device_of(settings: SampleSettings) -> torch.device:
-    """The device that `accelerator` names."""
-    on_gpu = settings.accelerator == "gpu" or (settings.accelerator == "auto" and torch.cuda.is_available())
+def device_of(accelerator: str) -> torch.device:
+    """The device that `accelerator` names: auto, cpu or gpu."""
+    on_gpu = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
     return torch.device("cuda" if on_gpu else "cpu")
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Refuse a GPU that is not there.
+
+    Raises:
+        BadInput: It is not.
+    """
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise BadInput("accelerator=gpu: this machine has no GPU; use accelerator=cpu.")
+
+
+def short_hash(asked: object) -> str:
+    """Eight digits of the SHA-256 of plain containers: the same request has the same name."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def home_of(checkpoint: Path) -> Path:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from denoiselab.app import build
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
+from denoiselab.app.places import check_accelerator, device_of
 from denoiselab.app.settings import TrainSettings, parse
 from denoiselab.evaluation.features import ImageExtractor
 
@@ -32,8 +31,7 @@ def check_config(config: Config) -> TrainSettings:
         raise BadInput(f"download={download}: it must be true or false.")
     if accelerator not in ("auto", "cpu", "gpu"):
         raise BadInput(f"accelerator={accelerator}: unknown; allowed: auto, cpu, gpu.")
-    if accelerator == "gpu" and not torch.cuda.is_available():
-        raise BadInput("accelerator=gpu: this machine has no GPU; use accelerator=cpu.")
+    check_accelerator(accelerator)
     if settings.evaluation.reference is not None:
         raise BadInput(f"evaluation.reference={settings.evaluation.reference}: this program makes it; leave it out.")
     if not download:
@@ -51,7 +49,6 @@ def compute(config: Config) -> Path:
     extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")
     if not isinstance(extractor, ImageExtractor):
         raise BadInput("evaluation.extractor: points are scored against fresh points; there is nothing to compute.")
-    on_gpu = config["accelerator"] != "cpu" and torch.cuda.is_available()
     cache, name = Path(settings.paths.cache_dir), config["data"]["name"]
     metrics, nodes = build.build_metrics(settings.evaluation), build.metric_nodes(settings.evaluation)
     try:
@@ -60,7 +57,7 @@ def compute(config: Config) -> Path:
         train, held_out = construct(config["data"], "data").load()
         scorer = extractor.fit(train, held_out, metrics, nodes, cache)
         identity = {"data": name, "split": scorer.split}
-        reference = scorer.reference(train, identity, cache, torch.device("cuda" if on_gpu else "cpu"))
+        reference = scorer.reference(train, identity, cache, device_of(config["accelerator"]))
     except (ValueError, OSError) as error:
         raise BadInput(str(error)) from None
     print(f"{scorer.name} of {reference.n:,} images of {name} ({scorer.split}): {reference.path}")

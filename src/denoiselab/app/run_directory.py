@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 
 from denoiselab.app.errors import BadInput
-from denoiselab.files import atomic, write_text
+from denoiselab.files import write_text
 
 ID_VARIABLE = "DENOISELAB_RUN_ID"
 
@@ -159,8 +159,7 @@ def start_record(config: Mapping[str, Any]) -> dict[str, Any]:
 def write_description(path: Path, config: Mapping[str, Any], info: Mapping[str, Any]) -> None:
     """Write `config.yaml` and `run.json`."""
     write_text(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
-    with atomic(path / "run.json", "w") as file:
-        json.dump(info, file, indent=1)
+    write_text(path / "run.json", json.dumps(info, indent=1))
 
 
 def git_revision() -> dict[str, Any]:

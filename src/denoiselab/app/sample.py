@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,23 @@ from denoiselab.app.importing import check_source
 from denoiselab.app.loaded import load_weights
 from denoiselab.app.models import Model
 from denoiselab.app.moments import learn
-from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path
+from denoiselab.app.places import (
+    check_accelerator,
+    checkpoint_file,
+    device_of,
+    home_of,
+    new_folder,
+    new_path,
+    short_hash,
+)
 from denoiselab.app.settings import Evaluation, SampleSettings, parse
 from denoiselab.app.steering import check_steering, steering
 from denoiselab.evaluation.cell import draw, mean_count
 from denoiselab.evaluation.media import medium
-from denoiselab.files import atomic, sha256_of
+from denoiselab.files import sha256_of, write_text
 from denoiselab.noise import SAMPLING, BrownianNoise, Noise
 from denoiselab.samplers import Analytic, Moment, Sampler, slerp
+from denoiselab.schedules import Schedule
 from denoiselab.training.interruption import Interruption
 
 Config = dict[str, Any]
@@ -68,8 +76,7 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
         raise BadInput(f"classifier_guidance: it guides samples and frontiers; {asked[0]} does not take it.")
     if settings.frontier is None and isinstance(settings.ckpt, list):
         raise BadInput(f"ckpt={settings.ckpt}: only frontier=default takes several.")
-    if settings.accelerator == "gpu" and not torch.cuda.is_available():
-        raise BadInput("accelerator=gpu: this machine has no GPU; use accelerator=cpu.")
+    check_accelerator(settings.accelerator)
     return settings
 
 
@@ -98,7 +105,7 @@ def sample(config: Config) -> Path:
     """
     settings = parse(SampleSettings, config)
     sampler: Sampler = construct(settings.sampler, "sampler")
-    path = checkpoint_file(settings)
+    path = checkpoint_file(settings.ckpt)
     conditions = {name: value for name, value in settings.conditioner if value is not None}
     loaded, weights = load_weights(path, settings.weights, conditions)
     model = loaded.model
@@ -110,31 +117,21 @@ def sample(config: Config) -> Path:
         _check_ends(sampler, number, frames)
         number = number // 2 * frames
     checkpoint = sha256_of(path)
-    # Whatever else was asked for, in eight digits: the same request has the same folder.
     asked = [settings.sampler, checkpoint, settings.format, settings.guidance, settings.noise]
     asked += [conditions] if conditions else []
     asked += [] if frames is None else [frames]
-    device = device_of(settings)
+    device = device_of(settings.accelerator)
     steer = steering(settings.classifier_guidance, model, device)
     if steer is not None:
         asked.append(steer.facts)
-    rest = json.dumps(asked, sort_keys=True)
-    rule = config["sampler"]["_target_"].rpartition(".")[2].lower()
-    digest = hashlib.sha256(rest.encode()).hexdigest()[:8]
-    folder = f"{rule}_steps{sampler.steps}_{weights}_seed{settings.seed}_n{settings.num_samples}_{digest}"
+    rule = f"{type(sampler).__name__.lower()}_steps{sampler.steps}"
+    folder = f"{rule}_{weights}_seed{settings.seed}_n{settings.num_samples}_{short_hash(asked)}"
     out = new_path(settings, path, "samples" if frames is None else "interpolations", folder)
     denoiser = model.denoiser.to(device).eval()
-    try:
-        schedule = model.denoiser.schedule
-        calls = 1 if sampler.adaptive else sampler.nfe(sampler.steps, schedule)
-        if not isinstance(sampler, Analytic):  # which must know the model first
-            with torch.no_grad():
-                sampler.plan(schedule, sampler.grid(schedule))
-    except ValueError as error:
-        raise BadInput(f"sampler: {error}") from None
+    calls = _calls(sampler, denoiser.schedule)
     with (
         new_folder(out) as partial,
-        Interruption("stopped; nothing was written.") as interruption,
+        Interruption() as interruption,
         progress.bar("sampling", number * calls) as bar,
     ):
         learn(sampler, model, lambda: loaded.data()[0], home_of(path), interruption.check)
@@ -178,10 +175,25 @@ def sample(config: Config) -> Path:
         if steer is not None:
             record |= {**steer.facts, "classifier_evaluations": mean_count(classified, number)}
         medium(model.codec.shape).write_samples(partial, torch.cat(batches), settings.format, frames)
-        with atomic(partial / "samples.json", "w") as file:
-            json.dump(record, file, indent=1)
+        write_text(partial / "samples.json", json.dumps(record, indent=1))
     print(f"{number} samples, {record['nfe']} network calls each, weights {weights}: {out}")
     return out
+
+
+def _calls(sampler: Sampler, schedule: Schedule) -> int:
+    """Network calls of a sample, as far as they are known before.
+
+    Raises:
+        BadInput: The sampler refuses the schedule.
+    """
+    try:
+        calls = 1 if sampler.adaptive else sampler.nfe(sampler.steps, schedule)
+        if not isinstance(sampler, Analytic):  # which must know the model first
+            with torch.no_grad():
+                sampler.plan(schedule, sampler.grid(schedule))
+    except ValueError as error:
+        raise BadInput(f"sampler: {error}") from None
+    return calls
 
 
 def _check_ends(sampler: Sampler, count: int, frames: int) -> None:

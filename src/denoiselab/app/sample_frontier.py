@@ -12,21 +12,21 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities import rank_zero_only
 
 from denoiselab.app import build, models, overrides, scoring
 from denoiselab.app.construct import check, construct
+from denoiselab.app.devices import is_leader
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.evaluator import Evaluator, frontier_of
 from denoiselab.app.loaded import Loaded, load
+from denoiselab.app.places import checkpoint_file, device_of, home_of
 from denoiselab.app.reporting import matches, write_joint
 from denoiselab.app.settings import Evaluation, SampleSettings, parse
 from denoiselab.app.steering import steering
 from denoiselab.evaluation import Frontier, Record, Store
 from denoiselab.files import sha256_of
-from denoiselab.training.checkpoints import CHECKPOINTS, LAST
 from denoiselab.training.interruption import Interruption
+from denoiselab.training.loggers import WandB
 
 Config = dict[str, Any]
 
@@ -56,7 +56,7 @@ def score(config: Config) -> None:
     jobs = [_job(path, settings) for path in checkpoints(settings.ckpt)]
     if settings.out is not None and len(jobs) == 1:
         _check_out(Path(settings.out))
-    leader = getattr(rank_zero_only, "rank", 0) == 0
+    leader = is_leader()
     interruption = Interruption("stopped; the same command goes on after the last cell that was finished.")
     with ExitStack() as stack, interruption:
         device = _join_ranks(settings, stack)
@@ -76,8 +76,7 @@ def checkpoints(asked: str | Sequence[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for one in [asked] if isinstance(asked, str) else asked:
         for name in matches(one, "ckpt"):
-            path = Path(name)
-            found[path / CHECKPOINTS / LAST if path.is_dir() else path] = None
+            found[checkpoint_file(name)] = None
     if not found:
         raise BadInput("ckpt=[]: name at least one run directory or checkpoint file.")
     return [*found]
@@ -98,8 +97,7 @@ def _job(path: Path, settings: SampleSettings) -> _Job:
     build.build_extractor(config, parsed, parsed.num_samples, option="frontier")
     models.check_conditions(loaded.model)
     frontier = frontier_of(evaluation, loaded.model, loaded.names, "frontier")
-    home = path.parent.parent if path.parent.name == CHECKPOINTS else path.parent
-    return _Job(path, home, loaded, frontier, config, parsed)
+    return _Job(path, home_of(path), loaded, frontier, config, parsed)
 
 
 def _score(
@@ -144,16 +142,17 @@ def _report(job: _Job, settings: SampleSettings, records: list[Record], director
         info = {}
     checkpoint = sha256_of(job.path)[:8]
     group = info.get("wandb_id") or checkpoint
-    opened: list[Logger] = [
+    trackers: dict[str, WandB] = construct(settings.logger, "logger")
+    opened = [
         tracker.open(
             directory, f"{group}-eval-{checkpoint}", f"{job.home.absolute().name} frontier of {job.path.stem}",
             job.loaded.config, group=group, job_type="evaluation",
         )
-        for tracker in construct(settings.logger, "logger").values()
+        for tracker in trackers.values()
     ]  # fmt: skip
     scoring.report_records(records, directory, opened)
     for logger in opened:
-        logger.close(0)  # type: ignore[attr-defined]
+        logger.close(0)
 
 
 def _store_of(job: _Job, settings: SampleSettings, jobs: int) -> Store:
@@ -168,10 +167,10 @@ def _check_out(out: Path) -> None:
 
 def _join_ranks(settings: SampleSettings, stack: ExitStack) -> torch.device:
     """This process's device; processes that torchrun started share the samples among them."""
-    on_gpu = settings.accelerator == "gpu" or (settings.accelerator == "auto" and torch.cuda.is_available())
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    device = torch.device("cuda", local) if on_gpu else torch.device("cpu")
+    device = device_of(settings.accelerator)
+    on_gpu = device.type == "cuda"
     if on_gpu:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if on_gpu else "gloo")

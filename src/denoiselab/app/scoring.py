@@ -81,7 +81,7 @@ def _draw_plane(run: Run, records: list[Record], path: Path) -> None:
         )
 
 
-def report_records(records: list[Record], path: Path, loggers: list[Logger]) -> None:
+def report_records(records: list[Record], path: Path, loggers: Sequence[Logger]) -> None:
     """Send the frontier to W&B, and print its table and what was written."""
     for logger in loggers:
         if isinstance(logger, WandBRun):

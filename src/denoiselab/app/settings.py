@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from denoiselab.app.errors import BadInput, closest
+from denoiselab.app.errors import BadInput, check_given, closest
 
 Node = dict[str, Any]
 _Model = TypeVar("_Model", bound="_Settings")
@@ -144,15 +144,12 @@ def parse(model: type[_Model], config: Mapping[str, Any], option: str = "") -> _
     Raises:
         BadInput: An option is missing, unknown, of a wrong type or out of range.
     """
-    prefix = f"{option}." if option else ""
-    for name, value in config.items():
-        if value == "???":
-            raise BadInput(f"{prefix}{name}: is not given and has no default; pass {name}=...")
+    check_given(config, option)
     try:
         return model.model_validate(config)
     except ValidationError as error:
         detail = error.errors()[0]
-        path = prefix + ".".join(str(part) for part in detail["loc"])
+        path = ".".join(map(str, (*([option] if option else []), *detail["loc"])))
         if detail["type"] == "extra_forbidden":
             hint = closest(path, model.model_fields)
             raise BadInput(f"{path}={detail['input']}: unknown option; {hint}remove it.") from None

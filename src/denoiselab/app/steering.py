@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.app.construct import check, construct
-from denoiselab.app.errors import BadInput
+from denoiselab.app.errors import BadInput, check_given
 from denoiselab.app.models import Model
 from denoiselab.app.settings import ClassifierGuidance
 from denoiselab.conditioners import Conditioner
@@ -64,9 +64,7 @@ def check_steering(node: Mapping[str, Any]) -> None:
     Raises:
         BadInput: An option is missing, unknown or of a wrong type.
     """
-    for name, value in node["classifier"].items():
-        if value == "???":
-            raise BadInput(f"{_OPTION}.classifier.{name}: is not given and has no default; pass it.")
+    check_given(node["classifier"], f"{_OPTION}.classifier")
     check({_OPTION: node["classifier"]})
 
 

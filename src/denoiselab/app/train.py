@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from pytorch_lightning.loggers import Logger
-from pytorch_lightning.utilities import rank_zero_only
 
 from denoiselab.app import scoring
 from denoiselab.app.assemble import Run, assemble
+from denoiselab.app.devices import is_leader
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.run_directory import RunDirectory
 from denoiselab.conditioners import Clean
@@ -50,7 +50,7 @@ def train(config: dict[str, Any], job: Path | None) -> float:
     run = assemble(config, path, command)
     parameters = sum(p.numel() for p in run.model.denoiser.parameters())
     tensors = 3 + len(run.module.ema.profiles)  # weights, two moments, averages
-    leader = getattr(rank_zero_only, "rank", 0) == 0
+    leader = is_leader()
     copies = 3 + 2 * len(run.trackers)  # last, best and the one being written; what waits to be uploaded
     needs = copies * 4 * tensors * parameters + 20_000_000
     with RunDirectory(path, config, needs, leader=leader) as directory, run.interruption:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,27 +12,6 @@ from denoiselab.codecs.layers import Decoder, Encoder, check_autoencoder, latent
 
 # LDM keeps log-variances in this range.
 _LOG_VARIANCES = (-30.0, 20.0)
-
-
-class Posterior(NamedTuple):
-    """A Gaussian with independent components.
-
-    Args:
-        mean: `(B, Z, h, w)`.
-        log_variance: `(B, Z, h, w)`.
-    """
-
-    mean: Tensor
-    log_variance: Tensor
-
-    def sample(self, eps: Tensor) -> Tensor:
-        """The mean plus the standard deviation times `eps` `(B, Z, h, w)`, standard normal."""
-        return self.mean + torch.exp(self.log_variance / 2) * eps
-
-    def kl(self) -> Tensor:
-        """The divergence KL(posterior || standard normal), summed over components, in nats: `(B,)`."""
-        terms = self.mean.square() + self.log_variance.exp() - 1 - self.log_variance
-        return terms.flatten(1).sum(1) / 2
 
 
 class AutoencoderKL(nn.Module):
@@ -90,10 +68,6 @@ class AutoencoderKL(nn.Module):
         self.after_encoder = nn.Conv2d(2 * z, 2 * z, 1) if quantization_convs else nn.Identity()
         self.before_decoder = nn.Conv2d(z, z, 1) if quantization_convs else nn.Identity()
 
-    def posterior(self, x: Tensor) -> Posterior:
-        """The Gaussian over the latents of images `(B, C, H, W)`."""
-        return _posterior(self.encode_pixels(x))
-
     def encode_pixels(self, x: Tensor) -> Tensor:
         """Mean and log-variance of the latents of images `(B, C, H, W)`, as `(B, 2Z, h, w)`."""
         out: Tensor = self.after_encoder(self.encoder(x))
@@ -101,16 +75,11 @@ class AutoencoderKL(nn.Module):
 
     def encode_latents(self, moments: Tensor, eps: Tensor | None = None) -> Tensor:
         """Scaled latents `(B, Z, h, w)`: the mean of `moments` `(B, 2Z, h, w)`, or a draw with the noise `eps`."""
-        posterior = _posterior(moments)
-        z = posterior.mean if eps is None else posterior.sample(eps)
+        mean, log_variance = moments.chunk(2, dim=1)
+        z = mean if eps is None else mean + torch.exp(log_variance.clamp(*_LOG_VARIANCES) / 2) * eps
         return (z - self.shift) * self.scale
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images `(B, C, H, W)` of scaled latents `(B, Z, h, w)`."""
         out: Tensor = self.decoder(self.before_decoder(latents / self.scale + self.shift))
         return out
-
-
-def _posterior(moments: Tensor) -> Posterior:
-    mean, log_variance = moments.chunk(2, dim=1)
-    return Posterior(mean, log_variance.clamp(*_LOG_VARIANCES))

@@ -114,7 +114,7 @@ class Autoencoder(ABC):
 
     def encode_pixels(self, x: Tensor) -> Tensor:
         """What the autoencoder knows of the latents of images `(B, *shape)`."""
-        return self._in_parts("encode_pixels", x.float())
+        return self._in_parts(self._on(x.device).encode_pixels, x.float())
 
     def encode_latents(self, kept: Tensor, normal: Normal) -> Tensor:
         """Scaled latents `(B, *latent_shape)`, channels last in memory."""
@@ -124,11 +124,10 @@ class Autoencoder(ABC):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images `(B, *shape)` of scaled latents `(B, *latent_shape)`."""
-        return self._in_parts("decode", latents.float())
+        return self._in_parts(self._on(latents.device).decode, latents.float())
 
     @torch.no_grad()
-    def _in_parts(self, verb: str, x: Tensor) -> Tensor:
-        apply = getattr(self._on(x.device), verb)
+    def _in_parts(self, apply: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):  # published decoders overflow in half precision
             return torch.cat([apply(part) for part in x.split(self._size)])
 

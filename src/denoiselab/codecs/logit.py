@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.codecs.base import Normal
+from denoiselab.networks.checks import check_positive
 
 # From -1 to 1 lie the centres of 256 bins: half a bin is beyond either end.
 _WITHIN = 255 / 256
@@ -40,8 +41,7 @@ class Logit:
             raise ValueError(f"shape={list(shape)}: logits are for images, (C, H, W).")
         if not 0 < margin < 0.5:
             raise ValueError(f"margin={margin}: it must lie between 0 and 1/2.")
-        if not 0 < scale < math.inf:
-            raise ValueError(f"scale={scale}: it must be positive.")
+        check_positive({"scale": scale})
         self.shape = self.latent_shape = tuple(shape)
         self.margin, self.scale = margin, scale
 

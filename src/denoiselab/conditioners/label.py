@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.conditioners.base import Clean, Conditioner
+from denoiselab.networks.checks import check_dropout
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 
@@ -64,13 +65,3 @@ class ClassLabel(Conditioner):
         if not self.null_class:
             return Conditioning()
         return Conditioning(class_label=torch.full_like(index, self.num_classes))
-
-
-def check_dropout(dropout: float) -> None:
-    """Refuse a probability of training without condition.
-
-    Raises:
-        ValueError: It is not at least 0 and less than 1.
-    """
-    if not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout}: it must be at least 0 and less than 1.")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.conditioners.base import Clean, Conditioner, HeldOut
-from denoiselab.conditioners.label import check_dropout
+from denoiselab.networks.checks import check_dropout
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 

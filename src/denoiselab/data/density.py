@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 
 from denoiselab.data.points import PointSet
+from denoiselab.data.stream import generator
 
 # Which draw of a seed: the training samples, the held-out ones, then the fresh ones.
 _TRAIN, _HELD_OUT, _FRESH = 0, 1, 2
 
 
+@dataclass
 class Density(ABC):
-    """A density that can be drawn from.
+    """A density that can be drawn from; a subclass is a dataclass, so that it takes these options beside its own.
 
     Args:
         name: Of the data set in scores and folders.
@@ -31,17 +34,22 @@ class Density(ABC):
 
     classes: ClassVar[int]
 
-    def __init__(
-        self, name: str, shape: Sequence[int], num_classes: int, size: int, held_out: int, seed: int = 0
-    ) -> None:
-        if num_classes != self.classes:
-            raise ValueError(f"data.num_classes={num_classes}: {type(self).__name__} has {self.classes}.")
-        for option, value in (("size", size), ("held_out", held_out)):
+    name: str
+    shape: Sequence[int]
+    num_classes: int
+    size: int
+    held_out: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse options that are out of range."""
+        if self.num_classes != self.classes:
+            raise ValueError(f"data.num_classes={self.num_classes}: {type(self).__name__} has {self.classes}.")
+        for option, value in (("size", self.size), ("held_out", self.held_out)):
             if value < 1:
                 raise ValueError(f"data.{option}={value}: it must be at least 1.")
-        if not 0 <= seed < 2**63:
-            raise ValueError(f"data.seed={seed}: it must be at least 0 and less than 2^63.")
-        self.name, self.shape, self.size, self.held_out, self.seed = name, tuple(shape), size, held_out, seed
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"data.seed={self.seed}: it must be at least 0 and less than 2^63.")
 
     def load(self) -> tuple[PointSet, PointSet]:
         """(train, held-out): two independent draws."""
@@ -52,9 +60,7 @@ class Density(ABC):
         """`n` independent samples from `generator`."""
 
     def _draw(self, n: int, number: int) -> PointSet:
-        # One word for (seed, number), as for the order of training.
-        word = (self.seed + (number + 1) * 0x9E3779B97F4A7C15) % 2**63
-        return self.draw(n, torch.Generator().manual_seed(word))
+        return self.draw(n, generator(self.seed, number))
 
     def _fresh(self, n: int, number: int) -> PointSet:
         return self._draw(n, _FRESH + number)

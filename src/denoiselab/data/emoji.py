@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import unicodedata
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from denoiselab.data.expected import absent
+from denoiselab.data.expected import absent, package
 from denoiselab.data.folder import FileRecords
 from denoiselab.data.records import Strings, identity
 from denoiselab.data.source import ImageSource
@@ -191,16 +192,11 @@ def _opened(path: Path) -> Any:
     Raises:
         ValueError: It has none, or fontTools is not installed.
     """
-    try:
-        from fontTools.ttLib import TTFont, TTLibError
-    except ImportError:
-        raise ValueError("data=emoji_font: fontTools is not installed; pip install denoiselab[emoji].") from None
-    try:
-        font = TTFont(path)
+    fonts = package("fontTools.ttLib", "emoji_font", "emoji")
+    with contextlib.suppress(fonts.TTLibError):
+        font = fonts.TTFont(path)
         if "CBDT" in font and "GSUB" in font:
             return font
-    except TTLibError:
-        pass
     raise ValueError(f"data.font={path}: it is not a font with CBDT bitmaps, as NotoColorEmoji.ttf is.")
 
 

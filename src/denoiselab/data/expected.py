@@ -1,8 +1,10 @@
-"""What is said when a data set is not where it should be."""
+"""What is said when a data set, or the package that reads it, is not where it should be."""
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import Any
 
 
 def absent(name: str, root: Path, files: str, source: str, option: str = "data.root") -> ValueError:
@@ -18,3 +20,16 @@ def absent(name: str, root: Path, files: str, source: str, option: str = "data.r
     there = f"'{root}' is a file" if root.is_file() else f"there is no folder '{root}'"
     lacks = f"'{root}' does not hold it" if root.is_dir() else there
     return ValueError(f"{option}={root}: {lacks}; {name} needs {files}. {source}")
+
+
+def package(name: str, choice: str, extra: str) -> Any:
+    """The package that reads the data sets of `data=choice`.
+
+    Raises:
+        ValueError: It is not installed; `extra` installs it.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        distribution = name.partition(".")[0]
+        raise ValueError(f"data={choice}: {distribution} is not installed; pip install denoiselab[{extra}].") from None

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from denoiselab.data.expected import package
 from denoiselab.data.records import Strings, identity, numbered
 from denoiselab.data.records import caption as caption_of
 from denoiselab.data.source import ImageSource
@@ -150,10 +151,7 @@ class HuggingFace(ImageSource):
         return self._read(self.held_out_split, "held_out_split", classes)
 
     def _read(self, split: str, option: str, classes: Sequence[str] | None = None) -> HubRecords:
-        try:
-            import datasets
-        except ImportError:
-            raise ValueError("data=huggingface: datasets is not installed; pip install denoiselab[datasets].") from None
+        datasets = package("datasets", "huggingface", "datasets")
         data = self._opened(split, option)
         named = {"image": self.image, "label": self.label, "caption": self.caption}
         for column, name in named.items():

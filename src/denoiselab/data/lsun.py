@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from denoiselab.data.expected import absent
+from denoiselab.data.expected import absent, package
 from denoiselab.data.records import Strings, identity
 from denoiselab.data.source import ImageSource
 
@@ -116,10 +116,7 @@ class LSUN(ImageSource):
         return self._split("val")
 
     def _split(self, split: str) -> LMDBRecords:
-        try:
-            import lmdb
-        except ImportError:
-            raise ValueError("data=lsun: lmdb is not installed; pip install denoiselab[lmdb].") from None
+        lmdb = package("lmdb", "lsun", "lmdb")
         root = Path(self.root).expanduser()
         folders = [root / f"{category}_{split}_lmdb" for category in self.categories]
         if not all((folder / "data.mdb").is_file() for folder in folders):

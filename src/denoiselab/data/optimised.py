@@ -24,7 +24,7 @@ from torch import Tensor
 
 from denoiselab import progress
 from denoiselab.data.arrays import channels_last
-from denoiselab.data.expected import absent
+from denoiselab.data.expected import absent, package
 from denoiselab.data.records import Strings, caption, identity, numbered, version
 from denoiselab.data.source import ImageSource
 from denoiselab.files import write_text
@@ -227,10 +227,7 @@ class LitData(ImageSource):
         return self._read(self.validation_root, "data.validation_root", classes)
 
     def _read(self, root: str, option: str, known: Sequence[str] | None = None) -> LitRecords:
-        try:
-            import litdata  # noqa: F401
-        except ImportError:
-            raise ValueError("data=litdata: litdata is not installed; pip install denoiselab[litdata].") from None
+        package("litdata", "litdata", "litdata")
         remote = "://" in root or root.startswith("local:")
         path = Path(root).expanduser()
         if not remote and not (path / _INDEX).is_file():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -16,33 +16,18 @@ from denoiselab.data.density import Density
 from denoiselab.data.points import PointSet
 
 
+@dataclass
 class Plane(Density):
-    """A density on the plane that can be drawn from.
+    """A density on the plane that can be drawn from; options as of `Density`, `shape` (2,)."""
 
-    Args:
-        name: Of the data set in scores and folders.
-        shape: (2,); configured so that a network can be built without the data.
-        num_classes: The density's own.
-        size: Training points.
-        held_out: Points of a second draw, which scores are taken against.
-        seed: Of all draws.
+    size: int = 1_000_000
+    held_out: int = 50_000
 
-    Raises:
-        ValueError: A value is out of range.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        shape: Sequence[int],
-        num_classes: int,
-        size: int = 1_000_000,
-        held_out: int = 50_000,
-        seed: int = 0,
-    ) -> None:
-        if tuple(shape) != (2,):
-            raise ValueError(f"data.shape={list(shape)}: points of {type(self).__name__} have shape [2].")
-        super().__init__(name, shape, num_classes, size, held_out, seed)
+    def __post_init__(self) -> None:
+        """Refuse options that are out of range."""
+        if tuple(self.shape) != (2,):
+            raise ValueError(f"data.shape={list(self.shape)}: points of {type(self).__name__} have shape [2].")
+        super().__post_init__()
 
     def draw(self, n: int, generator: torch.Generator) -> PointSet:
         """`n` independent points from `generator`."""
@@ -59,37 +44,24 @@ class Plane(Density):
         """Means and variances of the coordinates before scaling."""
 
 
+@dataclass(kw_only=True)
 class _Curve(Plane):
     """Points about a curve.
 
     Args:
-        name: Of the data set in scores and folders.
-        shape: (2,).
-        num_classes: The density's own.
-        size: Training points.
-        held_out: Points of a second draw, which scores are taken against.
-        seed: Of all draws.
         noise: Standard deviation about the curve, before scaling, at least 0.
 
     Raises:
         ValueError: A value is out of range.
     """
 
-    def __init__(
-        self,
-        name: str,
-        shape: Sequence[int],
-        num_classes: int,
-        size: int = 1_000_000,
-        held_out: int = 50_000,
-        seed: int = 0,
-        *,
-        noise: float,
-    ) -> None:
-        super().__init__(name, shape, num_classes, size, held_out, seed)
-        if noise < 0:
-            raise ValueError(f"data.noise={noise}: it must not be negative.")
-        self.noise = noise
+    noise: float
+
+    def __post_init__(self) -> None:
+        """Refuse options that are out of range."""
+        super().__post_init__()
+        if self.noise < 0:
+            raise ValueError(f"data.noise={self.noise}: it must not be negative.")
 
 
 class SwissRoll(_Curve):

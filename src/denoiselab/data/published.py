@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,15 +27,23 @@ class _Published(ImageSource):
 
     root: str
 
+    def records(self) -> Records:
+        """The training images.
+
+        Raises:
+            ValueError: The layout is another.
+        """
+        if self._path.suffix != ".zip":
+            return self._training()
+        return ImageZip(name=self.name, shape=self.shape, num_classes=self.num_classes, root=self.root).records()
+
+    @abstractmethod
+    def _training(self) -> FileRecords:
+        """The training images of a folder."""
+
     @property
     def _path(self) -> Path:
         return Path(self.root).expanduser()
-
-    def _archive(self) -> Records | None:
-        """The archive, if it is one."""
-        if self._path.suffix != ".zip":
-            return None
-        return ImageZip(name=self.name, shape=self.shape, num_classes=self.num_classes, root=self.root).records()
 
     def _split(self, names: Sequence[str], expected: str) -> FileRecords | None:
         """The first of the folders `names` that is there, with the folders in it as classes."""
@@ -65,22 +74,14 @@ class ImageNet(_Published):
         ValueError: An option is out of range.
     """
 
-    def records(self) -> Records:
-        """The training images.
-
-        Raises:
-            ValueError: The layout is another.
-        """
+    def _training(self) -> FileRecords:
         expected = "train/<synset>/*.JPEG, with 1,000 folders such as n01440764"
-        archive = self._archive()
-        if archive is not None:
-            return archive
         return self._named(self._split(["train"], expected) or self._folder(self._path, expected), expected)
 
     def held_out(self) -> FileRecords | None:
         """The validation images, if they are there."""
         expected = "val/<synset>/*.JPEG, with 1,000 folders such as n01440764"
-        found = self._split(["val"], expected) if self._path.is_dir() else None
+        found = self._split(["val"], expected)
         return None if found is None else self._named(found, expected)
 
     def _named(self, records: FileRecords, expected: str) -> FileRecords:
@@ -108,20 +109,14 @@ class AFHQ(_Published):
         ValueError: An option is out of range.
     """
 
-    def records(self) -> Records:
-        """The training images.
-
-        Raises:
-            ValueError: The layout is another.
-        """
+    def _training(self) -> FileRecords:
         expected = "train/cat, train/dog and train/wild"
-        archive = self._archive()
-        return archive or self._animals(self._split(["train"], expected), expected)
+        return self._animals(self._split(["train"], expected), expected)
 
     def held_out(self) -> FileRecords | None:
         """The test images, if they are there."""
         expected = "test/cat, test/dog and test/wild"
-        found = self._split(["test", "val"], expected) if self._path.is_dir() else None
+        found = self._split(["test", "val"], expected)
         return None if found is None else self._animals(found, expected)
 
     def _animals(self, records: FileRecords | None, expected: str) -> FileRecords:
@@ -143,15 +138,7 @@ class FFHQ(_Published):
         ValueError: An option is out of range.
     """
 
-    def records(self) -> Records:
-        """All images.
-
-        Raises:
-            ValueError: The layout is another.
-        """
-        archive = self._archive()
-        if archive is not None:
-            return archive
+    def _training(self) -> FileRecords:
         sizes = ["thumbnails128x128", "images1024x1024"] if max(self.shape[1:]) <= 128 else ["images1024x1024"]
         path = next((self._path / size for size in sizes if (self._path / size).is_dir()), self._path)
         expected = f"{' or '.join(sizes)}, with folders 00000 to 69000 of 1,000 images each"

@@ -32,7 +32,11 @@ class IndexStream:
     def _permutation(self, epoch: int) -> Tensor:
         if epoch not in self._cache:
             self._cache = {k: v for k, v in self._cache.items() if k == epoch - 1}
-            # One word for (seed, epoch): the odd multiplier (2^64 over the golden ratio) keeps pairs apart.
-            word = (self.seed + (epoch + 1) * 0x9E3779B97F4A7C15) % 2**63
-            self._cache[epoch] = torch.randperm(self.size, generator=torch.Generator().manual_seed(word))
+            self._cache[epoch] = torch.randperm(self.size, generator=generator(self.seed, epoch))
         return self._cache[epoch]
+
+
+def generator(seed: int, number: int) -> torch.Generator:
+    """Random numbers of draw `number` (0, 1, ...) under a seed."""
+    # One word for the two: the odd multiplier (2^64 over the golden ratio) keeps pairs apart.
+    return torch.Generator().manual_seed((seed + (number + 1) * 0x9E3779B97F4A7C15) % 2**63)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -16,38 +16,26 @@ _OCTAVES = 3
 _HARMONICS = 8  # the highest is at 7,040 Hz, below half of RATE
 
 
+@dataclass
 class HarmonicTones(Density):
     """Steady tones of 8 harmonics at 16 kHz, of mean 0 and variance 1: a toy for signals of one dimension.
 
     x_l = sum_k a_k sin(2 pi k f l / 16000 + phi_k), k = 1..8: f log-uniform from 110 to 880 Hz, a_k proportional to
     k^-s with s uniform from 1/2 to 2 and sum_k a_k^2 = 2, phi_k uniform, all independent. Label: the octave of f.
 
-    Args:
-        name: Of the data set in scores and folders.
-        shape: (1, L).
-        num_classes: 3.
-        size: Training tones.
-        held_out: Tones of a second draw, which scores are taken against.
-        seed: Of all draws.
-
-    Raises:
-        ValueError: A value is out of range.
+    Options as of `Density`, `shape` (1, L).
     """
 
     classes = _OCTAVES
 
-    def __init__(
-        self,
-        name: str,
-        shape: Sequence[int],
-        num_classes: int,
-        size: int = 20_000,
-        held_out: int = 10_000,
-        seed: int = 0,
-    ) -> None:
-        if len(shape) != 2 or shape[0] != 1 or shape[1] < 1:
-            raise ValueError(f"data.shape={list(shape)}: tones have shape [1, L].")
-        super().__init__(name, shape, num_classes, size, held_out, seed)
+    size: int = 20_000
+    held_out: int = 10_000
+
+    def __post_init__(self) -> None:
+        """Refuse options that are out of range."""
+        if len(self.shape) != 2 or self.shape[0] != 1 or self.shape[1] < 1:
+            raise ValueError(f"data.shape={list(self.shape)}: tones have shape [1, L].")
+        super().__post_init__()
 
     def draw(self, n: int, generator: torch.Generator) -> PointSet:
         """`n` independent tones `(n, 1, L)` from `generator`."""

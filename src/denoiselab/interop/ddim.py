@@ -8,10 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from denoiselab.interop import nodes
 from denoiselab.interop.files import as_state, read_torch
-from denoiselab.interop.imported import Imported, named, node
+from denoiselab.interop.imported import Imported, named
 from denoiselab.interop.layout import SAME, Layout, Pointwise, Stacked
-from denoiselab.interop.states import InteropError, State, width_of
+from denoiselab.interop.states import InteropError, State, numbered, width_of
 from denoiselab.interop.unet import Names, Part, entries
 from denoiselab.networks import DDPMUNet
 
@@ -48,13 +49,7 @@ class Checkpoint:
         dropout: float = 0.0,
     ) -> None:
         self.path, self.resolution, self.variance, self.dropout = path, resolution, variance, dropout
-        self.betas = node(
-            f"denoiselab.schedules.betas.{_BETAS[beta_schedule]}",
-            steps=steps,
-            start=beta_start,
-            end=beta_end,
-            per=steps,
-        )
+        self.betas = nodes.betas(_BETAS[beta_schedule], steps=steps, start=beta_start, end=beta_end, per=steps)
 
     def read(self) -> Imported:
         """The network, its average where there is one, and DDPM's chain.
@@ -74,14 +69,9 @@ class Checkpoint:
             named(self.path, path),
             layout,
             layout.to_ours(weights, path),
-            node("denoiselab.schedules.DiscreteVP", betas=self.betas, zero_terminal_snr=False),
-            node("denoiselab.parameterizations.eps", partial=True),
-            node(
-                "denoiselab.denoiser.Denoiser",
-                time_label=node("denoiselab.denoiser.StepIndex"),
-                input_scale=None,
-                variance=node(f"denoiselab.variances.Fixed{'Large' if large else 'Small'}"),
-            ),
+            nodes.chain(self.betas),
+            nodes.parameterization("eps"),
+            nodes.denoiser(nodes.step_index(), "FixedLarge" if large else "FixedSmall"),
             averages={name: layout.to_ours(average, path) for name, average in averages.items()},
             files=(path,),
         )
@@ -101,11 +91,7 @@ def layout_of(state: State, where: Path, resolution: int | None = None, dropout:
     """
     channels, outputs = width_of(state, "conv_in.weight", where), width_of(state, "conv_out.weight", where)
     inputs = width_of(state, "conv_in.weight", where, axis=1)
-    levels = blocks = 0
-    while f"down.{levels}.block.0.conv1.weight" in state:
-        levels += 1
-    while f"down.0.block.{blocks}.conv1.weight" in state:
-        blocks += 1
+    levels = numbered(state, "down.{}.block.0.conv1.weight")
     attention = [level for level in range(levels) if f"down.{level}.attn.0.q.weight" in state]
     if resolution is None:
         if len(attention) != 1:
@@ -117,7 +103,7 @@ def layout_of(state: State, where: Path, resolution: int | None = None, dropout:
         "multipliers": [
             width_of(state, f"down.{level}.block.0.conv1.weight", where) // channels for level in range(levels)
         ],
-        "blocks": blocks,
+        "blocks": numbered(state, "down.0.block.{}.conv1.weight"),
         "attention_levels": attention,
         "dropout": dropout,
         "outputs": outputs // inputs,

@@ -11,12 +11,13 @@ from safetensors.torch import save
 
 from denoiselab.denoiser import Denoiser
 from denoiselab.files import atomic, write_text
+from denoiselab.interop import nodes
 from denoiselab.interop.diffusers_autoencoders import autoencoder_kl, vq_model
 from denoiselab.interop.diffusers_dit import dit
 from denoiselab.interop.diffusers_unet import unet2d, unet2d_config
 from denoiselab.interop.diffusers_unet_text import unet_condition
 from denoiselab.interop.files import WEIGHTS, local, read_json, read_weights, weights_file
-from denoiselab.interop.imported import Imported, named, node
+from denoiselab.interop.imported import Imported, named
 from denoiselab.interop.latent import codec, text_conditioner
 from denoiselab.interop.layout import Layout
 from denoiselab.interop.schedulers import from_scheduler, to_scheduler
@@ -80,21 +81,17 @@ class Pipeline:
         codec_node, shape = (None, None) if vae is None else codec(vae, options["shape"])
         scheduler = self._scheduler_file(folder)
         meaning = from_scheduler(read_json(scheduler), scheduler, layout.options["outputs"])
-        classes = options["num_classes"]
-        kind = node("denoiselab.conditioners.Unconditional")
         if layout.module is TextUNet:
-            kind = text_conditioner(folder, options["token_features"])
-        elif classes is not None:
+            conditioner = text_conditioner(folder, options["token_features"])
+        else:
             null = options.get("null_class", True)
-            kind = node(
-                "denoiselab.conditioners.ClassLabel", num_classes=classes, dropout=0.1 if null else 0.0, null_class=null
-            )
+            conditioner = nodes.conditioner(options["num_classes"], dropout=0.1 if null else 0.0, null_class=null)
         return Imported(
             named(self.path, folder),
             layout,
             state,
             *meaning,
-            conditioner=kind,
+            conditioner=conditioner,
             codec=codec_node,
             shape=shape,
             files=(weights, home / "config.json", scheduler),

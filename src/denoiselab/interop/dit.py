@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
+from denoiselab.interop import nodes
 from denoiselab.interop.files import as_state, read_safetensors, read_torch
-from denoiselab.interop.imported import Imported, named, node
+from denoiselab.interop.imported import Imported, named
 from denoiselab.interop.latent import codec
 from denoiselab.interop.layout import Entry, Layout, layer
 from denoiselab.interop.options import completed
-from denoiselab.interop.states import InteropError, State, numbers, width_of
+from denoiselab.interop.states import InteropError, State, numbered, numbers, width_of
 from denoiselab.networks import DiT
 from denoiselab.networks.transformer import sincos_positions
 
@@ -63,19 +64,10 @@ class Checkpoint:
             named(self.path, path),
             layout,
             layout.to_ours(state, path),
-            node(
-                "denoiselab.schedules.DiscreteVP",
-                betas=node("denoiselab.schedules.betas.linear", steps=self.steps, start=1e-4, end=0.02, per=1000),
-                zero_terminal_snr=False,
-            ),
-            node("denoiselab.parameterizations.eps", partial=True),
-            node(
-                "denoiselab.denoiser.Denoiser",
-                time_label=node("denoiselab.denoiser.StepIndex", scale=1.0),
-                input_scale=None,
-                variance=node(f"denoiselab.variances.{'LearnedRange' if options['outputs'] == 2 else 'FixedLarge'}"),
-            ),
-            conditioner=node("denoiselab.conditioners.ClassLabel", num_classes=options["num_classes"], dropout=0.1),
+            nodes.chain(nodes.betas("linear", steps=self.steps, start=1e-4, end=0.02, per=1000)),
+            nodes.parameterization("eps"),
+            nodes.denoiser(nodes.step_index(scale=1.0), "LearnedRange" if options["outputs"] == 2 else "FixedLarge"),
+            conditioner=nodes.conditioner(options["num_classes"], dropout=0.1),
             codec=codec_node,
             shape=shape,
             averages={name: layout.to_ours(average, path) for name, average in averages.items()},
@@ -103,9 +95,7 @@ def dit_layout(state: State, where: Path, heads: int | None = None) -> Layout:
     heads = _HEADS.get(width) if heads is None else heads
     if heads is None:
         raise InteropError(f"{where}: a width of {width} is of no published size; give import.num_heads.")
-    depth = 0
-    while f"blocks.{depth}.attn.qkv.weight" in state:
-        depth += 1
+    depth = numbered(state, "blocks.{}.attn.qkv.weight")
     options = {
         "shape": [channels, side * patch, side * patch],
         "patch": patch,

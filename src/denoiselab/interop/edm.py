@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from denoiselab.interop import nodes
 from denoiselab.interop.edm2 import edm2_layout
 from denoiselab.interop.edm_unets import edm_layout
 from denoiselab.interop.files import read_json, read_tensors
-from denoiselab.interop.imported import Imported, Node, named, node
+from denoiselab.interop.imported import Imported, named
+from denoiselab.interop.nodes import Node, node
 from denoiselab.interop.options import positive
 from denoiselab.interop.pickles import CONFIG, MODEL
 from denoiselab.interop.states import InteropError, making
@@ -52,23 +54,14 @@ class Network:
             layout = edm2_layout(options) if kind == "Precond" else edm_layout(kind, options)
             meaning = _MEANINGS["EDMPrecond" if kind == "Precond" else kind](options)
         weights = layout.to_ours(inner, folder / MODEL)
-        classes = layout.options["num_classes"]
-        conditioner = node("denoiselab.conditioners.Unconditional")
-        if classes is not None:
-            conditioner = node("denoiselab.conditioners.ClassLabel", num_classes=classes, dropout=0.0)
         return Imported(
             named(self.path, folder),
             layout,
             weights,
             meaning.schedule,
-            node(f"denoiselab.parameterizations.{meaning.parameterization}", partial=True, **meaning.data),
-            node(
-                "denoiselab.denoiser.Denoiser",
-                time_label=meaning.label,
-                input_scale=meaning.input_scale,
-                variance=meaning.variance,
-            ),
-            conditioner,
+            nodes.parameterization(meaning.parameterization, **meaning.data),
+            nodes.denoiser(meaning.label, meaning.variance, meaning.input_scale),
+            nodes.conditioner(layout.options["num_classes"], dropout=0.0),
             files=[folder / MODEL, folder / CONFIG],
         )
 
@@ -83,7 +76,7 @@ class _Meaning(NamedTuple):
     label: Node
     data: Mapping[str, float] = {}
     input_scale: Node | None = None
-    variance: Node | None = None
+    variance: str | None = None
 
 
 def _edm(options: Mapping[str, Any]) -> _Meaning:
@@ -125,17 +118,17 @@ def _ve(options: Mapping[str, Any]) -> _Meaning:
 
 def _iddpm(options: Mapping[str, Any]) -> _Meaning:
     """Improved DDPM's chain of cosine betas, label the nearest index."""
-    betas = node(
-        "denoiselab.schedules.betas.cosine",
+    table = nodes.betas(
+        "cosine",
         steps=int(options.get("M", 1000)),
         s=float(options.get("C_2", 0.008)),
         maximum=1 - float(options.get("C_1", 0.001)),
     )
     return _Meaning(
-        node("denoiselab.schedules.DiscreteVP", betas=betas, zero_terminal_snr=False),
+        nodes.chain(table),
         "eps",
-        node("denoiselab.denoiser.StepIndex", nearest=True),
-        variance=node("denoiselab.variances.LearnedRange"),
+        nodes.step_index(nearest=True),
+        variance="LearnedRange",
     )
 
 

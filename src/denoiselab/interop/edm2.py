@@ -83,12 +83,12 @@ def edm2_layout(config: Mapping[str, Any]) -> Layout:
 
 def _blocks(options: Mapping[str, Any], size: int, skeleton: Mapping[str, Any]) -> dict[str, str]:
     """Our names of blocks, and theirs."""
-    count = len(options["multipliers"])
+    levels = len(options["multipliers"])
     found: dict[str, str] = {}
-    for level in range(count):
+    for level in range(levels):
         res = f"{size >> level}x{size >> level}"
         places = [] if level == 0 else [f"enc.{res}_down"]
-        decoder = [f"dec.{res}_in0", f"dec.{res}_in1"] if level == count - 1 else [f"dec.{res}_up"]
+        decoder = [f"dec.{res}_in0", f"dec.{res}_in1"] if level == levels - 1 else [f"dec.{res}_up"]
         number = 0
         while f"encoder.{level}.{len(places)}.embedding_gain" in skeleton:
             places.append(f"enc.{res}_block{number}")
@@ -96,5 +96,5 @@ def _blocks(options: Mapping[str, Any], size: int, skeleton: Mapping[str, Any]) 
             number += 1
         decoder.append(f"dec.{res}_block{number}")
         found |= {f"encoder.{level}.{place}": theirs for place, theirs in enumerate(places)}
-        found |= {f"decoder.{count - 1 - level}.{place}": theirs for place, theirs in enumerate(decoder)}
+        found |= {f"decoder.{levels - 1 - level}.{place}": theirs for place, theirs in enumerate(decoder)}
     return found

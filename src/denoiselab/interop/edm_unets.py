@@ -97,8 +97,8 @@ def song_layout(config: Mapping[str, Any], outputs: int = 1) -> Layout:
             names.extend(layer(f"{attention}.qkv", f"{theirs}.qkv", *_qkv(width)))
             names.extend(layer(f"{attention}.out", f"{theirs}.proj", Pointwise(2)))
 
-    count = len(mult)
-    for level in range(count):
+    levels = len(mult)
+    for level in range(levels):
         res = f"{size >> level}x{size >> level}"
         attends = level in options["attention_levels"]
         if level:
@@ -110,12 +110,12 @@ def song_layout(config: Mapping[str, Any], outputs: int = 1) -> Layout:
         for number in range(options["blocks"]):
             attention = f"encoder.{level}.attentions.{number}" if attends else None
             block(f"encoder.{level}.blocks.{number}", f"enc.{res}_block{number}", attention)
-        stage = f"decoder.{count - 1 - level}"
+        stage = f"decoder.{levels - 1 - level}"
         for number in range(options["blocks"] + 1):
             attention = f"{stage}.attention" if attends and number == options["blocks"] else None
             block(f"{stage}.blocks.{number}", f"dec.{res}_block{number}", attention)
-        if level < count - 1:  # the doubling at the end of the level below
-            block(f"decoder.{count - 2 - level}.resample", f"dec.{res}_up")
+        if level < levels - 1:  # the doubling at the end of the level below
+            block(f"decoder.{levels - 2 - level}.resample", f"dec.{res}_up")
         else:
             block("middle.0", f"dec.{res}_in0", "middle.1")
             block("middle.2", f"dec.{res}_in1")

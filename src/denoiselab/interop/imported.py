@@ -14,17 +14,17 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from denoiselab.interop import nodes
 from denoiselab.interop.layout import Layout
+from denoiselab.interop.nodes import Node
 from denoiselab.interop.states import State
-
-Node = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Imported:
     """A network with its weights, and what its output means.
 
-    Nodes are parts of a configuration, in plain containers: a `_target_` and its constructor's arguments.
+    Nodes are as in `denoiselab.interop.nodes`.
 
     Args:
         name: What to call it: letters, digits, `.`, `-` and `_`.
@@ -46,7 +46,7 @@ class Imported:
     schedule: Node
     parameterization: Node
     denoiser: Node
-    conditioner: Node = field(default_factory=lambda: node("denoiselab.conditioners.Unconditional"))
+    conditioner: Node = field(default_factory=lambda: nodes.conditioner(None))
     averages: Mapping[str, State] = field(default_factory=dict)
     codec: Node | None = None
     shape: Sequence[int] | None = None
@@ -87,11 +87,6 @@ class Source(Protocol):
             InteropError: A file or an option cannot be used; nothing was written.
         """
         ...
-
-
-def node(name: str, *, partial: bool = False, **options: Any) -> Node:
-    """The configuration of a class or function; `partial` for a function that takes more arguments later."""
-    return {"_target_": name, **({"_partial_": True} if partial else {}), **options}
 
 
 def named(path: str, found: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from denoiselab.interop.diffusers_autoencoders import autoencoder_kl, vq_model
 from denoiselab.interop.files import read_json
-from denoiselab.interop.imported import Node, node
+from denoiselab.interop.nodes import Node, node
 from denoiselab.interop.states import InteropError, making
 
 _KINDS = {"AutoencoderKL": (autoencoder_kl, "KLCodec"), "VQModel": (vq_model, "VQCodec")}

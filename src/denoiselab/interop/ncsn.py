@@ -12,9 +12,11 @@ from typing import Any
 
 from torch import Tensor
 
+from denoiselab.interop import nodes
 from denoiselab.interop.files import as_state, read_torch
-from denoiselab.interop.imported import Imported, Node, named, node
+from denoiselab.interop.imported import Imported, named
 from denoiselab.interop.layout import SAME, Entry, Layout, Way
+from denoiselab.interop.nodes import Node, node
 from denoiselab.interop.states import InteropError, State, numbers, width_of
 from denoiselab.networks import NCSN, NCSNv2
 
@@ -65,13 +67,8 @@ class Checkpoint:
             layout,
             layout.to_ours(state, path),
             self._schedule(state, layout, path),
-            node(f"denoiselab.parameterizations.{'score' if layout.module is NCSN else 'ncsn'}", partial=True),
-            node(
-                "denoiselab.denoiser.Denoiser",
-                time_label=node("denoiselab.denoiser.StepIndex", nearest=True, descending=True),
-                input_scale=None,
-                variance=None,
-            ),
+            nodes.parameterization("score" if layout.module is NCSN else "ncsn"),
+            nodes.denoiser(nodes.step_index(nearest=True, descending=True)),
             averages=averages,
             files=[path],
         )
@@ -80,12 +77,12 @@ class Checkpoint:
         """Their sigmas in our units, from the least on."""
         if layout.module is NCSN:
             ends = {"sigma_min": 2 * self.sigma_end, "sigma_max": 2 * self.sigma_begin}
-            table: Node = {**node("denoiselab.schedules.betas.geometric"), "steps": layout.options["levels"], **ends}
+            table = nodes.betas("geometric", steps=layout.options["levels"], **ends)
         else:
             if "sigmas" not in state:
                 raise InteropError(f"{path}: lacks 'sigmas'.")
             values = [2 * float(sigma) for sigma in numbers(state["sigmas"], "sigmas", path).flatten().flip(0)]
-            table = node("denoiselab.schedules.betas.listed", values=values)
+            table = nodes.betas("listed", values=values)
         return node("denoiselab.schedules.DiscreteVE", sigmas=table)
 
 

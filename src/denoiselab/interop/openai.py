@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from denoiselab.interop import nodes
 from denoiselab.interop.files import read_tensors
-from denoiselab.interop.imported import Imported, named, node
+from denoiselab.interop.imported import Imported, named
 from denoiselab.interop.layout import SAME, Entry, Layout, Pointwise, Regrouped, Way
 from denoiselab.interop.options import completed
 from denoiselab.interop.states import InteropError, State, width_of
@@ -92,30 +93,16 @@ class UNet:
         layout = unet_layout(state, path, heads, self.new_order, self.image_size, self.dropout)
         if layout.options["image_channels"]:
             raise InteropError(f"{path}: a super-resolution network, which is given an image; it has no run directory.")
-        betas = f"denoiselab.schedules.betas.{self.noise_schedule}"
         learned = "LearnedRange" if layout.options["outputs"] == 2 else "FixedSmall" if self.small else "FixedLarge"
-        label = node("denoiselab.denoiser.StepIndex", scale=1000 / self.steps if self.rescale else 1.0)
-        classes = layout.options["num_classes"]
-        conditioner = node("denoiselab.conditioners.Unconditional")
-        if classes is not None:
-            conditioner = node("denoiselab.conditioners.ClassLabel", num_classes=classes, dropout=0.0, null_class=False)
+        label = nodes.step_index(scale=1000 / self.steps if self.rescale else 1.0)
         return Imported(
             named(self.path, path),
             layout,
             layout.to_ours(state, path),
-            node(
-                "denoiselab.schedules.DiscreteVP",
-                betas={**node(betas), "steps": self.steps, **_BETAS[self.noise_schedule]},
-                zero_terminal_snr=False,
-            ),
-            node(f"denoiselab.parameterizations.{'x0' if self.predict_x0 else 'eps'}", partial=True),
-            node(
-                "denoiselab.denoiser.Denoiser",
-                time_label=label,
-                input_scale=None,
-                variance=node(f"denoiselab.variances.{learned}"),
-            ),
-            conditioner=conditioner,
+            nodes.chain(nodes.betas(self.noise_schedule, steps=self.steps, **_BETAS[self.noise_schedule])),
+            nodes.parameterization("x0" if self.predict_x0 else "eps"),
+            nodes.denoiser(label, learned),
+            conditioner=nodes.conditioner(layout.options["num_classes"], dropout=0.0, null_class=False),
             files=(path,),
         )
 

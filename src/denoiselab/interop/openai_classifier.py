@@ -52,38 +52,31 @@ class Classifier:
         Raises:
             InteropError: The file cannot be read, or holds another network.
         """
-        layout, state = read_classifier(self.path, self.depth, self.head_channels, self.new_order)
+        file = Path(self.path).expanduser()
+        state = read_tensors(file)
+        layout = classifier_layout(state, file, self.depth, self.head_channels, self.new_order)
         network = ADMClassifier(**layout.options)
-        network.load_state_dict(state)
+        network.load_state_dict(layout.to_ours(state, file))
         return NoisyClassifier(
             network, self.schedule, self.label, layout.options["num_classes"], layout.options["shape"]
         )
 
 
-def read_classifier(
-    path: str, depth: int, num_head_channels: int = 64, new_order: bool = False
-) -> tuple[Layout, State]:
-    """guided-diffusion's classifier with attention pooling, as our `ADMClassifier` and its state.
-
-    Args:
-        path: The `.pt` file.
-        depth: `classifier_depth`: 4 for the released one at 64x64, 2 for the others.
-        num_head_channels: 64 in all released classifiers.
-        new_order: `use_new_attention_order`; off in all released classifiers.
-
-    Raises:
-        InteropError: The file cannot be read, or holds another network.
-    """
-    file = Path(path).expanduser()
-    state = read_tensors(file)
-    layout = classifier_layout(state, file, depth, num_head_channels, new_order)
-    return layout, layout.to_ours(state, file)
-
-
 def classifier_layout(
     state: State, where: Path, depth: int, head_channels: int = 64, new_order: bool = False
 ) -> Layout:
-    """The `ADMClassifier` that a state of theirs belongs to; arguments and errors as of `read_classifier`."""
+    """The `ADMClassifier` that a state of theirs belongs to.
+
+    Args:
+        state: Names to tensors.
+        where: The file, for messages.
+        depth: As `classifier_depth` in `Classifier`.
+        head_channels: As `num_head_channels` there.
+        new_order: As `use_new_attention_order` there.
+
+    Raises:
+        InteropError: It is no such state.
+    """
     positions = width_of(state, "out.2.positional_embedding", where, axis=1) - 1
     inputs = width_of(state, "input_blocks.0.0.weight", where, axis=1)
     options = {

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import Denoiser, ScaledTime, StepIndex
-from denoiselab.interop.imported import Node, node
+from denoiselab.interop import nodes
+from denoiselab.interop.nodes import Node, node
 from denoiselab.interop.options import positive, require
 from denoiselab.interop.states import InteropError, making
 from denoiselab.schedules import Level, betas
@@ -69,8 +70,8 @@ def _meaning(kind: str, config: Mapping[str, Any], outputs: int) -> Meaning:
         steps = float(_steps(config))
         return Meaning(
             node("denoiselab.schedules.Flow", t_min=1 / steps, t_max=1.0),
-            _parameterization("velocity"),
-            _denoiser(node("denoiselab.denoiser.ScaledTime", scale=steps), None),
+            nodes.parameterization("velocity"),
+            nodes.denoiser(node("denoiselab.denoiser.ScaledTime", scale=steps)),
         )
     if not {"beta_schedule", "trained_betas"} & config.keys():
         raise InteropError(f"{kind} states no betas; schedulers of DDPM's family, EDM's and FlowMatch's do.")
@@ -80,13 +81,12 @@ def _meaning(kind: str, config: Mapping[str, Any], outputs: int) -> Meaning:
         raise InteropError(f"variance_type={name} has no counterpart here; known: {', '.join(_VARIANCES)}.")
     if (name == "learned_range") != (outputs == 2):
         raise InteropError(f"variance_type={name}, but the network has {outputs} outputs a channel.")
-    label = node("denoiselab.denoiser.StepIndex", nearest=False)
     require(config, {"rescale_betas_zero_snr": (False, True, None)})
     zero_snr = bool(config.get("rescale_betas_zero_snr"))
     return Meaning(
-        node("denoiselab.schedules.DiscreteVP", betas=_betas(config), zero_terminal_snr=zero_snr),
+        nodes.chain(_betas(config), zero_terminal_snr=zero_snr),
         _prediction(config),
-        _denoiser(label, None if name is None else node(f"denoiselab.variances.{_VARIANCES[name].__name__}")),
+        nodes.denoiser(nodes.step_index(nearest=False), None if name is None else _VARIANCES[name].__name__),
     )
 
 
@@ -154,12 +154,10 @@ def _edm(config: Mapping[str, Any]) -> Meaning:
     sigma_min, sigma_max = float(config.get("sigma_min", 0.002)), float(config.get("sigma_max", 80.0))
     return Meaning(
         node("denoiselab.schedules.EDM", sigma_min=sigma_min, sigma_max=sigma_max),
-        node("denoiselab.parameterizations.edm", partial=True, sigma_data=data),
-        node(
-            "denoiselab.denoiser.Denoiser",
-            time_label=node("denoiselab.denoiser.LogNoise", scale=0.25),
+        nodes.parameterization("edm", sigma_data=data),
+        nodes.denoiser(
+            node("denoiselab.denoiser.LogNoise", scale=0.25),
             input_scale=node("denoiselab.denoiser.UnitVariance", sigma_data=data),
-            variance=None,
         ),
     )
 
@@ -168,15 +166,7 @@ def _prediction(config: Mapping[str, Any]) -> Node:
     asked = config.get("prediction_type", "epsilon")
     if asked not in _PREDICTIONS:
         raise InteropError(f"prediction_type={asked} is unknown; known: {', '.join(_PREDICTIONS)}.")
-    return _parameterization(_PREDICTIONS[asked])
-
-
-def _parameterization(name: str) -> Node:
-    return node(f"denoiselab.parameterizations.{name}", partial=True)
-
-
-def _denoiser(label: Node, variance: Node | None) -> Node:
-    return node("denoiselab.denoiser.Denoiser", time_label=label, input_scale=None, variance=variance)
+    return nodes.parameterization(_PREDICTIONS[asked])
 
 
 def _steps(config: Mapping[str, Any]) -> int:
@@ -192,15 +182,15 @@ def _betas(config: Mapping[str, Any]) -> Node:
     """The node of the table that the configuration states."""
     listed = config.get("trained_betas")
     if listed is not None:
-        return node("denoiselab.schedules.betas.listed", values=[float(beta) for beta in listed])
+        return nodes.betas("listed", values=[float(beta) for beta in listed])
     kind, steps = config["beta_schedule"], _steps(config)
     if kind == "squaredcos_cap_v2":
-        return node("denoiselab.schedules.betas.cosine", steps=steps, s=0.008, maximum=0.999)
+        return nodes.betas("cosine", steps=steps, s=0.008, maximum=0.999)
     if kind not in _BETAS:
         known = ", ".join((*_BETAS, "squaredcos_cap_v2"))
         raise InteropError(f"beta_schedule={kind} has no counterpart here; known: {known}.")
     start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
-    return node(f"denoiselab.schedules.betas.{kind}", steps=steps, start=start, end=end, per=steps)
+    return nodes.betas(kind, steps=steps, start=start, end=end, per=steps)
 
 
 def _named(table: Tensor) -> dict[str, Any]:

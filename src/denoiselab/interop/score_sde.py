@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from denoiselab.interop import nodes
 from denoiselab.interop.files import as_state, read_torch
-from denoiselab.interop.imported import Imported, Node, node
+from denoiselab.interop.imported import Imported
+from denoiselab.interop.nodes import Node, node
 from denoiselab.interop.score_sde_configs import CONFIGS, DDPM
 from denoiselab.interop.score_sde_layout import ncsnpp_layout
 from denoiselab.interop.states import InteropError, State
@@ -72,7 +74,7 @@ class ScoreSDE:
             weights=weights,
             schedule=schedule,
             parameterization=parameterization,
-            denoiser=node("denoiselab.denoiser.Denoiser", time_label=label, input_scale=None, variance=None),
+            denoiser=nodes.denoiser(label),
             averages={"ema": average},
             files=[self.path],
         )
@@ -138,10 +140,10 @@ def meaning(config: Mapping[str, Any], where: Path) -> tuple[Node, Node, Node]:
             schedule = node("denoiselab.schedules.VEGeometric", **sigmas)
             label = node("denoiselab.denoiser.LogNoise", scale=1.0, unit=unit)
         else:
-            table = node("denoiselab.schedules.betas.geometric", steps=model["num_scales"], **sigmas)
+            table = nodes.betas("geometric", steps=model["num_scales"], **sigmas)
             schedule = node("denoiselab.schedules.DiscreteVE", sigmas=table)
-            label = node("denoiselab.denoiser.StepIndex", nearest=True, descending=True)
-        return schedule, node("denoiselab.parameterizations.ncsn", partial=True), label
+            label = nodes.step_index(nearest=True, descending=True)
+        return schedule, nodes.parameterization("ncsn"), label
     if unit != 1 or model["scale_by_sigma"]:
         raise InteropError(
             f"{where}: a {sde} with data.centered=false or model.scale_by_sigma has no counterpart here."
@@ -154,7 +156,7 @@ def meaning(config: Mapping[str, Any], where: Path) -> tuple[Node, Node, Node]:
     else:
         steps = model["num_scales"]
         ends = {"start": betas["beta_min"] / steps, "end": betas["beta_max"] / steps, "per": steps}
-        table = node("denoiselab.schedules.betas.linear", steps=steps, **ends)
-        schedule = node("denoiselab.schedules.DiscreteVP", betas=table, zero_terminal_snr=False)
-        label = node("denoiselab.denoiser.StepIndex", nearest=False)
-    return schedule, node("denoiselab.parameterizations.eps", partial=True), label
+        table = nodes.betas("linear", steps=steps, **ends)
+        schedule = nodes.chain(table)
+        label = nodes.step_index(nearest=False)
+    return schedule, nodes.parameterization("eps"), label

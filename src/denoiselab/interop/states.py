@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,6 +106,11 @@ def width_of(state: Mapping[str, Any], name: str, where: Path, axis: int = 0) ->
     if not tensor.shape[axis]:
         raise InteropError(f"{where}: weights of another network: '{name}' has shape {list(tensor.shape)}.")
     return tensor.shape[axis]
+
+
+def numbered(state: Mapping[str, Any], name: str) -> int:
+    """How many of `name`, with 0, 1, ... for its {}, a state has without a gap."""
+    return next(number for number in itertools.count() if name.format(number) not in state)
 
 
 def renamed(state: Mapping[str, Tensor], parts: Iterable[tuple[str, str]]) -> State:

@@ -74,6 +74,22 @@ def check_multipliers(multipliers: Sequence[float]) -> None:
             raise ValueError(f"multipliers[{index}]={value}: it must be positive.")
 
 
+def level_widths(channels: int, multipliers: Sequence[float], groups: int) -> list[int]:
+    """Channels of each level, multiples of `channels` that group norms of so many groups can share.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    check_multipliers(multipliers)
+    widths = [int(channels * multiplier) for multiplier in multipliers]
+    if any(width < 1 or width % groups for width in widths):
+        raise ValueError(
+            f"groups={groups} must divide the channels of each level: channels={channels} and "
+            f"multipliers={list(multipliers)} make {widths}."
+        )
+    return widths
+
+
 def check_levels(count: int, **levels: Sequence[int]) -> None:
     """Refuse levels that a network does not have.
 

@@ -34,6 +34,11 @@ class Conditioning(NamedTuple):
     augmentation: Tensor | None = None
 
 
+def taken(**sizes: int | None) -> frozenset[str]:
+    """The fields that a network takes: those that have a size."""
+    return frozenset(name for name, size in sizes.items() if size is not None)
+
+
 def check_conditioning(cond: Conditioning, takes: Iterable[str]) -> None:
     """Refuse what a network does not take, and the lack of what it needs.
 

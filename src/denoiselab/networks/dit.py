@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoiselab.networks.checks import Levels, check_positive, check_sizes, checkpointed_levels, hidden_features
-from denoiselab.networks.conditioning import Conditioning, check_conditioning
-from denoiselab.networks.embeddings import SinusoidalEmbedding
+from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
+from denoiselab.networks.embeddings import time_embedding
 from denoiselab.networks.layers import run, zero_init
 from denoiselab.networks.transformer import (
     CrossAttention,
@@ -85,12 +85,10 @@ class DiT(nn.Module):
             raise ValueError(f"width={width}: it must be divisible by 4.")
         if rotary_positions and width // heads % 4:
             raise ValueError(f"heads={heads}: rotary positions need width / heads = {width // heads} divisible by 4.")
-        sizes = {"num_classes": num_classes, "token_features": token_features, "vector_features": vector_features}
-        check_sizes(sizes)
+        check_sizes({"num_classes": num_classes, "token_features": token_features, "vector_features": vector_features})
         check_positive({"mlp_norm_eps": mlp_norm_eps})
-        takes = {"class_label": num_classes, "tokens": token_features, "mask": token_features}
-        takes["vector"] = vector_features
-        self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
+        text = token_features
+        self.conditioning = taken(class_label=num_classes, tokens=text, mask=text, vector=vector_features)
         self.patch, self.grid = patch, (shape[1] // patch, shape[2] // patch)
         self.checkpoint_levels = checkpointed_levels(depth, checkpoint_levels)
         self.patches = PatchEmbedding(shape[0], patch, width)
@@ -98,12 +96,7 @@ class DiT(nn.Module):
         rotation = rotary(width // heads, self.grid) if rotary_positions else None
         self.register_buffer("positions", positions, persistent=False)
         self.register_buffer("rotation", rotation, persistent=False)
-        self.time = nn.Sequential(
-            SinusoidalEmbedding(_FREQUENCIES, frequency_shift, cosine_first=True),
-            nn.Linear(_FREQUENCIES, width),
-            nn.SiLU(),
-            nn.Linear(width, width),
-        )
+        self.time = time_embedding(_FREQUENCIES, width, frequency_shift)
         self.classes = None if num_classes is None else nn.Embedding(num_classes + null_class, width)
         self.vector = None if vector_features is None else nn.Linear(vector_features, width)
         self.text = (
@@ -149,8 +142,8 @@ class DiT(nn.Module):
         assert self.patches.proj.bias is not None
         nn.init.zeros_(self.patches.proj.bias)
         for embedding in (self.classes, self.time[1], self.time[3]):
-            if embedding is not None:
-                nn.init.normal_(embedding.weight, std=0.02)  # type: ignore[arg-type]
+            if isinstance(embedding, nn.Embedding | nn.Linear):
+                nn.init.normal_(embedding.weight, std=0.02)
         for block in self.blocks:
             assert isinstance(block, _Block)
             zero_init(block.modulation)

@@ -18,10 +18,10 @@ from denoiselab.networks.checks import (
     check_sizes,
     checkpointed_levels,
 )
-from denoiselab.networks.conditioning import Conditioning, check_conditioning
+from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
 from denoiselab.networks.layers import join_image, run
 from denoiselab.networks.magnitude import MPBlock, MPConv, MPFourier, mp_cat, mp_silu, mp_sum
-from denoiselab.networks.resampling import Averages, FIRDownsample, FIRUpsample, Repeats
+from denoiselab.networks.resampling import doubling, halving
 
 
 class EDM2UNet(nn.Module):
@@ -110,8 +110,7 @@ class EDM2UNet(nn.Module):
                 raise ValueError(f"{name}={value}: it must be from 0 to 1.")
         if clip is not None and clip <= 0:
             raise ValueError(f"clip={clip}: it must be positive, or null for none.")
-        names = {"image": image_channels, "class_label": num_classes}
-        self.conditioning = frozenset(name for name, size in names.items() if size is not None)
+        self.conditioning = taken(image=image_channels, class_label=num_classes)
         self.checkpoint_levels = checkpointed_levels(len(multipliers), checkpoint_levels)
         self.label_balance, self.concat_balance = label_balance, concat_balance
         widths = [channels * m for m in multipliers]
@@ -142,14 +141,14 @@ class EDM2UNet(nn.Module):
                 clip,
             )
 
-        plain = list(fir) == [1, 1]
+        taps = None if list(fir) == [1, 1] else fir
         self.stem = MPConv(shape[0] + (image_channels or 0) + 1, widths[0], 3)
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         skips, width = [[widths[0]]], widths[0]
         for level, level_width in enumerate(widths):
             stage = nn.ModuleList()
             if level:
-                stage.append(block(width, width, encoder=True, resample=Averages() if plain else FIRDownsample(fir)))
+                stage.append(block(width, width, encoder=True, resample=halving(taps)))
                 skips.append([width])
             for _ in range(blocks):
                 stage.append(block(width, level_width, encoder=True, attention=level in attention_levels))
@@ -162,7 +161,7 @@ class EDM2UNet(nn.Module):
                 stage.append(block(width, width, encoder=False, attention=True))
                 stage.append(block(width, width, encoder=False))
             else:
-                stage.append(block(width, width, encoder=False, resample=Repeats() if plain else FIRUpsample(fir)))
+                stage.append(block(width, width, encoder=False, resample=doubling(taps)))
             for skip in reversed(skips[level]):
                 stage.append(block(width + skip, level_width, encoder=False, attention=level in attention_levels))
                 width = level_width

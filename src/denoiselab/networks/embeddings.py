@@ -50,6 +50,16 @@ class SinusoidalEmbedding(nn.Module):
         return torch.cat(parts, dim=1).to(self.like.dtype)
 
 
+def time_embedding(frequencies: int, features: int, shift: int = 0, cosine_first: bool = True) -> nn.Sequential:
+    """Sinusoidal features of a label, `frequencies` of them, and two linear layers: `(B,)` to `(B, features)`."""
+    return nn.Sequential(
+        SinusoidalEmbedding(frequencies, shift, cosine_first),
+        nn.Linear(frequencies, features),
+        nn.SiLU(),
+        nn.Linear(features, features),
+    )
+
+
 class FourierEmbedding(nn.Module):
     """Sines and cosines of a label at random frequencies, which are drawn once and not trained.
 

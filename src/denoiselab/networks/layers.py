@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from torch.utils.checkpoint import checkpoint
 from denoiselab.networks.convolution import Conv3x3
 from denoiselab.networks.resampling import Averages, Repeats, UpConv2d
 
+_T = TypeVar("_T")
+
 
 def zero_init(module: nn.Module) -> nn.Module:
     """The module with all parameters set to zero, so that a residual branch starts as the identity."""
@@ -21,13 +23,14 @@ def zero_init(module: nn.Module) -> nn.Module:
     return module
 
 
-def run(function: Callable[..., Any], *arguments: Any, checkpointed: bool = False) -> Any:
+def run(function: Callable[..., _T], *arguments: object, checkpointed: bool = False) -> _T:
     """The function of the arguments; checkpointed, what it stores for its gradient is computed again when needed.
 
     Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174.
     """
     if checkpointed and torch.is_grad_enabled():
-        return checkpoint(function, *arguments, use_reentrant=False)
+        out: _T = checkpoint(function, *arguments, use_reentrant=False)
+        return out
     return function(*arguments)
 
 

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoiselab.networks.checks import Levels, check_sizes, checkpointed_levels
-from denoiselab.networks.conditioning import Conditioning, check_conditioning
+from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
 from denoiselab.networks.embeddings import SinusoidalEmbedding
 from denoiselab.networks.layers import run, zero_init
 
@@ -44,14 +44,13 @@ class MLP(nn.Module):
         checkpoint_levels: Levels = (),
     ) -> None:
         super().__init__()
-        takes = {"class_label": num_classes, "vector": vector_features}
         check_sizes(
             {"depth": depth, "outputs": outputs, "num_classes": num_classes, "vector_features": vector_features}
         )
         if width < 8 or width % 4:
             raise ValueError(f"width={width}: it must be divisible by 4 and at least 8.")
         self.checkpoint_levels = checkpointed_levels(depth, checkpoint_levels)
-        self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
+        self.conditioning = taken(class_label=num_classes, vector=vector_features)
         features = width // 2
         self.time = nn.Sequential(SinusoidalEmbedding(features), nn.Linear(features, features))
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, features)

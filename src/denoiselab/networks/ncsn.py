@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoiselab.networks.checks import Levels, check_image, check_multipliers, check_sizes, checkpointed_levels
-from denoiselab.networks.conditioning import Conditioning, check_conditioning
+from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
 from denoiselab.networks.layers import join_image, run
 from denoiselab.networks.ncsn_layers import (
     ConditionalInstanceNormPlus,
@@ -26,17 +26,16 @@ class _RefineNet(nn.Module):
     Source: Lin et al., RefineNet, arXiv 1611.06612, with the changes of Song and Ermon, arXiv 1907.05600, appendix A.
 
     Args:
-        shape: Shape (C, H, W) of an image.
-        channels: The unit of `multipliers`.
-        multipliers: Channels of each level.
-        dilations: Of each level's convolutions; a level after the first with dilation 1 halves the resolution instead.
+        shape: As in `NCSN`.
+        channels: As in `NCSN`.
+        multipliers: As in `NCSN`.
+        dilations: As in `NCSN`.
         norm: Makes the norm of so many channels, in the residual blocks and at the end.
         refine_norm: Makes that of the refining blocks.
         pool: The pooling of the refining blocks, of size 5 and stride 1.
-        image_channels: Channels of `image`; None where it is not taken.
-        outputs: Channels of the output, in units of those of the image.
-        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
-            "all".
+        image_channels: As in `NCSN`.
+        outputs: As in `NCSN`.
+        checkpoint_levels: As in `NCSN`.
 
     Raises:
         ValueError: The shape is not an image's, a value is out of range, or H or W is not divisible by the stride.
@@ -69,7 +68,7 @@ class _RefineNet(nn.Module):
         check_image(type(self).__name__, shape, stride, f"dilations={list(dilations)}")
         if shape[1] == shape[2] == stride:
             raise ValueError(f"dilations={list(dilations)}: they leave one pixel, of which the norms make 0.")
-        self.conditioning = frozenset() if image_channels is None else frozenset({"image"})
+        self.conditioning = taken(image=image_channels)
         self.checkpoint_levels = checkpointed_levels(len(multipliers), checkpoint_levels)
         widths = [channels * m for m in multipliers]
         self.stem = nn.Conv2d(shape[0] + (image_channels or 0), channels, 3, padding=1)
@@ -173,14 +172,13 @@ class NCSNv2(_RefineNet):
         channels: The unit of `multipliers`.
         multipliers: Channels of each level of resolution or dilation: [1, 2, 2, 2] to 64x64, [1, 2, 2, 4, 4] to
             128x128, [1, 2, 2, 2, 4, 4] at 256x256.
-        dilations: Of the convolutions there; a level after the first with dilation 1 halves the resolution instead.
-        image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
-        outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
-            "all".
+        dilations: As in `NCSN`.
+        image_channels: As in `NCSN`.
+        outputs: As in `NCSN`.
+        checkpoint_levels: As in `NCSN`.
 
     Raises:
-        ValueError: The shape is not an image's, a value is out of range, or H or W is not divisible by the stride.
+        ValueError: As in `NCSN`.
     """
 
     def __init__(

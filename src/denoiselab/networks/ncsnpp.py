@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Literal
 
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from denoiselab.networks.checks import (
     check_sizes,
     checkpointed_levels,
 )
-from denoiselab.networks.conditioning import Conditioning, check_conditioning
+from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
 from denoiselab.networks.embeddings import FourierEmbedding, SinusoidalEmbedding
 from denoiselab.networks.layers import join_image, run
 from denoiselab.networks.ncsnpp_layers import (
@@ -25,13 +26,14 @@ from denoiselab.networks.ncsnpp_layers import (
     Encoder,
     ResidualBlock,
     SelfAttention,
+    apply_layer,
     class_table,
     down_conv,
     head,
     scaled,
     up_conv,
 )
-from denoiselab.networks.resampling import Averages, FIRDownsample, FIRUpsample, Repeats
+from denoiselab.networks.resampling import doubling, halving
 
 
 class NCSNpp(nn.Module):
@@ -113,15 +115,7 @@ class NCSNpp(nn.Module):
         if combine == "cat" and progressive_input != "skip":
             raise ValueError(f"combine=cat: it needs progressive_input=skip, not {progressive_input}.")
         self.checkpoint_levels = checkpointed_levels(len(multipliers), checkpoint_levels)
-        self.conditioning = frozenset(
-            name
-            for name, size in (
-                ("image", image_channels),
-                ("class_label", num_classes),
-                ("augmentation", augmentation_features),
-            )
-            if size is not None
-        )
+        self.conditioning = taken(image=image_channels, class_label=num_classes, augmentation=augmentation_features)
         scale = math.sqrt(0.5) if skip_rescale else 1.0
         features = 4 * channels
         self.features: nn.Module
@@ -137,19 +131,12 @@ class NCSNpp(nn.Module):
             scaled(nn.Linear(width, features)), nn.SiLU(), scaled(nn.Linear(features, features)), nn.SiLU()
         )
 
-        def block(channels_in: int, channels_out: int, resample: nn.Module | None = None) -> ResidualBlock:
-            return ResidualBlock(
-                channels_in, channels_out, features, dropout, scale, resample, biggan=residual_blocks == "biggan"
-            )
+        biggan = residual_blocks == "biggan"
+        block = partial(ResidualBlock, embedding=features, dropout=dropout, scale=scale, biggan=biggan)
+        down, up = partial(down_conv, fir=fir), partial(up_conv, fir=fir)
 
         def attention(width: int, level: int) -> nn.Module:
             return SelfAttention(width, scale) if level in attention_levels else nn.Identity()
-
-        def down(channels_in: int, channels_out: int) -> nn.Module:
-            return down_conv(channels_in, channels_out, fir)
-
-        def up(channels_in: int, channels_out: int) -> nn.Module:
-            return up_conv(channels_in, channels_out, fir)
 
         widths = [channels * m for m in multipliers]
         channels_in = shape[0] + (image_channels or 0)
@@ -160,10 +147,9 @@ class NCSNpp(nn.Module):
         for level, level_width in enumerate(widths):
             stage = Encoder(scale)
             if level:
-                halve = Averages() if fir is None else FIRDownsample(fir)
-                stage.resample = block(width, width, halve) if residual_blocks == "biggan" else down(width, width)
+                stage.resample = block(width, width, resample=halving(fir)) if biggan else down(width, width)
                 if progressive_input == "skip":
-                    stage.pyramid = Averages() if fir is None else FIRDownsample(fir)
+                    stage.pyramid = halving(fir)
                     stage.enter = scaled(nn.Conv2d(pyramid, width, 1))
                     stage.concatenate = combine == "cat"
                     width = 2 * width if stage.concatenate else width
@@ -188,7 +174,7 @@ class NCSNpp(nn.Module):
             if progressive_output == "skip":
                 out_stage.read = head(width, channels_out)
                 if pyramid:
-                    out_stage.pyramid = Repeats() if fir is None else FIRUpsample(fir)
+                    out_stage.pyramid = doubling(fir)
                 pyramid = channels_out
             elif progressive_output == "residual":
                 if pyramid:
@@ -197,8 +183,7 @@ class NCSNpp(nn.Module):
                     out_stage.read = head(width, width, 1.0)
                 pyramid = width
             if level:
-                double = Repeats() if fir is None else FIRUpsample(fir)
-                out_stage.resample = block(width, width, double) if residual_blocks == "biggan" else up(width, width)
+                out_stage.resample = block(width, width, resample=doubling(fir)) if biggan else up(width, width)
             self.decoder.append(out_stage)
         self.head = None if progressive_output == "skip" else head(width, channels_out)
 
@@ -233,5 +218,5 @@ class NCSNpp(nn.Module):
 
     def _middle(self, h: Tensor, embedding: Tensor) -> Tensor:
         for layer in self.middle:
-            h = layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
+            h = apply_layer(layer, h, embedding)
         return h

@@ -141,7 +141,7 @@ class Encoder(nn.Module):
         `h` `(B, C, H, W)` and `pyramid` `(B, C', H, W)` are at the resolution of the level before.
         """
         if self.resample is not None:
-            h = _apply(self.resample, h, embedding)
+            h = apply_layer(self.resample, h, embedding)
         if self.pyramid is not None:
             pyramid = self.pyramid(pyramid)
             if self.enter is None:
@@ -189,11 +189,11 @@ class Decoder(nn.Module):
         elif pyramid is not None:
             h = pyramid = (pyramid + h) * self.scale
         if self.resample is not None:
-            h = _apply(self.resample, h, embedding)
+            h = apply_layer(self.resample, h, embedding)
         return h, pyramid
 
 
-def _apply(layer: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
+def apply_layer(layer: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
     """Residual blocks take the embedding too."""
     out: Tensor = layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
     return out

@@ -149,6 +149,16 @@ class FIRUpsample(_Filtered):
         return F.conv_transpose2d(x, self._weight(x, 4.0), stride=2, padding=self.reach, groups=x.shape[1])
 
 
+def halving(fir: Sequence[float] | None) -> nn.Module:
+    """Halves through the filter of these taps; by averages, where there are none."""
+    return Averages() if fir is None else FIRDownsample(fir)
+
+
+def doubling(fir: Sequence[float] | None) -> nn.Module:
+    """Doubles through the filter of these taps; by repeating, where there are none."""
+    return Repeats() if fir is None else FIRUpsample(fir)
+
+
 class FIRDownsampleConv(_Filtered):
     """FIR filter, then a 3x3 convolution of stride 2; zeros are padded once, before both.
 

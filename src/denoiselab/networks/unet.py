@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -16,13 +17,13 @@ from denoiselab.networks.checks import (
     check_dropout,
     check_image,
     check_levels,
-    check_multipliers,
     check_positive,
     check_sizes,
     checkpointed_levels,
+    level_widths,
 )
-from denoiselab.networks.conditioning import Conditioning, check_conditioning
-from denoiselab.networks.embeddings import SinusoidalEmbedding
+from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
+from denoiselab.networks.embeddings import time_embedding
 from denoiselab.networks.layers import NormSiLU, ResidualBlock, join_image, run, zero_init
 from denoiselab.networks.resampling import Downsample, Upsample
 from denoiselab.networks.spatial_transformer import SpatialTransformer
@@ -90,22 +91,16 @@ class Plan:
         check_positive({"norm_eps": self.norm_eps})
         if self.channels < 4:
             raise ValueError(f"channels={self.channels}: it must be at least 4.")
-        check_multipliers(self.multipliers)
         made = f"multipliers={list(self.multipliers)}"
-        if any(width < 1 or width % self.groups for width in self.widths):
-            raise ValueError(
-                f"groups={self.groups} must divide the channels of each level: channels={self.channels} and {made} "
-                f"make {self.widths}."
-            )
-        check_image("a UNet", self.shape, 2 ** (len(self.multipliers) - 1), made)
+        check_image("a UNet", self.shape, 2 ** (len(self.widths) - 1), made)
         check_dropout(self.dropout)
         check_levels(len(self.widths), attention_levels=self.attention_levels)
         checkpointed_levels(len(self.widths), self.checkpoint_levels)
 
-    @property
+    @cached_property
     def widths(self) -> list[int]:
         """Channels of each level."""
-        return [int(self.channels * multiplier) for multiplier in self.multipliers]
+        return level_widths(self.channels, self.multipliers, self.groups)
 
     @property
     def features(self) -> int:
@@ -177,8 +172,7 @@ class Stage(nn.ModuleList):
 
     def forward(self, context: Context, *parts: Tensor) -> Tensor:
         """Map parts `(B, C_i, H, W)`, joined in their channels, to `(B, C, H', W')`."""
-        h: Tensor = run(self._apply_layers, *context, *parts, checkpointed=self.checkpointed)
-        return h
+        return run(self._apply_layers, *context, *parts, checkpointed=self.checkpointed)
 
     def _apply_layers(self, embedding: Tensor, tokens: Tensor | None, mask: Tensor | None, *parts: Tensor) -> Tensor:
         h = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
@@ -200,12 +194,7 @@ class Encoder(nn.Module):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
-        self.time = nn.Sequential(
-            SinusoidalEmbedding(plan.channels, plan.frequency_shift, plan.cosine_first),
-            nn.Linear(plan.channels, plan.features),
-            nn.SiLU(),
-            nn.Linear(plan.features, plan.features),
-        )
+        self.time = time_embedding(plan.channels, plan.features, plan.frequency_shift, plan.cosine_first)
         widths = plan.widths
         self.stem = nn.Conv2d(plan.shape[0] + (plan.image_channels or 0), widths[0], 3, padding=1)
         self.down = nn.ModuleList()
@@ -247,9 +236,8 @@ class UNet(Encoder):
     def __init__(self, plan: Plan, num_classes: int | None, null_class: bool, outputs: int) -> None:
         check_sizes({"num_classes": num_classes, "outputs": outputs})
         super().__init__(plan)
-        takes = {"class_label": num_classes, "image": plan.image_channels}
-        takes |= {"tokens": plan.token_features, "mask": plan.token_features, "vector": plan.vector_features}
-        self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
+        takes = {"tokens": plan.token_features, "mask": plan.token_features, "vector": plan.vector_features}
+        self.conditioning = taken(class_label=num_classes, image=plan.image_channels, **takes)
         self.classes = None if num_classes is None else nn.Embedding(num_classes + null_class, plan.features)
         self.vector = None if plan.vector_features is None else nn.Linear(plan.vector_features, plan.features)
         self.up = nn.ModuleList()

@@ -14,12 +14,12 @@ from denoiselab.networks.checks import (
     Levels,
     check_dropout,
     check_levels,
-    check_multipliers,
     check_sizes,
     checkpointed_levels,
+    level_widths,
 )
-from denoiselab.networks.conditioning import Conditioning, check_conditioning
-from denoiselab.networks.embeddings import SinusoidalEmbedding
+from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
+from denoiselab.networks.embeddings import time_embedding
 from denoiselab.networks.layers import NormSiLU, run, zero_init
 from denoiselab.networks.transformer import TokenAttention
 
@@ -79,7 +79,7 @@ class UNet1D(nn.Module):
         sizes = {"channels": channels, "blocks": blocks, "groups": groups, "outputs": outputs, "patch": patch}
         sizes |= {f"strides[{index}]": stride for index, stride in enumerate(strides)}
         check_sizes({**sizes, "kernel": kernel, "num_classes": num_classes, "vector_features": vector_features})
-        check_multipliers(multipliers)
+        widths = level_widths(channels, multipliers, groups)
         levels = len(multipliers)
         if len(strides) != levels - 1:
             raise ValueError(f"strides={list(strides)}: multipliers={list(multipliers)} need {levels - 1} of them.")
@@ -87,29 +87,17 @@ class UNet1D(nn.Module):
             raise ValueError(f"kernel={kernel}: it must be odd.")
         check_levels(levels, attention_levels=attention_levels)
         check_dropout(dropout)
-        widths = [int(channels * multiplier) for multiplier in multipliers]
-        if any(width < 1 or width % groups for width in widths):
-            raise ValueError(
-                f"groups={groups} must divide the channels of each level: channels={channels} and "
-                f"multipliers={list(multipliers)} make {widths}."
-            )
         stride = patch * math.prod(strides)
         if shape[1] % stride:
             raise ValueError(
                 f"patch={patch} and strides={list(strides)} make a stride of {stride}, "
                 f"which does not divide signals of length {shape[1]}."
             )
-        takes = {"class_label": num_classes, "vector": vector_features}
-        self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
+        self.conditioning = taken(class_label=num_classes, vector=vector_features)
         self.checkpoint_levels = checkpointed_levels(levels, checkpoint_levels)
         self.patch = patch
         features = 4 * channels
-        self.time = nn.Sequential(
-            SinusoidalEmbedding(channels, shift=0, cosine_first=True),
-            nn.Linear(channels, features),
-            nn.SiLU(),
-            nn.Linear(features, features),
-        )
+        self.time = time_embedding(channels, features)
         self.classes = None if num_classes is None else nn.Embedding(num_classes + null_class, features)
         self.vector = None if vector_features is None else nn.Linear(vector_features, features)
 

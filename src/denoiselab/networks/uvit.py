@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from denoiselab.networks.checks import Levels, check_sizes, checkpointed_levels, hidden_features
-from denoiselab.networks.conditioning import Conditioning, check_conditioning
+from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
 from denoiselab.networks.embeddings import SinusoidalEmbedding
 from denoiselab.networks.layers import run
 from denoiselab.networks.transformer import (
@@ -75,8 +75,7 @@ class UViT(nn.Module):
         if (token_features is None) != (num_tokens is None):
             raise ValueError(f"num_tokens={num_tokens}: it goes with token_features={token_features}; give both.")
         check_sizes({"num_classes": num_classes, "token_features": token_features, "num_tokens": num_tokens})
-        takes = {"class_label": num_classes, "tokens": token_features}
-        self.conditioning = frozenset(name for name, size in takes.items() if size is not None)
+        self.conditioning = taken(class_label=num_classes, tokens=token_features)
         self.patch, self.grid = patch, (shape[1] // patch, shape[2] // patch)
         self.num_tokens = num_tokens
         self.checkpoint_levels = checkpointed_levels(depth, checkpoint_levels)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -106,14 +106,9 @@ class EMA:
             average = list(self.averages[name].values())
             torch._foreach_lerp_(average, weights, 1 - profile.decay(images_seen, images))
 
-    @contextmanager
-    def applied(self, module: nn.Module, name: str) -> Iterator[None]:
+    def applied(self, module: nn.Module, name: str) -> AbstractContextManager[None]:
         """Within it the module has the weights of profile `name` (or its own, for "raw"); exceptions undo it too."""
-        if name == RAW:
-            yield
-            return
-        with applied(module, self.averages[name]):
-            yield
+        return nullcontext() if name == RAW else applied(module, self.averages[name])
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 
 class Stopped(SystemExit):
@@ -29,7 +29,7 @@ class Interruption:
         advice: What to tell the user after a stop.
     """
 
-    def __init__(self, advice: str) -> None:
+    def __init__(self, advice: str = "stopped; nothing was written.") -> None:
         self.advice = advice
         self.signal: int | None = None
         self._before: dict[int, Any] = {}
@@ -53,8 +53,12 @@ class Interruption:
             raise Stopped(130, "stopped at once, at the second Ctrl-C; the last checkpoint is as it was.")
         self.signal = number
 
-    def stop(self) -> None:
-        """Leave the program with the signal's exit code; where another rank was signalled, with SIGTERM's."""
+    def stop(self) -> NoReturn:
+        """Leave the program with the signal's exit code; where another rank was signalled, with SIGTERM's.
+
+        Raises:
+            Stopped: Always.
+        """
         raise Stopped(128 + (self.signal or signal.SIGTERM), self.advice)
 
     def check(self, *_: object) -> None:

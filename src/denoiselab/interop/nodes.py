@@ -1,0 +1,45 @@
+"""Parts of a configuration, in plain containers: a `_target_` and its constructor's arguments."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Node = dict[str, Any]
+
+
+def node(name: str, *, partial: bool = False, **options: Any) -> Node:
+    """The configuration of a class or function; `partial` for a function that takes more arguments later."""
+    return {"_target_": name, **({"_partial_": True} if partial else {}), **options}
+
+
+def betas(kind: str, **options: Any) -> Node:
+    """A table of `denoiselab.schedules.betas`."""
+    return node(f"denoiselab.schedules.betas.{kind}", **options)
+
+
+def chain(table: Node, *, zero_terminal_snr: bool = False) -> Node:
+    """The discrete schedule of a table of betas."""
+    return node("denoiselab.schedules.DiscreteVP", betas=table, zero_terminal_snr=zero_terminal_snr)
+
+
+def parameterization(name: str, **options: Any) -> Node:
+    """A function of `denoiselab.parameterizations`."""
+    return node(f"denoiselab.parameterizations.{name}", partial=True, **options)
+
+
+def denoiser(time_label: Node, variance: str | None = None, input_scale: Node | None = None) -> Node:
+    """What stands around a network; `variance` is a class of `denoiselab.variances`."""
+    learned = None if variance is None else node(f"denoiselab.variances.{variance}")
+    return node("denoiselab.denoiser.Denoiser", time_label=time_label, input_scale=input_scale, variance=learned)
+
+
+def step_index(**options: Any) -> Node:
+    """The time label of a chain."""
+    return node("denoiselab.denoiser.StepIndex", **options)
+
+
+def conditioner(num_classes: int | None, **options: Any) -> Node:
+    """Class labels with these options, where there are classes."""
+    if num_classes is None:
+        return node("denoiselab.conditioners.Unconditional")
+    return node("denoiselab.conditioners.ClassLabel", num_classes=num_classes, **options)
