@@ -19,6 +19,14 @@ KL = {
     "up_block_types": ("UpDecoderBlock2D", "UpDecoderBlock2D"),
     "norm_num_groups": 4,
 }
+UNET2D = {
+    "block_out_channels": (16, 32),
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "sample_size": 8,
+}
 FEATURES, LENGTH = 6, 8
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import ROOT
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from frozen_models import UNET2D
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -14,22 +15,13 @@ from denoiselab.interop.layout import Layout
 from denoiselab.networks import DDPMUNet
 from denoiselab.training.checkpoints import read_checkpoint
 
-TINY = {
-    "block_out_channels": (16, 32),
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-    "sample_size": 8,
-}
-
 
 @pytest.fixture(scope="module")
 def pipeline(tmp_path_factory):
     """A pipeline folder of diffusers."""
     folder = tmp_path_factory.mktemp("pipelines") / "ddpm tiny"
     torch.manual_seed(0)
-    DDPMPipeline(UNet2DModel(**TINY), DDPMScheduler(variance_type="fixed_large")).save_pretrained(folder)
+    DDPMPipeline(UNet2DModel(**UNET2D), DDPMScheduler(variance_type="fixed_large")).save_pretrained(folder)
     return folder
 
 
@@ -208,7 +200,7 @@ def test_an_import_with_data_has_a_frontier(tmp_path, tmp_path_factory, invoke, 
     monkeypatch.chdir(tmp_path)  # the extractor's cache is in logs/
     pipeline = tmp_path_factory.mktemp("pipelines") / "digits"
     torch.manual_seed(0)
-    unet = UNet2DModel(**TINY, in_channels=1, out_channels=1)
+    unet = UNet2DModel(**UNET2D, in_channels=1, out_channels=1)
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(pipeline)
     place = ["import=diffusers", f"import.path='{pipeline}'", f"log_dir={tmp_path / 'logs'}", "frontier=default"]
     place += ["frontier.samplers=[ddim]", "frontier.nfe=[2]", "frontier.extra_nfe={}", "frontier.num_samples=8"]
@@ -237,7 +229,7 @@ def test_data_of_another_shape_are_refused(pipeline, tmp_path, invoke):
 
 def test_a_network_with_classes_and_no_null_class_samples_and_is_not_guided(tmp_path, tmp_path_factory, invoke):
     pipeline = tmp_path_factory.mktemp("pipelines") / "classes"
-    unet = UNet2DModel(**TINY, in_channels=1, out_channels=1, num_class_embeds=10)
+    unet = UNet2DModel(**UNET2D, in_channels=1, out_channels=1, num_class_embeds=10)
     unet.save_pretrained(pipeline)
     DDPMScheduler().save_pretrained(pipeline)
     place = ["import=diffusers", f"import.path='{pipeline}'", f"log_dir={tmp_path / 'logs'}"]

@@ -7,6 +7,7 @@ import zipfile
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from frozen_models import UNET2D
 from safetensors.torch import load_file, save_file
 
 from denoiselab.interop.diffusers import Pipeline
@@ -15,14 +16,6 @@ from denoiselab.interop.latent import codec, text_conditioner
 from denoiselab.interop.schedulers import from_scheduler
 from denoiselab.interop.states import InteropError
 
-TINY = {
-    "block_out_channels": (16, 32),
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-    "sample_size": 8,
-}
 WEIGHTS, CONFIG = "unet/diffusion_pytorch_model.safetensors", "unet/config.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 
@@ -30,7 +23,7 @@ SCHEDULER = "scheduler/scheduler_config.json"
 @pytest.fixture
 def folder(tmp_path):
     torch.manual_seed(0)
-    DDPMPipeline(UNet2DModel(**TINY), DDPMScheduler()).save_pretrained(tmp_path)
+    DDPMPipeline(UNet2DModel(**UNET2D), DDPMScheduler()).save_pretrained(tmp_path)
     return tmp_path
 
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from frozen_models import UNET2D
 from randomised import off, randomised
 
 from denoiselab.app import importing
@@ -26,14 +27,6 @@ DRAWS = torch.randn(STEPS + 1, 2, *SHAPE, generator=torch.Generator().manual_see
 # Of their tables of alphas, which are made in float32.
 TABLES = {"rtol": 3e-4, "atol": 1e-7}
 
-TINY = {
-    "block_out_channels": (16, 32),
-    "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
-    "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
-    "layers_per_block": 1,
-    "norm_num_groups": 8,
-    "sample_size": 8,
-}
 OURS = {"shape": SHAPE, "channels": 16, "multipliers": (1, 2), "blocks": 1, "groups": 8}
 
 
@@ -105,7 +98,7 @@ KINDS = {
 
 @pytest.mark.parametrize(("scheduler", "options"), KINDS.values(), ids=KINDS.keys())
 def test_an_imported_run_samples_as_its_pipeline(scheduler, options, tmp_path, monkeypatch):
-    model = randomised(UNet2DModel(**{**TINY, **options}))
+    model = randomised(UNet2DModel(**{**UNET2D, **options}))
     kind, rule = (DDIMPipeline, DDIM) if isinstance(scheduler, DDIMScheduler) else (DDPMPipeline, Ancestral)
     pipeline = kind(model, scheduler)
     pipeline.save_pretrained(tmp_path / "pipeline")

@@ -131,8 +131,6 @@ class Evaluator:
             Stopped: The run was asked to stop; finished cells are stored.
         """
         scorer, reference = self.measure(evaluation)
-        denoiser = self.model.denoiser
-        was_training = denoiser.training
         protocol = {
             "data": self.data,
             "split": scorer.split,
@@ -143,7 +141,7 @@ class Evaluator:
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
             **({} if self.steering is None else self.steering.facts),
         }
-        subject = Subject(denoiser, self.model.conditioner, self.model.codec, self.applied, self.steering)
+        subject = Subject(self.model.denoiser, self.model.conditioner, self.model.codec, self.applied, self.steering)
         file = getattr(reference, "path", None)
         notes = {
             "run": self.name,
@@ -152,14 +150,11 @@ class Evaluator:
             **self._revision,
             **self._floor(evaluation, frontier.num_samples),
         }
-        try:
-            denoiser.eval()
+        with self.model.evaluating():
             return frontier.run(
                 subject, scorer, reference, self.store, protocol, self.check, self._agree_to_stop, notes, self._learn,
                 shown=shown,
             )  # fmt: skip
-        finally:
-            denoiser.train(was_training)
 
     def measure(self, evaluation: Evaluation) -> tuple[Scorer[Any, Any], Reference]:
         """The scorer by the metrics of a configuration, and what it is taken against; made once.
@@ -184,7 +179,7 @@ class Evaluator:
                     {"train": self.images, "held_out": self.held_out}[scorer.split],
                     {"data": self.data, "split": scorer.split},
                     self.cache,
-                    next(self.model.denoiser.parameters()).device,
+                    self.model.device,
                     build.given_reference(evaluation),
                     shown=leader,
                 )
@@ -212,8 +207,7 @@ class Evaluator:
     def _agree_to_stop(self) -> None:
         """Stop all ranks if one was signalled: a rank that left alone would leave the others waiting."""
         if dist.is_initialized():
-            device = next(self.model.denoiser.parameters()).device
-            flag = torch.tensor(int(self.interruption.signal is not None), device=device)
+            flag = torch.tensor(int(self.interruption.signal is not None), device=self.model.device)
             dist.all_reduce(flag, dist.ReduceOp.MAX)
             if flag:
                 self.interruption.stop()

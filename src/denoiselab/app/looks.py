@@ -91,20 +91,18 @@ class Looks:
 
         def write(path: Path) -> None:
             assert self._evaluator is not None
-            denoiser, training = self._model.denoiser, self._model.denoiser.training
-            index = torch.arange(num_samples, device=next(denoiser.parameters()).device)
+            model = self._model
+            index = torch.arange(num_samples, device=model.device)
             try:
-                with self._evaluator.applied(weights):
+                with self._evaluator.applied(weights), model.evaluating():
                     samples, _ = draw(
-                        frontier.samplers[sampler], denoiser.eval(), self._model.conditioner, self._model.codec, index,
+                        frontier.samplers[sampler], model.denoiser, model.conditioner, model.codec, index,
                         evaluation["seed"], steps, self._evaluator.check, frontier.guidance[0],
                     )  # fmt: skip
             except NotFinite as error:
                 console(stderr=True).print(f"preview: {error}")
                 return
-            finally:
-                denoiser.train(training)
-            medium(self._model.codec.shape).write_grid(path, samples.cpu())
+            medium(model.codec.shape).write_grid(path, samples.cpu())
 
         return write
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,21 @@ class Model:
     def shape(self) -> tuple[int, ...]:
         """Of what the denoiser sees."""
         return self.codec.latent_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return next(self.denoiser.parameters()).device
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within it the denoiser does not train; exceptions undo it too."""
+        training = self.denoiser.training
+        try:
+            self.denoiser.eval()
+            yield
+        finally:
+            self.denoiser.train(training)
 
 
 def parts(config: Config) -> dict[str, Any]:
@@ -194,8 +210,7 @@ def check_network(model: Model) -> None:
     Raises:
         BadInput: Says which.
     """
-    denoiser, conditioner = model.denoiser, model.conditioner
-    device = next(denoiser.parameters()).device
+    denoiser, conditioner, device = model.denoiser, model.conditioner, model.device
     x = torch.zeros(2, *model.shape, device=device)
     try:
         cond = conditioner.given(Clean.blank(2, model.codec.shape, device))

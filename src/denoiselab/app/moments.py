@@ -79,7 +79,7 @@ def learn(
 
 
 def _measured(sampler: Analytic, model: Model, data: DataSet, check: Callable[[object], None]) -> Moments:
-    device = next(model.denoiser.parameters()).device
+    device = model.device
     index = torch.arange(min(sampler.measured_samples, len(data)))
     known = clean(data, index, device)
     noise = Noise(0, _FIRST_INDEX + index.to(device), SAMPLING)
@@ -91,9 +91,5 @@ def _measured(sampler: Analytic, model: Model, data: DataSet, check: Callable[[o
         prediction: Prediction = model.denoiser(x, level, part)
         return prediction
 
-    was_training = model.denoiser.training
-    try:
-        model.denoiser.eval()
+    with model.evaluating():
         return sampler.measure(denoise, model.denoiser.schedule, x0, noise, check)
-    finally:
-        model.denoiser.train(was_training)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +31,7 @@ from denoiselab.app.places import (
     short_hash,
 )
 from denoiselab.app.settings import Evaluation, SampleSettings, parse
-from denoiselab.app.steering import check_steering, steering
+from denoiselab.app.steering import Steering, check_steering, steering
 from denoiselab.evaluation.cell import draw, mean_count
 from denoiselab.evaluation.media import medium
 from denoiselab.files import sha256_of, write_text
@@ -135,49 +138,70 @@ def sample(config: Config) -> Path:
         progress.bar("sampling", number * calls) as bar,
     ):
         learn(sampler, model, lambda: loaded.data()[0], home_of(path), interruption.check)
-        batches, rows, evaluated, classified = [], 0, 0, 0
-        for index in torch.arange(number, device=device).split(settings.batch_size):
-            start = None
-            if frames is not None:
-                index, start = _between(index, frames, sampler, model, settings.seed)
 
-            def on_step(moment: Moment, size: int = len(index)) -> None:
-                interruption.check()
-                if moment.steps:
-                    step = moment.number
-                    bar.update(size * (calls * step // moment.steps - calls * (step - 1) // moment.steps))
+        def on_step(size: int, moment: Moment) -> None:
+            interruption.check()
+            if moment.steps:
+                step = moment.number
+                bar.update(size * (calls * step // moment.steps - calls * (step - 1) // moment.steps))
 
-            samples, counted = draw(
-                sampler,
-                denoiser,
-                model.conditioner,
-                model.codec,
-                index,
-                settings.seed,
-                sampler.steps,
-                on_step,
-                settings.guidance,
-                _NOISES[settings.noise],
-                steer,
-                start,
-            )
-            batches.append(samples.cpu())
-            rows, evaluated = rows + counted.rows, evaluated + counted.evaluated_rows
-            classified += counted.classified_rows
+        samples, counts = _drawn(sampler, model, settings, number, steer, on_step)
         record = {
             **config,
             "checkpoint": str(path.resolve()),
             "checkpoint_sha256": checkpoint,
             "weights": weights,
-            "nfe": mean_count(rows, number),
-            "network_evaluations": mean_count(evaluated, number),
+            **counts,
+            **({} if steer is None else steer.facts),
         }
-        if steer is not None:
-            record |= {**steer.facts, "classifier_evaluations": mean_count(classified, number)}
-        medium(model.codec.shape).write_samples(partial, torch.cat(batches), settings.format, frames)
+        medium(model.codec.shape).write_samples(partial, samples, settings.format, frames)
         write_text(partial / "samples.json", json.dumps(record, indent=1))
     print(f"{number} samples, {record['nfe']} network calls each, weights {weights}: {out}")
     return out
+
+
+def _drawn(
+    sampler: Sampler,
+    model: Model,
+    settings: SampleSettings,
+    number: int,
+    steer: Steering | None,
+    on_step: Callable[[int, Moment], None],
+) -> tuple[Tensor, dict[str, float]]:
+    """`number` samples, on the CPU, and the calls and evaluations of networks that one took.
+
+    Args:
+        sampler: Of the samples.
+        model: With its denoiser on the device where it shall work.
+        settings: The program's.
+        number: Of samples, frames between two others included.
+        steer: Guides them by a classifier; None for nothing.
+        on_step: Called after each step of a batch, with the size of the batch and the moment.
+    """
+    batches, counts = [], Counter[str]()
+    for index in torch.arange(number, device=device_of(settings.accelerator)).split(settings.batch_size):
+        start = None
+        if settings.interpolate is not None:
+            index, start = _between(index, settings.interpolate, sampler, model, settings.seed)
+        samples, counted = draw(
+            sampler,
+            model.denoiser,
+            model.conditioner,
+            model.codec,
+            index,
+            settings.seed,
+            sampler.steps,
+            functools.partial(on_step, len(index)),
+            settings.guidance,
+            _NOISES[settings.noise],
+            steer,
+            start,
+        )
+        batches.append(samples.cpu())
+        counts.update(nfe=counted.rows, network_evaluations=counted.evaluated_rows)
+        if steer is not None:
+            counts.update(classifier_evaluations=counted.classified_rows)
+    return torch.cat(batches), {name: mean_count(rows, number) for name, rows in counts.items()}
 
 
 def _calls(sampler: Sampler, schedule: Schedule) -> int:

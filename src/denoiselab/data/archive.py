@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import torch
 from PIL import Image
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from denoiselab.data.captions import FILES, Table, captions_of, match
 from denoiselab.data.folder import EXTENSIONS
-from denoiselab.data.records import MOST_CLASSES, Strings, identity
+from denoiselab.data.records import MOST_CLASSES, Reopened, Strings, identity
 from denoiselab.data.source import ImageSource
 
 _LABELS = "dataset.json"
@@ -28,7 +27,7 @@ _MOST = 2**30
 
 
 @dataclass(frozen=True)
-class ZipRecords:
+class ZipRecords(Reopened):
     """Records of the image files in an archive, which each process opens for itself.
 
     Args:
@@ -44,9 +43,6 @@ class ZipRecords:
     identity: str
     classes: Sequence[str] = ()
     captions: Sequence[str] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_archive"}
 
     @cached_property
     def _archive(self) -> zipfile.ZipFile:

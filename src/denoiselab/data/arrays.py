@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from denoiselab.data.records import MOST_CLASSES, ArrayRecords, Records, identity
+from denoiselab.data.records import MOST_CLASSES, ArrayRecords, Records, Reopened, identity
 from denoiselab.data.source import ImageSource
 
 # What arrays are called in .npz files, the first that is there; arr_0 and arr_1 are ADM's.
@@ -25,7 +25,7 @@ _BLOCKS, _BLOCK = 64, 2**16
 
 
 @dataclass(frozen=True)
-class NpyRecords:
+class NpyRecords(Reopened):
     """Records of an array in a .npy file, which each process maps into its memory.
 
     Args:
@@ -37,9 +37,6 @@ class NpyRecords:
     labels: Tensor
     classes: tuple[str, ...] = ()
     captions: None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "labels": self.labels, "classes": self.classes, "captions": None}
 
     @cached_property
     def _images(self) -> NDArray[Any]:

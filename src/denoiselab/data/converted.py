@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from PIL import Image
 
 from denoiselab import progress
 from denoiselab.data.decoding import BadImage, Decoder, WrongSize, read
-from denoiselab.data.processes import in_parts
+from denoiselab.data.processes import count, in_parts
 from denoiselab.data.records import Records, version
 from denoiselab.data.shards import FACTS
 from denoiselab.files import replacing, sha256_of, write_text
@@ -227,7 +226,7 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 def _encoded(encode: _Encode, done: int, workers: int | None) -> Generator[_Encoded]:
     """The images from `done` on, in order."""
     total = len(encode.records)
-    many = len(os.sched_getaffinity(0)) if workers is None else workers
+    many = count(workers)
     firsts = range(done, total, _CHUNK)
     if many < 2 or len(firsts) < 2:
         for first in firsts:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from denoiselab.data.expected import absent, package
 from denoiselab.data.folder import FileRecords
-from denoiselab.data.records import Strings, identity
+from denoiselab.data.records import Reopened, Strings, identity
 from denoiselab.data.source import ImageSource
 
 _TONES = {
@@ -40,7 +40,7 @@ class _Picture(NamedTuple):
     category: str
 
 
-class _FontRecords:
+class _FontRecords(Reopened):
     """Glyphs of a font with bitmaps."""
 
     files = ()
@@ -74,10 +74,6 @@ class _FontRecords:
             OSError: It cannot be read.
         """
         return Image.open(io.BytesIO(self._bitmaps[self._places[i]].imageData))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the opened font."""
-        return {key: value for key, value in self.__dict__.items() if key != "_bitmaps"}
 
 
 def _categories(pictures: Sequence[_Picture]) -> tuple[Tensor, Sequence[str]]:

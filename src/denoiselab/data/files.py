@@ -18,7 +18,7 @@ from torch import Tensor
 from denoiselab.data.decoding import Decoder, WrongSize, read
 from denoiselab.data.images import as_inputs
 from denoiselab.data.prepared import Prepared
-from denoiselab.data.records import Records, Strings
+from denoiselab.data.records import Records, Reopened, Strings
 from denoiselab.noise import Noise
 
 
@@ -35,7 +35,7 @@ class Pixels(Protocol):
 
 
 @dataclass(frozen=True)
-class MappedPixels:
+class MappedPixels(Reopened):
     """Decoded images in a file mapped into memory, whose pages all processes of a machine share.
 
     Args:
@@ -43,9 +43,6 @@ class MappedPixels:
     """
 
     path: Path
-
-    def __getstate__(self) -> dict[str, Path]:
-        return {"path": self.path}  # another process maps it anew
 
     @cached_property
     def _images(self) -> Tensor:

@@ -25,7 +25,7 @@ from torch import Tensor
 from denoiselab import progress
 from denoiselab.data.arrays import channels_last
 from denoiselab.data.expected import absent, package
-from denoiselab.data.records import Strings, caption, identity, numbered, version
+from denoiselab.data.records import Reopened, Strings, caption, identity, numbered, version
 from denoiselab.data.source import ImageSource
 from denoiselab.files import write_text
 
@@ -94,7 +94,7 @@ class Contents:
         return i + self._shifts[bisect.bisect_right(self._ends, i)]
 
 
-class LitRecords:
+class LitRecords(Reopened):
     """The samples of an optimised set, dictionaries, by the keys of their parts.
 
     Args:
@@ -150,10 +150,6 @@ class LitRecords:
         if isinstance(value, (bytes, memoryview)):
             return Image.open(io.BytesIO(value))
         return value if isinstance(value, Image.Image) else channels_last(np.asarray(value)[None])[0]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what is open."""
-        return {key: value for key, value in self.__dict__.items() if key != "_data"}
 
 
 @contextlib.contextmanager

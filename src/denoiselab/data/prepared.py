@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from denoiselab import progress
 from denoiselab.data.decoding import BadImage, Decoder, WrongSize, read
-from denoiselab.data.processes import in_parts
+from denoiselab.data.processes import count, in_parts
 from denoiselab.data.records import Records, version
 from denoiselab.files import write_text
 
@@ -255,7 +255,7 @@ def _noted(task: _Task, folder: Path) -> tuple[bytearray, dict[int, str]]:
 def _parts(task: _Task, first: int, workers: int | None) -> Generator[tuple[bytes, dict[int, str], str | None]]:
     """What the task finds from `first` on, part by part in order; by several processes if it is long."""
     n, start = len(task.records), time.perf_counter()
-    many = len(os.sched_getaffinity(0)) if workers is None else workers
+    many = count(workers)
     done = first
     while done < n:
         last = min(done + _CHUNK, n)

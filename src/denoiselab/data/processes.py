@@ -48,6 +48,11 @@ def end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
+def count(workers: int | None) -> int:
+    """How many processes read: as many as were asked for; None: one a core."""
+    return len(os.sched_getaffinity(0)) if workers is None else workers
+
+
 def in_parts(task: Callable[[int, int], T], firsts: Sequence[int], last: int, many: int) -> Generator[T]:
     """What `task` makes of each part, from one of `firsts` to the next or to `last`, in order.
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
@@ -68,6 +69,14 @@ class Records(Protocol):
             ValueError: What was read is no image.
         """
         ...
+
+
+class Reopened:
+    """Pickled without what its cached properties hold: another process opens that anew."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        kind = type(self)
+        return {k: v for k, v in self.__dict__.items() if not isinstance(getattr(kind, k, None), cached_property)}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Tensor
 from denoiselab import progress
 from denoiselab.data.expected import absent
 from denoiselab.data.folder import EXTENSIONS
-from denoiselab.data.records import MOST_CLASSES, Strings, checked_caption, identity
+from denoiselab.data.records import MOST_CLASSES, Reopened, Strings, checked_caption, identity
 from denoiselab.data.source import ImageSource
 from denoiselab.files import write_text
 
@@ -31,7 +31,7 @@ FACTS = "dataset.json"  # of `denoiselab.data.convert`, beside its shards
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-class ShardRecords:
+class ShardRecords(Reopened):
     """Images in tar archives, each with its class and caption under the same key.
 
     A key is a member's path up to the first dot of its last part. A key's members are an image, and if there are some
@@ -88,10 +88,6 @@ class ShardRecords:
         if len(content) < size:
             raise OSError("the archive ends within it")
         return Image.open(io.BytesIO(content))
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the opened archives."""
-        return {key: value for key, value in self.__dict__.items() if key != "_opened"}
 
     def __del__(self) -> None:
         for descriptor in self.__dict__.get("_opened", {}).values():

@@ -19,11 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from denoiselab.data.expected import absent
-from denoiselab.data.records import Strings, identity
+from denoiselab.data.records import Reopened, Strings, identity
 from denoiselab.data.source import ImageSource
 
 
-class VisionRecords:
+class VisionRecords(Reopened):
     """Images of torchvision's data sets, one after the other.
 
     Args:
@@ -83,10 +83,6 @@ class VisionRecords:
         part = bisect_right(self._ends, i)
         image: Image.Image = self._parts[part][i - (self._ends[part - 1] if part else 0)][0]
         return image if self._crop is None else image.crop(self._crop)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the opened data sets."""
-        return {key: value for key, value in self.__dict__.items() if key != "_parts"}
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,6 @@
 """Weights of others: read into our networks, with their schedule and parameterization, and written back."""
 
 from denoiselab.interop.imported import Imported, Source
-from denoiselab.interop.layout import Entry, Layout, layer
 from denoiselab.interop.states import InteropError
 
-__all__ = ["Entry", "Imported", "InteropError", "Layout", "Source", "layer"]
+__all__ = ["Imported", "InteropError", "Source"]

@@ -41,6 +41,11 @@ def edm_layout(kind: str, config: Mapping[str, Any]) -> Layout:
 def song_layout(config: Mapping[str, Any], outputs: int = 1) -> Layout:
     """EDM's `SongUNet` as our NCSNpp; arguments and errors as of `edm_layout`."""
     given = {**_SONG, **config}
+    options = _song_options(given, outputs)
+    return Layout(NCSNpp, options, _song_entries(given, options), ignored=["*.resample_filter"])
+
+
+def _song_options(given: Mapping[str, Any], outputs: int) -> dict[str, Any]:
     for key, allowed in _CHOICES.items():
         if given[key] not in allowed:
             raise InteropError(f"{key}={given[key]} is unknown; known: {', '.join(allowed)}.")
@@ -51,7 +56,7 @@ def song_layout(config: Mapping[str, Any], outputs: int = 1) -> Layout:
         raise InteropError("other channel_mult_noise or channel_mult_emb than the source's are not known here.")
     if given["encoder_type"] == "residual" and plain:
         raise InteropError("encoder_type=residual with resample_filter=[1, 1] has no counterpart here.")
-    options = {
+    return {
         "shape": [given["img_channels"], size, size],
         "channels": given["model_channels"],
         "multipliers": mult,
@@ -66,13 +71,17 @@ def song_layout(config: Mapping[str, Any], outputs: int = 1) -> Layout:
         "augmentation_features": given["augment_dim"] or None,
         "outputs": outputs,
     }
+
+
+def _song_entries(given: Mapping[str, Any], options: Mapping[str, Any]) -> list[Entry]:
+    size, levels = given["img_resolution"], len(options["multipliers"])
     skeleton = Layout(NCSNpp, options, ()).skeleton()
     names = [
         *layer("mapping.0", "map_layer0"),
         *layer("mapping.2", "map_layer1"),
         *layer("stem", f"enc.{size}x{size}_conv"),
     ]
-    if fourier:
+    if options["fourier_scale"] is not None:
         names.append(Entry("features.frequencies", ("map_noise.freqs",)))
     if given["label_dim"]:
         names.append(Entry("classes.weight", ("map_label.weight", "map_label.bias"), _Table()))
@@ -97,7 +106,6 @@ def song_layout(config: Mapping[str, Any], outputs: int = 1) -> Layout:
             names.extend(layer(f"{attention}.qkv", f"{theirs}.qkv", *_qkv(width)))
             names.extend(layer(f"{attention}.out", f"{theirs}.proj", Pointwise(2)))
 
-    levels = len(mult)
     for level in range(levels):
         res = f"{size >> level}x{size >> level}"
         attends = level in options["attention_levels"]
@@ -122,7 +130,7 @@ def song_layout(config: Mapping[str, Any], outputs: int = 1) -> Layout:
         if options["progressive_output"] == "skip" or level == 0:
             read = f"{stage}.read" if options["progressive_output"] == "skip" else "head"
             names += [*layer(f"{read}.0", f"dec.{res}_aux_norm"), *layer(f"{read}.1", f"dec.{res}_aux_conv")]
-    return Layout(NCSNpp, options, names, ignored=["*.resample_filter"])
+    return names
 
 
 def dhariwal_layout(config: Mapping[str, Any], outputs: int = 1) -> Layout:

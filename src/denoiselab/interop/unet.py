@@ -35,7 +35,7 @@ def parts(options: Mapping[str, Any], *, encoder_only: bool = False) -> Iterator
     """All layers between the first and the last, from the input on.
 
     Args:
-        options: Of a `DDPMUNet`, an `ADMUNet` or an `ADMClassifier`.
+        options: Of a `DDPMUNet`, an `ADMUNet`, a `TextUNet` or an `ADMClassifier`.
         encoder_only: Leave out the way up.
     """
     widths = [int(options["channels"] * multiplier) for multiplier in options["multipliers"]]

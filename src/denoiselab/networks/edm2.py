@@ -120,26 +120,13 @@ class EDM2UNet(nn.Module):
         self.noise = MPConv(noise, features)
         self.classes = MPConv(num_classes, features) if num_classes is not None else None
 
+        shared = (dropout, residual_balance, attention_balance, clip)
+
         def block(
-            channels_in: int,
-            channels_out: int,
-            *,
-            encoder: bool,
-            attention: bool = False,
-            resample: nn.Module | None = None,
+            into: int, out: int, *, encoder: bool, attention: bool = False, resample: nn.Module | None = None
         ) -> MPBlock:
-            return MPBlock(
-                channels_in,
-                channels_out,
-                features,
-                encoder,
-                resample or nn.Identity(),
-                head_count(channels_out, head_channels=head_channels) if attention else 0,
-                dropout,
-                residual_balance,
-                attention_balance,
-                clip,
-            )
+            heads = head_count(out, head_channels=head_channels) if attention else 0
+            return MPBlock(into, out, features, encoder, resample or nn.Identity(), heads, *shared)
 
         taps = None if list(fir) == [1, 1] else fir
         self.stem = MPConv(shape[0] + (image_channels or 0) + 1, widths[0], 3)

@@ -1,4 +1,4 @@
-"""The UNet that DDPM, improved DDPM and ADM share: their networks are choices of its options."""
+"""The UNet that DDPM, improved DDPM, ADM and latent diffusion share: their networks are choices of its options."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.strategies import Strategy
 
 from denoiselab import progress
 from denoiselab.data.loading import Batch
@@ -107,7 +108,7 @@ class LossLog(pl.Callback):
         self._sum: torch.Tensor | float = 0.0
         self._batches = 0
         self._since = (0, 0.0)
-        self._strategy: Any = None
+        self._strategy: Strategy | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Start the clock."""
