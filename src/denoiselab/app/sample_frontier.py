@@ -20,6 +20,7 @@ from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.evaluator import Evaluator, frontier_of
 from denoiselab.app.loaded import Loaded, load
+from denoiselab.app.places import newest
 from denoiselab.app.reporting import matches, write_joint
 from denoiselab.app.settings import Evaluation, SampleSettings, parse
 from denoiselab.app.steering import steering
@@ -70,6 +71,8 @@ def score(config: Config) -> None:
 def checkpoints(asked: str | Sequence[str]) -> list[Path]:
     """The files that were asked for, run directories and patterns resolved, each once.
 
+    A pattern passes over folders without a checkpoint: pages and sweeps lie beside runs.
+
     Raises:
         BadInput: Nothing fits a pattern, or nothing is asked for.
     """
@@ -77,9 +80,10 @@ def checkpoints(asked: str | Sequence[str]) -> list[Path]:
     for one in [asked] if isinstance(asked, str) else asked:
         for name in matches(one, "ckpt"):
             path = Path(name)
-            found[path / CHECKPOINTS / LAST if path.is_dir() else path] = None
+            if name == one or path.is_file() or (path / CHECKPOINTS / LAST).is_file():
+                found[newest(path)] = None
     if not found:
-        raise BadInput("ckpt=[]: name at least one run directory or checkpoint file.")
+        raise BadInput(f"ckpt={asked}: no checkpoint there; name at least one run directory or checkpoint file.")
     return [*found]
 
 
