@@ -72,6 +72,9 @@ def test_every_debug_choice_runs(name, tmp_path, invoke):
         "evaluation.nfe=[2]", "evaluation.num_samples=8", f"paths.log_dir={tmp_path}",
     )  # fmt: skip
     assert result.code == 0, result.err
+    reports = [path.read_text() for path in tmp_path.rglob("fit-profile.txt")]
+    assert ["optimizer_step" in text for text in reports] == [True] * (name == "profiler")
+    assert ("profile: " in result.out) == (name == "profiler")
 
 
 OPTIONS = {
