@@ -3,6 +3,7 @@
 import csv
 import itertools
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -220,3 +221,12 @@ def test_brownian_noise_refines_one_image(invoke, finished, tmp_path):
         images[noise, steps] = np.load(out / "samples.npz")["images"].astype(float)
     change = {noise: abs(images[noise, 40] - images[noise, 80]).mean() for noise in ("independent", "brownian")}
     assert change["brownian"] < 0.5 * change["independent"]
+
+
+def test_torchs_own_warning_is_not_shown(invoke):
+    """That `torch.func.jvp` makes when it first loads: it is nothing a user could mend."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert invoke("train.py", "--cfg", "job").code == 0
+        warnings.warn_explicit("deprecated", FutureWarning, "_script.py", 1, module="torch.jit._script")
+    assert caught == []
