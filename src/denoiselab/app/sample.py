@@ -135,7 +135,7 @@ def sample(config: Config) -> Path:
     with (
         new_folder(out) as partial,
         Interruption("stopped; nothing was written.") as interruption,
-        progress.bar("sampling", number * calls) as bar,
+        progress.bar("sampling", number * calls, unit="call") as bar,
     ):
         learn(sampler, model, lambda: loaded.data()[0], home_of(path), interruption.check)
         batches, rows, evaluated, classified = [], 0, 0, 0
