@@ -8,8 +8,8 @@ from typing import Any
 from tqdm import tqdm
 
 
-def bar(what: str, total: int, done: int = 0, *, shown: bool = True) -> Any:
-    """A bar on stderr that counts images: rate, time left, and what `set_postfix` adds.
+def bar(what: str, total: int, done: int = 0, *, unit: str = "img", shown: bool = True) -> Any:
+    """A bar on stderr that counts images, or what `unit` says: rate, time left, and what `set_postfix` adds.
 
     In a file or a pipe it writes a line every ten seconds.
 
@@ -17,6 +17,7 @@ def bar(what: str, total: int, done: int = 0, *, shown: bool = True) -> Any:
         what: The phase's name.
         total: Images in all.
         done: Images done before.
+        unit: What is counted.
         shown: False on all ranks but the first.
     """
     interactive = sys.stderr.isatty()
@@ -24,7 +25,7 @@ def bar(what: str, total: int, done: int = 0, *, shown: bool = True) -> Any:
         desc=what,
         total=total,
         initial=done,
-        unit="img",
+        unit=unit,
         unit_scale=True,
         file=sys.stderr,
         mininterval=0.1 if interactive else 10,

@@ -69,6 +69,10 @@ CASES = [
     (["+network._partial_=true"], ["network._partial_", "DDPMUNet"]),
     (["schedule=null"], ["schedule"]),
     (["data.validation=0.9999999"], ["data.validation", "no image"]),
+    (["evaluation.samplers=ddim"], ["evaluation.samplers='ddim'", "write evaluation.samplers=[ddim]"]),
+    (["ema.profiles={}"], ["ema.profiles={}: changes nothing", "ema.profiles.ema=..."]),
+    (["conditioner=label", "data.num_classes=null"], ["data.num_classes: is not given"]),
+    (["threshold@evaluation.threshold=clip"], ["+threshold@evaluation.threshold=..."]),
     (["+trainer.max_steps=5"], ["trainer.max_steps=5", "max_images"]),
 ]  # fmt: skip
 
@@ -108,6 +112,9 @@ def test_a_place_without_permission_is_refused(tmp_path, invoke):
 SAMPLE_CASES = [
     (["sampler=unipc", "sampler.skip=[0]"], ["sampler.skip=[0]", "+sampler.skip=..."]),
     (["guidance=2"], ["guidance=2", "takes no condition"]),
+    (["conditioner.classes=[7]"], ["conditioner.classes=[7]", "Unconditional takes: nothing."]),
+    (["threshold@sampler.threshold=clip"], ["+threshold@sampler.threshold=... adds one"]),
+    (["grid=nearest_end"], ["num_samples=2", "grid takes grid.num_samples."]),
     (["noise=white"], ["noise", "brownian"]),
     (["num_samples=0"], ["num_samples=0", "greater than or equal to 1"]),
     (["num_samples=-3"], ["num_samples=-3"]),

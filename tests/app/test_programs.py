@@ -3,6 +3,7 @@
 import csv
 import itertools
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -72,6 +73,9 @@ def test_every_debug_choice_runs(name, tmp_path, invoke):
         "evaluation.nfe=[2]", "evaluation.num_samples=8", f"paths.log_dir={tmp_path}",
     )  # fmt: skip
     assert result.code == 0, result.err
+    reports = [path.read_text() for path in tmp_path.rglob("fit-profile.txt")]
+    assert ["optimizer_step" in text for text in reports] == [True] * (name == "profiler")
+    assert ("profile: " in result.out) == (name == "profiler")
 
 
 OPTIONS = {
@@ -217,3 +221,12 @@ def test_brownian_noise_refines_one_image(invoke, finished, tmp_path):
         images[noise, steps] = np.load(out / "samples.npz")["images"].astype(float)
     change = {noise: abs(images[noise, 40] - images[noise, 80]).mean() for noise in ("independent", "brownian")}
     assert change["brownian"] < 0.5 * change["independent"]
+
+
+def test_torchs_own_warning_is_not_shown(invoke):
+    """That `torch.func.jvp` makes when it first loads: it is nothing a user could mend."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert invoke("train.py", "--cfg", "job").code == 0
+        warnings.warn_explicit("deprecated", FutureWarning, "_script.py", 1, module="torch.jit._script")
+    assert caught == []

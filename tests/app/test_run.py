@@ -54,6 +54,7 @@ def test_the_user_sees_the_phases_the_table_and_the_paths(finished):
     for phase in ("training", "classifier", "frontier"):
         assert f"{phase}: 100%" in err
     assert "img/s" in err
+    assert "call/s" in err  # a frontier counts network calls
     assert "loss=" in err
     assert "held-out images" in err
 

@@ -97,6 +97,9 @@ def test_many_checkpoints_are_scored_and_shown_together(finished, tmp_path, invo
         rows = list(csv.DictReader(file))
     assert len(rows) == len(records(tmp_path / "runs" / "a")) + len(records(tmp_path / "runs" / "b"))
     assert {row["run"] for row in rows if row["sampler"] == "euler"} == {"a", "b"}
+    # The same command again: its own page, beside the runs, fits the pattern too.
+    result = invoke("sample.py", f"ckpt={tmp_path}/runs/*", "frontier=default", "frontier.samplers=[euler]")
+    assert result.code == 0, result.err
     # A score is Pareto-optimal among those of all runs: both have the same cells, so each cost has one mark at most.
     marks = [row["network_evaluations"] for row in rows if row["pareto"] == "True"]
     assert len(marks) == len(set(marks)) > 0
@@ -113,6 +116,10 @@ def test_many_checkpoints_are_scored_and_shown_together(finished, tmp_path, invo
         ("sample.py", ["ckpt=nowhere*", "frontier=default"], "ckpt=nowhere*: nothing fits"),
         ("sample.py", ["ckpt=[]", "frontier=default"], "ckpt=[]"),
         ("sample.py", ["ckpt=[{run},{run}]"], "frontier=default takes several"),
+        ("sample.py", ["ckpt={run}/../*"], "a pattern is for frontier=default"),
+        ("sample.py", ["ckpt={run}/.."], "it is no run but holds 1; name one"),
+        ("sample.py", ["ckpt={run}/..", "frontier=default"], "it is no run but holds 1; name one"),
+        ("sample.py", ["ckpt={run}/s*", "frontier=default"], "no checkpoint there"),
         ("sample.py", ["ckpt={run}", "frontier=default", "frontier.samplers=[]"], "frontier.samplers=[]"),
         ("sample.py", ["ckpt={run}", "frontier=default", "frontier.samplers=[dimm]"], "did you mean 'ddim'"),
         ("sample.py", ["ckpt={run}", "frontier=default", "frontier.samplers=[ddim,ddim]"], "frontier.samplers"),

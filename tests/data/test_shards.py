@@ -17,6 +17,7 @@ def png(grey, side=8):
 
 
 def write(path, members):
+    path.parent.mkdir(exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, content in members.items():
             info = tarfile.TarInfo(name)
@@ -131,6 +132,7 @@ BAD = {
     r"there is no image in the shards": lambda path: write(path, {"0.txt": b"?"}),
     r"a\.tar\.gz is compressed": lambda path: path.with_name("a.tar.gz").write_bytes(b""),
     r"needs shards, files of \.tar": lambda path: None,
+    r"There are some in .*train\.": lambda path: write(path.parent / "train" / "a.tar", {"0.png": png(1)}),
 }
 
 

@@ -179,6 +179,24 @@ def test_many_runs_on_one_page(directory, browser, tmp_path):
     assert trouble == []
 
 
+def test_what_runs_share_is_shown_first_and_a_lone_value_has_one_tick(directory, browser, tmp_path):
+    """A larger budget that one run alone has, and a curve of one point and no other."""
+    other = shutil.copytree(directory, tmp_path / "b")
+    Store(other).add([record("ddim", 5, 8.0, n=90000, cell="d" * 64)])
+    (other / "metrics.csv").write_text("images_seen,train/loss\n100,0.9\n")
+    trouble = []
+    write_page(tmp_path / "page.html", [page_run("a", directory), page_run("b", other)])
+    assert opened(browser, tmp_path / "page.html", trouble).locator(POINTS).count() == 14
+    write_page(tmp_path / "page.html", [page_run("b", other)])
+    page = opened(browser, tmp_path / "page.html", trouble)
+    assert page.locator("#curve .points path").count() == 1
+    assert page.locator("#curve .yaxislayer-above .ytick").count() == 1
+    (other / "metrics.csv").unlink()
+    write_page(tmp_path / "page.html", [page_run("b", other)])
+    assert not opened(browser, tmp_path / "page.html", trouble).locator("#training").is_visible()
+    assert trouble == []
+
+
 def test_a_strip_is_folded_to_rows_of_four(directory, tmp_path):
     write_page(tmp_path / "page.html", [page_run("a", directory)])
     cell = next(c for c in content(tmp_path / "page.html")["cells"] if (c["sampler"], c["nfe"]) == ("ddim", 5))

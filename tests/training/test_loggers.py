@@ -1,4 +1,5 @@
 import csv
+from concurrent.futures import wait
 
 import pytest
 
@@ -44,8 +45,22 @@ def test_wandb_is_offline_without_a_key_and_never_asks(tmp_path, monkeypatch):
     assert WandB().mode == "online"
 
 
-def test_trouble_with_wandb_does_not_end_the_training(tmp_path):
-    run = WandBRun({"id": "x", "mode": "no such mode", "dir": str(tmp_path)})
+def tried(path):
+    run = WandBRun({"id": "x", "mode": "no such mode", "dir": str(path)})
     run.log_metrics({"loss": 1.0}, step=1)
-    with pytest.warns(UserWarning, match=r"W&B: .*metrics\.csv and frontier\.csv hold everything"):
+    wait(run._tasks)
+    return run
+
+
+def test_trouble_with_wandb_does_not_end_the_training(tmp_path):
+    told = r"W&B: .*metrics\.csv and frontier\.csv hold everything"
+    with pytest.warns(UserWarning, match=told):  # at once
+        run = tried(tmp_path)
+    with pytest.warns(UserWarning, match=told):
         run.close(0)
+
+
+@pytest.mark.parametrize("project", ["", "team/name", "a#b"])
+def test_a_project_that_wandb_would_not_take_is_refused_before_the_training(project):
+    with pytest.raises(ValueError, match=f"project={project}: "):
+        WandB(project)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.profilers import Profiler
 
 from denoiselab.app import build, models
 from denoiselab.app.construct import check, construct, targets
@@ -203,4 +204,7 @@ def _trainer(
         use_distributed_sampler=False,
         default_root_dir=str(path),
     )
+    if isinstance(config["trainer"]["profiler"], str):  # Lightning would log its report, where nobody reads it
+        profiler: Profiler = vars(trainer)["profiler"]
+        profiler.dirpath, profiler.filename = path, "profile"
     return trainer

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -54,6 +55,8 @@ def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
     # Idle OpenMP threads that spin starve every other process on a shared CPU.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # without a line of source
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")  # torch's own use, in func.jvp
     # argparse wants all overrides in one piece, so -m is taken wherever it stands.
     sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
     show = {"traceback": False}

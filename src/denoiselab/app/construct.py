@@ -177,7 +177,7 @@ def _check_options(path: str, node: Mapping[str, Any], target: Callable[..., Any
         if key not in parameters and not sink:
             raise BadInput(
                 f"{path}.{key}={value}: unknown option; {closest(key, parameters)}"
-                f"{target.__name__} takes: {', '.join(parameters)}."
+                f"{target.__name__} takes: {', '.join(parameters) or 'nothing'}."
             )
         if key in hints and not any(True for _ in targets(value)):
             check_type(f"{path}.{key}", value, hints[key])

@@ -90,7 +90,7 @@ def _network(loaded: Loaded, kind: type[nn.Module]) -> nn.Module:
     """
     network: nn.Module = loaded.model.denoiser.network
     if not isinstance(network, kind):
-        raise ValueError(f"a {kind.__name__} is written, and the network is a {type(network).__name__}.")
+        raise ValueError(f"it writes {kind.__name__}, and the network is {type(network).__name__}.")
     return network
 
 

@@ -53,7 +53,7 @@ def fit_grid(config: Config) -> Path:
     except ValueError as error:
         raise BadInput(str(error)) from None
     total = search.num_samples * (search.fine + search.runs * sampler.steps)
-    with Interruption() as interruption, progress.bar("grid", total) as bar:
+    with Interruption() as interruption, progress.bar("grid", total, unit="call") as bar:
 
         def check(moment: object) -> None:
             interruption.check()

@@ -64,6 +64,10 @@ def composed(config_name: str, overrides: Sequence[str]) -> tuple[DictConfig, di
         if not str(error).startswith("Could not override '"):
             raise BadInput(_one_line(error)) from None
         key = str(error).split("'")[1]
+        if "@" in key:
+            raise BadInput(
+                f"{key}: there is no such choice to change in {config_name}.py; +{key}=... adds one."
+            ) from None
         raise BadInput(
             f"{key}: not a choice of its own in {config_name}.py; it is part of another option "
             "(train.py: evaluation.samplers=[heun]; sample.py: spacing@sampler.spacing=karras)."
@@ -139,6 +143,10 @@ def _check_key(override: Override, base: DictConfig) -> None:
         node = node._get_node(part) if isinstance(node, DictConfig) else node._get_node(int(part))
         if node is not None and node._is_interpolation():
             node = node._maybe_dereference_node()
+    if _children(node) and override.value() == {}:  # Hydra would merge it
+        raise BadInput(
+            f"{key}={{}}: changes nothing, as options are merged; name those to change: {key}.{_children(node)[0]}=..."
+        )
 
 
 def _target(node: Any) -> str:

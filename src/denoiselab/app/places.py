@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -17,9 +18,29 @@ from denoiselab.training.checkpoints import CHECKPOINTS, LAST
 
 
 def checkpoint_file(ckpt: str | Sequence[str]) -> Path:
-    """The checkpoint that `ckpt` names: a file, or a run's newest."""
+    """The checkpoint that `ckpt` names: a file, or a run's newest.
+
+    Raises:
+        BadInput: It is a pattern, or a folder of runs.
+    """
     path = Path(str(ckpt))
-    return path / CHECKPOINTS / LAST if path.is_dir() else path
+    if glob.has_magic(str(path)) and not path.exists():
+        raise BadInput(f"ckpt={path}: a pattern is for frontier=default; name one run directory or checkpoint file.")
+    return newest(path)
+
+
+def newest(path: Path) -> Path:
+    """The newest checkpoint of a run's directory; another path stands for itself.
+
+    Raises:
+        BadInput: It is no run's directory but one of runs.
+    """
+    if not path.is_dir():
+        return path
+    file = path / CHECKPOINTS / LAST
+    if not file.is_file() and (runs := sorted(path.glob(f"*/{CHECKPOINTS}/{LAST}"))):
+        raise BadInput(f"ckpt={path}: it is no run but holds {len(runs)}; name one, such as {home_of(runs[-1])}.")
+    return file
 
 
 def device_of(accelerator: str) -> torch.device:

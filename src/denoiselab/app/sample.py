@@ -44,8 +44,9 @@ Config = dict[str, Any]
 
 _NOISES = {"independent": Noise, "brownian": BrownianNoise}
 
-# Options that a frontier does not read.
-_OF_SAMPLES = ("weights", "num_samples", "batch_size", "seed", "guidance", "noise", "format", "split", "repeats")
+# Options that a grid does not read, and a frontier.
+_NOT_OF_GRIDS = ("num_samples", "batch_size", "seed", "noise", "format", "split", "repeats")
+_OF_SAMPLES = ("weights", *_NOT_OF_GRIDS, "guidance")
 
 # What the program may do with a checkpoint instead of drawing samples.
 TASKS = ("frontier", "likelihood", "grid", "export", "encode", "interpolate")
@@ -73,8 +74,8 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
         raise BadInput(f"conditioner: its options are those of samples; {asked[0]} takes the run's own.")
     if len(asked) > 1:
         raise BadInput(f"{' and '.join(asked)}: give one of them.")
-    if asked == ["frontier"]:
-        _check_frontier_alone(config)
+    if asked in (["frontier"], ["grid"]):
+        _check_alone(config, asked[0])
     if settings.classifier_guidance is not None and asked not in ([], ["frontier"]):
         raise BadInput(f"classifier_guidance: it guides samples and frontiers; {asked[0]} does not take it.")
     if settings.frontier is None and isinstance(settings.ckpt, list):
@@ -83,20 +84,21 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
     return settings
 
 
-def _check_frontier_alone(config: Config) -> None:
-    """Refuse options of samples beside a frontier, which has its own.
+def _check_alone(config: Config, task: str) -> None:
+    """Refuse options of samples beside a frontier or a grid, which has its own.
 
     Raises:
         BadInput: One is not as it is by default.
     """
     default = OmegaConf.to_container(overrides.composed("sample", [])[0])
     assert isinstance(default, dict)
-    if config["sampler"] != default["sampler"]:
+    if task == "frontier" and config["sampler"] != default["sampler"]:
         raise BadInput("sampler: it is of samples; frontier takes frontier.samplers=[...].")
-    for name in _OF_SAMPLES:
+    takes, names = (Evaluation.model_fields, _OF_SAMPLES) if task == "frontier" else (config[task], _NOT_OF_GRIDS)
+    for name in names:
         if config[name] != default[name]:
-            instead = f"takes frontier.{name}" if name in Evaluation.model_fields else "has no such option"
-            raise BadInput(f"{name}={config[name]}: it is of samples; frontier {instead}.")
+            instead = f"takes {task}.{name}" if name in takes else "has no such option"
+            raise BadInput(f"{name}={config[name]}: it is of samples; {task} {instead}.")
 
 
 def sample(config: Config) -> Path:
@@ -135,7 +137,7 @@ def sample(config: Config) -> Path:
     with (
         new_folder(out) as partial,
         Interruption() as interruption,
-        progress.bar("sampling", number * calls) as bar,
+        progress.bar("sampling", number * calls, unit="call") as bar,
     ):
         learn(sampler, model, lambda: loaded.data()[0], home_of(path), interruption.check)
 

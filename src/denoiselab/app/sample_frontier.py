@@ -19,13 +19,14 @@ from denoiselab.app.devices import is_leader
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.evaluator import Evaluator, frontier_of
 from denoiselab.app.loaded import Loaded, load
-from denoiselab.app.places import checkpoint_file, device_of, home_of
+from denoiselab.app.places import device_of, home_of, newest
 from denoiselab.app.reporting import matches, write_joint
 from denoiselab.app.settings import Evaluation, SampleSettings, parse
 from denoiselab.app.steering import steering
 from denoiselab.evaluation import Frontier, Record, Store
 from denoiselab.files import sha256_of
 from denoiselab.training.interruption import Interruption
+from denoiselab.training.checkpoints import CHECKPOINTS, LAST
 from denoiselab.training.loggers import WandB
 
 Config = dict[str, Any]
@@ -70,15 +71,19 @@ def score(config: Config) -> None:
 def checkpoints(asked: str | Sequence[str]) -> list[Path]:
     """The files that were asked for, run directories and patterns resolved, each once.
 
+    A pattern passes over folders without a checkpoint: pages and sweeps lie beside runs.
+
     Raises:
         BadInput: Nothing fits a pattern, or nothing is asked for.
     """
     found: dict[Path, None] = {}
     for one in [asked] if isinstance(asked, str) else asked:
         for name in matches(one, "ckpt"):
-            found[checkpoint_file(name)] = None
+            path = Path(name)
+            if name == one or path.is_file() or (path / CHECKPOINTS / LAST).is_file():
+                found[newest(path)] = None
     if not found:
-        raise BadInput("ckpt=[]: name at least one run directory or checkpoint file.")
+        raise BadInput(f"ckpt={asked}: no checkpoint there; name at least one run directory or checkpoint file.")
     return [*found]
 
 

@@ -99,6 +99,7 @@ def report_records(records: list[Record], path: Path, loggers: Sequence[Logger])
         ("samples", "samples/"),
         ("picture", PICTURE),
         ("training curve", "metrics.csv"),
+        ("profile", "fit-profile.txt"),
         ("checkpoint", f"{CHECKPOINTS}/{LAST}"),
         ("best checkpoint", f"{CHECKPOINTS}/{BEST}"),
     ):

@@ -155,4 +155,5 @@ def parse(model: type[_Model], config: Mapping[str, Any], option: str = "") -> _
             raise BadInput(f"{path}={detail['input']}: unknown option; {hint}remove it.") from None
         if detail["type"] == "missing":
             raise BadInput(f"{path}: is missing from the configuration.") from None
-        raise BadInput(f"{path}={detail['input']!r}: {detail['msg'].removeprefix('Input ')}.") from None
+        hint = f"; write {path}=[{detail['input']}]" if detail["type"] == "list_type" else ""
+        raise BadInput(f"{path}={detail['input']!r}: {detail['msg'].removeprefix('Input ')}{hint}.") from None

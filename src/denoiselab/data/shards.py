@@ -171,7 +171,10 @@ def expand(root: str, option: str) -> list[Path]:
     lacking = [shard for shard in shards if not shard.is_file()]
     if not shards or lacking:
         expected = f"the shard {lacking[0]}" if lacking else "shards, files of .tar"
-        raise absent("it", path, expected, "python -m denoiselab.convert makes shards of a folder.", option)
+        below = sorted({str(shard.parent) for shard in path.glob("*/*.tar")})
+        convert = "python -m denoiselab.convert makes shards of a folder."
+        source = f"There are some in {' and '.join(below)}." if below else convert
+        raise absent("data=webdataset", path, expected, source, option)
     return shards
 
 

@@ -136,7 +136,8 @@ class Frontier:
         }
         records: list[Record] = []
         kinds = len(self.weights) * len(self.guidance)
-        with progress.bar("frontier", kinds * sum(self.calls) * self.num_samples, shown=shown and rank == 0) as bar:
+        total = kinds * sum(self.calls) * self.num_samples
+        with progress.bar("frontier", total, unit="call", shown=shown and rank == 0) as bar:
             scoring = Scoring(subject, scorer, reference, self.num_samples, self.batch_size, self.seed, check, bar)
             for weights in self.weights:
                 with subject.applied(weights):

@@ -134,7 +134,10 @@ class KernelDistance:
     def check(self, n: int, what: str) -> None:
         """Refuse fewer images than a block takes."""
         if n < self.block_size:
-            raise ValueError(f"{what}={n}: it must be at least block_size={self.block_size}.")
+            raise ValueError(
+                f"{what}={n}: it must be at least block_size={self.block_size}, "
+                "which metric_options={kernel:{block_size:...}} sets."
+            )
 
     def scores(self, samples: Layer, reference: Layer) -> dict[str, Score]:
         """`kd`; its standard error is that of drawing samples, by the first ones' influence, and of drawing blocks.

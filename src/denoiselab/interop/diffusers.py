@@ -69,7 +69,7 @@ class Pipeline:
         layout, state, weights = read_model(home, self.variant)
         options = layout.options
         if layout.module not in (DDPMUNet, ADMUNet, DiT, TextUNet):
-            raise InteropError(f"{home}: a {layout.module.__name__} is no network; import a pipeline, or its network.")
+            raise InteropError(f"{home}: {layout.module.__name__} is no network; import a pipeline, or its network.")
         for option in ("image_channels", "num_classes") if layout.module is TextUNet else ():
             if options[option] is not None:
                 raise InteropError(

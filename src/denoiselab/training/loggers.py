@@ -91,6 +91,9 @@ def has_wandb_key() -> bool:
         return False
 
 
+_NOT_IN_NAMES = r"/\#?%:"
+
+
 class WandB:
     """Weights & Biases as configured; `open` starts the run.
 
@@ -102,6 +105,9 @@ class WandB:
         artifacts: What is uploaded as artifacts: checkpoint (the last and the best one), reference, frontier.
         chart: Preset of the frontier's chart, `<entity>/<name>` (`denoiselab.report to=wandb_chart` makes one);
             None for W&B's own line chart.
+
+    Raises:
+        ValueError: W&B would not take the project's name.
     """
 
     def __init__(
@@ -113,6 +119,8 @@ class WandB:
         artifacts: Sequence[Literal["checkpoint", "reference", "frontier"]] = ("checkpoint", "reference", "frontier"),
         chart: str | None = None,
     ) -> None:
+        if not project or set(project) & set(_NOT_IN_NAMES):
+            raise ValueError(f"project={project}: it must be a name without any of {' '.join(_NOT_IN_NAMES)}.")
         self.project, self.entity, self.tags = project, entity, list(tags or [])
         self.artifacts, self.chart = tuple(artifacts), chart
         self.mode: str = mode
@@ -159,7 +167,7 @@ class WandBRun(Logger):
     """A W&B run that works in a thread of its own, so that no service or network keeps training waiting.
 
     Images seen are logged beside the metrics and are their axis, instead of W&B's own step. A failure of W&B is
-    told at the end; it does not end the training.
+    told at the end, and one to start at once; it does not end the training.
 
     Args:
         options: Arguments of `wandb.init`.
@@ -173,6 +181,7 @@ class WandBRun(Logger):
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wandb")
         self._run: Any = None
         self._tasks: list[Future[Any]] = [self._worker.submit(self._open, options)]
+        self._tasks[0].add_done_callback(_tell)
 
     @property
     def name(self) -> str:
@@ -211,10 +220,9 @@ class WandBRun(Logger):
         """Finish the run with the program's exit code; waits until all is written."""
         self.do(lambda run: run.finish(exit_code=exit_code))
         self._worker.shutdown(wait=True)
-        errors = [error for task in self._tasks if (error := task.exception()) is not None]
-        if errors:
-            reason = " ".join(str(errors[0]).split())
-            warnings.warn(f"W&B: {reason} (metrics.csv and frontier.csv hold everything)", stacklevel=2)
+        for task in self._tasks:
+            if _tell(task):
+                break
 
     def _open(self, options: dict[str, Any]) -> None:
         os.environ["WANDB_SILENT"] = "true"
@@ -230,3 +238,13 @@ class WandBRun(Logger):
             self._run.define_metric(own, step_metric=AXIS)
         self._run.define_metric("frontier/nfe", hidden=True)
         self._run.define_metric("frontier/*", step_metric="frontier/nfe", summary="min")
+
+
+def _tell(task: Future[Any]) -> bool:
+    """Warn of the error of a task that ended, and say whether there is one."""
+    error = task.exception()
+    if error is not None:
+        warnings.warn(
+            f"W&B: {' '.join(str(error).split())} (metrics.csv and frontier.csv hold everything)", stacklevel=2
+        )
+    return error is not None
