@@ -25,8 +25,8 @@ from denoiselab.app.settings import Evaluation, SampleSettings, parse
 from denoiselab.app.steering import steering
 from denoiselab.evaluation import Frontier, Record, Store
 from denoiselab.files import sha256_of
-from denoiselab.training.interruption import Interruption
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST
+from denoiselab.training.interruption import Interruption
 from denoiselab.training.loggers import WandB
 
 Config = dict[str, Any]
