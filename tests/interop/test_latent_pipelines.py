@@ -184,6 +184,14 @@ def with_bias(change):
             lambda folder: edited(folder / "unet" / "config.json", sample_size=2**20),
             "network: its sizes do not fit samples of shape",
         ),
+        (
+            lambda folder: edited(folder / "unet" / "config.json", sample_size=2**40),
+            "network: no tensor holds samples of shape",
+        ),
+        (
+            lambda folder: edited(folder / "unet" / "config.json", sample_size=2**70),
+            "network: no tensor holds samples of shape",
+        ),
         (lambda folder: edited(folder / "text_encoder" / "config.json", hidden_size=8), "8 features, and the network"),
     ],
 )

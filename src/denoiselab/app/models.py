@@ -147,8 +147,7 @@ def build_model(config: Config) -> Model:
     if not takes - OPTIONAL <= conditioner.names <= takes:
         raise BadInput(
             f"conditioner: it gives {listed(conditioner.names)}, but network takes {listed(takes)}; "
-            "choose conditioner=label, text, text_vector or low_resolution (they set what the network takes), else "
-            "conditioner=none."
+            "choose the conditioner=... that gives these (it sets what the network takes), else conditioner=none."
         )
     denoiser = construct(
         config["denoiser"], "denoiser", network=network, schedule=schedule, parameterization=parameterization
@@ -213,9 +212,12 @@ def check_network(model: Model) -> None:
         BadInput: Says which.
     """
     denoiser, conditioner, device = model.denoiser, model.conditioner, model.device
-    x = torch.zeros(2, *model.shape, device=device)
     try:
-        cond = conditioner.given(Clean.blank(2, model.codec.shape, device))
+        x, blank = torch.zeros(2, *model.shape, device=device), Clean.blank(2, model.codec.shape, device)
+    except (RuntimeError, TypeError):
+        raise BadInput(f"network: no tensor holds samples of shape {list(model.shape)}.") from None
+    try:
+        cond = conditioner.given(blank)
     except ValueError as error:
         raise BadInput(str(error)) from None
     try:

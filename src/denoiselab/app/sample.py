@@ -181,7 +181,7 @@ def _drawn(
         on_step: Called after each step of a batch, with the size of the batch and the moment.
     """
     batches, counts = [], Counter[str]()
-    for index in torch.arange(number, device=device_of(settings.accelerator)).split(settings.batch_size):
+    for index in torch.arange(number, device=model.device).split(settings.batch_size):
         start = None
         if settings.interpolate is not None:
             index, start = _between(index, settings.interpolate, sampler, model, settings.seed)

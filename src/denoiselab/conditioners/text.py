@@ -28,8 +28,8 @@ class TextEncoder(Protocol):
 class Text(Conditioner):
     """What a frozen encoder makes of a text; the null is the empty text.
 
-    It is `tokens` `(B, L, D)`, with their `mask` `(B, L)` where the network shall be told it, or `vector` `(B, D)`, the
-    mean of the tokens that count, or all of them.
+    It is `tokens` `(B, L, D)`, with their `mask` `(B, L)` where the encoder is masked, or `vector` `(B, D)`, the mean
+    of the tokens that count, or both.
 
     Features are computed once a text and kept, up to a number of texts. Samples are of `prompts`, in turn; without
     those, of the captions of held-out data, in turn.
@@ -110,9 +110,10 @@ class Text(Conditioner):
             self._known.popitem(last=False)
         tokens = torch.stack([found[text].tokens for text in texts]).to(device)
         mask = torch.stack([found[text].mask for text in texts]).to(device)
-        counted = mask[:, :, None].to(tokens)
-        vector = (tokens * counted).sum(1) / counted.sum(1).clamp_min(1)
-        given = {"tokens": tokens, "mask": mask, "vector": vector}
+        given = {"tokens": tokens, "mask": mask}
+        if "vector" in self.names:
+            counted = mask[:, :, None].to(tokens)
+            given["vector"] = (tokens * counted).sum(1) / counted.sum(1).clamp_min(1)
         return Conditioning(**{name: given[name] for name in self.names})
 
 
