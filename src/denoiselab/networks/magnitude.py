@@ -24,7 +24,7 @@ def normalize(x: Tensor, *axes: int) -> Tensor:
     """
     dtype = torch.promote_types(x.dtype, torch.float32)
     length: Tensor = torch.linalg.vector_norm(x, dim=axes, keepdim=True, dtype=dtype)
-    return x / (EPS + length / math.sqrt(math.prod(x.shape[axis] for axis in axes))).to(x.dtype)
+    return x / (EPS + length * math.sqrt(1 / math.prod([x.shape[axis] for axis in axes]))).to(x.dtype)
 
 
 def mp_silu(x: Tensor) -> Tensor:
