@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from tqdm import tqdm
@@ -33,3 +34,30 @@ def bar(what: str, total: int, done: int = 0, *, unit: str = "img", shown: bool 
         dynamic_ncols=interactive,
         disable=not shown,
     )
+
+
+class Steps:
+    """An `on_step` of a sampler that adds the network calls of a batch to a bar, step by step.
+
+    Args:
+        bar: Counts network calls, summed over samples.
+        calls: Network calls of the whole batch.
+        check: Called with the moment of each step; what it raises stops the sampler.
+    """
+
+    def __init__(self, bar: Any, calls: int, check: Callable[[Any], object]) -> None:
+        self._bar, self._calls, self._check, self._done = bar, calls, check, 0
+
+    def __call__(self, moment: Any) -> None:
+        """Add the share of a step, where the number of steps is known beforehand."""
+        self._check(moment)
+        if moment.steps:
+            self._advance(self._calls * moment.number // moment.steps)
+
+    def finish(self) -> None:
+        """Add what is left of the batch."""
+        self._advance(self._calls)
+
+    def _advance(self, done: int) -> None:
+        self._bar.update(done - self._done)
+        self._done = done

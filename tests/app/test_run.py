@@ -95,6 +95,19 @@ def test_a_run_can_be_extended_and_rescored(finished, tmp_path, invoke):
     assert "max_images: 96" in (copy / "config.yaml").read_text()
 
 
+def test_budgets_that_are_asked_for_have_no_others_on_top(tmp_path, invoke):
+    """The default frontier has ancestral@100 beside its own budgets."""
+    quick = [argument for argument in QUICK if not argument.startswith(("debug=", "evaluation.samplers="))]
+    small = ["max_images=64", "batch_size=32", "logger=none", "callbacks.frontier.every_images=null"]
+    result = invoke(
+        "train.py", *quick, *small, f"paths.log_dir={tmp_path}", f"paths.run_dir={tmp_path / 'run'}",
+        "evaluation.samplers=[ancestral]", "evaluation.nfe=[2]", "evaluation.num_samples=8",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert [r["nfe"] for r in json.loads((tmp_path / "run" / "frontier.json").read_text())] == [2]
+    assert "extra_nfe: {}" in (tmp_path / "run" / "config.yaml").read_text()
+
+
 def test_a_table_that_was_lost_is_written_anew(finished, tmp_path, invoke):
     copy = shutil.copytree(finished, tmp_path / "run")
     (copy / "frontier.csv").unlink()

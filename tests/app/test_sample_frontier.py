@@ -9,6 +9,8 @@ import time
 import pytest
 import torch
 
+from denoiselab.app.settings import replaced
+
 EIGHT = ["frontier=default", "frontier.samplers=[ddim,ancestral]", "frontier.nfe=[3,4,5,40]", "frontier.num_samples=48"]
 
 
@@ -57,6 +59,38 @@ def test_other_weights_samplers_and_checkpoints_add_cells(copy, invoke):
     assert result.code == 0, result.err
     assert [r["images_seen"] for r in records(out)] == [32]
     assert len(before) < len(records(copy))
+
+
+def test_what_is_asked_for_replaces_what_refined_the_runs_own(copy, invoke):
+    """Budgets of single samplers stored in a run do not come on top of budgets asked for, nor do facts of a reference."""
+    path = copy / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    own = content["denoiselab"]["config"]["evaluation"]
+    own |= {"nfe": [2], "extra_nfe": {"ddim": [4]}, "metric_options": {"frechet": {"layer": "features"}}}
+    torch.save(content, path)
+    others = {r["nfe"] for r in records(copy)}
+    assert others == {2, 3}
+    assert invoke("sample.py", f"ckpt={copy}", "frontier=default", "frontier.nfe=[5]").code == 0
+    assert {r["nfe"] for r in records(copy)} == {2, 3, 5}
+    assert invoke("sample.py", f"ckpt={copy}", "frontier=default").code == 0
+    assert {r["nfe"] for r in records(copy)} == {2, 3, 4, 5}
+    given = ["frontier.nfe=[6]", "frontier.extra_nfe={ddim:[7]}", "frontier.metrics=[frechet]"]
+    assert invoke("sample.py", f"ckpt={copy}", "frontier=default", *given).code == 0
+    assert {r["nfe"] for r in records(copy)} == {2, 3, 4, 5, 6, 7}
+
+
+def test_refinements_go_with_what_they_refine():
+    evaluation = {
+        "nfe": [5], "extra_nfe": {"ddim": [9]}, "reference": "a", "reference_n": 9, "reference_data": "any",
+        "metrics": ["frechet", "kernel"], "metric_options": {"frechet": {"a": 1}, "kernel": {"b": 2}},
+    }  # fmt: skip
+    assert replaced(evaluation, {"seed": 1}) == {**evaluation, "seed": 1}
+    assert replaced(evaluation, {"nfe": [2]})["extra_nfe"] == {}
+    assert replaced(evaluation, {"nfe": [2], "extra_nfe": {"ddim": [3]}})["extra_nfe"] == {"ddim": [3]}
+    assert replaced(evaluation, {"reference": "b"}) == {
+        **evaluation, "reference": "b", "reference_n": None, "reference_data": "same",
+    }  # fmt: skip
+    assert replaced(evaluation, {"metrics": ["kernel"]})["metric_options"] == {"kernel": {"b": 2}}
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from denoiselab.app.assemble import check_config
 from denoiselab.app.construct import construct
 from denoiselab.app.overrides import composed
 from denoiselab.app.run_directory import run_id
-from denoiselab.evaluation.cell import NotFinite
+from denoiselab.evaluation.drawing import NotFinite
 
 TOY = [
     *("experiment=toy_2d", "logger=none", "max_images=2048", "lr_schedule.images=1024"),

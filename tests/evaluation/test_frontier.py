@@ -1,10 +1,11 @@
 import json
+import math
 from contextlib import nullcontext
 
 import pytest
 import torch
 
-from denoiselab import parameterizations
+from denoiselab import parameterizations, progress
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
@@ -106,6 +107,40 @@ def test_a_frontier_calls_the_network_for_its_cells_and_each_sample_is_measured_
     assert sum(measured) == 21 * len(records)
     score(frontier(), tmp_path, denoiser=denoiser, scorer=Measure())
     assert sum(measured) == 21 * len(records)  # nothing is scored twice
+
+
+def test_the_bar_moves_with_every_step_of_a_batch_and_ends_full(tmp_path, monkeypatch):
+    """One batch of 21 samples at 40 calls; then a cell that fails in its first batch."""
+    seen = []
+
+    class Bar:
+        n = 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def update(self, more):
+            self.n += more
+            seen.append(self.n)
+
+        def set_postfix(self, **facts):
+            pass
+
+    class Breaks(DDIM):
+        def __call__(self, *arguments, **options):
+            return super().__call__(*arguments, **options) * math.nan
+
+    monkeypatch.setattr(progress, "bar", lambda what, total, **options: Bar())
+    score(frontier(64, nfe=[40], samplers={"ddim": DDIM(UniformTime(), 1)}), tmp_path / "a")
+    assert seen == sorted(seen)
+    assert {21 * step for step in range(1, 41)} == {*seen} - {0}
+    seen.clear()
+    samplers = {"ddim": DDIM(UniformTime(), 1), "broken": Breaks(UniformTime(), 1)}
+    score(frontier(nfe=[2, 4], samplers=samplers), tmp_path / "b")
+    assert seen[-1] == 21 * 2 * (2 + 4)
 
 
 def test_a_record_holds_every_metric_with_its_standard_error(tmp_path):

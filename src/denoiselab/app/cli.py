@@ -10,7 +10,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -26,6 +26,7 @@ from denoiselab.app import derived, overrides
 from denoiselab.app.errors import BadInput
 from denoiselab.app.hydra_node import check_hydra
 from denoiselab.app.run_directory import run_id
+from denoiselab.app.settings import replaced
 from denoiselab.training.interruption import Stopped
 
 Config = dict[str, Any]
@@ -100,10 +101,11 @@ def _run_jobs(conf: Path, name: str, task: Task) -> None:
 
     @hydra.main(version_base="1.3", config_path=str(conf), config_name=name)
     def main(config: DictConfig) -> Any:
+        plain = _plain(config, HydraConfig.get().overrides.task)
         if HydraConfig.get().mode is RunMode.MULTIRUN:
-            return task(_plain(config), Path(HydraConfig.get().runtime.output_dir))
+            return task(plain, Path(HydraConfig.get().runtime.output_dir))
         try:
-            return task(_plain(config), None)
+            return task(plain, None)
         except Exception as error:
             raise _Failed(error) from error
 
@@ -127,18 +129,23 @@ def _check_jobs(conf: Path, name: str, check: Check, show: dict[str, bool]) -> N
             config, own = overrides.composed(name, job)
             check_hydra(own)
             if arguments.cfg is None:
-                plain = _plain(config)
+                plain = _plain(config, job)
                 show["traceback"] |= bool(plain.get("traceback"))
                 check(plain, arguments.multirun)
 
 
-def _plain(config: DictConfig) -> Config:
+def _plain(config: DictConfig, given: Sequence[str]) -> Config:
+    """The configuration as plain containers, without defaults that refine an option of the evaluation given."""
     try:
         content = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
         raise BadInput(derived.reason(error)) from None
     assert isinstance(content, dict)
-    return {str(key): value for key, value in content.items()}
+    plain = {str(key): value for key, value in content.items()}
+    if isinstance(evaluation := plain.get("evaluation"), dict):
+        names = overrides.given_in("evaluation", given)
+        plain["evaluation"] = replaced(evaluation, {key: evaluation[key] for key in evaluation if key in names})
+    return plain
 
 
 def _say(name: str, text: str, code: int) -> int:

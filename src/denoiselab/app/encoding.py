@@ -20,7 +20,7 @@ from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.evaluation import encoding
 from denoiselab.evaluation.media import medium
 from denoiselab.files import atomic, sha256_of, write_text
-from denoiselab.samplers import Sampler
+from denoiselab.samplers import Moment, Sampler
 from denoiselab.training.interruption import Interruption
 
 Config = dict[str, Any]
@@ -60,8 +60,13 @@ def encode(config: Config) -> Path:
     with (
         new_folder(out) as partial,
         Interruption() as interruption,
-        progress.bar("encoding", number) as bar,
+        progress.bar("encoding", 2 * number * sampler.steps, unit="step") as bar,
     ):
+
+        def on_step(moment: Moment) -> None:
+            interruption.check()
+            bar.update(len(moment.x))
+
         learn(sampler, model, lambda: train, home_of(path), interruption.check)
         result = encoding.encode(
             sampler,
@@ -73,8 +78,7 @@ def encode(config: Config) -> Path:
             settings.batch_size,
             settings.seed,
             settings.guidance,
-            interruption.check,
-            bar.update,
+            on_step,
         )
         mse = result.squared_errors
         rmse = math.sqrt(float(mse.mean()))

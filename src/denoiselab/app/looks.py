@@ -14,7 +14,7 @@ from denoiselab.app.errors import console
 from denoiselab.app.evaluator import Evaluator, frontier_of, optimized_metric
 from denoiselab.app.settings import Evaluation, parse
 from denoiselab.evaluation import report
-from denoiselab.evaluation.cell import NotFinite, draw
+from denoiselab.evaluation.drawing import NotFinite, draw
 from denoiselab.evaluation.media import medium
 from denoiselab.training.callbacks_evaluation import Scoring
 

@@ -36,6 +36,12 @@ def jobs(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
         raise BadInput(_one_line(error)) from None
 
 
+def given_in(node: str, overrides: Sequence[str]) -> set[str]:
+    """Names of the options of a node that the overrides set, whole or in part."""
+    keys = (_parse(text).key_or_group.split(".") for text in overrides)
+    return {key[1] for key in keys if key[0] == node and len(key) > 1}
+
+
 def composed(config_name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
     """The configuration of one job, and Hydra's own as plain containers.
 

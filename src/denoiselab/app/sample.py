@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -32,11 +31,11 @@ from denoiselab.app.places import (
 )
 from denoiselab.app.settings import Evaluation, SampleSettings, parse
 from denoiselab.app.steering import Steering, check_steering, steering
-from denoiselab.evaluation.cell import draw, mean_count
+from denoiselab.evaluation.drawing import draw, mean_count
 from denoiselab.evaluation.media import medium
 from denoiselab.files import sha256_of, write_text
 from denoiselab.noise import SAMPLING, BrownianNoise, Noise
-from denoiselab.samplers import Analytic, Moment, Sampler, slerp
+from denoiselab.samplers import Analytic, Sampler, slerp
 from denoiselab.schedules import Schedule
 from denoiselab.training.interruption import Interruption
 
@@ -141,13 +140,10 @@ def sample(config: Config) -> Path:
     ):
         learn(sampler, model, lambda: loaded.data()[0], home_of(path), interruption.check)
 
-        def on_step(size: int, moment: Moment) -> None:
-            interruption.check()
-            if moment.steps:
-                step = moment.number
-                bar.update(size * (calls * step // moment.steps - calls * (step - 1) // moment.steps))
+        def on_steps(size: int) -> progress.Steps:
+            return progress.Steps(bar, size * calls, lambda moment: interruption.check())
 
-        samples, counts = _drawn(sampler, model, settings, number, steer, on_step)
+        samples, counts = _drawn(sampler, model, settings, number, steer, on_steps)
         record = {
             **config,
             "checkpoint": str(path.resolve()),
@@ -168,7 +164,7 @@ def _drawn(
     settings: SampleSettings,
     number: int,
     steer: Steering | None,
-    on_step: Callable[[int, Moment], None],
+    on_steps: Callable[[int], progress.Steps],
 ) -> tuple[Tensor, dict[str, float]]:
     """`number` samples, on the CPU, and the calls and evaluations of networks that one took.
 
@@ -178,11 +174,11 @@ def _drawn(
         settings: The program's.
         number: Of samples, frames between two others included.
         steer: Guides them by a classifier; None for nothing.
-        on_step: Called after each step of a batch, with the size of the batch and the moment.
+        on_steps: Makes what is called after each step of a batch of a size.
     """
     batches, counts = [], Counter[str]()
     for index in torch.arange(number, device=model.device).split(settings.batch_size):
-        start = None
+        start, on_step = None, on_steps(len(index))
         if settings.interpolate is not None:
             index, start = _between(index, settings.interpolate, sampler, model, settings.seed)
         samples, counted = draw(
@@ -193,12 +189,13 @@ def _drawn(
             index,
             settings.seed,
             sampler.steps,
-            functools.partial(on_step, len(index)),
+            on_step,
             settings.guidance,
             _NOISES[settings.noise],
             steer,
             start,
         )
+        on_step.finish()
         batches.append(samples.cpu())
         counts.update(nfe=counted.rows, network_evaluations=counted.evaluated_rows)
         if steer is not None:

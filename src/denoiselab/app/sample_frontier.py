@@ -21,7 +21,7 @@ from denoiselab.app.evaluator import Evaluator, frontier_of
 from denoiselab.app.loaded import Loaded, load
 from denoiselab.app.places import device_of, home_of, newest
 from denoiselab.app.reporting import matches, write_joint
-from denoiselab.app.settings import Evaluation, SampleSettings, parse
+from denoiselab.app.settings import Evaluation, SampleSettings, parse, replaced
 from denoiselab.app.steering import steering
 from denoiselab.evaluation import Frontier, Record, Store
 from denoiselab.files import sha256_of
@@ -95,7 +95,7 @@ def _job(path: Path, settings: SampleSettings) -> _Job:
         "weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None,
         "reference_data": "same",
     }  # fmt: skip
-    evaluation = {**default, **trained, **own}
+    evaluation = replaced({**default, **trained}, own)
     parsed = parse(Evaluation, evaluation, "frontier")
     config = {"data": loaded.data_node, "evaluation": evaluation}
     check(config)

@@ -50,6 +50,28 @@ class Evaluation(_Settings):
     reference_data: Literal["same", "any"]
 
 
+# Options of an evaluation that refine another one: where that one is given, they are as by default.
+_REFINEMENTS: dict[str, Node] = {
+    "nfe": {"extra_nfe": {}},
+    "reference": {"reference_n": None, "reference_data": "same"},
+}
+
+
+def replaced(evaluation: Mapping[str, Any], given: Mapping[str, Any]) -> Node:
+    """The options of an evaluation with those that are given, which replace what refined the former ones too.
+
+    Budgets of single samplers go with `nfe`, facts about a reference with `reference`, and options of metrics with
+    the metrics that have them.
+    """
+    out = {**evaluation, **given}
+    for name, refinements in _REFINEMENTS.items():
+        if name in given:
+            out |= {key: value for key, value in refinements.items() if key not in given}
+    if "metrics" in given and "metric_options" not in given:
+        out["metric_options"] = {k: v for k, v in out.get("metric_options", {}).items() if k in given["metrics"]}
+    return out
+
+
 class TrainSettings(_Settings):
     """The whole configuration of `train.py`; nodes with a `_target_` are checked against their constructors."""
 

@@ -14,17 +14,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from denoiselab import progress
 from denoiselab.codecs import Codec
 from denoiselab.conditioners import Conditioner
 from denoiselab.denoiser import Denoise, Denoiser
+from denoiselab.evaluation.drawing import NotFinite, draw, mean_count
 from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.memory import PeakMemory, device_name
 from denoiselab.evaluation.ranks import REFUSALS
 from denoiselab.evaluation.scorer import Reference, Score, Scorer, Statistics
 from denoiselab.evaluation.store import Record
-from denoiselab.guidance import bind
-from denoiselab.noise import SAMPLING, Noise
-from denoiselab.samplers import OnStep, Sampler, count_calls
+from denoiselab.samplers import Sampler
 
 
 class Subject(NamedTuple):
@@ -48,19 +48,6 @@ class Subject(NamedTuple):
     def strata(self) -> int:
         """Sample i is drawn as sample i mod strata is: by its condition, or by the class that it is steered to."""
         return int(getattr(self.steer, "strata", self.conditioner.strata))
-
-
-class NotFinite(ValueError):  # noqa: N818
-    """Samples, or features of them, that hold NaN or infinity.
-
-    Args:
-        index: Of the first such sample.
-        what: Says what is not finite of which sampler.
-    """
-
-    def __init__(self, index: int, what: str) -> None:
-        super().__init__(what)
-        self.index = index
 
 
 class Unkept(OSError):  # noqa: N818
@@ -181,10 +168,11 @@ class Scoring:
         to_show = medium(subject.codec.shape).shown
         done = _Share()
         for index in torch.arange(share.start, share.stop, device=device).split(self.batch_size):
+            on_step = progress.Steps(self.bar, len(index) * world * calls, self.check)
             try:
                 samples, counted = draw(
                     sampler, subject.denoiser, subject.conditioner, subject.codec, index, self.seed, steps,
-                    self.check, guidance, steer=subject.steer,
+                    on_step, guidance, steer=subject.steer,
                 )  # fmt: skip
                 self._update(statistics, samples, index)
             except NotFinite as failure:
@@ -199,7 +187,7 @@ class Scoring:
             if to_show:
                 first.append(samples[:to_show].cpu())
                 to_show -= len(first[-1])
-            self.bar.update(len(samples) * world * calls)
+            on_step.finish()
         return done, torch.cat(first) if first else torch.empty(0)
 
     def _update(self, statistics: Statistics, samples: Tensor, index: Tensor) -> None:
@@ -234,61 +222,8 @@ class Scoring:
         }
 
 
-def draw(
-    sampler: Sampler,
-    denoiser: Denoiser,
-    conditioner: Conditioner,
-    codec: Codec,
-    index: Tensor,
-    seed: int,
-    steps: int,
-    on_step: OnStep,
-    guidance: float = 1.0,
-    noise: type[Noise] = Noise,
-    steer: Callable[[Denoise, Tensor], Denoise] | None = None,
-    start: Tensor | None = None,
-) -> tuple[Tensor, count_calls]:
-    """Samples `index` `(B,)` of `seed` as they are stored, `(B, *codec.shape)`, and the count of their network calls.
-
-    `steer` guides the denoiser of samples `index` further, as a classifier does.
-
-    `start` `(B, *shape)` is x_T, instead of theirs.
-
-    Raises:
-        NotFinite: A sample is not finite.
-        ValueError: There is nothing to guide.
-    """
-    bound = bind(denoiser, conditioner.sample(index), conditioner.null(index), guidance)
-    counted = count_calls(bound if steer is None else steer(bound, index))
-    drawn = noise(seed, index, SAMPLING)
-    x = sampler(counted, denoiser.schedule, codec.latent_shape, drawn, steps=steps, start=start, on_step=on_step)
-    what = f"{type(sampler).__name__} at {counted.calls} NFE is not finite"
-    check_finite(x, index, what)
-    decoded = codec.decode(x)
-    check_finite(decoded, index, f"{what} once {type(codec).__name__} has decoded it")
-    return medium(codec.shape).to_stored(decoded), counted
-
-
-def check_finite(x: Tensor, index: Tensor, what: str) -> None:
-    """Refuse samples `x` `(B, *)` with indices `index` `(B,)`, which are `what`, the sentence after "sample 3 of ".
-
-    Raises:
-        NotFinite: One is not finite.
-    """
-    bad = ~x.isfinite().flatten(1).all(1)
-    if bool(bad.any()):
-        first = int(index[bad][0])
-        raise NotFinite(first, f"sample {first} of {what}.")
-
-
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def mean_count(total: int, samples: int) -> float:
-    """A whole number where it is one."""
-    mean = total / samples
-    return int(mean) if mean.is_integer() else round(mean, 2)
 
 
 def digest(module: nn.Module) -> str:

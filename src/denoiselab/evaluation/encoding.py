@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -13,7 +12,7 @@ from denoiselab.conditioners import Conditioner
 from denoiselab.data import DataSet, clean
 from denoiselab.data.stream import IndexStream
 from denoiselab.denoiser import Denoiser
-from denoiselab.evaluation.cell import check_finite, mean_count
+from denoiselab.evaluation.drawing import check_finite, mean_count
 from denoiselab.guidance import bind
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import OnStep, Sampler, count_calls
@@ -55,7 +54,6 @@ def encode(
     seed: int,
     guidance: float = 1.0,
     on_step: OnStep = lambda moment: None,
-    on_batch: Callable[[int], object] = lambda size: None,
 ) -> Encoded:
     """Encode `n` samples of a data set, drawn without repetition, each under its own condition, and decode them.
 
@@ -72,7 +70,6 @@ def encode(
         seed: Of the choice of samples.
         guidance: Scale of classifier-free guidance, both ways.
         on_step: Called after each step; what it raises stops the run.
-        on_batch: Told the number of samples of each finished batch.
 
     Raises:
         ValueError: The sampler cannot encode, there is nothing to guide, or a result is not finite.
@@ -97,7 +94,6 @@ def encode(
             calls[way] += counted.rows
             evaluations[way] += counted.evaluated_rows
         rows.append(tuple(part.cpu() for part in (known.images, x_t, x0)))
-        on_batch(len(index))
     parts = [torch.cat(part) for part in zip(*rows, strict=True)]
     nfe, evaluated = ((mean_count(both[0], n), mean_count(both[1], n)) for both in (calls, evaluations))
     return Encoded(indices, parts[0], parts[1], parts[2], nfe, evaluated)

@@ -137,6 +137,7 @@ class Frontier:
         records: list[Record] = []
         kinds = len(self.weights) * len(self.guidance)
         total = kinds * sum(self.calls) * self.num_samples
+        due = 0
         with progress.bar("frontier", total, unit="call", shown=shown and rank == 0) as bar:
             scoring = Scoring(subject, scorer, reference, self.num_samples, self.batch_size, self.seed, check, bar)
             for weights in self.weights:
@@ -147,9 +148,10 @@ class Frontier:
                         sampler, settings = self.samplers[name], {**self.settings[name], **learnt[name], "steps": steps}
                         cell = {**own, "guidance": guidance, "sampler": name, "settings": settings}
                         key = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()
+                        bar.update(due - bar.n)  # a cell that failed did not make all of its calls
+                        due += self.num_samples * calls
                         bar.set_postfix(sampler=name, nfe=calls, refresh=False)
                         if key in stored:
-                            bar.update(self.num_samples * calls)
                             records.append(stored[key])
                             continue
                         try:
@@ -164,6 +166,7 @@ class Frontier:
                                     medium(subject.codec.shape).write_cell(store.picture(record), first)
                             store.add([record])
                         check_cell()
+            bar.update(due - bar.n)
         if rank == 0:
             store.add(records)
             records = [store.read()[record["cell"]] for record in records]  # with their marks

@@ -16,7 +16,7 @@ from denoiselab.codecs import Identity
 from denoiselab.conditioners import Clean, Conditioner
 from denoiselab.denoiser import Denoise, Denoiser, Prediction
 from denoiselab.evaluation import report
-from denoiselab.evaluation.cell import draw
+from denoiselab.evaluation.drawing import draw
 from denoiselab.evaluation.media import COLOURS, EXTENT, histogram
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import DDIM, Sampler
