@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"  # what the tests start inherits it
     torch.set_num_threads(1)  # some plugin may have imported torch before
 os.environ["MPLBACKEND"] = "agg"
+# A shell ignores Ctrl-C for what a script starts in the background, and others block signals; both are inherited.
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, ())
 for variable in ("WANDB_API_KEY", "WANDB_MODE", "DENOISELAB_RUN_ID", "DENOISELAB_ALLOW"):
     os.environ.pop(variable, None)
 

@@ -63,7 +63,9 @@ def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
     show = {"traceback": False}
     code = 0
     bad_input = 2
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = signal.getsignal(signal.SIGTERM)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         _check_jobs(conf, name, check, show)
         if "-m" in sys.argv or "--multirun" in sys.argv:

@@ -24,6 +24,7 @@ class Interruption:
     """Within it, SIGTERM and the first Ctrl-C only set a flag, which `check` turns into `Stopped`.
 
     A second Ctrl-C stops at once. Handlers do nothing else: an action on one rank alone would hang the others.
+    A signal that is ignored stays ignored: a shell ignores Ctrl-C for what a script starts in the background.
 
     Args:
         advice: What to tell the user after a stop.
@@ -35,7 +36,8 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
         self.install()
         return self
 
