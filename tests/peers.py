@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import importlib.util
+import sys
+import types
+
 import pytest
 import torch
 from oracles import F64, mixture
@@ -43,3 +49,13 @@ def distance(a, b):
 def named(cases):
     """The cases, with ids."""
     return [pytest.param(*case, id="-".join(map(str, (case[0], *case[1].values())))) for case in cases]
+
+
+@functools.cache
+def k_diffusion():
+    """Its samplers alone: the rest of the package imports what it is installed without, as that refuses NumPy 2."""
+    package = types.ModuleType("k_diffusion")
+    package.__path__ = importlib.util.find_spec("k_diffusion").submodule_search_locations
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "k_diffusion", package)
+        return importlib.import_module("k_diffusion.sampling")

@@ -22,12 +22,9 @@ reach another digit than the exact flow's, so the median hangs on whether a samp
 """
 
 import functools
-import importlib
 import itertools
 import math
-import sys
 import time
-import types
 import warnings
 
 import diffusers
@@ -35,6 +32,7 @@ import pytest
 import torch
 from exact import noise
 from oracles import F64
+from peers import k_diffusion
 from sklearn.datasets import load_digits
 
 from denoiselab import samplers
@@ -43,10 +41,7 @@ from denoiselab.denoiser import Prediction
 from denoiselab.samplers import count_calls, spacing, tableaus, unipc
 from denoiselab.schedules import Level, VPLinear
 
-# k-diffusion imports CLIP, for scores alone, which fails where setuptools has no `pkg_resources`.
-with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(sys.modules, "clip", types.ModuleType("clip"))
-    kd = importlib.import_module("k_diffusion.sampling")
+kd = k_diffusion()
 
 BUDGETS = (5, 10, 15, 20, 30, 50)
 STARTS, SCREENED, KEPT = 256, 32, 20

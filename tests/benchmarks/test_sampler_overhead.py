@@ -1,15 +1,13 @@
 """Time per step beyond the denoiser's call: ours, diffusers' and k-diffusion's, with a no-op model, in one process."""
 
-import importlib
-import sys
 import time
-import types
 import warnings
 from statistics import median
 
 import diffusers
 import pytest
 import torch
+from peers import k_diffusion
 
 from denoiselab import samplers
 from denoiselab.denoiser import Prediction
@@ -18,10 +16,7 @@ from denoiselab.samplers.spacing import Karras, UniformTime
 from denoiselab.samplers.tableaus import euler, heun
 from denoiselab.schedules import VPLinear
 
-# k-diffusion imports CLIP, for scores alone, which fails where setuptools has no `pkg_resources`.
-with pytest.MonkeyPatch.context() as patch:
-    patch.setitem(sys.modules, "clip", types.ModuleType("clip"))
-    kd = importlib.import_module("k_diffusion.sampling")
+kd = k_diffusion()
 
 STEPS, ROUNDS, SHAPE = 50, 41, (16, 3, 32, 32)
 SCHEDULE = VPLinear()

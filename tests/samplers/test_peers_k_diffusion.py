@@ -1,18 +1,13 @@
 """Our samplers end where those of k-diffusion do."""
 
 import contextlib
-import functools
-import importlib
-import importlib.util
 import math
-import sys
-import types
 
 import pytest
 import torch
 from configurations import build
 from oracles import F64
-from peers import DRAWS, ORACLE, X, distance, named, ours, rule
+from peers import DRAWS, ORACLE, X, distance, k_diffusion, named, ours, rule
 
 from denoiselab.samplers import (
     Churn,
@@ -35,16 +30,6 @@ FIRST, LAST = 80.0, 0.002
 LEVELS = Karras()(EDM(LAST, FIRST), 10)
 # Churn raises the first level too, and does not pass the schedule's own end.
 VE = EDM(LAST, 2 * FIRST)
-
-
-@functools.cache
-def k_diffusion():
-    """Its samplers alone: the package's import wants CLIP, and that a pkg_resources that setuptools has dropped."""
-    package = types.ModuleType("k_diffusion")
-    package.__path__ = importlib.util.find_spec("k_diffusion").submodule_search_locations
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "k_diffusion", package)
-        return importlib.import_module("k_diffusion.sampling")
 
 
 def theirs(name, *arguments, **options):
