@@ -31,8 +31,8 @@ class Replayed(Noise):
         return next(self.draws)
 
 
-def ours(sampler, schedule, levels, x):
-    return sampler.run(ORACLE, schedule, levels, x, Replayed())
+def ours(sampler, schedule, levels, x, denoise=ORACLE):
+    return sampler.run(denoise, schedule, levels, x, Replayed())
 
 
 def rule(kind, *arguments, **options):

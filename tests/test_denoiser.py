@@ -22,7 +22,7 @@ class ExactNetwork(torch.nn.Module):
 
     def forward(self, x, label, cond=None):
         level = self.schedule.level(label / self.scale)
-        x0, eps, _ = mixture()(x, level)
+        x0, eps, *_ = mixture()(x, level)
         a, b = self.parameterization(level)
         return like(a, x) * x0 + like(b, x) * eps
 
@@ -108,7 +108,7 @@ def test_every_schedule_serves_levels_of_every_other(home):
 def test_levels_beyond_the_home_schedule_still_add_up(alpha, sigma):
     level = Level(torch.zeros((), dtype=F64), torch.tensor(alpha, dtype=F64), torch.tensor(sigma, dtype=F64))
     x = torch.randn(5, 1, dtype=F64, generator=torch.Generator().manual_seed(0))
-    x0, eps, _ = exact_denoiser(parameterizations.v)(x, level)
+    x0, eps, *_ = exact_denoiser(parameterizations.v)(x, level)
     assert torch.allclose(alpha * x0 + sigma * eps, x, rtol=1e-9, atol=1e-12)
     assert x0.isfinite().all()
 

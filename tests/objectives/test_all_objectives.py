@@ -36,7 +36,7 @@ class Perturbed(torch.nn.Module):
 
     def forward(self, x, label, cond=None):
         level = self.schedule.level(label)
-        x0, eps, _ = self.oracle(x, level)
+        x0, eps, *_ = self.oracle(x, level)
         a, b = self.parameterization(level)
         out = (like(a, x) * x0 + like(b, x) * eps) * (1 + self.scale) + self.shift
         return out if self.raw is None else torch.cat((out, self.raw * torch.ones_like(x)), 1)

@@ -63,7 +63,8 @@ def learn(
         "samples": sampler.measured_samples,
     }
     if sampler.threshold is not None:
-        asked["threshold"] = [type(sampler.threshold).__name__, vars(sampler.threshold)]
+        own = {name: value for name, value in vars(sampler.threshold).items() if name != "keep_eps"}  # not of x0
+        asked["threshold"] = [type(sampler.threshold).__name__, own]
     path = directory / FOLDER / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}.json"
     try:
         stored = json.loads(path.read_text())

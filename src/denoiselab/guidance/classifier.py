@@ -81,9 +81,9 @@ class ClassifierGuided:
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
         """Predict from `x` `(B, *)` at `level` (scalar or `(B,)`)."""
-        x0, eps, variance = self._denoise(x, level)
+        prediction = self._denoise(x, level)
         if self.scale == 0:
-            return Prediction(x0, eps, variance)
+            return prediction
         with torch.enable_grad():
             at = x.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self._classifier(at, level, self._classes).sum(), at)
@@ -92,4 +92,4 @@ class ClassifierGuided:
         shift = self.scale * torch.where(informed, level.sigma, 0)
         rho = torch.where(informed, level.rho, 0)
         step = like(shift, x) * gradient.detach()
-        return Prediction(x0 + like(rho, x) * step, eps - step, variance)
+        return prediction._replace(x0=prediction.x0 + like(rho, x) * step, eps=prediction.eps - step)

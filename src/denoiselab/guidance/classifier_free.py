@@ -40,7 +40,7 @@ class ClassifierFree:
         if level.t.ndim:
             t, alpha, sigma = (torch.cat((part, part)) for part in (level.t, level.alpha, level.sigma))
             level = Level(t, alpha, sigma, level.path)
-        x0, eps, variance = self._denoiser(torch.cat((x, x)), level, self._both)
+        x0, eps, variance, _ = self._denoiser(torch.cat((x, x)), level, self._both)
         variance = None if variance is None else _first_half(variance, len(x))
         return Prediction(self._guided(x0), self._guided(eps), variance)
 

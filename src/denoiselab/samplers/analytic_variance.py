@@ -67,6 +67,7 @@ class Analytic(OneStep):
 
     order = 1
     stochastic = True
+    renoises = True
 
     def __init__(
         self,

@@ -59,7 +59,7 @@ class Sampler(ABC):
         threshold: Mends each predicted x0; None for none.
 
     Raises:
-        ValueError: `steps` is less than 1.
+        ValueError: `steps` is less than 1, or the threshold keeps eps and the sampler adds none back.
     """
 
     # Order of convergence on smooth problems: of the ODE's solution at the last noisy level, once there is a history,
@@ -69,10 +69,17 @@ class Sampler(ABC):
     stochastic: bool = False
     # Whether it chooses its own steps, so that its calls are known only when they are made.
     adaptive: bool = False
+    # Whether its steps add a predicted noise to x0, so that it can be another than eps (`Prediction.renoise`).
+    renoises: bool = False
 
     def __init__(self, spacing: Spacing, steps: int, threshold: Threshold | None = None) -> None:
         if steps < 1:
             raise ValueError(f"steps={steps}: a sampler takes at least 1 step.")
+        if threshold is not None and threshold.keep_eps and not self.renoises:
+            raise ValueError(
+                f"threshold.keep_eps=true: {type(self).__name__} does not add eps back to x0, so it cannot keep one; "
+                "DDIM and Analytic do, and others take keep_eps=false."
+            )
         self.spacing = spacing
         self.steps = steps
         self.threshold = threshold
@@ -89,7 +96,8 @@ class Sampler(ABC):
         """All steps of a run, their coefficients computed."""
         first, last = int(levels[0].is_end), len(levels) - int(levels[-1].is_end)
         inner = levels[first:last]
-        steps = self.interior(schedule, inner, len(levels) - last) if len(inner) > 1 else []
+        to_come = len(levels) - last if self.spacing.end_is_step else 0
+        steps = self.interior(schedule, inner, to_come) if len(inner) > 1 else []
         head = [jump(levels[0], levels[1])] if first else []
         tail = [jump(levels[-2], levels[-1])] if last < len(levels) and len(levels) > 1 + first else []
         return [*head, *steps, *tail]
@@ -190,6 +198,7 @@ class Sampler(ABC):
         seen = Watch(
             denoise if self.threshold is None else self.threshold.wrap(denoise),
             None if known or on_step is None else on_call,
+            None if self.renoises else type(self).__name__,
         )
         memory = Memory()
         plan = self.plan(schedule, levels)
@@ -257,7 +266,7 @@ def jump(here: Level, there: Level) -> Planned:
         prediction = denoise(x, here)
         if sigma == 0 and alpha == 1:
             return prediction.x0
-        return alpha * prediction.x0 + sigma * prediction.eps
+        return alpha * prediction.x0 + sigma * prediction.added
 
     return Planned(step, there)
 

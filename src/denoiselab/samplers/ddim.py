@@ -10,7 +10,6 @@ from torch import Tensor
 from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
 from denoiselab.samplers.base import Memory, OneStep, Step, check_number
-from denoiselab.samplers.multistep import Combination
 from denoiselab.samplers.spacing import Spacing
 from denoiselab.samplers.thresholding import Threshold
 from denoiselab.samplers.transfer import Eps, linear
@@ -21,7 +20,8 @@ from denoiselab.variances import posterior_variances
 class DDIM(OneStep):
     """x_s = alpha_s x0_hat + sqrt(sigma_s^2 - v) eps_hat + sqrt(v) z, with v = eta^2 times the posterior variance.
 
-    eta = 0 is deterministic and first order; eta = 1 is DDPM's fixed-small ancestral step.
+    eta = 0 is deterministic and first order; eta = 1 is DDPM's fixed-small ancestral step. Where the prediction has a
+    noise of its own to add back (`Prediction.renoise`), it takes the place of eps_hat.
 
     Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12 and 16.
 
@@ -36,6 +36,7 @@ class DDIM(OneStep):
     """
 
     order = 1
+    renoises = True
 
     def __init__(self, spacing: Spacing, steps: int, eta: float = 0.0, threshold: Threshold | None = None) -> None:
         super().__init__(spacing, steps, threshold)
@@ -45,8 +46,7 @@ class DDIM(OneStep):
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
         """One transfer."""
         if self.eta == 0:
-            space = Eps()
-            return Combination(here, there, space.reader(schedule, here), space.move(here, there), 1, 0.0)
+            return transfer(here, there)
         variance = eta_variance(here, there, self.eta)
         return noisy_transfer(here, there, variance, math.sqrt(variance))
 
@@ -56,13 +56,26 @@ def eta_variance(here: Level, there: Level, eta: float) -> float:
     return eta**2 * float(posterior_variances(here, there)[0])
 
 
+def transfer(here: Level, there: Level) -> Step:
+    """x_s = alpha_s x0_hat + sigma_s eps_hat, by x and eps_hat alone where they are of one x."""
+    coefficients, ends = Eps().move(here, there), (float(there.alpha), float(there.sigma))
+
+    def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
+        prediction = denoise(x, here)
+        if prediction.renoise is None:
+            return linear(coefficients, (x, prediction.eps))
+        return linear(ends, (prediction.x0, prediction.renoise))
+
+    return step
+
+
 def noisy_transfer(here: Level, there: Level, variance: float, std: float) -> Step:
     """x_s = alpha_s x0_hat + sqrt(sigma_s^2 - variance) eps_hat + std z."""
     coefficients = (float(there.alpha), math.sqrt(max(0.0, float(there.sigma) ** 2 - variance)))
 
     def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
         prediction = denoise(x, here)
-        x = linear(coefficients, (prediction.x0, prediction.eps))
+        x = linear(coefficients, (prediction.x0, prediction.added))
         return x.add_(noise.between(x, here, there), alpha=std)
 
     return step

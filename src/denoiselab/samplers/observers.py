@@ -38,16 +38,29 @@ class Watch:
     Args:
         denoise: What is called.
         on_call: Called after each call with its number from 1, x, the level and the prediction; None for nothing.
+        refuses: Name of a sampler that does not use `Prediction.renoise`; None for one that does.
+
+    Raises:
+        ValueError: A prediction has a `renoise` that the sampler does not use.
     """
 
     last: Prediction
 
-    def __init__(self, denoise: Denoise, on_call: Callable[[int, Tensor, Level, Prediction], None] | None) -> None:
-        self._denoise, self._on_call, self._calls = denoise, on_call, 0
+    def __init__(
+        self,
+        denoise: Denoise,
+        on_call: Callable[[int, Tensor, Level, Prediction], None] | None,
+        refuses: str | None = None,
+    ) -> None:
+        self._denoise, self._on_call, self._refuses, self._calls = denoise, on_call, refuses, 0
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
         """Pass the call on, and keep its answer."""
         self.last = self._denoise(x, level)
+        if self.last.renoise is not None and self._refuses is not None:
+            raise ValueError(
+                f"the denoiser has a noise of its own to add back, and {self._refuses} adds none; use DDIM or Analytic."
+            )
         self._calls += 1
         if self._on_call is not None:
             self._on_call(self._calls, x, level, self.last)

@@ -24,6 +24,9 @@ class Spacing(ABC):
             noisy one.
     """
 
+    # Whether the transfer to clean data is one of the run's steps, so that `lower_order_final` counts it.
+    end_is_step: bool = True
+
     def __init__(self, to_clean: bool = True) -> None:
         self.to_clean = to_clean
 
@@ -48,20 +51,22 @@ class PowerTime(Spacing):
     Args:
         rho: The power; larger puts more levels near the data.
         to_clean: As in `Spacing`.
+        to_t_min: With `to_clean`, the last noisy level is the one at t_min, as in the time steps of EDM's `vp`
+            (arXiv 2206.00364, table 1) and of Song et al.'s SDEs (arXiv 2011.13456, code).
 
     Raises:
         ValueError: `rho` is not positive.
     """
 
-    def __init__(self, rho: float = 1.0, to_clean: bool = True) -> None:
+    def __init__(self, rho: float = 1.0, to_clean: bool = True, to_t_min: bool = False) -> None:
         super().__init__(to_clean)
-        self.rho = _positive("rho", rho)
+        self.rho, self.to_t_min = _positive("rho", rho), to_t_min
 
     def levels(self, schedule: Schedule, count: int) -> Level:
         """The noisy levels."""
         power = 1 / self.rho
         first, least = schedule.t_max**power, schedule.t_min**power
-        last = max(first / count, least) if self.to_clean else least
+        last = max(first / count, least) if self.to_clean and not self.to_t_min else least
         t = (first + _fractions(count) * (last - first)) ** self.rho
         t[0] = schedule.t_max
         if last == least and count > 1:
@@ -74,10 +79,11 @@ class UniformTime(PowerTime):
 
     Args:
         to_clean: As in `Spacing`.
+        to_t_min: As in `PowerTime`.
     """
 
-    def __init__(self, to_clean: bool = True) -> None:
-        super().__init__(1.0, to_clean)
+    def __init__(self, to_clean: bool = True, to_t_min: bool = False) -> None:
+        super().__init__(1.0, to_clean, to_t_min)
 
 
 class UniformLogSNR(Spacing):

@@ -13,7 +13,14 @@ from denoiselab.schedules.base import like
 
 
 class Threshold(ABC):
-    """A correction of the predicted x0; eps follows it, so that alpha x0 + sigma eps = x."""
+    """A correction of the predicted x0; eps follows it, so that alpha x0 + sigma eps = x.
+
+    With `keep_eps` steps add the uncorrected eps to the corrected x0 (`Prediction.renoise`), as the released
+    Analytic-DDIM (Bao et al., arXiv 2201.06503) and diffusers' `DDIMScheduler` do. Samplers that do not add eps to x0
+    refuse it.
+    """
+
+    keep_eps: bool = False
 
     @abstractmethod
     def __call__(self, x0: Tensor) -> Tensor:
@@ -26,7 +33,8 @@ class Threshold(ABC):
             prediction = denoise(x, level)
             x0 = self(prediction.x0)
             eps = (x - like(level.alpha, x) * x0) / like(level.sigma, x)
-            return Prediction(x0, eps.to(x), prediction.variance)
+            renoise = prediction.added if self.keep_eps else prediction.renoise
+            return Prediction(x0, eps.to(x), prediction.variance, renoise)
 
         return mended
 
@@ -36,15 +44,16 @@ class Clip(Threshold):
 
     Args:
         bound: Of the data.
+        keep_eps: Add the uncorrected eps in each step.
 
     Raises:
         ValueError: It is not positive.
     """
 
-    def __init__(self, bound: float = 1.0) -> None:
+    def __init__(self, bound: float = 1.0, keep_eps: bool = False) -> None:
         if not bound > 0:
             raise ValueError(f"bound={bound}: it must be positive.")
-        self.bound = bound
+        self.bound, self.keep_eps = bound, keep_eps
 
     def __call__(self, x0: Tensor) -> Tensor:
         """The clipped x0."""
@@ -59,17 +68,18 @@ class Dynamic(Threshold):
     Args:
         ratio: The quantile.
         bound: Of the data.
+        keep_eps: Add the uncorrected eps in each step.
 
     Raises:
         ValueError: The ratio is not in (0, 1], or the bound not positive.
     """
 
-    def __init__(self, ratio: float = 0.995, bound: float = 1.0) -> None:
+    def __init__(self, ratio: float = 0.995, bound: float = 1.0, keep_eps: bool = False) -> None:
         if not 0 < ratio <= 1:
             raise ValueError(f"ratio={ratio}: it must lie between 0 and 1.")
         if not bound > 0:
             raise ValueError(f"bound={bound}: it must be positive.")
-        self.ratio, self.bound = ratio, bound
+        self.ratio, self.bound, self.keep_eps = ratio, bound, keep_eps
 
     def __call__(self, x0: Tensor) -> Tensor:
         """The mended x0."""

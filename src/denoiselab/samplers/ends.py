@@ -1,0 +1,67 @@
+"""Ends of a run that are not clean data after its last step, as released codes have them, for any grid."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+
+from denoiselab.samplers.spacing import Spacing
+from denoiselab.schedules import Level, Schedule
+
+
+class DenoiseToZero(Spacing):
+    """All steps of a run lead to noisy levels; clean data follow by one x0 transfer that is a call, but no step.
+
+    A run of S steps ends its grid at the schedule's own last level and makes one call more than its rule does for S.
+    `lower_order_final` does not count the transfer. This is `denoise_to_zero=True` of the released DPM-Solver and
+    UniPC, with which their CIFAR-10 runs end.
+
+    Source: Lu et al., DPM-Solver, arXiv 2206.00927, code (`sample`); Zhao et al., UniPC, arXiv 2302.04867, code.
+
+    Args:
+        spacing: Chooses the noisy levels; its own `to_clean` is not used.
+    """
+
+    end_is_step = False
+
+    def __init__(self, spacing: Spacing) -> None:
+        super().__init__(to_clean=False)
+        self.spacing = copy.copy(spacing)
+        self.spacing.to_clean = False
+
+    def __call__(self, schedule: Schedule, steps: int) -> list[Level]:
+        """The `steps + 1` noisy levels, and clean data."""
+        return [*self.spacing(schedule, steps), Level.clean()]
+
+    def levels(self, schedule: Schedule, count: int) -> Level:
+        """The noisy levels."""
+        return self.spacing.levels(schedule, count)
+
+
+class ToLeastNoise(Spacing):
+    """The last step lands on the schedule's least noisy level, in the place of clean data.
+
+    Latent Diffusion's DDIM and PLMS end so, with levels 1, 1 + T // S, ... (`Leading`, offset 1), and so do diffusers'
+    schedulers with `set_alpha_to_one=False`.
+
+    Source: Rombach et al., Latent Diffusion, arXiv 2112.10752, code (`make_ddim_sampling_parameters`).
+
+    Args:
+        spacing: Chooses the levels before it.
+    """
+
+    def __init__(self, spacing: Spacing) -> None:
+        super().__init__(to_clean=False)
+        self.spacing = copy.copy(spacing)
+        self.spacing.to_clean = True
+
+    def __call__(self, schedule: Schedule, steps: int) -> list[Level]:
+        """The levels of `steps` calls, and the last one; a grid that ends there has a step less."""
+        levels = self.spacing(schedule, steps)[:-1]
+        last = schedule.level(torch.tensor(schedule.t_min, dtype=torch.float64))
+        return levels if len(levels) > 1 and float(levels[-1].rho) <= float(last.rho) else [*levels, last]
+
+    def levels(self, schedule: Schedule, count: int) -> Level:
+        """The noisy levels."""
+        return self.spacing.levels(schedule, count)
