@@ -202,14 +202,13 @@ def test_an_option_out_of_range_is_refused(make, message):
 
 SCHEDULES = [build("schedule", name) for name in ("ddpm", "vp_linear", "vp_cosine", "ve", "sub_vp", "edm", "flow")]
 TIGHT = ["+rtol=2e-3", "+atol=2e-4"]
-RULES = {
-    name: build("sampler", name, *(TIGHT if name in ("dpm_solver_12", "dpm_solver_23") else []))
-    for name in names("sampler")
-}
+TOLERANT = {"dpm_solver_12", "dpm_solver_23", "dpmpp_12", "dpmpp_23"}
+RULES = {name: build("sampler", name, *(TIGHT if name in TOLERANT else [])) for name in names("sampler")}
 RULES = {name: rule for name, rule in RULES.items() if not rule.stochastic}
 # Their stages or polynomials stand in the schedule's own time, or their tolerance is in its scale of x, so schedules
 # agree only up to the error of the solver.
-OWN = {"tab", "fon", "fpndm", "plms", "spndm", "ode_euler", "ode_midpoint", "ode_rk4", "dpm_solver_12", "dpm_solver_23"}
+OWN = {"tab", "fon", "fpndm", "plms", "spndm", "ode_euler", "ode_midpoint", "ode_rk4", *TOLERANT}
+OWN |= {"dpm_solver_3s_time", "dpmpp_3s_time"}
 PARAMETERIZATIONS = (parameterizations.eps, parameterizations.x0, parameterizations.v)
 
 
@@ -222,7 +221,7 @@ class OracleNetwork(torch.nn.Module):
 
     def forward(self, x, label, cond=None):
         level = self.schedule.at(-label)
-        x0, eps, _ = mixture()(x, level)
+        x0, eps, *_ = mixture()(x, level)
         a, b = (like(part, x) for part in self.parameterization(level))
         return a * x0 + b * eps
 

@@ -13,6 +13,7 @@ from denoiselab.noise import Noise
 from denoiselab.samplers import Memory, unipc
 from denoiselab.samplers import tableaus as rk
 from denoiselab.samplers.spacing import UniformLogSNR
+from denoiselab.samplers.transfer import Time
 from denoiselab.schedules import Level, VPLinear
 
 GRID = UniformLogSNR()
@@ -64,6 +65,19 @@ CASES = {
     **{
         f"dpm3_r0.5_{taylor}": (samplers.DPMSolverSinglestep(GRID, 9, 3, taylor, r2=0.5), lam_uniform)
         for taylor in (False, True)
+    },
+    **{
+        f"{kind.__name__}{n}_calls_in_t": (kind(GRID, 9, n, stages=Time()), t_uniform)
+        for kind in (samplers.DPMSolverSinglestep, samplers.DPMSolverPPSinglestep)
+        for n in (2, 3)
+    },
+    **{
+        f"{kind.__name__}{n}_released": (
+            kind(GRID, 9, n, unipc.ReleasedVaryingCoefficients(), lower_order_final=False),
+            lam_uniform,
+        )
+        for kind in (samplers.UniPC, samplers.UniPCNoise)
+        for n in (1, 2, 3, 4)
     },
     "dpm2_r0.3": (samplers.DPMSolverSinglestep(GRID, 9, 2, r1=0.3), lam_uniform),
     **{
@@ -141,6 +155,14 @@ def test_the_released_third_order_loses_an_order():
     for kind in (samplers.DPMSolver, samplers.DPMSolverPP):
         found = errors(kind(GRID, 9, 3, published=True), lam_uniform, [96, 384])
         assert math.log(found[0] / found[1]) / math.log(4) < 2.3
+
+
+@pytest.mark.parametrize("kind", [samplers.UniPC, samplers.UniPCNoise])
+def test_the_released_varying_coefficients_have_order_one(kind):
+    """The wrong row leaves a slope with a wrong weight; the right ones have order 3 (above)."""
+    released = kind(GRID, 9, 2, unipc.ReleasedVaryingCoefficients(), lower_order_final=False)
+    found = errors(released, lam_uniform, [96, 384])
+    assert math.log(found[0] / found[1]) / math.log(4) < 1.3
 
 
 class Impulses(Noise):

@@ -6,9 +6,14 @@ from itertools import product
 
 import pytest
 import torch
+from configurations import CONF
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from oracles import F64
 from peers import DRAWS, ORACLE, X, distance, named, ours, rule
 
+from denoiselab.app.construct import construct
+from denoiselab.interop.scheduler_samplers import sampling
 from denoiselab.samplers import (
     DDIM,
     FPNDM,
@@ -28,6 +33,7 @@ from denoiselab.samplers import (
     UniPCNoise,
 )
 from denoiselab.samplers.tableaus import euler, heun
+from denoiselab.samplers.thresholding import Clip
 from denoiselab.samplers.transfer import gap
 from denoiselab.samplers.unipc import BH1, BH2
 from denoiselab.schedules import Level
@@ -50,7 +56,7 @@ def scheduler(name, steps=10, **options):
     import diffusers
 
     if name in ("DDPM", "DDIM"):
-        options["clip_sample"] = False
+        options.setdefault("clip_sample", False)
     peer = getattr(diffusers, f"{name}Scheduler")(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, **options)
     peer.alphas_cumprod = CHAIN.nodes().alpha.square()
     peer.set_timesteps(steps)
@@ -92,17 +98,18 @@ CHURN = {"s_churn": 4.0, "s_tmin": 0.3, "s_noise": 1.003}
 
 def multistep():
     """DPM-Solver of either kind, ODE and SDE: their `heun` is the exact polynomial through two predictions."""
-    # Their order 3 knows no `heun` and for the SDE of eps does not exist; for eps none of them can end at sigma = 0.
+    # Their order 3 for the SDE of eps does not exist; for eps none of them can end at sigma = 0.
     for order, solver, lower, last in product((1, 2, 3), ("midpoint", "heun"), (True, False), ("zero", "sigma_min")):
         same = {"solver_order": order, "solver_type": solver, "lower_order_final": lower, "final_sigmas_type": last}
-        mine = {"published": solver == "midpoint", "lower_order_final": lower}
+        taylor = solver == "heun"
+        mine = {"published": not taylor or order == 3, "taylor": taylor, "lower_order_final": lower}
         for algorithm, kind, eta in (
             ("dpmsolver++", DPMSolverPP, 0.0),
             ("sde-dpmsolver++", DPMSolverPP, 1.0),
             ("dpmsolver", DPMSolver, 0.0),
             ("sde-dpmsolver", DPMSolver, 1.0),
         ):
-            if (order < 3 or (solver == "midpoint" and not eta)) and (kind is DPMSolverPP or last == "sigma_min"):
+            if (order < 3 or not eta) and (kind is DPMSolverPP or last == "sigma_min"):
                 options = {"algorithm_type": algorithm, **same, **TRAILING}
                 yield "DPMSolverMultistep", options, rule(kind, order, eta=eta, **mine), {}
 
@@ -151,6 +158,10 @@ def others():
     yield "DDPM", {"variance_type": "learned_range"}, rule(Ancestral, large=0.5), half
     for eta, spacing in product((0.0, 0.5, 1.0), ({}, TRAILING)):
         yield "DDIM", {**spacing}, rule(DDIM, eta), {"eta": eta}
+        clipped = {"clip_sample": True, "clip_sample_range": 0.8, **spacing}
+        yield "DDIM", clipped, rule(DDIM, eta, threshold=Clip(0.8, keep_eps=True)), {"eta": eta}
+        follows = {"eta": eta, "use_clipped_model_output": True}
+        yield "DDIM", {**clipped, "timestep_spacing": "leading"}, rule(DDIM, eta, threshold=Clip(0.8)), follows
     # Their DEIS has polynomials in log rho, as DPM-Solver with exact integrals.
     for order, lower in product((1, 2, 3), (True, False)):
         options = {"solver_order": order, "lower_order_final": lower, **TRAILING}
@@ -234,3 +245,60 @@ def test_the_third_order_sde_of_diffusers_has_a_wrong_sign():
     levels, want = levels_of(peer), theirs(peer, X)
     assert distance(ours(rule(WrongSign, **mine), CHAIN, levels, X), want) < CAST
     assert distance(ours(rule(DPMSolverPP, **mine), CHAIN, levels, X), want) > 0.1
+
+
+def scheduled(peer):
+    """The sampler that the options of a scheduler compose."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        node = compose("sample", ["ckpt=none", *sampling({"_class_name": type(peer).__name__, **peer.config})])[
+            "sampler"
+        ]
+    return construct(OmegaConf.to_container(node, resolve=True), "sampler")
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("DDIM", {}),
+        ("DDIM", {"clip_sample": True, "clip_sample_range": 0.8}),
+        ("DDIM", {"clip_sample": True, "set_alpha_to_one": False, "steps_offset": 1}),  # Latent Diffusion's end
+        ("DDIM", {"set_alpha_to_one": False}),  # a last step to where it starts, which we do not take
+        ("DDIM", {"clip_sample": True, **TRAILING}),
+        ("DDPM", {"clip_sample": True, "variance_type": "fixed_large"}),
+        ("DDPM", {"variance_type": "fixed_small"}),
+        ("PNDM", {"skip_prk_steps": True, "steps_offset": 1}),
+        ("PNDM", {"skip_prk_steps": True, "steps_offset": 1, "steps": 8}),
+        ("PNDM", {"steps_offset": 1}),
+        *[
+            ("DPMSolverMultistep", {"solver_order": order, "steps": steps, "solver_type": solver, **TRAILING})
+            for order, steps, solver in product((1, 2, 3), (10, 20), ("midpoint", "heun"))
+        ],
+        ("DPMSolverMultistep", {"lower_order_final": False, **TRAILING}),
+        ("DPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++", **TRAILING}),
+    ],
+)
+def test_a_scheduler_is_the_sampler_that_its_options_compose(name, options):
+    peer = scheduler(name, **options)
+    if hasattr(peer, "final_alpha_cumprod") and not peer.config.set_alpha_to_one:
+        peer.final_alpha_cumprod = peer.alphas_cumprod[0]
+    mine = scheduled(peer)
+    levels = mine.grid(CHAIN, peer.num_inference_steps)
+    off = distance(ours(mine, CHAIN, levels, X), theirs(peer, X))
+    assert off < (CAST if name == "DPMSolverMultistep" else EXACT)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"_class_name": "EulerDiscreteScheduler"},
+        {"_class_name": "DDIMScheduler", "timestep_spacing": "linspace"},
+        {"_class_name": "DDIMScheduler", "thresholding": True},
+        {"_class_name": "PNDMScheduler", "set_alpha_to_one": True},
+        {"_class_name": "DDPMScheduler", "variance_type": "learned"},
+        {"_class_name": "DDPMScheduler", "steps_offset": 1},
+        {"_class_name": "DPMSolverMultistepScheduler", "timestep_spacing": "trailing", "use_karras_sigmas": True},
+        {"_class_name": "DPMSolverMultistepScheduler"},
+    ],
+)
+def test_a_scheduler_without_an_equal_sampler_has_no_options(config):
+    assert sampling(config) == []

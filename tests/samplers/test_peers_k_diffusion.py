@@ -45,14 +45,6 @@ def theirs(name, *arguments, **options):
         return getattr(sampling, name)(model, *arguments, disable=True, **options)
 
 
-class ExactStart(DPMSolverPP):
-    """The published order 3, started at order 2 by the exact polynomial instead of the midpoint."""
-
-    def weights(self, schedule, nodes, there):
-        self.published = len(nodes) == 3
-        return super().weights(schedule, nodes, there)
-
-
 EULER, HEUN, DPM_2, DPMPP_2S = (
     rule(RhoRK, euler()),
     rule(RhoRK, heun()),
@@ -76,7 +68,11 @@ def cases():
             mine = rule(DPMSolverPP, 2, published=solver == "midpoint", eta=eta)
             yield "dpmpp_2m_sde", {"eta": eta, "solver_type": solver}, mine
         yield "dpmpp_sde", {"eta": eta, "r": 0.4, "s_noise": 1.1}, rule(DPMSolverPPSDE, eta, 0.4, 1.1)
-        yield "dpmpp_3m_sde", {"eta": eta, "s_noise": 1.1}, rule(ExactStart, 3, published=True, eta=eta, s_noise=1.1)
+        yield (
+            "dpmpp_3m_sde",
+            {"eta": eta, "s_noise": 1.1},
+            rule(DPMSolverPP, 3, published=True, taylor=True, eta=eta, s_noise=1.1),
+        )
 
 
 @pytest.mark.parametrize(("name", "options", "mine"), named(cases()))
@@ -99,7 +95,7 @@ def test_3m_sde_starts_by_another_rule_than_what_is_published():
     levels = VE.at(torch.linspace(-1.0, 1.0, 5, dtype=F64)).unbind()
     sigmas = torch.stack([level.sigma for level in levels])
     want = theirs("sample_dpmpp_3m_sde", X, sigmas)
-    assert distance(ours(rule(ExactStart, 3, published=True, eta=1.0), VE, levels, X), want) < EXACT
+    assert distance(ours(rule(DPMSolverPP, 3, published=True, taylor=True, eta=1.0), VE, levels, X), want) < EXACT
     assert distance(ours(rule(DPMSolverPP, 3, published=True, eta=1.0), VE, levels, X), want) > 1e-3
 
 

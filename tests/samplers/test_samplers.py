@@ -29,6 +29,8 @@ SHORT = {
     "ncsn_langevin": ["repeats=5"],
     "dpm_solver_12": TIGHT,
     "dpm_solver_23": TIGHT,
+    "dpmpp_12": TIGHT,
+    "dpmpp_23": TIGHT,
 }
 
 

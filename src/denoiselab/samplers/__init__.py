@@ -1,6 +1,6 @@
 """Samplers: from noise to data over a grid of levels."""
 
-from denoiselab.samplers.adaptive import AdaptiveODE, DPMSolverAdaptive
+from denoiselab.samplers.adaptive import AdaptiveODE, DPMSolverAdaptive, DPMSolverPPAdaptive
 from denoiselab.samplers.analytic_variance import Analytic, Moments
 from denoiselab.samplers.ancestral import Ancestral
 from denoiselab.samplers.base import Memory, OneStep, Planned, Sampler
@@ -39,6 +39,7 @@ __all__ = [
     "DPMSolverAdaptive",
     "DPMSolverFast",
     "DPMSolverPP",
+    "DPMSolverPPAdaptive",
     "DPMSolverPPFast",
     "DPMSolverPPSDE",
     "DPMSolverPPSinglestep",

@@ -13,6 +13,7 @@ from denoiselab.noise import Noise
 from denoiselab.samplers.base import Memory, Planned, Sampler, Step, check_number
 from denoiselab.samplers.spacing import Spacing
 from denoiselab.samplers.thresholding import Threshold
+from denoiselab.samplers.transfer import X0, Eps, Space
 from denoiselab.schedules import Level, Schedule
 from denoiselab.schedules.base import like
 
@@ -131,7 +132,7 @@ def flow_slope(denoise: Denoise, schedule: Schedule, place: Tensor, u: Tensor, d
         level = schedule.at(place.sinh().log())
     norm = torch.hypot(level.alpha, level.sigma)
     cos, sin = (like(part / norm, u) for part in (level.alpha, level.sigma))
-    x0, eps, _ = denoise((u * like(norm, u)).to(dtype), level)
+    x0, eps, *_ = denoise((u * like(norm, u)).to(dtype), level)
     return sin * (sin * x0.to(u) - cos * eps.to(u))
 
 
@@ -177,7 +178,7 @@ def runge_kutta_45(
 
 
 class DPMSolverAdaptive(Adaptive):
-    """DPM-Solver-12 or -23: a rule inside another of one order more, whose difference is the error of the step.
+    """DPM-Solver-12 or -23, for eps: a rule in another of one order more, whose difference is the error of the step.
 
     Per sample: E = rms((high - low) / max(atol, rtol max(|low|, |x_before|))); the step is taken if E <= 1; then h is
     multiplied by 0.9 E^(-1/order).
@@ -195,6 +196,8 @@ class DPMSolverAdaptive(Adaptive):
     Raises:
         ValueError: An option is out of range.
     """
+
+    space: Space = Eps()
 
     def __init__(
         self,
@@ -237,26 +240,49 @@ class DPMSolverAdaptive(Adaptive):
     def _pair(self, denoise: Denoise, schedule: Schedule, x: Tensor, lam: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """The states after `h` by the rule and by the one it stands in."""
         start, end = schedule.at(lam), schedule.at(lam + h)
+        assert self.space.rate is not None
+        rate = self.space.rate
+
+        def call(at: Tensor, level: Level) -> Tensor:
+            return self.space.reader(schedule, level)(denoise(at, level))
 
         def move(there: Level, guess: Tensor) -> Tensor:
-            gain = -there.sigma * torch.expm1(there.lam - start.lam)
-            return like(there.alpha / start.alpha, x) * x + like(gain, x) * guess
+            keep, gain = self.move(start, there)
+            return like(keep, x) * x + like(gain, x) * guess
 
-        def bend(z: Tensor) -> Tensor:
-            """The weight of a slope of eps in its mean over a step of z: (e^z - 1 - z) / (z (e^z - 1))."""
+        def bend(step: Tensor) -> Tensor:
+            """The weight of a slope in the mean over a step: (e^z - 1 - z) / (z (e^z - 1)), z = -rate step."""
+            z = -rate * step
             return torch.where(z.abs() < 1e-4, 0.5 - z / 12, 1 / z - 1 / torch.expm1(z))
 
-        first = denoise(x, start).eps
+        first = call(x, start)
         if self.order == 2:
             middle = schedule.at(lam + h / 2)
-            second = denoise(move(middle, first), middle).eps
+            second = call(move(middle, first), middle)
             return move(end, first), move(end, second)
         third, two_thirds = schedule.at(lam + h / 3), schedule.at(lam + 2 * h / 3)
-        second = denoise(move(third, first), third).eps
+        second = call(move(third, first), third)
         guess = first + like(2 * bend(2 * h / 3), x) * (second - first)
-        last = denoise(move(two_thirds, guess), two_thirds).eps
+        last = call(move(two_thirds, guess), two_thirds)
         low = move(end, first + 1.5 * (second - first))
         return low, move(end, first + like(1.5 * bend(h), x) * (last - first))
+
+    def move(self, here: Level, there: Level) -> tuple[Tensor, Tensor]:
+        """(keep, gain) `(B,)` of a step between levels of each sample, as `Space.move`."""
+        return there.alpha / here.alpha, -there.sigma * torch.expm1(there.lam - here.lam)
+
+
+class DPMSolverPPAdaptive(DPMSolverAdaptive):
+    """DPM-Solver++-12 or -23: as `DPMSolverAdaptive`, for x0.
+
+    Source: Lu et al., DPM-Solver++, arXiv 2211.01095, and its released code (`dpm_solver_adaptive`).
+    """
+
+    space = X0()
+
+    def move(self, here: Level, there: Level) -> tuple[Tensor, Tensor]:
+        """(keep, gain)."""
+        return there.sigma / here.sigma, -there.alpha * torch.expm1(here.lam - there.lam)
 
 
 def like_batch(value: Tensor, x: Tensor) -> Tensor:

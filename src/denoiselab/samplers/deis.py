@@ -57,7 +57,7 @@ class IPNDM(Multistep):
         spacing: Spacing,
         steps: int,
         order: int,
-        lower_order_final: bool = False,
+        lower_order_final: bool | int = False,
         threshold: Threshold | None = None,
     ) -> None:
         super().__init__(spacing, steps, order, lower_order_final, threshold)

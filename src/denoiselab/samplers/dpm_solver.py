@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from denoiselab.samplers.base import OneStep, Planned, Sampler, Step, check_number
+from denoiselab.samplers.ends import DenoiseToZero
 from denoiselab.samplers.multistep import Multistep
 from denoiselab.samplers.runge_kutta import Stages
 from denoiselab.samplers.spacing import Spacing, UniformLogSNR
 from denoiselab.samplers.thresholding import Threshold
-from denoiselab.samplers.transfer import X0, Eps, Lam, Space, gap, interpolation, kernel
+from denoiselab.samplers.transfer import X0, Axis, Eps, Lam, Space, gap, interpolation, kernel
 from denoiselab.schedules import Level, Schedule
 
 
@@ -22,7 +23,8 @@ class DPMSolverPP(Multistep):
 
     That is the papers' `taylor` type. With `published`, order 2 extrapolates to the middle of the step (their
     `dpmsolver` type, and the 2M that everyone uses), and order 3 has the released coefficients, in which the second
-    difference lacks a factor 2: they converge with order 2, and serve to reproduce old numbers.
+    difference lacks a factor 2: they converge with order 2, and serve to reproduce old numbers. With `taylor` too, the
+    steps of order 2 at both ends of a run of order 3 are exact, as in the released `taylor` type and k-diffusion's 3M.
 
     With eta = 1 it is SDE-DPM-Solver++: k-diffusion's 2M SDE and 3M SDE. Order 1 then is DDPM's ancestral step.
 
@@ -33,6 +35,7 @@ class DPMSolverPP(Multistep):
         steps: Number of steps.
         order: From 1 to 4.
         published: The published coefficients, orders up to 3.
+        taylor: With them, the exact ones in steps of order 2.
         eta: Rate of noise; 0 is the ODE.
         s_noise: Factor on the noise's standard deviation.
         lower_order_final: As in `Multistep`.
@@ -50,7 +53,8 @@ class DPMSolverPP(Multistep):
         published: bool = False,
         eta: float = 0.0,
         s_noise: float = 1.0,
-        lower_order_final: bool = False,
+        lower_order_final: bool | int = False,
+        taylor: bool = False,
         threshold: Threshold | None = None,
     ) -> None:
         super().__init__(spacing, steps, order, lower_order_final, threshold)
@@ -58,7 +62,7 @@ class DPMSolverPP(Multistep):
             check_number("order", order, 1, 3)
         check_number("eta", eta)
         check_number("s_noise", s_noise)
-        self.published, self.stochastic = published, eta > 0
+        self.published, self.taylor, self.stochastic = published, taylor, eta > 0
         self.space = self._space(eta, s_noise)
         # The polynomial's order is that of a path's drift; without the Ito terms the weak order is 1.
         self.order = 1 if eta else self.whole(min(order, 2) if published else order)
@@ -68,7 +72,7 @@ class DPMSolverPP(Multistep):
 
     def weights(self, schedule: Schedule, nodes: Sequence[Level], there: Level) -> list[float]:
         """The weights."""
-        if not self.published or len(nodes) == 1:
+        if not self.published or len(nodes) == 1 or (self.taylor and len(nodes) == 2):
             return interpolation(schedule, self.space, Lam(), nodes, nodes[0], there)
         h = gap(nodes[0], there)
         r0 = gap(nodes[1], nodes[0]) / h
@@ -107,6 +111,8 @@ class DPMSolverPPSinglestep(OneStep):
         taylor: Use all stages' exact polynomial (`taylor`); else the papers' shorter rule (`dpmsolver`).
         r1: Where the second call stands; None: 1/2 for order 2, 1/3 for order 3.
         r2: Where the third stands.
+        stages: Coordinate in which the calls of a step are equally spaced, in the place of r1 and r2. The released
+            `singlestep_fixed` takes the grid's own: `Time` for uniform time, `Time(2)` for quadratic.
         threshold: Mends each predicted x0.
 
     Raises:
@@ -123,11 +129,14 @@ class DPMSolverPPSinglestep(OneStep):
         taylor: bool = False,
         r1: float | None = None,
         r2: float = 2 / 3,
+        stages: Axis | None = None,
         threshold: Threshold | None = None,
     ) -> None:
         super().__init__(spacing, steps, threshold)
         check_number("order", order, 1, 3)
-        self.calls_per_step, self.taylor = order, taylor
+        if stages is not None and (r1 is not None or r2 != 2 / 3):
+            raise ValueError(f"stages={type(stages).__name__}: it places the calls in the place of r1 and r2.")
+        self.calls_per_step, self.taylor, self.stages = order, taylor, stages
         # The third stage knows too little of the second for order 3 at any other place.
         self.order = 2 if order == 3 and abs(r2 - 2 / 3) > 1e-6 else order
         second = {2: 1 / 2, 3: 1 / 3}.get(order, 0.0) if r1 is None else r1
@@ -137,8 +146,12 @@ class DPMSolverPPSinglestep(OneStep):
 
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
         """The stages of one step."""
-        lam, h = float(here.lam), gap(here, there)
-        inner = [Lam().level(schedule, lam + r * h) for r in self.fractions]
+        if self.stages is None:
+            lam, h = float(here.lam), gap(here, there)
+            inner = [Lam().level(schedule, lam + r * h) for r in self.fractions]
+        else:
+            first, last, count = self.stages.of(here), self.stages.of(there), self.calls_per_step
+            inner = [self.stages.level(schedule, first + k / count * (last - first)) for k in range(1, count)]
         return exponential_stages(schedule, self.space, [here, *inner], there, taylor=self.taylor)
 
 
@@ -185,9 +198,10 @@ class DPMSolverFast(Sampler):
         levels = super().grid(schedule, steps)
         first, last = int(levels[0].is_end), int(levels[-1].is_end)
         orders = fast_orders(max(0, len(levels) - 1 - first - last), self.terms)
-        if not isinstance(self.spacing, UniformLogSNR) or not orders:
+        own = self.spacing.spacing if isinstance(self.spacing, DenoiseToZero) else self.spacing
+        if not isinstance(own, UniformLogSNR) or not orders:
             return levels
-        outer = self.spacing(schedule, len(orders) + first + last)
+        outer = self.spacing(schedule, len(orders) + first + last * self.spacing.end_is_step)
         calls = outer[:first]
         for order, (here, there) in zip(orders, pairwise(outer[first : len(outer) - last]), strict=True):
             calls += [

@@ -33,6 +33,7 @@ class _Refined(OneStep):
     stochastic = True
 
     def __init__(self, spacing: Spacing, steps: int, rule: Sampler) -> None:
+        self.renoises = rule.renoises
         super().__init__(spacing, steps, rule.threshold)
         if not isinstance(rule, OneStep) or rule.stochastic:
             raise ValueError(f"rule={type(rule).__name__}: it must be a deterministic single-step sampler.")
@@ -45,7 +46,7 @@ class Churn(_Refined):
     """EDM's stochastic sampler: raise the noise to rho (1 + gamma), then step down by a rule (Heun or Euler).
 
     gamma = min(s_churn / steps, sqrt(2) - 1) while s_tmin <= rho <= s_tmax, else 0, before the transfer to clean data
-    too. The raised level does not pass the schedule's own end.
+    too.
 
     Source: Karras et al., EDM, arXiv 2206.00364, algorithm 2, with rho = sigma / alpha for any alpha (appendix B).
 
@@ -57,9 +58,12 @@ class Churn(_Refined):
         s_tmin: Least rho at which noise is added.
         s_tmax: Largest rho at which it is.
         s_noise: Factor on its standard deviation.
+        cap: The raised level does not pass the schedule's own end. False: it does, as in the released code, whose first
+            step starts above sigma_max where s_tmax allows it.
 
     Raises:
-        ValueError: An option is negative, s_tmin above s_tmax, or the rule does not fit.
+        ValueError: An option is negative, s_tmin above s_tmax, or the rule does not fit; or cap is False, and the
+            schedule has no levels above its end.
     """
 
     def __init__(
@@ -71,13 +75,14 @@ class Churn(_Refined):
         s_tmin: float = 0.05,
         s_tmax: float = 50.0,
         s_noise: float = 1.003,
+        cap: bool = True,
     ) -> None:
         super().__init__(spacing, steps, rule)
         for name, value in (("s_churn", s_churn), ("s_tmin", s_tmin), ("s_tmax", s_tmax), ("s_noise", s_noise)):
             check_number(name, value)
         if s_tmin > s_tmax:
             raise ValueError(f"s_tmin={s_tmin}: it must not be above s_tmax={s_tmax}.")
-        self.s_churn, self.s_tmin, self.s_tmax, self.s_noise = s_churn, s_tmin, s_tmax, s_noise
+        self.s_churn, self.s_tmin, self.s_tmax, self.s_noise, self.cap = s_churn, s_tmin, s_tmax, s_noise, cap
 
     def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
         """The steps; the churn of each is a share of the run's."""
@@ -88,7 +93,7 @@ class Churn(_Refined):
         """All steps, the transfer to clean data from a raised level."""
         steps = super().plan(schedule, levels)
         if levels[-1].is_end and not levels[-2].is_end:
-            count = len(levels) - 1 - int(levels[0].is_end)
+            count = len(levels) - 1 - int(levels[0].is_end) - int(not self.spacing.end_is_step)
             steps[-1] = Planned(self._churned(schedule, levels[-2], levels[-1], count), levels[-1])
         return steps
 
@@ -98,11 +103,11 @@ class Churn(_Refined):
 
     def _churned(self, schedule: Schedule, here: Level, there: Level, count: int) -> Step:
         rho, gamma = float(here.rho), min(self.s_churn / count, math.sqrt(2) - 1)
-        top = schedule.level(torch.tensor(schedule.t_max, dtype=torch.float64)).rho
-        raised = min(rho * (1 + gamma), float(top))
+        top = float(schedule.level(torch.tensor(schedule.t_max, dtype=torch.float64)).rho)
+        raised = min(rho * (1 + gamma), top if self.cap else math.inf)
         if not self.s_tmin <= rho <= self.s_tmax or raised <= rho:
             return self._down(schedule, here, there)
-        above = Rho().level(schedule, raised)
+        above = Rho().level(schedule, raised) if raised <= top else _beyond(schedule, raised)
         down = self._down(schedule, above, there)
         keep = float(above.alpha / here.alpha)
         std = self.s_noise * float(above.alpha) * math.sqrt(raised**2 - rho**2)
@@ -116,6 +121,14 @@ class Churn(_Refined):
     def _down(self, schedule: Schedule, here: Level, there: Level) -> Step:
         step: Step = jump(here, there).step if there.is_end else self.rule.between(schedule, here, there)
         return step
+
+
+def _beyond(schedule: Schedule, rho: float) -> Level:
+    """The level at rho above the schedule's end, where its formula goes on."""
+    level = schedule.level(schedule.time_of(torch.tensor(-math.log(rho), dtype=torch.float64)))
+    if not abs(float(level.rho) / rho - 1) < 1e-6:
+        raise ValueError(f"cap=false: {type(schedule).__name__} has no levels above its end; use cap=true.")
+    return level
 
 
 class Renoised(_Refined):

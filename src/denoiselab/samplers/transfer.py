@@ -196,19 +196,31 @@ class Rho:
 
 
 class Time:
-    """The schedule's t."""
+    """The schedule's t^(1/rho).
+
+    Args:
+        rho: The power; 2 is DPM-Solver's `time_quadratic`.
+
+    Raises:
+        ValueError: If it is not positive.
+    """
+
+    def __init__(self, rho: float = 1.0) -> None:
+        if not rho > 0:
+            raise ValueError(f"rho={rho}: it must be positive.")
+        self.rho = rho
 
     def of(self, level: Level) -> float:
-        """T."""
-        return float(level.t)
+        """t^(1/rho)."""
+        return math.pow(float(level.t), 1 / self.rho)
 
     def along(self, schedule: Schedule, lam: Tensor) -> Tensor:
-        """T at lam."""
-        return schedule.time_of(lam)
+        """t^(1/rho) at lam."""
+        return schedule.time_of(lam) ** (1 / self.rho)
 
     def level(self, schedule: Schedule, value: float) -> Level:
-        """The level at t."""
-        return schedule.level(torch.tensor(value, dtype=torch.float64))
+        """The level at t^(1/rho)."""
+        return schedule.level(torch.tensor(value**self.rho, dtype=torch.float64))
 
 
 def interpolation(

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from denoiselab.denoiser import Denoise
@@ -14,12 +15,15 @@ from denoiselab.samplers.base import Memory, Planned
 from denoiselab.samplers.multistep import Multistep
 from denoiselab.samplers.spacing import Spacing
 from denoiselab.samplers.thresholding import Threshold
-from denoiselab.samplers.transfer import X0, Eps, Lam, Reader, Space, gap, interpolation, linear
+from denoiselab.samplers.transfer import X0, Eps, Lam, Reader, Space, gap, interpolation, kernel, linear
 from denoiselab.schedules import Level, Schedule
 
 
 class Coefficients(ABC):
     """How UniPC weighs two predictions; of more, every variant of the paper integrates their polynomial exactly."""
+
+    # Order of a corrected run of order 2 or more; None for one above the predictor's.
+    corrected_order: int | None = None
 
     @abstractmethod
     def share(self, h: float, exact: float) -> float:
@@ -30,6 +34,16 @@ class Coefficients(ABC):
             exact: The weight that integrates their line.
         """
 
+    def corrected(self, h: float, places: Sequence[float], exact: list[float]) -> list[float]:
+        """The corrector's weights of three or more predictions: the new one, the step's own and the past ones.
+
+        Args:
+            h: As in `share`.
+            places: Where the past predictions stand, from the step's start in units of its length, the newest first.
+            exact: The weights that integrate the polynomial.
+        """
+        return exact
+
 
 class VaryingCoefficients(Coefficients):
     """UniPC_v: the exact weights (Zhao et al., UniPC, arXiv 2302.04867, appendix C)."""
@@ -37,6 +51,29 @@ class VaryingCoefficients(Coefficients):
     def share(self, h: float, exact: float) -> float:
         """The exact weight."""
         return exact
+
+
+class ReleasedVaryingCoefficients(VaryingCoefficients):
+    """UniPC_v as the released code has it (`variant="vary_coeff"`), to reproduce its numbers: of order 1.
+
+    The corrector of order 2 and more leaves out the last row of the inverse matrix, and takes the weight of the new
+    prediction from the row before it alone.
+
+    Source: Zhao et al., UniPC, arXiv 2302.04867, code (`multistep_uni_pc_vary_update`).
+    """
+
+    corrected_order = 1
+
+    def corrected(self, h: float, places: Sequence[float], exact: list[float]) -> list[float]:
+        """The released weights."""
+        r = torch.tensor([*places, 1.0], dtype=torch.float64)
+        powers = torch.arange(len(r), dtype=torch.float64)
+        inverse = torch.linalg.inv(r[:, None] ** powers / (powers + 2).lgamma().exp())
+        z, masses = kernel(-h)
+        phi = z[:, None] ** (powers + 1) / (powers + 2).lgamma().exp()
+        phi = (torch.tensor(masses, dtype=torch.float64)[:, None] * phi).sum(0)
+        *old, new = (torch.cat((phi[:-1] @ inverse[:-1, :-1], phi[-1:] * inverse[-2, -1:])) / r).tolist()
+        return [new, 1 - new - sum(old), *old]
 
 
 class BH1(Coefficients):
@@ -67,7 +104,7 @@ class UniPC(Multistep):
         spacing: Chooses the levels.
         steps: Number of steps.
         order: From 1 to 4.
-        coefficients: `BH1`, `BH2` or `VaryingCoefficients`.
+        coefficients: `BH1`, `BH2`, `VaryingCoefficients` or `ReleasedVaryingCoefficients`.
         corrector: Whether to correct at all.
         skip: Numbers of a run's steps, from 0, whose result is not corrected.
         lower_order_final: As in `Multistep`.
@@ -87,7 +124,7 @@ class UniPC(Multistep):
         coefficients: Coefficients | None = None,
         corrector: bool = True,
         skip: Sequence[int] = (),
-        lower_order_final: bool = True,
+        lower_order_final: bool | int = True,
         threshold: Threshold | None = None,
     ) -> None:
         super().__init__(spacing, steps, order, lower_order_final, threshold)
@@ -95,15 +132,20 @@ class UniPC(Multistep):
             raise ValueError(f"skip={list(skip)}: steps are counted from 0.")
         self.coefficients, self.corrector, self.skip = coefficients or BH2(), corrector, frozenset(skip)
         self.order = self.whole(order + 1 if corrector else order)
+        if corrector and order > 1 and self.coefficients.corrected_order is not None:
+            self.order = self.coefficients.corrected_order
 
     def weights(self, schedule: Schedule, nodes: Sequence[Level], there: Level) -> list[float]:
         """The predictor's, or with `there` first among the nodes, the corrector's (whose step starts at the second)."""
         here = nodes[1] if nodes[0] is there else nodes[0]
         exact = interpolation(schedule, self.space, Lam(), nodes, here, there)
-        if len(nodes) != 2:
-            return exact
         assert self.space.rate is not None
         h = -self.space.rate * gap(here, there)
+        if len(nodes) > 2 and nodes[0] is there:
+            places = [gap(here, node) / gap(here, there) for node in nodes[2:]]
+            return self.coefficients.corrected(h, places, exact)
+        if len(nodes) != 2:
+            return exact
         if nodes[0] is there:
             share = self.coefficients.share(h, exact[0])
             return [share, 1 - share]
