@@ -31,6 +31,12 @@ def linear_integral(t):
     return -(number(0.1) * t + (20 - number(0.1)) * t**2 / 2)
 
 
+def fitted_integral(t):
+    """The quadratic without a constant that is log(1 + rho^2) at 0.001 and at 1."""
+    first, end, last = number(1e-3), mp.log1p(number(0.002) ** 2), mp.log1p(6400)
+    return -t * (last + (1 - t) / (1 - first) * (end / first - last))
+
+
 def cosine_bar(t, s=None):
     s = number(0.008) if s is None else s
     return (mp.cos((t + s) / (1 + s) * mp.pi / 2) / mp.cos(s / (1 + s) * mp.pi / 2)) ** 2
@@ -157,6 +163,7 @@ def formula(name):
     ]
     return {
         "vp_linear": lambda: vp(linear_integral),
+        "vp_edm": lambda: vp(fitted_integral),
         "vp_quadratic": lambda: vp(quadratic_integral),
         "vp_cosine": lambda: from_bar(cosine_bar),
         "vp_sigmoid": lambda: from_bar(sigmoid_bar),

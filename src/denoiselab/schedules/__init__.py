@@ -6,7 +6,7 @@ from denoiselab.schedules.flow import Flow, Trigonometric
 from denoiselab.schedules.learned import LearnedLogSNR
 from denoiselab.schedules.log_snr import Laplace, LogSNR, Shifted
 from denoiselab.schedules.ve import EDM, VEGeometric
-from denoiselab.schedules.vp import SubVP, VPCosine, VPLinear, VPQuadratic, VPSigmoid
+from denoiselab.schedules.vp import SubVP, VPCosine, VPFitted, VPLinear, VPQuadratic, VPSigmoid
 
 __all__ = [
     "EDM",
@@ -23,6 +23,7 @@ __all__ = [
     "Trigonometric",
     "VEGeometric",
     "VPCosine",
+    "VPFitted",
     "VPLinear",
     "VPQuadratic",
     "VPSigmoid",

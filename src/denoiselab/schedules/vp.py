@@ -19,13 +19,19 @@ class _Betas(Schedule):
 
     def __init__(self, beta_min: float, beta_max: float, t_min: float) -> None:
         super().__init__()
-        if not 0 < beta_min < beta_max < math.inf:
-            raise ValueError(
-                f"beta_min={beta_min} and beta_max={beta_max}: they must be finite and satisfy 0 < beta_min < beta_max."
-            )
         if not 0 < t_min < 1:
             raise ValueError(f"t_min={t_min}: it must lie between 0 and 1, both excluded.")
+        least = self._least(beta_max, t_min)
+        if not least < beta_min < beta_max < math.inf:
+            raise ValueError(
+                f"beta_min={beta_min} and beta_max={beta_max}: they must be finite and satisfy "
+                f"{least:.6g} < beta_min < beta_max."
+            )
         self.beta_min, self.beta_max, self.t_min = beta_min, beta_max, t_min
+
+    def _least(self, beta_max: float, t_min: float) -> float:
+        """What beta_min must be above."""
+        return 0.0
 
     @abstractmethod
     def integral(self, t: Tensor) -> Tensor:
@@ -48,16 +54,20 @@ class VPLinear(_Betas):
     Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, eq. 32-33.
 
     Args:
-        beta_min: Noise rate at t = 0, per unit time.
+        beta_min: Noise rate at t = 0, per unit time; negative in EDM's fit to its networks' range (`VPFitted`).
         beta_max: Noise rate at t = 1, per unit time.
         t_min: Where training and sampling stop short of the clean image; 1e-3 is the source's.
 
     Raises:
-        ValueError: Unless 0 < beta_min < beta_max and 0 < t_min < 1.
+        ValueError: Unless beta_min < beta_max, there is noise at t_min and more of it after, and 0 < t_min < 1.
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> None:
         super().__init__(beta_min, beta_max, t_min)
+
+    def _least(self, beta_max: float, t_min: float) -> float:
+        """B(t_min) > 0: beta_min (2 - t_min) > -beta_max t_min; the rate at t_min is positive then too."""
+        return -beta_max * t_min / (2 - t_min)
 
     def integral(self, t: Tensor) -> Tensor:
         """beta_min t + (beta_max - beta_min) t^2 / 2."""
@@ -65,9 +75,41 @@ class VPLinear(_Betas):
 
     def time_of(self, lam: Tensor) -> Tensor:
         """The time whose half log-SNR is `lam`: the positive root of a quadratic, in its stable form."""
-        c = -F.logsigmoid(2 * lam)  # softplus gives up its last digits beyond 20
+        return self._inverse(-F.logsigmoid(2 * lam))  # softplus gives up its last digits beyond 20
+
+    def _inverse(self, c: Tensor) -> Tensor:
+        """The time at which the integral is `c`."""
         root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * c)
+        if self.beta_min <= 0:
+            return (root - self.beta_min) / (self.beta_max - self.beta_min)
         return 2 * c / (self.beta_min + root)
+
+
+class VPFitted(VPLinear):
+    """`VPLinear` by its ends: sigma / alpha is rho_min at t_min and rho_max at t = 1.
+
+    The defaults are the range of EDM's networks, over which its released code runs the VP schedule and its time steps
+    (`ablation_sampler`); beta_min is -0.0048 then.
+
+    Source: Karras et al., EDM, arXiv 2206.00364, table 1 and code.
+
+    Args:
+        rho_min: At t_min.
+        rho_max: At t = 1.
+        t_min: As in `VPLinear`.
+
+    Raises:
+        ValueError: Unless 0 < rho_min < rho_max, 0 < t_min < 1, and the noise rises from t_min on.
+    """
+
+    def __init__(self, rho_min: float = 0.002, rho_max: float = 80.0, t_min: float = 1e-3) -> None:
+        if not 0 < rho_min < rho_max < math.inf:
+            raise ValueError(f"rho_min={rho_min} and rho_max={rho_max}: they must satisfy 0 < rho_min < rho_max.")
+        if not 0 < t_min < 1:
+            raise ValueError(f"t_min={t_min}: it must lie between 0 and 1, both excluded.")
+        first, last = math.log1p(rho_min**2), math.log1p(rho_max**2)
+        beta_min = (first / t_min - last * t_min) / (1 - t_min)
+        super().__init__(beta_min, 2 * last - beta_min, t_min)
 
 
 class VPQuadratic(_Betas):
@@ -123,9 +165,7 @@ class SubVP(VPLinear):
     def time_of(self, lam: Tensor) -> Tensor:
         """The time whose half log-SNR is `lam`: sigma / alpha = 2 sinh(B / 2), then t as in `VPLinear`."""
         rho = torch.exp(-lam).clamp_max(torch.finfo(lam.dtype).max)  # infinite in float32 for all noise
-        c = 2 * torch.asinh(rho / 2)
-        root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * c)
-        return 2 * c / (self.beta_min + root)
+        return self._inverse(2 * torch.asinh(rho / 2))
 
     def normalise(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """Not a scale of the pair.
