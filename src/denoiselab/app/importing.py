@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,8 @@ def run_directory(node: Mapping[str, Any], log_dir: Path, data: Mapping[str, Any
         raise
     numbers = sum(tensor.numel() for tensor in imported.weights.values())
     console(stderr=True).print(f"imported, {numbers / 1e6:.2f} M numbers: {path}")
+    if imported.sampling:
+        console(stderr=True).print(f"its own scheduler's sampler: {shlex.join(imported.sampling)}", markup=False)
     return path
 
 

@@ -20,6 +20,7 @@ from denoiselab.interop.files import WEIGHTS, local, read_json, read_weights, we
 from denoiselab.interop.imported import Imported, named
 from denoiselab.interop.latent import codec, text_conditioner
 from denoiselab.interop.layout import Layout
+from denoiselab.interop.scheduler_samplers import sampling
 from denoiselab.interop.schedulers import from_scheduler, to_scheduler
 from denoiselab.interop.states import InteropError, State, checked_state, making, renamed
 from denoiselab.networks import ADMUNet, DDPMUNet, DiT, TextUNet
@@ -80,7 +81,8 @@ class Pipeline:
         vae = beside if self.vae is None else Path(self.vae).expanduser()
         codec_node, shape = (None, None) if vae is None else codec(vae, options["shape"])
         scheduler = self._scheduler_file(folder)
-        meaning = from_scheduler(read_json(scheduler), scheduler, layout.options["outputs"])
+        stated = read_json(scheduler)
+        meaning = from_scheduler(stated, scheduler, layout.options["outputs"])
         if layout.module is TextUNet:
             conditioner = text_conditioner(folder, options["token_features"])
         else:
@@ -95,6 +97,7 @@ class Pipeline:
             codec=codec_node,
             shape=shape,
             files=(weights, home / "config.json", scheduler),
+            sampling=sampling(stated),
         )
 
     def _scheduler_file(self, folder: Path) -> Path:

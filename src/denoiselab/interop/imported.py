@@ -38,6 +38,7 @@ class Imported:
         codec: Node of the autoencoder between pixels and what the network sees; None for pixels.
         shape: Of a sample, in pixels; None for what the network sees.
         files: What was read.
+        sampling: Options of `sample.py` with which it is sampled as where it comes from, where they are known.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Imported:
     codec: Node | None = None
     shape: Sequence[int] | None = None
     files: Sequence[Path] = ()
+    sampling: Sequence[str] = ()
 
     def config(self) -> Node:
         """The model's configuration: the parts that a run directory's has too."""

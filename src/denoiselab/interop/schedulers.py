@@ -1,7 +1,7 @@
 """The schedulers of diffusers as schedules, parameterizations and variances of ours, and back.
 
 A scheduler of theirs is a schedule, a grid and a sampler in one; what is read here is what the network was trained
-with. Grid and sampler are chosen anew.
+with. Its sampler and grid are read by `denoiselab.interop.scheduler_samplers`, as options.
 """
 
 from __future__ import annotations
