@@ -15,7 +15,8 @@ class DenoiseToZero(Spacing):
 
     A run of S steps ends its grid at the schedule's own last level and makes one call more than its rule does for S.
     `lower_order_final` does not count the transfer. This is `denoise_to_zero=True` of the released DPM-Solver and
-    UniPC, with which their CIFAR-10 runs end.
+    UniPC, which its authors report to lower the FID of low resolutions such as CIFAR-10; their script's `--denoise`
+    takes a step less, so that the calls are as many.
 
     Source: Lu et al., DPM-Solver, arXiv 2206.00927, code (`sample`); Zhao et al., UniPC, arXiv 2302.04867, code.
 
