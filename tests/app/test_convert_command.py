@@ -19,7 +19,7 @@ def photos(tmp_path):
 
 
 def test_a_folder_becomes_shards_and_their_reference(photos, tmp_path, invoke):
-    out = tmp_path / "out"
+    out = tmp_path / "of 2, n=3"
     command = (
         *("data=image_folder", f"data.root={photos}", "data.shape=[3,8,8]", "data.resize=center_crop"),
         *("data.num_classes=2", f"out={out}", f"paths.log_dir={tmp_path}"),
@@ -28,7 +28,7 @@ def test_a_folder_becomes_shards_and_their_reference(photos, tmp_path, invoke):
     result = invoke(PROGRAM, *command)
     assert result.code == 0, result.err
     assert f"4 images; mean 0.0059, 0.0000, 0.0000, std 0.0044, 0.0000, 0.0000 of [0, 1]: {out}/train" in result.out
-    assert f"data=webdataset data.root={out}/train data.shape=[3,8,8]" in result.out
+    assert f"data=webdataset 'data.root=\"{out}/train\"' data.shape=[3,8,8]" in result.out
     assert "classifier of 4 images of image_folder (train)" in result.out
     assert [path.name for path in sorted((out / "train").glob("*.tar"))] == ["000000.tar", "000001.tar"]
     assert invoke(PROGRAM, *command).code == 0

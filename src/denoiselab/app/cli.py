@@ -22,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab.app import derived, overrides
+from denoiselab.app import derived, overrides, spelling
 from denoiselab.app.errors import BadInput
 from denoiselab.app.hydra_node import check_hydra
 from denoiselab.app.run_directory import run_id
@@ -59,7 +59,9 @@ def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # without a line of source
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")  # torch's own use, in func.jvp
     # argparse wants all overrides in one piece, so -m is taken wherever it stands.
-    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    multirun = bool({"-m", "--multirun"} & {*arguments})
+    sys.argv[1:] = [spelling.readable(argument, multirun=multirun) for argument in arguments]
     show = {"traceback": False}
     code = 0
     bad_input = 2
@@ -68,7 +70,7 @@ def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
         signal.signal(signal.SIGTERM, _terminate)
     try:
         _check_jobs(conf, name, check, show)
-        if "-m" in sys.argv or "--multirun" in sys.argv:
+        if multirun:
             bad_input = 1  # other jobs may have run
         _run_jobs(conf, name, task)
     except BadInput as error:

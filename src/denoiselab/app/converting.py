@@ -9,6 +9,7 @@ from denoiselab.app import referencing
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.overrides import choice
+from denoiselab.app.spelling import override
 from denoiselab.data import ImageSource
 from denoiselab.data.converted import convert as write_shards
 from denoiselab.data.decoding import Decoder
@@ -77,8 +78,9 @@ def convert(config: Config) -> list[Path]:
         raise BadInput(str(error)) from None
     except OSError as error:
         raise BadInput(f"out={out}: {error.strerror or error}.") from None
-    held_out = f" data.validation_root={folders[1]}" if len(folders) > 1 else ""
-    print(f"train with: data=webdataset data.root={folders[0]}{held_out} data.shape=[{channels},{height},{width}]")
+    options = ("data.root", "data.validation_root")[: len(folders)]
+    places = [override(option, folder) for option, folder in zip(options, folders, strict=True)]
+    print(f"train with: data=webdataset {' '.join(places)} data.shape=[{channels},{height},{width}]")
     if config["references"]:
         data = {**choice("data", "webdataset"), "root": str(folders[0]), "shape": [channels, height, width]}
         data |= {"validation_root": str(folders[1]) if len(folders) > 1 else None}

@@ -15,6 +15,7 @@ from denoiselab.app.errors import BadInput
 from denoiselab.app.loaded import load_weights
 from denoiselab.app.places import checkpoint_file, device_of, home_of, short_hash
 from denoiselab.app.settings import SampleSettings, parse
+from denoiselab.app.spelling import override
 from denoiselab.evaluation.grids import GridSearch
 from denoiselab.files import sha256_of, write_text
 from denoiselab.guidance import bind
@@ -74,7 +75,7 @@ def fit_grid(config: Config) -> Path:
     print(
         f"RMS distance to the reference {grid.distance:.4g}, {grid.before:.4g} on the sampler's own grid "
         f"(n = {search.num_samples}, weights {weights}): {out}\n"
-        f"use, with this sampler: spacing@sampler.spacing=from_file sampler.spacing.path={out} "
-        f"sampler.steps={sampler.steps}, or evaluation.samplers=[<name>@{out}]"
+        f"use, with this sampler: spacing@sampler.spacing=from_file {override('sampler.spacing.path', out)} "
+        f"sampler.steps={sampler.steps}, or {override('evaluation.samplers', [f'<name>@{out}'])}"
     )
     return out

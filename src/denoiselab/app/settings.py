@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from denoiselab.app.errors import BadInput, check_given, closest
+from denoiselab.app.spelling import override
 
 Node = dict[str, Any]
 _Model = TypeVar("_Model", bound="_Settings")
@@ -178,4 +179,6 @@ def parse(model: type[_Model], config: Mapping[str, Any], option: str = "") -> _
         if detail["type"] == "missing":
             raise BadInput(f"{path}: is missing from the configuration.") from None
         hint = f"; write {path}=[{detail['input']}]" if detail["type"] == "list_type" else ""
+        if detail["type"] == "string_type" and isinstance(detail["input"], (int, float)):
+            hint = f"; write {override(path, str(detail['input']))}"
         raise BadInput(f"{path}={detail['input']!r}: {detail['msg'].removeprefix('Input ')}{hint}.") from None

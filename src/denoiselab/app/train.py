@@ -20,6 +20,7 @@ from denoiselab.app.assemble import Run, assemble
 from denoiselab.app.devices import is_leader
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.run_directory import RunDirectory
+from denoiselab.app.spelling import override
 from denoiselab.conditioners import Clean
 from denoiselab.evaluation.media import Images, medium
 from denoiselab.networks.summary import Summary, summarize
@@ -45,9 +46,8 @@ def train(config: dict[str, Any], job: Path | None) -> float:
         logging.getLogger(package).setLevel(logging.WARNING)
     path = job or Path(config["paths"]["run_dir"])
     config["paths"]["run_dir"] = str(path)
-    option = f"hydra.sweep.dir={job.parent}" if job else f"paths.run_dir={path}"
-    command = shlex.join(["python", *sys.argv, *([] if option in sys.argv else [option])])
-    run = assemble(config, path, command)
+    continues = _continues("hydra.sweep.dir" if job else "paths.run_dir", job.parent if job else path)
+    run = assemble(config, path, continues)
     parameters = sum(p.numel() for p in run.model.denoiser.parameters())
     tensors = 3 + len(run.module.ema.profiles)  # weights, two moments, averages
     leader = is_leader()
@@ -89,6 +89,13 @@ def train(config: dict[str, Any], job: Path | None) -> float:
         if leader:
             console(stderr=True).print(f"{failed} The value of this run is inf.")
         return math.inf
+
+
+def _continues(option: str, place: Path) -> str:
+    """The command that continues this run, which `option` finds again in its place."""
+    given = any(argument.startswith(f"{option}=") for argument in sys.argv)
+    command = shlex.join(["python", *sys.argv])
+    return command if given else f"{command} {override(option, place)}"
 
 
 def _costs(run: Run) -> Summary:

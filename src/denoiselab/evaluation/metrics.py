@@ -136,7 +136,7 @@ class KernelDistance:
         if n < self.block_size:
             raise ValueError(
                 f"{what}={n}: it must be at least block_size={self.block_size}, "
-                "which metric_options={kernel:{block_size:...}} sets."
+                "which evaluation.metric_options.kernel.block_size=... sets."
             )
 
     def scores(self, samples: Layer, reference: Layer) -> dict[str, Score]:

@@ -1,0 +1,188 @@
+"""Every command in README, and every option that an error message advises, is accepted by the program it is for."""
+
+import importlib.metadata
+import itertools
+import re
+import runpy
+import shlex
+import shutil
+import sys
+import tomllib
+
+import hydra
+import pytest
+from conftest import ROOT, Result
+
+from denoiselab.app import cli, overrides
+from denoiselab.app.errors import BadInput
+from denoiselab.interop import pickles
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+
+
+def commands():
+    """Those in blocks, and those in the text that are whole."""
+    blocks = "\n".join(re.findall(r"```sh\n(.*?)```", README, re.DOTALL))
+    lines = re.sub(r"\\\n\s*", " ", blocks).splitlines()
+    prose = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    inline = re.findall(r"`((?:python|torchrun|pytest|wandb|pip|sample\.py|train\.py) [^`]+)`", prose)
+    return list(dict.fromkeys(line.strip() for line in (*lines, *inline) if line.strip()))
+
+
+# What a reader puts in the place of what README leaves open.
+OPEN = {
+    "logs/digits/<run id>": "{run}",
+    "logs/imagenet/<run id>": "{run}",
+    "logs/digits/*": "{run}*",
+    "<run>": "{run}",
+    "ckpt=...": "ckpt={run}",
+    "sample.py ... ": "sample.py ckpt={run} ",
+    "<its overrides>": "seed=3",
+    "<new folder>": "{new}",
+    "<team>": "team",
+    "data=...": "data=cifar10 data.root={new}",
+}
+
+# What this machine need not have, by a part of the command: the program asks for it by name.
+ABSENT = {
+    "extractor=inception": r"evaluation\.extractor",
+    "to=wandb_chart": "WANDB_API_KEY",
+    "trainer.devices=4": r"trainer\.devices=4",
+    "codec.path=/path/to/vae": r"codec\.path=/path/to/vae",
+    "encoder.path=/path/to/text_encoder": r"conditioner\.encoder\.path=/path/to/text_encoder",
+}
+
+# What makes a command of a checkpoint short enough to be run to its end.
+SHORT = {
+    "frontier.samplers=[heun]": ["frontier.num_samples=4", "frontier.nfe=[3]"],
+    "likelihood=ode": ["num_samples=2", "likelihood.rtol=0.1", "likelihood.atol=0.1"],
+    "grid=nearest_end": ["grid.num_samples=4", "sampler=ddim", "sampler.steps=3"],
+    "sampler=ddim": [],
+    "export=diffusers": [],
+}
+
+
+def spelled(command, run, new):
+    for left_open, given in OPEN.items():
+        command = command.replace(left_open, given)
+    command = re.sub(r"<[^>]*>", "{new}", command)
+    return shlex.split(command.replace("{run}", str(run)).replace("{new}", str(new)), comments=True)
+
+
+@pytest.fixture
+def rehearse(monkeypatch, capfd):
+    """Start a program up to where its checks are done."""
+
+    def call(words):
+        if words[0] == "torchrun":
+            words = ["python", *words[words.index("sample.py") :]]
+        words = words[1:] if words[0] == "python" else words
+        program, *arguments = words[1:] if words[0] == "-m" else words
+        with monkeypatch.context() as patch:
+            patch.setattr(cli, "_run_jobs", lambda *_: None)
+            patch.setattr(sys, "argv", [program, *arguments])
+            capfd.readouterr()
+            start, path = (runpy.run_module, program) if words[0] == "-m" else (runpy.run_path, str(ROOT / program))
+            with pytest.raises(SystemExit) as exit_:
+                start(path, run_name="__main__")
+        out, err = capfd.readouterr()
+        return Result(exit_.value.code, out, err)
+
+    return call
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if " -m venv " not in c])
+def test_every_command_of_readme_is_accepted(command, finished, tmp_path, rehearse, capfd):
+    words = spelled(command, finished, tmp_path / "new")
+    if words[0] == "pip":
+        assert words[1] == "install"
+        extra = re.fullmatch(r"denoiselab\[(\w+)\]", words[2])
+        assert extra
+        assert extra[1] in EXTRAS
+    elif words[0] == "wandb":
+        assert list(finished.glob("wandb/offline-run-*"))
+        assert shlex.split(command) == ["wandb", "sync", "<run>/wandb/*"]
+    elif words[0] == "pytest":
+        assert f'\n    "{words[2]}: ' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    elif "denoiselab.interop.pickles" in words:
+        assert pickles.main(words[3:]) == 2
+        assert "pickles: network.pkl: " in capfd.readouterr().err
+    else:
+        result = rehearse(words)
+        lacks = [text for part, text in ABSENT.items() if part in command]
+        if result.code == 2 and lacks:
+            assert re.search(lacks[0], result.last)
+        else:
+            assert result.code == 0, result.err
+
+
+def test_readme_installs_what_ci_does():
+    """CI takes the line of the tests from README; the first line starts the program that is tested here."""
+    install = [c for c in commands() if " -m venv " in c]
+    assert [shlex.split(c)[-1] for c in install] == [".../train.py".rpartition("/")[2], "pytest"]
+    assert "grep -m1 -E '^python3 -m venv .*pytest' README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("part", SHORT)
+def test_commands_of_a_checkpoint_run(part, finished, tmp_path, invoke, rehearse):
+    """Smaller, to their end; and what they say to go on with."""
+    run = tmp_path / "a=b, c"
+    shutil.copytree(finished, run, ignore=shutil.ignore_patterns("wandb"))
+    (command,) = [c for c in commands() if part in c and "ckpt=logs/digits/<run id>" in c and "-" not in c.split()[0]][
+        :1
+    ]
+    words = spelled(command.replace("<run id>", "run"), run, tmp_path / "new")
+    words = [f"ckpt={run}" if word.startswith("ckpt=") else word for word in words]
+    result = invoke(*words[1:], *SHORT[part])
+    assert result.code == 0, result.err
+    if part.startswith("grid"):
+        for advice in re.search("use, with this sampler: (.*), or (.*)", result.out).groups():
+            program = ["train.py"] if "evaluation" in advice else ["sample.py", f"ckpt={run}", "sampler=ddim"]
+            done = rehearse([*program, *shlex.split(advice.replace("<name>", "ddim"))])
+            assert done.code == 0, done.err
+
+
+# Where options live that the default run does not have.
+PLACES = [
+    [], ["sampler=ddpm"], ["evaluation/extractor=inception"], ["data=image_folder"], ["data=litdata"], ["data=cifar10"],
+    ["conditioner=label"], ["conditioner=text"], ["codec=autoencoder_kl"], ["likelihood=bound"], ["frontier=default"],
+    ["schedule=ddpm"], ["network=adm"], ["trainer=ddp"], ["import=dit"], ["import=diffusers"], ["logger=wandb"],
+]  # fmt: skip
+
+
+def advised():
+    """Options with values that messages in the source advise, and the file of each."""
+    option = re.compile(r"\b(?:write|pass|use|choose|set|give|or|leave) (\+?([a-z][\w.@/]*)=[\w\[\].:,/-]*[\w\]])")
+    for path in sorted((ROOT / "src").rglob("*.py")):
+        source = re.sub(r'""".*?"""', "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for message in re.findall(r'"((?:[^"\\]|\\.)*)"', source):
+            for text, key in option.findall(message):
+                if "." in key or "/" in key or (ROOT / "conf" / key).is_dir():
+                    yield text, path.name
+
+
+@pytest.mark.parametrize(("text", "where"), sorted(dict(advised()).items()))
+def test_every_option_that_a_message_advises_exists(text, where):
+    from denoiselab.app import spelling
+
+    failed = []
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for program, place in itertools.product(("train", "sample", "references", "convert", "report"), PLACES):
+            try:
+                overrides.composed(program, [*place, spelling.readable(text)])
+            except BadInput as error:
+                failed.append(str(error))
+            else:
+                return
+    pytest.fail(f"{where} advises {text}: {failed[0]}")
+
+
+def test_extras_that_messages_ask_for_exist():
+    asked = {
+        extra
+        for path in (ROOT / "src").rglob("*.py")
+        for extra in re.findall(r"denoiselab\[([a-z]+)\]", path.read_text(encoding="utf-8"))
+    }
+    assert {"extractors", "text", "hub"} <= asked <= set(EXTRAS)
+    assert set(importlib.metadata.metadata("denoiselab").get_all("Provides-Extra") or ()) >= asked
