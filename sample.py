@@ -17,6 +17,15 @@ def check(config: dict[str, Any], sweeping: bool) -> None:
 
 def task(config: dict[str, Any], directory: Path | None) -> None:
     """Run a job."""
+    from denoiselab.app.failures import enough_memory
+
+    shares = {"frontier": "frontier.batch_size", "grid": "grid.num_samples"}
+    share = next((option for name, option in shares.items() if config.get(name) is not None), "batch_size")
+    with enough_memory(f"a smaller {share}"):
+        _task(config)
+
+
+def _task(config: dict[str, Any]) -> None:
     if config.get("import") is not None:
         from denoiselab.app.importing import run_directory
 

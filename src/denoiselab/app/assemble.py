@@ -17,6 +17,7 @@ from denoiselab.app.construct import check, construct, targets
 from denoiselab.app.devices import check_devices, resolve_accelerator
 from denoiselab.app.errors import BadInput
 from denoiselab.app.evaluator import Evaluator, frontier_of, optimized_metric
+from denoiselab.app.failures import Present
 from denoiselab.app.looks import Looks
 from denoiselab.app.settings import TrainSettings, parse
 from denoiselab.codecs import Identity
@@ -79,6 +80,7 @@ def check_config(config: Config, *, sweeping: bool) -> None:
         BadInput: Something is wrong.
     """
     settings = parse(TrainSettings, config)
+    build.check_shape(config["data"])
     models.check_takes(config)
     check(config)
     build.sampler_nodes([*settings.evaluation.extra_nfe])  # a misspelt name would be passed over
@@ -197,7 +199,7 @@ def _trainer(
         max_steps=-(-settings.max_images // settings.batch_size),
         max_epochs=-1,
         logger=False,
-        callbacks=[*callbacks, ProgressBar(settings.max_images)],
+        callbacks=[*callbacks, ProgressBar(settings.max_images), Present(path)],
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,

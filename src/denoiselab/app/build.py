@@ -25,6 +25,18 @@ Config = Mapping[str, Any]
 _FROM_FILE = "denoiselab.samplers.spacing.FromFile"
 
 
+def check_shape(data: Mapping[str, Any]) -> None:
+    """Refuse images whose channels come last.
+
+    Raises:
+        BadInput: They do.
+    """
+    match data.get("shape"):
+        case [int(height), int(width), 1 | 3 as channels] if height > 4:
+            shape = f"data.shape=[{height},{width},{channels}]"
+            raise BadInput(f"{shape}: channels come first; write data.shape=[{channels},{height},{width}].")
+
+
 def build_augmentation(config: Config) -> Augmentation | None:
     """What changes training batches at random, of a checked configuration; it has been tried on images.
 

@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab.app import derived, overrides, spelling
-from denoiselab.app.errors import BadInput
+from denoiselab.app.errors import BadInput, Failure
 from denoiselab.app.hydra_node import check_hydra
 from denoiselab.app.run_directory import run_id
 from denoiselab.app.settings import replaced
@@ -84,8 +84,12 @@ def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
     except Exception as error:
         if show["traceback"]:
             traceback.print_exc()
-        text = " ".join(str(error).split()) or "no message"
-        code = _say(name, f"{type(error).__name__}: {text} (debug=default shows the traceback)", 1)
+        text, code = " ".join(str(error).split()) or "no message", 1
+        if isinstance(error, KeyError) and (key := overrides.deleted(error.args[:1], sys.argv)):
+            text, code = f"~{key}: the program needs this option; give it a value instead: {key}=...", bad_input
+        elif not isinstance(error, Failure):
+            text = f"{type(error).__name__}: {text} (debug=default shows the traceback)"
+        code = _say(name, text, code)
     finally:
         signal.signal(signal.SIGTERM, before)
         if "denoiselab.app.sweep" in sys.modules:

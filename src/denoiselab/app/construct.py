@@ -11,6 +11,7 @@ import functools
 import importlib
 import inspect
 import os
+import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -130,6 +131,8 @@ def construct(node: Any, path: str, **given: Any) -> Any:
         return target(**given, **options)
     except (ValueError, TypeError, MisconfigurationException) as error:
         text = " ".join(str(error).split())
+        if missing := re.search(r"missing \d+ required [\w-]+ arguments?: '(\w+)'", text):
+            raise not_given(f"{path}.{missing[1]}") from error
         raise BadInput(text if text.startswith(path) else f"{path}.{text}") from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from denoiselab.app import referencing
+from denoiselab.app import build, referencing
 from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.overrides import choice
@@ -33,6 +33,7 @@ def check_config(config: Config) -> ImageSource:
         raise BadInput(f"images_per_shard={images_per_shard}: it must be a whole number of at least 1.")
     if not isinstance(references, bool):
         raise BadInput(f"references={references}: it must be true or false.")
+    build.check_shape(config["data"])
     check({"data": config["data"]})
     if references:
         referencing.check_config(_rest(config))

@@ -27,6 +27,8 @@ def reason(error: OmegaConfBaseException) -> str:
         return told[1]
     if missing := re.search(r"Missing mandatory value: ([\w.]+)", text):
         return str(not_given(missing[1]))
+    if lost := re.search(r"Interpolation key '([\w.]+)' not found", text):
+        return f"{lost[1]}: other options follow from it, so it cannot be deleted; give it a value: {lost[1]}=..."
     return text
 
 

@@ -13,6 +13,10 @@ class BadInput(Exception):  # noqa: N818
     """Something the user gave cannot be used; the message names the option, the value and what is allowed."""
 
 
+class Failure(Exception):  # noqa: N818
+    """A run cannot go on, for a reason that the message says in full."""
+
+
 def not_given(option: str) -> BadInput:
     """The error for an option without a value."""
     return BadInput(f"{option}: is not given and has no default; pass {option}=...")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,24 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab.app.errors import BadInput, closest
+
+# Nodes with an entry for each name.
+_NAMED = ("callbacks", "logger", "ema.profiles")
+
+# What other programs call our options.
+_OTHER_NAMES = {
+    **dict.fromkeys(("max_epochs", "epochs", "num_epochs", "max_steps", "num_steps", "train_steps"), "max_images"),
+    **dict.fromkeys(("learning_rate", "base_lr"), "optimizer.lr"),
+    **dict.fromkeys(("num_inference_steps", "sampling_steps"), "sampler.steps"),
+    **dict.fromkeys(("cfg_scale", "guidance_scale"), "guidance"),
+    **dict.fromkeys(("ema_decay", "ema_rate"), "ema.profiles.ema.images"),
+    **dict.fromkeys(("checkpoint", "ckpt_path", "model"), "ckpt"),
+    **dict.fromkeys(("output", "output_dir", "outdir"), "out"),
+    **dict.fromkeys(("gpus", "num_gpus"), "trainer.devices"),
+    "image_size": "data.shape",
+    "n_samples": "num_samples",
+    "prompt": "conditioner.prompts",
+}
 
 
 def jobs(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
@@ -97,6 +116,12 @@ def choice(group: str, name: str) -> dict[str, Any]:
         raise BadInput(_one_line(error)) from None
 
 
+def deleted(names: Sequence[object], arguments: Sequence[str]) -> str | None:
+    """The dotted key that an argument such as `~trainer.precision` deletes, if it ends in one of `names`."""
+    keys = (text[1:].partition("=")[0] for text in arguments if text.startswith("~"))
+    return next((key for key in keys if key.rpartition(".")[2] in names), None)
+
+
 @functools.cache
 def _choice(search_path: str, group: str, name: str) -> dict[str, Any]:
     """A tenth of a second; a start asks for the same metrics and samplers several times."""
@@ -138,13 +163,17 @@ def _check_key(override: Override, base: DictConfig) -> None:
         children = _children(node)
         if part not in children:
             where = ".".join(parts[:depth])
-            siblings = [f"{where}.{child}" if where else child for child in children]
-            hint = closest(key, siblings) or closest(key, _dotted(base))
+            hint = _suggestion(parts, depth, children, [*_dotted(base)])
             value = "" if override.is_delete() else f"={override.get_value_element_as_str()}"
             allowed = ", ".join(sorted(children)) or "nothing"
             inside = f"in '{where}'" if where else "at the top"
             # A constructor may take more than its file lists; whether it does is checked where it is built.
             more = f" (+{key}=... adds what {_target(node)} takes beside)" if _target(node) and value else ""
+            more = (
+                f" (+{key}={{_target_: ...}} adds one)"
+                if where in _NAMED and value and depth + 1 == len(parts)
+                else more
+            )
             raise BadInput(f"{key}{value}: unknown option; {hint}allowed {inside}: {allowed}{more}.")
         node = node._get_node(part) if isinstance(node, DictConfig) else node._get_node(int(part))
         if node is not None and node._is_interpolation():
@@ -153,6 +182,31 @@ def _check_key(override: Override, base: DictConfig) -> None:
         raise BadInput(
             f"{key}={{}}: changes nothing, as options are merged; name those to change: {key}.{_children(node)[0]}=..."
         )
+
+
+def _suggestion(parts: Sequence[str], depth: int, children: Sequence[str], known: Sequence[str]) -> str:
+    """`did you mean 'x'? `, or nothing: what other programs call it, the closest spelling, or its place.
+
+    Args:
+        parts: Of the key.
+        depth: Of the first one that is unknown.
+        children: What is allowed instead.
+        known: All keys.
+    """
+    leaf, leaves = parts[-1], {name.rpartition(".")[2]: name for name in reversed(known)}
+    if _OTHER_NAMES.get(leaf) in known and leaf not in leaves:
+        return _meant([_OTHER_NAMES[leaf]])
+    if near := difflib.get_close_matches(parts[depth], children, n=1, cutoff=0.6):
+        return _meant([".".join([*parts[:depth], near[0], *parts[depth + 1 :]])])
+    places = [name for name in known if name.endswith(f".{'.'.join(parts)}")]
+    if places:
+        highest = min(place.count(".") for place in places)
+        return _meant([place for place in places if place.count(".") == highest][:3])
+    return _meant([leaves[near] for near in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.75)])
+
+
+def _meant(keys: Sequence[str]) -> str:
+    return f"did you mean {' or '.join(map(repr, keys))}? " if keys else ""
 
 
 def _target(node: Any) -> str:

@@ -25,6 +25,7 @@ def check_config(config: Config) -> TrainSettings:
         BadInput: Something is wrong.
     """
     settings = parse(TrainSettings, {key: value for key, value in config.items() if key not in _OWN})
+    build.check_shape(config["data"])
     check({"data": config["data"], "evaluation": config["evaluation"]})
     download, accelerator = (config[key] for key in _OWN)
     if not isinstance(download, bool):

@@ -19,6 +19,7 @@ from denoiselab.app import scoring
 from denoiselab.app.assemble import Run, assemble
 from denoiselab.app.devices import is_leader
 from denoiselab.app.errors import BadInput, console
+from denoiselab.app.failures import check_there, enough_memory, less_memory, whole
 from denoiselab.app.run_directory import RunDirectory
 from denoiselab.app.spelling import override
 from denoiselab.conditioners import Clean
@@ -53,8 +54,16 @@ def train(config: dict[str, Any], job: Path | None) -> float:
     leader = is_leader()
     copies = 3 + 2 * len(run.trackers)  # last, best and the one being written; what waits to be uploaded
     needs = copies * 4 * tensors * parameters + 20_000_000
-    with RunDirectory(path, config, needs, leader=leader) as directory, run.interruption:
-        last = path / CHECKPOINTS / LAST
+    last = path / CHECKPOINTS / LAST
+
+    def advice() -> str:
+        return f"the last checkpoint is kept; to continue: {continues}" if last.is_file() else "nothing was saved yet"
+
+    with (
+        RunDirectory(path, config, needs, leader=leader) as directory,
+        run.interruption,
+        whole(run.trainer, path, advice),
+    ):
         images_seen = _images_seen(last, run.module)
         if images_seen - run.settings.batch_size >= run.settings.max_images:
             raise BadInput(f"max_images={run.settings.max_images}: the run in {path} has seen {images_seen} already.")
@@ -73,15 +82,18 @@ def train(config: dict[str, Any], job: Path | None) -> float:
         with _loggers(run, directory, images_seen, leader=leader) as loggers:
             run.trainer.loggers = loggers
             if images_seen < run.settings.max_images:
-                run.trainer.fit(
-                    run.module,
-                    datamodule=run.batches,
-                    ckpt_path=last if images_seen else None,
-                    weights_only=True,
-                )
+                with enough_memory(less_memory(config)):
+                    run.trainer.fit(
+                        run.module,
+                        datamodule=run.batches,
+                        ckpt_path=last if images_seen else None,
+                        weights_only=True,
+                    )
             run.interruption.install()
-            records = scoring.score(run, path, leader=leader)
+            with enough_memory(f"evaluation.batch_size={max(1, run.settings.evaluation.batch_size // 2)}"):
+                records = scoring.score(run, path, leader=leader)
             if leader:
+                check_there(path)
                 scoring.report_records(records, path, loggers)
     try:
         return run.optimized(record for record in records if record["images_seen"] == run.module.images_seen)
