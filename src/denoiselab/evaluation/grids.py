@@ -51,6 +51,7 @@ class Problem(NamedTuple):
         own: The noisy levels of the sampler's own grid: as many are to be found.
         tail: What follows them: clean data, or nothing.
         distance: Mean RMS distance of the sampler's end on a grid, `tail` included, to the reference's.
+        first_lam: Where grids start, as the sampler's own `Spacing` has it.
     """
 
     schedule: Schedule
@@ -58,6 +59,7 @@ class Problem(NamedTuple):
     own: Sequence[Level]
     tail: list[Level]
     distance: Callable[[Sequence[Level]], float]
+    first_lam: float | None
 
 
 class Grid(NamedTuple):
@@ -129,7 +131,9 @@ class GridSearch(ABC):
             raise ValueError(f"steps={len(own) - 1}: the reference has {self.fine}, and must have four times as many.")
         noise = Noise(self.seed, _FIRST_INDEX + torch.arange(self.num_samples, device=device))
         mended = denoise if sampler.threshold is None else sampler.threshold.wrap(denoise)
-        reference = self.reference(mended, schedule, shape, noise, clean=own[-1].is_end, check=check, dtype=dtype)
+        first_lam = sampler.spacing.first_lam
+        fine = UniformLogSNR(first_lam=first_lam)(schedule, self.fine)
+        reference = self.reference(mended, schedule, shape, noise, fine, clean=own[-1].is_end, check=check, dtype=dtype)
 
         def distance(levels: Sequence[Level]) -> float:
             x = sampler.run(denoise, schedule, levels, reference.x[0], noise, on_step=check)
@@ -138,15 +142,14 @@ class GridSearch(ABC):
 
         tail = [Level.clean()] if own[-1].is_end else []
         noisy = [level for level in own if level.sigma > 0]
-        found, best = self.search(Problem(schedule, reference, noisy, tail, distance))
+        found, best = self.search(Problem(schedule, reference, noisy, tail, distance, first_lam))
         return Grid([float(level.lam) for level in found], best, distance(own))
 
     def reference(
-        self, denoise: Denoise, schedule: Schedule, shape: Sequence[int], noise: Noise, *, clean: bool, check: Check,
-        dtype: torch.dtype,
+        self, denoise: Denoise, schedule: Schedule, shape: Sequence[int], noise: Noise, levels: Sequence[Level], *,
+        clean: bool, check: Check, dtype: torch.dtype,
     ) -> Reference:  # fmt: skip
         """The fine run from the noise's first draw, to clean data or to the last noisy level."""
-        levels = UniformLogSNR(to_clean=True)(schedule, self.fine)
         start = noise.normal(shape, dtype) * float(levels[0].sigma)
         states, predictions = [start], []
 
@@ -159,7 +162,7 @@ class GridSearch(ABC):
             denoise, schedule, levels, start, noise, on_step=keep
         )
         x, x0 = torch.stack(states[:-1]), torch.stack(predictions)
-        return Reference(levels[:-1], x, x0, end if clean else x[-1])
+        return Reference(list(levels[:-1]), x, x0, end if clean else x[-1])
 
     @abstractmethod
     def search(self, problem: Problem) -> tuple[list[Level], float]:
@@ -209,11 +212,11 @@ class NearestEnd(LocalErrors):
         """The best of the starts, improved."""
         from scipy.optimize import minimize
 
-        schedule, reference, own, tail, distance = problem
+        schedule, reference, own, tail, distance, first_lam = problem
         starts = [super().search(problem)[0], list(own)]
         usual: list[Spacing] = [UniformLogSNR(), Karras(), PowerTime(1.0), PowerTime(2.0), PowerTime(3.0)]
         for spacing in usual:
-            spacing.to_clean = bool(tail)
+            spacing.to_clean, spacing.first_lam = bool(tail), first_lam
             starts.append([level for level in spacing(schedule, len(own) - 1 + len(tail)) if level.sigma > 0])
         scores = [distance([*levels, *tail]) for levels in starts]
         best = min(range(len(starts)), key=scores.__getitem__)

@@ -110,7 +110,7 @@ class Analytic(OneStep):
             check: Called after each batch; what it raises stops it.
         """
         mend = self.threshold or (lambda predicted: predicted)
-        levels = UniformLogSNR().levels(schedule, self.measured_levels).unbind()
+        levels = UniformLogSNR(first_lam=self.spacing.first_lam).levels(schedule, self.measured_levels).unbind()
         inside = [level for level in levels if not level.is_end]
         rows = torch.arange(len(x0), device=x0.device)
         means = []

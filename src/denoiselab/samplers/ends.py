@@ -22,14 +22,15 @@ class DenoiseToZero(Spacing):
 
     Args:
         spacing: Chooses the noisy levels; its own `to_clean` is not used.
+        first_lam: As in `Spacing`, but None for the chosen grid's own.
     """
 
     end_is_step = False
 
-    def __init__(self, spacing: Spacing) -> None:
-        super().__init__(to_clean=False)
+    def __init__(self, spacing: Spacing, first_lam: float | None = None) -> None:
+        super().__init__(False, spacing.first_lam if first_lam is None else first_lam)
         self.spacing = copy.copy(spacing)
-        self.spacing.to_clean = False
+        self.spacing.to_clean, self.spacing.first_lam = False, self.first_lam
 
     def __call__(self, schedule: Schedule, steps: int) -> list[Level]:
         """The `steps + 1` noisy levels, and clean data."""
@@ -50,12 +51,13 @@ class ToLeastNoise(Spacing):
 
     Args:
         spacing: Chooses the levels before it.
+        first_lam: As in `Spacing`, but None for the chosen grid's own.
     """
 
-    def __init__(self, spacing: Spacing) -> None:
-        super().__init__(to_clean=False)
+    def __init__(self, spacing: Spacing, first_lam: float | None = None) -> None:
+        super().__init__(False, spacing.first_lam if first_lam is None else first_lam)
         self.spacing = copy.copy(spacing)
-        self.spacing.to_clean = True
+        self.spacing.to_clean, self.spacing.first_lam = True, self.first_lam
 
     def __call__(self, schedule: Schedule, steps: int) -> list[Level]:
         """The levels of `steps` calls, and the last one; a grid that ends there has a step less."""

@@ -15,6 +15,9 @@ from denoiselab.samplers.beta_quantiles import beta_quantiles
 from denoiselab.samplers.transfer import Axis, Lam
 from denoiselab.schedules import Level, Schedule
 
+# Where grids in log-SNR begin after pure noise.
+_FIRST_LAM = -5.0
+
 
 class Spacing(ABC):
     """Chooses the levels of a run, from noise to data, in float64.
@@ -22,13 +25,17 @@ class Spacing(ABC):
     Args:
         to_clean: The last level is clean data (sigma = 0), reached by one x0 transfer. Otherwise it is the last
             noisy one.
+        first_lam: Half log-SNR at which the grid starts, if the schedule begins with more noise: at the noisiest level
+            (of a discrete schedule, trained level) that is not below. None for the schedule's own choice
+            (`Schedule.start`): its first level, but a chain of betas that ends below -5.1 starts above that. -inf for
+            the first level in any case.
     """
 
     # Whether the transfer to clean data is one of the run's steps, so that `lower_order_final` counts it.
     end_is_step: bool = True
 
-    def __init__(self, to_clean: bool = True) -> None:
-        self.to_clean = to_clean
+    def __init__(self, to_clean: bool = True, first_lam: float | None = None) -> None:
+        self.to_clean, self.first_lam = to_clean, first_lam
 
     def __call__(self, schedule: Schedule, steps: int) -> list[Level]:
         """The `steps + 1` levels of a run of `steps` steps (the released rules of DDIM may make another number)."""
@@ -39,6 +46,26 @@ class Spacing(ABC):
     @abstractmethod
     def levels(self, schedule: Schedule, count: int) -> Level:
         """The `count` noisy levels, `(count,)`, the noisiest first."""
+
+    def _along(
+        self,
+        schedule: Schedule,
+        count: int,
+        warp: Callable[[Tensor], Tensor],
+        unwarp: Callable[[Tensor], Tensor],
+        fractions: Callable[[int], Tensor] | None = None,
+    ) -> Level:
+        """Levels at fractions of `warp(lam)`; the ends are the grid's own, whatever the inverse rounds to."""
+        ends = torch.tensor([schedule.start(self.first_lam), schedule.t_min], dtype=torch.float64)
+        lam = schedule.level(ends).lam
+        pure = int(lam[0].isinf()) if count > 1 else 0
+        first, last = warp(torch.where(lam.isinf(), _FIRST_LAM, lam))
+        places = (fractions or _fractions)(count - pure)
+        t = torch.cat((ends[:pure], schedule.time_of(unwarp(first + places * (last - first)))))
+        if places[-1] == 1:
+            t[-1] = ends[1]
+        t[0] = ends[0]
+        return schedule.level(t)
 
 
 class PowerTime(Spacing):
@@ -53,22 +80,25 @@ class PowerTime(Spacing):
         to_clean: As in `Spacing`.
         to_t_min: With `to_clean`, the last noisy level is the one at t_min, as in the time steps of EDM's `vp`
             (arXiv 2206.00364, table 1) and of Song et al.'s SDEs (arXiv 2011.13456, code).
+        first_lam: As in `Spacing`.
 
     Raises:
         ValueError: `rho` is not positive.
     """
 
-    def __init__(self, rho: float = 1.0, to_clean: bool = True, to_t_min: bool = False) -> None:
-        super().__init__(to_clean)
+    def __init__(
+        self, rho: float = 1.0, to_clean: bool = True, to_t_min: bool = False, first_lam: float | None = None
+    ) -> None:
+        super().__init__(to_clean, first_lam)
         self.rho, self.to_t_min = _positive("rho", rho), to_t_min
 
     def levels(self, schedule: Schedule, count: int) -> Level:
         """The noisy levels."""
-        power = 1 / self.rho
-        first, least = schedule.t_max**power, schedule.t_min**power
+        power, start = 1 / self.rho, schedule.start(self.first_lam)
+        first, least = start**power, schedule.t_min**power
         last = max(first / count, least) if self.to_clean and not self.to_t_min else least
         t = (first + _fractions(count) * (last - first)) ** self.rho
-        t[0] = schedule.t_max
+        t[0] = start
         if last == least and count > 1:
             t[-1] = schedule.t_min
         return schedule.level(t)
@@ -80,22 +110,23 @@ class UniformTime(PowerTime):
     Args:
         to_clean: As in `Spacing`.
         to_t_min: As in `PowerTime`.
+        first_lam: As in `Spacing`.
     """
 
-    def __init__(self, to_clean: bool = True, to_t_min: bool = False) -> None:
-        super().__init__(1.0, to_clean, to_t_min)
+    def __init__(self, to_clean: bool = True, to_t_min: bool = False, first_lam: float | None = None) -> None:
+        super().__init__(1.0, to_clean, to_t_min, first_lam)
 
 
 class UniformLogSNR(Spacing):
     """Equal steps in half log-SNR (Lu et al., DPM-Solver, arXiv 2206.00927, section 4): k-diffusion's `exponential`.
 
-    A schedule that starts at pure noise (alpha = 0) has no finite log-SNR there: its first level is `t_max`, and the
-    equal steps begin at a half log-SNR of -5, where the linear VP schedule begins.
+    A grid that starts at pure noise (alpha = 0) has no finite log-SNR there: its first level is `t_max`, and the equal
+    steps begin at a half log-SNR of -5, where the linear VP schedule begins.
     """
 
     def levels(self, schedule: Schedule, count: int) -> Level:
         """The noisy levels."""
-        return _along(schedule, count, lambda lam: lam, lambda u: u)
+        return self._along(schedule, count, lambda lam: lam, lambda u: u)
 
 
 class Karras(Spacing):
@@ -106,18 +137,19 @@ class Karras(Spacing):
     Args:
         rho: The power; larger puts more levels near the data.
         to_clean: As in `Spacing`.
+        first_lam: As in `Spacing`.
 
     Raises:
         ValueError: `rho` is not positive.
     """
 
-    def __init__(self, rho: float = 7.0, to_clean: bool = True) -> None:
-        super().__init__(to_clean)
+    def __init__(self, rho: float = 7.0, to_clean: bool = True, first_lam: float | None = None) -> None:
+        super().__init__(to_clean, first_lam)
         self.rho = _positive("rho", rho)
 
     def levels(self, schedule: Schedule, count: int) -> Level:
         """The noisy levels."""
-        return _along(schedule, count, lambda lam: (-lam / self.rho).exp(), lambda u: -self.rho * u.log())
+        return self._along(schedule, count, lambda lam: (-lam / self.rho).exp(), lambda u: -self.rho * u.log())
 
 
 class Beta(Spacing):
@@ -129,13 +161,14 @@ class Beta(Spacing):
         a: First shape; smaller puts more levels near the data.
         b: Second shape; smaller puts more levels near the noise.
         to_clean: As in `Spacing`.
+        first_lam: As in `Spacing`.
 
     Raises:
         ValueError: A shape is not between 0.1 and 1000.
     """
 
-    def __init__(self, a: float = 0.6, b: float = 0.6, to_clean: bool = True) -> None:
-        super().__init__(to_clean)
+    def __init__(self, a: float = 0.6, b: float = 0.6, to_clean: bool = True, first_lam: float | None = None) -> None:
+        super().__init__(to_clean, first_lam)
         for name, shape in (("a", a), ("b", b)):
             if not 0.1 <= shape <= 1000:
                 raise ValueError(f"{name}={shape}: it must be between 0.1 and 1000.")
@@ -150,7 +183,7 @@ class Beta(Spacing):
         u = beta_quantiles(count, self.a, self.b)
         if not bool((u.diff() < -1e-12).all()):
             raise ValueError(f"a={self.a}, b={self.b}: these shapes do not tell {count} levels apart.")
-        return schedule.level(schedule.t_min + u * (schedule.t_max - schedule.t_min))
+        return schedule.level(schedule.t_min + u * (schedule.start(self.first_lam) - schedule.t_min))
 
 
 class Listed(Spacing):
@@ -162,13 +195,16 @@ class Listed(Spacing):
         values: At least 2 coordinates, from noise to data.
         axis: Which coordinate they are.
         to_clean: As in `Spacing`.
+        first_lam: As in `Spacing`, but None for all values.
 
     Raises:
         ValueError: There are fewer than 2.
     """
 
-    def __init__(self, values: Sequence[float], axis: Axis, to_clean: bool = True) -> None:
-        super().__init__(to_clean)
+    def __init__(
+        self, values: Sequence[float], axis: Axis, to_clean: bool = True, first_lam: float | None = None
+    ) -> None:
+        super().__init__(to_clean, first_lam)
         if len(values) < 2:
             raise ValueError(f"values={list(values)}: give at least 2 levels, from noise to data.")
         self.values, self.axis = list(values), axis
@@ -177,11 +213,15 @@ class Listed(Spacing):
         """The noisy levels.
 
         Raises:
-            ValueError: The values do not go from noise to data.
+            ValueError: The values do not go from noise to data, or `first_lam` leaves fewer than 2.
         """
         listed = [self.axis.level(schedule, value) for value in self.values]
         if not all(a.lam < b.lam for a, b in pairwise(listed)):
             raise ValueError(f"values={self.values}: on this schedule they do not go from noise to data, each once.")
+        if self.first_lam is not None:
+            listed = [level for level in listed if level.lam >= self.first_lam]
+            if len(listed) < 2:
+                raise ValueError(f"first_lam={self.first_lam}: it must leave at least 2 of the listed levels.")
         if count == len(listed):
             return schedule.level(torch.stack([level.t for level in listed]))
         lam = torch.stack([level.lam for level in listed])
@@ -203,13 +243,14 @@ class Stretched(Spacing):
     Args:
         values: At least 2 of rho = sigma / alpha, from noise to data.
         to_clean: As in `Spacing`.
+        first_lam: As in `Spacing`.
 
     Raises:
         ValueError: There are fewer than 2, or they do not fall.
     """
 
-    def __init__(self, values: Sequence[float], to_clean: bool = True) -> None:
-        super().__init__(to_clean)
+    def __init__(self, values: Sequence[float], to_clean: bool = True, first_lam: float | None = None) -> None:
+        super().__init__(to_clean, first_lam)
         if len(values) < 2 or not all(a > b > 0 for a, b in pairwise(values)):
             raise ValueError(f"values={list(values)}: give at least 2 of sigma / alpha, falling, above 0.")
         lam = -torch.tensor(values, dtype=torch.float64).log()
@@ -217,7 +258,7 @@ class Stretched(Spacing):
 
     def levels(self, schedule: Schedule, count: int) -> Level:
         """The noisy levels."""
-        return _along(schedule, count, lambda lam: lam, lambda u: u, self._places)
+        return self._along(schedule, count, lambda lam: lam, lambda u: u, self._places)
 
     def _places(self, count: int) -> Tensor:
         place = _fractions(count + 1)[:-1] if self.to_clean else _fractions(count)
@@ -232,23 +273,20 @@ class FromFile(Listed):
     Args:
         path: The file.
         to_clean: As in `Spacing`.
+        first_lam: As in `Listed`.
 
     Raises:
         ValueError: It cannot be read.
     """
 
-    def __init__(self, path: str, to_clean: bool = True) -> None:
+    def __init__(self, path: str, to_clean: bool = True, first_lam: float | None = None) -> None:
         try:
             values = json.loads(Path(path).read_text())["lam"]
             values = [float(value) for value in values]
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = getattr(error, "strerror", None) or "it holds no list of numbers 'lam'"
             raise ValueError(f"path={path}: {reason}.") from None
-        super().__init__(values, Lam(), to_clean)
-
-
-# Where grids in log-SNR begin on a schedule whose own log-SNR begins at minus infinity.
-_FIRST_LAM = -5.0
+        super().__init__(values, Lam(), to_clean, first_lam)
 
 
 def _positive(name: str, value: float) -> float:
@@ -259,23 +297,3 @@ def _positive(name: str, value: float) -> float:
 
 def _fractions(count: int) -> Tensor:
     return torch.linspace(0, 1, count, dtype=torch.float64)
-
-
-def _along(
-    schedule: Schedule,
-    count: int,
-    warp: Callable[[Tensor], Tensor],
-    unwarp: Callable[[Tensor], Tensor],
-    fractions: Callable[[int], Tensor] = _fractions,
-) -> Level:
-    """Levels at fractions of `warp(lam)`; the ends are the schedule's own, whatever the inverse rounds to."""
-    ends = torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64)
-    lam = schedule.level(ends).lam
-    pure = int(lam[0].isinf()) if count > 1 else 0
-    first, last = warp(torch.where(lam.isinf(), _FIRST_LAM, lam))
-    places = fractions(count - pure)
-    t = torch.cat((ends[:pure], schedule.time_of(unwarp(first + places * (last - first)))))
-    if places[-1] == 1:
-        t[-1] = schedule.t_min
-    t[0] = schedule.t_max
-    return schedule.level(t)

@@ -15,13 +15,16 @@ from denoiselab.schedules import Level, Schedule
 class TrainedSpacing(Spacing):
     """Picks trained levels by index; on a continuous schedule, of `trained` levels equally spaced in t.
 
+    Where its first would be noisier than `first_lam` allows, it picks from the chain without such levels.
+
     Args:
         trained: Number of levels on a continuous schedule.
         to_clean: As in `Spacing`.
+        first_lam: As in `Spacing`.
     """
 
-    def __init__(self, trained: int = 1000, to_clean: bool = True) -> None:
-        super().__init__(to_clean)
+    def __init__(self, trained: int = 1000, to_clean: bool = True, first_lam: float | None = None) -> None:
+        super().__init__(to_clean, first_lam)
         if trained < 2:
             raise ValueError(f"trained={trained}: it must be at least 2.")
         self.trained = trained
@@ -39,8 +42,15 @@ class TrainedSpacing(Spacing):
         trained = schedule.steps or self.trained
         if count > trained:
             raise ValueError(f"steps={count}: the schedule has {trained} trained levels, and no level is used twice.")
-        i = self.indices(trained, count).double().flip(0)
-        return schedule.level(schedule.t_min + i / (trained - 1) * (schedule.t_max - schedule.t_min))
+        span, i = schedule.t_max - schedule.t_min, self.indices(trained, count)
+        kept = int((schedule.start(self.first_lam) - schedule.t_min) / span * (trained - 1) + 1e-6) + 1
+        if int(i[-1]) >= kept:
+            if count > kept:
+                raise ValueError(
+                    f"steps={count}: a grid has {kept} of the {trained} levels; first_lam=-inf allows all."
+                )
+            i = self.indices(kept, count)
+        return schedule.level(schedule.t_min + i.double().flip(0) / (trained - 1) * span)
 
 
 class Leading(TrainedSpacing):
@@ -50,10 +60,13 @@ class Leading(TrainedSpacing):
         offset: Added to each index (Stable Diffusion: 1).
         trained: As in `TrainedSpacing`.
         to_clean: As in `Spacing`.
+        first_lam: As in `Spacing`.
     """
 
-    def __init__(self, offset: int = 0, trained: int = 1000, to_clean: bool = True) -> None:
-        super().__init__(trained, to_clean)
+    def __init__(
+        self, offset: int = 0, trained: int = 1000, to_clean: bool = True, first_lam: float | None = None
+    ) -> None:
+        super().__init__(trained, to_clean, first_lam)
         self.offset = offset
 
     def indices(self, trained: int, count: int) -> Tensor:

@@ -109,6 +109,31 @@ class Schedule(nn.Module, ABC):
         """The level whose half log-SNR is `lam` (any shape, infinite too); beyond the range, the nearest end."""
         return self.level(self.time_of(lam.clamp(-100, 100)).clamp(self.t_min, self.t_max))
 
+    def start(self, lam: float | None = None) -> float:
+        """The time at which a grid starts: of the noisiest level whose half log-SNR is not below `lam`.
+
+        Of a discrete schedule it is a trained level.
+
+        Args:
+            lam: None for the schedule's own choice, which is `t_max` except for a chain of betas.
+
+        Raises:
+            ValueError: No level noisier than the last is left.
+        """
+        if lam is None:
+            return self.t_max
+        ends = self.level(torch.tensor([self.t_max, self.t_min], dtype=torch.float64)).lam
+        if bool(ends[0] >= lam):
+            return self.t_max
+        if self.steps is None:
+            t = self.time_of(torch.tensor(lam, dtype=torch.float64))
+        else:
+            nodes = self.nodes()
+            t = torch.where(nodes.lam >= lam, nodes.t, self.t_min).max()
+        if not bool(t > self.t_min):
+            raise ValueError(f"first_lam={lam}: it must be below {float(ends[1]):.4g}, where the schedule ends.")
+        return float(t)
+
     def chain(self, steps: int | None = None) -> int:
         """The length of a chain along the schedule: the one asked for, or the number of trained levels.
 

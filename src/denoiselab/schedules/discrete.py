@@ -8,6 +8,9 @@ from torch import Tensor
 
 from denoiselab.schedules.base import Schedule
 
+# DPM-Solver's; the linear chain ends at -5.06.
+_FIRST_LAM = -5.1
+
 
 class _Table(Schedule):
     """A path through T + 1 knots at t = 0, 1/T, ..., 1.
@@ -96,6 +99,19 @@ class DiscreteVP(_Table):
         lost = w * left.exp() - torch.expm1(left)  # 1 - linear, which cancels where the step starts near the data
         square = torch.where(right.isinf(), lost * (1 + linear), -torch.expm1(2 * self._log_alpha(left, right, w)))
         return square.sqrt().to(t)
+
+    def start(self, lam: float | None = None) -> float:
+        """As in `Schedule`; without `lam`, a chain that ends below -5.1 starts at its last level above.
+
+        Further on x0 = (x - sigma eps) / alpha multiplies the error of eps by more than 160, and a grid in log-SNR
+        spends its steps on noise: the cosine chain ends at -9.9, the constant one at -10.1. A chain that ends in pure
+        noise starts there: x_T has exactly its distribution, and the first step has a closed form.
+
+        Source: the released code of Lu et al., DPM-Solver, arXiv 2206.00927 (`numerical_clip_alpha`).
+        """
+        if lam is None and not self._table(torch.device("cpu"))[-1].isinf():
+            lam = _FIRST_LAM
+        return super().start(lam)
 
     def _log_alpha(self, left: Tensor, right: Tensor, w: Tensor) -> Tensor:
         return left + w * (torch.where(right.isinf(), 2 * left - 1, right) - left)

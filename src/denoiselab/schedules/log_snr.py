@@ -94,6 +94,10 @@ class Shifted(Schedule):
         """As the base does."""
         return self.base.normalise(alpha, sigma)
 
+    def start(self, lam: float | None = None) -> float:
+        """As in `Schedule`; without `lam`, where the base starts."""
+        return self.base.start() if lam is None else super().start(lam)
+
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale at times `t`."""
         return self.base.normalise(self.ratio * self.base.alpha(t), self.base.sigma(t))[0]
