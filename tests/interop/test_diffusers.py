@@ -246,3 +246,15 @@ def test_the_released_configurations_are_known(options, millions):
     named = layout.to_theirs(layout.skeleton())
     assert {name: tensor.shape for name, tensor in named.items()} == {n: t.shape for n, t in theirs.items()}
     assert sum(tensor.numel() for tensor in named.values()) == millions
+
+
+@pytest.mark.parametrize("left_out", [None, ("up_block_types", "block_out_channels"), ("layers_per_block",)])
+def test_a_configuration_may_leave_out_what_diffusers_has_a_default_of(left_out):
+    with torch.device("meta"):
+        theirs = UNet2DModel(sample_size=32)
+    whole = {"_class_name": "UNet2DModel", **theirs.config}
+    stated = ("_class_name", "sample_size")
+    config = {name: value for name, value in whole.items() if (name not in left_out if left_out else name in stated)}
+    found = layout_of(config, "config.json")
+    shapes = {name: tensor.shape for name, tensor in found.to_theirs(found.skeleton()).items()}
+    assert shapes == {name: tensor.shape for name, tensor in theirs.state_dict().items()}

@@ -4,16 +4,18 @@ import json
 import os
 import zipfile
 
+import diffusers
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from frozen_models import UNET2D
 from safetensors.torch import load_file, save_file
 
+from denoiselab.app.construct import construct
 from denoiselab.interop.diffusers import Pipeline
 from denoiselab.interop.files import local, read_tensors
 from denoiselab.interop.latent import codec, text_conditioner
-from denoiselab.interop.schedulers import from_scheduler
+from denoiselab.interop.schedulers import DEFAULT_BETAS, from_scheduler
 from denoiselab.interop.states import InteropError
 
 WEIGHTS, CONFIG = "unet/diffusion_pytorch_model.safetensors", "unet/config.json"
@@ -259,6 +261,22 @@ def test_schedulers_of_other_families_are_read_or_refused():
     assert flow.schedule["_target_"] == "denoiselab.schedules.Flow"
     with pytest.raises(InteropError, match=r"s\.json: CMStochasticIterativeScheduler states no betas"):
         from_scheduler({"_class_name": "CMStochasticIterativeScheduler"}, "s.json", 1)
+
+
+@pytest.mark.parametrize("kind", DEFAULT_BETAS)
+def test_a_scheduler_that_states_no_betas_has_its_class_own(kind):
+    theirs = getattr(diffusers, kind)()
+    found = from_scheduler({"_class_name": kind}, "s.json", 1).schedule
+    alpha = construct(found, "schedule").nodes().alpha
+    assert torch.allclose(alpha.square(), theirs.alphas_cumprod.double(), rtol=1e-4, atol=0)
+    start = from_scheduler({"_class_name": kind, "beta_schedule": "linear"}, "s.json", 1).schedule["betas"]["start"]
+    assert start == theirs.config.beta_start
+
+
+def test_a_scheduler_that_shifts_its_noise_is_refused():
+    for content in ({"_class_name": "CogVideoXDDIMScheduler"}, {"beta_schedule": "linear", "snr_shift_scale": 3.0}):
+        with pytest.raises(InteropError, match="snr_shift_scale"):
+            from_scheduler(content, "s.json", 1)
 
 
 @pytest.mark.parametrize(

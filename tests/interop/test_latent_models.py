@@ -1,5 +1,6 @@
 """Latent diffusion's networks against diffusers' own, with random weights, through their real files."""
 
+import inspect
 import json
 
 import diffusers
@@ -12,6 +13,7 @@ from denoiselab.interop import InteropError
 from denoiselab.interop import diffusers_autoencoders as autoencoders
 from denoiselab.interop.diffusers import Pipeline, read_model
 from denoiselab.interop.diffusers_dit import dit, dit_config
+from denoiselab.interop.diffusers_fields import DEFAULTS
 from denoiselab.interop.diffusers_unet_text import unet_condition, unet_condition_config
 from denoiselab.interop.files import read_json, read_weights, weights_file
 from denoiselab.networks import Conditioning, DiT, TextUNet
@@ -197,6 +199,71 @@ def test_dit_equals_diffusers_both_ways(name, tmp_path):
     back = exported(ours, dit_config(layout.options), diffusers.DiTTransformer2DModel, tmp_path / "back")
     assert_equal(run_theirs(back), run_theirs())
     assert_same_gradients(ours, theirs, layout, run_ours, run_theirs, tied=("norm1.emb.",))
+
+
+# What facebook/DiT-XL-2-256 says beside its sizes.
+PUBLISHED = {
+    "_class_name": "Transformer2DModel",
+    "_diffusers_version": "0.12.0.dev0",
+    "activation_fn": "gelu-approximate",
+    "attention_bias": True,
+    "cross_attention_dim": None,
+    "dropout": 0.0,
+    "in_channels": 4,
+    "norm_elementwise_affine": False,
+    "norm_num_groups": 32,
+    "norm_type": "ada_norm_zero",
+    "num_vector_embeds": None,
+    "only_cross_attention": False,
+    "out_channels": 8,
+    "patch_size": 2,
+    "upcast_attention": False,
+    "use_linear_projection": False,
+}
+
+
+def test_a_dit_by_its_published_name_equals_what_diffusers_makes_of_it(tmp_path):
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 2, "num_embeds_ada_norm": 5}
+    made = randomised(diffusers.DiTTransformer2DModel(**sizes, sample_size=8, out_channels=8))
+    made.transformer_blocks[1].norm1.emb.load_state_dict(made.transformer_blocks[0].norm1.emb.state_dict())
+    made.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({**PUBLISHED, **sizes, "sample_size": 8}))
+    theirs = diffusers.Transformer2DModel.from_pretrained(tmp_path).eval()
+    layout, weights, _ = read_model(tmp_path)
+    ours = layout.module(**layout.options).eval()
+    ours.load_state_dict(weights)
+    x = torch.randn(2, 4, 8, 8)
+    assert_equal(ours(x, LABEL, Conditioning(CLASSES)), theirs(x, timestep=LABEL, class_labels=CLASSES).sample)
+    for change, says in (
+        (
+            {"norm_type": "ada_norm_single"},
+            r"config\.json: norm_type=ada_norm_single: this is the transformer of PixArt",
+        ),
+        ({"norm_type": "layer_norm"}, "norm_type=layer_norm: it must be ada_norm_zero"),
+        ({"cross_attention_dim": 8}, "cross_attention_dim=8: it must be None"),
+        ({"double_self_attention": True}, "double_self_attention=True: it must be False"),
+        ({"interpolation_scale": 2}, "interpolation_scale=2"),
+        ({"patch_size": None}, "patch_size=None: it must be a whole number"),
+        ({"num_embeds_ada_norm": None}, "num_embeds_ada_norm=None"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({**PUBLISHED, **sizes, "sample_size": 8, **change}))
+        with pytest.raises(InteropError, match=says):
+            read_model(tmp_path)
+
+
+@pytest.mark.parametrize("kind", DEFAULTS)
+def test_a_field_that_is_left_out_has_diffusers_default(kind):
+    signature = inspect.signature(getattr(diffusers, kind).__init__).parameters
+    theirs = {name: parameter.default for name, parameter in signature.items() if name != "self"}
+    assert theirs == DEFAULTS[kind]
+
+
+def test_unknown_fields_are_named_and_those_of_averages_are_not(caplog):
+    average = {"decay": 0.999, "optimization_step": 10, "use_ema_warmup": True, "min_decay": 0.0}
+    plain = unet_condition({**UNET, **average, "_name_or_path": "x", "newer": None}).options
+    assert not caplog.records
+    assert unet_condition({**UNET, "newer": 3}).options == plain
+    assert "left out, as diffusers does: newer=3" in caplog.text
 
 
 def test_a_dit_whose_blocks_have_embeddings_of_their_own_is_refused(tmp_path):

@@ -192,6 +192,7 @@ _LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Layout]] = {
     "UNet2DModel": unet2d,
     "UNet2DConditionModel": unet_condition,
     "DiTTransformer2DModel": dit,
+    "Transformer2DModel": dit,
     "AutoencoderKL": autoencoder_kl,
     "VQModel": vq_model,
 }

@@ -6,20 +6,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from denoiselab.codecs import AutoencoderKL, VQModel
+from denoiselab.interop.diffusers_fields import Fields, reads
 from denoiselab.interop.layout import Entry, Layout, Stacked, layer
 from denoiselab.interop.options import attention_levels, completed, count, image_shape, multiples, require, sample_size
 from denoiselab.interop.states import InteropError
 
 _KINDS = (("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D"))
 
-# What theirs must be for ours to equal them; the default scales are diffusers'.
+# What theirs must be for ours to equal them.
 _REQUIRED: dict[str, tuple[Any, ...]] = {"act_fn": ("silu", "swish"), "mid_block_add_attention": (True, False)}
 _REQUIRED_KL = {**_REQUIRED, "use_quant_conv": (True, False), "latents_mean": (None,), "latents_std": (None,)}
 _REQUIRED_VQ = {**_REQUIRED, "norm_type": ("group",), "lookup_from_codebook": (False,)}
-_SCALE = 0.18215
 
 
-def autoencoder_kl(config: Mapping[str, Any]) -> Layout:
+@reads("AutoencoderKL")
+def autoencoder_kl(config: Fields) -> Layout:
     """The `AutoencoderKL` that equals diffusers' of the same name.
 
     Args:
@@ -29,15 +30,15 @@ def autoencoder_kl(config: Mapping[str, Any]) -> Layout:
         InteropError: There is none.
     """
     require(config, _REQUIRED_KL)
-    quantization = config.get("use_quant_conv", True)
-    if config.get("use_post_quant_conv", True) != quantization:
+    quantization = config["use_quant_conv"]
+    if config["use_post_quant_conv"] != quantization:
         raise InteropError(f"use_post_quant_conv: it must be as use_quant_conv={quantization} to have a counterpart.")
     options = {
         **_shared(config),
-        "latent_channels": config.get("latent_channels", 4),
+        "latent_channels": config["latent_channels"],
         "quantization_convs": quantization,
-        "scale": config.get("scaling_factor", _SCALE),
-        "shift": config.get("shift_factor") or 0.0,
+        "scale": config["scaling_factor"],
+        "shift": config["shift_factor"] or 0.0,
     }
     return _autoencoder_kl_layout(options)
 
@@ -61,7 +62,8 @@ def autoencoder_kl_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], L
     return config, _autoencoder_kl_layout(options)
 
 
-def vq_model(config: Mapping[str, Any]) -> Layout:
+@reads("VQModel")
+def vq_model(config: Fields) -> Layout:
     """The `VQModel` that equals diffusers' of the same name.
 
     Args:
@@ -73,10 +75,10 @@ def vq_model(config: Mapping[str, Any]) -> Layout:
     require(config, _REQUIRED_VQ)
     options = {
         **_shared(config),
-        "latent_channels": config.get("latent_channels", 3),
-        "code_features": config.get("vq_embed_dim"),
-        "codes": config.get("num_vq_embeddings", 256),
-        "scale": config.get("scaling_factor", _SCALE),
+        "latent_channels": config["latent_channels"],
+        "code_features": config["vq_embed_dim"],
+        "codes": config["num_vq_embeddings"],
+        "scale": config["scaling_factor"],
     }
     return _vq_model_layout(options)
 
@@ -113,24 +115,19 @@ def _vq_model_layout(options: Mapping[str, Any]) -> Layout:
     return Layout(VQModel, options, [*_entries(options), *_quantization(), *codebook])
 
 
-def _shared(config: Mapping[str, Any]) -> dict[str, Any]:
-    widths: Sequence[int] = config.get("block_out_channels", (64,))
-    channels, channels_out = config.get("in_channels", 3), config.get("out_channels", 3)
+def _shared(config: Fields) -> dict[str, Any]:
+    widths: Sequence[int] = config["block_out_channels"]
+    channels, channels_out = config["in_channels"], config["out_channels"]
     if channels != channels_out:
         raise InteropError(f"out_channels={channels_out}: it must be in_channels={channels} to have a counterpart.")
     return {
-        "shape": image_shape({"sample_size": 32, **config}, channels),
+        "shape": image_shape(config, channels),
         "channels": widths[0],
         "multipliers": multiples(widths),
-        "blocks": count("layers_per_block", config.get("layers_per_block", 1)),
-        "attention_levels": attention_levels(
-            config.get("down_block_types", _KINDS[0][:1]),
-            config.get("up_block_types", _KINDS[1][:1]),
-            _KINDS,
-            len(widths),
-        ),
-        "middle_attention": config.get("mid_block_add_attention", True),
-        "groups": config.get("norm_num_groups", 32),
+        "blocks": count("layers_per_block", config["layers_per_block"]),
+        "attention_levels": attention_levels(config["down_block_types"], config["up_block_types"], _KINDS, len(widths)),
+        "middle_attention": config["mid_block_add_attention"],
+        "groups": config["norm_num_groups"],
     }
 
 

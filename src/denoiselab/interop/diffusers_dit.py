@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from denoiselab.interop.diffusers_fields import Fields, reads
 from denoiselab.interop.layout import Entry, Layout, Stacked, layer
 from denoiselab.interop.options import completed, count, image_shape, positive, require
 from denoiselab.interop.states import InteropError
@@ -15,11 +16,11 @@ from denoiselab.networks import DiT
 
 # What a DiTTransformer2DModel must be for a DiT to equal it.
 _REQUIRED: dict[str, tuple[Any, ...]] = {
+    "norm_type": ("ada_norm_zero",),
     "activation_fn": ("gelu-approximate",),
     "attention_bias": (True,),
     "dropout": (0.0,),
     "norm_elementwise_affine": (False,),
-    "norm_type": ("ada_norm_zero",),
 }
 
 
@@ -52,8 +53,11 @@ class Copies:
         return [ours] * self.count
 
 
-def dit(config: Mapping[str, Any]) -> Layout:
-    """The `DiT` that equals a `DiTTransformer2DModel`.
+@reads("DiTTransformer2DModel")
+def dit(config: Fields) -> Layout:
+    """The `DiT` that equals a `DiTTransformer2DModel`, or a `Transformer2DModel` with `norm_type` `ada_norm_zero`.
+
+    The latter is what diffusers called it at first, and what the published folders say.
 
     Diffusers' port differs from the paper's code in the frequencies of the time embedding and, as published, in the
     norm before the feed-forward layers; the options say so, and the outputs are those of the port. The port holds the
@@ -65,21 +69,30 @@ def dit(config: Mapping[str, Any]) -> Layout:
     Raises:
         InteropError: There is none.
     """
+    if config["norm_type"] == "ada_norm_single":
+        raise InteropError(
+            "norm_type=ada_norm_single: this is the transformer of PixArt, whose blocks share one modulation by the "
+            "time; it has no counterpart here."
+        )
     require(config, _REQUIRED)
-    heads, head_width = config.get("num_attention_heads", 16), config.get("attention_head_dim", 72)
-    channels = config.get("in_channels", 4)
-    channels_out = config.get("out_channels") or channels
+    if "interpolation_scale" in config:
+        require(config, {"interpolation_scale": (None, 1)})
+    heads, head_width = config["num_attention_heads"], config["attention_head_dim"]
+    for option in ("in_channels", "patch_size"):  # of other kinds of Transformer2DModel they may be absent
+        count(option, config[option])
+    channels = config["in_channels"]
+    channels_out = config["out_channels"] or channels
     if channels_out % channels:
         raise InteropError(f"out_channels={channels_out}: it must be a multiple of in_channels={channels}.")
     options = {
-        "shape": image_shape({"sample_size": 32, **config}, channels),
-        "patch": config.get("patch_size", 2),
+        "shape": image_shape(config, channels),
+        "patch": config["patch_size"],
         "width": heads * head_width,
-        "depth": count("num_layers", config.get("num_layers", 28)),
+        "depth": count("num_layers", config["num_layers"]),
         "heads": heads,
-        "num_classes": config.get("num_embeds_ada_norm", 1000),
+        "num_classes": count("num_embeds_ada_norm", config["num_embeds_ada_norm"], most=2**31),
         "frequency_shift": 1,
-        "mlp_norm_eps": positive(config, "norm_eps", 1e-5),
+        "mlp_norm_eps": positive(config, "norm_eps"),
         "outputs": channels_out // channels,
     }
     return Layout(DiT, options, _entries(options["depth"]))

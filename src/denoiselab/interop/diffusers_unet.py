@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from denoiselab.interop.diffusers_fields import Fields, reads
 from denoiselab.interop.layout import SAME, Entry, Layout, Stacked
 from denoiselab.interop.options import (
     attention_levels,
@@ -23,7 +24,7 @@ from denoiselab.interop.states import InteropError
 from denoiselab.interop.unet import Halves, Names, Part, entries
 from denoiselab.networks import ADMUNet, DDPMUNet
 
-# What both must be, by option: the values that will do, that of an absent option first.
+# What both must be, by option: the values that will do.
 _BOTH: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu", "swish"),
     "center_input_sample": (False,),
@@ -45,7 +46,8 @@ _CONV = (("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D"))
 _BLOCK = (("ResnetDownsampleBlock2D", "AttnDownBlock2D"), ("ResnetUpsampleBlock2D", "AttnUpBlock2D"))
 
 
-def unet2d(config: Mapping[str, Any]) -> Layout:
+@reads("UNet2DModel")
+def unet2d(config: Fields) -> Layout:
     """The network of ours that equals a `UNet2DModel`.
 
     Args:
@@ -55,17 +57,17 @@ def unet2d(config: Mapping[str, Any]) -> Layout:
         InteropError: There is none.
     """
     require(config, _BOTH)
-    scale_shift = config.get("resnet_time_scale_shift", "default")
+    scale_shift = config["resnet_time_scale_shift"]
     require(config, {"resnet_time_scale_shift": ("default", "scale_shift")})
-    resampling = config.get("downsample_type", "conv")
+    resampling = config["downsample_type"]
     require(config, {"downsample_type": ("conv", "resnet"), "upsample_type": (resampling,)})
-    widths, groups = config["block_out_channels"], config.get("norm_num_groups", 32)
+    widths, groups = config["block_out_channels"], config["norm_num_groups"]
     require(config, {"time_embedding_dim": (None, 4 * widths[0])})
     # With scale and shift the middle's attention has a norm only if this says so.
-    in_middle = config.get("attn_norm_num_groups")
+    in_middle = config["attn_norm_num_groups"]
     if in_middle not in ((groups,) if scale_shift == "scale_shift" else (None, groups)):
         raise InteropError(f"attn_norm_num_groups={in_middle}: it must be {groups} to have a counterpart.")
-    inputs, outputs = config.get("in_channels", 3), config.get("out_channels", 3)
+    inputs, outputs = config["in_channels"], config["out_channels"]
     if outputs % inputs:
         raise InteropError(f"out_channels={outputs}: it must be a multiple of in_channels={inputs}.")
     blocks = resampling == "resnet" or _BLOCK[0][0] in config["down_block_types"]
@@ -74,26 +76,26 @@ def unet2d(config: Mapping[str, Any]) -> Layout:
         "shape": image_shape(config, inputs),
         "channels": widths[0],
         "multipliers": multiples(widths),
-        "blocks": count("layers_per_block", config.get("layers_per_block", 2)),
+        "blocks": count("layers_per_block", config["layers_per_block"]),
         "attention_levels": attention_levels(config["down_block_types"], config["up_block_types"], kinds, len(widths)),
-        "dropout": config.get("dropout", 0.0),
+        "dropout": config["dropout"],
         "groups": groups,
-        "num_classes": config.get("num_class_embeds"),
+        "num_classes": config["num_class_embeds"],
         "null_class": False,
         "outputs": outputs // inputs,
-        "head_channels": config.get("attention_head_dim", 8),
+        "head_channels": config["attention_head_dim"],
     }
-    cosine_first = config.get("flip_sin_to_cos", True)
+    cosine_first = config["flip_sin_to_cos"]
     if blocks or scale_shift == "scale_shift":
         require(config, _ADM)
         own = {"scale_shift": scale_shift == "scale_shift", "block_resampling": blocks}
         return _layout(ADMUNet, {**options, **own}, cosine_first=cosine_first)
     require(config, {"downsample_padding": (1, 0), "freq_shift": (0, 1)})
     own = {
-        "norm_eps": positive(config, "norm_eps", 1e-5),
-        "frequency_shift": config.get("freq_shift", 0),
-        "symmetric": config.get("downsample_padding", 1) == 1,
-        "middle_attention": config.get("add_attention", True),
+        "norm_eps": positive(config, "norm_eps"),
+        "frequency_shift": config["freq_shift"],
+        "symmetric": config["downsample_padding"] == 1,
+        "middle_attention": config["add_attention"],
     }
     return _layout(DDPMUNet, {**options, **own}, cosine_first=cosine_first)
 

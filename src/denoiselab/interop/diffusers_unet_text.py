@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from denoiselab.interop.diffusers_fields import Fields, reads
 from denoiselab.interop.layout import SAME, Entry, Layout, Pointwise, Stacked, Way, layer
 from denoiselab.interop.options import (
     attention_levels,
@@ -66,7 +67,8 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
 }
 
 
-def unet_condition(config: Mapping[str, Any]) -> Layout:
+@reads("UNet2DConditionModel")
+def unet_condition(config: Fields) -> Layout:
     """The `TextUNet` that equals a `UNet2DConditionModel` of Stable Diffusion's first two versions.
 
     Where it has more channels in than out, the last ones are `image`, as for inpainting.
@@ -78,15 +80,15 @@ def unet_condition(config: Mapping[str, Any]) -> Layout:
         InteropError: There is none.
     """
     require(config, _REQUIRED)
-    widths: Sequence[int] = config.get("block_out_channels", (320, 640, 1280, 1280))
+    widths: Sequence[int] = config["block_out_channels"]
     levels, channels = len(widths), widths[0]
     require(config, {"time_embedding_dim": (None, 4 * channels)})
-    channels_in, channels_out = config.get("in_channels", 4), config.get("out_channels", 4)
+    channels_in, channels_out = config["in_channels"], config["out_channels"]
     if channels_in <= channels_out and channels_out % channels_in:
         raise InteropError(f"out_channels={channels_out}: it must be a multiple of in_channels={channels_in}, or less.")
-    blocks = per_level("layers_per_block", config.get("layers_per_block", 2), levels)
-    context = per_level("cross_attention_dim", config.get("cross_attention_dim", 1280), levels)
-    depths = per_level("transformer_layers_per_block", config.get("transformer_layers_per_block", 1), levels)
+    blocks = per_level("layers_per_block", config["layers_per_block"], levels)
+    context = per_level("cross_attention_dim", config["cross_attention_dim"], levels)
+    depths = per_level("transformer_layers_per_block", config["transformer_layers_per_block"], levels)
     for option, values in (("layers_per_block", blocks), ("cross_attention_dim", context)):
         if len(set(values)) > 1:
             raise InteropError(f"{option}={values}: it must be the same at all levels to have a counterpart.")
@@ -95,23 +97,18 @@ def unet_condition(config: Mapping[str, Any]) -> Layout:
         "channels": channels,
         "multipliers": multiples(widths),
         "blocks": count("layers_per_block", blocks[0]),
-        "attention_levels": attention_levels(
-            config.get("down_block_types", (_KINDS[0][1],) * 3 + (_KINDS[0][0],)),
-            config.get("up_block_types", (_KINDS[1][0], *(_KINDS[1][1],) * 3)),
-            _KINDS,
-            levels,
-        ),
+        "attention_levels": attention_levels(config["down_block_types"], config["up_block_types"], _KINDS, levels),
         "depth": [count("transformer_layers_per_block", number) for number in depths],
-        "heads": per_level("attention_head_dim", config.get("attention_head_dim", 8), levels),
-        "dropout": config.get("dropout", 0.0),
-        "groups": config.get("norm_num_groups", 32),
+        "heads": per_level("attention_head_dim", config["attention_head_dim"], levels),
+        "dropout": config["dropout"],
+        "groups": config["norm_num_groups"],
         "token_features": context[0],
-        "num_classes": config.get("num_class_embeds"),
+        "num_classes": config["num_class_embeds"],
         "null_class": False,
         "image_channels": channels_in - channels_out if channels_in > channels_out else None,
         "outputs": max(channels_out // channels_in, 1),
     }
-    projection = SAME if config.get("use_linear_projection", False) else Pointwise(2)
+    projection = SAME if config["use_linear_projection"] else Pointwise(2)
     return Layout(TextUNet, options, _entries(options, projection))
 
 

@@ -32,24 +32,24 @@ def require(config: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> 
             raise InteropError(f"{option}={given}: it must be {' or '.join(map(str, values))} to have a counterpart.")
 
 
-def count(option: str, value: Any) -> int:
-    """A number of layers, each of which is made.
+def count(option: str, value: Any, most: int = _MOST) -> int:
+    """A number of layers, each of which is made, or of classes and the like.
 
     Raises:
-        InteropError: It is none.
+        InteropError: It is none, or more than `most`.
     """
-    if type(value) is not int or not 1 <= value <= _MOST:
-        raise InteropError(f"{option}={value}: it must be a whole number from 1 to {_MOST}.")
+    if type(value) is not int or not 1 <= value <= most:
+        raise InteropError(f"{option}={value}: it must be a whole number from 1 to {most}.")
     return value
 
 
-def positive(config: Mapping[str, Any], option: str, default: float) -> float:
-    """A number greater than 0.
+def positive(config: Mapping[str, Any], option: str, default: float | None = None) -> float:
+    """A number greater than 0; `default` where the configuration may leave it out.
 
     Raises:
         InteropError: It is none.
     """
-    value = float(config.get(option, default))
+    value = float(config[option] if default is None else config.get(option, default))
     if not 0 < value < math.inf:
         raise InteropError(f"{option}={value}: it must be positive and finite.")
     return value

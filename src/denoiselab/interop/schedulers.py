@@ -34,6 +34,28 @@ _BETAS: dict[str, Callable[..., Tensor]] = {
     "sigmoid": betas.sigmoid,
 }
 
+# What a class of theirs takes for betas that a configuration leaves out: schedule, start and end.
+_LINEAR, _SCALED, _LATER = ("linear", 1e-4, 0.02), ("scaled_linear", 0.00085, 0.012), ("linear", 0.00085, 0.012)
+DEFAULT_BETAS: dict[str, tuple[str, float, float]] = {
+    **dict.fromkeys(
+        (
+            *("DDIMInverseScheduler", "DDIMParallelScheduler", "DDIMScheduler", "DDPMParallelScheduler"),
+            *("DDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepInverseScheduler"),
+            *("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler"),
+            *("EulerDiscreteScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "RePaintScheduler"),
+            *("SASolverScheduler", "UniPCMultistepScheduler"),
+        ),
+        _LINEAR,
+    ),
+    **dict.fromkeys(("LCMScheduler", "TCDScheduler"), _SCALED),
+    **dict.fromkeys(
+        (
+            *("DPMSolverSDEScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+            "KDPM2DiscreteScheduler",
+        ),
+        _LATER,
+    ),
+}
 
 # More levels than anybody has trained.
 _MOST_STEPS = 10**6
@@ -73,7 +95,9 @@ def _meaning(kind: str, config: Mapping[str, Any], outputs: int) -> Meaning:
             nodes.parameterization("velocity"),
             nodes.denoiser(node("denoiselab.denoiser.ScaledTime", scale=steps)),
         )
-    if not {"beta_schedule", "trained_betas"} & config.keys():
+    if kind.startswith("CogVideoX") or config.get("snr_shift_scale") not in (None, 1):
+        raise InteropError(f"{kind} shifts the noise of its betas (snr_shift_scale), which has no counterpart here.")
+    if kind not in DEFAULT_BETAS and not {"beta_schedule", "trained_betas"} & config.keys():
         raise InteropError(f"{kind} states no betas; schedulers of DDPM's family, EDM's and FlowMatch's do.")
     variance = config.get("variance_type")
     name = str(variance).removesuffix("_log") if variance else ("learned_range" if outputs == 2 else None)
@@ -84,7 +108,7 @@ def _meaning(kind: str, config: Mapping[str, Any], outputs: int) -> Meaning:
     require(config, {"rescale_betas_zero_snr": (False, True, None)})
     zero_snr = bool(config.get("rescale_betas_zero_snr"))
     return Meaning(
-        nodes.chain(_betas(config), zero_terminal_snr=zero_snr),
+        nodes.chain(_betas(config, DEFAULT_BETAS.get(kind, _LINEAR)), zero_terminal_snr=zero_snr),
         _prediction(config),
         nodes.denoiser(nodes.step_index(nearest=False), None if name is None else _VARIANCES[name].__name__),
     )
@@ -178,18 +202,18 @@ def _steps(config: Mapping[str, Any]) -> int:
     return steps
 
 
-def _betas(config: Mapping[str, Any]) -> Node:
-    """The node of the table that the configuration states."""
+def _betas(config: Mapping[str, Any], default: tuple[str, float, float]) -> Node:
+    """The node of the table that the configuration states, with the class's own for what it leaves out."""
     listed = config.get("trained_betas")
     if listed is not None:
         return nodes.betas("listed", values=[float(beta) for beta in listed])
-    kind, steps = config["beta_schedule"], _steps(config)
+    kind, steps = config.get("beta_schedule", default[0]), _steps(config)
     if kind == "squaredcos_cap_v2":
         return nodes.betas("cosine", steps=steps, s=0.008, maximum=0.999)
     if kind not in _BETAS:
         known = ", ".join((*_BETAS, "squaredcos_cap_v2"))
         raise InteropError(f"beta_schedule={kind} has no counterpart here; known: {known}.")
-    start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
+    start, end = float(config.get("beta_start", default[1])), float(config.get("beta_end", default[2]))
     return nodes.betas(kind, steps=steps, start=start, end=end, per=steps)
 
 
