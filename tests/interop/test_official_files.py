@@ -32,7 +32,7 @@ def sequence(state, steps):
     return out
 
 
-def openai_state(model, legacy_heads=None, conv_resampling=False):
+def openai_state(model, legacy_heads=None, conv_resampling=False, heads_up=None):
     """The state of a model in the names of guided-diffusion: blocks counted through, and a sequence in each."""
     state, steps, attentions = model.state_dict(), [], []
 
@@ -80,7 +80,8 @@ def openai_state(model, legacy_heads=None, conv_resampling=False):
         for kind in ("weight", "bias"):
             rows = [state[f"{theirs}.to_{name}.{kind}"] for name in "qkv"]
             if legacy_heads is not None:  # the rows of a head stand together
-                rows = [part for head in zip(*(r.chunk(legacy_heads) for r in rows), strict=True) for part in head]
+                heads = heads_up if heads_up and official.startswith("output") else legacy_heads
+                rows = [part for head in zip(*(r.chunk(heads) for r in rows), strict=True) for part in head]
             out = state[f"{theirs}.to_out.0.{kind}"]
             deep = (lambda t: t[..., None]) if kind == "weight" else (lambda t: t)
             found[f"{official}.qkv.{kind}"], found[f"{official}.proj_out.{kind}"] = deep(torch.cat(rows)), deep(out)
@@ -114,15 +115,22 @@ IDDPM = {
         ),
         ({**ADM, "block_out_channels": (32, 64, 64), "attention_head_dim": 16}, {"num_heads": 4}, {"legacy_heads": 4}),
         (
+            {**ADM, "block_out_channels": (32, 64, 64), "attention_head_dim": 16},
+            {"num_heads": 4, "num_heads_upsample": 2, "num_head_channels": -1},
+            {"legacy_heads": 4, "heads_up": 2},
+        ),
+        (
             {**IDDPM, "attention_head_dim": None},
             {"num_heads": 1, "diffusion_steps": 400, "rescale_timesteps": True},
             {"legacy_heads": 1, "conv_resampling": True},
         ),
     ],
-    ids=["guided-diffusion, new order", "guided-diffusion, old order", "improved-diffusion"],
+    ids=["guided-diffusion, new order", "guided-diffusion, old order", "heads of the way up", "improved-diffusion"],
 )
 def test_openai_checkpoints_are_read(config, flags, written, tmp_path):
     model = randomised(UNet2DModel(**config))
+    for attention in (m for block in model.up_blocks for m in getattr(block, "attentions", ())):
+        attention.heads = written.get("heads_up", attention.heads)
     torch.save(openai_state(model, **written), tmp_path / "model.pt")
     source = openai.UNet(str(tmp_path / "model.pt"), "cosine", image_size=16, **flags)
     imported = source.read()
@@ -293,6 +301,8 @@ def test_the_chain_is_that_of_the_flags(tmp_path):
 def test_what_the_weights_do_not_tell_must_be_given(tmp_path):
     with pytest.raises(ValueError, match="num_heads=None and num_head_channels=None: give one of them"):
         openai.UNet("x.pt", "linear")
+    with pytest.raises(ValueError, match="num_heads_upsample=2: num_head_channels=64 sets the heads"):
+        openai.UNet("x.pt", "linear", num_head_channels=64, num_heads_upsample=2)
     state = openai_state(randomised(UNet2DModel(**IDDPM)), 4, conv_resampling=True)
     torch.save(state, tmp_path / "m.pt")
     with pytest.raises(InteropError, match=r"m\.pt: channels of multiples \[1, 1, 2\] tell no resolution"):

@@ -120,6 +120,8 @@ def unet2d_config(module: type[nn.Module], options: Mapping[str, Any]) -> tuple[
         raise ValueError(f"network.patch={full['patch']}: UNet2DModel has no patches.")
     if full.get("heads", 1) != 1 and full["head_channels"] is None:
         raise ValueError(f"network.heads={full['heads']}: UNet2DModel has heads of equal channels, head_channels.")
+    if full.get("heads_up") is not None and full["head_channels"] is None:
+        raise ValueError(f"network.heads_up={full['heads_up']}: UNet2DModel has as many heads on both ways.")
     widths = [full["channels"] * multiplier for multiplier in full["multipliers"]]
     if widths[0] != full["channels"] or any(width != int(width) for width in widths):
         raise ValueError(

@@ -43,6 +43,7 @@ class UNet:
         noise_schedule: Flag of that name.
         num_heads: Flag of that name, where `num_head_channels` is None.
         num_head_channels: Flag of that name.
+        num_heads_upsample: Flag of that name, where `num_head_channels` is None.
         use_new_attention_order: Flag of that name.
         image_size: Flag of that name; None: the one that the released models with these multipliers have.
         diffusion_steps: Flag of that name.
@@ -52,7 +53,8 @@ class UNet:
         dropout: Flag of that name.
 
     Raises:
-        ValueError: Neither or both of `num_heads` and `num_head_channels` are given, or there are too few steps.
+        ValueError: Neither or both of `num_heads` and `num_head_channels` are given, or `num_heads_upsample` beside the
+            latter, or there are too few steps.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class UNet:
         noise_schedule: Literal["linear", "cosine"],
         num_heads: int | None = None,
         num_head_channels: int | None = None,
+        num_heads_upsample: int | None = None,
         use_new_attention_order: bool = False,
         image_size: int | None = None,
         diffusion_steps: int = 1000,
@@ -69,15 +72,25 @@ class UNet:
         sigma_small: bool = False,
         dropout: float = 0.0,
     ) -> None:
+        # -1 is how the flags say that they are not used.
+        num_head_channels, num_heads_upsample = (
+            None if flag == -1 else flag for flag in (num_head_channels, num_heads_upsample)
+        )
         if (num_heads is None) == (num_head_channels is None):
             raise ValueError(
                 f"num_heads={num_heads} and num_head_channels={num_head_channels}: give one of them, as in the flags "
                 "of the model; the weights do not tell."
             )
+        if num_heads_upsample is not None and num_head_channels is not None:
+            raise ValueError(
+                f"num_heads_upsample={num_heads_upsample}: num_head_channels={num_head_channels} sets the heads on the "
+                "way up too; give null, as the original passes it over."
+            )
         if diffusion_steps < 2:
             raise ValueError(f"diffusion_steps={diffusion_steps}: it must be at least 2.")
         self.path, self.image_size, self.dropout = path, image_size, dropout
         self.heads, self.head_channels, self.new_order = num_heads, num_head_channels, use_new_attention_order
+        self.heads_up = num_heads_upsample
         self.noise_schedule, self.steps = noise_schedule, diffusion_steps
         self.rescale, self.predict_x0, self.small = rescale_timesteps, predict_xstart, sigma_small
 
@@ -89,7 +102,7 @@ class UNet:
         """
         path = Path(self.path).expanduser()
         state = read_tensors(path)
-        heads = {"heads": self.heads or 1, "head_channels": self.head_channels}
+        heads = {"heads": self.heads or 1, "head_channels": self.head_channels, "heads_up": self.heads_up}
         layout = unet_layout(state, path, heads, self.new_order, self.image_size, self.dropout)
         if layout.options["image_channels"]:
             raise InteropError(f"{path}: a super-resolution network, which is given an image; it has no run directory.")
@@ -121,7 +134,7 @@ def unet_layout(
     Args:
         state: Names to tensors.
         where: The file, for messages.
-        heads: Our options `heads` and `head_channels`.
+        heads: Our options `heads`, `head_channels` and `heads_up`.
         new_order: Rows of queries, keys and values stand in this order, else head by head.
         image_size: As in `UNet`.
         dropout: Of training.
@@ -183,6 +196,7 @@ def to_official(options: Mapping[str, Any], weights: State, meaning: Mapping[str
         "num_res_blocks": full["blocks"],
         "attention_resolutions": ",".join(str(height // 2**level) for level in full["attention_levels"]),
         "num_heads": full["heads"],
+        "num_heads_upsample": full["heads_up"] or -1,
         "num_head_channels": full["head_channels"] or -1,
         "use_new_attention_order": False,
         "use_scale_shift_norm": full["scale_shift"],
@@ -260,7 +274,8 @@ def names(options: Mapping[str, Any], new_order: bool) -> Names:
         if new_order:
             return Pointwise(1), SAME
         width = int(options["channels"] * options["multipliers"][part.level])
-        heads = width // options["head_channels"] if options["head_channels"] else options["heads"]
+        asked = "heads_up" if part.side == "up" and options.get("heads_up") else "heads"
+        heads = width // options["head_channels"] if options["head_channels"] else options[asked]
         return Regrouped(heads, 3, Pointwise(1)), Regrouped(heads, 3)
 
     return Names(

@@ -42,6 +42,7 @@ class ADMUNet(UNet):
         head_channels: Channels of each head.
         scale_shift: As in `ResidualBlock`.
         block_resampling: Residual blocks halve and double the resolution, instead of convolutions.
+        heads_up: Heads of each attention on the way up, where `head_channels` is None; None for `heads`.
 
     Raises:
         ValueError: The shape is not an image's, a value is out of range, H or W is not divisible by the stride, or
@@ -67,6 +68,7 @@ class ADMUNet(UNet):
         head_channels: int | None = 64,
         scale_shift: bool = True,
         block_resampling: bool = True,
+        heads_up: int | None = None,
     ) -> None:
         plan = Plan(
             shape=shape,
@@ -80,6 +82,7 @@ class ADMUNet(UNet):
             image_channels=image_channels,
             vector_features=vector_features,
             heads=heads,
+            heads_up=heads_up,
             head_channels=head_channels,
             cosine_first=True,
             scale_shift=scale_shift,

@@ -46,6 +46,7 @@ class Plan:
         image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
         vector_features: Features of `vector`, which is added to the time embedding; None where it is not taken.
         heads: Heads of each attention; or those of each level, one after another.
+        heads_up: Heads of each attention on the way up, where they are others than `heads`.
         head_channels: Channels of each head, in place of their number.
         norm_eps: Of the group norms.
         frequency_shift: As in `SinusoidalEmbedding`.
@@ -73,6 +74,7 @@ class Plan:
     image_channels: int | None
     vector_features: int | None = None
     heads: int | Sequence[int] = 1
+    heads_up: int | None = None
     head_channels: int | None = None
     norm_eps: float = 1e-5
     frequency_shift: int = 0
@@ -89,6 +91,7 @@ class Plan:
         features = {"token_features": self.token_features, "vector_features": self.vector_features}
         check_sizes({**sizes, "image_channels": self.image_channels, **features})
         check_positive({"norm_eps": self.norm_eps})
+        check_sizes({"heads_up": self.heads_up})
         if self.channels < 4:
             raise ValueError(f"channels={self.channels}: it must be at least 4.")
         made = f"multipliers={list(self.multipliers)}"
@@ -116,18 +119,19 @@ class Plan:
         options = (self.features, self.dropout, self.groups, self.norm_eps, self.scale_shift)
         return ResidualBlock(channels_in, channels_out, *options, up=up, down=down)
 
-    def attention(self, level: int) -> SelfAttention | SpatialTransformer:
-        """The attention of a level."""
+    def attention(self, level: int, *, up: bool = False) -> SelfAttention | SpatialTransformer:
+        """The attention of a level, on the way down or up."""
         width = self.widths[level]
-        heads = head_count(width, self.heads if isinstance(self.heads, int) else self.heads[level], self.head_channels)
+        asked = self.heads if isinstance(self.heads, int) else self.heads[level]
+        heads = head_count(width, self.heads_up if up and self.heads_up else asked, self.head_channels)
         if self.token_features is None:
             return SelfAttention(width, self.groups, heads, self.norm_eps)
         return SpatialTransformer(width, heads, self.depths[level], self.token_features, self.groups)
 
-    def stage(self, channels_in: int, level: int) -> Stage:
-        """A block of a level with what follows it there."""
+    def stage(self, channels_in: int, level: int, *, up: bool = False) -> Stage:
+        """A block of a level with what follows it there, on the way down or up."""
         width = self.widths[level]
-        attention = [self.attention(level)] if level in self.attention_levels else []
+        attention = [self.attention(level, up=up)] if level in self.attention_levels else []
         return Stage([self.block(channels_in, width), *attention], self.checkpointed(level))
 
     def halving(self, level: int) -> Stage:
@@ -244,7 +248,7 @@ class UNet(Encoder):
         width, skips = plan.widths[-1], list(self.skips)
         for level in reversed(range(len(plan.widths))):
             for number in range(plan.blocks + 1):
-                stage = plan.stage(width + skips.pop(), level)
+                stage = plan.stage(width + skips.pop(), level, up=True)
                 width = plan.widths[level]
                 if level and number == plan.blocks:
                     stage.append(plan.block(width, width, up=True) if plan.block_resampling else Upsample(width))
