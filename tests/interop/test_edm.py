@@ -123,6 +123,7 @@ def test_an_import_denoises_as_the_original(name, tmp_path):
     cond, labels = Conditioning(), {}
     if config["label_dim"]:
         null = 5 if imported.layout.options.get("null_class", True) else 0
+        assert imported.conditioner.get("null_class", True) == bool(null)
         classes = torch.tensor([0, 4, null])
         cond = cond._replace(class_label=classes)
         labels["classes"] = torch.nn.functional.one_hot(classes, 6)[:, :5].float()

@@ -54,6 +54,7 @@ class Network:
             layout = edm2_layout(options) if kind == "Precond" else edm_layout(kind, options)
             meaning = _MEANINGS["EDMPrecond" if kind == "Precond" else kind](options)
         weights = layout.to_ours(inner, folder / MODEL)
+        without = {} if layout.options.get("null_class", True) else {"null_class": False}
         return Imported(
             named(self.path, folder),
             layout,
@@ -61,7 +62,7 @@ class Network:
             meaning.schedule,
             nodes.parameterization(meaning.parameterization, **meaning.data),
             nodes.denoiser(meaning.label, meaning.variance, meaning.input_scale),
-            nodes.conditioner(layout.options["num_classes"], dropout=0.0),
+            nodes.conditioner(layout.options["num_classes"], dropout=0.0, **without),
             files=[folder / MODEL, folder / CONFIG],
         )
 
