@@ -51,6 +51,16 @@ def test_members_are_read_where_they_lie(shards):
     assert records.identity == of(shards).records().identity
 
 
+def test_keys_without_an_image_are_counted_and_named(shards, caplog):
+    of(shards).records()
+    assert not caplog.messages  # what lies beside an image is for others
+    write(shards / "a-02.tar", {"3.heic": b"?", "3.txt": b"three", "3.cls": b"0"})
+    assert len(of(shards).records()) == 3
+    assert f"data.root={shards}: 1 file by extension no image; passed over: 1 of .heic (3.heic)" in caplog.text
+    with pytest.raises(ValueError, match=r"no image in the shards; passed over: 1 of \.heic"):
+        of(shards, shards / "a-02.tar").records()
+
+
 def test_the_index_is_made_once_and_again_when_a_shard_changes(shards):
     first = of(shards).records()
     (kept,) = (shards / "cache").glob("shards-*.json")

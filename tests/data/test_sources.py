@@ -231,6 +231,33 @@ def test_captions_may_lie_in_the_folders_of_their_images(folder):
         load(ImageFolder, folder)
 
 
+def test_files_passed_over_for_their_extension_are_counted_and_named(folder, caplog):
+    for name in ("cats/b.HEIC", "cats/a.heic", "dogs/IMG_1", "notes.txt", ".hidden"):
+        (folder / name).write_bytes(b"?")
+    names = [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*.png"))]
+    captions = "file_name,text\n" + "".join(f"{name},x\n" for name in names)
+    (folder / "metadata.csv").write_text(captions)
+    path = folder.parent / "it.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in folder.rglob("*"):
+            archive.write(file, file.relative_to(folder))
+        archive.writestr("dataset.json", "{}")
+    told = "2 of .heic (cats/a.heic, ...), 1 without an extension (dogs/IMG_1), 1 of .txt (notes.txt)"
+    for kind, root in ((ImageFolder, folder), (ImageZip, path)):
+        caplog.clear()
+        assert len(source(kind, root).records()) == 10
+        (message,) = caplog.messages
+        assert message.startswith(f"data.root={root}: 4 files by extension no image; passed over: 2 of .heic (cats/")
+        assert sorted(message.partition("over: ")[2].split(", 1")) == sorted(told.split(", 1"))
+    (folder / "metadata.csv").unlink()
+    for picture_file in folder.rglob("*.png"):
+        picture_file.unlink()
+    with pytest.raises(
+        ValueError, match=r"no image in it; looked for .*; passed over: 2 of \.heic \(cats/a\.heic, \.\.\.\)"
+    ):
+        load(ImageFolder, folder)
+
+
 def test_two_tables_of_captions_in_one_folder_are_refused(folder):
     path = folder.parent / "it.zip"
     for file in ("metadata.jsonl", "metadata.csv"):
@@ -588,13 +615,16 @@ def test_sixteen_bits_are_scaled(tmp_path):
 
 
 def test_integers_of_an_unknown_range_are_refused(tmp_path):
-    values = np.full((8, 8), 200)
-    for kind, says in ((np.int32, r"range of its values \(mode I\)"), (np.uint16, "its values are at most 255")):
-        image = Image.fromarray(values.astype(kind))
-        with pytest.raises(ValueError, match=says):
+    for kind, mode in ((np.int32, "I"), (np.float32, "F")):
+        image = Image.fromarray(np.full((8, 8), 200).astype(kind))
+        with pytest.raises(ValueError, match=rf"range of its values \(mode {mode}\)"):
             only(tmp_path, encoded(image, "tiff"), "a.tif", shape=(1, 8, 8))
-        (tmp_path / "one" / "a.tif").unlink()
-    assert only(tmp_path, Image.fromarray(np.zeros((8, 8), np.uint16)), shape=(1, 8, 8)).unique().tolist() == [0]
+    assert only(tmp_path, encoded(Image.fromarray(np.zeros((8, 8), np.uint16))), "a.tif", shape=(1, 8, 8)).max() == 0
+    signed = np.full((1, 8, 8), 200, np.int16)
+    for array in (signed, signed.astype(np.float32), signed.astype(np.uint32)):
+        np.save(tmp_path / "a.npy", array)
+        with pytest.raises(ValueError, match=f"its images are {array.dtype} of shape"):
+            load(Arrays, tmp_path / "a.npy", shape=(1, 8, 8))
 
 
 def test_names_that_are_no_text_are_reported(folder):
@@ -647,6 +677,9 @@ def test_other_sizes_are_stretched_padded_or_refused(tmp_path):
     image = picture(6)
     with pytest.raises(ValueError, match=r"a\.png: it is 6 x 6, and data\.shape=\[3, 8, 8\]; choose data\.resize="):
         only(tmp_path, image)
+    for shape, said in (((3, 8, 8), "random_crop, stretch or pad, or"), ((3, 8, 4), "random_crop or stretch, or")):
+        with pytest.raises(ValueError, match=said):  # what pad cannot do is not advised
+            only(tmp_path, image, shape=shape)
     padded = only(tmp_path, image, resize="pad")
     assert torch.equal(padded[:, 1:7, 1:7], torch.from_numpy(np.array(image)).permute(2, 0, 1))
     assert int(padded[:, 0].sum() + padded[:, :, 7].sum()) == 0

@@ -61,7 +61,7 @@ def convert(config: Config) -> list[Path]:
     """
     source, out = check_config(config), Path(config["out"]).expanduser()
     channels, height, width = source.shape
-    decoder = Decoder((channels, height, width), source.resize, source.max_pixels)
+    decoder = Decoder((channels, height, width), source.resize, source.max_pixels, source.bit_depth)
     folders = []
     try:
         if out.is_file() or (out.is_dir() and {path.name for path in out.iterdir()} - {"train", "held_out"}):

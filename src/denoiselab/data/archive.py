@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from denoiselab.data.captions import FILES, Table, captions_of, match
-from denoiselab.data.folder import EXTENSIONS
+from denoiselab.data.folder import EXTENSIONS, note_passed_over, passed_over
 from denoiselab.data.records import MOST_CLASSES, Reopened, Strings, identity
 from denoiselab.data.source import ImageSource
 
@@ -124,8 +124,17 @@ class ImageZip(ImageSource):
                 )
         images = [member for member in members if PurePosixPath(member.filename).suffix.lower() in EXTENSIONS]
         images = [member for member in images if not PurePosixPath(member.filename).name.startswith(".")]
+        known = {_LABELS, *FILES}
+        others = [
+            member.filename
+            for member in members
+            if not member.is_dir() and (place := PurePosixPath(member.filename)).suffix.lower() not in EXTENSIONS
+            if place.name not in known and not place.name.startswith(".")
+        ]
         if not images:
-            raise ValueError(f"{option}: there is no image in it; looked for {', '.join(sorted(EXTENSIONS))}.")
+            looked = ", ".join(sorted(EXTENSIONS))
+            raise ValueError(f"{option}: there is no image in it; looked for {looked}{passed_over(others)}.")
+        note_passed_over(others, option)
         names = [member.filename for member in images]
         labels = _labels(text, names, option)
         captions = captions_of(tables, names, f"{option}: {' and '.join(FILES)}")

@@ -20,6 +20,8 @@ from denoiselab.data.source import ImageSource
 # What arrays are called in .npz files, the first that is there; arr_0 and arr_1 are ADM's.
 _IMAGES, _LABELS = ("images", "x", "data", "arr_0"), ("labels", "y", "arr_1")
 
+_KINDS = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.bool_))
+
 # Of a large array, this many blocks of this many bytes tell it from another.
 _BLOCKS, _BLOCK = 64, 2**16
 
@@ -78,8 +80,8 @@ class NpyRecords(Reopened):
 class Arrays(ImageSource):
     """Images in a .npy file, or in a .npz file with their labels.
 
-    They are uint8, or uint16 to be scaled, `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`. In a .npz file they are
-    called images, x, data or arr_0, and their classes labels, y or arr_1. A .npy file is never in memory as a whole.
+    They are uint8, uint16 or bool, `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`. In a .npz file they are called
+    images, x, data or arr_0, and their classes labels, y or arr_1. A .npy file is never in memory as a whole.
 
     Args:
         root: The file.
@@ -129,10 +131,10 @@ class Arrays(ImageSource):
         return self._checked(path, images, labels, option)
 
     def _checked(self, path: Path, images: NDArray[Any], labels: NDArray[Any] | None, option: str) -> Records:
-        if images.ndim not in (3, 4) or images.dtype not in (np.uint8, np.uint16):
+        if images.ndim not in (3, 4) or images.dtype.newbyteorder("=") not in _KINDS:
             raise ValueError(
-                f"{option}: its images are {images.dtype} of shape {list(images.shape)}; wanted are uint8 or uint16, "
-                "(N, H, W), (N, H, W, C) or (N, C, H, W)."
+                f"{option}: its images are {images.dtype} of shape {list(images.shape)}; wanted are uint8, uint16 or "
+                "bool, (N, H, W), (N, H, W, C) or (N, C, H, W)."
             )
         if labels is None:
             classes = torch.zeros(len(images), dtype=torch.int64)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from denoiselab import progress
 from denoiselab.data.decoding import BadImage, Decoder, WrongSize, read
+from denoiselab.data.depth import UnknownDepth
 from denoiselab.data.processes import count, in_parts
 from denoiselab.data.records import Records, version
 from denoiselab.data.shards import FACTS
@@ -85,6 +86,7 @@ def convert(
             "version": version(records.files),
             "shape": list(decoder.shape),
             "resize": decoder.resize,
+            **({} if decoder.bit_depth is None else {"bit_depth": decoder.bit_depth}),
             "images_per_shard": images_per_shard,
             "skip": skip,
         }
@@ -209,6 +211,8 @@ class _Encode:
     def _one(self, row: int) -> _Encoded:
         try:
             pixels = self.decoder.resized(read(self.records, row, self.decoder))
+        except UnknownDepth as error:
+            raise ValueError(f"data: {self.records.describe(row)}: {error}.") from None
         except BadImage as error:
             return _Encoded(b"", str(error), ([], []))
         except WrongSize as error:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from denoiselab.data.depth import Held, UnknownDepth, content_of, held_by, in_bytes, scaled
 from denoiselab.data.records import Records
 
 Resize = Literal["none", "center_crop", "random_crop", "stretch", "pad"]
@@ -35,6 +36,7 @@ def read(records: Records, i: int, decoder: Decoder) -> Bytes:
 
     Raises:
         BadImage: It cannot be read.
+        UnknownDepth: Only the option `bit_depth` can say what its values mean.
     """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the decoder has its own
     try:
@@ -46,7 +48,7 @@ def read(records: Records, i: int, decoder: Decoder) -> Bytes:
             finally:
                 if isinstance(image, Image.Image):
                     image.close()
-    except MemoryError:
+    except (MemoryError, UnknownDepth):
         raise
     except Exception as error:  # a decoder that meets damage raises what it likes
         text = f"{records.describe(i)}: {_reason(error)}"
@@ -67,7 +69,13 @@ class Decoder:
     """Makes bytes `(C, H, W)` of what Pillow or an array holds.
 
     Of several frames the first is taken; a photograph is turned upright as its EXIF data say; what is transparent is
-    laid on white; 16 bits a value, 0 to 65535, are scaled to 8; CMYK and other models become RGB, and grey for C = 1.
+    laid on white; CMYK and other models become RGB, and grey for C = 1. Profiles of colours and gamma are passed over,
+    as by ADM's and EDM's tools.
+
+    Values of d bits, 0 to 2^d - 1, become the nearest of 0 to 255. What holds fewer than 8 bits, and formats that state
+    their range (TIFF of 12 bits, PGM's largest value), are taken at their word. Of 16 bits that hold fewer, and of
+    bytes, only `bit_depth` can tell: without it 16 bits whose highest is never used in an image are refused, and bytes
+    are 0 to 255. Signed numbers and floats are refused.
 
     Args:
         shape: (C, H, W), C of 1 or 3.
@@ -76,11 +84,13 @@ class Decoder:
             (Lanczos, as EDM's dataset_tool); "pad" adds black on all sides.
         max_pixels: An image with more is refused by its header; so is one so long that it would have more while it is
             cropped.
+        bit_depth: Bits of a value, of images that could hold more; None: all that they hold.
     """
 
     shape: tuple[int, int, int]
     resize: Resize
     max_pixels: int
+    bit_depth: int | None = None
 
     def original(self, image: Image.Image | NDArray[Any]) -> Bytes:
         """Bytes `(H, W, C)` in the original size.
@@ -88,18 +98,25 @@ class Decoder:
         Raises:
             OSError: The file is damaged.
             ValueError: It has too many pixels, then or once it is scaled, or values whose range nobody knows.
+            UnknownDepth: As said above.
         """
         if not isinstance(image, Image.Image):
-            image = _from_array(image)
+            image = _from_array(image, self.bit_depth)
+            held = Held("", stated=True)
+        else:
+            held = held_by(image)
         if image.width * image.height > self.max_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels are more than data.max_pixels={self.max_pixels}")
+        content = content_of(image) if held.colours and image.format == "PNG" else None
+        if image.format == "TIFF":  # Pillow maps a turned one into memory with height and width exchanged
+            image.filename = ""  # type: ignore[attr-defined]
         image.load()
-        kind = image.format  # a copy has none
+        image = in_bytes(image, held, self.bit_depth, content)
         with contextlib.suppress(Exception):  # damaged EXIF data are no reason to lose a picture
             image = ImageOps.exif_transpose(image)
         if self.resize in ("center_crop", "random_crop"):
             self._check_scaled(image.height, image.width)
-        pixels = np.asarray(_plain(image, "L" if self.shape[0] == 1 else "RGB", kind))
+        pixels = np.asarray(_plain(image, "L" if self.shape[0] == 1 else "RGB"))
         return pixels[..., None] if pixels.ndim == 2 else pixels
 
     def _check_scaled(self, h: int, w: int) -> None:
@@ -136,9 +153,10 @@ class Decoder:
         h, w = pixels.shape[:2]
         match self.resize:
             case "none":
+                pad = ", stretch or pad" if h <= height and w <= width else " or stretch"
                 raise WrongSize(
-                    f"it is {h} x {w}, and data.shape={list(self.shape)}; choose data.resize=center_crop, random_crop, "
-                    "stretch or pad, or another shape"
+                    f"it is {h} x {w}, and data.shape={list(self.shape)}; choose data.resize=center_crop, random_crop"
+                    f"{pad}, or another shape"
                 )
             case "pad":
                 if h > height or w > width:
@@ -162,7 +180,7 @@ def center_crop(pixels: Bytes, height: int, width: int) -> Bytes:
     Halved by averaging boxes while it is twice as large, then scaled by a bicubic filter. For squares it is the
     `center_crop_arr` of Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis, arXiv 2105.05233.
     """
-    scaled = _scaled(pixels, height, width)
+    scaled = _resampled(pixels, height, width)
     top, left = (scaled.shape[0] - height) // 2, (scaled.shape[1] - width) // 2
     return scaled[top : top + height, left : left + width]
 
@@ -181,13 +199,13 @@ def random_crop(pixels: Bytes, height: int, width: int, random: Sequence[float])
     side = min(height, width)
     longest = math.ceil(side * _ENLARGED)
     factor = (side + math.floor(random[0] * (longest + 1 - side))) / side
-    scaled = _scaled(pixels, height * factor, width * factor)
+    scaled = _resampled(pixels, height * factor, width * factor)
     top = math.floor(random[1] * (scaled.shape[0] - height + 1))
     left = math.floor(random[2] * (scaled.shape[1] - width + 1))
     return scaled[top : top + height, left : left + width]
 
 
-def _scaled(pixels: Bytes, height: float, width: float) -> Bytes:
+def _resampled(pixels: Bytes, height: float, width: float) -> Bytes:
     image = Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels)
     while min(image.width / width, image.height / height) >= 2:
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -197,34 +215,21 @@ def _scaled(pixels: Bytes, height: float, width: float) -> Bytes:
     return np.asarray(image.resize(size, Image.Resampling.BICUBIC))
 
 
-def _from_array(pixels: NDArray[Any]) -> Image.Image:
-    """Of an array `(H, W)` or `(H, W, C)`, uint8 or uint16."""
-    if pixels.dtype == np.uint16:
-        pixels = _eight_bits(pixels)
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"its values are {pixels.dtype}; bytes (uint8) are wanted")
+def _from_array(pixels: NDArray[Any], depth: int | None) -> Image.Image:
+    """Of an array `(H, W)` or `(H, W, C)`, uint8 or uint16 in either order of bytes, or bool."""
+    bits = {"bool": 1, "uint8": 8, "uint16": 16}.get(pixels.dtype.newbyteorder("=").name)
+    if bits is None:
+        raise ValueError(f"its values are {pixels.dtype}; bytes (uint8), uint16 or bool are wanted")
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (2, 3, 4))):
         raise ValueError(f"its shape is {list(pixels.shape)}; (H, W) or (H, W, C) with C of 1 to 4 is wanted")
-    return Image.fromarray(np.ascontiguousarray(pixels))
+    return Image.fromarray(np.ascontiguousarray(scaled(pixels, bits, depth)))
 
 
-def _plain(image: Image.Image, mode: str, kind: str | None) -> Image.Image:
-    """The image, of a file of this kind, in `mode`, L or RGB."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        sixteen = image.mode.startswith("I;16") or (image.mode == "I" and kind in ("PNG", "PPM"))
-        if not sixteen or values.min() < 0 or values.max() > 65535:
-            raise ValueError(f"the range of its values (mode {image.mode}) is not known")
-        image = Image.fromarray(_eight_bits(values))
+def _plain(image: Image.Image, mode: str) -> Image.Image:
+    """The image in `mode`, L or RGB."""
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == mode else image.convert("RGB").convert(mode)
-
-
-def _eight_bits(values: NDArray[Any]) -> Bytes:
-    if 0 < values.max() < 256:
-        raise ValueError("16 bits a value mean 0 to 65535, and its values are at most 255; store them as bytes")
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.data.decoding import Decoder, WrongSize, read
+from denoiselab.data.depth import UnknownDepth
 from denoiselab.data.images import as_inputs
 from denoiselab.data.prepared import Prepared
 from denoiselab.data.records import Records, Reopened, Strings
@@ -87,10 +88,10 @@ class DecodedPixels:
     def _read(self, rows: Tensor, random: Sequence[Sequence[float] | None]) -> Tensor:
         out = torch.empty(len(rows), *self.decoder.shape, dtype=torch.uint8)
         for place, (row, numbers) in enumerate(zip(rows.tolist(), random, strict=True)):
-            original = read(self.records, row, self.decoder)
             try:
+                original = read(self.records, row, self.decoder)
                 out[place] = torch.from_numpy(self.decoder.resized(original, numbers))
-            except WrongSize as error:
+            except (WrongSize, UnknownDepth) as error:
                 raise ValueError(f"data: {self.records.describe(row)}: {error}.") from None
         return out
 
@@ -137,7 +138,8 @@ class RecordSet:
             labels=records.labels[rows],
             captions=_chosen(records.captions, rows),
             hashes=torch.from_numpy(prepared.hashes)[rows],
-            recipe=f"{decoder.shape} {decoder.resize.replace('random', 'center')}",
+            recipe=f"{decoder.shape} {decoder.resize.replace('random', 'center')}"
+            + ("" if decoder.bit_depth is None else f" {decoder.bit_depth} bits"),
             workers=many,
         )
 

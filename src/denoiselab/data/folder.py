@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,9 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from denoiselab.data.captions import read_captions
+from denoiselab.data.captions import FILES, read_captions
 from denoiselab.data.records import Strings, identity
 from denoiselab.data.source import ImageSource
+
+_log = logging.getLogger(__name__)
 
 EXTENSIONS = frozenset(
     {
@@ -23,6 +26,10 @@ EXTENSIONS = frozenset(
         *(".tif", ".tiff", ".webp"),
     }
 )
+
+
+# Extensions that are named when files of them are passed over.
+_KINDS = 5
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,8 @@ class ImageFolder(ImageSource):
 
     A folder in `root` is a class, whatever lies deeper in it; where images lie in `root` itself there are no classes.
     `metadata.jsonl` or `metadata.csv` in `root` or the images' folders gives captions (see
-    `denoiselab.data.captions`). Hidden files and those that are no image by their extension are passed over.
+    `denoiselab.data.captions`). Hidden files are passed over; so are those that are no image by their extension, which
+    are counted in a warning.
 
     Args:
         root: The folder.
@@ -115,17 +123,21 @@ def folder_records(root: Path, *, classes: bool, option: str = "data.root") -> F
     """
     check_folder(root, option)
     found: list[tuple[str, int]] = []
-    folders: list[str] = []
+    folders, others = list[str](), list[str]()
     try:
         for name, size in _files(root, ""):
             if size is None:
                 folders.append(name)
             elif Path(name).suffix.lower() in EXTENSIONS:
                 found.append((name, size))
+            elif Path(name).name not in FILES:
+                others.append(name)
     except OSError as error:
         raise ValueError(f"{option}={root}: {error.filename} cannot be read ({error.strerror}).") from None
     if not found:
-        raise ValueError(f"{option}={root}: there is no image in it; looked for {', '.join(sorted(EXTENSIONS))}.")
+        looked = ", ".join(sorted(EXTENSIONS))
+        raise ValueError(f"{option}={root}: there is no image in it; looked for {looked}{passed_over(others)}.")
+    note_passed_over(others, f"{option}={root}")
     found.sort()
     names = [name for name, _ in found]
     inner = [name.partition("/")[0] if "/" in name else None for name in names]
@@ -144,6 +156,27 @@ def folder_records(root: Path, *, classes: bool, option: str = "data.root") -> F
     captions = read_captions(root, names)
     told = identity((f"{name} {size}" for name, size in found), labels, captions)
     return FileRecords(root, Strings(names), labels, kinds, None if captions is None else Strings(captions), told)
+
+
+def passed_over(names: Iterable[str]) -> str:
+    """Files that are no image by their extension, in words for the end of a sentence; nothing for none."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        groups.setdefault(Path(name).suffix.lower(), []).append(name)
+    kinds = sorted(groups.items(), key=lambda item: -len(item[1]))
+    told = []
+    for kind, some in kinds[:_KINDS]:
+        examples = some[0] + ", ..." * (len(some) > 1)
+        told.append(f"{len(some):,} {f'of {kind}' if kind else 'without an extension'} ({examples})")
+    more = sum(len(some) for _, some in kinds[_KINDS:])
+    return "; passed over: " + ", ".join(told + [f"{more:,} of other kinds"] * bool(more)) if kinds else ""
+
+
+def note_passed_over(names: Sequence[str], where: str) -> None:
+    """Say which files are no image by their extension."""
+    if names:
+        count = f"{len(names):,} file{'s' if len(names) > 1 else ''}"
+        _log.warning("%s: %s by extension no image%s", where, count, passed_over(names))
 
 
 def check_folder(root: Path, option: str) -> None:

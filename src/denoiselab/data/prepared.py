@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from denoiselab import progress
 from denoiselab.data.decoding import BadImage, Decoder, WrongSize, read
+from denoiselab.data.depth import UnknownDepth
 from denoiselab.data.processes import count, in_parts
 from denoiselab.data.records import Records, version
 from denoiselab.files import write_text
@@ -85,6 +86,7 @@ def prepare(
         "shape": list(decoder.shape),
         "resize": decoder.resize,
         "max_pixels": decoder.max_pixels,
+        **({} if decoder.bit_depth is None else {"bit_depth": decoder.bit_depth}),
         "decoded": decoded,
     }
     key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
@@ -143,6 +145,8 @@ def _readable(records: Records, i: int, decoder: Decoder) -> bool:
         read(records, i, decoder)
     except BadImage:
         return False
+    except UnknownDepth:
+        return True
     return True
 
 
@@ -200,7 +204,7 @@ class _Task:
                     out[i] = resized
             except BadImage as error:
                 bad[i] = str(error)
-            except WrongSize as error:
+            except (WrongSize, UnknownDepth) as error:
                 return hashes, bad, f"data: {self.records.describe(i)}: {error}."
             hashes += digest
         return hashes, bad, None

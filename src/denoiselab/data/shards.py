@@ -21,7 +21,7 @@ from torch import Tensor
 
 from denoiselab import progress
 from denoiselab.data.expected import absent
-from denoiselab.data.folder import EXTENSIONS
+from denoiselab.data.folder import EXTENSIONS, note_passed_over, passed_over
 from denoiselab.data.records import MOST_CLASSES, Reopened, Strings, checked_caption, identity
 from denoiselab.data.source import ImageSource
 from denoiselab.files import write_text
@@ -127,8 +127,10 @@ class WebDataset(ImageSource):
     def _read(self, root: str, option: str) -> ShardRecords:
         shards = expand(root, option)
         index = read_index(shards, Path(self.cache_dir))
+        others = [name for shard in index for name in shard["others"]]
         if not any(shard["names"] for shard in index):
-            raise ValueError(f"{option}={root}: there is no image in the shards.")
+            raise ValueError(f"{option}={root}: there is no image in the shards{passed_over(others)}.")
+        note_passed_over(others, f"{option}={root}")
         facts, classes = shards[0].parent / FACTS, ()
         if facts.is_file():
             try:
@@ -185,7 +187,7 @@ def read_index(shards: Sequence[Path], cache: Path) -> list[dict[str, Any]]:
         ValueError: A shard is no tar archive or not whole, or a member is unsafe or not as it should be.
     """
     facts = [(str(shard.resolve()), (stat := shard.stat()).st_size, stat.st_mtime_ns) for shard in shards]
-    key = hashlib.sha256(json.dumps(["index 2", facts]).encode()).hexdigest()
+    key = hashlib.sha256(json.dumps(["index 3", facts]).encode()).hexdigest()
     path = cache / f"shards-{key[:16]}.json"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
@@ -220,6 +222,8 @@ def _indexed(shard: Path) -> dict[str, Any]:
                     file = archive.extractfile(member)
                     assert file is not None
                     sample |= _told(file.read(), extension.lower(), f"{shard}/{member.name}")
+                else:
+                    sample.setdefault("others", []).append(member.name)
             end = archive.offset
     except tarfile.TarError as error:
         raise ValueError(f"{shard}: it is not a whole tar archive ({error}).") from None
@@ -237,6 +241,8 @@ def _indexed(shard: Path) -> dict[str, Any]:
         "places": [sample["place"] for sample in found],
         "labels": [sample.get("label") for sample in found],
         "captions": [sample.get("caption") for sample in found],
+        # Beside an image, as masks and the like are, they are meant for others.
+        "others": [name for sample in samples.values() if "name" not in sample for name in sample.get("others", ())],
     }
 
 

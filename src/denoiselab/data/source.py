@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,11 @@ from denoiselab.data.decoding import Decoder, Resize
 from denoiselab.data.files import RecordSet
 from denoiselab.data.prepared import prepare, unread
 from denoiselab.data.records import Records
+
+_log = logging.getLogger(__name__)
+
+# Images that are looked through for values of fewer bits.
+_SAMPLED = 32
 
 
 @dataclass(kw_only=True)
@@ -35,7 +41,7 @@ class ImageSource(ABC):
     Args:
         name: Of the data set in scores and folders.
         shape: [C, H, W] of an image as the network sees it. C = 1 makes grey of colours, C = 3 colours of grey.
-        num_classes: Number of classes; None where they do not matter.
+        num_classes: Number of classes; None where they do not matter, or are to be counted.
         validation: Fraction held out from training, by hash of the image, so that copies never part; of sources
             without a held-out part of their own.
         size: Keep only so many training images, evenly spread over the set, which may be in the order of classes; None
@@ -45,6 +51,7 @@ class ImageSource(ABC):
         bad_images: One that cannot be read: fail names it; skip leaves it out and reports all.
         memory_limit: GiB of decoded images up to which a set is decoded once, before training; random crops never are.
         max_pixels: An image with more is a bad one, and not decoded.
+        bit_depth: Bits of a value, 1 to 16, where files or arrays could hold more: 12 of 16; None: all that they hold.
         first_pass: Read every image once before the first training.
         workers: Processes that read images, before the first training and, where images are not decoded by then, in
             training; None: the cores of each rank.
@@ -63,6 +70,7 @@ class ImageSource(ABC):
     bad_images: Literal["fail", "skip"] = "fail"
     memory_limit: float = 2.0
     max_pixels: int = 178_956_970
+    bit_depth: int | None = None
     first_pass: bool = True
     workers: int | None = None
     cache_dir: str = "logs/cache"
@@ -78,6 +86,8 @@ class ImageSource(ABC):
             value = getattr(self, option)
             if value is not None and not value >= least:  # nor what is no number
                 raise ValueError(f"data.{option}={value}: it must be at least {least}.")
+        if self.bit_depth is not None and not 1 <= self.bit_depth <= 16:
+            raise ValueError(f"data.bit_depth={self.bit_depth}: it must be from 1 to 16, or null.")
         if self.bad_images == "skip" and not self.first_pass:
             raise ValueError("data.bad_images=skip: it takes data.first_pass=true, which finds them before training.")
 
@@ -104,6 +114,7 @@ class ImageSource(ABC):
         except OSError as error:
             raise ValueError(f"data: {error.filename} cannot be read ({error.strerror or error}).") from None
         whole = self._prepared(train)
+        self._note_darkness(whole, train.name)
         if apart is None:
             held = whole.hashed_below(self.validation)
             train_set, held_set = whole.subset(~held), whole.subset(held)
@@ -114,10 +125,27 @@ class ImageSource(ABC):
         kept = min(len(train_set), self.size or len(train_set))
         return train_set.subset(torch.arange(kept) * len(train_set) // kept), held_set
 
+    def counted_classes(self) -> int:
+        """How many classes the images to train on have.
+
+        Raises:
+            ValueError: They have none, or there are no such images.
+        """
+        records = self.records()
+        if not len(records):
+            raise ValueError(f"data: {records.name} holds no image.")
+        count = _classes_of(records)
+        if count < 2:
+            raise ValueError(
+                f"data.num_classes: {records.name} has no classes, which conditioner=label needs; choose another "
+                "conditioner, or other data."
+            )
+        return count
+
     def _prepared(self, records: Records) -> RecordSet:
         self._check(records)
         channels, height, width = self.shape
-        decoder = Decoder((channels, height, width), self.resize, self.max_pixels)
+        decoder = Decoder((channels, height, width), self.resize, self.max_pixels, self.bit_depth)
         if not self.first_pass:
             return RecordSet.of(records, decoder, unread(records), self.workers)
         size = len(records) * channels * height * width
@@ -131,9 +159,27 @@ class ImageSource(ABC):
             raise ValueError(f"data.cache_dir={self.cache_dir}: cannot be written to ({reason}).") from None
         return RecordSet.of(records, decoder, prepared, self.workers)
 
+    def _note_darkness(self, data: RecordSet, name: str) -> None:
+        """Say so where a sample of the images uses the lower half of the bytes alone."""
+        if self.bit_depth is not None or not self.first_pass or not len(data):
+            return
+        some = min(len(data), _SAMPLED)
+        top = int(data.stored(torch.arange(some) * len(data) // some).max())
+        if 0 < top < 128:
+            told = (some, name, top, top.bit_length(), top.bit_length())
+            _log.warning(
+                "no value of %d images of %s is above %d, and they are taken as 0 to 255; if they have %d bits, set "
+                "data.bit_depth=%d",
+                *told,
+            )
+
     def _check(self, records: Records) -> None:
         if not len(records):
             raise ValueError(f"data: {records.name} holds no image.")
-        found = len(records.classes) or int(records.labels.max()) + 1
+        found = _classes_of(records)
         if self.num_classes is not None and (found > self.num_classes or 0 < len(records.classes) < self.num_classes):
             raise ValueError(f"data.num_classes={self.num_classes}: {records.name} has {found} classes.")
+
+
+def _classes_of(records: Records) -> int:
+    return len(records.classes) or int(records.labels.max()) + 1
