@@ -2,6 +2,8 @@
 
 import pytest
 from conftest import QUICK
+from omegaconf import OmegaConf
+from PIL import Image
 
 CASES = [
     (["optimizer.lrr=1"], ["optimizer.lrr=1", "did you mean 'optimizer.lr'", "weight_decay"]),
@@ -163,6 +165,24 @@ def test_sample_refuses(arguments, says, finished, tmp_path, invoke):
     for text in says:
         assert text in result.last
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("labels", ["folders", "none"])
+def test_classes_are_counted_from_the_folders(labels, tmp_path, invoke):
+    for number, kind in enumerate(("ant", "bee", "cat")):
+        (tmp_path / "root" / kind).mkdir(parents=True)
+        Image.new("L", (8, 8), 200 + number).save(tmp_path / "root" / kind / "1.png")
+    given = [f"data.root={tmp_path / 'root'}", "data.shape=[1,8,8]", f"data.labels={labels}", "conditioner=label"]
+    if labels == "folders":
+        result = invoke("train.py", "data=image_folder", *given, "--cfg", "job", "--resolve")
+        config = OmegaConf.create(result.out)
+        assert (config.conditioner.num_classes, config.network.num_classes) == (3, 3)
+    else:
+        result = invoke("train.py", "data=image_folder", *given, f"paths.log_dir={tmp_path}")
+        assert result.code == 2
+        assert "has no classes, which conditioner=label needs" in result.last
+        result = invoke("train.py", "data=image_folder", *given[1:], f"paths.log_dir={tmp_path}")
+        assert "data.root: is not given" in result.last
 
 
 def test_samples_are_not_written_over(finished, tmp_path, invoke):

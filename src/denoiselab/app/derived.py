@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab.app.errors import BadInput, not_given
+from denoiselab.app.construct import check, construct, resolve
+from denoiselab.app.errors import BadInput, check_given, not_given
 
 _T = TypeVar("_T")
 
@@ -44,6 +47,34 @@ def _token_features(path: str) -> int:
     return _told("conditioner.encoder", lambda: token_features(path))
 
 
+def _num_classes(*, _root_: DictConfig) -> int | None:
+    """Those of the data: as they are given, or counted."""
+    given: int | None = _root_.data.get("num_classes")
+    if given is not None:
+        return given
+    node = OmegaConf.to_container(_root_.data, resolve=True)
+    assert isinstance(node, dict)
+    check_given({str(key): value for key, value in node.items()}, "data")
+    return _counted(json.dumps(node))
+
+
+@functools.cache
+def _counted(node: str) -> int | None:
+    """The number of classes in the files of a data set; None of one without files."""
+    from denoiselab.data.source import ImageSource  # takes seconds
+
+    tree = {"data": json.loads(node)}
+    kind = resolve(tree["data"].get("_target_"), "data")
+    if not (isinstance(kind, type) and issubclass(kind, ImageSource)):
+        return None
+    check(tree)
+    source: ImageSource = construct(tree["data"], "data")
+    try:
+        return source.counted_classes()
+    except (ValueError, OSError) as error:
+        raise BadInput(str(error)) from None
+
+
 def _folder_sha256(path: str, option: str) -> str:
     from denoiselab.frozen.folders import folder_of, sha256_of
 
@@ -59,6 +90,7 @@ def _told(option: str, call: Callable[[], _T]) -> _T:
 
 _RESOLVERS: dict[str, Callable[..., Any]] = {
     "latent_shape": _latent_shape,
+    "num_classes": _num_classes,
     "token_features": _token_features,
     "folder_sha256": _folder_sha256,
 }
