@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import zipfile
 
 import diffusers
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers.training_utils import EMAModel
 from frozen_models import UNET2D
 from safetensors.torch import load_file, save_file
 
@@ -191,6 +193,65 @@ def test_a_variant_and_a_scheduler_elsewhere_are_read(folder, tmp_path_factory):
     for name, tensor in whole.weights.items():
         assert read.weights[name].dtype == torch.float32
         assert torch.equal(read.weights[name], tensor.half().float())
+
+
+def test_a_variant_that_stands_alone_is_read_and_several_are_named(folder, caplog):
+    whole, place = load_file(folder / WEIGHTS), folder / "unet"
+    half = {name: tensor.half() for name, tensor in whole.items()}
+    (folder / WEIGHTS).unlink()
+    save_file(half, place / "diffusion_pytorch_model.fp16.safetensors")
+    read = Pipeline(str(folder)).read()
+    assert all(
+        torch.equal(read.weights[name], Pipeline(str(folder), variant="fp16").read().weights[name])
+        for name in read.weights
+    )
+    assert "holds weights of the variant fp16 alone, which are read" in caplog.text
+    torch.save(whole, place / "diffusion_pytorch_model.non_ema.bin")
+    with pytest.raises(
+        InteropError, match=r"holds no weights; .*; of other variants there are fp16, non_ema: give import\.variant"
+    ):
+        Pipeline(str(folder)).read()
+    (place / "diffusion_pytorch_model.non_ema.bin").unlink()
+    shard = "diffusion_pytorch_model.fp16-00001-of-00001.safetensors"
+    (place / "diffusion_pytorch_model.fp16.safetensors").rename(place / shard)
+    places = {"weight_map": dict.fromkeys(half, shard)}
+    (place / "diffusion_pytorch_model.safetensors.index.fp16.json").write_text(json.dumps(places))
+    assert Pipeline(str(folder)).read().digest() == read.digest()
+
+
+def test_a_checkpoint_of_diffusers_training_scripts_is_read_with_its_average(folder):
+    """As accelerate and `train_unconditional.py` write it: the scheduler lies in the folder above, if anywhere."""
+    network = UNet2DModel.from_pretrained(folder / "unet")
+    average = EMAModel(network.parameters(), model_cls=UNet2DModel, model_config=network.config, use_ema_warmup=True)
+    for number in (500, 1000):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.5)
+        average.step(network.parameters())
+        network.save_pretrained(folder / f"checkpoint-{number}" / "unet")
+        average.save_pretrained(folder / f"checkpoint-{number}" / "unet_ema")
+        (folder / f"checkpoint-{number}" / "scheduler.bin").write_bytes(b"?")  # of the learning rate
+    found = Pipeline(str(folder / "checkpoint-1000")).read()
+    assert found.name == "checkpoint-1000"
+    layout = found.layout
+    assert all(torch.equal(t, network.state_dict()[n]) for n, t in layout.to_theirs(found.weights).items())
+    expected = UNet2DModel.from_pretrained(folder / "checkpoint-1000" / "unet_ema").state_dict()
+    assert all(torch.equal(t, expected[n]) for n, t in layout.to_theirs(found.averages["ema"]).items())
+    assert not torch.equal(found.averages["ema"]["stem.weight"], found.weights["stem.weight"])
+    assert found.schedule == Pipeline(str(folder)).read().schedule
+    for part in ("unet", "scheduler"):
+        shutil.rmtree(folder / part)
+    with pytest.raises(InteropError, match=r"checkpoint-1000: has no scheduler_config\.json.*import\.scheduler"):
+        Pipeline(str(folder / "checkpoint-1000")).read()
+    with pytest.raises(
+        InteropError,
+        match=r"but checkpoints of a training: checkpoint-500, checkpoint-1000; name one, such as .*=.*-1000",
+    ):
+        Pipeline(str(folder)).read()
+    config = folder / "checkpoint-500" / "unet_ema" / "config.json"
+    config.write_text(config.read_text().replace('"dropout": 0.0', '"dropout": 0.5'))
+    with pytest.raises(InteropError, match="unet_ema: its configuration is another"):
+        Pipeline(str(folder / "checkpoint-500")).read()
 
 
 @pytest.mark.parametrize("size", [0, 10, 3000])

@@ -104,11 +104,11 @@ def ours(run, conditions, scale):
     return (model.codec.decode(x) / 2 + 0.5).clamp(0, 1)
 
 
-@pytest.mark.parametrize("name", PIPELINES)
-def test_an_imported_pipeline_gives_the_images_of_its_own(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("name", "variant"), [*((name, None) for name in PIPELINES), ("Stable Diffusion", "fp16")])
+def test_an_imported_pipeline_gives_the_images_of_its_own(name, variant, tmp_path, monkeypatch):
     make, options, conditions, scale = PIPELINES[name]
     pipeline = make()
-    pipeline.save_pretrained(tmp_path / "pipeline")
+    pipeline.save_pretrained(tmp_path / "pipeline", variant=variant)
     source = node("denoiselab.interop.diffusers.Pipeline", path=str(tmp_path / "pipeline"))
     run = importing.run_directory(source, tmp_path / "logs")
     assert importing.run_directory(source, tmp_path / "logs") == run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ _PARTS = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5
 
 # Files of weights, the first that are there.
 _WEIGHTS = ("model.safetensors", "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin")
+
+# The same of a variant, such as fp16, which is read where there is nothing else.
+_VARIANT = re.compile(r"(?:pytorch_)?model\.(?!safetensors|bin)([\w-]+)\.(?:safetensors|bin)")
 
 # Texts at a time.
 _BATCH = 64
@@ -102,7 +106,11 @@ class TextEncoder:
             with torch.device("cpu"):
                 tokenizer = transformers.AutoTokenizer.from_pretrained(str(self.tokenizer), local_files_only=True)
                 model, report = getattr(transformers, name).from_pretrained(
-                    str(self.folder), local_files_only=True, dtype=torch.float32, output_loading_info=True
+                    str(self.folder),
+                    local_files_only=True,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                    variant=self._variant,
                 )
         except Exception as error:  # theirs are of many kinds
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -122,12 +130,21 @@ class TextEncoder:
             raise ValueError(f"conditioner.encoder.length={self.length}: the encoder takes at most {longest} tokens.")
         return model.eval().requires_grad_(False), tokenizer
 
+    @property
+    def _variant(self) -> str | None:
+        """That of the weights, where there is only one."""
+        if any(path for pattern in _WEIGHTS for path in self.folder.glob(pattern)):
+            return None
+        found = {match[1] for path in self.folder.iterdir() if (match := _VARIANT.fullmatch(path.name))}
+        return found.pop() if len(found) == 1 else None
+
     def _check_types(self, model: Any) -> None:
         """Refuse weights that are stored as integers or the like, which transformers casts."""
         from transformers.modeling_utils import load_state_dict
 
         taken = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
-        files = next(filter(None, (sorted(self.folder.glob(pattern)) for pattern in _WEIGHTS)), [])
+        patterns = (*_WEIGHTS, f"model.{self._variant}.safetensors", f"pytorch_model.{self._variant}.bin")
+        files = next(filter(None, (sorted(self.folder.glob(pattern)) for pattern in patterns)), [])
         for file in files:
             for name, tensor in load_state_dict(str(file), map_location="meta").items():
                 if tensor.is_floating_point() and tensor.dtype.itemsize > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,10 +37,17 @@ _OLD_NAMES = [
 ]
 
 
+# What diffusers' training scripts call what accelerate saves.
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
+
+
 class Pipeline:
     """A pipeline, or a network and a scheduler in one folder, as diffusers' `save_pretrained` writes them.
 
     Of latent diffusion its `vae` or `vqvae` is read too, and its `text_encoder` and `tokenizer`.
+
+    Of a `checkpoint-N` of diffusers' training scripts the network is read and, where there is one, its moving average
+    (`unet_ema`), as the weights `ema`; what the folder above holds of the pipeline goes with it.
 
     Args:
         path: The folder, or the id of a repository of the hub.
@@ -66,9 +74,9 @@ class Pipeline:
             InteropError: A file is missing or damaged, or the network has no counterpart here.
         """
         folder = local(self.path, self.revision)
-        home = next((folder / name for name in ("unet", "transformer") if (folder / name).is_dir()), folder)
-        layout, state, weights = read_model(home, self.variant)
+        home, layout, state, averages, files = self._network(folder)
         options = layout.options
+        above = folder.resolve().parent if _CHECKPOINT.fullmatch(folder.resolve().name) else folder
         if layout.module not in (DDPMUNet, ADMUNet, DiT, TextUNet):
             raise InteropError(f"{home}: {layout.module.__name__} is no network; import a pipeline, or its network.")
         for option in ("image_channels", "num_classes") if layout.module is TextUNet else ():
@@ -77,14 +85,16 @@ class Pipeline:
                     f"{home}: it takes more than a text ({option}), for which there is no conditioner; "
                     "`denoiselab.interop.diffusers.read_model` loads it."
                 )
-        beside = next((folder / name for name in ("vae", "vqvae") if home != folder and (folder / name).is_dir()), None)
+        places = [place / name for place in (folder, above) for name in ("vae", "vqvae") if home != folder]
+        beside = next((place for place in places if place.is_dir()), None)
         vae = beside if self.vae is None else Path(self.vae).expanduser()
         codec_node, shape = (None, None) if vae is None else codec(vae, options["shape"])
-        scheduler = self._scheduler_file(folder)
+        scheduler = self._scheduler_file(folder, above)
         stated = read_json(scheduler)
         meaning = from_scheduler(stated, scheduler, layout.options["outputs"])
         if layout.module is TextUNet:
-            conditioner = text_conditioner(folder, options["token_features"])
+            has_text = (folder / "text_encoder").is_dir()
+            conditioner = text_conditioner(folder if has_text else above, options["token_features"])
         else:
             null = options.get("null_class", True)
             conditioner = nodes.conditioner(options["num_classes"], dropout=0.1 if null else 0.0, null_class=null)
@@ -96,22 +106,47 @@ class Pipeline:
             conditioner=conditioner,
             codec=codec_node,
             shape=shape,
-            files=(weights, home / "config.json", scheduler),
+            averages=averages,
+            files=(*files, scheduler),
             sampling=sampling(stated),
         )
 
-    def _scheduler_file(self, folder: Path) -> Path:
+    def _network(self, folder: Path) -> tuple[Path, Layout, State, dict[str, State], list[Path]]:
+        """The network's folder, its layout and weights, their averages, and what was read."""
+        home = next((folder / name for name in ("unet", "transformer") if (folder / name).is_dir()), folder)
+        if home == folder and not (folder / "config.json").is_file() and (saved := _checkpoints(folder)):
+            raise InteropError(
+                f"{folder}: holds no network, but checkpoints of a training: {', '.join(saved)}; name one, such as "
+                f"import.path={folder / saved[-1]}."
+            )
+        layout, state, weights = read_model(home, self.variant)
+        averages, files = dict[str, State](), [weights, home / "config.json"]
+        average = home.with_name(f"{home.name}_ema")
+        if home != folder and average.is_dir():
+            other, averages["ema"], file = read_model(average, self.variant)
+            if (other.module, other.options) != (layout.module, layout.options):
+                raise InteropError(f"{average}: its configuration is another than that of {home}.")
+            files.append(file)
+        return home, layout, state, averages, files
+
+    def _scheduler_file(self, folder: Path, above: Path) -> Path:
         name = "scheduler_config.json"
         if self.scheduler is not None:
             given = Path(self.scheduler).expanduser()
             return given / name if given.is_dir() else given
-        for place in (folder / "scheduler" / name, folder / name):
+        for place in (folder / "scheduler" / name, folder / name, above / "scheduler" / name):
             if place.is_file():
                 return place
         raise InteropError(
             f"{folder}: has no {name}, which says what the network was trained with; name one with "
             "import.scheduler=<file>."
         )
+
+
+def _checkpoints(folder: Path) -> list[str]:
+    """The names of the training scripts' checkpoints in a folder, the latest last."""
+    found = (path.name for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name)) if folder.is_dir() else ()
+    return sorted(found, key=lambda name: int(name.rpartition("-")[2]))
 
 
 def read_model(folder: Path, variant: str | None = None) -> tuple[Layout, State, Path]:

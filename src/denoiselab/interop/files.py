@@ -6,6 +6,7 @@ Nothing here runs code from a file.
 from __future__ import annotations
 
 import json
+import logging
 import pickle
 import re
 import struct
@@ -22,6 +23,15 @@ from denoiselab.interop.states import InteropError, State
 
 # The names under which diffusers keeps the weights of a model, but for the suffix.
 WEIGHTS = "diffusion_pytorch_model"
+
+
+# `diffusion_pytorch_model.fp16.safetensors`, and of shards `diffusion_pytorch_model.safetensors.index.fp16.json`.
+_VARIANT = re.compile(
+    rf"{WEIGHTS}\.(?!safetensors|bin)([\w-]+)\.(?:safetensors|bin)"
+    rf"|{WEIGHTS}\.(?:safetensors|bin)\.index\.([\w-]+)\.json"
+)
+
+_log = logging.getLogger(__name__)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -118,7 +128,19 @@ def weights_file(folder: Path, variant: str | None = None) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    raise InteropError(f"{folder}: holds no weights; it should hold {names[0]} or {names[2]}.")
+    others = _variants(folder)
+    if variant is None and len(others) == 1:
+        _log.warning("%s holds weights of the variant %s alone, which are read", folder, others[0])
+        return weights_file(folder, others[0])
+    there = f"; of other variants there are {', '.join(others)}: give import.variant" if others else ""
+    raise InteropError(f"{folder}: holds no weights; it should hold {names[0]} or {names[2]}{there}.")
+
+
+def _variants(folder: Path) -> list[str]:
+    """What stands for the variant in the names of files of weights."""
+    matches = (_VARIANT.fullmatch(path.name) for path in folder.glob(f"{WEIGHTS}*"))
+    found = {match[1] or match[2] for match in matches if match}
+    return sorted(name for name in found if not re.search(r"-\d+-of-\d+$", name))  # of shards, which an index names
 
 
 def read_weights(path: Path) -> State:
