@@ -71,6 +71,20 @@ def test_scales_1_and_0_are_single_evaluations():
         assert model.network.sizes == [6]
 
 
+@pytest.mark.parametrize("scale", [0.0, 3.0])
+def test_channels_that_are_not_guided_are_those_of_the_conditional_model(scale):
+    level = VPLinear().level(torch.tensor(0.4, dtype=F64))
+    model = denoiser()
+    cond, null = model(X, level, COND), model(X, level, NULL)
+    guided = bind(model, COND, NULL, scale, channels=1)(X, level)
+    for field in ("x0", "eps"):
+        a, b, c = (getattr(found, field) for found in (cond, null, guided))
+        assert torch.allclose(c[:, :1], b[:, :1] + scale * (a - b)[:, :1], rtol=1e-12)
+        assert torch.equal(c[:, 1:], a[:, 1:])
+    with pytest.raises(ValueError, match="guided_channels=0"):
+        ClassLabel(3, guided_channels=0)
+
+
 def test_a_guided_call_is_one_nfe_and_two_evaluations():
     for scale, evaluations in ((3.0, 2), (1.0, 1)):
         counted = count_calls(bind(denoiser(), COND, NULL, scale))

@@ -13,6 +13,9 @@ from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from randomised import batch, off, randomised
 
+from denoiselab.app.errors import BadInput
+from denoiselab.app.models import build_model, check_scales
+from denoiselab.guidance import bind
 from denoiselab.interop.dit import Checkpoint, to_official
 from denoiselab.interop.states import InteropError
 from denoiselab.networks import Conditioning
@@ -88,6 +91,57 @@ def test_released_file_is_the_same_function_and_is_written_back(options, tmp_pat
     assert back.keys() == state.keys()
     assert all(torch.allclose(back[name], state[name], atol=1e-7) for name in state)
     assert found.config()["conditioner"]["num_classes"] == 5
+
+
+def forward_with_cfg(model, x, t, classes, scale):
+    """The original's: `x` is one half; three channels of eps are guided, the rest is each half's own."""
+    out = model(torch.cat((x, x)), torch.cat((t, t)), torch.cat((classes, torch.full_like(classes, 5)))).sample
+    eps, rest = out[:, :3], out[:, 3:]
+    cond, uncond = eps.chunk(2)
+    half = uncond + scale * (cond - uncond)
+    return torch.cat((torch.cat((half, half)), rest), dim=1)[: len(x)]
+
+
+@pytest.mark.parametrize(("options", "differs"), [({}, False), ({"guided_channels": None}, True)])
+def test_guidance_is_that_of_the_original(options, differs, tmp_path):
+    theirs = original()
+    torch.save(official(theirs), tmp_path / "x.pt")
+    found = Checkpoint(str(tmp_path / "x.pt"), num_heads=2, **options).read()
+    model = build_model(found.config())
+    model.denoiser.network.load_state_dict(found.weights)
+    model.denoiser.eval()
+    x, _ = batch([4, 8, 8])
+    level, index = model.denoiser.schedule.nodes().unbind()[17], torch.arange(3)
+    labels = model.conditioner
+    guided = bind(model.denoiser, labels.sample(index), labels.null(index), 4.0, labels.guided_channels)(x, level)
+    expected = forward_with_cfg(theirs, x, torch.full((3,), 17.0), index, 4.0)[:, :4]
+    assert off(guided.eps[:, :3], expected[:, :3]) <= 1e-5
+    assert (off(guided.eps[:, 3:], expected[:, 3:]) > 0.1) == differs
+    assert differs or off(guided.eps, expected) <= 1e-5
+    labels.guided_channels = 9
+    with pytest.raises(BadInput, match=r"conditioner\.guided_channels=9: the network sees 4; give at most that"):
+        check_scales(model, [1.0], "guidance=1.0")
+
+
+def test_a_model_trained_without_dropped_classes_keeps_its_last_class(tmp_path):
+    theirs = original()
+    state = official(theirs)
+    torch.save(state, tmp_path / "x.pt")
+    found = Checkpoint(str(tmp_path / "x.pt"), num_heads=2, class_dropout_prob=0.0).read()
+    x, label = batch(found.layout.options["shape"])
+    last = torch.full((3,), 5)
+    ours = network_of(found, found.weights)
+    assert off(ours(x, label, Conditioning(last)), theirs(x, label, last).sample) <= 1e-5
+    labels = found.config()["conditioner"]
+    assert (labels["num_classes"], labels["dropout"], labels["null_class"]) == (6, 0.0, False)
+    assert to_official(found.layout.options, found.weights)["y_embedder.embedding_table.weight"].shape == (6, 16)
+    for classes, has_null in ((6, False), (5, True), (9, True)):  # what the file itself says goes before the option
+        content = {"model": state, "ema": state, "opt": {}, "args": argparse.Namespace(num_classes=classes)}
+        torch.save(content, tmp_path / "y.pt")
+        conditioner = Checkpoint(str(tmp_path / "y.pt"), num_heads=2).read().config()["conditioner"]
+        assert (conditioner["num_classes"], conditioner["null_class"]) == (6 - has_null, has_null)
+    with pytest.raises(ValueError, match=r"class_dropout_prob=1\.0"):
+        Checkpoint("x.pt", class_dropout_prob=1.0)
 
 
 def test_file_of_the_training_script_has_an_average_beside_the_weights(tmp_path):

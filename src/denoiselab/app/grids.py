@@ -50,7 +50,8 @@ def fit_grid(config: Config) -> Path:
     denoiser = model.denoiser.to(device).eval()
     index = torch.arange(search.num_samples, device=device)
     try:
-        denoise = bind(denoiser, model.conditioner.sample(index), model.conditioner.null(index), settings.guidance)
+        given = model.conditioner
+        denoise = bind(denoiser, given.sample(index), given.null(index), settings.guidance, given.guided_channels)
     except ValueError as error:
         raise BadInput(str(error)) from None
     total = search.num_samples * (search.fine + search.runs * sampler.steps)

@@ -102,7 +102,7 @@ class Looks:
             except NotFinite as error:
                 console(stderr=True).print(f"preview: {error}")
                 return
-            medium(model.codec.shape).write_grid(path, samples.cpu())
+            medium(model.codec.shape).write_grid(path, samples.cpu(), labels=model.conditioner.described(index))
 
         return write
 

@@ -246,7 +246,9 @@ def check_scales(model: Model, scales: Sequence[float], asked: str) -> None:
     Raises:
         BadInput: Says which.
     """
-    cond = model.conditioner.given(Clean.blank(1, model.codec.shape))
+    cond, guided = model.conditioner.given(Clean.blank(1, model.codec.shape)), model.conditioner.guided_channels
+    if guided is not None and guided > model.shape[0]:
+        raise BadInput(f"conditioner.guided_channels={guided}: the network sees {model.shape[0]}; give at most that.")
     for scale in scales:
         try:
             bind(model.denoiser, cond, model.conditioner.null(torch.arange(1)), scale)

@@ -150,9 +150,13 @@ def sample(config: Config) -> Path:
             "checkpoint_sha256": checkpoint,
             "weights": weights,
             **counts,
+            **({} if settings.guidance == 1 else {"guided_channels": model.conditioner.guided_channels}),
             **({} if steer is None else steer.facts),
         }
-        medium(model.codec.shape).write_samples(partial, samples, settings.format, frames)
+        rows = torch.arange(number)
+        index = rows if frames is None else rows // frames * 2  # whose condition the frames have
+        labels = (model.conditioner if steer is None else steer).described(index)
+        medium(model.codec.shape).write_samples(partial, samples, settings.format, frames, labels)
         write_text(partial / "samples.json", json.dumps(record, indent=1))
     print(f"{number} samples, {record['nfe']} network calls each, weights {weights}: {out}")
     return out

@@ -110,10 +110,11 @@ class ClassifierGuidance(_Settings):
 
 
 class Conditions(_Settings):
-    """What samples are conditioned on, in turn."""
+    """What samples are conditioned on, in turn, and which channels guidance acts on."""
 
     prompts: list[str] | None
     classes: list[int] | None
+    guided_channels: int | None
 
 
 class SampleSettings(_Settings):

@@ -57,6 +57,11 @@ class Steering:
         label = index % self.classifier.num_classes if label is None else label
         return ClassifierGuided(denoise, self.classifier, label, self.scale)
 
+    def described(self, index: Tensor) -> list[str]:
+        """The numbers of these classes."""
+        own = self.conditioner.described(index)
+        return [str(label) for label in (index % self.classifier.num_classes).tolist()] if own is None else own
+
 
 def check_steering(node: Mapping[str, Any]) -> None:
     """Check what can be checked before anything is read.

@@ -45,10 +45,12 @@ class Conditioner(ABC):
     Attributes:
         names: The fields it gives.
         strata: Sample i is conditioned as sample i mod strata is; 1 where samples are drawn independently.
+        guided_channels: Classifier-free guidance acts on the first of these many channels; None for all.
     """
 
     names: frozenset[str] = frozenset()
     strata: int = 1
+    guided_channels: int | None = None
 
     @abstractmethod
     def train(self, clean: Clean, noise: Noise) -> Conditioning:
@@ -61,6 +63,10 @@ class Conditioner(ABC):
     @abstractmethod
     def sample(self, index: Tensor) -> Conditioning:
         """The condition of samples `index` `(B,)` int64 to be drawn: a function of the index alone."""
+
+    def described(self, index: Tensor) -> list[str] | None:
+        """The condition of samples `index` in words, for pictures; None where it has none."""
+        return None
 
     def null(self, index: Tensor) -> Conditioning:
         """What stands for no condition of samples `index` to classifier-free guidance; no fields: nothing does."""

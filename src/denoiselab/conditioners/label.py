@@ -22,10 +22,11 @@ class ClassLabel(Conditioner):
             arXiv 2207.12598, algorithm 1).
         null_class: The network has one.
         classes: Of samples, in turn; None for all.
+        guided_channels: Classifier-free guidance acts on the first of these many channels; None for all.
 
     Raises:
-        ValueError: Unless num_classes >= 1 and 0 <= dropout < 1, and dropout = 0 without a null class; or there is no
-            such class.
+        ValueError: Unless num_classes >= 1, 0 <= dropout < 1 and guided_channels >= 1, and dropout = 0 without a null
+            class; or there is no such class.
     """
 
     names: frozenset[str] = frozenset({"class_label"})
@@ -36,6 +37,7 @@ class ClassLabel(Conditioner):
         dropout: float = 0.1,
         null_class: bool = True,
         classes: Sequence[int] | None = None,
+        guided_channels: int | None = None,
     ) -> None:
         if num_classes < 1:
             raise ValueError(f"num_classes={num_classes}: it must be at least 1.")
@@ -44,7 +46,10 @@ class ClassLabel(Conditioner):
             raise ValueError(f"dropout={dropout}: it must be 0 where there is no null class.")
         if classes is not None and (not classes or not all(0 <= label < num_classes for label in classes)):
             raise ValueError(f"classes={list(classes)}: at least one is needed, from 0 to {num_classes - 1}.")
+        if guided_channels is not None and guided_channels < 1:
+            raise ValueError(f"guided_channels={guided_channels}: it must be at least 1, or null for all.")
         self.num_classes, self.dropout, self.null_class = num_classes, dropout, null_class
+        self.guided_channels = guided_channels
         self.classes = torch.arange(num_classes) if classes is None else torch.tensor(classes)
         self.strata = len(self.classes)
 
@@ -59,6 +64,10 @@ class ClassLabel(Conditioner):
     def sample(self, index: Tensor) -> Conditioning:
         """Sample i is of the class `classes[i]`, in turn."""
         return Conditioning(class_label=self.classes.to(index.device)[index % len(self.classes)])
+
+    def described(self, index: Tensor) -> list[str]:
+        """The numbers of the classes."""
+        return [str(label) for label in self.classes[index.cpu() % len(self.classes)].tolist()]
 
     def null(self, index: Tensor) -> Conditioning:
         """The null class; nothing, where there is none."""

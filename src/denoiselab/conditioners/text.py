@@ -83,11 +83,16 @@ class Text(Conditioner):
 
     def sample(self, index: Tensor) -> Conditioning:
         """Sample i is of prompt i, or of the caption of held-out sample i, in turn."""
-        if self.prompts is not None:
-            return self._conditioning([self.prompts[i % len(self.prompts)] for i in index.tolist()], index.device)
-        if self._held_out is None:
+        texts = self.described(index)
+        if texts is None:
             raise ValueError("conditioner.prompts: there are none, nor data whose captions could stand for them.")
-        return self.given(self._held_out(index))
+        return self._conditioning(texts, index.device)
+
+    def described(self, index: Tensor) -> list[str] | None:
+        """The prompts, or the captions that stand for them."""
+        if self.prompts is not None:
+            return [self.prompts[i % len(self.prompts)] for i in index.tolist()]
+        return None if self._held_out is None else list(_captions(self._held_out(index)))
 
     def null(self, index: Tensor) -> Conditioning:
         """The empty text."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from denoiselab.codecs import Codec
@@ -53,7 +52,7 @@ def draw(
         NotFinite: A sample is not finite.
         ValueError: There is nothing to guide.
     """
-    bound = bind(denoiser, conditioner.sample(index), conditioner.null(index), guidance)
+    bound = bind(denoiser, conditioner.sample(index), conditioner.null(index), guidance, conditioner.guided_channels)
     counted = count_calls(bound if steer is None else steer(bound, index))
     drawn = noise(seed, index, SAMPLING)
     x = sampler(counted, denoiser.schedule, codec.latent_shape, drawn, steps=steps, start=start, on_step=on_step)

@@ -81,7 +81,7 @@ def encode(
     indices = IndexStream(len(data), seed)[torch.arange(n)]
     for index in indices.split(batch_size):
         known, at = clean(data, index, device), index.to(device)
-        denoise = bind(denoiser, conditioner.given(known), conditioner.null(at), guidance)
+        denoise = bind(denoiser, conditioner.given(known), conditioner.null(at), guidance, conditioner.guided_channels)
         there, back = count_calls(denoise), count_calls(denoise)
         noise = Noise(seed, at, SAMPLING)
         z = codec.encode_latents(codec.encode_pixels(known.images), noise.normal)

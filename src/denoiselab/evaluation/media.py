@@ -14,6 +14,7 @@ from torch import Tensor
 from denoiselab.data import to_uint8
 from denoiselab.data.tones import RATE
 from denoiselab.evaluation import report
+from denoiselab.evaluation.labels import labelled_grid
 from denoiselab.files import atomic
 
 # Half the side of every picture of points; data sets of points have variance 1.
@@ -40,16 +41,28 @@ class Medium(Protocol):
         """Write the pictures of a sampler's cells, as arrays, with a label each."""
         ...
 
-    def write_grid(self, path: Path, samples: Tensor, columns: int | None = None) -> None:
-        """Write one picture of all stored samples, images in a square unless the number of columns is given."""
+    def write_grid(
+        self, path: Path, samples: Tensor, columns: int | None = None, labels: Sequence[str] | None = None
+    ) -> None:
+        """Write one picture of all stored samples, images in a square unless the number of columns is given.
+
+        Below each image stands its label, if there are labels.
+        """
         ...
 
     def write_pairs(self, path: Path, data: Tensor, reconstructions: Tensor) -> None:
         """Write one picture of stored data, each beside its reconstruction."""
         ...
 
-    def write_samples(self, folder: Path, samples: Tensor, kind: str, columns: int | None = None) -> None:
-        """Write stored samples as `kind` ("png", files to look at or hear, or "npz"), and `grid.png`."""
+    def write_samples(
+        self,
+        folder: Path,
+        samples: Tensor,
+        kind: str,
+        columns: int | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        """Write stored samples as `kind` ("png", files to look at or hear, or "npz"), and `grid.png`, labelled."""
         ...
 
 
@@ -70,19 +83,31 @@ class Images:
         """Write the strips one below the other."""
         report.write_rows(path, cells, labels, f"{title}, same x_T in each column")
 
-    def write_grid(self, path: Path, samples: Tensor, columns: int | None = None) -> None:
-        """Write a square of images, or rows of `columns`, small ones enlarged."""
-        scale = report.magnification(samples.shape[2])
-        report.write_png(path, report.grid(samples, columns or round(len(samples) ** 0.5) or 1, gap=1), scale)
+    def write_grid(
+        self, path: Path, samples: Tensor, columns: int | None = None, labels: Sequence[str] | None = None
+    ) -> None:
+        """Write a square of images, or rows of `columns`, small ones enlarged, each above its label."""
+        scale, columns = report.magnification(samples.shape[2]), columns or round(len(samples) ** 0.5) or 1
+        if labels is None:
+            report.write_png(path, report.grid(samples, columns, gap=1), scale)
+        else:
+            report.write_png(path, labelled_grid(samples, columns, labels, scale))
 
     def write_pairs(self, path: Path, data: Tensor, reconstructions: Tensor) -> None:
         """Write a square of pairs side by side."""
         both = torch.stack((data, reconstructions), 1).flatten(0, 1)
         self.write_grid(path, both, 2 * max(1, round((len(data) / 2) ** 0.5)))
 
-    def write_samples(self, folder: Path, samples: Tensor, kind: str, columns: int | None = None) -> None:
+    def write_samples(
+        self,
+        folder: Path,
+        samples: Tensor,
+        kind: str,
+        columns: int | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
         """Write a file an image, or one array `images` `(N, H, W, C)`; and a grid."""
-        self.write_grid(folder / "grid.png", samples, columns)
+        self.write_grid(folder / "grid.png", samples, columns, labels)
         if kind == "npz":
             with atomic(folder / "samples.npz") as file:
                 np.savez(file, images=samples.permute(0, 2, 3, 1).numpy())
@@ -113,7 +138,9 @@ class Points:
         """Write the maps side by side."""
         report.write_columns(path, cells, labels, title)
 
-    def write_grid(self, path: Path, samples: Tensor, columns: int | None = None) -> None:
+    def write_grid(
+        self, path: Path, samples: Tensor, columns: int | None = None, labels: Sequence[str] | None = None
+    ) -> None:
         """Write the map of the points."""
         self.write_cell(path, samples)
 
@@ -131,7 +158,14 @@ class Points:
         axes.legend(fontsize=8, loc="upper right")
         report.save(figure, path)
 
-    def write_samples(self, folder: Path, samples: Tensor, kind: str, columns: int | None = None) -> None:
+    def write_samples(
+        self,
+        folder: Path,
+        samples: Tensor,
+        kind: str,
+        columns: int | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
         """Write one array `points` `(N, D)` float32, whatever `kind`, and a map of them as `grid.png`."""
         self.write_cell(folder / "grid.png", samples)
         with atomic(folder / "samples.npz") as file:
@@ -164,7 +198,9 @@ class Waveforms:
         """Write the cells' signals side by side."""
         report.write_columns(path, cells, labels, f"{title}, same x_T in each row")
 
-    def write_grid(self, path: Path, samples: Tensor, columns: int | None = None) -> None:
+    def write_grid(
+        self, path: Path, samples: Tensor, columns: int | None = None, labels: Sequence[str] | None = None
+    ) -> None:
         """Write the first signals."""
         self.write_cell(path, samples)
 
@@ -172,7 +208,14 @@ class Waveforms:
         """Write the first signals, each above its reconstruction."""
         self.write_cell(path, torch.stack((data, reconstructions), 1).flatten(0, 1))
 
-    def write_samples(self, folder: Path, samples: Tensor, kind: str, columns: int | None = None) -> None:
+    def write_samples(
+        self,
+        folder: Path,
+        samples: Tensor,
+        kind: str,
+        columns: int | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
         """Write one array `waveforms` `(N, C, L)` float32 or, for "png", a .wav of 16 bits a signal; and `grid.png`.
 
         Full scale of a .wav is 4; it plays at the rate of `data.tones`.

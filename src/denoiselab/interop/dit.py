@@ -21,6 +21,7 @@ from denoiselab.interop.layout import Entry, Layout, layer
 from denoiselab.interop.options import completed
 from denoiselab.interop.states import InteropError, State, numbered, numbers, width_of
 from denoiselab.networks import DiT
+from denoiselab.networks.checks import check_dropout, check_sizes
 from denoiselab.networks.transformer import sincos_positions
 
 # Heads of the published sizes, by their width.
@@ -36,12 +37,28 @@ class Checkpoint:
         diffusion_steps: Steps of the linear chain that it was trained on.
         vae: Folder of the autoencoder whose latents it was trained on, in diffusers' format; None for none: samples
             are latents.
+        class_dropout_prob: The original's option of that name: at 0 the table of classes has no row for none. Where the
+            file holds the command line of `train.py`, the number of classes there decides.
+        guided_channels: Channels, from the first, that guidance acts on; None for all. The original's
+            `forward_with_cfg` has 3.
+
+    Raises:
+        ValueError: A number is out of range.
     """
 
     def __init__(
-        self, path: str, num_heads: int | None = None, diffusion_steps: int = 1000, vae: str | None = None
+        self,
+        path: str,
+        num_heads: int | None = None,
+        diffusion_steps: int = 1000,
+        vae: str | None = None,
+        class_dropout_prob: float = 0.1,
+        guided_channels: int | None = 3,
     ) -> None:
+        check_dropout(class_dropout_prob, "class_dropout_prob")
+        check_sizes({"guided_channels": guided_channels})
         self.path, self.heads, self.steps, self.vae = path, num_heads, diffusion_steps, vae
+        self.dropout, self.guided_channels = class_dropout_prob, guided_channels
 
     def read(self) -> Imported:
         """The network and its chain.
@@ -55,7 +72,9 @@ class Checkpoint:
             content = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
         in_training = isinstance(content, Mapping) and {"model", "ema"} <= content.keys()
         state = as_state(content["model"] if in_training else content, path)
-        layout = dit_layout(state, path, self.heads)
+        null_class = _null_class(content.get("args") if in_training else None, state, self.dropout > 0)
+        layout = dit_layout(state, path, self.heads, null_class=null_class)
+        guided = None if self.guided_channels is None else min(self.guided_channels, layout.options["shape"][0])
         averages = {"ema": as_state(content["ema"], path)} if in_training else {}
         options = layout.options
         vae = None if self.vae is None else Path(self.vae).expanduser()
@@ -67,7 +86,12 @@ class Checkpoint:
             nodes.chain(nodes.betas("linear", steps=self.steps, start=1e-4, end=0.02, per=1000)),
             nodes.parameterization("eps"),
             nodes.denoiser(nodes.step_index(scale=1.0), "LearnedRange" if options["outputs"] == 2 else "FixedLarge"),
-            conditioner=nodes.conditioner(options["num_classes"], dropout=0.1),
+            conditioner=nodes.conditioner(
+                options["num_classes"],
+                dropout=(self.dropout or 0.1) if null_class else 0.0,
+                null_class=null_class,
+                guided_channels=guided,
+            ),
             codec=codec_node,
             shape=shape,
             averages={name: layout.to_ours(average, path) for name, average in averages.items()},
@@ -75,13 +99,22 @@ class Checkpoint:
         )
 
 
-def dit_layout(state: State, where: Path, heads: int | None = None) -> Layout:
+def _null_class(args: Any, state: State, dropped: bool) -> bool:
+    """Whether the last row of the table of classes stands for none: by a command line in the file, else the option."""
+    classes, table = getattr(args, "num_classes", None), state.get("y_embedder.embedding_table.weight")
+    if type(classes) is int and isinstance(table, torch.Tensor) and table.ndim and len(table) - classes in (0, 1):
+        return len(table) > classes
+    return dropped
+
+
+def dit_layout(state: State, where: Path, heads: int | None = None, *, null_class: bool = True) -> Layout:
     """The `DiT` that a state of theirs belongs to, by its names and shapes.
 
     Args:
         state: Names to tensors.
         where: The file, for messages.
         heads: As in `Checkpoint`.
+        null_class: The last row of the table of classes stands for none.
 
     Raises:
         InteropError: It is no such state, its positions are others than the paper's, or its heads are not known.
@@ -103,7 +136,8 @@ def dit_layout(state: State, where: Path, heads: int | None = None) -> Layout:
         "depth": depth,
         "heads": heads,
         "mlp_ratio": width_of(state, "blocks.0.mlp.fc1.weight", where) / width,
-        "num_classes": width_of(state, "y_embedder.embedding_table.weight", where) - 1,
+        "num_classes": width_of(state, "y_embedder.embedding_table.weight", where) - null_class,
+        "null_class": null_class,
         "outputs": width_of(state, "final_layer.linear.weight", where) // (patch * patch * channels),
     }
     return Layout(DiT, options, _entries(depth), ignored=("pos_embed",))
@@ -120,7 +154,7 @@ def to_official(options: Mapping[str, Any], weights: State) -> State:
         ValueError: Theirs has no such option.
     """
     full = completed(DiT, options)
-    plain = {"rotary_positions": False, "qk_norm": False, "null_class": True, "mlp_norm_eps": 1e-6}
+    plain = {"rotary_positions": False, "qk_norm": False, "mlp_norm_eps": 1e-6}
     for option, value in {**plain, "frequency_shift": 0, "token_features": None, "vector_features": None}.items():
         if full[option] != value:
             raise ValueError(f"network.{option}={full[option]}: facebookresearch/DiT has {value}.")

@@ -115,11 +115,11 @@ def checkpointed_levels(count: int, levels: Levels) -> frozenset[int]:
     return frozenset(levels)
 
 
-def check_dropout(dropout: float) -> None:
+def check_dropout(dropout: float, option: str = "dropout") -> None:
     """Refuse what is no probability below 1.
 
     Raises:
         ValueError: It is not.
     """
     if not 0 <= dropout < 1:
-        raise ValueError(f"dropout={dropout}: it must be at least 0 and less than 1.")
+        raise ValueError(f"{option}={dropout}: it must be at least 0 and less than 1.")
