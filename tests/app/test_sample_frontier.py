@@ -62,7 +62,7 @@ def test_other_weights_samplers_and_checkpoints_add_cells(copy, invoke):
 
 
 def test_what_is_asked_for_replaces_what_refined_the_runs_own(copy, invoke):
-    """Budgets of single samplers stored in a run do not come on top of budgets asked for, nor do facts of a reference."""
+    """Budgets of single samplers stored in a run do not add to budgets asked for, nor do facts of a reference."""
     path = copy / "checkpoints" / "last.ckpt"
     content = torch.load(path, weights_only=True)
     own = content["denoiselab"]["config"]["evaluation"]
