@@ -69,13 +69,12 @@ class Decoder:
     """Makes bytes `(C, H, W)` of what Pillow or an array holds.
 
     Of several frames the first is taken; a photograph is turned upright as its EXIF data say; what is transparent is
-    laid on white; CMYK and other models become RGB, and grey for C = 1. Profiles of colours and gamma are passed over,
-    as by ADM's and EDM's tools.
+    laid on white; CMYK and other models become RGB, and grey for C = 1. Profiles of colours and gamma are ignored, as
+    by ADM's and EDM's tools.
 
-    Values of d bits, 0 to 2^d - 1, become the nearest of 0 to 255. What holds fewer than 8 bits, and formats that state
-    their range (TIFF of 12 bits, PGM's largest value), are taken at their word. Of 16 bits that hold fewer, and of
-    bytes, only `bit_depth` can tell: without it 16 bits whose highest is never used in an image are refused, and bytes
-    are 0 to 255. Signed numbers and floats are refused.
+    Values of d bits, 0 to 2^d - 1, become the nearest of 0 to 255. A range that the file states is used: fewer than 8
+    bits, TIFF's 12 bits, PGM's largest value. Otherwise `bit_depth` is d; without it, d is 8 for bytes, and 16 for 16
+    bits if the highest bit is used in the image, which is refused if it is not. Signed numbers and floats are refused.
 
     Args:
         shape: (C, H, W), C of 1 or 3.

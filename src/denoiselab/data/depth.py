@@ -17,11 +17,11 @@ _ORIENTATION = 0x112
 
 
 class UnknownDepth(ValueError):  # noqa: N818
-    """An image that is well, but whose values may have fewer bits than what holds them, and nobody said how many."""
+    """An intact image whose values may have fewer bits than their container, where no depth is stated."""
 
 
 class Held(NamedTuple):
-    """What a file that was opened, and not yet read, says of its values.
+    """How an opened file stores its values, before they are read.
 
     Args:
         raw: Pillow's name of how they lie in the file.
@@ -38,7 +38,7 @@ class Held(NamedTuple):
 
 
 def held_by(image: Image.Image) -> Held:
-    """What an opened file says."""
+    """How an opened file stores its values."""
     tile = next(iter(getattr(image, "tile", ())), None)
     if tile is None:
         return Held("", stated=False)
@@ -65,7 +65,7 @@ def in_bytes(image: Image.Image, held: Held, depth: int | None, content: bytes |
 
     Args:
         image: Read from its file.
-        held: What the file said before.
+        held: From `held_by`, before it was read.
         depth: As in `denoiselab.data.decoding.Decoder`.
         content: Of a PNG file whose colours have 16 bits.
 
