@@ -12,9 +12,9 @@ import tomllib
 import hydra
 import pytest
 from conftest import ROOT, Result
+from hydra.errors import HydraException
 
-from denoiselab.app import cli, overrides
-from denoiselab.app.errors import BadInput
+from denoiselab.app import cli, spelling
 from denoiselab.interop import pickles
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -164,14 +164,12 @@ def advised():
 
 @pytest.mark.parametrize(("text", "where"), sorted(dict(advised()).items()))
 def test_every_option_that_a_message_advises_exists(text, where):
-    from denoiselab.app import spelling
-
     failed = []
     with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for program, place in itertools.product(("train", "sample", "references", "convert", "report"), PLACES):
             try:
-                overrides.composed(program, [*place, spelling.readable(text)])
-            except BadInput as error:
+                hydra.compose(program, [*place, spelling.readable(text)])
+            except HydraException as error:
                 failed.append(str(error))
             else:
                 return
