@@ -87,7 +87,8 @@ def test_the_command_to_continue_names_the_place_once(monkeypatch):
     from denoiselab.app.train import _continues
 
     for argument, count in (("seed=1", 4), ("paths.run_dir=/x/a=b", 3)):
-        monkeypatch.setattr(sys, "argv", ["train.py", readable(argument)])
+        lightnings = ['hydra.run.dir="."', "hydra.job.name=train_ddp_process_1", "hydra.output_subdir=null"]
+        monkeypatch.setattr(sys, "argv", ["train.py", readable(argument), *lightnings])
         words = shlex.split(_continues("paths.run_dir", Path("/x/a=b")))
         assert len(words) == count
         assert words[:2] == ["python", "train.py"]

@@ -106,7 +106,8 @@ def train(config: dict[str, Any], job: Path | None) -> float:
 def _continues(option: str, place: Path) -> str:
     """The command that continues this run, which `option` finds again in its place."""
     given = any(argument.startswith(f"{option}=") for argument in sys.argv)
-    command = shlex.join(["python", *sys.argv])
+    lightnings = ("hydra.run.dir=", "hydra.job.name=", "hydra.output_subdir=")  # for the processes that it starts
+    command = shlex.join(["python", *(argument for argument in sys.argv if not argument.startswith(lightnings))])
     return command if given else f"{command} {override(option, place)}"
 
 
