@@ -50,6 +50,28 @@ def test_streams_differ():
             assert not torch.isclose(flat[i], flat[j]).any()
 
 
+def test_nodes_differ_by_all_that_draws_differ_by():
+    """Family, seed, index, number, and whether they are shared; and no node is a draw."""
+    index, x = torch.arange(4), torch.zeros(4, 8)
+    noises = [Noise(seed, index, family) for seed in (0, 2**62) for family in range(4)]
+    shared = [Noise(0, index * 3, family).shared(3) for family in range(4)]
+    draws = [noise.node(number, x) for noise in (*noises, *shared) for number in (0, 1, 2**29 - 1)]
+    draws += [noise.normal((8,)) for noise in (*noises, *shared)]
+    draws += [Noise(0, index + 4).node(0, x)]
+    each = torch.stack(draws).flatten(0, 1)
+    assert len(each.unique(dim=0)) == len(each)
+    with pytest.raises(ValueError, match=f"number={2**29}: it must be from 0"):
+        Noise(0, index).node(2**29, x)
+
+
+@pytest.mark.parametrize("family", [0, 1])
+def test_nodes_of_training_and_sampling_stay(family):
+    """Where 0.1 had them: draws from 2^30 on."""
+    noise = Noise(3, torch.arange(4), family)
+    noise.draw = 2**30 + 17
+    assert torch.equal(noise.normal((8,)), Noise(3, torch.arange(4), family).node(17, torch.zeros(4, 8)))
+
+
 def test_distribution():
     z = Noise(0, torch.arange(2000)).normal((101,)).double()
     assert stats.kstest(z.flatten().numpy(), "norm").pvalue > 1e-3

@@ -27,8 +27,8 @@ _CHUNK = 2**17
 # Independent families of numbers under one seed.
 TRAINING, SAMPLING, LOADING, AUGMENTING = 0, 1, 2, 3
 
-# Draw numbers from here on belong to noise that several samples share, to the nodes of Brownian paths, and to the
-# second two families.
+# Bits of a draw's number: noise that several samples share, the nodes of Brownian paths, the second two families. What
+# is left counts the draws, or is the node's number.
 _SHARED = 2**31
 _PATHS = 2**30
 _SECOND = 2**29
@@ -92,7 +92,7 @@ class Noise:
 
     def __init__(self, seed: int, index: Tensor, family: int = SAMPLING) -> None:
         self.index = index
-        self.draw = (family >> 1) * _SECOND
+        self.draw = self._first = (family >> 1) * _SECOND
         self._key = (seed & _MASK, (seed >> 32) ^ ((family & 1) << 31))
         self._ahead: dict[int, Tensor] = {}
         self._size = -1
@@ -104,7 +104,7 @@ class Noise:
         other = copy.copy(self)
         other._ahead = {}
         other.index = self.index // count
-        other.draw = self.draw + _SHARED
+        other.draw, other._first = self.draw + _SHARED, self._first + _SHARED
         self.draw += 1
         return other
 
@@ -142,9 +142,15 @@ class Noise:
         return z.reshape(-1, *shape).to(dtype)
 
     def node(self, number: int, x: Tensor) -> Tensor:
-        """Standard normal draws like `x` `(B, *)`, addressed by a number below 2^30 instead of by order."""
+        """Standard normal draws like `x` `(B, *)`, addressed by a number instead of by order.
+
+        Raises:
+            ValueError: The number is not from 0 to 2^29 - 1.
+        """
+        if not 0 <= number < _SECOND:
+            raise ValueError(f"number={number}: it must be from 0 to {_SECOND - 1}.")
         elements = math.prod(x.shape[1:])
-        return self._normal([_PATHS + number], elements)[0].reshape(x.shape).to(x)
+        return self._normal([self._first + _PATHS + number], elements)[0].reshape(x.shape).to(x)
 
     def _normal(self, draws: Sequence[int], elements: int) -> Tensor:
         """Standard normal draws `(draws, B, elements)`, float32."""
