@@ -9,7 +9,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from denoiselab.evaluation.frechet import frechet_distance, frechet_infinity, frechet_score, root_of
+from denoiselab.evaluation.frechet import frechet_distance, frechet_scores, root_of, second_influence
 from denoiselab.evaluation.statistics import GaussianStatistics, Moments
 
 
@@ -25,10 +25,7 @@ def collect(x, kept=2048, batch=97, strata=1):
 
 
 def score(x, q, kept=2048, strata=1):
-    p = collect(x, kept, strata=strata)
-    root = root_of(q)
-    whole = frechet_score(p, q, root)
-    return whole, frechet_infinity(p, q, root, whole)
+    return frechet_scores(collect(x, kept, strata=strata), q, root_of(q))
 
 
 def by_sqrtm(p, q):
@@ -121,6 +118,81 @@ def test_the_standard_error_near_the_reference_is_that_of_many_draws(power, stra
     assert statistics.fmean(one.standard_error for one in scores) == pytest.approx(empirical, rel=0.2)
 
 
+class Diagonal:
+    """p = N(m, a^2 L) and q = N(0, L) with a diagonal L: variances of the distance to orders 1 / n and 1 / n^2."""
+
+    def __init__(self, d, power, shift, a):
+        self.d, self.a, self.spread = d, a, torch.arange(1, d + 1).double() ** (-power / 2)
+        self.mean = shift * self.spread * normal(d, seed=1)
+        self.reference = Moments(10**9, torch.zeros(d).double(), torch.diag(self.spread**2))
+
+    def draw(self, n, number):
+        return self.mean + self.a * self.spread * normal(n, self.d, seed=100 + number)
+
+    def variances(self, n):
+        """V1 of psi(x) = 2 m.y + (1 - 1 / a) |y|^2; V2 = tr (H S)^2 / 2 of the mean and of the covariance."""
+        a, values = self.a, self.spread**2
+        first = 4 * a**2 * (self.mean**2 * values).sum() + 2 * (1 - 1 / a) ** 2 * a**4 * (values**2).sum()
+        harmonic = values[:, None] * values / (values[:, None] + values)
+        second = a**2 * (2 * (values**2).sum() + harmonic.square().sum() + (values**2).sum() / 4)
+        return float(first) / n, float(second) / n**2
+
+
+@pytest.mark.parametrize(("d", "n", "draws"), [(16, 1000, 40), (16, 5000, 16), (64, 1000, 24), (64, 2000, 16)])
+@pytest.mark.parametrize(("power", "shift", "a"), [(0, 0, 1), (1, 0, 1), (0, 0.03, 1), (0, 0.3, 1.3)])
+def test_standard_errors_are_the_closed_forms_at_the_reference_near_it_and_far(d, n, draws, power, shift, a):
+    """The distance has the variance V1 + V2, and that at infinity, bilinear in both halves, V1 + 2 V2."""
+    population = Diagonal(d, power, shift, a)
+    first, second = population.variances(n)
+    drawn = [score(population.draw(n, number), population.reference) for number in range(draws)]
+    for which, exact in ((0, first + second), (1, first + 2 * second)):
+        reported = statistics.fmean(pair[which].standard_error ** 2 for pair in drawn)
+        assert (reported / exact) ** 0.5 == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(("shift", "a"), [(0, 1), (0.3, 1.3)])
+def test_the_closed_forms_are_the_spread_of_four_hundred_draws(shift, a):
+    population, n = Diagonal(8, 1, shift, a), 400
+    first, second = population.variances(n)
+    drawn = [score(population.draw(n, number), population.reference) for number in range(400)]
+    for which, exact in ((0, first + second), (1, first + 2 * second)):
+        assert statistics.stdev(pair[which].value for pair in drawn) == pytest.approx(exact**0.5, rel=0.1)
+        errors = statistics.fmean(pair[which].standard_error for pair in drawn)
+        assert errors == pytest.approx(statistics.stdev(pair[which].value for pair in drawn), rel=0.1)
+
+
+def test_the_second_influence_is_the_derivative_by_the_weights_of_two_samples():
+    """Its double differences, from second differences of the distance in the weights of four samples."""
+    x, q = 1.5 * normal(12, 3, seed=0) + 0.4, collect(normal(50, 3, seed=1) @ normal(3, 3, seed=2))
+    root, equal = root_of(q), torch.full((12,), 1 / 12).double()
+
+    def weighted(weights):
+        mean = weights @ x
+        return Moments(10**9, mean, ((x - mean) * weights[:, None]).T @ (x - mean))
+
+    base, h, (i, k, j, m) = weighted(equal), 1e-4, (0, 1, 2, 3)
+    values, vectors = torch.linalg.eigh(root.T @ base.covariance @ root)
+    w = (x - base.mean) @ root @ vectors
+    pairs = ((1, i, j), (-1, i, m), (-1, k, j), (1, k, m))
+    found = sum(sign * float(second_influence(w[[a]], w[[b]], values)) for sign, a, b in pairs)
+    along = torch.zeros(2, 12).double()
+    along[0, [i, k]] = along[1, [j, m]] = torch.tensor([h, -h]).double()
+    by_weights = sum(
+        s * t * frechet_distance(weighted(equal + s * along[0] + t * along[1]), q) for s in (1, -1) for t in (1, -1)
+    )
+    assert found == pytest.approx(by_weights / (4 * h**2), rel=1e-4)
+
+
+def test_a_large_mean_leaves_the_distance_and_its_standard_errors():
+    """Float32 features of std 1 around 10,000, against the two-pass covariance in float64."""
+    x, y = (normal(n, 8, seed=n).float() + 10_000 for n in (900, 1000))
+    exact = [Moments(len(part), part.double().mean(0), torch.cov(part.double().T)) for part in (x, y)]
+    whole, infinite = score(x, collect(y))
+    assert whole.value == pytest.approx(frechet_distance(*exact), rel=1e-10)
+    for far, near in zip((whole, infinite), score(x.double() - 10_000, collect(y.double() - 10_000)), strict=True):
+        assert far[:2] == pytest.approx(near[:2], rel=1e-8)
+
+
 def test_the_distance_at_infinity_is_closer_to_the_truth_than_at_a_thousand_samples():
     populations = Populations(64, 0.0)
     closer = 0
@@ -204,8 +276,7 @@ def test_the_distance_of_2048_dimensions_is_five_times_faster_than_by_sqrtm():
         values.append(distance(p, q))
         seconds.append(time.perf_counter() - start)
     start = time.perf_counter()
-    root = root_of(q)
-    frechet_infinity(p, q, root, frechet_score(p, q, root))
+    frechet_scores(p, q, root_of(q))
     print(f"distance, sqrtm, distance: {seconds} s; all scores: {time.perf_counter() - start} s")
     assert values[1] == pytest.approx(values[0], rel=1e-8)
     assert seconds[1] > 5 * max(seconds[0], seconds[2])

@@ -34,10 +34,16 @@ def test_sums_give_mean_and_covariance_of_the_whole_and_of_halves(batch):
     assert torch.equal(s.first, x[:9])
 
 
-def test_sums_are_double_whatever_the_features_are():
-    x = draws().float() + 1000
+@pytest.mark.parametrize("mean", [0, 1000, 10_000, 1e6])
+def test_sums_are_double_and_keep_the_spread_of_features_whatever_their_mean(mean):
+    x = draws().float() * torch.tensor([1, 1, 1, 0.5, 2**-6]) + mean
     s = collect(x, 7, GaussianStatistics(D))
-    assert torch.allclose(s.covariance, torch.cov(x.double().T), rtol=1e-7)
+    second = in_second_half(torch.arange(N))
+    for found, part in zip((s.compute(), *s.halves), (x, x[~second], x[second]), strict=True):
+        exact = (part.double() - part.double().mean(0)).T
+        exact = exact @ exact.T / (len(part) - 1)
+        assert torch.allclose(found.covariance, exact, rtol=0, atol=1e-12)
+        assert torch.allclose(found.mean, part.double().mean(0), rtol=1e-14)
 
 
 def test_features_that_are_not_finite_are_refused_by_their_number():
@@ -58,7 +64,7 @@ def test_the_file_holds_features_in_order():
 
 def collect_on_ranks(rank, path, out, splits):
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=len(splits))
-    share = draws().split(splits)[rank]
+    share = (draws() + 1000 * torch.arange(N)[:, None]).split(splits)[rank]  # far from those of other ranks
     sums = collect(share, 3, GaussianStatistics(D, kept=9, start=sum(splits[:rank])))
     file = collect(share, 3, FeatureFile(D))
     for statistics in (sums, file):
@@ -72,7 +78,8 @@ def collect_on_ranks(rank, path, out, splits):
 @pytest.mark.parametrize("splits", [[9, 14], [23, 0], [7, 1, 15]])
 def test_ranks_collect_what_one_does(splits, tmp_path):
     on_ranks(collect_on_ranks, (tmp_path / "store", tmp_path / "out", splits), len(splits))
-    whole = collect(draws(), 3, GaussianStatistics(D, kept=9))
+    x = draws() + 1000 * torch.arange(N)[:, None]
+    whole = collect(x, 3, GaussianStatistics(D, kept=9))
     for rank in range(len(splits)):
         moments, first, features = torch.load(f"{tmp_path / 'out'}{rank}")
         for (n, mean, covariance), half in zip(moments, (whole.compute(), *whole.halves), strict=True):
@@ -81,7 +88,7 @@ def test_ranks_collect_what_one_does(splits, tmp_path):
             assert torch.allclose(covariance, half.covariance, rtol=1e-10)
         assert torch.equal(first, whole.first)
         if rank == 0:
-            assert torch.equal(features, draws().float())
+            assert torch.equal(features, x.float())
 
 
 @pytest.mark.parametrize("classes", [1, 2, 3, 10, 13, 100])

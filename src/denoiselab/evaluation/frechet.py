@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from denoiselab.evaluation.scorer import Score
-from denoiselab.evaluation.statistics import standard_error
+from denoiselab.evaluation.statistics import second_order, standard_error, without_second_order
 
-# Pairs of differences of samples whose second influence is looked at.
+# Pairs of differences of samples that the second influence is estimated from.
 _PAIRS = 512
 
 
@@ -69,22 +69,22 @@ def frechet_distance(p: Gaussian, q: Gaussian) -> float:
     return _distance(p, q, _eigenvalues(p, root_of(q)))
 
 
-def frechet_score(p: Sample, q: Gaussian, root: Tensor) -> Score:
-    """The Fréchet distance of samples p to a reference q, with the standard error of drawing p.
+def frechet_scores(p: Sample, q: Gaussian, root: Tensor) -> tuple[Score, Score]:
+    """The Fréchet distance of samples p to a reference q, and its value at n = infinity, with their standard errors.
 
-    The standard error is the infinitesimal jackknife's: the first-order change of the distance with the weight of a
-    sample x, psi(x) = 2 (m_p - m_q)^T y + y^T (1 - T) y with y = x - m_p and the optimal map
-    T = S_q^1/2 (S_q^1/2 S_p S_q^1/2)^-1/2 S_q^1/2, has a variance over samples, within their strata; divided by n it is
-    the distance's. It is estimated over the samples at hand. Leaving out blocks of samples instead moves the bias of
-    the distance as well, and takes an eigendecomposition a block. Source: Jaeckel, The infinitesimal jackknife, 1972.
+    The standard errors are of drawing p, and begin with the infinitesimal jackknife: the first-order change of the
+    distance with the weight of a sample x, psi(x) = 2 (m_p - m_q)^T y + y^T (1 - T) y with y = x - m_p and the optimal
+    map T = S_q^1/2 (S_q^1/2 S_p S_q^1/2)^-1/2 S_q^1/2, has a variance over samples, within their strata, which is
+    divided by n. It is estimated over the samples at hand. Leaving out blocks of samples instead moves the bias of the
+    distance as well, and takes an eigendecomposition a block. Source: Jaeckel, The infinitesimal jackknife, 1972.
 
-    Near the reference the distance is quadratic in what was drawn, and this variance holds twice the second order's
-    (see `_second_order`), which is taken off. With more samples than dimensions only: there the mean error of 300 draws
-    of the reference itself is 0.98 to 1.07 times their spread at n >= 15 D, 1.2 times at n = 4 D and 1.3 times at
-    n = 2 D; without it, 1.2 to 1.45 times. At n <= D it is an upper bound near the reference.
+    Near the reference the distance is a quadratic form <d, H d> / 2 of the deviation d that was drawn, of variance
+    V = tr (H S)^2 / 2 n^2, and the jackknife holds 2 V (see `second_order`). For the distance, V is taken off. The
+    value at infinity is the bilinear form <d_1, H d_2> / 2 of the deviations of both halves, whose variance is 2 V:
+    nothing is taken off. With n <= D samples V has no estimate, and the jackknife is an upper bound near the reference.
 
     Args:
-        p: Of at least 2 samples.
+        p: Of at least 4 samples.
         q: The reference.
         root: Its `root_of`.
     """
@@ -96,77 +96,78 @@ def frechet_score(p: Sample, q: Gaussian, root: Tensor) -> Score:
     else:
         squares = (y @ root @ vectors[:, top]).square() @ values[top].clamp_min(values[-1] * 1e-15).rsqrt()
     influence = 2 * y @ (p.mean - q.mean) + y.square().sum(1) - squares
-    error = standard_error(influence, p.n, p.strata)
+    error = jackknife = standard_error(influence, p.n, p.strata)
     if error is not None and min(p.n, q.n) > len(p.mean):
-        first, second = error**2, _second_order(y, y @ root @ vectors, values, p.n, p.strata)
-        # An estimate near zero has an error of its own; half of the second order is left in any case.
-        error = math.sqrt(min(first, max(first - second, second / 2)))
-    return Score(_distance(p, q, values), error)
+        differences = _double_differences(y @ root @ vectors, values, p.strata)
+        # Products of two samples under the covariance of the sample itself have (1 - D / n) of the mean square of those
+        # of others, as the entries of a projection matrix of rank D have; the second influence has fourth moments.
+        within = (1 - len(p.mean) / p.n) ** 2
+        error = without_second_order(error, second_order(differences, p.n) / within)
+    return Score(_distance(p, q, values), error), _at_infinity(p, q, root, values, jackknife)
 
 
-def _second_order(y: Tensor, w: Tensor, values: Tensor, n: int, strata: int) -> float:
-    """Half the mean square over pairs of samples of the distance's second influence, over n^2.
+def second_influence(w: Tensor, other: Tensor, values: Tensor) -> Tensor:
+    """Second influence `(k,)` of k pairs of samples on the distance, but for terms of one sample alone.
 
-    The second influence of samples x, x' is 2 y^T y' + sum_ij w_i w_j w'_i w'_j / (s_i s_j (s_i + s_j)) but for terms
-    of one of them alone, with w in the basis of the eigenvectors of `_product` and s^2 its eigenvalues: the divided
-    differences of the square root. Those terms, and what strata differ in, leave the difference of two samples of a
-    stratum. A quadratic form <d, H d> / 2 of a mean d of n draws has this variance, tr (H S)^2 / 2 n^2, about its
-    stationary point, and twice that in its infinitesimal jackknife. Source: Efron and Stein, The jackknife estimate of
-    variance, 1981.
+    It is 2 y^T T y' + sum_ij w_i w_j w'_i w'_j / (s_i s_j (s_i + s_j)), with w in the basis of the eigenvectors of
+    `_product` and s^2 its eigenvalues: y^T T y' is sum_i w_i w'_i / s_i, and the rest has the divided differences of
+    the square root. T is 1 for the mean alone; the mean's share in the covariance makes it T.
 
     Args:
-        y: Deviations `(m, D)` of samples from the mean.
-        w: The same times root and eigenvectors.
+        w: Deviations `(k, D)` of samples from the mean, times root and eigenvectors.
+        other: Those of the other samples.
         values: Rising eigenvalues `(D,)`.
-        n: Number of samples.
-        strata: Sample i is drawn from stratum i mod strata.
     """
-    s = values.clamp_min(0).sqrt()
-    kernel = (s[:, None] * s * (s[:, None] + s)).reciprocal()
     kept = values > values[-1] * 1e-10
-    kernel = torch.where(kept[:, None] & kept, kernel, torch.zeros(()).to(kernel))
+    s, product = values[kept].sqrt(), (w * other)[:, kept]
+    kernel = (s[:, None] * s * (s[:, None] + s)).reciprocal()
+    return 2 * product @ s.reciprocal() + (product @ kernel * product).sum(1)
+
+
+def _double_differences(w: Tensor, values: Tensor, strata: int) -> Tensor:
+    """Those of `second_order`, of some pairs of the samples w `(m, D)`."""
     rng = torch.Generator().manual_seed(0)  # which pairs; no other result hangs on it
-    a, b = (torch.randperm(len(y) - strata, generator=rng)[:_PAIRS] for _ in range(2))
+    a, b = (torch.randperm(len(w) - strata, generator=rng)[:_PAIRS] for _ in range(2))
     apart = ((a - b).abs() != 0) & ((a - b).abs() != strata)
     a, b = a[apart], b[apart]
-    if not len(a):
-        return 0.0
     total = torch.zeros(len(a), dtype=torch.float64)
     for sign, i, j in ((1, a, b), (-1, a, b + strata), (-1, a + strata, b), (1, a + strata, b + strata)):
-        v = w[i] * w[j]
-        total += sign * (2 * (y[i] * y[j]).sum(1) + (v @ kernel * v).sum(1))
-    return float(total.square().mean()) / 8 / n**2  # a difference of two has twice the variance, and there are two
+        total += sign * second_influence(w[i], w[j], values)
+    return total
 
 
-def frechet_infinity(p: Sample, q: Gaussian, root: Tensor, whole: Score) -> Score:
+def _at_infinity(p: Sample, q: Gaussian, root: Tensor, values: Tensor, jackknife: float | None) -> Score:
     """The distance at n = infinity, from those of all samples and of both halves, by a straight line in 1/n.
 
     Halves use each sample equally often and draw no random number, where random subsets of many sizes also let the
     curvature in 1/n in. Source: Chong and Forsyth, Effectively Unbiased FID, arXiv 1911.07023, sec. 4.
 
     The bias falls as 1/n once n is well above the dimension D. With n < 2 D a half has a singular covariance, the line
-    misses by up to the whole bias, and there is no value. Beyond, it misses by at most D / 2 n of its own step: so it
-    is for Gaussians of equal eigenvalues, whose bias is the most curved, and less for those that fall (see the tests).
-    The standard error holds this, beside that of the distance itself.
+    misses by up to the whole bias, and there is no value. Beyond, the standard error holds what the line misses beside
+    the jackknife. The trace of the root of a Wishart matrix of D equal eigenvalues s^2 is s D (1 - c/8 - c^2/64 - ...)
+    with c = D / n, so that the line misses by s D c^2 / 16 at a step of s D c / 4, the mean's part tr S / n left out:
+    by step^2 over the trace s D. Eigenvalues that fall have a smaller step and miss less.
 
     Args:
         p: Of at least 4 samples.
         q: The reference.
         root: Its `root_of`.
-        whole: The distance of p to q.
+        values: The rising eigenvalues of S_p S_q.
+        jackknife: The infinitesimal jackknife's standard error of the distance of p to q.
     """
     dimension = len(p.mean)
     if p.n < 2 * dimension:
         reason = f"n = {p.n} is less than 2 x {dimension} dimensions: no line in 1/n."
         return Score(math.nan, reason=reason)
-    halves = p.halves
+    value, halves = _distance(p, q, values), p.halves
     at_half = sum(_distance(half, q, _eigenvalues(half, root)) for half in halves) / 2
     inverse_n = sum(1 / half.n for half in halves) / 2
-    step = (at_half - whole.value) / (inverse_n - 1 / p.n) / p.n
-    error = whole.standard_error
-    if error is not None:
-        error = math.hypot(error, step * dimension / (2 * p.n))
-    return Score(whole.value - step, error)
+    step = (at_half - value) / (inverse_n - 1 / p.n) / p.n
+    if jackknife is None:
+        return Score(value - step)
+    bent = max(0.0, step - float(p.covariance.trace()) / p.n)
+    missed = bent**2 / float(values.clamp_min(0).sqrt().sum())
+    return Score(value - step, math.hypot(jackknife, missed))
 
 
 def root_of(q: Gaussian) -> Tensor:

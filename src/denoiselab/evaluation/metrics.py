@@ -18,7 +18,13 @@ from torch import Tensor
 
 from denoiselab.evaluation import frechet
 from denoiselab.evaluation.scorer import Score
-from denoiselab.evaluation.statistics import GaussianStatistics, Moments, standard_error
+from denoiselab.evaluation.statistics import (
+    GaussianStatistics,
+    Moments,
+    second_order,
+    standard_error,
+    without_second_order,
+)
 
 # The layers of an extractor: its feature vector, the logits of its classes, and features with a place in the image.
 FEATURES, LOGITS, SPATIAL = "features", "logits", "spatial"
@@ -26,8 +32,9 @@ FEATURES, LOGITS, SPATIAL = "features", "logits", "spatial"
 # How the name of a metric ends that is extrapolated to infinitely many samples.
 INFINITY = "_infinity"
 
-# Samples whose influence on the kernel distance is looked at.
-_INFLUENCE = 2048
+# Samples whose second influence is computed and, on the kernel distance, the first one, with all samples and data, of
+# so many at once.
+_INFLUENCE, _COLUMNS = 1024, 4096
 
 
 @dataclass(frozen=True)
@@ -101,10 +108,8 @@ class FrechetDistance:
         assert reference.moments is not None
         if self._rooted[0] is not reference.moments:
             self._rooted = reference.moments, frechet.root_of(reference.moments)
-        root = self._rooted[1]
-        whole = frechet.frechet_score(samples.moments, reference.moments, root)
-        at_infinity = frechet.frechet_infinity(samples.moments, reference.moments, root, whole)
-        return dict(zip(self.lower_is_better, (whole, at_infinity), strict=True))
+        both = frechet.frechet_scores(samples.moments, reference.moments, self._rooted[1])
+        return dict(zip(self.lower_is_better, both, strict=True))
 
 
 class KernelDistance:
@@ -142,8 +147,8 @@ class KernelDistance:
     def scores(self, samples: Layer, reference: Layer) -> dict[str, Score]:
         """`kd`; its standard error is that of drawing samples, by the first ones' influence, and of drawing blocks.
 
-        The influence of a sample is twice its mean kernel with samples less that with the data. Of a few hundred
-        samples its variance holds that of the means too, and the error is up to a fifth too large.
+        The influence of a sample is twice its mean kernel with the other samples less that with the data. Its variance
+        holds twice that of the second order, whose influence is twice the kernel: a U-statistic has it once.
         """
         from torch_fidelity.metric_kid import kernel_mmd  # slow to import
 
@@ -155,15 +160,14 @@ class KernelDistance:
         for _ in range(self.blocks):
             drawn = [part[rng.choice(len(part), self.block_size, replace=False)] for part in (x, data)]
             values.append(float(kernel_mmd(*(part.double().numpy() for part in drawn))))
-        # The data may be in the order of their classes.
-        some = rng.permutation(len(data))[:_INFLUENCE]
-        first, those = x[: max(_INFLUENCE, 2 * samples.strata)].double(), data[some].double()
-        influence = 2 * (
-            _cubic(first, first).fill_diagonal_(0).sum(1) / (len(first) - 1) - _cubic(first, those).mean(1)
-        )
+        first = x[: max(_INFLUENCE, 2 * samples.strata)].double()
+        itself = (first.square().sum(1) / first.shape[1] + 1) ** 3
+        within, beside = (sum(_cubic(first, y.double()).sum(1) for y in part.split(_COLUMNS)) for part in (x, data))
+        influence = 2 * ((within - itself) / (len(x) - 1) - beside / len(data))
         error = standard_error(influence, len(x), samples.strata)
         if error is not None:
-            error = math.hypot(error, math.sqrt(variance(values) / self.blocks))
+            second = second_order(_double_differences(2 * _cubic(first, first), samples.strata), len(x))
+            error = math.hypot(without_second_order(error, second), math.sqrt(variance(values) / self.blocks))
         return {"kd": Score(fmean(values), error)}
 
 
@@ -197,17 +201,43 @@ class InceptionScore:
     def scores(self, samples: Layer, reference: Layer) -> dict[str, Score]:
         """`is`; its standard error is that of drawing samples, by their influence.
 
-        The influence of a sample is the score times its KL divergence from p(class).
+        The influence of a sample is its split's score times its KL divergence from the p(class) of that split, centred;
+        the second influence of two samples of a split has the score times -sum p p' / p(class), which is all there is
+        where every sample is as far from p(class), as with certain and balanced classes.
         """
         from torch_fidelity.metric_isc import isc_features_to_metric  # slow to import
 
         assert samples.features is not None
         out = isc_features_to_metric(samples.features, self.splits, shuffle=True, rng_seed=self.seed)
+        score, n = out["inception_score_mean"], len(samples.features)
         log_p = samples.features.double().log_softmax(1)
-        divergence = (log_p.exp() * (log_p - log_p.exp().mean(0).log())).sum(1)
-        score = out["inception_score_mean"]
-        return {"is": Score(score, standard_error(score * divergence, len(log_p), samples.strata))}
+        influence = torch.zeros(n, dtype=torch.float64)
+        order = np.random.RandomState(self.seed).permutation(n)  # torch-fidelity's splits
+        for split in range(self.splits):
+            rows = torch.from_numpy(order[split * n // self.splits : (split + 1) * n // self.splits])
+            divergence = _divergence(log_p[rows], log_p[rows].exp().mean(0))
+            weight = divergence.mean().exp() * n / (self.splits * len(rows))
+            influence[rows] = weight * (divergence - divergence.mean())
+        error = standard_error(influence, n, samples.strata)
+        if error is not None:
+            first, mean = log_p[: max(_INFLUENCE, 2 * samples.strata)].exp(), log_p.exp().mean(0)
+            differences = score * _double_differences(first / mean @ first.T, samples.strata)
+            error = without_second_order(error, self.splits * second_order(differences, n))
+        return {"is": Score(score, error)}
+
+
+def _divergence(log_p: Tensor, mean: Tensor) -> Tensor:
+    """KL(p, mean) `(n,)`."""
+    return (log_p.exp() * (log_p - mean.log())).sum(1)
 
 
 def _cubic(x: Tensor, y: Tensor) -> Tensor:
     return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def _double_differences(influence: Tensor, strata: int) -> Tensor:
+    """Those of `second_order`, of all pairs `(m, m)`, with a' = a + strata and b' = b + strata."""
+    rows = influence[:-strata] - influence[strata:]
+    index = torch.arange(len(rows))
+    apart = (index[:, None] - index).abs()
+    return (rows[:, :-strata] - rows[:, strata:])[(apart != 0) & (apart != strata)]
