@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from fractions import Fraction
 
 import pytest
 import torch
@@ -96,6 +97,52 @@ def test_inception_score_of_certain_balanced_classes_is_their_number():
     assert score(InceptionScore(splits=2), torch.zeros(10, 4))["is"].value == pytest.approx(1, rel=1e-12)
 
 
+def test_the_standard_error_of_inception_score_of_certain_balanced_classes_is_the_closed_form():
+    """exp of the entropy of a split's counts: all samples have one divergence, and its spread is of second order."""
+    classes, n, splits = 10, 10_000, 10
+    draws = [torch.randint(classes, (n,), generator=torch.Generator().manual_seed(seed)) for seed in range(30)]
+    errors = [score(InceptionScore(splits), 100 * torch.eye(classes)[drawn])["is"].standard_error for drawn in draws]
+    exact = classes * math.sqrt((classes - 1) / 2 / (n / splits) ** 2 / splits)
+    assert statistics.fmean(error**2 for error in errors) == pytest.approx(exact**2, rel=0.2)
+
+
+def test_the_standard_error_of_kernel_distance_at_the_reference_is_the_closed_form():
+    """A U-statistic has the variance 4 zeta_1 / n + 2 zeta_2 / n^2, with zeta_1 = zeta_2 / m for m images of the data.
+
+    Its jackknife holds 4 zeta_2 / n^2 of the second order: the error would be 1.3 times too large.
+    """
+    n, m, d, blocks = 300, 3000, 16, 8
+    kernel = (normal(3000, d, 500).double() @ normal(3000, d, 501).double().T / d + 1) ** 3
+    zeta = float((kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()).square().mean())
+    drawn = [
+        score(KernelDistance(blocks, n, seed), normal(n, d, seed), normal(m, d, 100 + seed))["kd"] for seed in range(24)
+    ]
+    # A block has n of the data too, and so a variance of zeta (2 + 4) / n^2 given the samples, without what all share.
+    exact = zeta / n**2 * (2 + 4 * n / m + (6 - 4 * n / m) / blocks)
+    assert statistics.fmean(one.standard_error**2 for one in drawn) == pytest.approx(exact, rel=0.2)
+
+
+def mean_kernel_exactly(x, y):
+    """The unbiased squared MMD under the cubic kernel, in rational numbers."""
+
+    def kernel(a, b):
+        return (sum(p * q for p, q in zip(a, b, strict=True)) / len(a) + 1) ** 3
+
+    x, y = ([[Fraction(value) for value in row] for row in part.tolist()] for part in (x, y))
+    within = [
+        sum(kernel(a, b) for i, a in enumerate(p) for j, b in enumerate(p) if i != j) / (len(p) * (len(p) - 1))
+        for p in (x, y)
+    ]
+    return float(sum(within) - 2 * sum(kernel(a, b) for a in x for b in y) / (len(x) * len(y)))
+
+
+@pytest.mark.parametrize("mean", [0, 1000, 10_000])
+def test_kernel_distance_of_features_with_a_large_mean_is_that_of_rational_numbers(mean):
+    x, data = normal(24, 4, 0, mean + 0.3), normal(24, 4, 1, mean)
+    found = score(KernelDistance(blocks=2, block_size=24), x, data)["kd"]
+    assert found.value == pytest.approx(mean_kernel_exactly(x, data), rel=1e-6)
+
+
 def balls(x, k):
     """Squared distance of each point to its k-th neighbour."""
     return torch.stack([sorted_[k] for sorted_ in squares(x, x).sort(dim=1).values])
@@ -105,9 +152,9 @@ def squares(x, y):
     return (x.double()[:, None] - y.double()).square().sum(-1)
 
 
-@pytest.mark.parametrize("batch_size", [7, 1000])
-def test_neighbourhood_metrics_are_their_definitions(batch_size):
-    x, data = normal(80, 4, 0, 0.8), normal(120, 4, 1)
+@pytest.mark.parametrize(("batch_size", "mean"), [(7, 0), (1000, 0), (3, 1000), (50, 1000), (1000, 10_000)])
+def test_neighbourhood_metrics_are_their_definitions(batch_size, mean):
+    x, data = normal(80, 4, 0, 0.8) + mean, normal(120, 4, 1) + mean
     k = 4
     inside_data, inside_x = squares(x, data) <= balls(data, k), squares(data, x) <= balls(x, k)
     out = score(PrecisionRecall(k, batch_size), x, data)
@@ -119,6 +166,22 @@ def test_neighbourhood_metrics_are_their_definitions(batch_size):
     out = score(DensityCoverage(k, batch_size), x, data)
     assert out["density"].value == pytest.approx(float(inside_data.double().sum(1).mean() / k), rel=1e-12)
     assert out["coverage"].value == pytest.approx(float(inside_data.any(0).double().mean()), rel=1e-12)
+
+
+def test_neighbourhoods_of_clusters_far_apart_and_of_equal_features():
+    """No centre is near both clusters; nine equal points of the data have balls of radius 0, which hold two samples."""
+    far = 20_000.0 * torch.arange(2).repeat(60)[:, None]
+    x, data = normal(120, 4, 0, 0.8) + far, normal(120, 4, 1) + far
+    data[:9] = data[0]
+    x[:2] = data[0]
+    inside, inside_x = squares(x, data) <= balls(data, 4), squares(data, x) <= balls(x, 4)
+    assert inside[:2].any(1).all()
+    out = score(PrecisionRecall(4, 50), x, data)
+    assert out["precision"].value == pytest.approx(float(inside.any(1).double().mean()), rel=1e-12)
+    assert out["recall"].value == pytest.approx(float(inside_x.any(1).double().mean()), rel=1e-12)
+    out, inside = score(DensityCoverage(4, 50), x, data), squares(x, data) < balls(data, 4)
+    assert out["density"].value == pytest.approx(float(inside.double().sum(1).mean() / 4), rel=1e-12)
+    assert out["coverage"].value == pytest.approx(float(inside.any(0).double().mean()), rel=1e-12)
 
 
 def test_the_data_cover_themselves():

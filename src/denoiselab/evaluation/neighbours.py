@@ -21,7 +21,7 @@ class _Neighbourhoods:
 
     Args:
         neighbours: k.
-        batch_size: Rows of the matrix of distances held at once.
+        batch_size: Rows and columns of the matrix of distances held at once.
 
     Raises:
         ValueError: A number is not positive.
@@ -34,6 +34,13 @@ class _Neighbourhoods:
         if neighbours < 1 or batch_size < 1:
             raise ValueError(f"neighbours={neighbours}, batch_size={batch_size}: each must be at least 1.")
         self.neighbours, self.batch_size = neighbours, batch_size
+        self._last: tuple[Tensor | None, Tensor] = (None, torch.empty(0))  # the last data, and their radii
+
+    def data_radii(self, data: Tensor) -> Tensor:
+        """`_radii` of data, which many sets of samples share."""
+        if self._last[0] is not data:
+            self._last = data, _radii(data, self.neighbours, self.batch_size)
+        return self._last[1]
 
     def check(self, n: int, what: str) -> None:
         """Refuse fewer images than neighbours.
@@ -52,7 +59,7 @@ class PrecisionRecall(_Neighbourhoods):
 
     Args:
         neighbours: k.
-        batch_size: Rows of the matrix of distances held at once.
+        batch_size: Rows and columns of the matrix of distances held at once.
 
     Raises:
         ValueError: A number is not positive.
@@ -69,9 +76,10 @@ class PrecisionRecall(_Neighbourhoods):
         assert x is not None
         assert data is not None
         within, found = (torch.zeros(len(points), dtype=torch.bool) for points in (x, data))
-        for centres, points, inside in ((data, x, within), (x, data, found)):
-            for distances, radius in _balls(centres, points, self.neighbours, self.batch_size):
-                inside |= (distances <= radius).any(0)
+        radii_x, radii_data = _radii(x, self.neighbours, self.batch_size), self.data_radii(data)
+        for rows, columns, distances in _blocks(data, x, self.batch_size):
+            within[columns] |= (distances <= radii_data[rows, None]).any(0)
+            found[rows] |= (distances <= radii_x[columns]).any(1)
         error = standard_error(within.double(), len(x), samples.strata)
         return {"precision": Score(float(within.double().mean()), error), "recall": Score(float(found.double().mean()))}
 
@@ -83,7 +91,7 @@ class DensityCoverage(_Neighbourhoods):
 
     Args:
         neighbours: k.
-        batch_size: Rows of the matrix of distances held at once.
+        batch_size: Rows and columns of the matrix of distances held at once.
 
     Raises:
         ValueError: A number is not positive.
@@ -100,18 +108,38 @@ class DensityCoverage(_Neighbourhoods):
         assert x is not None
         assert data is not None
         holding = torch.zeros(len(x), dtype=torch.int64)  # balls that hold each sample
-        covered = 0
-        for distances, radius in _balls(data, x, self.neighbours, self.batch_size):
-            inside = distances < radius
-            holding += inside.sum(0)
-            covered += int(inside.any(1).sum())
+        covered, radii = torch.zeros(len(data), dtype=torch.bool), self.data_radii(data)
+        for rows, columns, distances in _blocks(data, x, self.batch_size):
+            inside = distances < radii[rows, None]
+            holding[columns] += inside.sum(0)
+            covered[rows] |= inside.any(1)
         density = holding.double() / self.neighbours
         error = standard_error(density, len(x), samples.strata)
-        return {"density": Score(float(density.mean()), error), "coverage": Score(covered / len(data))}
+        return {"density": Score(float(density.mean()), error), "coverage": Score(float(covered.double().mean()))}
 
 
-def _balls(centres: Tensor, points: Tensor, neighbours: int, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Distances `(b, n)` of some centres to all points, and those `(b, 1)` to their own k-th neighbours."""
-    for rows in centres.split(batch_size):
-        radius = torch.cdist(rows, centres).kthvalue(neighbours + 1, dim=1).values  # the nearest is itself
-        yield torch.cdist(rows, points), radius[:, None]
+def _radii(points: Tensor, neighbours: int, batch_size: int) -> Tensor:
+    """Distances `(n,)` float64 of points to their own k-th neighbours."""
+    out: list[Tensor] = []
+    for rows, _, distances in _blocks(points, points, batch_size):
+        if rows.start == len(out) * batch_size:
+            out.append(distances[:, :0])
+        near = torch.cat((out[-1], distances), 1)
+        out[-1] = near.topk(min(neighbours + 1, near.shape[1]), dim=1, largest=False).values
+    return torch.cat([near[:, -1] for near in out])  # the nearest is itself
+
+
+def _blocks(x: Tensor, y: Tensor, size: int) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Rows, columns and distances `(b, b)` float64 of the blocks of the matrix of distances, row by row.
+
+    By matrix products, whose rounding is that of |x|^2: in single precision it exceeds the distances of features far
+    from the origin, or of clusters far from each other. What it leaves between equal features is 0.
+    """
+    centre = x.mean(0, dtype=torch.float64)
+    for i in range(0, len(x), size):
+        a = x[i : i + size] - centre
+        for j in range(0, len(y), size):
+            b = y[j : j + size] - centre
+            distances = torch.cdist(a, b)
+            rounding = 2e-8 * (a.norm(dim=1, keepdim=True) + b.norm(dim=1))
+            yield slice(i, i + len(a)), slice(j, j + len(b)), distances.where(distances > rounding, 0)
