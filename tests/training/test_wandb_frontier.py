@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from denoiselab.app.reporting import wandb_report
+from denoiselab.evaluation import report
 from denoiselab.training.loggers import WandB
 from denoiselab.training.wandb_frontier import CHART, best, chart_spec, send_frontier
 
@@ -124,6 +125,18 @@ def test_names_of_the_best_are_fit_to_sort_by():
     found = best([record(5, 9.0), record(10, 3.0), record(20, 4.0), record(35.5, 1.0), record(5, None)])
     assert found == {"fid50k_best": 1.0, "fid50k_best_nfe5": 9.0, "fid50k_best_nfe10": 3.0, "fid50k_best_nfe20": 3.0}
     assert all(name.isidentifier() for name in found)
+
+
+def test_names_of_metrics_and_numbers_of_samples_do_not_run_together():
+    keys = {
+        ("fid", 50_000): "fid50k", ("fid", 130): "fid130", ("fd_classifier_infinity", 500): "fd_classifier_infinity500",
+        ("fid_64", 130): "fid_64_n130", ("fid_64", 50_000): "fid_64_n50k", ("fid_641", 30): "fid_641_n30",
+        ("sliced_w1", 2000): "sliced_w1_n2k", ("fd_dinov2", 50_000): "fd_dinov2_n50k",
+    }  # fmt: skip
+    for (metric, n), key in keys.items():
+        record = {"metric": metric, "n": n, "nfe": 5, "score": 1.0}
+        assert best([record]) == {f"{key}_best": 1.0, f"{key}_best_nfe5": 1.0}
+        assert report.metric_key(record) == key
 
 
 def test_a_report_shows_the_chart_the_training_and_the_samples():

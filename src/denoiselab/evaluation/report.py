@@ -53,9 +53,10 @@ def by_series(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def metric_key(record: Record) -> str:
-    """The metric with its number of samples, so that those of different n never share a name: fid50k."""
-    n = record["n"]
-    return f"{record['metric']}{n // 1000}k" if n % 1000 == 0 else f"{record['metric']}{n}"
+    """The metric with its number of samples, so that those of different n never share a name: fid50k, fid_64_n50k."""
+    metric, n = record["metric"], record["n"]
+    between = "_n" if metric[-1].isdigit() else ""
+    return f"{metric}{between}{n // 1000}k" if n % 1000 == 0 else f"{metric}{between}{n}"
 
 
 def named(records: Sequence[Record]) -> dict[str, float]:
@@ -91,7 +92,8 @@ def table(records: Sequence[Record]) -> Table:
 
 def digits(score: float) -> str:
     """A score for people."""
-    return f"{score:.2f}" if score >= 0.1 else f"{score:.4f}"
+    size = abs(score)
+    return f"{score:.2f}" if size >= 0.1 else f"{score:.4f}" if size >= 0.001 or not size else f"{score:.2g}"
 
 
 def grid(images: Tensor, columns: int, gap: int = 0) -> Tensor:
