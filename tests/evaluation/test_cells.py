@@ -41,6 +41,7 @@ def test_a_cell_with_a_broken_sample_fails_and_the_rest_goes_on(tmp_path):
         ("broken", 4, "sample 13 of Diverges at 4 NFE is not finite."),
     ]  # fmt: skip
     assert (records[3]["score"], records[3]["scores"], records[3]["pareto"]) == (None, {}, False)
+    assert [r["seconds_per_1k_images"] is None for r in records] == [False, False, False, True]  # not all were drawn
     stored = json.loads((tmp_path / "frontier.json").read_text())
     assert stored == records
     assert score(frontier(samplers=samplers), tmp_path) == records  # seconds included: a failure is not tried again
@@ -65,7 +66,7 @@ def test_features_that_are_not_finite_name_their_sample(tmp_path):
             return GaussianStatistics(16, lambda images: (samples.append(images), images.float().flatten(1))[1])
 
     score(frontier(nfe=[2], samplers={"ddim": DDIM(UniformTime(), 1)}), tmp_path / "look", scorer=Keep())
-    corner = torch.cat(samples)[:, 0, 0, 0]
+    corner = torch.cat(samples[2:])[:, 0, 0, 0]  # without the warm-up
     scorer = Picky()
     scorer.marked = int(corner[17])
     first = int((corner == scorer.marked).nonzero()[0])
@@ -248,8 +249,8 @@ class Diverges(DDIM):
 
 
 def score_keeping_bytes(batch_size, directory, samplers):
-    """The records, and every sample of this rank as bytes, by the cell."""
-    kept = []
+    """The records, and every sample of this rank as bytes, by the first cell."""
+    kept = []  # those of the warm-up come first
 
     class Keep(Pixels):
         def statistics(self, start=0, strata=1):
@@ -259,7 +260,7 @@ def score_keeping_bytes(batch_size, directory, samplers):
 
     denoiser = Denoiser(Convolves(), VPLinear(), parameterizations.eps, ScaledTime())
     options = {"samplers": samplers, "nfe": [3]}
-    return score(frontier(batch_size, **options), directory, denoiser=denoiser, scorer=Keep()), torch.cat(kept[0])
+    return score(frontier(batch_size, **options), directory, denoiser=denoiser, scorer=Keep()), torch.cat(kept[1])
 
 
 BROKEN = {3: 1, 2: 20}  # number of ranks to the sample that fails
@@ -339,7 +340,7 @@ def test_an_unconditional_model_steered_by_a_classifier_has_its_classes_as_strat
             return denoise
 
     score(frontier(nfe=[2]), tmp_path, scorer=Asked(), steer=Passes())
-    assert asked == [7, 7]
+    assert asked == [7, 7, 7]  # of the warm-up, and of two cells
 
 
 class Spools(Pixels):

@@ -1,15 +1,16 @@
 import json
 import math
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from denoiselab import parameterizations, progress
 from denoiselab.codecs import Identity
-from denoiselab.conditioners import Unconditional
+from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
-from denoiselab.evaluation import Frontier, Score, Store, Subject, report
+from denoiselab.evaluation import Frontier, Score, Store, Subject, cell, report
 from denoiselab.evaluation.frechet import frechet_distance
 from denoiselab.evaluation.statistics import GaussianStatistics
 from denoiselab.samplers import DDIM, Ancestral, DPMSolverPP, RhoRK
@@ -102,11 +103,44 @@ def test_a_frontier_calls_the_network_for_its_cells_and_each_sample_is_measured_
 
     denoiser = Denoiser(Counted(), VPLinear(), parameterizations.eps, ScaledTime())
     records = score(frontier(), tmp_path, denoiser=denoiser, scorer=Measure())
-    assert sum(called) == sum(record["network_evaluations"] * record["n"] for record in records) == 21 * (2 + 4) * 2
-    assert len(called) == 3 * (2 + 4) * 2  # batches of 8 of 21 samples
-    assert sum(measured) == 21 * len(records)
+    assert (called[:2], measured[:2]) == ([8, 5], [8, 5])  # outside the clock, once
+    assert sum(called[2:]) == sum(record["network_evaluations"] * record["n"] for record in records) == 21 * (2 + 4) * 2
+    assert len(called[2:]) == 3 * (2 + 4) * 2  # batches of 8 of 21 samples
+    assert sum(measured[2:]) == 21 * len(records)
     score(frontier(), tmp_path, denoiser=denoiser, scorer=Measure())
-    assert sum(measured) == 21 * len(records)  # nothing is scored twice
+    assert sum(measured[2:]) == 21 * len(records)  # nothing is scored twice
+
+
+def test_no_cell_pays_for_the_first_calls_of_the_process(tmp_path, monkeypatch):
+    """A clock that calls alone move: the first of each batch size takes 100 seconds, and all others 1."""
+    seen, clock = set(), [0]
+
+    def spend(what, size):
+        clock[0] += 1 if (what, size) in seen else 100
+        seen.add((what, size))
+
+    class Slow(Shrink):
+        conditioning = frozenset({"class_label"})
+
+        def forward(self, x, label, cond=None):
+            spend("network", len(x))
+            return super().forward(x, label)
+
+    class Measure(Pixels):
+        def statistics(self, start=0, strata=1):
+            return GaussianStatistics(16, lambda x: (spend("extractor", len(x)), x.float().flatten(1))[1])
+
+    monkeypatch.setattr(cell, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    denoiser = Denoiser(Slow(), VPLinear(), parameterizations.eps, ScaledTime())
+    reference = GaussianStatistics(16)
+    reference.update(torch.rand(50, 16, generator=torch.Generator().manual_seed(0)))
+    subject = Subject(denoiser, ClassLabel(3), Identity(SHAPE), lambda name: nullcontext())
+    cells = frontier(guidance=[1.0, 3.0])
+    records = cells.run(subject, Measure(), reference, Store(tmp_path), {"data": "toy"}, lambda step: None)
+    assert len(records) == 8
+    for record in records:
+        assert record["seconds"] == pytest.approx(3 * (record["nfe"] + 1))  # batches, each measured once
+        assert record["seconds_per_1k_images"] == pytest.approx(record["seconds"] / 21 * 1000, abs=1e-3)
 
 
 def test_the_bar_moves_with_every_step_of_a_batch_and_ends_full(tmp_path, monkeypatch):
@@ -192,6 +226,12 @@ def test_other_budgets_keep_the_cells_that_are_there(tmp_path):
     for record in without_marks(third):
         assert record in without_marks(first + second)  # seconds included: nothing was computed again
     assert len(json.loads((tmp_path / "frontier.json").read_text())) == 4
+
+
+def test_scores_that_people_read_keep_two_digits():
+    read = {12.344: "12.34", 0.1: "0.10", 0.0123: "0.0123", 3.4e-5: "3.4e-05", -0.25: "-0.25", -4.2e-4: "-0.00042"}
+    read |= {0.0: "0.0000"}
+    assert {score: report.digits(score) for score in read} == read
 
 
 def test_grid_places_images_row_by_row():

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +25,8 @@ from denoiselab.evaluation.memory import PeakMemory, device_name
 from denoiselab.evaluation.ranks import REFUSALS
 from denoiselab.evaluation.scorer import Reference, Score, Scorer, Statistics
 from denoiselab.evaluation.store import Record
-from denoiselab.samplers import Sampler
+from denoiselab.samplers import DDIM, Sampler
+from denoiselab.samplers.spacing import UniformTime
 
 
 class Subject(NamedTuple):
@@ -88,11 +90,13 @@ class Scoring:
     seed: int
     check: Callable[[object], None]
     bar: Any
+    _warm: set[bool] = field(default_factory=set, init=False)  # whether guided, of cells whose calls were warmed up
 
     def __call__(self, guidance: float, sampler: Sampler, steps: int, calls: int) -> tuple[Record, Tensor]:
         """What is measured of a cell, and its first samples, on the first rank.
 
-        Its seconds are those of the clock on the wall, for sampling and features on all `devices` together.
+        Its seconds are those of the clock on the wall, for sampling and features on all `devices` together, without
+        what the first batches of a process take beside: loading libraries, choosing kernels, moving weights.
 
         Args:
             guidance: Scale of classifier-free guidance.
@@ -104,8 +108,11 @@ class Scoring:
             Unkept: A disk is full.
         """
         device = next(self.subject.denoiser.parameters()).device
-        memory, start = PeakMemory(device), time.perf_counter()
         share = self._share()
+        if (guidance != 1) not in self._warm:
+            self._warm_up(share, guidance)
+            self._warm.add(guidance != 1)
+        memory, start = PeakMemory(device), time.perf_counter()
         statistics = self.scorer.statistics(share.start, self.subject.strata)
         mine, first = self._draw(share, statistics, guidance, sampler, steps, calls)
         shares = [mine._replace(memory=memory.megabytes())]
@@ -143,7 +150,7 @@ class Scoring:
             "seconds": round(seconds, 3),
             "network_evaluations": spent[1],
             **({} if self.subject.steer is None else {"classifier_evaluations": classified}),
-            "seconds_per_1k_images": round(seconds / self.num_samples * 1000, 3),
+            "seconds_per_1k_images": None if failures else round(seconds / self.num_samples * 1000, 3),
             "peak_memory_mb": round(max(share.memory for share in shares), 1),
             "device": device.type,
             "device_name": device_name(device),
@@ -156,6 +163,22 @@ class Scoring:
         """This rank's indices; each falls to exactly one rank."""
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         return range(rank * self.num_samples // world, (rank + 1) * self.num_samples // world)
+
+    def _warm_up(self, share: range, guidance: float) -> None:
+        """Draw and measure a batch of each size in one step, and drop it; what fails is told by the cell."""
+        device = next(self.subject.denoiser.parameters()).device
+        batches = torch.arange(share.start, share.stop, device=device).split(self.batch_size)
+        denoiser, conditioner, codec = self.subject.denoiser, self.subject.conditioner, self.subject.codec
+        dropped = self.scorer.statistics(share.start, self.subject.strata)
+        for index in {len(index): index for index in batches}.values():
+            with contextlib.suppress(ValueError, OSError):
+                samples, _ = draw(
+                    DDIM(UniformTime(), 1), denoiser, conditioner, codec, index, self.seed, 1, self.check, guidance,
+                    steer=self.subject.steer,
+                )  # fmt: skip
+                dropped.update(samples)
+        if dist.is_initialized():
+            dist.barrier()  # the clock of the first rank does not wait for the others'
 
     def _draw(
         self, share: range, statistics: Statistics, guidance: float, sampler: Sampler, steps: int, calls: int
