@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from sklearn.datasets import load_digits
 from torch import Tensor
 
 from denoiselab.analytic import MixtureDenoiser
-from denoiselab.denoiser import Denoise
+from denoiselab.denoiser import Denoise, Prediction
 from denoiselab.noise import Noise
 from denoiselab.samplers import Analytic, Moments
 from denoiselab.schedules import Level, Schedule, VPLinear
@@ -21,6 +22,26 @@ def mixture() -> MixtureDenoiser:
         stds=torch.tensor([0.3, 0.2, 0.35], dtype=F64),
         weights=torch.tensor([0.5, 0.2, 0.3], dtype=F64),
     )
+
+
+class Digits(MixtureDenoiser):
+    """The mixture around scikit-learn's digits, std 0.05.
+
+    Equal stds and weights: |x|^2 leaves the softmax, and what remains are two matrix products.
+    """
+
+    def __init__(self) -> None:
+        means = torch.from_numpy(load_digits().data).to(F64) / 8 - 1
+        super().__init__(means, torch.full((len(means),), 0.05, dtype=F64), torch.full((len(means),), 1 / len(means)))
+        self.half, self.across = means.square().sum(1) / 2, means.T.contiguous()
+
+    def __call__(self, x: Tensor, level: Level, /) -> Prediction:
+        alpha, sigma, y = float(level.alpha), float(level.sigma), x.double()
+        total = (0.05 * alpha) ** 2 + sigma**2
+        logits = torch.addmm(self.half, y, self.across, beta=-(alpha**2) / total, alpha=alpha / total)
+        mean = torch.softmax(logits, 1) @ self.means
+        residual = y - alpha * mean
+        return Prediction((mean + alpha * 0.05**2 / total * residual).to(x), (sigma / total * residual).to(x))
 
 
 def draws(oracle: MixtureDenoiser, n: int, seed: int = 0) -> Tensor:

@@ -31,13 +31,11 @@ import diffusers
 import pytest
 import torch
 from exact import noise
-from oracles import F64
+from oracles import F64, Digits
 from peers import k_diffusion
-from sklearn.datasets import load_digits
 
 from denoiselab import samplers
 from denoiselab.analytic import MixtureDenoiser
-from denoiselab.denoiser import Prediction
 from denoiselab.samplers import count_calls, spacing, tableaus, unipc
 from denoiselab.schedules import Level, VPLinear
 
@@ -47,23 +45,6 @@ BUDGETS = (5, 10, 15, 20, 30, 50)
 STARTS, SCREENED, KEPT = 256, 32, 20
 SCHEDULE = VPLinear()
 FIRST, LAST = SCHEDULE.level(torch.tensor([SCHEDULE.t_max, SCHEDULE.t_min], dtype=F64)).unbind()
-
-
-class Digits(MixtureDenoiser):
-    """Equal stds and weights: |x|^2 leaves the softmax, and what remains are two matrix products."""
-
-    def __init__(self):
-        means = torch.from_numpy(load_digits().data).to(F64) / 8 - 1
-        super().__init__(means, torch.full((len(means),), 0.05, dtype=F64), torch.full((len(means),), 1 / len(means)))
-        self.half, self.across = means.square().sum(1) / 2, means.T.contiguous()
-
-    def __call__(self, x, level, /):
-        alpha, sigma, y = float(level.alpha), float(level.sigma), x.double()
-        total = (0.05 * alpha) ** 2 + sigma**2
-        logits = torch.addmm(self.half, y, self.across, beta=-(alpha**2) / total, alpha=alpha / total)
-        mean = torch.softmax(logits, 1) @ self.means
-        residual = y - alpha * mean
-        return Prediction((mean + alpha * 0.05**2 / total * residual).to(x), (sigma / total * residual).to(x))
 
 
 ORACLE = Digits()

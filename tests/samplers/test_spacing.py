@@ -1,19 +1,22 @@
 """The levels of every grid, against closed forms and other libraries."""
 
 import contextlib
+import functools
+import math
 
 import diffusers
 import pytest
 import torch
 from configurations import build, names
-from oracles import F64
+from oracles import F64, Digits
 from scipy.special import betaincinv
 
-from denoiselab.samplers import DDIM, RhoRK
-from denoiselab.samplers.spacing import Beta, Listed
+from denoiselab.noise import Noise
+from denoiselab.samplers import DDIM, DPMSolverPP, RhoRK
+from denoiselab.samplers.spacing import Asinh, Beta, Listed, UniformLogSNR
 from denoiselab.samplers.tableaus import heun
 from denoiselab.samplers.transfer import Rho
-from denoiselab.schedules import EDM, VPLinear
+from denoiselab.schedules import EDM, Flow, VPLinear
 
 CHAIN = build("schedule", "ddpm")
 VP = VPLinear()
@@ -93,3 +96,45 @@ def test_times_are_those_of_dpm_solver():
 def test_a_listed_rho_that_is_not_positive_is_refused_by_name(value):
     with pytest.raises(ValueError, match=rf"rho={value}: it must be positive"):
         Listed([80.0, value], Rho()).levels(EDM(0.002, 80.0), 2)
+
+
+@pytest.mark.parametrize("schedule", [VP, EDM(0.002, 80.0), Flow()])
+@pytest.mark.parametrize("to_clean", [True, False])
+def test_asinh_has_equal_steps_of_asinh_rho(schedule, to_clean):
+    levels = Asinh(0.3, to_clean=to_clean)(schedule, 7)
+    rho = torch.stack([level.rho for level in levels])
+    u = torch.where(rho.isinf(), math.exp(5), rho).div(0.3).asinh()  # pure noise counts as log-SNR -10
+    assert torch.allclose(u.diff(), (u[-1] - u[0]) / 7, rtol=1e-7, atol=0)
+    assert float(levels[0].t) == schedule.t_max
+    assert bool(levels[-1].is_end) if to_clean else float(levels[-1].t) == schedule.t_min
+
+
+def test_asinh_stops_at_t_min_where_equal_steps_would_go_beyond():
+    levels = Asinh()(EDM(0.5, 80.0), 50)
+    assert float(levels[-2].rho) == 0.5
+    assert levels[-1].is_end
+
+
+@functools.cache
+def digits_and_end():
+    """The mixture around scikit-learn's digits, starts, and where the flow takes them."""
+    oracle, noise = Digits(), Noise(0, torch.arange(128))
+    start = float(VP.level(torch.tensor(VP.t_max)).sigma) * noise.normal((64,), F64)
+    end = DPMSolverPP(UniformLogSNR(), 300, order=3)(oracle, VP, (64,), noise, start=start, dtype=F64)
+    return oracle, start, end
+
+
+@pytest.mark.parametrize("name", ["ddim", "dpmpp_2m", "unipc", "dpm_solver_2m", "heun"])
+def test_default_grids_come_nearer_than_the_papers_at_few_calls(name):
+    """Geometric mean over budgets of the RMS distance to the flow's end: the measure by which defaults were chosen."""
+    oracle, start, end = digits_and_end()
+
+    def distance(grid):
+        sampler, logs = build("sampler", name), []
+        sampler.spacing = grid or sampler.spacing
+        for nfe in (5, 10, 20):
+            x = sampler(oracle, VP, (64,), Noise(0, torch.arange(128)), nfe=nfe, start=start, dtype=F64)
+            logs.append((x - end).square().mean(1).sqrt().mean().log())
+        return float(torch.stack(logs).mean().exp())
+
+    assert distance(None) < min(distance(build("spacing", other)) for other in ("uniform_log_snr", "karras"))

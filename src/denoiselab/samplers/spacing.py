@@ -152,6 +152,42 @@ class Karras(Spacing):
         return self._along(schedule, count, lambda lam: (-lam / self.rho).exp(), lambda u: -self.rho * u.log())
 
 
+class Asinh(Spacing):
+    """Equal steps in asinh(rho / scale), rho = sigma / alpha: of log-SNR above rho = scale, of rho itself below.
+
+    With `to_clean` they run on to rho = 0 (or from t_min). The default of most samplers: over networks on a VP and on
+    EDM's schedule and mixtures on both, at 5 to 50 calls, no other grid came as near to the end of a fine run for as
+    many samplers. Equal steps in log-SNR spend too many on details too fine to matter, equal steps in time suit one
+    schedule, and grids with a long first step multiply the error of eps by the rho at which it is made.
+
+    A first level of pure noise (alpha = 0) counts as one at a half log-SNR of -5.
+
+    Args:
+        scale: rho at which the steps turn from relative to absolute, in units of the data.
+        to_clean: As in `Spacing`.
+        first_lam: As in `Spacing`.
+
+    Raises:
+        ValueError: If `scale` is not positive.
+    """
+
+    def __init__(self, scale: float = 0.1, to_clean: bool = True, first_lam: float | None = None) -> None:
+        super().__init__(to_clean, first_lam)
+        self.scale = _positive("scale", scale)
+
+    def levels(self, schedule: Schedule, count: int) -> Level:
+        """The noisy levels."""
+        ends = torch.tensor([schedule.start(self.first_lam), schedule.t_min], dtype=torch.float64)
+        lam = schedule.level(ends).lam
+        first, least = ((-torch.where(lam.isinf(), _FIRST_LAM, lam)).exp() / self.scale).asinh()
+        last = torch.maximum(first / count, least) if self.to_clean else least
+        t = schedule.time_of(-(self.scale * (first + _fractions(count) * (last - first)).sinh()).log())
+        if last == least:
+            t[-1] = ends[1]
+        t[0] = ends[0]
+        return schedule.level(t)
+
+
 class Beta(Spacing):
     """Times at equal quantiles of a Beta distribution between t_min and t_max: more of them near both ends.
 
