@@ -18,8 +18,9 @@ from denoiselab.samplers.edm import Churn, DPMSolverPPSDE, Renoised
 from denoiselab.samplers.langevin import AnnealedLangevin, NCSNLangevin
 from denoiselab.samplers.observers import Moment, OnStep, Trajectory, count_calls
 from denoiselab.samplers.pndm import FON, FPNDM, PLMS, SPNDM
+from denoiselab.samplers.predictor_corrector import PredictorCorrector
 from denoiselab.samplers.runge_kutta import RhoRK, TimeRK
-from denoiselab.samplers.sde import EulerMaruyama, PredictorCorrector, ReverseDiffusion
+from denoiselab.samplers.sde import EulerMaruyama, ReverseDiffusion
 from denoiselab.samplers.unipc import UniPC, UniPCNoise
 
 __all__ = [

@@ -51,7 +51,8 @@ class Sampler(ABC):
     """A rule for the steps between levels, with the grid and number of steps it uses by default.
 
     The driver owns both ends of the axis: a step that starts at alpha = 0 or lands at sigma = 0 is one network call
-    and a transfer of the prediction, the same for every sampler. A rule never sees an end.
+    and a transfer of the prediction, the same for every sampler that does not say otherwise (`at_last`, `land`). A
+    rule for steps never sees an end, so what is done at every level is `at_last` too.
 
     Args:
         spacing: Chooses the levels.
@@ -63,9 +64,12 @@ class Sampler(ABC):
     """
 
     # Order of convergence on smooth problems: of the ODE's solution at the last noisy level, once there is a history,
-    # or weak for a stochastic sampler.
-    order: int
+    # or weak for a stochastic sampler. None where samples do not converge as steps are added, for the reason in
+    # `no_order`. The tests hold every sampler of conf/sampler to these declarations.
+    order: int | None
+    no_order: str = ""
     calls_per_step: int = 1
+    calls_at_last: int = 0  # network calls of `at_last`
     stochastic: bool = False
     # Whether it chooses its own steps, so that its calls are known only when they are made.
     adaptive: bool = False
@@ -88,6 +92,14 @@ class Sampler(ABC):
     def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
         """The steps along `levels`, none of them an end; `to_come` steps follow that are not seen."""
 
+    def at_last(self, schedule: Schedule, levels: Sequence[Level]) -> list[Planned]:
+        """What is done at the last of `levels`, none of them an end, before clean data or the run's end: nothing."""
+        return []
+
+    def land(self, schedule: Schedule, here: Level, there: Level) -> Planned:
+        """The step from the last noisy level to clean data, of one call."""
+        return jump(here, there)
+
     def calls(self, steps: int) -> int:
         """Network calls of that many interior steps."""
         return self.calls_per_step * steps
@@ -98,9 +110,12 @@ class Sampler(ABC):
         inner = levels[first:last]
         to_come = len(levels) - last if self.spacing.end_is_step else 0
         steps = self.interior(schedule, inner, to_come) if len(inner) > 1 else []
-        head = [jump(levels[0], levels[1])] if first else []
-        tail = [jump(levels[-2], levels[-1])] if last < len(levels) and len(levels) > 1 + first else []
-        return [*head, *steps, *tail]
+        if first:
+            steps = [jump(levels[0], levels[1]), *steps]
+        if inner:
+            steps += self.at_last(schedule, inner)
+            steps += [self.land(schedule, inner[-1], clean) for clean in levels[last:]]
+        return steps
 
     def grid(self, schedule: Schedule, steps: int | None = None) -> list[Level]:
         """The levels of a run, of the sampler's own number of steps unless another is given."""
@@ -114,7 +129,8 @@ class Sampler(ABC):
         """
         levels = self.grid(schedule, steps)
         ends = min(len(levels) - 1, int(levels[0].is_end) + int(levels[-1].is_end))
-        return ends + self.calls(len(levels) - 1 - ends)
+        noisy = sum(not level.is_end for level in levels[-2:])
+        return ends + self.calls(len(levels) - 1 - ends) + (self.calls_at_last if noisy else 0)
 
     def steps_for(self, nfe: int, schedule: Schedule) -> int:
         """The most steps that spend at most `nfe` network calls.

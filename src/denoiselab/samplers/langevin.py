@@ -39,7 +39,8 @@ class AnnealedLangevin(OneStep):
     """
 
     stochastic = True
-    order = 0  # it does not converge with the number of levels, but with that of repeats and the step size
+    order = None
+    no_order = "a Langevin step leaves an error of its own size; repeats at a smaller rate make it smaller, not levels"
 
     def __init__(
         self,
@@ -53,27 +54,18 @@ class AnnealedLangevin(OneStep):
         if rate is not None:
             check_number("rate", rate)
         check_number("repeats", repeats, 1)
-        self.rate, self.repeats, self.calls_per_step = rate, repeats, repeats
+        self.rate, self.repeats = rate, repeats
+        self.calls_per_step = self.calls_at_last = repeats
 
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
         """The Langevin steps at `here`, and the move."""
         walk, keep = self._walk(schedule, here, here, there), float(there.alpha / here.alpha)
         return lambda denoise, x, memory, noise: walk(denoise, x, memory, noise) * keep
 
-    def plan(self, schedule: Schedule, levels: Sequence[Level]) -> list[Planned]:
-        """All steps, and the Langevin steps at the last noisy level, from which no rule moves."""
-        steps = super().plan(schedule, levels)
-        last = len(levels) - 1 - int(levels[-1].is_end)
-        if not levels[last].is_end:
-            before = levels[last - 1] if last else levels[last]
-            steps.insert(last, Planned(self._walk(schedule, levels[last], before, levels[last]), levels[last]))
-        return steps
-
-    def nfe(self, steps: int, schedule: Schedule) -> int:
-        """As in `Sampler`, with the last noisy level's."""
-        levels = self.grid(schedule, steps)
-        walked = not levels[len(levels) - 1 - int(levels[-1].is_end)].is_end
-        return super().nfe(steps, schedule) + walked * self.repeats
+    def at_last(self, schedule: Schedule, levels: Sequence[Level]) -> list[Planned]:
+        """The Langevin steps at the last level."""
+        before, last = levels[-2:] if len(levels) > 1 else (levels[0], levels[0])
+        return [Planned(self._walk(schedule, last, before, last), last)]
 
     def _walk(self, schedule: Schedule, level: Level, above: Level, below: Level) -> Step:
         """The Langevin steps at a level, of the size that suits the ratio of two."""

@@ -1,21 +1,19 @@
-"""Samplers of the reverse SDE: Euler-Maruyama, reverse diffusion, and predictor-corrector."""
+"""Samplers of the reverse SDE: Euler-Maruyama and reverse diffusion."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 
-import torch
 from torch import Tensor
 
 from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
-from denoiselab.samplers.base import Memory, OneStep, Sampler, Step, check_number
+from denoiselab.samplers.base import Memory, OneStep, Planned, Step, check_number, jump
 from denoiselab.samplers.spacing import Spacing
 from denoiselab.samplers.thresholding import Threshold
 from denoiselab.samplers.transfer import linear
 from denoiselab.schedules import Level, Schedule
-from denoiselab.schedules.base import like
 from denoiselab.variances import posterior_variances
 
 
@@ -126,74 +124,42 @@ class ReverseDiffusion(OneStep):
     Args:
         spacing: Chooses the levels.
         steps: Number of steps.
+        probability_flow: The ODE's step, x_s = (2 - a) x_t + beta score / 2.
+        own_last: The step to clean data is the rule's as well, without noise, as in the released code; else it lands
+            on the predicted x0. On a variance-exploding schedule the two are one, but for the ODE, which stops half
+            way.
         threshold: Mends each predicted x0.
     """
 
     order = 1
-    stochastic = True
+
+    def __init__(
+        self,
+        spacing: Spacing,
+        steps: int,
+        probability_flow: bool = False,
+        own_last: bool = False,
+        threshold: Threshold | None = None,
+    ) -> None:
+        super().__init__(spacing, steps, threshold)
+        self.probability_flow, self.own_last = probability_flow, own_last
+        self.stochastic = not probability_flow
 
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
         """One step."""
+        return self._step(here, there, noisy=self.stochastic)
+
+    def land(self, schedule: Schedule, here: Level, there: Level) -> Planned:
+        """The rule's step without noise, or the transfer."""
+        return Planned(self._step(here, there, noisy=False), there) if self.own_last else jump(here, there)
+
+    def _step(self, here: Level, there: Level, *, noisy: bool) -> Step:
         beta = float(posterior_variances(here, there)[1])
-        coefficients = (2 - float(here.alpha / there.alpha), -beta / float(here.sigma))
+        drift = beta / 2 if self.probability_flow else beta
+        coefficients = (2 - float(here.alpha / there.alpha), -drift / float(here.sigma))
 
         def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
             x = linear(coefficients, (x, denoise(x, here).eps))
-            return x.add_(noise.between(x, here, there), alpha=math.sqrt(beta))
-
-        return step
-
-
-class PredictorCorrector(OneStep):
-    """Langevin steps at each level, then a step of a predictor.
-
-    x += 2 r s + ... : step size d = 2 a (snr |z| / |score|)^2, x += d score + sqrt(2 d) z, with a the forward step's
-    squared shrinkage of the signal. Norms are each sample's own, not the batch's mean as in the released code, so a
-    sample does not depend on its neighbours. The ratio settles with the number of dimensions, and what bias is left is
-    of order snr^2. In few dimensions the step depends on x, and the bias is large: on three modes in the plane, of
-    deviations 0.90 and 0.78, 500 steps along the linear VP schedule (4,000 samples, seed 0, reverse diffusion as the
-    predictor) give 2.49 and 1.24 at snr = 0.16, at 0.01 0.92 and 0.80.
-
-    Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, algorithms 4 and 5.
-
-    Args:
-        spacing: Chooses the levels.
-        steps: Number of steps.
-        predictor: A single-step sampler.
-        corrector_steps: Langevin steps a level.
-        snr: Their signal-to-noise ratio.
-
-    Raises:
-        ValueError: The predictor is multistep, or an option out of range.
-    """
-
-    stochastic = True
-
-    def __init__(
-        self, spacing: Spacing, steps: int, predictor: Sampler, corrector_steps: int = 1, snr: float = 0.16
-    ) -> None:
-        super().__init__(spacing, steps, predictor.threshold)
-        if not isinstance(predictor, OneStep):
-            raise ValueError(f"predictor={type(predictor).__name__}: it must be a single-step sampler.")
-        check_number("corrector_steps", corrector_steps)
-        check_number("snr", snr)
-        self.predictor, self.corrector_steps, self.snr = predictor, corrector_steps, snr
-        self.order = 1
-        self.calls_per_step = corrector_steps + predictor.calls_per_step
-
-    def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
-        """The corrections, and the prediction."""
-        predict: Step = self.predictor.between(schedule, here, there)
-        sigma = float(here.sigma)
-        shrink = float(here.alpha / there.alpha) ** 2
-
-        def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
-            for _ in range(self.corrector_steps):
-                score = denoise(x, here).eps / -sigma
-                z = noise.like(x)
-                ratio = z.flatten(1).norm(dim=1) / score.flatten(1).norm(dim=1).clamp_min(1e-12)
-                size = like(2 * shrink * (self.snr * ratio).square(), x)
-                x = x + size * score + torch.sqrt(2 * size) * z
-            return predict(denoise, x, memory, noise)
+            return x.add_(noise.between(x, here, there), alpha=math.sqrt(beta)) if noisy else x
 
         return step
