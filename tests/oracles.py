@@ -9,7 +9,7 @@ from torch import Tensor
 from denoiselab.analytic import MixtureDenoiser
 from denoiselab.denoiser import Denoise, Prediction
 from denoiselab.noise import Noise
-from denoiselab.samplers import Analytic, Moments
+from denoiselab.samplers import Analytic, Moments, Sampler
 from denoiselab.schedules import Level, Schedule, VPLinear
 
 F64 = torch.float64
@@ -49,6 +49,14 @@ def draws(oracle: MixtureDenoiser, n: int, seed: int = 0) -> Tensor:
     noise = Noise(seed, torch.arange(n) + 10**9)
     which = torch.bucketize(noise.uniform(), oracle.weights.cumsum(0)).clamp(max=len(oracle.weights) - 1)
     return oracle.means[which] + oracle.stds[which, None] * noise.normal(oracle.means.shape[1:], F64)
+
+
+def unbounded(sampler: Sampler) -> Sampler:
+    """The sampler for data that are no pixels: nothing is clipped."""
+    sampler.threshold = None
+    if isinstance(sampler, Analytic):
+        sampler.half_range = sampler.clip_pixels = None
+    return sampler
 
 
 def measured(sampler: Analytic, oracle: Denoise, x0: Tensor) -> Moments:

@@ -1,40 +1,36 @@
-"""Every deterministic sampler converges with its declared order, on the grid that its theory assumes."""
+"""Every rule converges with its declared order, in all its variants, on the grid that its theory assumes."""
 
 import math
 
 import pytest
 import torch
 from configurations import build
+from convergence import errors, lam_uniform, slope, weak_errors
 from oracles import F64, flow_map, mixture
 
 from denoiselab import samplers
-from denoiselab.analytic import GaussianDenoiser
 from denoiselab.noise import Noise
-from denoiselab.samplers import Memory, unipc
 from denoiselab.samplers import tableaus as rk
+from denoiselab.samplers import unipc
 from denoiselab.samplers.spacing import UniformLogSNR
 from denoiselab.samplers.transfer import Time
-from denoiselab.schedules import Level, VPLinear
+from denoiselab.schedules import VPLinear
 
 GRID = UniformLogSNR()
 
 
-def lam_uniform(schedule, steps):
-    return schedule.at(torch.linspace(-2, 2, steps + 1, dtype=F64))
-
-
 def t_uniform(schedule, steps):
     first, last = schedule.time_of(torch.tensor([-2.0, 2.0], dtype=F64))
-    return schedule.level(first + torch.linspace(0, 1, steps + 1, dtype=F64) * (last - first))
+    return schedule.level(first + torch.linspace(0, 1, steps + 1, dtype=F64) * (last - first)).unbind()
 
 
 def t_quadratic(schedule, steps):
     first, last = schedule.time_of(torch.tensor([-2.0, 2.0], dtype=F64)).sqrt()
-    return schedule.level((first + torch.linspace(0, 1, steps + 1, dtype=F64) * (last - first)) ** 2)
+    return schedule.level((first + torch.linspace(0, 1, steps + 1, dtype=F64) * (last - first)) ** 2).unbind()
 
 
 def rho_uniform(schedule, steps):
-    return schedule.at(-torch.linspace(2, 0.2, steps + 1, dtype=F64).log())
+    return schedule.at(-torch.linspace(2, 0.2, steps + 1, dtype=F64).log()).unbind()
 
 
 def fast(steps):
@@ -100,37 +96,14 @@ CASES = {
 }
 
 
-def errors(sampler, grid, counts, to_clean=False):
-    """RMS error at the end of an interior interval, the history of the first steps exact."""
-    schedule, oracle = VPLinear(), mixture()
-    start = torch.linspace(-1.5, 1.5, 9, dtype=F64)
-    noise = Noise(0, torch.arange(len(start)))
-    out = []
-    for count in counts:
-        levels = grid(schedule, count).unbind()
-        seeded = sampler.terms - 1 if isinstance(sampler, samplers.multistep.Multistep) else 0
-        memory = Memory()
-        plan = sampler.plan(schedule, [*levels, Level.clean()])[:-1] if to_clean else sampler.plan(schedule, levels)
-        for i, ((step, _), here) in enumerate(zip(plan, levels, strict=False)):
-            if i <= seeded:
-                x = flow_map(oracle, start, levels[0], here)[:, None]
-                memory.x = flow_map(oracle, start, levels[0], levels[i - 1])[:, None] if i else None
-            x = step(oracle, x, memory, noise)
-        exact = flow_map(oracle, start, levels[0], levels[-1])
-        out.append(float((x[:, 0] - exact).square().mean().sqrt()))
-    return out
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_order_of_convergence(name):
     sampler, grid = CASES[name]
     counts = [n * (1 if sampler.order < 3 else 2 if sampler.order < 5 else 4) for n in (48, 96, 192)]
     found = errors(sampler, grid, counts)
-    n = torch.tensor(counts, dtype=F64).log()
-    e = torch.tensor(found, dtype=F64).log()
-    slope = -float(((n - n.mean()) * (e - e.mean())).sum() / (n - n.mean()).square().sum())
-    print(name, sampler.order, round(slope, 2), found)
-    assert slope >= sampler.order - 0.15
+    order = slope(counts, found)
+    print(name, sampler.order, round(order, 2), found)
+    assert order >= sampler.order - 0.15
 
 
 @pytest.mark.parametrize("kind", [samplers.DPMSolverFast, samplers.DPMSolverPPFast])
@@ -145,9 +118,9 @@ def test_lower_final_orders_leave_the_declared_order_of_a_shipped_run(name):
     """To the last noisy level of a run that goes on to clean data."""
     sampler = build("sampler", name)
     found = errors(sampler, lam_uniform, [96, 384], to_clean=True)
-    slope = math.log(found[0] / found[1]) / math.log(4)
-    print(name, sampler.order, round(slope, 2))
-    assert sampler.order - 0.15 <= slope <= sampler.order + 0.5
+    order = slope([96, 384], found)
+    print(name, sampler.order, round(order, 2))
+    assert sampler.order - 0.15 <= order <= sampler.order + 0.5
 
 
 def test_the_released_third_order_loses_an_order():
@@ -163,17 +136,6 @@ def test_the_released_varying_coefficients_have_order_one(kind):
     released = kind(GRID, 9, 2, unipc.ReleasedVaryingCoefficients(), lower_order_final=False)
     found = errors(released, lam_uniform, [96, 384])
     assert math.log(found[0] / found[1]) / math.log(4) < 1.3
-
-
-class Impulses(Noise):
-    """Draw k is 1 for row k + 1 of the batch and 0 for the others: of a linear run, the rows tell all."""
-
-    def like(self, x):
-        self.draw += 1
-        return (torch.arange(len(x)) == self.draw).to(x)[:, None]
-
-    def between(self, x, here, there):
-        return self.like(x)
 
 
 STOCHASTIC = {
@@ -195,37 +157,13 @@ STOCHASTIC = {
 }
 
 
-def weak_errors(sampler, counts, mean=0.7, std=0.4):
-    """Errors of mean and variance of what a Gaussian's exact denoiser makes of its own noisy marginal.
-
-    Every step is linear in x and its draws, so both are known without a sample.
-    """
-    schedule = VPLinear()
-    oracle = GaussianDenoiser(torch.full((1,), mean, dtype=F64), torch.full((1, 1), std**2, dtype=F64))
-    out = []
-    for count in counts:
-        levels = lam_uniform(schedule, count).unbind()
-        first, last = levels[0], levels[-1]
-        draws = count * sampler.calls_per_step
-        # Row 0 has neither; the last row starts one away from the mean.
-        x = torch.full((draws + 2, 1), float(first.alpha) * mean, dtype=F64)
-        x[-1] += 1
-        end = sampler.run(oracle, schedule, levels, x, Impulses(0, torch.arange(len(x))))[:, 0]
-        answers = end[1:] - end[0]
-        started = (first.alpha * std).square() + first.sigma.square()
-        variance = answers[:-1].square().sum() + answers[-1].square() * started
-        wanted = (last.alpha * std).square() + last.sigma.square()
-        out.append(float((end[0] - last.alpha * mean).abs() + (variance - wanted).abs()))
-    return out
-
-
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_weak_order_of_convergence(name):
     counts = [32, 64, 128]
     found = weak_errors(STOCHASTIC[name], counts)
-    slope = math.log(found[0] / found[-1]) / math.log(counts[-1] / counts[0])
-    print(name, STOCHASTIC[name].order, round(slope, 2), found)
-    assert slope >= STOCHASTIC[name].order - 0.15
+    order = slope(counts, found)
+    print(name, STOCHASTIC[name].order, round(order, 2), found)
+    assert order >= STOCHASTIC[name].order - 0.15
 
 
 def test_whole_run_converges_to_the_data():

@@ -35,6 +35,7 @@ class Adaptive(Sampler):
     """
 
     adaptive = True
+    order: int  # of the steps, whose number grows as the tolerances fall
 
     def __init__(self, spacing: Spacing, rtol: float, atol: float, threshold: Threshold | None = None) -> None:
         super().__init__(spacing, 3, threshold)

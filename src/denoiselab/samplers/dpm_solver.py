@@ -14,7 +14,7 @@ from denoiselab.samplers.multistep import Multistep
 from denoiselab.samplers.runge_kutta import Stages
 from denoiselab.samplers.spacing import Spacing, UniformLogSNR
 from denoiselab.samplers.thresholding import Threshold
-from denoiselab.samplers.transfer import X0, Axis, Eps, Lam, Space, gap, interpolation, kernel
+from denoiselab.samplers.transfer import NOISIER, X0, Axis, Eps, Lam, Space, gap, interpolation, kernel
 from denoiselab.schedules import Level, Schedule
 
 
@@ -66,6 +66,8 @@ class DPMSolverPP(Multistep):
         self.space = self._space(eta, s_noise)
         # The polynomial's order is that of a path's drift; without the Ito terms the weak order is 1.
         self.order = 1 if eta else self.whole(min(order, 2) if published else order)
+        if eta and s_noise != 1:
+            self.order, self.no_order = None, NOISIER
 
     def _space(self, eta: float, s_noise: float) -> Space:
         return X0(eta, s_noise)

@@ -14,7 +14,7 @@ from denoiselab.noise import Noise
 from denoiselab.samplers.base import Memory, OneStep, Planned, Sampler, Step, check_number, jump
 from denoiselab.samplers.spacing import Spacing
 from denoiselab.samplers.thresholding import Threshold
-from denoiselab.samplers.transfer import X0, Lam, Rho, gap, linear
+from denoiselab.samplers.transfer import NOISIER, X0, Lam, Rho, gap, linear
 from denoiselab.schedules import Level, Schedule
 
 
@@ -25,21 +25,23 @@ class _Refined(OneStep):
         spacing: Chooses the levels.
         steps: Number of steps.
         rule: A deterministic single-step sampler; its own grid and threshold are not used.
+        s_noise: Factor on the noise's standard deviation.
 
     Raises:
-        ValueError: The rule is multistep or stochastic.
+        ValueError: The rule is multistep or stochastic, or the factor negative.
     """
 
     stochastic = True
 
-    def __init__(self, spacing: Spacing, steps: int, rule: Sampler) -> None:
+    def __init__(self, spacing: Spacing, steps: int, rule: Sampler, s_noise: float) -> None:
         self.renoises = rule.renoises
         super().__init__(spacing, steps, rule.threshold)
         if not isinstance(rule, OneStep) or rule.stochastic:
             raise ValueError(f"rule={type(rule).__name__}: it must be a deterministic single-step sampler.")
         self.rule = rule
-        self.calls_per_step = rule.calls_per_step
-        self.order = 1
+        check_number("s_noise", s_noise)
+        self.calls_per_step, self.s_noise = rule.calls_per_step, s_noise
+        self.order, self.no_order = (1, "") if s_noise == 1 else (None, NOISIER)
 
 
 class Churn(_Refined):
@@ -77,12 +79,12 @@ class Churn(_Refined):
         s_noise: float = 1.003,
         cap: bool = True,
     ) -> None:
-        super().__init__(spacing, steps, rule)
-        for name, value in (("s_churn", s_churn), ("s_tmin", s_tmin), ("s_tmax", s_tmax), ("s_noise", s_noise)):
+        super().__init__(spacing, steps, rule, s_noise)
+        for name, value in (("s_churn", s_churn), ("s_tmin", s_tmin), ("s_tmax", s_tmax)):
             check_number(name, value)
         if s_tmin > s_tmax:
             raise ValueError(f"s_tmin={s_tmin}: it must not be above s_tmax={s_tmax}.")
-        self.s_churn, self.s_tmin, self.s_tmax, self.s_noise, self.cap = s_churn, s_tmin, s_tmax, s_noise, cap
+        self.s_churn, self.s_tmin, self.s_tmax, self.cap = s_churn, s_tmin, s_tmax, cap
 
     def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
         """The steps; the churn of each is a share of the run's."""
@@ -100,6 +102,10 @@ class Churn(_Refined):
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
         """One step of a run of the sampler's own length."""
         return self._churned(schedule, here, there, self.steps)
+
+    def land(self, schedule: Schedule, here: Level, there: Level) -> Planned:
+        """The transfer from a raised level, of such a run."""
+        return Planned(self._churned(schedule, here, there, self.steps), there)
 
     def _churned(self, schedule: Schedule, here: Level, there: Level, count: int) -> Step:
         rho, gamma = float(here.rho), min(self.s_churn / count, math.sqrt(2) - 1)
@@ -151,10 +157,9 @@ class Renoised(_Refined):
     """
 
     def __init__(self, spacing: Spacing, steps: int, rule: Sampler, eta: float = 1.0, s_noise: float = 1.0) -> None:
-        super().__init__(spacing, steps, rule)
+        super().__init__(spacing, steps, rule, s_noise)
         check_number("eta", eta, 0, 1)
-        check_number("s_noise", s_noise)
-        self.eta, self.s_noise = eta, s_noise
+        self.eta = eta
 
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
         """Down, and up again."""
@@ -186,7 +191,6 @@ class DPMSolverPPSDE(OneStep):
         ValueError: An option is out of range.
     """
 
-    order = 1
     calls_per_step = 2
     stochastic = True
 
@@ -205,6 +209,7 @@ class DPMSolverPPSDE(OneStep):
         if not 0 < r < 1:
             raise ValueError(f"r={r}: it must lie between 0 and 1.")
         self.eta, self.r, self.s_noise = eta, r, s_noise
+        self.order, self.no_order = (1, "") if s_noise == 1 else (None, NOISIER)
 
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
         """Two calls."""

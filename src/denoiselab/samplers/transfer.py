@@ -22,6 +22,9 @@ from denoiselab.schedules import Level, Schedule
 
 Reader = Callable[[Prediction], Tensor]
 
+# Why a sampler with another factor on its noise has no order.
+NOISIER = "s_noise is not 1: the noise added is not that of the levels"
+
 
 class Space(Protocol):
     """What is held constant during a step."""
