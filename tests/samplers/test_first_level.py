@@ -139,8 +139,10 @@ def test_dpmpp_2m_on_the_cosine_chain_is_the_released_one():
         h = lam[i + 1] - lam[i]
         slope = (models[-1] - models[-2]) * h / (lam[i] - lam[i - 1]) if i else 0 * x
         x = sigma[i + 1] / sigma[i] * x - alpha[i + 1] * torch.expm1(-h) * (models[-1] + 0.5 * slope)
-    sampler = build("sampler", "dpmpp_2m", "spacing.to_clean=false", "steps=11")
-    own = sampler(oracle, chain, (1,), Noise(0, torch.arange(9)), start=start, dtype=F64)
+    spacing = build("spacing", "uniform_log_snr", "to_clean=false")
+    own = DPMSolverPP(spacing, 11, 2, published=True)(
+        oracle, chain, (1,), Noise(0, torch.arange(9)), start=start, dtype=F64
+    )
     assert torch.allclose(own, x, rtol=0, atol=1e-10)
 
 
