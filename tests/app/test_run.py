@@ -225,6 +225,7 @@ def other_network(path):
 def test_bad_checkpoints_are_refused_by_both_programs(finished, tmp_path, invoke, damage, says):
     copy = shutil.copytree(finished, tmp_path / "run")
     path = copy / "checkpoints" / "last.ckpt"
+    (copy / "checkpoints" / "best.ckpt").unlink()  # nothing to fall back to
     damage(path)
     before = path.read_bytes()
     for arguments in (

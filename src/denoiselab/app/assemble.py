@@ -86,6 +86,8 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     build.sampler_nodes([*settings.evaluation.extra_nfe])  # a misspelt name would be passed over
     build.build_extractor(config, settings.evaluation, settings.evaluation.num_samples)
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
+    if settings.init_from is not None and not Path(settings.init_from).exists():
+        raise BadInput(f"init_from={settings.init_from}: no such run directory or checkpoint file.")
     with torch.device("meta"):  # a rehearsal: every job of a sweep fails here, or not for its model
         model, objective = models.build_model(config), build.build_objective(config)
     models.check_model(model, objective)
@@ -131,6 +133,15 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         optimizer([torch.nn.Parameter(torch.zeros(1))])  # it checks its options only when it is built
     except (ValueError, TypeError) as error:
         raise BadInput(f"optimizer: {error}.") from None
+    interruption = Interruption(f"stopped, and saved in {path}; to continue: {continues}")
+    try:
+        images, held_out = construct(config["data"], "data").load()
+        model.codec.load()
+        model.conditioner.meet(in_turn(lambda: held_out))
+        first = torch.zeros(1, dtype=torch.int64)
+        model.conditioner.given(clean(images, first)), model.conditioner.sample(first)  # refused here, or never
+    except ValueError as error:
+        raise BadInput(str(error)) from None
     module = DiffusionModule(
         model.denoiser,
         build.build_objective(config),
@@ -141,16 +152,8 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         ema,
         settings.seed,
         config,
+        images.fingerprint,
     )
-    interruption = Interruption(f"stopped, and saved in {path}; to continue: {continues}")
-    try:
-        images, held_out = construct(config["data"], "data").load()
-        model.codec.load()
-        model.conditioner.meet(in_turn(lambda: held_out))
-        first = torch.zeros(1, dtype=torch.int64)
-        model.conditioner.given(clean(images, first)), model.conditioner.sample(first)  # refused here, or never
-    except ValueError as error:
-        raise BadInput(str(error)) from None
     evaluator = Evaluator(
         model=model,
         identity=models.identity(config),

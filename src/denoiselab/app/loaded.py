@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from denoiselab.app import build, models
@@ -125,16 +126,21 @@ def load(path: Path, conditioner: Mapping[str, Any] = MappingProxyType({})) -> L
         config = {**config, **{part: _rooted(node, home_of(path)) for part, node in models.parts(config).items()}}
         config["conditioner"] = {**config["conditioner"], **conditioner}
         check(models.parts(config), model_only=True)
-        model = models.build_model(config)
+        config["data"].get("_target_")
         prefix = "denoiser."
         state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-        check_weights(path, model.denoiser.state_dict(), state)
+        with torch.device("meta"):  # a network of absurd sizes is refused before it takes memory
+            denoiser = models.build_model(config).denoiser
+        check_weights(path, denoiser.state_dict(), state)
         for average in ours["ema"].values():
-            check_weights(path, dict(model.denoiser.named_parameters()), average)
+            check_weights(path, dict(denoiser.named_parameters()), average)
+        model = models.build_model(config)
     except CheckpointError as error:
         raise BadInput(f"ckpt={error}") from None
-    except (KeyError, TypeError):
-        raise BadInput(f"ckpt={path}: its configuration is incomplete, so the network cannot be rebuilt.") from None
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError):
+        raise BadInput(
+            f"ckpt={path}: its configuration is incomplete or malformed, so the network cannot be rebuilt."
+        ) from None
     model.denoiser.load_state_dict(state)
     loaded = Loaded(model, ours["ema"], config, ours["images_seen"])
     try:

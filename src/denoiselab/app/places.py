@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 
 from denoiselab import files
-from denoiselab.app.errors import BadInput
+from denoiselab.app.devices import is_leader
+from denoiselab.app.errors import BadInput, console
 from denoiselab.app.settings import SampleSettings
-from denoiselab.training.checkpoints import CHECKPOINTS, LAST
+from denoiselab.files import zip_is_whole
+from denoiselab.training.checkpoints import CHECKPOINTS, LAST, saved
 
 
 def checkpoint_file(ckpt: str | Sequence[str]) -> Path:
@@ -29,17 +31,26 @@ def checkpoint_file(ckpt: str | Sequence[str]) -> Path:
     return newest(path)
 
 
-def newest(path: Path) -> Path:
-    """The newest checkpoint of a run's directory; another path stands for itself.
+def newest(path: Path, option: str = "ckpt") -> Path:
+    """The newest whole checkpoint of a run's directory; another path stands for itself.
 
     Raises:
         BadInput: It is no run's directory but one of runs.
     """
     if not path.is_dir():
         return path
+    found = saved(path / CHECKPOINTS)
+    whole = next((file for file in found if zip_is_whole(file)), None)
+    if whole is not None:
+        if whole.name != LAST and is_leader():
+            console(stderr=True).print(
+                f"warning: {path / CHECKPOINTS / LAST} is {'damaged' if found[0].name == LAST else 'missing'}; "
+                f"{whole.name} is used, the newest one that is whole."
+            )
+        return whole
     file = path / CHECKPOINTS / LAST
-    if not file.is_file() and (runs := sorted(path.glob(f"*/{CHECKPOINTS}/{LAST}"))):
-        raise BadInput(f"ckpt={path}: it is no run but holds {len(runs)}; name one, such as {home_of(runs[-1])}.")
+    if not found and (runs := sorted(path.glob(f"*/{CHECKPOINTS}/{LAST}"))):
+        raise BadInput(f"{option}={path}: it is no run but holds {len(runs)}; name one, such as {home_of(runs[-1])}.")
     return file
 
 

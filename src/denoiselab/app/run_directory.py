@@ -17,9 +17,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from denoiselab.app.errors import BadInput
 from denoiselab.files import write_text
+from denoiselab.training.checkpoints import CHECKPOINTS, saved
 
 ID_VARIABLE = "DENOISELAB_RUN_ID"
 
@@ -29,6 +32,10 @@ _FREE = (
     *("data.workers", "data.cache_dir", "data.memory_limit", "data.fetch"),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "profiler", "detect_anomaly")),
 )
+
+# Options of runs that were started before there were such, and what they were.
+_SINCE = {"init_weights": "raw", "init_optimizer": False}
+
 _PACKAGES = ("denoiselab", "torch", "pytorch-lightning", "hydra-core", "wandb", "numpy")
 
 
@@ -49,24 +56,24 @@ class RunDirectory:
 
     Args:
         path: New, or a former run's.
-        config: Resolved configuration, plain containers.
         needs_bytes: Free space that the run will need.
         leader: Whether this process writes (rank 0); the others only read.
 
     Raises:
-        BadInput: It cannot be written to, is full, is in use, is no run, or is a run of another configuration.
+        BadInput: It cannot be written to, is full, is in use, or is no run.
     """
 
-    def __init__(self, path: Path, config: Mapping[str, Any], needs_bytes: int, *, leader: bool) -> None:
+    def __init__(self, path: Path, needs_bytes: int, *, leader: bool) -> None:
         self.path = path
         self.changes: list[str] = []  # since the last start
+        self.edited = ""  # what `config.yaml` says and the checkpoint does not
         self._lock = FileLock(path / ".lock")
         if not leader:
             return
         option = f"paths.run_dir={path}"
         if path.exists() and not path.is_dir():
             raise BadInput(f"{option}: it is a file; name a directory.")
-        if path.is_dir() and not (path / "config.yaml").exists():
+        if path.is_dir() and not (path / "config.yaml").exists() and not saved(path / CHECKPOINTS):
             others = [p.name for p in path.iterdir() if p.name != ".lock" and not p.match(".*.tmp")]
             if others:
                 raise BadInput(f"{option}: holds other files and no run; name a new directory or a former run's.")
@@ -78,8 +85,6 @@ class RunDirectory:
                 raise BadInput(f"{option}: {free:.0f} MB are free there; this run needs about {needed:.0f} MB.")
             path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
-            if (path / "config.yaml").exists():
-                self._check_same(config)
             for half in (*path.glob(".*.tmp"), *path.glob("checkpoints/.*.tmp"), *path.glob("samples/**/.*.tmp")):
                 half.unlink()  # left by a kill in the middle of a write
         except BadInput:
@@ -93,8 +98,18 @@ class RunDirectory:
     @property
     def info(self) -> dict[str, Any]:
         """Identity, versions and starts of the run."""
-        content: dict[str, Any] = json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        return content
+        path = self.path / "run.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if (
+                isinstance(content, dict)
+                and isinstance(content["starts"], list)
+                and isinstance(content["wandb_id"], str)
+            ):
+                return content
+        except (ValueError, KeyError, RecursionError):
+            pass
+        raise BadInput(f"{path}: damaged; remove it to continue without the record of earlier starts.")
 
     def __enter__(self) -> RunDirectory:
         return self
@@ -102,43 +117,91 @@ class RunDirectory:
     def __exit__(self, *error: object) -> None:
         self._lock.release()
 
-    def _check_same(self, config: Mapping[str, Any]) -> None:
-        former = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
-        for key, old, new in _differences(former, config):
-            if key.startswith(_FREE):
-                if not key.startswith("paths."):
-                    self.changes.append(f"{key} {_short(old)} -> {_short(new)}")
-            else:
+    def check_same(self, config: Mapping[str, Any], saved_config: Mapping[str, Any] | None, checkpoint: str) -> None:
+        """Refuse another configuration than the run's, which is that of its checkpoint, if it has one.
+
+        Args:
+            config: Resolved configuration, plain containers.
+            saved_config: Of the checkpoint that is continued; None where there is none.
+            checkpoint: Its name.
+
+        Raises:
+            BadInput: It is another one, or there is only a `config.yaml`, and it is damaged.
+        """
+        written = self._written()
+        if saved_config is not None:
+            self._tell_edited(written, saved_config, checkpoint)
+        elif written is None:
+            return
+        elif not written:
+            raise BadInput(f"{self.path / 'config.yaml'}: damaged, and there is no checkpoint to continue from.")
+        for key, old, new in differences({**_SINCE, **(saved_config or written or {})}, config):
+            if not key.startswith(_FREE):
                 raise BadInput(
                     f"{key}={_short(new)}: the run in {self.path} has {key}={_short(old)}; "
                     "continue it with its own command, or start a new run."
                 )
+        for key, old, new in differences(written or saved_config, config):
+            if key.startswith(_FREE) and not key.startswith("paths."):
+                self.changes.append(f"{key} {_short(old)} -> {_short(new)}")
 
-    def describe(self, config: Mapping[str, Any], data_sha256: str) -> None:
+    def _written(self) -> dict[str, Any] | None:
+        """What `config.yaml` holds: nothing where it is damaged, None where there is none."""
+        try:
+            content = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError):
+            return {}
+        return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+
+    def _tell_edited(self, written: Mapping[str, Any] | None, saved_config: Mapping[str, Any], checkpoint: str) -> None:
+        """Say in one sentence where `config.yaml` is not what the run was trained with."""
+        text = "is missing" if written is None else "is damaged" if not written else ""
+        if written:
+            texts = [
+                f"{key}={_short(there)} instead of {_short(own)}"
+                for key, own, there in differences(saved_config, written)
+                if not key.startswith(_FREE)
+            ]
+            text = f"says {', '.join(texts)}" if texts else ""
+        if text:
+            self.edited = f"{self.path / 'config.yaml'} {text}; the configuration in {checkpoint} counts."
+
+    def describe(
+        self, config: Mapping[str, Any], data_sha256: str, initial: Mapping[str, Any] | None, trained_on: str | None
+    ) -> None:
         """Write what this start is, once nothing is left that could refuse it.
 
         Args:
             config: Resolved configuration, plain containers.
             data_sha256: Fingerprint of the samples to train on.
+            initial: Of a new run, the record of what it starts from; None for random weights.
+            trained_on: Fingerprint in the checkpoint that is continued; None where it has none.
 
         Raises:
             BadInput: The directory cannot be written to, or the run was started on other samples.
         """
         try:
-            self._describe(config, data_sha256)
+            self._describe(config, data_sha256, initial, trained_on)
         except OSError as error:
             reason = error.strerror or error
             raise BadInput(f"paths.run_dir={self.path}: cannot be written to ({reason}).") from None
 
-    def _describe(self, config: Mapping[str, Any], data_sha256: str) -> None:
+    def _describe(
+        self, config: Mapping[str, Any], data_sha256: str, initial: Mapping[str, Any] | None, trained_on: str | None
+    ) -> None:
         info: dict[str, Any] = {"wandb_id": secrets.token_hex(4), "starts": []}
         if (self.path / "run.json").exists():
             info = self.info
-        if info.setdefault("data_sha256", data_sha256) != data_sha256:
-            raise BadInput(
-                f"data: the run in {self.path} was started on other samples (sha256 {info['data_sha256'][:12]}, now "
-                f"{data_sha256[:12]}); give it these back, or start a new run."
-            )
+        for known in (trained_on, info.setdefault("data_sha256", data_sha256)):
+            if known not in (None, data_sha256):
+                raise BadInput(
+                    f"data: the run in {self.path} was started on other samples (sha256 {str(known)[:12]}, now "
+                    f"{data_sha256[:12]}); give it these back, or start a new run."
+                )
+        if initial is not None:
+            info["initial"] = initial
         info["starts"].append(start_record(config))
         write_description(self.path, config, info)
 
@@ -177,10 +240,11 @@ def git_revision() -> dict[str, Any]:
         return {}
 
 
-def _differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted key, old and new value wherever two trees of plain containers differ; what is missing is None."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in [*old, *(k for k in new if k not in old)]:
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
     elif old != new:
         yield path, old, new
 

@@ -25,7 +25,7 @@ from denoiselab.app.settings import Evaluation, SampleSettings, parse, replaced
 from denoiselab.app.steering import steering
 from denoiselab.evaluation import Frontier, Record, Store
 from denoiselab.files import sha256_of
-from denoiselab.training.checkpoints import CHECKPOINTS, LAST
+from denoiselab.training.checkpoints import CHECKPOINTS, saved
 from denoiselab.training.interruption import Interruption
 from denoiselab.training.loggers import WandB
 
@@ -80,7 +80,7 @@ def checkpoints(asked: str | Sequence[str]) -> list[Path]:
     for one in [asked] if isinstance(asked, str) else asked:
         for name in matches(one, "ckpt"):
             path = Path(name)
-            if name == one or path.is_file() or (path / CHECKPOINTS / LAST).is_file():
+            if name == one or path.is_file() or saved(path / CHECKPOINTS):
                 found[newest(path)] = None
     if not found:
         raise BadInput(f"ckpt={asked}: no checkpoint there; name at least one run directory or checkpoint file.")

@@ -15,7 +15,7 @@ from denoiselab.evaluation import Frontier, Record, Store, plane, report
 from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.page import PAGE, page_run, write_page
 from denoiselab.evaluation.store import finished, loss
-from denoiselab.training.checkpoints import BEST, CHECKPOINTS, LAST, read_checkpoint
+from denoiselab.training.checkpoints import BEST, CHECKPOINTS, LAST, newest_whole
 from denoiselab.training.loggers import WandBRun
 from denoiselab.training.module import CHECKPOINT_KEY
 from denoiselab.training.wandb_frontier import send_frontier
@@ -34,7 +34,9 @@ def score(run: Run, path: Path, *, leader: bool) -> list[Record]:
     if leader:
         tell_inexact(run.frontier)
     if not ema.averages:  # the training was complete before this start
-        saved = read_checkpoint(path / CHECKPOINTS / LAST)
+        found = newest_whole(path / CHECKPOINTS)
+        assert found is not None
+        saved = found[1]
         run.module.load_state_dict(saved["state_dict"])
         ema.averages = saved[CHECKPOINT_KEY]["ema"]
         run.module.images_seen = saved[CHECKPOINT_KEY]["images_seen"]

@@ -82,6 +82,9 @@ class TrainSettings(_Settings):
     max_images: int = Field(ge=1)
     sigma_data: float = Field(gt=0)
     optimized_metric: str
+    init_from: str | None
+    init_weights: str
+    init_optimizer: bool
     traceback: bool
     paths: Paths
     data: Node

@@ -15,19 +15,20 @@ from typing import Any
 import torch
 from pytorch_lightning.loggers import Logger
 
-from denoiselab.app import scoring
+from denoiselab.app import scoring, starting
 from denoiselab.app.assemble import Run, assemble
 from denoiselab.app.devices import is_leader
-from denoiselab.app.errors import BadInput, console
+from denoiselab.app.errors import BadInput, Failure, console
 from denoiselab.app.failures import check_there, enough_memory, less_memory, whole
 from denoiselab.app.run_directory import RunDirectory
 from denoiselab.app.spelling import override
 from denoiselab.conditioners import Clean
 from denoiselab.evaluation.media import Images, medium
 from denoiselab.networks.summary import Summary, summarize
-from denoiselab.training.checkpoints import CHECKPOINTS, LAST, CheckpointError, check_weights, read_checkpoint
+from denoiselab.training.checkpoints import CHECKPOINTS, CheckpointError, newest_whole, saved
+from denoiselab.training.finite import DivergedError
 from denoiselab.training.loggers import MetricsCSV
-from denoiselab.training.module import CHECKPOINT_KEY, DiffusionModule
+from denoiselab.training.module import CHECKPOINT_KEY
 
 
 def train(config: dict[str, Any], job: Path | None) -> float:
@@ -52,43 +53,47 @@ def train(config: dict[str, Any], job: Path | None) -> float:
     parameters = sum(p.numel() for p in run.model.denoiser.parameters())
     tensors = 3 + len(run.module.ema.profiles)  # weights, two moments, averages
     leader = is_leader()
-    copies = 3 + 2 * len(run.trackers)  # last, best and the one being written; what waits to be uploaded
-    needs = copies * 4 * tensors * parameters + 20_000_000
-    last = path / CHECKPOINTS / LAST
+    keep = (config["callbacks"].get("checkpoints") or {}).get("keep_last", 2)
+    copies = keep + 2  # the last ones, the best one and the one being written; and what waits to be uploaded:
+    needs = (copies + 2 * len(run.trackers)) * 4 * tensors * parameters + 20_000_000
 
     def advice() -> str:
-        return f"the last checkpoint is kept; to continue: {continues}" if last.is_file() else "nothing was saved yet"
+        kept = any(saved(path / CHECKPOINTS))
+        return f"the last checkpoint is kept; to continue: {continues}" if kept else "nothing was saved yet"
 
-    with (
-        RunDirectory(path, config, needs, leader=leader) as directory,
-        run.interruption,
-        whole(run.trainer, path, advice),
-    ):
-        images_seen = _images_seen(last, run.module)
+    with RunDirectory(path, needs, leader=leader) as directory, run.interruption, whole(run.trainer, path, advice):
+        continued = starting.former(run, directory, leader=leader)
+        images_seen = continued.images_seen if continued else 0
         if images_seen - run.settings.batch_size >= run.settings.max_images:
             raise BadInput(f"max_images={run.settings.max_images}: the run in {path} has seen {images_seen} already.")
+        initial = None if continued else starting.initialise(run)
         if not leader and images_seen >= run.settings.max_images:
             return math.nan  # nothing to train, so no group of processes: the leader scores alone
         if leader:
-            directory.describe(config, run.images.fingerprint)
+            directory.describe(config, run.images.fingerprint, initial, continued.data_sha256 if continued else None)
             for change in directory.changes:
                 console(stderr=True).print(f"changed since this run's last start: {change}")
+            if directory.edited:
+                console(stderr=True).print(f"warning: {directory.edited}")
+            if continued:
+                continued.put_aside()
             console(stderr=True).print(f"network {config['network']['_target_'].rpartition('.')[2]}: {_costs(run)}")
+            if initial:
+                console(stderr=True).print(
+                    f"starts from {initial['checkpoint']}: {initial['weights']} weights of {initial['images_seen']:,} "
+                    f"images seen, {'with' if initial['optimizer'] else 'without'} its optimizer's state"
+                )
             console(stderr=True).print(
                 f"run {path}: {len(run.images):,} images of {run.settings.data['name']}; {images_seen:,} of "
-                f"{run.settings.max_images:,} images seen"
+                f"{run.settings.max_images:,} images seen; {copies} checkpoints of up to "
+                f"{4 * tensors * parameters / 1e6:,.0f} MB at a time"
             )
             _show_data(run, path / "samples" / "data.png")
         with _loggers(run, directory, images_seen, leader=leader) as loggers:
             run.trainer.loggers = loggers
             if images_seen < run.settings.max_images:
                 with enough_memory(less_memory(config)):
-                    run.trainer.fit(
-                        run.module,
-                        datamodule=run.batches,
-                        ckpt_path=last if images_seen else None,
-                        weights_only=True,
-                    )
+                    _fit(run, path, continued.path if continued else None)
             run.interruption.install()
             with enough_memory(f"evaluation.batch_size={max(1, run.settings.evaluation.batch_size // 2)}"):
                 records = scoring.score(run, path, leader=leader)
@@ -125,19 +130,27 @@ def _show_data(run: Run, path: Path) -> None:
         shown.write_grid(path, shown.to_stored(run.batches.first(n)))
 
 
-def _images_seen(path: Path, module: DiffusionModule) -> int:
-    """Images seen by the checkpoint to continue from; 0 without one."""
-    if not path.exists():
-        return 0
+def _fit(run: Run, path: Path, checkpoint: Path | None) -> None:
+    """Train, from a checkpoint on.
+
+    Raises:
+        Failure: Numbers are not finite; the message says what is left, and what to do.
+    """
     try:
-        checkpoint = read_checkpoint(path)
-        check_weights(path, module.state_dict(), checkpoint["state_dict"])
-        for name in module.ema.profiles:
-            parameters = dict(module.denoiser.named_parameters())
-            check_weights(path, parameters, checkpoint[CHECKPOINT_KEY]["ema"].get(name, {}))
-    except CheckpointError as error:
-        raise BadInput(str(error)) from None
-    return int(checkpoint[CHECKPOINT_KEY]["images_seen"])
+        run.trainer.fit(run.module, datamodule=run.batches, ckpt_path=checkpoint, weights_only=True)
+    except DivergedError as error:
+        change = "a lower optimizer.lr or trainer.gradient_clip_val"
+        try:
+            left = newest_whole(path / CHECKPOINTS)
+        except CheckpointError:
+            left = None
+        if left is None:
+            raise Failure(f"{error}; there is no checkpoint before that, so start anew with {change}.") from error
+        file, content, _ = left
+        raise Failure(
+            f"{error}; {file}, of {content[CHECKPOINT_KEY]['images_seen']:,} images seen, is kept: start a new run "
+            f"with {override('init_from', file)} and {change}."
+        ) from error
 
 
 @contextmanager

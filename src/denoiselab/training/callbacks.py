@@ -15,6 +15,7 @@ from pytorch_lightning.strategies import Strategy
 from denoiselab import progress
 from denoiselab.data.loading import Batch
 from denoiselab.training.checkpoints import LAST
+from denoiselab.training.finite import DivergedError
 from denoiselab.training.interruption import Interruption
 from denoiselab.training.module import DiffusionModule
 
@@ -47,19 +48,28 @@ class Checkpoints(Checkpoint):
         interruption: Says whether a signal has come.
         every_images: Interval in images seen.
         keep_every_images: Interval at which a copy named by its images seen is kept for good; None for none.
+        keep_last: Number of files kept of the last states: `last.ckpt`, and those before it as `last.1.ckpt` and so on.
 
     Raises:
-        ValueError: An interval is less than 1.
+        ValueError: An interval or a number is less than 1.
     """
 
     def __init__(
-        self, directory: Path, interruption: Interruption, every_images: int, keep_every_images: int | None = None
+        self,
+        directory: Path,
+        interruption: Interruption,
+        every_images: int,
+        keep_every_images: int | None = None,
+        keep_last: int = 2,
     ) -> None:
         check_interval("callbacks.checkpoints.every_images", every_images)
+        check_interval("callbacks.checkpoints.keep_last", keep_last)
         if keep_every_images is not None:
             check_interval("callbacks.checkpoints.keep_every_images", keep_every_images)
         self.directory, self.interruption = directory, interruption
         self.every_images, self.keep_every_images = every_images, keep_every_images
+        self.keep_last = keep_last
+        self._saved_at = -1  # images seen by `last.ckpt`
         self._due = self._keep_due = False
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -80,7 +90,7 @@ class Checkpoints(Checkpoint):
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if self._due or stop:
-            trainer.save_checkpoint(self.directory / LAST)
+            self._save(trainer, module)
         if self._keep_due:
             trainer.save_checkpoint(self.directory / f"images_{module.images_seen:012d}.ckpt")
         self._due = self._keep_due = False
@@ -89,7 +99,14 @@ class Checkpoints(Checkpoint):
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Save the finished training."""
-        trainer.save_checkpoint(self.directory / LAST)
+        assert isinstance(module, DiffusionModule)
+        self._save(trainer, module)
+
+    def _save(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
+        """Write `last.ckpt`; the former ones move on, unless they are of the same weights."""
+        keep = self.keep_last if module.images_seen != self._saved_at else 1
+        trainer.save_checkpoint(self.directory / LAST, storage_options={"keep": keep})
+        self._saved_at = module.images_seen
 
 
 class LossLog(pl.Callback):
@@ -128,10 +145,7 @@ class LossLog(pl.Callback):
             return
         mean = float(trainer.strategy.reduce(self._sum / self._batches, reduce_op="mean"))
         if not math.isfinite(mean):
-            raise FloatingPointError(
-                f"train/loss is {mean} at {module.images_seen:,} images seen; the last checkpoint is kept, but a "
-                "lower optimizer.lr or trainer.gradient_clip_val is needed"
-            )
+            raise DivergedError(f"train/loss is {mean} at {module.images_seen:,} images seen")
         (images, start), now = self._since, time.perf_counter()
         metrics = {
             "train/loss": mean,

@@ -17,10 +17,14 @@ from denoiselab.networks.layers import Constrained
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.objectives import Objective
 from denoiselab.training.ema import EMA
+from denoiselab.training.finite import DivergedError, not_finite
 from denoiselab.training.lr_schedules import LRSchedule
 
 # The key of everything in a checkpoint that Lightning does not know.
 CHECKPOINT_KEY = "denoiselab"
+
+# The keys under which Lightning keeps what training changes.
+WEIGHTS_KEYS = ("state_dict", "optimizer_states")
 
 
 class DiffusionModule(pl.LightningModule):
@@ -38,6 +42,7 @@ class DiffusionModule(pl.LightningModule):
         ema: Moving averages of the denoiser.
         seed: Any integer from 0 to 2^63 - 1.
         config: The run's resolved configuration, plain containers; it travels in each checkpoint.
+        data_sha256: Fingerprint of the samples; it does too.
     """
 
     def __init__(
@@ -51,12 +56,14 @@ class DiffusionModule(pl.LightningModule):
         ema: EMA,
         seed: int,
         config: dict[str, Any],
+        data_sha256: str | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = denoiser
         self.objective, self.conditioner, self.codec = objective, conditioner, codec
         self.optimizer, self.lr_schedule, self.ema = optimizer, lr_schedule, ema
-        self.seed, self.config = seed, config
+        self.seed, self.config, self.data_sha256 = seed, config, data_sha256
+        self.initial_optimizer: dict[str, Any] | None = None  # another run's state of the same parameters
         self.images_seen = 0
         self._step_start = 0
         self._constrained: list[Constrained] = []
@@ -66,12 +73,16 @@ class DiffusionModule(pl.LightningModule):
         optimizer = self.optimizer([*self.denoiser.parameters(), *self.objective.parameters()])
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
+        if self.initial_optimizer is not None:
+            groups = optimizer.state_dict()["param_groups"]  # learning rate and all else are this run's own
+            optimizer.load_state_dict({"state": self.initial_optimizer, "param_groups": groups})
         return optimizer
 
     def on_fit_start(self) -> None:
         """Averages start where the weights do; a resumed run's are there already."""
         self.ema.start(self.denoiser)
         self._step_start = self.images_seen
+        self.initial_optimizer = None
         self._constrained = [layer for layer in self.denoiser.modules() if isinstance(layer, Constrained)]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -100,11 +111,19 @@ class DiffusionModule(pl.LightningModule):
         self._step_start = self.images_seen
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add our part: plain containers and tensors only."""
+        """Add our part: plain containers and tensors only.
+
+        Raises:
+            DivergedError: A weight, an average or a number of the optimizer is not finite; all ranks find the same.
+        """
+        parts = {key: checkpoint.get(key) for key in WEIGHTS_KEYS}
+        if name := not_finite({**parts, "ema": self.ema.averages}):
+            raise DivergedError(f"{name} is not finite at {self.images_seen:,} images seen, so that is not saved")
         checkpoint[CHECKPOINT_KEY] = {
             "format": 1,
             "images_seen": self.images_seen,
             "config": self.config,
+            "data_sha256": self.data_sha256,
             "ema": self.ema.averages,
         }
 
