@@ -188,7 +188,9 @@ def zip_is_whole(path: Path) -> bool:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
+            # What is marked as a folder has no content for torch's reader, which then takes any memory for it.
+            marked = any(member.external_attr & 0x10 and not member.is_dir() for member in archive.infolist())
+            return not marked and archive.testzip() is None
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # of a damaged offset
             raise

@@ -42,6 +42,11 @@ def test_analytic_dpm_measures_the_model_once(invoke, finished, tmp_path):
         written = path.stat().st_mtime_ns
     moments = json.loads(path.read_text())
     assert len(moments["lam"]) == len(moments["error"]) == 64
+    whole = path.read_text()
+    path.write_text(whole.replace(str(moments["error"][5]), "0.5"))  # damaged: measured anew
+    again = invoke("sample.py", f"ckpt={finished}", *asked, "frontier.num_samples=18", f"out={folder}")
+    assert again.code == 0, again.err
+    assert path.read_text() == whole
     records = json.loads((folder / "frontier.json").read_text())
     assert {r["sampler"]: "moments_sha256" in r["settings"] for r in records} == {
         "analytic_dpm": True,

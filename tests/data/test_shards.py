@@ -64,7 +64,13 @@ def test_keys_without_an_image_are_counted_and_named(shards, caplog):
 def test_the_index_is_made_once_and_again_when_a_shard_changes(shards):
     first = of(shards).records()
     (kept,) = (shards / "cache").glob("shards-*.json")
-    kept.write_text(kept.read_text().replace("twelve", "kept"))
+    (beside,) = (shards / "cache").glob("shards-*.sha256")
+    whole, checksum = kept.read_text(), beside.read_text()
+    kept.write_text(whole.replace("twelve", "twelvf"))
+    assert list(of(shards).records().captions)[2] == "twelve"  # damaged: made anew
+    assert (kept.read_text(), beside.read_text()) == (whole, checksum)
+    kept.write_text(whole.replace("twelve", "kept"))
+    beside.unlink()
     assert list(of(shards).records().captions)[2] == "kept"
     write(
         shards / "a-01.tar",

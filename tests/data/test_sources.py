@@ -502,7 +502,8 @@ def test_a_damaged_cache_is_made_anew(folder, name):
     first = load(ImageFolder, folder)
     pixels = first.stored(torch.arange(10))
     (path,) = (folder.parent / "cache").glob(f"*/{name}")
-    for content in (None, path.read_bytes()[:-1], b""):
+    whole = path.read_bytes()
+    for content in (None, whole[:-1], b"", whole[:-2] + bytes([whole[-2] ^ 1]) + whole[-1:]):
         path.unlink()
         if content is not None:
             path.write_bytes(content)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import load, load_file
 
 from denoiselab.data import Digits
 from denoiselab.evaluation import DomainClassifier, FrechetDistance, classifier
@@ -36,8 +37,19 @@ def test_classifier_is_trained_once_and_cached_by_content(tmp_path):
     fit(recipe, train.subset(torch.arange(500)))
     assert len(files()) == 3
     # A damaged file is made anew.
-    file.write_bytes(file.read_bytes()[:1000])
-    assert fit(recipe).fingerprint == first.fingerprint
+    whole = file.read_bytes()
+    for damaged in (whole[:1000], whole[:-5] + bytes([whole[-5] ^ 16]) + whole[-4:]):
+        file.write_bytes(damaged)
+        assert fit(recipe).fingerprint == first.fingerprint
+        assert load_file(file).keys() == load(whole).keys()
+        assert all(torch.equal(load_file(file)[name], tensor) for name, tensor in load(whole).items())
+
+
+def test_a_classifier_that_diverges_is_not_kept(tmp_path):
+    train, held_out = Digits("digits", (1, 8, 8), 10).load()
+    with pytest.raises(ValueError, match=r"evaluation\.extractor\.lr=1e\+30: .* has diverged; lower it\."):
+        DomainClassifier(epochs=1, lr=1e30).fit(train.subset(torch.arange(300)), held_out, METRICS, {}, tmp_path)
+    assert not list(tmp_path.glob("*.safetensors"))
 
 
 def test_images_of_one_class_are_refused(tmp_path):

@@ -92,9 +92,21 @@ def test_every_image_is_looked_at_once_and_only_the_first_time(tmp_path):
         assert torch.allclose(out.layer("features").moments.covariance, torch.cov(x.T))
         assert torch.equal(out.layer("features").features.double(), x)
         assert out.layer("logits").features is None  # nobody compares logits
-    # A damaged file is made anew.
-    path.write_bytes(path.read_bytes()[:100])
+    # A damaged file is made anew; one that the user names is refused.
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    flips = [bytearray(whole) for _ in range(12)]
+    for flipped, place in zip(flips, (*range(0, 300, 50), *rng.integers(len(whole), size=6)), strict=True):
+        flipped[place] ^= 1 << int(rng.integers(8))
+    for damaged in (whole[:100], *flips):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"damaged|not a file of reference statistics|here it is|it is of"):
+            reference(mine, data(), tmp_path, Given(path, None))
+        assert reference(mine, data(), tmp_path).fingerprint == first.fingerprint
+        assert path.read_bytes() == whole
+    path.with_name(f"{path.name}.sha256").unlink()  # of an earlier version
+    seen = network.seen
     assert reference(mine, data(), tmp_path).fingerprint == first.fingerprint
+    assert network.seen == seen
 
 
 def test_other_images_extractors_weights_and_metrics_have_other_files(tmp_path):

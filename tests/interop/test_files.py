@@ -1,5 +1,6 @@
 """Files of others that are damaged, incomplete or hostile: one sentence that names file and key, nothing loaded."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -263,6 +264,30 @@ def test_half_a_torch_file_is_refused(size, legacy, tmp_path):
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(InteropError, match="damaged or truncated"):
         read_tensors(path)
+
+
+def test_a_flipped_bit_in_a_torch_file_is_refused(tmp_path):
+    path = tmp_path / "model.pt"
+    torch.save({"a": torch.ones(2000)}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 8
+    path.write_bytes(content)
+    with pytest.raises(InteropError, match="damaged or truncated"):
+        read_tensors(path)
+
+
+def test_a_damaged_file_of_the_hubs_cache_is_refused(tmp_path):
+    """Its layout: snapshots/<revision>/<name> links to blobs/<sha256 of the content>."""
+    name, blobs, snapshot = "model.safetensors", tmp_path / "blobs", tmp_path / "snapshots" / "main"
+    blobs.mkdir()
+    snapshot.mkdir(parents=True)
+    save_file({"a": torch.ones(20)}, tmp_path / name)
+    blob = (tmp_path / name).rename(blobs / hashlib.sha256((tmp_path / name).read_bytes()).hexdigest())
+    (snapshot / name).symlink_to(blob)
+    assert read_tensors(snapshot / name)["a"].sum() == 20
+    blob.write_bytes(blob.read_bytes()[:-1] + b"\1")
+    with pytest.raises(InteropError, match=r"its sha256 is not the hub's; remove .*blobs.*, and fetch it again"):
+        read_tensors(snapshot / name)
 
 
 @pytest.mark.parametrize("legacy", [False, True])

@@ -4,6 +4,7 @@ import copy
 import math
 import os
 import random
+import re
 
 import pytest
 import torch
@@ -75,6 +76,21 @@ def test_every_flipped_bit_is_found_or_changes_nothing(tmp_path):
             found += 1
             assert "damaged or truncated" in str(error)  # noqa: PT017
     assert found > 0.4 * len(whole)  # the rest is padding, and what names and dates say twice
+
+
+def test_a_tensor_that_is_marked_as_a_folder_is_found(tmp_path):
+    """A bit that zip readers pass over, and for which torch returns memory that nobody wrote."""
+    path = tmp_path / "last.ckpt"
+    IO.save_checkpoint(content(), path)
+    whole = path.read_bytes()
+    headers = [match.start() for match in re.finditer(b"PK\x01\x02", whole)]
+    assert len(headers) > 5
+    for header in headers:
+        marked = bytearray(whole)
+        marked[header + 38] ^= 0x10  # the first byte of the external attributes
+        path.write_bytes(marked)
+        with pytest.raises(CheckpointError, match="damaged or truncated"):
+            read_checkpoint(path)
 
 
 def test_every_truncation_is_found(tmp_path):

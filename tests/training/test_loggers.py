@@ -29,6 +29,22 @@ def test_rows_columns_and_resume(tmp_path):
     assert not path.exists()
 
 
+def test_a_half_written_or_damaged_row_is_left_out_with_a_warning(tmp_path):
+    path = tmp_path / "metrics.csv"
+    for damaged in (b"30,0.1", b"3\xff,0.125,1\r\n", b"30,0.125,1,7\r\n", b"30"):
+        path.write_bytes(b"images_seen,loss,extra\r\n10,0.5,\r\n20,0.25,2\r\n" + damaged)
+        with pytest.warns(UserWarning, match=r"metrics\.csv: 1 rows are damaged"):
+            log = MetricsCSV(path, images_seen=40)
+        log.truncate()
+        assert rows(path) == [(10, "0.5", ""), (20, "0.25", "2")]
+    path.write_bytes(b"images_seen,loss\r\n10,0.5\r\n\0\0\0\0")  # as a file system may leave its end
+    MetricsCSV(path, images_seen=40).truncate()
+    assert rows(path) == [(10, "0.5", "")]
+    path.write_bytes(b"images_sefn,loss\r\n10,0.5\r\n")
+    with pytest.warns(UserWarning, match=r"metrics\.csv: 1 rows are damaged"):
+        assert MetricsCSV(path, images_seen=40)._columns == ["images_seen"]
+
+
 def test_wandb_is_offline_without_a_key_and_never_asks(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for variable in ("WANDB_API_KEY", "WANDB_MODE", "NETRC"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from denoiselab.app.places import checkpoint_file, device_of, home_of, short_has
 from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.app.spelling import override
 from denoiselab.evaluation.grids import GridSearch
-from denoiselab.files import sha256_of, write_text
+from denoiselab.files import sha256_of, write_json
 from denoiselab.guidance import bind
 from denoiselab.samplers import Sampler
 from denoiselab.training.interruption import Interruption
@@ -72,7 +71,7 @@ def fit_grid(config: Config) -> Path:
             **facts,
             "checkpoint": str(path.resolve()),
         }
-        write_text(out, json.dumps(record, indent=1))
+        write_json(out, record)
     print(
         f"RMS distance to the reference {grid.distance:.4g}, {grid.before:.4g} on the sampler's own grid "
         f"(n = {search.num_samples}, weights {weights}): {out}\n"

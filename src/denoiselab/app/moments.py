@@ -15,7 +15,7 @@ from denoiselab.app.models import Model
 from denoiselab.data import DataSet, clean
 from denoiselab.denoiser import Prediction
 from denoiselab.evaluation.cell import digest
-from denoiselab.files import write_text
+from denoiselab.files import read_json, write_json
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import Analytic, Moments, Sampler
@@ -53,7 +53,7 @@ def learn(
         The sha256 of the moments; None for a sampler that needs none.
 
     Raises:
-        ValueError: The data cannot be loaded.
+        ValueError: The data cannot be loaded, or the moments are not finite.
     """
     if not isinstance(sampler, Analytic):
         return None
@@ -67,14 +67,16 @@ def learn(
         asked["threshold"] = [type(sampler.threshold).__name__, own]
     path = directory / FOLDER / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}.json"
     try:
-        stored = json.loads(path.read_text())
+        stored = read_json(path)
         sampler.moments = Moments(*(torch.tensor(stored[name], dtype=torch.float64) for name in Moments._fields))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         data = images()
         sampler.moments = _measured(sampler, model, data, check)
+        if not torch.cat(tuple(sampler.moments)).isfinite().all():
+            raise ValueError("the model's moments are not finite; has its training diverged?") from None
         if writes:
             facts = {**asked, "data_sha256": data.fingerprint}
-            write_text(path, json.dumps({**facts, **{k: v.tolist() for k, v in sampler.moments._asdict().items()}}))
+            write_json(path, {**facts, **{k: v.tolist() for k, v in sampler.moments._asdict().items()}})
     values = torch.cat(tuple(sampler.moments)).numpy().tobytes()
     return hashlib.sha256(values).hexdigest()
 

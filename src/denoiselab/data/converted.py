@@ -22,7 +22,7 @@ from denoiselab.data.depth import UnknownDepth
 from denoiselab.data.processes import count, in_parts
 from denoiselab.data.records import Records, version
 from denoiselab.data.shards import FACTS
-from denoiselab.files import replacing, sha256_of, write_text
+from denoiselab.files import read_json, replacing, sha256_of, write_json, write_text
 
 SUMS = "SHA256SUMS"  # as sha256sum writes and checks it
 
@@ -127,7 +127,7 @@ def _write_all(
         for number in range(first, len(names)):
             rows = range(number * images_per_shard, min((number + 1) * images_per_shard, total))
             facts = _write(out / names[number], records, rows, images, bar.update, skip=skip)
-            write_text(out / f".{names[number]}.json", json.dumps(facts))
+            write_json(out / f".{names[number]}.json", facts)
             shards.append(facts)
     return shards
 
@@ -135,7 +135,7 @@ def _write_all(
 def _known(path: Path) -> dict[str, Any] | None:
     """What was noted of a shard, if that is still so."""
     try:
-        facts: dict[str, Any] = json.loads(path.with_name(f".{path.name}.json").read_text("utf-8"))
+        facts = read_json(path.with_name(f".{path.name}.json"))
         return facts if sha256_of(path) == facts["sha256"] else None
     except (OSError, ValueError, KeyError):
         return None

@@ -27,7 +27,7 @@ from denoiselab.data.arrays import channels_last
 from denoiselab.data.expected import absent, package
 from denoiselab.data.records import Reopened, Strings, caption, identity, numbered, version
 from denoiselab.data.source import ImageSource
-from denoiselab.files import write_text
+from denoiselab.files import drop_sum, matches_sum, write_sum, write_text
 
 _INDEX = "index.json"
 
@@ -264,7 +264,8 @@ class LitData(ImageSource):
         path = Path(self.cache_dir) / f"litdata-{name}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            if not path.is_file():
+            if not path.is_file() or not matches_sum(path):
+                drop_sum(path)
                 data = place.opened(whole_chunks=True)  # one after another
                 columns: list[list[Any]] = [[] for _ in keys]
                 with progress.bar(f"reading {' and '.join(keys)}", len(contents)) as bar:
@@ -275,5 +276,6 @@ class LitData(ImageSource):
                             column.append(value.item() if hasattr(value, "item") else value)
                         bar.update(1)
                 write_text(path, json.dumps(columns))
+                write_sum(path)
             known: list[list[Any]] = json.loads(path.read_text("utf-8"))
         return known

@@ -14,6 +14,7 @@ import math
 import os
 import shutil
 import time
+import zlib
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from denoiselab.data.decoding import BadImage, Decoder, WrongSize, read
 from denoiselab.data.depth import UnknownDepth
 from denoiselab.data.processes import count, in_parts
 from denoiselab.data.records import Records, version
-from denoiselab.files import write_text
+from denoiselab.files import crc32_of, write_text
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ _CHUNK, _SHARE, _WORTH = 64, 16, 10.0
 _OFTEN = 30.0
 
 _PIXELS, _HASHES, _BAD, _REPORT = "images.npy", "sha256.npy", "bad.json", "bad_images.txt"
+_SUMS = "crc32.json"  # of these files; one process of a machine compares them
 _NOTES = "notes.jsonl"  # of a pass that has not ended
 
 
@@ -131,9 +133,24 @@ def _whole(folder: Path, n: int, shape: tuple[int, ...] | None) -> bool:
         _bad(folder)
         hashes = np.load(folder / _HASHES, mmap_mode="r")
         pixels = None if shape is None else np.load(folder / _PIXELS, mmap_mode="r")
-    except (FileNotFoundError, EOFError, ValueError):
+    except (FileNotFoundError, EOFError, ValueError, AttributeError):
         return False
-    return hashes.shape == (n, 32) and (shape is None or pixels is None or pixels.shape == (n, *shape))
+    long = hashes.shape == (n, 32) and (shape is None or pixels is None or pixels.shape == (n, *shape))
+    return long and (os.environ.get("LOCAL_RANK", "0") != "0" or _summed(folder))
+
+
+def _sums(folder: Path) -> dict[str, int]:
+    return {name: crc32_of(folder / name) for name in (_PIXELS, _HASHES, _BAD) if (folder / name).is_file()}
+
+
+def _summed(folder: Path) -> bool:
+    """Whether the files have the content that they had at the end of the pass, as far as it was noted."""
+    try:
+        return bool(json.loads((folder / _SUMS).read_text(encoding="utf-8")) == _sums(folder))
+    except FileNotFoundError:  # of an earlier version
+        return True
+    except ValueError:
+        return False
 
 
 def _bad(folder: Path) -> dict[int, str]:
@@ -230,6 +247,7 @@ def _read_all(
     np.save(folder / _HASHES, np.frombuffer(hashes, np.uint8).reshape(n, 32))
     write_text(folder / _REPORT, "".join(f"{text}\n" for text in bad.values()))
     write_text(folder / _BAD, json.dumps(bad))
+    write_text(folder / _SUMS, json.dumps(_sums(folder)))
     (folder / _NOTES).unlink(missing_ok=True)
 
 
@@ -238,19 +256,20 @@ def _note(task: _Task, folder: Path, hashes: bytearray, bad: dict[int, str], fir
     if task.pixels is not None:
         with task.pixels.open("rb") as pixels:
             os.fsync(pixels.fileno())  # so that what is noted is there, even if the machine fails
-    told = [first, hashes[32 * first :].hex(), {i: text for i, text in bad.items() if i >= first}]
+    told = json.dumps([first, hashes[32 * first :].hex(), {i: text for i, text in bad.items() if i >= first}])
     with (folder / _NOTES).open("a", encoding="utf-8") as notes:
-        notes.write(f"\n{json.dumps(told)}")
+        notes.write(f"\n{zlib.crc32(told.encode())} {told}")
 
 
 def _noted(task: _Task, folder: Path) -> tuple[bytearray, dict[int, str]]:
     """Hashes of the first images, and the bad ones among them, as noted by a pass that was stopped."""
     hashes, bad = bytearray(), dict[int, str]()
-    with contextlib.suppress(FileNotFoundError), (folder / _NOTES).open(encoding="utf-8") as notes:
+    with contextlib.suppress(FileNotFoundError), (folder / _NOTES).open(encoding="utf-8", errors="replace") as notes:
         for line in notes:
-            with contextlib.suppress(ValueError):  # half a line, of a program that was killed
-                first, some, damaged = json.loads(line)
-                if 32 * first == len(hashes):
+            with contextlib.suppress(ValueError):  # half a line, of a program that was killed, or a damaged one
+                checksum, told = line.rstrip("\n").split(" ", 1)
+                first, some, damaged = json.loads(told)
+                if 32 * first == len(hashes) and int(checksum) == zlib.crc32(told.encode()):
                     hashes += bytes.fromhex(some)
                     bad |= {int(i): text for i, text in damaged.items()}
     return (bytearray(), {}) if any(_readable(task.records, i, task.decoder) for i in bad) else (hashes, bad)

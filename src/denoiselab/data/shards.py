@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -24,7 +25,7 @@ from denoiselab.data.expected import absent
 from denoiselab.data.folder import EXTENSIONS, note_passed_over, passed_over
 from denoiselab.data.records import MOST_CLASSES, Reopened, Strings, checked_caption, identity
 from denoiselab.data.source import ImageSource
-from denoiselab.files import write_text
+from denoiselab.files import drop_sum, matches_sum, write_sum, write_text
 
 FACTS = "dataset.json"  # of `denoiselab.data.convert`, beside its shards
 
@@ -191,15 +192,18 @@ def read_index(shards: Sequence[Path], cache: Path) -> list[dict[str, Any]]:
     path = cache / f"shards-{key[:16]}.json"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        if path.is_file():
-            known: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
-            return known
+        if path.is_file() and matches_sum(path):
+            with contextlib.suppress(ValueError):  # what is damaged is made anew
+                known: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
+                return known
+        drop_sum(path)
         index = []
         with progress.bar("indexing shards", sum(size for _, size, _ in facts)) as bar:
             for shard, (_, size, _) in zip(shards, facts, strict=True):
                 index.append(_indexed(shard))
                 bar.update(size)
         write_text(path, json.dumps(index))
+        write_sum(path)
     return index
 
 

@@ -18,7 +18,7 @@ from denoiselab import progress
 from denoiselab.data import DataSet, from_uint8
 from denoiselab.evaluation.features import ImageExtractor, NetworkFeatures
 from denoiselab.evaluation.metrics import FEATURES, LOGITS
-from denoiselab.files import atomic
+from denoiselab.files import atomic, drop_sum, matches_sum, write_sum
 
 # Held-out images that its accuracy is measured on, at most: a standard error of half a percent at 95 %.
 _CHECKED = 2000
@@ -111,14 +111,22 @@ class DomainClassifier(ImageExtractor):
             network = _Classifier(train.shape[0], int(train.labels.max()) + 1, self.dimension)
             network.to(memory_format=torch.channels_last)
             try:
+                if not matches_sum(path):
+                    raise ValueError("damaged")
                 with safe_open(path, framework="pt") as file:
-                    network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
                     accuracy = json.loads(file.metadata()["accuracy"])
-            except (FileNotFoundError, SafetensorError):
+                    network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            except (FileNotFoundError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError):
                 accuracy = self._train(network, train, held_out, check, shown=shown)
+                if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
+                    raise ValueError(
+                        f"evaluation.extractor.lr={self.lr}: the training of the classifier has diverged; lower it."
+                    ) from None
+                drop_sum(path)
                 metadata = {"accuracy": json.dumps(accuracy), "recipe": json.dumps(recipe)}
                 with atomic(path) as out:
                     out.write(save({name: t.contiguous() for name, t in network.state_dict().items()}, metadata))
+                write_sum(path)
         digest = hashlib.sha256()
         for name, tensor in sorted(network.state_dict().items()):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())

@@ -48,9 +48,9 @@ def page_run(name: str, directory: Path) -> PageRun:
     metrics, config = directory / "metrics.csv", directory / "config.yaml"
     curve: list[dict[str, str]] = []
     if metrics.is_file():
-        with metrics.open(newline="", encoding="utf-8") as file:
+        with metrics.open(newline="", encoding="utf-8", errors="replace") as file:
             curve = list(csv.DictReader(file))
-    text = config.read_text(encoding="utf-8") if config.is_file() else ""
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
     return PageRun(name, Store(directory), curve, text)
 
 

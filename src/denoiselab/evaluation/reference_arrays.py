@@ -1,10 +1,14 @@
-"""What the arrays of a reference that a user names must be."""
+"""What the header and the arrays of a reference must be."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 # Of the largest variance: what rounding leaves of an eigenvalue that is zero.
@@ -72,3 +76,21 @@ def check_images(images: Tensor, shape: Sequence[int], name: str, file: str) -> 
         raise ValueError(
             f"{file}: {name} has shape {list(images.shape)} of {kind}; samples are {wanted} of uint8 (H, W, C)."
         )
+
+
+def protocol_of(path: Path) -> dict[str, Any]:
+    """The protocol in the header.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not a file of reference statistics; a sentence without the path.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            protocol = json.loads((file.metadata() or {})["protocol"])
+        kinds = {"n": int, "shape": list, "extractor": str, "extractor_sha256": str, "moments": list, "features": list}
+        if all(type(protocol[name]) is kind for name, kind in kinds.items()) and protocol["n"] > 0:
+            return dict(protocol)
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError):
+        pass
+    raise ValueError("it is not a file of reference statistics")

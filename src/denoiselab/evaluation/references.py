@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +23,10 @@ from denoiselab import progress
 from denoiselab.data import DataSet
 from denoiselab.evaluation.collected import Collected
 from denoiselab.evaluation.metrics import FEATURES, SPATIAL, Layer
-from denoiselab.evaluation.reference_arrays import check_features, check_images, check_moments
+from denoiselab.evaluation.reference_arrays import check_features, check_images, check_moments, protocol_of
 from denoiselab.evaluation.scorer import Given
 from denoiselab.evaluation.statistics import Moments
-from denoiselab.files import replacing, sha256_of
+from denoiselab.files import drop_sum, matches_sum, replacing, sha256_of, write_sum
 
 if TYPE_CHECKING:
     from denoiselab.evaluation.features import FeatureScorer
@@ -100,8 +102,9 @@ def cached(
     path = cache / f"reference-{scorer.name}-{key[:16]}.safetensors"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        with contextlib.suppress(FileNotFoundError, SafetensorError):
+        with contextlib.suppress(FileNotFoundError, ValueError):  # what is damaged is made anew
             return _open(path)[1]
+        drop_sum(path)
         with progress.bar("reference", len(data), shown=shown) as bar:
             for index in torch.arange(len(data)).split(_BATCH):
                 batch = data.stored(index)
@@ -113,6 +116,7 @@ def cached(
         tensors |= {f"{layer}.features": file.features for layer, file in collected.features.items()}
         with replacing(path) as temporary:
             save_file(tensors, temporary, {"protocol": json.dumps(protocol)})
+        write_sum(path)
         return _open(path)[1]
 
 
@@ -138,8 +142,8 @@ def read(given: Given, scorer: FeatureScorer, data: DataSet, device: torch.devic
     else:
         try:
             protocol, reference = _open(given.path)
-        except (SafetensorError, KeyError, TypeError) as error:
-            raise ValueError(f"{_option(given)}: it lacks what its protocol names ({error}).") from None
+        except ValueError as error:
+            raise ValueError(f"{_option(given)}: {error}.") from None
         for option, value in _made_by(scorer, shape).items():
             if protocol.get(option) != value:
                 raise ValueError(f"{_option(given)}: its {option} is {protocol.get(option)}, here it is {value}.")
@@ -206,9 +210,9 @@ def check(given: Given, extractor: str, sha256: str | None, shape: Sequence[int]
             )
         return
     try:
-        protocol = _protocol(given.path)
-    except (SafetensorError, KeyError, TypeError, ValueError):
-        raise ValueError(f"{option}: it is not a file of reference statistics.") from None
+        protocol = protocol_of(given.path)
+    except ValueError as error:
+        raise ValueError(f"{option}: {error}.") from None
     wanted = {"shape": list(shape), "extractor": extractor, "extractor_sha256": sha256, "n": given.n}
     for name, value in wanted.items():
         if value is not None and protocol[name] != value:
@@ -223,7 +227,7 @@ def check_data(given: Given, data: DataSet) -> None:
     """
     if given.any_data or given.path.suffix == ".npz":
         return
-    of = _of(_protocol(given.path))
+    of = _of(protocol_of(given.path))
     if of["data_sha256"] != data.fingerprint:
         raise ValueError(
             f"{_option(given)}: it is of {of['data']} ({of['split']}), with data_sha256 {of['data_sha256'][:16]}, and "
@@ -245,21 +249,21 @@ def _made_by(scorer: FeatureScorer, shape: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def _protocol(path: Path) -> dict[str, Any]:
-    with safe_open(path, framework="pt") as file:
-        protocol: dict[str, Any] = json.loads(file.metadata()["protocol"])
-    return protocol
-
-
 def _open(path: Path) -> tuple[dict[str, Any], Reference]:
-    protocol = _protocol(path)
+    """The protocol and the statistics, known to be as they were written; raises as `protocol_of` does."""
+    protocol = protocol_of(path)
     n = protocol["n"]
-    with safe_open(path, framework="pt") as file:
-        moments = {
-            layer: Moments(n, file.get_tensor(f"{layer}.mean"), file.get_tensor(f"{layer}.covariance"))
-            for layer in protocol["moments"]
-        }
-        features = {layer: file.get_tensor(f"{layer}.features") for layer in protocol["features"]}
+    if not matches_sum(path):
+        raise ValueError("it is damaged: its sha256 is not the one beside it")
+    try:
+        with safe_open(path, framework="pt") as file:
+            moments = {
+                layer: Moments(n, file.get_tensor(f"{layer}.mean"), file.get_tensor(f"{layer}.covariance"))
+                for layer in protocol["moments"]
+            }
+            features = {layer: file.get_tensor(f"{layer}.features") for layer in protocol["features"]}
+    except (SafetensorError, TypeError) as error:
+        raise ValueError(f"it lacks what its protocol names ({error})") from None
     layers = {layer: Layer(moments.get(layer), features.get(layer)) for layer in {*moments, *features}}
     return protocol, Reference(n, sha256_of(path), path, layers, _of(protocol))
 
@@ -276,8 +280,8 @@ def _read_npz(given: Given, scorer: FeatureScorer, shape: Sequence[int], device:
             }
             wants_images = any(metric.reads_features and metric.reads_reference for metric in scorer.metrics)
             images = arrays["arr_0"] if wants_images and "arr_0" in arrays.files else None
-    except (OSError, ValueError, EOFError):
-        raise ValueError(f"{_option(given)}: it cannot be read as an .npz.") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, MemoryError):
+        raise ValueError(f"{_option(given)}: it is damaged, or cannot be read as an .npz.") from None
     if not found:
         raise ValueError(f"{_option(given)}: it has no arrays mu and sigma.")
     layers = {layer: Layer(moments, None) for layer, moments in found.items()}

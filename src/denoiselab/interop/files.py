@@ -10,6 +10,7 @@ import logging
 import pickle
 import re
 import struct
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from denoiselab.files import sha256_of, zip_is_whole
 from denoiselab.interop.states import InteropError, State
 
 # The names under which diffusers keeps the weights of a model, but for the suffix.
@@ -71,6 +73,8 @@ def read_torch(path: Path) -> Any:
         InteropError: It is missing, damaged, or holds pickled objects.
     """
     _check_file(path)
+    if zipfile.is_zipfile(path) and not zip_is_whole(path):
+        raise _damaged(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -206,8 +210,16 @@ def local(path: str, revision: str | None = None) -> Path:
 
 
 def _check_file(path: Path) -> None:
+    """Refuse what is no file, and a file of the hub's cache that is not the one it is named after.
+
+    Raises:
+        InteropError: It is so.
+    """
     if not path.is_file():
         raise InteropError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}.")
+    blob = path.resolve()  # the cache names large files by their sha256, and links to them
+    if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name) and sha256_of(blob) != blob.name:
+        raise InteropError(f"{path}: damaged: its sha256 is not the hub's; remove {blob}, and fetch it again.")
 
 
 def _damaged(path: Path) -> InteropError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from denoiselab.files import read_json
 from denoiselab.samplers.beta_quantiles import beta_quantiles
 from denoiselab.samplers.transfer import Axis, Lam
 from denoiselab.schedules import Level, Schedule
@@ -317,11 +317,11 @@ class FromFile(Listed):
 
     def __init__(self, path: str, to_clean: bool = True, first_lam: float | None = None) -> None:
         try:
-            values = json.loads(Path(path).read_text())["lam"]
-            values = [float(value) for value in values]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = getattr(error, "strerror", None) or "it holds no list of numbers 'lam'"
-            raise ValueError(f"path={path}: {reason}.") from None
+            values = read_json(Path(path)).get("lam")
+        except (OSError, ValueError) as error:
+            raise ValueError(f"path={path}: {getattr(error, 'strerror', None) or error}.") from None
+        if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
+            raise ValueError(f"path={path}: it holds no list of numbers 'lam'.")
         super().__init__(values, Lam(), to_clean, first_lam)
 
 

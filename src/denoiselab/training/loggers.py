@@ -35,10 +35,8 @@ class MetricsCSV(Logger):
         self._rows: list[dict[str, Any]] = []
         self._columns = [AXIS]
         if images_seen and path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                self._columns = list(reader.fieldnames or self._columns)
-                self._rows = [row for row in reader if int(row[AXIS]) <= images_seen]
+            self._columns, rows = _read(path)
+            self._rows = [row for row in rows if int(row[AXIS]) <= images_seen]
 
     @property
     def name(self) -> str:
@@ -79,6 +77,18 @@ class MetricsCSV(Logger):
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(self._rows)
+
+
+def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns and rows of a metrics file, but for rows that are damaged, such as half a row after a kill."""
+    with path.open(newline="", encoding="utf-8", errors="replace") as file:
+        reader = csv.DictReader(line.replace("\0", "") for line in file)
+        columns = list(reader.fieldnames or ())
+        rows = [*reader]
+    whole = [row for row in rows if None not in row and None not in row.values() and str(row.get(AXIS)).isdecimal()]
+    if AXIS not in columns or len(whole) < len(rows):
+        warnings.warn(f"{path}: {len(rows) - len(whole) or 'all'} rows are damaged and are left out", stacklevel=2)
+    return (columns, whole) if AXIS in columns else ([AXIS], [])
 
 
 def has_wandb_key() -> bool:

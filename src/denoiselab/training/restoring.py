@@ -14,6 +14,8 @@ from torch import Tensor
 from denoiselab.training.checkpoints import CheckpointError, check_weights
 from denoiselab.training.module import CHECKPOINT_KEY, DiffusionModule
 
+_LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
+
 
 def check_training(path: Path, checkpoint: Mapping[str, Any], trainer: pl.Trainer, module: DiffusionModule) -> None:
     """Refuse the checkpoint of another training, or one that is malformed.
@@ -42,7 +44,7 @@ def check_training(path: Path, checkpoint: Mapping[str, Any], trainer: pl.Traine
         "epoch": 0,
         "global_step": 0,
         "lr_schedulers": [],
-        "loops": {"fit_loop": trainer.fit_loop.state_dict()},
+        "loops": {name: getattr(trainer, name).state_dict() for name in _LOOPS},
         "callbacks": {key: state for key, state in callbacks.items() if key in saved},
     }
     for key in _unlike(fresh, checkpoint, ""):
