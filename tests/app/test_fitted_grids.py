@@ -1,7 +1,10 @@
 """Grids fitted to a checkpoint, and the runs that name them."""
 
 import json
+import re
+import shlex
 
+import pytest
 from configurations import names
 
 SMALL = ["sampler.steps=4", "grid.num_samples=8", "grid.fine=20", "accelerator=cpu"]
@@ -28,6 +31,22 @@ def test_a_fitted_grid_is_a_file_that_sampling_and_the_frontier_take(invoke, fin
     records = json.loads((tmp_path / "frontier" / "frontier.json").read_text())
     assert {record["sampler"] for record in records} == {"ddim", "ddim@karras", f"ddim@{out.stem}"}
     assert len({record["score"] for record in records}) == 3
+
+
+@pytest.mark.parametrize(
+    ("end", "calls"), [("sampler.spacing.to_clean=false", 4), ("spacing@sampler.spacing=denoise_to_zero", 5)]
+)
+def test_the_options_that_are_printed_end_the_run_as_it_was_fitted(end, calls, invoke, finished, tmp_path):
+    out = tmp_path / "grid.json"
+    done = invoke("sample.py", f"ckpt={finished}", "grid=local_errors", f"out={out}", *SMALL, end)
+    assert done.code == 0, done.err
+    (options,) = re.findall(r"use, with this sampler: (.*)", done.out)
+    folder = tmp_path / "samples"
+    done = invoke("sample.py", f"ckpt={finished}", *shlex.split(options), "num_samples=2", f"out={folder}")
+    assert done.code == 0, done.err
+    told = json.loads((folder / "samples.json").read_text())
+    assert told["nfe"] == calls
+    assert len(json.loads(out.read_text())["lam"]) == 5
 
 
 def test_analytic_dpm_measures_the_model_once(invoke, finished, tmp_path):

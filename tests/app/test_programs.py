@@ -83,7 +83,10 @@ OPTIONS = {
     "spacing=from_file": ["sampler.spacing.path=knots.json"],
     "sampler=annealed_langevin": ["sampler.repeats=2"],
     "sampler=ncsn_langevin": ["sampler.repeats=2"],
-    **{f"sampler={name}": ["+sampler.rtol=0.5", "+sampler.atol=0.5"] for name in ("dpm_solver_12", "dpm_solver_23")},
+    **{
+        f"sampler={name}": ["+sampler.rtol=0.5", "+sampler.atol=0.5"]
+        for name in ("dpm_solver_12", "dpm_solver_23", "dpmpp_12", "dpmpp_23")
+    },
     "sampler=ode_adaptive": ["sampler.rtol=0.5", "sampler.atol=0.5"],
 }
 

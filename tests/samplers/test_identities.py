@@ -176,11 +176,13 @@ def test_unipc_skips_the_runs_steps_and_refuses_others(schedule):
 
 
 def test_dynamic_thresholding_is_imagens():
-    """diffusers' `_threshold_sample`, which caps s at `sample_max_value`, here beyond reach."""
+    """diffusers' `_threshold_sample`, which caps s at `sample_max_value`."""
     x0 = 2 * Noise(0, torch.arange(6)).normal((3, 8, 8))
     x0[0] /= 100
-    peer = DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=1e6)
-    assert torch.allclose(Dynamic(0.9)(x0), peer._threshold_sample(x0), rtol=1e-6, atol=1e-6)
+    for most in (1e6, 1.5, 1.0):
+        peer = DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=0.9, sample_max_value=most)
+        assert torch.allclose(Dynamic(0.9, most=most)(x0), peer._threshold_sample(x0), rtol=1e-6, atol=1e-6)
+    assert torch.equal(Dynamic(0.9, most=1e6)(x0), Dynamic(0.9)(x0))
     assert torch.equal(Dynamic(0.9)(x0)[0], x0[0])
 
 
@@ -191,6 +193,7 @@ def test_dynamic_thresholding_is_imagens():
         (lambda: Karras(math.nan), "rho=nan"),
         (lambda: Clip(math.nan), "bound=nan"),
         (lambda: Dynamic(bound=math.nan), "bound=nan"),
+        (lambda: Dynamic(most=0.5), "most=0.5"),
         (lambda: samplers.DPMSolverAdaptive(GRID, h=math.nan), "h=nan"),
         (lambda: samplers.Churn(GRID, 9, DDIM, s_tmin=100.0), "s_tmin=100.0: it must not be above s_tmax=50.0"),
     ],

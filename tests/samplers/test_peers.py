@@ -273,6 +273,13 @@ def scheduled(peer):
             ("DPMSolverMultistep", {"solver_order": order, "steps": steps, "solver_type": solver, **TRAILING})
             for order, steps, solver in product((1, 2, 3), (10, 20), ("midpoint", "heun"))
         ],
+        ("DPMSolverMultistep", {}),
+        ("DPMSolverMultistep", {"timestep_spacing": "leading", "steps_offset": 1}),
+        ("UniPCMultistep", {}),
+        ("UniPCMultistep", {"solver_order": 3, "disable_corrector": [0, 3], **TRAILING}),
+        ("UniPCMultistep", {"timestep_spacing": "leading", "steps_offset": 1, "lower_order_final": False}),
+        ("DDIM", {"thresholding": True, "sample_max_value": 1.5, "dynamic_thresholding_ratio": 0.9}),
+        ("DDPM", {"thresholding": True, "sample_max_value": 1.0}),
         ("DPMSolverMultistep", {"lower_order_final": False, **TRAILING}),
         ("DPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++", **TRAILING}),
     ],
@@ -292,12 +299,12 @@ def test_a_scheduler_is_the_sampler_that_its_options_compose(name, options):
     [
         {"_class_name": "EulerDiscreteScheduler"},
         {"_class_name": "DDIMScheduler", "timestep_spacing": "linspace"},
-        {"_class_name": "DDIMScheduler", "thresholding": True},
+        {"_class_name": "DPMSolverMultistepScheduler", "thresholding": True},
+        {"_class_name": "UniPCMultistepScheduler", "solver_type": "bh1"},
         {"_class_name": "PNDMScheduler", "set_alpha_to_one": True},
         {"_class_name": "DDPMScheduler", "variance_type": "learned"},
         {"_class_name": "DDPMScheduler", "steps_offset": 1},
         {"_class_name": "DPMSolverMultistepScheduler", "timestep_spacing": "trailing", "use_karras_sigmas": True},
-        {"_class_name": "DPMSolverMultistepScheduler"},
     ],
 )
 def test_a_scheduler_without_an_equal_sampler_has_no_options(config):

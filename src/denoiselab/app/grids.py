@@ -75,7 +75,18 @@ def fit_grid(config: Config) -> Path:
     print(
         f"RMS distance to the reference {grid.distance:.4g}, {grid.before:.4g} on the sampler's own grid "
         f"(n = {search.num_samples}, weights {weights}): {out}\n"
-        f"use, with this sampler: spacing@sampler.spacing=from_file {override('sampler.spacing.path', out)} "
-        f"sampler.steps={sampler.steps}, or {override('evaluation.samplers', [f'<name>@{out}'])}"
+        f"use, with this sampler: {_use(sampler, out)}"
     )
     return out
+
+
+def _use(sampler: Sampler, out: Path) -> str:
+    """The options with which it takes the file, and ends as it did."""
+    steps = f"sampler.steps={sampler.steps}"
+    if not sampler.spacing.end_is_step:
+        path = override("sampler.spacing.spacing.path", out)
+        return f"spacing@sampler.spacing=denoise_to_zero spacing@sampler.spacing.spacing=from_file {path} {steps}"
+    options = f"spacing@sampler.spacing=from_file {override('sampler.spacing.path', out)} {steps}"
+    if not sampler.spacing.to_clean:
+        return f"{options} sampler.spacing.to_clean=false"
+    return f"{options}, or {override('evaluation.samplers', [f'<name>@{out}'])}"

@@ -64,6 +64,7 @@ def learn(
     }
     if sampler.threshold is not None:
         own = {name: value for name, value in vars(sampler.threshold).items() if name != "keep_eps"}  # not of x0
+        own = {name: value for name, value in own.items() if (name, value) != ("most", None)}  # as before it was there
         asked["threshold"] = [type(sampler.threshold).__name__, own]
     path = directory / FOLDER / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}.json"
     try:

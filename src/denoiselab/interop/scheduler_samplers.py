@@ -20,10 +20,10 @@ def sampling(config: Config) -> Options:
         "DDPMScheduler": _ddpm,
         "PNDMScheduler": _pndm,
         "DPMSolverMultistepScheduler": _dpm_solver,
+        "UniPCMultistepScheduler": _unipc,
     }
     rule = rules.get(str(config.get("_class_name")))
-    # Their dynamic thresholding has a limit that ours lacks.
-    return [] if rule is None or config.get("thresholding") else rule(config)
+    return [] if rule is None else rule(config)
 
 
 def _ddim(config: Config) -> Options:
@@ -53,21 +53,44 @@ def _dpm_solver(config: Config) -> Options:
     order, kind = int(config.get("solver_order", 2)), str(config.get("algorithm_type", "dpmsolver++"))
     names = {"dpmsolver++": "dpmpp_2m", "sde-dpmsolver++": "dpmpp_2m_sde", "dpmsolver": "dpm_solver_2m"}
     heun = config.get("solver_type", "midpoint") == "heun"
-    grids = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas")
-    if (
-        kind not in names
-        or config.get("euler_at_final")
-        or config.get("timestep_spacing", "linspace") != "trailing"  # others of its grids drop a level
-        or config.get("final_sigmas_type", "zero") != "zero"
-        or float(config.get("lambda_min_clipped", -float("inf"))) > -float("inf")
-        or any(config.get(name) for name in grids)
-        or (kind.startswith("sde") and order == 3)  # a wrong sign
-    ):
+    grid, wrong_sign = _between_grid(config), kind.startswith("sde") and order == 3
+    if kind not in names or config.get("euler_at_final") or wrong_sign or not grid:
         return []
-    options = [f"sampler={names[kind]}", f"sampler.order={order}", *_grid(config)]
+    options = [f"sampler={names[kind]}", f"sampler.order={order}", *grid]
     options.append(f"++sampler.published={'true' if not heun or order == 3 else 'false'}")
     options.append(f"++sampler.taylor={str(heun).lower()}")
     return [*options, f"++sampler.lower_order_final={15 if config.get('lower_order_final', True) else 'false'}"]
+
+
+def _unipc(config: Config) -> Options:
+    """To clean data it is a number for x0 with B2 alone."""
+    grid = _between_grid(config)
+    known = config.get("solver_type", "bh2") == "bh2" and config.get("predict_x0", True) and not config.get("solver_p")
+    if not known or not grid:
+        return []
+    order, lower = int(config.get("solver_order", 2)), bool(config.get("lower_order_final", True))
+    options = ["sampler=unipc", f"sampler.order={order}", *grid, f"sampler.lower_order_final={str(lower).lower()}"]
+    skipped = config.get("disable_corrector") or []
+    return [*options, f"++sampler.skip=[{','.join(map(str, skipped))}]"] if skipped else options
+
+
+def _between_grid(config: Config) -> Options:
+    """Of the schedulers that count in sigma; none where its levels are not trained ones."""
+    grids = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas")
+    spacing = str(config.get("timestep_spacing", "linspace"))
+    if (
+        any(config.get(name) for name in grids)
+        or config.get("thresholding")
+        or config.get("final_sigmas_type", "zero") != "zero"
+        or float(config.get("lambda_min_clipped", -float("inf"))) > -float("inf")
+        or spacing not in ("linspace", "leading", "trailing")
+    ):
+        return []
+    if spacing == "trailing":
+        return ["spacing@sampler.spacing=trailing"]
+    options = ["spacing@sampler.spacing=without_last", f"spacing@sampler.spacing.spacing={spacing}"]
+    offset = int(config.get("steps_offset", 0))
+    return [*options, f"sampler.spacing.spacing.offset={offset}"] if spacing == "leading" else options
 
 
 def _grid(config: Config, *, to_one: bool = True) -> Options:
@@ -81,6 +104,13 @@ def _grid(config: Config, *, to_one: bool = True) -> Options:
 
 
 def _clip(config: Config, name: str) -> Options:
+    """Its clipping or thresholding; to a quantile of which at most 1 is taken it is clipping."""
+    if config.get("thresholding"):
+        most = float(config.get("sample_max_value", 1.0))
+        ratio = float(config.get("dynamic_thresholding_ratio", 0.995))
+        options = ["+threshold@sampler.threshold=dynamic", f"sampler.threshold.ratio={ratio}"]
+        keep = [f"+sampler.threshold.keep_eps={str(name == 'clip_keep_eps').lower()}"]
+        return [*options, f"+sampler.threshold.most={most}", *keep]
     if not config.get("clip_sample", True):
         return []
     bound = float(config.get("clip_sample_range", 1.0))

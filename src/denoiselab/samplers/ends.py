@@ -1,4 +1,4 @@
-"""Ends of a run that are not clean data after its last step, as released codes have them, for any grid."""
+"""Ends of a run as released codes have them, for any grid."""
 
 from __future__ import annotations
 
@@ -68,3 +68,23 @@ class ToLeastNoise(Spacing):
     def levels(self, schedule: Schedule, count: int) -> Level:
         """The noisy levels."""
         return self.spacing.levels(schedule, count)
+
+
+class WithoutLast(Spacing):
+    """A grid of one level more, without its last noisy one.
+
+    diffusers' `DPMSolverMultistepScheduler` and `UniPCMultistepScheduler` have such grids (`linspace`, their default,
+    and `leading`), and so their last step to clean data is longer.
+
+    Args:
+        spacing: Chooses the levels; its own `to_clean` is not used.
+    """
+
+    def __init__(self, spacing: Spacing) -> None:
+        super().__init__()
+        self.spacing = copy.copy(spacing)
+        self.spacing.to_clean = True
+
+    def levels(self, schedule: Schedule, count: int) -> Level:
+        """The noisy levels."""
+        return schedule.level(self.spacing.levels(schedule, count + 1).t[:-1])

@@ -69,20 +69,26 @@ class Dynamic(Threshold):
         ratio: The quantile.
         bound: Of the data.
         keep_eps: Add the uncorrected eps in each step.
+        most: Largest s, in units of the bound (diffusers' `sample_max_value`, 1.5 in DeepFloyd's IF); None: no limit.
 
     Raises:
-        ValueError: The ratio is not in (0, 1], or the bound not positive.
+        ValueError: The ratio is not in (0, 1], the bound not positive, or `most` below 1.
     """
 
-    def __init__(self, ratio: float = 0.995, bound: float = 1.0, keep_eps: bool = False) -> None:
+    def __init__(
+        self, ratio: float = 0.995, bound: float = 1.0, keep_eps: bool = False, most: float | None = None
+    ) -> None:
         if not 0 < ratio <= 1:
             raise ValueError(f"ratio={ratio}: it must lie between 0 and 1.")
         if not bound > 0:
             raise ValueError(f"bound={bound}: it must be positive.")
-        self.ratio, self.bound, self.keep_eps = ratio, bound, keep_eps
+        if most is not None and not most >= 1:
+            raise ValueError(f"most={most}: it must be at least 1, or null for no limit.")
+        self.ratio, self.bound, self.keep_eps, self.most = ratio, bound, keep_eps, most
 
     def __call__(self, x0: Tensor) -> Tensor:
         """The mended x0."""
-        s = torch.quantile(x0.flatten(1).abs().float(), self.ratio, dim=1).clamp_min(self.bound).to(x0)
-        s = like(s, x0)
+        most = None if self.most is None else self.most * self.bound
+        sizes = x0.flatten(1).abs().to(torch.promote_types(x0.dtype, torch.float32))
+        s = like(torch.quantile(sizes, self.ratio, dim=1).clamp(self.bound, most).to(x0), x0)
         return x0.clamp(-s, s) * (self.bound / s)
