@@ -274,6 +274,7 @@ def scheduled(peer):
             for order, steps, solver in product((1, 2, 3), (10, 20), ("midpoint", "heun"))
         ],
         ("DPMSolverMultistep", {}),
+        ("DPMSolverMultistep", {"lambda_min_clipped": -4.0}),
         ("DPMSolverMultistep", {"timestep_spacing": "leading", "steps_offset": 1}),
         ("UniPCMultistep", {}),
         ("UniPCMultistep", {"solver_order": 3, "disable_corrector": [0, 3], **TRAILING}),
@@ -301,6 +302,7 @@ def test_a_scheduler_is_the_sampler_that_its_options_compose(name, options):
         {"_class_name": "DDIMScheduler", "timestep_spacing": "linspace"},
         {"_class_name": "DPMSolverMultistepScheduler", "thresholding": True},
         {"_class_name": "UniPCMultistepScheduler", "solver_type": "bh1"},
+        {"_class_name": "DPMSolverMultistepScheduler", "timestep_spacing": "trailing", "lambda_min_clipped": -4.0},
         {"_class_name": "PNDMScheduler", "set_alpha_to_one": True},
         {"_class_name": "DDPMScheduler", "variance_type": "learned"},
         {"_class_name": "DDPMScheduler", "steps_offset": 1},

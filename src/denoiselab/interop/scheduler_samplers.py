@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -78,29 +79,31 @@ def _between_grid(config: Config) -> Options:
     """Of the schedulers that count in sigma; none where its levels are not trained ones."""
     grids = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas")
     spacing = str(config.get("timestep_spacing", "linspace"))
+    first = float(config.get("lambda_min_clipped", -math.inf))
     if (
         any(config.get(name) for name in grids)
         or config.get("thresholding")
         or config.get("final_sigmas_type", "zero") != "zero"
-        or float(config.get("lambda_min_clipped", -float("inf"))) > -float("inf")
         or spacing not in ("linspace", "leading", "trailing")
     ):
         return []
-    if spacing == "trailing":
-        return ["spacing@sampler.spacing=trailing"]
+    if spacing == "trailing":  # whose stride is not of the clipped chain
+        return [] if first > -math.inf else ["spacing@sampler.spacing=trailing", "sampler.spacing.first_lam=-inf"]
     options = ["spacing@sampler.spacing=without_last", f"spacing@sampler.spacing.spacing={spacing}"]
-    offset = int(config.get("steps_offset", 0))
-    return [*options, f"sampler.spacing.spacing.offset={offset}"] if spacing == "leading" else options
+    if spacing == "leading":
+        options.append(f"sampler.spacing.spacing.offset={int(config.get('steps_offset', 0))}")
+    return [*options, f"sampler.spacing.first_lam={first}"]
 
 
 def _grid(config: Config, *, to_one: bool = True) -> Options:
     """Trained levels, to clean data or to the first of them; none for grids whose steps miss each other's levels."""
     spacing, offset = config.get("timestep_spacing", "leading"), int(config.get("steps_offset", 0))
+    first = "sampler.spacing.first_lam=-inf"
     if spacing == "leading" and to_one:
-        return ["spacing@sampler.spacing=leading", f"sampler.spacing.offset={offset}"]
+        return ["spacing@sampler.spacing=leading", f"sampler.spacing.offset={offset}", first]
     if spacing == "leading":
-        return ["spacing@sampler.spacing=latent_diffusion", f"sampler.spacing.spacing.offset={offset}"]
-    return ["spacing@sampler.spacing=trailing"] if spacing == "trailing" and to_one else []
+        return ["spacing@sampler.spacing=latent_diffusion", f"sampler.spacing.spacing.offset={offset}", first]
+    return ["spacing@sampler.spacing=trailing", first] if spacing == "trailing" and to_one else []
 
 
 def _clip(config: Config, name: str) -> Options:

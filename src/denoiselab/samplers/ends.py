@@ -78,12 +78,13 @@ class WithoutLast(Spacing):
 
     Args:
         spacing: Chooses the levels; its own `to_clean` is not used.
+        first_lam: As in `Spacing`, but None for the chosen grid's own.
     """
 
-    def __init__(self, spacing: Spacing) -> None:
-        super().__init__()
+    def __init__(self, spacing: Spacing, first_lam: float | None = None) -> None:
+        super().__init__(True, spacing.first_lam if first_lam is None else first_lam)
         self.spacing = copy.copy(spacing)
-        self.spacing.to_clean = True
+        self.spacing.to_clean, self.spacing.first_lam = True, self.first_lam
 
     def levels(self, schedule: Schedule, count: int) -> Level:
         """The noisy levels."""
