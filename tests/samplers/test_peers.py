@@ -33,7 +33,7 @@ from denoiselab.samplers import (
     UniPCNoise,
 )
 from denoiselab.samplers.tableaus import euler, heun
-from denoiselab.samplers.thresholding import Clip
+from denoiselab.samplers.thresholding import Clip, Dynamic
 from denoiselab.samplers.transfer import gap
 from denoiselab.samplers.unipc import BH1, BH2
 from denoiselab.schedules import Level
@@ -278,9 +278,7 @@ def scheduled(peer):
         ("DPMSolverMultistep", {"timestep_spacing": "leading", "steps_offset": 1}),
         ("UniPCMultistep", {}),
         ("UniPCMultistep", {"solver_order": 3, "disable_corrector": [0, 3], **TRAILING}),
-        ("UniPCMultistep", {"timestep_spacing": "leading", "steps_offset": 1, "lower_order_final": False}),
-        ("DDIM", {"thresholding": True, "sample_max_value": 1.5, "dynamic_thresholding_ratio": 0.9}),
-        ("DDPM", {"thresholding": True, "sample_max_value": 1.0}),
+        ("UniPCMultistep", {"timestep_spacing": "leading", "steps_offset": 1}),
         ("DPMSolverMultistep", {"lower_order_final": False, **TRAILING}),
         ("DPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++", **TRAILING}),
     ],
@@ -295,6 +293,15 @@ def test_a_scheduler_is_the_sampler_that_its_options_compose(name, options):
     assert off < (CAST if name == "DPMSolverMultistep" else EXACT)
 
 
+def test_thresholding_is_dynamic_with_its_limit():
+    """Its own runs need images."""
+    for name, keep in (("DDIM", True), ("DDPM", False)):
+        config = {"thresholding": True, "sample_max_value": 1.5, "dynamic_thresholding_ratio": 0.9}
+        threshold = scheduled(scheduler(name, **config)).threshold
+        assert isinstance(threshold, Dynamic)
+        assert (threshold.ratio, threshold.bound, threshold.most, threshold.keep_eps) == (0.9, 1.0, 1.5, keep)
+
+
 @pytest.mark.parametrize(
     "config",
     [
@@ -302,6 +309,7 @@ def test_a_scheduler_is_the_sampler_that_its_options_compose(name, options):
         {"_class_name": "DDIMScheduler", "timestep_spacing": "linspace"},
         {"_class_name": "DPMSolverMultistepScheduler", "thresholding": True},
         {"_class_name": "UniPCMultistepScheduler", "solver_type": "bh1"},
+        {"_class_name": "UniPCMultistepScheduler", "lower_order_final": False},
         {"_class_name": "DPMSolverMultistepScheduler", "timestep_spacing": "trailing", "lambda_min_clipped": -4.0},
         {"_class_name": "PNDMScheduler", "set_alpha_to_one": True},
         {"_class_name": "DDPMScheduler", "variance_type": "learned"},

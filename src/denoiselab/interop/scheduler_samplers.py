@@ -64,13 +64,12 @@ def _dpm_solver(config: Config) -> Options:
 
 
 def _unipc(config: Config) -> Options:
-    """To clean data it is a number for x0 with B2 alone."""
+    """Its last step to clean data is defined for x0, B2 and order 1 alone."""
     grid = _between_grid(config)
     known = config.get("solver_type", "bh2") == "bh2" and config.get("predict_x0", True) and not config.get("solver_p")
-    if not known or not grid:
+    if not known or not config.get("lower_order_final", True) or not grid:
         return []
-    order, lower = int(config.get("solver_order", 2)), bool(config.get("lower_order_final", True))
-    options = ["sampler=unipc", f"sampler.order={order}", *grid, f"sampler.lower_order_final={str(lower).lower()}"]
+    options = ["sampler=unipc", f"sampler.order={int(config.get('solver_order', 2))}", *grid]
     skipped = config.get("disable_corrector") or []
     return [*options, f"++sampler.skip=[{','.join(map(str, skipped))}]"] if skipped else options
 
