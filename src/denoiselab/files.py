@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import errno
 import hashlib
 import json
@@ -15,6 +16,8 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from denoiselab.cleaning import csv_cell
 
 # The key of a JSON object's own checksum.
 _DIGEST = "checksum"
@@ -104,6 +107,26 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically, in UTF-8."""
     with atomic(path, "w") as file:
         file.write(text)
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    """Write rows as CSV atomically, their cells cleaned (`cleaning.csv_cell`).
+
+    Args:
+        path: The file.
+        rows: Column to cell.
+        columns: In their order; None for those of all rows.
+    """
+    names = [*dict.fromkeys(key for row in rows for key in row)] if columns is None else columns
+    with atomic(path, "w") as file:
+        csv.writer(file).writerow([csv_cell(name) for name in names])
+        for row in rows:
+            append_csv(file, row, names)
+
+
+def append_csv(file: IO[str], row: Mapping[str, Any], columns: Sequence[str]) -> None:
+    """Write a row to an open CSV file, its cells cleaned."""
+    csv.writer(file).writerow([csv_cell(row.get(name, "")) for name in columns])
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

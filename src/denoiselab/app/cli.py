@@ -23,10 +23,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab.app import derived, overrides, spelling
-from denoiselab.app.errors import BadInput, Failure
+from denoiselab.app.errors import BadInput, Failure, console
 from denoiselab.app.hydra_node import check_hydra
 from denoiselab.app.run_directory import run_id
 from denoiselab.app.settings import replaced
+from denoiselab.cleaning import line, lines
 from denoiselab.training.interruption import Stopped
 
 Config = dict[str, Any]
@@ -56,7 +57,7 @@ def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
     # Idle OpenMP threads that spin starve every other process on a shared CPU.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"  # without a line of source
+    warnings.formatwarning = lambda message, *_: f"warning: {lines(message)}\n"  # without a line of source
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")  # torch's own use, in func.jvp
     # argparse wants all overrides in one piece, so -m is taken wherever it stands.
     arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
@@ -83,7 +84,7 @@ def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
             _say(name, advice, code)
     except Exception as error:
         if show["traceback"]:
-            traceback.print_exc()
+            console(stderr=True).print(traceback.format_exc())
         text, code = " ".join(str(error).split()) or "no message", 1
         if isinstance(error, KeyError) and (key := overrides.deleted(error.args[:1], sys.argv)):
             text, code = f"~{key}: the program needs this option; give it a value instead: {key}=...", bad_input
@@ -157,5 +158,5 @@ def _plain(config: DictConfig, given: Sequence[str]) -> Config:
 
 
 def _say(name: str, text: str, code: int) -> int:
-    print(f"{name}.py: {text}", file=sys.stderr)
+    console(stderr=True).print(f"{name}.py: {line(text)}")
     return code

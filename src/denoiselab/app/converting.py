@@ -7,7 +7,7 @@ from typing import Any
 
 from denoiselab.app import build, referencing
 from denoiselab.app.construct import check, construct
-from denoiselab.app.errors import BadInput
+from denoiselab.app.errors import BadInput, console
 from denoiselab.app.overrides import choice
 from denoiselab.app.spelling import override
 from denoiselab.data import ImageSource
@@ -74,14 +74,14 @@ def convert(config: Config) -> list[Path]:
             folders.append(out / split)
             left_out = f", {done.bad:,} that cannot be read left out" if done.bad else ""
             means, stds = (", ".join(f"{value:.4f}" for value in values) for values in (done.mean, done.std))
-            print(f"{done.n:,} images{left_out}; mean {means}, std {stds} of [0, 1]: {folders[-1]}")
+            console().print(f"{done.n:,} images{left_out}; mean {means}, std {stds} of [0, 1]: {folders[-1]}")
     except ValueError as error:
         raise BadInput(str(error)) from None
     except OSError as error:
         raise BadInput(f"out={out}: {error.strerror or error}.") from None
     options = ("data.root", "data.validation_root")[: len(folders)]
     places = [override(option, folder) for option, folder in zip(options, folders, strict=True)]
-    print(f"train with: data=webdataset {' '.join(places)} data.shape=[{channels},{height},{width}]")
+    console().print(f"train with: data=webdataset {' '.join(places)} data.shape=[{channels},{height},{width}]")
     if config["references"]:
         data = {**choice("data", "webdataset"), "root": str(folders[0]), "shape": [channels, height, width]}
         data |= {"validation_root": str(folders[1]) if len(folders) > 1 else None}

@@ -12,7 +12,7 @@ import numpy as np
 from denoiselab import progress
 from denoiselab.app import models
 from denoiselab.app.construct import construct
-from denoiselab.app.errors import BadInput
+from denoiselab.app.errors import BadInput, console
 from denoiselab.app.loaded import load_weights, protocol, split_of
 from denoiselab.app.moments import learn
 from denoiselab.app.places import checkpoint_file, device_of, home_of, new_folder, new_path, short_hash
@@ -105,7 +105,7 @@ def encode(config: Config) -> Path:
             rows = {"index": result.indices, "labels": data.labels[result.indices], "rmse": mse.sqrt()}
             np.savez(file, x_T=result.latents.numpy(), **{key: value.numpy() for key, value in rows.items()})
         write_text(partial / "encoding.json", json.dumps(record, indent=1))
-    print(
+    console().print(
         f"RMSE {rmse:.4g} of {number} samples of {settings.encode} (images lie in [-1, 1]), {result.nfe[0]} network "
         f"calls to encode and {result.nfe[1]} to decode each, weights {weights}: {out}"
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.console import Console
+from denoiselab.cleaning import lines
 
 
 class BadInput(Exception):  # noqa: N818
@@ -33,9 +34,24 @@ def check_given(node: Mapping[str, Any], option: str = "") -> None:
             raise not_given(f"{option}.{name}" if option else name)
 
 
-def console(*, stderr: bool = False) -> Console:
-    """Prints text as it is, whatever brackets it holds, and does not break paths."""
-    return Console(stderr=stderr, soft_wrap=True, highlight=False, markup=False, emoji=False)
+class Terminal:
+    """Prints text without wrapping it; control characters in names and messages are shown as escapes.
+
+    Args:
+        stderr: Print to stderr instead of stdout.
+    """
+
+    def __init__(self, *, stderr: bool) -> None:
+        self._file = sys.stderr if stderr else sys.stdout
+
+    def print(self, text: object = "") -> None:
+        """Print text and a newline."""
+        print(lines(text), file=self._file, flush=True)
+
+
+def console(*, stderr: bool = False) -> Terminal:
+    """Where every program prints: stdout, or stderr."""
+    return Terminal(stderr=stderr)
 
 
 def closest(word: str, allowed: Iterable[str]) -> str:

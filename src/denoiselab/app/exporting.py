@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from denoiselab.app import build
-from denoiselab.app.errors import BadInput
+from denoiselab.app.errors import BadInput, console
 from denoiselab.app.loaded import Loaded, load
 from denoiselab.app.places import checkpoint_file, new_folder, new_path
 from denoiselab.app.settings import SampleSettings, parse
@@ -52,7 +52,7 @@ def export(config: Config) -> Path:
                 what = _WRITERS[settings.export](partial, loaded, options)
         except ValueError as error:
             raise BadInput(f"export={settings.export}: {error}") from None
-    print(f"{what}, weights {weights}: {out}")
+    console().print(f"{what}, weights {weights}: {out}")
     return out
 
 

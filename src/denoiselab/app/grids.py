@@ -10,11 +10,12 @@ import torch
 from denoiselab import progress
 from denoiselab.app import models
 from denoiselab.app.construct import construct
-from denoiselab.app.errors import BadInput
+from denoiselab.app.errors import BadInput, console
 from denoiselab.app.loaded import load_weights
 from denoiselab.app.places import checkpoint_file, device_of, home_of, short_hash
 from denoiselab.app.settings import SampleSettings, parse
 from denoiselab.app.spelling import override
+from denoiselab.cleaning import path_part
 from denoiselab.evaluation.grids import GridSearch
 from denoiselab.files import sha256_of, write_json
 from denoiselab.guidance import bind
@@ -40,7 +41,7 @@ def fit_grid(config: Config) -> Path:
     asked = {"sampler": settings.sampler, "grid": settings.grid, "weights": weights, "guidance": settings.guidance}
     facts = {**asked, "checkpoint_sha256": sha256_of(path)}
     name = f"{type(sampler).__name__.lower()}_steps{sampler.steps}_{weights}_{short_hash(facts)}.json"
-    out = Path(settings.out) if settings.out else home_of(path) / "grids" / name
+    out = Path(settings.out) if settings.out else home_of(path) / "grids" / path_part(name)
     if out.exists():
         raise BadInput(f"out={out}: exists already; nothing is written over, so name another file with out=...")
     if out.suffix != ".json":
@@ -72,7 +73,7 @@ def fit_grid(config: Config) -> Path:
             "checkpoint": str(path.resolve()),
         }
         write_json(out, record)
-    print(
+    console().print(
         f"RMS distance to the reference {grid.distance:.4g}, {grid.before:.4g} on the sampler's own grid "
         f"(n = {search.num_samples}, weights {weights}): {out}\n"
         f"use, with this sampler: {_use(sampler, out)}"

@@ -15,6 +15,7 @@ from denoiselab.app.construct import check, construct
 from denoiselab.app.errors import BadInput, check_given, console
 from denoiselab.app.places import new_folder
 from denoiselab.app.run_directory import start_record, write_description
+from denoiselab.cleaning import path_part
 from denoiselab.conditioners import Text
 from denoiselab.files import sha256_of
 from denoiselab.frozen import TextEncoder, folders
@@ -73,7 +74,7 @@ def run_directory(node: Mapping[str, Any], log_dir: Path, data: Mapping[str, Any
         config["data"] = dict(data)
     frozen: Config = {part: models.with_hashes(config[part]) for part in ("codec", "conditioner") if part in config}
     digest = imported.digest({**config, **frozen})
-    path = log_dir / "imported" / f"{imported.name}-{digest[:12]}"
+    path = log_dir / "imported" / path_part(f"{imported.name}-{digest[:12]}")
     if path.exists():
         return _former(path)
     model = _model(config, node["path"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 
 from denoiselab import progress
 from denoiselab.app.construct import construct
-from denoiselab.app.errors import BadInput
+from denoiselab.app.errors import BadInput, console
 from denoiselab.app.loaded import Loaded, load_weights, protocol, split_of
 from denoiselab.app.places import checkpoint_file, device_of, new_folder, new_path, short_hash
 from denoiselab.app.settings import SampleSettings, parse
@@ -19,7 +18,7 @@ from denoiselab.codecs import Bijection, Identity
 from denoiselab.data import DataSet
 from denoiselab.evaluation.bits_per_dim import BitsPerDim, measure, rate_distortion, write_rate_distortion
 from denoiselab.evaluation.likelihood import Likelihood
-from denoiselab.files import atomic, sha256_of, write_text
+from denoiselab.files import sha256_of, write_csv, write_text
 from denoiselab.training.interruption import Interruption
 
 Config = dict[str, Any]
@@ -98,7 +97,7 @@ def measure_likelihood(config: Config) -> Path:
         write_text(partial / "likelihood.json", json.dumps(record, indent=1))
         _write_steps(partial, result, method.bins)
     parts = " + ".join(f"{part} {mean.value:.4f}" for part, mean in result.parts.items())
-    print(
+    console().print(
         f"{result.total.value:.4f} +- {result.total.standard_error:.4f} bits/dim by {name} ({parts}), "
         f"n = {settings.num_samples} of {settings.split}, {result.nfe:.4g} network calls each, weights {weights}: {out}"
     )
@@ -130,8 +129,5 @@ def _write_steps(folder: Path, result: BitsPerDim, bins: int | None) -> None:
     if not result.steps:
         return
     rows = rate_distortion(result, (bins - 1) / 2 if bins else 1.0)
-    with atomic(folder / "rate_distortion.csv", "w") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(folder / "rate_distortion.csv", rows)
     write_rate_distortion(folder / "rate_distortion.png", rows, result.total)

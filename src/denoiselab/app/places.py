@@ -15,6 +15,7 @@ from denoiselab import files
 from denoiselab.app.devices import is_leader
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.settings import SampleSettings
+from denoiselab.cleaning import path_part
 from denoiselab.files import zip_is_whole
 from denoiselab.training.checkpoints import CHECKPOINTS, LAST, saved
 
@@ -86,7 +87,7 @@ def new_path(settings: SampleSettings, checkpoint: Path, kind: str, folder: str)
     Raises:
         BadInput: It exists.
     """
-    out = Path(settings.out) if settings.out else home_of(checkpoint) / kind / folder
+    out = Path(settings.out) if settings.out else home_of(checkpoint) / kind / path_part(folder)
     if out.exists():
         raise BadInput(f"out={out}: exists already; nothing is written over, so name another folder with out=...")
     return out

@@ -7,7 +7,7 @@ from typing import Any
 
 from denoiselab.app import build
 from denoiselab.app.construct import check, construct
-from denoiselab.app.errors import BadInput
+from denoiselab.app.errors import BadInput, console
 from denoiselab.app.places import check_accelerator, device_of
 from denoiselab.app.settings import TrainSettings, parse
 from denoiselab.evaluation.features import ImageExtractor
@@ -61,5 +61,5 @@ def compute(config: Config) -> Path:
         reference = scorer.reference(train, identity, cache, device_of(config["accelerator"]))
     except (ValueError, OSError) as error:
         raise BadInput(str(error)) from None
-    print(f"{scorer.name} of {reference.n:,} images of {name} ({scorer.split}): {reference.path}")
+    console().print(f"{scorer.name} of {reference.n:,} images of {name} ({scorer.split}): {reference.path}")
     return reference.path

@@ -15,7 +15,7 @@ from torch import Tensor
 from denoiselab import progress
 from denoiselab.app import models, overrides
 from denoiselab.app.construct import check, construct
-from denoiselab.app.errors import BadInput
+from denoiselab.app.errors import BadInput, console
 from denoiselab.app.importing import check_source
 from denoiselab.app.loaded import load_weights
 from denoiselab.app.models import Model
@@ -158,7 +158,7 @@ def sample(config: Config) -> Path:
         labels = (model.conditioner if steer is None else steer).described(index)
         medium(model.codec.shape).write_samples(partial, samples, settings.format, frames, labels)
         write_text(partial / "samples.json", json.dumps(record, indent=1))
-    print(f"{number} samples, {record['nfe']} network calls each, weights {weights}: {out}")
+    console().print(f"{number} samples, {record['nfe']} network calls each, weights {weights}: {out}")
     return out
 
 

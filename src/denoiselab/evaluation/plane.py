@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from denoiselab.cleaning import figure_text
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import Clean, Conditioner
 from denoiselab.denoiser import Denoise, Denoiser, Prediction
@@ -75,8 +76,10 @@ def write_picture(
     figure = Figure(figsize=(13, 3.9), dpi=130, layout="constrained")
     floor = f", fresh data {report.digits(record['floor'])}" if "floor" in record else ""
     figure.suptitle(
-        f"{record['data']}: {method}; {record['sampler']}, NFE {record['nfe']}: {record['metric']} "
-        f"{report.digits(record['score'])}{floor} (n = {record['n']})",
+        figure_text(
+            f"{record['data']}: {method}; {record['sampler']}, NFE {record['nfe']}: {record['metric']} "
+            f"{report.digits(record['score'])}{floor} (n = {record['n']})"
+        ),
         fontsize=11,
     )
     panels = figure.subplots(1, 4)

@@ -29,6 +29,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from denoiselab.cleaning import line
 from denoiselab.files import atomic, new_folder, write_text
 from denoiselab.interop.states import InteropError, State, making
 
@@ -124,9 +125,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         convert(options.file, options.out, options.key, trusted=options.trust_pickle)
     except InteropError as error:
-        sys.stderr.write(f"pickles: {error}\n")
+        sys.stderr.write(f"pickles: {line(error)}\n")
         return 2
-    sys.stdout.write(f"{options.out}\n")
+    sys.stdout.write(f"{line(options.out)}\n")
     return 0
 
 

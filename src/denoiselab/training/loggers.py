@@ -14,7 +14,8 @@ from typing import Any, Literal
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from denoiselab.files import atomic
+from denoiselab.cleaning import path_part
+from denoiselab.files import append_csv, write_csv
 
 AXIS = "images_seen"
 
@@ -62,7 +63,7 @@ class MetricsCSV(Logger):
             self._rewrite()
         else:
             with self.path.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self._columns).writerow(row)
+                append_csv(file, row, self._columns)
 
     @rank_zero_only
     def truncate(self) -> None:
@@ -73,10 +74,7 @@ class MetricsCSV(Logger):
             self.path.unlink(missing_ok=True)
 
     def _rewrite(self) -> None:
-        with atomic(self.path, "w") as file:
-            writer = csv.DictWriter(file, self._columns)
-            writer.writeheader()
-            writer.writerows(self._rows)
+        write_csv(self.path, self._rows, self._columns)
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
@@ -157,6 +155,7 @@ class WandB:
             group: Id of the training run that it belongs to; None for its own.
             job_type: train, or evaluation.
         """
+        run_id = path_part(run_id)  # W&B names a folder by it, and it comes from the run's own file
         options = {
             "project": self.project,
             "entity": self.entity,
@@ -167,7 +166,7 @@ class WandB:
             "resume": "allow",
             "name": name,
             "config": config,
-            "group": group or run_id,
+            "group": path_part(group or run_id),
             "job_type": job_type,
         }
         return WandBRun(options, self.artifacts, self.chart)
