@@ -158,18 +158,12 @@ def test_where_more_is_better_the_largest_is_the_best():
 
 def test_processes_that_add_to_one_file_lose_nothing(tmp_path):
     def add(number):
-        row = {
-            "cell": f"{number:064d}",
-            "sampler": "s",
-            "score": 1.0 + number,
-            "network_evaluations": number,
-            "scores": {},
-        }
-        Store(tmp_path).add([row])
+        Store(tmp_path / "shared").add([{**first, "cell": f"{number:064d}", "score": 1.0 + number}])
 
+    first = score(frontier(nfe=[2]), tmp_path / "one")[0]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(add, range(40)))
-    assert len(Store(tmp_path).read()) == 40
+    assert len(Store(tmp_path / "shared").read()) == 40
 
 
 def test_a_full_disk_keeps_the_cells_before_and_says_so(tmp_path, monkeypatch):

@@ -1,16 +1,19 @@
+import csv
+import importlib
 import json
 import math
+import sys
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from denoiselab import parameterizations, progress
+from denoiselab import parameterizations, progress, sources
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
-from denoiselab.evaluation import Frontier, Score, Store, Subject, cell, report
+from denoiselab.evaluation import Frontier, Score, Store, Subject, cell, report, store
 from denoiselab.evaluation.frechet import frechet_distance
 from denoiselab.evaluation.statistics import GaussianStatistics
 from denoiselab.samplers import DDIM, Ancestral, DPMSolverPP, RhoRK
@@ -267,3 +270,89 @@ def test_cells_of_another_model_in_the_same_folder_are_neither_taken_nor_shown(t
     alone = frontier(nfe=[2], samplers={"ddim": DDIM(UniformTime(), 1)})
     for options in ({"protocol": {"model_sha256": "b"}}, {"protocol": {"model_sha256": "a"}, "denoiser": other}):
         assert [(r["sampler"], r["nfe"]) for r in score(alone, tmp_path, **options)] == [("ddim", 2)]
+
+
+SAMPLER = """
+from denoiselab.samplers import DDIM
+
+class Mine(DDIM):
+    def run(self, *arguments, **options):
+        return {factor} * super().run(*arguments, **options)
+"""
+
+
+def coded(tmp_path, monkeypatch, factor):
+    """A frontier of DDIM and of a sampler of a user's own module, whose file was just written."""
+    (tmp_path / "own_sampler.py").write_text(SAMPLER.format(factor=factor))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for cached in (sources._is_ours, sources._parsed, sources._origin):
+        cached.cache_clear()
+    sys.modules.pop("own_sampler", None)
+    importlib.invalidate_caches()
+    sys.dont_write_bytecode = True
+    mine = importlib.import_module("own_sampler").Mine
+    samplers = {"ddim": DDIM(UniformTime(), 1), "mine": mine(UniformTime(), 1)}
+
+    def made(nfe, **options):
+        return frontier(nfe=nfe, samplers=samplers, settings={"ddim": {}, "mine": {}}, **options)
+
+    return made
+
+
+def test_cells_of_other_code_are_kept_marked_and_scored_again_on_request(tmp_path, monkeypatch):
+    """A sampler's code is changed, and a budget is added to a finished frontier."""
+    run = tmp_path / "run"
+    old = score(coded(tmp_path, monkeypatch, 1.0)([2, 4]), run)
+    assert not any(record["other_code"] for record in old)
+    made = coded(tmp_path, monkeypatch, 0.9)
+    records = score(made([2, 3, 4]), run)
+    told = {(r["sampler"], r["nfe"]): (r["other_code"], r["score"]) for r in records}
+    before = {(r["sampler"], r["nfe"]): r["score"] for r in old}
+    assert told["mine", 2] == (True, before["mine", 2])  # kept
+    assert told["mine", 4] == (True, before["mine", 4])
+    assert told["mine", 3][0] is False
+    assert not any(told["ddim", nfe][0] for nfe in (2, 3, 4))  # its code is the same
+    # The old and the new numbers have lines, sheets and keys of their own.
+    name = f"mine code={next(r for r in old if r['sampler'] == 'mine')['code_sha256'][:8]}"
+    assert [*report.by_series(records)] == ["ddim", name, "mine"]
+    assert len(report.table(records).splitlines()) == 5
+    with (run / "frontier.csv").open() as file:
+        rows = {(row["sampler"], row["nfe"]): row["other_code"] for row in csv.DictReader(file)}
+    assert (rows["mine", "2"], rows["mine", "3"], rows["ddim", "2"]) == ("True", "False", "False")
+    # On request they are scored again, and the former ones stay in the files.
+    again = score(made([2, 3, 4], rescore=True), run)
+    assert {(r["sampler"], r["nfe"]): r["other_code"] for r in again} == dict.fromkeys(told, False)
+    assert next(r for r in again if (r["sampler"], r["nfe"]) == ("mine", 2))["score"] != before["mine", 2]
+    stored = json.loads((run / "frontier.json").read_text())
+    assert sorted(r["nfe"] for r in stored if r["sampler"] == "mine" and r["other_code"]) == [2, 4]
+    assert len(stored) == 8
+    assert [r["cell"] for r in score(made([2, 3, 4]), run)] == [r["cell"] for r in again]
+    # The former code again: its cells are those of today, and the others are marked.
+    back = score(coded(tmp_path, monkeypatch, 1.0)([2, 4]), run)
+    assert {(r["sampler"], r["nfe"]) for r in back if r["other_code"]} == {("mine", 3)}
+
+
+def test_cells_of_a_release_without_digests_of_code_are_kept_and_marked(tmp_path):
+    """Version 0.1 named its cells by their protocol with its own version in it."""
+    versions = {"torch": "2.14.1"}
+    first = score(frontier(nfe=[2]), tmp_path, protocol={"versions": versions})
+    path, released = tmp_path / "frontier.json", []
+    for record in json.loads(path.read_text()):
+        for name in ("code_sha256", "code_modules", "protocol_sha256", "other_code", "scored"):
+            del record[name]
+        record["versions"] = {"denoiselab": "0.1.0", **versions}
+        protocol = ("data", "images_seen", "split", "versions", "metric", "n", "seed", "extractor", "extractor_sha256",
+                    "reference_n", "reference_sha256", "dtype", "weights", "weights_sha256", "guidance", "sampler",
+                    "settings")  # fmt: skip
+        former = Store(tmp_path).picture(record)
+        record["cell"] = store.key_of({name: record[name] for name in protocol})
+        former.rename(Store(tmp_path).picture(record))
+        released.append(record)
+    path.write_text(json.dumps(released))
+    records = score(frontier(nfe=[2, 3]), tmp_path, protocol={"versions": versions})
+    kept = [record for record in records if record["nfe"] == 2]
+    assert [(r["score"], r["other_code"]) for r in kept] == [(r["score"], True) for r in first]
+    assert not any(r["other_code"] for r in records if r["nfe"] == 3)
+    assert [*report.by_series(kept)] == ["ddim code=0.1.0", "ancestral code=0.1.0"]
+    assert len({store.measured(r) for r in records}) == 1  # they stand on one page, in one measure
+    assert len(json.loads(path.read_text())) == 4

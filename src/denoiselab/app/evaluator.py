@@ -65,6 +65,7 @@ def frontier_of(evaluation: Config, model: models.Model, names: list[str], optio
             evaluation["seed"],
             [build.profile_name(one, names, f"{option}.weights") for one in listed],
             scales,
+            rescore=evaluation["rescore"],
         )
     except ValueError as error:
         raise BadInput(str(error).replace("evaluation.", f"{option}.")) from None
@@ -138,7 +139,7 @@ class Evaluator:
             "model_sha256": self.identity,
             **self._conditions,
             **scorer.facts,
-            "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
+            "versions": {"torch": importlib.metadata.version("torch")},
             **({} if self.steering is None else self.steering.facts),
         }
         subject = Subject(self.model.denoiser, self.model.conditioner, self.model.codec, self.applied, self.steering)
@@ -147,6 +148,7 @@ class Evaluator:
             "run": self.name,
             "reference_file": None if file is None else str(file),
             "reference_data": dict(getattr(reference, "of", {})),
+            "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
             **self._revision,
             **self._floor(evaluation, frontier.num_samples),
         }

@@ -59,7 +59,8 @@ def tell_inexact(frontier: Frontier) -> None:
 def write_outputs(records: list[Record], store: Store, shape: Sequence[int]) -> None:
     """Write the plot, the sheets of samples and the page of a directory's frontier."""
     report.write_pictures(store, records, medium(shape).write_sheet)
-    write_page(store.directory / PAGE, [page_run(store.directory.name, store.directory)])
+    asked = {record["cell"] for record in records}
+    write_page(store.directory / PAGE, [page_run(store.directory.name, store.directory)], asked)
 
 
 def _draw_plane(run: Run, records: list[Record], path: Path) -> None:
@@ -90,6 +91,11 @@ def report_records(records: list[Record], path: Path, loggers: Sequence[Logger])
             send_frontier(logger, records, path)
     out = console()
     out.print(report.table(records))
+    if others := sum(record.get("other_code", False) for record in records):
+        out.print(
+            f"code=...: {others} of these {len(records)} cells were scored by another version of the code, and are "
+            "kept; evaluation.rescore=true (sample.py: frontier.rescore=true) scores again those that are asked for."
+        )
     for record in records:
         if record["error"]:
             out.print(f"failed: {record['sampler']} at NFE {record['nfe']}: {record['error']}")

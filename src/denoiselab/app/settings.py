@@ -49,6 +49,7 @@ class Evaluation(_Settings):
     reference: str | None
     reference_n: int | None = Field(ge=2)
     reference_data: Literal["same", "any"]
+    rescore: bool
 
 
 # Options of an evaluation that refine another one: where that one is given, they are as by default.

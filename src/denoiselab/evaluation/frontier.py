@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
 import torch.distributed as dist
 
 from denoiselab import progress
+from denoiselab.cleaning import line
 from denoiselab.evaluation.cell import Scoring, Subject, Unkept, digest
+from denoiselab.evaluation.drawing import draw
 from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.ranks import on_first_rank
 from denoiselab.evaluation.scorer import Reference, Scorer
-from denoiselab.evaluation.store import Record, Store, comparable, rule
+from denoiselab.evaluation.store import Record, Store, comparable, find, key_of, mark_code, rule
 from denoiselab.samplers import Sampler
 from denoiselab.schedules import Schedule
+from denoiselab.sources import modules_of, sha256_of_code
 
 
 class Frontier:
@@ -35,6 +37,7 @@ class Frontier:
         seed: Sample i is a function of (seed, i).
         weights: Names of the weights to score.
         guidance: Scales of classifier-free guidance; 1 is the conditional model.
+        rescore: Score cells again that other code has scored; those stay in the store. Else they stand for these.
 
     Raises:
         ValueError: No sampler, no budget, a budget too small for a sampler, or a number out of range.
@@ -52,6 +55,8 @@ class Frontier:
         seed: int,
         weights: Sequence[str],
         guidance: Sequence[float] = (1.0,),
+        *,
+        rescore: bool = False,
     ) -> None:
         if not samplers:
             raise ValueError("evaluation.samplers=[]: name at least one sampler.")
@@ -61,7 +66,7 @@ class Frontier:
             raise ValueError(f"evaluation.batch_size={batch_size}: it must be at least 1.")
         self.samplers, self.settings = samplers, settings
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
-        self.weights, self.guidance = list(weights), list(guidance)
+        self.weights, self.guidance, self._rescore = list(weights), list(guidance), rescore
         self.cells: list[tuple[str, int]] = []  # (sampler, steps), each once
         self.inexact: list[tuple[str, int, int]] = []  # (sampler, budget, NFE) where they differ
         self.calls: list[int] = []  # of each cell; 1 where they are not known before
@@ -123,6 +128,7 @@ class Frontier:
         rank = dist.get_rank() if dist.is_initialized() else 0
         # One rank looks: files may change between two looks, or be on another machine.
         stored = on_first_rank(store.usable)
+        involved = modules_of(*subject[:3], subject.steer, scorer, reference, draw)
         common = {
             **protocol,
             "metric": scorer.metric,
@@ -147,18 +153,24 @@ class Frontier:
                     for guidance, name, steps, calls in self._cells():
                         sampler, settings = self.samplers[name], {**self.settings[name], **learnt[name], "steps": steps}
                         cell = {**own, "guidance": guidance, "sampler": name, "settings": settings}
-                        key = hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()
+                        modules = sorted({*involved, *modules_of(sampler)})
+                        code = {"code_sha256": sha256_of_code(modules)}
+                        key = key_of({**cell, **code})
+                        former = stored.get(key) or (None if self._rescore else find(stored.values(), cell))
                         bar.update(due - bar.n)  # a cell that failed did not make all of its calls
                         due += self.num_samples * calls
-                        bar.set_postfix(sampler=name, nfe=calls, refresh=False)
-                        if key in stored:
-                            records.append(stored[key])
+                        bar.set_postfix(sampler=line(name), nfe=calls, refresh=False)
+                        if former is not None:
+                            # A file that was edited may name any file as its reference.
+                            records.append({**former, **{k: notes[k] for k in ("reference_file",) if k in notes}})
                             continue
                         try:
                             measured, first = scoring(guidance, sampler, steps, calls)
                         except Unkept as full:
                             raise store.failure(full) from full
-                        record = {"sampler": name, **measured, **cell, **notes, "cell": key}
+                        identity = {"protocol_sha256": key_of(cell), **code, "code_modules": modules, "cell": key}
+                        now = datetime.now(UTC).isoformat(timespec="seconds")
+                        record = {"sampler": name, **measured, **cell, **notes, "scored": now, **identity}
                         records.append(record)
                         if rank == 0:
                             if record["error"] is None:
@@ -169,25 +181,31 @@ class Frontier:
             bar.update(due - bar.n)
         if rank == 0:
             store.add(records)
-            records = [store.read()[record["cell"]] for record in records]  # with their marks
-        # What was scored before of the same model belongs to the picture too, but for what is scored anew.
-        groups, cells = {comparable(record) for record in records}, {(_series(r), r["nfe"]) for r in records}
-        rules = {_series(record): rule(record) for record in records}
-        models = {record["weights"]: _model(record) for record in records}
-        return records + [
-            record
-            for record in stored.values()
-            if comparable(record) in groups
-            and (_series(record), record["nfe"]) not in cells
-            and models.get(record["weights"], _model(record)) == _model(record)
-            and rules.get(_series(record), rule(record)) == rule(record)
-        ]
+            marked = store.read()
+            records = [marked[record["cell"]] for record in records]
+        return records + _beside(records, stored.values())
 
     def _cells(self) -> Iterator[tuple[float, str, int, int]]:
         """(guidance, sampler, steps, calls)."""
         for guidance in self.guidance:
             for (name, steps), calls in zip(self.cells, self.calls, strict=True):
                 yield guidance, name, steps, calls
+
+
+def _beside(records: Sequence[Record], stored: Collection[Record]) -> list[Record]:
+    """What was scored before of the same model: it belongs to the picture of `records`, but for what these replace."""
+    mark_code(stored)
+    groups, cells = {comparable(record) for record in records}, {(_series(r), r["nfe"]) for r in records}
+    rules = {_series(record): rule(record) for record in records}
+    models = {record["weights"]: _model(record) for record in records}
+    return [
+        record
+        for record in stored
+        if comparable(record) in groups
+        and (_series(record), record["nfe"]) not in cells
+        and models.get(record["weights"], _model(record)) == _model(record)
+        and rules.get(_series(record), rule(record)) == rule(record)
+    ]
 
 
 def _series(record: Record) -> tuple[Any, ...]:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.table import Table
 from torch import Tensor
 
+from denoiselab.cleaning import aligned, figure_text, line, path_part
 from denoiselab.evaluation.store import Record, Store, finished, lower_is_better
 from denoiselab.files import atomic
 
@@ -33,11 +33,14 @@ def write_pictures(store: Store, records: Sequence[Record], write_sheet: WriteSh
 
 def sheet_of(directory: Path, series: str) -> Path:
     """Where the samples of a series are shown."""
-    return directory / "samples" / f"{series.replace(' ', '_')}.png"
+    return directory / "samples" / f"{path_part(series)}.png"
 
 
 def by_series(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records grouped by sampler (and guidance, either kind, and weights, where they differ), each by rising NFE."""
+    """Records grouped by sampler, each by rising NFE; a group is named by what differs between them.
+
+    That is guidance, of either kind, weights, and the code that scored them, where it is not that of today.
+    """
     several = {key for key in ("weights", "guidance") if len({record[key] for record in records}) > 1}
     groups: dict[str, list[Record]] = {}
     for record in records:
@@ -48,8 +51,16 @@ def by_series(records: Sequence[Record]) -> dict[str, list[Record]]:
             words.append(f"classifier={record['classifier_scale']:g}")
         if "weights" in several:
             words.append(record["weights"])
+        if record.get("other_code"):
+            words.append(f"code={code_name(record)}")
         groups.setdefault(" ".join(words), []).append(record)
     return {name: sorted(group, key=lambda r: r["nfe"]) for name, group in groups.items()}
+
+
+def code_name(record: Record) -> str:
+    """The code that scored a cell: its digest or, of releases without one, the git revision or the version."""
+    version = record.get("versions", {}).get("denoiselab", "unknown")
+    return str(record.get("code_sha256") or record.get("git") or version)[:8]
 
 
 def metric_key(record: Record) -> str:
@@ -62,14 +73,14 @@ def metric_key(record: Record) -> str:
 def named(records: Sequence[Record]) -> dict[str, float]:
     """The scores of finished cells by name: `fid50k/dpmpp_2m@10`."""
     return {
-        f"{metric_key(record)}/{name.replace(' ', '_')}@{record['nfe']}": record["score"]
+        f"{metric_key(record)}/{path_part(name)}@{record['nfe']}": record["score"]
         for name, rows in by_series(records).items()
         for record in finished(rows)
     }
 
 
-def table(records: Sequence[Record]) -> Table:
-    """Samplers by NFE: the score, and the seconds it took."""
+def table(records: Sequence[Record]) -> str:
+    """Samplers by NFE, one line a sampler: the score, and the seconds it took."""
     first = records[0]
     budgets = sorted({record["nfe"] for record in records})
     weights = ", ".join(dict.fromkeys(record["weights"] for record in records))
@@ -77,17 +88,14 @@ def table(records: Sequence[Record]) -> Table:
     title = f"{first['metric']} ({better} is better), n = {first['n']}, weights = {weights}"
     if "floor" in first:
         title += f"; fresh data score {digits(first['floor'])}"
-    out = Table(title=title, title_justify="left")
-    out.add_column("NFE")
-    for budget in budgets:
-        out.add_column(str(budget), justify="right")
+    rows_of_text = [["NFE", *map(str, budgets)]]
     for name, rows in by_series(records).items():
         cells = {
             row["nfe"]: "failed" if row["score"] is None else f"{digits(row['score'])} ({row['seconds']:.0f}s)"
             for row in rows
         }
-        out.add_row(name, *[cells.get(budget, "") for budget in budgets])
-    return out
+        rows_of_text.append([name, *[cells.get(budget, "") for budget in budgets]])
+    return f"{line(title)}\n{aligned(rows_of_text)}"
 
 
 def digits(score: float) -> str:
@@ -139,7 +147,7 @@ def _plot(path: Path, records: Sequence[Record]) -> None:
     for name, rows in by_series(records).items():
         nfe, scores = [r["nfe"] for r in rows], [r["score"] for r in rows]
         errors = [r["standard_error"] or 0.0 for r in rows]
-        axes.errorbar(nfe, scores, errors if any(errors) else None, marker="o", capsize=2, label=name)
+        axes.errorbar(nfe, scores, errors if any(errors) else None, marker="o", capsize=2, label=figure_text(name))
     best = sorted((r for r in records if r["pareto"]), key=lambda r: r["nfe"])
     axes.plot(
         [r["nfe"] for r in best], [r["score"] for r in best], linestyle="none", marker="o", markersize=11,
@@ -151,7 +159,9 @@ def _plot(path: Path, records: Sequence[Record]) -> None:
     scores = [record["score"] for record in records]
     better = "lower" if lower_is_better(records[0]) else "higher"
     axes.set(
-        xscale="log", xlabel="NFE (network calls per sample)", ylabel=f"{records[0]['metric']} ({better} is better)"
+        xscale="log",
+        xlabel="NFE (network calls per sample)",
+        ylabel=figure_text(f"{records[0]['metric']} ({better} is better)"),
     )
     if min(scores) > 0:  # an unbiased estimate may be negative
         axes.set_yscale("log")
@@ -161,7 +171,8 @@ def _plot(path: Path, records: Sequence[Record]) -> None:
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(ScalarFormatter())
     weights = ", ".join(dict.fromkeys(record["weights"] for record in records))
-    axes.set_title(f"n = {records[0]['n']}, weights = {weights}, {records[0]['data']}", fontsize=10)
+    title = figure_text(f"n = {records[0]['n']}, weights = {weights}, {records[0]['data']}")
+    axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3, which="both")
     axes.legend(frameon=False)
     save(figure, path)
@@ -172,11 +183,11 @@ def write_rows(path: Path, strips: Sequence[Any], labels: Sequence[str], title: 
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 0.75 * len(strips) + 0.4), dpi=110, layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(figure_text(title), fontsize=10)
     for axes, strip, label in zip(figure.subplots(len(strips), 1, squeeze=False)[:, 0], strips, labels, strict=True):
         axes.imshow(strip, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
         axes.set(xticks=[], yticks=[])
-        axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+        axes.set_ylabel(figure_text(label), rotation=0, ha="right", va="center", fontsize=9)
     save(figure, path)
 
 
@@ -185,11 +196,11 @@ def write_columns(path: Path, panels: Sequence[Any], labels: Sequence[str], titl
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(max(2.3 * len(panels), 4.6), 2.9), dpi=110, layout="constrained")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(figure_text(title), fontsize=10)
     for axes, panel, label in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, labels, strict=True):
         axes.imshow(panel)
         axes.set(xticks=[], yticks=[])
-        axes.set_title(label, fontsize=9)
+        axes.set_title(figure_text(label), fontsize=9)
     save(figure, path)
 
 

@@ -2,25 +2,85 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from denoiselab import files
+from denoiselab.cleaning import path_part
 from denoiselab.files import atomic
+from denoiselab.sources import sha256_of_code
 
 Record = dict[str, Any]
 
-# Cells that agree in all of these were measured alike: same data, same measure, same number of samples.
-_MEASURED = (
-    "data", "split", "metric", "metrics", "n", "seed", "extractor_sha256", "reference_sha256",
-    "versions",
-)  # fmt: skip
+# Cells that agree in all of these, and in the versions of other packages, were measured alike: same data, same measure,
+# same number of samples. Our own code has a digest of its own.
+_MEASURED = ("data", "split", "metric", "metrics", "n", "seed", "extractor_sha256", "reference_sha256")
+
+
+_Number = Annotated[float, Field(allow_inf_nan=False, gt=-1e300, lt=1e300)]
+
+
+class _Score(BaseModel):
+    model_config = ConfigDict(strict=True)
+    value: _Number | None
+    standard_error: _Number | None = None
+    lower_is_better: bool = True
+    reason: str | None = None
+
+
+class _Cell(BaseModel):
+    """What is read of a record, which may come from a file that was edited."""
+
+    model_config = ConfigDict(strict=True)
+    cell: str
+    sampler: str
+    nfe: _Number
+    score: _Number | None
+    standard_error: _Number | None = None
+    scores: dict[str, _Score] | None
+    metric: str
+    n: int
+    weights: str
+    guidance: _Number | None
+    classifier_scale: _Number | None = None
+    seconds: _Number
+    network_evaluations: _Number | None
+    seconds_per_1k_images: _Number | None = None
+    peak_memory_mb: _Number | None = None
+    images_seen: int | None = None
+    steps: int | None = None
+    seed: int
+    devices: int | None = None
+    floor: _Number | None = None
+    shape: list[Annotated[int, Field(gt=0, lt=2**31)]] = []
+    settings: dict[str, Any] = {}
+    data: str
+    split: str = ""
+    extractor: str
+    extractor_sha256: str
+    reference_sha256: str
+    reference_n: int
+    weights_sha256: str
+    device: str | None = None
+    device_name: str | None = None
+    error: str | None
+    git: str | None = None
+    code_sha256: str | None = None
+    code_modules: list[str] = []
+    protocol_sha256: str = ""
+    versions: dict[str, Any] = {}
+    scored: str | None = None
+
+
+_Cells = TypeAdapter(list[_Cell])
 
 
 class Store:
@@ -41,10 +101,12 @@ class Store:
             ValueError: The file is damaged.
         """
         try:
-            return {record["cell"]: record for record in json.loads(self._path.read_text(encoding="utf-8"))}
+            records = json.loads(self._path.read_text(encoding="utf-8"))
+            _Cells.validate_python(records)
+            return {record["cell"]: record for record in records}
         except FileNotFoundError:
             return {}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, RecursionError):
             raise ValueError(f"{self._path}: damaged; delete it to score its cells anew.") from None
 
     def add(self, records: Iterable[Record]) -> None:
@@ -59,6 +121,7 @@ class Store:
                 for half in self.directory.glob(".frontier.*.tmp"):
                     half.unlink()  # left by a kill in the middle of a write
                 cells = {**self.read(), **{record["cell"]: record for record in records}}
+                mark_code(cells.values())
                 mark_pareto([*cells.values()])
                 write_json(self._path, [*cells.values()])
                 write_csv(self.directory / "frontier.csv", [*cells.values()])
@@ -86,7 +149,7 @@ class Store:
 
     def picture(self, record: Mapping[str, Any]) -> Path:
         """Where the picture of a cell's samples is."""
-        name = f"{record['sampler']}_nfe{record['nfe']:04g}_{record['cell'][:8]}.png"
+        name = f"{path_part(record['sampler'])}_nfe{record['nfe']:04g}_{path_part(record['cell'][:8])}.png"
         return self.directory / "samples" / "cells" / name
 
 
@@ -97,7 +160,8 @@ def comparable(record: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def measured(record: Mapping[str, Any]) -> tuple[str, ...]:
     """What must be equal for two scores to be on one scale."""
-    return tuple(json.dumps(record.get(key), sort_keys=True) for key in _MEASURED)
+    versions = {name: version for name, version in record.get("versions", {}).items() if name != "denoiselab"}
+    return tuple(json.dumps(value, sort_keys=True) for value in (*map(record.get, _MEASURED), versions))
 
 
 def rule(record: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -105,6 +169,30 @@ def rule(record: Mapping[str, Any]) -> tuple[Any, ...]:
     settings = json.dumps({**record.get("settings", {}), "steps": None}, sort_keys=True)
     keys = ("model_sha256", "weights_sha256", "classifier_sha256")
     return *(record.get(key) for key in keys), settings
+
+
+def key_of(cell: Mapping[str, Any]) -> str:
+    """The hash of a protocol."""
+    return hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()
+
+
+def find(stored: Iterable[Record], cell: Mapping[str, Any]) -> Record | None:
+    """The last stored record of the protocol `cell`, whatever the code that scored it.
+
+    Records without a digest of their code have the version of this package in their protocol instead.
+    """
+    stored = list(stored)
+    versions = {(r.get("versions") or {}).get("denoiselab") for r in stored if "protocol_sha256" not in r}
+    former = {key_of({**cell, "versions": {**cell.get("versions", {}), "denoiselab": v}}) for v in versions}
+    keys = {key_of(cell), *former}
+    return next((r for r in reversed(stored) if r.get("protocol_sha256", r["cell"]) in keys), None)
+
+
+def mark_code(records: Iterable[Record]) -> None:
+    """Set `other_code` of each record: whether the code that scored it is not the one that would score it now."""
+    for record in records:
+        modules = record.get("code_modules")
+        record["other_code"] = not modules or sha256_of_code(modules) != record.get("code_sha256")
 
 
 def finished(records: Iterable[Record]) -> list[Record]:
@@ -126,13 +214,15 @@ def lower_is_better(record: Record) -> bool:
 def mark_pareto(records: Sequence[Record]) -> None:
     """Set `pareto` of each record: whether no comparable cell is better at the same cost, or as good for less.
 
+    Cells of this code and those of other code are compared among themselves.
+
     The cost is that of a sample in network evaluations, of which a call under guidance makes two.
     """
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         record["pareto"] = False
         if record["score"] is not None:
-            groups.setdefault(comparable(record), []).append(record)
+            groups.setdefault((record.get("other_code"), *comparable(record)), []).append(record)
     for group in groups.values():
         best = math.inf
         for record in sorted(group, key=lambda r: (r["network_evaluations"], loss(r))):
@@ -154,8 +244,4 @@ def write_csv(path: Path, records: Sequence[Record]) -> None:
         for metric, score in (record["scores"] or {}).items():
             row |= {metric: score["value"], f"{metric}_standard_error": score["standard_error"]}
         rows.append(row)
-    columns = dict.fromkeys(key for row in rows for key in row)
-    with atomic(path, "w") as file:
-        writer = csv.DictWriter(file, [*columns])
-        writer.writeheader()
-        writer.writerows(rows)
+    files.write_csv(path, rows)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from denoiselab.cleaning import path_part
 from denoiselab.evaluation import report
 from denoiselab.evaluation.store import Record, finished, loss, lower_is_better
 from denoiselab.training.checkpoints import BEST, CHECKPOINTS, LAST
@@ -21,7 +22,8 @@ LINE = "wandb/line/v0"
 _COLUMNS = (
     "series", "sampler", "nfe", "steps", "network_evaluations", "score", "standard_error", "metric", "n", "weights",
     "guidance", "seed", "images_seen", "seconds_per_1k_images", "devices", "device_name", "peak_memory_mb", "pareto",
-    "extractor", "extractor_sha256", "reference_sha256", "weights_sha256", "run", "error", "cell",
+    "extractor", "extractor_sha256", "reference_sha256", "weights_sha256", "code_sha256",
+    "other_code", "run", "error", "cell",
 )  # fmt: skip
 
 
@@ -35,7 +37,7 @@ def send_frontier(logger: WandBRun, records: Sequence[Record], directory: Path) 
     """
     series = report.by_series(records)
     rows = [[name if c == "series" else record.get(c) for c in _COLUMNS] for name, s in series.items() for record in s]
-    sheets = {f"samples/{name}": report.sheet_of(directory, name) for name in series}
+    sheets = {f"samples/{path_part(name)}": report.sheet_of(directory, name) for name in series}
     pictures = {**sheets, "samples/plot": directory / "frontier.png", "samples/plane": directory / "toy_2d.png"}
 
     def send(run: Any) -> None:
@@ -68,7 +70,7 @@ def _by_nfe(series: Mapping[str, Sequence[Record]]) -> list[dict[str, float]]:
 
 
 def _scalar(series: str, record: Record) -> str:
-    return f"frontier/{report.metric_key(record)}/{series.replace(' ', '_')}"
+    return f"frontier/{report.metric_key(record)}/{path_part(series)}"
 
 
 def best(records: Sequence[Record]) -> dict[str, float]:
@@ -93,23 +95,23 @@ def _best(records: Sequence[Record]) -> dict[str, float]:
 def _artifacts(wandb: Any, run_id: str, records: Sequence[Record], directory: Path, kinds: Sequence[str]) -> list[Any]:
     """The artifacts asked for; W&B tells equal contents by their hash and uploads them once."""
     out = []
-    last = records[-1]
+    asked = records[0]  # those behind may come from a file that was edited, and name any file as their reference
     files = {
         "checkpoint": [directory / CHECKPOINTS / name for name in (LAST, BEST)],
         "frontier": [directory / f"frontier.{kind}" for kind in ("csv", "json", "html", "png")],
-        "reference": [Path(path) for path in (last.get("reference_file"),) if path],
+        "reference": [Path(path) for path in (asked.get("reference_file"),) if path],
     }
     names = {
         "checkpoint": f"checkpoint-{run_id}",
         "frontier": f"frontier-{run_id}",
-        "reference": f"reference-{last['reference_sha256'][:16]}",
+        "reference": f"reference-{asked['reference_sha256'][:16]}",
     }
     for kind in kinds:
         found = [path for path in files[kind] if path.is_file()]
         if not found:
             continue
         facts = {
-            key: last.get(key) for key in ("data", "metric", "images_seen", "extractor_sha256", "reference_sha256")
+            key: asked.get(key) for key in ("data", "metric", "images_seen", "extractor_sha256", "reference_sha256")
         }
         artifact = wandb.Artifact(names[kind], type=kind, metadata=facts)
         for path in found:

@@ -1,0 +1,87 @@
+"""The digest of code changes with what can change a number, and with nothing else."""
+
+import importlib
+import sys
+from functools import partial
+
+import pytest
+
+from denoiselab import sources
+from denoiselab.sources import modules_of, sha256_of_code
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A user's own package: `mine.rules` imports from `mine.parts` by way of `mine`; `mine.other` stands apart."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("from mine.parts import Part\n")
+    (folder / "parts.py").write_text("class Part:\n    size = 1\n")
+    (folder / "rules.py").write_text(
+        "from mine import Part\n\nclass Rule:\n    def __init__(self):\n        self.x = Part()\n"
+    )
+    (folder / "other.py").write_text("y = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    clear()
+    yield folder
+    for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
+        del sys.modules[name]
+    clear()
+
+
+def clear():
+    for cached in (sources._is_ours, sources._parsed, sources._origin):
+        cached.cache_clear()
+
+
+def test_modules_are_those_of_objects_and_of_what_they_hold(package):
+    rule = importlib.import_module("mine.rules").Rule()
+    assert modules_of({"a": [partial(print, rule)]}, 3, "text", None) == ["mine.parts", "mine.rules"]
+    assert modules_of(modules_of) == []  # that of digests has no number of its own
+    assert modules_of(sources.sha256_of_code, rule.__class__) == ["mine.rules"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "changes"),
+    [
+        ("parts.py", "class Part:\n    size = 2\n", True),
+        ("parts.py", '"""Parts."""\n\n# One.\nclass Part:\n\n    """A part."""\n    size=1\n', False),
+        ("rules.py", "from mine import Part\n\nclass Rule:\n    pass\n", True),
+        ("other.py", "y = 2\n", False),
+        ("__init__.py", "from mine.parts import Part\nimport mine.other\n", False),
+    ],
+)
+def test_a_digest_changes_with_statements_of_what_is_imported(package, file, text, changes):
+    importlib.import_module("mine.rules")
+    before = sha256_of_code(["mine.rules"])
+    assert before == sha256_of_code(["mine.rules"])
+    (package / file).write_text(text)
+    clear()
+    assert (sha256_of_code(["mine.rules"]) != before) == changes
+
+
+def test_a_module_that_is_gone_has_another_digest(package):
+    importlib.import_module("mine.rules")
+    before = sha256_of_code(["mine.rules"])
+    (package / "rules.py").unlink()
+    clear()
+    assert sha256_of_code(["mine.rules"]) != before
+    for name in ("../../x", "os.path", "", "mine..rules", "nothing"):
+        assert len(sha256_of_code([name])) == 64
+
+
+def test_a_sampler_does_not_depend_on_another_and_none_on_what_shows_numbers():
+    def involved(name):
+        found, stack = set(), [name]
+        while stack:
+            if (one := stack.pop()) not in found:
+                found.add(one)
+                stack += sources._parsed(one)[1]
+        return found
+
+    ddim = involved("denoiselab.samplers.ddim")
+    assert {"denoiselab.samplers.base", "denoiselab.samplers.transfer", "denoiselab.denoiser"} <= ddim
+    assert not {"denoiselab.samplers.unipc", "denoiselab.samplers", "denoiselab.evaluation.report"} & ddim
+    digest = sha256_of_code(["denoiselab.samplers.ddim"])
+    assert digest == sha256_of_code(["denoiselab.samplers.ddim", "denoiselab.evaluation.report", "denoiselab.app.cli"])
+    assert digest != sha256_of_code(["denoiselab.samplers.unipc"])
