@@ -2,14 +2,20 @@
 
 import csv
 import json
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 import torch
+from conftest import QUICK
 
+from denoiselab.app.run_names import distinct
 from denoiselab.app.settings import replaced
+from denoiselab.evaluation import Store
 
 EIGHT = ["frontier=default", "frontier.samplers=[ddim,ancestral]", "frontier.nfe=[3,4,5,40]", "frontier.num_samples=48"]
 
@@ -93,6 +99,78 @@ def test_refinements_go_with_what_they_refine():
     assert replaced(evaluation, {"metrics": ["kernel"]})["metric_options"] == {"kernel": {"b": 2}}
 
 
+def test_names_in_an_edited_frontier_are_text_wherever_they_go(copy, invoke):
+    """Cells of the run's own measure and model, with names that are paths, escape sequences, formulas and markup."""
+    first, *others = records(copy)
+    names = [
+        "../../../../evil",
+        "\x1b]0;title\x07",
+        "=HYPERLINK(0)",
+        "<a href='javascript:0'>$\\frac$",
+        "__proto__",
+        "a\nb",
+    ]
+    hostile = [{**first, "sampler": name, "cell": f"{number}../" * 16} for number, name in enumerate(names)]
+    hostile += [{**first, "sampler": "x", "cell": "f" * 64, "score": None, "scores": {}, "error": "\x1b[2J gone"}]
+    for record in hostile:
+        record |= {"reference_file": "/etc/passwd", "run": "@SUM(1)"}
+        store = Store(copy)
+        store.picture(record).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(store.picture(first), store.picture(record))
+    (copy / "frontier.json").write_text(json.dumps([*others, *hostile, first]))
+    info = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**info, "wandb_id": "../../../away"}))
+    around = {path for path in copy.parent.parent.rglob("*") if not path.is_relative_to(copy)}
+    given = ["frontier=default", "frontier.nfe=[2]", "logger=wandb", "logger.wandb.mode=offline"]
+    result = invoke("sample.py", f"ckpt={copy}", *given)
+    assert result.code == 0, result.err
+    assert {path for path in copy.parent.parent.rglob("*") if not path.is_relative_to(copy)} == around
+    assert not {character for character in result.out + result.err if ord(character) < 32} - {"\n", "\t"}
+    assert "\\x1b]0;title\\x07" in result.out
+    assert "a\\nb" in result.out
+    with (copy / "frontier.csv").open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert "'=HYPERLINK(0)" in cells
+    assert not [cell for cell in cells if cell[:1] in ("=", "+", "@") or "\x1b" in cell]
+    assert len(list((copy / "samples").glob("*.png"))) >= len(names)
+    # No file that a record names is read, let alone uploaded.
+    assert "passwd" not in "".join(str(path) for path in copy.rglob("*"))
+    assert all(r["reference_file"] != "/etc/passwd" for r in records(copy) if r["cell"] == first["cell"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"nfe": "5"}, {"nfe": 10**400}, {"sampler": 3}, {"shape": [1, 8, 0]}, {"scores": {"a": 1}}, {"cell": None},
+        {"score": True}, {"weights_sha256": 5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_record_of_wrong_types_is_refused_in_a_sentence(change, finished, tmp_path, invoke):
+    """Whatever reads records relies on the types of their fields."""
+    (tmp_path / "run").mkdir()
+    for edited in (json.dumps([{**records(finished)[0], **change}]), "[" * 100_000, "{}", "[3]", "\0"):
+        (tmp_path / "run" / "frontier.json").write_text(edited)
+        result = invoke("src/denoiselab/report.py", f"runs=[{tmp_path / 'run'}]")
+        assert result.code == 2
+        assert f"{tmp_path / 'run' / 'frontier.json'}: damaged" in result.last
+
+
+def test_a_folder_name_follows_no_path_in_a_checkpoint(copy, invoke):
+    """The name of a profile of averages stands in the checkpoint, and names the folder of samples."""
+    path = copy / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    ema = content["denoiselab"]["ema"]
+    ema["../../../evil/x"] = ema.pop("ema")
+    torch.save(content, path)
+    result = invoke("sample.py", f"ckpt={copy}", "num_samples=2", "sampler.steps=2")
+    assert result.code == 0, result.err
+    assert not (copy.parent / "evil").exists()
+    assert [path.parent for path in copy.parent.rglob("samples.json")] == [
+        one for one in (copy / "samples").iterdir() if one.name.startswith("ddim_steps2_")
+    ]
+
+
 @pytest.mark.slow
 def test_a_kill_after_three_of_eight_cells_costs_none_of_them(finished, copy, tmp_path, invoke, start):
     process = start("sample.py", f"ckpt={copy}", *EIGHT)
@@ -110,13 +188,54 @@ def test_a_kill_after_three_of_eight_cells_costs_none_of_them(finished, copy, tm
     assert len(whole) == 8
 
     def timeless(record):
-        measured = ("seconds", "seconds_per_1k_images", "peak_memory_mb", "run", "pareto")
+        measured = ("seconds", "seconds_per_1k_images", "peak_memory_mb", "run", "pareto", "scored")
         return {key: value for key, value in record.items() if key not in measured}
 
     assert [r["seconds"] for r in continued[: len(killed)]] == [r["seconds"] for r in killed]  # not computed again
     assert [timeless(r) for r in continued] == [timeless(r) for r in whole]
     assert [r["pareto"] for r in continued] == [r["pareto"] for r in whole]
     assert not list(copy.glob(".frontier.*.tmp"))
+
+
+def test_jobs_of_a_sweep_are_called_by_what_was_swept(tmp_path, invoke):
+    """In the legend, in the table, and where W&B shows their names; a pattern passes over the sweep's own files."""
+    sweep = tmp_path / "logs" / "sweep"
+    result = invoke(
+        "train.py", *QUICK, "-m", "seed=0,1", "batch_size=32", "logger=wandb", "logger.wandb.mode=offline",
+        f"paths.log_dir={tmp_path / 'logs'}", f"hydra.sweep.dir={sweep}", "evaluation.nfe=[2]",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert {r["run"] for job in "01" for r in records(sweep / job)} == {"seed=0", "seed=1"}
+    names = {json.loads(line)["run"]["display_name"] for job in "01" for line in wandb_runs(sweep / job)}
+    assert names == {"seed=0", "seed=1"}
+    result = invoke("sample.py", f"ckpt={sweep}/*", "frontier=default", "frontier.nfe=[2]")
+    assert result.code == 0, result.err
+    (joint,) = sweep.glob("frontier-*")
+    with (joint / "frontiers.csv").open() as file:
+        assert {row["run"] for row in csv.DictReader(file)} == {"seed=0", "seed=1"}
+    assert {cell["run"] for cell in content(joint / "frontiers.html")["cells"]} == {"seed=0", "seed=1"}
+    # Runs of version 0.1 have no overrides of their own, but the sweep's table.
+    for job in "01":
+        info = json.loads((sweep / job / "run.json").read_text())
+        for start in info["starts"]:
+            del start["overrides"], start["name"]
+        (sweep / job / "run.json").write_text(json.dumps(info))
+    assert distinct([sweep / "0", sweep / "1"]) == ["seed=0", "seed=1"]
+    # Jobs of two sweeps with the same options stay apart.
+    shutil.copytree(sweep, tmp_path / "logs" / "other")
+    four = [tmp_path / "logs" / name / job for name in ("sweep", "other") for job in "01"]
+    assert distinct(four) == ["seed=0 (sweep/0)", "seed=1 (sweep/1)", "seed=0 (other/0)", "seed=1 (other/1)"]
+
+
+def wandb_runs(directory):
+    for file in directory.glob("wandb/offline-run-*/*.wandb"):
+        inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]
+        done = subprocess.run(inspect, capture_output=True, text=True, check=True, timeout=60)
+        yield from (line for line in done.stdout.splitlines() if json.loads(line)["type"] == "run")
+
+
+def content(page):
+    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page.read_text(), re.S)[1])
 
 
 def test_many_checkpoints_are_scored_and_shown_together(finished, tmp_path, invoke):

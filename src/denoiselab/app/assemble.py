@@ -19,6 +19,7 @@ from denoiselab.app.errors import BadInput
 from denoiselab.app.evaluator import Evaluator, frontier_of, optimized_metric
 from denoiselab.app.failures import Present
 from denoiselab.app.looks import Looks
+from denoiselab.app.run_names import run_name
 from denoiselab.app.settings import TrainSettings, parse
 from denoiselab.codecs import Identity
 from denoiselab.data import DataSet, clean, in_turn
@@ -164,7 +165,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         data=config["data"]["name"],
         cache=Path(settings.paths.cache_dir),
         store=Store(path),
-        name=path.name,
+        name=run_name(path),
         interruption=interruption,
     )
     frontier = frontier_of(config["evaluation"], model, ema.names)

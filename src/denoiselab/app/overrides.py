@@ -55,6 +55,12 @@ def jobs(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
         raise BadInput(_one_line(error)) from None
 
 
+def swept(overrides: Sequence[str], job: Sequence[str]) -> list[str]:
+    """Those overrides of a job of a multirun which give several values in the multirun's own."""
+    keys = {override.key_or_group for override in map(_parse, overrides) if override.is_sweep_override()}
+    return [text for text in job if _parse(text).key_or_group in keys]
+
+
 def given_in(node: str, overrides: Sequence[str]) -> set[str]:
     """Names of the options of a node that the overrides set, whole or in part."""
     keys = (_parse(text).key_or_group.split(".") for text in overrides)

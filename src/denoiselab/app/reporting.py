@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab.app.errors import BadInput, console
+from denoiselab.app.run_names import distinct
 from denoiselab.app.settings import ReportSettings, parse
 from denoiselab.evaluation.page import page_run, write_page
-from denoiselab.evaluation.store import Store, mark_pareto, write_csv, write_json
+from denoiselab.evaluation.store import Store, mark_code, mark_pareto, write_csv, write_json
 from denoiselab.training.loggers import has_wandb_key
 from denoiselab.training.wandb_frontier import CHART, FIELDS, chart_spec
 
@@ -46,7 +47,11 @@ def report(config: Config) -> None:
     """
     settings = check_config(config)
     if settings.to == "page":
-        write_joint(directories(settings.runs), settings.out)
+        homes = directories(settings.runs)
+        try:
+            write_joint(homes, settings.out)
+        except ValueError as error:
+            raise BadInput(str(error)) from None
         return
     import wandb  # slow to import
 
@@ -109,20 +114,15 @@ def write_joint(homes: Sequence[Path], out: str | None) -> Path:
     parent = Path(os.path.commonpath([home.absolute().parent for home in homes]))
     digest = hashlib.sha256("\n".join(str(home.absolute()) for home in homes).encode()).hexdigest()[:8]
     page = (parent / f"frontier-{digest}" if out is None else Path(out)) / _JOINT
-    count = write_page(page, [page_run(name, home) for name, home in zip(distinct_names(homes), homes, strict=True)])
-    records = [record for home in homes for record in Store(home).read().values()]
+    named = dict(zip(distinct(homes), homes, strict=True))
+    count = write_page(page, [page_run(name, home) for name, home in named.items()])
+    records = [{**record, "run": name} for name, home in named.items() for record in Store(home).read().values()]
+    mark_code(records)
     mark_pareto(records)  # each run's file has its own
     write_json(page.with_suffix(".json"), records)
     write_csv(page.with_suffix(".csv"), records)
     console().print(f"{count} cells of {len(homes)} run(s): {page}")
     return page
-
-
-def distinct_names(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of different paths that tell them apart."""
-    parts = [path.absolute().parts for path in paths]
-    depth = next(d for d in range(1, 1000) if len({part[-d:] for part in parts}) == len(parts))
-    return ["/".join(part[-depth:]) for part in parts]
 
 
 def wandb_report(entity: str, project: str, preset: str, title: str) -> Any:

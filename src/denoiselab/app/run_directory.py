@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from denoiselab.app.errors import BadInput
+from denoiselab.app.run_names import job_overrides, run_name
 from denoiselab.files import write_text
 from denoiselab.training.checkpoints import CHECKPOINTS, saved
 
@@ -202,7 +203,7 @@ class RunDirectory:
                 )
         if initial is not None:
             info["initial"] = initial
-        info["starts"].append(start_record(config))
+        info["starts"].append({**start_record(config), "name": run_name(self.path)})
         write_description(self.path, config, info)
 
 
@@ -215,6 +216,7 @@ def start_record(config: Mapping[str, Any]) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
         **git_revision(),
+        "overrides": job_overrides(),
         "config": config,
     }
 

@@ -21,6 +21,7 @@ from denoiselab.app.evaluator import Evaluator, frontier_of
 from denoiselab.app.loaded import Loaded, load
 from denoiselab.app.places import device_of, home_of, newest
 from denoiselab.app.reporting import matches, write_joint
+from denoiselab.app.run_names import name_of
 from denoiselab.app.settings import Evaluation, SampleSettings, parse, replaced
 from denoiselab.app.steering import steering
 from denoiselab.evaluation import Frontier, Record, Store
@@ -71,7 +72,7 @@ def score(config: Config) -> None:
 def checkpoints(asked: str | Sequence[str]) -> list[Path]:
     """The files that were asked for, run directories and patterns resolved, each once.
 
-    A pattern passes over folders without a checkpoint: pages and sweeps lie beside runs.
+    A pattern passes over what is no run and no checkpoint: pages, tables and sweeps lie beside runs.
 
     Raises:
         BadInput: Nothing fits a pattern, or nothing is asked for.
@@ -80,7 +81,8 @@ def checkpoints(asked: str | Sequence[str]) -> list[Path]:
     for one in [asked] if isinstance(asked, str) else asked:
         for name in matches(one, "ckpt"):
             path = Path(name)
-            if name == one or path.is_file() or saved(path / CHECKPOINTS):
+            is_checkpoint = path.is_file() and path.suffix == ".ckpt"
+            if name == one or is_checkpoint or saved(path / CHECKPOINTS):
                 found[newest(path)] = None
     if not found:
         raise BadInput(f"ckpt={asked}: no checkpoint there; name at least one run directory or checkpoint file.")
@@ -95,7 +97,7 @@ def _job(path: Path, settings: SampleSettings) -> _Job:
         "weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None,
         "reference_data": "same",
     }  # fmt: skip
-    evaluation = replaced({**default, **trained}, own)
+    evaluation = {**replaced({**default, **trained}, own), "rescore": own.get("rescore", False)}
     parsed = parse(Evaluation, evaluation, "frontier")
     config = {"data": loaded.data_node, "evaluation": evaluation}
     check(config)
@@ -114,7 +116,6 @@ def _score(
     except ValueError as error:
         raise BadInput(str(error)) from None
     loaded.model.denoiser.to(device)
-    name = job.home.absolute().name
     evaluator = Evaluator(
         model=loaded.model,
         identity=models.identity(loaded.config),
@@ -125,7 +126,7 @@ def _score(
         data=config["data"]["name"],
         cache=Path(loaded.config.get("paths", {}).get("cache_dir", _CACHE)),
         store=_store_of(job, settings, 1 if settings.out else 2),
-        name=name,
+        name=name_of(job.home),
         interruption=interruption,
         steering=steering(settings.classifier_guidance, loaded.model, device),
     )
@@ -142,15 +143,15 @@ def _score(
 def _report(job: _Job, settings: SampleSettings, records: list[Record], directory: Path) -> None:
     """Print the frontier, and send it to trackers: an evaluation in the group of its training run."""
     try:
-        info = json.loads((job.home / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        info = {}
+        group = str(json.loads((job.home / "run.json").read_text(encoding="utf-8"))["wandb_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        group = ""
     checkpoint = sha256_of(job.path)[:8]
-    group = info.get("wandb_id") or checkpoint
+    group = group or checkpoint
     trackers: dict[str, WandB] = construct(settings.logger, "logger")
     opened = [
         tracker.open(
-            directory, f"{group}-eval-{checkpoint}", f"{job.home.absolute().name} frontier of {job.path.stem}",
+            directory, f"{group}-eval-{checkpoint}", f"{name_of(job.home)} frontier of {job.path.stem}",
             job.loaded.config, group=group, job_type="evaluation",
         )
         for tracker in trackers.values()

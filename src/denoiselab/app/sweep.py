@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from rich.table import Table
 
 from denoiselab.app.errors import console
-from denoiselab.files import atomic
+from denoiselab.app.run_names import SWEEP
+from denoiselab.cleaning import aligned
+from denoiselab.files import write_csv
 
 
 class SweepTable(Callback):
@@ -36,10 +36,7 @@ class SweepTable(Callback):
                 "directory": str(Path(config.hydra.sweep.dir) / str(config.hydra.sweep.subdir)),
             }
         )
-        with atomic(Path(config.hydra.sweep.dir) / "sweep.csv", "w") as file:
-            writer = csv.DictWriter(file, list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows(self.rows)
+        write_csv(Path(config.hydra.sweep.dir) / SWEEP, self.rows)
 
     @classmethod
     def print(cls) -> None:
@@ -48,14 +45,12 @@ class SweepTable(Callback):
             return
         shared = set.intersection(*(set(row["overrides"].split(" ")) for row in cls.rows)) if cls.rows[1:] else set()
         out = console()
-        table = Table()
-        for column in ("job", "overrides", "status", "best score", "error"):
-            table.add_column(column)
+        table = [["job", "overrides", "status", "best score", "error"]]
         for row in cls.rows:
             differs = " ".join(word for word in row["overrides"].split(" ") if word not in shared)
             score = f"{row['best_score']:.3f}" if row["best_score"] != "" else ""
-            table.add_row(str(row["job"]), differs, row["status"], score, row["error"])
-        out.print(table)
+            table.append([str(row["job"]), differs, row["status"], score, row["error"]])
+        out.print(aligned(table, left=5))
         metric = cls.rows[0]["optimized_metric"]
         out.print(f"best score: {metric} of each job, lower is better: {Path(cls.rows[0]['directory']).parent}")
         cls.rows.clear()

@@ -162,7 +162,7 @@ def _loggers(run: Run, directory: RunDirectory, images_seen: int, *, leader: boo
         return
     metrics.truncate()
     opened = [
-        tracker.open(directory.path, directory.info["wandb_id"], directory.path.name, run.config)
+        tracker.open(directory.path, directory.info["wandb_id"], run.evaluator.name, run.config)
         for tracker in run.trackers.values()
     ]
     code = 1
