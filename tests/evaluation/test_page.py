@@ -14,6 +14,7 @@ from PIL import Image
 from denoiselab.evaluation import Store
 from denoiselab.evaluation.page import page_run, write_page
 from denoiselab.evaluation.report import write_strip
+from denoiselab.sources import sha256_of_code
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -32,7 +33,9 @@ def record(sampler, nfe, fid, **other):
         "device": "cpu", "shape": [1, 6, 5], "data": "toy", "split": "train", "images_seen": 1000, "metric": "fid",
         "n": 50000, "seed": 0, "extractor": "inception", "extractor_sha256": "e" * 64, "reference_n": 60000,
         "reference_sha256": "f" * 64, "weights": "ema", "weights_sha256": "a" * 64, "guidance": 1.0,
-        "settings": {"steps": nfe}, "cell": f"{sampler}-{nfe}-{other.get('images_seen', 0)}-".ljust(64, "0"), **other,
+        "settings": {"steps": nfe}, "code_modules": ["denoiselab.noise"],
+        "code_sha256": sha256_of_code(["denoiselab.noise"]),
+        "cell": f"{sampler}-{nfe}-{other.get('images_seen', 0)}-".ljust(64, "0"), **other,
     }  # fmt: skip
 
 
@@ -50,7 +53,7 @@ def directory(tmp_path):
             ("heun", 5): 60.0, ("heun", 9): 9.0, ("heun", 19): 6.0}  # fmt: skip
     records = [record(sampler, nfe, fid) for (sampler, nfe), fid in fids.items()]
     failed = record("heun", 49, 1.0, score=None, standard_error=None, scores={}, error="sample 7 <x> is not finite.")
-    store.add([*records, failed, record("ddim", 5, 99.0, images_seen=500, n=1000)])
+    store.add([record("ddim", 5, 99.0, images_seen=500, n=1000), *records, failed])
     for number, one in enumerate(records):
         write_strip(store.picture(one), strip(20 * number + 20))
     (store.directory / "metrics.csv").write_text(
@@ -197,9 +200,68 @@ def test_what_runs_share_is_shown_first_and_a_lone_value_has_one_tick(directory,
     assert trouble == []
 
 
+def test_the_page_opens_on_what_was_measured_last_and_names_measures_by_what_differs(directory, browser, tmp_path):
+    """Of another number of samples, of an earlier checkpoint; and of the same cells asked for again."""
+    store, trouble = Store(directory), []
+    store.add([record("ddim", nfe, 7.0, n=2000, images_seen=700, cell=f"{nfe}" * 32) for nfe in (10, 20)])
+    write_page(tmp_path / "page.html", [page_run("a", directory)])
+    page = opened(browser, tmp_path / "page.html", trouble)
+    assert page.locator(POINTS).count() == 2
+    assert page.locator("#measure option").all_inner_texts() == [
+        "n = 2,000: 2 cells", "n = 50,000: 8 cells", "n = 1,000: 1 cell",
+    ]  # fmt: skip
+    asked = [r["cell"] for r in store.read().values() if r["n"] == 50000]
+    write_page(tmp_path / "page.html", [page_run("a", directory)], asked)
+    page = opened(browser, tmp_path / "page.html", trouble)
+    assert page.locator(POINTS).count() == 7
+    assert page.locator("#measure option").first.inner_text() == "n = 50,000: 8 cells"
+    other = record("ddim", 5, 1.0, n=2000, seed=1, cell="e" * 64, extractor="dinov2")
+    store.add([other])
+    write_page(tmp_path / "page.html", [page_run("a", directory)], ["e" * 64])
+    page = opened(browser, tmp_path / "page.html", trouble)
+    told = page.locator("#measure option").all_inner_texts()
+    assert told[0] == "n = 2,000, seed 1, extractor dinov2 eeeeeeee: 1 cell"
+    assert len(set(told)) == 4
+    assert trouble == []
+
+
+def test_cells_of_other_code_have_lines_and_stars_of_their_own(tmp_path, browser):
+    trouble = []
+    cells = [record("ddim", 5, 9.0), record("ddim", 10, 8.0, cell="a" * 64)]
+    cells += [record("ddim", 10, 1.0, code_sha256="beef" * 16, cell="b" * 64)]
+    cells += [record("ddim", 20, 2.0, code_sha256=None, code_modules=[], git="c" * 40, cell="d" * 64)]
+    Store(tmp_path / "run").add(cells)
+    write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")])
+    page = opened(browser, tmp_path / "page.html", trouble)
+    traces = page.evaluate("document.getElementById('frontier').data.slice(0, 3).map(t => [t.name, t.marker.symbol])")
+    assert sorted(traces) == [
+        ["ddim", ["star", "star"]], ["ddim code=beefbeef", ["star"]], ["ddim code=cccccccc", ["circle"]],
+    ]  # fmt: skip
+    assert "another version of the code" in content(tmp_path / "page.html")["cells"][2]["code"]
+    assert trouble == []
+
+
+def test_names_are_text_on_the_page(directory, browser, tmp_path):
+    """Plotly reads markup in names, and an object of JavaScript has names of its own."""
+    trouble, names = [], ["<b>bold</b>", "__proto__", "<a href='https://a.b'>x</a>", "constructor", "&lt;"]
+    store = Store(tmp_path / "run")
+    store.add([record(name, 5, 3.0 + i, cell=f"{i}" * 64) for i, name in enumerate(names)])
+    (tmp_path / "run" / "metrics.csv").write_text("images_seen,train/loss,score/<i>x</i>\n1,1,2\n2,1,2\n")
+    write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")])
+    page = opened(browser, tmp_path / "page.html", trouble)
+    assert page.locator(POINTS).count() == len(names)
+    shown = page.locator("#frontier .legendtext").all_text_contents()
+    assert [*filter(None, shown)][: len(names)] == names
+    assert "score/<i>x</i>" in page.locator("#curve .legendtext").all_text_contents()
+    assert page.locator("#grids tr td:first-child").all_inner_texts() == names
+    assert trouble == []
+
+
 def test_a_strip_is_folded_to_rows_of_four(directory, tmp_path):
     write_page(tmp_path / "page.html", [page_run("a", directory)])
-    cell = next(c for c in content(tmp_path / "page.html")["cells"] if (c["sampler"], c["nfe"]) == ("ddim", 5))
+    cell = next(
+        c for c in content(tmp_path / "page.html")["cells"] if (c["sampler"], c["nfe"], c["n"]) == ("ddim", 5, 50000)
+    )
     picture = Image.open(io.BytesIO(base64.b64decode(cell["picture"].split(",")[1])))
     tiles = np.asarray(picture)
     times = tiles.shape[1] // 23  # four tiles of 5 and three lines between
@@ -226,5 +288,5 @@ def test_a_line_is_one_rule_and_a_measure_is_the_stores(tmp_path):
     assert [found[name]["series"] for name in "dbc"] == ["ddim", "ddim #2", "ddim"]
     assert found["b"]["settings"] == "DDIM (eta 0.5, spacing Karras (rho 7))"
     assert found["c"]["versions"] == "torch 2.9"
-    assert found["d"]["options"] == "is InceptionScore (splits 5)"
+    assert found["d"]["measure"]["options"] == "is InceptionScore (splits 5)"
     assert len({cell["group"] for cell in found.values()}) == 3

@@ -8,15 +8,16 @@ import hashlib
 import html
 import io
 import json
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
-from denoiselab.evaluation.report import by_series
-from denoiselab.evaluation.store import Record, Store, comparable, measured, rule
+from denoiselab.evaluation.report import by_series, code_name
+from denoiselab.evaluation.store import Record, Store, comparable, mark_code, measured, rule
 from denoiselab.files import write_text
 
 PAGE = "frontier.html"
@@ -54,12 +55,13 @@ def page_run(name: str, directory: Path) -> PageRun:
     return PageRun(name, Store(directory), curve, text)
 
 
-def write_page(path: Path, runs: Sequence[PageRun]) -> int:
+def write_page(path: Path, runs: Sequence[PageRun], asked: Collection[str] = ()) -> int:
     """Write the page, atomically.
 
     Args:
         path: The HTML file.
         runs: With different names.
+        asked: Hashes (`cell`) of the cells that were just asked for: the page opens on them.
 
     Returns:
         The number of its cells, failed ones included.
@@ -70,6 +72,9 @@ def write_page(path: Path, runs: Sequence[PageRun]) -> int:
     from plotly.offline import get_plotlyjs  # slow to import
 
     cells = [cell for run in runs for cell in _cells(run)]
+    cells.sort(
+        key=lambda cell: (cell["cell"] in asked, cell["scored"] or "")
+    )  # JavaScript takes the last for the latest
     if not cells:
         where = ", ".join(str(run.store.directory) for run in runs) or "none"
         raise ValueError(f"runs={where}: no cell of a frontier there.")
@@ -89,7 +94,9 @@ def write_page(path: Path, runs: Sequence[PageRun]) -> int:
 
 def _cells(run: PageRun) -> Iterator[dict[str, Any]]:
     groups: dict[tuple[Any, ...], list[Record]] = {}
-    for record in run.store.read().values():
+    records = run.store.read().values()
+    mark_code(records)
+    for record in records:
         groups.setdefault(comparable(record), []).append(record)
     for group in groups.values():
         for series, records in by_series(group).items():
@@ -102,15 +109,21 @@ def _cells(run: PageRun) -> Iterator[dict[str, Any]]:
 
 def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
     extractor, reference = record["extractor_sha256"][:8], record["reference_sha256"][:8]
-    measure = (
-        f"{record['metric']}, n = {record['n']:,}, {record['data']} ({record['split']}), seed {record['seed']}, "
-        f"extractor {record['extractor']} {extractor}, reference {record['reference_n']:,} images {reference}"
-    )
+    measure = {
+        "metric": record["metric"],
+        "n": f"n = {record['n']:,}",
+        "data": f"{record['data']} ({record['split']})",
+        "seed": f"seed {record['seed']}",
+        "extractor": f"extractor {record['extractor']} {extractor}",
+        "reference": f"reference {record['reference_n']:,} images {reference}",
+        "options": _told(record.get("metrics")),
+        "versions": _told({k: v for k, v in record.get("versions", {}).items() if k != "denoiselab"}),
+    }
     picture = run.store.picture(record)
     keys = (
         "sampler", "nfe", "steps", "network_evaluations", "score", "standard_error", "n", "weights", "guidance",
         "images_seen", "seconds_per_1k_images", "peak_memory_mb", "device", "device_name", "devices", "seed", "metric",
-        "cell", "weights_sha256", "git", "git_changes", "floor", "error",
+        "cell", "weights_sha256", "git", "git_changes", "floor", "error", "scored", "other_code",
     )  # fmt: skip
     return {
         **{key: record.get(key) for key in keys},
@@ -119,10 +132,10 @@ def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
         "measure": measure,
         "group": hashlib.sha256("\n".join(measured(record)).encode()).hexdigest(),
         "versions": _told(record.get("versions")),
-        "options": _told(record.get("metrics")),
+        "code": code_name(record) + (", another version of the code" if record["other_code"] else ""),
         "settings": _told({k: v for k, v in record.get("settings", {}).items() if k != "steps"}),
         "scores": record["scores"],
-        "picture": _embedded(picture, record.get("shape", [])) if picture.is_file() else None,
+        "picture": _picture(picture, record.get("shape", [])),
     }
 
 
@@ -137,10 +150,18 @@ def _told(node: Any) -> str:
     return f"{name} ({inner})" if name and inner else name or inner
 
 
+def _picture(path: Path, shape: Sequence[int]) -> str | None:
+    """A cell's picture as a data URI, where there is one that can be read."""
+    try:
+        return _embedded(path, shape)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
 def _embedded(path: Path, shape: Sequence[int]) -> str:
     """A cell's picture as a data URI; a strip of images is folded to rows of four."""
     with Image.open(path) as opened:
-        picture = opened.copy()
+        picture = opened.convert("L" if opened.mode == "L" else "RGB")
     if len(shape) == 3:
         (_, height, width), count = shape, picture.width // shape[2]
         scale = min(1.0, _TILE / max(height, width))
@@ -169,6 +190,16 @@ def _curve(rows: Sequence[dict[str, str]]) -> dict[str, Any]:
     names = [name for name in (rows[0] if rows else {}) if name == "train/loss" or name.startswith("score/")]
     lines = {}
     for name in names:
-        points = [(int(row["images_seen"]), float(row[name])) for row in rows if row.get(name)]
+        points = [(_number(row.get("images_seen")), _number(row.get(name))) for row in rows]
+        points = [(x, y) for x, y in points if x is not None and y is not None]
         lines[name] = {"x": [x for x, _ in points], "y": [y for _, y in points]}
     return {"lines": lines}
+
+
+def _number(text: str | None) -> float | None:
+    """A finite number of a file that may have been edited."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
