@@ -7,7 +7,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from denoiselab.app.errors import Failure
+from denoiselab.app.errors import Failure, console
 
 # What a process is told where another one of its group is gone.
 _LOST = re.compile("gloo|nccl|peer|process ?group|tcpstore", re.IGNORECASE)
@@ -135,7 +134,7 @@ class _LastWords(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Say it."""
         if lost := _ended(_processes(self.trainer)):
-            print(f"train.py: {lost}; {self.advice()}", file=sys.stderr, flush=True)
+            console(stderr=True).print(f"train.py: {lost}; {self.advice()}")
 
 
 def _processes(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]]:
