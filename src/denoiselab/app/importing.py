@@ -97,7 +97,7 @@ def run_directory(node: Mapping[str, Any], log_dir: Path, data: Mapping[str, Any
     numbers = sum(tensor.numel() for tensor in imported.weights.values())
     console(stderr=True).print(f"imported, {numbers / 1e6:.2f} M numbers: {path}")
     if imported.sampling:
-        console(stderr=True).print(f"its own scheduler's sampler: {shlex.join(imported.sampling)}", markup=False)
+        console(stderr=True).print(f"its own scheduler's sampler: {shlex.join(imported.sampling)}")
     return path
 
 

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -82,7 +83,7 @@ def _overrides(directory: Path) -> list[str]:
     return [str(text) for text in command[1:] if "=" in str(text)] if isinstance(command, list) else []
 
 
-def _last_start(directory: Path) -> dict[str, object]:
+def _last_start(directory: Path) -> dict[str, Any]:
     try:
         start = json.loads((directory / "run.json").read_text(encoding="utf-8"))["starts"][-1]
     except (OSError, ValueError, KeyError, IndexError, TypeError):

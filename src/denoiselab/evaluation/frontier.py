@@ -161,8 +161,7 @@ class Frontier:
                         due += self.num_samples * calls
                         bar.set_postfix(sampler=line(name), nfe=calls, refresh=False)
                         if former is not None:
-                            # A file that was edited may name any file as its reference.
-                            records.append({**former, **{k: notes[k] for k in ("reference_file",) if k in notes}})
+                            records.append(former)
                             continue
                         try:
                             measured, first = scoring(guidance, sampler, steps, calls)
@@ -182,7 +181,9 @@ class Frontier:
         if rank == 0:
             store.add(records)
             marked = store.read()
-            records = [marked[record["cell"]] for record in records]
+            # A file that was edited may name any file as its reference.
+            known = {key: notes[key] for key in ("reference_file",) if key in notes}
+            records = [{**marked[record["cell"]], **known} for record in records]
         return records + _beside(records, stored.values())
 
     def _cells(self) -> Iterator[tuple[float, str, int, int]]:

@@ -94,9 +94,9 @@ def write_page(path: Path, runs: Sequence[PageRun], asked: Collection[str] = ())
 
 def _cells(run: PageRun) -> Iterator[dict[str, Any]]:
     groups: dict[tuple[Any, ...], list[Record]] = {}
-    records = run.store.read().values()
-    mark_code(records)
-    for record in records:
+    stored = run.store.read().values()
+    mark_code(stored)
+    for record in stored:
         groups.setdefault(comparable(record), []).append(record)
     for group in groups.values():
         for series, records in by_series(group).items():
