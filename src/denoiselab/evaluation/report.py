@@ -65,7 +65,7 @@ def code_name(record: Record) -> str:
 
 def metric_key(record: Record) -> str:
     """The metric with its number of samples, so that those of different n never share a name: fid50k, fid_64_n50k."""
-    metric, n = record["metric"], record["n"]
+    metric, n = path_part(record["metric"]), record["n"]
     between = "_n" if metric[-1].isdigit() else ""
     return f"{metric}{between}{n // 1000}k" if n % 1000 == 0 else f"{metric}{between}{n}"
 

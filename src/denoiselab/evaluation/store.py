@@ -46,7 +46,7 @@ class _Cell(BaseModel):
     score: _Number | None
     standard_error: _Number | None = None
     scores: dict[str, _Score] | None
-    metric: str
+    metric: Annotated[str, Field(min_length=1)]
     n: int
     weights: str
     guidance: _Number | None
