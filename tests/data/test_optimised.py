@@ -201,3 +201,75 @@ def test_the_extra_is_asked_for(root, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "litdata", None)
     with pytest.raises(ValueError, match=r"pip install denoiselab\[litdata\]"):
         load(root, tmp_path)
+
+
+class Hostile:
+    """An object whose pickle makes a file when it is loaded."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("address", ["{}", "local:{}"])
+def test_pickled_samples_are_refused_unless_their_author_is_trusted(address, tmp_path):
+    marker = tmp_path / "ran"
+    write(tmp_path / "set", ({"image": encoded(i), "kind": Hostile(marker)} for i in range(3)))
+    root = address.format(tmp_path / "set")
+    for options in ({}, {"label": "kind"}, {"fetch": "image", "first_pass": False}):
+        with pytest.raises(ValueError, match=r"data\.root=.*set: its index\.json declares samples of the format 'pick"):
+            load(root, tmp_path / "cache", **options)
+    assert not marker.exists()
+    assert len(load(root, tmp_path / "cache", trust_pickles=True)) == 3
+    assert marker.exists()  # so it was this that did not run before
+
+
+def changed_index(folder, change):
+    index = folder / "index.json"
+    found = json.loads(index.read_text())
+    change(found)
+    index.write_text(json.dumps(found))
+
+
+def renamed(name):
+    return lambda found: found["config"]["data_format"].__setitem__(0, name)
+
+
+def container(kind, context):
+    def change(found):
+        spec = {"type": kind, "context": context, "children_spec": json.loads(found["config"]["data_spec"])[1:]}
+        found["config"]["data_spec"] = json.dumps([1, spec])
+
+    return change
+
+
+FACTORY = {"default_factory_module": "hostile", "default_factory_name": "x", "dict_context": '["image", "kind", "text"]'}
+ENUM = json.dumps([{"__enum__": True, "fqn": "hostile:x", "name": "y"}])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (renamed("tensor:pickle"), "samples of the format 'pickle'"),  # by LitData's rule its pickles too
+        (renamed("file:pickle"), "samples of the format 'pickle'"),
+        (renamed("graph"), "samples of the format 'graph'"),  # pickles inside
+        (renamed("pdf"), "samples of the format 'pdf'"),
+        (container("collections.defaultdict", FACTORY), "containers of the type 'collections.defaultdict'"),
+        (container("builtins.dict", ENUM), "containers of the type 'enum'"),
+        (lambda found: found["chunks"][0].update(filename="../elsewhere.bin"), "names a chunk outside of it"),
+        (lambda found: found["chunks"][0].update(filename="/etc/passwd"), "names a chunk outside of it"),
+    ],
+)
+def test_an_index_that_names_code_or_other_folders_is_refused(change, says, root, tmp_path, monkeypatch):
+    """The module `hostile`, which these structures import, makes a file."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "hostile.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nx = dict\n")
+    shutil.copytree(root, tmp_path / "set")
+    changed_index(tmp_path / "set", change)
+    with pytest.raises(ValueError, match=says) as error:
+        load(f"local:{tmp_path / 'set'}", tmp_path / "cache")
+    assert not (tmp_path / "ran").exists()
+    assert str(error.value).count(". ") == 0
+    assert {path.name for path in tmp_path.iterdir()} <= {"cache", "set", "hostile.py"}

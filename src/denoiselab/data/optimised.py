@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import hashlib
 import io
-import itertools
 import json
 import shutil
 import warnings
@@ -25,11 +23,10 @@ from torch import Tensor
 from denoiselab import progress
 from denoiselab.data.arrays import channels_last
 from denoiselab.data.expected import absent, package
+from denoiselab.data.optimised_index import INDEX, Contents, UnsafeIndex, check_index
 from denoiselab.data.records import Reopened, Strings, caption, identity, numbered, version
 from denoiselab.data.source import ImageSource
 from denoiselab.files import drop_sum, matches_sum, write_sum, write_text
-
-_INDEX = "index.json"
 
 # Bytes of chunks that LitData keeps: else a part of what is free, which they make less.
 _ALL, _FEW = 2**62, 25 * 2**30
@@ -45,53 +42,30 @@ class Place:
         root: A folder, or an address.
         cache: Folder for what is fetched from an address.
         fetch: Whole chunks, or the bytes of single images.
+        trusted: Pickled samples are read, which runs the code in them.
     """
 
     root: str
     cache: str
     fetch: Fetch
+    trusted: bool
 
     def opened(self, *, whole_chunks: bool) -> Any:
-        """A `StreamingDataset`, which is only read by index."""
+        """A `StreamingDataset`, which is only read by index.
+
+        Raises:
+            UnsafeIndex: Reading its samples could run code, or read and write elsewhere.
+        """
         from litdata import StreamingDataset
 
         size = _ALL if self.fetch == "chunk" else _FEW
         data = StreamingDataset(self.root, cache_dir=self.cache, max_cache_size=size)
+        # It has read the list of chunks alone so far; what a sample is made of is read with the first sample.
+        index = (Path(data.input_dir.path) / INDEX).read_bytes()
+        check_index(index, self.root, tables=self.root.startswith("hf://"), trusted=self.trusted)
         if whole_chunks:
             data[0:1]  # a slice changes that
         return data
-
-
-class Contents:
-    """What an `index.json` lists, and which place of the set sample i has.
-
-    LitData lists .parquet files as its threads found them, at a time of its own; here they stand in the order of their
-    names, so that all machines see the same set.
-
-    Args:
-        index: The file.
-        folder: Of the chunks; None of an address.
-    """
-
-    def __init__(self, index: bytes, folder: Path | None) -> None:
-        found = json.loads(index)
-        chunks: list[dict[str, Any]] = found["chunks"]
-        order = list(range(len(chunks)))
-        if all(chunk["filename"].endswith(".parquet") for chunk in chunks):
-            order.sort(key=lambda k: str(chunks[k]["filename"]))
-            found = {"chunks": [chunks[k] for k in order], "config": found["config"]}
-        self.files = [] if folder is None else [folder / str(chunk["filename"]) for chunk in chunks]
-        self.chunks, self.facts = chunks, json.dumps(found, sort_keys=True).encode()
-        starts: list[int] = list(itertools.accumulate((chunk["chunk_size"] for chunk in chunks), initial=0))
-        self._ends: list[int] = list(itertools.accumulate(chunks[k]["chunk_size"] for k in order))
-        self._shifts = [starts[k + 1] - end for k, end in zip(order, self._ends, strict=True)]
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    def row(self, i: int) -> int:
-        """The place of sample `i`."""
-        return i + self._shifts[bisect.bisect_right(self._ends, i)]
 
 
 class LitRecords(Reopened):
@@ -156,6 +130,8 @@ class LitRecords(Reopened):
 def _one_sentence(what: str) -> Iterator[None]:
     try:
         yield
+    except UnsafeIndex:
+        raise
     except Exception as error:  # each kind of store raises its own
         text = " ".join((str(error) or type(error).__name__).split())
         raise ValueError(f"{what} LitData cannot read it ({text}).") from None
@@ -195,6 +171,8 @@ class LitData(ImageSource):
         fetch: From an address: chunk keeps whole chunks in `cache_dir`; image asks for the bytes of single images.
             These LitData cannot find in its latest layout, that of samples of bytes, numbers and texts alone;
             compressed chunks and .parquet files are fetched whole all the same.
+        trust_pickles: Read samples that are pickles, which run the code in them: only of authors whom you trust. It
+            counts only on the command line.
 
     Raises:
         ValueError: An option is out of range.
@@ -206,12 +184,13 @@ class LitData(ImageSource):
     label: str | None = None
     caption: str | None = None
     fetch: Fetch = "chunk"
+    trust_pickles: bool = False
 
     def records(self) -> LitRecords:
         """The samples to train on.
 
         Raises:
-            ValueError: The set or a key is not there, or the extra is not installed.
+            ValueError: The set or a key is not there, its samples are pickles, or the extra is not installed.
         """
         return self._read(self.root, "data.root")
 
@@ -226,13 +205,13 @@ class LitData(ImageSource):
         package("litdata", "litdata", "litdata")
         remote = "://" in root or root.startswith("local:")
         path = Path(root).expanduser()
-        if not remote and not (path / _INDEX).is_file():
-            raise absent("it", path, f"{_INDEX} and the chunks beside it", "litdata.optimize writes them.", option)
-        place = Place(root if remote else str(path), str(Path(self.cache_dir) / "litdata"), self.fetch)
+        if not remote and not (path / INDEX).is_file():
+            raise absent("it", path, f"{INDEX} and the chunks beside it", "litdata.optimize writes them.", option)
+        place = Place(root if remote else str(path), str(Path(self.cache_dir) / "litdata"), self.fetch, self.trust_pickles)
         what = f"{option}={root}: with data.fetch={self.fetch}"
         with _one_sentence(what):
             data = place.opened(whole_chunks=False)
-            contents = Contents((Path(data.input_dir.path) / _INDEX).read_bytes(), None if remote else path)
+            contents = Contents((Path(data.input_dir.path) / INDEX).read_bytes(), None if remote else path)
         if remote and self.fetch == "chunk":
             _check_room(Path(data.input_dir.path), contents.chunks, what)
         with _one_sentence(what), warnings.catch_warnings(action="ignore"):  # of memory not to be written to
