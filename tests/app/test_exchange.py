@@ -206,7 +206,7 @@ def test_an_import_with_data_has_a_frontier(tmp_path, tmp_path_factory, invoke, 
     place += ["frontier.samplers=[ddim]", "frontier.nfe=[2]", "frontier.extra_nfe={}", "frontier.num_samples=8"]
     result = invoke("sample.py", *place)
     assert result.code == 2
-    assert "was imported without data to measure against; import it with data=" in result.last
+    assert "was imported without data to measure against; name some with data=" in result.last
     extractor = (
         "{_target_: denoiselab.evaluation.DomainClassifier, epochs: 1, batch_size: 64, lr: 5.0e-3, dimension: 64}"
     )
@@ -223,8 +223,8 @@ def test_data_of_another_shape_are_refused(pipeline, tmp_path, invoke):
     assert result.code == 2
     assert "data.shape=[1, 8, 8]: the network of ddpm-tiny takes [3, 8, 8]." in result.last
     assert list(tmp_path.iterdir()) == []
-    result = invoke("sample.py", "ckpt=x", "data=digits")
-    assert "data=digits: only an import takes it" in result.last
+    result = invoke("sample.py", "ckpt=x", "data=digits", "export=diffusers")
+    assert "data=digits: an export takes none" in result.last
 
 
 def test_a_network_with_classes_and_no_null_class_samples_and_is_not_guided(tmp_path, tmp_path_factory, invoke):

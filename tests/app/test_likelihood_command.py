@@ -3,11 +3,14 @@
 import csv
 import json
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from configurations import names
 from conftest import QUICK
+from litdata.streaming import Cache
 from PIL import Image
 
 QUICK_ODE = ["likelihood=ode", "likelihood.rtol=0.5", "likelihood.atol=0.5"]
@@ -19,10 +22,11 @@ TOY = [
 ]
 
 
-def changed(finished, path, **data):
+def changed(finished, path, node=None, **data):
     """A copy of a checkpoint whose configuration names other data."""
     checkpoint = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
-    checkpoint["denoiselab"]["config"]["data"].update(data)
+    config = checkpoint["denoiselab"]["config"]
+    config["data"] = {**(node or config["data"]), **data}
     torch.save(checkpoint, path)
     return path
 
@@ -191,3 +195,48 @@ def test_a_checkpoint_cannot_name_other_code_as_its_data(finished, tmp_path, inv
     result = invoke("sample.py", f"ckpt={path}", *QUICK_ODE, "num_samples=4")
     assert result.code == 2
     assert "pytorch_lightning.Trainer: not allowed" in result.last
+
+
+class Hostile:
+    """An object whose pickle makes a file when it is loaded."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.parametrize("task", [[*QUICK_ODE, "num_samples=2"], ["frontier=default"], ["encode=train"]])
+def test_data_that_a_checkpoint_names_run_no_code(task, finished, tmp_path, invoke):
+    """Even where the checkpoint's configuration says that they may."""
+    folder, marker = tmp_path / "set", tmp_path / "ran"
+    cache = Cache(str(folder), chunk_size=5)
+    for i in range(5):
+        cache[i] = {"image": np.full((8, 8), i, np.uint8), "kind": Hostile(marker)}
+    cache.done()
+    cache.merge()
+    node = {
+        **{"_target_": "denoiselab.data.LitData", "name": "litdata", "root": str(folder), "shape": [1, 8, 8]},
+        **{"num_classes": None, "cache_dir": str(tmp_path / "cache"), "validation": 0.0, "trust_pickles": True},
+    }
+    path = changed(finished, tmp_path / "evil.ckpt", node)
+    result = invoke("sample.py", f"ckpt={path}", *task)
+    assert result.code == 2
+    assert "index.json declares samples of the format 'pickle', which can run code" in result.last
+    assert not marker.exists()
+
+
+def test_data_that_the_user_names_stand_in_for_those_of_a_checkpoint(finished, tmp_path, invoke):
+    for i in range(4):
+        Image.fromarray(np.full((8, 8), 50 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    path = changed(finished, tmp_path / "elsewhere.ckpt", root="nowhere", _target_="denoiselab.data.ImageFolder")
+    place = [f"ckpt={path}", "data=image_folder", f"data.root={tmp_path}", "data.shape=[1,8,8]"]
+    place += [f"data.cache_dir={tmp_path / 'cache'}", "split=train", "num_samples=2", f"out={tmp_path / 'out'}"]
+    result = invoke("sample.py", *place, *QUICK_ODE)
+    assert result.code == 0, result.err
+    told = json.loads((tmp_path / "out" / "likelihood.json").read_text())
+    assert (told["data"], told["split_n"]) == ("image_folder", 4)
+    result = invoke("sample.py", *place, *QUICK_ODE, "data.shape=[3,8,8]")
+    assert "data.shape=[3, 8, 8]: the network of" in result.last
+    assert result.code == 2

@@ -13,7 +13,7 @@ import inspect
 import os
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
@@ -21,7 +21,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException  # 
 
 from denoiselab.app.errors import BadInput, closest, not_given
 
-_MODEL = tuple(
+# What a model and its data are made of, and what measures one.
+MODEL = tuple(
     f"denoiselab.{part}."
     for part in (
         "schedules",
@@ -36,14 +37,17 @@ _MODEL = tuple(
         "data",
     )
 )
+MEASURES = ("denoiselab.evaluation.",)
 _FUNCTIONS = (
     "denoiselab.parameterizations.",
     "denoiselab.schedules.betas.",
     "denoiselab.samplers.tableaus.",
     *(f"denoiselab.objectives.{part}." for part in ("weights", "distances", "projections")),
 )
-_TRAINING = (
-    *(f"denoiselab.{part}." for part in ("training", "evaluation", "interop")),
+_ALL = (
+    *MODEL,
+    *MEASURES,
+    *(f"denoiselab.{part}." for part in ("training", "interop")),
     "torch.optim.",
     *(f"pytorch_lightning.{part}." for part in ("trainer", "callbacks", "profilers", "strategies")),
 )
@@ -64,32 +68,32 @@ def targets(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]
             yield from targets(value, f"{path}.{index}")
 
 
-def check(tree: Mapping[str, Any], *, model_only: bool = False) -> None:
+def check(tree: Mapping[str, Any], allowed: Sequence[str] = _ALL) -> None:
     """Check all `_target_` nodes: that they are allowed, take the options given, and of the types given.
 
     Args:
         tree: Plain containers.
-        model_only: Allow only what a model and its data are made of; for configurations read from a checkpoint.
+        allowed: Where classes may be defined: for configurations read from a checkpoint `MODEL` or `MEASURES`.
 
     Raises:
         BadInput: One of them fails; nothing was called.
     """
-    nodes = [(path, node, resolve(node["_target_"], path, model_only=model_only)) for path, node in targets(tree)]
+    nodes = [(path, node, resolve(node["_target_"], path, allowed)) for path, node in targets(tree)]
     for path, node, target in nodes:
         _check_options(path, node, target)
 
 
-def resolve(name: Any, path: str, *, model_only: bool = False) -> Callable[..., Any]:
+def resolve(name: Any, path: str, allowed: Sequence[str] = _ALL) -> Callable[..., Any]:
     """The class or function that `name` stands for.
 
     Raises:
         BadInput: It is not allowed, or there is no such thing.
     """
     own = tuple(prefix for prefix in os.environ.get(ALLOW_VARIABLE, "").split(",") if prefix)
-    classes = (*_MODEL, *own) if model_only else (*_MODEL, *_TRAINING, *own)
-    allowed = ", ".join(f"{prefix}*" for prefix in (*classes, *_FUNCTIONS))
+    classes = (*allowed, *own)
+    listed = ", ".join(f"{prefix}*" for prefix in (*classes, *_FUNCTIONS))
     refusal = BadInput(
-        f"{path}._target_={name}: not allowed; allowed are {allowed}, and prefixes named in ${ALLOW_VARIABLE}."
+        f"{path}._target_={name}: not allowed; allowed are {listed}, and prefixes named in ${ALLOW_VARIABLE}."
     )
     if not isinstance(name, str) or not f"{name}.".startswith((*classes, *_FUNCTIONS, "pytorch_lightning.Trainer.")):
         raise refusal

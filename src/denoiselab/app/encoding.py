@@ -40,7 +40,7 @@ def encode(config: Config) -> Path:
     assert settings.encode is not None
     sampler: Sampler = construct(settings.sampler, "sampler")
     path = checkpoint_file(settings.ckpt)
-    loaded, weights = load_weights(path, settings.weights)
+    loaded, weights = load_weights(path, settings.weights, data=settings.data)
     model = loaded.model
     models.check_scales(model, [settings.guidance], f"guidance={settings.guidance}")
     models.check_sampler(sampler, model, [settings.guidance])

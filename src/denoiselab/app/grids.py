@@ -36,7 +36,7 @@ def fit_grid(config: Config) -> Path:
     search: GridSearch = construct(settings.grid, "grid")
     sampler: Sampler = construct(settings.sampler, "sampler")
     path = checkpoint_file(settings.ckpt)
-    loaded, weights = load_weights(path, settings.weights)
+    loaded, weights = load_weights(path, settings.weights, data=settings.data)
     model, device = loaded.model, device_of(settings.accelerator)
     asked = {"sampler": settings.sampler, "grid": settings.grid, "weights": weights, "guidance": settings.guidance}
     facts = {**asked, "checkpoint_sha256": sha256_of(path)}

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from denoiselab.app import models
-from denoiselab.app.construct import check, construct
+from denoiselab.app.construct import MODEL, check, construct
 from denoiselab.app.errors import BadInput, check_given, console
 from denoiselab.app.places import new_folder
 from denoiselab.app.run_directory import start_record, write_description
@@ -114,7 +114,7 @@ def _former(path: Path) -> Path:
 def _model(config: Config, path: str) -> models.Model:
     """The model of what was read at `path`, its denoiser without weights, its parts known to go together."""
     try:
-        check(models.parts(config), model_only=True)
+        check(models.parts(config), MODEL)
         with torch.device("meta"):
             model = models.build_model(config)
         models.check_ends(model.denoiser, advice=False)

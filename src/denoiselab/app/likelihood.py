@@ -41,7 +41,7 @@ def measure_likelihood(config: Config) -> Path:
         raise BadInput(f"num_samples={settings.num_samples}: a standard error takes at least 2.")
     method: Likelihood = construct(settings.likelihood, "likelihood")
     path = checkpoint_file(settings.ckpt)
-    loaded, weights = load_weights(path, settings.weights)
+    loaded, weights = load_weights(path, settings.weights, data=settings.data)
     model = loaded.model
     if not isinstance(model.codec, Bijection):
         raise BadInput("likelihood: it is that of the data, and this model is one of a codec's latents.")

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.app import build, models
-from denoiselab.app.construct import check, construct
+from denoiselab.app.construct import MODEL, check, construct
 from denoiselab.app.errors import BadInput
 from denoiselab.app.places import home_of
 from denoiselab.data import DataSet, in_turn
@@ -23,6 +23,9 @@ from denoiselab.evaluation.cell import digest
 from denoiselab.training.checkpoints import CheckpointError, check_weights, read_checkpoint
 from denoiselab.training.ema import RAW, applied
 from denoiselab.training.module import CHECKPOINT_KEY
+
+# Options of data that count where the user gives them, not where a checkpoint does: to run code, and to fetch files.
+_OF_USERS = ("trust_pickles", "download")
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Loaded:
         node: dict[str, Any] = self.config["data"]
         if "_target_" not in node:
             raise BadInput(
-                f"ckpt: {self.config.get('name')} was imported without data to measure against; import it with data=..."
+                f"ckpt: {self.config.get('name')} was imported without data to measure against; name some with data=..."
             )
         return node
 
@@ -66,7 +69,7 @@ class Loaded:
         Raises:
             BadInput: They cannot be loaded.
         """
-        check({"data": self.data_node}, model_only=True)
+        check({"data": self.data_node}, MODEL)
         try:
             loaded: tuple[DataSet, DataSet] = construct(self.data_node, "data").load()
         except (ValueError, OSError) as error:
@@ -109,12 +112,15 @@ def protocol(
     }
 
 
-def load(path: Path, conditioner: Mapping[str, Any] = MappingProxyType({})) -> Loaded:
+def load(
+    path: Path, conditioner: Mapping[str, Any] = MappingProxyType({}), data: Mapping[str, Any] | None = None
+) -> Loaded:
     """The model of a checkpoint file.
 
     Args:
         path: The file.
         conditioner: Options of the run's conditioner to be others than in training.
+        data: Node of the data set that the user names; None for the run's own.
 
     Raises:
         BadInput: It cannot be used.
@@ -125,8 +131,8 @@ def load(path: Path, conditioner: Mapping[str, Any] = MappingProxyType({})) -> L
         config = ours["config"]
         config = {**config, **{part: _rooted(node, home_of(path)) for part, node in models.parts(config).items()}}
         config["conditioner"] = {**config["conditioner"], **conditioner}
-        check(models.parts(config), model_only=True)
-        config["data"].get("_target_")
+        config["data"] = _data(path, config["data"], data)
+        check(models.parts(config), MODEL)
         prefix = "denoiser."
         state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
         with torch.device("meta"):  # a network of absurd sizes is refused before it takes memory
@@ -153,7 +159,10 @@ def load(path: Path, conditioner: Mapping[str, Any] = MappingProxyType({})) -> L
 
 
 def load_weights(
-    path: Path, asked: str | None, conditioner: Mapping[str, Any] = MappingProxyType({})
+    path: Path,
+    asked: str | None,
+    conditioner: Mapping[str, Any] = MappingProxyType({}),
+    data: Mapping[str, Any] | None = None,
 ) -> tuple[Loaded, str]:
     """A checkpoint file's model with the weights asked for, or its first profile, and their name.
 
@@ -161,15 +170,29 @@ def load_weights(
         path: As in `load`.
         asked: The name; None for the first profile.
         conditioner: As in `load`.
+        data: As in `load`.
 
     Raises:
         BadInput: It cannot be used, or has no such weights.
     """
-    loaded = load(path, conditioner)
+    loaded = load(path, conditioner, data)
     weights = build.profile_name(asked, loaded.names, "weights")
     if weights != RAW:
         loaded.model.denoiser.load_state_dict(loaded.averages[weights], strict=False)  # buffers are not averaged
     return loaded, weights
+
+
+def _data(path: Path, own: Mapping[str, Any], named: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The node of the data set that the user names, else the checkpoint's own, which may not run code or fetch files.
+
+    Raises:
+        BadInput: The named data have another shape.
+    """
+    if named is None:
+        return {**own, **{option: False for option in _OF_USERS if option in own}}
+    if list(named["shape"]) != list(own["shape"]):
+        raise BadInput(f"data.shape={list(named['shape'])}: the network of {path} takes {list(own['shape'])}.")
+    return dict(named)
 
 
 def _rooted(node: Any, home: Path) -> Any:

@@ -62,9 +62,14 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
     elif config["ckpt"] == "???":
         raise BadInput("ckpt: is not given; pass ckpt=<run directory or file>, or import=<source> import.path=...")
     settings = parse(SampleSettings, config)
-    if settings.data is not None and settings.import_ is None:
-        raise BadInput(f"data={settings.data.get('name')}: only an import takes it; a run has its own.")
-    check({"sampler": settings.sampler, "logger": settings.logger, **{name: config.get(name) for name in TASKS}})
+    check(
+        {
+            **{"sampler": settings.sampler, "logger": settings.logger, "data": settings.data},
+            **{name: config.get(name) for name in TASKS},
+        }
+    )
+    if settings.data is not None and settings.import_ is None and settings.export is not None:
+        raise BadInput(f"data={settings.data.get('name')}: an export takes none; leave it out.")
     construct(settings.sampler, "sampler")
     if settings.classifier_guidance is not None:
         check_steering(config["classifier_guidance"])
@@ -111,7 +116,7 @@ def sample(config: Config) -> Path:
     sampler: Sampler = construct(settings.sampler, "sampler")
     path = checkpoint_file(settings.ckpt)
     conditions = {name: value for name, value in settings.conditioner if value is not None}
-    loaded, weights = load_weights(path, settings.weights, conditions)
+    loaded, weights = load_weights(path, settings.weights, conditions, settings.data)
     model = loaded.model
     models.check_scales(model, [settings.guidance], f"guidance={settings.guidance}")
     models.check_conditions(model)

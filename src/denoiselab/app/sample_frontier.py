@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from denoiselab.app import build, models, overrides, scoring
-from denoiselab.app.construct import check, construct
+from denoiselab.app.construct import MEASURES, MODEL, check, construct
 from denoiselab.app.devices import is_leader
 from denoiselab.app.errors import BadInput, console
 from denoiselab.app.evaluator import Evaluator, frontier_of
@@ -90,7 +90,7 @@ def checkpoints(asked: str | Sequence[str]) -> list[Path]:
 
 
 def _job(path: Path, settings: SampleSettings) -> _Job:
-    loaded = load(path)
+    loaded = load(path, data=settings.data)
     own = {key: value for key, value in (settings.frontier or {}).items() if value is not None}
     trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
     default: Config = {
@@ -100,7 +100,8 @@ def _job(path: Path, settings: SampleSettings) -> _Job:
     evaluation = {**replaced({**default, **trained}, own), "rescore": own.get("rescore", False)}
     parsed = parse(Evaluation, evaluation, "frontier")
     config = {"data": loaded.data_node, "evaluation": evaluation}
-    check(config)
+    check({"data": config["data"]}, MODEL)
+    check({"evaluation": evaluation}, MEASURES)  # the checkpoint's, where the user gives no other
     build.build_extractor(config, parsed, parsed.num_samples, option="frontier")
     models.check_conditions(loaded.model)
     frontier = frontier_of(evaluation, loaded.model, loaded.names, "frontier")

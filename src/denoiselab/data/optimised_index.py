@@ -56,7 +56,7 @@ def check_index(index: bytes, root: str, *, tables: bool, trusted: bool) -> None
     if unsafe:
         raise UnsafeIndex(
             f"data.root={root}: its {INDEX} declares {unsafe[0]}, which can run code when they are read; if you trust "
-            "its author, add data.trust_pickles=true on the command line."
+            "its author, name the set on the command line, with data=litdata data.trust_pickles=true beside its options."
         )
 
 
