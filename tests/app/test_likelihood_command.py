@@ -216,10 +216,8 @@ def test_data_that_a_checkpoint_names_run_no_code(task, finished, tmp_path, invo
         cache[i] = {"image": np.full((8, 8), i, np.uint8), "kind": Hostile(marker)}
     cache.done()
     cache.merge()
-    node = {
-        **{"_target_": "denoiselab.data.LitData", "name": "litdata", "root": str(folder), "shape": [1, 8, 8]},
-        **{"num_classes": None, "cache_dir": str(tmp_path / "cache"), "validation": 0.0, "trust_pickles": True},
-    }
+    node = {"_target_": "denoiselab.data.LitData", "name": "litdata", "root": str(folder), "shape": [1, 8, 8]}
+    node |= {"num_classes": None, "cache_dir": str(tmp_path / "cache"), "validation": 0.0, "trust_pickles": True}
     path = changed(finished, tmp_path / "evil.ckpt", node)
     result = invoke("sample.py", f"ckpt={path}", *task)
     assert result.code == 2

@@ -245,7 +245,11 @@ def container(kind, context):
     return change
 
 
-FACTORY = {"default_factory_module": "hostile", "default_factory_name": "x", "dict_context": '["image", "kind", "text"]'}
+FACTORY = {
+    "default_factory_module": "hostile",
+    "default_factory_name": "x",
+    "dict_context": '["image", "kind", "text"]',
+}
 ENUM = json.dumps([{"__enum__": True, "fqn": "hostile:x", "name": "y"}])
 
 

@@ -10,21 +10,24 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 import hydra
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab.app import derived, overrides, spelling
 from denoiselab.app.errors import BadInput, Failure, console
-from denoiselab.app.hydra_node import check_hydra
+from denoiselab.app.hydra_node import CheckedLoader
 from denoiselab.app.run_directory import run_id
 from denoiselab.app.settings import replaced
 from denoiselab.cleaning import line, lines
@@ -33,6 +36,9 @@ from denoiselab.training.interruption import Stopped
 Config = dict[str, Any]
 Check = Callable[[Config, bool], object]
 Task = Callable[[Config, Path | None], Any]
+
+# The option of data by which the user allows code in them to run.
+_TRUST = "trust_pickles"
 
 
 class _Failed(BaseException):
@@ -105,13 +111,24 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise Stopped(128 + number, "stopped by SIGTERM.")
 
 
-def _run_jobs(conf: Path, name: str, task: Task) -> None:
-    """Let Hydra run the job, or the jobs of a multirun one after another."""
+@contextmanager
+def _hydra(conf: Path, name: str) -> Iterator[Hydra]:
+    """Hydra, which composes nothing unchecked."""
+    with hydra.initialize_config_dir(str(conf), job_name=name, version_base="1.3"):
+        program = GlobalHydra.instance().hydra
+        assert program is not None
+        program.config_loader = CheckedLoader(program.config_loader.get_search_path())
+        yield program
 
-    @hydra.main(version_base="1.3", config_path=str(conf), config_name=name)
-    def main(config: DictConfig) -> Any:
+
+def _run_jobs(conf: Path, name: str, task: Task) -> None:
+    """Let Hydra run the job, or the jobs of a multirun one after another; or show what it was asked for instead."""
+    arguments = get_args_parser().parse_args()
+
+    def job(config: DictConfig) -> Any:
         plain = _plain(config, HydraConfig.get().overrides.task)
-        if HydraConfig.get().mode is RunMode.MULTIRUN:
+        _check_trust(plain, arguments.overrides)
+        if arguments.multirun:
             return task(plain, Path(HydraConfig.get().runtime.output_dir))
         try:
             return task(plain, None)
@@ -119,7 +136,14 @@ def _run_jobs(conf: Path, name: str, task: Task) -> None:
             raise _Failed(error) from error
 
     try:
-        main()
+        if _shows(arguments) or arguments.cfg:
+            hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job)()
+            return
+        with _hydra(conf, name) as program:
+            if arguments.multirun:
+                program.multirun(name, job, [*arguments.overrides, "hydra.mode=MULTIRUN"])
+            else:
+                program.run(name, job, arguments.overrides)
     except _Failed as failed:
         raise failed.error from None
 
@@ -127,20 +151,44 @@ def _run_jobs(conf: Path, name: str, task: Task) -> None:
 def _check_jobs(conf: Path, name: str, check: Check, show: dict[str, bool]) -> None:
     """Check every job's configuration before the first one starts."""
     arguments = get_args_parser().parse_args()
-    if arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion:
+    if _shows(arguments):
         return
     if arguments.config_path or arguments.config_name or arguments.config_dir:
         raise BadInput("--config-path, --config-name and --config-dir are not supported; put files into conf/.")
-    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
+    with _hydra(conf, name):
+        if overrides.typed(arguments.overrides, "hydra.mode"):
+            raise BadInput("hydra.mode: is not to be set; -m makes a multirun.")
         if arguments.multirun and any(text.startswith("paths.run_dir=") for text in arguments.overrides):
             raise BadInput("paths.run_dir: a multirun gives each job a directory of its own; see hydra.sweep.dir.")
-        for job in overrides.jobs(arguments.overrides, multirun=arguments.multirun):
-            config, own = overrides.composed(name, job)
-            check_hydra(own)
+        for job in overrides.jobs(name, arguments.overrides, multirun=arguments.multirun):
+            config = overrides.composed(name, job)
             if arguments.cfg is None:
                 plain = _plain(config, job)
                 show["traceback"] |= bool(plain.get("traceback"))
+                _check_trust(plain, arguments.overrides)
                 check(plain, arguments.multirun)
+
+
+def _shows(arguments: Namespace) -> bool:
+    """Whether Hydra is asked for help and the like, not for a job."""
+    return bool(arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion)
+
+
+def _check_trust(config: Config, typed: Sequence[str]) -> None:
+    """Refuse a file's word that the author of data is to be trusted.
+
+    Raises:
+        BadInput: It is not the command line that says so.
+    """
+    waiting: list[tuple[str, Any]] = [("", config)]
+    while waiting:
+        path, node = waiting.pop()
+        if isinstance(node, Mapping):
+            waiting += [(f"{path}.{key}".lstrip("."), value) for key, value in node.items()]
+        elif isinstance(node, list):
+            waiting += [(f"{path}.{index}", value) for index, value in enumerate(node)]
+        elif path.endswith(_TRUST) and node and not overrides.typed(typed, path):
+            raise BadInput(f"{path}={node}: a file says so; it counts only on the command line.")
 
 
 def _plain(config: DictConfig, given: Sequence[str]) -> Config:

@@ -16,10 +16,11 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab.app.errors import BadInput, closest
+from denoiselab.app.hydra_node import parameters
 
 # Nodes with an entry for each name.
 _NAMED = ("callbacks", "logger", "ema.profiles")
@@ -40,17 +41,19 @@ _OTHER_NAMES = {
 }
 
 
-def jobs(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
+def jobs(config_name: str, overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
     """The overrides of each job: one job, or the product of all sweeps of a multirun.
 
     Raises:
-        BadInput: An override cannot be parsed.
+        BadInput: An override cannot be parsed, or the configuration cannot be composed.
     """
     parsed = [_parse(text) for text in overrides]
+    fixed = [text for text, o in zip(overrides, parsed, strict=True) if not (multirun and o.is_sweep_override())]
     if not multirun or any(override.key_or_group == "hydra/sweeper" for override in parsed):
-        return [[text for text, o in zip(overrides, parsed, strict=True) if not (multirun and o.is_sweep_override())]]
+        return [fixed]
     try:
-        return BasicSweeper.split_arguments(parsed, None)[0]
+        own = parameters(compose(config_name, fixed, return_hydra_config=True).hydra)
+        return BasicSweeper.split_arguments([*map(_parse, own), *parsed], None)[0]
     except HydraException as error:
         raise BadInput(_one_line(error)) from None
 
@@ -67,8 +70,8 @@ def given_in(node: str, overrides: Sequence[str]) -> set[str]:
     return {key[1] for key in keys if key[0] == node and len(key) > 1}
 
 
-def composed(config_name: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
-    """The configuration of one job, and Hydra's own as plain containers.
+def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of one job, without Hydra's own.
 
     Raises:
         BadInput: A key or a choice is unknown, or the configuration cannot be composed.
@@ -83,12 +86,7 @@ def composed(config_name: str, overrides: Sequence[str]) -> tuple[DictConfig, di
         for override, group in zip(parsed, is_group, strict=True):
             if not group:
                 _check_key(override, base)
-        config = compose(config_name, list(overrides), return_hydra_config=True)
-        own = OmegaConf.to_container(config.hydra, resolve=False)
-        assert isinstance(own, dict)
-        with open_dict(config):
-            del config["hydra"]
-        return config, {str(key): value for key, value in own.items()}
+        return compose(config_name, list(overrides))
     except ValueError as error:  # Hydra's word on a group set to null
         raise BadInput(f"{' '.join(groups)}: {error}.") from None
     except ConfigCompositionException as error:
@@ -105,6 +103,11 @@ def composed(config_name: str, overrides: Sequence[str]) -> tuple[DictConfig, di
         ) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise BadInput(_one_line(error)) from None
+
+
+def typed(overrides: Sequence[str], key: str) -> bool:
+    """Whether one of the overrides sets `key` itself."""
+    return any(_parse(text).key_or_group == key for text in overrides)
 
 
 def choice(group: str, name: str) -> dict[str, Any]:

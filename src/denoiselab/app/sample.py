@@ -62,12 +62,8 @@ def check_config(config: Config, *, sweeping: bool = False) -> SampleSettings:
     elif config["ckpt"] == "???":
         raise BadInput("ckpt: is not given; pass ckpt=<run directory or file>, or import=<source> import.path=...")
     settings = parse(SampleSettings, config)
-    check(
-        {
-            **{"sampler": settings.sampler, "logger": settings.logger, "data": settings.data},
-            **{name: config.get(name) for name in TASKS},
-        }
-    )
+    tasks = {name: config.get(name) for name in TASKS}
+    check({"sampler": settings.sampler, "logger": settings.logger, "data": settings.data, **tasks})
     if settings.data is not None and settings.import_ is None and settings.export is not None:
         raise BadInput(f"data={settings.data.get('name')}: an export takes none; leave it out.")
     construct(settings.sampler, "sampler")
@@ -94,7 +90,7 @@ def _check_alone(config: Config, task: str) -> None:
     Raises:
         BadInput: One is not as it is by default.
     """
-    default = OmegaConf.to_container(overrides.composed("sample", [])[0])
+    default = OmegaConf.to_container(overrides.composed("sample", []))
     assert isinstance(default, dict)
     if task == "frontier" and config["sampler"] != default["sampler"]:
         raise BadInput("sampler: it is of samples; frontier takes frontier.samplers=[...].")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import shutil
 import warnings
@@ -24,6 +23,7 @@ from denoiselab import progress
 from denoiselab.data.arrays import channels_last
 from denoiselab.data.expected import absent, package
 from denoiselab.data.optimised_index import INDEX, Contents, UnsafeIndex, check_index
+from denoiselab.data.pictures import opened
 from denoiselab.data.records import Reopened, Strings, caption, identity, numbered, version
 from denoiselab.data.source import ImageSource
 from denoiselab.files import drop_sum, matches_sum, write_sum, write_text
@@ -122,7 +122,7 @@ class LitRecords(Reopened):
         if value is None:
             raise ValueError("the sample holds no image")
         if isinstance(value, (bytes, memoryview)):
-            return Image.open(io.BytesIO(value))
+            return opened(value)
         return value if isinstance(value, Image.Image) else channels_last(np.asarray(value)[None])[0]
 
 
@@ -207,7 +207,9 @@ class LitData(ImageSource):
         path = Path(root).expanduser()
         if not remote and not (path / INDEX).is_file():
             raise absent("it", path, f"{INDEX} and the chunks beside it", "litdata.optimize writes them.", option)
-        place = Place(root if remote else str(path), str(Path(self.cache_dir) / "litdata"), self.fetch, self.trust_pickles)
+        place = Place(
+            root if remote else str(path), str(Path(self.cache_dir) / "litdata"), self.fetch, self.trust_pickles
+        )
         what = f"{option}={root}: with data.fetch={self.fetch}"
         with _one_sentence(what):
             data = place.opened(whole_chunks=False)

@@ -56,7 +56,7 @@ def check_index(index: bytes, root: str, *, tables: bool, trusted: bool) -> None
     if unsafe:
         raise UnsafeIndex(
             f"data.root={root}: its {INDEX} declares {unsafe[0]}, which can run code when they are read; if you trust "
-            "its author, name the set on the command line, with data=litdata data.trust_pickles=true beside its options."
+            "its author, name it on the command line: data=litdata, its options, and data.trust_pickles=true."
         )
 
 
