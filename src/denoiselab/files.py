@@ -103,6 +103,43 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise
 
 
+def check_member(archive: zipfile.ZipFile, name: str, most: int) -> None:
+    """Refuse a member of an archive that unpacks to more than `most` bytes: a small file may hold a very large one.
+
+    Raises:
+        ValueError: It does, by the archive's directory, beyond which `zipfile` unpacks nothing.
+    """
+    size = archive.getinfo(name).file_size
+    if size > most:
+        raise ValueError(f"its {name} unpacks to {size:,} bytes, and at most {most:,} are read")
+
+
+def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
+    """The content of a member, at most `most` bytes.
+
+    Raises:
+        ValueError: It unpacks to more.
+    """
+    check_member(archive, name, most)
+    with archive.open(name) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"its {name} unpacks to more than {most:,} bytes, against its own directory")
+    return content
+
+
+def packed_member(path: Path) -> str | None:
+    """The first compressed member of a file, if it is a zip archive: torch writes none, as they may hold anything."""
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+    except zipfile.BadZipFile:
+        return None
+    return next((member.filename for member in members if member.compress_type != zipfile.ZIP_STORED), None)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` atomically, in UTF-8."""
     with atomic(path, "w") as file:

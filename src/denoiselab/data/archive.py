@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,11 +20,15 @@ from denoiselab.data.captions import FILES, Table, captions_of, match
 from denoiselab.data.folder import EXTENSIONS, note_passed_over, passed_over
 from denoiselab.data.records import MOST_CLASSES, Reopened, Strings, identity
 from denoiselab.data.source import ImageSource
+from denoiselab.files import read_member
 
 _LABELS = "dataset.json"
 
 # Bytes of a member beyond which it is no image, whatever its header says of pixels.
 _MOST = 2**30
+
+# Bytes of a table of classes or captions: some, and so many for each image.
+_TABLE, _A_LINE = 2**20, 2**14
 
 
 @dataclass(frozen=True)
@@ -106,14 +111,17 @@ class ImageZip(ImageSource):
             with zipfile.ZipFile(path) as archive:
                 members = sorted(archive.infolist(), key=lambda member: member.filename)
                 inside = archive.namelist()
-                text = archive.read(_LABELS) if _LABELS in inside else b"{}"
+                most = _TABLE + _A_LINE * sum(map(_is_image, inside))
+                text = read_member(archive, _LABELS, most) if _LABELS in inside else b"{}"
                 tables = [
-                    Table(str(PurePosixPath(name).parent), f"{option}: its {name}", archive.read(name))
+                    Table(str(PurePosixPath(name).parent), f"{option}: its {name}", read_member(archive, name, most))
                     for name in inside
                     if PurePosixPath(name).name in FILES
                 ]
-        except (OSError, zipfile.BadZipFile, RuntimeError) as error:
+        except (OSError, zipfile.BadZipFile, RuntimeError, zlib.error) as error:
             raise ValueError(f"{option}: it is no zip archive that can be read ({error}).") from None
+        except ValueError as error:
+            raise ValueError(f"{option}: {error}.") from None
         if twice := [name for name, count in Counter(inside).items() if count > 1]:
             raise ValueError(f"{option}: {twice[0]} stands in it twice.")
         for member in members:
@@ -122,8 +130,7 @@ class ImageZip(ImageSource):
                 raise ValueError(
                     f"{option}: its member {member.filename} lies outside of it; nothing is read from such an archive."
                 )
-        images = [member for member in members if PurePosixPath(member.filename).suffix.lower() in EXTENSIONS]
-        images = [member for member in images if not PurePosixPath(member.filename).name.startswith(".")]
+        images = [member for member in members if _is_image(member.filename)]
         known = {_LABELS, *FILES}
         others = [
             member.filename
@@ -142,11 +149,16 @@ class ImageZip(ImageSource):
         return ZipRecords(path, Strings(names), labels, told, captions=None if captions is None else Strings(captions))
 
 
+def _is_image(name: str) -> bool:
+    place = PurePosixPath(name)
+    return place.suffix.lower() in EXTENSIONS and not place.name.startswith(".")
+
+
 def _labels(text: bytes, names: list[str], option: str) -> Tensor:
     try:
         content = json.loads(text)
         pairs = dict(content.get("labels") or [])
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise ValueError(f'{option}: its {_LABELS} is not {{"labels": [[file name, class], ...]}}.') from None
     if not pairs:
         return torch.zeros(len(names), dtype=torch.int64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from denoiselab.data.records import MOST_CLASSES, ArrayRecords, Records, Reopened, identity
 from denoiselab.data.source import ImageSource
+from denoiselab.files import check_member
 
 # What arrays are called in .npz files, the first that is there; arr_0 and arr_1 are ADM's.
 _IMAGES, _LABELS = ("images", "x", "data", "arr_0"), ("labels", "y", "arr_1")
@@ -120,15 +122,22 @@ class Arrays(ImageSource):
                 key = next((name for name in _IMAGES if name in loaded.files), None)
                 if key is None:
                     raise ValueError(f"{option}: it holds {names or 'nothing'}, and none of {', '.join(_IMAGES)}.")
+                check_member(loaded.zip, f"{key}.npy", self._most())
                 images = loaded[key]
                 key = next((name for name in _LABELS if name in loaded.files), None)
+                if key is not None:
+                    check_member(loaded.zip, f"{key}.npy", 2**10 + 8 * len(images))
                 labels = None if key is None else loaded[key]
-        except (OSError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError) as error:
             raise ValueError(f"{option}: it cannot be read ({' '.join(str(error).split())}).") from None
         except ValueError as error:
             text = str(error)
             raise ValueError(text if text.startswith("data.") else f"{option}: it cannot be read ({text}).") from None
         return self._checked(path, images, labels, option)
+
+    def _most(self) -> int:
+        """Bytes of an array that is read as a whole: of 16 bits a value, twice what may be kept."""
+        return 2**10 + int(self.memory_limit * 2**31)
 
     def _checked(self, path: Path, images: NDArray[Any], labels: NDArray[Any] | None, option: str) -> Records:
         if images.ndim not in (3, 4) or images.dtype.newbyteorder("=") not in _KINDS:
@@ -169,7 +178,7 @@ def _read_labels(name: str) -> NDArray[Any]:
         raise ValueError(f"data.labels={name}: there is no such file.")
     try:
         labels = np.load(path)
-    except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, ValueError, MemoryError) as error:
         raise ValueError(f"data.labels={name}: it cannot be read ({' '.join(str(error).split())}).") from None
     if not isinstance(labels, np.ndarray):
         raise ValueError(f"data.labels={name}: it holds several arrays; wanted is a .npy file, of one.")

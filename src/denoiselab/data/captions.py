@@ -104,7 +104,7 @@ def _lines(table: Table) -> Iterator[tuple[int, Mapping[str | None, object]]]:
             if row.strip():
                 line = json.loads(row)
                 yield place, line if isinstance(line, dict) else {}
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, RecursionError) as error:
         raise ValueError(f"{table.where} cannot be read ({' '.join(str(error).split())}).") from None
 
 

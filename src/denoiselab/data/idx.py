@@ -19,6 +19,7 @@ from denoiselab.data.records import ArrayRecords
 from denoiselab.data.source import ImageSource
 from denoiselab.data.vision_records import fetch
 
+_MOST = 2**28  # bytes of a file, unpacked
 _UNSIGNED_BYTES = 8  # the third byte of an IDX file: the type of its elements
 # Where the four files lie under a root: by themselves, or as torchvision or the Debian package lays them.
 _FOLDERS = (".", "raw", "{}/raw", "fashion-mnist")
@@ -118,9 +119,12 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
         ValueError: It is no such file, or not whole.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(_MOST + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise ValueError(f"{path}: it is not a whole gzip file.") from None
+    if len(content) > _MOST:
+        raise ValueError(f"{path}: it unpacks to more than {_MOST:,} bytes, and these sets have less.")
     start = 4 + 4 * dimensions
     if content[:4] != bytes((0, 0, _UNSIGNED_BYTES, dimensions)) or len(content) < start:
         raise ValueError(f"{path}: it is not an IDX file of bytes in {dimensions} dimensions.")

@@ -29,6 +29,9 @@ from denoiselab.files import drop_sum, matches_sum, write_sum, write_text
 
 FACTS = "dataset.json"  # of `denoiselab.data.convert`, beside its shards
 
+# Bytes of a member of a class or a caption.
+_MOST = 2**20
+
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -137,7 +140,7 @@ class WebDataset(ImageSource):
             try:
                 told = json.loads(facts.read_text("utf-8"))
                 classes, counts = told["classes"], {shard["name"]: shard["n"] for shard in told.get("shards", ())}
-            except (ValueError, KeyError, TypeError, AttributeError):
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 raise ValueError(f"{facts}: it is not the table of classes of converted shards.") from None
             found = {shard.name: len(part["names"]) for shard, part in zip(shards, index, strict=True)}
             for name, count in counts.items():
@@ -223,9 +226,12 @@ def _indexed(shard: Path) -> dict[str, Any]:
                         raise ValueError(f"{shard}: {member.name} is the second image of its key.")
                     sample["name"], sample["place"] = member.name, (member.offset_data, member.size)
                 elif extension.lower() in ("cls", "txt", "json"):
+                    where = f"{shard}/{member.name}"
+                    if member.size > _MOST:
+                        raise ValueError(f"{where}: it is of {member.size:,} bytes, and at most {_MOST:,} are read.")
                     file = archive.extractfile(member)
                     assert file is not None
-                    sample |= _told(file.read(), extension.lower(), f"{shard}/{member.name}")
+                    sample |= _told(file.read(_MOST), extension.lower(), where)
                 else:
                     sample.setdefault("others", []).append(member.name)
             end = archive.offset
@@ -254,7 +260,7 @@ def _check(shard: Path, member: tarfile.TarInfo) -> None:
     place = PurePosixPath(member.name.replace("\\", "/"))
     if place.is_absolute() or ".." in place.parts:
         raise ValueError(f"{shard}: its member {member.name} lies outside of it; nothing is read from such an archive.")
-    if not member.isfile():
+    if not member.isfile() or member.issparse():  # holes take no room in an archive, and all they like in memory
         raise ValueError(f"{shard}: its member {member.name} is no file; nothing is read from such an archive.")
 
 
@@ -271,7 +277,7 @@ def _told(content: bytes, extension: str, where: str) -> dict[str, Any]:
             raise ValueError
         if not isinstance(known.get("caption", ""), str):
             raise ValueError
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         raise ValueError(f"{where}: it is no class, a whole number from 0, and no caption.") from None
     checked_caption(str(known.get("caption", "")), where)
     return known

@@ -26,12 +26,13 @@ from denoiselab.evaluation.metrics import FEATURES, SPATIAL, Layer
 from denoiselab.evaluation.reference_arrays import check_features, check_images, check_moments, protocol_of
 from denoiselab.evaluation.scorer import Given
 from denoiselab.evaluation.statistics import Moments
-from denoiselab.files import drop_sum, matches_sum, replacing, sha256_of, write_sum
+from denoiselab.files import check_member, drop_sum, matches_sum, replacing, sha256_of, write_sum
 
 if TYPE_CHECKING:
     from denoiselab.evaluation.features import FeatureScorer
 
 _BATCH = 64
+_MOST = 2**28  # bytes of an array of moments
 
 # The arrays of an .npz, by layer: ADM's evaluator writes all four, EDM, pytorch-fid and clean-fid the first two.
 _NPZ = {FEATURES: ("mu", "sigma"), SPATIAL: ("mu_s", "sigma_s")}
@@ -273,6 +274,8 @@ def _read_npz(given: Given, scorer: FeatureScorer, shape: Sequence[int], device:
     assert given.n is not None
     try:
         with np.load(given.path, allow_pickle=False) as arrays:
+            for name in {name for names in _NPZ.values() for name in names} & {*arrays.files}:
+                check_member(arrays.zip, f"{name}.npy", _MOST)
             found = {
                 layer: Moments(given.n, *(torch.from_numpy(np.asarray(arrays[name], np.float64)) for name in names))
                 for layer, names in _NPZ.items()

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from denoiselab.files import sha256_of, zip_is_whole
+from denoiselab.files import packed_member, sha256_of, zip_is_whole
 from denoiselab.interop.states import InteropError, State
 
 # The names under which diffusers keeps the weights of a model, but for the suffix.
@@ -73,6 +73,8 @@ def read_torch(path: Path) -> Any:
         InteropError: It is missing, damaged, or holds pickled objects.
     """
     _check_file(path)
+    if packed := packed_member(path):
+        raise InteropError(f"{path}: its {packed} is compressed, which files of torch never are; it is not loaded.")
     if zipfile.is_zipfile(path) and not zip_is_whole(path):
         raise _damaged(path)
     try:
