@@ -161,3 +161,19 @@ def test_what_is_not_there_is_said(tmp_path):
     datasets.DatasetDict(train=rows([1])).save_to_disk(tmp_path / "it")
     with pytest.raises(ValueError, match=r"data\.split=validation: Unknown split .*train"):
         of(tmp_path, tmp_path / "it", split="validation").records()
+
+
+def test_a_folder_that_names_files_elsewhere_fetches_none(tmp_path, monkeypatch):
+    """Not even where the user lets names on the hub be fetched."""
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.1)
+        address = f"http://127.0.0.1:{server.getsockname()[1]}/x.parquet"
+        (tmp_path / "it").mkdir()
+        rows([10]).to_parquet(tmp_path / "it" / "train.parquet")
+        head = f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {address}\n"
+        (tmp_path / "it" / "README.md").write_text(f"---\n{head}---\n")
+        with pytest.raises(ValueError, match=r"data\.path=.*it: "):
+            of(tmp_path, tmp_path / "it", download=True).records()
+        with pytest.raises(TimeoutError):  # nobody called
+            server.accept()

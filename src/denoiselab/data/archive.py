@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 import zlib
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from denoiselab.data.captions import FILES, Table, captions_of, match
 from denoiselab.data.folder import EXTENSIONS, note_passed_over, passed_over
+from denoiselab.data.pictures import opened
 from denoiselab.data.records import MOST_CLASSES, Reopened, Strings, identity
 from denoiselab.data.source import ImageSource
 from denoiselab.files import read_member
@@ -75,7 +75,7 @@ class ZipRecords(Reopened):
         member = self._archive.getinfo(self.names[i])
         if member.file_size > _MOST:
             raise ValueError(f"it unpacks to {member.file_size} bytes, and an image has at most {_MOST}")
-        return Image.open(io.BytesIO(self._archive.read(member)))
+        return opened(self._archive.read(member))
 
 
 @dataclass(kw_only=True)

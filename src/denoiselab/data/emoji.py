@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from denoiselab.data.expected import absent, package
 from denoiselab.data.folder import FileRecords
+from denoiselab.data.pictures import opened
 from denoiselab.data.records import Reopened, Strings, identity
 from denoiselab.data.source import ImageSource
 
@@ -73,7 +73,7 @@ class _FontRecords(Reopened):
         Raises:
             OSError: It cannot be read.
         """
-        return Image.open(io.BytesIO(self._bitmaps[self._places[i]].imageData))
+        return opened(self._bitmaps[self._places[i]].imageData)
 
 
 def _categories(pictures: Sequence[_Picture]) -> tuple[Tensor, Sequence[str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from denoiselab.data.captions import FILES, read_captions
+from denoiselab.data.pictures import opened
 from denoiselab.data.records import Strings, identity
 from denoiselab.data.source import ImageSource
 
@@ -73,12 +73,9 @@ class FileRecords:
         """The file, opened.
 
         Raises:
-            OSError: It cannot be read, or is a pipe or the like, which might be waited for without end.
+            OSError: As of `opened`.
         """
-        path = self.root / self.names[i]
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise OSError("it is no file of bytes, but a pipe, a socket or a device")
-        return Image.open(path)
+        return opened(self.root / self.names[i])
 
 
 @dataclass(kw_only=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from denoiselab.data.expected import package
+from denoiselab.data.pictures import opened
 from denoiselab.data.records import Strings, identity, numbered
 from denoiselab.data.records import caption as caption_of
 from denoiselab.data.source import ImageSource
@@ -100,7 +100,7 @@ class HubRecords:
         content = self._content(i)
         if content is None:
             raise ValueError("the row holds no image")
-        return Image.open(content if isinstance(content, str) else io.BytesIO(content))
+        return opened(content)
 
 
 @dataclass(kw_only=True)
@@ -166,34 +166,38 @@ class HuggingFace(ImageSource):
         return HubRecords(f"{self.path} {split}", data, self.image, self.label, self.caption, classes)
 
     def _opened(self, split: str, option: str) -> Any:
-        import datasets
-
-        path, cache = Path(self.path).expanduser(), str(Path(self.cache_dir) / "datasets")
+        path = Path(self.path).expanduser()
+        local = path.exists()
         try:
-            if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-                found = datasets.load_from_disk(str(path))
-                splits = found if isinstance(found, datasets.DatasetDict) else {_WHOLE: found}
-                if split not in splits:
-                    raise ValueError(f'Unknown split "{split}". Should be one of {list(splits)}.')
-                return splits[split]
-            if path.is_file() and path.suffix in _FORMATS:
-                files = {_WHOLE: str(path)}
-                return datasets.load_dataset(_FORMATS[path.suffix], data_files=files, split=split, cache_dir=cache)
-            if path.exists():
-                kinds = {_FORMATS[file.suffix] for file in path.rglob("*") if file.suffix in _FORMATS}
-                if len(kinds) != 1:
-                    raise ValueError(
-                        "it must be a .parquet or .arrow file, or a folder of files of one of these kinds."
-                    )
-                return datasets.load_dataset(str(path), split=split, cache_dir=cache)
-            with contextlib.nullcontext() if self.download else _offline():
-                return datasets.load_dataset(self.path, self.config, revision=self.revision, split=split)
+            # A folder may name files elsewhere, as the head of its README.md can.
+            with contextlib.nullcontext() if self.download and not local else _offline():
+                return self._found(path, split)
         except (ValueError, OSError, RuntimeError) as error:
             text = " ".join(str(error).split())
             if "split" in text:
                 raise ValueError(f"data.{option}={split}: {text}") from None
-            more = "" if path.exists() or self.download else " Is it on the hub? data.download=true fetches it."
+            more = "" if local or self.download else " Is it on the hub? data.download=true fetches it."
             raise ValueError(f"data.path={self.path}: {text}{more}") from None
+
+    def _found(self, path: Path, split: str) -> Any:
+        import datasets
+
+        cache = str(Path(self.cache_dir) / "datasets")
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+            found = datasets.load_from_disk(str(path))
+            splits = found if isinstance(found, datasets.DatasetDict) else {_WHOLE: found}
+            if split not in splits:
+                raise ValueError(f'Unknown split "{split}". Should be one of {list(splits)}.')
+            return splits[split]
+        if path.is_file() and path.suffix in _FORMATS:
+            files = {_WHOLE: str(path)}
+            return datasets.load_dataset(_FORMATS[path.suffix], data_files=files, split=split, cache_dir=cache)
+        if path.exists():
+            kinds = {_FORMATS[file.suffix] for file in path.rglob("*") if file.suffix in _FORMATS}
+            if len(kinds) != 1:
+                raise ValueError("it must be a .parquet or .arrow file, or a folder of files of one of these kinds.")
+            return datasets.load_dataset(str(path), split=split, cache_dir=cache)
+        return datasets.load_dataset(self.path, self.config, revision=self.revision, split=split)
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from denoiselab.data.expected import absent, package
+from denoiselab.data.pictures import opened
 from denoiselab.data.records import Strings, identity
 from denoiselab.data.source import ImageSource
 
@@ -66,7 +66,7 @@ class LMDBRecords:
             OSError: It cannot be read.
         """
         with _opened(self._folders[bisect_right(self._ends, i)]).begin() as transaction:
-            return Image.open(io.BytesIO(transaction.get(self._keys[i].encode("latin-1"))))
+            return opened(transaction.get(self._keys[i].encode("latin-1")))
 
 
 @functools.cache

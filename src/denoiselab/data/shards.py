@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from torch import Tensor
 from denoiselab import progress
 from denoiselab.data.expected import absent
 from denoiselab.data.folder import EXTENSIONS, note_passed_over, passed_over
+from denoiselab.data.pictures import opened
 from denoiselab.data.records import MOST_CLASSES, Reopened, Strings, checked_caption, identity
 from denoiselab.data.source import ImageSource
 from denoiselab.files import drop_sum, matches_sum, write_sum, write_text
@@ -91,7 +91,7 @@ class ShardRecords(Reopened):
         content = os.pread(self._opened[shard], size, offset)
         if len(content) < size:
             raise OSError("the archive ends within it")
-        return Image.open(io.BytesIO(content))
+        return opened(content)
 
     def __del__(self) -> None:
         for descriptor in self.__dict__.get("_opened", {}).values():

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
+from denoiselab.data.pictures import opened
 from denoiselab.data.vision_records import VisionRecords, VisionSource
 
 
@@ -184,7 +184,7 @@ class _Photographs(VisionSource):
     def _files(self, splits: Sequence[str]) -> VisionRecords:
         return self._read(
             # Pillow's own: what the image is, and whether it is too large, is judged before it is decoded.
-            [{"split": split, "loader": Image.open} for split in splits],
+            [{"split": split, "loader": opened} for split in splits],
             labels=lambda part: part._labels,
             classes=lambda part: part.classes,
             paths=lambda part: part._image_files,

@@ -104,10 +104,12 @@ class TextEncoder:
         name = _PARTS.get(str(configuration(self.folder).get("model_type")), "AutoModel")
         try:
             with torch.device("cpu"):
-                tokenizer = transformers.AutoTokenizer.from_pretrained(str(self.tokenizer), local_files_only=True)
+                # Without the second, transformers asks on the terminal whether code in the folder shall run.
+                safe = {"local_files_only": True, "trust_remote_code": False}
+                tokenizer = transformers.AutoTokenizer.from_pretrained(str(self.tokenizer), **safe)
                 model, report = getattr(transformers, name).from_pretrained(
                     str(self.folder),
-                    local_files_only=True,
+                    **safe,
                     dtype=torch.float32,
                     output_loading_info=True,
                     variant=self._variant,
