@@ -253,6 +253,7 @@ def test_the_classifier_is_read(tmp_path):
     torch.save(official_classifier(state), tmp_path / "c.pt")
     read = openai_classifier.Classifier(str(tmp_path / "c.pt"), classifier_depth=1, num_head_channels=16).read()
     assert all(torch.equal(read.network.get_parameter(name), tensor) for name, tensor in state.items())
+    assert not any(module.training for module in read.modules())
 
 
 def official_classifier(state):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ def protocol(
 def load(
     path: Path, conditioner: Mapping[str, Any] = MappingProxyType({}), data: Mapping[str, Any] | None = None
 ) -> Loaded:
-    """The model of a checkpoint file.
+    """The model of a checkpoint file, in evaluation mode: dropout does nothing until it is trained.
 
     Args:
         path: The file.
@@ -129,6 +130,10 @@ def load(
         checkpoint = read_checkpoint(path)
         ours = checkpoint[CHECKPOINT_KEY]
         config = ours["config"]
+        if unnamed := [name for name in ours["ema"] if not re.fullmatch(r"\w[\w.-]*", str(name))]:
+            raise BadInput(
+                f"ckpt={path}: {unnamed[0]!r} is no name of averages; letters, digits, '.', '-' and '_' are."
+            )
         config = {**config, **{part: _rooted(node, home_of(path)) for part, node in models.parts(config).items()}}
         config["conditioner"] = {**config["conditioner"], **conditioner}
         config["data"] = _data(path, config["data"], data)
@@ -148,6 +153,7 @@ def load(
             f"ckpt={path}: its configuration is incomplete or malformed, so the network cannot be rebuilt."
         ) from None
     model.denoiser.load_state_dict(state)
+    model.denoiser.eval()
     loaded = Loaded(model, ours["ema"], config, ours["images_seen"])
     try:
         model.codec.load()

@@ -69,7 +69,7 @@ class FolderCodec(Autoencoder):
         super().__init__(shape, latent_shape, self.draws, batch_size)
 
     def read(self) -> nn.Module:
-        """The autoencoder.
+        """The autoencoder, in evaluation mode.
 
         Raises:
             ValueError: Its weights are missing, damaged, others than before, or do not fit.
@@ -81,7 +81,7 @@ class FolderCodec(Autoencoder):
                 module.load_state_dict(_weights(self.folder, module))
             except InteropError as error:
                 raise ValueError(f"codec.path={error}") from None
-        return module
+        return module.eval()
 
     def write(self, folder: Path) -> None:
         """Write it to a new folder, in our own format."""

@@ -152,7 +152,7 @@ def _checkpoints(folder: Path) -> list[str]:
 def read_model(folder: Path, variant: str | None = None) -> tuple[Layout, State, Path]:
     """Our counterpart of one model of diffusers, a network or an autoencoder, its weights, and their file.
 
-    `layout.module(**layout.options).load_state_dict(weights)` is the model.
+    `layout.built(weights)` is the model, in evaluation mode.
 
     Args:
         folder: Where `save_pretrained` wrote it: `unet/`, `transformer/` or `vae/` of a pipeline.

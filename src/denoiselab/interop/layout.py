@@ -179,6 +179,12 @@ class Layout:
         with torch.device("meta"):
             return self.module(**self.options).state_dict()
 
+    def built(self, state: Mapping[str, Tensor]) -> nn.Module:
+        """The module with a state of ours, in evaluation mode, so that dropout does nothing."""
+        module = self.module(**self.options)
+        module.load_state_dict(state)
+        return module.eval()
+
     def to_theirs(self, ours: Mapping[str, Tensor]) -> State:
         """Our state in their names and shapes; tensors may share memory with ours."""
         state: State = {}

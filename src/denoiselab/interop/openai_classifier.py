@@ -47,7 +47,7 @@ class Classifier:
         self.label = StepIndex(scale=1000 / diffusion_steps if rescale_timesteps else 1.0)
 
     def read(self) -> NoisyClassifier:
-        """The classifier, with its schedule.
+        """The classifier, with its schedule, in evaluation mode.
 
         Raises:
             InteropError: The file cannot be read, or holds another network.
@@ -55,11 +55,9 @@ class Classifier:
         file = Path(self.path).expanduser()
         state = read_tensors(file)
         layout = classifier_layout(state, file, self.depth, self.head_channels, self.new_order)
-        network = ADMClassifier(**layout.options)
-        network.load_state_dict(layout.to_ours(state, file))
-        return NoisyClassifier(
-            network, self.schedule, self.label, layout.options["num_classes"], layout.options["shape"]
-        )
+        network = layout.built(layout.to_ours(state, file))
+        classes, shape = layout.options["num_classes"], layout.options["shape"]
+        return NoisyClassifier(network, self.schedule, self.label, classes, shape).eval()
 
 
 def classifier_layout(

@@ -79,7 +79,9 @@ class DiffusionModule(pl.LightningModule):
         return optimizer
 
     def on_fit_start(self) -> None:
-        """Averages start where the weights do; a resumed run's are there already."""
+        """Averages start where the weights do; a resumed run's are there already. Dropout acts from here on."""
+        self.denoiser.train()
+        self.objective.train()
         self.ema.start(self.denoiser)
         self._step_start = self.images_seen
         self.initial_optimizer = None
