@@ -62,6 +62,14 @@ CASES = [
     (["hydra.callbacks.sweep_table._target_=os.system"], ["os.system", "not allowed"]),
     (["hydra.launcher._target_=os.system"], ["os.system", "not allowed"]),
     (["+hydra.job_logging.handlers.x={class: os.system}"], ["os.system", "not allowed"]),
+    (
+        ["+callbacks.x={_target_: pytorch_lightning.callbacks.ModelCheckpoint, dirpath: elsewhere}"],
+        ["callbacks.x.dirpath=", "elsewhere: it must lie in the run's directory"],
+    ),
+    (
+        ["trainer.profiler={_target_: pytorch_lightning.profilers.SimpleProfiler, filename: ../x}"],
+        ["trainer.profiler.filename=../x: it must be a name"],
+    ),
     (["-m", "seed=0,1", "paths.run_dir=x"], ["paths.run_dir", "hydra.sweep.dir"]),
     (["-m", "network.multipliers=[1,2],[1,2,2,2,2]"], ["network.multipliers=[1, 2, 2, 2, 2]"]),
     (["network.channels=0"], ["network.channels=0", "at least 1"]),

@@ -210,7 +210,23 @@ def _trainer(
         use_distributed_sampler=False,
         default_root_dir=str(path),
     )
+    for name, callback in zip(config["callbacks"], callbacks, strict=True):
+        _check_place(f"callbacks.{name}", callback, path)
+    _check_place("trainer.profiler", vars(trainer)["profiler"], path)
     if isinstance(config["trainer"]["profiler"], str):  # Lightning would log its report, where nobody reads it
         profiler: Profiler = vars(trainer)["profiler"]
         profiler.dirpath, profiler.filename = path, "profile"
     return trainer
+
+
+def _check_place(option: str, part: object, path: Path) -> None:
+    """Refuse a callback or a profiler of Lightning's that would write elsewhere than into the run's directory.
+
+    Raises:
+        BadInput: It would.
+    """
+    place, name = (getattr(part, attribute, None) for attribute in ("dirpath", "filename"))
+    if place is not None and not Path(place).resolve().is_relative_to(path.resolve()):
+        raise BadInput(f"{option}.dirpath={place}: it must lie in the run's directory, {path}; leave it out.")
+    if name is not None and Path(name).name != str(name):
+        raise BadInput(f"{option}.filename={name}: it must be a name, without a folder.")
