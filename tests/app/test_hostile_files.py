@@ -1,10 +1,10 @@
 """Experiments of others in conf/: they may choose options, not code, and nothing outside of the run is written."""
 
 import os
-import shutil
 import sys
 
 import pytest
+import yaml
 from conftest import ROOT
 
 from denoiselab.app import cli
@@ -42,9 +42,13 @@ HOSTILE = {
 
 @pytest.fixture
 def start(tmp_path, monkeypatch, capfd):
-    """Start a program of one YAML more, whose task leaves a trace; it needs no torch."""
+    """Start train.py with one YAML more, the rest of its configuration cut short, and a task that leaves a trace."""
     conf = tmp_path / "conf"
-    shutil.copytree(ROOT / "conf", conf)
+    (conf / "experiment").mkdir(parents=True)
+    own = yaml.safe_load((ROOT / "conf" / "train.yaml").read_text())
+    own["defaults"] = ["_self_", {"experiment": None}, {"override hydra/job_logging": "stdout"}]
+    own |= {"data": {"name": "digits"}, "paths": {"log_dir": str(tmp_path / "cwd")}, "optimizer": {"lr": 1.0}}
+    (conf / "train.yaml").write_text(yaml.safe_dump(own))
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
     environment = dict(os.environ)
@@ -92,7 +96,7 @@ def test_what_is_resolved_at_the_start_of_a_job_is_checked_then(start, monkeypat
 
 
 def test_the_command_line_says_what_is_trusted(start):
-    code, ran, err = start("", "data=litdata", "data.root=x", "data.shape=[1,8,8]", "data.trust_pickles=true")
+    code, ran, err = start("", "+data.trust_pickles=true")
     assert code == 0, err
     assert ran[0]["data"]["trust_pickles"] is True
 
