@@ -1,7 +1,9 @@
 """Experiments of others in conf/: they may choose options, not code, and nothing outside of the run is written."""
 
 import os
+import pickle
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -38,6 +40,16 @@ HOSTILE = {
     "trust in data": f"data: {TARGET}",
     "trust that is resolved": "data: {trust_pickles: \"${oc.decode:'true'}\"}",
 }
+
+
+class Hostile:
+    """An object whose pickle makes a file when it is loaded."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return Path.touch, (self.marker,)
 
 
 @pytest.fixture
@@ -113,6 +125,11 @@ def test_an_experiment_may_bring_a_sweep_over_options(start):
 @pytest.mark.parametrize(
     "arguments",
     [
+        [
+            'hydra.run.dir="."',
+            "hydra.job.name=train_ddp_process_1",
+            "hydra.output_subdir=null",
+        ],  # Lightning's, of a rank
         ["hydra/job_logging=none", "hydra/hydra_logging=disabled", "hydra.verbose=[x]"],
         ["-m", "seed=1,2", "hydra.sweep.dir=sweep", "hydra/launcher=basic", "hydra.sweeper.max_batch_size=1"],
     ],
@@ -120,6 +137,14 @@ def test_an_experiment_may_bring_a_sweep_over_options(start):
 def test_the_command_line_may_set_these_of_hydra(arguments, start):
     code, ran, err = start("", *arguments)
     assert (code, len(ran)) == (0, 2 if "-m" in arguments else 1), err
+
+
+def test_a_pickled_configuration_is_not_read(start, tmp_path):
+    (tmp_path / "config.pickle").write_bytes(pickle.dumps(Hostile(tmp_path / "ran")))
+    code, ran, err = start("", f"--experimental-rerun={tmp_path / 'config.pickle'}")
+    assert (code, ran) == (2, [])
+    assert "--experimental-rerun" in err
+    assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,10 @@ def _check_jobs(conf: Path, name: str, check: Check, show: dict[str, bool]) -> N
         return
     if arguments.config_path or arguments.config_name or arguments.config_dir:
         raise BadInput("--config-path, --config-name and --config-dir are not supported; put files into conf/.")
+    if arguments.experimental_rerun:
+        raise BadInput(
+            f"--experimental-rerun={arguments.experimental_rerun}: is not supported; it runs code of a file."
+        )
     with _hydra(conf, name):
         if overrides.typed(arguments.overrides, "hydra.mode"):
             raise BadInput("hydra.mode: is not to be set; -m makes a multirun.")

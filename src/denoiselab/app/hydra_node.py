@@ -96,6 +96,7 @@ def _plain(config: DictConfig) -> Node:
 
 def _check_typed(asked: Node, own: Node, typed: Sequence[str]) -> None:
     """Refuse a command line that sets more than it may."""
+    own = {**own, "job": {**own["job"], "name": asked["job"]["name"]}}  # which Lightning sets for its other processes
     for key in own.keys() | asked.keys():
         silent = key.endswith("_logging") and asked.get(key) in [_silence(key, name) for name in _SILENCE]
         if (
