@@ -7,10 +7,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from PIL import EpsImagePlugin, Image
+from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 from denoiselab.data import ImageFolder, ImageZip, WebDataset
 from denoiselab.data.pictures import opened
+from denoiselab.evaluation.page import _embedded
+from denoiselab.evaluation.report import read_strip
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 
@@ -73,3 +75,12 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         opened(tmp_path / "it.png")
     with pytest.raises(OSError, match="a pipe, a socket or a device"):
         opened(str(Path("/dev/zero")))
+
+
+def test_nor_is_it_in_a_run_of_others(marker, tmp_path):
+    (tmp_path / "ddim.png").write_bytes(POSTSCRIPT)
+    with pytest.raises(UnidentifiedImageError):
+        read_strip(tmp_path / "ddim.png")
+    with pytest.raises(UnidentifiedImageError):
+        _embedded(tmp_path / "ddim.png", (1, 8, 8))
+    assert not marker.exists()

@@ -70,7 +70,7 @@ def learn(
     try:
         stored = read_json(path)
         sampler.moments = Moments(*(torch.tensor(stored[name], dtype=torch.float64) for name in Moments._fields))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         data = images()
         sampler.moments = _measured(sampler, model, data, check)
         if not torch.cat(tuple(sampler.moments)).isfinite().all():

@@ -160,7 +160,7 @@ def _picture(path: Path, shape: Sequence[int]) -> str | None:
 
 def _embedded(path: Path, shape: Sequence[int]) -> str:
     """A cell's picture as a data URI; a strip of images is folded to rows of four."""
-    with Image.open(path) as opened:
+    with Image.open(path, formats=("PNG",)) as opened:  # ours; in a run of others it may be anything
         picture = opened.convert("L" if opened.mode == "L" else "RGB")
     if len(shape) == 3:
         (_, height, width), count = shape, picture.width // shape[2]

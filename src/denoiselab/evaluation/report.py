@@ -129,7 +129,7 @@ def write_strip(path: Path, images: Tensor) -> None:
 
 def read_strip(path: Path) -> Any:
     """The pixels of a strip, as an array."""
-    with Image.open(path) as image:
+    with Image.open(path, formats=("PNG",)) as image:  # ours; in a run of others it may be anything
         return image.copy()
 
 
