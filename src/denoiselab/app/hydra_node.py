@@ -81,9 +81,8 @@ def parameters(node: DictConfig) -> list[str]:
     """
     try:
         found = OmegaConf.select(node, "sweeper.params")
-        return [
-            f"{key}={value}" for key, value in (OmegaConf.to_container(found, resolve=True) if found else {}).items()
-        ]
+        content: Any = OmegaConf.to_container(found, resolve=True) if found else {}
+        return [f"{key}={value}" for key, value in content.items()]
     except (OmegaConfBaseException, AttributeError, ValueError) as error:
         raise BadInput(f"hydra.sweeper.params: {' '.join(str(error).split())}.") from None
 
@@ -119,7 +118,7 @@ def _silence(group: str, name: str) -> Any:
 
 def _check_chosen(node: DictConfig, asked: Node, parsed: Sequence[Override]) -> None:
     """Refuse a node that the command line does not account for."""
-    found = OmegaConf.to_container(node, resolve=False)
+    found: Any = OmegaConf.to_container(node, resolve=False)
     given = {
         "task": [one.input_line for one in parsed if not one.is_hydra_override()],
         "hydra": [one.input_line for one in parsed if one.is_hydra_override()],
