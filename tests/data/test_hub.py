@@ -172,8 +172,10 @@ def test_a_folder_that_names_files_elsewhere_fetches_none(tmp_path, monkeypatch)
         (tmp_path / "it").mkdir()
         rows([10]).to_parquet(tmp_path / "it" / "train.parquet")
         head = f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {address}\n"
-        (tmp_path / "it" / "README.md").write_text(f"---\n{head}---\n")
-        with pytest.raises(ValueError, match=r"data\.path=.*it: "):
-            of(tmp_path, tmp_path / "it", download=True).records()
+        for name, text in (("README.md", f"---\n{head}---\n"), (".huggingface.yaml", head)):
+            (tmp_path / "it" / name).write_text(text)
+            with pytest.raises(ValueError, match=rf"data\.path=.*it: it names files elsewhere, {address};"):
+                of(tmp_path, tmp_path / "it", download=True).records()
+            (tmp_path / "it" / name).unlink()
         with pytest.raises(TimeoutError):  # nobody called
             server.accept()

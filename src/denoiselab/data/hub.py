@@ -21,6 +21,8 @@ from denoiselab.data.source import ImageSource
 
 _FORMATS = {".parquet": "parquet", ".arrow": "arrow"}
 
+_HEAD = "README.md"
+
 # What a set that has no splits is called.
 _WHOLE = "train"
 
@@ -169,7 +171,6 @@ class HuggingFace(ImageSource):
         path = Path(self.path).expanduser()
         local = path.exists()
         try:
-            # A folder may name files elsewhere, as the head of its README.md can.
             with contextlib.nullcontext() if self.download and not local else _offline():
                 return self._found(path, split)
         except (ValueError, OSError, RuntimeError) as error:
@@ -196,8 +197,24 @@ class HuggingFace(ImageSource):
             kinds = {_FORMATS[file.suffix] for file in path.rglob("*") if file.suffix in _FORMATS}
             if len(kinds) != 1:
                 raise ValueError("it must be a .parquet or .arrow file, or a folder of files of one of these kinds.")
+            if elsewhere := next(_elsewhere(path), None):
+                raise ValueError(f"it names files elsewhere, {elsewhere}; nothing is fetched for a folder.")
             return datasets.load_dataset(str(path), split=split, cache_dir=cache)
         return datasets.load_dataset(self.path, self.config, revision=self.revision, split=split)
+
+
+def _elsewhere(folder: Path) -> Iterator[str]:
+    """Addresses that a folder's descriptions have the library fetch, even where it asks nobody else."""
+    from huggingface_hub.repocard import metadata_load
+
+    head = (metadata_load(folder / _HEAD) or {}) if (folder / _HEAD).is_file() else {}
+    own = folder / ".huggingface.yaml"
+    waiting = [head.get("configs"), *(own.read_text("utf-8").split() if own.is_file() else ())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, str) and "://" in node:
+            yield node
+        waiting += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
 
 
 @contextlib.contextmanager
