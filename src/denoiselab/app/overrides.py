@@ -53,6 +53,9 @@ def jobs(config_name: str, overrides: Sequence[str], *, multirun: bool) -> list[
         return [fixed]
     try:
         own = parameters(compose(config_name, fixed, return_hydra_config=True).hydra)
+    except (HydraException, OmegaConfBaseException, ValueError):  # said better where each job is composed
+        own = []
+    try:
         return BasicSweeper.split_arguments([*map(_parse, own), *parsed], None)[0]
     except HydraException as error:
         raise BadInput(_one_line(error)) from None
