@@ -128,7 +128,8 @@ def test_an_array_whose_head_declares_more_than_there_is(end, tmp_path):
     else:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("images.npy", content)
-    refused(rf"a{end}: it cannot be read", lambda: load(Arrays, path, tmp_path))
+    with pytest.raises(ValueError, match=rf"a{end}: it cannot be read"):  # numpy asks for the memory, and gets none
+        load(Arrays, path, tmp_path)
 
 
 def test_gzipped_idx_files(tmp_path, monkeypatch):
