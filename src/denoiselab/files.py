@@ -241,7 +241,7 @@ def _sum_of(path: Path) -> Path:
 
 
 def zip_is_whole(path: Path) -> bool:
-    """Whether a file is a zip archive whose members all have the content that their CRC-32 tells.
+    """Whether a file is a zip archive as torch writes them, whose members have the content that their CRC-32 tells.
 
     Raises:
         OSError: It cannot be read.
@@ -250,7 +250,8 @@ def zip_is_whole(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             # What is marked as a folder has no content for torch's reader, which then takes any memory for it.
             marked = any(member.external_attr & 0x10 and not member.is_dir() for member in archive.infolist())
-            return not marked and archive.testzip() is None
+            packed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
+            return not marked and not packed and archive.testzip() is None
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # of a damaged offset
             raise

@@ -31,8 +31,7 @@ from denoiselab.files import check_member, drop_sum, matches_sum, replacing, sha
 if TYPE_CHECKING:
     from denoiselab.evaluation.features import FeatureScorer
 
-_BATCH = 64
-_MOST = 2**28  # bytes of an array of moments
+_BATCH, _MOST = 64, 2**28  # images at a time, and bytes of an array of moments
 
 # The arrays of an .npz, by layer: ADM's evaluator writes all four, EDM, pytorch-fid and clean-fid the first two.
 _NPZ = {FEATURES: ("mu", "sigma"), SPATIAL: ("mu_s", "sigma_s")}
