@@ -10,7 +10,8 @@ from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation.grids import LocalErrors, NearestEnd
 from denoiselab.guidance import bind
 from denoiselab.noise import Noise
-from denoiselab.samplers.spacing import Karras, Listed, PowerTime, UniformLogSNR, UniformTime
+from denoiselab.samplers.listed_spacing import Listed
+from denoiselab.samplers.spacing import Karras, PowerTime, UniformLogSNR, UniformTime
 from denoiselab.samplers.thresholding import Clip
 from denoiselab.samplers.transfer import Lam
 from denoiselab.schedules import Flow, VPLinear

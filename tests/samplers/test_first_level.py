@@ -11,7 +11,8 @@ from oracles import F64, flow_map, mixture
 
 from denoiselab.noise import Noise
 from denoiselab.samplers import DPMSolverFast, DPMSolverPP, DPMSolverSinglestep
-from denoiselab.samplers.spacing import Listed, UniformTime
+from denoiselab.samplers.listed_spacing import Listed
+from denoiselab.samplers.spacing import UniformTime
 from denoiselab.samplers.trained_spacing import TrainedSpacing
 from denoiselab.samplers.transfer import Lam
 from denoiselab.schedules import Level, Shifted, VPLinear

@@ -22,7 +22,7 @@ from denoiselab.samplers import Sampler
 Config = Mapping[str, Any]
 
 # The grid that stands in a file.
-_FROM_FILE = "denoiselab.samplers.spacing.FromFile"
+_FROM_FILE = "denoiselab.samplers.listed_spacing.FromFile"
 
 
 def check_shape(data: Mapping[str, Any]) -> None:

@@ -102,8 +102,9 @@ def encode(config: Config) -> Path:
         kind.write_samples(partial, stored, settings.format)
         kind.write_pairs(partial / "pairs.png", kind.to_stored(result.x0), stored)
         with atomic(partial / "latents.npz") as file:
-            rows = {"index": result.indices, "labels": data.labels[result.indices], "rmse": mse.sqrt()}
-            np.savez(file, x_T=result.latents.numpy(), **{key: value.numpy() for key, value in rows.items()})
+            index, labels = result.indices, data.labels[result.indices]
+            x_t, rmses = result.latents.numpy(), mse.sqrt().numpy()
+            np.savez(file, x_T=x_t, index=index.numpy(), labels=labels.numpy(), rmse=rmses)
         write_text(partial / "encoding.json", json.dumps(record, indent=1))
     console().print(
         f"RMSE {rmse:.4g} of {number} samples of {settings.encode} (images lie in [-1, 1]), {result.nfe[0]} network "

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from itertools import pairwise
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from denoiselab.files import read_json
 from denoiselab.samplers.beta_quantiles import beta_quantiles
-from denoiselab.samplers.transfer import Axis, Lam
 from denoiselab.schedules import Level, Schedule
 
 # Where grids in log-SNR begin after pure noise.
@@ -53,14 +49,14 @@ class Spacing(ABC):
         count: int,
         warp: Callable[[Tensor], Tensor],
         unwarp: Callable[[Tensor], Tensor],
-        fractions: Callable[[int], Tensor] | None = None,
+        placed: Callable[[int], Tensor] | None = None,
     ) -> Level:
         """Levels at fractions of `warp(lam)`; the ends are the grid's own, whatever the inverse rounds to."""
         ends = torch.tensor([schedule.start(self.first_lam), schedule.t_min], dtype=torch.float64)
         lam = schedule.level(ends).lam
         pure = int(lam[0].isinf()) if count > 1 else 0
         first, last = warp(torch.where(lam.isinf(), _FIRST_LAM, lam))
-        places = (fractions or _fractions)(count - pure)
+        places = (placed or fractions)(count - pure)
         t = torch.cat((ends[:pure], schedule.time_of(unwarp(first + places * (last - first)))))
         if places[-1] == 1:
             t[-1] = ends[1]
@@ -97,7 +93,7 @@ class PowerTime(Spacing):
         power, start = 1 / self.rho, schedule.start(self.first_lam)
         first, least = start**power, schedule.t_min**power
         last = max(first / count, least) if self.to_clean and not self.to_t_min else least
-        t = (first + _fractions(count) * (last - first)) ** self.rho
+        t = (first + fractions(count) * (last - first)) ** self.rho
         t[0] = start
         if last == least and count > 1:
             t[-1] = schedule.t_min
@@ -181,7 +177,7 @@ class Asinh(Spacing):
         lam = schedule.level(ends).lam
         first, least = ((-torch.where(lam.isinf(), _FIRST_LAM, lam)).exp() / self.scale).asinh()
         last = torch.maximum(first / count, least) if self.to_clean else least
-        t = schedule.time_of(-(self.scale * (first + _fractions(count) * (last - first)).sinh()).log())
+        t = schedule.time_of(-(self.scale * (first + fractions(count) * (last - first)).sinh()).log())
         if last == least:
             t[-1] = ends[1]
         t[0] = ends[0]
@@ -222,114 +218,12 @@ class Beta(Spacing):
         return schedule.level(schedule.t_min + u * (schedule.start(self.first_lam) - schedule.t_min))
 
 
-class Listed(Spacing):
-    """Given levels; for another number of them, log rho is interpolated linearly over their index.
-
-    A run starts at the first, though the schedule may begin with more noise.
-
-    Args:
-        values: At least 2 coordinates, from noise to data.
-        axis: Which coordinate they are.
-        to_clean: As in `Spacing`.
-        first_lam: As in `Spacing`, but None for all values.
-
-    Raises:
-        ValueError: There are fewer than 2.
-    """
-
-    def __init__(
-        self, values: Sequence[float], axis: Axis, to_clean: bool = True, first_lam: float | None = None
-    ) -> None:
-        super().__init__(to_clean, first_lam)
-        if len(values) < 2:
-            raise ValueError(f"values={list(values)}: give at least 2 levels, from noise to data.")
-        self.values, self.axis = list(values), axis
-
-    def levels(self, schedule: Schedule, count: int) -> Level:
-        """The noisy levels.
-
-        Raises:
-            ValueError: The values do not go from noise to data, or `first_lam` leaves fewer than 2.
-        """
-        listed = [self.axis.level(schedule, value) for value in self.values]
-        if not all(a.lam < b.lam for a, b in pairwise(listed)):
-            raise ValueError(f"values={self.values}: on this schedule they do not go from noise to data, each once.")
-        if self.first_lam is not None:
-            listed = [level for level in listed if level.lam >= self.first_lam]
-            if len(listed) < 2:
-                raise ValueError(f"first_lam={self.first_lam}: it must leave at least 2 of the listed levels.")
-        if count == len(listed):
-            return schedule.level(torch.stack([level.t for level in listed]))
-        lam = torch.stack([level.lam for level in listed])
-        pure = int(lam[0].isinf()) if count > 1 and len(lam) > 2 else 0  # pure noise stays the first level
-        ends, lam = lam[:pure], lam[pure:]
-        place = _fractions(count - pure) * (len(lam) - 1)
-        left = place.floor().clamp(max=len(lam) - 2).long()
-        between = schedule.time_of(torch.lerp(lam[left], lam[left + 1], place - left))
-        return schedule.level(torch.cat((ends.new_full(ends.shape, schedule.t_max), between)))
-
-
-class Stretched(Spacing):
-    """A list of rho made for another schedule, its log stretched so that its ends are this one's.
-
-    For other numbers of steps it is interpolated linearly over its index; with `to_clean` its last value gives way to
-    clean data. That is how the lists of Sabour et al. are used (Align Your Steps, arXiv 2404.14507, section 4), which
-    begin at Stable Diffusion's 14.6. Pure noise at `t_max` is treated as in `UniformLogSNR`.
-
-    Args:
-        values: At least 2 of rho = sigma / alpha, from noise to data.
-        to_clean: As in `Spacing`.
-        first_lam: As in `Spacing`.
-
-    Raises:
-        ValueError: There are fewer than 2, or they do not fall.
-    """
-
-    def __init__(self, values: Sequence[float], to_clean: bool = True, first_lam: float | None = None) -> None:
-        super().__init__(to_clean, first_lam)
-        if len(values) < 2 or not all(a > b > 0 for a, b in pairwise(values)):
-            raise ValueError(f"values={list(values)}: give at least 2 of sigma / alpha, falling, above 0.")
-        lam = -torch.tensor(values, dtype=torch.float64).log()
-        self.shape = (lam - lam[0]) / (lam[-1] - lam[0])
-
-    def levels(self, schedule: Schedule, count: int) -> Level:
-        """The noisy levels."""
-        return self._along(schedule, count, lambda lam: lam, lambda u: u, self._places)
-
-    def _places(self, count: int) -> Tensor:
-        place = _fractions(count + 1)[:-1] if self.to_clean else _fractions(count)
-        place = place * (len(self.shape) - 1)
-        left = place.floor().clamp(max=len(self.shape) - 2).long()
-        return torch.lerp(self.shape[left], self.shape[left + 1], place - left)
-
-
-class FromFile(Listed):
-    """The half log-SNRs of a JSON file, its list `lam`, from noise to data.
-
-    Args:
-        path: The file.
-        to_clean: As in `Spacing`.
-        first_lam: As in `Listed`.
-
-    Raises:
-        ValueError: It cannot be read.
-    """
-
-    def __init__(self, path: str, to_clean: bool = True, first_lam: float | None = None) -> None:
-        try:
-            values = read_json(Path(path)).get("lam")
-        except (OSError, ValueError) as error:
-            raise ValueError(f"path={path}: {getattr(error, 'strerror', None) or error}.") from None
-        if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
-            raise ValueError(f"path={path}: it holds no list of numbers 'lam'.")
-        super().__init__(values, Lam(), to_clean, first_lam)
-
-
 def _positive(name: str, value: float) -> float:
     if not value > 0:
         raise ValueError(f"{name}={value}: it must be positive.")
     return value
 
 
-def _fractions(count: int) -> Tensor:
+def fractions(count: int) -> Tensor:
+    """`count` numbers from 0 to 1 in equal steps, `(count,)` float64."""
     return torch.linspace(0, 1, count, dtype=torch.float64)
