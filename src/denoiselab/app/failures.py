@@ -19,7 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from denoiselab.app.errors import Failure, console
 
-# What a process is told where another one of its group is gone.
+# Errors of a process whose group has lost another process.
 _LOST = re.compile("gloo|nccl|peer|process ?group|tcpstore", re.IGNORECASE)
 _OBSERVER = "lightning_fabric.strategies.launchers.subprocess_script"
 _FULL = re.compile("out of memory|can't allocate memory|not enough memory", re.IGNORECASE)

@@ -1,4 +1,4 @@
-"""Hydra's own node: what stands there is called before the program starts, so it is checked wherever it is composed."""
+"""Checks of Hydra's own node, whose targets are called before the program starts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")
 class CheckedLoader(ConfigLoaderImpl):
     """Composes configurations whose node `hydra` is as the program's own file and the command line have it.
 
-    Hydra calls what stands there: callbacks, logging handlers, launchers, the jobs of a sweep. All of it comes from
+    Hydra calls its targets: callbacks, logging handlers, launchers, the jobs of a sweep. All of it comes from
     here, also in the processes of a launcher. A file that is chosen, such as an experiment, may set no more of it than
     the parameters of a sweep, whose jobs are composed here too.
     """

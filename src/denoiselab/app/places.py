@@ -33,7 +33,7 @@ def checkpoint_file(ckpt: str | Sequence[str]) -> Path:
 
 
 def newest(path: Path, option: str = "ckpt") -> Path:
-    """The newest whole checkpoint of a run's directory; another path stands for itself.
+    """The newest whole checkpoint of a run's directory; any other path is returned as it is.
 
     Raises:
         BadInput: It is no run's directory but one of runs.
