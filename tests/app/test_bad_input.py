@@ -193,6 +193,18 @@ def test_classes_are_counted_from_the_folders(labels, tmp_path, invoke):
         assert "data.root: is not given" in result.last
 
 
+def test_names_of_files_in_what_is_logged_reach_the_terminal_as_text(tmp_path, invoke):
+    """A note names what is passed over, before the run ends as the image has another size."""
+    Image.new("L", (8, 8), 200).save(tmp_path / "1.png")
+    (tmp_path / "\x1b]0;title\x07\x1b[2J.heic").touch()
+    given = [f"data.root={tmp_path}", "data.shape=[1,16,16]", "data.labels=none", f"paths.log_dir={tmp_path / 'logs'}"]
+    result = invoke("train.py", "data=image_folder", *given)
+    assert result.code == 2
+    told = result.out + result.err
+    assert "\\x1b]0;title\\x07\\x1b[2J.heic" in told
+    assert not {character for character in told if ord(character) < 32} - {"\n", "\t"}
+
+
 def test_samples_are_not_written_over(finished, tmp_path, invoke):
     (tmp_path / "out").mkdir()
     result = invoke("sample.py", f"ckpt={finished}", "num_samples=2", f"out={tmp_path / 'out'}")

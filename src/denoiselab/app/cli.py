@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -26,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab.app import derived, overrides, spelling
-from denoiselab.app.errors import BadInput, Failure, console
+from denoiselab.app.errors import BadInput, Failure, Logged, console
 from denoiselab.app.hydra_node import CheckedLoader
 from denoiselab.app.run_directory import run_id
 from denoiselab.app.settings import replaced
@@ -63,6 +64,7 @@ def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
     # Idle OpenMP threads that spin starve every other process on a shared CPU.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.setLogRecordFactory(Logged)
     warnings.formatwarning = lambda message, *_: f"warning: {lines(message)}\n"  # without a line of source
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")  # torch's own use, in func.jvp
     # argparse wants all overrides in one piece, so -m is taken wherever it stands.

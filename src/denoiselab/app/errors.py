@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -47,6 +48,14 @@ class Terminal:
     def print(self, text: object = "") -> None:
         """Print text and a newline."""
         print(lines(text), file=self._file, flush=True)
+
+
+class Logged(logging.LogRecord):
+    """What is logged, whose control characters are shown as escapes too."""
+
+    def getMessage(self) -> str:  # noqa: N802
+        """The message."""
+        return lines(super().getMessage())
 
 
 def console(*, stderr: bool = False) -> Terminal:
