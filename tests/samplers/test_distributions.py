@@ -20,10 +20,11 @@ from denoiselab.schedules import Level, VPLinear
 # A sample is a cloud of points, so that the draws of a run fill whole blocks, and the step size of a corrector, a
 # ratio of norms, has settled.
 N, POINTS, STEPS = 20_000, 200, 500
-# Beside the shipped samplers that converge, those that come near with other options: Langevin's bias is of order snr^2,
-# 3 % of the variance at 0.16; s_noise = 1.003 compensates networks that remove too much noise.
+# Options other than the shipped ones with which samplers come near: Langevin's bias is of order snr^2, 3 % of the
+# variance at 0.16; s_noise = 1.003 compensates networks that remove too much noise.
 VARIANTS = {
     "annealed_langevin": ["repeats=2"],
+    "corrector_only": ["snr=0.1", "corrector_steps=4"],
     "ddim": ["eta=0.7"],
     "edm_sde": ["s_noise=1.0"],
     "ncsn_langevin": ["repeats=2"],
@@ -37,7 +38,7 @@ def sampler_of(name):
     return unbounded(build("sampler", name, *VARIANTS.get(name, [])))
 
 
-CONVERGENT = [name for name in names("sampler") if sampler_of(name).stochastic and sampler_of(name).order is not None]
+STOCHASTIC = [name for name in names("sampler") if sampler_of(name).stochastic]
 
 
 def plane():
@@ -70,7 +71,7 @@ def test_the_distance_tells_a_small_shift():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({*CONVERGENT, *VARIANTS}))
+@pytest.mark.parametrize("name", STOCHASTIC)
 def test_samples_have_the_distribution_of_the_data(name):
     sampler, oracle = sampler_of(name), plane()
     if isinstance(sampler, samplers.Analytic):
