@@ -102,7 +102,8 @@ def test_a_new_run_that_diverges_says_that_there_is_no_checkpoint(tmp_path, invo
 def test_a_run_starts_from_the_weights_of_another(weights, optimizer, finished, tmp_path, invoke):
     """At a learning rate of 0 they are still there at the end."""
     path = tmp_path / "run"
-    asked = [f"init_from={finished}", f"init_weights={weights}", f"init_optimizer={optimizer}", "optimizer.lr=0.0"]
+    source = shutil.copytree(finished, tmp_path / "source")
+    asked = [f"init_from={source}", f"init_weights={weights}", f"init_optimizer={optimizer}", "optimizer.lr=0.0"]
     result = invoke(
         "train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={path}", *asked, "max_images=96",
         "schedule=vp_cosine", "optimizer.weight_decay=0.0",
@@ -124,11 +125,12 @@ def test_a_run_starts_from_the_weights_of_another(weights, optimizer, finished, 
     assert len(initial["checkpoint_sha256"]) == 64
     config = end["denoiselab"]["config"]
     assert (config["init_from"], config["init_weights"], config["init_optimizer"]) == (
-        str(finished), weights, optimizer,
+        str(source), weights, optimizer,
     )  # fmt: skip
     assert f"{weights} weights of 64 images seen, {'with' if optimizer else 'without'} its" in result.err
     assert "was trained with another schedule." in result.err
     # It continues as any run does, though what it started from is gone.
+    shutil.rmtree(source)
     (path / "config.yaml").unlink()
     again = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={path}", *asked, "max_images=96",
                    "schedule=vp_cosine", "optimizer.weight_decay=0.0")  # fmt: skip
@@ -141,6 +143,8 @@ def test_a_run_starts_from_the_weights_of_another(weights, optimizer, finished, 
     [
         (["network.channels=16"], ["belongs to another network", "'network.", "has shape [32, 8]", "[64, 16]"]),
         (["init_from=nowhere"], ["init_from=nowhere: no such run directory or checkpoint file."]),
+        (["init_from=null", "init_weights=ema"], ["init_weights=ema: has no effect without init_from=<run or file>."]),
+        (["init_from=null", "init_optimizer=true"], ["init_optimizer=true: has no effect without init_from="]),
         (["init_weights=emma"], ["init_weights=emma", "did you mean 'ema'", "ema, raw"]),
         (
             ["init_optimizer=true", "optimizer._target_=torch.optim.Adam"],
@@ -153,7 +157,7 @@ def test_what_a_run_cannot_start_from_is_refused(options, says, finished, tmp_pa
                     f"init_from={finished / LAST}", *options)  # fmt: skip
     assert result.code == 2
     assert all(text in result.last for text in says), result.last
-    assert not (tmp_path / "run" / "config.yaml").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_truncated_checkpoint_gives_way_to_the_one_before(finished, tmp_path, invoke):

@@ -26,7 +26,7 @@ from denoiselab.data import DataSet, clean, in_turn
 from denoiselab.data.datamodule import DataModule
 from denoiselab.evaluation import Frontier, OptimizedMetric, Store
 from denoiselab.training.callbacks import ProgressBar
-from denoiselab.training.checkpoints import CHECKPOINTS, AtomicCheckpointIO
+from denoiselab.training.checkpoints import CHECKPOINTS, AtomicCheckpointIO, saved
 from denoiselab.training.ema import EMA, RAW
 from denoiselab.training.interruption import Interruption
 from denoiselab.training.loggers import WandB
@@ -87,8 +87,7 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     build.sampler_nodes([*settings.evaluation.extra_nfe])  # a misspelt name would be passed over
     build.build_extractor(config, settings.evaluation, settings.evaluation.num_samples)
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
-    if settings.init_from is not None and not Path(settings.init_from).exists():
-        raise BadInput(f"init_from={settings.init_from}: no such run directory or checkpoint file.")
+    _check_start(settings, sweeping=sweeping)
     with torch.device("meta"):  # a rehearsal: every job of a sweep fails here, or not for its model
         model, objective = models.build_model(config), build.build_objective(config)
     models.check_model(model, objective)
@@ -102,6 +101,27 @@ def check_config(config: Config, *, sweeping: bool) -> None:
         looks.frontier(*(config["callbacks"]["frontier"][key] for key in ("samplers", "nfe", "num_samples")))
     if "preview" in config["callbacks"]:
         looks.preview(*(config["callbacks"]["preview"][key] for key in ("sampler", "nfe", "num_samples")))
+
+
+def _check_start(settings: TrainSettings, *, sweeping: bool) -> None:
+    """Refuse weights to start from that are not there; a run that continues needs them no more.
+
+    Args:
+        settings: Of the run.
+        sweeping: It is a job of a multirun, whose directory Hydra sets later.
+
+    Raises:
+        BadInput: They are not there, or options of them stand without `init_from`.
+    """
+    if settings.init_from is None:
+        for option, asked, default in (
+            ("init_weights", settings.init_weights, RAW),
+            ("init_optimizer", settings.init_optimizer, False),
+        ):
+            if asked != default:
+                raise BadInput(f"{option}={str(asked).lower()}: has no effect without init_from=<run or file>.")
+    elif not (sweeping or Path(settings.init_from).exists() or saved(Path(settings.paths.run_dir) / CHECKPOINTS)):
+        raise BadInput(f"init_from={settings.init_from}: no such run directory or checkpoint file.")
 
 
 def _check_decoders(objective: Config) -> None:

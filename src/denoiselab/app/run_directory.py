@@ -68,6 +68,7 @@ class RunDirectory:
         self.path = path
         self.changes: list[str] = []  # since the last start
         self.edited = ""  # what `config.yaml` says and the checkpoint does not
+        self._made = False
         self._lock = FileLock(path / ".lock")
         if not leader:
             return
@@ -84,6 +85,7 @@ class RunDirectory:
             if disk.total and disk.free < needs_bytes:
                 free, needed = disk.free / 1e6, needs_bytes / 1e6
                 raise BadInput(f"{option}: {free:.0f} MB are free there; this run needs about {needed:.0f} MB.")
+            self._made = not path.exists()
             path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
             for half in (*path.glob(".*.tmp"), *path.glob("checkpoints/.*.tmp"), *path.glob("samples/**/.*.tmp")):
@@ -116,6 +118,9 @@ class RunDirectory:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self._made and [file.name for file in self.path.iterdir()] == [".lock"]:  # refused: nothing was written
+            (self.path / ".lock").unlink()
+            self.path.rmdir()
         self._lock.release()
 
     def check_same(self, config: Mapping[str, Any], saved_config: Mapping[str, Any] | None, checkpoint: str) -> None:
