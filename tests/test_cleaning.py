@@ -40,6 +40,11 @@ def test_nothing_but_printable_text_reaches_a_terminal(name):
     assert line(name) in rows[1]
 
 
+def test_text_of_several_lines_keeps_its_lines_and_tabs():
+    """Hydra logs the jobs of a multirun behind a tab."""
+    assert lines("\t#0 : a\tb\n\x1b") == "        #0 : a  b\n\\x1b"
+
+
 def test_formulas_are_text_in_a_table_and_numbers_stay_numbers(tmp_path):
     for text in ("=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(1)", "\t=1", " =1", "\r=1", "|x"):
         assert str(csv_cell(text))[0] not in "=+-@|\t\r "

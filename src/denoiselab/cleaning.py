@@ -22,8 +22,8 @@ def line(text: object) -> str:
 
 
 def lines(text: object) -> str:
-    """Text for a terminal: as `line`, but newlines stay."""
-    return "\n".join(map(line, str(text).split("\n")))
+    """Text for a terminal: as `line`, but newlines stay, and tabs become spaces."""
+    return "\n".join(map(line, str(text).expandtabs().split("\n")))
 
 
 def path_part(text: object) -> str:
