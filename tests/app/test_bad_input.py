@@ -17,7 +17,7 @@ CASES = [
     (["seed=-1"], ["seed=-1", "greater than or equal to 0"]),
     (["seed=1.5"], ["seed=1.5", "integer"]),
     (["batch_size=0"], ["batch_size=0", "greater than or equal to 1"]),
-    (["name=a/b"], ["name='a/b'"]),
+    (["name=a/b"], ["name='a/b': may hold letters, digits, '_', '.' and '-' only."]),
     (["+foo=3"], ["foo=3", "unknown option"]),
     (["+network.foo=3"], ["network.foo=3", "DDPMUNet takes: shape, channels"]),
     (["+evaluation.foo=3"], ["evaluation.foo=3", "unknown option"]),

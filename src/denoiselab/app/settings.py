@@ -183,6 +183,8 @@ def parse(model: type[_Model], config: Mapping[str, Any], option: str = "") -> _
             raise BadInput(f"{path}={detail['input']}: unknown option; {hint}remove it.") from None
         if detail["type"] == "missing":
             raise BadInput(f"{path}: is missing from the configuration.") from None
+        if detail["type"] == "string_pattern_mismatch":  # of `name`, the only one with a pattern
+            raise BadInput(f"{path}={detail['input']!r}: may hold letters, digits, '_', '.' and '-' only.") from None
         hint = f"; write {path}=[{detail['input']}]" if detail["type"] == "list_type" else ""
         if detail["type"] == "string_type" and isinstance(detail["input"], (int, float)):
             hint = f"; write {override(path, str(detail['input']))}"
