@@ -180,7 +180,7 @@ def _check_key(override: Override, base: DictConfig) -> None:
             allowed = ", ".join(sorted(children)) or "nothing"
             inside = f"in '{where}'" if where else "at the top"
             # A constructor may take more than its file lists; whether it does is checked where it is built.
-            more = f" (+{key}=... adds what {_target(node)} takes beside)" if _target(node) and value else ""
+            more = f" ({_target(node)} may take more: +{key}=...)" if _target(node) and value else ""
             more = (
                 f" (+{key}={{_target_: ...}} adds one)"
                 if where in _NAMED and value and depth + 1 == len(parts)
