@@ -56,7 +56,7 @@ def test_keys_without_an_image_are_counted_and_named(shards, caplog):
     assert not caplog.messages  # what lies beside an image is for others
     write(shards / "a-02.tar", {"3.heic": b"?", "3.txt": b"three", "3.cls": b"0"})
     assert len(of(shards).records()) == 3
-    assert f"data.root={shards}: 1 file by extension no image; passed over: 1 of .heic (3.heic)" in caplog.text
+    assert f"data.root={shards}: skipped 1 file whose extension is no image's: 1 of .heic (3.heic)" in caplog.text
     with pytest.raises(ValueError, match=r"no image in the shards; passed over: 1 of \.heic"):
         of(shards, shards / "a-02.tar").records()
 

@@ -247,8 +247,8 @@ def test_files_passed_over_for_their_extension_are_counted_and_named(folder, cap
         caplog.clear()
         assert len(source(kind, root).records()) == 10
         (message,) = caplog.messages
-        assert message.startswith(f"data.root={root}: 4 files by extension no image; passed over: 2 of .heic (cats/")
-        assert sorted(message.partition("over: ")[2].split(", 1")) == sorted(told.split(", 1"))
+        assert message.startswith(f"data.root={root}: skipped 4 files whose extension is no image's: 2 of .heic (cats/")
+        assert sorted(message.partition("image's: ")[2].split(", 1")) == sorted(told.split(", 1"))
     (folder / "metadata.csv").unlink()
     for picture_file in folder.rglob("*.png"):
         picture_file.unlink()

@@ -173,7 +173,8 @@ def note_passed_over(names: Sequence[str], where: str) -> None:
     """Say which files are no image by their extension."""
     if names:
         count = f"{len(names):,} file{'s' if len(names) > 1 else ''}"
-        _log.warning("%s: %s by extension no image%s", where, count, passed_over(names))
+        kinds = passed_over(names).partition(": ")[2]
+        _log.warning("%s: skipped %s whose extension is no image's: %s", where, count, kinds)
 
 
 def check_folder(root: Path, option: str) -> None:
