@@ -196,6 +196,18 @@ def test_encoding_reaches_pure_noise_and_returns(schedule):
     assert torch.allclose(back, x0, atol=0.03)
 
 
+@pytest.mark.parametrize("schedule", ["flow", "zero_snr"])
+def test_a_last_step_of_a_rule_of_its_own_is_not_taken_to_pure_noise(schedule):
+    x0, schedule = torch.linspace(-1.5, 1.5, 7, dtype=F64)[:, None], SCHEDULES[schedule]
+    own, jumped = (
+        samplers.ReverseDiffusion(UniformLogSNR(), 50, probability_flow=True, own_last=own_last)
+        for own_last in (True, False)
+    )
+    x_t = own.encode(mixture(), schedule, x0)
+    assert x_t.isfinite().all()
+    assert torch.equal(x_t, jumped.encode(mixture(), schedule, x0))
+
+
 def test_slerp_keeps_the_length_and_its_ends():
     a, b = Noise(0, torch.arange(3)).normal((3, 8, 8)), Noise(1, torch.arange(3)).normal((3, 8, 8))
     assert torch.allclose(samplers.slerp(a, b, 0.0), a)

@@ -114,7 +114,8 @@ class Sampler(ABC):
             steps = [jump(levels[0], levels[1]), *steps]
         if inner:
             steps += self.at_last(schedule, inner)
-            steps += [self.land(schedule, inner[-1], clean) for clean in levels[last:]]
+            for end in levels[last:]:  # pure noise, of `encode`, is no rule's own
+                steps.append(self.land(schedule, inner[-1], end) if end.sigma == 0 else jump(inner[-1], end))
         return steps
 
     def grid(self, schedule: Schedule, steps: int | None = None) -> list[Level]:
