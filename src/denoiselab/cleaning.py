@@ -30,7 +30,7 @@ def path_part(text: object) -> str:
     """A name as one part of a path, or of a key with slashes.
 
     Letters, digits and `_.@=,+-` stay, spaces become `_`; a name that has anything else, starts with a dot or is too
-    long gets a hash of itself, so that different names stay different.
+    long gets a hash of itself, so that names which differ in more than spaces and `_` stay different.
     """
     name = str(text)
     wanted = name.replace(" ", "_")
