@@ -14,7 +14,7 @@ from scipy.special import betaincinv
 from denoiselab.noise import Noise
 from denoiselab.samplers import DDIM, DPMSolverPP, RhoRK
 from denoiselab.samplers.listed_spacing import Listed
-from denoiselab.samplers.spacing import Asinh, Beta, UniformLogSNR
+from denoiselab.samplers.spacing import Asinh, Beta, UniformLogSNR, UniformTime, VPTime
 from denoiselab.samplers.tableaus import heun
 from denoiselab.samplers.transfer import Rho
 from denoiselab.schedules import EDM, Flow, VPLinear
@@ -108,6 +108,17 @@ def test_asinh_has_equal_steps_of_asinh_rho(schedule, to_clean):
     assert torch.allclose(u.diff(), (u[-1] - u[0]) / 7, rtol=1e-7, atol=0)
     assert float(levels[0].t) == schedule.t_max
     assert bool(levels[-1].is_end) if to_clean else float(levels[-1].t) == schedule.t_min
+
+
+@pytest.mark.parametrize("to_clean", [True, False])
+def test_vp_time_is_the_time_of_the_linear_vp_at_equal_log_snr(to_clean):
+    levels, want = VPTime(to_clean=to_clean)(VP, 9), UniformTime(to_clean=to_clean)(VP, 9)
+    for a, b in zip(levels, want, strict=True):
+        assert torch.allclose(a.t, b.t, rtol=1e-10, atol=0)
+    elsewhere = VPTime(to_clean=to_clean)(EDM(0.002, 80.0), 9)
+    beta = torch.stack([level.rho for level in elsewhere]).square().log1p()  # 0.1 t + 19.9 t^2 / 2
+    t = (-0.1 + (0.01 + 2 * 19.9 * beta).sqrt()) / 19.9
+    assert torch.allclose(t.diff(), (t[-1] - t[0]) / 9, rtol=1e-6, atol=0)
 
 
 def test_asinh_stops_at_t_min_where_equal_steps_would_go_beyond():

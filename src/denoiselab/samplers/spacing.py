@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.samplers.beta_quantiles import beta_quantiles
-from denoiselab.schedules import Level, Schedule
+from denoiselab.schedules import Level, Schedule, VPLinear
 
 # Where grids in log-SNR begin after pure noise.
 _FIRST_LAM = -5.0
@@ -148,15 +148,57 @@ class Karras(Spacing):
         return self._along(schedule, count, lambda lam: (-lam / self.rho).exp(), lambda u: -self.rho * u.log())
 
 
-class Asinh(Spacing):
+class ToZero(Spacing):
+    """Equal steps in a coordinate of the log-SNR that is 0 at clean data.
+
+    With `to_clean` they run on to 0 (or from t_min). A first level of pure noise (alpha = 0) counts as one at a half
+    log-SNR of -5.
+    """
+
+    @abstractmethod
+    def coordinate(self, lam: Tensor) -> Tensor:
+        """The coordinate at half log-SNRs, falling in them; any shape, float64."""
+
+    @abstractmethod
+    def lam(self, coordinate: Tensor) -> Tensor:
+        """Its inverse."""
+
+    def levels(self, schedule: Schedule, count: int) -> Level:
+        """The noisy levels."""
+        ends = torch.tensor([schedule.start(self.first_lam), schedule.t_min], dtype=torch.float64)
+        lam = schedule.level(ends).lam
+        first, least = self.coordinate(torch.where(lam.isinf(), _FIRST_LAM, lam))
+        last = torch.maximum(first / count, least) if self.to_clean else least
+        t = schedule.time_of(self.lam(first + fractions(count) * (last - first)))
+        if last == least:
+            t[-1] = ends[1]
+        t[0] = ends[0]
+        return schedule.level(t)
+
+
+class VPTime(ToZero):
+    """Equal steps in the time of the linear VP schedule, at equal log-SNR: on that schedule `UniformTime`.
+
+    The default of DDIM and of ancestral sampling: as good as steps of the schedule's own time where that is DDPM's, and
+    far better where it is not, as on EDM's, whose time is sigma.
+    """
+
+    def coordinate(self, lam: Tensor) -> Tensor:
+        """The linear VP schedule's t, beyond 1 where there is more noise."""
+        return VPLinear().time_of(lam)
+
+    def lam(self, coordinate: Tensor) -> Tensor:
+        """Its half log-SNR."""
+        return VPLinear().level(coordinate).lam
+
+
+class Asinh(ToZero):
     """Equal steps in asinh(rho / scale), rho = sigma / alpha: of log-SNR above rho = scale, of rho itself below.
 
-    With `to_clean` they run on to rho = 0 (or from t_min). The default of most samplers: over networks on a VP and on
-    EDM's schedule and mixtures on both, at 5 to 50 calls, no other grid came as near to the end of a fine run for as
-    many samplers. Equal steps in log-SNR spend too many on details too fine to matter, equal steps in time suit one
-    schedule, and grids with a long first step multiply the error of eps by the rho at which it is made.
-
-    A first level of pure noise (alpha = 0) counts as one at a half log-SNR of -5.
+    The default of most samplers: with networks on a VP and on EDM's schedule and mixtures on both, at 5 to 50 calls, no
+    other grid came as near to the end of a fine run for as many samplers. Equal steps in log-SNR spend too many on
+    details too fine to matter, equal steps in time suit one schedule, and grids with a long first step multiply the
+    error of eps by the rho at which it is made.
 
     Args:
         scale: rho at which the steps turn from relative to absolute, in units of the data.
@@ -171,17 +213,13 @@ class Asinh(Spacing):
         super().__init__(to_clean, first_lam)
         self.scale = _positive("scale", scale)
 
-    def levels(self, schedule: Schedule, count: int) -> Level:
-        """The noisy levels."""
-        ends = torch.tensor([schedule.start(self.first_lam), schedule.t_min], dtype=torch.float64)
-        lam = schedule.level(ends).lam
-        first, least = ((-torch.where(lam.isinf(), _FIRST_LAM, lam)).exp() / self.scale).asinh()
-        last = torch.maximum(first / count, least) if self.to_clean else least
-        t = schedule.time_of(-(self.scale * (first + fractions(count) * (last - first)).sinh()).log())
-        if last == least:
-            t[-1] = ends[1]
-        t[0] = ends[0]
-        return schedule.level(t)
+    def coordinate(self, lam: Tensor) -> Tensor:
+        """asinh(rho / scale)."""
+        return ((-lam).exp() / self.scale).asinh()
+
+    def lam(self, coordinate: Tensor) -> Tensor:
+        """The half log-SNR of rho = scale sinh(coordinate)."""
+        return -(self.scale * coordinate.sinh()).log()
 
 
 class Beta(Spacing):
