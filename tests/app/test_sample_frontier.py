@@ -166,11 +166,10 @@ def test_a_folder_name_follows_no_path_in_a_checkpoint(copy, invoke):
     ema["../../../evil/x"] = ema.pop("ema")
     torch.save(content, path)
     result = invoke("sample.py", f"ckpt={copy}", "num_samples=2", "sampler.steps=2")
-    assert result.code == 0, result.err
+    assert result.code == 2
+    assert "'../../../evil/x' is no name of averages" in result.last
     assert not (copy.parent / "evil").exists()
-    assert [path.parent for path in copy.parent.rglob("samples.json")] == [
-        one for one in (copy / "samples").iterdir() if one.name.startswith("ddim_steps2_")
-    ]
+    assert not list(copy.parent.rglob("samples.json"))
 
 
 @pytest.mark.slow

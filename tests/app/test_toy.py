@@ -83,7 +83,7 @@ def test_a_run_on_waveforms_can_be_scored_seen_and_heard(invoke, logs):
 def test_every_debug_choice_fits_images_and_points(experiment, debug):
     OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config, _ = composed("train", [*experiment, f"debug={debug}"])
+        config = composed("train", [*experiment, f"debug={debug}"])
         plain = OmegaConf.to_container(config, resolve=True)
         check_config(plain, sweeping=False)
     construct(plain["lr_schedule"], "lr_schedule")

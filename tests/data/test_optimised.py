@@ -18,6 +18,7 @@ from pyarrow import parquet
 
 from denoiselab.data import LitData
 from denoiselab.data.loading import Batches
+from denoiselab.files import write_sum
 
 N = 23
 
@@ -147,6 +148,7 @@ def test_classes_are_read_once_and_anew_of_a_new_set(root, tmp_path):
     first = load(root, tmp_path / "cache", **options)
     (kept,) = (tmp_path / "cache").glob("litdata-*.json")
     kept.write_text(kept.read_text().replace("a", "c"))
+    write_sum(kept)
     assert load(root, tmp_path / "cache", **options).labels.tolist() == [1 - label for label in first.labels.tolist()]
     other = write(tmp_path / "other", ({"image": encoded(i), "kind": i} for i in range(4)))
     assert load(other, tmp_path / "cache", **options).labels.tolist() == [0, 1, 2, 3]
