@@ -17,7 +17,7 @@ _FORMULA = re.compile(r"\s*[=+\-@|]")
 
 
 def line(text: object) -> str:
-    r"""Text on one line of a terminal: characters that do not print, newlines too, stand there as `\x1b` or `\n`."""
+    r"""Text on one line of a terminal: characters that do not print, newlines too, are written as `\x1b` or `\n`."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 

@@ -89,7 +89,7 @@ class Text(Conditioner):
         return self._conditioning(texts, index.device)
 
     def described(self, index: Tensor) -> list[str] | None:
-        """The prompts, or the captions that stand for them."""
+        """The prompts, or the captions used in their place."""
         if self.prompts is not None:
             return [self.prompts[i % len(self.prompts)] for i in index.tolist()]
         return None if self._held_out is None else list(_captions(self._held_out(index)))

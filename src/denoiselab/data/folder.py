@@ -28,7 +28,7 @@ EXTENSIONS = frozenset(
 )
 
 
-# Extensions that are named when files of them are passed over.
+# Extensions that are named when files with them are skipped.
 _KINDS = 5
 
 
@@ -84,7 +84,7 @@ class ImageFolder(ImageSource):
 
     A folder in `root` is a class, whatever lies deeper in it; where images lie in `root` itself there are no classes.
     `metadata.jsonl` or `metadata.csv` in `root` or the images' folders gives captions (see
-    `denoiselab.data.captions`). Hidden files are passed over; so are those that are no image by their extension, which
+    `denoiselab.data.captions`). Hidden files are skipped; so are those whose extension is no image's, which
     are counted in a warning.
 
     Args:

@@ -165,7 +165,7 @@ class Scoring:
         return range(rank * self.num_samples // world, (rank + 1) * self.num_samples // world)
 
     def _warm_up(self, share: range, guidance: float) -> None:
-        """Draw and measure a batch of each size in one step, and drop it; what fails is told by the cell."""
+        """Draw and measure a batch of each size in one step, and drop it; the cell itself reports what fails."""
         device = next(self.subject.denoiser.parameters()).device
         batches = torch.arange(share.start, share.stop, device=device).split(self.batch_size)
         denoiser, conditioner, codec = self.subject.denoiser, self.subject.conditioner, self.subject.codec

@@ -37,7 +37,7 @@ class Frontier:
         seed: Sample i is a function of (seed, i).
         weights: Names of the weights to score.
         guidance: Scales of classifier-free guidance; 1 is the conditional model.
-        rescore: Score cells again that other code has scored; those stay in the store. Else they stand for these.
+        rescore: Score cells again that other code has scored; those stay stored. If false, they are reused.
 
     Raises:
         ValueError: No sampler, no budget, a budget too small for a sampler, or a number out of range.
