@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from denoiselab.app import cli
+from denoiselab.app.commands import cli
 
 
 def check(config: dict[str, Any], sweeping: bool) -> None:
     """Check a job; the imports take seconds, so a misspelt key is told without them."""
-    from denoiselab.app.sample import check_config
+    from denoiselab.app.commands.generate import check_config
 
     check_config(config, sweeping=sweeping)
 
 
 def task(config: dict[str, Any], directory: Path | None) -> None:
     """Run a job."""
-    from denoiselab.app.failures import enough_memory
+    from denoiselab.app.runs.failures import enough_memory
 
     shares = {"frontier": "frontier.batch_size", "grid": "grid.num_samples"}
     share = next((option for name, option in shares.items() if config.get(name) is not None), "batch_size")
@@ -27,31 +27,31 @@ def task(config: dict[str, Any], directory: Path | None) -> None:
 
 def _task(config: dict[str, Any]) -> None:
     if config.get("import") is not None:
-        from denoiselab.app.importing import run_directory
+        from denoiselab.app.building.imports import run_directory
 
         config["ckpt"] = str(run_directory(config["import"], Path(config["log_dir"]), config.get("data")))
     if config.get("frontier") is not None:
-        from denoiselab.app.sample_frontier import score
+        from denoiselab.app.commands.frontier import score
 
         score(config)
     elif config.get("likelihood") is not None:
-        from denoiselab.app.likelihood import measure_likelihood
+        from denoiselab.app.commands.likelihood import measure_likelihood
 
         measure_likelihood(config)
     elif config.get("grid") is not None:
-        from denoiselab.app.grids import fit_grid
+        from denoiselab.app.commands.fit_grid import fit_grid
 
         fit_grid(config)
     elif config.get("export") is not None:
-        from denoiselab.app.exporting import export
+        from denoiselab.app.commands.export import export
 
         export(config)
     elif config.get("encode") is not None:
-        from denoiselab.app.encoding import encode
+        from denoiselab.app.commands.encode import encode
 
         encode(config)
     else:
-        from denoiselab.app.sample import sample
+        from denoiselab.app.commands.generate import sample
 
         sample(config)
 

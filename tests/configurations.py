@@ -9,7 +9,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from denoiselab.app.construct import check, construct
+from denoiselab.instantiate import check, construct
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 

@@ -81,7 +81,9 @@ def test_a_sampler_does_not_depend_on_another_and_none_on_what_shows_numbers():
 
     ddim = involved("denoiselab.samplers.ddim")
     assert {"denoiselab.samplers.base", "denoiselab.samplers.transfer", "denoiselab.denoiser"} <= ddim
-    assert not {"denoiselab.samplers.unipc", "denoiselab.samplers", "denoiselab.evaluation.report"} & ddim
+    assert not {"denoiselab.samplers.unipc", "denoiselab.samplers", "denoiselab.evaluation.report.tables"} & ddim
     digest = sha256_of_code(["denoiselab.samplers.ddim"])
-    assert digest == sha256_of_code(["denoiselab.samplers.ddim", "denoiselab.evaluation.report", "denoiselab.app.cli"])
+    assert digest == sha256_of_code(
+        ["denoiselab.samplers.ddim", "denoiselab.evaluation.report.tables", "denoiselab.app.commands.cli"]
+    )
     assert digest != sha256_of_code(["denoiselab.samplers.unipc"])

@@ -5,19 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from denoiselab.app import cli
+from denoiselab.app.commands import cli
 
 
 def check(config: dict[str, Any], sweeping: bool) -> None:
     """Check a job."""
-    from denoiselab.app.referencing import check_config
+    from denoiselab.app.commands.references import check_config
 
     check_config(config)
 
 
 def task(config: dict[str, Any], directory: Path | None) -> None:
     """Run a job."""
-    from denoiselab.app.referencing import compute
+    from denoiselab.app.commands.references import compute
 
     compute(config)
 

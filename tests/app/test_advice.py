@@ -14,8 +14,9 @@ import pytest
 from conftest import ROOT, Result
 from hydra.errors import HydraException
 
-from denoiselab.app import cli, spelling
-from denoiselab.interop import pickles
+from denoiselab.app.commands import cli
+from denoiselab.app.config import spelling
+from denoiselab.interop.nvlabs import pickles
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
@@ -105,7 +106,7 @@ def test_every_command_of_readme_is_accepted(command, finished, tmp_path, rehear
         assert shlex.split(command) == ["wandb", "sync", "<run>/wandb/*"]
     elif words[0] == "pytest":
         assert f'\n    "{words[2]}: ' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    elif "denoiselab.interop.pickles" in words:
+    elif "denoiselab.interop.nvlabs.pickles" in words:
         assert pickles.main(words[3:]) == 2
         assert "pickles: network.pkl: " in capfd.readouterr().err
     else:

@@ -5,7 +5,7 @@ import signal
 import pytest
 from PIL import Image
 
-from denoiselab.data import converted
+from denoiselab.data.reading import converted
 
 PROGRAM = "src/denoiselab/convert.py"
 

@@ -5,11 +5,11 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from frozen_models import UNET2D, autoencoder
 
-from denoiselab.app.loaded import load, load_weights
+from denoiselab.app.building.loaded import load, load_weights
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.frozen import KLCodec
-from denoiselab.interop.diffusers import Pipeline, read_model
+from denoiselab.interop.diffusers.folders import Pipeline, read_model
 from denoiselab.training.ema import EMA
 from denoiselab.training.module import DiffusionModule
 

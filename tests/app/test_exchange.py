@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from denoiselab.interop import ddim
-from denoiselab.interop.layout import Layout
+from denoiselab.interop.reading.layout import Layout
 from denoiselab.networks import DDPMUNet
 from denoiselab.training.checkpoints import read_checkpoint
 
@@ -184,7 +184,7 @@ def test_every_source_composes():
     from configurations import names
     from hydra import compose, initialize_config_dir
 
-    from denoiselab.app.construct import resolve
+    from denoiselab.instantiate import resolve
 
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for name in names("import"):

@@ -14,8 +14,9 @@ import pytest
 import torch
 from conftest import QUICK
 
-from denoiselab.app import cli, failures
-from denoiselab.app.errors import Failure
+from denoiselab.app.commands import cli
+from denoiselab.app.runs import failures
+from denoiselab.errors import Failure
 from denoiselab.training.loggers import MetricsCSV
 from denoiselab.training.module import DiffusionModule
 

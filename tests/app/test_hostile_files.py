@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from denoiselab.app import cli
+from denoiselab.app.commands import cli
 
 # Each would make the file that $MARKER names.
 CALL = "{x: {class: logging.os.system, command: 'touch $MARKER'}}"
@@ -101,7 +101,7 @@ def test_an_experiment_runs_no_code(name, start, tmp_path):
 def test_what_is_resolved_at_the_start_of_a_job_is_checked_then(start, monkeypatch):
     """A value that is another each time it is resolved."""
     answers = iter([False, True])
-    monkeypatch.setattr(cli.derived, "_RESOLVERS", {**cli.derived._RESOLVERS, "turn": lambda: next(answers)})
+    monkeypatch.setattr(cli.resolvers, "_RESOLVERS", {**cli.resolvers._RESOLVERS, "turn": lambda: next(answers)})
     code, ran, err = start("data: {trust_pickles: '${turn:}'}")
     assert (code, ran) == (2, [])
     assert "data.trust_pickles=True: a file says so; it counts only on the command line." in err

@@ -7,8 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from denoiselab.app import sample
-from denoiselab.app.loaded import load_weights
+from denoiselab.app.building.loaded import load_weights
+from denoiselab.app.commands import generate
 from denoiselab.data import to_uint8
 from denoiselab.noise import Noise
 from denoiselab.samplers import DDIM
@@ -47,8 +47,8 @@ def test_data_are_encoded_and_made_again(invoke, finished, tmp_path):
 
 def test_frames_lie_between_two_samples_under_the_class_of_the_first(invoke, finished, tmp_path, monkeypatch):
     drawn = []
-    draw = sample.draw
-    monkeypatch.setattr(sample, "draw", lambda *given: drawn.append(given[4]) or draw(*given))
+    draw = generate.draw
+    monkeypatch.setattr(generate, "draw", lambda *given: drawn.append(given[4]) or draw(*given))
     images = {}
     for name, asked in (("ends", []), ("frames", ["interpolate=3", "batch_size=4"])):
         common = [f"ckpt={finished}", "num_samples=4", "sampler.steps=3", "format=npz", f"out={tmp_path / name}"]

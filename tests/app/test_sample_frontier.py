@@ -14,8 +14,8 @@ import pytest
 import torch
 from conftest import QUICK
 
-from denoiselab.app.run_names import distinct
-from denoiselab.app.settings import replaced
+from denoiselab.app.config.settings import replaced
+from denoiselab.app.runs.names import distinct
 from denoiselab.evaluation import Store
 
 EIGHT = ["frontier=default", "frontier.samplers=[ddim,ancestral]", "frontier.nfe=[3,4,5,40]", "frontier.num_samples=48"]

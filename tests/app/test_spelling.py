@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from denoiselab.app.spelling import override, readable
+from denoiselab.app.config.spelling import override, readable
 
 NAMES = [
     "epoch=3-step=4.ckpt", "a b", "a,b", "[a]", "a [b", "it's", 'a"b', "a(1)", "Dürer", "日本", "#1", "a&b", "~a",
@@ -84,7 +84,7 @@ def test_checkpoints_of_any_name_are_sampled(finished, tmp_path, invoke):
 
 
 def test_the_command_to_continue_names_the_place_once(monkeypatch):
-    from denoiselab.app.train import _continues
+    from denoiselab.app.commands.train import _continues
 
     for argument, count in (("seed=1", 4), ("paths.run_dir=/x/a=b", 3)):
         lightnings = ['hydra.run.dir="."', "hydra.job.name=train_ddp_process_1", "hydra.output_subdir=null"]

@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 from scipy.io import wavfile
 
-from denoiselab.app.assemble import check_config
-from denoiselab.app.construct import construct
-from denoiselab.app.overrides import composed
-from denoiselab.app.run_directory import run_id
+from denoiselab.app.building.assemble import check_config
+from denoiselab.app.config.overrides import composed
+from denoiselab.app.runs.run_directory import run_id
 from denoiselab.evaluation.drawing import NotFinite
+from denoiselab.instantiate import construct
 
 TOY = [
     *("experiment=toy_2d", "logger=none", "max_images=2048", "lr_schedule.images=1024"),

@@ -19,8 +19,8 @@ from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.data import Arrays, Digits, ImageFolder
 from denoiselab.data.augmentation import HorizontalFlip
-from denoiselab.data.datamodule import DataModule, seen
-from denoiselab.data.loading import Batches
+from denoiselab.data.loading.batches import Batches
+from denoiselab.data.loading.datamodule import DataModule, seen
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.networks import DDPMUNet
 from denoiselab.objectives import DenoisingObjective, weights
@@ -180,8 +180,8 @@ def test_training_hardly_waits_for_data(sets, name, steps):
 MEMORY = """
 import sys, numpy as np, psutil, torch
 from pathlib import Path
-from denoiselab.data.files import MappedPixels, RecordSet
-from denoiselab.data.loading import Batches
+from denoiselab.data.reading.files import MappedPixels, RecordSet
+from denoiselab.data.loading.batches import Batches
 
 if __name__ == "__main__":
     root, n = Path(sys.argv[1]), int(sys.argv[2])

@@ -11,7 +11,7 @@ from denoiselab import parameterizations
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.data import Digits, from_uint8
-from denoiselab.data.datamodule import DataModule
+from denoiselab.data.loading.datamodule import DataModule
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.networks import DDPMUNet
 from denoiselab.objectives import DenoisingObjective, weights

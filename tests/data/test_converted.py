@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from denoiselab.data import WebDataset
-from denoiselab.data import converted as module
-from denoiselab.data.converted import convert
-from denoiselab.data.decoding import Decoder
-from denoiselab.data.records import ArrayRecords
+from denoiselab.data.reading import converted as module
+from denoiselab.data.reading.converted import convert
+from denoiselab.data.reading.decoding import Decoder
+from denoiselab.data.reading.records import ArrayRecords
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (10, 6, 8, 3), dtype=np.uint8)
 DECODER = Decoder((3, 6, 8), "none", 10**6)

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from denoiselab.data import Digits, ImageSet, from_uint8, to_uint8
-from denoiselab.data.loading import Batches
-from denoiselab.data.stream import IndexStream
+from denoiselab.data.loading.batches import Batches
+from denoiselab.data.loading.stream import IndexStream
 
 
 def digits(**options):

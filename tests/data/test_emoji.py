@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from denoiselab.data import Emoji, EmojiFont, emoji
+from denoiselab.data import Emoji, EmojiFont
+from denoiselab.data.sources import emoji
 
 
 def of(kind, **options):

@@ -15,12 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from denoiselab.data import ImageFolder, prepared, processes, to_uint8
+from denoiselab.data import ImageFolder, to_uint8
 from denoiselab.data.augmentation import NonLeaky
-from denoiselab.data.datamodule import DataModule, seen
-from denoiselab.data.files import DecodedPixels
-from denoiselab.data.loading import Batches, Reader
-from denoiselab.data.stream import IndexStream
+from denoiselab.data.loading import processes
+from denoiselab.data.loading.batches import Batches, Reader
+from denoiselab.data.loading.datamodule import DataModule, seen
+from denoiselab.data.loading.stream import IndexStream
+from denoiselab.data.reading import prepared
+from denoiselab.data.reading.files import DecodedPixels
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,7 @@ def of_session(number):
 
 def test_all_processes_end_with_a_program_that_is_killed():
     program = (
-        "import operator, time; from denoiselab.data.processes import in_parts\n"
+        "import operator, time; from denoiselab.data.loading.processes import in_parts\n"
         "parts = in_parts(operator.sub, range(4), 4, 2); print(next(parts), flush=True); time.sleep(100)"
     )
     with subprocess.Popen(

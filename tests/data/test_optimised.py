@@ -17,7 +17,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from denoiselab.data import LitData
-from denoiselab.data.loading import Batches
+from denoiselab.data.loading.batches import Batches
 from denoiselab.files import write_sum
 
 N = 23

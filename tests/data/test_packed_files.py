@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from denoiselab.data import Arrays, FashionMNIST, ImageFolder, ImageZip, WebDataset
-from denoiselab.evaluation import references
+from denoiselab.evaluation.references import files
 from denoiselab.evaluation.scorer import Given
 from denoiselab.interop import InteropError
-from denoiselab.interop.files import read_torch
+from denoiselab.interop.reading.files import read_torch
 
 LARGE, ALLOWED = 96 * 2**20, 24 * 2**20  # bytes: what a file unpacks to, and what may be in memory at a time
 DEEP = b"[" * 200_000
@@ -109,9 +109,9 @@ def test_moments_in_an_npz(tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in ("mu.npy", "sigma.npy"):
             large(archive, name)
-    monkeypatch.setattr(references, "_MOST", LARGE - 1)
+    monkeypatch.setattr(files, "_MOST", LARGE - 1)
     given = Given(path, 1000, any_data=True)
-    refused("cannot be read as an .npz", lambda: references._read_npz(given, None, (3, 8, 8), None))
+    refused("cannot be read as an .npz", lambda: files._read_npz(given, None, (3, 8, 8), None))
 
 
 def head(shape):
@@ -133,7 +133,7 @@ def test_an_array_whose_head_declares_more_than_there_is(end, tmp_path):
 
 
 def test_gzipped_idx_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("denoiselab.data.idx._MOST", 2**20)
+    monkeypatch.setattr("denoiselab.data.sources.idx._MOST", 2**20)
     for name, dimensions in (("images-idx3", 3), ("labels-idx1", 1)):
         with gzip.open(tmp_path / f"train-{name}-ubyte.gz", "wb", compresslevel=1) as file:
             file.write(bytes((0, 0, 8, dimensions)) + struct.pack(">I", LARGE))

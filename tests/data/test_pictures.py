@@ -10,9 +10,9 @@ import pytest
 from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 from denoiselab.data import ImageFolder, ImageZip, WebDataset
-from denoiselab.data.pictures import opened
-from denoiselab.evaluation.page import _embedded
-from denoiselab.evaluation.report import read_strip
+from denoiselab.data.reading.pictures import opened
+from denoiselab.evaluation.report.page import _embedded
+from denoiselab.evaluation.report.tables import read_strip
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n%%EOF\n"
 

@@ -5,7 +5,7 @@ import torch
 from sklearn.datasets import make_moons
 
 from denoiselab.data import Checkerboard, EightGaussians, Pinwheel, PointSet, SwissRoll, TwoMoons
-from denoiselab.data.loading import Batches
+from denoiselab.data.loading.batches import Batches
 
 SETS = [SwissRoll, TwoMoons, Checkerboard, EightGaussians, Pinwheel]
 NOISE = {SwissRoll: 0.5, TwoMoons: 0.05}

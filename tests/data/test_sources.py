@@ -18,12 +18,13 @@ import pytest
 import torch
 from PIL import Image
 
-from denoiselab.data import Arrays, ImageFolder, ImageZip, RecordSet, prepared
-from denoiselab.data.decoding import Decoder
-from denoiselab.data.folder import FileRecords
-from denoiselab.data.loading import Reader
-from denoiselab.data.prepared import unread
-from denoiselab.data.records import ArrayRecords, caption
+from denoiselab.data import Arrays, ImageFolder, ImageZip, RecordSet
+from denoiselab.data.loading.batches import Reader
+from denoiselab.data.reading import prepared
+from denoiselab.data.reading.decoding import Decoder
+from denoiselab.data.reading.prepared import unread
+from denoiselab.data.reading.records import ArrayRecords, caption
+from denoiselab.data.sources.folder import FileRecords
 
 RED, CLEAR_RED = (255, 0, 0), (255, 0, 0, 0)
 

@@ -14,13 +14,13 @@ from ranks import on_ranks
 from test_frontier import SHAPE, Pixels, Shrink, frontier, score
 
 from denoiselab import parameterizations
-from denoiselab.app.steering import Steering
+from denoiselab.app.building.classifier_guidance import Steering
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation import OptimizedMetric, Score, Store, Subject
 from denoiselab.evaluation.memory import PeakMemory
-from denoiselab.evaluation.statistics import FeatureFile, GaussianStatistics
+from denoiselab.evaluation.metrics.statistics import FeatureFile, GaussianStatistics
 from denoiselab.evaluation.store import mark_pareto
 from denoiselab.samplers import DDIM
 from denoiselab.samplers.spacing import UniformTime

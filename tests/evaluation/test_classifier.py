@@ -3,7 +3,8 @@ import torch
 from safetensors.torch import load, load_file
 
 from denoiselab.data import Digits
-from denoiselab.evaluation import DomainClassifier, FrechetDistance, classifier
+from denoiselab.evaluation import DomainClassifier, FrechetDistance
+from denoiselab.evaluation.features import classifier
 
 METRICS = {"frechet": FrechetDistance()}
 

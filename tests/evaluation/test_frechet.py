@@ -9,8 +9,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from denoiselab.evaluation.frechet import frechet_distance, frechet_scores, root_of, second_influence
-from denoiselab.evaluation.statistics import GaussianStatistics, Moments
+from denoiselab.evaluation.metrics.frechet import frechet_distance, frechet_scores, root_of, second_influence
+from denoiselab.evaluation.metrics.statistics import GaussianStatistics, Moments
 
 
 def normal(*shape, seed):

@@ -13,9 +13,10 @@ from denoiselab import parameterizations, progress, sources
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
-from denoiselab.evaluation import Frontier, Score, Store, Subject, cell, report, store
-from denoiselab.evaluation.frechet import frechet_distance
-from denoiselab.evaluation.statistics import GaussianStatistics
+from denoiselab.evaluation import Frontier, Score, Store, Subject, cell, store
+from denoiselab.evaluation.metrics.frechet import frechet_distance
+from denoiselab.evaluation.metrics.statistics import GaussianStatistics
+from denoiselab.evaluation.report import tables
 from denoiselab.samplers import DDIM, Ancestral, DPMSolverPP, RhoRK
 from denoiselab.samplers.spacing import Karras, UniformLogSNR, UniformTime
 from denoiselab.samplers.tableaus import heun
@@ -234,12 +235,12 @@ def test_other_budgets_keep_the_cells_that_are_there(tmp_path):
 def test_scores_that_people_read_keep_two_digits():
     read = {12.344: "12.34", 0.1: "0.10", 0.0123: "0.0123", 3.4e-5: "3.4e-05", -0.25: "-0.25", -4.2e-4: "-0.00042"}
     read |= {0.0: "0.0000"}
-    assert {score: report.digits(score) for score in read} == read
+    assert {score: tables.digits(score) for score in read} == read
 
 
 def test_grid_places_images_row_by_row():
     images = torch.arange(5, dtype=torch.uint8).reshape(5, 1, 1, 1).expand(5, 1, 2, 2)
-    tiled = report.grid(images, 3)
+    tiled = tables.grid(images, 3)
     assert tiled.shape == (1, 4, 6)
     assert tiled[0, ::2, ::2].tolist() == [[0, 1, 2], [3, 4, 0]]
 
@@ -314,8 +315,8 @@ def test_cells_of_other_code_are_kept_marked_and_scored_again_on_request(tmp_pat
     assert not any(told["ddim", nfe][0] for nfe in (2, 3, 4))  # its code is the same
     # The old and the new numbers have lines, sheets and keys of their own.
     name = f"mine code={next(r for r in old if r['sampler'] == 'mine')['code_sha256'][:8]}"
-    assert [*report.by_series(records)] == ["ddim", name, "mine"]
-    assert len(report.table(records).splitlines()) == 5
+    assert [*tables.by_series(records)] == ["ddim", name, "mine"]
+    assert len(tables.table(records).splitlines()) == 5
     with (run / "frontier.csv").open() as file:
         rows = {(row["sampler"], row["nfe"]): row["other_code"] for row in csv.DictReader(file)}
     assert (rows["mine", "2"], rows["mine", "3"], rows["ddim", "2"]) == ("True", "False", "False")
@@ -353,6 +354,6 @@ def test_cells_of_a_release_without_digests_of_code_are_kept_and_marked(tmp_path
     kept = [record for record in records if record["nfe"] == 2]
     assert [(r["score"], r["other_code"]) for r in kept] == [(r["score"], True) for r in first]
     assert not any(r["other_code"] for r in records if r["nfe"] == 3)
-    assert [*report.by_series(kept)] == ["ddim code=0.1.0", "ancestral code=0.1.0"]
+    assert [*tables.by_series(kept)] == ["ddim code=0.1.0", "ancestral code=0.1.0"]
     assert len({store.measured(r) for r in records}) == 1  # they stand on one page, in one measure
     assert len(json.loads(path.read_text())) == 4

@@ -7,9 +7,9 @@ from oracles import F64, mixture
 from denoiselab import parameterizations, samplers
 from denoiselab.conditioners import ClassLabel
 from denoiselab.denoiser import Denoiser, ScaledTime
-from denoiselab.evaluation.grids import LocalErrors, NearestEnd
 from denoiselab.guidance import bind
 from denoiselab.noise import Noise
+from denoiselab.samplers.fitted_grids import LocalErrors, NearestEnd
 from denoiselab.samplers.listed_spacing import Listed
 from denoiselab.samplers.spacing import Karras, PowerTime, UniformLogSNR, UniformTime
 from denoiselab.samplers.thresholding import Clip

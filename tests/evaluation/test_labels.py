@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from denoiselab.conditioners import ClassLabel
-from denoiselab.evaluation.labels import labelled_grid
-from denoiselab.evaluation.media import medium
+from denoiselab.media.kinds import medium
+from denoiselab.media.labels import labelled_grid
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -14,9 +14,9 @@ from denoiselab.codecs import Logit
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.data.points import PointSet
 from denoiselab.denoiser import Denoiser, ScaledTime
-from denoiselab.evaluation.bits_per_dim import measure, rate_distortion
-from denoiselab.evaluation.dequantisation import Decoded, Real, TruncatedNormal, Uniform, Variational
-from denoiselab.evaluation.likelihood import (
+from denoiselab.likelihood.bits_per_dim import measure, rate_distortion
+from denoiselab.likelihood.dequantisation import Decoded, Real, TruncatedNormal, Uniform, Variational
+from denoiselab.likelihood.measures import (
     ChainBound,
     ContinuousTimeBound,
     Estimate,

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from denoiselab.evaluation import Store
-from denoiselab.evaluation.page import page_run, write_page
-from denoiselab.evaluation.report import write_strip
+from denoiselab.evaluation.report.page import page_run, write_page
+from denoiselab.evaluation.report.tables import write_strip
 from denoiselab.sources import sha256_of_code
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

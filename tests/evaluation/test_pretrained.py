@@ -24,8 +24,8 @@ from denoiselab.evaluation import (
     KernelDistance,
     PrecisionRecall,
 )
-from denoiselab.evaluation.features import _exact_float32
-from denoiselab.evaluation.pretrained import _positions
+from denoiselab.evaluation.features.extractors import _exact_float32
+from denoiselab.evaluation.features.pretrained import _positions
 
 N = 11
 EQUAL = 1e-6

@@ -20,7 +20,7 @@ from denoiselab.evaluation import (
     KernelDistance,
     PrecisionRecall,
 )
-from denoiselab.evaluation.features import FeatureScorer, NetworkFeatures
+from denoiselab.evaluation.features.extractors import FeatureScorer, NetworkFeatures
 
 CPU = torch.device("cpu")
 DIGEST = "ab" * 32

@@ -7,7 +7,7 @@ from ranks import on_ranks
 
 from denoiselab.data import ImageSet, PointSet
 from denoiselab.evaluation import DomainClassifier, FrechetDistance, SlicedWasserstein
-from denoiselab.evaluation.wasserstein import Points, directions, sliced_wasserstein
+from denoiselab.evaluation.metrics.wasserstein import Points, directions, sliced_wasserstein
 
 
 def normal(n, d, seed):

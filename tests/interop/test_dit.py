@@ -13,11 +13,11 @@ from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from randomised import batch, off, randomised
 
-from denoiselab.app.errors import BadInput
-from denoiselab.app.models import build_model, check_scales
+from denoiselab.app.building.checks import build_model, check_scales
+from denoiselab.errors import BadInput
 from denoiselab.guidance import bind
 from denoiselab.interop.dit import Checkpoint, to_official
-from denoiselab.interop.states import InteropError
+from denoiselab.interop.reading.states import InteropError
 from denoiselab.networks import Conditioning
 
 CLASSES = torch.tensor([0, 4, 5])

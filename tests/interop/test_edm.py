@@ -6,12 +6,12 @@ from published.edm import dhariwal, edm2, song
 from published.weights import Shapes, Weights
 from safetensors.torch import save_file
 
-from denoiselab.app.construct import construct
 from denoiselab.denoiser import Denoiser
+from denoiselab.instantiate import construct
 from denoiselab.interop import InteropError
-from denoiselab.interop.edm import Network
-from denoiselab.interop.edm2 import edm2_layout
-from denoiselab.interop.edm_unets import edm_layout
+from denoiselab.interop.nvlabs.edm import Network
+from denoiselab.interop.nvlabs.edm2 import edm2_layout
+from denoiselab.interop.nvlabs.edm_unets import edm_layout
 from denoiselab.networks.conditioning import Conditioning
 
 SONG = {
@@ -187,7 +187,7 @@ def test_what_is_no_such_network_is_refused_in_a_sentence(tmp_path):
         assert "\n" not in str(error.value)
 
     says("holds a StyleGAN", class_name="StyleGAN")
-    says("not what denoiselab.interop.pickles makes", init_kwargs={"img_channels": 3})
+    says("not what denoiselab.interop.nvlabs.pickles makes", init_kwargs={"img_channels": 3})
     says("decoder_type=residual is unknown; known: standard, skip", init_kwargs={**SONG, "decoder_type": "residual"})
     says("model_type=UViT is unknown", init_kwargs={**SONG, "model_type": "UViT"})
     says("does not fit its configuration: it lacks", init_kwargs={**SONG, "num_blocks": 2})

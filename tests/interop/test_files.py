@@ -14,12 +14,12 @@ from diffusers.training_utils import EMAModel
 from frozen_models import UNET2D
 from safetensors.torch import load_file, save_file
 
-from denoiselab.app.construct import construct
-from denoiselab.interop.diffusers import Pipeline
-from denoiselab.interop.files import local, read_tensors
-from denoiselab.interop.latent import codec, text_conditioner
-from denoiselab.interop.schedulers import DEFAULT_BETAS, from_scheduler
-from denoiselab.interop.states import InteropError
+from denoiselab.instantiate import construct
+from denoiselab.interop.diffusers.folders import Pipeline
+from denoiselab.interop.diffusers.latent import codec, text_conditioner
+from denoiselab.interop.diffusers.schedulers import DEFAULT_BETAS, from_scheduler
+from denoiselab.interop.reading.files import local, read_tensors
+from denoiselab.interop.reading.states import InteropError
 
 WEIGHTS, CONFIG = "unet/diffusion_pytorch_model.safetensors", "unet/config.json"
 SCHEDULER = "scheduler/scheduler_config.json"

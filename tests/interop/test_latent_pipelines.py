@@ -12,12 +12,12 @@ from omegaconf import OmegaConf
 from randomised import randomised
 from safetensors.torch import load_file, save_file
 
-from denoiselab.app import importing
-from denoiselab.app.errors import BadInput
-from denoiselab.app.loaded import load_weights
+from denoiselab.app.building import imports
+from denoiselab.app.building.loaded import load_weights
+from denoiselab.errors import BadInput
 from denoiselab.guidance import bind
 from denoiselab.interop import dit as official
-from denoiselab.interop.diffusers_dit import dit
+from denoiselab.interop.diffusers.dit import dit
 from denoiselab.interop.nodes import node
 from denoiselab.noise import Noise
 from denoiselab.samplers import DDIM
@@ -109,9 +109,9 @@ def test_an_imported_pipeline_gives_the_images_of_its_own(name, variant, tmp_pat
     make, options, conditions, scale = PIPELINES[name]
     pipeline = make()
     pipeline.save_pretrained(tmp_path / "pipeline", variant=variant)
-    source = node("denoiselab.interop.diffusers.Pipeline", path=str(tmp_path / "pipeline"))
-    run = importing.run_directory(source, tmp_path / "logs")
-    assert importing.run_directory(source, tmp_path / "logs") == run
+    source = node("denoiselab.interop.diffusers.folders.Pipeline", path=str(tmp_path / "pipeline"))
+    run = imports.run_directory(source, tmp_path / "logs")
+    assert imports.run_directory(source, tmp_path / "logs") == run
     shutil.rmtree(tmp_path / "pipeline")  # the run directory holds all that it needs, wherever it goes
     assert not [path for path in run.rglob("*") if path.suffix in (".bin", ".pt")]
     run = run.rename(tmp_path / "elsewhere")
@@ -131,11 +131,11 @@ def test_official_dit_weights_with_an_autoencoder(tmp_path, invoke):
     torch.save(official.to_official(options, state), tmp_path / "dit.pt")
     pipeline.vae.save_pretrained(tmp_path / "vae")
     place = {"path": str(tmp_path / "dit.pt"), "num_heads": 2}
-    run = importing.run_directory(
+    run = imports.run_directory(
         node("denoiselab.interop.dit.Checkpoint", **place, vae=str(tmp_path / "vae")), tmp_path / "logs"
     )
     assert ours(run, {}, 2.0).shape == (2, 1, 8, 8)
-    latents = importing.run_directory(node("denoiselab.interop.dit.Checkpoint", **place), tmp_path / "logs")
+    latents = imports.run_directory(node("denoiselab.interop.dit.Checkpoint", **place), tmp_path / "logs")
     assert ours(latents, {}, 2.0).shape == (2, 4, 4, 4)
     assert latents != run
     out = tmp_path / "out"
@@ -199,9 +199,9 @@ def test_parts_that_do_not_fit_are_refused_and_leave_nothing(change, says, store
     folder = tmp_path / "pipeline"
     shutil.copytree(stored, folder)
     change(folder)
-    source = node("denoiselab.interop.diffusers.Pipeline", path=str(folder))
+    source = node("denoiselab.interop.diffusers.folders.Pipeline", path=str(folder))
     with pytest.raises(BadInput, match=says):
-        importing.run_directory(source, tmp_path / "logs")
+        imports.run_directory(source, tmp_path / "logs")
     assert not list((tmp_path / "logs").rglob("*.ckpt"))
 
 

@@ -3,8 +3,8 @@ import torch
 from published.ncsn import DEEPER, DEEPEST, PLAIN, network
 from published.weights import Shapes, Weights
 
-from denoiselab.app.construct import construct
 from denoiselab.denoiser import Denoiser
+from denoiselab.instantiate import construct
 from denoiselab.interop import InteropError
 from denoiselab.interop.ncsn import Checkpoint, ncsn_layout
 from denoiselab.networks import NCSN, NCSNv2

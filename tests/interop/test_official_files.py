@@ -12,8 +12,9 @@ import torch
 from diffusers import UNet2DModel
 from randomised import batch, off, randomised
 
-from denoiselab.interop import ddim, dit, openai, openai_classifier
-from denoiselab.interop.states import InteropError
+from denoiselab.interop import ddim, dit
+from denoiselab.interop.openai import classifier, unets
+from denoiselab.interop.reading.states import InteropError
 from denoiselab.networks import ADMClassifier, ADMUNet, DDPMUNet, DiT
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.schedules import betas
@@ -132,7 +133,7 @@ def test_openai_checkpoints_are_read(config, flags, written, tmp_path):
     for attention in (m for block in model.up_blocks for m in getattr(block, "attentions", ())):
         attention.heads = written.get("heads_up", attention.heads)
     torch.save(openai_state(model, **written), tmp_path / "model.pt")
-    source = openai.UNet(str(tmp_path / "model.pt"), "cosine", image_size=16, **flags)
+    source = unets.UNet(str(tmp_path / "model.pt"), "cosine", image_size=16, **flags)
     imported = source.read()
     network = ADMUNet(**imported.layout.options).eval()
     network.load_state_dict(imported.weights)
@@ -230,13 +231,13 @@ def test_options_follow_from_the_weights_of_the_released_sizes(preset, count):
     options = {"shape": [3, size, size], **preset, "attention_levels": attention, "dropout": 0.0, "null_class": False}
     with torch.device("meta"):
         state = ADMUNet(**options, head_channels=64).state_dict()
-    names = openai.names({**options, "block_resampling": True, "head_channels": 64, "heads": 1}, new_order=False)
-    given = openai.entries({**options, "block_resampling": True}, names)
-    official = openai.Layout(ADMUNet, options, given).to_theirs(state)
+    names = unets.names({**options, "block_resampling": True, "head_channels": 64, "heads": 1}, new_order=False)
+    given = unets.entries({**options, "block_resampling": True}, names)
+    official = unets.Layout(ADMUNet, options, given).to_theirs(state)
     official["label_emb.weight"] = state["classes.weight"]
     assert round(sum(tensor.numel() for tensor in official.values()) / 1e6) == count
     assert f"input_blocks.{len(preset['multipliers']) * (preset['blocks'] + 1) - 1}.0.in_layers.0.weight" in official
-    found = openai.unet_layout(official, "64x64_diffusion.pt", {"heads": 1, "head_channels": 64}).options
+    found = unets.unet_layout(official, "64x64_diffusion.pt", {"heads": 1, "head_channels": 64}).options
     assert {key: found[key] for key in options} == options
 
 
@@ -245,13 +246,13 @@ def test_the_classifier_is_read(tmp_path):
     options = {"channels": 32, "multipliers": [1, 2], "blocks": 1, "attention_levels": [1], "head_channels": 16}
     network = randomised(ADMClassifier((3, 16, 16), 5, **options))
     state = network.state_dict()
-    layout = openai_classifier.classifier_layout(official_classifier(state), "c.pt", depth=1, head_channels=16)
+    layout = classifier.classifier_layout(official_classifier(state), "c.pt", depth=1, head_channels=16)
     assert layout.options == {**options, "shape": [3, 16, 16], "num_classes": 5} | {
         "scale_shift": True,
         "block_resampling": True,
     }
     torch.save(official_classifier(state), tmp_path / "c.pt")
-    read = openai_classifier.Classifier(str(tmp_path / "c.pt"), classifier_depth=1, num_head_channels=16).read()
+    read = classifier.Classifier(str(tmp_path / "c.pt"), classifier_depth=1, num_head_channels=16).read()
     assert all(torch.equal(read.network.get_parameter(name), tensor) for name, tensor in state.items())
     assert not any(module.training for module in read.modules())
 
@@ -289,10 +290,10 @@ def official_classifier(state):
 def test_the_chain_is_that_of_the_flags(tmp_path):
     """improved-diffusion's cosine chain of 4000 steps; guided-diffusion's linear one."""
     torch.save(openai_state(randomised(UNet2DModel(**IDDPM)), 4, conv_resampling=True), tmp_path / "m.pt")
-    read = openai.UNet(str(tmp_path / "m.pt"), "cosine", num_heads=4, image_size=16, diffusion_steps=4000).read()
+    read = unets.UNet(str(tmp_path / "m.pt"), "cosine", num_heads=4, image_size=16, diffusion_steps=4000).read()
     assert read.schedule["betas"].pop("_target_") == "denoiselab.schedules.betas.cosine"
     assert betas.cosine(**read.schedule["betas"]).shape == (4000,)
-    read = openai.UNet(str(tmp_path / "m.pt"), "linear", num_heads=4, image_size=16).read()
+    read = unets.UNet(str(tmp_path / "m.pt"), "linear", num_heads=4, image_size=16).read()
     assert read.schedule["betas"].pop("_target_") == "denoiselab.schedules.betas.linear"
     table = betas.linear(**read.schedule["betas"])
     assert float(table[0]) == pytest.approx(1e-4)
@@ -301,17 +302,17 @@ def test_the_chain_is_that_of_the_flags(tmp_path):
 
 def test_what_the_weights_do_not_tell_must_be_given(tmp_path):
     with pytest.raises(ValueError, match="num_heads=None and num_head_channels=None: give one of them"):
-        openai.UNet("x.pt", "linear")
+        unets.UNet("x.pt", "linear")
     with pytest.raises(ValueError, match="num_heads_upsample=2: num_head_channels=64 sets the heads"):
-        openai.UNet("x.pt", "linear", num_head_channels=64, num_heads_upsample=2)
+        unets.UNet("x.pt", "linear", num_head_channels=64, num_heads_upsample=2)
     state = openai_state(randomised(UNet2DModel(**IDDPM)), 4, conv_resampling=True)
     torch.save(state, tmp_path / "m.pt")
     with pytest.raises(InteropError, match=r"m\.pt: channels of multiples \[1, 1, 2\] tell no resolution"):
-        openai.UNet(str(tmp_path / "m.pt"), "linear", num_heads=4).read()
+        unets.UNet(str(tmp_path / "m.pt"), "linear", num_heads=4).read()
     state["input_blocks.0.0.weight"] = torch.cat([state["input_blocks.0.0.weight"]] * 2, 1)
     torch.save(state, tmp_path / "m.pt")
     with pytest.raises(InteropError, match=r"m\.pt: a super-resolution network"):
-        openai.UNet(str(tmp_path / "m.pt"), "linear", num_heads=4, image_size=16).read()
+        unets.UNet(str(tmp_path / "m.pt"), "linear", num_heads=4, image_size=16).read()
     with pytest.raises(InteropError, match=r"m\.pt: weights of another network: it lacks 'conv_in.weight'"):
         ddim.Checkpoint(str(tmp_path / "m.pt")).read()
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from denoiselab.interop.pickles import main
+from denoiselab.interop.nvlabs.pickles import main
 
 
 def _reconstruct_persistent_obj(meta):

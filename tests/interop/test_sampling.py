@@ -8,10 +8,10 @@ from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, 
 from frozen_models import UNET2D
 from randomised import off, randomised
 
-from denoiselab.app import importing
-from denoiselab.app.loaded import load_weights
+from denoiselab.app.building import imports
+from denoiselab.app.building.loaded import load_weights
 from denoiselab.denoiser import Denoiser, ScaledTime, StepIndex
-from denoiselab.interop.diffusers import write_pipeline
+from denoiselab.interop.diffusers.folders import write_pipeline
 from denoiselab.interop.nodes import node
 from denoiselab.networks import DDPMUNet
 from denoiselab.noise import Noise
@@ -100,8 +100,8 @@ def test_an_imported_run_samples_as_its_pipeline(scheduler, options, tmp_path, m
     kind, rule = (DDIMPipeline, DDIM) if isinstance(scheduler, DDIMScheduler) else (DDPMPipeline, Ancestral)
     pipeline = kind(model, scheduler)
     pipeline.save_pretrained(tmp_path / "pipeline")
-    source = node("denoiselab.interop.diffusers.Pipeline", path=str(tmp_path / "pipeline"))
-    run = importing.run_directory(source, tmp_path / "logs")
+    source = node("denoiselab.interop.diffusers.folders.Pipeline", path=str(tmp_path / "pipeline"))
+    run = imports.run_directory(source, tmp_path / "logs")
     loaded, weights = load_weights(run / "checkpoints" / "last.ckpt", None)
     assert weights == "raw"
     threshold = Clip(keep_eps=rule is DDIM) if scheduler.config.clip_sample else None

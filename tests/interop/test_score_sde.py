@@ -5,11 +5,11 @@ import torch
 from published.score_sde import network
 from published.weights import Shapes, Weights
 
-from denoiselab.app.construct import construct
 from denoiselab.denoiser import Denoiser
+from denoiselab.instantiate import construct
 from denoiselab.interop import InteropError
-from denoiselab.interop.score_sde import CONFIGS, ScoreSDE, averaged, meaning
-from denoiselab.interop.score_sde_layout import ncsnpp_layout, to_config
+from denoiselab.interop.score_sde.checkpoints import CONFIGS, ScoreSDE, averaged, meaning
+from denoiselab.interop.score_sde.layout import ncsnpp_layout, to_config
 from denoiselab.networks import NCSNpp
 
 HERE = Path("checkpoint.pth")

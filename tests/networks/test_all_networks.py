@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 from torch import nn
 
-from denoiselab.app.construct import check, construct
+from denoiselab.instantiate import check, construct
 from denoiselab.networks import Conditioning, NCSNv2
 from denoiselab.networks.conditioning import OPTIONAL
 from denoiselab.networks.magnitude import MPConv

@@ -6,10 +6,10 @@ from oracles import F64, interior_levels, measured, mixture
 
 from denoiselab import samplers
 from denoiselab.analytic import GaussianDenoiser
-from denoiselab.app.errors import BadInput
-from denoiselab.app.models import Model, check_sampler
+from denoiselab.app.building.checks import Model, check_sampler
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
+from denoiselab.errors import BadInput
 from denoiselab.noise import Noise
 from denoiselab.samplers.spacing import UniformTime
 from denoiselab.samplers.thresholding import Clip

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from denoiselab.app.reporting import wandb_report
-from denoiselab.evaluation import report
+from denoiselab.app.commands.report import wandb_report
+from denoiselab.evaluation.report import tables
 from denoiselab.training.loggers import WandB
 from denoiselab.training.wandb_frontier import CHART, best, chart_spec, send_frontier
 
@@ -136,7 +136,7 @@ def test_names_of_metrics_and_numbers_of_samples_do_not_run_together():
     for (metric, n), key in keys.items():
         record = {"metric": metric, "n": n, "nfe": 5, "score": 1.0}
         assert best([record]) == {f"{key}_best": 1.0, f"{key}_best_nfe5": 1.0}
-        assert report.metric_key(record) == key
+        assert tables.metric_key(record) == key
 
 
 def test_a_report_shows_the_chart_the_training_and_the_samples():

@@ -1,20 +1,20 @@
 """Scores of samplers, with their protocol."""
 
 from denoiselab.evaluation.cell import Subject
-from denoiselab.evaluation.classifier import DomainClassifier
+from denoiselab.evaluation.features.classifier import DomainClassifier
+from denoiselab.evaluation.features.pretrained import CLIP, VGG16, DINOv2, EfficientNetLite0, InceptionV3
 from denoiselab.evaluation.frontier import Frontier
-from denoiselab.evaluation.metrics import (
+from denoiselab.evaluation.metrics.neighbours import DensityCoverage, PrecisionRecall
+from denoiselab.evaluation.metrics.of_features import (
     FrechetDistance,
     InceptionScore,
     KernelDistance,
     Metric,
 )
-from denoiselab.evaluation.neighbours import DensityCoverage, PrecisionRecall
+from denoiselab.evaluation.metrics.wasserstein import SlicedWasserstein
 from denoiselab.evaluation.optimized import OptimizedMetric
-from denoiselab.evaluation.pretrained import CLIP, VGG16, DINOv2, EfficientNetLite0, InceptionV3
 from denoiselab.evaluation.scorer import Extractor, Given, Reference, Score, Scorer, Statistics
 from denoiselab.evaluation.store import Record, Store
-from denoiselab.evaluation.wasserstein import SlicedWasserstein
 
 __all__ = [
     "CLIP",

@@ -20,11 +20,11 @@ from denoiselab.codecs import Codec
 from denoiselab.conditioners import Conditioner
 from denoiselab.denoiser import Denoise, Denoiser
 from denoiselab.evaluation.drawing import NotFinite, draw, mean_count
-from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.memory import PeakMemory, device_name
 from denoiselab.evaluation.ranks import REFUSALS
 from denoiselab.evaluation.scorer import Reference, Score, Scorer, Statistics
 from denoiselab.evaluation.store import Record
+from denoiselab.media.kinds import medium
 from denoiselab.samplers import DDIM, Sampler
 from denoiselab.samplers.spacing import UniformTime
 

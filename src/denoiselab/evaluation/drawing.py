@@ -9,8 +9,8 @@ from torch import Tensor
 from denoiselab.codecs import Codec
 from denoiselab.conditioners import Conditioner
 from denoiselab.denoiser import Denoise, Denoiser
-from denoiselab.evaluation.media import medium
 from denoiselab.guidance import bind
+from denoiselab.media.kinds import medium
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import OnStep, Sampler, count_calls
 

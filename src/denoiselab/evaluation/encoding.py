@@ -10,7 +10,7 @@ from torch import Tensor
 from denoiselab.codecs import Codec
 from denoiselab.conditioners import Conditioner
 from denoiselab.data import DataSet, clean
-from denoiselab.data.stream import IndexStream
+from denoiselab.data.loading.stream import IndexStream
 from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation.drawing import check_finite, mean_count
 from denoiselab.guidance import bind

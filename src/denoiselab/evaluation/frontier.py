@@ -13,10 +13,10 @@ from denoiselab import progress
 from denoiselab.cleaning import line
 from denoiselab.evaluation.cell import Scoring, Subject, Unkept, digest
 from denoiselab.evaluation.drawing import draw
-from denoiselab.evaluation.media import medium
 from denoiselab.evaluation.ranks import on_first_rank
 from denoiselab.evaluation.scorer import Reference, Scorer
 from denoiselab.evaluation.store import Record, Store, comparable, find, key_of, mark_code, rule
+from denoiselab.media.kinds import medium
 from denoiselab.samplers import Sampler
 from denoiselab.schedules import Schedule
 from denoiselab.sources import modules_of, sha256_of_code

@@ -115,7 +115,7 @@ class Scorer(Protocol[S, R]):
 class Extractor(Protocol):
     """Makes the scorer of a data set.
 
-    `metrics` are objects of denoiselab.evaluation.metrics by name, and `settings` their configuration.
+    `metrics` are objects of denoiselab.evaluation.metrics.of_features by name, and `settings` their configuration.
     """
 
     def check(

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Literal
 
 from denoiselab.interop import nodes
-from denoiselab.interop.files import as_state, read_torch
 from denoiselab.interop.imported import Imported, named
-from denoiselab.interop.layout import SAME, Layout, Pointwise, Stacked
-from denoiselab.interop.states import InteropError, State, numbered, width_of
-from denoiselab.interop.unet import Names, Part, entries
+from denoiselab.interop.reading.files import as_state, read_torch
+from denoiselab.interop.reading.layout import SAME, Layout, Pointwise, Stacked
+from denoiselab.interop.reading.states import InteropError, State, numbered, width_of
+from denoiselab.interop.reading.unet_names import Names, Part, entries
 from denoiselab.networks import DDPMUNet
 
 # Their beta schedules, and ours.

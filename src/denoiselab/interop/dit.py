@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from denoiselab.interop import nodes
-from denoiselab.interop.files import as_state, read_safetensors, read_torch
+from denoiselab.interop.diffusers.latent import codec
 from denoiselab.interop.imported import Imported, named
-from denoiselab.interop.latent import codec
-from denoiselab.interop.layout import Entry, Layout, layer
-from denoiselab.interop.options import completed
-from denoiselab.interop.states import InteropError, State, numbered, numbers, width_of
+from denoiselab.interop.reading.files import as_state, read_safetensors, read_torch
+from denoiselab.interop.reading.layout import Entry, Layout, layer
+from denoiselab.interop.reading.options import completed
+from denoiselab.interop.reading.states import InteropError, State, numbered, numbers, width_of
 from denoiselab.networks import DiT
 from denoiselab.networks.checks import check_dropout, check_sizes
 from denoiselab.networks.transformer import sincos_positions

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 from denoiselab.interop import nodes
-from denoiselab.interop.layout import Layout
 from denoiselab.interop.nodes import Node
-from denoiselab.interop.states import State
+from denoiselab.interop.reading.layout import Layout
+from denoiselab.interop.reading.states import State
 
 
 @dataclass(frozen=True)

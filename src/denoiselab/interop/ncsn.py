@@ -13,11 +13,11 @@ from typing import Any
 from torch import Tensor
 
 from denoiselab.interop import nodes
-from denoiselab.interop.files import as_state, read_torch
 from denoiselab.interop.imported import Imported, named
-from denoiselab.interop.layout import SAME, Entry, Layout, Way
 from denoiselab.interop.nodes import Node, node
-from denoiselab.interop.states import InteropError, State, numbers, width_of
+from denoiselab.interop.reading.files import as_state, read_torch
+from denoiselab.interop.reading.layout import SAME, Entry, Layout, Way
+from denoiselab.interop.reading.states import InteropError, State, numbers, width_of
 from denoiselab.networks import NCSN, NCSNv2
 
 # Multipliers and dilations by the number of levels: NCSNv2, its deeper and its deepest network; NCSN has the first.

@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.strategies import Strategy
 
 from denoiselab import progress
-from denoiselab.data.loading import Batch
+from denoiselab.data.loading.batches import Batch
 from denoiselab.training.checkpoints import LAST
 from denoiselab.training.finite import DivergedError
 from denoiselab.training.interruption import Interruption

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from denoiselab.codecs import Codec
 from denoiselab.conditioners import Clean, Conditioner
-from denoiselab.data.loading import Batch
+from denoiselab.data.loading.batches import Batch
 from denoiselab.denoiser import Denoiser
 from denoiselab.networks.layers import Constrained
 from denoiselab.noise import TRAINING, Noise

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab.cleaning import path_part
-from denoiselab.evaluation import report
+from denoiselab.evaluation.report import tables
 from denoiselab.evaluation.store import Record, finished, loss, lower_is_better
 from denoiselab.training.checkpoints import BEST, CHECKPOINTS, LAST
 from denoiselab.training.loggers import WandBRun
@@ -35,9 +35,9 @@ def send_frontier(logger: WandBRun, records: Sequence[Record], directory: Path) 
         records: All cells of the frontier, failed ones too.
         directory: With the files of the run that was scored.
     """
-    series = report.by_series(records)
+    series = tables.by_series(records)
     rows = [[name if c == "series" else record.get(c) for c in _COLUMNS] for name, s in series.items() for record in s]
-    sheets = {f"samples/{path_part(name)}": report.sheet_of(directory, name) for name in series}
+    sheets = {f"samples/{path_part(name)}": tables.sheet_of(directory, name) for name in series}
     pictures = {**sheets, "samples/plot": directory / "frontier.png", "samples/plane": directory / "toy_2d.png"}
 
     def send(run: Any) -> None:
@@ -52,7 +52,7 @@ def send_frontier(logger: WandBRun, records: Sequence[Record], directory: Path) 
         for step in _by_nfe(series):
             run.log(step)
         run.log({key: wandb.Image(str(path)) for key, path in pictures.items() if path.is_file()})
-        run.summary.update({**report.named(records), **best(records)})
+        run.summary.update({**tables.named(records), **best(records)})
         for artifact in _artifacts(wandb, run.id, records, directory, logger.artifacts):
             run.log_artifact(artifact)
 
@@ -70,7 +70,7 @@ def _by_nfe(series: Mapping[str, Sequence[Record]]) -> list[dict[str, float]]:
 
 
 def _scalar(series: str, record: Record) -> str:
-    return f"frontier/{report.metric_key(record)}/{path_part(series)}"
+    return f"frontier/{tables.metric_key(record)}/{path_part(series)}"
 
 
 def best(records: Sequence[Record]) -> dict[str, float]:
@@ -89,7 +89,7 @@ def best(records: Sequence[Record]) -> dict[str, float]:
 def _best(records: Sequence[Record]) -> dict[str, float]:
     # The last of a key counts, so the best comes last.
     by_loss = sorted(records, key=loss, reverse=True)
-    return {f"{report.metric_key(record)}_best": record["score"] for record in by_loss}
+    return {f"{tables.metric_key(record)}_best": record["score"] for record in by_loss}
 
 
 def _artifacts(wandb: Any, run_id: str, records: Sequence[Record], directory: Path, kinds: Sequence[str]) -> list[Any]:

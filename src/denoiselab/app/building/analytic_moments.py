@@ -1,0 +1,99 @@
+"""What samplers of Analytic-DPM must know of a model, measured once and kept in the run's directory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoiselab.app.building.checks import Model
+from denoiselab.data import DataSet, clean
+from denoiselab.denoiser import Prediction
+from denoiselab.evaluation.cell import digest
+from denoiselab.files import read_json, write_json
+from denoiselab.networks.conditioning import Conditioning
+from denoiselab.noise import SAMPLING, Noise
+from denoiselab.samplers import Analytic, Moments, Sampler
+from denoiselab.schedules import Level
+
+FOLDER = "moments"
+
+# The draws of the measurement have indices that no sample has.
+_FIRST_INDEX = 2**41
+
+
+def learn(
+    sampler: Sampler,
+    model: Model,
+    images: Callable[[], DataSet],
+    directory: Path,
+    check: Callable[[object], None],
+    *,
+    writes: bool = True,
+) -> str | None:
+    """Give an `Analytic` sampler the model's moments; others need none.
+
+    They are read from `directory/moments/`, or measured with the weights that the model has now, on data in their
+    order, and kept there.
+
+    Args:
+        sampler: Of any kind.
+        model: With its denoiser on the device where it shall work.
+        images: Loads the training data.
+        directory: The run's.
+        check: Called between batches; what it raises stops the measurement.
+        writes: Whether this process keeps what it measured.
+
+    Returns:
+        The sha256 of the moments; None for a sampler that needs none.
+
+    Raises:
+        ValueError: The data cannot be loaded, or the moments are not finite.
+    """
+    if not isinstance(sampler, Analytic):
+        return None
+    asked: dict[str, Any] = {
+        "weights": digest(model.denoiser),
+        "levels": sampler.measured_levels,
+        "samples": sampler.measured_samples,
+    }
+    if sampler.threshold is not None:
+        own = {name: value for name, value in vars(sampler.threshold).items() if name != "keep_eps"}  # not of x0
+        own = {name: value for name, value in own.items() if (name, value) != ("most", None)}  # as before it was there
+        asked["threshold"] = [type(sampler.threshold).__name__, own]
+    path = directory / FOLDER / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}.json"
+    try:
+        stored = read_json(path)
+        sampler.moments = Moments(*(torch.tensor(stored[name], dtype=torch.float64) for name in Moments._fields))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        data = images()
+        sampler.moments = _measured(sampler, model, data, check)
+        if not torch.cat(tuple(sampler.moments)).isfinite().all():
+            raise ValueError("the model's moments are not finite; has its training diverged?") from None
+        if writes:
+            facts = {**asked, "data_sha256": data.fingerprint}
+            write_json(path, {**facts, **{k: v.tolist() for k, v in sampler.moments._asdict().items()}})
+    values = torch.cat(tuple(sampler.moments)).numpy().tobytes()
+    return hashlib.sha256(values).hexdigest()
+
+
+def _measured(sampler: Analytic, model: Model, data: DataSet, check: Callable[[object], None]) -> Moments:
+    device = model.device
+    index = torch.arange(min(sampler.measured_samples, len(data)))
+    known = clean(data, index, device)
+    noise = Noise(0, _FIRST_INDEX + index.to(device), SAMPLING)
+    x0 = model.codec.encode_latents(model.codec.encode_pixels(known.images), noise.normal)
+    cond = model.conditioner.given(known)
+
+    def denoise(x: Tensor, level: Level, rows: Tensor) -> Prediction:
+        part = Conditioning(*(None if field is None else field[rows] for field in cond))
+        prediction: Prediction = model.denoiser(x, level, part)
+        return prediction
+
+    with model.evaluating():
+        return sampler.measure(denoise, model.denoiser.schedule, x0, noise, check)

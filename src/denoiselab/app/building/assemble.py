@@ -1,0 +1,252 @@
+"""All objects of a training run, built before its directory exists: whatever can fail, fails here."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.profilers import Profiler
+
+from denoiselab.app.building import checks, parts
+from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_metric
+from denoiselab.app.building.training_callbacks import Looks
+from denoiselab.app.config.settings import TrainSettings, parse
+from denoiselab.app.runs.devices import check_devices, resolve_accelerator
+from denoiselab.app.runs.failures import Present
+from denoiselab.app.runs.names import run_name
+from denoiselab.codecs import Identity
+from denoiselab.data import DataSet, clean, in_turn
+from denoiselab.data.loading.datamodule import DataModule
+from denoiselab.errors import BadInput
+from denoiselab.evaluation import Frontier, OptimizedMetric, Store
+from denoiselab.instantiate import check, construct, targets
+from denoiselab.training.callbacks import ProgressBar
+from denoiselab.training.checkpoints import CHECKPOINTS, AtomicCheckpointIO, saved
+from denoiselab.training.ema import EMA, RAW
+from denoiselab.training.interruption import Interruption
+from denoiselab.training.loggers import WandB
+from denoiselab.training.module import DiffusionModule
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """The objects of a run.
+
+    Args:
+        config: Resolved configuration, plain containers.
+        settings: Its typed part.
+        model: What is trained and sampled.
+        module: What the Trainer trains.
+        frontier: The cells to score at the end.
+        evaluator: Scores them.
+        optimized: What of them a sweep minimises.
+        trackers: Loggers beside the CSV file, not yet open.
+        trainer: The Trainer, without loggers.
+        interruption: Notes signals while it is entered.
+        images: Training images or points.
+        held_out: Those held out.
+        batches: Feeds the Trainer.
+    """
+
+    config: Config
+    settings: TrainSettings
+    model: checks.Model
+    module: DiffusionModule
+    frontier: Frontier
+    evaluator: Evaluator
+    optimized: OptimizedMetric
+    trackers: Mapping[str, WandB]
+    trainer: pl.Trainer
+    interruption: Interruption
+    images: DataSet
+    held_out: DataSet
+    batches: DataModule
+
+
+def check_config(config: Config, *, sweeping: bool) -> None:
+    """Check all that can be checked without building anything.
+
+    Args:
+        config: Resolved configuration, plain containers.
+        sweeping: The run is a job of a multirun in this process.
+
+    Raises:
+        BadInput: Something is wrong.
+    """
+    settings = parse(TrainSettings, config)
+    parts.check_shape(config["data"])
+    checks.check_takes(config)
+    check(config)
+    parts.sampler_nodes([*settings.evaluation.extra_nfe])  # a misspelt name would be passed over
+    parts.build_extractor(config, settings.evaluation, settings.evaluation.num_samples)
+    check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
+    _check_start(settings, sweeping=sweeping)
+    with torch.device("meta"):  # a rehearsal: every job of a sweep fails here, or not for its model
+        model, objective = checks.build_model(config), parts.build_objective(config)
+    checks.check_model(model, objective)
+    if not isinstance(model.codec, Identity):
+        _check_decoders(config["objective"])
+    parts.build_augmentation(config)
+    names = [*settings.ema.profiles, RAW]
+    optimized_metric(settings.optimized_metric, frontier_of(config["evaluation"], model, names))
+    looks = Looks(config, model, names)
+    if "frontier" in config["callbacks"]:
+        looks.frontier(*(config["callbacks"]["frontier"][key] for key in ("samplers", "nfe", "num_samples")))
+    if "preview" in config["callbacks"]:
+        looks.preview(*(config["callbacks"]["preview"][key] for key in ("sampler", "nfe", "num_samples")))
+
+
+def _check_start(settings: TrainSettings, *, sweeping: bool) -> None:
+    """Refuse weights to start from that are not there; a run that continues needs them no more.
+
+    Args:
+        settings: Of the run.
+        sweeping: It is a job of a multirun, whose directory Hydra sets later.
+
+    Raises:
+        BadInput: They are not there, or options of them stand without `init_from`.
+    """
+    if settings.init_from is None:
+        for option, asked, default in (
+            ("init_weights", settings.init_weights, RAW),
+            ("init_optimizer", settings.init_optimizer, False),
+        ):
+            if asked != default:
+                raise BadInput(f"{option}={str(asked).lower()}: has no effect without init_from=<run or file>.")
+    elif not (sweeping or Path(settings.init_from).exists() or saved(Path(settings.paths.run_dir) / CHECKPOINTS)):
+        raise BadInput(f"init_from={settings.init_from}: no such run directory or checkpoint file.")
+
+
+def _check_decoders(objective: Config) -> None:
+    """Refuse decoders of bytes in an objective on latents.
+
+    Raises:
+        BadInput: There is one.
+    """
+    for path, node in targets(objective, "objective"):
+        if node["_target_"].startswith("denoiselab.objectives.decoders.") and construct(node, path).bins is not None:
+            raise BadInput(f"{path}: it is for bytes, and latents are real numbers; choose decoder@{path}=real.")
+
+
+def assemble(config: Config, path: Path, continues: str) -> Run:
+    """Build the objects of a checked configuration.
+
+    Args:
+        config: Resolved configuration, plain containers.
+        path: The run's directory, which need not exist yet.
+        continues: The command that continues a stopped run.
+
+    Raises:
+        BadInput: An object refuses its options, or two do not fit together.
+    """
+    settings = parse(TrainSettings, config)
+    model = checks.build_model(config)
+    ema = EMA(construct(config["ema"]["profiles"], "ema.profiles"))
+    optimizer = construct(config["optimizer"], "optimizer")
+    try:
+        optimizer([torch.nn.Parameter(torch.zeros(1))])  # it checks its options only when it is built
+    except (ValueError, TypeError) as error:
+        raise BadInput(f"optimizer: {error}.") from None
+    interruption = Interruption(f"stopped, and saved in {path}; to continue: {continues}")
+    try:
+        images, held_out = construct(config["data"], "data").load()
+        model.codec.load()
+        model.conditioner.meet(in_turn(lambda: held_out))
+        first = torch.zeros(1, dtype=torch.int64)
+        model.conditioner.given(clean(images, first)), model.conditioner.sample(first)  # refused here, or never
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    module = DiffusionModule(
+        model.denoiser,
+        parts.build_objective(config),
+        model.conditioner,
+        model.codec,
+        optimizer,
+        construct(config["lr_schedule"], "lr_schedule"),
+        ema,
+        settings.seed,
+        config,
+        images.fingerprint,
+    )
+    evaluator = Evaluator(
+        model=model,
+        identity=checks.identity(config),
+        applied=functools.partial(ema.applied, model.denoiser),
+        extractor=parts.build_extractor(config, settings.evaluation, settings.evaluation.num_samples, images),
+        images=images,
+        held_out=held_out,
+        data=config["data"]["name"],
+        cache=Path(settings.paths.cache_dir),
+        store=Store(path),
+        name=run_name(path),
+        interruption=interruption,
+    )
+    frontier = frontier_of(config["evaluation"], model, ema.names)
+    return Run(
+        config=config,
+        settings=settings,
+        model=model,
+        module=module,
+        frontier=frontier,
+        evaluator=evaluator,
+        optimized=optimized_metric(settings.optimized_metric, frontier),
+        trackers=construct(config["logger"], "logger"),
+        trainer=_trainer(config, settings, path, interruption, Looks(config, model, ema.names, evaluator)),
+        interruption=interruption,
+        images=images,
+        held_out=held_out,
+        batches=DataModule(images, settings.seed, settings.batch_size, parts.build_augmentation(config)),
+    )
+
+
+def _trainer(
+    config: Config, settings: TrainSettings, path: Path, interruption: Interruption, looks: Looks
+) -> pl.Trainer:
+    given = {
+        "checkpoints": {"directory": path / CHECKPOINTS, "interruption": interruption},
+        "frontier": {"directory": path / CHECKPOINTS, "prepare": looks.frontier, "ready": looks.ready},
+        "preview": {"directory": path / "samples" / "preview", "prepare": looks.preview},
+    }
+    callbacks = [
+        construct(node, f"callbacks.{name}", **given.get(name, {})) for name, node in config["callbacks"].items()
+    ]
+    trainer: pl.Trainer = construct(
+        {**config["trainer"], "accelerator": resolve_accelerator(config["trainer"]["accelerator"])},
+        "trainer",
+        max_steps=-(-settings.max_images // settings.batch_size),
+        max_epochs=-1,
+        logger=False,
+        callbacks=[*callbacks, ProgressBar(settings.max_images), Present(path)],
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=str(path),
+    )
+    for name, callback in zip(config["callbacks"], callbacks, strict=True):
+        _check_place(f"callbacks.{name}", callback, path)
+    _check_place("trainer.profiler", vars(trainer)["profiler"], path)
+    if isinstance(config["trainer"]["profiler"], str):  # Lightning would log its report, where nobody reads it
+        profiler: Profiler = vars(trainer)["profiler"]
+        profiler.dirpath, profiler.filename = path, "profile"
+    return trainer
+
+
+def _check_place(option: str, part: object, path: Path) -> None:
+    """Refuse a callback or a profiler of Lightning's that would write elsewhere than into the run's directory.
+
+    Raises:
+        BadInput: It would.
+    """
+    place, name = (getattr(part, attribute, None) for attribute in ("dirpath", "filename"))
+    if place is not None and not Path(place).resolve().is_relative_to(path.resolve()):
+        raise BadInput(f"{option}.dirpath={place}: it must lie in the run's directory, {path}; leave it out.")
+    if name is not None and Path(name).name != str(name):
+        raise BadInput(f"{option}.filename={name}: it must be a name, without a folder.")

@@ -1,0 +1,308 @@
+"""The model of a configuration, and whether its parts go together."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from denoiselab.codecs import Codec, Identity
+from denoiselab.conditioners import Clean, Conditioner
+from denoiselab.denoiser import Denoiser
+from denoiselab.errors import BadInput
+from denoiselab.files import sha256_of
+from denoiselab.frozen import folders
+from denoiselab.guidance import bind
+from denoiselab.instantiate import construct, resolve
+from denoiselab.networks.conditioning import OPTIONAL, listed
+from denoiselab.objectives import Objective
+from denoiselab.parameterizations import determinant
+from denoiselab.samplers import Analytic, Sampler
+
+Config = Mapping[str, Any]
+
+# The parts of a configuration that a model is made of.
+_PARTS = ("codec", "network", "schedule", "parameterization", "denoiser", "conditioner")
+
+
+# Options of networks that configurations of conditioners set, and what they are told then.
+_TAKEN = {
+    "num_classes": "classes",
+    "token_features": "texts",
+    "vector_features": "vectors",
+    "image_channels": "images",
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A denoiser, the conditioning it takes, and what stands between it and the data."""
+
+    denoiser: Denoiser
+    conditioner: Conditioner
+    codec: Codec
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what the denoiser sees."""
+        return self.codec.latent_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return next(self.denoiser.parameters()).device
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within it the denoiser does not train; exceptions undo it too."""
+        training = self.denoiser.training
+        try:
+            self.denoiser.eval()
+            yield
+        finally:
+            self.denoiser.train(training)
+
+
+def parts(config: Config) -> dict[str, Any]:
+    """The nodes of a configuration that a model is made of.
+
+    Raises:
+        KeyError: One is missing. Only a codec may be: there is none.
+    """
+    return {part: config[part] for part in _PARTS if part != "codec" or part in config}
+
+
+def check_takes(config: Config) -> None:
+    """Refuse a conditioner that sets an option which the network does not have, or knows no number of classes.
+
+    Raises:
+        BadInput: It does.
+    """
+    if config["conditioner"].get("num_classes", 0) is None:
+        raise BadInput("data.num_classes: is not given, and conditioner=label needs it; pass data.num_classes=...")
+    conditioner, network = (str(config[part].get("_target_")) for part in ("conditioner", "network"))
+    if conditioner == "denoiselab.conditioners.Unconditional":
+        return
+    known = inspect.signature(resolve(network, "network")).parameters
+    for option, what in _TAKEN.items():
+        if option in config["network"] and option not in known:
+            raise BadInput(
+                f"conditioner: {network.rpartition('.')[2]} takes no {what}; choose another network, or "
+                "conditioner=none."
+            )
+
+
+def with_hashes(node: Any) -> Any:
+    """A node with the sha256 of each file or folder instead of its `path`: what is in there counts, not where it is."""
+    if not isinstance(node, dict):
+        return node
+    out = {key: with_hashes(value) for key, value in node.items()}
+    if isinstance(path := node.get("path"), str):
+        if node.get("sha256") is not None:
+            del out["path"]
+        elif Path(path).is_file():
+            out["path"] = {"sha256": sha256_of(Path(path))}
+        elif Path(path).is_dir():
+            out["path"] = {"sha256": folders.sha256_of(Path(path))}
+    return out
+
+
+def identity(config: Config) -> str:
+    """sha256 of all that a model's samples depend on beside its weights: its parts, and the files that they name.
+
+    Raises:
+        KeyError: A part is missing.
+    """
+    nodes = with_hashes(parts(config))
+    return hashlib.sha256(json.dumps(nodes, sort_keys=True).encode()).hexdigest()
+
+
+def build_model(config: Config) -> Model:
+    """The untrained model of a checked configuration; its weights are a function of `seed`.
+
+    Raises:
+        BadInput: Parts do not fit together.
+    """
+    codec: Codec = construct(config["codec"], "codec") if "codec" in config else Identity(config["data"]["shape"])
+    shape = config["network"].get("shape", codec.latent_shape)
+    if tuple(shape) != tuple(codec.latent_shape):
+        raise BadInput(f"network.shape={list(shape)}: it must be {list(codec.latent_shape)}, as codec and data are.")
+    conditioner: Conditioner = construct(config["conditioner"], "conditioner")
+    parameterization = construct(config["parameterization"], "parameterization")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config["seed"])
+        network: nn.Module = construct(config["network"], "network")
+        with torch.device("cpu"):  # a rehearsal has no numbers, but a schedule's are checked
+            schedule = construct(config["schedule"], "schedule")
+    network.to(memory_format=torch.channels_last)
+    takes: frozenset[str] = getattr(network, "conditioning", frozenset())
+    if not takes - OPTIONAL <= conditioner.names <= takes:
+        raise BadInput(
+            f"conditioner: it gives {listed(conditioner.names)}, but network takes {listed(takes)}; "
+            "choose the conditioner=... that gives these (it sets what the network takes), else conditioner=none."
+        )
+    denoiser = construct(
+        config["denoiser"], "denoiser", network=network, schedule=schedule, parameterization=parameterization
+    )
+    return Model(denoiser, conditioner, codec)
+
+
+@torch.no_grad()
+def check_model(model: Model, objective: Objective) -> None:
+    """Refuse parts of a model, which may be on the meta device, that do not go together.
+
+    Raises:
+        BadInput: Says which.
+    """
+    try:
+        objective.check(model.denoiser)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    check_ends(model.denoiser)
+    check_network(model)
+
+
+@torch.no_grad()
+def check_ends(denoiser: Denoiser, *, advice: bool = True) -> None:
+    """Refuse a denoiser whose prediction or time label is infinite at an end of its schedule.
+
+    Args:
+        denoiser: May be on the meta device.
+        advice: Whether the message says what else to choose.
+
+    Raises:
+        BadInput: Says which.
+    """
+    schedule = denoiser.schedule
+    try:
+        ends = schedule.level(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64))
+        det = determinant(ends, denoiser.parameterization(ends))
+        label = denoiser.time_label(ends)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    for i, end in enumerate(("t_min", "t_max")):
+        alpha, sigma = float(ends.alpha[i]), float(ends.sigma[i])
+        where = f"{type(schedule).__name__} has alpha={alpha:.3g}, sigma={sigma:.3g} at {end}"
+        if not (bool(det[i].isfinite()) and abs(float(det[i])) > 0):
+            raise BadInput(
+                f"parameterization={_called(denoiser.parameterization)}: x0 and eps cannot be told from its output "
+                f"there, as schedule {where}"
+                + (f"; choose parameterization=v, edm or velocity, or set schedule.{end}." if advice else ".")
+            )
+        if not bool(label[i].isfinite()):
+            raise BadInput(
+                f"denoiser.time_label={type(denoiser.time_label).__name__}: it is infinite there, as schedule {where}"
+                + (f"; choose denoiser=default, or set schedule.{end}." if advice else ".")
+            )
+
+
+@torch.no_grad()
+def check_network(model: Model) -> None:
+    """Refuse a network, which may be on the meta device, that does not take what codec and conditioner give.
+
+    Raises:
+        BadInput: Says which.
+    """
+    denoiser, conditioner, device = model.denoiser, model.conditioner, model.device
+    try:
+        x, blank = torch.zeros(2, *model.shape, device=device), Clean.blank(2, model.codec.shape, device)
+    except (RuntimeError, TypeError):
+        raise BadInput(f"network: no tensor holds samples of shape {list(model.shape)}.") from None
+    try:
+        cond = conditioner.given(blank)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    try:
+        out = denoiser.network(x, torch.zeros(2, device=device), cond)
+    except ValueError as error:
+        raise BadInput(f"network: {error}") from None
+    except RuntimeError as error:
+        given = {name: list(value.shape[1:]) for name, value in cond._asdict().items() if value is not None}
+        raise BadInput(
+            f"network: its sizes do not fit samples of shape {list(model.shape)}"
+            + "".join(f", {name} of shape {shape}" for name, shape in given.items())
+            + f" ({' '.join(str(error).split())})."
+        ) from None
+    wanted = 1 if denoiser.variance is None else denoiser.variance.outputs
+    if out.shape != (2, wanted * model.shape[0], *model.shape[1:]):
+        raise BadInput(
+            f"network.outputs: {type(denoiser.network).__name__} maps samples of shape {list(model.shape)} to "
+            f"{list(out.shape[1:])}, where {wanted} x {model.shape[0]} channels are needed; choose the variance by "
+            "variance=..., which sets it."
+        )
+
+
+def check_scales(model: Model, scales: Sequence[float], asked: str) -> None:
+    """Refuse scales of classifier-free guidance that a model does not have; `asked` is the option and its value.
+
+    Raises:
+        BadInput: Says which.
+    """
+    cond, guided = model.conditioner.given(Clean.blank(1, model.codec.shape)), model.conditioner.guided_channels
+    if guided is not None and guided > model.shape[0]:
+        raise BadInput(f"conditioner.guided_channels={guided}: the network sees {model.shape[0]}; give at most that.")
+    for scale in scales:
+        try:
+            bind(model.denoiser, cond, model.conditioner.null(torch.arange(1)), scale)
+        except ValueError as error:
+            raise BadInput(f"{asked}:{str(error).partition(':')[2]}") from None
+
+
+def check_sampler(
+    sampler: Sampler, model: Model, scales: Sequence[float], option: str | None = None, name: str = ""
+) -> None:
+    """Refuse a sampler that does not suit a model.
+
+    Args:
+        sampler: Of any kind.
+        model: With its codec.
+        scales: Of guidance.
+        option: The node whose `samplers` list it, for messages; None for the `sampler` of samples.
+        name: It is listed under.
+
+    Raises:
+        BadInput: It mends x0 in the range of images and the network sees something else, or its moments are those of
+            the conditional model and a scale is not 1.
+    """
+    pixels = isinstance(model.codec, Identity) and len(model.shape) == 3
+    if sampler.threshold is not None and not pixels:
+        where, instead = (
+            ("sampler.threshold", "give sampler.threshold=null")
+            if option is None
+            else (f"{option}.samplers: {name}", "name one that has no threshold instead, such as ancestral for ddpm")
+        )
+        sees = f"what {type(model.codec).__name__} makes of them"
+        if isinstance(model.codec, Identity):
+            sees = f"data of shape {list(model.shape)}, which are none"
+        raise BadInput(
+            f"{where}: {type(sampler.threshold).__name__} keeps x0 in the range of images, and this network sees "
+            f"{sees}; {instead}."
+        )
+    if isinstance(sampler, Analytic) and any(scale != 1 for scale in scales):
+        where = "guidance" if option is None else f"{option}.guidance"
+        raise BadInput(f"{where}={list(scales)}: Analytic's variance is measured without guidance; use 1.")
+
+
+def check_conditions(model: Model) -> None:
+    """Refuse a model that knows no conditions of samples.
+
+    Raises:
+        BadInput: It does not.
+    """
+    try:
+        model.conditioner.sample(torch.arange(1))
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+
+
+def _called(function: Any) -> str:
+    """The name of a function, or of the function in a partial."""
+    return str(getattr(getattr(function, "func", function), "__name__", type(function).__name__))

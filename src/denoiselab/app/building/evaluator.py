@@ -1,0 +1,248 @@
+"""What scores a model: during training, at its end, and from a checkpoint."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from denoiselab.app.building import checks, parts
+from denoiselab.app.building.analytic_moments import learn
+from denoiselab.app.building.classifier_guidance import Steering
+from denoiselab.app.config.settings import Evaluation
+from denoiselab.app.runs.devices import is_leader
+from denoiselab.app.runs.run_directory import git_revision
+from denoiselab.conditioners import Conditioner
+from denoiselab.console import console
+from denoiselab.data import DataSet
+from denoiselab.errors import BadInput
+from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Reference, Scorer, Store, Subject
+from denoiselab.samplers import Sampler
+from denoiselab.training.interruption import Interruption
+
+Config = Mapping[str, Any]
+
+# What a score of fresh data is averaged over.
+_FRESH = 4
+
+
+def frontier_of(evaluation: Config, model: checks.Model, names: list[str], option: str = "evaluation") -> Frontier:
+    """The frontier of a checked node `evaluation`.
+
+    Args:
+        evaluation: The node.
+        model: To be scored.
+        names: Of the weights that there are.
+        option: What the node is called, for messages.
+
+    Raises:
+        BadInput: It refuses its options, or the model does.
+    """
+    nodes = parts.sampler_nodes(evaluation["samplers"], f"{option}.samplers")
+    asked, scales = evaluation["weights"], [float(scale) for scale in evaluation["guidance"]]
+    listed = asked if isinstance(asked, list) else [asked]
+    checks.check_scales(model, scales, f"{option}.guidance={scales}")
+    samplers = parts.build_samplers(nodes)
+    for name, sampler in samplers.items():
+        checks.check_sampler(sampler, model, scales, option, name)
+    try:
+        return Frontier(
+            samplers,
+            {name: checks.with_hashes(node) for name, node in nodes.items()},
+            model.denoiser.schedule,
+            evaluation["nfe"],
+            evaluation["extra_nfe"],
+            evaluation["num_samples"],
+            evaluation["batch_size"],
+            evaluation["seed"],
+            [parts.profile_name(one, names, f"{option}.weights") for one in listed],
+            scales,
+            rescore=evaluation["rescore"],
+        )
+    except ValueError as error:
+        raise BadInput(str(error).replace("evaluation.", f"{option}.")) from None
+
+
+def optimized_metric(name: str, frontier: Frontier, advice: str = "") -> OptimizedMetric:
+    """The number of a frontier by that name.
+
+    Raises:
+        BadInput: It has no such number.
+    """
+    try:
+        metric = OptimizedMetric(name)
+        metric.check(frontier)
+    except ValueError as error:
+        raise BadInput(f"{error}{advice}") from None
+    return metric
+
+
+@dataclass
+class Evaluator:
+    """Scores the frontiers of one model.
+
+    Args:
+        model: With its denoiser on the device where it shall work.
+        identity: `models.identity` of the model's configuration.
+        applied: Takes a name of weights; within its context the denoiser has them.
+        extractor: Makes the scorer.
+        images: Training images or points.
+        held_out: Those held out.
+        data: The data set's name.
+        cache: Folder of what is made once.
+        store: Where cells go.
+        name: Of the run.
+        interruption: Notes signals.
+        steering: Guides samples by a classifier; None for nothing.
+    """
+
+    model: checks.Model
+    identity: str
+    applied: Callable[[str], AbstractContextManager[None]]
+    extractor: Extractor
+    images: DataSet
+    held_out: DataSet
+    data: str
+    cache: Path
+    store: Store
+    name: str
+    interruption: Interruption
+    steering: Steering | None = None
+
+    def score(
+        self, frontier: Frontier, evaluation: Evaluation, images_seen: int, *, shown: bool = True
+    ) -> list[Record]:
+        """The frontier's records, and those stored before of the same model and measure.
+
+        Args:
+            frontier: The cells.
+            evaluation: Names metrics and reference.
+            images_seen: In training.
+            shown: Whether a bar is shown.
+
+        Raises:
+            Stopped: The run was asked to stop; finished cells are stored.
+        """
+        scorer, reference = self.measure(evaluation)
+        protocol = {
+            "data": self.data,
+            "split": scorer.split,
+            "images_seen": images_seen,
+            "model_sha256": self.identity,
+            **self._conditions,
+            **scorer.facts,
+            "versions": {"torch": importlib.metadata.version("torch")},
+            **({} if self.steering is None else self.steering.facts),
+        }
+        subject = Subject(self.model.denoiser, self.model.conditioner, self.model.codec, self.applied, self.steering)
+        file = getattr(reference, "path", None)
+        notes = {
+            "run": self.name,
+            "reference_file": None if file is None else str(file),
+            "reference_data": dict(getattr(reference, "of", {})),
+            "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
+            **self._revision,
+            **self._floor(evaluation, frontier.num_samples),
+        }
+        with self.model.evaluating():
+            return frontier.run(
+                subject, scorer, reference, self.store, protocol, self.check, self._agree_to_stop, notes, self._learn,
+                shown=shown,
+            )  # fmt: skip
+
+    def measure(self, evaluation: Evaluation) -> tuple[Scorer[Any, Any], Reference]:
+        """The scorer by the metrics of a configuration, and what it is taken against; made once.
+
+        Raises:
+            BadInput: The reference does not fit.
+        """
+        key = json.dumps([evaluation.metrics, evaluation.metric_options, evaluation.reference], sort_keys=True)
+        if key not in self._measures:
+            leader = is_leader()
+            scorer = self.extractor.fit(
+                self.images,
+                self.held_out,
+                parts.build_metrics(evaluation),
+                parts.metric_nodes(evaluation),
+                self.cache,
+                self.check,
+                shown=leader,
+            )
+            try:
+                reference = scorer.reference(
+                    {"train": self.images, "held_out": self.held_out}[scorer.split],
+                    {"data": self.data, "split": scorer.split},
+                    self.cache,
+                    self.model.device,
+                    parts.given_reference(evaluation),
+                    shown=leader,
+                )
+            except ValueError as error:  # the hash of a classifier is not known before
+                raise BadInput(str(error)) from None
+            if scorer.told and leader and not self._measures:
+                console(stderr=True).print(f"{self.data} is scored by {scorer.told}")
+            self._measures[key] = scorer, reference
+        return self._measures[key]
+
+    def _learn(self, sampler: Sampler) -> dict[str, Any]:
+        """Measure the model, for a sampler that must know it; all ranks measure the same."""
+        found = learn(sampler, self.model, lambda: self.images, self.store.directory, self.check, writes=is_leader())
+        return {} if found is None else {"moments_sha256": found}
+
+    @cached_property
+    def _measures(self) -> dict[str, tuple[Scorer[Any, Any], Reference]]:
+        return {}
+
+    def check(self, moment: object = None) -> None:
+        """Stop if a signal has come. Several ranks stop between cells, where they can agree on it."""
+        if not dist.is_initialized():
+            self.interruption.check()
+
+    def _agree_to_stop(self) -> None:
+        """Stop all ranks if one was signalled: a rank that left alone would leave the others waiting."""
+        if dist.is_initialized():
+            flag = torch.tensor(int(self.interruption.signal is not None), device=self.model.device)
+            dist.all_reduce(flag, dist.ReduceOp.MAX)
+            if flag:
+                self.interruption.stop()
+
+    def _floor(self, evaluation: Evaluation, num_samples: int) -> dict[str, float]:
+        """The score of fresh draws of the data, as many points as a cell has samples: nobody can do better.
+
+        Nothing where the density is not known.
+        """
+        if num_samples not in self._floors:
+            self._floors[num_samples] = {}
+            scorer, reference = self.measure(evaluation)
+            draws = [self.images.fresh(num_samples, number) for number in range(_FRESH)]
+            values = []
+            for data in (draw for draw in draws if draw is not None):
+                statistics = scorer.statistics()
+                statistics.update(data.stored(torch.arange(len(data))))
+                values.append(scorer.scores(statistics, reference)[scorer.metric].value)
+            if values:
+                self._floors[num_samples] = {"floor": fmean(values), "floor_std": stdev(values)}
+        return self._floors[num_samples]
+
+    @cached_property
+    def _conditions(self) -> dict[str, str]:
+        """The held-out data, where samples are conditioned on them."""
+        met = type(self.model.conditioner).meet is not Conditioner.meet
+        return {"held_out_sha256": self.held_out.fingerprint} if met and len(self.held_out) else {}
+
+    @cached_property
+    def _revision(self) -> dict[str, Any]:
+        return git_revision()
+
+    @cached_property
+    def _floors(self) -> dict[int, dict[str, float]]:
+        return {}

@@ -1,0 +1,163 @@
+"""Models of others as run directories."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from denoiselab.app.building import checks
+from denoiselab.app.runs.paths import new_folder
+from denoiselab.app.runs.run_directory import start_record, write_description
+from denoiselab.cleaning import path_part
+from denoiselab.conditioners import Text
+from denoiselab.console import console
+from denoiselab.errors import BadInput, check_given
+from denoiselab.files import sha256_of
+from denoiselab.frozen import TextEncoder, folders
+from denoiselab.frozen.autoencoders import FolderCodec
+from denoiselab.instantiate import MODEL, check, construct
+from denoiselab.interop import Imported, InteropError, Source
+from denoiselab.training.checkpoints import (
+    CHECKPOINTS,
+    LAST,
+    AtomicCheckpointIO,
+    CheckpointError,
+    check_weights,
+    read_checkpoint,
+)
+from denoiselab.training.module import CHECKPOINT_KEY
+
+Config = dict[str, Any]
+
+
+def check_source(config: Config) -> str:
+    """Refuse a source that lacks an option, or stands beside a checkpoint; returns what stands for `ckpt` till then.
+
+    Raises:
+        BadInput: It does.
+    """
+    if config["ckpt"] != "???":
+        raise BadInput(f"ckpt={config['ckpt']}: there is an import beside it; give one of them.")
+    check_given(config["import"], "import")
+    check({"import": config["import"], "data": config.get("data")})
+    return str(config["log_dir"])
+
+
+def run_directory(node: Mapping[str, Any], log_dir: Path, data: Mapping[str, Any] | None = None) -> Path:
+    """The run directory of the model that a source reads: a former import's of the same model, or a new one.
+
+    Its name holds a hash of the model, so it is never written to again.
+
+    Args:
+        node: Of the source.
+        log_dir: Where the directory is, in the folder `imported`.
+        data: Node of the data set that the model was trained on, if it is to be measured against one.
+
+    Raises:
+        BadInput: The source cannot be read whole, the data have another shape, or the directory cannot be written.
+    """
+    source: Source = construct(node, "import")
+    try:
+        imported = source.read()
+    except InteropError as error:
+        raise BadInput(f"import.path={error}") from None
+    config = imported.config()
+    if data is not None:
+        if list(data["shape"]) != config["data"]["shape"]:
+            raise BadInput(
+                f"data.shape={list(data['shape'])}: the network of {imported.name} takes {config['data']['shape']}."
+            )
+        config["data"] = dict(data)
+    frozen: Config = {part: checks.with_hashes(config[part]) for part in ("codec", "conditioner") if part in config}
+    digest = imported.digest({**config, **frozen})
+    path = log_dir / "imported" / path_part(f"{imported.name}-{digest[:12]}")
+    if path.exists():
+        return _former(path)
+    model = _model(config, node["path"])
+    origin = {
+        "source": dict(node),
+        "sha256": digest,
+        "files_sha256": {str(f.resolve()): sha256_of(f) for f in imported.files},
+    }
+    try:
+        with new_folder(path, "log_dir") as partial:
+            config = _with_frozen_parts(config, model, partial)
+            checkpoint = _checkpoint(imported, config, model)
+            AtomicCheckpointIO().save_checkpoint(checkpoint, partial / CHECKPOINTS / LAST)
+            starts = [start_record(config)]
+            write_description(partial, config, {"wandb_id": secrets.token_hex(4), "starts": starts, "imported": origin})
+    except BadInput:
+        if path.exists():  # another process was faster
+            return _former(path)
+        raise
+    numbers = sum(tensor.numel() for tensor in imported.weights.values())
+    console(stderr=True).print(f"imported, {numbers / 1e6:.2f} M numbers: {path}")
+    if imported.sampling:
+        console(stderr=True).print(f"its own scheduler's sampler: {shlex.join(imported.sampling)}")
+    return path
+
+
+def _former(path: Path) -> Path:
+    """The run directory of the same import before."""
+    try:
+        read_checkpoint(path / CHECKPOINTS / LAST)
+    except CheckpointError as error:
+        raise BadInput(f"log_dir={path.parent.parent}: holds a damaged import; remove it: {error}") from None
+    console(stderr=True).print(f"imported before: {path}")
+    return path
+
+
+def _model(config: Config, path: str) -> checks.Model:
+    """The model of what was read at `path`, its denoiser without weights, its parts known to go together."""
+    try:
+        check(checks.parts(config), MODEL)
+        with torch.device("meta"):
+            model = checks.build_model(config)
+        checks.check_ends(model.denoiser, advice=False)
+        checks.check_network(model)
+    except BadInput as error:
+        raise BadInput(f"import.path={path}: {error}") from None
+    return model
+
+
+def _with_frozen_parts(config: Config, model: checks.Model, folder: Path) -> Config:
+    """Write the autoencoder and the text encoder to a run's directory; the configuration that names them there."""
+    if isinstance(model.codec, FolderCodec):
+        try:
+            model.codec.write(folder / "codec")
+        except ValueError as error:
+            raise BadInput(f"import.vae: {error}") from None
+        config = {**config, "codec": {**config["codec"], **_place(folder, "codec")}}
+    if isinstance(model.conditioner, Text) and isinstance(model.conditioner.encoder, TextEncoder):
+        model.conditioner.encoder.write(folder / "text_encoder")
+        encoder = {**config["conditioner"]["encoder"], **_place(folder, "text_encoder")}
+        config = {**config, "conditioner": {**config["conditioner"], "encoder": encoder}}
+    return config
+
+
+def _place(folder: Path, name: str) -> Config:
+    return {"path": name, "sha256": folders.sha256_of(folder / name)}
+
+
+def _checkpoint(imported: Imported, config: Config, model: checks.Model) -> dict[str, Any]:
+    """The content of our checkpoint file, checked as one that is read."""
+    denoiser = model.denoiser
+    state = {f"network.{name}": tensor for name, tensor in imported.weights.items()}
+    parameters = {name.removeprefix("network."): value for name, value in denoiser.named_parameters()}
+    ema = {
+        profile: {f"network.{name}": tensor for name, tensor in average.items() if name in parameters}
+        for profile, average in imported.averages.items()
+    }
+    where = imported.files[0]
+    check_weights(where, denoiser.state_dict(), state)
+    for average in ema.values():
+        check_weights(where, dict(denoiser.named_parameters()), average)
+    return {
+        "state_dict": {f"denoiser.{name}": tensor for name, tensor in state.items()},
+        CHECKPOINT_KEY: {"format": 1, "images_seen": 0, "config": config, "ema": ema},
+    }

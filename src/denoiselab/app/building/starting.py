@@ -1,0 +1,144 @@
+"""Where a run continues, or what it starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from denoiselab.app.building.assemble import Run
+from denoiselab.app.building.checks import parts
+from denoiselab.app.building.parts import profile_name
+from denoiselab.app.runs.paths import newest
+from denoiselab.app.runs.run_directory import RunDirectory, differences
+from denoiselab.console import console
+from denoiselab.errors import BadInput
+from denoiselab.files import sha256_of
+from denoiselab.training.checkpoints import (
+    CHECKPOINTS,
+    CheckpointError,
+    check_finite,
+    check_weights,
+    newest_whole,
+    read_checkpoint,
+)
+from denoiselab.training.ema import RAW
+from denoiselab.training.module import CHECKPOINT_KEY
+from denoiselab.training.restoring import check_optimizer, check_training
+
+
+@dataclass(frozen=True)
+class Former:
+    """The checkpoint with which a run continues.
+
+    Args:
+        path: Of the file.
+        images_seen: In training.
+        data_sha256: Fingerprint of its samples; None of an earlier version.
+        damaged: Newer checkpoints that are not whole, and why.
+    """
+
+    path: Path
+    images_seen: int
+    data_sha256: str | None
+    damaged: Mapping[Path, str]
+
+    def put_aside(self) -> None:
+        """Rename what is damaged, so that no whole file is replaced by it; say what is used instead."""
+        for path, reason in self.damaged.items():
+            aside = path.with_name(f"{path.name}.damaged")
+            path.replace(aside)
+            console(stderr=True).print(
+                f"warning: {reason} It is now {aside.name}; continuing from {self.path.name}, of "
+                f"{self.images_seen:,} images seen."
+            )
+
+
+def former(run: Run, directory: RunDirectory, *, leader: bool) -> Former | None:
+    """Where the run in a directory continues; None for a new run.
+
+    Raises:
+        BadInput: It is a run of another configuration, or its checkpoints are damaged.
+    """
+    try:
+        found = newest_whole(directory.path / CHECKPOINTS)
+        ours = found[1][CHECKPOINT_KEY] if found else {}
+        if leader:
+            directory.check_same(run.config, ours.get("config"), found[0].name if found else "")
+        if found is None:
+            return None
+        file, checkpoint, damaged = found
+        check_training(file, checkpoint, run.trainer, run.module)
+    except CheckpointError as error:
+        raise BadInput(str(error)) from None
+    return Former(file, ours["images_seen"], ours.get("data_sha256"), damaged)
+
+
+def initialise(run: Run) -> dict[str, Any] | None:
+    """Give a new run the weights that `init_from` names; the record of what they are, None without it.
+
+    Raises:
+        BadInput: They are not there, damaged, or do not fit.
+    """
+    config, module = run.config, run.module
+    if config["init_from"] is None:
+        return None
+    path = newest(Path(config["init_from"]), "init_from")
+    try:
+        checkpoint = read_checkpoint(path)
+        check_finite(path, checkpoint)
+        ours = checkpoint[CHECKPOINT_KEY]
+        weights = profile_name(config["init_weights"], [*ours["ema"], RAW], "init_weights")
+        own = module.denoiser.state_dict()
+        found = _part(checkpoint, "denoiser.")
+        check_weights(path, own, found)
+        if weights != RAW:
+            check_weights(path, dict(module.denoiser.named_parameters()), ours["ema"][weights])
+            found |= ours["ema"][weights]
+        module.denoiser.load_state_dict(found)
+        _initialise_objective(run, path, _part(checkpoint, "objective."))
+        if config["init_optimizer"]:
+            _check_same_optimizer(path, ours["config"], config)
+            module.initial_optimizer = check_optimizer(path, checkpoint, module)
+    except CheckpointError as error:
+        raise BadInput(f"init_from={error}") from None
+    _tell_differences(path, ours["config"], config)
+    return {
+        "checkpoint": str(path.resolve()),
+        "checkpoint_sha256": sha256_of(path),
+        "images_seen": ours["images_seen"],
+        "weights": weights,
+        "optimizer": config["init_optimizer"],
+    }
+
+
+def _part(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+
+
+def _initialise_objective(run: Run, path: Path, found: dict[str, Any]) -> None:
+    """An objective with the same weights of its own takes them; another one starts anew."""
+    own = run.module.objective.state_dict()
+    if own.keys() == found.keys():
+        check_weights(path, own, found)
+        run.module.objective.load_state_dict(found)
+    else:
+        console(stderr=True).print("init_from: another objective was trained there; this one's own weights start anew.")
+
+
+def _check_same_optimizer(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    there, here = (config.get("optimizer", {}).get("_target_") for config in (theirs, ours))
+    if there != here:
+        raise BadInput(
+            f"init_optimizer=true: {path} holds the state of {there}, and this run's optimizer is {here}; give "
+            "init_optimizer=false."
+        )
+
+
+def _tell_differences(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Say in which options the model that the weights were trained for is another one."""
+    there, here = ({**parts(config), "data": config["data"].get("name")} for config in (theirs, ours))
+    keys = [key for key, _, _ in differences(there, here)]
+    if keys:
+        console(stderr=True).print(f"init_from={path}: was trained with another {', '.join(keys)}.")

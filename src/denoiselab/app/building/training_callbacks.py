@@ -1,0 +1,112 @@
+"""What callbacks look at during training, made from configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from denoiselab.app.building import checks, parts
+from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_metric
+from denoiselab.app.config.settings import Evaluation, parse
+from denoiselab.console import console
+from denoiselab.evaluation.drawing import NotFinite, draw
+from denoiselab.evaluation.report import tables
+from denoiselab.media.kinds import medium
+from denoiselab.training.callbacks_evaluation import Scoring
+
+_ADVICE = (
+    " It chooses the best checkpoint, so callbacks.frontier.samplers and .nfe must hold such a cell; "
+    "or set callbacks.frontier.every_images=null."
+)
+
+
+class Looks:
+    """Makes what the callbacks `frontier` and `preview` call.
+
+    Args:
+        config: The run's configuration, plain containers.
+        model: Of the run.
+        names: Of its weights.
+        evaluator: Scores it; None where only the options are to be checked.
+    """
+
+    def __init__(
+        self, config: Mapping[str, Any], model: checks.Model, names: list[str], evaluator: Evaluator | None = None
+    ) -> None:
+        self._config, self._model, self._names, self._evaluator = config, model, names, evaluator
+        whole = parse(Evaluation, config["evaluation"], "evaluation")
+        first = whole.metrics[:1]  # the others may need more samples
+        options = {name: whole.metric_options[name] for name in first if name in whole.metric_options}
+        self._measure = whole.model_copy(update={"metrics": first, "metric_options": options})
+
+    def ready(self) -> None:
+        """Make the measure."""
+        assert self._evaluator is not None
+        self._evaluator.measure(self._measure)
+
+    def frontier(self, samplers: Sequence[str], nfe: Sequence[int], num_samples: int) -> Scoring:
+        """What scores a small frontier, with the first weights and guidance scale of the run's, by its first metric.
+
+        Raises:
+            BadInput: It cannot be.
+        """
+        evaluation = self._config["evaluation"]
+        own = {"samplers": samplers, "nfe": nfe, "extra_nfe": {}, "num_samples": num_samples}
+        small = {**evaluation, **own, "weights": self._weights(), "guidance": evaluation["guidance"][:1]}
+        frontier = frontier_of(small, self._model, self._names, "callbacks.frontier")
+        parts.build_extractor(self._config, self._measure, num_samples)
+        asleep = self._config["callbacks"]["frontier"]["every_images"] is None
+        name = "frontier/best" if asleep else self._config["optimized_metric"]
+        metric, cells = optimized_metric(name, frontier, _ADVICE), frontier.cells
+
+        def score(images_seen: int) -> tuple[Mapping[str, float], float]:
+            assert self._evaluator is not None
+            records = self._evaluator.score(frontier, self._measure, images_seen, shown=False)
+            asked = (frontier.weights[0], frontier.guidance[0])
+            mine = [
+                r for r in records if (r["weights"], r["guidance"]) == asked and (r["sampler"], r["steps"]) in cells
+            ]
+            try:
+                chosen = metric(mine)
+            except ValueError:  # all failed: such a checkpoint is not the best one
+                chosen = math.inf
+            return {f"score/{name}": value for name, value in tables.named(mine).items()}, chosen
+
+        return score
+
+    def preview(self, sampler: str, nfe: int, num_samples: int) -> Callable[[Path], None]:
+        """What draws samples to a file.
+
+        Raises:
+            BadInput: It cannot be.
+        """
+        evaluation, weights = self._config["evaluation"], self._weights()
+        own = {"samplers": [sampler], "nfe": [nfe], "extra_nfe": {}, "num_samples": num_samples, "weights": weights}
+        frontier = frontier_of({**evaluation, **own}, self._model, self._names, "callbacks.preview")
+        ((_, steps),) = frontier.cells
+
+        def write(path: Path) -> None:
+            assert self._evaluator is not None
+            model = self._model
+            index = torch.arange(num_samples, device=model.device)
+            try:
+                with self._evaluator.applied(weights), model.evaluating():
+                    samples, _ = draw(
+                        frontier.samplers[sampler], model.denoiser, model.conditioner, model.codec, index,
+                        evaluation["seed"], steps, self._evaluator.check, frontier.guidance[0],
+                    )  # fmt: skip
+            except NotFinite as error:
+                console(stderr=True).print(f"preview: {error}")
+                return
+            medium(model.codec.shape).write_grid(path, samples.cpu(), labels=model.conditioner.described(index))
+
+        return write
+
+    def _weights(self) -> str:
+        asked = self._config["evaluation"]["weights"]
+        first = asked[0] if isinstance(asked, list) else asked
+        return parts.profile_name(first, self._names, "evaluation.weights")

@@ -1,0 +1,1 @@
+"""One file a command: what it checks, and what it does."""

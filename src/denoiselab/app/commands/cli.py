@@ -1,0 +1,217 @@
+"""The command line: check, compose, run, and leave with an honest exit code.
+
+0 done; 1 failure; 2 bad input, with nothing written; 130 Ctrl-C; 143 SIGTERM, after saving what there is to save.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import traceback
+import warnings
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import hydra
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from denoiselab.app.config import overrides, resolvers, spelling
+from denoiselab.app.config.hydra_node import CheckedLoader
+from denoiselab.app.config.settings import replaced
+from denoiselab.app.runs.run_directory import run_id
+from denoiselab.cleaning import line, lines
+from denoiselab.console import Logged, console
+from denoiselab.errors import BadInput, Failure
+from denoiselab.training.interruption import Stopped
+
+Config = dict[str, Any]
+Check = Callable[[Config, bool], object]
+Task = Callable[[Config, Path | None], Any]
+
+# The option of data by which the user allows code in them to run.
+_TRUST = "trust_pickles"
+
+
+class _Failed(BaseException):
+    """Carries the exception of a single job through Hydra, which would print it its own way."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
+    """Run a program's task and exit.
+
+    Args:
+        conf: Folder of the configuration.
+        name: Of the primary configuration, and of the program.
+        check: Takes a job's configuration (plain containers) and whether it is one of a multirun; raises BadInput.
+        task: Takes a job's configuration and, in a multirun, the job's directory.
+    """
+    OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
+    resolvers.register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
+    # Idle OpenMP threads that spin starve every other process on a shared CPU.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.setLogRecordFactory(Logged)
+    warnings.formatwarning = lambda message, *_: f"warning: {lines(message)}\n"  # without a line of source
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")  # torch's own use, in func.jvp
+    # argparse wants all overrides in one piece, so -m is taken wherever it stands.
+    arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
+    multirun = bool({"-m", "--multirun"} & {*arguments})
+    sys.argv[1:] = [spelling.readable(argument, multirun=multirun) for argument in arguments]
+    show = {"traceback": False}
+    code = 0
+    bad_input = 2
+    before = signal.getsignal(signal.SIGTERM)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        _check_jobs(conf, name, check, show)
+        if multirun:
+            bad_input = 1  # other jobs may have run
+        _run_jobs(conf, name, task)
+    except BadInput as error:
+        code = _say(name, str(error), bad_input)
+    except KeyboardInterrupt:
+        code = _say(name, "interrupted.", 130)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if advice := getattr(stop, "advice", ""):
+            _say(name, advice, code)
+    except Exception as error:
+        if show["traceback"]:
+            console(stderr=True).print(traceback.format_exc())
+        text, code = " ".join(str(error).split()) or "no message", 1
+        if isinstance(error, KeyError) and (key := overrides.deleted(error.args[:1], sys.argv)):
+            text, code = f"~{key}: the program needs this option; give it a value instead: {key}=...", bad_input
+        elif not isinstance(error, Failure):
+            text = f"{type(error).__name__}: {text} (debug=default shows the traceback)"
+        code = _say(name, text, code)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if "denoiselab.app.runs.sweep" in sys.modules:
+            sys.modules["denoiselab.app.runs.sweep"].SweepTable.print()
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """Unwind at SIGTERM, as at Ctrl-C, where nothing else is done about it: files half written and processes go."""
+    signal.signal(number, signal.SIG_IGN)
+    raise Stopped(128 + number, "stopped by SIGTERM.")
+
+
+@contextmanager
+def _hydra(conf: Path, name: str) -> Iterator[Hydra]:
+    """Hydra, which composes nothing unchecked."""
+    with hydra.initialize_config_dir(str(conf), job_name=name, version_base="1.3"):
+        program = GlobalHydra.instance().hydra
+        assert program is not None
+        program.config_loader = CheckedLoader(program.config_loader.get_search_path())
+        yield program
+
+
+def _run_jobs(conf: Path, name: str, task: Task) -> None:
+    """Let Hydra run the job, or the jobs of a multirun one after another; or show what it was asked for instead."""
+    arguments = get_args_parser().parse_args()
+
+    def job(config: DictConfig) -> Any:
+        plain = _plain(config, HydraConfig.get().overrides.task)
+        _check_trust(plain, arguments.overrides)
+        if arguments.multirun:
+            return task(plain, Path(HydraConfig.get().runtime.output_dir))
+        try:
+            return task(plain, None)
+        except Exception as error:
+            raise _Failed(error) from error
+
+    try:
+        if _shows(arguments) or arguments.cfg:
+            hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job)()
+            return
+        with _hydra(conf, name) as program:
+            if arguments.multirun:
+                program.multirun(name, job, [*arguments.overrides, "hydra.mode=MULTIRUN"])
+            else:
+                program.run(name, job, arguments.overrides)
+    except _Failed as failed:
+        raise failed.error from None
+
+
+def _check_jobs(conf: Path, name: str, check: Check, show: dict[str, bool]) -> None:
+    """Check every job's configuration before the first one starts."""
+    arguments = get_args_parser().parse_args()
+    if _shows(arguments):
+        return
+    if arguments.config_path or arguments.config_name or arguments.config_dir:
+        raise BadInput("--config-path, --config-name and --config-dir are not supported; put files into conf/.")
+    if arguments.experimental_rerun:
+        raise BadInput(
+            f"--experimental-rerun={arguments.experimental_rerun}: is not supported; it runs code of a file."
+        )
+    with _hydra(conf, name):
+        if overrides.typed(arguments.overrides, "hydra.mode"):
+            raise BadInput("hydra.mode: is not to be set; -m makes a multirun.")
+        if arguments.multirun and any(text.startswith("paths.run_dir=") for text in arguments.overrides):
+            raise BadInput("paths.run_dir: a multirun gives each job a directory of its own; see hydra.sweep.dir.")
+        for job in overrides.jobs(name, arguments.overrides, multirun=arguments.multirun):
+            config = overrides.composed(name, job)
+            if arguments.cfg is None:
+                plain = _plain(config, job)
+                show["traceback"] |= bool(plain.get("traceback"))
+                _check_trust(plain, arguments.overrides)
+                check(plain, arguments.multirun)
+
+
+def _shows(arguments: Namespace) -> bool:
+    """Whether Hydra is asked for help and the like, not for a job."""
+    return bool(arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion)
+
+
+def _check_trust(config: Config, typed: Sequence[str]) -> None:
+    """Refuse a file's word that the author of data is to be trusted.
+
+    Raises:
+        BadInput: It is not the command line that says so.
+    """
+    waiting: list[tuple[str, Any]] = [("", config)]
+    while waiting:
+        path, node = waiting.pop()
+        if isinstance(node, Mapping):
+            waiting += [(f"{path}.{key}".lstrip("."), value) for key, value in node.items()]
+        elif isinstance(node, list):
+            waiting += [(f"{path}.{index}", value) for index, value in enumerate(node)]
+        elif path.endswith(_TRUST) and node and not overrides.typed(typed, path):
+            raise BadInput(f"{path}={node}: a file says so; it counts only on the command line.")
+
+
+def _plain(config: DictConfig, given: Sequence[str]) -> Config:
+    """The configuration as plain containers, without defaults that refine an option of the evaluation given."""
+    try:
+        content = OmegaConf.to_container(config, resolve=True)
+    except OmegaConfBaseException as error:
+        raise BadInput(resolvers.reason(error)) from None
+    assert isinstance(content, dict)
+    plain = {str(key): value for key, value in content.items()}
+    if isinstance(evaluation := plain.get("evaluation"), dict):
+        names = overrides.given_in("evaluation", given)
+        plain["evaluation"] = replaced(evaluation, {key: evaluation[key] for key in evaluation if key in names})
+    return plain
+
+
+def _say(name: str, text: str, code: int) -> int:
+    console(stderr=True).print(f"{name}.py: {line(text)}")
+    return code

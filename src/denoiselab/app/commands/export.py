@@ -1,0 +1,109 @@
+"""Our models in the formats of others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from denoiselab.app.building import parts
+from denoiselab.app.building.loaded import Loaded, load
+from denoiselab.app.config.settings import SampleSettings, parse
+from denoiselab.app.runs.paths import checkpoint_file, new_folder, new_path
+from denoiselab.codecs import Identity
+from denoiselab.console import console
+from denoiselab.errors import BadInput
+from denoiselab.files import atomic, sha256_of, write_text
+from denoiselab.frozen import KLCodec
+from denoiselab.interop import dit
+from denoiselab.interop.diffusers.folders import write_pipeline
+from denoiselab.interop.openai import unets
+from denoiselab.networks import ADMUNet, DiT
+
+Config = dict[str, Any]
+
+# The factor on latents in DiT's own code.
+_SCALE = 0.18215
+
+
+def export(config: Config) -> Path:
+    """Write a model to a new folder in the format of others, and return the folder.
+
+    Raises:
+        BadInput: The checkpoint cannot be used, the format cannot hold the model, or the folder is there already.
+    """
+    settings = parse(SampleSettings, config)
+    path = checkpoint_file(settings.ckpt)
+    loaded = load(path)
+    codec = loaded.model.codec
+    # The networks of DiT's own code are of latents, and its files never hold the autoencoder.
+    if not isinstance(codec, (Identity, KLCodec) if settings.export == "dit" else Identity):
+        raise BadInput(f"export={settings.export}: it has no place for what {type(codec).__name__} does.")
+    weights = parts.profile_name(settings.weights, loaded.names, "weights")
+    options = {key: value for key, value in loaded.config["network"].items() if key != "_target_"}
+    digest = sha256_of(path)[:8]
+    out = new_path(settings, path, "export", f"{settings.export}_{weights}_{digest}")
+    assert settings.export is not None
+    with new_folder(out) as partial:
+        try:
+            with loaded.applied(weights):
+                what = _WRITERS[settings.export](partial, loaded, options)
+        except ValueError as error:
+            raise BadInput(f"export={settings.export}: {error}") from None
+    console().print(f"{what}, weights {weights}: {out}")
+    return out
+
+
+def _diffusers(folder: Path, loaded: Loaded, options: Config) -> str:
+    write_pipeline(folder, loaded.model.denoiser, options)
+    whole = (folder / "model_index.json").exists()
+    return f"{'pipeline' if whole else 'unet and scheduler (DDPMPipeline gives a network no classes)'} of diffusers"
+
+
+def _openai(folder: Path, loaded: Loaded, options: Config) -> str:
+    network = _network(loaded, ADMUNet)
+    state, flags = unets.to_official(options, network.state_dict(), loaded.config)
+    _save(folder, state)
+    write_text(folder / "flags.json", json.dumps(flags, indent=2))
+    return "model.pt of guided-diffusion, and its flags"
+
+
+def _dit(folder: Path, loaded: Loaded, options: Config) -> str:
+    network = _network(loaded, DiT)
+    wanted = {"noise_schedule": "linear", "diffusion_steps": 1000, "predict_xstart": False, "rescale_timesteps": False}
+    if unets.chain_flags(loaded.config) != wanted:
+        raise ValueError("DiT's own code has schedule=ddpm and parameterization=eps alone.")
+    codec = loaded.model.codec
+    if isinstance(codec, KLCodec) and codec.options.get("scale") != _SCALE:
+        raise ValueError(f"codec.scale={codec.options.get('scale')}: DiT's own code has {_SCALE}.")
+    _save(folder, dit.to_official(options, network.state_dict()))
+    return "model.pt of facebookresearch/DiT"
+
+
+def _network(loaded: Loaded, kind: type[nn.Module]) -> nn.Module:
+    """The network, which must be of a kind.
+
+    Raises:
+        ValueError: It is not.
+    """
+    network: nn.Module = loaded.model.denoiser.network
+    if not isinstance(network, kind):
+        raise ValueError(f"it writes {kind.__name__}, and the network is {type(network).__name__}.")
+    return network
+
+
+def _save(folder: Path, state: dict[str, Tensor]) -> None:
+    with atomic(folder / "model.pt") as file:
+        # Written in their layout: ours may have channels last.
+        torch.save({name: tensor.cpu().contiguous().clone() for name, tensor in state.items()}, file)
+
+
+_WRITERS: dict[str, Callable[[Path, Loaded, Config], str]] = {
+    "diffusers": _diffusers,
+    "openai": _openai,
+    "dit": _dit,
+}

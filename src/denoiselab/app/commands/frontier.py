@@ -1,0 +1,188 @@
+"""The frontiers of checkpoints, each in its run's own directory; several on one page."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from denoiselab.app.building import checks, parts
+from denoiselab.app.building.classifier_guidance import steering
+from denoiselab.app.building.evaluator import Evaluator, frontier_of
+from denoiselab.app.building.loaded import Loaded, load
+from denoiselab.app.commands import outputs
+from denoiselab.app.commands.report import matches, write_joint
+from denoiselab.app.config import overrides
+from denoiselab.app.config.settings import Evaluation, SampleSettings, parse, replaced
+from denoiselab.app.runs.devices import is_leader
+from denoiselab.app.runs.names import name_of
+from denoiselab.app.runs.paths import device_of, home_of, newest
+from denoiselab.console import console
+from denoiselab.errors import BadInput
+from denoiselab.evaluation import Frontier, Record, Store
+from denoiselab.files import sha256_of
+from denoiselab.instantiate import MEASURES, MODEL, check, construct
+from denoiselab.training.checkpoints import CHECKPOINTS, saved
+from denoiselab.training.interruption import Interruption
+from denoiselab.training.loggers import WandB
+
+Config = dict[str, Any]
+
+_CACHE = "logs/cache"  # for a run that names no other
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One checkpoint to score."""
+
+    path: Path
+    home: Path
+    loaded: Loaded
+    frontier: Frontier
+    config: Config
+    evaluation: Evaluation
+
+
+def score(config: Config) -> None:
+    """Score checkpoints, each into its run's directory; several are written to one page too.
+
+    Raises:
+        BadInput: A checkpoint or an option cannot be used; nothing was written.
+        Stopped: The program was asked to stop; finished cells are stored.
+    """
+    settings = parse(SampleSettings, config)
+    jobs = [_job(path, settings) for path in checkpoints(settings.ckpt)]
+    if settings.out is not None and len(jobs) == 1:
+        _check_out(Path(settings.out))
+    leader = is_leader()
+    interruption = Interruption("stopped; the same command goes on after the last cell that was finished.")
+    with ExitStack() as stack, interruption:
+        device = _join_ranks(settings, stack)
+        for job in jobs:
+            _score(job, settings, device, interruption, leader=leader)
+    homes = list(dict.fromkeys(_store_of(job, settings, len(jobs)).directory for job in jobs))
+    if len(homes) > 1 and leader:
+        write_joint(homes, settings.out)
+
+
+def checkpoints(asked: str | Sequence[str]) -> list[Path]:
+    """The files that were asked for, run directories and patterns resolved, each once.
+
+    A pattern passes over what is no run and no checkpoint: pages, tables and sweeps lie beside runs.
+
+    Raises:
+        BadInput: Nothing fits a pattern, or nothing is asked for.
+    """
+    found: dict[Path, None] = {}
+    for one in [asked] if isinstance(asked, str) else asked:
+        for name in matches(one, "ckpt"):
+            path = Path(name)
+            is_checkpoint = path.is_file() and path.suffix == ".ckpt"
+            if name == one or is_checkpoint or saved(path / CHECKPOINTS):
+                found[newest(path)] = None
+    if not found:
+        raise BadInput(f"ckpt={asked}: no checkpoint there; name at least one run directory or checkpoint file.")
+    return [*found]
+
+
+def _job(path: Path, settings: SampleSettings) -> _Job:
+    loaded = load(path, data=settings.data)
+    own = {key: value for key, value in (settings.frontier or {}).items() if value is not None}
+    trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
+    default: Config = {
+        "weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None,
+        "reference_data": "same",
+    }  # fmt: skip
+    evaluation = {**replaced({**default, **trained}, own), "rescore": own.get("rescore", False)}
+    parsed = parse(Evaluation, evaluation, "frontier")
+    config = {"data": loaded.data_node, "evaluation": evaluation}
+    check({"data": config["data"]}, MODEL)
+    check({"evaluation": evaluation}, MEASURES)  # the checkpoint's, where the user gives no other
+    parts.build_extractor(config, parsed, parsed.num_samples, option="frontier")
+    checks.check_conditions(loaded.model)
+    frontier = frontier_of(evaluation, loaded.model, loaded.names, "frontier")
+    return _Job(path, home_of(path), loaded, frontier, config, parsed)
+
+
+def _score(
+    job: _Job, settings: SampleSettings, device: torch.device, interruption: Interruption, *, leader: bool
+) -> None:
+    loaded, config = job.loaded, job.config
+    try:
+        images, held_out = construct(config["data"], "data").load()
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    loaded.model.denoiser.to(device)
+    evaluator = Evaluator(
+        model=loaded.model,
+        identity=checks.identity(loaded.config),
+        applied=loaded.applied,
+        extractor=parts.build_extractor(config, job.evaluation, job.evaluation.num_samples, images, "frontier"),
+        images=images,
+        held_out=held_out,
+        data=config["data"]["name"],
+        cache=Path(loaded.config.get("paths", {}).get("cache_dir", _CACHE)),
+        store=_store_of(job, settings, 1 if settings.out else 2),
+        name=name_of(job.home),
+        interruption=interruption,
+        steering=steering(settings.classifier_guidance, loaded.model, device),
+    )
+    if leader:
+        console(stderr=True).print(f"{job.path}: {loaded.images_seen:,} images seen")
+        outputs.tell_inexact(job.frontier)
+    records = evaluator.score(job.frontier, job.evaluation, loaded.images_seen)
+    if not leader:
+        return
+    outputs.write_outputs(records, evaluator.store, loaded.model.codec.shape)
+    _report(job, settings, records, evaluator.store.directory)
+
+
+def _report(job: _Job, settings: SampleSettings, records: list[Record], directory: Path) -> None:
+    """Print the frontier, and send it to trackers: an evaluation in the group of its training run."""
+    try:
+        group = str(json.loads((job.home / "run.json").read_text(encoding="utf-8"))["wandb_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        group = ""
+    checkpoint = sha256_of(job.path)[:8]
+    group = group or checkpoint
+    trackers: dict[str, WandB] = construct(settings.logger, "logger")
+    opened = [
+        tracker.open(
+            directory, f"{group}-eval-{checkpoint}", f"{name_of(job.home)} frontier of {job.path.stem}",
+            job.loaded.config, group=group, job_type="evaluation",
+        )
+        for tracker in trackers.values()
+    ]  # fmt: skip
+    outputs.report_records(records, directory, opened)
+    for logger in opened:
+        logger.close(0)
+
+
+def _store_of(job: _Job, settings: SampleSettings, jobs: int) -> Store:
+    return Store(Path(settings.out) if settings.out is not None and jobs == 1 else job.home)
+
+
+def _check_out(out: Path) -> None:
+    """Refuse a folder that holds something else than a frontier."""
+    if out.exists() and not (out / "frontier.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"out={out}: exists already, and holds no frontier; name another folder with out=...")
+
+
+def _join_ranks(settings: SampleSettings, stack: ExitStack) -> torch.device:
+    """This process's device; processes that torchrun started share the samples among them."""
+    device = device_of(settings.accelerator)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if on_gpu else "gloo")
+        stack.callback(dist.destroy_process_group)
+    return device

@@ -1,0 +1,116 @@
+"""The frontier of a trained run, on disk, on W&B and on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from pytorch_lightning.loggers import Logger
+
+from denoiselab.app.building.assemble import Run
+from denoiselab.console import console
+from denoiselab.evaluation import Frontier, Record, Store
+from denoiselab.evaluation.report import plane, tables
+from denoiselab.evaluation.report.page import PAGE, page_run, write_page
+from denoiselab.evaluation.store import finished, loss
+from denoiselab.media.kinds import medium
+from denoiselab.training.checkpoints import BEST, CHECKPOINTS, LAST, newest_whole
+from denoiselab.training.loggers import WandBRun
+from denoiselab.training.module import CHECKPOINT_KEY
+from denoiselab.training.wandb_frontier import send_frontier
+
+PICTURE = "toy_2d.png"
+
+
+def score(run: Run, path: Path, *, leader: bool) -> list[Record]:
+    """The records of the frontier, computed with the weights that the configuration names.
+
+    Raises:
+        Stopped: The run was asked to stop; finished cells are stored.
+    """
+    # Lightning leaves the module on the CPU.
+    denoiser, ema = run.model.denoiser.to(run.trainer.strategy.root_device), run.module.ema
+    if leader:
+        tell_inexact(run.frontier)
+    if not ema.averages:  # the training was complete before this start
+        found = newest_whole(path / CHECKPOINTS)
+        assert found is not None
+        saved = found[1]
+        run.module.load_state_dict(saved["state_dict"])
+        ema.averages = saved[CHECKPOINT_KEY]["ema"]
+        run.module.images_seen = saved[CHECKPOINT_KEY]["images_seen"]
+    ema.start(denoiser)
+    records = run.evaluator.score(run.frontier, run.settings.evaluation, run.module.images_seen)
+    if leader:
+        write_outputs(records, run.evaluator.store, run.model.codec.shape)
+        if run.model.codec.shape == (2,):
+            _draw_plane(run, records, path / PICTURE)
+    return records
+
+
+def tell_inexact(frontier: Frontier) -> None:
+    """Say which budgets a sampler cannot spend."""
+    for name, budget, nfe in frontier.inexact:
+        text = f"{name} cannot spend exactly {budget} network calls; it spends {nfe}."
+        console(stderr=True).print(text)
+
+
+def write_outputs(records: list[Record], store: Store, shape: Sequence[int]) -> None:
+    """Write the plot, the sheets of samples and the page of a directory's frontier."""
+    tables.write_pictures(store, records, medium(shape).write_sheet)
+    asked = {record["cell"] for record in records}
+    write_page(store.directory / PAGE, [page_run(store.directory.name, store.directory)], asked)
+
+
+def _draw_plane(run: Run, records: list[Record], path: Path) -> None:
+    """The picture of the best cell of this run's samplers."""
+    cells = [record for record in finished(records) if record["sampler"] in run.frontier.samplers]
+    if not cells:
+        return
+    best = min(cells, key=loss)
+    data = run.images.fresh(plane.DATA, 4) or run.held_out
+    parts = (run.module.objective, run.model.denoiser.schedule)
+    with run.evaluator.applied(best["weights"]):
+        plane.write_picture(
+            path,
+            run.model.denoiser.eval(),
+            run.model.conditioner,
+            run.frontier.samplers[best["sampler"]],
+            best,
+            data.stored(torch.arange(len(data))),
+            ", ".join(type(part).__name__ for part in parts),
+            (lambda moment: None) if dist.is_initialized() else run.interruption.check,
+        )
+
+
+def report_records(records: list[Record], path: Path, loggers: Sequence[Logger]) -> None:
+    """Send the frontier to W&B, and print its table and what was written."""
+    for logger in loggers:
+        if isinstance(logger, WandBRun):
+            send_frontier(logger, records, path)
+    out = console()
+    out.print(tables.table(records))
+    if others := sum(record.get("other_code", False) for record in records):
+        out.print(
+            f"code=...: {others} of these {len(records)} cells were scored by another version of the code, and are "
+            "kept; evaluation.rescore=true (sample.py: frontier.rescore=true) scores again those that are asked for."
+        )
+    for record in records:
+        if record["error"]:
+            out.print(f"failed: {record['sampler']} at NFE {record['nfe']}: {record['error']}")
+    for what, name in (
+        ("page", PAGE),
+        ("scores", "frontier.csv"),
+        ("whole records", "frontier.json"),
+        ("plot", "frontier.png"),
+        ("samples", "samples/"),
+        ("picture", PICTURE),
+        ("training curve", "metrics.csv"),
+        ("profile", "fit-profile.txt"),
+        ("checkpoint", f"{CHECKPOINTS}/{LAST}"),
+        ("best checkpoint", f"{CHECKPOINTS}/{BEST}"),
+    ):
+        if (path / name).exists():
+            out.print(f"{what:>15}: {path / name}")

@@ -1,0 +1,66 @@
+"""The statistics that scores are taken against, computed before any run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from denoiselab.app.building import parts
+from denoiselab.app.config.settings import TrainSettings, parse
+from denoiselab.app.runs.paths import check_accelerator, device_of
+from denoiselab.console import console
+from denoiselab.errors import BadInput
+from denoiselab.evaluation.features.extractors import ImageExtractor
+from denoiselab.instantiate import check, construct
+
+Config = dict[str, Any]
+
+# What train.py does not have.
+_OWN = ("download", "accelerator")
+
+
+def check_config(config: Config) -> TrainSettings:
+    """Check all that can be checked before anything is fetched or computed.
+
+    Raises:
+        BadInput: Something is wrong.
+    """
+    settings = parse(TrainSettings, {key: value for key, value in config.items() if key not in _OWN})
+    parts.check_shape(config["data"])
+    check({"data": config["data"], "evaluation": config["evaluation"]})
+    download, accelerator = (config[key] for key in _OWN)
+    if not isinstance(download, bool):
+        raise BadInput(f"download={download}: it must be true or false.")
+    if accelerator not in ("auto", "cpu", "gpu"):
+        raise BadInput(f"accelerator={accelerator}: unknown; allowed: auto, cpu, gpu.")
+    check_accelerator(accelerator)
+    if settings.evaluation.reference is not None:
+        raise BadInput(f"evaluation.reference={settings.evaluation.reference}: this program makes it; leave it out.")
+    if not download:
+        parts.build_extractor(config, settings.evaluation, None)
+    return settings
+
+
+def compute(config: Config) -> Path:
+    """Fetch weights if asked to, compute the statistics of the training split, and say where they are.
+
+    Raises:
+        BadInput: The weights cannot be fetched, or the data not be scored.
+    """
+    settings = check_config(config)
+    extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")
+    if not isinstance(extractor, ImageExtractor):
+        raise BadInput("evaluation.extractor: points are scored against fresh points; there is nothing to compute.")
+    cache, name = Path(settings.paths.cache_dir), config["data"]["name"]
+    metrics, nodes = parts.build_metrics(settings.evaluation), parts.metric_nodes(settings.evaluation)
+    try:
+        if config["download"] and extractor.weights is not None:
+            extractor.weights.download()
+        train, held_out = construct(config["data"], "data").load()
+        scorer = extractor.fit(train, held_out, metrics, nodes, cache)
+        identity = {"data": name, "split": scorer.split}
+        reference = scorer.reference(train, identity, cache, device_of(config["accelerator"]))
+    except (ValueError, OSError) as error:
+        raise BadInput(str(error)) from None
+    console().print(f"{scorer.name} of {reference.n:,} images of {name} ({scorer.split}): {reference.path}")
+    return reference.path

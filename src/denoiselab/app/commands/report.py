@@ -1,0 +1,168 @@
+"""Frontiers that were scored before, of many runs: on one page, and on W&B."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from denoiselab.app.config.settings import ReportSettings, parse
+from denoiselab.app.runs.names import distinct
+from denoiselab.console import console
+from denoiselab.errors import BadInput
+from denoiselab.evaluation.report.page import page_run, write_page
+from denoiselab.evaluation.store import Store, mark_code, mark_pareto, write_csv, write_json
+from denoiselab.training.loggers import has_wandb_key
+from denoiselab.training.wandb_frontier import CHART, FIELDS, chart_spec
+
+Config = dict[str, Any]
+
+# Not the names that a run's own have: a pattern over runs must not find them.
+_JOINT = "frontiers.html"
+
+
+def check_config(config: Config) -> ReportSettings:
+    """Check all options.
+
+    Raises:
+        BadInput: Something is wrong.
+    """
+    settings = parse(ReportSettings, config)
+    if settings.to == "page" and not settings.runs:
+        raise BadInput("runs=[]: name at least one run directory, runs=[logs/digits/<run id>].")
+    if settings.to != "page" and not has_wandb_key():
+        raise BadInput(f"to={settings.to}: W&B has no key here; run `wandb login`, or set WANDB_API_KEY.")
+    if settings.to == "wandb_report":
+        _workspaces()
+    return settings
+
+
+def report(config: Config) -> None:
+    """Do what is asked, and say where it is.
+
+    Raises:
+        BadInput: A directory has no frontier, or an optional package is missing.
+    """
+    settings = check_config(config)
+    if settings.to == "page":
+        homes = directories(settings.runs)
+        try:
+            write_joint(homes, settings.out)
+        except ValueError as error:
+            raise BadInput(str(error)) from None
+        return
+    import wandb  # slow to import
+
+    entity = settings.entity or str(wandb.Api().default_entity)
+    if settings.to == "wandb_chart":
+        preset = wandb.Api().create_custom_chart(
+            entity=entity,
+            name=settings.chart,
+            display_name=settings.title,
+            spec_type="vega2",
+            access=settings.access,
+            spec=chart_spec(),
+        )
+        console().print(f"registered {preset}: runs use it with logger.wandb.chart={entity}/{settings.chart}")
+    else:
+        made = wandb_report(entity, settings.project, f"{entity}/{settings.chart}", settings.title)
+        made.save()
+        console().print(f"report: {made.url}")
+
+
+def directories(asked: Sequence[str]) -> list[Path]:
+    """The run directories that were asked for, patterns resolved, each once.
+
+    Raises:
+        BadInput: One has no frontier, or nothing fits a pattern.
+    """
+    found: dict[Path, None] = {}
+    for one in asked:
+        for name in matches(one, "runs"):
+            if (Path(name) / "frontier.json").is_file():
+                found[Path(name)] = None
+            elif name == one:
+                raise BadInput(f"runs={one}: no frontier.json there; name directories of runs that were scored.")
+    if not found:
+        raise BadInput(f"runs={[*asked]}: no frontier.json there; name directories of runs that were scored.")
+    return [*found]
+
+
+def matches(pattern: str, option: str) -> list[str]:
+    """The paths that fit a pattern, in order; a path that is there stands for itself.
+
+    Raises:
+        BadInput: Nothing fits.
+    """
+    if not glob.has_magic(pattern) or Path(pattern).exists():
+        return [pattern]
+    fits = sorted(glob.glob(pattern))  # noqa: PTH207  # Path.glob takes no absolute pattern
+    if not fits:
+        raise BadInput(f"{option}={pattern}: nothing fits this pattern.")
+    return fits
+
+
+def write_joint(homes: Sequence[Path], out: str | None) -> Path:
+    """Write page, table and records of several runs into one folder, and return the page.
+
+    Args:
+        homes: Directories with frontiers.
+        out: The folder; None for one beside the runs, named by them.
+    """
+    parent = Path(os.path.commonpath([home.absolute().parent for home in homes]))
+    digest = hashlib.sha256("\n".join(str(home.absolute()) for home in homes).encode()).hexdigest()[:8]
+    page = (parent / f"frontier-{digest}" if out is None else Path(out)) / _JOINT
+    named = dict(zip(distinct(homes), homes, strict=True))
+    count = write_page(page, [page_run(name, home) for name, home in named.items()])
+    records = [{**record, "run": name} for name, home in named.items() for record in Store(home).read().values()]
+    mark_code(records)
+    mark_pareto(records)  # each run's file has its own
+    write_json(page.with_suffix(".json"), records)
+    write_csv(page.with_suffix(".csv"), records)
+    console().print(f"{count} cells of {len(homes)} run(s): {page}")
+    return page
+
+
+def wandb_report(entity: str, project: str, preset: str, title: str) -> Any:
+    """A W&B report of a project: the frontiers of all selected runs, the training, and the samples; not yet saved."""
+    reports = _workspaces()
+    chart = reports.CustomChart(
+        query={"summaryTable": {"tableKey": f"{CHART}_table"}},
+        chart_name=preset,
+        chart_fields=FIELDS,
+        chart_strings={"title": title},
+    )
+    frontier = [
+        chart,
+        reports.LinePlot(title=title, x="frontier/nfe", metric_regex="frontier/.*", log_x=True, log_y=True),
+    ]
+    training = [
+        reports.LinePlot(title="Loss", x="images_seen", y=["train/loss"], log_y=True),
+        reports.LinePlot(title="Scores in training", x="images_seen", metric_regex="score/.*", log_y=True),
+        reports.MediaBrowser(title="Samples in training", media_keys=["preview/samples"]),
+    ]
+
+    def panels(listed: list[Any]) -> Any:
+        return reports.PanelGrid(runsets=[reports.Runset(entity=entity, project=project)], panels=listed)
+
+    blocks = [
+        reports.H1("Which sampler, at how many network calls"),
+        reports.P("One NFE is one call of the network for a sample. Compare scores of equal n and metric alone."),
+        panels(frontier),
+        reports.H1("Training"),
+        panels(training),
+        reports.H1("Configurations"),
+        panels([reports.RunComparer(diff_only=True)]),
+    ]
+    return reports.Report(entity=entity, project=project, title=title, width="fluid", blocks=blocks)
+
+
+def _workspaces() -> Any:
+    try:
+        import wandb_workspaces.reports.v2 as reports
+    except ImportError:
+        raise BadInput("to=wandb_report: needs the optional package; pip install 'denoiselab[reports]'.") from None
+    return reports

@@ -1,0 +1,1 @@
+"""Text of the command line and of YAML files to checked trees."""

@@ -1,0 +1,173 @@
+"""Checks of Hydra's own node, whose targets are called before the program starts."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from denoiselab.errors import BadInput
+
+Node = dict[str, Any]
+
+# What the command line may set, beside silence: hydra/job_logging=none, hydra/hydra_logging=disabled and so on.
+_OPEN = ("launcher", "sweeper", "sweep", "verbose", "mode")
+_SILENCE = ("none", "disabled")
+
+# What Hydra fills in for each job, and what is checked by itself.
+_APART = (
+    *("hydra.runtime", "hydra.overrides", "hydra.sweeper.params"),
+    *(f"hydra.job.{name}" for name in ("override_dirname", "id", "num")),
+)
+
+_PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")
+
+
+class CheckedLoader(ConfigLoaderImpl):
+    """Composes configurations whose node `hydra` is as the program's own file and the command line have it.
+
+    Hydra calls its targets: callbacks, logging handlers, launchers, the jobs of a sweep. All of it comes from
+    here, also in the processes of a launcher. A file that is chosen, such as an experiment, may set no more of it than
+    the parameters of a sweep, whose jobs are composed here too.
+    """
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """The configuration, checked.
+
+        Raises:
+            BadInput: Its node `hydra` would call something else.
+        """
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        typed = tuple(str(one.input_line) for one in parsed if one.is_hydra_override())
+        if any(one.key_or_group == "hydra.searchpath" for one in parsed):  # it imports what it names
+            raise BadInput(f"{' '.join(typed)}: hydra.searchpath is not allowed; put files into conf/.")
+        rest = run_mode, from_shell, validate_sweep_overrides
+        config = super().load_configuration(config_name, overrides, *rest)
+        if overrides:
+            own, asked = (_plain(self._alone(config_name, some, run_mode)) for some in ((), typed))
+            _check_typed(asked, own, typed)
+            _check_chosen(config.hydra, asked, parsed)
+            if any(asked[part] != own[part] for part in ("launcher", "sweeper")):
+                _check_plugins(config.hydra)
+        return config
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019  # as long-lived as the program
+    def _alone(self, config_name: str | None, overrides: Sequence[str], run_mode: RunMode) -> DictConfig:
+        """The configuration of the program's own file and these overrides."""
+        return super().load_configuration(config_name, [*overrides], run_mode, validate_sweep_overrides=False)
+
+
+def parameters(node: DictConfig) -> list[str]:
+    """The overrides that the node `hydra` of a composed configuration has a sweep begin with.
+
+    Raises:
+        BadInput: They are none.
+    """
+    try:
+        found = OmegaConf.select(node, "sweeper.params")
+        content: Any = OmegaConf.to_container(found, resolve=True) if found else {}
+        return [f"{key}={value}" for key, value in content.items()]
+    except (OmegaConfBaseException, AttributeError, ValueError) as error:
+        raise BadInput(f"hydra.sweeper.params: {' '.join(str(error).split())}.") from None
+
+
+def _plain(config: DictConfig) -> Node:
+    content = OmegaConf.to_container(config.hydra, resolve=False)
+    assert isinstance(content, dict)
+    return {str(key): value for key, value in content.items()}
+
+
+def _check_typed(asked: Node, own: Node, typed: Sequence[str]) -> None:
+    """Refuse a command line that sets more than it may."""
+    own = {**own, "job": {**own["job"], "name": asked["job"]["name"]}}  # which Lightning sets for its other processes
+    for key in own.keys() | asked.keys():
+        silent = key.endswith("_logging") and asked.get(key) in [_silence(key, name) for name in _SILENCE]
+        if (
+            key not in _OPEN
+            and not silent
+            and (path := _difference({key: own.get(key)}, {key: asked.get(key)}, "hydra"))
+        ):
+            raise BadInput(
+                f"{' '.join(typed)}: {path} is not allowed to be set; launcher, sweeper, sweep and verbose are, and "
+                f"hydra/job_logging and hydra/hydra_logging can be {' or '.join(_SILENCE)}."
+            )
+
+
+@functools.cache
+def _silence(group: str, name: str) -> Any:
+    """One of Hydra's own choices of logging."""
+    path = Path(hydra.__file__).parent / "conf" / "hydra" / group / f"{name}.yaml"
+    return OmegaConf.to_container(OmegaConf.load(path))
+
+
+def _check_chosen(node: DictConfig, asked: Node, parsed: Sequence[Override]) -> None:
+    """Refuse a node that the command line does not account for."""
+    found: Any = OmegaConf.to_container(node, resolve=False)
+    given = {
+        "task": [one.input_line for one in parsed if not one.is_hydra_override()],
+        "hydra": [one.input_line for one in parsed if one.is_hydra_override()],
+    }
+    path = _difference(asked, found, "hydra") or _difference(given, found["overrides"], "hydra.overrides")
+    if path:
+        raise BadInput(
+            f"{path}: not allowed to be set by a chosen file; what stands below hydra is set on the command line, but "
+            "for hydra.sweeper.params."
+        )
+    for text in parameters(node):
+        if OverridesParser.create().parse_override(text).is_hydra_override():
+            raise BadInput(f"hydra.sweeper.params: {text} is not allowed; a sweep is over the program's own options.")
+
+
+def _check_plugins(node: DictConfig) -> None:
+    """Refuse anything that is no launcher or sweeper of Hydra's, or that has something else made."""
+    for part in ("launcher", "sweeper"):
+        for path, name in _calls(_resolved(node, part), f"hydra.{part}"):
+            if path != f"hydra.{part}" or not name.startswith(_PLUGINS):
+                raise BadInput(f"{path}: {name} is not allowed there; hydra.{part} takes Hydra's plugins alone.")
+
+
+def _resolved(node: DictConfig, part: str) -> Any:
+    try:
+        value = node[part]
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    except OmegaConfBaseException as error:
+        raise BadInput(f"hydra.{part}: {' '.join(str(error).split())}.") from None
+
+
+def _calls(node: Any, path: str) -> Iterator[tuple[str, str]]:
+    """Every (dotted path, name) that Hydra would call."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield path, str(node["_target_"])
+        for key, value in node.items():
+            yield from _calls(value, f"{path}.{key}")
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _calls(value, f"{path}.{index}")
+
+
+def _difference(one: Any, other: Any, path: str) -> str | None:
+    """The dotted path of the first difference between two trees."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        for key in [*one, *(key for key in other if key not in one)]:
+            here = f"{path}.{key}"
+            if here not in _APART and (found := _difference(one.get(key), other.get(key), here)) is not None:
+                return found
+        return None
+    return None if one == other else path

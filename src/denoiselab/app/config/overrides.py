@@ -1,0 +1,248 @@
+"""Checks of the command line before Hydra composes: unknown keys and choices, with the closest spelling."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from denoiselab.app.config.hydra_node import parameters
+from denoiselab.errors import BadInput, closest
+
+# Nodes with an entry for each name.
+_NAMED = ("callbacks", "logger", "ema.profiles")
+
+# What other programs call our options.
+_OTHER_NAMES = {
+    **dict.fromkeys(("max_epochs", "epochs", "num_epochs", "max_steps", "num_steps", "train_steps"), "max_images"),
+    **dict.fromkeys(("learning_rate", "base_lr"), "optimizer.lr"),
+    **dict.fromkeys(("num_inference_steps", "sampling_steps"), "sampler.steps"),
+    **dict.fromkeys(("cfg_scale", "guidance_scale"), "guidance"),
+    **dict.fromkeys(("ema_decay", "ema_rate"), "ema.profiles.ema.images"),
+    **dict.fromkeys(("checkpoint", "ckpt_path", "model"), "ckpt"),
+    **dict.fromkeys(("output", "output_dir", "outdir"), "out"),
+    **dict.fromkeys(("gpus", "num_gpus"), "trainer.devices"),
+    "image_size": "data.shape",
+    "n_samples": "num_samples",
+    "prompt": "conditioner.prompts",
+}
+
+
+def jobs(config_name: str, overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
+    """The overrides of each job: one job, or the product of all sweeps of a multirun.
+
+    Raises:
+        BadInput: An override cannot be parsed, or the configuration cannot be composed.
+    """
+    parsed = [_parse(text) for text in overrides]
+    fixed = [text for text, o in zip(overrides, parsed, strict=True) if not (multirun and o.is_sweep_override())]
+    if not multirun or any(override.key_or_group == "hydra/sweeper" for override in parsed):
+        return [fixed]
+    try:
+        own = parameters(compose(config_name, fixed, return_hydra_config=True).hydra)
+    except (HydraException, OmegaConfBaseException, ValueError):  # said better where each job is composed
+        own = []
+    try:
+        return BasicSweeper.split_arguments([*map(_parse, own), *parsed], None)[0]
+    except HydraException as error:
+        raise BadInput(_one_line(error)) from None
+
+
+def swept(overrides: Sequence[str], job: Sequence[str]) -> list[str]:
+    """Those overrides of a job of a multirun which give several values in the multirun's own."""
+    keys = {override.key_or_group for override in map(_parse, overrides) if override.is_sweep_override()}
+    return [text for text in job if _parse(text).key_or_group in keys]
+
+
+def given_in(node: str, overrides: Sequence[str]) -> set[str]:
+    """Names of the options of a node that the overrides set, whole or in part."""
+    keys = (_parse(text).key_or_group.split(".") for text in overrides)
+    return {key[1] for key in keys if key[0] == node and len(key) > 1}
+
+
+def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """The configuration of one job, without Hydra's own.
+
+    Raises:
+        BadInput: A key or a choice is unknown, or the configuration cannot be composed.
+    """
+    parsed = [_parse(text) for text in overrides]
+    is_group = [_is_group(override) for override in parsed]
+    groups = list(itertools.compress(overrides, is_group))
+    for override in itertools.compress(parsed, is_group):
+        _check_choice(override)
+    try:
+        base = compose(config_name, groups)
+        for override, group in zip(parsed, is_group, strict=True):
+            if not group:
+                _check_key(override, base)
+        return compose(config_name, list(overrides))
+    except ValueError as error:  # Hydra's word on a group set to null
+        raise BadInput(f"{' '.join(groups)}: {error}.") from None
+    except ConfigCompositionException as error:
+        if not str(error).startswith("Could not override '"):
+            raise BadInput(_one_line(error)) from None
+        key = str(error).split("'")[1]
+        if "@" in key:
+            raise BadInput(
+                f"{key}: there is no such choice to change in {config_name}.py; +{key}=... adds one."
+            ) from None
+        raise BadInput(
+            f"{key}: not a choice of its own in {config_name}.py; it is part of another option "
+            "(train.py: evaluation.samplers=[heun]; sample.py: spacing@sampler.spacing=karras)."
+        ) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BadInput(_one_line(error)) from None
+
+
+def typed(overrides: Sequence[str], key: str) -> bool:
+    """Whether one of the overrides sets `key` itself."""
+    return any(_parse(text).key_or_group == key for text in overrides)
+
+
+def choice(group: str, name: str) -> dict[str, Any]:
+    """The configuration of one choice of a group, as plain containers.
+
+    Raises:
+        BadInput: There is no such choice.
+    """
+    allowed = _options(group)
+    if name not in allowed:
+        raise BadInput(f"{group}={name}: unknown; {closest(name, allowed)}allowed: {', '.join(allowed)}.")
+    try:
+        return copy.deepcopy(_choice(str(GlobalHydra.instance().config_loader().get_search_path()), group, name))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise BadInput(_one_line(error)) from None
+
+
+def deleted(names: Sequence[object], arguments: Sequence[str]) -> str | None:
+    """The dotted key that an argument such as `~trainer.precision` deletes, if it ends in one of `names`."""
+    keys = (text[1:].partition("=")[0] for text in arguments if text.startswith("~"))
+    return next((key for key in keys if key.rpartition(".")[2] in names), None)
+
+
+@functools.cache
+def _choice(search_path: str, group: str, name: str) -> dict[str, Any]:
+    """A tenth of a second; a start asks for the same metrics and samplers several times."""
+    return dict(OmegaConf.to_container(compose(f"{group}/{name}")[group], resolve=True))  # type: ignore[arg-type]
+
+
+def _parse(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        raise BadInput(f"'{text}': not an override; write it as key=value, for example seed=1.") from None
+
+
+def _options(group: str) -> list[str]:
+    return list(GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG))
+
+
+def _is_group(override: Override) -> bool:
+    return bool(GlobalHydra.instance().config_loader().get_group_options(override.key_or_group, None))
+
+
+def _check_choice(override: Override) -> None:
+    group, value = override.key_or_group, override.value()
+    if group.startswith("hydra") or override.is_delete():
+        return
+    allowed = _options(group)
+    for name in value if isinstance(value, list) else [value]:
+        if name is not None and str(name) not in allowed:
+            raise BadInput(f"{group}={name}: unknown; {closest(str(name), allowed)}allowed: {', '.join(allowed)}.")
+
+
+def _check_key(override: Override, base: DictConfig) -> None:
+    key = override.key_or_group
+    if override.is_add() or override.is_force_add() or key.startswith("hydra."):
+        return
+    node: Any = base
+    parts = key.split(".")
+    for depth, part in enumerate(parts):
+        children = _children(node)
+        if part not in children:
+            where = ".".join(parts[:depth])
+            hint = _suggestion(parts, depth, children, [*_dotted(base)])
+            value = "" if override.is_delete() else f"={override.get_value_element_as_str()}"
+            allowed = ", ".join(sorted(children)) or "nothing"
+            inside = f"in '{where}'" if where else "at the top"
+            # A constructor may take more than its file lists; whether it does is checked where it is built.
+            more = f" ({_target(node)} may take more: +{key}=...)" if _target(node) and value else ""
+            more = (
+                f" (+{key}={{_target_: ...}} adds one)"
+                if where in _NAMED and value and depth + 1 == len(parts)
+                else more
+            )
+            raise BadInput(f"{key}{value}: unknown option; {hint}allowed {inside}: {allowed}{more}.")
+        node = node._get_node(part) if isinstance(node, DictConfig) else node._get_node(int(part))
+        if node is not None and node._is_interpolation():
+            node = node._maybe_dereference_node()
+    if _children(node) and override.value() == {}:  # Hydra would merge it
+        raise BadInput(
+            f"{key}={{}}: changes nothing, as options are merged; name those to change: {key}.{_children(node)[0]}=..."
+        )
+
+
+def _suggestion(parts: Sequence[str], depth: int, children: Sequence[str], known: Sequence[str]) -> str:
+    """`did you mean 'x'? `, or nothing: what other programs call it, the closest spelling, or its place.
+
+    Args:
+        parts: Of the key.
+        depth: Of the first one that is unknown.
+        children: What is allowed instead.
+        known: All keys.
+    """
+    leaf, leaves = parts[-1], {name.rpartition(".")[2]: name for name in reversed(known)}
+    if _OTHER_NAMES.get(leaf) in known and leaf not in leaves:
+        return _meant([_OTHER_NAMES[leaf]])
+    if near := difflib.get_close_matches(parts[depth], children, n=1, cutoff=0.6):
+        return _meant([".".join([*parts[:depth], near[0], *parts[depth + 1 :]])])
+    places = [name for name in known if name.endswith(f".{'.'.join(parts)}")]
+    if places:
+        highest = min(place.count(".") for place in places)
+        return _meant([place for place in places if place.count(".") == highest][:3])
+    return _meant([leaves[near] for near in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.75)])
+
+
+def _meant(keys: Sequence[str]) -> str:
+    return f"did you mean {' or '.join(map(repr, keys))}? " if keys else ""
+
+
+def _target(node: Any) -> str:
+    """The name of the class that a node stands for, if it does."""
+    path = node._get_node("_target_") if isinstance(node, DictConfig) and "_target_" in _children(node) else None
+    return str(path).rpartition(".")[2] if path is not None else ""
+
+
+def _children(node: Any) -> list[str]:
+    if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+        return [str(key) for key in node]
+    if isinstance(node, ListConfig) and not node._is_none():
+        return [str(index) for index in range(len(node))]
+    return []
+
+
+def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, DictConfig):
+        for key in _children(node):
+            yield f"{prefix}{key}"
+            yield from _dotted(node._get_node(key), f"{prefix}{key}.")
+
+
+def _one_line(error: Exception) -> str:
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+    text = " ".join(line.strip() for line in f"{error} {cause or ''}".splitlines() if line.strip())
+    return text.split(" full_key:")[0]

@@ -1,0 +1,96 @@
+"""Values of a configuration that follow from files that it names: interpolations such as `${latent_shape:...}`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from denoiselab.errors import BadInput, check_given, not_given
+from denoiselab.instantiate import check, construct, resolve
+
+_T = TypeVar("_T")
+
+
+def register() -> None:
+    """Make them known to OmegaConf."""
+    for name, resolver in _RESOLVERS.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
+
+
+def reason(error: OmegaConfBaseException) -> str:
+    """What is wrong, in a sentence."""
+    text = " ".join(str(error).split())
+    if told := re.search(r"BadInput raised while resolving interpolation: (.*?) full_key:", text):
+        return told[1]
+    if missing := re.search(r"Missing mandatory value: ([\w.]+)", text):
+        return str(not_given(missing[1]))
+    if lost := re.search(r"Interpolation key '([\w.]+)' not found", text):
+        return f"{lost[1]}: other options follow from it, so it cannot be deleted; give it a value: {lost[1]}=..."
+    return text
+
+
+def _latent_shape(path: str, shape: Sequence[int]) -> list[int]:
+    from denoiselab.frozen.autoencoders import latent_shape  # takes seconds
+
+    return _told("codec", lambda: latent_shape(path, list(shape)))
+
+
+def _token_features(path: str) -> int:
+    from denoiselab.frozen.folders import token_features
+
+    return _told("conditioner.encoder", lambda: token_features(path))
+
+
+def _num_classes(*, _root_: DictConfig) -> int | None:
+    """Those of the data: as they are given, or counted."""
+    given: int | None = _root_.data.get("num_classes")
+    if given is not None:
+        return given
+    node = OmegaConf.to_container(_root_.data, resolve=True)
+    assert isinstance(node, dict)
+    check_given({str(key): value for key, value in node.items()}, "data")
+    return _counted(json.dumps(node))
+
+
+@functools.cache
+def _counted(node: str) -> int | None:
+    """The number of classes in the files of a data set; None of one without files."""
+    from denoiselab.data.sources.source import ImageSource  # takes seconds
+
+    tree = {"data": json.loads(node)}
+    kind = resolve(tree["data"].get("_target_"), "data")
+    if not (isinstance(kind, type) and issubclass(kind, ImageSource)):
+        return None
+    check(tree)
+    source: ImageSource = construct(tree["data"], "data")
+    try:
+        return source.counted_classes()
+    except (ValueError, OSError) as error:
+        raise BadInput(str(error)) from None
+
+
+def _folder_sha256(path: str, option: str) -> str:
+    from denoiselab.frozen.folders import folder_of, sha256_of
+
+    return _told(option, lambda: sha256_of(folder_of(path)))
+
+
+def _told(option: str, call: Callable[[], _T]) -> _T:
+    try:
+        return call()
+    except (ValueError, OSError) as error:
+        raise BadInput(f"{option}.{error}") from None
+
+
+_RESOLVERS: dict[str, Callable[..., Any]] = {
+    "latent_shape": _latent_shape,
+    "num_classes": _num_classes,
+    "token_features": _token_features,
+    "folder_sha256": _folder_sha256,
+}

@@ -1,0 +1,95 @@
+"""What this machine can train on, checked before anything starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pytorch_lightning.utilities import rank_zero_only
+
+from denoiselab.errors import BadInput
+
+# Arguments of the Trainer that are not the user's.
+PROGRAM_SETS = (
+    *("max_steps", "max_epochs", "min_steps", "min_epochs", "max_time", "logger", "callbacks", "plugins"),
+    *("enable_progress_bar", "enable_model_summary", "use_distributed_sampler", "default_root_dir", "fast_dev_run"),
+)
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+def is_leader() -> bool:
+    """Whether this process is the one that writes and tells: rank 0."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def resolve_accelerator(asked: str) -> str:
+    """What `auto` means here: CUDA or the CPU. (Apple's MPS lacks float64, in which levels are computed.)."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
+
+
+def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool) -> None:
+    """Refuse devices that this machine lacks, a batch that they cannot share, and weights in another precision.
+
+    Args:
+        trainer: Configuration of the Trainer.
+        batch_size: Images per optimizer step, over all devices and accumulated batches.
+        sweeping: The run is a job of a multirun in this process.
+
+    Raises:
+        BadInput: It lacks them, they cannot share the batch, a multirun in one process would use several, or the
+            precision is none of `PRECISIONS`.
+    """
+    accelerator, devices = trainer["accelerator"], trainer["devices"]
+    for key in PROGRAM_SETS:
+        if key in trainer:
+            raise BadInput(f"trainer.{key}={trainer[key]}: the program sets it; the length of training is max_images.")
+    precision = str(trainer["precision"])
+    if precision not in PRECISIONS:
+        raise BadInput(
+            f"trainer.precision={precision}: allowed: {', '.join(PRECISIONS)}; weights and their averages are kept in "
+            "float32, for in half precision they lose their updates."
+        )
+    gpus = torch.cuda.device_count()
+    if accelerator not in ("auto", "cpu", "gpu", "cuda"):
+        raise BadInput(f"trainer.accelerator={accelerator}: unknown; allowed: auto, cpu, gpu, cuda.")
+    if accelerator in ("gpu", "cuda") and not gpus:
+        raise BadInput(f"trainer.accelerator={accelerator}: this machine has no GPU; use trainer=cpu.")
+    on_gpu = gpus > 0 and accelerator != "cpu"
+    count = _count(devices, gpus if on_gpu else 1)
+    if on_gpu and count > gpus:
+        raise BadInput(f"trainer.devices={devices}: this machine has {gpus} GPU(s).")
+    if not on_gpu and count > 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if trainer["strategy"] == "auto":
+            raise BadInput(
+                f"trainer.devices={devices}: this run is on the CPU, which is one device; use trainer.devices=1, "
+                "or trainer=ddp to train in several CPU processes."
+            )
+        if count > cores:
+            raise BadInput(f"trainer.devices={devices}: this run is on the CPU, which has {cores} core(s).")
+    shares = count * trainer["num_nodes"] * trainer["accumulate_grad_batches"]
+    if batch_size % shares:
+        raise BadInput(
+            f"batch_size={batch_size}: must be divisible by devices x trainer.num_nodes x "
+            f"trainer.accumulate_grad_batches = {shares}."
+        )
+    if sweeping and (trainer["num_nodes"] > 1 or count > 1):
+        raise BadInput(
+            f"trainer.devices={devices}: a multirun in one process trains on one device (each rank would sweep by "
+            "itself); use trainer.devices=1, or start each job by itself."
+        )
+
+
+def _count(devices: Any, available: int) -> int:
+    """The number of devices that an option of the Trainer asks for."""
+    if devices in ("auto", -1, "-1"):
+        return available
+    if isinstance(devices, str) and devices.isdecimal():
+        devices = int(devices)
+    count = len(devices) if isinstance(devices, list) else devices
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise BadInput(f"trainer.devices={devices}: allowed: a number from 1, a list of device numbers, or auto.")
+    return count

@@ -1,0 +1,91 @@
+"""What runs are called: by their directory, and jobs of a sweep by the options that were swept."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from denoiselab.app.config import overrides
+
+SWEEP = "sweep.csv"
+
+# Options that say where a run is or what is shown of it.
+_ASIDE = ("paths.", "hydra", "name=", "logger", "traceback")
+
+# Longer lists of options do not fit a legend.
+_LONGEST = 80
+
+
+def job_overrides() -> list[str]:
+    """The overrides of this job; of a multirun, its own values of those that are swept."""
+    return [*HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
+
+
+def run_name(directory: Path) -> str:
+    """The name of the run that this job is, for people: the swept options of a job of a multirun."""
+    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
+        given = [text for text in sys.argv[1:] if not text.startswith("-")]
+        return " ".join(overrides.swept(given, job_overrides())) or directory.absolute().name
+    return directory.absolute().name
+
+
+def name_of(directory: Path) -> str:
+    """The name of a former run."""
+    return str(_last_start(directory).get("name") or directory.absolute().name)
+
+
+def distinct(directories: Sequence[Path]) -> list[str]:
+    """Names that tell different runs apart: their directories, and the overrides in which they differ.
+
+    Jobs of a sweep have no directory of a name, so they are called by these overrides alone.
+    """
+    given = [_overrides(directory) for directory in directories]
+    shared = set.intersection(*map(set, given)) if given else set()
+    names = []
+    for directory, base, own in zip(directories, distinct_ends(directories), given, strict=True):
+        options = " ".join(text for text in own if text not in shared and not text.startswith(_ASIDE))
+        if _is_job(directory) and options:
+            names.append(options)
+        else:
+            names.append(f"{base} {options}".strip() if len(options) <= _LONGEST else base)
+    bases = distinct_ends(directories)
+    return [f"{n} ({base})" if names.count(n) > 1 else n for n, base in zip(names, bases, strict=True)]
+
+
+def distinct_ends(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of different paths that tell them apart."""
+    parts = [path.absolute().parts for path in paths]
+    depth = next(d for d in range(1, 1000) if len({part[-d:] for part in parts}) == len(parts))
+    return ["/".join(part[-depth:]) for part in parts]
+
+
+def _is_job(directory: Path) -> bool:
+    return directory.absolute().name.isdigit() and (directory.absolute().parent / SWEEP).is_file()
+
+
+def _overrides(directory: Path) -> list[str]:
+    """What the last start of a run was given; runs of version 0.1 have it in the table of their sweep."""
+    start = _last_start(directory)
+    if isinstance(start.get("overrides"), list):
+        return [str(text) for text in start["overrides"]]
+    if _is_job(directory):
+        with (directory.absolute().parent / SWEEP).open(newline="", encoding="utf-8") as file:
+            rows = {row.get("job"): row.get("overrides") or "" for row in csv.DictReader(file)}
+        return rows.get(directory.absolute().name, "").split()
+    command = start.get("command")
+    return [str(text) for text in command[1:] if "=" in str(text)] if isinstance(command, list) else []
+
+
+def _last_start(directory: Path) -> dict[str, Any]:
+    try:
+        start = json.loads((directory / "run.json").read_text(encoding="utf-8"))["starts"][-1]
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return {}
+    return start if isinstance(start, dict) else {}

@@ -1,0 +1,108 @@
+"""Where the programs that work on a checkpoint read and write."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from denoiselab import files
+from denoiselab.app.config.settings import SampleSettings
+from denoiselab.app.runs.devices import is_leader
+from denoiselab.cleaning import path_part
+from denoiselab.console import console
+from denoiselab.errors import BadInput
+from denoiselab.files import zip_is_whole
+from denoiselab.training.checkpoints import CHECKPOINTS, LAST, saved
+
+
+def checkpoint_file(ckpt: str | Sequence[str]) -> Path:
+    """The checkpoint that `ckpt` names: a file, or a run's newest.
+
+    Raises:
+        BadInput: It is a pattern, or a folder of runs.
+    """
+    path = Path(str(ckpt))
+    if glob.has_magic(str(path)) and not path.exists():
+        raise BadInput(f"ckpt={path}: a pattern is for frontier=default; name one run directory or checkpoint file.")
+    return newest(path)
+
+
+def newest(path: Path, option: str = "ckpt") -> Path:
+    """The newest whole checkpoint of a run's directory; any other path is returned as it is.
+
+    Raises:
+        BadInput: It is no run's directory but one of runs.
+    """
+    if not path.is_dir():
+        return path
+    found = saved(path / CHECKPOINTS)
+    whole = next((file for file in found if zip_is_whole(file)), None)
+    if whole is not None:
+        if whole.name != LAST and is_leader():
+            console(stderr=True).print(
+                f"warning: {path / CHECKPOINTS / LAST} is {'damaged' if found[0].name == LAST else 'missing'}; "
+                f"{whole.name} is used, the newest one that is whole."
+            )
+        return whole
+    file = path / CHECKPOINTS / LAST
+    if not found and (runs := sorted(path.glob(f"*/{CHECKPOINTS}/{LAST}"))):
+        raise BadInput(f"{option}={path}: it is no run but holds {len(runs)}; name one, such as {home_of(runs[-1])}.")
+    return file
+
+
+def device_of(accelerator: str) -> torch.device:
+    """The device that `accelerator` names: auto, cpu or gpu."""
+    on_gpu = accelerator == "gpu" or (accelerator == "auto" and torch.cuda.is_available())
+    return torch.device("cuda" if on_gpu else "cpu")
+
+
+def check_accelerator(accelerator: str) -> None:
+    """Refuse a GPU that is not there.
+
+    Raises:
+        BadInput: It is not.
+    """
+    if accelerator == "gpu" and not torch.cuda.is_available():
+        raise BadInput("accelerator=gpu: this machine has no GPU; use accelerator=cpu.")
+
+
+def short_hash(asked: object) -> str:
+    """Eight digits of the SHA-256 of plain containers: the same request has the same name."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def home_of(checkpoint: Path) -> Path:
+    """The run's directory of a checkpoint, or the folder where it lies."""
+    return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent
+
+
+def new_path(settings: SampleSettings, checkpoint: Path, kind: str, folder: str) -> Path:
+    """The folder to write: `out`, or one in the folder `kind` of the checkpoint's run.
+
+    Raises:
+        BadInput: It exists.
+    """
+    out = Path(settings.out) if settings.out else home_of(checkpoint) / kind / path_part(folder)
+    if out.exists():
+        raise BadInput(f"out={out}: exists already; nothing is written over, so name another folder with out=...")
+    return out
+
+
+@contextmanager
+def new_folder(out: Path, option: str = "out") -> Iterator[Path]:
+    """A hidden folder that takes the name `out` when the block ends well, and goes if it does not.
+
+    Raises:
+        BadInput: It cannot be written; the message names the option.
+    """
+    try:
+        with files.new_folder(out) as partial:
+            yield partial
+    except OSError as error:
+        raise BadInput(f"{option}={out}: cannot be written to ({error.strerror or error}).") from None

@@ -1,0 +1,260 @@
+"""A run's directory: one live process writes to it, a second start continues it, nothing is overwritten."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
+
+from denoiselab.app.runs.names import job_overrides, run_name
+from denoiselab.errors import BadInput
+from denoiselab.files import write_text
+from denoiselab.training.checkpoints import CHECKPOINTS, saved
+
+ID_VARIABLE = "DENOISELAB_RUN_ID"
+
+# What may differ when a run continues: none of it changes what the training computes.
+_FREE = (
+    *("paths.", "name", "max_images", "evaluation.", "callbacks.", "logger", "traceback"),
+    *("data.workers", "data.cache_dir", "data.memory_limit", "data.fetch"),
+    *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "profiler", "detect_anomaly")),
+)
+
+# Options of runs that were started before there were such, and what they were.
+_SINCE = {"init_weights": "raw", "init_optimizer": False}
+
+_PACKAGES = ("denoiselab", "torch", "pytorch-lightning", "hydra-core", "wandb", "numpy")
+
+
+def run_id() -> str:
+    """One id for all processes of a run: given, else the cluster's, else made once and handed to children."""
+    for variable in (ID_VARIABLE, "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
+        if os.environ.get(variable, "none") != "none":
+            return os.environ[variable]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ValueError(f"torchrun gave no --rdzv-id, so its processes share no run id; set {ID_VARIABLE} to one")
+    made = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    os.environ[ID_VARIABLE] = made
+    return made
+
+
+class RunDirectory:
+    """The directory of a run, locked for this process until it ends.
+
+    Args:
+        path: New, or a former run's.
+        needs_bytes: Free space that the run will need.
+        leader: Whether this process writes (rank 0); the others only read.
+
+    Raises:
+        BadInput: It cannot be written to, is full, is in use, or is no run.
+    """
+
+    def __init__(self, path: Path, needs_bytes: int, *, leader: bool) -> None:
+        self.path = path
+        self.changes: list[str] = []  # since the last start
+        self.edited = ""  # what `config.yaml` says and the checkpoint does not
+        self._made = False
+        self._lock = FileLock(path / ".lock")
+        if not leader:
+            return
+        option = f"paths.run_dir={path}"
+        if path.exists() and not path.is_dir():
+            raise BadInput(f"{option}: it is a file; name a directory.")
+        if path.is_dir() and not (path / "config.yaml").exists() and not saved(path / CHECKPOINTS):
+            others = [p.name for p in path.iterdir() if p.name != ".lock" and not p.match(".*.tmp")]
+            if others:
+                raise BadInput(f"{option}: holds other files and no run; name a new directory or a former run's.")
+        try:
+            place = next(p for p in (path, *path.absolute().parents) if p.is_dir())
+            disk = shutil.disk_usage(place)
+            if disk.total and disk.free < needs_bytes:
+                free, needed = disk.free / 1e6, needs_bytes / 1e6
+                raise BadInput(f"{option}: {free:.0f} MB are free there; this run needs about {needed:.0f} MB.")
+            self._made = not path.exists()
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+            for half in (*path.glob(".*.tmp"), *path.glob("checkpoints/.*.tmp"), *path.glob("samples/**/.*.tmp")):
+                half.unlink()  # left by a kill in the middle of a write
+        except BadInput:
+            self._lock.release()
+            raise
+        except Timeout:
+            raise BadInput(f"{option}: another live process is using it; wait for it, or name another.") from None
+        except OSError as error:
+            raise BadInput(f"{option}: cannot be written to ({error.strerror or error}).") from None
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """Identity, versions and starts of the run."""
+        path = self.path / "run.json"
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if (
+                isinstance(content, dict)
+                and isinstance(content["starts"], list)
+                and isinstance(content["wandb_id"], str)
+            ):
+                return content
+        except (ValueError, KeyError, RecursionError):
+            pass
+        raise BadInput(f"{path}: damaged; remove it to continue without the record of earlier starts.")
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._made and [file.name for file in self.path.iterdir()] == [".lock"]:  # refused: nothing was written
+            (self.path / ".lock").unlink()
+            self.path.rmdir()
+        self._lock.release()
+
+    def check_same(self, config: Mapping[str, Any], saved_config: Mapping[str, Any] | None, checkpoint: str) -> None:
+        """Refuse another configuration than the run's, which is that of its checkpoint, if it has one.
+
+        Args:
+            config: Resolved configuration, plain containers.
+            saved_config: Of the checkpoint that is continued; None where there is none.
+            checkpoint: Its name.
+
+        Raises:
+            BadInput: It is another one, or there is only a `config.yaml`, and it is damaged.
+        """
+        written = self._written()
+        if saved_config is not None:
+            self._tell_edited(written, saved_config, checkpoint)
+        elif written is None:
+            return
+        elif not written:
+            raise BadInput(f"{self.path / 'config.yaml'}: damaged, and there is no checkpoint to continue from.")
+        for key, old, new in differences({**_SINCE, **(saved_config or written or {})}, config):
+            if not key.startswith(_FREE):
+                raise BadInput(
+                    f"{key}={_short(new)}: the run in {self.path} has {key}={_short(old)}; "
+                    "continue it with its own command, or start a new run."
+                )
+        for key, old, new in differences(written or saved_config, config):
+            if key.startswith(_FREE) and not key.startswith("paths."):
+                self.changes.append(f"{key} {_short(old)} -> {_short(new)}")
+
+    def _written(self) -> dict[str, Any] | None:
+        """What `config.yaml` holds: nothing where it is damaged, None where there is none."""
+        try:
+            content = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError):
+            return {}
+        return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+
+    def _tell_edited(self, written: Mapping[str, Any] | None, saved_config: Mapping[str, Any], checkpoint: str) -> None:
+        """Say in one sentence where `config.yaml` is not what the run was trained with."""
+        text = "is missing" if written is None else "is damaged" if not written else ""
+        if written:
+            texts = [
+                f"{key}={_short(there)} instead of {_short(own)}"
+                for key, own, there in differences(saved_config, written)
+                if not key.startswith(_FREE)
+            ]
+            text = f"says {', '.join(texts)}" if texts else ""
+        if text:
+            self.edited = f"{self.path / 'config.yaml'} {text}; the configuration in {checkpoint} counts."
+
+    def describe(
+        self, config: Mapping[str, Any], data_sha256: str, initial: Mapping[str, Any] | None, trained_on: str | None
+    ) -> None:
+        """Write what this start is, once nothing is left that could refuse it.
+
+        Args:
+            config: Resolved configuration, plain containers.
+            data_sha256: Fingerprint of the samples to train on.
+            initial: Of a new run, the record of what it starts from; None for random weights.
+            trained_on: Fingerprint in the checkpoint that is continued; None where it has none.
+
+        Raises:
+            BadInput: The directory cannot be written to, or the run was started on other samples.
+        """
+        try:
+            self._describe(config, data_sha256, initial, trained_on)
+        except OSError as error:
+            reason = error.strerror or error
+            raise BadInput(f"paths.run_dir={self.path}: cannot be written to ({reason}).") from None
+
+    def _describe(
+        self, config: Mapping[str, Any], data_sha256: str, initial: Mapping[str, Any] | None, trained_on: str | None
+    ) -> None:
+        info: dict[str, Any] = {"wandb_id": secrets.token_hex(4), "starts": []}
+        if (self.path / "run.json").exists():
+            info = self.info
+        for known in (trained_on, info.setdefault("data_sha256", data_sha256)):
+            if known not in (None, data_sha256):
+                raise BadInput(
+                    f"data: the run in {self.path} was started on other samples (sha256 {str(known)[:12]}, now "
+                    f"{data_sha256[:12]}); give it these back, or start a new run."
+                )
+        if initial is not None:
+            info["initial"] = initial
+        info["starts"].append({**start_record(config), "name": run_name(self.path)})
+        write_description(self.path, config, info)
+
+
+def start_record(config: Mapping[str, Any]) -> dict[str, Any]:
+    """When, by what command, where and with which versions a configuration was started."""
+    return {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "host": platform.node(),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        **git_revision(),
+        "overrides": job_overrides(),
+        "config": config,
+    }
+
+
+def write_description(path: Path, config: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+    """Write `config.yaml` and `run.json`."""
+    write_text(path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))))
+    write_text(path / "run.json", json.dumps(info, indent=1))
+
+
+def git_revision() -> dict[str, Any]:
+    """Revision of the checkout as `git`, and whether it has changes as `git_changes`; empty outside a checkout."""
+
+    def git(*words: str) -> str:
+        command = ["git", *words]
+        here = Path(__file__).parent
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, check=True, timeout=10)  # noqa: S603
+        return done.stdout.strip()
+
+    try:
+        return {"git": git("rev-parse", "HEAD"), "git_changes": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted key, old and new value wherever two trees of plain containers differ; what is missing is None."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*old, *(k for k in new if k not in old)]:
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+    elif old != new:
+        yield path, old, new
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value, default=str)

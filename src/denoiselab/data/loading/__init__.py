@@ -1,0 +1,1 @@
+"""The order of training images, and batches of them for the Trainer."""

@@ -1,0 +1,62 @@
+"""Batches for the Trainer."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from denoiselab.data.augmentation import Augmentation
+from denoiselab.data.base import DataSet
+from denoiselab.data.images import as_inputs
+from denoiselab.data.loading.batches import Batch, Batches, Reader
+from denoiselab.noise import AUGMENTING, Noise
+
+
+class DataModule(pl.LightningDataModule):
+    """Feeds the Trainer from where the module's count of images seen stands.
+
+    Args:
+        train: Training images or points.
+        seed: Of the order.
+        batch_size: Images per optimizer step, over all ranks and accumulated batches.
+        augmentation: Changes batches at random; None: nothing does.
+    """
+
+    def __init__(self, train: DataSet, seed: int, batch_size: int, augmentation: Augmentation | None = None) -> None:
+        super().__init__()
+        self.train, self.seed, self.batch_size, self.augmentation = train, seed, batch_size, augmentation
+
+    def train_dataloader(self) -> Batches:
+        """Called after a checkpoint is restored, so the count is the resumed one."""
+        assert self.trainer is not None
+        micro_batch = self.batch_size // self.trainer.accumulate_grad_batches
+        start: int = getattr(self.trainer.lightning_module, "images_seen")  # noqa: B009
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        pinned = self.trainer.strategy.root_device.type == "cuda"
+        return Batches(self.train, self.seed, micro_batch, start, rank, world, pinned=pinned)
+
+    def first(self, n: int) -> Tensor:
+        """The first `n` samples of training as the network sees them, `(n, *)`.
+
+        Raises:
+            ValueError: One cannot be read.
+        """
+        batch = Reader(self.train, self.seed)[range(n)]
+        if isinstance(batch, Exception):
+            raise batch
+        return seen(batch, self.seed, self.augmentation)["images"]
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """The batch as the network sees it, made on the network's device: bytes are moved, not floats."""
+        return seen(batch, self.seed, self.augmentation)
+
+
+def seen(batch: Batch, seed: int, augmentation: Augmentation | None) -> Batch:
+    """A batch as it is stored, to what the network sees of it: a function of (seed, positions)."""
+    images = as_inputs(batch["images"])
+    if augmentation is None:
+        return {**batch, "images": images}
+    images, told = augmentation(images, Noise(seed, batch["position"], AUGMENTING))
+    changed: Batch = {**batch, "images": images.contiguous(memory_format=torch.channels_last)}
+    return changed if told is None else {**changed, "augmentation": told}

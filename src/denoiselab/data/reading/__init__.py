@@ -1,0 +1,1 @@
+"""Records and files to bytes of one shape."""

@@ -1,0 +1,190 @@
+"""Images in files, as a data set: decoded into a memory map, or whenever they are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from denoiselab.data.images import as_inputs
+from denoiselab.data.reading.decoding import Decoder, WrongSize, read
+from denoiselab.data.reading.depth import UnknownDepth
+from denoiselab.data.reading.prepared import Prepared
+from denoiselab.data.reading.records import Records, Reopened, Strings
+from denoiselab.noise import Noise
+
+
+class Pixels(Protocol):
+    """Gives images of one shape by their rows."""
+
+    def stored(self, rows: Tensor) -> Tensor:
+        """Bytes `(B, C, H, W)` of `rows` `(B,)`."""
+        ...
+
+    def drawn(self, rows: Tensor, noise: Noise) -> Tensor:
+        """As `stored`, cropped at random if that was asked for."""
+        ...
+
+
+@dataclass(frozen=True)
+class MappedPixels(Reopened):
+    """Decoded images in a file mapped into memory, whose pages all processes of a machine share.
+
+    Args:
+        path: Of an array `(N, C, H, W)` uint8.
+    """
+
+    path: Path
+
+    @cached_property
+    def _images(self) -> Tensor:
+        # Copy on write, as torch has no read-only tensors; nobody writes.
+        return torch.from_numpy(np.load(self.path, mmap_mode="c"))
+
+    def stored(self, rows: Tensor) -> Tensor:
+        """Bytes `(B, C, H, W)`."""
+        return self._images[rows]
+
+    def drawn(self, rows: Tensor, noise: Noise) -> Tensor:
+        """As `stored`."""
+        return self._images[rows]
+
+
+@dataclass(frozen=True)
+class DecodedPixels:
+    """Images decoded whenever they are asked for.
+
+    Args:
+        records: The files.
+        decoder: Makes bytes of them.
+    """
+
+    records: Records
+    decoder: Decoder
+
+    def stored(self, rows: Tensor) -> Tensor:
+        """Bytes `(B, C, H, W)`.
+
+        Raises:
+            ValueError: An image cannot be read, or is of a wrong size; a sentence that names it.
+        """
+        return self._read(rows, [None] * len(rows))
+
+    def drawn(self, rows: Tensor, noise: Noise) -> Tensor:
+        """As `stored`, with `noise` saying where an image is cropped at random."""
+        if self.decoder.resize != "random_crop":
+            return self.stored(rows)
+        return self._read(rows, noise.uniform((3,)).tolist())
+
+    def _read(self, rows: Tensor, random: Sequence[Sequence[float] | None]) -> Tensor:
+        out = torch.empty(len(rows), *self.decoder.shape, dtype=torch.uint8)
+        for place, (row, numbers) in enumerate(zip(rows.tolist(), random, strict=True)):
+            try:
+                original = read(self.records, row, self.decoder)
+                out[place] = torch.from_numpy(self.decoder.resized(original, numbers))
+            except (WrongSize, UnknownDepth) as error:
+                raise ValueError(f"data: {self.records.describe(row)}: {error}.") from None
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class RecordSet:
+    """A part of the images of some records.
+
+    Args:
+        pixels: Gives images by their row.
+        shape: (C, H, W).
+        rows: Of this part, `(N,)` int64.
+        labels: `(N,)` int64.
+        captions: One an image; None where there are none.
+        hashes: sha256 of each image in its original size, or what stands for it, `(N, 32)` uint8.
+        recipe: What was done to the images.
+        workers: Processes that read batches ahead in training.
+    """
+
+    pixels: Pixels
+    shape: tuple[int, ...]
+    rows: Tensor
+    labels: Tensor
+    captions: Sequence[str] | None
+    hashes: Tensor
+    recipe: str
+    workers: int
+
+    @staticmethod
+    def of(records: Records, decoder: Decoder, prepared: Prepared, workers: int | None) -> RecordSet:
+        """All images that can be read."""
+        rows = torch.tensor([i for i in range(len(records)) if i not in prepared.bad], dtype=torch.int64)
+        pixels: Pixels
+        if prepared.pixels is None:
+            ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+            cores = max(1, len(os.sched_getaffinity(0)) // ranks)
+            pixels, many = DecodedPixels(records, decoder), cores if workers is None else workers
+        else:
+            pixels, many = MappedPixels(prepared.pixels), 0
+        return RecordSet(
+            pixels=pixels,
+            shape=decoder.shape,
+            rows=rows,
+            labels=records.labels[rows],
+            captions=_chosen(records.captions, rows),
+            hashes=torch.from_numpy(prepared.hashes)[rows],
+            recipe=f"{decoder.shape} {decoder.resize.replace('random', 'center')}"
+            + ("" if decoder.bit_depth is None else f" {decoder.bit_depth} bits"),
+            workers=many,
+        )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the images, what was done to them, and their labels."""
+        out = hashlib.sha256(self.recipe.encode())
+        out.update(self.hashes.numpy().tobytes())
+        out.update(self.labels.contiguous().numpy().tobytes())
+        return out.hexdigest()
+
+    def stored(self, index: Tensor) -> Tensor:
+        """The images at `index` `(B,)` as bytes, `(B, C, H, W)`."""
+        return self.pixels.stored(self.rows[index])
+
+    def drawn(self, index: Tensor, noise: Noise) -> Tensor:
+        """As `stored`, cropped at random if that was asked for."""
+        return self.pixels.drawn(self.rows[index], noise)
+
+    def inputs(self, index: Tensor) -> Tensor:
+        """The images at `index` `(B,)` as the network sees them."""
+        return as_inputs(self.stored(index))
+
+    def fresh(self, n: int, number: int) -> None:
+        """None: nobody knows the density of images."""
+
+    def hashed_below(self, fraction: float) -> Tensor:
+        """Whether each image's hash lies in the first `fraction` of all hashes, `(N,)` bool."""
+        first = self.hashes[:, :8].numpy().copy().view(">u8")[:, 0]
+        return torch.from_numpy(first < np.uint64(math.ceil(fraction * 2**64)))
+
+    def subset(self, which: Tensor) -> RecordSet:
+        """The images that a boolean mask or an index tensor `(M,)` selects."""
+        places = torch.arange(len(self))[which]
+        return replace(
+            self,
+            rows=self.rows[places],
+            labels=self.labels[places],
+            captions=_chosen(self.captions, places),
+            hashes=self.hashes[places],
+        )
+
+
+def _chosen(captions: Sequence[str] | None, places: Tensor) -> Sequence[str] | None:
+    return None if captions is None else Strings(captions[i] for i in places.tolist())

@@ -1,0 +1,169 @@
+"""A zip archive of image files, as EDM's dataset_tool and StyleGAN's write it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from denoiselab.data.reading.captions import FILES, Table, captions_of, match
+from denoiselab.data.reading.pictures import opened
+from denoiselab.data.reading.records import MOST_CLASSES, Reopened, Strings, identity
+from denoiselab.data.sources.folder import EXTENSIONS, note_passed_over, passed_over
+from denoiselab.data.sources.source import ImageSource
+from denoiselab.files import read_member
+
+_LABELS = "dataset.json"
+
+# Bytes of a member beyond which it is no image, whatever its header says of pixels.
+_MOST = 2**30
+
+# Bytes of a table of classes or captions: some, and so many for each image.
+_TABLE, _A_LINE = 2**20, 2**14
+
+
+@dataclass(frozen=True)
+class ZipRecords(Reopened):
+    """Records of the image files in an archive, which each process opens for itself.
+
+    Args:
+        path: Of the archive.
+        names: Of the members.
+        labels: Classes `(N,)` int64.
+        identity: From `denoiselab.data.reading.records.identity`.
+    """
+
+    path: Path
+    names: Sequence[str]
+    labels: Tensor
+    identity: str
+    classes: Sequence[str] = ()
+    captions: Sequence[str] | None = None
+
+    @cached_property
+    def _archive(self) -> zipfile.ZipFile:
+        return zipfile.ZipFile(self.path)
+
+    @property
+    def name(self) -> str:
+        """The archive."""
+        return str(self.path)
+
+    @property
+    def files(self) -> tuple[Path]:
+        """The archive's path."""
+        return (self.path,)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def describe(self, i: int) -> str:
+        """The archive and the member."""
+        return f"{self.path}/{self.names[i]}"
+
+    def image(self, i: int) -> Image.Image:
+        """The member, opened."""
+        member = self._archive.getinfo(self.names[i])
+        if member.file_size > _MOST:
+            raise ValueError(f"it unpacks to {member.file_size} bytes, and an image has at most {_MOST}")
+        return opened(self._archive.read(member))
+
+
+@dataclass(kw_only=True)
+class ImageZip(ImageSource):
+    """Image files in a zip archive, in the order of their names, read where they lie.
+
+    `metadata.jsonl` or `metadata.csv` gives captions (see `denoiselab.data.reading.captions`), `dataset.json`
+    classes: {"labels": [["00000/img00000000.png", 6], ...]}, or null for none.
+    Source: https://github.com/NVlabs/edm, dataset_tool.py.
+
+    Args:
+        root: The archive.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    root: str
+
+    def records(self) -> ZipRecords:
+        """The members that are images.
+
+        Raises:
+            ValueError: There is no such archive, no image in it, a member lies outside, or classes do not fit.
+        """
+        path = Path(self.root).expanduser()
+        option = f"data.root={path}"
+        if not path.is_file():
+            raise ValueError(
+                f"{option}: {'it is a folder; use data=image_folder' if path.is_dir() else 'there is no such file'}."
+            )
+        try:
+            with zipfile.ZipFile(path) as archive:
+                members = sorted(archive.infolist(), key=lambda member: member.filename)
+                inside = archive.namelist()
+                most = _TABLE + _A_LINE * sum(map(_is_image, inside))
+                text = read_member(archive, _LABELS, most) if _LABELS in inside else b"{}"
+                tables = [
+                    Table(str(PurePosixPath(name).parent), f"{option}: its {name}", read_member(archive, name, most))
+                    for name in inside
+                    if PurePosixPath(name).name in FILES
+                ]
+        except (OSError, zipfile.BadZipFile, RuntimeError, zlib.error) as error:
+            raise ValueError(f"{option}: it is no zip archive that can be read ({error}).") from None
+        except ValueError as error:
+            raise ValueError(f"{option}: {error}.") from None
+        if twice := [name for name, count in Counter(inside).items() if count > 1]:
+            raise ValueError(f"{option}: {twice[0]} stands in it twice.")
+        for member in members:
+            place = PurePosixPath(member.filename.replace("\\", "/"))
+            if place.is_absolute() or ".." in place.parts or ":" in "".join(place.parts[:1]):
+                raise ValueError(
+                    f"{option}: its member {member.filename} lies outside of it; nothing is read from such an archive."
+                )
+        images = [member for member in members if _is_image(member.filename)]
+        known = {_LABELS, *FILES}
+        others = [
+            member.filename
+            for member in members
+            if not member.is_dir() and (place := PurePosixPath(member.filename)).suffix.lower() not in EXTENSIONS
+            if place.name not in known and not place.name.startswith(".")
+        ]
+        if not images:
+            looked = ", ".join(sorted(EXTENSIONS))
+            raise ValueError(f"{option}: there is no image in it; looked for {looked}{passed_over(others)}.")
+        note_passed_over(others, option)
+        names = [member.filename for member in images]
+        labels = _labels(text, names, option)
+        captions = captions_of(tables, names, f"{option}: {' and '.join(FILES)}")
+        told = identity((f"{m.filename} {m.file_size} {m.CRC}" for m in images), labels, captions)
+        return ZipRecords(path, Strings(names), labels, told, captions=None if captions is None else Strings(captions))
+
+
+def _is_image(name: str) -> bool:
+    place = PurePosixPath(name)
+    return place.suffix.lower() in EXTENSIONS and not place.name.startswith(".")
+
+
+def _labels(text: bytes, names: list[str], option: str) -> Tensor:
+    try:
+        content = json.loads(text)
+        pairs = dict(content.get("labels") or [])
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        raise ValueError(f'{option}: its {_LABELS} is not {{"labels": [[file name, class], ...]}}.') from None
+    if not pairs:
+        return torch.zeros(len(names), dtype=torch.int64)
+    values = match(pairs, names, f"{option}: its {_LABELS}", "labels")
+    for name, value in zip(names, values, strict=True):
+        if type(value) is not int or not 0 <= value < MOST_CLASSES:
+            raise ValueError(f"{option}: its {_LABELS} has {value!r} for {name}; a class is a whole number from 0.")
+    return torch.tensor(values)

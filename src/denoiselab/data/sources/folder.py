@@ -1,0 +1,213 @@
+"""A folder of image files."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from denoiselab.data.reading.captions import FILES, read_captions
+from denoiselab.data.reading.pictures import opened
+from denoiselab.data.reading.records import Strings, identity
+from denoiselab.data.sources.source import ImageSource
+
+_log = logging.getLogger(__name__)
+
+EXTENSIONS = frozenset(
+    {
+        *(".apng", ".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tga"),
+        *(".tif", ".tiff", ".webp"),
+    }
+)
+
+
+# Extensions that are named when files with them are skipped.
+_KINDS = 5
+
+
+@dataclass(frozen=True)
+class FileRecords:
+    """Records of image files below a folder.
+
+    Args:
+        root: The folder.
+        names: Of the files, relative to it.
+        labels: Classes `(N,)` int64.
+        classes: Their names.
+        captions: One an image, or None.
+        identity: From `denoiselab.data.reading.records.identity`.
+    """
+
+    root: Path
+    names: Sequence[str]
+    labels: Tensor
+    classes: Sequence[str]
+    captions: Sequence[str] | None
+    identity: str
+
+    @property
+    def name(self) -> str:
+        """The folder."""
+        return str(self.root)
+
+    @property
+    def files(self) -> Iterator[str]:
+        """The images' paths."""
+        return (f"{self.root}/{name}" for name in self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def describe(self, i: int) -> str:
+        """The file's path."""
+        return str(self.root / self.names[i])
+
+    def image(self, i: int) -> Image.Image:
+        """The file, opened.
+
+        Raises:
+            OSError: As of `opened`.
+        """
+        return opened(self.root / self.names[i])
+
+
+@dataclass(kw_only=True)
+class ImageFolder(ImageSource):
+    """Image files in a folder and the folders in it, in the order of their paths.
+
+    A folder in `root` is a class, whatever lies deeper in it; where images lie in `root` itself there are no classes.
+    `metadata.jsonl` or `metadata.csv` in `root` or the images' folders gives captions (see
+    `denoiselab.data.reading.captions`). Hidden files are skipped; so are those whose extension is no image's, which
+    are counted in a warning.
+
+    Args:
+        root: The folder.
+        labels: Take folders as classes, or none at all.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    root: str
+    labels: Literal["folders", "none"] = "folders"
+
+    def records(self) -> FileRecords:
+        """The image files.
+
+        Raises:
+            ValueError: There is no such folder, no image in it or in one of its classes, or captions do not fit.
+        """
+        return folder_records(Path(self.root).expanduser(), classes=self.labels == "folders")
+
+
+def folder_records(root: Path, *, classes: bool, option: str = "data.root") -> FileRecords:
+    """The image files below `root`.
+
+    Args:
+        root: A folder.
+        classes: Take the folders in it as classes.
+        option: What it is called in messages.
+
+    Raises:
+        ValueError: As for `ImageFolder.records`.
+    """
+    check_folder(root, option)
+    found: list[tuple[str, int]] = []
+    folders, others = list[str](), list[str]()
+    try:
+        for name, size in _files(root, ""):
+            if size is None:
+                folders.append(name)
+            elif Path(name).suffix.lower() in EXTENSIONS:
+                found.append((name, size))
+            elif Path(name).name not in FILES:
+                others.append(name)
+    except OSError as error:
+        raise ValueError(f"{option}={root}: {error.filename} cannot be read ({error.strerror}).") from None
+    if not found:
+        looked = ", ".join(sorted(EXTENSIONS))
+        raise ValueError(f"{option}={root}: there is no image in it; looked for {looked}{passed_over(others)}.")
+    note_passed_over(others, f"{option}={root}")
+    found.sort()
+    names = [name for name, _ in found]
+    inner = [name.partition("/")[0] if "/" in name else None for name in names]
+    labels, kinds = torch.zeros(len(names), dtype=torch.int64), list[str]()
+    if classes and any(inner):
+        if None in inner:
+            lost = names[inner.index(None)]
+            raise ValueError(
+                f"{option}={root}: {lost} lies beside class folders; move it into one, or set data.labels=none."
+            )
+        kinds = sorted({name for name in folders if "/" not in name})
+        if empty := sorted(set(kinds) - {kind for kind in inner if kind}):
+            raise ValueError(f"{option}={root}: the class folder {empty[0]} has no image; remove it or fill it.")
+        place = {kind: i for i, kind in enumerate(kinds)}
+        labels = torch.tensor([place[kind] for kind in inner if kind])
+    captions = read_captions(root, names)
+    told = identity((f"{name} {size}" for name, size in found), labels, captions)
+    return FileRecords(root, Strings(names), labels, kinds, None if captions is None else Strings(captions), told)
+
+
+def passed_over(names: Iterable[str]) -> str:
+    """Files that are no image by their extension, in words for the end of a sentence; nothing for none."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(names):
+        groups.setdefault(Path(name).suffix.lower(), []).append(name)
+    kinds = sorted(groups.items(), key=lambda item: -len(item[1]))
+    told = []
+    for kind, some in kinds[:_KINDS]:
+        examples = some[0] + ", ..." * (len(some) > 1)
+        told.append(f"{len(some):,} {f'of {kind}' if kind else 'without an extension'} ({examples})")
+    more = sum(len(some) for _, some in kinds[_KINDS:])
+    return "; passed over: " + ", ".join(told + [f"{more:,} of other kinds"] * bool(more)) if kinds else ""
+
+
+def note_passed_over(names: Sequence[str], where: str) -> None:
+    """Say which files are no image by their extension."""
+    if names:
+        count = f"{len(names):,} file{'s' if len(names) > 1 else ''}"
+        kinds = passed_over(names).partition(": ")[2]
+        _log.warning("%s: skipped %s whose extension is no image's: %s", where, count, kinds)
+
+
+def check_folder(root: Path, option: str) -> None:
+    """Refuse what is no folder.
+
+    Raises:
+        ValueError: It is not there, or a file.
+    """
+    if root.is_file():
+        archive = "; use data=image_zip" if root.suffix == ".zip" else ""
+        array = "; use data=arrays" if root.suffix in (".npy", ".npz") else ""
+        raise ValueError(f"{option}={root}: it is a file, not a folder{archive}{array}.")
+    if not root.is_dir():
+        raise ValueError(f"{option}={root}: there is no such folder.")
+
+
+def _files(root: Path, inner: str, above: tuple[str, ...] = ()) -> Iterator[tuple[str, int | None]]:
+    """Relative names of all folders, with None, and of all else, with the size of files, that is not hidden."""
+    folder = root / inner
+    real = os.path.realpath(folder)
+    if real in above:  # a link to a folder that it lies in
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            name = f"{inner}/{entry.name}" if inner else entry.name
+            try:
+                is_folder, file = entry.is_dir(), entry.is_file()
+            except OSError:  # a link that leads nowhere
+                is_folder = file = False
+            if is_folder:
+                yield name, None
+                yield from _files(root, name, (*above, real))
+            else:  # links to nothing, pipes and the like are images that cannot be read, if they are called so
+                yield name, entry.stat().st_size if file else 0

@@ -1,0 +1,262 @@
+"""LitData's optimised sets: chunks of many samples in a folder or an object store, read at any place."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from denoiselab import progress
+from denoiselab.data.reading.pictures import opened
+from denoiselab.data.reading.records import Reopened, Strings, caption, identity, numbered, version
+from denoiselab.data.sources.arrays import channels_last
+from denoiselab.data.sources.expected import absent, package
+from denoiselab.data.sources.litdata_index import INDEX, Contents, UnsafeIndex, check_index
+from denoiselab.data.sources.source import ImageSource
+from denoiselab.files import drop_sum, matches_sum, write_sum, write_text
+
+# Bytes of chunks that LitData keeps: else a part of what is free, which they make less.
+_ALL, _FEW = 2**62, 25 * 2**30
+
+Fetch = Literal["chunk", "image"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a set is, and how it is fetched.
+
+    Args:
+        root: A folder, or an address.
+        cache: Folder for what is fetched from an address.
+        fetch: Whole chunks, or the bytes of single images.
+        trusted: Pickled samples are read, which runs the code in them.
+    """
+
+    root: str
+    cache: str
+    fetch: Fetch
+    trusted: bool
+
+    def opened(self, *, whole_chunks: bool) -> Any:
+        """A `StreamingDataset`, which is only read by index.
+
+        Raises:
+            UnsafeIndex: Reading its samples could run code, or read and write elsewhere.
+        """
+        from litdata import StreamingDataset
+
+        size = _ALL if self.fetch == "chunk" else _FEW
+        data = StreamingDataset(self.root, cache_dir=self.cache, max_cache_size=size)
+        # It has read the list of chunks alone so far; what a sample is made of is read with the first sample.
+        index = (Path(data.input_dir.path) / INDEX).read_bytes()
+        check_index(index, self.root, tables=self.root.startswith("hf://"), trusted=self.trusted)
+        if whole_chunks:
+            data[0:1]  # a slice changes that
+        return data
+
+
+class LitRecords(Reopened):
+    """The samples of an optimised set, dictionaries, by the keys of their parts.
+
+    Args:
+        place: Of the set.
+        contents: Of the set.
+        image: Key of the images: bytes of a file, arrays `(H, W)`, `(H, W, C)` or `(C, H, W)` or what Pillow opened.
+        labels: Classes `(N,)` int64.
+        classes: Their names.
+        captions: One a sample, or None.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        contents: Contents,
+        image: str,
+        labels: Tensor,
+        classes: Iterable[str],
+        captions: Strings | None,
+    ) -> None:
+        self.name, self._place, self._contents, self._image = place.root, place, contents, image
+        self.labels, self.classes, self.captions = labels, tuple(classes), captions
+        self.identity = identity((image,), labels, captions, contents.facts)
+
+    @property
+    def files(self) -> list[Path]:
+        """The chunks in a folder; none of an address, whose files are what they are called."""
+        return self._contents.files
+
+    @cached_property
+    def _data(self) -> Any:
+        return self._place.opened(whole_chunks=self._place.fetch == "chunk")
+
+    def __len__(self) -> int:
+        return len(self._contents)
+
+    def describe(self, i: int) -> str:
+        """The sample, by its place."""
+        return f"sample {self._contents.row(i)} of {self.name}"
+
+    def image(self, i: int) -> Image.Image | NDArray[np.uint8]:
+        """The image of sample `i`.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: The sample has none.
+        """
+        value = self._data[self._contents.row(i)][self._image]
+        if isinstance(value, dict):  # as in tables of the Hugging Face hub
+            value = value["bytes"]
+        if value is None:
+            raise ValueError("the sample holds no image")
+        if isinstance(value, (bytes, memoryview)):
+            return opened(value)
+        return value if isinstance(value, Image.Image) else channels_last(np.asarray(value)[None])[0]
+
+
+@contextlib.contextmanager
+def _one_sentence(what: str) -> Iterator[None]:
+    try:
+        yield
+    except UnsafeIndex:
+        raise
+    except Exception as error:  # each kind of store raises its own
+        text = " ".join((str(error) or type(error).__name__).split())
+        raise ValueError(f"{what} LitData cannot read it ({text}).") from None
+
+
+def _check_room(cache: Path, chunks: Sequence[dict[str, Any]], what: str) -> None:
+    lacking = sum(chunk["chunk_bytes"] for chunk in chunks if not (cache / chunk["filename"]).is_file())
+    free = shutil.disk_usage(cache).free
+    if free < lacking:
+        raise ValueError(
+            f"{what} all its chunks are kept, {lacking / 1e9:.3g} GB more, and {free / 1e9:.3g} GB are free in "
+            "data.cache_dir; name another, or choose data.fetch=image."
+        )
+
+
+@dataclass(kw_only=True)
+class LitData(ImageSource):
+    """A set that `litdata.optimize` wrote, in a folder or an object store, by the keys of its samples.
+
+    Order, resume and splits are those of all other sources: LitData shuffles nothing. Classes and captions are read
+    from all samples once, before the first training, and kept in `cache_dir`. The order is one of the whole set, so
+    all its chunks must have room there; where they have not, `fetch=image` asks for each image by itself, and
+    `first_pass=false` for none before it is needed.
+
+    An address on the Hugging Face hub, such as hf://datasets/ylecun/mnist/mnist, is a folder of .parquet files, which
+    are fetched as they are needed; `litdata.optimize_hf` makes faster chunks of them. Neither this nor an object store
+    has been tried over a network, only with files copied in the place of downloads.
+
+    Needs the extra `litdata`.
+
+    Args:
+        root: A folder, or an address that LitData knows: s3://, gs://, r2://, azure://, hf://.
+        validation_root: The same for images to hold out; None splits by hash.
+        image: Key of images: bytes of a file, arrays of bytes or Pillow's.
+        label: Key of classes, names or whole numbers; None for none.
+        caption: Key of captions; where it holds a list the first is taken; None for none.
+        fetch: From an address: chunk keeps whole chunks in `cache_dir`; image asks for the bytes of single images.
+            These LitData cannot find in its latest layout, that of samples of bytes, numbers and texts alone;
+            compressed chunks and .parquet files are fetched whole all the same.
+        trust_pickles: Read samples that are pickles, which run the code in them: only of authors whom you trust. It
+            counts only on the command line.
+
+    Raises:
+        ValueError: An option is out of range.
+    """
+
+    root: str
+    validation_root: str | None = None
+    image: str = "image"
+    label: str | None = None
+    caption: str | None = None
+    fetch: Fetch = "chunk"
+    trust_pickles: bool = False
+
+    def records(self) -> LitRecords:
+        """The samples to train on.
+
+        Raises:
+            ValueError: The set or a key is not there, its samples are pickles, or the extra is not installed.
+        """
+        return self._read(self.root, "data.root")
+
+    def held_out(self) -> LitRecords | None:
+        """Those of `validation_root`."""
+        if self.validation_root is None:
+            return None
+        classes = None if self.label is None else self.records().classes
+        return self._read(self.validation_root, "data.validation_root", classes)
+
+    def _read(self, root: str, option: str, known: Sequence[str] | None = None) -> LitRecords:
+        package("litdata", "litdata", "litdata")
+        remote = "://" in root or root.startswith("local:")
+        path = Path(root).expanduser()
+        if not remote and not (path / INDEX).is_file():
+            raise absent("it", path, f"{INDEX} and the chunks beside it", "litdata.optimize writes them.", option)
+        place = Place(
+            root if remote else str(path), str(Path(self.cache_dir) / "litdata"), self.fetch, self.trust_pickles
+        )
+        what = f"{option}={root}: with data.fetch={self.fetch}"
+        with _one_sentence(what):
+            data = place.opened(whole_chunks=False)
+            contents = Contents((Path(data.input_dir.path) / INDEX).read_bytes(), None if remote else path)
+        if remote and self.fetch == "chunk":
+            _check_room(Path(data.input_dir.path), contents.chunks, what)
+        with _one_sentence(what), warnings.catch_warnings(action="ignore"):  # of memory not to be written to
+            first = place.opened(whole_chunks=self.fetch == "chunk")[0] if len(contents) else {}
+        for key, name in (("image", self.image), ("label", self.label), ("caption", self.caption)):
+            keys = (
+                ", ".join(map(str, first)) if isinstance(first, dict) else f"no keys, they are {type(first).__name__}"
+            )
+            if len(contents) and name is not None and (not isinstance(first, dict) or name not in first):
+                raise ValueError(f"data.{key}={name}: no such key in the samples of {root}; there are {keys}.")
+        labels, classes, captions = self._told(place, contents, known)
+        return LitRecords(place, contents, self.image, labels, classes, captions)
+
+    def _told(
+        self, place: Place, contents: Contents, known: Sequence[str] | None
+    ) -> tuple[Tensor, Iterable[str], Strings | None]:
+        """Classes, their names and captions."""
+        keys = [key for key in (self.label, self.caption) if key is not None]
+        columns = dict(zip(keys, self._columns(place, contents, keys), strict=True)) if keys else {}
+        values = [0] * len(contents) if self.label is None else columns[self.label]
+        labels, classes = numbered(values, str(self.label), known)
+        if self.caption is None:
+            return labels, classes, None
+        return labels, classes, Strings(caption(cell, self.caption) for cell in columns[self.caption])
+
+    def _columns(self, place: Place, contents: Contents, keys: list[str]) -> list[list[Any]]:
+        """The values of `keys` in all samples, from the cache if they were read before."""
+        name = hashlib.sha256(json.dumps([keys, version(contents.files)]).encode() + contents.facts).hexdigest()[:16]
+        path = Path(self.cache_dir) / f"litdata-{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.is_file() or not matches_sum(path):
+                drop_sum(path)
+                data = place.opened(whole_chunks=True)  # one after another
+                columns: list[list[Any]] = [[] for _ in keys]
+                with progress.bar(f"reading {' and '.join(keys)}", len(contents)) as bar:
+                    for i in range(len(contents)):
+                        sample = data[contents.row(i)]
+                        for column, key in zip(columns, keys, strict=True):
+                            value = sample[key]
+                            column.append(value.item() if hasattr(value, "item") else value)
+                        bar.update(1)
+                write_text(path, json.dumps(columns))
+                write_sum(path)
+            known: list[list[Any]] = json.loads(path.read_text("utf-8"))
+        return known

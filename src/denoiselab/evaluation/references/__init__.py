@@ -1,0 +1,1 @@
+"""Statistics of the data that samples are scored against."""

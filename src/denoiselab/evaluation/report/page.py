@@ -1,0 +1,205 @@
+"""One HTML page with the frontiers of one run or many, that asks nothing of any network."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import html
+import io
+import json
+import math
+import re
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from denoiselab.evaluation.report.tables import by_series, code_name
+from denoiselab.evaluation.store import Record, Store, comparable, mark_code, measured, rule
+from denoiselab.files import write_text
+
+PAGE = "frontier.html"
+
+# Pixels of a tile beyond which it is shrunk, and beyond which it is compressed with loss: a page must stay sendable.
+_TILE, _EXACT = 64, 32
+_COLUMNS = 4
+_GAP: dict[str, Any] = {"L": 96, "RGB": (96, 96, 96)}
+
+
+class PageRun(NamedTuple):
+    """What a page shows of a run.
+
+    Args:
+        name: Tells it from the others.
+        store: Its cells and their pictures.
+        curve: Rows of `metrics.csv`.
+        config: `config.yaml` as text.
+    """
+
+    name: str
+    store: Store
+    curve: list[dict[str, str]]
+    config: str
+
+
+def page_run(name: str, directory: Path) -> PageRun:
+    """A run from its directory; what is not there stays empty."""
+    metrics, config = directory / "metrics.csv", directory / "config.yaml"
+    curve: list[dict[str, str]] = []
+    if metrics.is_file():
+        with metrics.open(newline="", encoding="utf-8", errors="replace") as file:
+            curve = list(csv.DictReader(file))
+    text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
+    return PageRun(name, Store(directory), curve, text)
+
+
+def write_page(path: Path, runs: Sequence[PageRun], asked: Collection[str] = ()) -> int:
+    """Write the page, atomically.
+
+    Args:
+        path: The HTML file.
+        runs: With different names.
+        asked: Hashes (`cell`) of the cells that were just asked for: the page opens on them.
+
+    Returns:
+        The number of its cells, failed ones included.
+
+    Raises:
+        ValueError: No run has a cell.
+    """
+    from plotly.offline import get_plotlyjs  # slow to import
+
+    cells = [cell for run in runs for cell in _cells(run)]
+    cells.sort(
+        key=lambda cell: (cell["cell"] in asked, cell["scored"] or "")
+    )  # JavaScript takes the last for the latest
+    if not cells:
+        where = ", ".join(str(run.store.directory) for run in runs) or "none"
+        raise ValueError(f"runs={where}: no cell of a frontier there.")
+    content = {
+        "cells": cells,
+        "curves": [{"run": run.name, **_curve(run.curve)} for run in runs],
+        "configs": [{"run": run.name, "text": run.config} for run in runs if run.config],
+    }
+    names = ", ".join(run.name for run in runs[:3]) + (" and others" if runs[3:] else "")
+    template = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+    # Inside a string "</script>" would end the script, and "<!--<script>" would keep it from ending.
+    data = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
+    parts = {"title": html.escape(names), "data": data, "plotly": get_plotlyjs()}
+    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], template))
+    return len(cells)
+
+
+def _cells(run: PageRun) -> Iterator[dict[str, Any]]:
+    groups: dict[tuple[Any, ...], list[Record]] = {}
+    stored = run.store.read().values()
+    mark_code(stored)
+    for record in stored:
+        groups.setdefault(comparable(record), []).append(record)
+    for group in groups.values():
+        for series, records in by_series(group).items():
+            rules = list(dict.fromkeys(rule(record) for record in records))
+            for record in records:
+                # One line is one model by one rule; `by_series` goes by names alone.
+                number = f" #{rules.index(rule(record)) + 1}" if rules[1:] else ""
+                yield _cell(run, series + number, record)
+
+
+def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
+    extractor, reference = record["extractor_sha256"][:8], record["reference_sha256"][:8]
+    measure = {
+        "metric": record["metric"],
+        "n": f"n = {record['n']:,}",
+        "data": f"{record['data']} ({record['split']})",
+        "seed": f"seed {record['seed']}",
+        "extractor": f"extractor {record['extractor']} {extractor}",
+        "reference": f"reference {record['reference_n']:,} images {reference}",
+        "options": _told(record.get("metrics")),
+        "versions": _told({k: v for k, v in record.get("versions", {}).items() if k != "denoiselab"}),
+    }
+    picture = run.store.picture(record)
+    keys = (
+        "sampler", "nfe", "steps", "network_evaluations", "score", "standard_error", "n", "weights", "guidance",
+        "images_seen", "seconds_per_1k_images", "peak_memory_mb", "device", "device_name", "devices", "seed", "metric",
+        "cell", "weights_sha256", "git", "git_changes", "floor", "error", "scored", "other_code",
+    )  # fmt: skip
+    return {
+        **{key: record.get(key) for key in keys},
+        "run": run.name,
+        "series": series,
+        "measure": measure,
+        "group": hashlib.sha256("\n".join(measured(record)).encode()).hexdigest(),
+        "versions": _told(record.get("versions")),
+        "code": code_name(record) + (", another version of the code" if record["other_code"] else ""),
+        "settings": _told({k: v for k, v in record.get("settings", {}).items() if k != "steps"}),
+        "scores": record["scores"],
+        "picture": _picture(picture, record.get("shape", [])),
+    }
+
+
+def _told(node: Any) -> str:
+    """A part of a configuration in a few words: `DDIM (eta 0, spacing UniformTime)`."""
+    if isinstance(node, list):
+        return " ".join(_told(item) for item in node)
+    if not isinstance(node, dict):
+        return str(node) if node is not None else ""
+    name = str(node.get("_target_", "")).rpartition(".")[2]
+    inner = ", ".join(f"{key} {_told(value)}" for key, value in node.items() if key != "_target_" and value is not None)
+    return f"{name} ({inner})" if name and inner else name or inner
+
+
+def _picture(path: Path, shape: Sequence[int]) -> str | None:
+    """A cell's picture as a data URI, where there is one that can be read."""
+    try:
+        return _embedded(path, shape)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _embedded(path: Path, shape: Sequence[int]) -> str:
+    """A cell's picture as a data URI; a strip of images is folded to rows of four."""
+    with Image.open(path, formats=("PNG",)) as opened:  # ours; in a run of others it may be anything
+        picture = opened.convert("L" if opened.mode == "L" else "RGB")
+    if len(shape) == 3:
+        (_, height, width), count = shape, picture.width // shape[2]
+        scale = min(1.0, _TILE / max(height, width))
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        step = (size[0] + 1, size[1] + 1)  # a line between tiles
+        folded = Image.new(
+            picture.mode, (_COLUMNS * step[0] - 1, -(-count // _COLUMNS) * step[1] - 1), _GAP[picture.mode]
+        )
+        for number in range(count):
+            tile = picture.crop((number * width, 0, (number + 1) * width, height)).resize(
+                size, Image.Resampling.LANCZOS
+            )
+            folded.paste(tile, (number % _COLUMNS * step[0], number // _COLUMNS * step[1]))
+        picture = folded  # the browser enlarges it
+        exact = max(size) <= _EXACT
+    else:
+        exact = True
+    buffer = io.BytesIO()
+    kind, options = ("PNG", {"optimize": True}) if exact else ("JPEG", {"quality": 90})
+    picture.save(buffer, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _curve(rows: Sequence[dict[str, str]]) -> dict[str, Any]:
+    """Images seen and values of the loss and of the scores during training."""
+    names = [name for name in (rows[0] if rows else {}) if name == "train/loss" or name.startswith("score/")]
+    lines = {}
+    for name in names:
+        points = [(_number(row.get("images_seen")), _number(row.get(name))) for row in rows]
+        points = [(x, y) for x, y in points if x is not None and y is not None]
+        lines[name] = {"x": [x for x, _ in points], "y": [y for _, y in points]}
+    return {"lines": lines}
+
+
+def _number(text: str | None) -> float | None:
+    """A finite number of a file that may have been edited."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

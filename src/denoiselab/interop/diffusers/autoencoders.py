@@ -1,0 +1,198 @@
+"""The autoencoders of latent diffusion in diffusers' names, in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from denoiselab.codecs import AutoencoderKL, VQModel
+from denoiselab.interop.diffusers.fields import Fields, reads
+from denoiselab.interop.reading.layout import Entry, Layout, Stacked, layer
+from denoiselab.interop.reading.options import (
+    attention_levels,
+    completed,
+    count,
+    image_shape,
+    multiples,
+    require,
+    sample_size,
+)
+from denoiselab.interop.reading.states import InteropError
+
+_KINDS = (("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D"))
+
+# What theirs must be for ours to equal them.
+_REQUIRED: dict[str, tuple[Any, ...]] = {"act_fn": ("silu", "swish"), "mid_block_add_attention": (True, False)}
+_REQUIRED_KL = {**_REQUIRED, "use_quant_conv": (True, False), "latents_mean": (None,), "latents_std": (None,)}
+_REQUIRED_VQ = {**_REQUIRED, "norm_type": ("group",), "lookup_from_codebook": (False,)}
+
+
+@reads("AutoencoderKL")
+def autoencoder_kl(config: Fields) -> Layout:
+    """The `AutoencoderKL` that equals diffusers' of the same name.
+
+    Args:
+        config: Content of its `config.json`.
+
+    Raises:
+        InteropError: There is none.
+    """
+    require(config, _REQUIRED_KL)
+    quantization = config["use_quant_conv"]
+    if config["use_post_quant_conv"] != quantization:
+        raise InteropError(f"use_post_quant_conv: it must be as use_quant_conv={quantization} to have a counterpart.")
+    options = {
+        **_shared(config),
+        "latent_channels": config["latent_channels"],
+        "quantization_convs": quantization,
+        "scale": config["scaling_factor"],
+        "shift": config["shift_factor"] or 0.0,
+    }
+    return _autoencoder_kl_layout(options)
+
+
+def autoencoder_kl_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+    """The configuration of diffusers' model that equals an `AutoencoderKL`, and the list of their weights.
+
+    Args:
+        options: Of the constructor, all that differ from its defaults.
+    """
+    full = completed(AutoencoderKL, options)
+    config = {
+        "_class_name": "AutoencoderKL",
+        **_shared_config(full),
+        "latent_channels": full["latent_channels"],
+        "use_quant_conv": full["quantization_convs"],
+        "use_post_quant_conv": full["quantization_convs"],
+        "scaling_factor": full["scale"],
+        "shift_factor": full["shift"] or None,
+    }
+    return config, _autoencoder_kl_layout(options)
+
+
+@reads("VQModel")
+def vq_model(config: Fields) -> Layout:
+    """The `VQModel` that equals diffusers' of the same name.
+
+    Args:
+        config: Content of its `config.json`.
+
+    Raises:
+        InteropError: There is none.
+    """
+    require(config, _REQUIRED_VQ)
+    options = {
+        **_shared(config),
+        "latent_channels": config["latent_channels"],
+        "code_features": config["vq_embed_dim"],
+        "codes": config["num_vq_embeddings"],
+        "scale": config["scaling_factor"],
+    }
+    return _vq_model_layout(options)
+
+
+def vq_model_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+    """The configuration of diffusers' model that equals a `VQModel`, and the list of their weights.
+
+    Args:
+        options: Of the constructor, all that differ from its defaults.
+    """
+    full = completed(VQModel, options)
+    config = {
+        "_class_name": "VQModel",
+        **_shared_config(full),
+        "latent_channels": full["latent_channels"],
+        "vq_embed_dim": full["code_features"],
+        "num_vq_embeddings": full["codes"],
+        "scaling_factor": full["scale"],
+    }
+    return config, _vq_model_layout(options)
+
+
+def _autoencoder_kl_layout(options: Mapping[str, Any]) -> Layout:
+    """The list of names of an `AutoencoderKL` of these options."""
+    options = completed(AutoencoderKL, options)
+    convs = _quantization() if options["quantization_convs"] else []
+    return Layout(AutoencoderKL, options, [*_entries(options), *convs])
+
+
+def _vq_model_layout(options: Mapping[str, Any]) -> Layout:
+    """The list of names of a `VQModel` of these options."""
+    options = completed(VQModel, options)
+    codebook = layer("quantizer.codebook", "quantize.embedding", bias=None)
+    return Layout(VQModel, options, [*_entries(options), *_quantization(), *codebook])
+
+
+def _shared(config: Fields) -> dict[str, Any]:
+    widths: Sequence[int] = config["block_out_channels"]
+    channels, channels_out = config["in_channels"], config["out_channels"]
+    if channels != channels_out:
+        raise InteropError(f"out_channels={channels_out}: it must be in_channels={channels} to have a counterpart.")
+    return {
+        "shape": image_shape(config, channels),
+        "channels": widths[0],
+        "multipliers": multiples(widths),
+        "blocks": count("layers_per_block", config["layers_per_block"]),
+        "attention_levels": attention_levels(config["down_block_types"], config["up_block_types"], _KINDS, len(widths)),
+        "middle_attention": config["mid_block_add_attention"],
+        "groups": config["norm_num_groups"],
+    }
+
+
+def _shared_config(options: Mapping[str, Any]) -> dict[str, Any]:
+    levels, attention = range(len(options["multipliers"])), set(options["attention_levels"])
+    return {
+        "sample_size": sample_size(options["shape"]),
+        "in_channels": options["shape"][0],
+        "out_channels": options["shape"][0],
+        "block_out_channels": [options["channels"] * multiplier for multiplier in options["multipliers"]],
+        "layers_per_block": options["blocks"],
+        "down_block_types": [_KINDS[0][level in attention] for level in levels],
+        "up_block_types": [_KINDS[1][level in attention] for level in reversed(levels)],
+        "mid_block_add_attention": options["middle_attention"],
+        "norm_num_groups": options["groups"],
+    }
+
+
+def _quantization() -> list[Entry]:
+    return [*layer("after_encoder", "quant_conv"), *layer("before_decoder", "post_quant_conv")]
+
+
+def _entries(options: Mapping[str, Any]) -> list[Entry]:
+    multipliers, blocks = options["multipliers"], options["blocks"]
+    last, attention = len(multipliers) - 1, options["attention_levels"]
+    found: list[Entry] = []
+    for side in ("encoder", "decoder"):
+        for ours, theirs in (("stem", "conv_in"), ("norm", "conv_norm_out"), ("head", "conv_out")):
+            found += layer(f"{side}.{ours}", f"{side}.{theirs}")
+        for number in range(2):
+            with_attention = options["middle_attention"] and number == 0
+            found += _stage(f"{side}.middle.{number}", f"{side}.mid_block", number, False, with_attention)
+    width = 1
+    for level, multiplier in enumerate(multipliers):
+        theirs = f"encoder.down_blocks.{level}"
+        for number in range(blocks):
+            found += _stage(f"encoder.down.{level}.{number}", theirs, number, width != multiplier, level in attention)
+            width = multiplier
+        if level < last:
+            found += layer(f"encoder.down.{level}.{blocks}.conv", f"{theirs}.downsamplers.0.conv")
+    for place, level in enumerate(range(last, -1, -1)):
+        ours, theirs = f"decoder.up.{place}", f"decoder.up_blocks.{place}"
+        for number in range(blocks + 1):
+            found += _stage(f"{ours}.{number}", theirs, number, width != multipliers[level], level in attention)
+            width = multipliers[level]
+        if level:
+            found += layer(f"{ours}.{blocks + 1}.conv", f"{theirs}.upsamplers.0.conv")
+    return found
+
+
+def _stage(ours: str, theirs: str, number: int, skip: bool, attention: bool) -> list[Entry]:
+    names = {"norm_in": "norm1", "conv_in": "conv1", "norm_out": "norm2", "conv_out": "conv2"}
+    names |= {"skip": "conv_shortcut"} if skip else {}
+    found = [entry for a, b in names.items() for entry in layer(f"{ours}.{a}", f"{theirs}.resnets.{number}.{b}")]
+    if attention:
+        a, b = f"{ours}.attention", f"{theirs}.attentions.{number}"
+        found += layer(f"{a}.norm", f"{b}.group_norm")
+        found += layer(f"{a}.qkv", [f"{b}.to_{x}" for x in "qkv"], Stacked(3), Stacked(3))
+        found += layer(f"{a}.out", f"{b}.to_out.0")
+    return found

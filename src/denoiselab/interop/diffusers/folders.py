@@ -1,0 +1,233 @@
+"""Model folders of diffusers: a network with its scheduler, in and out."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+
+from denoiselab.denoiser import Denoiser
+from denoiselab.files import atomic, write_text
+from denoiselab.interop import nodes
+from denoiselab.interop.diffusers.autoencoders import autoencoder_kl, vq_model
+from denoiselab.interop.diffusers.dit import dit
+from denoiselab.interop.diffusers.latent import codec, text_conditioner
+from denoiselab.interop.diffusers.scheduler_samplers import sampling
+from denoiselab.interop.diffusers.schedulers import from_scheduler, to_scheduler
+from denoiselab.interop.diffusers.unet import unet2d, unet2d_config
+from denoiselab.interop.diffusers.unet_text import unet_condition
+from denoiselab.interop.imported import Imported, named
+from denoiselab.interop.reading.files import WEIGHTS, local, read_json, read_weights, weights_file
+from denoiselab.interop.reading.layout import Layout
+from denoiselab.interop.reading.states import InteropError, State, checked_state, making, renamed
+from denoiselab.networks import ADMUNet, DDPMUNet, DiT, TextUNet
+
+# The release whose files are written.
+_VERSION = "0.35.0"
+
+# Names of attention layers in files of diffusers before 0.15, and the present ones.
+_OLD_NAMES = [
+    (f".attentions.{n}.{old}.", f".attentions.{n}.{present}.")
+    for n in range(8)
+    for old, present in (("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0"))
+]
+
+
+# What diffusers' training scripts call what accelerate saves.
+_CHECKPOINT = re.compile(r"checkpoint-\d+")
+
+
+class Pipeline:
+    """A pipeline, or a network and a scheduler in one folder, as diffusers' `save_pretrained` writes them.
+
+    Of latent diffusion its `vae` or `vqvae` is read too, and its `text_encoder` and `tokenizer`.
+
+    Of a `checkpoint-N` of diffusers' training scripts the network is read and, where there is one, its moving average
+    (`unet_ema`), as the weights `ema`; what the folder above holds of the pipeline goes with it.
+
+    Args:
+        path: The folder, or the id of a repository of the hub.
+        scheduler: File or folder of the scheduler's configuration; None for the one in the folder.
+        variant: Another precision or kind of the weights, such as `fp16` or `non_ema`.
+        revision: Branch, tag or commit on the hub.
+        vae: Folder of the autoencoder; None for the one in the folder, if there is one.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        scheduler: str | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        vae: str | None = None,
+    ) -> None:
+        self.path, self.scheduler, self.variant, self.revision, self.vae = path, scheduler, variant, revision, vae
+
+    def read(self) -> Imported:
+        """The network and what its output means.
+
+        Raises:
+            InteropError: A file is missing or damaged, or the network has no counterpart here.
+        """
+        folder = local(self.path, self.revision)
+        home, layout, state, averages, files = self._network(folder)
+        options = layout.options
+        above = folder.resolve().parent if _CHECKPOINT.fullmatch(folder.resolve().name) else folder
+        if layout.module not in (DDPMUNet, ADMUNet, DiT, TextUNet):
+            raise InteropError(f"{home}: {layout.module.__name__} is no network; import a pipeline, or its network.")
+        for option in ("image_channels", "num_classes") if layout.module is TextUNet else ():
+            if options[option] is not None:
+                raise InteropError(
+                    f"{home}: it takes more than a text ({option}), for which there is no conditioner; "
+                    "`denoiselab.interop.diffusers.folders.read_model` loads it."
+                )
+        places = [place / name for place in (folder, above) for name in ("vae", "vqvae") if home != folder]
+        beside = next((place for place in places if place.is_dir()), None)
+        vae = beside if self.vae is None else Path(self.vae).expanduser()
+        codec_node, shape = (None, None) if vae is None else codec(vae, options["shape"])
+        scheduler = self._scheduler_file(folder, above)
+        stated = read_json(scheduler)
+        meaning = from_scheduler(stated, scheduler, layout.options["outputs"])
+        if layout.module is TextUNet:
+            has_text = (folder / "text_encoder").is_dir()
+            conditioner = text_conditioner(folder if has_text else above, options["token_features"])
+        else:
+            null = options.get("null_class", True)
+            conditioner = nodes.conditioner(options["num_classes"], dropout=0.1 if null else 0.0, null_class=null)
+        return Imported(
+            named(self.path, folder),
+            layout,
+            state,
+            *meaning,
+            conditioner=conditioner,
+            codec=codec_node,
+            shape=shape,
+            averages=averages,
+            files=(*files, scheduler),
+            sampling=sampling(stated),
+        )
+
+    def _network(self, folder: Path) -> tuple[Path, Layout, State, dict[str, State], list[Path]]:
+        """The network's folder, its layout and weights, their averages, and what was read."""
+        home = next((folder / name for name in ("unet", "transformer") if (folder / name).is_dir()), folder)
+        if home == folder and not (folder / "config.json").is_file() and (saved := _checkpoints(folder)):
+            raise InteropError(
+                f"{folder}: holds no network, but checkpoints of a training: {', '.join(saved)}; name one, such as "
+                f"import.path={folder / saved[-1]}."
+            )
+        layout, state, weights = read_model(home, self.variant)
+        averages, files = dict[str, State](), [weights, home / "config.json"]
+        average = home.with_name(f"{home.name}_ema")
+        if home != folder and average.is_dir():
+            other, averages["ema"], file = read_model(average, self.variant)
+            if (other.module, other.options) != (layout.module, layout.options):
+                raise InteropError(f"{average}: its configuration is another than that of {home}.")
+            files.append(file)
+        return home, layout, state, averages, files
+
+    def _scheduler_file(self, folder: Path, above: Path) -> Path:
+        name = "scheduler_config.json"
+        if self.scheduler is not None:
+            given = Path(self.scheduler).expanduser()
+            return given / name if given.is_dir() else given
+        for place in (folder / "scheduler" / name, folder / name, above / "scheduler" / name):
+            if place.is_file():
+                return place
+        raise InteropError(
+            f"{folder}: has no {name}, which says what the network was trained with; name one with "
+            "import.scheduler=<file>."
+        )
+
+
+def _checkpoints(folder: Path) -> list[str]:
+    """The names of the training scripts' checkpoints in a folder, the latest last."""
+    found = (path.name for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name)) if folder.is_dir() else ()
+    return sorted(found, key=lambda name: int(name.rpartition("-")[2]))
+
+
+def read_model(folder: Path, variant: str | None = None) -> tuple[Layout, State, Path]:
+    """Our counterpart of one model of diffusers, a network or an autoencoder, its weights, and their file.
+
+    `layout.built(weights)` is the model, in evaluation mode.
+
+    Args:
+        folder: Where `save_pretrained` wrote it: `unet/`, `transformer/` or `vae/` of a pipeline.
+        variant: As in `Pipeline`.
+
+    Raises:
+        InteropError: A file is missing or damaged, or the model has no counterpart here.
+    """
+    if not (folder / "config.json").is_file():
+        raise InteropError(f"{folder}: holds no model of diffusers: there is no {folder / 'config.json'}.")
+    layout = layout_of(read_json(folder / "config.json"), folder / "config.json")
+    weights = weights_file(folder, variant)
+    return layout, layout.to_ours(renamed(read_weights(weights), _OLD_NAMES), weights), weights
+
+
+def layout_of(config: Mapping[str, Any], where: Path) -> Layout:
+    """Our counterpart of a network or an autoencoder of diffusers.
+
+    Args:
+        config: Content of its `config.json`.
+        where: That file, for messages.
+
+    Raises:
+        InteropError: It has none.
+    """
+    kind = str(config.get("_class_name"))
+    if kind not in _LAYOUTS:
+        raise InteropError(f"{where}: {kind} has no counterpart here; known: {', '.join(_LAYOUTS)}.")
+    with making(kind, where):
+        layout = _LAYOUTS[kind](config)
+        layout.skeleton()
+    return layout
+
+
+def write_pipeline(folder: Path, denoiser: Denoiser, options: Mapping[str, Any]) -> None:
+    """Write a denoiser as a pipeline that `DDPMPipeline.from_pretrained` loads.
+
+    A class-conditional network is written without the pipeline's index, as DDPMPipeline gives a network no classes:
+    `UNet2DModel.from_pretrained` loads `unet/`, and `DDPMScheduler.from_pretrained` `scheduler/`.
+
+    Args:
+        folder: Empty.
+        denoiser: With the weights to write.
+        options: Of its network's constructor.
+
+    Raises:
+        ValueError: diffusers has no such network or scheduler.
+    """
+    config, layout = unet2d_config(type(denoiser.network), options)
+    config["_diffusers_version"] = _VERSION
+    scheduler = {**to_scheduler(denoiser), "_diffusers_version": _VERSION}
+    state = layout.to_theirs(denoiser.network.state_dict())
+    # What is written must be read as what it is.
+    back = layout_of(config, folder / "unet" / "config.json")
+    checked_state(back.to_theirs(back.skeleton()), state, folder / "unet" / f"{WEIGHTS}.safetensors")
+    with atomic(folder / "unet" / f"{WEIGHTS}.safetensors") as file:
+        # Written in their layout: ours may have channels last.
+        file.write(save({name: tensor.cpu().contiguous() for name, tensor in state.items()}, {"format": "pt"}))
+    for path, content in (("unet/config.json", config), ("scheduler/scheduler_config.json", scheduler)):
+        write_text(folder / path, json.dumps(content, indent=2))
+    if config["num_class_embeds"] is None:
+        index = {
+            "_class_name": "DDPMPipeline",
+            "_diffusers_version": _VERSION,
+            "scheduler": ["diffusers", "DDPMScheduler"],
+            "unet": ["diffusers", "UNet2DModel"],
+        }
+        write_text(folder / "model_index.json", json.dumps(index, indent=2))
+
+
+_LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Layout]] = {
+    "UNet2DModel": unet2d,
+    "UNet2DConditionModel": unet_condition,
+    "DiTTransformer2DModel": dit,
+    "Transformer2DModel": dit,
+    "AutoencoderKL": autoencoder_kl,
+    "VQModel": vq_model,
+}

@@ -1,0 +1,72 @@
+"""What stands beside a network in a pipeline of latent diffusion: an autoencoder, and perhaps a text encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from denoiselab.interop.diffusers.autoencoders import autoencoder_kl, vq_model
+from denoiselab.interop.nodes import Node, node
+from denoiselab.interop.reading.files import read_json
+from denoiselab.interop.reading.states import InteropError, making
+
+_KINDS = {"AutoencoderKL": (autoencoder_kl, "KLCodec"), "VQModel": (vq_model, "VQCodec")}
+
+
+def codec(folder: Path, latent_shape: Sequence[int]) -> tuple[Node, list[int]]:
+    """The node of the autoencoder in a folder of diffusers', and the shape of its images.
+
+    Args:
+        folder: Such as a pipeline's `vae`.
+        latent_shape: Of what the network sees.
+
+    Raises:
+        InteropError: There is no such folder, it holds something else, or its latents are of other channels.
+    """
+    file = folder / "config.json"
+    config = read_json(file)
+    kind = str(config.get("_class_name"))
+    if kind not in _KINDS:
+        raise InteropError(f"{file}: {kind} is no autoencoder that is known; known: {', '.join(_KINDS)}.")
+    layout_of, name = _KINDS[kind]
+    with making(kind, file):
+        layout = layout_of(config)
+        layout.skeleton()
+    options = layout.options
+    stride = 2 ** (len(options["multipliers"]) - 1)
+    channels = options.get("code_features") or options["latent_channels"]
+    if channels != latent_shape[0]:
+        raise InteropError(f"{file}: its latents have {channels} channels, and the network takes {latent_shape[0]}.")
+    shape = [options["shape"][0], *(stride * size for size in latent_shape[1:])]
+    return node(f"denoiselab.frozen.{name}", path=str(folder), shape=shape), shape
+
+
+def text_conditioner(folder: Path, features: int) -> Node:
+    """The node of what a pipeline's text encoder makes of texts.
+
+    Args:
+        folder: Of the pipeline, with `text_encoder` and `tokenizer`.
+        features: Of the tokens that the network takes.
+
+    Raises:
+        InteropError: They are not there, or make other tokens.
+    """
+    encoder, tokenizer = folder / "text_encoder", folder / "tokenizer"
+    for part in (encoder, tokenizer):
+        if not part.is_dir():
+            raise InteropError(f"{folder}: its network takes the tokens of a text, and there is no {part.name} in it.")
+    config, words = read_json(encoder / "config.json"), read_json(tokenizer / "tokenizer_config.json")
+    if config.get("use_attention_mask"):
+        raise InteropError(f"{encoder}: use_attention_mask=true has no counterpart here.")
+    if config.get("hidden_size") != features:
+        raise InteropError(
+            f"{encoder}: its tokens have {config.get('hidden_size')} features, and the network takes {features}."
+        )
+    with making("tokenizer", tokenizer / "tokenizer_config.json"):
+        longest = int(words.get("model_max_length", 10**9))
+    with making("text encoder", encoder / "config.json"):
+        longest = min(longest, int(config.get("max_position_embeddings", 77)))
+    return node(
+        "denoiselab.conditioners.Text",
+        encoder=node("denoiselab.frozen.TextEncoder", path=str(encoder), length=longest, masked=False),
+    )

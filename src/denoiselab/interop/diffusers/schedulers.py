@@ -1,0 +1,231 @@
+"""The schedulers of diffusers as schedules, parameterizations and variances of ours, and back.
+
+A scheduler of theirs is a schedule, a grid and a sampler in one; what is read here is what the network was trained
+with. Its sampler and grid are read by `denoiselab.interop.diffusers.scheduler_samplers`, as options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from denoiselab.denoiser import Denoiser, ScaledTime, StepIndex
+from denoiselab.interop import nodes
+from denoiselab.interop.nodes import Node, node
+from denoiselab.interop.reading.options import positive, require
+from denoiselab.interop.reading.states import InteropError, making
+from denoiselab.schedules import Level, betas
+from denoiselab.variances import FixedLarge, FixedSmall, LearnedRange
+
+# Their names of parameterizations, and ours.
+_PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
+
+# Their names of variances, but for the suffix `_log`, and ours.
+_VARIANCES = {"fixed_small": FixedSmall, "fixed_large": FixedLarge, "learned_range": LearnedRange}
+
+# Their beta schedules that are stated by two ends, and ours.
+_BETAS: dict[str, Callable[..., Tensor]] = {
+    "linear": betas.linear,
+    "scaled_linear": betas.scaled_linear,
+    "sigmoid": betas.sigmoid,
+}
+
+# What a class of theirs takes for betas that a configuration leaves out: schedule, start and end.
+_LINEAR, _SCALED, _LATER = ("linear", 1e-4, 0.02), ("scaled_linear", 0.00085, 0.012), ("linear", 0.00085, 0.012)
+DEFAULT_BETAS: dict[str, tuple[str, float, float]] = {
+    **dict.fromkeys(
+        (
+            *("DDIMInverseScheduler", "DDIMParallelScheduler", "DDIMScheduler", "DDPMParallelScheduler"),
+            *("DDPMScheduler", "DEISMultistepScheduler", "DPMSolverMultistepInverseScheduler"),
+            *("DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "EulerAncestralDiscreteScheduler"),
+            *("EulerDiscreteScheduler", "LMSDiscreteScheduler", "PNDMScheduler", "RePaintScheduler"),
+            *("SASolverScheduler", "UniPCMultistepScheduler"),
+        ),
+        _LINEAR,
+    ),
+    **dict.fromkeys(("LCMScheduler", "TCDScheduler"), _SCALED),
+    **dict.fromkeys(
+        (
+            *("DPMSolverSDEScheduler", "HeunDiscreteScheduler", "KDPM2AncestralDiscreteScheduler"),
+            "KDPM2DiscreteScheduler",
+        ),
+        _LATER,
+    ),
+}
+
+# More levels than anybody has trained.
+_MOST_STEPS = 10**6
+
+
+class Meaning(NamedTuple):
+    """What a network's output means, as nodes of a configuration."""
+
+    schedule: Node
+    parameterization: Node
+    denoiser: Node
+
+
+def from_scheduler(config: Mapping[str, Any], where: Path, outputs: int) -> Meaning:
+    """What the configuration of a scheduler says of the network.
+
+    Args:
+        config: Content of a `scheduler_config.json`.
+        where: That file, for messages.
+        outputs: Channels of the network's output, in units of those of its input.
+
+    Raises:
+        InteropError: It has no counterpart here.
+    """
+    kind = str(config.get("_class_name", "a scheduler without a name"))
+    with making(kind, where):
+        return _meaning(kind, config, outputs)
+
+
+def _meaning(kind: str, config: Mapping[str, Any], outputs: int) -> Meaning:
+    if kind.startswith("EDM"):
+        return _edm(config)
+    if kind.startswith("FlowMatch"):
+        steps = float(_steps(config))
+        return Meaning(
+            node("denoiselab.schedules.Flow", t_min=1 / steps, t_max=1.0),
+            nodes.parameterization("velocity"),
+            nodes.denoiser(node("denoiselab.denoiser.ScaledTime", scale=steps)),
+        )
+    if kind.startswith("CogVideoX") or config.get("snr_shift_scale") not in (None, 1):
+        raise InteropError(f"{kind} shifts the noise of its betas (snr_shift_scale), which has no counterpart here.")
+    if kind not in DEFAULT_BETAS and not {"beta_schedule", "trained_betas"} & config.keys():
+        raise InteropError(f"{kind} states no betas; schedulers of DDPM's family, EDM's and FlowMatch's do.")
+    variance = config.get("variance_type")
+    name = str(variance).removesuffix("_log") if variance else ("learned_range" if outputs == 2 else None)
+    if name is not None and name not in _VARIANCES:
+        raise InteropError(f"variance_type={name} has no counterpart here; known: {', '.join(_VARIANCES)}.")
+    if (name == "learned_range") != (outputs == 2):
+        raise InteropError(f"variance_type={name}, but the network has {outputs} outputs a channel.")
+    require(config, {"rescale_betas_zero_snr": (False, True, None)})
+    zero_snr = bool(config.get("rescale_betas_zero_snr"))
+    return Meaning(
+        nodes.chain(_betas(config, DEFAULT_BETAS.get(kind, _LINEAR)), zero_terminal_snr=zero_snr),
+        _prediction(config),
+        nodes.denoiser(nodes.step_index(nearest=False), None if name is None else _VARIANCES[name].__name__),
+    )
+
+
+def to_scheduler(denoiser: Denoiser) -> dict[str, Any]:
+    """The configuration of the `DDPMScheduler` of a denoiser.
+
+    Its step i stands at the level whose time label is i: a discrete schedule's levels; of a continuous one, T levels
+    for a label of T t, of which the first, whose label 0 was not trained, is the one of label 1/2.
+
+    Raises:
+        ValueError: It has none.
+    """
+    schedule, label = denoiser.schedule, denoiser.time_label
+    if denoiser.input_scale is not None:
+        raise ValueError("denoiser.input_scale: diffusers' DDPMScheduler gives the network x as it is.")
+    levels: Level
+    if isinstance(label, StepIndex) and schedule.steps is not None and label.scale == 1:
+        levels = schedule.nodes()
+    elif isinstance(label, ScaledTime) and schedule.steps is None and label.scale >= 2:
+        t = torch.arange(round(schedule.t_max * label.scale), dtype=torch.float64).clamp_min(0.5) / label.scale
+        levels = schedule.level(t)
+    else:
+        raise ValueError(
+            f"denoiser.time_label: diffusers' DDPMScheduler counts steps, and {type(label).__name__} on "
+            f"{type(schedule).__name__} does not; denoiser=discrete and denoiser=default do."
+        )
+    if not bool((levels.alpha.square() + levels.sigma.square() - 1).abs().max() < 1e-6):
+        raise ValueError(
+            f"schedule: diffusers' DDPMScheduler preserves variance, and {type(schedule).__name__} does not."
+        )
+    snr = levels.lam.mul(2)
+    # beta = 1 - alpha_t^2 / alpha_s^2, without cancellation near the data.
+    log_alpha = torch.nn.functional.logsigmoid(snr)
+    table = -torch.expm1(log_alpha.diff(prepend=torch.zeros(1, dtype=torch.float64)))
+    kind = getattr(denoiser.parameterization, "func", denoiser.parameterization)
+    predictions = {f"denoiselab.parameterizations.{ours}": theirs for theirs, ours in _PREDICTIONS.items()}
+    prediction = predictions.get(f"{kind.__module__}.{kind.__qualname__}")
+    if prediction is None:
+        allowed = ", ".join(_PREDICTIONS.values())
+        raise ValueError(f"parameterization={kind.__name__}: diffusers' DDPMScheduler knows {allowed}.")
+    variance = denoiser.variance
+    names = {ours: theirs for theirs, ours in _VARIANCES.items()}
+    if variance is not None and type(variance) not in names:
+        raise ValueError(
+            f"denoiser.variance={type(variance).__name__}: diffusers' DDPMScheduler knows "
+            f"{', '.join(ours.__name__ for ours in names)}."
+        )
+    return {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": len(table),
+        **_named(table),
+        "prediction_type": prediction,
+        "variance_type": "fixed_small" if variance is None else names[type(variance)],
+        "clip_sample": True,
+        "clip_sample_range": 1.0,
+        "timestep_spacing": "leading",
+        "steps_offset": 0,
+    }
+
+
+def _edm(config: Mapping[str, Any]) -> Meaning:
+    if config.get("prediction_type", "epsilon") != "epsilon":
+        raise InteropError(f"prediction_type={config['prediction_type']} of EDM has no counterpart here.")
+    data = positive(config, "sigma_data", 0.5)
+    sigma_min, sigma_max = float(config.get("sigma_min", 0.002)), float(config.get("sigma_max", 80.0))
+    return Meaning(
+        node("denoiselab.schedules.EDM", sigma_min=sigma_min, sigma_max=sigma_max),
+        nodes.parameterization("edm", sigma_data=data),
+        nodes.denoiser(
+            node("denoiselab.denoiser.LogNoise", scale=0.25),
+            input_scale=node("denoiselab.denoiser.UnitVariance", sigma_data=data),
+        ),
+    )
+
+
+def _prediction(config: Mapping[str, Any]) -> Node:
+    asked = config.get("prediction_type", "epsilon")
+    if asked not in _PREDICTIONS:
+        raise InteropError(f"prediction_type={asked} is unknown; known: {', '.join(_PREDICTIONS)}.")
+    return nodes.parameterization(_PREDICTIONS[asked])
+
+
+def _steps(config: Mapping[str, Any]) -> int:
+    """The number of levels, each a row of a table."""
+    asked = config.get("num_train_timesteps", 1000)
+    steps = int(asked)
+    if steps != asked or not 2 <= steps <= _MOST_STEPS:
+        raise InteropError(f"num_train_timesteps={asked}: it must be a whole number from 2 to {_MOST_STEPS}.")
+    return steps
+
+
+def _betas(config: Mapping[str, Any], default: tuple[str, float, float]) -> Node:
+    """The node of the table that the configuration states, with the class's own for what it leaves out."""
+    listed = config.get("trained_betas")
+    if listed is not None:
+        return nodes.betas("listed", values=[float(beta) for beta in listed])
+    kind, steps = config.get("beta_schedule", default[0]), _steps(config)
+    if kind == "squaredcos_cap_v2":
+        return nodes.betas("cosine", steps=steps, s=0.008, maximum=0.999)
+    if kind not in _BETAS:
+        known = ", ".join((*_BETAS, "squaredcos_cap_v2"))
+        raise InteropError(f"beta_schedule={kind} has no counterpart here; known: {known}.")
+    start, end = float(config.get("beta_start", default[1])), float(config.get("beta_end", default[2]))
+    return nodes.betas(kind, steps=steps, start=start, end=end, per=steps)
+
+
+def _named(table: Tensor) -> dict[str, Any]:
+    """A table of betas by its name and ends, where it has them, else in full."""
+    steps, start, end = len(table), float(f"{float(table[0]):.12g}"), float(f"{float(table[-1]):.12g}")
+    for name in ("linear", "scaled_linear"):
+        try:
+            if torch.allclose(table, _BETAS[name](steps, start, end, per=steps), rtol=1e-9, atol=0):
+                return {"beta_schedule": name, "beta_start": start, "beta_end": end}
+        except ValueError:  # no such table has these ends
+            continue
+    if torch.allclose(table, betas.cosine(steps), rtol=1e-9, atol=0):
+        return {"beta_schedule": "squaredcos_cap_v2"}
+    return {"beta_schedule": "linear", "trained_betas": table.tolist()}

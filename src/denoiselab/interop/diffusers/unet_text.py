@@ -1,0 +1,196 @@
+"""The UNet of Stable Diffusion in diffusers' names, in and out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from denoiselab.interop.diffusers.fields import Fields, reads
+from denoiselab.interop.reading.layout import SAME, Entry, Layout, Pointwise, Stacked, Way, layer
+from denoiselab.interop.reading.options import (
+    attention_levels,
+    block_name,
+    completed,
+    count,
+    image_shape,
+    multiples,
+    per_level,
+    require,
+    sample_size,
+)
+from denoiselab.interop.reading.states import InteropError
+from denoiselab.interop.reading.unet_names import parts
+from denoiselab.networks import TextUNet
+
+_KINDS = (("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D"))
+
+# Layers of a residual block, ours and theirs; `skip` is there only where the number of channels changes.
+_RESIDUAL = {
+    "norm_in": "norm1",
+    "conv_in": "conv1",
+    "embedding": "time_emb_proj",
+    "norm_out": "norm2",
+    "conv_out": "conv2",
+}
+
+# What a UNet2DConditionModel must be for a TextUNet to equal it.
+_REQUIRED: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("silu", "swish"),
+    "addition_embed_type": (None,),
+    "attention_type": ("default",),
+    "center_input_sample": (False,),
+    "class_embed_type": (None,),
+    "class_embeddings_concat": (False,),
+    "conv_in_kernel": (3,),
+    "conv_out_kernel": (3,),
+    "cross_attention_norm": (None,),
+    "downsample_padding": (1,),
+    "dual_cross_attention": (False,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "flip_sin_to_cos": (True,),
+    "freq_shift": (0,),
+    "mid_block_only_cross_attention": (None, False),
+    "mid_block_scale_factor": (1,),
+    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
+    "norm_eps": (1e-5,),
+    "num_attention_heads": (None,),
+    "only_cross_attention": (False,),
+    "resnet_out_scale_factor": (1,),
+    "resnet_skip_time_act": (False,),
+    "resnet_time_scale_shift": ("default",),
+    "reverse_transformer_layers_per_block": (None,),
+    "time_cond_proj_dim": (None,),
+    "time_embedding_act_fn": (None,),
+    "time_embedding_type": ("positional",),
+    "timestep_post_act": (None,),
+}
+
+
+@reads("UNet2DConditionModel")
+def unet_condition(config: Fields) -> Layout:
+    """The `TextUNet` that equals a `UNet2DConditionModel` of Stable Diffusion's first two versions.
+
+    Where it has more channels in than out, the last ones are `image`, as for inpainting.
+
+    Args:
+        config: Content of its `config.json`.
+
+    Raises:
+        InteropError: There is none.
+    """
+    require(config, _REQUIRED)
+    widths: Sequence[int] = config["block_out_channels"]
+    levels, channels = len(widths), widths[0]
+    require(config, {"time_embedding_dim": (None, 4 * channels)})
+    channels_in, channels_out = config["in_channels"], config["out_channels"]
+    if channels_in <= channels_out and channels_out % channels_in:
+        raise InteropError(f"out_channels={channels_out}: it must be a multiple of in_channels={channels_in}, or less.")
+    blocks = per_level("layers_per_block", config["layers_per_block"], levels)
+    context = per_level("cross_attention_dim", config["cross_attention_dim"], levels)
+    depths = per_level("transformer_layers_per_block", config["transformer_layers_per_block"], levels)
+    for option, values in (("layers_per_block", blocks), ("cross_attention_dim", context)):
+        if len(set(values)) > 1:
+            raise InteropError(f"{option}={values}: it must be the same at all levels to have a counterpart.")
+    options = {
+        "shape": image_shape(config, min(channels_in, channels_out)),
+        "channels": channels,
+        "multipliers": multiples(widths),
+        "blocks": count("layers_per_block", blocks[0]),
+        "attention_levels": attention_levels(config["down_block_types"], config["up_block_types"], _KINDS, levels),
+        "depth": [count("transformer_layers_per_block", number) for number in depths],
+        "heads": per_level("attention_head_dim", config["attention_head_dim"], levels),
+        "dropout": config["dropout"],
+        "groups": config["norm_num_groups"],
+        "token_features": context[0],
+        "num_classes": config["num_class_embeds"],
+        "null_class": False,
+        "image_channels": channels_in - channels_out if channels_in > channels_out else None,
+        "outputs": max(channels_out // channels_in, 1),
+    }
+    projection = SAME if config["use_linear_projection"] else Pointwise(2)
+    return Layout(TextUNet, options, _entries(options, projection))
+
+
+def unet_condition_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+    """The configuration of the `UNet2DConditionModel` that equals a `TextUNet`, and the list of their weights.
+
+    Args:
+        options: Of the constructor, all that differ from its defaults.
+
+    Raises:
+        ValueError: There is none.
+    """
+    full = completed(TextUNet, options)
+    if full["vector_features"] is not None:
+        raise ValueError(
+            f"network.vector_features={full['vector_features']}: here UNet2DConditionModel takes no vector."
+        )
+    levels = range(len(full["multipliers"]))
+    kinds = [level in full["attention_levels"] for level in levels]
+    channels, classes = full["shape"][0], full["num_classes"]
+    config = {
+        "_class_name": "UNet2DConditionModel",
+        "sample_size": sample_size(full["shape"]),
+        "in_channels": channels + (full["image_channels"] or 0),
+        "out_channels": channels * full["outputs"],
+        "block_out_channels": [int(full["channels"] * multiplier) for multiplier in full["multipliers"]],
+        "layers_per_block": full["blocks"],
+        "down_block_types": [_KINDS[0][attends] for attends in kinds],
+        "up_block_types": [_KINDS[1][attends] for attends in reversed(kinds)],
+        "transformer_layers_per_block": per_level("depth", full["depth"], len(levels)),
+        "attention_head_dim": per_level("heads", full["heads"], len(levels)),
+        "cross_attention_dim": full["token_features"],
+        "dropout": full["dropout"],
+        "norm_num_groups": full["groups"],
+        "num_class_embeds": None if classes is None else classes + full["null_class"],
+    }
+    return config, Layout(TextUNet, options, _entries(full, Pointwise(2)))
+
+
+def _entries(options: Mapping[str, Any], projection: Way) -> list[Entry]:
+    """The list of names; `projection` is how the weights before and after a transformer become ours."""
+    last = len(options["multipliers"]) - 1
+    depths = per_level("depth", options["depth"], last + 1)
+    found = [
+        *layer("time.1", "time_embedding.linear_1"),
+        *layer("time.3", "time_embedding.linear_2"),
+        *layer("stem", "conv_in"),
+        *layer("norm", "conv_norm_out"),
+        *layer("head", "conv_out"),
+    ]
+    if options["num_classes"] is not None:
+        found += layer("classes", "class_embedding", bias=None)
+    for part in parts(options):
+        theirs = block_name(part, last)
+        if part.kind == "residual":
+            names = {**_RESIDUAL, **({"skip": "conv_shortcut"} if part.skip else {})}
+            found += [entry for a, b in names.items() for entry in layer(f"{part.ours}.{a}", f"{theirs}.{b}")]
+        elif part.kind == "attention":
+            found += _transformer(part.ours, theirs, depths[part.level], projection)
+        else:
+            found += layer(f"{part.ours}.conv", f"{theirs}.conv")
+    return found
+
+
+def _transformer(ours: str, theirs: str, depth: int, projection: Way) -> list[Entry]:
+    found = [
+        *layer(f"{ours}.norm", f"{theirs}.norm"),
+        *layer(f"{ours}.before", f"{theirs}.proj_in", projection),
+        *layer(f"{ours}.after", f"{theirs}.proj_out", projection),
+    ]
+    for number in range(depth):
+        a, b = f"{ours}.blocks.{number}", f"{theirs}.transformer_blocks.{number}"
+        found += [
+            *layer(f"{a}.norm_attention", f"{b}.norm1"),
+            *layer(f"{a}.attention.qkv", [f"{b}.attn1.to_{x}" for x in "qkv"], Stacked(3), None),
+            *layer(f"{a}.attention.out", f"{b}.attn1.to_out.0"),
+            *layer(f"{a}.norm_cross", f"{b}.norm2"),
+            *layer(f"{a}.cross.q", f"{b}.attn2.to_q", bias=None),
+            *layer(f"{a}.cross.kv", [f"{b}.attn2.to_{x}" for x in "kv"], Stacked(2), None),
+            *layer(f"{a}.cross.out", f"{b}.attn2.to_out.0"),
+            *layer(f"{a}.norm_mlp", f"{b}.norm3"),
+            *layer(f"{a}.mlp.hidden", f"{b}.ff.net.0.proj"),
+            *layer(f"{a}.mlp.out", f"{b}.ff.net.2"),
+        ]
+    return found

@@ -1,0 +1,1 @@
+"""NVlabs' EDM and EDM2."""

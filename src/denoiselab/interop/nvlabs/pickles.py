@@ -1,0 +1,225 @@
+"""Networks in the pickles of NVlabs (EDM, EDM2) as safetensors and JSON: a command of its own.
+
+    python -m denoiselab.interop.nvlabs.pickles --trust-pickle network.pkl folder
+
+A pickle is a program: whoever loads it the usual way runs what its author wrote, and these even carry the source of
+their classes to be executed. So nothing else here reads one, and this command only when told that the file is trusted.
+Even then it executes none of that source, and calls no function but those that rebuild tensors, arrays and plain
+containers: objects of other classes become bare records of their attributes, whose parameters and buffers are written
+with the arguments of the constructors. NVlabs' packages are not needed.
+
+Source of the format: `torch_utils/persistence.py` of NVlabs' repositories.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import json
+import pickle
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from denoiselab.cleaning import line
+from denoiselab.files import atomic, new_folder, write_text
+from denoiselab.interop.reading.states import InteropError, State, making
+
+MODEL, CONFIG = "model.safetensors", "config.json"
+
+
+class Record:
+    """What is left of an object: the name of its class, and its attributes."""
+
+    class_name = "object"
+
+    def __setstate__(self, state: Any) -> None:
+        self.__dict__.update(state if isinstance(state, Mapping) else {})
+
+    def tensors(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        """The parameters and buffers of a module and of those in it, as `state_dict` names them."""
+        attributes = self.__dict__
+        hidden = attributes.get("_non_persistent_buffers_set") or ()
+        for group in ("_parameters", "_buffers"):
+            for name, tensor in attributes.get(group, {}).items():
+                if isinstance(tensor, Tensor) and name not in hidden:
+                    yield f"{prefix}{name}", tensor.detach()
+        for name, module in attributes.get("_modules", {}).items():
+            if isinstance(module, Record):
+                yield from module.tensors(f"{prefix}{name}.")
+
+
+def read_pickle(path: Path, *, trusted: bool) -> Any:
+    """The content of a pickle, with records in place of objects.
+
+    Raises:
+        InteropError: It is not trusted, is damaged, or asks for more than data.
+    """
+    if not trusted:
+        raise InteropError(
+            f"{path}: a pickle can run any code when it is loaded; pass --trust-pickle if you trust its author."
+        )
+    try:
+        with path.open("rb") as file:
+            return _Reader(file, path).load()
+    except InteropError:
+        raise
+    except OSError as error:
+        raise InteropError(f"{path}: cannot be read ({error.strerror or error}).") from None
+    except Exception:  # a pickle can fail in any way
+        raise InteropError(f"{path}: damaged or truncated, or not a pickle.") from None
+
+
+def convert(path: Path, out: Path, key: str = "ema", *, trusted: bool = False) -> None:
+    """Write a network of a pickle as `model.safetensors` and `config.json` into a new folder.
+
+    Args:
+        path: The pickle: a network, or a dictionary of some.
+        out: The folder, which must not exist.
+        key: Which of the dictionary's.
+        trusted: Whether the file may be loaded at all.
+
+    Raises:
+        InteropError: It cannot be read, holds no such network, or `out` exists.
+    """
+    content = read_pickle(path, trusted=trusted)
+    if isinstance(content, Mapping):
+        if key not in content:
+            raise InteropError(f"{path}: has no '{key}'; it has: {', '.join(map(str, content))}.")
+        content = content[key]
+    with making("network", path):
+        state: State = dict(content.tensors()) if isinstance(content, Record) else {}
+        if not state:
+            raise InteropError("holds no network.")
+        tensors = save({name: tensor.clone().contiguous() for name, tensor in state.items()})
+        text = json.dumps(_description(content), indent=1)
+    try:
+        with new_folder(out) as partial:
+            with atomic(partial / MODEL) as file:
+                file.write(tensors)
+            write_text(partial / CONFIG, text)
+    except OSError as error:
+        raise InteropError(f"{out}: cannot be written ({error.strerror or error}).") from None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m denoiselab.interop.nvlabs.pickles",
+        description="Writes a network of an EDM or EDM2 pickle as model.safetensors and config.json into a new folder, "
+        "which sample.py imports.",
+    )
+    parser.add_argument("file", type=Path, help="the pickle")
+    parser.add_argument("out", type=Path, help="the folder to write")
+    parser.add_argument("--key", default="ema", help="which network of the pickle (default: ema)")
+    parser.add_argument("--trust-pickle", action="store_true", help="the file comes from someone whom you trust")
+    options = parser.parse_args(arguments)
+    try:
+        convert(options.file, options.out, options.key, trusted=options.trust_pickle)
+    except InteropError as error:
+        sys.stderr.write(f"pickles: {line(error)}\n")
+        return 2
+    sys.stdout.write(f"{line(options.out)}\n")
+    return 0
+
+
+class _Reader(pickle.Unpickler):
+    """An unpickler that knows no functions but those that rebuild data."""
+
+    def __init__(self, file: io.BufferedReader, path: Path) -> None:
+        super().__init__(file)
+        self._path = path
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for a name in the pickle."""
+        known = _KNOWN.get((module, name))
+        if known is not None:
+            return known
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if module.startswith("torch.nn.modules.") and "." not in name:
+            return type(name, (Record,), {"class_name": name})
+        raise InteropError(f"{self._path}: asks for {module}.{name}, which is not data; it is not loaded.")
+
+
+class _EasyDict(dict):  # type: ignore[type-arg]
+    """NVlabs' dictionary, as a plain one."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.update(state)
+
+
+def _persistent(meta: Mapping[str, Any]) -> Record:
+    """A record in place of a class whose source the pickle carries; the source is passed over."""
+    record: Record = type(str(meta["class_name"]), (Record,), {"class_name": str(meta["class_name"])})()
+    record.__setstate__(meta["state"])
+    return record
+
+
+def _storage(content: bytes) -> Any:
+    """The numbers of a tensor, by torch's own safe reader."""
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def _tensor(storage: Any, offset: int, size: Any, stride: Any, *rest: Any) -> Tensor:
+    tensor: Tensor = torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
+    return tensor
+
+
+def _parameter(data: Tensor, *rest: Any) -> Tensor:
+    return data
+
+
+_KNOWN: dict[tuple[str, str], Any] = {
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
+    ("dnnlib.util", "EasyDict"): _EasyDict,
+    ("collections", "OrderedDict"): OrderedDict,
+    ("builtins", "set"): set,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
+    ("torch.storage", "_load_from_bytes"): _storage,
+    ("torch", "Size"): torch.Size,
+    ("torch", "device"): torch.device,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy", "ndarray"): np.ndarray,
+    **{
+        (f"numpy.{core}.multiarray", name): getattr(importlib.import_module("numpy._core.multiarray"), name)
+        for core in ("core", "_core")
+        for name in ("_reconstruct", "scalar")
+    },
+}
+
+
+def _description(record: Record) -> dict[str, Any]:
+    """The class of a network and the arguments of its constructor, plain."""
+    attributes = record.__dict__
+    return {
+        "class_name": record.class_name,
+        "init_args": _plain(list(attributes.get("_init_args") or ())),
+        "init_kwargs": _plain(dict(attributes.get("_init_kwargs") or {})),
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, torch.dtype):
+        return str(value)
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

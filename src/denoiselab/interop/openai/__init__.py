@@ -1,0 +1,1 @@
+"""Checkpoints of improved-diffusion and guided-diffusion, in and out."""

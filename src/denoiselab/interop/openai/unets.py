@@ -1,0 +1,293 @@
+"""Checkpoints of openai's improved-diffusion and guided-diffusion: UNets, in and out.
+
+Source of the names: `unet.py` of both. The files have no configuration; what the shapes of the weights do not tell are
+options, under the names of the repositories' flags.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from denoiselab.interop import nodes
+from denoiselab.interop.imported import Imported, named
+from denoiselab.interop.reading.files import read_tensors
+from denoiselab.interop.reading.layout import SAME, Entry, Layout, Pointwise, Regrouped, Way
+from denoiselab.interop.reading.options import completed
+from denoiselab.interop.reading.states import InteropError, State, width_of
+from denoiselab.interop.reading.unet_names import Names, Part, entries
+from denoiselab.networks import ADMUNet
+
+# Their chains.
+_BETAS: dict[str, dict[str, float]] = {
+    "linear": {"start": 1e-4, "end": 0.02, "per": 1000},
+    "cosine": {"s": 0.008, "maximum": 0.999},
+}
+
+# The resolution of the released models, by the multipliers of their channels.
+_SIZES = {
+    (1, 2, 2, 2): 32,
+    (1, 2, 3, 4): 64,
+    (1, 1, 2, 3, 4): 128,
+    (1, 1, 2, 2, 4, 4): 256,
+    (0.5, 1, 1, 2, 2, 4, 4): 512,
+}
+
+
+class UNet:
+    """A `.pt` of a diffusion model.
+
+    Args:
+        path: The file.
+        noise_schedule: Flag of that name.
+        num_heads: Flag of that name, where `num_head_channels` is None.
+        num_head_channels: Flag of that name.
+        num_heads_upsample: Flag of that name, where `num_head_channels` is None.
+        use_new_attention_order: Flag of that name.
+        image_size: Flag of that name; None: the one that the released models with these multipliers have.
+        diffusion_steps: Flag of that name.
+        rescale_timesteps: Flag of that name.
+        predict_xstart: Flag of that name.
+        sigma_small: Flag of that name, for models without a learned variance.
+        dropout: Flag of that name.
+
+    Raises:
+        ValueError: Neither or both of `num_heads` and `num_head_channels` are given, or `num_heads_upsample` beside the
+            latter, or there are too few steps.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        noise_schedule: Literal["linear", "cosine"],
+        num_heads: int | None = None,
+        num_head_channels: int | None = None,
+        num_heads_upsample: int | None = None,
+        use_new_attention_order: bool = False,
+        image_size: int | None = None,
+        diffusion_steps: int = 1000,
+        rescale_timesteps: bool = False,
+        predict_xstart: bool = False,
+        sigma_small: bool = False,
+        dropout: float = 0.0,
+    ) -> None:
+        # -1 is how the flags say that they are not used.
+        num_head_channels, num_heads_upsample = (
+            None if flag == -1 else flag for flag in (num_head_channels, num_heads_upsample)
+        )
+        if (num_heads is None) == (num_head_channels is None):
+            raise ValueError(
+                f"num_heads={num_heads} and num_head_channels={num_head_channels}: give one of them, as in the flags "
+                "of the model; the weights do not tell."
+            )
+        if num_heads_upsample is not None and num_head_channels is not None:
+            raise ValueError(
+                f"num_heads_upsample={num_heads_upsample}: num_head_channels={num_head_channels} sets the heads on the "
+                "way up too; give null, as the original passes it over."
+            )
+        if diffusion_steps < 2:
+            raise ValueError(f"diffusion_steps={diffusion_steps}: it must be at least 2.")
+        self.path, self.image_size, self.dropout = path, image_size, dropout
+        self.heads, self.head_channels, self.new_order = num_heads, num_head_channels, use_new_attention_order
+        self.heads_up = num_heads_upsample
+        self.noise_schedule, self.steps = noise_schedule, diffusion_steps
+        self.rescale, self.predict_x0, self.small = rescale_timesteps, predict_xstart, sigma_small
+
+    def read(self) -> Imported:
+        """The network and its chain.
+
+        Raises:
+            InteropError: The file cannot be read, or holds another network.
+        """
+        path = Path(self.path).expanduser()
+        state = read_tensors(path)
+        heads = {"heads": self.heads or 1, "head_channels": self.head_channels, "heads_up": self.heads_up}
+        layout = unet_layout(state, path, heads, self.new_order, self.image_size, self.dropout)
+        if layout.options["image_channels"]:
+            raise InteropError(f"{path}: a super-resolution network, which is given an image; it has no run directory.")
+        learned = "LearnedRange" if layout.options["outputs"] == 2 else "FixedSmall" if self.small else "FixedLarge"
+        label = nodes.step_index(scale=1000 / self.steps if self.rescale else 1.0)
+        return Imported(
+            named(self.path, path),
+            layout,
+            layout.to_ours(state, path),
+            nodes.chain(nodes.betas(self.noise_schedule, steps=self.steps, **_BETAS[self.noise_schedule])),
+            nodes.parameterization("x0" if self.predict_x0 else "eps"),
+            nodes.denoiser(label, learned),
+            conditioner=nodes.conditioner(layout.options["num_classes"], dropout=0.0, null_class=False),
+            files=(path,),
+        )
+
+
+def unet_layout(
+    state: State,
+    where: Path,
+    heads: Mapping[str, int | None],
+    new_order: bool = False,
+    image_size: int | None = None,
+    dropout: float = 0.0,
+    image_channels: int = 3,
+) -> Layout:
+    """The `ADMUNet` that a state of theirs belongs to, by its names and shapes.
+
+    Args:
+        state: Names to tensors.
+        where: The file, for messages.
+        heads: Our options `heads`, `head_channels` and `heads_up`.
+        new_order: Rows of queries, keys and values stand in this order, else head by head.
+        image_size: As in `UNet`.
+        dropout: Of training.
+        image_channels: Of an image: what a super-resolution network has beyond them belongs to the small image.
+
+    Raises:
+        InteropError: It is no such state, or the resolution does not follow from it.
+    """
+    inputs = width_of(state, "input_blocks.0.0.weight", where, axis=1)
+    outputs = width_of(state, "out.2.weight", where)
+    channels = min(inputs, image_channels)
+    last = 0
+    while f"output_blocks.{last + 1}.0.in_layers.0.weight" in state:
+        last += 1
+    # The first stage of the way up that ends in a change of resolution is the last of its level.
+    ends = (
+        place
+        for place in range(last + 1)
+        if any(f"output_blocks.{place}.{k}.{what}.weight" in state for k in (1, 2) for what in ("conv", "in_layers.0"))
+    )
+    blocks = next(ends, last)
+    options = {
+        **encoder_options(state, where, blocks, channels, image_size),
+        "dropout": dropout,
+        "num_classes": width_of(state, "label_emb.weight", where) if "label_emb.weight" in state else None,
+        "null_class": False,
+        "image_channels": inputs - channels or None,
+        "outputs": outputs // channels,
+        **heads,
+    }
+    classes = [] if options["num_classes"] is None else [Entry("classes.weight", ("label_emb.weight",))]
+    return Layout(ADMUNet, options, [*entries(options, names(options, new_order)), *classes])
+
+
+def to_official(options: Mapping[str, Any], weights: State, meaning: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
+    """The weights of an `ADMUNet` in their names, and the flags of guided-diffusion that make the model of them.
+
+    Args:
+        options: Of the constructor, all that differ from its defaults.
+        weights: Its state.
+        meaning: Nodes `schedule`, `parameterization` and `denoiser` of a run.
+
+    Raises:
+        ValueError: Theirs has no such option, schedule, parameterization or label.
+    """
+    full = completed(ADMUNet, options)
+    (channels, height, width), classes = full["shape"], full["num_classes"]
+    plain = {"groups": 32, "image_channels": None, "vector_features": None}
+    for option, value in {**plain, **({} if classes is None else {"null_class": False})}.items():
+        if full[option] != value:
+            raise ValueError(f"network.{option}={full[option]}: guided-diffusion has {value}.")
+    if channels != 3 or height != width:
+        raise ValueError(f"network.shape={list(full['shape'])}: guided-diffusion has square images of 3 channels.")
+    chain = chain_flags(meaning)
+    flags = {
+        "image_size": height,
+        "num_channels": full["channels"],
+        "channel_mult": ",".join(map(str, full["multipliers"])),
+        "num_res_blocks": full["blocks"],
+        "attention_resolutions": ",".join(str(height // 2**level) for level in full["attention_levels"]),
+        "num_heads": full["heads"],
+        "num_heads_upsample": full["heads_up"] or -1,
+        "num_head_channels": full["head_channels"] or -1,
+        "use_new_attention_order": False,
+        "use_scale_shift_norm": full["scale_shift"],
+        "resblock_updown": full["block_resampling"],
+        "dropout": full["dropout"],
+        "class_cond": classes is not None,
+        "learn_sigma": full["outputs"] == 2,
+        **chain,
+    }
+    table = [] if classes is None else [Entry("classes.weight", ("label_emb.weight",))]
+    layout = Layout(ADMUNet, full, [*entries(full, names(full, new_order=False)), *table])
+    return layout.to_theirs(weights), flags
+
+
+def chain_flags(meaning: Mapping[str, Any]) -> dict[str, Any]:
+    """The flags of their chain and of what the output is; arguments and errors as of `to_official`."""
+    betas = dict(meaning["schedule"].get("betas", {}))
+    kind = str(betas.pop("_target_", "")).rpartition(".")[2]
+    steps = betas.pop("steps", 1000)
+    if kind not in _BETAS or {**_BETAS[kind], **betas} != _BETAS[kind] or meaning["schedule"].get("zero_terminal_snr"):
+        raise ValueError("schedule: the original has the chains of schedule=ddpm and schedule=iddpm.")
+    output = meaning["parameterization"]["_target_"].rpartition(".")[2]
+    if output not in ("eps", "x0"):
+        raise ValueError(f"parameterization={output}: the original has eps and x0.")
+    label = meaning["denoiser"]["time_label"]
+    index = label["_target_"].endswith(".StepIndex") and not label.get("descending", False)
+    if not index or label.get("scale", 1.0) not in (1.0, 1000 / steps) or meaning["denoiser"].get("input_scale"):
+        raise ValueError("denoiser: the original is told the step's index, as with denoiser=discrete.")
+    return {
+        "noise_schedule": kind,
+        "diffusion_steps": steps,
+        "predict_xstart": output == "x0",
+        "rescale_timesteps": label.get("scale", 1.0) != 1.0,
+    }
+
+
+def encoder_options(
+    state: State, where: Path, blocks: int, channels_in: int, image_size: int | None, pooled: int | None = None
+) -> dict[str, Any]:
+    """What the way down tells, where the blocks of a level are known, and maybe the size of the last level."""
+    channels = width_of(state, "time_embed.0.weight", where, axis=1)
+    widths, attention, place = [], [], 1
+    while f"input_blocks.{place}.0.out_layers.3.weight" in state:
+        widths.append(width_of(state, f"input_blocks.{place}.0.out_layers.3.weight", where))
+        if f"input_blocks.{place}.1.qkv.weight" in state:
+            attention.append(len(widths) - 1)
+        place += blocks + 1
+    multipliers = [width // channels if width % channels == 0 else width / channels for width in widths]
+    size = image_size or _SIZES.get(tuple(multipliers)) if pooled is None else pooled * 2 ** (len(widths) - 1)
+    if size is None:
+        raise InteropError(f"{where}: channels of multiples {multipliers} tell no resolution; give import.image_size.")
+    embedding = width_of(state, "input_blocks.1.0.emb_layers.1.weight", where)
+    return {
+        "shape": [channels_in, size, size],
+        "channels": channels,
+        "multipliers": multipliers,
+        "blocks": blocks,
+        "attention_levels": attention,
+        "scale_shift": embedding == 2 * widths[0],
+        "block_resampling": f"input_blocks.{blocks + 1}.0.in_layers.0.weight" in state,
+    }
+
+
+def names(options: Mapping[str, Any], new_order: bool) -> Names:
+    """How they name the layers of a network with `options`; `new_order` as in `unet_layout`."""
+    sides = {"down": "input_blocks", "middle": "middle_block", "up": "output_blocks"}
+
+    def place(part: Part) -> str:
+        side, *rest = part.ours.split(".")
+        if side == "down":
+            rest[0] = str(int(rest[0]) + 1)  # the first is the stem
+        return ".".join((sides[side], *rest))
+
+    def qkv_ways(part: Part) -> tuple[Way, Way]:
+        if new_order:
+            return Pointwise(1), SAME
+        width = int(options["channels"] * options["multipliers"][part.level])
+        asked = "heads_up" if part.side == "up" and options.get("heads_up") else "heads"
+        heads = width // options["head_channels"] if options["head_channels"] else options[asked]
+        return Regrouped(heads, 3, Pointwise(1)), Regrouped(heads, 3)
+
+    return Names(
+        place=place,
+        residual=("in_layers.0", "in_layers.2", "emb_layers.1", "out_layers.0", "out_layers.3", "skip_connection"),
+        norm="norm",
+        qkv=("qkv",),
+        out="proj_out",
+        resample={"down": "op", "up": "conv"},
+        time=("time_embed.0", "time_embed.2"),
+        ends=("input_blocks.0.0", "out.0", "out.2"),
+        first=SAME,
+        qkv_ways=qkv_ways,
+        out_way=Pointwise(1),
+    )

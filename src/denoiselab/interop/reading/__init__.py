@@ -1,0 +1,1 @@
+"""Files of other code bases, and which of their weights is which of ours."""

@@ -1,0 +1,138 @@
+"""The UNet of DDPM and ADM in other code bases' names: its layers in order, and the lists made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from denoiselab.interop.reading.layout import SAME, Entry, Way, layer
+
+
+class Part(NamedTuple):
+    """A layer of the UNet.
+
+    Args:
+        kind: `residual`, `attention`, or `down` and `up`: a convolution that changes the resolution.
+        side: `down`, `middle` or `up`.
+        level: From 0, the finest.
+        number: Of its kind on its side of its level, from 0.
+        ours: Its name here.
+        skip: Whether a residual block's input goes through a convolution of size 1.
+    """
+
+    kind: str
+    side: str
+    level: int
+    number: int
+    ours: str
+    skip: bool = False
+
+
+def parts(options: Mapping[str, Any], *, encoder_only: bool = False) -> Iterator[Part]:
+    """All layers between the first and the last, from the input on.
+
+    Args:
+        options: Of a `DDPMUNet`, an `ADMUNet`, a `TextUNet` or an `ADMClassifier`.
+        encoder_only: Leave out the way up.
+    """
+    widths = [int(options["channels"] * multiplier) for multiplier in options["multipliers"]]
+    blocks, attention, last = options["blocks"], options["attention_levels"], len(widths) - 1
+    resample = "residual" if options.get("block_resampling", False) else None
+    width, place = widths[0], count()
+    for level in range(len(widths)):
+        for number in range(blocks):
+            here = f"down.{next(place)}"
+            yield Part("residual", "down", level, number, f"{here}.0", width != widths[level])
+            if level in attention:
+                yield Part("attention", "down", level, number, f"{here}.1")
+            width = widths[level]
+        if level < last:
+            yield Part(resample or "down", "down", level, blocks if resample else 0, f"down.{next(place)}.0")
+    middle = ["residual", *(["attention"] if options.get("middle_attention", True) else []), "residual"]
+    for index, kind in enumerate(middle):
+        yield Part(kind, "middle", last, middle[:index].count(kind), f"middle.{index}")
+    if encoder_only:
+        return
+    place = count()
+    for level in reversed(range(len(widths))):
+        for number in range(blocks + 1):
+            here = f"up.{next(place)}"
+            # Its input, joined to a state of the way down, is always wider than its output.
+            yield Part("residual", "up", level, number, f"{here}.0", skip=True)
+            if level in attention:
+                yield Part("attention", "up", level, number, f"{here}.1")
+            if level and number == blocks:
+                name = f"{here}.{1 + (level in attention)}"
+                yield Part(resample or "up", "up", level, blocks + 1 if resample else 0, name)
+
+
+class Names(NamedTuple):
+    """How another code base names the layers.
+
+    Args:
+        place: The name of a part.
+        residual: Within a residual block: first norm and convolution, embedding, second norm and convolution, skip.
+        norm: Within attention.
+        qkv: Within attention: queries, keys and values, in one layer or three.
+        out: Within attention.
+        resample: Within a change of resolution, the convolution: by the part's kind.
+        time: The two layers of the time embedding.
+        ends: First convolution, last norm, last convolution.
+        first: How the weights of the time embedding's first layer become ours.
+        qkv_ways: How the weights and biases of queries, keys and values become those of our one layer; a function of
+            the part.
+        out_way: How the weights of the attention's last layer become ours.
+    """
+
+    place: Callable[[Part], str]
+    residual: Sequence[str]
+    norm: str
+    qkv: Sequence[str]
+    out: str
+    resample: Mapping[str, str]
+    time: Sequence[str]
+    ends: Sequence[str]
+    first: Way
+    qkv_ways: Callable[[Part], tuple[Way, Way]]
+    out_way: Way
+
+
+def entries(options: Mapping[str, Any], names: Names, *, encoder_only: bool = False) -> list[Entry]:
+    """The list of a UNet, or of its first half up to the last norm; without the classes and what follows.
+
+    Args:
+        options: As in `parts`.
+        names: Theirs.
+        encoder_only: Leave out the way up and the last convolution.
+    """
+    found = [*layer("time.1", names.time[0], names.first), *layer("time.3", names.time[1])]
+    for ours, theirs in zip(("stem", "norm", "head")[: 2 if encoder_only else 3], names.ends, strict=False):
+        found += layer(ours, theirs)
+    inside = ("norm_in", "conv_in", "embedding", "norm_out", "conv_out", "skip")
+    for part in parts(options, encoder_only=encoder_only):
+        theirs = names.place(part)
+        if part.kind == "residual":
+            for ours, name in zip(inside[: 6 if part.skip else 5], names.residual, strict=False):
+                found += layer(f"{part.ours}.{ours}", f"{theirs}.{name}")
+        elif part.kind == "attention":
+            found += layer(f"{part.ours}.norm", f"{theirs}.{names.norm}")
+            found += layer(f"{part.ours}.qkv", [f"{theirs}.{name}" for name in names.qkv], *names.qkv_ways(part))
+            found += layer(f"{part.ours}.out", f"{theirs}.{names.out}", names.out_way)
+        else:
+            found += layer(f"{part.ours}.conv", f"{theirs}.{names.resample[part.kind]}")
+    return found
+
+
+class Halves:
+    """Columns of two halves that stand the other way round: cosines and sines of the time embedding."""
+
+    def ours(self, *theirs: Tensor) -> Tensor:
+        """The halves exchanged."""
+        return SAME.ours(*theirs).roll(theirs[0].shape[1] // 2, dims=1)
+
+    def theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """The halves exchanged."""
+        return (ours.roll(ours.shape[1] // 2, dims=1),)

@@ -1,0 +1,1 @@
+"""Checkpoints of yang-song/score_sde_pytorch."""

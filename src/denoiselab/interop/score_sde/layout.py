@@ -1,0 +1,239 @@
+"""NCSN++ and DDPM++ in the names of yang-song/score_sde_pytorch, which numbers layers in one list.
+
+Source of the list: `models/ncsnpp.py` and `models/layerspp.py`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoiselab.interop.reading.layout import Entry, Layout, Stacked, Way, layer
+from denoiselab.interop.reading.states import InteropError
+from denoiselab.networks import NCSNpp
+
+
+def ncsnpp_layout(config: Mapping[str, Any], where: Path) -> Layout:
+    """Their `ncsnpp`, or `ddpm` with the choices that make it one, as our NCSNpp: options, and the list of names.
+
+    Args:
+        config: Theirs, with `data` and `model`.
+        where: For messages.
+
+    Raises:
+        InteropError: It asks for what ours does not have.
+    """
+    model, data = config["model"], config["data"]
+    wanted = {"nonlinearity": "swish", "conditional": True, "resamp_with_conv": True}
+    for key, value in wanted.items():
+        if model[key] != value:
+            raise InteropError(f"{where}: model.{key}={model[key]} has no counterpart here; {value} has.")
+    if model["name"] == "ddpm" and any(model["nf"] * multiple % 128 for multiple in (1, *model["ch_mult"])):
+        raise InteropError(
+            f"{where}: model.nf={model['nf']}: a ddpm of channels that 128 does not divide has other norms."
+        )
+    taps = list(model["fir_kernel"]) if model["fir"] else None
+    if taps and taps != taps[::-1]:
+        raise InteropError(f"{where}: model.fir_kernel={taps} has no counterpart here; a symmetric one has.")
+    size = data["image_size"]
+    shape = [data["num_channels"], size, size]
+    levels = range(len(model["ch_mult"]))
+    options = {
+        "shape": shape,
+        "channels": model["nf"],
+        "multipliers": list(model["ch_mult"]),
+        "blocks": model["num_res_blocks"],
+        "attention_levels": [level for level in levels if size // 2**level in model["attn_resolutions"]],
+        "dropout": model["dropout"],
+        "fourier_scale": float(model["fourier_scale"]) if model["embedding_type"] == "fourier" else None,
+        "fir": taps,
+        "residual_blocks": model["resblock_type"],
+        "progressive_input": {"none": None, "input_skip": "skip", "residual": "residual"}[model["progressive_input"]],
+        "progressive_output": {"none": None, "output_skip": "skip", "residual": "residual"}[model["progressive"]],
+        "combine": model["progressive_combine"] if model["progressive_input"] == "input_skip" else "sum",
+        "skip_rescale": model["skip_rescale"],
+    }
+    return Layout(NCSNpp, options, ncsnpp_entries(options), ignored=["sigmas"])
+
+
+def to_config(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of our NCSNpp as their `data` and `model`: the way back of `ncsnpp_layout`.
+
+    Raises:
+        ValueError: Theirs has no such network.
+    """
+    given = {**_defaults(), **options}
+    for key, value in (
+        ("image_channels", None),
+        ("num_classes", None),
+        ("augmentation_features", None),
+        ("outputs", 1),
+    ):
+        if given[key] != value:
+            raise ValueError(f"network.{key}={given[key]}: score_sde's ncsnpp has none.")
+    channels, height, width = given["shape"]
+    if height != width:
+        raise ValueError(f"shape={list(given['shape'])}: score_sde's images are square.")
+    fir, scale = given["fir"], given["fourier_scale"]
+    return {
+        "data": {"image_size": height, "num_channels": channels},
+        "model": {
+            "name": "ncsnpp",
+            "nonlinearity": "swish",
+            "conditional": True,
+            "resamp_with_conv": True,
+            "nf": given["channels"],
+            "ch_mult": list(given["multipliers"]),
+            "num_res_blocks": given["blocks"],
+            "attn_resolutions": [height // 2**level for level in given["attention_levels"]],
+            "dropout": given["dropout"],
+            "embedding_type": "positional" if scale is None else "fourier",
+            "fourier_scale": 16.0 if scale is None else scale,
+            "fir": fir is not None,
+            "fir_kernel": [1, 3, 3, 1] if fir is None else list(fir),
+            "resblock_type": given["residual_blocks"],
+            "progressive_input": {None: "none", "skip": "input_skip", "residual": "residual"}[
+                given["progressive_input"]
+            ],
+            "progressive": {None: "none", "skip": "output_skip", "residual": "residual"}[given["progressive_output"]],
+            "progressive_combine": given["combine"],
+            "skip_rescale": given["skip_rescale"],
+        },
+    }
+
+
+def ncsnpp_entries(options: Mapping[str, Any]) -> list[Entry]:
+    """The list of names of our NCSNpp with `options`."""
+    given = {**_defaults(), **options}
+    ours = Layout(NCSNpp, options, ()).skeleton()
+    walk = _Walk(ours, biggan=given["residual_blocks"] == "biggan", conv=".conv" if given["fir"] else ".1")
+    count, attentive = len(given["multipliers"]), given["attention_levels"]
+    if given["fourier_scale"] is not None:
+        walk.entries.append(Entry("features.frequencies", (f"{walk.next()}.W",)))
+    for name in ("mapping.0", "mapping.2", "stem"):
+        walk.plain(name)
+    for level in range(count):
+        stage = f"encoder.{level}"
+        if level:
+            walk.resample(stage)
+            if given["progressive_input"] == "skip":
+                walk.entries += layer(f"{stage}.enter", f"{walk.next()}.Conv")
+            elif given["progressive_input"] == "residual":
+                walk.resampling_conv(f"{stage}.pyramid")
+        for number in range(given["blocks"]):
+            walk.block(f"{stage}.blocks.{number}")
+            if level in attentive:
+                walk.attention(f"{stage}.attentions.{number}")
+    walk.block("middle.0")
+    walk.attention("middle.1")
+    walk.block("middle.2")
+    for index, level in enumerate(reversed(range(count))):
+        stage = f"decoder.{index}"
+        for number in range(given["blocks"] + 1):
+            walk.block(f"{stage}.blocks.{number}")
+        if level in attentive:
+            walk.attention(f"{stage}.attention")
+        if given["progressive_output"] == "skip" or (given["progressive_output"] == "residual" and not index):
+            walk.plain(f"{stage}.read.0")
+            walk.plain(f"{stage}.read.1")
+        elif given["progressive_output"] == "residual":
+            walk.resampling_conv(f"{stage}.pyramid")
+        if level:
+            walk.resample(stage)
+    if given["progressive_output"] != "skip":
+        walk.plain("head.0")
+        walk.plain("head.1")
+    return walk.entries
+
+
+class _Walk:
+    """Counts through their list of layers.
+
+    Args:
+        ours: Names of our state.
+        biggan: Blocks resample themselves.
+        conv: Where, within our resampling layers, the convolution is.
+    """
+
+    def __init__(self, ours: Mapping[str, Tensor], *, biggan: bool, conv: str) -> None:
+        self.ours, self.biggan, self.conv = ours, biggan, conv
+        self.entries: list[Entry] = []
+        self.number = -1
+
+    def next(self) -> str:
+        """The name of their next layer."""
+        self.number += 1
+        return f"all_modules.{self.number}"
+
+    def plain(self, ours: str) -> None:
+        """Their next layer has weight and bias."""
+        self.entries += layer(ours, self.next())
+
+    def block(self, ours: str) -> None:
+        """Their next layer is a residual block."""
+        theirs = self.next()
+        names = {"norm_in": "GroupNorm_0", "conv_in": "Conv_0", "embedding": "Dense_0"}
+        names |= {"norm_out": "GroupNorm_1", "conv_out": "Conv_1"}
+        for mine, name in names.items():
+            self.entries += layer(f"{ours}.{mine}", f"{theirs}.{name}")
+        if f"{ours}.skip.weight" in self.ours:
+            if self.biggan:
+                self.entries += layer(f"{ours}.skip", f"{theirs}.Conv_2")
+            else:
+                self.entries += _nin(f"{ours}.skip", [f"{theirs}.NIN_0"], _Columns(1, 2))
+
+    def attention(self, ours: str) -> None:
+        """Their next layer is self-attention."""
+        theirs = self.next()
+        self.entries += layer(f"{ours}.norm", f"{theirs}.GroupNorm_0")
+        self.entries += _nin(f"{ours}.qkv", [f"{theirs}.NIN_{i}" for i in range(3)], _Columns(3))
+        self.entries += _nin(f"{ours}.out", [f"{theirs}.NIN_3"], _Columns(1))
+
+    def resample(self, stage: str) -> None:
+        """Their next layer resamples the features."""
+        if self.biggan:
+            self.block(f"{stage}.resample")
+        else:
+            self.resampling_conv(f"{stage}.resample")
+
+    def resampling_conv(self, ours: str) -> None:
+        """Their next layer resamples by a convolution."""
+        self.entries += layer(f"{ours}{self.conv}", f"{self.next()}.{'Conv2d_0' if self.conv == '.conv' else 'Conv_0'}")
+
+
+class _Columns:
+    """Matrices `(I, O)` as rows of one `(count O, I)`, with `dims` axes of size 1 behind.
+
+    Args:
+        count: Matrices.
+        dims: Axes.
+    """
+
+    def __init__(self, count: int, dims: int = 0) -> None:
+        self.count, self.dims = count, dims
+
+    def ours(self, *theirs: Tensor) -> Tensor:
+        """`(count O, I, 1, ...)`."""
+        rows = torch.cat([matrix.t() for matrix in theirs])
+        return rows.reshape(*rows.shape, *[1] * self.dims)
+
+    def theirs(self, ours: Tensor) -> Sequence[Tensor]:
+        """`(I, O)` each."""
+        return [part.t() for part in ours.flatten(1).chunk(self.count)]
+
+
+def _nin(ours: str, theirs: Sequence[str], way: Way) -> list[Entry]:
+    return [
+        Entry(f"{ours}.weight", tuple(f"{name}.W" for name in theirs), way),
+        Entry(f"{ours}.bias", tuple(f"{name}.b" for name in theirs), Stacked(len(theirs))),
+    ]
+
+
+def _defaults() -> dict[str, Any]:
+    parameters = inspect.signature(NCSNpp).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}

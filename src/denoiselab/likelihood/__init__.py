@@ -1,0 +1,1 @@
+"""Likelihood in bits per dimension: by the ODE and by variational bounds."""

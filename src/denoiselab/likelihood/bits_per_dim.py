@@ -1,0 +1,173 @@
+"""A likelihood measured over a data set, with standard errors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from denoiselab.conditioners import Conditioner
+from denoiselab.data import DataSet, clean
+from denoiselab.data.loading.stream import IndexStream
+from denoiselab.denoiser import Denoiser
+from denoiselab.evaluation.report.tables import save
+from denoiselab.likelihood.measures import Likelihood
+from denoiselab.noise import Noise
+
+
+class Mean(NamedTuple):
+    """A mean over samples and its standard error."""
+
+    value: float
+    standard_error: float
+
+
+class BitsPerDim(NamedTuple):
+    """A negative log-likelihood in bits/dim, or a bound on it.
+
+    Args:
+        total: Mean over samples.
+        parts: What it is the sum of.
+        nfe: Network calls a sample and repeat.
+        steps: Name to `(2, T)` float64, mean over samples and standard error of what is known of a chain's steps.
+    """
+
+    total: Mean
+    parts: Mapping[str, Mean]
+    nfe: float
+    steps: Mapping[str, Tensor]
+
+
+@torch.no_grad()
+def measure(
+    method: Likelihood,
+    denoiser: Denoiser,
+    conditioner: Conditioner,
+    data: DataSet,
+    n: int,
+    batch_size: int,
+    seed: int,
+    repeats: int = 1,
+    on_call: Callable[[int], object] = lambda rows: None,
+    on_batch: Callable[[int], object] = lambda size: None,
+) -> BitsPerDim:
+    """The likelihood of `n` samples of a data set, drawn without repetition.
+
+    A sample's estimate is a function of (seed, its index in the set), whatever the batch. Estimates of different
+    samples are independent, so the standard error holds what the data and what the estimates vary by.
+
+    Args:
+        method: How.
+        denoiser: The model, with the weights to be measured, in evaluation mode.
+        conditioner: Gives samples their own conditioning.
+        data: The samples.
+        n: How many of them, at least 2.
+        batch_size: Samples a network call.
+        seed: Of the choice of samples and of all noise.
+        repeats: Estimates a sample, averaged.
+        on_call: Told the number of samples of each network call; what it raises stops the measurement.
+        on_batch: Told the number of samples of each finished batch.
+
+    Raises:
+        ValueError: `n` is less than 2 or more than there are, `repeats` is less than 1, or an estimate is not finite.
+    """
+    if not 2 <= n <= len(data):
+        raise ValueError(f"n={n}: it must be at least 2, for a standard error, and at most the {len(data)} there are.")
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats}: it must be at least 1.")
+    device = next(denoiser.parameters()).device
+    rows = 0
+
+    def count(module: object, arguments: tuple[Tensor, ...]) -> None:
+        nonlocal rows
+        rows += len(arguments[0])
+        on_call(len(arguments[0]))
+
+    hook = denoiser.register_forward_pre_hook(count)
+    parts: dict[str, list[Tensor]] = {}
+    moments: dict[str, Tensor] = {}
+    try:
+        for index in IndexStream(len(data), seed)[torch.arange(n)].split(batch_size):
+            known = clean(data, index, device)
+            noise, cond = Noise(seed, index.to(device)), conditioner.given(known)
+            estimates = [method(denoiser, known.images, noise, cond) for _ in range(repeats)]
+            for name in estimates[0].parts:
+                values = torch.stack([e.parts[name] for e in estimates]).mean(0).cpu()
+                if not bool(values.isfinite().all()):
+                    first = int(index[~values.isfinite()][0])
+                    raise ValueError(f"sample {first}: its {name} by {type(method).__name__} is not finite.")
+                parts.setdefault(name, []).append(values)
+            for name in estimates[0].steps:
+                values = torch.stack([e.steps[name] for e in estimates]).mean(0).cpu()
+                sums = torch.stack((values.sum(1), values.square().sum(1)))
+                moments[name] = moments[name] + sums if name in moments else sums
+            on_batch(len(index))
+    finally:
+        hook.remove()
+    whole = {name: torch.cat(values) for name, values in parts.items()}
+    total = torch.stack(list(whole.values())).sum(0)
+    steps = {}
+    for name, (sum_, squares) in moments.items():
+        variance = (squares / n - (sum_ / n).square()).clamp_min(0) * n / (n - 1)
+        steps[name] = torch.stack((sum_ / n, (variance / n).sqrt()))
+    return BitsPerDim(_mean(total), {name: _mean(v) for name, v in whole.items()}, rows / (n * repeats), steps)
+
+
+def rate_distortion(result: BitsPerDim, scale: float = 1.0) -> list[dict[str, float]]:
+    """The rows of a chain's progressive code, from noise to data.
+
+    At row t the receiver holds x_t, paid for by `rate` bits/dim, and predicts x0 with a root mean square error of
+    `distortion`; the next step costs `term` bits/dim. Row 0 is x0 itself: for bytes without loss, for real numbers to
+    within the decoder's density.
+
+    Source: Ho et al., DDPM, arXiv 2006.11239, section 4.3.
+
+    Args:
+        result: Of a `ChainBound`.
+        scale: Units of distortion in one of the network's range: 127.5 for images, as bytes.
+    """
+    lam, terms, errors = (result.steps[name] for name in ("half_log_snr", "term", "squared_error"))
+    rate = result.parts["prior"].value
+    rows = []
+    for i in reversed(range(terms.shape[1])):
+        rows.append(
+            {
+                "t": i + 1,
+                "half_log_snr": float(lam[0, i]),
+                "rate": rate,
+                "distortion": scale * math.sqrt(float(errors[0, i])),
+                "term": float(terms[0, i]),
+                "term_standard_error": float(terms[1, i]),
+            }
+        )
+        rate += float(terms[0, i])
+    return rows
+
+
+def write_rate_distortion(path: Path, rows: Sequence[Mapping[str, float]], total: Mean) -> None:
+    """The picture of `rate_distortion`: what each step costs, and distortion against rate."""
+    from matplotlib.figure import Figure  # slow to import
+
+    figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
+    figure.suptitle(f"{total.value:.3f} ± {total.standard_error:.3f} bits/dim", fontsize=10)
+    left, right = figure.subplots(1, 2)
+    terms, errors = ([row[name] for row in rows] for name in ("term", "term_standard_error"))
+    left.errorbar([row["t"] for row in rows], terms, errors, fmt=".", markersize=3, linewidth=1)
+    left.set(xlabel="t", ylabel="bits/dim of the step t to t - 1", xscale="log")
+    if min(terms) > 0:
+        left.set_yscale("log")
+    else:  # the last step may pay densities of real numbers
+        left.set_yscale("symlog", linthresh=1e-4)
+    right.plot([row["rate"] for row in rows], [row["distortion"] for row in rows], marker=".", markersize=3)
+    right.set(xlabel="rate (bits/dim)", ylabel="distortion (RMSE of the predicted x0)", yscale="log")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    save(figure, path)
+
+
+def _mean(values: Tensor) -> Mean:
+    return Mean(float(values.mean()), float(values.std() / math.sqrt(len(values))))

@@ -1,0 +1,1 @@
+"""Images, waveforms and points: how they are stored, shown and written."""
