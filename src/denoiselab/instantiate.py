@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
-from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
 from denoiselab.errors import BadInput, closest, not_given
 
@@ -110,22 +109,23 @@ def resolve(name: Any, path: str, allowed: Sequence[str] = _ALL) -> Callable[...
     return typing.cast("Callable[..., Any]", target)
 
 
-def construct(node: Any, path: str, **given: Any) -> Any:
+def construct(node: Any, path: str, refusals: tuple[type[Exception], ...] = (), /, **given: Any) -> Any:
     """Build a checked node, its parts first.
 
     Args:
         node: Plain containers; with `_partial_: true` a function is returned that takes the rest.
         path: Dotted name, for messages.
+        refusals: Exceptions of a library by which its classes refuse arguments, beside ValueError and TypeError.
         given: Arguments from the program, beside the configured ones.
 
     Raises:
         BadInput: A constructor refuses its arguments.
     """
     if isinstance(node, list):
-        return [construct(value, f"{path}.{index}") for index, value in enumerate(node)]
+        return [construct(value, f"{path}.{index}", refusals) for index, value in enumerate(node)]
     if not isinstance(node, Mapping):
         return node
-    options = {k: construct(v, f"{path}.{k}") for k, v in node.items() if k not in ("_target_", "_partial_")}
+    options = {k: construct(v, f"{path}.{k}", refusals) for k, v in node.items() if k not in ("_target_", "_partial_")}
     if "_target_" not in node:
         return options
     target = resolve(node["_target_"], path)
@@ -133,7 +133,9 @@ def construct(node: Any, path: str, **given: Any) -> Any:
         return functools.partial(target, **options) if options else target
     try:
         return target(**given, **options)
-    except (ValueError, TypeError, MisconfigurationException) as error:
+    except BadInput:
+        raise
+    except (ValueError, TypeError) + refusals as error:
         text = " ".join(str(error).split())
         if missing := re.search(r"missing \d+ required [\w-]+ arguments?: '(\w+)'", text):
             raise not_given(f"{path}.{missing[1]}") from error

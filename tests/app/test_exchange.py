@@ -13,7 +13,7 @@ from PIL import Image
 from denoiselab.interop import ddim
 from denoiselab.interop.reading.layout import Layout
 from denoiselab.networks import DDPMUNet
-from denoiselab.training.checkpoints import read_checkpoint
+from denoiselab.training.checkpoint_files import read_checkpoint
 
 
 @pytest.fixture(scope="module")

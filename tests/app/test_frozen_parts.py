@@ -9,7 +9,7 @@ from frozen_models import LENGTH, autoencoder, edited, write_text_encoder
 from omegaconf import OmegaConf
 from PIL import Image
 
-from denoiselab.training.checkpoints import read_checkpoint
+from denoiselab.training.checkpoint_files import read_checkpoint
 
 DIT = ["network=dit_tiny", "network.depth=1", "network.width=24", "network.heads=2"]
 TEXT = [*DIT, "conditioner=text", f"conditioner.encoder.length={LENGTH}"]

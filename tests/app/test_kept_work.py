@@ -11,7 +11,7 @@ from conftest import QUICK
 from omegaconf import OmegaConf
 
 from denoiselab.training.callbacks_evaluation import FrontierScores
-from denoiselab.training.checkpoints import read_checkpoint
+from denoiselab.training.checkpoint_files import read_checkpoint
 from denoiselab.training.ema import EMA
 from denoiselab.training.module import DiffusionModule
 

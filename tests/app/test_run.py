@@ -12,7 +12,7 @@ from conftest import QUICK
 from filelock import FileLock
 from PIL import Image
 
-from denoiselab.training.checkpoints import read_checkpoint
+from denoiselab.training.checkpoint_files import read_checkpoint
 
 
 def test_a_run_directory_holds_everything(finished):

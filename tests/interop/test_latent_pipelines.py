@@ -22,7 +22,7 @@ from denoiselab.interop.nodes import node
 from denoiselab.noise import Noise
 from denoiselab.samplers import DDIM
 from denoiselab.samplers.trained_spacing import Leading
-from denoiselab.training.checkpoints import read_checkpoint
+from denoiselab.training.checkpoint_files import read_checkpoint
 
 STEPS, INDEX = 5, torch.arange(2)
 BLOCKS = {

@@ -11,14 +11,8 @@ import torch
 from torch.utils._pytree import tree_map
 
 from denoiselab.files import atomic, write_text
-from denoiselab.training.checkpoints import (
-    AtomicCheckpointIO,
-    CheckpointError,
-    check_weights,
-    newest_whole,
-    read_checkpoint,
-    saved,
-)
+from denoiselab.training.checkpoint_files import CheckpointError, check_weights, newest_whole, read_checkpoint, saved
+from denoiselab.training.checkpoints import AtomicCheckpointIO
 from denoiselab.training.finite import not_finite
 
 IO = AtomicCheckpointIO()

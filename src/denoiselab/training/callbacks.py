@@ -14,7 +14,7 @@ from pytorch_lightning.strategies import Strategy
 
 from denoiselab import progress
 from denoiselab.data.loading.batches import Batch
-from denoiselab.training.checkpoints import LAST
+from denoiselab.training.checkpoint_files import LAST
 from denoiselab.training.finite import DivergedError
 from denoiselab.training.interruption import Interruption
 from denoiselab.training.module import DiffusionModule

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import pytorch_lightning as pl
 
 from denoiselab.training.callbacks import LossLog, check_interval, crossed
-from denoiselab.training.checkpoints import BEST
+from denoiselab.training.checkpoint_files import BEST
 from denoiselab.training.interruption import Stopped
 from denoiselab.training.module import DiffusionModule
 

@@ -16,15 +16,10 @@ from denoiselab.denoiser import Denoiser
 from denoiselab.networks.layers import Constrained
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.objectives import Objective
+from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, WEIGHTS_KEYS
 from denoiselab.training.ema import EMA
 from denoiselab.training.finite import DivergedError, not_finite
 from denoiselab.training.lr_schedules import LRSchedule
-
-# The key of everything in a checkpoint that Lightning does not know.
-CHECKPOINT_KEY = "denoiselab"
-
-# The keys under which Lightning keeps what training changes.
-WEIGHTS_KEYS = ("state_dict", "optimizer_states")
 
 
 class DiffusionModule(pl.LightningModule):

@@ -11,8 +11,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from denoiselab.training.checkpoints import CheckpointError, check_weights
-from denoiselab.training.module import CHECKPOINT_KEY, DiffusionModule
+from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, CheckpointError, check_weights
+from denoiselab.training.module import DiffusionModule
 
 _LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
 

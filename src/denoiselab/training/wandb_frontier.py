@@ -9,7 +9,7 @@ from typing import Any
 from denoiselab.cleaning import path_part
 from denoiselab.evaluation.report import tables
 from denoiselab.evaluation.store import Record, finished, loss, lower_is_better
-from denoiselab.training.checkpoints import BEST, CHECKPOINTS, LAST
+from denoiselab.training.checkpoint_files import BEST, CHECKPOINTS, LAST
 from denoiselab.training.loggers import WandBRun
 
 # W&B keeps the chart's table as <CHART>_table; charts of all selected runs read that key, so it never changes. It is

@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.profilers import Profiler
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
 from denoiselab.app.building import checks, parts
 from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_metric
@@ -26,13 +27,17 @@ from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier, OptimizedMetric, Store
 from denoiselab.instantiate import check, construct, targets
 from denoiselab.training.callbacks import ProgressBar
-from denoiselab.training.checkpoints import CHECKPOINTS, AtomicCheckpointIO, saved
+from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
+from denoiselab.training.checkpoints import AtomicCheckpointIO
 from denoiselab.training.ema import EMA, RAW
 from denoiselab.training.interruption import Interruption
 from denoiselab.training.loggers import WandB
 from denoiselab.training.module import DiffusionModule
 
 Config = dict[str, Any]
+
+# How Lightning's classes refuse their arguments.
+_REFUSALS = (MisconfigurationException,)
 
 
 @dataclass(frozen=True)
@@ -215,11 +220,13 @@ def _trainer(
         "preview": {"directory": path / "samples" / "preview", "prepare": looks.preview},
     }
     callbacks = [
-        construct(node, f"callbacks.{name}", **given.get(name, {})) for name, node in config["callbacks"].items()
+        construct(node, f"callbacks.{name}", _REFUSALS, **given.get(name, {}))
+        for name, node in config["callbacks"].items()
     ]
     trainer: pl.Trainer = construct(
         {**config["trainer"], "accelerator": resolve_accelerator(config["trainer"]["accelerator"])},
         "trainer",
+        _REFUSALS,
         max_steps=-(-settings.max_images // settings.batch_size),
         max_epochs=-1,
         logger=False,

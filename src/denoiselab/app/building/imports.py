@@ -22,15 +22,15 @@ from denoiselab.frozen import TextEncoder, folders
 from denoiselab.frozen.autoencoders import FolderCodec
 from denoiselab.instantiate import MODEL, check, construct
 from denoiselab.interop import Imported, InteropError, Source
-from denoiselab.training.checkpoints import (
+from denoiselab.training.checkpoint_files import (
+    CHECKPOINT_KEY,
     CHECKPOINTS,
     LAST,
-    AtomicCheckpointIO,
     CheckpointError,
     check_weights,
     read_checkpoint,
 )
-from denoiselab.training.module import CHECKPOINT_KEY
+from denoiselab.training.checkpoints import AtomicCheckpointIO
 
 Config = dict[str, Any]
 

@@ -21,9 +21,8 @@ from denoiselab.data import DataSet, in_turn
 from denoiselab.errors import BadInput
 from denoiselab.evaluation.cell import digest
 from denoiselab.instantiate import MODEL, check, construct
-from denoiselab.training.checkpoints import CheckpointError, check_weights, read_checkpoint
+from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, CheckpointError, check_weights, read_checkpoint
 from denoiselab.training.ema import RAW, applied
-from denoiselab.training.module import CHECKPOINT_KEY
 
 # Options of data that count where the user gives them, not where a checkpoint does: to run code, and to fetch files.
 _OF_USERS = ("trust_pickles", "download")
@@ -71,8 +70,9 @@ class Loaded:
             BadInput: They cannot be loaded.
         """
         check({"data": self.data_node}, MODEL)
+        source = construct(self.data_node, "data")
         try:
-            loaded: tuple[DataSet, DataSet] = construct(self.data_node, "data").load()
+            loaded: tuple[DataSet, DataSet] = source.load()
         except (ValueError, OSError) as error:
             raise BadInput(f"ckpt: its data cannot be loaded: {error}") from None
         return loaded
@@ -148,6 +148,8 @@ def load(
         model = checks.build_model(config)
     except CheckpointError as error:
         raise BadInput(f"ckpt={error}") from None
+    except BadInput:
+        raise
     except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError):
         raise BadInput(
             f"ckpt={path}: its configuration is incomplete or malformed, so the network cannot be rebuilt."

@@ -15,7 +15,8 @@ from denoiselab.app.runs.run_directory import RunDirectory, differences
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of
-from denoiselab.training.checkpoints import (
+from denoiselab.training.checkpoint_files import (
+    CHECKPOINT_KEY,
     CHECKPOINTS,
     CheckpointError,
     check_finite,
@@ -24,7 +25,6 @@ from denoiselab.training.checkpoints import (
     read_checkpoint,
 )
 from denoiselab.training.ema import RAW
-from denoiselab.training.module import CHECKPOINT_KEY
 from denoiselab.training.restoring import check_optimizer, check_training
 
 

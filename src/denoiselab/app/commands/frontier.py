@@ -29,7 +29,7 @@ from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier, Record, Store
 from denoiselab.files import sha256_of
 from denoiselab.instantiate import MEASURES, MODEL, check, construct
-from denoiselab.training.checkpoints import CHECKPOINTS, saved
+from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 from denoiselab.training.interruption import Interruption
 from denoiselab.training.loggers import WandB
 

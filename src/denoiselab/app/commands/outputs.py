@@ -16,9 +16,8 @@ from denoiselab.evaluation.report import plane, tables
 from denoiselab.evaluation.report.page import PAGE, page_run, write_page
 from denoiselab.evaluation.store import finished, loss
 from denoiselab.media.kinds import medium
-from denoiselab.training.checkpoints import BEST, CHECKPOINTS, LAST, newest_whole
+from denoiselab.training.checkpoint_files import BEST, CHECKPOINT_KEY, CHECKPOINTS, LAST, newest_whole
 from denoiselab.training.loggers import WandBRun
-from denoiselab.training.module import CHECKPOINT_KEY
 from denoiselab.training.wandb_frontier import send_frontier
 
 PICTURE = "toy_2d.png"

@@ -27,10 +27,9 @@ from denoiselab.console import console
 from denoiselab.errors import BadInput, Failure
 from denoiselab.media.kinds import Images, medium
 from denoiselab.networks.summary import Summary, summarize
-from denoiselab.training.checkpoints import CHECKPOINTS, CheckpointError, newest_whole, saved
+from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, CHECKPOINTS, CheckpointError, newest_whole, saved
 from denoiselab.training.finite import DivergedError
 from denoiselab.training.loggers import MetricsCSV
-from denoiselab.training.module import CHECKPOINT_KEY
 
 
 def train(config: dict[str, Any], job: Path | None) -> float:

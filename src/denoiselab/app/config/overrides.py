@@ -53,6 +53,8 @@ def jobs(config_name: str, overrides: Sequence[str], *, multirun: bool) -> list[
         return [fixed]
     try:
         own = parameters(compose(config_name, fixed, return_hydra_config=True).hydra)
+    except BadInput:
+        raise
     except (HydraException, OmegaConfBaseException, ValueError):  # said better where each job is composed
         own = []
     try:
@@ -90,6 +92,8 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
             if not group:
                 _check_key(override, base)
         return compose(config_name, list(overrides))
+    except BadInput:
+        raise
     except ValueError as error:  # Hydra's word on a group set to null
         raise BadInput(f"{' '.join(groups)}: {error}.") from None
     except ConfigCompositionException as error:

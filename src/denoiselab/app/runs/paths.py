@@ -18,7 +18,7 @@ from denoiselab.cleaning import path_part
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import zip_is_whole
-from denoiselab.training.checkpoints import CHECKPOINTS, LAST, saved
+from denoiselab.training.checkpoint_files import CHECKPOINTS, LAST, saved
 
 
 def checkpoint_file(ckpt: str | Sequence[str]) -> Path:

@@ -23,7 +23,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from denoiselab.app.runs.names import job_overrides, run_name
 from denoiselab.errors import BadInput
 from denoiselab.files import write_text
-from denoiselab.training.checkpoints import CHECKPOINTS, saved
+from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 
 ID_VARIABLE = "DENOISELAB_RUN_ID"
 

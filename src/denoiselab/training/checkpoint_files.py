@@ -1,0 +1,169 @@
+"""Checkpoint files: read without running code, and refused where they are not whole. No Lightning here."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from denoiselab.files import zip_is_whole
+from denoiselab.training.finite import not_finite
+
+# The key of everything in a checkpoint that Lightning does not know.
+CHECKPOINT_KEY = "denoiselab"
+
+# The keys under which Lightning keeps what training changes.
+WEIGHTS_KEYS = ("state_dict", "optimizer_states")
+
+# Where a run directory keeps them, and the names of the newest and of the one with the best score.
+CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
+
+# Plain containers of a checkpoint are nested less than this.
+_DEPTH = 64
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used, with the reason in one sentence."""
+
+
+class DamagedError(CheckpointError):
+    """A checkpoint that is not whole, or not finite: an older one may serve instead."""
+
+
+def saved(folder: Path) -> list[Path]:
+    """The checkpoints in a run's folder of them: the newest, those before it, those kept for good, the best one."""
+    former = [(int(n[1]), p) for p in folder.glob("last.*.ckpt") if (n := re.fullmatch(r"last\.(\d+)\.ckpt", p.name))]
+    kept = sorted(folder.glob("images_*.ckpt"), reverse=True)
+    files = [folder / LAST, *(path for _, path in sorted(former)), *kept, folder / BEST]
+    return [path for path in files if path.is_file()]
+
+
+def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], dict[Path, str]] | None:
+    """The first of the `saved` checkpoints that is whole and finite, its content, and why those before it are not.
+
+    Returns:
+        None where there is no checkpoint at all.
+
+    Raises:
+        CheckpointError: None of them is whole, or the first that is has another format.
+    """
+    passed_over: dict[Path, str] = {}
+    for path in saved(folder):
+        try:
+            checkpoint = read_checkpoint(path)
+            check_finite(path, checkpoint)
+        except DamagedError as error:
+            passed_over[path] = str(error)
+        else:
+            return path, checkpoint, passed_over
+    if passed_over:
+        raise CheckpointError(" ".join(passed_over.values()))
+    return None
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Read a checkpoint of ours: tensors and plain containers, nothing that runs, every byte as it was written.
+
+    Raises:
+        DamagedError: The file's content is not what its checksums tell.
+        CheckpointError: The file is missing, not ours, malformed, or holds pickled objects.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such run directory or checkpoint file.")
+    others = [file.name for file in saved(path.parent) if file.name != path.name]
+    beside = f"; beside it: {', '.join(others)}" if others else ""
+    damaged = DamagedError(f"{path}: damaged or truncated, or not a checkpoint{beside}.")
+    if not zip_is_whole(path):
+        raise damaged
+    try:
+        checkpoint: Any = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" not in str(error) and "global" not in str(error):
+            raise damaged from None
+        raise CheckpointError(f"{path}: holds pickled objects, which could run code; it is not loaded.") from None
+    except (Exception, RecursionError):  # a pickle that was made to be wrong fails in any way
+        raise damaged from None
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(CHECKPOINT_KEY), dict):
+        raise CheckpointError(f"{path}: not a checkpoint of denoiselab.")
+    ours = checkpoint[CHECKPOINT_KEY]
+    if type(version := ours.get("format")) is int and version != 1:
+        raise CheckpointError(f"{path}: has format {version}; this version reads format 1.")
+    for where, good in _requirements(checkpoint, ours):
+        if not good:
+            raise CheckpointError(
+                f"{path}: not a whole checkpoint of denoiselab: its '{where}' is missing or malformed."
+            )
+    return checkpoint
+
+
+def _requirements(checkpoint: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """What every reader relies on, and whether it is so."""
+    images, ema = ours.get("images_seen"), ours.get("ema")
+    yield "state_dict", _is_weights(checkpoint.get("state_dict"))
+    yield "format", type(ours.get("format")) is int
+    yield "images_seen", type(images) is int and 0 <= images < 2**63
+    yield "config", isinstance(ours.get("config"), dict) and _is_plain(ours["config"])
+    yield "ema", isinstance(ema, dict) and all(isinstance(k, str) and _is_weights(v) for k, v in ema.items())
+
+
+def _is_weights(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(name, str)
+        and isinstance(tensor, Tensor)
+        and tensor.layout is torch.strided
+        and not tensor.is_quantized
+        for name, tensor in value.items()
+    )
+
+
+def _is_plain(value: Any, depth: int = _DEPTH) -> bool:
+    if isinstance(value, dict):
+        return depth > 0 and all(isinstance(k, str) and _is_plain(v, depth - 1) for k, v in value.items())
+    if isinstance(value, list):
+        return depth > 0 and all(_is_plain(v, depth - 1) for v in value)
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def check_finite(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint that an earlier version saved after its training had diverged.
+
+    Raises:
+        DamagedError: A weight, an average or a number of the optimizer is not finite.
+    """
+    parts = {key: checkpoint.get(key) for key in WEIGHTS_KEYS}
+    if name := not_finite({**parts, "ema": checkpoint[CHECKPOINT_KEY]["ema"]}):
+        raise DamagedError(f"{path}: holds numbers that are not finite, in '{name}'.")
+
+
+def check_weights(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Refuse weights of another network.
+
+    Raises:
+        CheckpointError: A name, a shape or the kind of numbers differs.
+    """
+    for name in sorted(expected.keys() ^ found.keys()):
+        where = "lacks" if name in expected else "has an unknown"
+        raise CheckpointError(f"{path}: belongs to another network: it {where} '{name}'.")
+    for name, tensor in expected.items():
+        if found[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{path}: belongs to another network: '{name}' has shape {list(found[name].shape)}, "
+                f"this network's has {list(tensor.shape)}."
+            )
+        if _kind(found[name]) != _kind(tensor):
+            raise CheckpointError(
+                f"{path}: malformed: '{name}' holds {_dtype(found[name])}, this network's holds {_dtype(tensor)}."
+            )
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    return tensor.is_floating_point(), tensor.is_complex(), tensor.dtype is torch.bool
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

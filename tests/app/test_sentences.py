@@ -1,0 +1,56 @@
+"""BadInput is a ValueError, and whatever catches a ValueError on its way lets its sentence through as it is."""
+
+import hydra
+import pytest
+import torch
+from conftest import ROOT
+
+from denoiselab.app.building.loaded import load
+from denoiselab.app.config import overrides, resolvers
+from denoiselab.errors import BadInput
+from denoiselab.instantiate import construct
+
+
+@pytest.fixture
+def hydra_():
+    resolvers.register()
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        yield
+
+
+def test_a_group_beside_an_unknown_key_is_not_blamed(hydra_):
+    with pytest.raises(BadInput, match=r"^optimizer\.lrr=1: unknown option; did you mean 'optimizer\.lr'\?"):
+        overrides.composed("train", ["schedule=edm", "optimizer.lrr=1"])
+
+
+def test_a_sweep_keeps_the_sentence_of_its_parameters(hydra_, monkeypatch):
+    def refuse(node):
+        raise BadInput("hydra.sweeper.params: wrong.")
+
+    monkeypatch.setattr(overrides, "parameters", refuse)
+    with pytest.raises(BadInput, match=r"^hydra\.sweeper\.params: wrong\.$"):
+        overrides.jobs("train", ["seed=0,1"], multirun=True)
+
+
+def test_a_part_that_a_constructor_refuses_keeps_its_name():
+    inner = {"_target_": "denoiselab.samplers.spacing.Karras", "rho": 0}
+    with pytest.raises(BadInput, match=r"^sampler\.spacing\.rho=0"):
+        construct({"_target_": "denoiselab.samplers.DDIM", "spacing": inner, "steps": 5}, "sampler")
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "sentence"),
+    [
+        ("network", {"_target_": "os.system"}, "network._target_=os.system: not allowed"),
+        ("network", {"channels": 3}, "network.channels=3"),
+        ("data", {"_target_": "os.system"}, "data._target_=os.system: not allowed"),
+    ],
+)
+def test_a_checkpoint_says_which_of_its_options_is_wrong(part, change, sentence, finished, tmp_path):
+    content = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
+    content["denoiselab"]["config"][part] |= change
+    torch.save(content, tmp_path / "last.ckpt")
+    with pytest.raises(BadInput) as error:
+        load(tmp_path / "last.ckpt").data()
+    assert sentence in str(error.value)
+    assert "incomplete or malformed" not in str(error.value)
