@@ -36,7 +36,7 @@ MODEL = tuple(
         "data",
     )
 )
-MEASURES = ("denoiselab.evaluation.",)
+MEASURES = ("denoiselab.evaluation.", "denoiselab.likelihood.")
 _FUNCTIONS = (
     "denoiselab.parameterizations.",
     "denoiselab.schedules.betas.",
