@@ -6,8 +6,8 @@ from functools import partial
 
 import pytest
 
-from denoiselab import sources
-from denoiselab.sources import modules_of, sha256_of_code
+from denoiselab import code_digest
+from denoiselab.code_digest import modules_of, sha256_of_code
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def package(tmp_path, monkeypatch):
 
 
 def clear():
-    for cached in (sources._is_ours, sources._parsed, sources._origin):
+    for cached in (code_digest._is_ours, code_digest._parsed, code_digest._origin):
         cached.cache_clear()
 
 
@@ -38,7 +38,7 @@ def test_modules_are_those_of_objects_and_of_what_they_hold(package):
     rule = importlib.import_module("mine.rules").Rule()
     assert modules_of({"a": [partial(print, rule)]}, 3, "text", None) == ["mine.parts", "mine.rules"]
     assert modules_of(modules_of) == []  # that of digests has no number of its own
-    assert modules_of(sources.sha256_of_code, rule.__class__) == ["mine.rules"]
+    assert modules_of(code_digest.sha256_of_code, rule.__class__) == ["mine.rules"]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_sampler_does_not_depend_on_another_and_none_on_what_shows_numbers():
         while stack:
             if (one := stack.pop()) not in found:
                 found.add(one)
-                stack += sources._parsed(one)[1]
+                stack += code_digest._parsed(one)[1]
         return found
 
     ddim = involved("denoiselab.samplers.ddim")

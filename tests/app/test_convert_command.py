@@ -5,7 +5,7 @@ import signal
 import pytest
 from PIL import Image
 
-from denoiselab.data.reading import converted
+from denoiselab.data import conversion
 
 PROGRAM = "src/denoiselab/convert.py"
 
@@ -65,7 +65,7 @@ def test_a_folder_with_other_things_is_refused(photos, tmp_path, invoke):
 
 
 def test_sigterm_is_a_sentence_and_leaves_nothing_half_written(photos, tmp_path, invoke, monkeypatch):
-    monkeypatch.setattr(converted, "read", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(conversion, "read", lambda *_: signal.raise_signal(signal.SIGTERM))
     before = signal.getsignal(signal.SIGTERM)
     result = invoke(
         PROGRAM, "data=image_folder", f"data.root={photos}", "data.shape=[3,8,8]", f"out={tmp_path / 'out'}"

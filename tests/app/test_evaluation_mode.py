@@ -9,7 +9,7 @@ from denoiselab.app.building.loaded import load, load_weights
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.frozen import KLCodec
-from denoiselab.interop.diffusers.folders import Pipeline, read_model
+from denoiselab.interop.diffusers.pipelines import Pipeline, read_model
 from denoiselab.training.ema import EMA
 from denoiselab.training.module import DiffusionModule
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from denoiselab.interop import ddim
-from denoiselab.interop.reading.layout import Layout
+from denoiselab.interop.weights.layout import Layout
 from denoiselab.networks import DDPMUNet
 from denoiselab.training.checkpoint_files import read_checkpoint
 

@@ -180,7 +180,7 @@ def test_training_hardly_waits_for_data(sets, name, steps):
 MEMORY = """
 import sys, numpy as np, psutil, torch
 from pathlib import Path
-from denoiselab.data.reading.files import MappedPixels, RecordSet
+from denoiselab.data.reading.record_set import MappedPixels, RecordSet
 from denoiselab.data.loading.batches import Batches
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def pair(block_out_channels, attention, size, channels, groups):
     """diffusers' network, and ours with its weights."""
     from diffusers import UNet2DModel
 
-    from denoiselab.interop.diffusers.folders import unet2d
+    from denoiselab.interop.diffusers.pipelines import unet2d
     from denoiselab.networks import DDPMUNet
 
     levels = range(len(block_out_channels))

@@ -21,8 +21,8 @@ from denoiselab.data.loading import processes
 from denoiselab.data.loading.batches import Batches, Reader
 from denoiselab.data.loading.datamodule import DataModule, seen
 from denoiselab.data.loading.stream import IndexStream
-from denoiselab.data.reading import prepared
-from denoiselab.data.reading.files import DecodedPixels
+from denoiselab.data.reading import first_pass
+from denoiselab.data.reading.record_set import DecodedPixels
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +84,9 @@ def test_crops_are_random_but_a_function_of_seed_and_position(root, tmp_path):
 
 def test_other_processes_read_the_same_batches_and_hear_no_signals(root, tmp_path, monkeypatch):
     alone = take(load(root, tmp_path, workers=0), 4, 8, 12)
-    monkeypatch.setattr(prepared, "_WORTH", -1.0)  # the first pass by other processes, too
-    monkeypatch.setattr(prepared, "_CHUNK", 4)
-    monkeypatch.setattr(prepared, "_SHARE", 4)
+    monkeypatch.setattr(first_pass, "_WORTH", -1.0)  # the first pass by other processes, too
+    monkeypatch.setattr(first_pass, "_CHUNK", 4)
+    monkeypatch.setattr(first_pass, "_SHARE", 4)
     data = load(root, tmp_path / "another", workers=2)
     assert data.fingerprint == load(root, tmp_path, workers=0).fingerprint
     batches = iter(Batches(data, 0, 4, 8))

@@ -18,7 +18,7 @@ from denoiselab.data import Arrays, FashionMNIST, ImageFolder, ImageZip, WebData
 from denoiselab.evaluation.references import files
 from denoiselab.evaluation.scorer import Given
 from denoiselab.interop import InteropError
-from denoiselab.interop.reading.files import read_torch
+from denoiselab.interop.weights.files import read_torch
 
 LARGE, ALLOWED = 96 * 2**20, 24 * 2**20  # bytes: what a file unpacks to, and what may be in memory at a time
 DEEP = b"[" * 200_000
@@ -133,7 +133,7 @@ def test_an_array_whose_head_declares_more_than_there_is(end, tmp_path):
 
 
 def test_gzipped_idx_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("denoiselab.data.sources.idx._MOST", 2**20)
+    monkeypatch.setattr("denoiselab.data.sources.mnist._MOST", 2**20)
     for name, dimensions in (("images-idx3", 3), ("labels-idx1", 1)):
         with gzip.open(tmp_path / f"train-{name}-ubyte.gz", "wb", compresslevel=1) as file:
             file.write(bytes((0, 0, 8, dimensions)) + struct.pack(">I", LARGE))

@@ -20,11 +20,11 @@ from PIL import Image
 
 from denoiselab.data import Arrays, ImageFolder, ImageZip, RecordSet
 from denoiselab.data.loading.batches import Reader
-from denoiselab.data.reading import prepared
+from denoiselab.data.reading import first_pass
 from denoiselab.data.reading.decoding import Decoder
-from denoiselab.data.reading.prepared import unread
+from denoiselab.data.reading.first_pass import unread
 from denoiselab.data.reading.records import ArrayRecords, caption
-from denoiselab.data.sources.folder import FileRecords
+from denoiselab.data.sources.image_folder import FileRecords
 
 RED, CLEAR_RED = (255, 0, 0), (255, 0, 0, 0)
 
@@ -464,8 +464,8 @@ def test_a_stopped_pass_goes_on_and_ends_as_one_that_was_not(folder, monkeypatch
     straight = load(ImageFolder, folder, **options)
     shutil.rmtree(folder.parent / "cache")
     seen, image, ill = [], FileRecords.image, [1]
-    monkeypatch.setattr(prepared, "_OFTEN", -1.0)
-    monkeypatch.setattr(prepared, "_CHUNK", 2)
+    monkeypatch.setattr(first_pass, "_OFTEN", -1.0)
+    monkeypatch.setattr(first_pass, "_CHUNK", 2)
 
     def stops(self, i):
         seen.append(i)

@@ -17,7 +17,7 @@ from denoiselab.app.building.checks import build_model, check_scales
 from denoiselab.errors import BadInput
 from denoiselab.guidance import bind
 from denoiselab.interop.dit import Checkpoint, to_official
-from denoiselab.interop.reading.states import InteropError
+from denoiselab.interop.weights.state_dicts import InteropError
 from denoiselab.networks import Conditioning
 
 CLASSES = torch.tensor([0, 4, 5])

@@ -15,11 +15,11 @@ from frozen_models import UNET2D
 from safetensors.torch import load_file, save_file
 
 from denoiselab.instantiate import construct
-from denoiselab.interop.diffusers.folders import Pipeline
-from denoiselab.interop.diffusers.latent import codec, text_conditioner
+from denoiselab.interop.diffusers.pipeline_parts import codec, text_conditioner
+from denoiselab.interop.diffusers.pipelines import Pipeline
 from denoiselab.interop.diffusers.schedulers import DEFAULT_BETAS, from_scheduler
-from denoiselab.interop.reading.files import local, read_tensors
-from denoiselab.interop.reading.states import InteropError
+from denoiselab.interop.weights.files import local, read_tensors
+from denoiselab.interop.weights.state_dicts import InteropError
 
 WEIGHTS, CONFIG = "unet/diffusion_pytorch_model.safetensors", "unet/config.json"
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -132,7 +132,7 @@ CASES = {
     "more blocks": (json_with(CONFIG, layers_per_block=2), [WEIGHTS, "it lacks 'down_blocks.0.resnets.1"]),
     "unknown block": (
         json_with(CONFIG, down_block_types=["A", "DownBlock2D"]),
-        [CONFIG, "down_block_types: A has no counterpart"],
+        [CONFIG, "down_block_types: A is not supported"],
     ),
     "uneven": (json_with(CONFIG, up_block_types=["UpBlock2D"] * 2), [CONFIG, "up_block_types: they must mirror"]),
     "dropout": (json_with(CONFIG, dropout="much"), [CONFIG, "makes no UNet2DModel"]),

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from denoiselab.codecs import AutoencoderKL
 from denoiselab.interop import InteropError
 from denoiselab.interop.diffusers import autoencoders
+from denoiselab.interop.diffusers.config_defaults import DEFAULTS
 from denoiselab.interop.diffusers.dit import dit, dit_config
-from denoiselab.interop.diffusers.fields import DEFAULTS
-from denoiselab.interop.diffusers.folders import Pipeline, read_model
+from denoiselab.interop.diffusers.pipelines import Pipeline, read_model
 from denoiselab.interop.diffusers.unet_text import unet_condition, unet_condition_config
-from denoiselab.interop.reading.files import read_json, read_weights, weights_file
+from denoiselab.interop.weights.files import read_json, read_weights, weights_file
 from denoiselab.networks import Conditioning, DiT, TextUNet
 
 UNET = {

@@ -17,8 +17,8 @@ from denoiselab.app.building.loaded import load_weights
 from denoiselab.errors import BadInput
 from denoiselab.guidance import bind
 from denoiselab.interop import dit as official
+from denoiselab.interop.config_nodes import node
 from denoiselab.interop.diffusers.dit import dit
-from denoiselab.interop.nodes import node
 from denoiselab.noise import Noise
 from denoiselab.samplers import DDIM
 from denoiselab.samplers.trained_spacing import Leading
@@ -109,7 +109,7 @@ def test_an_imported_pipeline_gives_the_images_of_its_own(name, variant, tmp_pat
     make, options, conditions, scale = PIPELINES[name]
     pipeline = make()
     pipeline.save_pretrained(tmp_path / "pipeline", variant=variant)
-    source = node("denoiselab.interop.diffusers.folders.Pipeline", path=str(tmp_path / "pipeline"))
+    source = node("denoiselab.interop.diffusers.pipelines.Pipeline", path=str(tmp_path / "pipeline"))
     run = imports.run_directory(source, tmp_path / "logs")
     assert imports.run_directory(source, tmp_path / "logs") == run
     shutil.rmtree(tmp_path / "pipeline")  # the run directory holds all that it needs, wherever it goes
@@ -199,7 +199,7 @@ def test_parts_that_do_not_fit_are_refused_and_leave_nothing(change, says, store
     folder = tmp_path / "pipeline"
     shutil.copytree(stored, folder)
     change(folder)
-    source = node("denoiselab.interop.diffusers.folders.Pipeline", path=str(folder))
+    source = node("denoiselab.interop.diffusers.pipelines.Pipeline", path=str(folder))
     with pytest.raises(BadInput, match=says):
         imports.run_directory(source, tmp_path / "logs")
     assert not list((tmp_path / "logs").rglob("*.ckpt"))

@@ -14,7 +14,7 @@ from randomised import batch, off, randomised
 
 from denoiselab.interop import ddim, dit
 from denoiselab.interop.openai import classifier, unets
-from denoiselab.interop.reading.states import InteropError
+from denoiselab.interop.weights.state_dicts import InteropError
 from denoiselab.networks import ADMClassifier, ADMUNet, DDPMUNet, DiT
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.schedules import betas

@@ -11,8 +11,8 @@ from randomised import off, randomised
 from denoiselab.app.building import imports
 from denoiselab.app.building.loaded import load_weights
 from denoiselab.denoiser import Denoiser, ScaledTime, StepIndex
-from denoiselab.interop.diffusers.folders import write_pipeline
-from denoiselab.interop.nodes import node
+from denoiselab.interop.config_nodes import node
+from denoiselab.interop.diffusers.pipelines import write_pipeline
 from denoiselab.networks import DDPMUNet
 from denoiselab.noise import Noise
 from denoiselab.parameterizations import eps, v, x0
@@ -100,7 +100,7 @@ def test_an_imported_run_samples_as_its_pipeline(scheduler, options, tmp_path, m
     kind, rule = (DDIMPipeline, DDIM) if isinstance(scheduler, DDIMScheduler) else (DDPMPipeline, Ancestral)
     pipeline = kind(model, scheduler)
     pipeline.save_pretrained(tmp_path / "pipeline")
-    source = node("denoiselab.interop.diffusers.folders.Pipeline", path=str(tmp_path / "pipeline"))
+    source = node("denoiselab.interop.diffusers.pipelines.Pipeline", path=str(tmp_path / "pipeline"))
     run = imports.run_directory(source, tmp_path / "logs")
     loaded, weights = load_weights(run / "checkpoints" / "last.ckpt", None)
     assert weights == "raw"

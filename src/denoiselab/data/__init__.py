@@ -1,26 +1,26 @@
 """Data sets: images or points by name, in an order that is a pure function of (seed, images seen)."""
 
 from denoiselab.data.base import DataSet
-from denoiselab.data.batch import clean, in_turn
+from denoiselab.data.clean_samples import clean, in_turn
 from denoiselab.data.images import ImageSet, from_uint8, to_uint8
 from denoiselab.data.points import PointSet
-from denoiselab.data.reading.files import RecordSet
+from denoiselab.data.reading.record_set import RecordSet
 from denoiselab.data.reading.records import Records
-from denoiselab.data.sources.archive import ImageZip
 from denoiselab.data.sources.arrays import Arrays
 from denoiselab.data.sources.digits import Digits
 from denoiselab.data.sources.emoji import Emoji, EmojiFont
-from denoiselab.data.sources.folder import ImageFolder
-from denoiselab.data.sources.hub import HuggingFace
-from denoiselab.data.sources.idx import MNIST, FashionMNIST
+from denoiselab.data.sources.huggingface import HuggingFace
+from denoiselab.data.sources.image_folder import ImageFolder
+from denoiselab.data.sources.image_source import ImageSource
+from denoiselab.data.sources.image_zip import ImageZip
 from denoiselab.data.sources.litdata import LitData
 from denoiselab.data.sources.lsun import LSUN
+from denoiselab.data.sources.mnist import MNIST, FashionMNIST
 from denoiselab.data.sources.plane import Checkerboard, EightGaussians, Pinwheel, SwissRoll, TwoMoons
-from denoiselab.data.sources.published import AFHQ, FFHQ, ImageNet
-from denoiselab.data.sources.shards import WebDataset
-from denoiselab.data.sources.source import ImageSource
+from denoiselab.data.sources.published_folders import AFHQ, FFHQ, ImageNet
 from denoiselab.data.sources.tones import HarmonicTones
-from denoiselab.data.sources.vision import CIFAR10, CIFAR100, STL10, SVHN, CelebA, Flowers102, Food101
+from denoiselab.data.sources.torchvision_sets import CIFAR10, CIFAR100, STL10, SVHN, CelebA, Flowers102, Food101
+from denoiselab.data.sources.webdataset import WebDataset
 
 __all__ = [
     "AFHQ",

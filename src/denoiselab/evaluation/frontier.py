@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from denoiselab import progress
 from denoiselab.cleaning import line
+from denoiselab.code_digest import modules_of, sha256_of_code
 from denoiselab.evaluation.cell import Scoring, Subject, Unkept, digest
 from denoiselab.evaluation.drawing import draw
 from denoiselab.evaluation.ranks import on_first_rank
@@ -19,7 +20,6 @@ from denoiselab.evaluation.store import Record, Store, comparable, find, key_of,
 from denoiselab.media.kinds import medium
 from denoiselab.samplers import Sampler
 from denoiselab.schedules import Schedule
-from denoiselab.sources import modules_of, sha256_of_code
 
 
 class Frontier:

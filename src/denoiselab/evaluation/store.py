@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from denoiselab import files
 from denoiselab.cleaning import path_part
+from denoiselab.code_digest import sha256_of_code
 from denoiselab.files import atomic
-from denoiselab.sources import sha256_of_code
 
 Record = dict[str, Any]
 

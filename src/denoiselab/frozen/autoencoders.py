@@ -15,10 +15,10 @@ from denoiselab.codecs import Autoencoder, AutoencoderKL, VQModel
 from denoiselab.files import atomic, write_text
 from denoiselab.frozen.folders import check_sha256, configuration, folder_of
 from denoiselab.interop import InteropError
-from denoiselab.interop.diffusers.folders import layout_of, read_model
-from denoiselab.interop.reading.files import read_safetensors
-from denoiselab.interop.reading.layout import Layout
-from denoiselab.interop.reading.states import checked_state, making
+from denoiselab.interop.diffusers.pipelines import layout_of, read_model
+from denoiselab.interop.weights.files import read_safetensors
+from denoiselab.interop.weights.layout import Layout
+from denoiselab.interop.weights.state_dicts import checked_state, making
 
 # Our own format: the class and its options in `config.json`, and these weights.
 _WEIGHTS = "model.safetensors"

@@ -1,6 +1,6 @@
 """Weights of others: read into our networks, with their schedule and parameterization, and written back."""
 
 from denoiselab.interop.imported import Imported, Source
-from denoiselab.interop.reading.states import InteropError
+from denoiselab.interop.weights.state_dicts import InteropError
 
 __all__ = ["Imported", "InteropError", "Source"]

@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from denoiselab.interop import nodes
+from denoiselab.interop import config_nodes
 from denoiselab.interop.imported import Imported, named
-from denoiselab.interop.reading.files import as_state, read_torch
-from denoiselab.interop.reading.layout import SAME, Layout, Pointwise, Stacked
-from denoiselab.interop.reading.states import InteropError, State, numbered, width_of
-from denoiselab.interop.reading.unet_names import Names, Part, entries
+from denoiselab.interop.weights.files import as_state, read_torch
+from denoiselab.interop.weights.layout import SAME, Layout, Pointwise, Stacked
+from denoiselab.interop.weights.state_dicts import InteropError, State, numbered, width_of
+from denoiselab.interop.weights.unet_names import Names, Part, entries
 from denoiselab.networks import DDPMUNet
 
 # Their beta schedules, and ours.
@@ -49,7 +49,7 @@ class Checkpoint:
         dropout: float = 0.0,
     ) -> None:
         self.path, self.resolution, self.variance, self.dropout = path, resolution, variance, dropout
-        self.betas = nodes.betas(_BETAS[beta_schedule], steps=steps, start=beta_start, end=beta_end, per=steps)
+        self.betas = config_nodes.betas(_BETAS[beta_schedule], steps=steps, start=beta_start, end=beta_end, per=steps)
 
     def read(self) -> Imported:
         """The network, its average where there is one, and DDPM's chain.
@@ -69,9 +69,9 @@ class Checkpoint:
             named(self.path, path),
             layout,
             layout.to_ours(weights, path),
-            nodes.chain(self.betas),
-            nodes.parameterization("eps"),
-            nodes.denoiser(nodes.step_index(), "FixedLarge" if large else "FixedSmall"),
+            config_nodes.chain(self.betas),
+            config_nodes.parameterization("eps"),
+            config_nodes.denoiser(config_nodes.step_index(), "FixedLarge" if large else "FixedSmall"),
             averages={name: layout.to_ours(average, path) for name, average in averages.items()},
             files=(path,),
         )

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from denoiselab.interop import nodes
-from denoiselab.interop.diffusers.latent import codec
+from denoiselab.interop import config_nodes
+from denoiselab.interop.diffusers.pipeline_parts import codec
 from denoiselab.interop.imported import Imported, named
-from denoiselab.interop.reading.files import as_state, read_safetensors, read_torch
-from denoiselab.interop.reading.layout import Entry, Layout, layer
-from denoiselab.interop.reading.options import completed
-from denoiselab.interop.reading.states import InteropError, State, numbered, numbers, width_of
+from denoiselab.interop.options import completed
+from denoiselab.interop.weights.files import as_state, read_safetensors, read_torch
+from denoiselab.interop.weights.layout import Entry, Layout, layer
+from denoiselab.interop.weights.state_dicts import InteropError, State, numbered, numbers, width_of
 from denoiselab.networks import DiT
 from denoiselab.networks.checks import check_dropout, check_sizes
 from denoiselab.networks.transformer import sincos_positions
@@ -83,10 +83,12 @@ class Checkpoint:
             named(self.path, path),
             layout,
             layout.to_ours(state, path),
-            nodes.chain(nodes.betas("linear", steps=self.steps, start=1e-4, end=0.02, per=1000)),
-            nodes.parameterization("eps"),
-            nodes.denoiser(nodes.step_index(scale=1.0), "LearnedRange" if options["outputs"] == 2 else "FixedLarge"),
-            conditioner=nodes.conditioner(
+            config_nodes.chain(config_nodes.betas("linear", steps=self.steps, start=1e-4, end=0.02, per=1000)),
+            config_nodes.parameterization("eps"),
+            config_nodes.denoiser(
+                config_nodes.step_index(scale=1.0), "LearnedRange" if options["outputs"] == 2 else "FixedLarge"
+            ),
+            conditioner=config_nodes.conditioner(
                 options["num_classes"],
                 dropout=(self.dropout or 0.1) if null_class else 0.0,
                 null_class=null_class,

@@ -14,17 +14,17 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from denoiselab.interop import nodes
-from denoiselab.interop.nodes import Node
-from denoiselab.interop.reading.layout import Layout
-from denoiselab.interop.reading.states import State
+from denoiselab.interop import config_nodes
+from denoiselab.interop.config_nodes import Node
+from denoiselab.interop.weights.layout import Layout
+from denoiselab.interop.weights.state_dicts import State
 
 
 @dataclass(frozen=True)
 class Imported:
     """A network with its weights, and what its output means.
 
-    Nodes are as in `denoiselab.interop.nodes`.
+    Nodes are as in `denoiselab.interop.config_nodes`.
 
     Args:
         name: What to call it: letters, digits, `.`, `-` and `_`.
@@ -47,7 +47,7 @@ class Imported:
     schedule: Node
     parameterization: Node
     denoiser: Node
-    conditioner: Node = field(default_factory=lambda: nodes.conditioner(None))
+    conditioner: Node = field(default_factory=lambda: config_nodes.conditioner(None))
     averages: Mapping[str, State] = field(default_factory=dict)
     codec: Node | None = None
     shape: Sequence[int] | None = None

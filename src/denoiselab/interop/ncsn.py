@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import Tensor
 
-from denoiselab.interop import nodes
+from denoiselab.interop import config_nodes
+from denoiselab.interop.config_nodes import Node, node
 from denoiselab.interop.imported import Imported, named
-from denoiselab.interop.nodes import Node, node
-from denoiselab.interop.reading.files import as_state, read_torch
-from denoiselab.interop.reading.layout import SAME, Entry, Layout, Way
-from denoiselab.interop.reading.states import InteropError, State, numbers, width_of
+from denoiselab.interop.weights.files import as_state, read_torch
+from denoiselab.interop.weights.layout import SAME, Entry, Layout, Way
+from denoiselab.interop.weights.state_dicts import InteropError, State, numbers, width_of
 from denoiselab.networks import NCSN, NCSNv2
 
 # Multipliers and dilations by the number of levels: NCSNv2, its deeper and its deepest network; NCSN has the first.
@@ -67,8 +67,8 @@ class Checkpoint:
             layout,
             layout.to_ours(state, path),
             self._schedule(state, layout, path),
-            nodes.parameterization("score" if layout.module is NCSN else "ncsn"),
-            nodes.denoiser(nodes.step_index(nearest=True, descending=True)),
+            config_nodes.parameterization("score" if layout.module is NCSN else "ncsn"),
+            config_nodes.denoiser(config_nodes.step_index(nearest=True, descending=True)),
             averages=averages,
             files=[path],
         )
@@ -77,12 +77,12 @@ class Checkpoint:
         """Their sigmas in our units, from the least on."""
         if layout.module is NCSN:
             ends = {"sigma_min": 2 * self.sigma_end, "sigma_max": 2 * self.sigma_begin}
-            table = nodes.betas("geometric", steps=layout.options["levels"], **ends)
+            table = config_nodes.betas("geometric", steps=layout.options["levels"], **ends)
         else:
             if "sigmas" not in state:
                 raise InteropError(f"{path}: lacks 'sigmas'.")
             values = [2 * float(sigma) for sigma in numbers(state["sigmas"], "sigmas", path).flatten().flip(0)]
-            table = nodes.betas("listed", values=values)
+            table = config_nodes.betas("listed", values=values)
         return node("denoiselab.schedules.DiscreteVE", sigmas=table)
 
 

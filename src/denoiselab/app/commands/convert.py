@@ -11,7 +11,7 @@ from denoiselab.app.config.overrides import choice
 from denoiselab.app.config.spelling import override
 from denoiselab.console import console
 from denoiselab.data import ImageSource
-from denoiselab.data.reading.converted import convert as write_shards
+from denoiselab.data.conversion import convert as write_shards
 from denoiselab.data.reading.decoding import Decoder
 from denoiselab.errors import BadInput
 from denoiselab.instantiate import check, construct

@@ -20,7 +20,7 @@ from denoiselab.errors import BadInput
 from denoiselab.files import atomic, sha256_of, write_text
 from denoiselab.frozen import KLCodec
 from denoiselab.interop import dit
-from denoiselab.interop.diffusers.folders import write_pipeline
+from denoiselab.interop.diffusers.pipelines import write_pipeline
 from denoiselab.interop.openai import unets
 from denoiselab.networks import ADMUNet, DiT
 

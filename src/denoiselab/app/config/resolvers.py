@@ -61,7 +61,7 @@ def _num_classes(*, _root_: DictConfig) -> int | None:
 @functools.cache
 def _counted(node: str) -> int | None:
     """The number of classes in the files of a data set; None of one without files."""
-    from denoiselab.data.sources.source import ImageSource  # takes seconds
+    from denoiselab.data.sources.image_source import ImageSource  # takes seconds
 
     tree = {"data": json.loads(node)}
     kind = resolve(tree["data"].get("_target_"), "data")

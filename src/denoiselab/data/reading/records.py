@@ -26,7 +26,7 @@ MOST_CLASSES = 2**31
 class Records(Protocol):
     """Labelled images in their files: random access, and nothing decoded before it is asked for.
 
-    Reading is all that they do; `denoiselab.data.sources.source.ImageSource` makes images of one shape of them.
+    Reading is all that they do; `denoiselab.data.sources.image_source.ImageSource` makes images of one shape of them.
     They are pickled to other processes, so they hold paths and names (many of them as `Strings`), no open files and
     no large arrays but memory-mapped ones that they open again.
 

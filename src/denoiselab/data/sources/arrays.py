@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from denoiselab.data.reading.records import MOST_CLASSES, ArrayRecords, Records, Reopened, identity
-from denoiselab.data.sources.source import ImageSource
+from denoiselab.data.sources.image_source import ImageSource
 from denoiselab.files import check_member
 
 # What arrays are called in .npz files, the first that is there; arr_0 and arr_1 are ADM's.

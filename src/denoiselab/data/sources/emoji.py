@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from denoiselab.data.reading.pictures import opened
+from denoiselab.data.reading.image_files import opened
 from denoiselab.data.reading.records import Reopened, Strings, identity
-from denoiselab.data.sources.expected import absent, package
-from denoiselab.data.sources.folder import FileRecords
-from denoiselab.data.sources.source import ImageSource
+from denoiselab.data.sources.image_folder import FileRecords
+from denoiselab.data.sources.image_source import ImageSource
+from denoiselab.data.sources.requirements import absent, package
 
 _TONES = {
     0x1F3FB: "light skin tone",

@@ -20,12 +20,12 @@ from PIL import Image
 from torch import Tensor
 
 from denoiselab import progress
-from denoiselab.data.reading.pictures import opened
+from denoiselab.data.reading.image_files import opened
 from denoiselab.data.reading.records import Reopened, Strings, caption, identity, numbered, version
 from denoiselab.data.sources.arrays import channels_last
-from denoiselab.data.sources.expected import absent, package
+from denoiselab.data.sources.image_source import ImageSource
 from denoiselab.data.sources.litdata_index import INDEX, Contents, UnsafeIndex, check_index
-from denoiselab.data.sources.source import ImageSource
+from denoiselab.data.sources.requirements import absent, package
 from denoiselab.files import drop_sum, matches_sum, write_sum, write_text
 
 # Bytes of chunks that LitData keeps: else a part of what is free, which they make less.

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from denoiselab.data.reading.pictures import opened
+from denoiselab.data.reading.image_files import opened
 from denoiselab.data.reading.records import Strings, identity
-from denoiselab.data.sources.expected import absent, package
-from denoiselab.data.sources.source import ImageSource
+from denoiselab.data.sources.image_source import ImageSource
+from denoiselab.data.sources.requirements import absent, package
 
 _CATEGORIES = (
     *("bedroom", "bridge", "church_outdoor", "classroom", "conference_room"),

@@ -6,18 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from denoiselab.codecs import AutoencoderKL, VQModel
-from denoiselab.interop.diffusers.fields import Fields, reads
-from denoiselab.interop.reading.layout import Entry, Layout, Stacked, layer
-from denoiselab.interop.reading.options import (
-    attention_levels,
-    completed,
-    count,
-    image_shape,
-    multiples,
-    require,
-    sample_size,
-)
-from denoiselab.interop.reading.states import InteropError
+from denoiselab.interop.diffusers.config_defaults import Fields, reads
+from denoiselab.interop.diffusers.config_values import attention_levels, image_shape, multiples, require, sample_size
+from denoiselab.interop.options import completed, count
+from denoiselab.interop.weights.layout import Entry, Layout, Stacked, layer
+from denoiselab.interop.weights.state_dicts import InteropError
 
 _KINDS = (("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D"))
 

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoiselab.interop.diffusers.fields import Fields, reads
-from denoiselab.interop.reading.layout import Entry, Layout, Stacked, layer
-from denoiselab.interop.reading.options import completed, count, image_shape, positive, require
-from denoiselab.interop.reading.states import InteropError
+from denoiselab.interop.diffusers.config_defaults import Fields, reads
+from denoiselab.interop.diffusers.config_values import image_shape, require
+from denoiselab.interop.options import completed, count, positive
+from denoiselab.interop.weights.layout import Entry, Layout, Stacked, layer
+from denoiselab.interop.weights.state_dicts import InteropError
 from denoiselab.networks import DiT
 
 # What a DiTTransformer2DModel must be for a DiT to equal it.

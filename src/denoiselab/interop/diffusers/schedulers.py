@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import Denoiser, ScaledTime, StepIndex
-from denoiselab.interop import nodes
-from denoiselab.interop.nodes import Node, node
-from denoiselab.interop.reading.options import positive, require
-from denoiselab.interop.reading.states import InteropError, making
+from denoiselab.interop import config_nodes
+from denoiselab.interop.config_nodes import Node, node
+from denoiselab.interop.diffusers.config_values import require
+from denoiselab.interop.options import positive
+from denoiselab.interop.weights.state_dicts import InteropError, making
 from denoiselab.schedules import Level, betas
 from denoiselab.variances import FixedLarge, FixedSmall, LearnedRange
 
@@ -92,8 +93,8 @@ def _meaning(kind: str, config: Mapping[str, Any], outputs: int) -> Meaning:
         steps = float(_steps(config))
         return Meaning(
             node("denoiselab.schedules.Flow", t_min=1 / steps, t_max=1.0),
-            nodes.parameterization("velocity"),
-            nodes.denoiser(node("denoiselab.denoiser.ScaledTime", scale=steps)),
+            config_nodes.parameterization("velocity"),
+            config_nodes.denoiser(node("denoiselab.denoiser.ScaledTime", scale=steps)),
         )
     if kind.startswith("CogVideoX") or config.get("snr_shift_scale") not in (None, 1):
         raise InteropError(f"{kind} shifts the noise of its betas (snr_shift_scale), which has no counterpart here.")
@@ -108,9 +109,11 @@ def _meaning(kind: str, config: Mapping[str, Any], outputs: int) -> Meaning:
     require(config, {"rescale_betas_zero_snr": (False, True, None)})
     zero_snr = bool(config.get("rescale_betas_zero_snr"))
     return Meaning(
-        nodes.chain(_betas(config, DEFAULT_BETAS.get(kind, _LINEAR)), zero_terminal_snr=zero_snr),
+        config_nodes.chain(_betas(config, DEFAULT_BETAS.get(kind, _LINEAR)), zero_terminal_snr=zero_snr),
         _prediction(config),
-        nodes.denoiser(nodes.step_index(nearest=False), None if name is None else _VARIANCES[name].__name__),
+        config_nodes.denoiser(
+            config_nodes.step_index(nearest=False), None if name is None else _VARIANCES[name].__name__
+        ),
     )
 
 
@@ -178,8 +181,8 @@ def _edm(config: Mapping[str, Any]) -> Meaning:
     sigma_min, sigma_max = float(config.get("sigma_min", 0.002)), float(config.get("sigma_max", 80.0))
     return Meaning(
         node("denoiselab.schedules.EDM", sigma_min=sigma_min, sigma_max=sigma_max),
-        nodes.parameterization("edm", sigma_data=data),
-        nodes.denoiser(
+        config_nodes.parameterization("edm", sigma_data=data),
+        config_nodes.denoiser(
             node("denoiselab.denoiser.LogNoise", scale=0.25),
             input_scale=node("denoiselab.denoiser.UnitVariance", sigma_data=data),
         ),
@@ -190,7 +193,7 @@ def _prediction(config: Mapping[str, Any]) -> Node:
     asked = config.get("prediction_type", "epsilon")
     if asked not in _PREDICTIONS:
         raise InteropError(f"prediction_type={asked} is unknown; known: {', '.join(_PREDICTIONS)}.")
-    return nodes.parameterization(_PREDICTIONS[asked])
+    return config_nodes.parameterization(_PREDICTIONS[asked])
 
 
 def _steps(config: Mapping[str, Any]) -> int:
@@ -206,15 +209,15 @@ def _betas(config: Mapping[str, Any], default: tuple[str, float, float]) -> Node
     """The node of the table that the configuration states, with the class's own for what it leaves out."""
     listed = config.get("trained_betas")
     if listed is not None:
-        return nodes.betas("listed", values=[float(beta) for beta in listed])
+        return config_nodes.betas("listed", values=[float(beta) for beta in listed])
     kind, steps = config.get("beta_schedule", default[0]), _steps(config)
     if kind == "squaredcos_cap_v2":
-        return nodes.betas("cosine", steps=steps, s=0.008, maximum=0.999)
+        return config_nodes.betas("cosine", steps=steps, s=0.008, maximum=0.999)
     if kind not in _BETAS:
         known = ", ".join((*_BETAS, "squaredcos_cap_v2"))
         raise InteropError(f"beta_schedule={kind} has no counterpart here; known: {known}.")
     start, end = float(config.get("beta_start", default[1])), float(config.get("beta_end", default[2]))
-    return nodes.betas(kind, steps=steps, start=start, end=end, per=steps)
+    return config_nodes.betas(kind, steps=steps, start=start, end=end, per=steps)
 
 
 def _named(table: Tensor) -> dict[str, Any]:

@@ -7,21 +7,19 @@ from typing import Any
 
 from torch import nn
 
-from denoiselab.interop.diffusers.fields import Fields, reads
-from denoiselab.interop.reading.layout import SAME, Entry, Layout, Stacked
-from denoiselab.interop.reading.options import (
+from denoiselab.interop.diffusers.config_defaults import Fields, reads
+from denoiselab.interop.diffusers.config_values import (
     attention_levels,
     block_name,
-    completed,
-    count,
     image_shape,
     multiples,
-    positive,
     require,
     sample_size,
 )
-from denoiselab.interop.reading.states import InteropError
-from denoiselab.interop.reading.unet_names import Halves, Names, Part, entries
+from denoiselab.interop.options import completed, count, positive
+from denoiselab.interop.weights.layout import SAME, Entry, Layout, Stacked
+from denoiselab.interop.weights.state_dicts import InteropError
+from denoiselab.interop.weights.unet_names import Halves, Names, Part, entries
 from denoiselab.networks import ADMUNet, DDPMUNet
 
 # What both must be, by option: the values that will do.

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from denoiselab.interop.diffusers.fields import Fields, reads
-from denoiselab.interop.reading.layout import SAME, Entry, Layout, Pointwise, Stacked, Way, layer
-from denoiselab.interop.reading.options import (
+from denoiselab.interop.diffusers.config_defaults import Fields, reads
+from denoiselab.interop.diffusers.config_values import (
     attention_levels,
     block_name,
-    completed,
-    count,
     image_shape,
     multiples,
     per_level,
     require,
     sample_size,
 )
-from denoiselab.interop.reading.states import InteropError
-from denoiselab.interop.reading.unet_names import parts
+from denoiselab.interop.options import completed, count
+from denoiselab.interop.weights.layout import SAME, Entry, Layout, Pointwise, Stacked, Way, layer
+from denoiselab.interop.weights.state_dicts import InteropError
+from denoiselab.interop.weights.unet_names import parts
 from denoiselab.networks import TextUNet
 
 _KINDS = (("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D"))

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from denoiselab.interop import nodes
+from denoiselab.interop import config_nodes
+from denoiselab.interop.config_nodes import Node, node
 from denoiselab.interop.imported import Imported, named
-from denoiselab.interop.nodes import Node, node
 from denoiselab.interop.nvlabs.edm2 import edm2_layout
 from denoiselab.interop.nvlabs.edm_unets import edm_layout
 from denoiselab.interop.nvlabs.pickles import CONFIG, MODEL
-from denoiselab.interop.reading.files import read_json, read_tensors
-from denoiselab.interop.reading.options import positive
-from denoiselab.interop.reading.states import InteropError, making
+from denoiselab.interop.options import positive
+from denoiselab.interop.weights.files import read_json, read_tensors
+from denoiselab.interop.weights.state_dicts import InteropError, making
 
 
 class Network:
@@ -60,9 +60,9 @@ class Network:
             layout,
             weights,
             meaning.schedule,
-            nodes.parameterization(meaning.parameterization, **meaning.data),
-            nodes.denoiser(meaning.label, meaning.variance, meaning.input_scale),
-            nodes.conditioner(layout.options["num_classes"], dropout=0.0, **without),
+            config_nodes.parameterization(meaning.parameterization, **meaning.data),
+            config_nodes.denoiser(meaning.label, meaning.variance, meaning.input_scale),
+            config_nodes.conditioner(layout.options["num_classes"], dropout=0.0, **without),
             files=[folder / MODEL, folder / CONFIG],
         )
 
@@ -119,16 +119,16 @@ def _ve(options: Mapping[str, Any]) -> _Meaning:
 
 def _iddpm(options: Mapping[str, Any]) -> _Meaning:
     """Improved DDPM's chain of cosine betas, label the nearest index."""
-    table = nodes.betas(
+    table = config_nodes.betas(
         "cosine",
         steps=int(options.get("M", 1000)),
         s=float(options.get("C_2", 0.008)),
         maximum=1 - float(options.get("C_1", 0.001)),
     )
     return _Meaning(
-        nodes.chain(table),
+        config_nodes.chain(table),
         "eps",
-        nodes.step_index(nearest=True),
+        config_nodes.step_index(nearest=True),
         variance="LearnedRange",
     )
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from denoiselab.interop.reading.layout import Entry, Layout
-from denoiselab.interop.reading.options import count
-from denoiselab.interop.reading.states import InteropError
+from denoiselab.interop.options import count
+from denoiselab.interop.weights.layout import Entry, Layout
+from denoiselab.interop.weights.state_dicts import InteropError
 from denoiselab.networks import EDM2UNet
 
 # Ours and theirs, within a block.

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoiselab.interop.reading.layout import SAME, Entry, Layout, Pointwise, Regrouped, Way, layer
-from denoiselab.interop.reading.options import count
-from denoiselab.interop.reading.states import InteropError
-from denoiselab.interop.reading.unet_names import Names, Part, entries
+from denoiselab.interop.options import count
+from denoiselab.interop.weights.layout import SAME, Entry, Layout, Pointwise, Regrouped, Way, layer
+from denoiselab.interop.weights.state_dicts import InteropError
+from denoiselab.interop.weights.unet_names import Names, Part, entries
 from denoiselab.networks import ADMUNet, NCSNpp
 
 

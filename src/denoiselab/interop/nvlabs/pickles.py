@@ -31,7 +31,7 @@ from torch import Tensor
 
 from denoiselab.cleaning import line
 from denoiselab.files import atomic, new_folder, write_text
-from denoiselab.interop.reading.states import InteropError, State, making
+from denoiselab.interop.weights.state_dicts import InteropError, State, making
 
 MODEL, CONFIG = "model.safetensors", "config.json"
 

@@ -9,10 +9,10 @@ from typing import Literal
 from denoiselab.denoiser import StepIndex
 from denoiselab.guidance import NoisyClassifier
 from denoiselab.interop.openai.unets import encoder_options, names
-from denoiselab.interop.reading.files import read_tensors
-from denoiselab.interop.reading.layout import Entry, Layout, Pointwise, Transposed, layer
-from denoiselab.interop.reading.states import State, width_of
-from denoiselab.interop.reading.unet_names import entries
+from denoiselab.interop.weights.files import read_tensors
+from denoiselab.interop.weights.layout import Entry, Layout, Pointwise, Transposed, layer
+from denoiselab.interop.weights.state_dicts import State, width_of
+from denoiselab.interop.weights.unet_names import entries
 from denoiselab.networks import ADMClassifier
 from denoiselab.schedules import DiscreteVP
 from denoiselab.schedules.betas import cosine, linear

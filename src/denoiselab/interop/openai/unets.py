@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from denoiselab.interop import nodes
+from denoiselab.interop import config_nodes
 from denoiselab.interop.imported import Imported, named
-from denoiselab.interop.reading.files import read_tensors
-from denoiselab.interop.reading.layout import SAME, Entry, Layout, Pointwise, Regrouped, Way
-from denoiselab.interop.reading.options import completed
-from denoiselab.interop.reading.states import InteropError, State, width_of
-from denoiselab.interop.reading.unet_names import Names, Part, entries
+from denoiselab.interop.options import completed
+from denoiselab.interop.weights.files import read_tensors
+from denoiselab.interop.weights.layout import SAME, Entry, Layout, Pointwise, Regrouped, Way
+from denoiselab.interop.weights.state_dicts import InteropError, State, width_of
+from denoiselab.interop.weights.unet_names import Names, Part, entries
 from denoiselab.networks import ADMUNet
 
 # Their chains.
@@ -107,15 +107,17 @@ class UNet:
         if layout.options["image_channels"]:
             raise InteropError(f"{path}: a super-resolution network, which is given an image; it has no run directory.")
         learned = "LearnedRange" if layout.options["outputs"] == 2 else "FixedSmall" if self.small else "FixedLarge"
-        label = nodes.step_index(scale=1000 / self.steps if self.rescale else 1.0)
+        label = config_nodes.step_index(scale=1000 / self.steps if self.rescale else 1.0)
         return Imported(
             named(self.path, path),
             layout,
             layout.to_ours(state, path),
-            nodes.chain(nodes.betas(self.noise_schedule, steps=self.steps, **_BETAS[self.noise_schedule])),
-            nodes.parameterization("x0" if self.predict_x0 else "eps"),
-            nodes.denoiser(label, learned),
-            conditioner=nodes.conditioner(layout.options["num_classes"], dropout=0.0, null_class=False),
+            config_nodes.chain(
+                config_nodes.betas(self.noise_schedule, steps=self.steps, **_BETAS[self.noise_schedule])
+            ),
+            config_nodes.parameterization("x0" if self.predict_x0 else "eps"),
+            config_nodes.denoiser(label, learned),
+            conditioner=config_nodes.conditioner(layout.options["num_classes"], dropout=0.0, null_class=False),
             files=(path,),
         )
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from denoiselab.interop import nodes
+from denoiselab.interop import config_nodes
+from denoiselab.interop.config_nodes import Node, node
 from denoiselab.interop.imported import Imported
-from denoiselab.interop.nodes import Node, node
-from denoiselab.interop.reading.files import as_state, read_torch
-from denoiselab.interop.reading.states import InteropError, State
 from denoiselab.interop.score_sde.configs import CONFIGS, DDPM
 from denoiselab.interop.score_sde.layout import ncsnpp_layout
+from denoiselab.interop.weights.files import as_state, read_torch
+from denoiselab.interop.weights.state_dicts import InteropError, State
 
 # What their state holds beside what is trained: the noise levels, and the frequencies of Fourier features.
 _UNTRAINED = ("sigmas", "all_modules.0.W")
@@ -74,7 +74,7 @@ class ScoreSDE:
             weights=weights,
             schedule=schedule,
             parameterization=parameterization,
-            denoiser=nodes.denoiser(label),
+            denoiser=config_nodes.denoiser(label),
             averages={"ema": average},
             files=[self.path],
         )
@@ -140,10 +140,10 @@ def meaning(config: Mapping[str, Any], where: Path) -> tuple[Node, Node, Node]:
             schedule = node("denoiselab.schedules.VEGeometric", **sigmas)
             label = node("denoiselab.denoiser.LogNoise", scale=1.0, unit=unit)
         else:
-            table = nodes.betas("geometric", steps=model["num_scales"], **sigmas)
+            table = config_nodes.betas("geometric", steps=model["num_scales"], **sigmas)
             schedule = node("denoiselab.schedules.DiscreteVE", sigmas=table)
-            label = nodes.step_index(nearest=True, descending=True)
-        return schedule, nodes.parameterization("ncsn"), label
+            label = config_nodes.step_index(nearest=True, descending=True)
+        return schedule, config_nodes.parameterization("ncsn"), label
     if unit != 1 or model["scale_by_sigma"]:
         raise InteropError(
             f"{where}: a {sde} with data.centered=false or model.scale_by_sigma has no counterpart here."
@@ -156,7 +156,7 @@ def meaning(config: Mapping[str, Any], where: Path) -> tuple[Node, Node, Node]:
     else:
         steps = model["num_scales"]
         ends = {"start": betas["beta_min"] / steps, "end": betas["beta_max"] / steps, "per": steps}
-        table = nodes.betas("linear", steps=steps, **ends)
-        schedule = nodes.chain(table)
-        label = nodes.step_index(nearest=False)
-    return schedule, nodes.parameterization("eps"), label
+        table = config_nodes.betas("linear", steps=steps, **ends)
+        schedule = config_nodes.chain(table)
+        label = config_nodes.step_index(nearest=False)
+    return schedule, config_nodes.parameterization("eps"), label

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoiselab.interop.reading.layout import Entry, Layout, Stacked, Way, layer
-from denoiselab.interop.reading.states import InteropError
+from denoiselab.interop.weights.layout import Entry, Layout, Stacked, Way, layer
+from denoiselab.interop.weights.state_dicts import InteropError
 from denoiselab.networks import NCSNpp
 
 

@@ -19,8 +19,8 @@ from PIL import Image
 from torch import Tensor
 
 from denoiselab.data.reading.records import Reopened, Strings, identity
-from denoiselab.data.sources.expected import absent
-from denoiselab.data.sources.source import ImageSource
+from denoiselab.data.sources.image_source import ImageSource
+from denoiselab.data.sources.requirements import absent
 
 
 class VisionRecords(Reopened):

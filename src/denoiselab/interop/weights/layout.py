@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from denoiselab.interop.reading.states import State, checked_state, making
+from denoiselab.interop.weights.state_dicts import State, checked_state, making
 
 
 class Way(Protocol):

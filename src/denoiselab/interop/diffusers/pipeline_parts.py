@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from denoiselab.interop.config_nodes import Node, node
 from denoiselab.interop.diffusers.autoencoders import autoencoder_kl, vq_model
-from denoiselab.interop.nodes import Node, node
-from denoiselab.interop.reading.files import read_json
-from denoiselab.interop.reading.states import InteropError, making
+from denoiselab.interop.weights.files import read_json
+from denoiselab.interop.weights.state_dicts import InteropError, making
 
 _KINDS = {"AutoencoderKL": (autoencoder_kl, "KLCodec"), "VQModel": (vq_model, "VQCodec")}
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 from denoiselab.data import ImageFolder, ImageZip, WebDataset
-from denoiselab.data.reading.pictures import opened
+from denoiselab.data.reading.image_files import opened
 from denoiselab.evaluation.report.page import _embedded
 from denoiselab.evaluation.report.tables import read_strip
 

@@ -12,8 +12,8 @@ from typing import Literal
 import torch
 
 from denoiselab.data.reading.decoding import Decoder, Resize
-from denoiselab.data.reading.files import RecordSet
-from denoiselab.data.reading.prepared import prepare, unread
+from denoiselab.data.reading.first_pass import prepare, unread
+from denoiselab.data.reading.record_set import RecordSet
 from denoiselab.data.reading.records import Records
 
 _log = logging.getLogger(__name__)

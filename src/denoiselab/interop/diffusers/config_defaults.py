@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from denoiselab.interop.reading.layout import Layout
-from denoiselab.interop.reading.states import InteropError
+from denoiselab.interop.weights.layout import Layout
+from denoiselab.interop.weights.state_dicts import InteropError
 
 _log = logging.getLogger(__name__)
 

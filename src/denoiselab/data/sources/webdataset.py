@@ -20,11 +20,11 @@ from PIL import Image
 from torch import Tensor
 
 from denoiselab import progress
-from denoiselab.data.reading.pictures import opened
+from denoiselab.data.reading.image_files import opened
 from denoiselab.data.reading.records import MOST_CLASSES, Reopened, Strings, checked_caption, identity
-from denoiselab.data.sources.expected import absent
-from denoiselab.data.sources.folder import EXTENSIONS, note_passed_over, passed_over
-from denoiselab.data.sources.source import ImageSource
+from denoiselab.data.sources.image_folder import EXTENSIONS, note_passed_over, passed_over
+from denoiselab.data.sources.image_source import ImageSource
+from denoiselab.data.sources.requirements import absent
 from denoiselab.files import drop_sum, matches_sum, write_sum, write_text
 
 FACTS = "dataset.json"  # of `denoiselab.data.convert`, beside its shards

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from denoiselab.data import WebDataset
-from denoiselab.data.reading import converted as module
-from denoiselab.data.reading.converted import convert
+from denoiselab.data import conversion as module
+from denoiselab.data.conversion import convert
 from denoiselab.data.reading.decoding import Decoder
 from denoiselab.data.reading.records import ArrayRecords
 
@@ -75,7 +75,7 @@ def test_a_killed_conversion_goes_on(tmp_path):
     convert(records(), DECODER, tmp_path / "straight", 4, 0)
     program = (
         "import os, sys; sys.path.insert(0, 'tests/data')\n"
-        "import test_converted as t\n"
+        "import test_conversion as t\n"
         "from pathlib import Path\n"
         "write = t.module._write\n"
         "def killed(path, *rest, **more):\n"

@@ -21,7 +21,7 @@ _ROOT = Path(__file__).parent
 
 # What checks, writes and shows: no number depends on it.
 _APART = re.compile(
-    r"denoiselab\.(app|training|cleaning|files|progress|sources|evaluation\.(report|store|ranks|memory))(\..*)?"
+    r"denoiselab\.(app|training|cleaning|files|progress|code_digest|evaluation\.(report|store|ranks|memory))(\..*)?"
 )
 
 # As they were when this process started: a file may be edited while it runs. Read here, parsed where they are needed.

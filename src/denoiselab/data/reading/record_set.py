@@ -18,7 +18,7 @@ from torch import Tensor
 from denoiselab.data.images import as_inputs
 from denoiselab.data.reading.decoding import Decoder, WrongSize, read
 from denoiselab.data.reading.depth import UnknownDepth
-from denoiselab.data.reading.prepared import Prepared
+from denoiselab.data.reading.first_pass import Prepared
 from denoiselab.data.reading.records import Records, Reopened, Strings
 from denoiselab.noise import Noise
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from denoiselab.files import packed_member, sha256_of, zip_is_whole
-from denoiselab.interop.reading.states import InteropError, State
+from denoiselab.interop.weights.state_dicts import InteropError, State
 
 # The names under which diffusers keeps the weights of a model, but for the suffix.
 WEIGHTS = "diffusion_pytorch_model"

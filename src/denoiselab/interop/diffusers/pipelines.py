@@ -12,18 +12,18 @@ from safetensors.torch import save
 
 from denoiselab.denoiser import Denoiser
 from denoiselab.files import atomic, write_text
-from denoiselab.interop import nodes
+from denoiselab.interop import config_nodes
 from denoiselab.interop.diffusers.autoencoders import autoencoder_kl, vq_model
 from denoiselab.interop.diffusers.dit import dit
-from denoiselab.interop.diffusers.latent import codec, text_conditioner
+from denoiselab.interop.diffusers.pipeline_parts import codec, text_conditioner
 from denoiselab.interop.diffusers.scheduler_samplers import sampling
 from denoiselab.interop.diffusers.schedulers import from_scheduler, to_scheduler
 from denoiselab.interop.diffusers.unet import unet2d, unet2d_config
 from denoiselab.interop.diffusers.unet_text import unet_condition
 from denoiselab.interop.imported import Imported, named
-from denoiselab.interop.reading.files import WEIGHTS, local, read_json, read_weights, weights_file
-from denoiselab.interop.reading.layout import Layout
-from denoiselab.interop.reading.states import InteropError, State, checked_state, making, renamed
+from denoiselab.interop.weights.files import WEIGHTS, local, read_json, read_weights, weights_file
+from denoiselab.interop.weights.layout import Layout
+from denoiselab.interop.weights.state_dicts import InteropError, State, checked_state, making, renamed
 from denoiselab.networks import ADMUNet, DDPMUNet, DiT, TextUNet
 
 # The release whose files are written.
@@ -83,7 +83,7 @@ class Pipeline:
             if options[option] is not None:
                 raise InteropError(
                     f"{home}: it takes more than a text ({option}), for which there is no conditioner; "
-                    "`denoiselab.interop.diffusers.folders.read_model` loads it."
+                    "`denoiselab.interop.diffusers.pipelines.read_model` loads it."
                 )
         places = [place / name for place in (folder, above) for name in ("vae", "vqvae") if home != folder]
         beside = next((place for place in places if place.is_dir()), None)
@@ -97,7 +97,9 @@ class Pipeline:
             conditioner = text_conditioner(folder if has_text else above, options["token_features"])
         else:
             null = options.get("null_class", True)
-            conditioner = nodes.conditioner(options["num_classes"], dropout=0.1 if null else 0.0, null_class=null)
+            conditioner = config_nodes.conditioner(
+                options["num_classes"], dropout=0.1 if null else 0.0, null_class=null
+            )
         return Imported(
             named(self.path, folder),
             layout,

@@ -21,7 +21,7 @@ from denoiselab.data.loading.processes import count, in_parts
 from denoiselab.data.reading.decoding import BadImage, Decoder, WrongSize, read
 from denoiselab.data.reading.depth import UnknownDepth
 from denoiselab.data.reading.records import Records, version
-from denoiselab.data.sources.shards import FACTS
+from denoiselab.data.sources.webdataset import FACTS
 from denoiselab.files import read_json, replacing, sha256_of, write_json, write_text
 
 SUMS = "SHA256SUMS"  # as sha256sum writes and checks it

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from denoiselab.interop.reading.layout import SAME, Entry, Way, layer
+from denoiselab.interop.weights.layout import SAME, Entry, Way, layer
 
 
 class Part(NamedTuple):

@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from denoiselab.data.reading.pictures import opened
+from denoiselab.data.reading.image_files import opened
 from denoiselab.data.reading.records import Strings, identity, numbered
 from denoiselab.data.reading.records import caption as caption_of
-from denoiselab.data.sources.expected import package
-from denoiselab.data.sources.source import ImageSource
+from denoiselab.data.sources.image_source import ImageSource
+from denoiselab.data.sources.requirements import package
 
 _FORMATS = {".parquet": "parquet", ".arrow": "arrow"}
 

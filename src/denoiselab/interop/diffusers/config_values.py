@@ -1,71 +1,37 @@
-"""What the configurations of others must say for a network of ours to equal theirs."""
+"""Values that the configurations of several diffusers models share, and the names of their UNet blocks."""
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
-from denoiselab.interop.reading.states import InteropError
-from denoiselab.interop.reading.unet_names import Part
-
-# More layers of a kind than any network has.
-_MOST = 1000
+from denoiselab.interop.weights.state_dicts import InteropError
+from denoiselab.interop.weights.unet_names import Part
 
 
 def require(config: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> None:
-    """Refuse a configuration with values that ours have no counterpart of.
+    """Check that options have values that our networks support.
 
     Args:
-        config: Theirs.
-        allowed: For each option, the values that will do, that of an absent option first.
+        config: Of the diffusers model.
+        allowed: The supported values of each option; the first is assumed if the option is absent.
 
     Raises:
-        InteropError: Names the option.
+        InteropError: If an option has another value.
     """
     for option, values in allowed.items():
         given = config.get(option, values[0])
         if not any(given == value and isinstance(given, bool) == isinstance(value, bool) for value in values):
-            raise InteropError(f"{option}={given}: it must be {' or '.join(map(str, values))} to have a counterpart.")
-
-
-def count(option: str, value: Any, most: int = _MOST) -> int:
-    """A number of layers, each of which is made, or of classes and the like.
-
-    Raises:
-        InteropError: It is none, or more than `most`.
-    """
-    if type(value) is not int or not 1 <= value <= most:
-        raise InteropError(f"{option}={value}: it must be a whole number from 1 to {most}.")
-    return value
-
-
-def positive(config: Mapping[str, Any], option: str, default: float | None = None) -> float:
-    """A number greater than 0; `default` where the configuration may leave it out.
-
-    Raises:
-        InteropError: It is none.
-    """
-    value = float(config[option] if default is None else config.get(option, default))
-    if not 0 < value < math.inf:
-        raise InteropError(f"{option}={value}: it must be positive and finite.")
-    return value
-
-
-def completed(module: type[nn.Module], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a module of ours, those left out included."""
-    parameters = inspect.signature(module).parameters
-    return {name: options.get(name, parameter.default) for name, parameter in parameters.items()}
+            raise InteropError(
+                f"{option}={given}: it must be {' or '.join(map(str, values))}; others are not supported."
+            )
 
 
 def per_level(option: str, value: Any, levels: int) -> list[int]:
-    """One number a level from one number or a list of them.
+    """One number per level, from one number or a list of them.
 
     Raises:
-        InteropError: It is neither.
+        InteropError: If it is neither.
     """
     values = [value] * levels if isinstance(value, int) else value
     if not isinstance(values, list | tuple) or len(values) != levels or not all(isinstance(v, int) for v in values):
@@ -77,7 +43,7 @@ def image_shape(config: Mapping[str, Any], channels: int) -> list[int]:
     """Shape (C, H, W) from `sample_size`.
 
     Raises:
-        InteropError: It is not stated, or is no size.
+        InteropError: If it is missing or not a size.
     """
     size = config.get("sample_size")
     if size is None:
@@ -94,10 +60,10 @@ def sample_size(shape: Sequence[int]) -> int | list[int]:
 
 
 def multiples(widths: Sequence[int]) -> list[int]:
-    """The channels of each level as multiples of the first's.
+    """The channels of each level as multiples of the first level's.
 
     Raises:
-        InteropError: They are none.
+        InteropError: If one is not a multiple.
     """
     if not widths or any(width % widths[0] for width in widths):
         raise InteropError(f"block_out_channels={list(widths)}: each must be a multiple of the first.")
@@ -105,7 +71,7 @@ def multiples(widths: Sequence[int]) -> list[int]:
 
 
 def block_name(part: Part, last: int) -> str:
-    """The name of a layer of a UNet in diffusers, whose last level is `last`."""
+    """The diffusers name of a UNet layer; `last` is the number of the coarsest level."""
     sides = {"down": f"down_blocks.{part.level}", "middle": "mid_block", "up": f"up_blocks.{last - part.level}"}
     kinds = {"residual": "resnets", "attention": "attentions", "down": "downsamplers", "up": "upsamplers"}
     return f"{sides[part.side]}.{kinds[part.kind]}.{part.number}"
@@ -114,20 +80,20 @@ def block_name(part: Part, last: int) -> str:
 def attention_levels(
     down: Sequence[str], up: Sequence[str], kinds: Sequence[tuple[str, str]], levels: int
 ) -> list[int]:
-    """The levels with attention, from the types of blocks.
+    """The levels with attention, from the block types.
 
     Args:
-        down: On the way down.
-        up: On the way up.
-        kinds: The types without and with attention, on the way down and on the way up.
-        levels: Their number.
+        down: Block types of the encoder.
+        up: Block types of the decoder.
+        kinds: The types without and with attention, of the encoder and of the decoder.
+        levels: Number of levels.
 
     Raises:
-        InteropError: There are others, or those on the way up do not mirror those on the way down.
+        InteropError: If a type is unknown, or the decoder does not mirror the encoder.
     """
     for option, blocks, known in zip(("down_block_types", "up_block_types"), (down, up), kinds, strict=True):
         if unknown := sorted(set(blocks) - set(known)):
-            raise InteropError(f"{option}: {unknown[0]} has no counterpart here; known: {', '.join(known)}.")
+            raise InteropError(f"{option}: {unknown[0]} is not supported; supported: {', '.join(known)}.")
     found = [level for level, kind in enumerate(down) if kind == kinds[0][1]]
     mirrored = [level for level, kind in enumerate(reversed(up)) if kind == kinds[1][1]]
     if len(down) != levels or len(up) != levels or found != mirrored:

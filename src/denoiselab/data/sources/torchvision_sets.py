@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from denoiselab.data.reading.pictures import opened
-from denoiselab.data.sources.vision_records import VisionRecords, VisionSource
+from denoiselab.data.reading.image_files import opened
+from denoiselab.data.sources.torchvision_records import VisionRecords, VisionSource
 
 
 @dataclass(kw_only=True)

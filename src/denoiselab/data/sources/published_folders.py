@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from denoiselab.data.reading.records import Records
-from denoiselab.data.sources.archive import ImageZip
-from denoiselab.data.sources.expected import absent
-from denoiselab.data.sources.folder import FileRecords, folder_records
-from denoiselab.data.sources.source import ImageSource
+from denoiselab.data.sources.image_folder import FileRecords, folder_records
+from denoiselab.data.sources.image_source import ImageSource
+from denoiselab.data.sources.image_zip import ImageZip
+from denoiselab.data.sources.requirements import absent
 
 _ARCHIVE = "A zip archive as EDM's or StyleGAN3's dataset_tool.py makes it will do too."
 

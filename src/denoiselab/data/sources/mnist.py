@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from denoiselab.data.reading.records import ArrayRecords
-from denoiselab.data.sources.expected import absent
-from denoiselab.data.sources.source import ImageSource
-from denoiselab.data.sources.vision_records import fetch
+from denoiselab.data.sources.image_source import ImageSource
+from denoiselab.data.sources.requirements import absent
+from denoiselab.data.sources.torchvision_records import fetch
 
 _MOST = 2**28  # bytes of a file, unpacked
 _UNSIGNED_BYTES = 8  # the third byte of an IDX file: the type of its elements

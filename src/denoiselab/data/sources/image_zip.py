@@ -16,10 +16,10 @@ from PIL import Image
 from torch import Tensor
 
 from denoiselab.data.reading.captions import FILES, Table, captions_of, match
-from denoiselab.data.reading.pictures import opened
+from denoiselab.data.reading.image_files import opened
 from denoiselab.data.reading.records import MOST_CLASSES, Reopened, Strings, identity
-from denoiselab.data.sources.folder import EXTENSIONS, note_passed_over, passed_over
-from denoiselab.data.sources.source import ImageSource
+from denoiselab.data.sources.image_folder import EXTENSIONS, note_passed_over, passed_over
+from denoiselab.data.sources.image_source import ImageSource
 from denoiselab.files import read_member
 
 _LABELS = "dataset.json"

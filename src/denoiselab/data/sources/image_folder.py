@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor
 
 from denoiselab.data.reading.captions import FILES, read_captions
-from denoiselab.data.reading.pictures import opened
+from denoiselab.data.reading.image_files import opened
 from denoiselab.data.reading.records import Strings, identity
-from denoiselab.data.sources.source import ImageSource
+from denoiselab.data.sources.image_source import ImageSource
 
 _log = logging.getLogger(__name__)
 

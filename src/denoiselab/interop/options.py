@@ -1,0 +1,43 @@
+"""Values in the configurations of other code bases, and the options of our modules."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from denoiselab.interop.weights.state_dicts import InteropError
+
+_MOST = 1000  # layers of a kind; networks have fewer
+
+
+def count(option: str, value: Any, most: int = _MOST) -> int:
+    """A number of layers or classes, from 1 to `most`.
+
+    Raises:
+        InteropError: If it is not a whole number or out of range.
+    """
+    if type(value) is not int or not 1 <= value <= most:
+        raise InteropError(f"{option}={value}: it must be a whole number from 1 to {most}.")
+    return value
+
+
+def positive(config: Mapping[str, Any], option: str, default: float | None = None) -> float:
+    """A positive number; `default` if the configuration does not contain the option.
+
+    Raises:
+        InteropError: If it is not positive and finite.
+    """
+    value = float(config[option] if default is None else config.get(option, default))
+    if not 0 < value < math.inf:
+        raise InteropError(f"{option}={value}: it must be positive and finite.")
+    return value
+
+
+def completed(module: type[nn.Module], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of one of our modules, with its defaults for those left out."""
+    parameters = inspect.signature(module).parameters
+    return {name: options.get(name, parameter.default) for name, parameter in parameters.items()}
