@@ -131,11 +131,12 @@ def construct(node: Any, path: str, refusals: tuple[type[Exception], ...] = (), 
     target = resolve(node["_target_"], path)
     if node.get("_partial_", False):
         return functools.partial(target, **options) if options else target
+    refused: tuple[type[Exception], ...] = (ValueError, TypeError, *refusals)
     try:
         return target(**given, **options)
     except BadInput:
         raise
-    except (ValueError, TypeError) + refusals as error:
+    except refused as error:
         text = " ".join(str(error).split())
         if missing := re.search(r"missing \d+ required [\w-]+ arguments?: '(\w+)'", text):
             raise not_given(f"{path}.{missing[1]}") from error

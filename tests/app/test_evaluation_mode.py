@@ -6,8 +6,6 @@ from diffusers import DDPMScheduler, UNet2DModel
 from frozen_models import UNET2D, autoencoder
 
 from denoiselab.app.building.loaded import load, load_weights
-from denoiselab.codecs import Identity
-from denoiselab.conditioners import Unconditional
 from denoiselab.frozen import KLCodec
 from denoiselab.interop.diffusers.pipelines import Pipeline, read_model
 from denoiselab.training.ema import EMA
@@ -51,8 +49,7 @@ def test_a_run_of_one_seed_twice(checkpoint, tmp_path, invoke):
 def test_training_has_dropout_whatever_it_was_given(checkpoint):
     model = load(checkpoint).model
     objective = torch.nn.Dropout().eval()
-    rest = Unconditional(), Identity((1, 8, 8)), torch.optim.SGD, lambda seen: 1.0, EMA({}), 0, {}
-    module = DiffusionModule(model.denoiser, objective, *rest)
+    module = DiffusionModule(model, objective, torch.optim.SGD, lambda seen: 1.0, EMA({}), 0, {})
     module.on_fit_start()
     assert all(part.training for part in model.denoiser.modules())
     assert objective.training

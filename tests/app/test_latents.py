@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from denoiselab.app.building.loaded import load_weights
-from denoiselab.app.commands import generate
 from denoiselab.data import to_uint8
+from denoiselab.model import Model
 from denoiselab.noise import Noise
 from denoiselab.samplers import DDIM
 from denoiselab.samplers.spacing import UniformTime
@@ -47,8 +47,8 @@ def test_data_are_encoded_and_made_again(invoke, finished, tmp_path):
 
 def test_frames_lie_between_two_samples_under_the_class_of_the_first(invoke, finished, tmp_path, monkeypatch):
     drawn = []
-    draw = generate.draw
-    monkeypatch.setattr(generate, "draw", lambda *given: drawn.append(given[4]) or draw(*given))
+    draw = Model.draw
+    monkeypatch.setattr(Model, "draw", lambda self, index, *a, **b: drawn.append(index) or draw(self, index, *a, **b))
     images = {}
     for name, asked in (("ends", []), ("frames", ["interpolate=3", "batch_size=4"])):
         common = [f"ckpt={finished}", "num_samples=4", "sampler.steps=3", "format=npz", f"out={tmp_path / name}"]

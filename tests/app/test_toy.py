@@ -13,8 +13,8 @@ from scipy.io import wavfile
 from denoiselab.app.building.assemble import check_config
 from denoiselab.app.config.overrides import composed
 from denoiselab.app.runs.run_directory import run_id
-from denoiselab.evaluation.drawing import NotFinite
 from denoiselab.instantiate import construct
+from denoiselab.model import NotFinite
 
 TOY = [
     *("experiment=toy_2d", "logger=none", "max_images=2048", "lr_schedule.images=1024"),

@@ -12,7 +12,8 @@ from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.data import Digits
 from denoiselab.denoiser import Denoiser, ScaledTime
-from denoiselab.evaluation import DomainClassifier, FrechetDistance, Frontier, Store, Subject
+from denoiselab.evaluation import DomainClassifier, FrechetDistance, Frontier, Measure, Store, Subject
+from denoiselab.model import Model
 from denoiselab.networks import DDPMUNet
 from denoiselab.schedules import VPLinear
 
@@ -51,11 +52,11 @@ def test_a_frontier_takes_little_more_than_its_network_and_its_features(tmp_path
     samplers = {name: build("sampler", name) for name in SAMPLERS}
     settings = {name: {} for name in samplers}
     out = Frontier(samplers, settings, denoiser.schedule, [5, 10], {}, 256, 128, 0, ["raw"])
-    subject = Subject(denoiser, Unconditional(), Identity((1, 8, 8)), lambda name: nullcontext())
+    subject = Subject(Model(denoiser, Unconditional(), Identity((1, 8, 8))), lambda name: nullcontext())
     protocol = {"data": "digits", "split": "train", "images_seen": 0}
     try:
         start = time.perf_counter()
-        records = out.run(subject, scorer, reference, Store(tmp_path / "run"), protocol, lambda step: None)
+        records = out.run(subject, Measure(scorer, reference), Store(tmp_path / "run"), protocol)
         whole = time.perf_counter() - start
     finally:
         extractor.__call__ = original

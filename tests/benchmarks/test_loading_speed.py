@@ -22,6 +22,7 @@ from denoiselab.data.augmentation import HorizontalFlip
 from denoiselab.data.loading.batches import Batches
 from denoiselab.data.loading.datamodule import DataModule, seen
 from denoiselab.denoiser import Denoiser, ScaledTime
+from denoiselab.model import Model
 from denoiselab.networks import DDPMUNet
 from denoiselab.objectives import DenoisingObjective, weights
 from denoiselab.objectives.level_distributions import UniformTime
@@ -161,7 +162,7 @@ def test_training_hardly_waits_for_data(sets, name, steps):
     net = DDPMUNet(data.shape, channels=32, multipliers=(1, 2), blocks=1, attention_levels=(), dropout=0.0, groups=8)
     denoiser = Denoiser(net.to(memory_format=torch.channels_last), VPLinear(), parameterizations.eps, ScaledTime())
     module = DiffusionModule(
-        denoiser, DenoisingObjective(weights.snr, UniformTime()), Unconditional(), Identity(data.shape),
+        Model(denoiser, Unconditional(), Identity(data.shape)), DenoisingObjective(weights.snr, UniformTime()),
         lambda p: torch.optim.AdamW(p, lr=2e-3), Warmup(2000), EMA({"ema": HalfLife(5000)}), 0, {},
     )  # fmt: skip
     clock, batches = Clock(), Timed(data, 0, BATCH, HorizontalFlip())

@@ -13,6 +13,7 @@ from denoiselab.conditioners import Unconditional
 from denoiselab.data import Digits, from_uint8
 from denoiselab.data.loading.datamodule import DataModule
 from denoiselab.denoiser import Denoiser, ScaledTime
+from denoiselab.model import Model
 from denoiselab.networks import DDPMUNet
 from denoiselab.objectives import DenoisingObjective, weights
 from denoiselab.objectives.level_distributions import UniformTime
@@ -63,7 +64,7 @@ def trained(data, path):
     denoiser = Denoiser(network(), VPLinear(), parameterizations.eps, ScaledTime())
     objective = DenoisingObjective(weights.snr, UniformTime())
     module = DiffusionModule(
-        denoiser, objective, Unconditional(), Identity((1, 8, 8)), lambda p: torch.optim.AdamW(p, lr=2e-3),
+        Model(denoiser, Unconditional(), Identity((1, 8, 8))), objective, lambda p: torch.optim.AdamW(p, lr=2e-3),
         Warmup(2000), EMA({"ema": HalfLife(5000)}), 0, {},
     )  # fmt: skip
     clock = Clock()

@@ -18,10 +18,11 @@ from denoiselab.app.building.classifier_guidance import Steering
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
-from denoiselab.evaluation import OptimizedMetric, Score, Store, Subject
+from denoiselab.evaluation import Measure, OptimizedMetric, Score, Store, Subject
 from denoiselab.evaluation.memory import PeakMemory
 from denoiselab.evaluation.metrics.statistics import FeatureFile, GaussianStatistics
 from denoiselab.evaluation.store import mark_pareto
+from denoiselab.model import Model
 from denoiselab.samplers import DDIM
 from denoiselab.samplers.spacing import UniformTime
 from denoiselab.schedules import VPLinear
@@ -114,8 +115,8 @@ def test_weights_and_guidance_are_axes_and_guidance_costs_two_evaluations(tmp_pa
     out = frontier(samplers={"ddim": DDIM(UniformTime(), 1)}, weights=["raw", "ema"], guidance=[1.0, 3.0])
     reference = GaussianStatistics(16)
     reference.update(torch.rand(50, 16, generator=torch.Generator().manual_seed(0)))
-    subject = Subject(denoiser, ClassLabel(3), Identity(SHAPE), With)
-    records = out.run(subject, Pixels(), reference, Store(tmp_path), {"data": "toy"}, lambda step: None)
+    subject = Subject(Model(denoiser, ClassLabel(3), Identity(SHAPE)), With)
+    records = out.run(subject, Measure(Pixels(), reference), Store(tmp_path), {"data": "toy"})
     told = [(r["weights"], r["guidance"], r["nfe"], r["network_evaluations"]) for r in records]
     assert told == [(w, g, n, n * (1 if g == 1 else 2)) for w in ("raw", "ema") for g in (1.0, 3.0) for n in (2, 4)]
     assert len({r["score"] for r in records}) == 8

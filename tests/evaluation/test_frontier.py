@@ -4,19 +4,20 @@ import json
 import math
 import sys
 from contextlib import nullcontext
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 
 import pytest
 import torch
 
-from denoiselab import parameterizations, progress, sources
+from denoiselab import code_digest, parameterizations, progress
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
-from denoiselab.evaluation import Frontier, Score, Store, Subject, cell, store
+from denoiselab.evaluation import Control, Frontier, Measure, Score, Store, Subject, cell, store
 from denoiselab.evaluation.metrics.frechet import frechet_distance
 from denoiselab.evaluation.metrics.statistics import GaussianStatistics
 from denoiselab.evaluation.report import tables
+from denoiselab.model import Model
 from denoiselab.samplers import DDIM, Ancestral, DPMSolverPP, RhoRK
 from denoiselab.samplers.spacing import Karras, UniformLogSNR, UniformTime
 from denoiselab.samplers.tableaus import heun
@@ -72,14 +73,18 @@ def score(
     scorer=None,
     codec=None,
     steer=None,
+    learn=lambda sampler: {},
+    notes=MappingProxyType({}),
     **options,
 ):
     denoiser = denoiser or Denoiser(Shrink(), VPLinear(), parameterizations.eps, ScaledTime())
     reference = GaussianStatistics(16)
     reference.update(torch.rand(50, 16, generator=torch.Generator().manual_seed(0)))
-    subject = Subject(denoiser, Unconditional(), codec or Identity(SHAPE), lambda name: nullcontext(), steer)
+    model = Model(denoiser, Unconditional(), codec or Identity(SHAPE))
+    subject = Subject(model, lambda name: nullcontext(), steer, learn)
     protocol = {"data": "toy", "images_seen": 0, "split": "train", **(protocol or {})}
-    return out.run(subject, scorer or Pixels(), reference, Store(directory), protocol, check, **options)
+    measure = Measure(scorer or Pixels(), reference)
+    return out.run(subject, measure, Store(directory), protocol, notes, Control(check, **options))
 
 
 def without_marks(records):
@@ -101,17 +106,17 @@ def test_a_frontier_calls_the_network_for_its_cells_and_each_sample_is_measured_
             called.append(len(x))
             return super().forward(x, label)
 
-    class Measure(Pixels):
+    class Counting(Pixels):
         def statistics(self, start=0, strata=1):
             return GaussianStatistics(16, lambda x: (measured.append(len(x)), x.float().flatten(1))[1])
 
     denoiser = Denoiser(Counted(), VPLinear(), parameterizations.eps, ScaledTime())
-    records = score(frontier(), tmp_path, denoiser=denoiser, scorer=Measure())
+    records = score(frontier(), tmp_path, denoiser=denoiser, scorer=Counting())
     assert (called[:2], measured[:2]) == ([8, 5], [8, 5])  # outside the clock, once
     assert sum(called[2:]) == sum(record["network_evaluations"] * record["n"] for record in records) == 21 * (2 + 4) * 2
     assert len(called[2:]) == 3 * (2 + 4) * 2  # batches of 8 of 21 samples
     assert sum(measured[2:]) == 21 * len(records)
-    score(frontier(), tmp_path, denoiser=denoiser, scorer=Measure())
+    score(frontier(), tmp_path, denoiser=denoiser, scorer=Counting())
     assert sum(measured[2:]) == 21 * len(records)  # nothing is scored twice
 
 
@@ -130,7 +135,7 @@ def test_no_cell_pays_for_the_first_calls_of_the_process(tmp_path, monkeypatch):
             spend("network", len(x))
             return super().forward(x, label)
 
-    class Measure(Pixels):
+    class Slowly(Pixels):
         def statistics(self, start=0, strata=1):
             return GaussianStatistics(16, lambda x: (spend("extractor", len(x)), x.float().flatten(1))[1])
 
@@ -138,9 +143,9 @@ def test_no_cell_pays_for_the_first_calls_of_the_process(tmp_path, monkeypatch):
     denoiser = Denoiser(Slow(), VPLinear(), parameterizations.eps, ScaledTime())
     reference = GaussianStatistics(16)
     reference.update(torch.rand(50, 16, generator=torch.Generator().manual_seed(0)))
-    subject = Subject(denoiser, ClassLabel(3), Identity(SHAPE), lambda name: nullcontext())
+    subject = Subject(Model(denoiser, ClassLabel(3), Identity(SHAPE)), lambda name: nullcontext())
     cells = frontier(guidance=[1.0, 3.0])
-    records = cells.run(subject, Measure(), reference, Store(tmp_path), {"data": "toy"}, lambda step: None)
+    records = cells.run(subject, Measure(Slowly(), reference), Store(tmp_path), {"data": "toy"})
     assert len(records) == 8
     for record in records:
         assert record["seconds"] == pytest.approx(3 * (record["nfe"] + 1))  # batches, each measured once
@@ -274,6 +279,7 @@ def test_cells_of_another_model_in_the_same_folder_are_neither_taken_nor_shown(t
 
 
 SAMPLER = """
+from denoiselab.model import Model
 from denoiselab.samplers import DDIM
 
 class Mine(DDIM):
@@ -286,7 +292,7 @@ def coded(tmp_path, monkeypatch, factor):
     """A frontier of DDIM and of a sampler of a user's own module, whose file was just written."""
     (tmp_path / "own_sampler.py").write_text(SAMPLER.format(factor=factor))
     monkeypatch.syspath_prepend(str(tmp_path))
-    for cached in (sources._is_ours, sources._parsed, sources._origin):
+    for cached in (code_digest._is_ours, code_digest._parsed, code_digest._origin):
         cached.cache_clear()
     sys.modules.pop("own_sampler", None)
     importlib.invalidate_caches()

@@ -10,11 +10,11 @@ from oracles import F64
 
 from denoiselab import parameterizations, schedules, variances
 from denoiselab.analytic import EmpiricalDenoiser, GaussianDenoiser, MixtureDenoiser
-from denoiselab.codecs import Logit
+from denoiselab.codecs import Identity, Logit
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.data.points import PointSet
 from denoiselab.denoiser import Denoiser, ScaledTime
-from denoiselab.likelihood.bits_per_dim import measure, rate_distortion
+from denoiselab.likelihood.bits_per_dim import Draws, measure, rate_distortion
 from denoiselab.likelihood.dequantisation import Decoded, Real, TruncatedNormal, Uniform, Variational
 from denoiselab.likelihood.measures import (
     ChainBound,
@@ -25,6 +25,7 @@ from denoiselab.likelihood.measures import (
     Hutchinson,
     Likelihood,
 )
+from denoiselab.model import Model
 from denoiselab.objectives import projections
 from denoiselab.objectives.decoders import Categorical, ContinuousGaussian, DiscretisedGaussian
 from denoiselab.schedules import betas
@@ -148,9 +149,9 @@ def model(oracle, schedule, variance=None):
 
 def of(method, oracle, schedule, data, variance=None, n=None, batch_size=500, seed=0, repeats=1):
     points = PointSet(data, torch.zeros(len(data), dtype=torch.int64))
-    denoiser = model(oracle, schedule, variance)
-    method.fit(denoiser, Unconditional(), points, seed, lambda size: None)
-    return measure(method, denoiser, Unconditional(), points, n or len(data), batch_size, seed, repeats)
+    whole = Model(model(oracle, schedule, variance), Unconditional(), Identity(data.shape[1:]))
+    method.fit(whole, points, seed, lambda size: None)
+    return measure(method, whole, points, Draws(n or len(data), batch_size, seed, repeats))
 
 
 def sigmas(result, expected):
@@ -354,7 +355,8 @@ class Watching(Likelihood):
 def test_samples_are_given_the_conditioning_of_their_labels():
     labels = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
     watching, denoiser = Watching(), model(mixture(), schedules.VPLinear())
-    measure(watching, denoiser, ClassLabel(10), PointSet(labels[:, None].double(), labels), 7, 3, 0)
+    whole = Model(denoiser, ClassLabel(10), Identity((1,)))
+    measure(watching, whole, PointSet(labels[:, None].double(), labels), Draws(7, 3, 0))
     assert torch.equal(torch.cat(watching.points)[:, 0].long(), torch.cat(watching.labels))
     assert len(torch.cat(watching.labels)) == 7
 

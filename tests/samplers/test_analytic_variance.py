@@ -6,10 +6,11 @@ from oracles import F64, interior_levels, measured, mixture
 
 from denoiselab import samplers
 from denoiselab.analytic import GaussianDenoiser
-from denoiselab.app.building.checks import Model, check_sampler
+from denoiselab.app.building.checks import check_sampler
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.errors import BadInput
+from denoiselab.model import Model
 from denoiselab.noise import Noise
 from denoiselab.samplers.spacing import UniformTime
 from denoiselab.samplers.thresholding import Clip

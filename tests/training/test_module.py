@@ -3,6 +3,7 @@ import torch
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.denoiser import Denoiser, LogNoise
+from denoiselab.model import Model
 from denoiselab.networks.magnitude import MPConv
 from denoiselab.parameterizations import edm
 from denoiselab.schedules import EDM
@@ -15,9 +16,8 @@ def test_weights_are_brought_back_before_the_averages_see_them():
     network = torch.nn.Sequential(MPConv(8, 4), torch.nn.Linear(4, 4))
     denoiser = Denoiser(network, EDM(), edm, LogNoise())
     ema = EMA({"now": Constant(0.0)})
-    module = DiffusionModule(
-        denoiser, torch.nn.Identity(), Unconditional(), Identity((8,)), torch.optim.SGD, lambda seen: 1.0, ema, 0, {}
-    )
+    model = Model(denoiser, Unconditional(), Identity((8,)))
+    module = DiffusionModule(model, torch.nn.Identity(), torch.optim.SGD, lambda seen: 1.0, ema, 0, {})
     optimizer = torch.optim.SGD(denoiser.parameters(), lr=1.0)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]

@@ -2,7 +2,7 @@
 
 from denoiselab.data.base import DataSet
 from denoiselab.data.clean_samples import clean, in_turn
-from denoiselab.data.images import ImageSet, from_uint8, to_uint8
+from denoiselab.data.images import ImageSet
 from denoiselab.data.points import PointSet
 from denoiselab.data.reading.record_set import RecordSet
 from denoiselab.data.reading.records import Records
@@ -21,6 +21,7 @@ from denoiselab.data.sources.published_folders import AFHQ, FFHQ, ImageNet
 from denoiselab.data.sources.tones import HarmonicTones
 from denoiselab.data.sources.torchvision_sets import CIFAR10, CIFAR100, STL10, SVHN, CelebA, Flowers102, Food101
 from denoiselab.data.sources.webdataset import WebDataset
+from denoiselab.stored import from_uint8, to_uint8
 
 __all__ = [
     "AFHQ",

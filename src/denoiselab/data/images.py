@@ -1,4 +1,4 @@
-"""Sets of images, and the map between bytes and the network's range."""
+"""Sets of images."""
 
 from __future__ import annotations
 
@@ -13,24 +13,7 @@ from torch import Tensor
 
 from denoiselab.data.base import digest
 from denoiselab.noise import Noise
-
-
-def from_uint8(images: Tensor) -> Tensor:
-    """Bytes 0..255 to float32 in [-1, 1], any shape."""
-    return images.to(torch.float32).div_(127.5).sub_(1)
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """The nearest bytes to a batch in [-1, 1] (clipped), any shape: the exact inverse of `from_uint8`."""
-    return ((x.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-
-def as_inputs(stored: Tensor) -> Tensor:
-    """What the network sees of stored samples: bytes `(B, C, H, W)` in [-1, 1], channels last; others as they are."""
-    if stored.dtype != torch.uint8:
-        return stored
-    # Bytes are moved sooner than floats.
-    return from_uint8(stored.contiguous(memory_format=torch.channels_last) if stored.ndim == 4 else stored)
+from denoiselab.stored import as_inputs
 
 
 @dataclass(frozen=True, eq=False)

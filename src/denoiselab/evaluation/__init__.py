@@ -3,7 +3,7 @@
 from denoiselab.evaluation.cell import Subject
 from denoiselab.evaluation.features.classifier import DomainClassifier
 from denoiselab.evaluation.features.pretrained import CLIP, VGG16, DINOv2, EfficientNetLite0, InceptionV3
-from denoiselab.evaluation.frontier import Frontier
+from denoiselab.evaluation.frontier import Control, Frontier
 from denoiselab.evaluation.metrics.neighbours import DensityCoverage, PrecisionRecall
 from denoiselab.evaluation.metrics.of_features import (
     FrechetDistance,
@@ -13,12 +13,13 @@ from denoiselab.evaluation.metrics.of_features import (
 )
 from denoiselab.evaluation.metrics.wasserstein import SlicedWasserstein
 from denoiselab.evaluation.optimized import OptimizedMetric
-from denoiselab.evaluation.scorer import Extractor, Given, Reference, Score, Scorer, Statistics
+from denoiselab.evaluation.scorer import Extractor, Given, Measure, Reference, Score, Scorer, Statistics
 from denoiselab.evaluation.store import Record, Store
 
 __all__ = [
     "CLIP",
     "VGG16",
+    "Control",
     "DINOv2",
     "DensityCoverage",
     "DomainClassifier",
@@ -30,6 +31,7 @@ __all__ = [
     "InceptionScore",
     "InceptionV3",
     "KernelDistance",
+    "Measure",
     "Metric",
     "OptimizedMetric",
     "PrecisionRecall",

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from denoiselab import progress
-from denoiselab.codecs import Codec
-from denoiselab.conditioners import Conditioner
-from denoiselab.denoiser import Denoise, Denoiser
-from denoiselab.evaluation.drawing import NotFinite, draw, mean_count
 from denoiselab.evaluation.memory import PeakMemory, device_name
 from denoiselab.evaluation.ranks import REFUSALS
-from denoiselab.evaluation.scorer import Reference, Score, Scorer, Statistics
+from denoiselab.evaluation.scorer import Measure, Score, Statistics
 from denoiselab.evaluation.store import Record
 from denoiselab.media.kinds import medium
+from denoiselab.model import Drawing, Model, NotFinite, Steer, mean_count
 from denoiselab.samplers import DDIM, Sampler
 from denoiselab.samplers.spacing import UniformTime
 
@@ -33,23 +29,21 @@ class Subject(NamedTuple):
     """A model to be scored.
 
     Args:
-        denoiser: On the device where it shall work.
-        conditioner: Gives samples their conditioning.
-        codec: Makes samples of what the denoiser gives.
+        model: On the device where it shall work.
         applied: Takes a name of weights; within its context the denoiser has them.
         steer: Guides the denoiser of samples of an index further, as a classifier does; None for nothing.
+        learn: Measures what a sampler needs of the model; what it returns tells that sampler's cells apart.
     """
 
-    denoiser: Denoiser
-    conditioner: Conditioner
-    codec: Codec
+    model: Model
     applied: Callable[[str], AbstractContextManager[None]]
-    steer: Callable[[Denoise, Tensor], Denoise] | None = None
+    steer: Steer | None = None
+    learn: Callable[[Sampler], Mapping[str, Any]] = lambda sampler: {}
 
     @property
     def strata(self) -> int:
         """Sample i is drawn as sample i mod strata is: by its condition, or by the class that it is steered to."""
-        return int(getattr(self.steer, "strata", self.conditioner.strata))
+        return int(getattr(self.steer, "strata", self.model.conditioner.strata))
 
 
 class Unkept(OSError):  # noqa: N818
@@ -73,8 +67,7 @@ class Scoring:
 
     Args:
         subject: The model.
-        scorer: Measures it.
-        reference: That scorer's statistics of the data.
+        measure: Scores it.
         num_samples: Samples a cell, over all ranks.
         batch_size: Samples a network call.
         seed: Sample i is a function of (seed, i).
@@ -83,8 +76,7 @@ class Scoring:
     """
 
     subject: Subject
-    scorer: Scorer[Any, Any]
-    reference: Reference
+    measure: Measure
     num_samples: int
     batch_size: int
     seed: int
@@ -107,13 +99,13 @@ class Scoring:
         Raises:
             Unkept: A disk is full.
         """
-        device = next(self.subject.denoiser.parameters()).device
+        device = self.subject.model.device
         share = self._share()
         if (guidance != 1) not in self._warm:
             self._warm_up(share, guidance)
             self._warm.add(guidance != 1)
         memory, start = PeakMemory(device), time.perf_counter()
-        statistics = self.scorer.statistics(share.start, self.subject.strata)
+        statistics = self.measure.scorer.statistics(share.start, self.subject.strata)
         mine, first = self._draw(share, statistics, guidance, sampler, steps, calls)
         shares = [mine._replace(memory=memory.megabytes())]
         if dist.is_initialized():
@@ -139,7 +131,7 @@ class Scoring:
         seconds = time.perf_counter() - start
         if not failures:
             scores, error = self._scores(statistics)
-        primary = Score(math.nan) if error else scores[self.scorer.metric]
+        primary = Score(math.nan) if error else scores[self.measure.scorer.metric]
         record = {
             "nfe": spent[0],
             "steps": steps,
@@ -155,7 +147,7 @@ class Scoring:
             "device": device.type,
             "device_name": device_name(device),
             "devices": len(shares),
-            "shape": list(self.subject.codec.shape),
+            "shape": list(self.subject.model.codec.shape),
         }
         return record, first
 
@@ -166,17 +158,13 @@ class Scoring:
 
     def _warm_up(self, share: range, guidance: float) -> None:
         """Draw and measure a batch of each size in one step, and drop it; the cell itself reports what fails."""
-        device = next(self.subject.denoiser.parameters()).device
+        device = self.subject.model.device
         batches = torch.arange(share.start, share.stop, device=device).split(self.batch_size)
-        denoiser, conditioner, codec = self.subject.denoiser, self.subject.conditioner, self.subject.codec
-        dropped = self.scorer.statistics(share.start, self.subject.strata)
+        drawing = Drawing(DDIM(UniformTime(), 1), self.seed, 1, guidance, steer=self.subject.steer)
+        dropped = self.measure.scorer.statistics(share.start, self.subject.strata)
         for index in {len(index): index for index in batches}.values():
             with contextlib.suppress(ValueError, OSError):
-                samples, _ = draw(
-                    DDIM(UniformTime(), 1), denoiser, conditioner, codec, index, self.seed, 1, self.check, guidance,
-                    steer=self.subject.steer,
-                )  # fmt: skip
-                dropped.update(samples)
+                dropped.update(self.subject.model.draw(index, drawing, self.check)[0])
         if dist.is_initialized():
             dist.barrier()  # the clock of the first rank does not wait for the others'
 
@@ -185,18 +173,15 @@ class Scoring:
     ) -> tuple[_Share, Tensor]:
         """Add this rank's share of the samples to `statistics`."""
         world = dist.get_world_size() if dist.is_initialized() else 1
-        subject = self.subject
-        device = next(subject.denoiser.parameters()).device
+        model = self.subject.model
+        drawing = Drawing(sampler, self.seed, steps, guidance, steer=self.subject.steer)
         first: list[Tensor] = []
-        to_show = medium(subject.codec.shape).shown
+        to_show = medium(model.codec.shape).shown
         done = _Share()
-        for index in torch.arange(share.start, share.stop, device=device).split(self.batch_size):
+        for index in torch.arange(share.start, share.stop, device=model.device).split(self.batch_size):
             on_step = progress.Steps(self.bar, len(index) * world * calls, self.check)
             try:
-                samples, counted = draw(
-                    sampler, subject.denoiser, subject.conditioner, subject.codec, index, self.seed, steps,
-                    on_step, guidance, steer=subject.steer,
-                )  # fmt: skip
+                samples, counted = model.draw(index, drawing, on_step)
                 self._update(statistics, samples, index)
             except NotFinite as failure:
                 return _Share(failure=(failure.index, str(failure))), torch.empty(0)
@@ -222,7 +207,7 @@ class Scoring:
         except ValueError:
             for number, sample in zip(index.tolist(), samples.split(1), strict=True):
                 try:
-                    self.scorer.statistics().update(sample)
+                    self.measure.scorer.statistics().update(sample)
                 except ValueError as error:
                     raise NotFinite(number, f"sample {number}: {error}") from None
             raise
@@ -230,28 +215,20 @@ class Scoring:
     def _scores(self, statistics: Statistics) -> tuple[dict[str, Score], str | None]:
         """The scores, and why there are none."""
         try:
-            scores = self.scorer.scores(statistics, self.reference)
+            scores = self.measure.scorer.scores(statistics, self.measure.reference)
         except REFUSALS as refusal:
             return {}, str(refusal)
-        value = scores[self.scorer.metric].value
-        return scores, None if math.isfinite(value) else f"{self.scorer.metric} is {value}."
+        value = scores[self.measure.scorer.metric].value
+        return scores, None if math.isfinite(value) else f"{self.measure.scorer.metric} is {value}."
 
     def _plain(self, metric: str, score: Score) -> dict[str, Any]:
         return {
             "value": _finite(score.value),
             "standard_error": _finite(score.standard_error),
-            "lower_is_better": self.scorer.lower_is_better[metric],
+            "lower_is_better": self.measure.scorer.lower_is_better[metric],
             **({} if score.reason is None else {"reason": score.reason}),
         }
 
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def digest(module: nn.Module) -> str:
-    """sha256 of names and values of all weights."""
-    total = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        total.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()

@@ -7,13 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from denoiselab.codecs import Codec
-from denoiselab.conditioners import Conditioner
 from denoiselab.data import DataSet, clean
 from denoiselab.data.loading.stream import IndexStream
-from denoiselab.denoiser import Denoiser
-from denoiselab.evaluation.drawing import check_finite, mean_count
-from denoiselab.guidance import bind
+from denoiselab.model import Model, check_finite, mean_count
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import OnStep, Sampler, count_calls
 
@@ -44,10 +40,8 @@ class Encoded(NamedTuple):
 
 
 def encode(
+    model: Model,
     sampler: Sampler,
-    denoiser: Denoiser,
-    conditioner: Conditioner,
-    codec: Codec,
     data: DataSet,
     n: int,
     batch_size: int,
@@ -60,10 +54,8 @@ def encode(
     Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, section 5.4.
 
     Args:
+        model: In evaluation mode; what its codec loses counts too.
         sampler: A deterministic one, with its own number of steps both ways.
-        denoiser: The model, in evaluation mode.
-        conditioner: Gives samples their own conditioning.
-        codec: Between the samples and what the denoiser sees; what it loses counts too.
         data: The samples.
         n: How many of them.
         batch_size: Samples a network call.
@@ -74,14 +66,13 @@ def encode(
     Raises:
         ValueError: The sampler cannot encode, there is nothing to guide, or a result is not finite.
     """
-    device = next(denoiser.parameters()).device
-    schedule = denoiser.schedule
+    device, schedule, codec = model.device, model.denoiser.schedule, model.codec
     rows: list[tuple[Tensor, ...]] = []
     calls, evaluations = [0, 0], [0, 0]
     indices = IndexStream(len(data), seed)[torch.arange(n)]
     for index in indices.split(batch_size):
         known, at = clean(data, index, device), index.to(device)
-        denoise = bind(denoiser, conditioner.given(known), conditioner.null(at), guidance, conditioner.guided_channels)
+        denoise = model.bound(at, guidance, model.conditioner.given(known))
         there, back = count_calls(denoise), count_calls(denoise)
         noise = Noise(seed, at, SAMPLING)
         z = codec.encode_latents(codec.encode_pixels(known.images), noise.normal)

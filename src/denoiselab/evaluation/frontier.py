@@ -5,21 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
 from denoiselab import progress
 from denoiselab.cleaning import line
 from denoiselab.code_digest import modules_of, sha256_of_code
-from denoiselab.evaluation.cell import Scoring, Subject, Unkept, digest
-from denoiselab.evaluation.drawing import draw
+from denoiselab.evaluation.cell import Scoring, Subject, Unkept
 from denoiselab.evaluation.ranks import on_first_rank
-from denoiselab.evaluation.scorer import Reference, Scorer
+from denoiselab.evaluation.scorer import Measure
 from denoiselab.evaluation.store import Record, Store, comparable, find, key_of, mark_code, rule
 from denoiselab.media.kinds import medium
+from denoiselab.model import digest
 from denoiselab.samplers import Sampler
 from denoiselab.schedules import Schedule
+
+
+class Control(NamedTuple):
+    """Stops a run, and shows how far it is.
+
+    Args:
+        check: Called between sampling steps; what it raises stops the run.
+        check_cell: Called after each cell, by all ranks together.
+        shown: Whether the first rank shows a bar.
+    """
+
+    check: Callable[[object], None] = lambda moment: None
+    check_cell: Callable[[], None] = lambda: None
+    shown: bool = True
 
 
 class Frontier:
@@ -94,30 +108,21 @@ class Frontier:
     def run(
         self,
         subject: Subject,
-        scorer: Scorer[Any, Any],
-        reference: Reference,
+        measure: Measure,
         store: Store,
         protocol: Mapping[str, Any],
-        check: Callable[[object], None],
-        check_cell: Callable[[], None] = lambda: None,
         notes: Mapping[str, Any] = MappingProxyType({}),
-        learn: Callable[[Sampler], Mapping[str, Any]] = lambda sampler: {},
-        *,
-        shown: bool = True,
+        control: Control = Control(),
     ) -> list[Record]:
         """Score all cells that are not stored yet. A cell that fails is stored as failed, and the rest goes on.
 
         Args:
             subject: The model.
-            scorer: Measures it.
-            reference: That scorer's statistics of the data.
+            measure: Scores it.
             store: Where finished cells go; those found there under the same protocol are kept.
             protocol: What a score depends on beside the cell: training, data, versions.
-            check: Called between sampling steps; what it raises stops the run.
-            check_cell: Called after each cell, by all ranks together.
             notes: What else a record says; it does not tell cells apart.
-            learn: Lets a sampler learn what it must know of the model; what it returns tells its cells apart.
-            shown: Whether the first rank shows a bar.
+            control: Stops the run, and shows how far it is.
 
         Returns:
             A record a cell, and those that `store` held of the same model, measure and number of samples.
@@ -126,9 +131,10 @@ class Frontier:
             OSError: A cell cannot be written.
         """
         rank = dist.get_rank() if dist.is_initialized() else 0
+        scorer = measure.scorer
         # One rank looks: files may change between two looks, or be on another machine.
         stored = on_first_rank(store.usable)
-        involved = modules_of(*subject[:3], subject.steer, scorer, reference, draw)
+        involved = modules_of(subject.model, subject.steer, scorer, measure.reference)
         common = {
             **protocol,
             "metric": scorer.metric,
@@ -136,20 +142,20 @@ class Frontier:
             "seed": self.seed,
             "extractor": scorer.name,
             "extractor_sha256": scorer.fingerprint,
-            "reference_n": reference.n,
-            "reference_sha256": reference.fingerprint,
+            "reference_n": measure.reference.n,
+            "reference_sha256": measure.reference.fingerprint,
             "dtype": "float32",
         }
         records: list[Record] = []
         kinds = len(self.weights) * len(self.guidance)
         total = kinds * sum(self.calls) * self.num_samples
         due = 0
-        with progress.bar("frontier", total, unit="call", shown=shown and rank == 0) as bar:
-            scoring = Scoring(subject, scorer, reference, self.num_samples, self.batch_size, self.seed, check, bar)
+        with progress.bar("frontier", total, unit="call", shown=control.shown and rank == 0) as bar:
+            scoring = Scoring(subject, measure, self.num_samples, self.batch_size, self.seed, control.check, bar)
             for weights in self.weights:
                 with subject.applied(weights):
-                    learnt = {name: learn(sampler) for name, sampler in self.samplers.items()}
-                    own = {**common, "weights": weights, "weights_sha256": digest(subject.denoiser)}
+                    learnt = {name: subject.learn(sampler) for name, sampler in self.samplers.items()}
+                    own = {**common, "weights": weights, "weights_sha256": digest(subject.model.denoiser)}
                     for guidance, name, steps, calls in self._cells():
                         sampler, settings = self.samplers[name], {**self.settings[name], **learnt[name], "steps": steps}
                         cell = {**own, "guidance": guidance, "sampler": name, "settings": settings}
@@ -174,9 +180,9 @@ class Frontier:
                         if rank == 0:
                             if record["error"] is None:
                                 with store.writing():
-                                    medium(subject.codec.shape).write_cell(store.picture(record), first)
+                                    medium(subject.model.codec.shape).write_cell(store.picture(record), first)
                             store.add([record])
-                        check_cell()
+                        control.check_cell()
             bar.update(due - bar.n)
         if rank == 0:
             store.add(records)

@@ -112,6 +112,18 @@ class Scorer(Protocol[S, R]):
         ...
 
 
+class Measure(NamedTuple):
+    """What scores samples.
+
+    Args:
+        scorer: Measures them.
+        reference: That scorer's statistics of the data.
+    """
+
+    scorer: Scorer[Any, Any]
+    reference: Reference
+
+
 class Extractor(Protocol):
     """Makes the scorer of a data set.
 

@@ -10,12 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from denoiselab.conditioners import Conditioner
 from denoiselab.data import DataSet, clean
 from denoiselab.data.loading.stream import IndexStream
-from denoiselab.denoiser import Denoiser
 from denoiselab.evaluation.report.tables import save
 from denoiselab.likelihood.measures import Likelihood
+from denoiselab.model import Model
 from denoiselab.noise import Noise
 
 
@@ -42,44 +41,53 @@ class BitsPerDim(NamedTuple):
     steps: Mapping[str, Tensor]
 
 
+class Draws(NamedTuple):
+    """Which samples of a data set are measured, and how often.
+
+    Args:
+        n: How many, at least 2.
+        batch_size: Samples a network call.
+        seed: Of the choice of samples and of all noise.
+        repeats: Estimates a sample, averaged.
+    """
+
+    n: int
+    batch_size: int
+    seed: int
+    repeats: int = 1
+
+
 @torch.no_grad()
 def measure(
     method: Likelihood,
-    denoiser: Denoiser,
-    conditioner: Conditioner,
+    model: Model,
     data: DataSet,
-    n: int,
-    batch_size: int,
-    seed: int,
-    repeats: int = 1,
+    draws: Draws,
     on_call: Callable[[int], object] = lambda rows: None,
     on_batch: Callable[[int], object] = lambda size: None,
 ) -> BitsPerDim:
-    """The likelihood of `n` samples of a data set, drawn without repetition.
+    """The likelihood of `draws.n` samples of a data set, drawn without repetition.
 
     A sample's estimate is a function of (seed, its index in the set), whatever the batch. Estimates of different
     samples are independent, so the standard error holds what the data and what the estimates vary by.
 
     Args:
         method: How.
-        denoiser: The model, with the weights to be measured, in evaluation mode.
-        conditioner: Gives samples their own conditioning.
+        model: With the weights to be measured, in evaluation mode.
         data: The samples.
-        n: How many of them, at least 2.
-        batch_size: Samples a network call.
-        seed: Of the choice of samples and of all noise.
-        repeats: Estimates a sample, averaged.
+        draws: Which of them, and how often each.
         on_call: Told the number of samples of each network call; what it raises stops the measurement.
         on_batch: Told the number of samples of each finished batch.
 
     Raises:
         ValueError: `n` is less than 2 or more than there are, `repeats` is less than 1, or an estimate is not finite.
     """
+    n, repeats, seed = draws.n, draws.repeats, draws.seed
+    denoiser, device = model.denoiser, model.device
     if not 2 <= n <= len(data):
         raise ValueError(f"n={n}: it must be at least 2, for a standard error, and at most the {len(data)} there are.")
     if repeats < 1:
         raise ValueError(f"repeats={repeats}: it must be at least 1.")
-    device = next(denoiser.parameters()).device
     rows = 0
 
     def count(module: object, arguments: tuple[Tensor, ...]) -> None:
@@ -91,9 +99,9 @@ def measure(
     parts: dict[str, list[Tensor]] = {}
     moments: dict[str, Tensor] = {}
     try:
-        for index in IndexStream(len(data), seed)[torch.arange(n)].split(batch_size):
+        for index in IndexStream(len(data), seed)[torch.arange(n)].split(draws.batch_size):
             known = clean(data, index, device)
-            noise, cond = Noise(seed, index.to(device)), conditioner.given(known)
+            noise, cond = Noise(seed, index.to(device)), model.conditioner.given(known)
             estimates = [method(denoiser, known.images, noise, cond) for _ in range(repeats)]
             for name in estimates[0].parts:
                 values = torch.stack([e.parts[name] for e in estimates]).mean(0).cpu()

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from denoiselab.codecs import Bijection
-from denoiselab.conditioners import Conditioner
 from denoiselab.data import DataSet, clean
 from denoiselab.denoiser import Denoise, Denoiser
 from denoiselab.likelihood.dequantisation import Dequantisation, OnImages
+from denoiselab.model import Model
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 from denoiselab.objectives import ContinuousBound, VariationalBound
@@ -75,7 +75,7 @@ class Likelihood(ABC):
         raise ValueError(f"{self.part}: it is for data, and this model is one of latents; choose likelihood=ode.")
 
     def fit(  # noqa: B027  # most have nothing to train
-        self, denoiser: Denoiser, conditioner: Conditioner, train: DataSet, seed: int, on_images: OnImages
+        self, model: Model, train: DataSet, seed: int, on_images: OnImages
     ) -> None:
         """Train what is to be trained beside the model, on training images; `on_images` is told their numbers."""
 
@@ -163,7 +163,7 @@ class FlowLikelihood(Likelihood):
         except ValueError as error:
             raise ValueError(f"{self.part}.{error}") from None
 
-    def fit(self, denoiser: Denoiser, conditioner: Conditioner, train: DataSet, seed: int, on_images: OnImages) -> None:
+    def fit(self, model: Model, train: DataSet, seed: int, on_images: OnImages) -> None:
         """Train the dequantisation by a bound on -log p(y), in which the SDE's density stands for the ODE's.
 
         Of y_t = y + r eps, r^2 = rho^2 - rho_min^2, it is the integral of (r |s|^2 + 2 s.eps) dr and a constant, for
@@ -173,7 +173,7 @@ class FlowLikelihood(Likelihood):
         """
         if not self.fit_images:
             return
-        schedule, device = denoiser.schedule, next(denoiser.parameters()).device
+        denoiser, device, schedule = model.denoiser, model.device, model.denoiser.schedule
         ends = schedule.level(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)).rho
         least, span = float(ends[0]), float((ends[1].clamp_max(1e3) / ends[0]).acosh())  # beyond, y hardly counts
 
@@ -181,7 +181,7 @@ class FlowLikelihood(Likelihood):
             place, eps = span * noise.uniform(), noise.like(y)
             level = schedule.at(-(least * place.cosh()).log())
             x = like(level.alpha, y) * (y + like(least * place.sinh(), y) * eps)
-            cond = conditioner.given(clean(train, index.cpu(), device))
+            cond = model.conditioner.given(clean(train, index.cpu(), device))
             predicted = denoiser(x, level, cond).eps
             inner: Tensor = like(place.tanh(), y) * predicted.square() - 2 * predicted * eps
             return span * inner.flatten(1).mean(1)

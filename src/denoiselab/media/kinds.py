@@ -1,4 +1,4 @@
-"""What samples are, images, waveforms or points: how they are stored, shown and written."""
+"""What samples are, images, waveforms or points: how they are shown and written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoiselab.data import to_uint8
 from denoiselab.data.sources.tones import RATE
 from denoiselab.evaluation.report import tables
 from denoiselab.files import atomic
@@ -25,13 +24,9 @@ LOUDEST = 4.0
 
 
 class Medium(Protocol):
-    """How samples of a kind are stored, shown and written."""
+    """How stored samples of a kind are shown and written."""
 
     shown: int  # samples of a cell that are kept for its picture
-
-    def to_stored(self, x: Tensor) -> Tensor:
-        """A sampler's output `(B, *)` as it is kept and scored."""
-        ...
 
     def write_cell(self, path: Path, samples: Tensor) -> None:
         """Write the picture of one cell's stored samples."""
@@ -70,10 +65,6 @@ class Images:
     """Images in [-1, 1], stored as bytes; a cell is a strip, the same indices, so the same x_T, in every cell."""
 
     shown = 16
-
-    def to_stored(self, x: Tensor) -> Tensor:
-        """Bytes `(B, C, H, W)`."""
-        return to_uint8(x)
 
     def write_cell(self, path: Path, samples: Tensor) -> None:
         """Write the images side by side."""
@@ -120,10 +111,6 @@ class Points:
     """Points as they are; a picture shows the first two coordinates on [-3, 3]^2."""
 
     shown = 10_000
-
-    def to_stored(self, x: Tensor) -> Tensor:
-        """Float32 `(B, D)`."""
-        return x.float()
 
     def write_cell(self, path: Path, samples: Tensor) -> None:
         """Write a map of where the points are, 240 pixels wide, that needs no axes."""
@@ -176,10 +163,6 @@ class Waveforms:
     """Signals as they are; a picture shows the first of them over time, on [-4, 4]."""
 
     shown = 4
-
-    def to_stored(self, x: Tensor) -> Tensor:
-        """Float32 `(B, C, L)`."""
-        return x.float()
 
     def write_cell(self, path: Path, samples: Tensor) -> None:
         """Write the first channels of up to four signals one below the other, 240 pixels wide, without axes."""

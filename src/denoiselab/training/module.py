@@ -9,10 +9,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from denoiselab.codecs import Codec
-from denoiselab.conditioners import Clean, Conditioner
+from denoiselab.conditioners import Clean
 from denoiselab.data.loading.batches import Batch
-from denoiselab.denoiser import Denoiser
+from denoiselab.model import Model
 from denoiselab.networks.layers import Constrained
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.objectives import Objective
@@ -28,10 +27,8 @@ class DiffusionModule(pl.LightningModule):
     All that is random is a function of (seed, images seen), so a resumed run equals an uninterrupted one.
 
     Args:
-        denoiser: What is trained.
+        model: Its denoiser is trained.
         objective: The loss of each sample.
-        conditioner: Makes the conditioning of a batch.
-        codec: Makes of a batch what the denoiser sees.
         optimizer: Makes the optimizer from parameters.
         lr_schedule: Factor on the optimizer's learning rate.
         ema: Moving averages of the denoiser.
@@ -42,10 +39,8 @@ class DiffusionModule(pl.LightningModule):
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        model: Model,
         objective: Objective,
-        conditioner: Conditioner,
-        codec: Codec,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         lr_schedule: LRSchedule,
         ema: EMA,
@@ -54,8 +49,8 @@ class DiffusionModule(pl.LightningModule):
         data_sha256: str | None = None,
     ) -> None:
         super().__init__()
-        self.denoiser = denoiser
-        self.objective, self.conditioner, self.codec = objective, conditioner, codec
+        self.denoiser, self.objective = model.denoiser, objective
+        self.conditioner, self.codec = model.conditioner, model.codec
         self.optimizer, self.lr_schedule, self.ema = optimizer, lr_schedule, ema
         self.seed, self.config, self.data_sha256 = seed, config, data_sha256
         self.initial_optimizer: dict[str, Any] | None = None  # another run's state of the same parameters

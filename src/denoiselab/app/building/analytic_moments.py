@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoiselab.app.building.checks import Model
 from denoiselab.data import DataSet, clean
 from denoiselab.denoiser import Prediction
-from denoiselab.evaluation.cell import digest
 from denoiselab.files import read_json, write_json
+from denoiselab.model import Model, digest
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import Analytic, Moments, Sampler

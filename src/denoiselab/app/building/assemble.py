@@ -26,6 +26,7 @@ from denoiselab.data.loading.datamodule import DataModule
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier, OptimizedMetric, Store
 from denoiselab.instantiate import check, construct, targets
+from denoiselab.model import Model
 from denoiselab.training.callbacks import ProgressBar
 from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 from denoiselab.training.checkpoints import AtomicCheckpointIO
@@ -62,7 +63,7 @@ class Run:
 
     config: Config
     settings: TrainSettings
-    model: checks.Model
+    model: Model
     module: DiffusionModule
     frontier: Frontier
     evaluator: Evaluator
@@ -169,10 +170,8 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     except ValueError as error:
         raise BadInput(str(error)) from None
     module = DiffusionModule(
-        model.denoiser,
+        model,
         parts.build_objective(config),
-        model.conditioner,
-        model.codec,
         optimizer,
         construct(config["lr_schedule"], "lr_schedule"),
         ema,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from denoiselab.files import sha256_of
 from denoiselab.frozen import folders
 from denoiselab.guidance import bind
 from denoiselab.instantiate import construct, resolve
+from denoiselab.model import Model
 from denoiselab.networks.conditioning import OPTIONAL, listed
 from denoiselab.objectives import Objective
 from denoiselab.parameterizations import determinant
@@ -40,35 +39,6 @@ _TAKEN = {
     "vector_features": "vectors",
     "image_channels": "images",
 }
-
-
-@dataclass(frozen=True)
-class Model:
-    """A denoiser, the conditioning it takes, and what stands between it and the data."""
-
-    denoiser: Denoiser
-    conditioner: Conditioner
-    codec: Codec
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of what the denoiser sees."""
-        return self.codec.latent_shape
-
-    @property
-    def device(self) -> torch.device:
-        """Where the denoiser is."""
-        return next(self.denoiser.parameters()).device
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Within it the denoiser does not train; exceptions undo it too."""
-        training = self.denoiser.training
-        try:
-            self.denoiser.eval()
-            yield
-        finally:
-            self.denoiser.train(training)
 
 
 def parts(config: Config) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoiselab.app.building.checks import Model
 from denoiselab.app.config.settings import ClassifierGuidance
 from denoiselab.conditioners import Conditioner
 from denoiselab.denoiser import Denoise
@@ -20,6 +19,7 @@ from denoiselab.files import sha256_of
 from denoiselab.guidance import ClassifierGuided, NoisyClassifier
 from denoiselab.instantiate import check, construct
 from denoiselab.interop import InteropError
+from denoiselab.model import Model
 
 _OPTION = "classifier_guidance"
 

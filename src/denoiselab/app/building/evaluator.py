@@ -25,7 +25,8 @@ from denoiselab.conditioners import Conditioner
 from denoiselab.console import console
 from denoiselab.data import DataSet
 from denoiselab.errors import BadInput
-from denoiselab.evaluation import Extractor, Frontier, OptimizedMetric, Record, Reference, Scorer, Store, Subject
+from denoiselab.evaluation import Control, Extractor, Frontier, Measure, OptimizedMetric, Record, Store, Subject
+from denoiselab.model import Model
 from denoiselab.samplers import Sampler
 from denoiselab.training.interruption import Interruption
 
@@ -35,7 +36,7 @@ Config = Mapping[str, Any]
 _FRESH = 4
 
 
-def frontier_of(evaluation: Config, model: checks.Model, names: list[str], option: str = "evaluation") -> Frontier:
+def frontier_of(evaluation: Config, model: Model, names: list[str], option: str = "evaluation") -> Frontier:
     """The frontier of a checked node `evaluation`.
 
     Args:
@@ -105,7 +106,7 @@ class Evaluator:
         steering: Guides samples by a classifier; None for nothing.
     """
 
-    model: checks.Model
+    model: Model
     identity: str
     applied: Callable[[str], AbstractContextManager[None]]
     extractor: Extractor
@@ -132,7 +133,8 @@ class Evaluator:
         Raises:
             Stopped: The run was asked to stop; finished cells are stored.
         """
-        scorer, reference = self.measure(evaluation)
+        measure = self.measure(evaluation)
+        scorer, reference = measure
         protocol = {
             "data": self.data,
             "split": scorer.split,
@@ -143,7 +145,7 @@ class Evaluator:
             "versions": {"torch": importlib.metadata.version("torch")},
             **({} if self.steering is None else self.steering.facts),
         }
-        subject = Subject(self.model.denoiser, self.model.conditioner, self.model.codec, self.applied, self.steering)
+        subject = Subject(self.model, self.applied, self.steering, self._learn)
         file = getattr(reference, "path", None)
         notes = {
             "run": self.name,
@@ -154,12 +156,10 @@ class Evaluator:
             **self._floor(evaluation, frontier.num_samples),
         }
         with self.model.evaluating():
-            return frontier.run(
-                subject, scorer, reference, self.store, protocol, self.check, self._agree_to_stop, notes, self._learn,
-                shown=shown,
-            )  # fmt: skip
+            control = Control(self.check, self._agree_to_stop, shown)
+            return frontier.run(subject, measure, self.store, protocol, notes, control)
 
-    def measure(self, evaluation: Evaluation) -> tuple[Scorer[Any, Any], Reference]:
+    def measure(self, evaluation: Evaluation) -> Measure:
         """The scorer by the metrics of a configuration, and what it is taken against; made once.
 
         Raises:
@@ -190,7 +190,7 @@ class Evaluator:
                 raise BadInput(str(error)) from None
             if scorer.told and leader and not self._measures:
                 console(stderr=True).print(f"{self.data} is scored by {scorer.told}")
-            self._measures[key] = scorer, reference
+            self._measures[key] = Measure(scorer, reference)
         return self._measures[key]
 
     def _learn(self, sampler: Sampler) -> dict[str, Any]:
@@ -199,7 +199,7 @@ class Evaluator:
         return {} if found is None else {"moments_sha256": found}
 
     @cached_property
-    def _measures(self) -> dict[str, tuple[Scorer[Any, Any], Reference]]:
+    def _measures(self) -> dict[str, Measure]:
         return {}
 
     def check(self, moment: object = None) -> None:

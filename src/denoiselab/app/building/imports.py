@@ -22,6 +22,7 @@ from denoiselab.frozen import TextEncoder, folders
 from denoiselab.frozen.autoencoders import FolderCodec
 from denoiselab.instantiate import MODEL, check, construct
 from denoiselab.interop import Imported, InteropError, Source
+from denoiselab.model import Model
 from denoiselab.training.checkpoint_files import (
     CHECKPOINT_KEY,
     CHECKPOINTS,
@@ -112,7 +113,7 @@ def _former(path: Path) -> Path:
     return path
 
 
-def _model(config: Config, path: str) -> checks.Model:
+def _model(config: Config, path: str) -> Model:
     """The model of what was read at `path`, its denoiser without weights, its parts known to go together."""
     try:
         check(checks.parts(config), MODEL)
@@ -125,7 +126,7 @@ def _model(config: Config, path: str) -> checks.Model:
     return model
 
 
-def _with_frozen_parts(config: Config, model: checks.Model, folder: Path) -> Config:
+def _with_frozen_parts(config: Config, model: Model, folder: Path) -> Config:
     """Write the autoencoder and the text encoder to a run's directory; the configuration that names them there."""
     if isinstance(model.codec, FolderCodec):
         try:
@@ -144,7 +145,7 @@ def _place(folder: Path, name: str) -> Config:
     return {"path": name, "sha256": folders.sha256_of(folder / name)}
 
 
-def _checkpoint(imported: Imported, config: Config, model: checks.Model) -> dict[str, Any]:
+def _checkpoint(imported: Imported, config: Config, model: Model) -> dict[str, Any]:
     """The content of our checkpoint file, checked as one that is read."""
     denoiser = model.denoiser
     state = {f"network.{name}": tensor for name, tensor in imported.weights.items()}

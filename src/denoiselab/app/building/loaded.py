@@ -19,8 +19,8 @@ from denoiselab.app.building import checks, parts
 from denoiselab.app.runs.paths import home_of
 from denoiselab.data import DataSet, in_turn
 from denoiselab.errors import BadInput
-from denoiselab.evaluation.cell import digest
 from denoiselab.instantiate import MODEL, check, construct
+from denoiselab.model import Model, digest
 from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, CheckpointError, check_weights, read_checkpoint
 from denoiselab.training.ema import RAW, applied
 
@@ -39,7 +39,7 @@ class Loaded:
         images_seen: In training.
     """
 
-    model: checks.Model
+    model: Model
     averages: dict[str, dict[str, Tensor]]
     config: dict[str, Any]
     images_seen: int

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from denoiselab.app.building import checks, parts
+from denoiselab.app.building import parts
 from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_metric
 from denoiselab.app.config.settings import Evaluation, parse
 from denoiselab.console import console
-from denoiselab.evaluation.drawing import NotFinite, draw
 from denoiselab.evaluation.report import tables
 from denoiselab.media.kinds import medium
+from denoiselab.model import Drawing, Model, NotFinite
 from denoiselab.training.callbacks_evaluation import Scoring
 
 _ADVICE = (
@@ -35,7 +35,7 @@ class Looks:
     """
 
     def __init__(
-        self, config: Mapping[str, Any], model: checks.Model, names: list[str], evaluator: Evaluator | None = None
+        self, config: Mapping[str, Any], model: Model, names: list[str], evaluator: Evaluator | None = None
     ) -> None:
         self._config, self._model, self._names, self._evaluator = config, model, names, evaluator
         whole = parse(Evaluation, config["evaluation"], "evaluation")
@@ -89,16 +89,15 @@ class Looks:
         frontier = frontier_of({**evaluation, **own}, self._model, self._names, "callbacks.preview")
         ((_, steps),) = frontier.cells
 
+        drawing = Drawing(frontier.samplers[sampler], evaluation["seed"], steps, frontier.guidance[0])
+
         def write(path: Path) -> None:
             assert self._evaluator is not None
             model = self._model
             index = torch.arange(num_samples, device=model.device)
             try:
                 with self._evaluator.applied(weights), model.evaluating():
-                    samples, _ = draw(
-                        frontier.samplers[sampler], model.denoiser, model.conditioner, model.codec, index,
-                        evaluation["seed"], steps, self._evaluator.check, frontier.guidance[0],
-                    )  # fmt: skip
+                    samples, _ = model.draw(index, drawing, self._evaluator.check)
             except NotFinite as error:
                 console(stderr=True).print(f"preview: {error}")
                 return

@@ -22,6 +22,7 @@ from denoiselab.files import atomic, sha256_of, write_text
 from denoiselab.instantiate import construct
 from denoiselab.media.kinds import medium
 from denoiselab.samplers import Moment, Sampler
+from denoiselab.stored import to_stored
 from denoiselab.training.interruption import Interruption
 
 Config = dict[str, Any]
@@ -57,7 +58,7 @@ def encode(config: Config) -> Path:
     rule = type(sampler).__name__.lower()
     folder = f"{rule}_steps{sampler.steps}_{settings.encode}_{weights}_seed{settings.seed}_n{number}_{short}"
     out = new_path(settings, path, "encodings", folder)
-    denoiser = model.denoiser.to(device_of(settings.accelerator)).eval()
+    model.denoiser.to(device_of(settings.accelerator)).eval()
     with (
         new_folder(out) as partial,
         Interruption() as interruption,
@@ -70,10 +71,8 @@ def encode(config: Config) -> Path:
 
         learn(sampler, model, lambda: train, home_of(path), interruption.check)
         result = encoding.encode(
+            model,
             sampler,
-            denoiser,
-            model.conditioner,
-            model.codec,
             data,
             number,
             settings.batch_size,
@@ -99,9 +98,9 @@ def encode(config: Config) -> Path:
             **protocol(loaded, path, checkpoint, weights, data, settings.encode),
         }
         kind = medium(model.codec.shape)
-        stored = kind.to_stored(result.reconstructions)
+        stored = to_stored(result.reconstructions)
         kind.write_samples(partial, stored, settings.format)
-        kind.write_pairs(partial / "pairs.png", kind.to_stored(result.x0), stored)
+        kind.write_pairs(partial / "pairs.png", to_stored(result.x0), stored)
         with atomic(partial / "latents.npz") as file:
             index, labels = result.indices, data.labels[result.indices]
             x_t, rmses = result.latents.numpy(), mse.sqrt().numpy()

@@ -17,7 +17,6 @@ from denoiselab.cleaning import path_part
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of, write_json
-from denoiselab.guidance import bind
 from denoiselab.instantiate import construct
 from denoiselab.samplers import Sampler
 from denoiselab.samplers.fitted_grids import GridSearch
@@ -51,8 +50,7 @@ def fit_grid(config: Config) -> Path:
     denoiser = model.denoiser.to(device).eval()
     index = torch.arange(search.num_samples, device=device)
     try:
-        given = model.conditioner
-        denoise = bind(denoiser, given.sample(index), given.null(index), settings.guidance, given.guided_channels)
+        denoise = model.bound(index, settings.guidance)
     except ValueError as error:
         raise BadInput(str(error)) from None
     total = search.num_samples * (search.fine + search.runs * sampler.steps)

@@ -15,7 +15,6 @@ from torch import Tensor
 from denoiselab import progress
 from denoiselab.app.building import checks
 from denoiselab.app.building.analytic_moments import learn
-from denoiselab.app.building.checks import Model
 from denoiselab.app.building.classifier_guidance import Steering, check_steering, steering
 from denoiselab.app.building.imports import check_source
 from denoiselab.app.building.loaded import load_weights
@@ -32,10 +31,10 @@ from denoiselab.app.runs.paths import (
 )
 from denoiselab.console import console
 from denoiselab.errors import BadInput
-from denoiselab.evaluation.drawing import draw, mean_count
 from denoiselab.files import sha256_of, write_text
 from denoiselab.instantiate import check, construct
 from denoiselab.media.kinds import medium
+from denoiselab.model import Drawing, Model, mean_count
 from denoiselab.noise import SAMPLING, BrownianNoise, Noise
 from denoiselab.samplers import Analytic, Sampler, slerp
 from denoiselab.schedules import Schedule
@@ -183,25 +182,13 @@ def _drawn(
         steer: Guides them by a classifier; None for nothing.
         on_steps: Makes what is called after each step of a batch of a size.
     """
+    drawing = Drawing(sampler, settings.seed, None, settings.guidance, _NOISES[settings.noise], steer)
     batches, counts = [], Counter[str]()
     for index in torch.arange(number, device=model.device).split(settings.batch_size):
         start, on_step = None, on_steps(len(index))
         if settings.interpolate is not None:
             index, start = _between(index, settings.interpolate, sampler, model, settings.seed)
-        samples, counted = draw(
-            sampler,
-            model.denoiser,
-            model.conditioner,
-            model.codec,
-            index,
-            settings.seed,
-            sampler.steps,
-            on_step,
-            settings.guidance,
-            _NOISES[settings.noise],
-            steer,
-            start,
-        )
+        samples, counted = model.draw(index, drawing, on_step, start=start)
         on_step.finish()
         batches.append(samples.cpu())
         counts.update(nfe=counted.rows, network_evaluations=counted.evaluated_rows)

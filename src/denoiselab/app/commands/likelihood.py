@@ -18,7 +18,7 @@ from denoiselab.data import DataSet
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of, write_csv, write_text
 from denoiselab.instantiate import construct
-from denoiselab.likelihood.bits_per_dim import BitsPerDim, measure, rate_distortion, write_rate_distortion
+from denoiselab.likelihood.bits_per_dim import BitsPerDim, Draws, measure, rate_distortion, write_rate_distortion
 from denoiselab.likelihood.measures import Likelihood
 from denoiselab.training.interruption import Interruption
 
@@ -57,7 +57,7 @@ def measure_likelihood(config: Config) -> Path:
     short, name = short_hash([settings.likelihood, checkpoint, settings.repeats]), type(method).__name__
     folder = f"{name.lower()}_{settings.split}_{weights}_seed{settings.seed}_n{settings.num_samples}_{short}"
     out = new_path(settings, path, "likelihood", folder)
-    denoiser = model.denoiser.to(device_of(settings.accelerator)).eval().requires_grad_(False)
+    model.denoiser.to(device_of(settings.accelerator)).eval().requires_grad_(False)
     with (
         new_folder(out) as partial,
         Interruption() as interruption,
@@ -68,16 +68,12 @@ def measure_likelihood(config: Config) -> Path:
             interruption.check()
             bar.update(size)
 
-        method.fit(denoiser, model.conditioner, train, settings.seed, on_images)
+        method.fit(model, train, settings.seed, on_images)
         result = measure(
             method,
-            denoiser,
-            model.conditioner,
+            model,
             data,
-            settings.num_samples,
-            settings.batch_size,
-            settings.seed,
-            settings.repeats,
+            Draws(settings.num_samples, settings.batch_size, settings.seed, settings.repeats),
             interruption.check,
             bar.update,
         )

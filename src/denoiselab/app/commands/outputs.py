@@ -71,11 +71,10 @@ def _draw_plane(run: Run, records: list[Record], path: Path) -> None:
     best = min(cells, key=loss)
     data = run.images.fresh(plane.DATA, 4) or run.held_out
     parts = (run.module.objective, run.model.denoiser.schedule)
-    with run.evaluator.applied(best["weights"]):
+    with run.evaluator.applied(best["weights"]), run.model.evaluating():
         plane.write_picture(
             path,
-            run.model.denoiser.eval(),
-            run.model.conditioner,
+            run.model,
             run.frontier.samplers[best["sampler"]],
             best,
             data.stored(torch.arange(len(data))),

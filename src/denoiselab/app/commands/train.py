@@ -27,6 +27,7 @@ from denoiselab.console import console
 from denoiselab.errors import BadInput, Failure
 from denoiselab.media.kinds import Images, medium
 from denoiselab.networks.summary import Summary, summarize
+from denoiselab.stored import to_stored
 from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, CHECKPOINTS, CheckpointError, newest_whole, saved
 from denoiselab.training.finite import DivergedError
 from denoiselab.training.loggers import MetricsCSV
@@ -128,7 +129,7 @@ def _show_data(run: Run, path: Path) -> None:
     shown = medium(run.model.codec.shape)
     if not path.exists():
         n = 64 if isinstance(shown, Images) else shown.shown
-        shown.write_grid(path, shown.to_stored(run.batches.first(n)))
+        shown.write_grid(path, to_stored(run.batches.first(n)))
 
 
 def _fit(run: Run, path: Path, checkpoint: Path | None) -> None:

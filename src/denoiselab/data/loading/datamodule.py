@@ -8,9 +8,9 @@ from torch import Tensor
 
 from denoiselab.data.augmentation import Augmentation
 from denoiselab.data.base import DataSet
-from denoiselab.data.images import as_inputs
 from denoiselab.data.loading.batches import Batch, Batches, Reader
 from denoiselab.noise import AUGMENTING, Noise
+from denoiselab.stored import as_inputs
 
 
 class DataModule(pl.LightningDataModule):

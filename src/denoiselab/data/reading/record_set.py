@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoiselab.data.images import as_inputs
 from denoiselab.data.reading.decoding import Decoder, WrongSize, read
 from denoiselab.data.reading.depth import UnknownDepth
 from denoiselab.data.reading.first_pass import Prepared
 from denoiselab.data.reading.records import Records, Reopened, Strings
 from denoiselab.noise import Noise
+from denoiselab.stored import as_inputs
 
 
 class Pixels(Protocol):

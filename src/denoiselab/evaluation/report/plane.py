@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,12 +12,11 @@ import torch
 from torch import Tensor
 
 from denoiselab.cleaning import figure_text
-from denoiselab.codecs import Identity
-from denoiselab.conditioners import Clean, Conditioner
-from denoiselab.denoiser import Denoise, Denoiser, Prediction
-from denoiselab.evaluation.drawing import draw
+from denoiselab.conditioners import Clean
+from denoiselab.denoiser import Denoise, Prediction
 from denoiselab.evaluation.report import tables
 from denoiselab.media.kinds import COLOURS, EXTENT, histogram
+from denoiselab.model import Drawing, Model
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import DDIM, Sampler
 from denoiselab.schedules import Level
@@ -44,8 +42,7 @@ class _Recorder:
 @torch.no_grad()
 def write_picture(
     path: Path,
-    denoiser: Denoiser,
-    conditioner: Conditioner,
+    model: Model,
     sampler: Sampler,
     record: Mapping[str, Any],
     data: Tensor,
@@ -60,8 +57,7 @@ def write_picture(
 
     Args:
         path: The PNG.
-        denoiser: With the weights to be shown applied.
-        conditioner: Gives samples their conditioning.
+        model: Of points, with the weights to be shown applied.
         sampler: Of the samples.
         record: The record of the cell to be shown, of that sampler.
         data: Fresh points `(n, 2)`.
@@ -70,9 +66,8 @@ def write_picture(
     """
     from matplotlib.figure import Figure  # slow to import
 
-    device = next(denoiser.parameters()).device
-    index = torch.arange(min(SAMPLES, record["n"]), device=device)
-    samples, _ = draw(sampler, denoiser, conditioner, Identity((2,)), index, record["seed"], record["steps"], check)
+    drawing = Drawing(sampler, record["seed"], record["steps"])
+    samples, _ = model.draw(torch.arange(min(SAMPLES, record["n"])), drawing, check)
     figure = Figure(figsize=(13, 3.9), dpi=130, layout="constrained")
     floor = f", fresh data {tables.digits(record['floor'])}" if "floor" in record else ""
     figure.suptitle(
@@ -86,8 +81,8 @@ def write_picture(
     for axes, points, title in ((panels[0], data, "data"), (panels[1], samples.cpu(), "samples")):
         _density(axes, points[: len(samples)])
         axes.set_title(title, fontsize=10)
-    _score_field(panels[2], denoiser, conditioner, data)
-    _trajectories(panels[3], denoiser, conditioner, sampler, record["seed"], data)
+    _score_field(panels[2], model, data)
+    _trajectories(panels[3], model, sampler, record["seed"], data)
     for axes in panels:
         axes.set(xlim=(-EXTENT, EXTENT), ylim=(-EXTENT, EXTENT), aspect="equal", xticks=[-2, 0, 2], yticks=[-2, 0, 2])
         axes.tick_params(labelsize=8, length=2)
@@ -102,18 +97,18 @@ def _backdrop(axes: Any, values: Any, **options: Any) -> None:
     axes.imshow(values, extent=(-EXTENT, EXTENT, -EXTENT, EXTENT), interpolation="bilinear", **options)
 
 
-def _score_field(axes: Any, denoiser: Denoiser, conditioner: Conditioner, data: Tensor) -> None:
+def _score_field(axes: Any, model: Model, data: Tensor) -> None:
     """Arrows of -eps / rho, as long as the fourth root of the score's size, over the smoothed data's log density."""
     from scipy.ndimage import gaussian_filter
 
     density = gaussian_filter(histogram(data, _BINS), RHO * _BINS / (2 * EXTENT))
     shown = np.log(density / density.max() + 1e-12)
     _backdrop(axes, shown, cmap=COLOURS, vmin=-7, vmax=0.8)
-    device = next(denoiser.parameters()).device
+    denoiser, device = model.denoiser, model.device
     side = torch.linspace(-EXTENT, EXTENT, _ARROWS + 2)[1:-1]
     grid = torch.cartesian_prod(side, side).to(device)
     level = denoiser.schedule.at(torch.tensor(-math.log(RHO), dtype=torch.float64))
-    cond = conditioner.given(Clean.blank(len(grid), (2,), device))
+    cond = model.conditioner.given(Clean.blank(len(grid), (2,), device))
     score = -denoiser(level.alpha.float() * grid, level, cond).eps.cpu() / float(level.rho)
     arrows = score / score.norm(dim=1, keepdim=True).clamp_min(1e-12).pow(0.75)
     of_class = " of class 0" if cond.class_label is not None else ""
@@ -124,16 +119,14 @@ def _score_field(axes: Any, denoiser: Denoiser, conditioner: Conditioner, data: 
     axes.set_title(f"learned score{of_class} at $\\sigma/\\alpha$ = {float(level.rho):.2f}", fontsize=10)
 
 
-def _trajectories(
-    axes: Any, denoiser: Denoiser, conditioner: Conditioner, sampler: Sampler, seed: int, data: Tensor
-) -> None:
+def _trajectories(axes: Any, model: Model, sampler: Sampler, seed: int, data: Tensor) -> None:
     from matplotlib.collections import LineCollection
 
     axes.scatter(*data[:3000, :2].numpy().T, s=1, alpha=0.25, linewidths=0, color="0.6", rasterized=True)
-    index = torch.arange(_PATHS, device=next(denoiser.parameters()).device)
-    recorder = _Recorder(functools.partial(denoiser, cond=conditioner.sample(index)))
+    index = torch.arange(_PATHS, device=model.device)
+    recorder = _Recorder(model.bound(index))
     rule = DDIM(sampler.spacing, _PATH_STEPS)
-    last = rule(recorder, denoiser.schedule, (2,), Noise(seed, index, SAMPLING))
+    last = rule(recorder, model.denoiser.schedule, (2,), Noise(seed, index, SAMPLING))
     paths = torch.stack([*recorder.seen, last]).cpu().numpy()  # (T, B, 2)
     for path in paths.transpose(1, 0, 2):
         pieces = np.stack((path[:-1], path[1:]), axis=1)

@@ -1,0 +1,244 @@
+"""A model, from which every program, every score and every user of the package draws samples."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from denoiselab.codecs import Codec
+from denoiselab.conditioners import Conditioner
+from denoiselab.denoiser import Denoise, Denoiser
+from denoiselab.guidance import bind
+from denoiselab.networks.conditioning import Conditioning
+from denoiselab.noise import SAMPLING, Noise
+from denoiselab.samplers import OnStep, Sampler, count_calls
+from denoiselab.stored import to_stored
+
+# Guides the denoiser of samples of an index `(B,)` further, as a classifier does.
+Steer = Callable[[Denoise, Tensor], Denoise]
+
+
+class NotFinite(ValueError):  # noqa: N818
+    """Samples, or features of them, that hold NaN or infinity.
+
+    Args:
+        index: Of the first such sample.
+        what: Says what is not finite of which sampler.
+    """
+
+    def __init__(self, index: int, what: str) -> None:
+        super().__init__(what)
+        self.index = index
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How samples are drawn, whichever they are.
+
+    Args:
+        sampler: The rule.
+        seed: Sample i is a function of (seed, i) alone.
+        steps: Instead of the sampler's own number.
+        guidance: Scale of classifier-free guidance; 1 is the conditional model.
+        noise: Source of random numbers.
+        steer: Further guidance; None for none.
+    """
+
+    sampler: Sampler
+    seed: int
+    steps: int | None = None
+    guidance: float = 1.0
+    noise: type[Noise] = Noise
+    steer: Steer | None = None
+
+
+@dataclass(frozen=True)
+class Model:
+    """A denoiser, the conditioning it takes, and the codec between what it sees and the data.
+
+    Args:
+        denoiser: Of what the codec makes of the data.
+        conditioner: Gives samples their conditioning.
+        codec: Its `shape` is that of a sample, its `latent_shape` that of what the denoiser sees.
+    """
+
+    denoiser: Denoiser
+    conditioner: Conditioner
+    codec: Codec
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what the denoiser sees."""
+        return self.codec.latent_shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        tensors = chain(self.denoiser.parameters(), self.denoiser.buffers())
+        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Within it the denoiser does not train; exceptions undo it too."""
+        training = self.denoiser.training
+        try:
+            self.denoiser.eval()
+            yield
+        finally:
+            self.denoiser.train(training)
+
+    def sample(
+        self,
+        sampler: Sampler,
+        which: int | Sequence[int] | Tensor,
+        seed: int = 0,
+        *,
+        nfe: int | None = None,
+        steps: int | None = None,
+        guidance: float = 1.0,
+        cond: Conditioning | None = None,
+        on_step: OnStep | None = None,
+        noise: type[Noise] = Noise,
+        batch_size: int = 64,
+    ) -> Tensor:
+        """Draw samples `(N, *)` as they are stored: uint8 `(N, C, H, W)` of images, float32 of points and waveforms.
+
+        Sample i is a function of (seed, i), whatever the other samples and the batch size are (up to rounding).
+
+        Args:
+            sampler: The rule, such as `denoiselab.sampler("dpmpp_2m", steps=20)`.
+            which: The number N of samples 0 to N - 1, or the indices `(N,)` of samples.
+            seed: Of all noise.
+            nfe: Budget of network calls a sample, instead of `steps`.
+            steps: Number of steps, instead of the sampler's own.
+            guidance: Scale of classifier-free guidance; 1 is the conditional model.
+            cond: The condition of each sample, a row each; None for those that the conditioner gives their indices.
+            on_step: Called after each step of a batch; what it raises stops the sampling.
+            noise: Source of random numbers: `Noise`, or `BrownianNoise`.
+            batch_size: Samples a network call.
+
+        Raises:
+            ValueError: Both `steps` and `nfe` are given, the budget is too small, `which` or `batch_size` is out of
+                range, there is nothing to guide, or `cond` is not what the network takes.
+            NotFinite: A sample is not finite.
+        """
+        if steps is not None and nfe is not None:
+            raise ValueError(f"steps={steps} and nfe={nfe}: give one of them.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: it must be at least 1.")
+        index = torch.arange(which) if isinstance(which, int) else torch.as_tensor(which)
+        if index.ndim != 1 or not len(index) or index.is_floating_point() or bool((index < 0).any()):
+            raise ValueError("which: give a number of samples of at least 1, or their indices, integers of at least 0.")
+        _check_rows(cond, len(index))
+        if nfe is not None:
+            steps = sampler.steps_for(nfe, self.denoiser.schedule)
+        drawing = Drawing(sampler, seed, steps, guidance, noise)
+        rows = torch.arange(len(index)).split(batch_size)
+        with self.evaluating():
+            return torch.cat([self.draw(index[part], drawing, on_step, cond=_rows(cond, part))[0] for part in rows])
+
+    @torch.no_grad()
+    def draw(
+        self,
+        index: Tensor,
+        drawing: Drawing,
+        on_step: OnStep | None = None,
+        *,
+        start: Tensor | None = None,
+        cond: Conditioning | None = None,
+    ) -> tuple[Tensor, count_calls]:
+        """Samples `index` `(B,)` as they are stored, `(B, *codec.shape)`, and the count of their network calls.
+
+        Args:
+            index: Of the samples, one batch.
+            drawing: How they are drawn.
+            on_step: Called after each step; what it raises stops the run.
+            start: x_T `(B, *shape)`, instead of theirs.
+            cond: Their conditions, instead of those that the conditioner gives them.
+
+        Raises:
+            NotFinite: A sample is not finite.
+            ValueError: There is nothing to guide.
+        """
+        index, sampler = index.to(self.device), drawing.sampler
+        if cond is not None:
+            cond = Conditioning(*(None if field is None else field.to(self.device) for field in cond))
+        bound = self.bound(index, drawing.guidance, cond)
+        counted = count_calls(bound if drawing.steer is None else drawing.steer(bound, index))
+        x = sampler(
+            counted,
+            self.denoiser.schedule,
+            self.shape,
+            drawing.noise(drawing.seed, index, SAMPLING),
+            steps=drawing.steps,
+            start=start,
+            on_step=on_step,
+        )
+        what = f"{type(sampler).__name__} at {counted.calls} NFE is not finite"
+        check_finite(x, index, what)
+        decoded = self.codec.decode(x)
+        check_finite(decoded, index, f"{what} once {type(self.codec).__name__} has decoded it")
+        return to_stored(decoded), counted
+
+    def bound(self, index: Tensor, guidance: float = 1.0, cond: Conditioning | None = None) -> Denoise:
+        """The denoiser of samples `index` `(B,)`, with their conditions bound and guided by a scale.
+
+        Args:
+            index: Of the samples, on the denoiser's device.
+            guidance: Scale of classifier-free guidance.
+            cond: The samples' conditions, instead of those that the conditioner gives them.
+
+        Raises:
+            ValueError: The scale is not 1 and there is nothing to guide.
+        """
+        given = self.conditioner
+        cond = given.sample(index) if cond is None else cond
+        return bind(self.denoiser, cond, given.null(index), guidance, given.guided_channels)
+
+
+def check_finite(x: Tensor, index: Tensor, what: str) -> None:
+    """Refuse samples `x` `(B, *)` with indices `index` `(B,)`, which are `what`, the sentence after "sample 3 of ".
+
+    Raises:
+        NotFinite: One is not finite.
+    """
+    bad = ~x.isfinite().flatten(1).all(1)
+    if bool(bad.any()):
+        first = int(index[bad][0])
+        raise NotFinite(first, f"sample {first} of {what}.")
+
+
+def mean_count(total: int, samples: int) -> float:
+    """Calls a sample, an int if it is whole."""
+    mean = total / samples
+    return int(mean) if mean.is_integer() else round(mean, 2)
+
+
+def digest(module: nn.Module) -> str:
+    """sha256 of names and values of all weights."""
+    total = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        total.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def _check_rows(cond: Conditioning | None, count: int) -> None:
+    """Refuse conditions of another number of samples.
+
+    Raises:
+        ValueError: There are more or fewer than `count`.
+    """
+    for name, field in (cond or Conditioning())._asdict().items():
+        if field is not None and len(field) != count:
+            raise ValueError(f"cond.{name}: has {len(field)} rows, and there are {count} samples; give a row a sample.")
+
+
+def _rows(cond: Conditioning | None, part: Tensor) -> Conditioning | None:
+    """The conditions of some samples."""
+    return None if cond is None else Conditioning(*(None if field is None else field[part] for field in cond))

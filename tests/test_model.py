@@ -1,0 +1,101 @@
+"""Samples of a model: a function of (seed, index) alone, the sampler's own numbers, and sentences on wrong calls."""
+
+import pytest
+import torch
+
+from denoiselab import parameterizations
+from denoiselab.codecs import Identity
+from denoiselab.conditioners import ClassLabel, Unconditional
+from denoiselab.denoiser import Denoiser, ScaledTime
+from denoiselab.model import Drawing, Model, NotFinite
+from denoiselab.networks import DDPMUNet
+from denoiselab.networks.conditioning import Conditioning
+from denoiselab.noise import SAMPLING, BrownianNoise, Noise
+from denoiselab.samplers import DDIM, Ancestral
+from denoiselab.samplers.spacing import UniformTime
+from denoiselab.schedules import VPLinear
+from denoiselab.stored import to_stored, to_uint8
+
+SHAPE = (1, 8, 8)
+
+
+def model(classes=None):
+    torch.manual_seed(0)
+    network = DDPMUNet(
+        SHAPE, channels=8, multipliers=(1,), blocks=1, attention_levels=(), dropout=0.5, groups=4, num_classes=classes
+    )
+    for parameter in network.parameters():  # the last layer starts at zero
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    denoiser = Denoiser(network, VPLinear(), parameterizations.eps, ScaledTime())
+    return Model(denoiser, Unconditional() if classes is None else ClassLabel(classes), Identity(SHAPE))
+
+
+def test_samples_are_those_of_the_sampler_as_bytes_whatever_the_batch():
+    ours, sampler = model(), Ancestral(UniformTime(), 3)
+    ours.denoiser.train()
+    images = ours.sample(sampler, 6, seed=4, batch_size=4)
+    assert (images.dtype, images.shape) == (torch.uint8, (6, *SHAPE))
+    assert ours.denoiser.training  # it was, and dropout did nothing in between
+    ours.denoiser.eval()
+    x = sampler(ours.denoiser, ours.denoiser.schedule, SHAPE, Noise(4, torch.arange(4), SAMPLING))
+    assert torch.equal(images[:4], to_uint8(x))
+    assert torch.equal(ours.sample(sampler, [5, 2], seed=4, batch_size=1)[:, 0].int(), images[[5, 2], 0].int())
+    assert not torch.equal(ours.sample(sampler, 6, seed=5), images)
+    assert not torch.equal(ours.sample(sampler, 6, seed=4, noise=BrownianNoise), images)
+
+
+def test_steps_and_calls_are_asked_for_one_way():
+    ours, sampler, calls = model(), DDIM(UniformTime(), 9), []
+    assert torch.equal(ours.sample(sampler, 2, nfe=5), ours.sample(sampler, 2, steps=5))
+    ours.sample(sampler, 3, steps=2, on_step=calls.append, batch_size=2)
+    assert [(moment.number, len(moment.x)) for moment in calls] == [(1, 2), (2, 2), (1, 1), (2, 1)]
+    assert ours.draw(torch.arange(2), Drawing(sampler, 0))[1].rows == 18
+
+
+def test_conditions_are_those_of_the_index_unless_others_are_given():
+    ours, sampler = model(3), DDIM(UniformTime(), 2)
+    labels = Conditioning(class_label=torch.tensor([2, 0, 1, 1]))
+    own, given = ours.sample(sampler, 4), ours.sample(sampler, 4, cond=labels, batch_size=3)
+    alone = ours.sample(sampler, [0], cond=Conditioning(class_label=torch.tensor([2])))
+    assert not torch.equal(own, given)
+    assert torch.equal(given[:1], alone)
+    same = Conditioning(class_label=torch.arange(4) % 3)
+    assert torch.equal(own, ours.sample(sampler, 4, cond=same))
+    assert not torch.equal(own, ours.sample(sampler, 4, guidance=3.0))
+
+
+@pytest.mark.parametrize(
+    ("which", "options", "sentence"),
+    [
+        (2, {"steps": 3, "nfe": 3}, "steps=3 and nfe=3: give one of them"),
+        (0, {}, "which"),
+        ([-1], {}, "which"),
+        ([0.5], {}, "which"),
+        (2, {"batch_size": 0}, "batch_size=0"),
+        (2, {"nfe": 0}, "nfe=0"),
+        (2, {"guidance": 2.0}, "guidance=2.0: the model takes no condition"),
+        (2, {"cond": Conditioning(class_label=torch.tensor([1]))}, "cond.class_label: has 1 rows, and there are 2"),
+        (1, {"cond": Conditioning(class_label=torch.tensor([1]))}, "the network does not take class_label"),
+    ],
+)
+def test_a_wrong_call_gets_a_sentence(which, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        model().sample(DDIM(UniformTime(), 2), which, **options)
+
+
+def test_the_first_sample_that_is_not_finite_is_named():
+    ours = model()
+
+    class Broken(DDIM):
+        def run(self, denoise, schedule, levels, x, noise, *, on_step=None):
+            return torch.where((noise.index == 7).reshape(-1, 1, 1, 1), torch.nan, x)
+
+    with pytest.raises(NotFinite, match="sample 7 of Broken at 0 NFE is not finite") as error:
+        ours.sample(Broken(UniformTime(), 2), 9, batch_size=4)
+    assert error.value.index == 7
+
+
+def test_only_images_are_stored_as_bytes():
+    assert to_stored(torch.zeros(2, *SHAPE, dtype=torch.float64)).dtype is torch.uint8
+    for shape in ((2, 3), (2, 1, 16)):
+        assert to_stored(torch.zeros(shape, dtype=torch.float64)).dtype is torch.float32
