@@ -10,14 +10,15 @@ import dataclasses
 import functools
 import importlib
 import inspect
-import os
 import re
+import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
+from denoiselab import packages
 from denoiselab.errors import BadInput, closest, not_given
 
 # What a model and its data are made of, and what measures one.
@@ -50,9 +51,6 @@ _ALL = (
     "torch.optim.",
     *(f"pytorch_lightning.{part}." for part in ("trainer", "callbacks", "profilers", "strategies")),
 )
-
-# The environment variable with which a user allows own packages: prefixes, separated by commas.
-ALLOW_VARIABLE = "DENOISELAB_ALLOW"
 
 
 def targets(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -88,12 +86,9 @@ def resolve(name: Any, path: str, allowed: Sequence[str] = _ALL) -> Callable[...
     Raises:
         BadInput: It is not allowed, or there is no such thing.
     """
-    own = tuple(prefix for prefix in os.environ.get(ALLOW_VARIABLE, "").split(",") if prefix)
+    own = packages.allowed()
     classes = (*allowed, *own)
-    listed = ", ".join(f"{prefix}*" for prefix in (*classes, *_FUNCTIONS))
-    refusal = BadInput(
-        f"{path}._target_={name}: not allowed; allowed are {listed}, and prefixes named in ${ALLOW_VARIABLE}."
-    )
+    refusal = BadInput(f"{path}._target_={name}: {_allowance(str(name), (*classes, *_FUNCTIONS))}")
     if not isinstance(name, str) or not f"{name}.".startswith((*classes, *_FUNCTIONS, "pytorch_lightning.Trainer.")):
         raise refusal
     module_name, _, attribute = name.rpartition(".")
@@ -104,9 +99,24 @@ def resolve(name: Any, path: str, allowed: Sequence[str] = _ALL) -> Callable[...
     # What it is, not what it is called: an allowed module also holds what it imports.
     home = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
     prefixes = classes if inspect.isclass(target) else (*_FUNCTIONS, *own) if inspect.isfunction(target) else ()
-    if "<" in home or not home.startswith(prefixes):
+    if "<" in home or not f"{home}.".startswith(prefixes):
         raise refusal
     return typing.cast("Callable[..., Any]", target)
+
+
+def _allowance(name: str, prefixes: Sequence[str]) -> str:
+    """What is allowed instead of a refused name, or how its package becomes allowed."""
+    root, dot, _ = name.partition(".")
+    if dot and root.isidentifier() and root not in sys.stdlib_module_names and root not in _roots(prefixes):
+        return (
+            f"{root} is not an allowed package; if you trust its code, set {packages.ALLOW_VARIABLE}={root} in the "
+            f"environment, or install it with an entry point of the group {packages.GROUP}."
+        )
+    return f"not allowed; allowed are {', '.join(f'{prefix}*' for prefix in prefixes)}."
+
+
+def _roots(prefixes: Sequence[str]) -> set[str]:
+    return {prefix.partition(".")[0] for prefix in prefixes}
 
 
 def construct(node: Any, path: str, refusals: tuple[type[Exception], ...] = (), /, **given: Any) -> Any:

@@ -155,7 +155,7 @@ def test_a_pickled_configuration_is_not_read(start, tmp_path):
         ("hydra.output_subdir=x", "hydra.output_subdir"),
         ("hydra.mode=MULTIRUN", "-m makes a multirun"),
         ("+hydra.job.env_set.A=x", "hydra.job.env_set.A"),
-        ("hydra.searchpath=[pkg://antigravity]", "put files into conf/"),
+        ("hydra.searchpath=[pkg://antigravity]", "antigravity is not an allowed package"),
         ("+hydra.sweeper.x='${oc.create:{_target_: os.system}}'", "os.system is not allowed there"),
     ],
 )

@@ -12,20 +12,19 @@ import sys
 import traceback
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-import hydra
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from denoiselab import search_path
 from denoiselab.app.config import overrides, resolvers, spelling
 from denoiselab.app.config.hydra_node import CheckedLoader
 from denoiselab.app.config.settings import replaced
@@ -114,19 +113,22 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise Stopped(128 + number, "stopped by SIGTERM.")
 
 
-@contextmanager
-def _hydra(conf: Path, name: str) -> Iterator[Hydra]:
+def _arguments() -> Namespace:
+    """The command line; `folders` are those in which it has configurations searched, and `overrides` the others."""
+    arguments = get_args_parser().parse_args()
+    arguments.folders = search_path.given(arguments.config_dir, arguments.overrides)
+    arguments.overrides = search_path.others(arguments.overrides)
+    return arguments
+
+
+def _hydra(conf: Path, name: str, arguments: Namespace) -> AbstractContextManager[Hydra]:
     """Hydra, which composes nothing unchecked."""
-    with hydra.initialize_config_dir(str(conf), job_name=name, version_base="1.3"):
-        program = GlobalHydra.instance().hydra
-        assert program is not None
-        program.config_loader = CheckedLoader(program.config_loader.get_search_path())
-        yield program
+    return search_path.initialized(conf, name, arguments.folders, CheckedLoader)
 
 
 def _run_jobs(conf: Path, name: str, task: Task) -> None:
     """Let Hydra run the job, or the jobs of a multirun one after another; or show what it was asked for instead."""
-    arguments = get_args_parser().parse_args()
+    arguments = _arguments()
 
     def job(config: DictConfig) -> Any:
         plain = _plain(config, HydraConfig.get().overrides.task)
@@ -139,11 +141,10 @@ def _run_jobs(conf: Path, name: str, task: Task) -> None:
             raise _Failed(error) from error
 
     try:
-        if _shows(arguments) or arguments.cfg:
-            hydra.main(version_base="1.3", config_path=str(conf), config_name=name)(job)()
-            return
-        with _hydra(conf, name) as program:
-            if arguments.multirun:
+        with _hydra(conf, name, arguments) as program:
+            if _shows(arguments) or arguments.cfg:
+                _show(program, name, arguments)
+            elif arguments.multirun:
                 program.multirun(name, job, [*arguments.overrides, "hydra.mode=MULTIRUN"])
             else:
                 program.run(name, job, arguments.overrides)
@@ -151,18 +152,35 @@ def _run_jobs(conf: Path, name: str, task: Task) -> None:
         raise failed.error from None
 
 
+def _show(program: Hydra, name: str, arguments: Namespace) -> None:
+    """What Hydra is asked to show instead of running a job."""
+    if arguments.help:
+        program.app_help(name, get_args_parser(), arguments)
+    elif arguments.hydra_help:
+        program.hydra_help(name, get_args_parser(), arguments)
+    elif arguments.cfg:
+        program.show_cfg(name, arguments.overrides, arguments.cfg, arguments.package, arguments.resolve)
+    elif arguments.shell_completion:
+        program.shell_completion(name, arguments.overrides)
+    else:
+        program.show_info(arguments.info, name, arguments.overrides)
+
+
 def _check_jobs(conf: Path, name: str, check: Check, show: dict[str, bool]) -> None:
     """Check every job's configuration before the first one starts."""
-    arguments = get_args_parser().parse_args()
+    arguments = _arguments()
+    if arguments.config_path or arguments.config_name:
+        raise BadInput(
+            "--config-path and --config-name are not supported; --config-dir=<folder> adds configurations to those of "
+            "conf/."
+        )
     if _shows(arguments):
         return
-    if arguments.config_path or arguments.config_name or arguments.config_dir:
-        raise BadInput("--config-path, --config-name and --config-dir are not supported; put files into conf/.")
     if arguments.experimental_rerun:
         raise BadInput(
             f"--experimental-rerun={arguments.experimental_rerun}: is not supported; it runs code of a file."
         )
-    with _hydra(conf, name):
+    with _hydra(conf, name, arguments):
         if overrides.typed(arguments.overrides, "hydra.mode"):
             raise BadInput("hydra.mode: is not to be set; -m makes a multirun.")
         if arguments.multirun and any(text.startswith("paths.run_dir=") for text in arguments.overrides):

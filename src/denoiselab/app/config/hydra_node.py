@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
@@ -16,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab.errors import BadInput
+from denoiselab.search_path import Loader
 
 Node = dict[str, Any]
 
@@ -32,7 +32,7 @@ _APART = (
 _PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")
 
 
-class CheckedLoader(ConfigLoaderImpl):
+class CheckedLoader(Loader):
     """Composes configurations whose node `hydra` is as the program's own file and the command line have it.
 
     Hydra calls its targets: callbacks, logging handlers, launchers, the jobs of a sweep. All of it comes from
@@ -55,8 +55,6 @@ class CheckedLoader(ConfigLoaderImpl):
         """
         parsed = OverridesParser.create().parse_overrides(overrides)
         typed = tuple(str(one.input_line) for one in parsed if one.is_hydra_override())
-        if any(one.key_or_group == "hydra.searchpath" for one in parsed):  # it imports what it names
-            raise BadInput(f"{' '.join(typed)}: hydra.searchpath is not allowed; put files into conf/.")
         rest = run_mode, from_shell, validate_sweep_overrides
         config = super().load_configuration(config_name, overrides, *rest)
         if overrides:

@@ -1,0 +1,52 @@
+"""Packages outside of this one whose classes may be named in configurations, and whose `conf/` folders are searched.
+
+A distribution names its package by an entry point of the group `denoiselab.packages`:
+
+    [project.entry-points."denoiselab.packages"]
+    mylab = "mylab"
+
+A package that is not installed is named by the environment variable `DENOISELAB_ALLOW`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+GROUP = "denoiselab.packages"
+
+# The environment variable: dotted names, separated by commas.
+ALLOW_VARIABLE = "DENOISELAB_ALLOW"
+
+
+def allowed() -> tuple[str, ...]:
+    """The dotted names of all allowed packages, each with a dot behind it."""
+    named = (name.strip(" .") for name in os.environ.get(ALLOW_VARIABLE, "").split(","))
+    return tuple(dict.fromkeys(f"{name}." for name in (*named, *_installed(tuple(sys.path))) if name))
+
+
+def folders() -> dict[str, Path]:
+    """Allowed packages that have a folder `conf`, and this folder. No package is imported."""
+    places = {name[:-1]: folder_of(f"{name}conf") for name in allowed()}
+    return {name: place for name, place in places.items() if place is not None}
+
+
+def folder_of(name: str) -> Path | None:
+    """The folder of a dotted name below a top-level package, which is not imported; None if there is none."""
+    root, *rest = name.split(".")
+    try:
+        spec = importlib.util.find_spec(root)
+    except (ImportError, ValueError):
+        return None
+    places = (Path(place, *rest) for place in (spec.submodule_search_locations if spec else None) or ())
+    return next((place for place in places if place.is_dir()), None)
+
+
+@functools.cache
+def _installed(path: tuple[str, ...]) -> tuple[str, ...]:
+    """The packages that the distributions on `sys.path` name by an entry point."""
+    return tuple(sorted(entry.module for entry in importlib.metadata.entry_points(group=GROUP)))
