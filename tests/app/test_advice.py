@@ -35,6 +35,7 @@ def commands():
 OPEN = {
     "logs/digits/<run id>": "{run}",
     "logs/imagenet/<run id>": "{run}",
+    "logs/gratings/<run id>": "{run}",
     "logs/digits/*": "{run}*",
     "<run>": "{run}",
     "ckpt=...": "ckpt={run}",
@@ -94,16 +95,23 @@ def rehearse(monkeypatch, capfd):
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if " -m venv " not in c])
-def test_every_command_of_readme_is_accepted(command, finished, tmp_path, rehearse, capfd):
+def test_every_command_of_readme_is_accepted(command, finished, tmp_path, rehearse, capfd, monkeypatch):
     words = spelled(command, finished, tmp_path / "new")
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "example_package" / "src"))  # which README installs
+    monkeypatch.setenv("DENOISELAB_ALLOW", "labparts")
     if words[0] == "pip":
         assert words[1] == "install"
+        if (ROOT / words[2]).is_dir():
+            assert (ROOT / words[2] / "pyproject.toml").is_file()
+            return
         extra = re.fullmatch(r"denoiselab\[(\w+)\]", words[2])
         assert extra
         assert extra[1] in EXTRAS
     elif words[0] == "wandb":
         assert list(finished.glob("wandb/offline-run-*"))
         assert shlex.split(command) == ["wandb", "sync", "<run>/wandb/*"]
+    elif words[0] == "pytest" and words[1] != "-m":
+        assert list((ROOT / words[1]).glob("test_*.py"))
     elif words[0] == "pytest":
         assert f'\n    "{words[2]}: ' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     elif "denoiselab.interop.nvlabs.pickles" in words:

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 from configurations import build
-from convergence import errors, lam_uniform, slope, weak_errors
 from oracles import F64, flow_map, mixture
+from oracles import interior_levels as lam_uniform
 
 from denoiselab import samplers
 from denoiselab.noise import Noise
@@ -15,6 +15,7 @@ from denoiselab.samplers import unipc
 from denoiselab.samplers.spacing import UniformLogSNR
 from denoiselab.samplers.transfer import Time
 from denoiselab.schedules import VPLinear
+from denoiselab.testing.convergence import errors, slope, weak_errors
 
 GRID = UniformLogSNR()
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
-from oracles import F64, flow_map, mixture
+from torch import Tensor
 
-from denoiselab import samplers
-from denoiselab.analytic import GaussianDenoiser
 from denoiselab.noise import Noise
-from denoiselab.samplers import Memory
-from denoiselab.schedules import Level, VPLinear
+from denoiselab.samplers import Memory, Sampler
+from denoiselab.samplers.multistep import Multistep
+from denoiselab.schedules import Level, Schedule, VPLinear
+from denoiselab.testing.oracles import F64, flow_map, gaussian, interior_levels, mixture
+
+# Levels, none of them an end, for a number of steps.
+Grid = Callable[[Schedule, int], Sequence[Level]]
 
 
-def lam_uniform(schedule, steps):
-    return schedule.at(torch.linspace(-2, 2, steps + 1, dtype=F64)).unbind()
-
-
-def errors(sampler, grid, counts, to_clean=False):
+def errors(sampler: Sampler, grid: Grid, counts: Sequence[int], to_clean: bool = False) -> list[float]:
     """RMS error at the last noisy level of grids `grid(schedule, count)`, the history of the first steps exact."""
     schedule, oracle = VPLinear(), mixture()
     start = torch.linspace(-1.5, 1.5, 9, dtype=F64)
@@ -24,8 +25,8 @@ def errors(sampler, grid, counts, to_clean=False):
     out = []
     for count in counts:
         levels = grid(schedule, count)
-        seeded = sampler.terms - 1 if isinstance(sampler, samplers.multistep.Multistep) else 0
-        memory = Memory()
+        seeded = sampler.terms - 1 if isinstance(sampler, Multistep) else 0
+        memory, x = Memory(), start[:, None]
         plan = sampler.plan(schedule, [*levels, Level.clean()])[:-1] if to_clean else sampler.plan(schedule, levels)
         for i, ((step, _), here) in enumerate(zip(plan, levels, strict=False)):
             if i <= seeded:
@@ -37,22 +38,20 @@ def errors(sampler, grid, counts, to_clean=False):
     return out
 
 
-class Impulses(Noise):
-    """Draw k is 1 for row k + 1 of the batch and 0 for the others: of a linear run, the rows tell all."""
+class _Impulses(Noise):
+    """Draw k is 1 for row k + 1 of the batch and 0 for the others: the rows of a linear run are its coefficients."""
 
-    def like(self, x):
+    def like(self, x: Tensor) -> Tensor:
         self.draw += 1
         return (torch.arange(len(x)) == self.draw).to(x)[:, None]
 
-    def between(self, x, here, there):
+    def between(self, x: Tensor, here: Level, there: Level) -> Tensor:
         return self.like(x)
 
 
-def gaussian(mean=0.7, std=0.4):
-    return GaussianDenoiser(torch.full((1,), mean, dtype=F64), torch.full((1, 1), std**2, dtype=F64))
-
-
-def weak_errors(sampler, counts, grid=lam_uniform, mean=0.7, std=0.4):
+def weak_errors(
+    sampler: Sampler, counts: Sequence[int], grid: Grid = interior_levels, mean: float = 0.7, std: float = 0.4
+) -> list[float]:
     """Errors of mean and variance of what a Gaussian's exact denoiser makes of its own noisy marginal.
 
     Every step is linear in x and its draws, so both are known without a sample.
@@ -67,7 +66,7 @@ def weak_errors(sampler, counts, grid=lam_uniform, mean=0.7, std=0.4):
         # Row 0 has neither; the last row starts one away from the mean.
         x = torch.full((draws + 2, 1), float(first.alpha) * mean, dtype=F64)
         x[-1] += 1
-        end = sampler.run(oracle, schedule, levels, x, Impulses(0, torch.arange(len(x))))[:, 0]
+        end = sampler.run(oracle, schedule, levels, x, _Impulses(0, torch.arange(len(x))))[:, 0]
         answers = end[1:] - end[0]
         started = (first.alpha * std).square() + first.sigma.square()
         variance = answers[:-1].square().sum() + answers[-1].square() * started
@@ -76,7 +75,7 @@ def weak_errors(sampler, counts, grid=lam_uniform, mean=0.7, std=0.4):
     return out
 
 
-def slope(counts, found):
+def slope(counts: Sequence[int], found: Sequence[float]) -> float:
     """The order that errors at these counts show."""
     n, e = (torch.tensor(values, dtype=F64).log() for values in (counts, found))
     return -float(((n - n.mean()) * (e - e.mean())).sum() / (n - n.mean()).square().sum())

@@ -1,0 +1,44 @@
+"""The parts keep the contracts of denoiselab."""
+
+import pytest
+import torch
+from labparts.data import Gratings
+from labparts.metric import MeanDistance
+from labparts.network import GatedConvNet
+from labparts.sampler import ExponentialHeun
+from labparts.schedule import PowerOfTime
+
+from denoiselab.evaluation.metrics.of_features import Layer
+from denoiselab.evaluation.metrics.statistics import GaussianStatistics
+from denoiselab.samplers.spacing import Asinh
+from denoiselab.testing import check_network, check_sampler, check_schedule
+
+
+def test_sampler():
+    check_sampler(ExponentialHeun(Asinh(), steps=20))
+
+
+@pytest.mark.parametrize("power", [1.0, 1.5, 3.0])
+def test_schedule(power):
+    check_schedule(PowerOfTime(power))
+
+
+def test_network():
+    check_network(GatedConvNet([1, 8, 8]), [1, 8, 8])
+
+
+def test_data():
+    train, held_out = Gratings("gratings", [1, 8, 8], n=400).load()
+    assert len(train) + len(held_out) == 400
+    assert train.shape == (1, 8, 8)
+    assert set(train.labels.tolist()) == {0, 1, 2, 3}
+    assert train.fingerprint == Gratings("gratings", [1, 8, 8], n=400).load()[0].fingerprint
+
+
+def test_metric():
+    layers = []
+    for mean in (0.0, 2.0):
+        statistics = GaussianStatistics(3)
+        statistics.update(torch.tensor([[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]]) + mean)
+        layers.append(Layer(statistics, None))
+    assert MeanDistance().scores(*layers)["mean_distance"].value == pytest.approx(12)

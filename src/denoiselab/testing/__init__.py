@@ -1,0 +1,13 @@
+"""Checks of the contract of parts, by which this package tests its own, for the tests of a user's.
+
+    def test_my_sampler():
+        check_sampler(MySampler(Asinh(), steps=20))
+
+Each raises AssertionError with a sentence. Everything here imports torch only, and runs on the CPU within seconds.
+"""
+
+from denoiselab.testing.networks import check_network
+from denoiselab.testing.samplers import check_sampler
+from denoiselab.testing.schedules import check_schedule
+
+__all__ = ["check_network", "check_sampler", "check_schedule"]
