@@ -13,13 +13,12 @@ import inspect
 import re
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
-
-from denoiselab import packages
-from denoiselab.errors import BadInput, closest, not_given
+from denoiselab import packages, signatures
+from denoiselab.errors import BadInput, not_given
+from denoiselab.options import SPECIAL, check_node, targets
 
 # What a model and its data are made of, and what measures one.
 MODEL = tuple(
@@ -53,18 +52,6 @@ _ALL = (
 )
 
 
-def targets(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every (dotted path, node) of the tree that has a `_target_`."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield path, node
-        for key, value in node.items():
-            yield from targets(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list):
-        for index, value in enumerate(node):
-            yield from targets(value, f"{path}.{index}")
-
-
 def check(tree: Mapping[str, Any], allowed: Sequence[str] = _ALL) -> None:
     """Check all `_target_` nodes: that they are allowed, take the options given, and of the types given.
 
@@ -75,9 +62,26 @@ def check(tree: Mapping[str, Any], allowed: Sequence[str] = _ALL) -> None:
     Raises:
         BadInput: One of them fails; nothing was called.
     """
+    check_names(tree, allowed)
     nodes = [(path, node, resolve(node["_target_"], path, allowed)) for path, node in targets(tree)]
     for path, node, target in nodes:
-        _check_options(path, node, target)
+        check_node(path, node, signatures.inspected(target))
+
+
+def check_names(tree: Mapping[str, Any], allowed: Sequence[str] = _ALL) -> None:
+    """Refuse a tree with a `_target_` whose dotted name is not allowed; nothing is imported.
+
+    Raises:
+        BadInput: One is not.
+    """
+    for path, node in targets(tree):
+        _check_name(node["_target_"], path, allowed)
+
+
+def _check_name(name: Any, path: str, allowed: Sequence[str]) -> None:
+    prefixes = (*allowed, *packages.allowed(), *_FUNCTIONS, "pytorch_lightning.Trainer.")
+    if not isinstance(name, str) or not f"{name}.".startswith(prefixes):
+        raise _refusal(name, path, allowed)
 
 
 def resolve(name: Any, path: str, allowed: Sequence[str] = _ALL) -> Callable[..., Any]:
@@ -86,11 +90,7 @@ def resolve(name: Any, path: str, allowed: Sequence[str] = _ALL) -> Callable[...
     Raises:
         BadInput: It is not allowed, or there is no such thing.
     """
-    own = packages.allowed()
-    classes = (*allowed, *own)
-    refusal = BadInput(f"{path}._target_={name}: {_allowance(str(name), (*classes, *_FUNCTIONS))}")
-    if not isinstance(name, str) or not f"{name}.".startswith((*classes, *_FUNCTIONS, "pytorch_lightning.Trainer.")):
-        raise refusal
+    _check_name(name, path, allowed)
     module_name, _, attribute = name.rpartition(".")
     try:
         target = getattr(importlib.import_module(module_name), attribute)
@@ -98,10 +98,16 @@ def resolve(name: Any, path: str, allowed: Sequence[str] = _ALL) -> Callable[...
         raise BadInput(f"{path}._target_={name}: there is no such class or function.") from None
     # What it is, not what it is called: an allowed module also holds what it imports.
     home = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
-    prefixes = classes if inspect.isclass(target) else (*_FUNCTIONS, *own) if inspect.isfunction(target) else ()
+    kinds = allowed if inspect.isclass(target) else _FUNCTIONS
+    prefixes = (*kinds, *packages.allowed()) if inspect.isclass(target) or inspect.isfunction(target) else ()
     if "<" in home or not f"{home}.".startswith(prefixes):
-        raise refusal
+        raise _refusal(name, path, allowed)
     return typing.cast("Callable[..., Any]", target)
+
+
+def _refusal(name: Any, path: str, allowed: Sequence[str]) -> BadInput:
+    prefixes = (*allowed, *packages.allowed(), *_FUNCTIONS)
+    return BadInput(f"{path}._target_={name}: {_allowance(str(name), prefixes)}")
 
 
 def _allowance(name: str, prefixes: Sequence[str]) -> str:
@@ -135,7 +141,7 @@ def construct(node: Any, path: str, refusals: tuple[type[Exception], ...] = (), 
         return [construct(value, f"{path}.{index}", refusals) for index, value in enumerate(node)]
     if not isinstance(node, Mapping):
         return node
-    options = {k: construct(v, f"{path}.{k}", refusals) for k, v in node.items() if k not in ("_target_", "_partial_")}
+    options = {k: construct(v, f"{path}.{k}", refusals) for k, v in node.items() if k not in SPECIAL}
     if "_target_" not in node:
         return options
     target = resolve(node["_target_"], path)
@@ -151,53 +157,3 @@ def construct(node: Any, path: str, refusals: tuple[type[Exception], ...] = (), 
         if missing := re.search(r"missing \d+ required [\w-]+ arguments?: '(\w+)'", text):
             raise not_given(f"{path}.{missing[1]}") from error
         raise BadInput(text if text.startswith(path) else f"{path}.{text}") from error
-
-
-def check_type(path: str, value: Any, annotation: Any) -> None:
-    """Refuse a value that its annotation does not allow.
-
-    Raises:
-        BadInput: It does not.
-    """
-    try:
-        adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
-    except PydanticSchemaGenerationError:
-        return
-    except Exception:  # types that take no configuration bring their own
-        try:
-            adapter = TypeAdapter(annotation)
-        except PydanticSchemaGenerationError:  # a protocol: only an object, made from a node, can be one
-            if value is None and type(None) in typing.get_args(annotation):
-                return
-            raise BadInput(f"{path}={value!r}: it must be a node with a _target_.") from None
-    try:
-        adapter.validate_python(value, strict=not isinstance(value, (list, dict)))
-    except ValidationError as error:
-        messages = dict.fromkeys(detail["msg"].removeprefix("Input ") for detail in error.errors())
-        readable = " or ".join(m for m in messages if "instance of" not in m) or "is of the wrong type"
-        raise BadInput(f"{path}={value!r}: {readable.removeprefix('Value error, ')}.") from None
-
-
-def _check_options(path: str, node: Mapping[str, Any], target: Callable[..., Any]) -> None:
-    parameters = inspect.signature(target).parameters
-    function: Any = target.__init__ if inspect.isclass(target) else target
-    try:
-        # Decorated constructors carry the hints of the function within.
-        hints = typing.get_type_hints(target if dataclasses.is_dataclass(target) else inspect.unwrap(function))
-    except (NameError, TypeError):
-        hints = {}
-    if node.get("_partial_", False) and inspect.isclass(target) and path != "optimizer":
-        raise BadInput(f"{path}._partial_=true: {target.__name__} must be built whole here; leave _partial_ out.")
-    sink = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    for key, value in node.items():
-        if key in ("_target_", "_partial_"):
-            continue
-        if value == "???":
-            raise not_given(f"{path}.{key}")
-        if key not in parameters and not sink:
-            raise BadInput(
-                f"{path}.{key}={value}: unknown option; {closest(key, parameters)}"
-                f"{target.__name__} takes: {', '.join(parameters) or 'nothing'}."
-            )
-        if key in hints and not any(True for _ in targets(value)):
-            check_type(f"{path}.{key}", value, hints[key])

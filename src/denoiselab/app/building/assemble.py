@@ -25,8 +25,9 @@ from denoiselab.data import DataSet, clean, in_turn
 from denoiselab.data.loading.datamodule import DataModule
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier, OptimizedMetric, Store
-from denoiselab.instantiate import check, construct, targets
+from denoiselab.instantiate import check, construct
 from denoiselab.model import Model
+from denoiselab.options import targets
 from denoiselab.training.callbacks import ProgressBar
 from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 from denoiselab.training.checkpoints import AtomicCheckpointIO

@@ -10,12 +10,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from denoiselab.errors import BadInput
-
-# Arguments of the Trainer that are not the user's.
-PROGRAM_SETS = (
-    *("max_steps", "max_epochs", "min_steps", "min_epochs", "max_time", "logger", "callbacks", "plugins"),
-    *("enable_progress_bar", "enable_model_summary", "use_distributed_sampler", "default_root_dir", "fast_dev_run"),
-)
+from denoiselab.options import PROGRAM_SETS
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
