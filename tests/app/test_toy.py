@@ -12,7 +12,7 @@ from scipy.io import wavfile
 
 from denoiselab.app.building.assemble import check_config
 from denoiselab.app.config.overrides import composed
-from denoiselab.app.runs.run_directory import run_id
+from denoiselab.app.runs.run_id import run_id
 from denoiselab.instantiate import construct
 from denoiselab.model import NotFinite
 

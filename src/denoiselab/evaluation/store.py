@@ -17,6 +17,7 @@ from denoiselab import files
 from denoiselab.cleaning import path_part
 from denoiselab.code_digest import sha256_of_code
 from denoiselab.files import atomic
+from denoiselab.options import completed
 
 Record = dict[str, Any]
 
@@ -179,12 +180,16 @@ def key_of(cell: Mapping[str, Any]) -> str:
 def find(stored: Iterable[Record], cell: Mapping[str, Any]) -> Record | None:
     """The last stored record of the protocol `cell`, whatever the code that scored it.
 
-    Records without a digest of their code have the version of this package in their protocol instead.
+    Records without a digest of their code have the version of this package in their protocol instead. Older ones do not
+    state those settings of their sampler which are the defaults of its class.
     """
     stored = list(stored)
     versions = {(r.get("versions") or {}).get("denoiselab") for r in stored if "protocol_sha256" not in r}
-    former = {key_of({**cell, "versions": {**cell.get("versions", {}), "denoiselab": v}}) for v in versions}
-    keys = {key_of(cell), *former}
+    own = completed(cell.get("settings"))
+    stated = [r["settings"] for r in stored if "settings" in r and completed(r["settings"]) == own]
+    cells = [cell, *({**cell, "settings": settings} for settings in stated)]
+    former = {key_of({**c, "versions": {**c.get("versions", {}), "denoiselab": v}}) for v in versions for c in cells}
+    keys = {*map(key_of, cells), *former}
     return next((r for r in reversed(stored) if r.get("protocol_sha256", r["cell"]) in keys), None)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
 import secrets
 import shutil
@@ -23,9 +22,8 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from denoiselab.app.runs.names import job_overrides, run_name
 from denoiselab.errors import BadInput
 from denoiselab.files import write_text
+from denoiselab.options import completed
 from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
-
-ID_VARIABLE = "DENOISELAB_RUN_ID"
 
 # What may differ when a run continues: none of it changes what the training computes.
 _FREE = (
@@ -38,18 +36,6 @@ _FREE = (
 _SINCE = {"init_weights": "raw", "init_optimizer": False}
 
 _PACKAGES = ("denoiselab", "torch", "pytorch-lightning", "hydra-core", "wandb", "numpy")
-
-
-def run_id() -> str:
-    """One id for all processes of a run: given, else the cluster's, else made once and handed to children."""
-    for variable in (ID_VARIABLE, "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
-        if os.environ.get(variable, "none") != "none":
-            return os.environ[variable]
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        raise ValueError(f"torchrun gave no --rdzv-id, so its processes share no run id; set {ID_VARIABLE} to one")
-    made = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    os.environ[ID_VARIABLE] = made
-    return made
 
 
 class RunDirectory:
@@ -141,13 +127,14 @@ class RunDirectory:
             return
         elif not written:
             raise BadInput(f"{self.path / 'config.yaml'}: damaged, and there is no checkpoint to continue from.")
-        for key, old, new in differences({**_SINCE, **(saved_config or written or {})}, config):
+        # Runs of version 0.1 do not state the defaults of signatures.
+        for key, old, new in differences(completed({**_SINCE, **(saved_config or written or {})}), config):
             if not key.startswith(_FREE):
                 raise BadInput(
                     f"{key}={_short(new)}: the run in {self.path} has {key}={_short(old)}; "
                     "continue it with its own command, or start a new run."
                 )
-        for key, old, new in differences(written or saved_config, config):
+        for key, old, new in differences(completed(written or saved_config), config):
             if key.startswith(_FREE) and not key.startswith("paths."):
                 self.changes.append(f"{key} {_short(old)} -> {_short(new)}")
 
@@ -167,7 +154,7 @@ class RunDirectory:
         if written:
             texts = [
                 f"{key}={_short(there)} instead of {_short(own)}"
-                for key, own, there in differences(saved_config, written)
+                for key, own, there in differences(completed(saved_config), completed(written))
                 if not key.startswith(_FREE)
             ]
             text = f"says {', '.join(texts)}" if texts else ""

@@ -1,0 +1,21 @@
+"""The id of a run, in the name of its directory."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from datetime import datetime
+
+ID_VARIABLE = "DENOISELAB_RUN_ID"
+
+
+def run_id() -> str:
+    """One id for all processes of a run: given, else the cluster's, else made once and handed to children."""
+    for variable in (ID_VARIABLE, "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
+        if os.environ.get(variable, "none") != "none":
+            return os.environ[variable]
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ValueError(f"torchrun gave no --rdzv-id, so its processes share no run id; set {ID_VARIABLE} to one")
+    made = f"{datetime.now().astimezone():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+    os.environ[ID_VARIABLE] = made
+    return made
