@@ -9,7 +9,7 @@ from denoiselab.app.commands import cli
 
 
 def check(config: dict[str, Any], sweeping: bool) -> None:
-    """Check a job; the imports take seconds, so a misspelt key is told without them."""
+    """Check a job; the imports take seconds, so a misspelt option is refused before them."""
     from denoiselab.app.commands.generate import check_config
 
     check_config(config, sweeping=sweeping)

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab.app.commands import cli
+from denoiselab.app.config.early import check_train
 
 
 def check(config: dict[str, Any], sweeping: bool) -> None:
-    """Check a job; the imports take seconds, so a misspelt key is told without them."""
+    """Check a job, after `check_train`; the imports take seconds."""
     from denoiselab.app.building.assemble import check_config
 
     check_config(config, sweeping=sweeping)
@@ -23,4 +24,4 @@ def task(config: dict[str, Any], directory: Path | None) -> float:
 
 
 if __name__ == "__main__":
-    cli.run(Path(__file__).resolve().parent / "conf", "train", check, task)
+    cli.run(Path(__file__).resolve().parent / "conf", "train", check, task, check_train)

@@ -6,7 +6,6 @@ Hydra's own `instantiate` calls whatever a string names; its block list is, by i
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
 import inspect

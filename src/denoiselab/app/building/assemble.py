@@ -88,10 +88,8 @@ def check_config(config: Config, *, sweeping: bool) -> None:
         BadInput: Something is wrong.
     """
     settings = parse(TrainSettings, config)
-    parts.check_shape(config["data"])
     checks.check_takes(config)
     check(config)
-    parts.sampler_nodes([*settings.evaluation.extra_nfe])  # a misspelt name would be passed over
     parts.build_extractor(config, settings.evaluation, settings.evaluation.num_samples)
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
     _check_start(settings, sweeping=sweeping)

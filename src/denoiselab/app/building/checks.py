@@ -51,13 +51,11 @@ def parts(config: Config) -> dict[str, Any]:
 
 
 def check_takes(config: Config) -> None:
-    """Refuse a conditioner that sets an option which the network does not have, or knows no number of classes.
+    """Refuse a conditioner that sets an option which the network does not have.
 
     Raises:
         BadInput: It does.
     """
-    if config["conditioner"].get("num_classes", 0) is None:
-        raise BadInput("data.num_classes: is not given, and conditioner=label needs it; pass data.num_classes=...")
     conditioner, network = (str(config[part].get("_target_")) for part in ("conditioner", "network"))
     if conditioner == "denoiselab.conditioners.Unconditional":
         return

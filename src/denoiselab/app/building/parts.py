@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from denoiselab.app.config import overrides
+from denoiselab.app.config import choices
 from denoiselab.app.config.settings import Evaluation
 from denoiselab.data import DataSet
 from denoiselab.data.augmentation import Augmentation
@@ -21,21 +21,6 @@ from denoiselab.objectives import Objective
 from denoiselab.samplers import Sampler
 
 Config = Mapping[str, Any]
-
-# The grid that stands in a file.
-_FROM_FILE = "denoiselab.samplers.listed_spacing.FromFile"
-
-
-def check_shape(data: Mapping[str, Any]) -> None:
-    """Refuse images whose channels come last.
-
-    Raises:
-        BadInput: They do.
-    """
-    match data.get("shape"):
-        case [int(height), int(width), 1 | 3 as channels] if height > 4:
-            shape = f"data.shape=[{height},{width},{channels}]"
-            raise BadInput(f"{shape}: channels come first; write data.shape=[{channels},{height},{width}].")
 
 
 def build_augmentation(config: Config) -> Augmentation | None:
@@ -82,44 +67,16 @@ def build_samplers(nodes: Mapping[str, Any]) -> dict[str, Sampler]:
 
 
 def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict[str, Any]:
-    """Label to configuration, for names of `conf/sampler`, each with a grid behind an @ if not its own.
-
-    The grid is a name of `conf/spacing`, or a JSON file as `grid=...` writes it: `ddim@karras`, `ddim@path/to/it.json`
-    (whose label ends in the file's stem).
-
-    Raises:
-        BadInput: A name is unknown or stands twice.
-    """
-    nodes: dict[str, Any] = {}
-    for name in names:
-        rule, at, grid = name.partition("@")
-        label, node = rule, overrides.choice("sampler", rule)
-        if at:
-            own = grid.endswith(".json")
-            spacing = {"_target_": _FROM_FILE, "path": grid} if own else overrides.choice("spacing", grid)
-            node = {**node, "spacing": spacing}
-            label = f"{rule}@{Path(grid).stem if own else grid}"
-        if label in nodes:
-            raise BadInput(f"{option}={names}: '{label}' stands there more than once.")
-        nodes[label] = node
+    """The checked nodes of `choices.sampler_nodes`."""
+    nodes = choices.sampler_nodes(names, option)
     check(nodes)
     return nodes
 
 
 def metric_nodes(evaluation: Evaluation) -> dict[str, Any]:
-    """Name to configuration, for names of `conf/metric`, with the options that are set beside them.
-
-    Raises:
-        BadInput: A name is unknown or stands twice, or an option is unknown.
-    """
-    nodes = _nodes("metric", evaluation.metrics)
-    for name, options in evaluation.metric_options.items():
-        if name not in nodes:
-            raise BadInput(
-                f"evaluation.metric_options.{name}: it is not one of evaluation.metrics={evaluation.metrics}."
-            )
-        nodes[name] |= options
-        check({f"evaluation.metric_options.{name}": nodes[name]})
+    """The checked nodes of `choices.metric_nodes`."""
+    nodes = choices.metric_nodes(evaluation)
+    check({"evaluation": {"metric_options": nodes}})
     return nodes
 
 
@@ -183,12 +140,3 @@ def profile_name(asked: str | None, names: list[str], option: str) -> str:
     if asked not in names:
         raise BadInput(f"{option}={asked}: unknown; {closest(asked, names)}allowed: {', '.join(names)}.")
     return asked
-
-
-def _nodes(group: str, names: list[str]) -> dict[str, Any]:
-    for name in names:
-        if names.count(name) > 1:
-            raise BadInput(f"evaluation.{group}s={names}: '{name}' stands there more than once.")
-    nodes = {name: overrides.choice(group, name) for name in names}
-    check(nodes)
-    return nodes

@@ -13,7 +13,6 @@ import traceback
 import warnings
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -25,10 +24,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab import search_path
+from denoiselab.app.commands.explain import explain
 from denoiselab.app.config import overrides, resolvers, spelling
+from denoiselab.app.config.early import check_nodes
 from denoiselab.app.config.hydra_node import CheckedLoader
 from denoiselab.app.config.settings import replaced
-from denoiselab.app.runs.run_directory import run_id
+from denoiselab.app.runs.run_id import run_id
 from denoiselab.cleaning import line, lines
 from denoiselab.console import Logged, console
 from denoiselab.errors import BadInput, Failure
@@ -36,6 +37,7 @@ from denoiselab.training.interruption import Stopped
 
 Config = dict[str, Any]
 Check = Callable[[Config, bool], object]
+Early = Callable[[Config], object]
 Task = Callable[[Config, Path | None], Any]
 
 # The option of data by which the user allows code in them to run.
@@ -50,7 +52,7 @@ class _Failed(BaseException):
         self.error = error
 
 
-def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
+def run(conf: Path, name: str, check: Check, task: Task, early: Early = check_nodes) -> NoReturn:
     """Run a program's task and exit.
 
     Args:
@@ -58,6 +60,7 @@ def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
         name: Of the primary configuration, and of the program.
         check: Takes a job's configuration (plain containers) and whether it is one of a multirun; raises BadInput.
         task: Takes a job's configuration and, in a multirun, the job's directory.
+        early: Takes a job's configuration; checks what takes no time, of all jobs before the first `check`.
     """
     OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
     resolvers.register()
@@ -78,10 +81,16 @@ def run(conf: Path, name: str, check: Check, task: Task) -> NoReturn:
     if before is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        _check_jobs(conf, name, check, show)
-        if multirun:
-            bad_input = 1  # other jobs may have run
-        _run_jobs(conf, name, task)
+        arguments = _arguments()
+        with search_path.initialized(conf, name, arguments.folders, CheckedLoader) as program:
+            if not _shows(arguments):
+                _check_jobs(name, arguments, early, check, show)
+            if arguments.multirun:
+                bad_input = 1  # other jobs may have run
+            if _shows(arguments) or arguments.cfg:
+                _show(program, name, arguments)
+            else:
+                _run_jobs(program, name, arguments, task)
     except BadInput as error:
         code = _say(name, str(error), bad_input)
     except KeyboardInterrupt:
@@ -114,21 +123,28 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _arguments() -> Namespace:
-    """The command line; `folders` are those in which it has configurations searched, and `overrides` the others."""
+    """The command line; `folders` are those in which it has configurations searched, and `overrides` the others.
+
+    Raises:
+        BadInput: If it has an argument of Hydra that this program does not take.
+    """
     arguments = get_args_parser().parse_args()
+    if arguments.config_path or arguments.config_name:
+        raise BadInput(
+            "--config-path and --config-name are not supported; --config-dir=<folder> adds configurations to those of "
+            "conf/."
+        )
+    if arguments.experimental_rerun:
+        raise BadInput(
+            f"--experimental-rerun={arguments.experimental_rerun}: is not supported; it runs code of a file."
+        )
     arguments.folders = search_path.given(arguments.config_dir, arguments.overrides)
     arguments.overrides = search_path.others(arguments.overrides)
     return arguments
 
 
-def _hydra(conf: Path, name: str, arguments: Namespace) -> AbstractContextManager[Hydra]:
-    """Hydra, which composes nothing unchecked."""
-    return search_path.initialized(conf, name, arguments.folders, CheckedLoader)
-
-
-def _run_jobs(conf: Path, name: str, task: Task) -> None:
-    """Let Hydra run the job, or the jobs of a multirun one after another; or show what it was asked for instead."""
-    arguments = _arguments()
+def _run_jobs(program: Hydra, name: str, arguments: Namespace, task: Task) -> None:
+    """Let Hydra run the job, or the jobs of a multirun one after another."""
 
     def job(config: DictConfig) -> Any:
         plain = _plain(config, HydraConfig.get().overrides.task)
@@ -141,20 +157,19 @@ def _run_jobs(conf: Path, name: str, task: Task) -> None:
             raise _Failed(error) from error
 
     try:
-        with _hydra(conf, name, arguments) as program:
-            if _shows(arguments) or arguments.cfg:
-                _show(program, name, arguments)
-            elif arguments.multirun:
-                program.multirun(name, job, [*arguments.overrides, "hydra.mode=MULTIRUN"])
-            else:
-                program.run(name, job, arguments.overrides)
+        if arguments.multirun:
+            program.multirun(name, job, [*arguments.overrides, "hydra.mode=MULTIRUN"])
+        else:
+            program.run(name, job, arguments.overrides)
     except _Failed as failed:
         raise failed.error from None
 
 
 def _show(program: Hydra, name: str, arguments: Namespace) -> None:
     """What Hydra is asked to show instead of running a job."""
-    if arguments.help:
+    if arguments.help and arguments.overrides:
+        explain(name, arguments.overrides)
+    elif arguments.help:
         program.app_help(name, get_args_parser(), arguments)
     elif arguments.hydra_help:
         program.hydra_help(name, get_args_parser(), arguments)
@@ -166,32 +181,23 @@ def _show(program: Hydra, name: str, arguments: Namespace) -> None:
         program.show_info(arguments.info, name, arguments.overrides)
 
 
-def _check_jobs(conf: Path, name: str, check: Check, show: dict[str, bool]) -> None:
+def _check_jobs(name: str, arguments: Namespace, early: Early, check: Check, show: dict[str, bool]) -> None:
     """Check every job's configuration before the first one starts."""
-    arguments = _arguments()
-    if arguments.config_path or arguments.config_name:
-        raise BadInput(
-            "--config-path and --config-name are not supported; --config-dir=<folder> adds configurations to those of "
-            "conf/."
-        )
-    if _shows(arguments):
-        return
-    if arguments.experimental_rerun:
-        raise BadInput(
-            f"--experimental-rerun={arguments.experimental_rerun}: is not supported; it runs code of a file."
-        )
-    with _hydra(conf, name, arguments):
-        if overrides.typed(arguments.overrides, "hydra.mode"):
-            raise BadInput("hydra.mode: is not to be set; -m makes a multirun.")
-        if arguments.multirun and any(text.startswith("paths.run_dir=") for text in arguments.overrides):
-            raise BadInput("paths.run_dir: a multirun gives each job a directory of its own; see hydra.sweep.dir.")
-        for job in overrides.jobs(name, arguments.overrides, multirun=arguments.multirun):
-            config = overrides.composed(name, job)
-            if arguments.cfg is None:
-                plain = _plain(config, job)
-                show["traceback"] |= bool(plain.get("traceback"))
-                _check_trust(plain, arguments.overrides)
-                check(plain, arguments.multirun)
+    if overrides.typed(arguments.overrides, "hydra.mode"):
+        raise BadInput("hydra.mode: is not to be set; -m makes a multirun.")
+    if arguments.multirun and any(text.startswith("paths.run_dir=") for text in arguments.overrides):
+        raise BadInput("paths.run_dir: a multirun gives each job a directory of its own; see hydra.sweep.dir.")
+    jobs = []
+    for job in overrides.jobs(name, arguments.overrides, multirun=arguments.multirun):
+        config = overrides.composed(name, job)
+        if arguments.cfg is None:
+            plain = _plain(config, job)
+            show["traceback"] |= bool(plain.get("traceback"))
+            _check_trust(plain, arguments.overrides)
+            early(plain)
+            jobs.append(plain)
+    for plain in jobs:  # what follows imports the parts, which takes seconds
+        check(plain, arguments.multirun)
 
 
 def _shows(arguments: Namespace) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from denoiselab.app.building import parts
 from denoiselab.app.commands import references as statistics
+from denoiselab.app.config.early import check_shape
 from denoiselab.app.config.overrides import choice
 from denoiselab.app.config.spelling import override
 from denoiselab.console import console
@@ -35,7 +35,7 @@ def check_config(config: Config) -> ImageSource:
         raise BadInput(f"images_per_shard={images_per_shard}: it must be a whole number of at least 1.")
     if not isinstance(references, bool):
         raise BadInput(f"references={references}: it must be true or false.")
-    parts.check_shape(config["data"])
+    check_shape(config["data"])
     check({"data": config["data"]})
     if references:
         statistics.check_config(_rest(config))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab.app.building import parts
+from denoiselab.app.config.early import check_shape
 from denoiselab.app.config.settings import TrainSettings, parse
 from denoiselab.app.runs.paths import check_accelerator, device_of
 from denoiselab.console import console
@@ -26,7 +27,7 @@ def check_config(config: Config) -> TrainSettings:
         BadInput: Something is wrong.
     """
     settings = parse(TrainSettings, {key: value for key, value in config.items() if key not in _OWN})
-    parts.check_shape(config["data"])
+    check_shape(config["data"])
     check({"data": config["data"], "evaluation": config["evaluation"]})
     download, accelerator = (config[key] for key in _OWN)
     if not isinstance(download, bool):

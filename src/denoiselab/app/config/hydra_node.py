@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from denoiselab.app.config import nodes
 from denoiselab.errors import BadInput
 from denoiselab.search_path import Loader
 
@@ -56,13 +62,67 @@ class CheckedLoader(Loader):
         parsed = OverridesParser.create().parse_overrides(overrides)
         typed = tuple(str(one.input_line) for one in parsed if one.is_hydra_override())
         rest = run_mode, from_shell, validate_sweep_overrides
-        config = super().load_configuration(config_name, overrides, *rest)
+        config = self.stated(config_name, overrides, *rest)
+        nodes.complete(config)
         if overrides:
             own, asked = (_plain(self._alone(config_name, some, run_mode)) for some in ((), typed))
             _check_typed(asked, own, typed)
             _check_chosen(config.hydra, asked, parsed)
             if any(asked[part] != own[part] for part in ("launcher", "sweeper")):
                 _check_plugins(config.hydra)
+        return config
+
+    def stated(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode = RunMode.RUN,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """What files and overrides state, unchecked and without the defaults of signatures.
+
+        Jobs that differ in values alone share the work of composing their files.
+        """
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        if validate_sweep_overrides:
+            self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
+        is_value = [run_mode is RunMode.RUN and self._is_value(one) for one in parsed]
+        files = tuple(text for text, value in zip(overrides, is_value, strict=True) if not value)
+        config = copy.deepcopy(self._of_files(config_name, files, run_mode))
+        ConfigLoaderImpl._apply_overrides_to_config([*itertools.compress(parsed, is_value)], config)
+        own = [one for one in parsed if not one.is_hydra_override()]
+        config.hydra.overrides.task = [one.input_line for one in own]
+        style = config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = get_overrides_dirname(
+            own, kv_sep=style.kv_sep, item_sep=style.item_sep, exclude_keys=style.exclude_keys
+        )
+        return config
+
+    def _is_value(self, override: Override) -> bool:
+        """Whether an override of the program sets a value, rather than choosing a file."""
+        choice = self.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
+        return not (choice or override.package is not None or override.is_hydra_override())
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019  # as long-lived as the program
+    def _of_files(self, config_name: str | None, overrides: tuple[str, ...], run_mode: RunMode) -> DictConfig:
+        """What files state, with choices such as `threshold@sampler.threshold=clip` added where there is none yet."""
+        added: dict[str, str] = {}
+        while True:
+            try:
+                written = [added.get(text, text) for text in overrides]
+                return super().load_configuration(config_name, written, run_mode, validate_sweep_overrides=False)
+            except ConfigCompositionException as error:
+                adding = re.search(r"append to your default list use (\+[^+\s]+@\S+)", str(error))
+                absent = [o for o in overrides if adding and f"+{o}".startswith(adding[1]) and o not in added]
+                if not absent:
+                    raise
+                added |= {text: f"+{text}" for text in absent}
+
+    def _compose_config_from_defaults_list(self, *arguments: Any, **options: Any) -> DictConfig:
+        """What the files say, with nodes that take any option until their signatures are consulted."""
+        config = super()._compose_config_from_defaults_list(*arguments, **options)
+        nodes.open_(config)
         return config
 
     @functools.lru_cache(maxsize=8)  # noqa: B019  # as long-lived as the program

@@ -6,7 +6,9 @@ import copy
 import difflib
 import functools
 import itertools
+import operator
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose
@@ -16,11 +18,14 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab.app.config.hydra_node import parameters
+from denoiselab.app.config import nodes
+from denoiselab.app.config.hydra_node import CheckedLoader, parameters
 from denoiselab.errors import BadInput, closest
+from denoiselab.options import SPECIAL
 
 # Nodes with an entry for each name.
 _NAMED = ("callbacks", "logger", "ema.profiles")
@@ -86,12 +91,16 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
     groups = list(itertools.compress(overrides, is_group))
     for override in itertools.compress(parsed, is_group):
         _check_choice(override)
+    keys = [*itertools.compress(parsed, map(operator.not_, is_group))]
     try:
-        base = compose(config_name, groups)
-        for override, group in zip(parsed, is_group, strict=True):
-            if not group:
-                _check_key(override, base)
-        return compose(config_name, list(overrides))
+        try:
+            config = compose(config_name, list(overrides))
+        except ConfigCompositionException as error:
+            if str(error).startswith("Could not "):
+                _check_keys(keys, compose(config_name, groups))
+            raise
+        _check_keys([override for override in keys if not override.is_delete()], config)
+        return config
     except BadInput:
         raise
     except ValueError as error:  # Hydra's word on a group set to null
@@ -132,6 +141,47 @@ def choice(group: str, name: str) -> dict[str, Any]:
         raise BadInput(_one_line(error)) from None
 
 
+def stated(config_name: str, overrides: Sequence[str]) -> DictConfig:
+    """What the files of a configuration and the overrides state, without the defaults of signatures."""
+    try:
+        return _loader().stated(config_name, [*overrides], RunMode.RUN)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise BadInput(_one_line(error)) from None
+
+
+def stated_choice(group: str, name: str) -> tuple[str | None, Any]:
+    """The path of the node that a choice makes, and what its file states; no path if it sets options elsewhere.
+
+    Raises:
+        BadInput: There is no such choice.
+    """
+    group, at, place = group.partition("@")
+    allowed = _options(group)
+    if not allowed:
+        raise BadInput(f"--help {group}={name}: '{group}' is no group of choices; --help alone shows them.")
+    if name not in allowed:
+        raise BadInput(f"--help {group}={name}: unknown; {closest(name, allowed)}allowed: {', '.join(allowed)}.")
+    own = group.replace("/", ".")
+    try:
+        node = OmegaConf.select(stated(f"{group}/{name}", []), own, throw_on_resolution_failure=False)
+    except BadInput:  # it overrides choices of the program
+        node = None
+    return (None, None) if node is None else (place if at else own, node)
+
+
+def text_of(group: str, name: str) -> str:
+    """The text of the file of a choice; empty for one that is in no file."""
+    path = f"{group.partition('@')[0]}/{name}.yaml"
+    places = (Path(source.path, path) for source in _loader().get_sources() if source.scheme() == "file")
+    return next((place.read_text(encoding="utf-8") for place in places if place.is_file()), "")
+
+
+def _loader() -> CheckedLoader:
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, CheckedLoader)
+    return loader
+
+
 def deleted(names: Sequence[object], arguments: Sequence[str]) -> str | None:
     """The dotted key that an argument such as `~trainer.precision` deletes, if it ends in one of `names`."""
     keys = (text[1:].partition("=")[0] for text in arguments if text.startswith("~"))
@@ -169,6 +219,11 @@ def _check_choice(override: Override) -> None:
             raise BadInput(f"{group}={name}: unknown; {closest(str(name), allowed)}allowed: {', '.join(allowed)}.")
 
 
+def _check_keys(overrides: Sequence[Override], config: DictConfig) -> None:
+    for override in overrides:
+        _check_key(override, config)
+
+
 def _check_key(override: Override, base: DictConfig) -> None:
     key = override.key_or_group
     if override.is_add() or override.is_force_add() or key.startswith("hydra."):
@@ -176,21 +231,11 @@ def _check_key(override: Override, base: DictConfig) -> None:
     node: Any = base
     parts = key.split(".")
     for depth, part in enumerate(parts):
-        children = _children(node)
+        takes, children = nodes.takes(node), _children(node)
+        if part not in (children if takes is None else takes):
+            raise _unknown(override, parts, depth, node, [name for name in _dotted(base) if name != key])
         if part not in children:
-            where = ".".join(parts[:depth])
-            hint = _suggestion(parts, depth, children, [*_dotted(base)])
-            value = "" if override.is_delete() else f"={override.get_value_element_as_str()}"
-            allowed = ", ".join(sorted(children)) or "nothing"
-            inside = f"in '{where}'" if where else "at the top"
-            # A constructor may take more than its file lists; whether it does is checked where it is built.
-            more = f" ({_target(node)} may take more: +{key}=...)" if _target(node) and value else ""
-            more = (
-                f" (+{key}={{_target_: ...}} adds one)"
-                if where in _NAMED and value and depth + 1 == len(parts)
-                else more
-            )
-            raise BadInput(f"{key}{value}: unknown option; {hint}allowed {inside}: {allowed}{more}.")
+            return
         node = node._get_node(part) if isinstance(node, DictConfig) else node._get_node(int(part))
         if node is not None and node._is_interpolation():
             node = node._maybe_dereference_node()
@@ -198,6 +243,22 @@ def _check_key(override: Override, base: DictConfig) -> None:
         raise BadInput(
             f"{key}={{}}: changes nothing, as options are merged; name those to change: {key}.{_children(node)[0]}=..."
         )
+
+
+def _unknown(override: Override, parts: Sequence[str], depth: int, node: Any, known: Sequence[str]) -> BadInput:
+    """The error for an option whose part at `depth` is not in `node`; `known` are the options there are."""
+    key, where, takes = override.key_or_group, ".".join(parts[:depth]), nodes.takes(node)
+    value = "" if override.is_delete() else f"={override.get_value_element_as_str()}"
+    if takes is not None:
+        names = [name for name in takes if name not in SPECIAL]
+        near = _suggestion(parts, depth, names, known)
+        return BadInput(f"{key}{value}: unknown option; {near}{nodes.taken(node, where)}")
+    children = _children(node)
+    near, allowed = _suggestion(parts, depth, children, known), ", ".join(sorted(children)) or "nothing"
+    inside = f"in '{where}'" if where else "at the top"
+    named = where in _NAMED and value and depth + 1 == len(parts)
+    more = f" (+{key}={{_target_: ...}} adds one)" if named else ""
+    return BadInput(f"{key}{value}: unknown option; {near}allowed {inside}: {allowed}{more}.")
 
 
 def _suggestion(parts: Sequence[str], depth: int, children: Sequence[str], known: Sequence[str]) -> str:
@@ -223,12 +284,6 @@ def _suggestion(parts: Sequence[str], depth: int, children: Sequence[str], known
 
 def _meant(keys: Sequence[str]) -> str:
     return f"did you mean {' or '.join(map(repr, keys))}? " if keys else ""
-
-
-def _target(node: Any) -> str:
-    """The name of the class that a node stands for, if it does."""
-    path = node._get_node("_target_") if isinstance(node, DictConfig) and "_target_" in _children(node) else None
-    return str(path).rpartition(".")[2] if path is not None else ""
 
 
 def _children(node: Any) -> list[str]:

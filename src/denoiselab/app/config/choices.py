@@ -1,0 +1,59 @@
+"""Lists of names in a configuration, such as evaluation.samplers=[ddim,heun]: the nodes that they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from denoiselab import options
+from denoiselab.app.config import overrides
+from denoiselab.app.config.settings import Evaluation
+from denoiselab.errors import BadInput
+
+# The grid that stands in a file.
+_FROM_FILE = "denoiselab.samplers.listed_spacing.FromFile"
+
+
+def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict[str, Any]:
+    """Label to configuration, for names of `conf/sampler`, each with a grid behind an @ if not its own.
+
+    The grid is a name of `conf/spacing`, or a JSON file as `grid=...` writes it: `ddim@karras`, `ddim@path/to/it.json`
+    (whose label ends in the file's stem).
+
+    Raises:
+        BadInput: A name is unknown or stands twice.
+    """
+    nodes: dict[str, Any] = {}
+    for name in names:
+        rule, at, grid = name.partition("@")
+        label, node = rule, overrides.choice("sampler", rule)
+        if at:
+            own = grid.endswith(".json")
+            spacing = {"_target_": _FROM_FILE, "path": grid} if own else overrides.choice("spacing", grid)
+            node = {**node, "spacing": spacing}
+            label = f"{rule}@{Path(grid).stem if own else grid}"
+        if label in nodes:
+            raise BadInput(f"{option}={names}: '{label}' stands there more than once.")
+        nodes[label] = node
+    options.check(nodes)
+    return nodes
+
+
+def metric_nodes(evaluation: Evaluation) -> dict[str, Any]:
+    """Name to configuration, for names of `conf/metric`, with the options that are set beside them.
+
+    Raises:
+        BadInput: A name is unknown or stands twice, or an option is unknown.
+    """
+    for name in evaluation.metrics:
+        if evaluation.metrics.count(name) > 1:
+            raise BadInput(f"evaluation.metrics={evaluation.metrics}: '{name}' stands there more than once.")
+    nodes = {name: overrides.choice("metric", name) for name in evaluation.metrics}
+    for name, given in evaluation.metric_options.items():
+        if name not in nodes:
+            raise BadInput(
+                f"evaluation.metric_options.{name}: it is not one of evaluation.metrics={evaluation.metrics}."
+            )
+        nodes[name] |= given
+    options.check({"evaluation": {"metric_options": nodes}})
+    return nodes

@@ -1,0 +1,53 @@
+"""Checks of a job's configuration that read it alone: they import no part of it, so errors come within a second."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from denoiselab import options
+from denoiselab.app.config import choices
+from denoiselab.app.config.settings import TrainSettings, parse
+from denoiselab.errors import BadInput
+from denoiselab.instantiate import check_names
+
+Config = dict[str, Any]
+
+
+def check_nodes(config: Config) -> None:
+    """Check the nodes of any program.
+
+    Raises:
+        BadInput: A `_target_` is not allowed, or an option of one is unknown or has a value of another type.
+    """
+    check_names(config)
+    options.check(config)
+
+
+def check_train(config: Config) -> None:
+    """Check the configuration of `train.py`.
+
+    Raises:
+        BadInput: An option is wrong.
+    """
+    settings = parse(TrainSettings, config)
+    check_shape(config["data"])
+    if config["conditioner"].get("num_classes", 0) is None:
+        raise BadInput("data.num_classes: is not given, and conditioner=label needs it; pass data.num_classes=...")
+    check_nodes(config)
+    evaluation = settings.evaluation
+    choices.sampler_nodes(evaluation.samplers)
+    choices.sampler_nodes([*evaluation.extra_nfe])  # a misspelt name would be passed over
+    choices.metric_nodes(evaluation)
+
+
+def check_shape(data: Mapping[str, Any]) -> None:
+    """Refuse images whose channels come last.
+
+    Raises:
+        BadInput: They do.
+    """
+    match data.get("shape"):
+        case [int(height), int(width), 1 | 3 as channels] if height > 4:
+            shape = f"data.shape=[{height},{width},{channels}]"
+            raise BadInput(f"{shape}: channels come first; write data.shape=[{channels},{height},{width}].")
