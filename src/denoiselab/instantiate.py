@@ -7,7 +7,6 @@ Hydra's own `instantiate` calls whatever a string names; its block list is, by i
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import re
 import sys
@@ -90,11 +89,10 @@ def resolve(name: Any, path: str, allowed: Sequence[str] = _ALL) -> Callable[...
         BadInput: It is not allowed, or there is no such thing.
     """
     _check_name(name, path, allowed)
-    module_name, _, attribute = name.rpartition(".")
     try:
-        target = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError):
-        raise BadInput(f"{path}._target_={name}: there is no such class or function.") from None
+        target = packages.definition(name)
+    except ValueError as error:
+        raise BadInput(f"{path}._target_={name}: {error}") from error
     # What it is, not what it is called: an allowed module also holds what it imports.
     home = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
     kinds = allowed if inspect.isclass(target) else _FUNCTIONS

@@ -11,11 +11,15 @@ A package that is not installed is named by the environment variable `DENOISELAB
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.metadata
 import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+from denoiselab.errors import closest
 
 GROUP = "denoiselab.packages"
 
@@ -44,6 +48,26 @@ def folder_of(name: str) -> Path | None:
         return None
     places = (Path(place, *rest) for place in (spec.submodule_search_locations if spec else None) or ())
     return next((place for place in places if place.is_dir()), None)
+
+
+def definition(name: str) -> Any:
+    """What a dotted name stands for; its module is imported.
+
+    Raises:
+        ValueError: If the module cannot be imported, or has no such name; the message says which.
+    """
+    module_name, _, attribute = name.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # of any code of the user's
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise ValueError(f"there is no module {error.name}; check the name, and that it is installed.") from None
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{module_name} cannot be imported ({type(error).__name__}: {reason}).") from error
+    if not hasattr(module, attribute):
+        near = closest(attribute, [known for known in vars(module) if not known.startswith("_")]).strip()
+        raise ValueError(f"{module_name} has no {attribute}" + (f"; {near}" if near else "."))
+    return getattr(module, attribute)
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """Configurations outside of the repository: on the command line, in a package that is allowed or installed."""
 
+import re
 import sys
 
 import pytest
@@ -182,3 +183,22 @@ def test_a_package_is_allowed_whole_and_alone(lab, monkeypatch):
     for name in ("os.system", "torch.load", "denoiselab.files.sha256_of"):
         with pytest.raises(BadInput, match="not allowed; allowed are "):
             resolve(name, "sampler")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("mylab.rules.Mime", "mylab.rules has no Mime; did you mean 'Mine'?"),
+        ("mylab.rules.Other", "mylab.rules has no Other."),
+        ("mylab.rulez.Mine", "there is no module mylab.rulez; check the name, and that it is installed."),
+        ("gone.rules.Mine", "there is no module gone; check the name, and that it is installed."),
+        ("mylab.needs.Mine", "mylab.needs cannot be imported (ModuleNotFoundError: No module named 'absent')."),
+        ("mylab.broken.Mine", "mylab.broken cannot be imported (SyntaxError: "),
+    ],
+)
+def test_a_name_that_cannot_be_had(name, says, lab, monkeypatch):
+    monkeypatch.setenv("DENOISELAB_ALLOW", "mylab,gone")
+    (lab.parent / "needs.py").write_text("import absent\n")
+    (lab.parent / "broken.py").write_text("class Mine\n")
+    with pytest.raises(BadInput, match=re.escape(f"sampler._target_={name}: {says}")):
+        resolve(name, "sampler")
