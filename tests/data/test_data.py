@@ -1,9 +1,11 @@
 import pytest
 import torch
+from configurations import build
 
 from denoiselab.data import Digits, ImageSet, from_uint8, to_uint8
 from denoiselab.data.loading.batches import Batches
 from denoiselab.data.loading.stream import IndexStream
+from denoiselab.testing import check_data
 
 
 def digits(**options):
@@ -14,6 +16,35 @@ def test_bytes_survive_the_round_trip():
     values = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(from_uint8(values)), values)
     assert to_uint8(torch.tensor([-2.0, 2.0])).tolist() == [0, 255]
+
+
+DRAWN = ("checkerboard", "eight_gaussians", "pinwheel", "swiss_roll", "tones", "two_moons")
+
+
+@pytest.mark.parametrize("name", [*DRAWN, "digits"])
+def test_data_that_need_no_files_keep_the_contract(name):
+    check_data(build("data", name, *(["size=200", "held_out=60"] if name in DRAWN else [])))
+
+
+BROKEN = {
+    "labels must be int64": lambda images, labels: ImageSet(images, labels.int()),
+    "has shape": lambda images, labels: ImageSet(images[..., 1:], labels),
+    "is empty": lambda images, labels: ImageSet(images[:0], labels[:0]),
+    "a caption a sample": lambda images, labels: ImageSet(images, labels, ["one"]),
+    "another load gives other data": lambda images, labels: ImageSet(torch.randint_like(images, 256), labels),
+    "must be uint8 or float32": lambda images, labels: ImageSet(images.long(), labels),
+}
+
+
+@pytest.mark.parametrize("says", BROKEN)
+def test_data_that_break_the_contract_are_found_out(says):
+    class Source(Digits):
+        def load(self):
+            data = BROKEN[says](*(getattr(super(Source, self).load()[0], part) for part in ("images", "labels")))
+            return data, data
+
+    with pytest.raises(AssertionError, match=says):
+        check_data(Source("digits", (1, 8, 8), 10, size=64))
 
 
 def test_digits_are_the_real_ones():

@@ -6,8 +6,9 @@
 Each raises AssertionError with a sentence. Everything here imports torch only, and runs on the CPU within seconds.
 """
 
+from denoiselab.testing.data import check_data
 from denoiselab.testing.networks import check_network
 from denoiselab.testing.samplers import check_sampler
 from denoiselab.testing.schedules import check_schedule
 
-__all__ = ["check_network", "check_sampler", "check_schedule"]
+__all__ = ["check_data", "check_network", "check_sampler", "check_schedule"]
