@@ -138,7 +138,7 @@ def module(name: str) -> Module | None:
 
 
 def locate(module_name: str, name: str, _seen: frozenset[tuple[str, str]] = frozenset()) -> Found | None:
-    """The definition of `name` in a module, through imports within its top-level package."""
+    """The definition of `name` in a module, through imports of its own top-level package and of this one."""
     here = module(module_name)
     if here is None or (module_name, name) in _seen:
         return None
@@ -146,8 +146,7 @@ def locate(module_name: str, name: str, _seen: frozenset[tuple[str, str]] = froz
     if bound is not None and not isinstance(bound, tuple):
         return Found(bound, here)
     places = [bound] if bound is not None else [(star, name) for star in here.stars]
-    root = module_name.partition(".")[0]
-    found = (locate(*place, seen) for place in places if place[0].partition(".")[0] == root)
+    found = (locate(*place, seen) for place in places if _is_read(place[0], here))
     return next((one for one in found if one is not None), None)
 
 
@@ -219,15 +218,24 @@ def _named(name: str, here: Module | None, depth: int) -> Any:
 def _imported(origin: str, name: str, here: Module, depth: int) -> Any:
     if origin in _KNOWN:
         return getattr(_KNOWN[origin], name)
-    root, own = origin.partition(".")[0], here.name.partition(".")[0]
-    if (origin, name) == ("torch", "Tensor") or (root == "torch" != own and name[:1].isupper()):
+    root = origin.partition(".")[0]
+    if (origin, name) == ("torch", "Tensor") or (root == "torch" != _top(here.name) and name[:1].isupper()):
         return Object
-    if root != own:
+    if not _is_read(origin, here):
         return Any
     found = locate(origin, name)
     if found is None:
         return Any
     return Object if isinstance(found.node, ast.ClassDef) else _type_of(found.node, found.module, depth + 1)
+
+
+def _is_read(origin: str, here: Module) -> bool:
+    """Whether what a module imports is read too: from its own top-level package, or from this one."""
+    return _top(origin) in (_top(here.name), _top(__name__))
+
+
+def _top(name: str) -> str:
+    return name.partition(".")[0]
 
 
 def _top_level(body: list[ast.stmt]) -> Iterator[ast.stmt]:

@@ -56,7 +56,7 @@ def test_all_parts_train_score_and_sample(site, environment, run, tmp_path):
         "train.py",
         *quick,
         *(f"{group}={PARTS[group]}" for group in ("data", "network", "schedule")),
-        *("max_images=256", "logger=none", "evaluation.nfe=[6]", "evaluation.num_samples=64"),
+        *("network.width=8", "max_images=256", "logger=none", "evaluation.nfe=[6]", "evaluation.num_samples=64"),
         *("evaluation.samplers=[exponential_heun,ddim]", "evaluation.metrics=[mean_distance,frechet]"),
         f"paths.run_dir={folder}",
         env=environment,

@@ -1,12 +1,13 @@
 """Configurations outside of the repository: on the command line, in a package that is allowed or installed."""
 
+import inspect
 import re
 import sys
 
 import pytest
 from conftest import ROOT
 
-from denoiselab import packages
+from denoiselab import packages, signatures
 from denoiselab.app.building import parts
 from denoiselab.app.commands import cli
 from denoiselab.errors import BadInput
@@ -158,15 +159,15 @@ def test_an_experiment_file_names_no_folder(lab, start, tmp_path):
     assert "antigravity" not in sys.modules
 
 
-@pytest.mark.parametrize("shows", [["--help"], ["--cfg", "job"]])
-def test_what_is_shown_is_checked_too(shows, lab, start, tmp_path):
+@pytest.mark.parametrize(("shows", "code"), [(["--help"], 0), (["--help", "trainer"], 0), (["--cfg", "job"], 2)])
+def test_what_is_shown_is_checked_too(shows, code, lab, start, tmp_path):
     (lab / "experiment").mkdir()
     (lab / "experiment" / "hostile.yaml").write_text(
         "# @package _global_\nhydra: {job_logging: {handlers: {x: {class: logging.FileHandler, filename: ran}}}}\n"
     )
-    code, _, _, err = start("--config-dir=site/mylab/conf", "experiment=hostile", *shows)
-    assert code == 2
-    assert "not allowed to be set by a chosen file" in err
+    found, _, _, err = start("--config-dir=site/mylab/conf", *shows, "experiment=hostile")
+    assert found == code
+    assert ("not allowed to be set by a chosen file" in err) == (code == 2)
     assert not (tmp_path / "ran").exists()
 
 
@@ -202,3 +203,10 @@ def test_a_name_that_cannot_be_had(name, says, lab, monkeypatch):
     (lab.parent / "broken.py").write_text("class Mine\n")
     with pytest.raises(BadInput, match=re.escape(f"sampler._target_={name}: {says}")):
         resolve(name, "sampler")
+
+
+def test_options_of_a_class_that_extends_one_of_this_package_are_read(lab):
+    found = signatures.read("mylab.rules.Mine")
+    assert list(found.parameters) == list(inspect.signature(DDIM).parameters)
+    assert found.parameters["eta"].default == 0.0
+    assert "mylab" not in sys.modules
