@@ -71,9 +71,9 @@ def run(conf: Path, name: str, check: Check, task: Task, early: Early = check_no
     warnings.formatwarning = lambda message, *_: f"warning: {lines(message)}\n"  # without a line of source
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")  # torch's own use, in func.jvp
     # argparse wants all overrides in one piece, so -m is taken wherever it stands.
-    arguments = sorted(sys.argv[1:], key=lambda argument: argument not in ("-m", "--multirun"))
-    multirun = bool({"-m", "--multirun"} & {*arguments})
-    sys.argv[1:] = [spelling.readable(argument, multirun=multirun) for argument in arguments]
+    words = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    multirun = bool({"-m", "--multirun"} & {*words})
+    sys.argv[1:] = [spelling.readable(word, multirun=multirun) for word in words]
     show = {"traceback": False}
     code = 0
     bad_input = 2

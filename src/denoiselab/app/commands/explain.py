@@ -61,7 +61,7 @@ def _print(key: str, title: str, node: Any, comment: str) -> None:
     for path, part in _parts(key, node):
         signature = nodes.signature_of(part)
         if signature is not None:
-            out.print(f"\n{path}: {part._get_node('_target_')}. {signature.doc}".rstrip())
+            out.print(f"\n{path}: {signature.target}. {signature.doc}".rstrip())
             rows = [*_rows(path, part)]
             out.print(aligned([_HEADINGS, *rows], left=4) if rows else "It takes no options.")
     out.print("\nDefaults marked * are of the configuration, the others of the class.")
