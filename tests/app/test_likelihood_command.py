@@ -59,7 +59,7 @@ def test_a_likelihood_of_images(options, parts, nfe, finished, tmp_path, invoke)
     protocol = {"unit": "bits/dim", "n": 7, "data": "digits", "split": "held_out", "weights": "ema", "seed": 3}
     assert protocol.items() <= small.items()
     assert small["split_n"] > 200
-    assert small["settings"]["_target_"].startswith("denoiselab.likelihood.measures.")
+    assert small["settings"]["_target_"].startswith("denoiselab.likelihood.")
     assert all(len(small[name]) == 64 for name in ("weights_sha256", "checkpoint_sha256", "split_sha256"))
 
 

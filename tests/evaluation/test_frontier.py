@@ -243,13 +243,6 @@ def test_scores_that_people_read_keep_two_digits():
     assert {score: tables.digits(score) for score in read} == read
 
 
-def test_grid_places_images_row_by_row():
-    images = torch.arange(5, dtype=torch.uint8).reshape(5, 1, 1, 1).expand(5, 1, 2, 2)
-    tiled = tables.grid(images, 3)
-    assert tiled.shape == (1, 4, 6)
-    assert tiled[0, ::2, ::2].tolist() == [[0, 1, 2], [3, 4, 0]]
-
-
 def test_a_schedule_that_starts_at_pure_noise(tmp_path):
     """The first step is one call there, whatever the sampler: NFE is what was counted, and pictures are found."""
     denoiser = Denoiser(Shrink(), Flow(), parameterizations.velocity, ScaledTime())

@@ -14,7 +14,7 @@ from PIL import Image
 from denoiselab.code_digest import sha256_of_code
 from denoiselab.evaluation import Store
 from denoiselab.evaluation.report.page import page_run, write_page
-from denoiselab.evaluation.report.tables import write_strip
+from denoiselab.media.figures import write_strip
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from denoiselab.data import DataSet, clean
 from denoiselab.data.loading.stream import IndexStream
-from denoiselab.evaluation.report.tables import save
-from denoiselab.likelihood.measures import Likelihood
+from denoiselab.likelihood.base import Likelihood
+from denoiselab.media.figures import save
 from denoiselab.model import Model
 from denoiselab.noise import Noise
 

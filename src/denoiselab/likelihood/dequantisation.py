@@ -1,4 +1,4 @@
-"""Dequantisation: numbers that are densities' instead of bytes, so that a density bounds their probability.
+"""Dequantisation: real numbers in place of bytes, so that a density bounds the bytes' probability.
 
 With q(u | x) on the bin around x, log P(x), the logarithm of the integral of p over the bin, is at least
 E_q [log p(x + u) - log q(u | x)].
@@ -21,7 +21,7 @@ from denoiselab.codecs import Bijection
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.objectives.decoders import Decoder
 
-# Told the number of images of each step of a training.
+# Called with the number of images of each training step.
 OnImages = Callable[[int], object]
 
 # From images `(B, C, *)`, their positions in the data, and noise to an upper bound on -log p, up to a constant, in nats
@@ -30,10 +30,15 @@ NegativeLogDensity = Callable[[Tensor, Tensor, Noise], Tensor]
 
 
 class Dequantisation(ABC):
-    """Real numbers from data."""
+    """Turns data into real numbers.
 
-    bins: int | None  # values of the data, equally spaced from -1 to 1; None for real numbers
-    images: int = 0  # seen in training it
+    Attributes:
+        bins: Number of values of the data, equally spaced from -1 to 1; None for real numbers.
+        images: Number of images that `fit` uses.
+    """
+
+    bins: int | None
+    images: int = 0
 
     @abstractmethod
     def __call__(self, x0: Tensor, rho: float, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -48,32 +53,31 @@ class Dequantisation(ABC):
     def fit(  # noqa: B027  # most have nothing to train
         self, loss: NegativeLogDensity, images: Callable[[Tensor], Tensor], n: int, seed: int, on_images: OnImages
     ) -> None:
-        """Train what is to be trained; a function of `seed`.
+        """Train the parameters, if there are any.
 
         Args:
             loss: Minus the log density under the model.
             images: From indices `(B,)` to images in the network's range, `(B, *)`.
             n: Number of images.
             seed: Of the weights and of all draws.
-            on_images: Told the images of each step.
+            on_images: Called with the number of images of each step.
         """
 
     def through(self, codec: Bijection) -> Dequantisation:
-        """The same for a model of a codec's latents.
+        """The dequantisation for a model of a codec's latents.
 
         Raises:
-            ValueError: Its numbers are not of the data alone.
+            ValueError: If the numbers depend on the noise of a model of the data.
         """
         return _Through(self, codec)
 
 
 class Real(Dequantisation):
-    """Data that are real numbers, as they are."""
+    """Data that are real numbers already: x0 and log q = 0."""
 
     bins = None
 
     def __call__(self, x0: Tensor, rho: float, noise: Noise) -> tuple[Tensor, Tensor]:
-        """x0 and zeros."""
         return x0.double(), torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
 
 
@@ -92,20 +96,19 @@ class Uniform(_Binned):
         bins: Values of the data, equally spaced from -1 to 1; 256 for bytes.
 
     Raises:
-        ValueError: Fewer than 2.
+        ValueError: If bins < 2.
     """
 
     def __call__(self, x0: Tensor, rho: float, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Numbers y, and log q."""
         u = self.half * (2 * noise.uniform(x0.shape[1:]) - 1)
         log_q = -x0[0].numel() * math.log(2 * self.half)
         return x0.double() + u, torch.full((len(x0),), log_q, dtype=torch.float64, device=x0.device)
 
 
 class TruncatedNormal(_Binned):
-    """u ~ N(0, std^2) cut to the bin: what a model of noisy bytes has learned, where its least noise is within bins.
+    """u ~ N(0, std^2) truncated to the bin; for a std of many bins it tends to `Uniform`.
 
-    Nothing is trained. With a std of many bins it is `Uniform`.
+    It suits models whose least noise is narrower than a bin. Nothing is trained.
 
     Source: Zheng et al., Improved Techniques for Maximum Likelihood Estimation for Diffusion ODEs, arXiv 2305.03935,
     section 4.1.
@@ -115,7 +118,7 @@ class TruncatedNormal(_Binned):
         std: None for sigma / alpha of the model's least noisy level.
 
     Raises:
-        ValueError: Fewer than 2 bins, or a std that is not positive.
+        ValueError: If bins < 2 or std <= 0.
     """
 
     def __init__(self, bins: int = 256, std: float | None = None) -> None:
@@ -125,7 +128,6 @@ class TruncatedNormal(_Binned):
         self.std = std
 
     def __call__(self, x0: Tensor, rho: float, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Numbers y, and log q."""
         std = rho if self.std is None else self.std
         mass = math.erf(self.half / (std * math.sqrt(2)))
         z = math.sqrt(2) * torch.erfinv(mass * (2 * noise.uniform(x0.shape[1:]) - 1))
@@ -134,21 +136,16 @@ class TruncatedNormal(_Binned):
         return x0.double() + (std * z).clamp(-self.half, self.half), log_q.flatten(1).sum(1)
 
     def through(self, codec: Bijection) -> Dequantisation:
-        """The same for a model of a codec's latents, whose noise is none of the data's.
-
-        Raises:
-            ValueError: There is no std.
-        """
         if self.std is None:
             raise ValueError(f"std=null: this model's noise is in latents of {type(codec).__name__}; give a std.")
         return super().through(codec)
 
 
 class Decoded(Dequantisation):
-    """The model's own noise, y ~ N(x0, rho^2), and a decoder's log p(x0 | y) beside log q: any density, no bins.
+    """The model's own noise, y ~ N(x0, rho^2), with a decoder's log p(x0 | y) subtracted from log q.
 
-    With the decoder of a variational bound it is that bound with the exact density of its latent in place of the
-    divergences; of real numbers too.
+    It needs no bins, so it applies to real numbers too. With the decoder of a variational bound it gives that bound,
+    with the exact density of the latent in place of the divergences.
 
     Source: Kingma et al., Variational Diffusion Models, arXiv 2107.00630, eq. 5-8.
 
@@ -160,7 +157,7 @@ class Decoded(Dequantisation):
         self.decoder, self.bins = decoder, decoder.bins
 
     def __call__(self, x0: Tensor, rho: float, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Numbers y, and log q(y | x0) - log p(x0 | y)."""
+        """See `Dequantisation`; in place of log q, log q(y | x0) - log p(x0 | y)."""
         eps = noise.like(x0.double())
         y = x0.double() + rho * eps
         log_rho = torch.full((), rho, dtype=torch.float64, device=x0.device).log()
@@ -168,11 +165,6 @@ class Decoded(Dequantisation):
         return y, (log_q - self.decoder(x0, y, 2 * log_rho)).flatten(1).sum(1)
 
     def through(self, codec: Bijection) -> Dequantisation:
-        """None.
-
-        Raises:
-            ValueError: The model's noise is in the latents, and the decoder is of the data.
-        """
         raise ValueError(
             f"decoder: it is for noise in the data, and this model's is in latents of {type(codec).__name__}; choose "
             "dequantisation@likelihood.dequantisation=uniform."
@@ -180,10 +172,10 @@ class Decoded(Dequantisation):
 
 
 class Variational(_Binned):
-    """u = half tanh(z / 2), z logistic with a mean and a scale of each pixel that a small network reads from the image.
+    """u = half tanh(z / 2), z logistic; a small network computes mean and scale of each pixel from the image.
 
-    Without training it is `Uniform`; training on the training images lowers the bound that is reported, and leaves
-    it a bound. A flow in place of the logistic is the source's.
+    Untrained it equals `Uniform`; training on the training images lowers the reported bound. The source has a flow in
+    place of the logistic.
 
     Source: Ho et al., Flow++, arXiv 1902.00275, section 3.1; Song et al., Maximum Likelihood Training of Score-Based
     Diffusion Models, arXiv 2101.09258, for its training with a fixed score model.
@@ -196,7 +188,7 @@ class Variational(_Binned):
         lr: Learning rate, decaying to 0 by a cosine.
 
     Raises:
-        ValueError: A value is out of range.
+        ValueError: If bins < 2, or another value is not positive.
     """
 
     def __init__(
@@ -213,7 +205,7 @@ class Variational(_Binned):
         self.network: nn.Module | None = None
 
     def __call__(self, x0: Tensor, rho: float, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Numbers y, and log q; y may be differentiated in the network's weights."""
+        """See `Dequantisation`; y is differentiable in the network's weights."""
         assert self.network is not None
         mean, log_scale = self.network(x0.float()).double().chunk(2, dim=1)
         uniform = noise.uniform(x0.shape[1:])
@@ -226,7 +218,6 @@ class Variational(_Binned):
     def fit(
         self, loss: NegativeLogDensity, images: Callable[[Tensor], Tensor], n: int, seed: int, on_images: OnImages
     ) -> None:
-        """Train on images `(B, C, *)`."""
         first = images(torch.arange(1))
         channels, device = first.shape[1], first.device
         conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[first.ndim - 3]
@@ -254,27 +245,19 @@ class Variational(_Binned):
 
 
 class _Through(Dequantisation):
-    """What a codec makes of another's numbers y: z with log q(z) = log q(y) - log |det dz / dy|.
-
-    Args:
-        inner: The other.
-        codec: Exact both ways.
-    """
+    """A codec's latents z of another dequantisation's y: log q(z) = log q(y) - log |det dz / dy|."""
 
     def __init__(self, inner: Dequantisation, codec: Bijection) -> None:
         self.inner, self.codec = inner, codec
         self.bins, self.images = inner.bins, inner.images
 
     def __call__(self, x0: Tensor, rho: float, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Numbers z `(B, *)`, and log q."""
         y, log_q = self.inner(x0, rho, noise)
         return self._latents(y, noise), log_q - self.codec.log_abs_det(y)
 
     def fit(
         self, loss: NegativeLogDensity, images: Callable[[Tensor], Tensor], n: int, seed: int, on_images: OnImages
     ) -> None:
-        """Train the other."""
-
         def of_images(y: Tensor, index: Tensor, noise: Noise) -> Tensor:
             return loss(self._latents(y, noise), index, noise) - self.codec.log_abs_det(y) / y[0].numel()
 

@@ -1,1 +1,4 @@
-"""Images, waveforms and points: how they are stored, shown and written."""
+"""Images, waveforms and points as files.
+
+`kinds` says how each is shown and written, `figures` draws the pictures, `labels` the captions.
+"""

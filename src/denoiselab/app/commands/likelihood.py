@@ -18,8 +18,8 @@ from denoiselab.data import DataSet
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of, write_csv, write_text
 from denoiselab.instantiate import construct
-from denoiselab.likelihood.bits_per_dim import BitsPerDim, Draws, measure, rate_distortion, write_rate_distortion
-from denoiselab.likelihood.measures import Likelihood
+from denoiselab.likelihood import BitsPerDim, Draws, Likelihood, measure
+from denoiselab.likelihood.bits_per_dim import rate_distortion, write_rate_distortion
 from denoiselab.training.interruption import Interruption
 
 Config = dict[str, Any]

@@ -41,17 +41,17 @@ class Records(Protocol):
     """
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str: ...
     @property
-    def labels(self) -> Tensor: ...  # noqa: D102
+    def labels(self) -> Tensor: ...
     @property
-    def classes(self) -> Sequence[str]: ...  # noqa: D102
+    def classes(self) -> Sequence[str]: ...
     @property
-    def captions(self) -> Sequence[str] | None: ...  # noqa: D102
+    def captions(self) -> Sequence[str] | None: ...
     @property
-    def identity(self) -> str: ...  # noqa: D102
+    def identity(self) -> str: ...
     @property
-    def files(self) -> Iterable[str | Path]: ...  # noqa: D102
+    def files(self) -> Iterable[str | Path]: ...
 
     def __len__(self) -> int:
         """Number of images."""

@@ -15,6 +15,7 @@ from denoiselab.cleaning import figure_text
 from denoiselab.conditioners import Clean
 from denoiselab.denoiser import Denoise, Prediction
 from denoiselab.evaluation.report import tables
+from denoiselab.media import figures
 from denoiselab.media.kinds import COLOURS, EXTENT, histogram
 from denoiselab.model import Drawing, Model
 from denoiselab.noise import SAMPLING, Noise
@@ -86,7 +87,7 @@ def write_picture(
     for axes in panels:
         axes.set(xlim=(-EXTENT, EXTENT), ylim=(-EXTENT, EXTENT), aspect="equal", xticks=[-2, 0, 2], yticks=[-2, 0, 2])
         axes.tick_params(labelsize=8, length=2)
-    tables.save(figure, path)
+    figures.save(figure, path)
 
 
 def _density(axes: Any, points: Tensor) -> None:

@@ -14,17 +14,19 @@ from denoiselab.codecs import Identity, Logit
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.data.points import PointSet
 from denoiselab.denoiser import Denoiser, ScaledTime
-from denoiselab.likelihood.bits_per_dim import Draws, measure, rate_distortion
-from denoiselab.likelihood.dequantisation import Decoded, Real, TruncatedNormal, Uniform, Variational
-from denoiselab.likelihood.measures import (
+from denoiselab.likelihood import (
     ChainBound,
     ContinuousTimeBound,
+    Draws,
     Estimate,
     ExactTrace,
     FlowLikelihood,
     Hutchinson,
     Likelihood,
+    measure,
 )
+from denoiselab.likelihood.bits_per_dim import rate_distortion
+from denoiselab.likelihood.dequantisation import Decoded, Real, TruncatedNormal, Uniform, Variational
 from denoiselab.model import Model
 from denoiselab.objectives import projections
 from denoiselab.objectives.decoders import Categorical, ContinuousGaussian, DiscretisedGaussian

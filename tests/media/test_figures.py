@@ -1,4 +1,4 @@
-"""Pictures of conditional samples with their conditions."""
+"""Grids of images, with and without labels."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from denoiselab.conditioners import ClassLabel
+from denoiselab.media.figures import grid
 from denoiselab.media.kinds import medium
 from denoiselab.media.labels import labelled_grid
 
@@ -13,9 +14,9 @@ from denoiselab.media.labels import labelled_grid
 @pytest.mark.parametrize("channels", [1, 3])
 def test_each_image_stands_above_its_own_label(channels):
     images = torch.arange(1, 7, dtype=torch.uint8)[:, None, None, None].expand(6, channels, 8, 8) * 10
-    grid = labelled_grid(images, 3, ["0", "1", "2", "0", "1", "2"], 8)
-    assert grid.shape == (channels, 2 * (64 + 14 + 4), 3 * (64 + 4))
-    cells = grid[0].reshape(2, 82, 3, 68).permute(0, 2, 1, 3).flatten(0, 1)
+    picture = labelled_grid(images, 3, ["0", "1", "2", "0", "1", "2"], 8)
+    assert picture.shape == (channels, 2 * (64 + 14 + 4), 3 * (64 + 4))
+    cells = picture[0].reshape(2, 82, 3, 68).permute(0, 2, 1, 3).flatten(0, 1)
     assert torch.equal(
         cells[:, :64, :64], images[:, :1].float().repeat_interleave(8, 2).repeat_interleave(8, 3)[:, 0].byte()
     )
@@ -45,3 +46,10 @@ def test_a_grid_without_conditions_stays_as_it_was(tmp_path):
         assert plain.size == (144, 144)
         assert labelled.size == (2 * 68, 2 * 82)
         assert np.asarray(labelled)[:64, :64].min() == 200
+
+
+def test_grid_places_images_row_by_row():
+    images = torch.arange(5, dtype=torch.uint8).reshape(5, 1, 1, 1).expand(5, 1, 2, 2)
+    tiled = grid(images, 3)
+    assert tiled.shape == (1, 4, 6)
+    assert tiled[0, ::2, ::2].tolist() == [[0, 1, 2], [3, 4, 0]]
