@@ -44,7 +44,7 @@ _FUNCTIONS = (
 _ALL = (
     *MODEL,
     *MEASURES,
-    *(f"denoiselab.{part}." for part in ("training", "interop", "likelihood")),
+    *(f"denoiselab.{part}." for part in ("training", "interop")),
     "torch.optim.",
     *(f"pytorch_lightning.{part}." for part in ("trainer", "callbacks", "profilers", "strategies")),
 )

@@ -12,7 +12,7 @@ from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.data import Digits
 from denoiselab.denoiser import Denoiser, ScaledTime
-from denoiselab.evaluation import DomainClassifier, FrechetDistance, Frontier, Measure, Store, Subject
+from denoiselab.evaluation import DomainClassifier, FrechetDistance, Frontier, Measure, Store, Subject, Workspace
 from denoiselab.model import Model
 from denoiselab.networks import DDPMUNet
 from denoiselab.schedules import VPLinear
@@ -39,8 +39,8 @@ def test_a_frontier_takes_little_more_than_its_network_and_its_features(tmp_path
     """The whole of it, files included, against the time inside the network's and the extractor's calls of that run."""
     train, held_out = Digits("digits", (1, 8, 8), 10).load()
     metrics = {"frechet": FrechetDistance()}
-    scorer = DomainClassifier(epochs=1).fit(train, held_out, metrics, {"frechet": {}}, tmp_path)
-    reference = scorer.reference(train, {"data": "digits", "split": "train"}, tmp_path, torch.device("cpu"))
+    scorer = DomainClassifier(epochs=1).fit(train, held_out, metrics, {"frechet": {}}, Workspace(tmp_path))
+    reference = scorer.reference(train, {"data": "digits", "split": "train"}, Workspace(tmp_path), torch.device("cpu"))
     network = DDPMUNet((1, 8, 8), channels=32, multipliers=(1, 2), blocks=1, attention_levels=(), dropout=0.0, groups=8)
     network.to(memory_format=torch.channels_last).eval()
     denoiser = Denoiser(network, VPLinear(), parameterizations.eps, ScaledTime())

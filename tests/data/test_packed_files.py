@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from denoiselab.data import Arrays, FashionMNIST, ImageFolder, ImageZip, WebDataset
+from denoiselab.evaluation.contracts import Given
 from denoiselab.evaluation.references import files
-from denoiselab.evaluation.scorer import Given
 from denoiselab.interop import InteropError
 from denoiselab.interop.weights.files import read_torch
 
@@ -111,7 +111,7 @@ def test_moments_in_an_npz(tmp_path, monkeypatch):
             large(archive, name)
     monkeypatch.setattr(files, "_MOST", LARGE - 1)
     given = Given(path, 1000, any_data=True)
-    refused("cannot be read as an .npz", lambda: files._read_npz(given, None, (3, 8, 8), None))
+    refused("cannot be read as an .npz", lambda: given_files._read_npz(given, None, (), (3, 8, 8), None))
 
 
 def head(shape):

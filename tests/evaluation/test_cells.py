@@ -20,7 +20,8 @@ from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation import Measure, OptimizedMetric, Score, Store, Subject
 from denoiselab.evaluation.memory import PeakMemory
-from denoiselab.evaluation.metrics.statistics import FeatureFile, GaussianStatistics
+from denoiselab.evaluation.metrics.feature_file import FeatureFile
+from denoiselab.evaluation.metrics.statistics import GaussianStatistics
 from denoiselab.evaluation.store import mark_pareto
 from denoiselab.model import Model
 from denoiselab.samplers import DDIM

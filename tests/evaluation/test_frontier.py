@@ -41,7 +41,7 @@ class Shrink(torch.nn.Module):
 class Pixels:
     name, metric, fingerprint = "pixels", "fd_pixels", "0" * 64
     lower_is_better = {"fd_pixels": True, "n": False}  # noqa: RUF012
-    split, facts, told = "train", {}, ""
+    split, facts, description = "train", {}, ""
 
     def statistics(self, start=0, strata=1):
         return GaussianStatistics(16, lambda images: images.float().flatten(1) / 255)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from denoiselab.evaluation import DensityCoverage, FrechetDistance, InceptionScore, KernelDistance, PrecisionRecall
-from denoiselab.evaluation.metrics.of_features import Layer
+from denoiselab.evaluation.contracts import Layer
 
 
 def normal(n, d, seed, shift=0.0):

@@ -23,9 +23,10 @@ from denoiselab.evaluation import (
     InceptionV3,
     KernelDistance,
     PrecisionRecall,
+    Workspace,
 )
+from denoiselab.evaluation.features.dinov2 import _positions
 from denoiselab.evaluation.features.extractors import _exact_float32
-from denoiselab.evaluation.features.pretrained import _positions
 
 N = 11
 EQUAL = 1e-6
@@ -84,7 +85,7 @@ def data(x):
 
 def scorer(extractor, metrics, cache):
     blank = data(images(0, 2))
-    return extractor.fit(blank, blank, metrics, {}, cache, shown=False)
+    return extractor.fit(blank, blank, metrics, {}, Workspace(cache, shown=False))
 
 
 def scores(extractor, metrics, cache, batch=N):
@@ -92,7 +93,7 @@ def scores(extractor, metrics, cache, batch=N):
     statistics = mine.statistics()
     for part in images(0).split(batch):
         statistics.update(part)
-    reference = mine.reference(data(images(1)), {"data": "smooth"}, cache, torch.device("cpu"), shown=False)
+    reference = mine.reference(data(images(1)), {"data": "smooth"}, Workspace(cache, shown=False), torch.device("cpu"))
     return {name: score.value for name, score in mine.scores(statistics, reference).items()}
 
 
@@ -176,7 +177,7 @@ def test_grey_images_are_their_rgb_and_spatial_features_are_seven_channels_of_mi
     np.savez(tmp_path / "adm.npz", **dict(zip(("mu", "sigma", "mu_s", "sigma_s"), moments * 2, strict=True)))
     statistics, given = mine.statistics(), Given(tmp_path / "adm.npz", 5)
     statistics.update(grey)
-    reference = mine.reference(data(grey), {}, tmp_path, torch.device("cpu"), given, shown=False)
+    reference = mine.reference(data(grey), {}, Workspace(tmp_path, shown=False), torch.device("cpu"), given)
     distance = mine.scores(statistics, reference)["sfid"].value
     assert abs(distance) < 1e-6 * float(theirs.double().var(0).sum())
     assert mine.facts["spatial"] == "H, W, C"  # files of another order, or of none, have another protocol

@@ -19,6 +19,7 @@ from denoiselab.evaluation import (
     InceptionScore,
     KernelDistance,
     PrecisionRecall,
+    Workspace,
 )
 from denoiselab.evaluation.features.extractors import FeatureScorer, NetworkFeatures
 
@@ -64,7 +65,7 @@ def data(seed=0, n=70, size=8):
 
 
 def reference(mine, images, cache, given=None):
-    return mine.reference(images, {"data": "noise", "split": "train"}, cache, CPU, given, shown=False)
+    return mine.reference(images, {"data": "noise", "split": "train"}, Workspace(cache, shown=False), CPU, given)
 
 
 def collect(mine, images, batch=16, start=0):
@@ -187,7 +188,7 @@ def test_a_file_of_other_data_is_refused_unless_that_is_allowed(tmp_path):
     mine = scorer()
     made = reference(mine, data(), tmp_path)
     assert made.of == {"data": "noise", "split": "train", "data_sha256": data().fingerprint}
-    says = f"it is of noise .train., with data_sha256 {data().fingerprint[:16]}, and .*evaluation.reference_data=any"
+    says = f"it is of noise .train., with data_sha256 {data().fingerprint[:16]}; the .*evaluation.reference_data=any"
     with pytest.raises(ValueError, match=says):
         reference(mine, data(5), tmp_path, Given(made.path, None))
     assert reference(mine, data(5), tmp_path, Given(made.path, None, any_data=True)).of == made.of
@@ -334,7 +335,10 @@ def test_images_and_features_that_do_not_fit_are_refused(tmp_path):
     with safe_open(made.path, framework="pt") as file:
         metadata, features = file.metadata(), file.get_tensor("features.features")
     features[3, 2] = torch.nan
-    for tensors, says in (({"features.features": features}, "features.features holds NaN"), ({}, "lacks what its")):
+    for tensors, says in (
+        ({"features.features": features}, "features.features holds NaN"),
+        ({}, "its metadata is missing"),
+    ):
         save_file(tensors, tmp_path / "bad.safetensors", metadata)
         with pytest.raises(ValueError, match=f"evaluation.reference=.*bad.safetensors: .*{says}"):
             reference(mine, data(), tmp_path, Given(tmp_path / "bad.safetensors", None))

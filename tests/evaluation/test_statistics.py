@@ -3,7 +3,8 @@ import torch
 import torch.distributed as dist
 from ranks import on_ranks
 
-from denoiselab.evaluation.metrics.statistics import FeatureFile, GaussianStatistics, in_second_half
+from denoiselab.evaluation.metrics.feature_file import FeatureFile
+from denoiselab.evaluation.metrics.statistics import GaussianStatistics, in_second_half
 
 N, D = 23, 5
 

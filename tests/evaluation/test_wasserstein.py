@@ -6,7 +6,7 @@ import torch.distributed as dist
 from ranks import on_ranks
 
 from denoiselab.data import ImageSet, PointSet
-from denoiselab.evaluation import DomainClassifier, FrechetDistance, SlicedWasserstein
+from denoiselab.evaluation import DomainClassifier, FrechetDistance, SlicedWasserstein, Workspace
 from denoiselab.evaluation.metrics.wasserstein import Points, directions, sliced_wasserstein
 
 
@@ -80,18 +80,18 @@ def test_each_scorer_refuses_the_other_kind(tmp_path):
         torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.zeros(4).long()
     )  # fmt: skip
     with pytest.raises(ValueError, match=r"evaluation\.extractor: SlicedWasserstein scores points"):
-        SlicedWasserstein().fit(images, images, {}, {}, tmp_path)
+        SlicedWasserstein().fit(images, images, {}, {}, Workspace(tmp_path))
     with pytest.raises(ValueError, match=r"evaluation\.extractor: DomainClassifier scores images"):
-        DomainClassifier().fit(points, points, {"frechet": FrechetDistance()}, {}, tmp_path)
+        DomainClassifier().fit(points, points, {"frechet": FrechetDistance()}, {}, Workspace(tmp_path))
     with pytest.raises(ValueError, match="projections=0"):
         SlicedWasserstein(0)
 
 
 def test_a_scorer_says_what_it_is(tmp_path):
     points = PointSet(normal(40, 2, 0), torch.zeros(40).long())
-    scorer = SlicedWasserstein(16).fit(points, points, {}, {}, tmp_path)
+    scorer = SlicedWasserstein(16).fit(points, points, {}, {}, Workspace(tmp_path))
     assert (scorer.name, scorer.metric, scorer.split) == ("sliced_w1", "sliced_w1", "held_out")
-    assert scorer.fingerprint != SlicedWasserstein(17).fit(points, points, {}, {}, tmp_path).fingerprint
+    assert scorer.fingerprint != SlicedWasserstein(17).fit(points, points, {}, {}, Workspace(tmp_path)).fingerprint
     mine, theirs = scorer.statistics(), scorer.statistics()
     for batch in points.points.split(7):
         mine.update(batch)

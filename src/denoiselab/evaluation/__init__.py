@@ -1,36 +1,55 @@
-"""Scores of samplers, with their protocol."""
+"""Scores of samplers, with all that they depend on.
+
+`contracts` says what a metric, an extractor, a reference and a scorer are. `metrics`, `references` and `features` have
+them, `frontier` scores the cells of a frontier, `store` keeps the records, and `report` shows them.
+"""
 
 from denoiselab.evaluation.cell import Subject
-from denoiselab.evaluation.features.classifier import DomainClassifier
-from denoiselab.evaluation.features.pretrained import CLIP, VGG16, DINOv2, EfficientNetLite0, InceptionV3
-from denoiselab.evaluation.frontier import Control, Frontier
-from denoiselab.evaluation.metrics.neighbours import DensityCoverage, PrecisionRecall
-from denoiselab.evaluation.metrics.of_features import (
-    FrechetDistance,
-    InceptionScore,
-    KernelDistance,
+from denoiselab.evaluation.contracts import (
+    ContractError,
+    Extractor,
+    FeatureExtractor,
+    Given,
+    Layer,
+    Measure,
     Metric,
+    Reference,
+    Score,
+    Scorer,
+    Statistics,
+    Workspace,
 )
+from denoiselab.evaluation.features.classifier import DomainClassifier
+from denoiselab.evaluation.features.dinov2 import DINOv2
+from denoiselab.evaluation.features.efficientnet import EfficientNetLite0
+from denoiselab.evaluation.features.fidelity import CLIP, VGG16, InceptionV3
+from denoiselab.evaluation.frontier import Control, Frontier
+from denoiselab.evaluation.metrics.frechet import FrechetDistance
+from denoiselab.evaluation.metrics.inception_score import InceptionScore
+from denoiselab.evaluation.metrics.kernel import KernelDistance
+from denoiselab.evaluation.metrics.neighbours import DensityCoverage, PrecisionRecall
 from denoiselab.evaluation.metrics.wasserstein import SlicedWasserstein
 from denoiselab.evaluation.optimized import OptimizedMetric
-from denoiselab.evaluation.scorer import Extractor, Given, Measure, Reference, Score, Scorer, Statistics
 from denoiselab.evaluation.store import Record, Store
 
 __all__ = [
     "CLIP",
     "VGG16",
+    "ContractError",
     "Control",
     "DINOv2",
     "DensityCoverage",
     "DomainClassifier",
     "EfficientNetLite0",
     "Extractor",
+    "FeatureExtractor",
     "FrechetDistance",
     "Frontier",
     "Given",
     "InceptionScore",
     "InceptionV3",
     "KernelDistance",
+    "Layer",
     "Measure",
     "Metric",
     "OptimizedMetric",
@@ -43,4 +62,5 @@ __all__ = [
     "Statistics",
     "Store",
     "Subject",
+    "Workspace",
 ]

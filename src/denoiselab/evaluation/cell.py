@@ -15,9 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from denoiselab import progress
+from denoiselab.evaluation.contracts import Measure, Score, Statistics
 from denoiselab.evaluation.memory import PeakMemory, device_name
 from denoiselab.evaluation.ranks import REFUSALS
-from denoiselab.evaluation.scorer import Measure, Score, Statistics
 from denoiselab.evaluation.store import Record
 from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing, Model, NotFinite, Steer, mean_count

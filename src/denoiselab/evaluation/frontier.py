@@ -13,8 +13,8 @@ from denoiselab import progress
 from denoiselab.cleaning import line
 from denoiselab.code_digest import modules_of, sha256_of_code
 from denoiselab.evaluation.cell import Scoring, Subject, Unkept
+from denoiselab.evaluation.contracts import Measure
 from denoiselab.evaluation.ranks import on_first_rank
-from denoiselab.evaluation.scorer import Measure
 from denoiselab.evaluation.store import Record, Store, comparable, find, key_of, mark_code, rule
 from denoiselab.media.kinds import medium
 from denoiselab.model import digest

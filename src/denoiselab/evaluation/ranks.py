@@ -1,4 +1,4 @@
-"""What one rank does for all."""
+"""Work that one rank does for all, and results of all ranks."""
 
 from __future__ import annotations
 
@@ -7,29 +7,52 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
+
+from denoiselab.evaluation.contracts import ContractError
 
 T = TypeVar("T")
 
-# What says that these samples have no score; all else is a fault of the program or the machine.
+# Errors that mean that these samples have no score; any other is a fault of the program or the machine.
 REFUSALS = (ValueError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
 
 
+def is_distributed() -> bool:
+    """Whether this process is one of a group."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def gathered(rows: Tensor, device: torch.device) -> list[Tensor]:
+    """Rows `(n, *)` of every rank, in the order of ranks; n may differ. They travel by way of `device`."""
+    if not is_distributed():
+        return [rows]
+    counts = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor(len(rows), device=device))
+    padded = rows.new_zeros(int(max(counts)), *rows.shape[1:], device=device)
+    padded[: len(rows)] = rows.to(device)
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
+
+
 def on_first_rank(compute: Callable[[], T]) -> T:
-    """What `compute` gives or raises on the first rank, on every rank.
+    """The result of `compute` on the first rank, on every rank.
 
     Raises:
-        ValueError: The first rank's.
-        RuntimeError: Any other exception of the first rank.
+        ValueError: If it raises one.
+        ContractError: If it raises one.
+        RuntimeError: If it raises any other exception, and there are several ranks.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if not is_distributed():
         return compute()
     box: list[Any] = [None, None]
     if dist.get_rank() == 0:
         try:
             box[0] = compute()
-        except Exception as error:  # the others wait below, and must not wait for ever
-            kind = ValueError if isinstance(error, REFUSALS) else RuntimeError
-            box[1] = (kind, f"{error}" if kind is ValueError else f"{type(error).__name__}: {error}")
+        except Exception as error:  # the others wait below for what is sent here
+            kinds = {REFUSALS: ValueError, (ContractError,): ContractError}
+            kind = next((kind for errors, kind in kinds.items() if isinstance(error, errors)), None)
+            box[1] = (kind, f"{error}") if kind else (RuntimeError, f"{type(error).__name__}: {error}")
     dist.broadcast_object_list(box, 0)
     if box[1] is not None:
         kind, message = box[1]

@@ -25,7 +25,18 @@ from denoiselab.conditioners import Conditioner
 from denoiselab.console import console
 from denoiselab.data import DataSet
 from denoiselab.errors import BadInput
-from denoiselab.evaluation import Control, Extractor, Frontier, Measure, OptimizedMetric, Record, Store, Subject
+from denoiselab.evaluation import (
+    ContractError,
+    Control,
+    Extractor,
+    Frontier,
+    Measure,
+    OptimizedMetric,
+    Record,
+    Store,
+    Subject,
+    Workspace,
+)
 from denoiselab.model import Model
 from denoiselab.samplers import Sampler
 from denoiselab.training.interruption import Interruption
@@ -155,9 +166,12 @@ class Evaluator:
             **self._revision,
             **self._floor(evaluation, frontier.num_samples),
         }
-        with self.model.evaluating():
-            control = Control(self.check, self._agree_to_stop, shown)
-            return frontier.run(subject, measure, self.store, protocol, notes, control)
+        try:
+            with self.model.evaluating():
+                control = Control(self.check, self._agree_to_stop, shown)
+                return frontier.run(subject, measure, self.store, protocol, notes, control)
+        except ContractError as error:
+            raise BadInput(str(error)) from None
 
     def measure(self, evaluation: Evaluation) -> Measure:
         """The scorer by the metrics of a configuration, and what it is taken against; made once.
@@ -167,29 +181,16 @@ class Evaluator:
         """
         key = json.dumps([evaluation.metrics, evaluation.metric_options, evaluation.reference], sort_keys=True)
         if key not in self._measures:
-            leader = is_leader()
-            scorer = self.extractor.fit(
-                self.images,
-                self.held_out,
-                parts.build_metrics(evaluation),
-                parts.metric_nodes(evaluation),
-                self.cache,
-                self.check,
-                shown=leader,
-            )
+            work, metrics = Workspace(self.cache, self.check, shown=is_leader()), parts.build_metrics(evaluation)
             try:
-                reference = scorer.reference(
-                    {"train": self.images, "held_out": self.held_out}[scorer.split],
-                    {"data": self.data, "split": scorer.split},
-                    self.cache,
-                    self.model.device,
-                    parts.given_reference(evaluation),
-                    shown=leader,
-                )
-            except ValueError as error:  # the hash of a classifier is not known before
+                scorer = self.extractor.fit(self.images, self.held_out, metrics, parts.metric_nodes(evaluation), work)
+                data = self.images if scorer.split == "train" else self.held_out
+                identity, given = {"data": self.data, "split": scorer.split}, parts.given_reference(evaluation)
+                reference = scorer.reference(data, identity, work, self.model.device, given)
+            except (ValueError, ContractError) as error:
                 raise BadInput(str(error)) from None
-            if scorer.told and leader and not self._measures:
-                console(stderr=True).print(f"{self.data} is scored by {scorer.told}")
+            if scorer.description and work.shown and not self._measures:
+                console(stderr=True).print(f"{self.data} is scored by {scorer.description}")
             self._measures[key] = Measure(scorer, reference)
         return self._measures[key]
 

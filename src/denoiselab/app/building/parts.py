@@ -14,7 +14,7 @@ from denoiselab.data import DataSet
 from denoiselab.data.augmentation import Augmentation
 from denoiselab.errors import BadInput, closest
 from denoiselab.evaluation import Extractor, Given, Metric
-from denoiselab.evaluation.references import files
+from denoiselab.evaluation.references import given as given_files
 from denoiselab.instantiate import check, construct
 from denoiselab.noise import AUGMENTING, Noise
 from denoiselab.objectives import Objective
@@ -113,7 +113,7 @@ def build_extractor(
         if train is not None:
             extractor.check_data(train)
             if given is not None:
-                files.check_data(given, train)
+                given_files.check_data(given, train)
     except ValueError as error:
         raise BadInput(str(error).replace("evaluation.", f"{option}.")) from None
     return extractor

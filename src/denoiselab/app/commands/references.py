@@ -11,6 +11,7 @@ from denoiselab.app.config.settings import TrainSettings, parse
 from denoiselab.app.runs.paths import check_accelerator, device_of
 from denoiselab.console import console
 from denoiselab.errors import BadInput
+from denoiselab.evaluation import Workspace
 from denoiselab.evaluation.features.extractors import ImageExtractor
 from denoiselab.instantiate import check, construct
 
@@ -52,15 +53,15 @@ def compute(config: Config) -> Path:
     extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")
     if not isinstance(extractor, ImageExtractor):
         raise BadInput("evaluation.extractor: points are scored against fresh points; there is nothing to compute.")
-    cache, name = Path(settings.paths.cache_dir), config["data"]["name"]
+    work, name = Workspace(Path(settings.paths.cache_dir)), config["data"]["name"]
     metrics, nodes = parts.build_metrics(settings.evaluation), parts.metric_nodes(settings.evaluation)
     try:
         if config["download"] and extractor.weights is not None:
             extractor.weights.download()
         train, held_out = construct(config["data"], "data").load()
-        scorer = extractor.fit(train, held_out, metrics, nodes, cache)
+        scorer = extractor.fit(train, held_out, metrics, nodes, work)
         identity = {"data": name, "split": scorer.split}
-        reference = scorer.reference(train, identity, cache, device_of(config["accelerator"]))
+        reference = scorer.reference(train, identity, work, device_of(config["accelerator"]))
     except (ValueError, OSError) as error:
         raise BadInput(str(error)) from None
     console().print(f"{scorer.name} of {reference.n:,} images of {name} ({scorer.split}): {reference.path}")

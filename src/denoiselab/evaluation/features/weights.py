@@ -1,4 +1,4 @@
-"""Files of published weights: where they lie, whether they are the right ones, and the step that fetches them."""
+"""Files of published weights: their path, verification and download."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from denoiselab.files import sha256_of
 COMMAND = "python -m denoiselab.references"
 
 
-# Scores name the file that was taken in any case.
-_UNKNOWN = " (no sha256 is asked for; a score records the file's, and evaluation.extractor.sha256=... demands one)"
+# Scores record the file's sha256 in any case.
+_UNKNOWN = " (no sha256 is required; scores record the file's, and evaluation.extractor.sha256=... requires one)"
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class WeightsFile:
     """A file of weights.
 
     Args:
-        owner: What they are the weights of.
+        owner: Name of the network.
         path: Of the file; None for the place where torch.hub keeps it.
-        sha256: Of the file, or how it starts; None takes any file.
+        sha256: Of the file, or its first digits; None accepts any file.
         url: Where it is published.
-        name: Of the file at torch.hub's place; None for that of the URL.
+        name: Of the file in torch.hub's folder; None for that of the URL.
     """
 
     owner: str
@@ -38,48 +38,47 @@ class WeightsFile:
 
     @property
     def file(self) -> Path:
-        """Where it is, or must be put."""
+        """Its path."""
         if self.path is not None:
             return Path(self.path)
         return Path(torch.hub.get_dir()) / "checkpoints" / (self.name or self.url.rpartition("/")[2])
 
     def verify(self) -> str:
-        """The sha256 of the file, which is there and the right one.
+        """The sha256 of the file.
 
         Raises:
-            ValueError: It is not.
+            ValueError: If the file is missing, or its sha256 is another one.
         """
         file = self.file
         wanted = f" (sha256 {self.sha256}{'...' if len(self.sha256) < 64 else ''})" if self.sha256 else _UNKNOWN
         if not file.is_file():
             raise ValueError(
                 f"evaluation.extractor: the weights of {self.owner}{wanted} are not at {file}; put {self.url} there, "
-                f"or set evaluation.extractor.weights_path, or, online, run `{COMMAND}` with the same options and "
-                "download=true."
+                f"set evaluation.extractor.weights_path, or run `{COMMAND}` with the same options and download=true."
             )
         status = file.stat()
         digest = _sha256(file, status.st_mtime_ns, status.st_size)
         if not digest.startswith(self.sha256 or ""):
             raise ValueError(
                 f"evaluation.extractor: {file} has sha256 {digest}, not that of the weights of {self.owner}{wanted}; "
-                f"get them from {self.url}, or set evaluation.extractor.sha256=null to score with this file."
+                f"get them from {self.url}, or pass evaluation.extractor.sha256=null to score with this file."
             )
         return digest
 
     def download(self) -> None:
-        """Fetch the file, unless it is there; one process does it, before any other starts.
+        """Download the file if it is missing, and verify it.
 
         Raises:
-            ValueError: This is one process of many, the file cannot be fetched, or it is not the right one.
+            ValueError: If this is one process of several, the download fails, or the sha256 is another one.
         """
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError("download=true: one process fetches weights, before the others start.")
+            raise ValueError("download=true: run it in one process; here WORLD_SIZE > 1.")
         if not self.file.is_file():
             self.file.parent.mkdir(parents=True, exist_ok=True)
             try:
                 torch.hub.download_url_to_file(self.url, str(self.file), self.sha256, progress=True)
             except (RuntimeError, OSError) as error:  # a wrong hash; no network, or no such page
-                raise ValueError(f"download=true: {self.url} cannot be fetched ({error}).") from None
+                raise ValueError(f"download=true: {self.url} cannot be downloaded ({error}).") from None
         self.verify()
 
 

@@ -1,1 +1,1 @@
-"""Metrics, and the statistics that they read."""
+"""Metrics, one file each; `collected` and `statistics` gather what they read, `standard_errors` what they share."""

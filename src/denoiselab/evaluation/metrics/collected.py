@@ -1,40 +1,41 @@
-"""What metrics read of a set of samples, collected in one pass."""
+"""Statistics of a set of samples for all metrics, collected in one pass."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from denoiselab.evaluation.metrics.of_features import Layer, Metric
-from denoiselab.evaluation.metrics.statistics import FeatureFile, GaussianStatistics
+from denoiselab.evaluation.contracts import ContractError, FeatureExtractor, Layer, Metric
+from denoiselab.evaluation.metrics.feature_file import FeatureFile
+from denoiselab.evaluation.metrics.statistics import GaussianStatistics
+from denoiselab.evaluation.ranks import gathered
 
 
 class Collected:
-    """Moments, and features where a metric needs them, of the layers that metrics read.
+    """Moments, and features if a metric needs them, of the layers that metrics read.
 
     Args:
-        extract: Maps uint8 images to layer: outputs.
-        metrics: That will read them.
-        dimensions: Of the outputs, by layer.
-        reference: Collect what is read of a reference, not of samples.
+        extractor: Of the features.
+        metrics: The metrics that will read them.
+        reference: Collect for a reference instead of samples.
         start: Index, among the samples of all ranks, of the first that is added.
         strata: Sample i is drawn from stratum i mod strata.
     """
 
     def __init__(
         self,
-        extract: Callable[[Tensor], Mapping[str, Tensor]],
+        extractor: FeatureExtractor,
         metrics: Sequence[Metric],
-        dimensions: Mapping[str, int],
         *,
         reference: bool = False,
         start: int = 0,
         strata: int = 1,
     ) -> None:
-        self._extract, self._strata, self.n = extract, strata, 0
+        self._extractor, self._strata, self.n = extractor, strata, 0
+        dimensions = extractor.dimensions
         read = [metric for metric in metrics if metric.reads_reference or not reference]
         moments = {metric.layer for metric in read if metric.reads_moments}
         features = {metric.layer for metric in read if metric.reads_features}
@@ -47,36 +48,57 @@ class Collected:
         """Add uint8 images `(B, C, H, W)`.
 
         Raises:
-            ValueError: A feature is not finite.
-            OSError: The disk is full.
+            ValueError: If a feature is not finite.
+            ContractError: If the extractor returns anything but what `FeatureExtractor` says.
+            OSError: If the disk is full.
         """
-        out = self._extract(samples)
-        for collected in (self.moments, self.features):
-            for layer, statistics in collected.items():
-                statistics.update(out[layer])
+        out = self._extractor(samples)
+        collected = [*self.moments.items(), *self.features.items()]
+        check_outputs(self._extractor, out, len(samples), [layer for layer, _ in collected])
+        for layer, statistics in collected:
+            statistics.update(out[layer])
         self.n += len(samples)
 
     def reduce(self, device: torch.device) -> None:
         """Join those of all ranks, in the order of ranks; features on the first rank alone."""
-        for collected in (self.moments, self.features):
-            for statistics in collected.values():
-                statistics.reduce(device)
-        total = torch.tensor(self.n, device=device)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(total)
-        self.n = int(total)
+        for statistics in (*self.moments.values(), *self.features.values()):
+            statistics.reduce(device)
+        self.n = int(sum(gathered(torch.tensor([self.n]), device)))
 
     def layer(self, name: str) -> Layer:
-        """What is known of a layer."""
+        """Statistics of a layer."""
         features = self.features[name].features if name in self.features else None
         return Layer(self.moments.get(name), features, self._strata)
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of what was collected."""
+        """sha256 of moments and features."""
         digest = hashlib.sha256()
         for layer, statistics in self.moments.items():
             digest.update(f"{layer} {statistics.fingerprint}".encode())
         for layer, file in self.features.items():
             digest.update(layer.encode() + file.features.numpy().tobytes())
         return digest.hexdigest()
+
+
+def check_outputs(extractor: FeatureExtractor, out: Mapping[str, Tensor], n: int, layers: Sequence[str]) -> None:
+    """Check that an extractor returned outputs `(n, D)` float32 of each layer, D those of its `dimensions`.
+
+    Raises:
+        ContractError: If it did not.
+    """
+    call = f"{type(extractor).__name__}(images)"
+    for layer in layers:
+        value = out.get(layer) if isinstance(out, Mapping) else None
+        wanted = (n, extractor.dimensions[layer])
+        if not (isinstance(value, Tensor) and value.shape == wanted and value.dtype == torch.float32):
+            kind = f"{str(value.dtype)[6:]} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            found = f"[{layer!r}] is {kind}" if isinstance(out, Mapping) and layer in out else _lacking(out)
+            raise ContractError(
+                f"evaluation.extractor={extractor.name}: {call}{found}; expected is a float32 tensor {list(wanted)} "
+                f"for {n} images (see denoiselab.evaluation.FeatureExtractor)."
+            )
+
+
+def _lacking(out: object) -> str:
+    return f" has only the keys {[*out]}" if isinstance(out, Mapping) else f" is a {type(out).__name__}, not a dict"

@@ -1,57 +1,55 @@
-"""The Fréchet distance of Gaussians, its standard error, and its value at infinitely many samples."""
+"""The Fréchet distance of Gaussians, its standard error, and its value at infinitely many samples.
+
+It is ours, as torch-fidelity's product of covariances is not symmetric and its means are float32.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from denoiselab.evaluation.metrics.statistics import second_order, standard_error, without_second_order
-from denoiselab.evaluation.scorer import Score
+from denoiselab.evaluation.contracts import FEATURES, INFINITY, SPATIAL, Gaussian, Layer, Metric, Sample, Score
+from denoiselab.evaluation.metrics.standard_errors import second_order, standard_error, without_second_order
 
 # Pairs of differences of samples that the second influence is estimated from.
 _PAIRS = 512
 
 
-class Gaussian(Protocol):
-    """Number, mean and covariance of a set of features, in float64, and those features that are at hand."""
+class FrechetDistance(Metric):
+    """The Fréchet distance (FID with Inception-v3), with its standard error, and its value at n = infinity.
 
-    @property
-    def n(self) -> int:
-        """Number of features."""
-        ...
+    Source: Heusel et al., arXiv 1706.08500; Chong and Forsyth, arXiv 1911.07023. With layer `spatial`: sFID, Nash et
+    al., Generating Images with Sparse Representations, arXiv 2103.03841.
 
-    @property
-    def mean(self) -> Tensor:
-        """`(D,)`."""
-        ...
+    Args:
+        layer: `features` or `spatial`.
 
-    @property
-    def covariance(self) -> Tensor:
-        """`(D, D)`, with the unbiased divisor n - 1."""
-        ...
+    Raises:
+        ValueError: If the layer is another one.
+    """
 
-    @property
-    def first(self) -> Tensor:
-        """`(m, D)`, of which there may be none."""
-        ...
+    reads_moments, reads_features, reads_reference = True, False, True
 
+    def __init__(self, layer: str = FEATURES) -> None:
+        if layer not in (FEATURES, SPATIAL):
+            raise ValueError(f"layer={layer}: it must be {FEATURES} or {SPATIAL}.")
+        self.layer = layer
+        self._name = {FEATURES: "fd", SPATIAL: "sfd"}[layer]
+        self.lower_is_better = {self._name: True, self._name + INFINITY: True}
+        self._rooted: tuple[object, Tensor] = (None, torch.empty(0))  # the last reference, and its root
 
-class Sample(Gaussian, Protocol):
-    """A set of features that can be halved."""
+    def check(self, n: int, what: str) -> None:
+        if n < 4:
+            raise ValueError(f"{what}={n}: it must be at least 4, so that each half has a covariance.")
 
-    @property
-    def strata(self) -> int:
-        """Sample i is drawn from stratum i mod strata."""
-        ...
-
-    @property
-    def halves(self) -> Sequence[Gaussian]:
-        """Those of two halves of the features."""
-        ...
+    def scores(self, samples: Layer, reference: Layer) -> dict[str, Score]:
+        """See `Metric`: `fd` and `fd_infinity`, or `sfd` and `sfd_infinity`."""
+        if self._rooted[0] is not reference.moments:
+            self._rooted = reference.moments, root_of(reference.moments)
+        both = frechet_scores(samples.moments, reference.moments, self._rooted[1])
+        return dict(zip(self.lower_is_better, both, strict=True))
 
 
 def frechet_distance(p: Gaussian, q: Gaussian) -> float:

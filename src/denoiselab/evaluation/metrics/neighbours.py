@@ -11,43 +11,37 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from denoiselab.evaluation.metrics.of_features import FEATURES, Layer
-from denoiselab.evaluation.metrics.statistics import standard_error
-from denoiselab.evaluation.scorer import Score
+from denoiselab.evaluation.contracts import FEATURES, Layer, Metric, Score
+from denoiselab.evaluation.metrics.standard_errors import standard_error
 
 
-class _Neighbourhoods:
-    """A metric that counts points in balls of features to their k-th neighbours.
+class _Neighbourhoods(Metric):
+    """A metric that counts points in balls around features, out to their k-th neighbours.
 
     Args:
         neighbours: k.
         batch_size: Rows and columns of the matrix of distances held at once.
 
     Raises:
-        ValueError: A number is not positive.
+        ValueError: If neighbours < 1 or batch_size < 1.
     """
 
     layer = FEATURES
     reads_moments, reads_features, reads_reference = False, True, True
 
-    def __init__(self, neighbours: int, batch_size: int) -> None:
+    def __init__(self, neighbours: int = 3, batch_size: int = 2000) -> None:
         if neighbours < 1 or batch_size < 1:
             raise ValueError(f"neighbours={neighbours}, batch_size={batch_size}: each must be at least 1.")
         self.neighbours, self.batch_size = neighbours, batch_size
         self._last: tuple[Tensor | None, Tensor] = (None, torch.empty(0))  # the last data, and their radii
 
     def data_radii(self, data: Tensor) -> Tensor:
-        """`_radii` of data, which many sets of samples share."""
+        """`_radii` of data, computed once for all sets of samples."""
         if self._last[0] is not data:
             self._last = data, _radii(data, self.neighbours, self.batch_size)
         return self._last[1]
 
     def check(self, n: int, what: str) -> None:
-        """Refuse fewer images than neighbours.
-
-        Raises:
-            ValueError: There are.
-        """
         if n <= self.neighbours:
             raise ValueError(f"{what}={n}: it must be more than neighbours={self.neighbours}.")
 
@@ -56,25 +50,13 @@ class PrecisionRecall(_Neighbourhoods):
     """Fractions of samples within the data's balls to the k-th neighbour, and of data within the samples'.
 
     Source: Kynkäänniemi et al., arXiv 1904.06991.
-
-    Args:
-        neighbours: k.
-        batch_size: Rows and columns of the matrix of distances held at once.
-
-    Raises:
-        ValueError: A number is not positive.
     """
 
     lower_is_better: Mapping[str, bool] = {"precision": False, "recall": False}
 
-    def __init__(self, neighbours: int = 3, batch_size: int = 2000) -> None:
-        super().__init__(neighbours, batch_size)
-
     def scores(self, samples: Layer, reference: Layer) -> dict[str, Score]:
-        """`precision`, a mean over samples given the data, so that it has a standard error, and `recall`."""
-        x, data = samples.features, reference.features
-        assert x is not None
-        assert data is not None
+        """See `Metric`: `precision`, a mean over samples and so with a standard error, and `recall`."""
+        x, data = samples.outputs, reference.outputs
         within, found = (torch.zeros(len(points), dtype=torch.bool) for points in (x, data))
         radii_x, radii_data = _radii(x, self.neighbours, self.batch_size), self.data_radii(data)
         for rows, columns, distances in _blocks(data, x, self.batch_size):
@@ -88,13 +70,6 @@ class DensityCoverage(_Neighbourhoods):
     """How many of the data's balls to the k-th neighbour hold a sample, over k, and the fraction that hold any.
 
     Source: Naeem et al., Reliable Fidelity and Diversity Metrics, arXiv 2002.09797, eq. 2 and 3.
-
-    Args:
-        neighbours: k.
-        batch_size: Rows and columns of the matrix of distances held at once.
-
-    Raises:
-        ValueError: A number is not positive.
     """
 
     lower_is_better: Mapping[str, bool] = {"density": False, "coverage": False}
@@ -103,10 +78,8 @@ class DensityCoverage(_Neighbourhoods):
         super().__init__(neighbours, batch_size)
 
     def scores(self, samples: Layer, reference: Layer) -> dict[str, Score]:
-        """`density`, a mean over samples given the data, so that it has a standard error, and `coverage`."""
-        x, data = samples.features, reference.features
-        assert x is not None
-        assert data is not None
+        """See `Metric`: `density`, a mean over samples and so with a standard error, and `coverage`."""
+        x, data = samples.outputs, reference.outputs
         holding = torch.zeros(len(x), dtype=torch.int64)  # balls that hold each sample
         covered, radii = torch.zeros(len(data), dtype=torch.bool), self.data_radii(data)
         for rows, columns, distances in _blocks(data, x, self.batch_size):
@@ -133,7 +106,7 @@ def _blocks(x: Tensor, y: Tensor, size: int) -> Iterator[tuple[slice, slice, Ten
     """Rows, columns and distances `(b, b)` float64 of the blocks of the matrix of distances, row by row.
 
     By matrix products, whose rounding is that of |x|^2: in single precision it exceeds the distances of features far
-    from the origin, or of clusters far from each other. What it leaves between equal features is 0.
+    from the origin, or of clusters far from each other. Distances below it are set to 0.
     """
     centre = x.mean(0, dtype=torch.float64)
     for i in range(0, len(x), size):

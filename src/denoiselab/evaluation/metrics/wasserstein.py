@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from denoiselab.data import DataSet
-from denoiselab.evaluation.scorer import Given, Score
+from denoiselab.evaluation.contracts import Given, Score, Workspace
+from denoiselab.evaluation.ranks import gathered
 
 
 class Points:
-    """The points themselves, in the order of samples whatever the split into batches and ranks.
+    """Points in the order of samples, whatever the split into batches and ranks.
 
     Args:
         dimension: Of a point.
@@ -32,16 +31,8 @@ class Points:
         self._parts.append(samples.flatten(1).to("cpu", torch.float32))
 
     def reduce(self, device: torch.device) -> None:
-        """Join the points of all ranks, in the order of ranks; the copies go by way of `device`."""
-        if dist.is_available() and dist.is_initialized():
-            counts = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(dist.get_world_size())]
-            dist.all_gather(counts, torch.tensor(self.n, device=device))
-            longest = int(max(counts))
-            mine = torch.zeros(longest, self.points.shape[1], device=device)
-            mine[: self.n] = self.points.to(device)
-            gathered = [torch.empty_like(mine) for _ in counts]
-            dist.all_gather(gathered, mine)
-            self._parts = [part[: int(count)].cpu() for part, count in zip(gathered, counts, strict=True)]
+        """Join the points of all ranks, in the order of ranks, by collectives on `device`."""
+        self._parts = [part.cpu() for part in gathered(self.points, device)]
 
     @property
     def points(self) -> Tensor:
@@ -107,31 +98,29 @@ class SlicedScorer:
         identity = f"{self.name}, {len(self._directions)} directions in {dimension} dimensions"
         self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
         self.facts: Mapping[str, Any] = {"projections": len(self._directions)}
-        self.told = f"W1 to fresh points along {len(self._directions)} directions"
+        self.description = f"W1 to fresh points along {len(self._directions)} directions"
 
     def statistics(self, start: int = 0, strata: int = 1) -> Points:
-        """No points; their indices and strata do not count."""
+        """No points; the arguments have no effect."""
         return Points(self._dimension)
 
     def reference(
         self,
         data: DataSet,
         identity: Mapping[str, Any],
-        cache: Path,
+        work: Workspace,
         device: torch.device,
         given: Given | None = None,
-        *,
-        shown: bool = True,
     ) -> Points:
-        """The points of `data`; the other arguments are those of scorers that need a file."""
+        """The points of `data`; the other arguments have no effect."""
         out = self.statistics()
         out.update(data.stored(torch.arange(len(data))))
         return out
 
     def scores(self, statistics: Points, reference: Points) -> dict[str, Score]:
-        """The sliced W1 to as many reference points as there are samples, the mean over all such parts of them.
+        """The sliced W1 to sets of as many reference points as there are samples, averaged over these sets.
 
-        The distance of two finite sets of one distribution is not 0 and varies; the mean over parts varies less.
+        The distance of two finite sets of one distribution is positive and varies; the average varies less.
         """
         points = statistics.points
         parts = reference.points.split(len(points))
@@ -147,7 +136,7 @@ class SlicedWasserstein:
         projections: Number of directions; one is enough in one dimension.
 
     Raises:
-        ValueError: It is not positive.
+        ValueError: If projections < 1.
     """
 
     def __init__(self, projections: int = 128) -> None:
@@ -158,16 +147,15 @@ class SlicedWasserstein:
     def check(
         self, shape: Sequence[int], metrics: Mapping[str, Any], num_samples: int | None, given: Given | None = None
     ) -> None:
-        """Refuse samples that are neither points nor signals, metrics of features, and files of their statistics.
+        """Check that samples are points or signals, and that neither metrics nor a file are given.
 
         Raises:
-            ValueError: One of these is there.
+            ValueError: If they are not.
         """
         if len(shape) > 2:
             raise ValueError(
-                f"evaluation.extractor: SlicedWasserstein scores points and signals, and samples have shape "
-                f"{list(shape)}; "
-                "choose evaluation=default for images."
+                "evaluation.extractor: SlicedWasserstein scores points and signals, and samples have shape "
+                f"{list(shape)}; choose evaluation=default for images."
             )
         if metrics:
             raise ValueError(
@@ -181,7 +169,7 @@ class SlicedWasserstein:
             )
 
     def check_data(self, train: DataSet) -> None:
-        """It learns nothing, and takes all."""
+        """No check: nothing is trained."""
 
     def fit(
         self,
@@ -189,11 +177,8 @@ class SlicedWasserstein:
         held_out: DataSet,
         metrics: Mapping[str, Any],
         settings: Mapping[str, Any],
-        cache: Path,
-        check: Callable[[int], None] = lambda step: None,
-        *,
-        shown: bool = True,
+        work: Workspace,
     ) -> SlicedScorer:
-        """The scorer of points like `train`; the other arguments are those of extractors that learn."""
+        """The scorer of points like `train`; nothing is trained."""
         self.check(train.shape, metrics, None)
         return SlicedScorer(math.prod(train.shape), self.projections)

@@ -1,1 +1,1 @@
-"""Statistics of the data that samples are scored against."""
+"""Statistics of the data that samples are scored against: `files` makes and reads ours, `given` those of a user."""

@@ -1,1 +1,1 @@
-"""Tables, pictures and pages of frontiers."""
+"""Frontiers as text and pictures (`tables`, `plane`) and as one HTML page (`page`)."""

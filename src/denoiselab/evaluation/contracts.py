@@ -1,0 +1,332 @@
+"""What scores samples: the contracts of extractors, metrics, references and scorers.
+
+A choice of `conf/evaluation/extractor` is an `Extractor`: it makes the `Scorer` of a data set. One by features holds a
+`FeatureExtractor` and the choices of `conf/metric`, each a `Metric`. A part that breaks its contract is refused with
+the expected call and what was found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from denoiselab.data import DataSet
+
+# Layers of an extractor: its feature vector, the logits of its classes, and features with a place in the image.
+FEATURES, LOGITS, SPATIAL = "features", "logits", "spatial"
+
+# How the name of a metric ends that is extrapolated to infinitely many samples.
+INFINITY = "_infinity"
+
+
+class ContractError(TypeError):
+    """A part does not return what its contract asks for; the message names the part, the call and what was found."""
+
+
+class Score(NamedTuple):
+    """The value of a metric.
+
+    Args:
+        value: NaN if there is none.
+        standard_error: Of drawing the samples; None if it has no estimate.
+        reason: Why there is no value.
+    """
+
+    value: float
+    standard_error: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """A reference file that the user names.
+
+    Args:
+        path: Of the file.
+        n: Number of its images, if the user gives it.
+        any_data: Accept a file of other data than the run's.
+    """
+
+    path: Path
+    n: int | None
+    any_data: bool = False
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where files that are made once are kept, and how making them is observed.
+
+    Args:
+        cache: Folder of the files.
+        check: Called between steps; an exception that it raises stops the work.
+        shown: Whether to show progress bars.
+    """
+
+    cache: Path
+    check: Callable[[int], None] = lambda step: None
+    shown: bool = True
+
+
+class Gaussian(Protocol):
+    """Number, mean and covariance of a set of features, in float64, and some of the features."""
+
+    @property
+    def n(self) -> int:
+        """Number of features."""
+        ...
+
+    @property
+    def mean(self) -> Tensor:
+        """`(D,)`."""
+        ...
+
+    @property
+    def covariance(self) -> Tensor:
+        """`(D, D)`, with the unbiased divisor n - 1."""
+        ...
+
+    @property
+    def first(self) -> Tensor:
+        """`(m, D)`, 0 <= m <= n."""
+        ...
+
+
+class Sample(Gaussian, Protocol):
+    """A set of features that can be halved."""
+
+    @property
+    def strata(self) -> int:
+        """Sample i is drawn from stratum i mod strata."""
+        ...
+
+    @property
+    def halves(self) -> Sequence[Gaussian]:
+        """Those of two halves of the features."""
+        ...
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Statistics of the outputs of one layer of an extractor on a set of images.
+
+    Args:
+        moments: Of the outputs; a `Sample` for samples, a `Gaussian` for a reference; None if no metric reads them.
+        features: The outputs themselves, `(n, D)` float32; None if no metric reads them.
+        strata: Image i is drawn from stratum i mod strata.
+    """
+
+    moments: Any
+    features: Tensor | None
+    strata: int = 1
+
+    @property
+    def outputs(self) -> Tensor:
+        """`features`, for a metric that reads them."""
+        assert self.features is not None
+        return self.features
+
+
+class Metric(Protocol):
+    """Scores of samples against a reference by the outputs of one layer of an extractor.
+
+    Attributes:
+        layer: FEATURES, LOGITS or SPATIAL.
+        reads_moments: Whether it needs `Layer.moments`.
+        reads_features: Whether it needs `Layer.features`.
+        reads_reference: Whether it compares with a reference.
+        lower_is_better: By name of each score, without the extractor's name.
+    """
+
+    layer: str
+    reads_moments: bool
+    reads_features: bool
+    reads_reference: bool
+    lower_is_better: Mapping[str, bool]
+
+    def check(self, n: int, what: str) -> None:
+        """Check that a set has enough images.
+
+        Args:
+            n: Number of images.
+            what: Name of n, for the message.
+
+        Raises:
+            ValueError: If n is too small.
+        """
+        ...
+
+    def scores(self, samples: Layer, reference: Layer) -> dict[str, Score]:
+        """One `Score` for each name in `lower_is_better`, in that order."""
+        ...
+
+
+class FeatureExtractor(Protocol):
+    """Maps images to the outputs of some layers of a network.
+
+    Attributes:
+        name: Of the extractor, in scores.
+        fingerprint: sha256 of the weights.
+        dimensions: D of each layer.
+        facts: For the record: what else the features depend on.
+        description: For the user; may be empty.
+    """
+
+    name: str
+    fingerprint: str
+    dimensions: Mapping[str, int]
+    facts: Mapping[str, Any]
+    description: str
+
+    def title(self, metric: str) -> str:
+        """The name of a metric with these features, as used in the literature, e.g. fid."""
+        ...
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Layer to outputs `(B, D)` float32 of images `(B, C, H, W)` uint8, on their device."""
+        ...
+
+
+class Reference(Protocol):
+    """Statistics of a set of data."""
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of the statistics."""
+        ...
+
+
+class Statistics(Reference, Protocol):
+    """Statistics of a set of samples that are added batch by batch."""
+
+    def update(self, samples: Tensor) -> None:
+        """Add stored samples `(B, *)`: uint8 for images, else float32.
+
+        Raises:
+            ValueError: If a sample has no finite statistics.
+            OSError: If the disk is full.
+        """
+        ...
+
+    def reduce(self, device: torch.device) -> None:
+        """Join the statistics of all ranks, in the order of ranks, by collectives on `device`."""
+        ...
+
+
+S = TypeVar("S", bound=Statistics)
+R = TypeVar("R", bound=Reference)
+
+
+class Scorer(Protocol[S, R]):
+    """Metrics of samples against a reference.
+
+    Attributes:
+        name: Of the extractor, in scores.
+        fingerprint: sha256 of its weights and options.
+        metric: Name of the primary metric.
+        lower_is_better: By name of the metric.
+        split: What scores are taken against: "train" or "held_out".
+        facts: For the record: what else scores depend on.
+        description: For the user; may be empty.
+    """
+
+    name: str
+    fingerprint: str
+    metric: str
+    lower_is_better: Mapping[str, bool]
+    split: str
+    facts: Mapping[str, Any]
+    description: str
+
+    def statistics(self, start: int = 0, strata: int = 1) -> S:
+        """Empty statistics.
+
+        Args:
+            start: Index, among the samples of all ranks, of the first one that is added.
+            strata: Sample i is drawn from stratum i mod strata; 1 if samples are drawn independently.
+        """
+        ...
+
+    def reference(
+        self, data: DataSet, identity: Mapping[str, Any], work: Workspace, device: torch.device, given: Given | None
+    ) -> R:
+        """The statistics of data.
+
+        Args:
+            data: What scores are taken against.
+            identity: Names data set and split.
+            work: Where the statistics are kept.
+            device: Of the extractor.
+            given: A file to read instead.
+
+        Raises:
+            ValueError: If the data or the file do not fit the scorer.
+        """
+        ...
+
+    def scores(self, statistics: S, reference: R) -> dict[str, Score]:
+        """Name of each metric to its score; `metric` comes first."""
+        ...
+
+
+class Measure(NamedTuple):
+    """A scorer, and what it scores against.
+
+    Args:
+        scorer: Measures samples.
+        reference: That scorer's statistics of the data.
+    """
+
+    scorer: Scorer[Any, Any]
+    reference: Reference
+
+
+class Extractor(Protocol):
+    """Makes the scorer of a data set.
+
+    `metrics` are `Metric`s by name, and `settings` their configuration.
+    """
+
+    def check(
+        self, shape: Sequence[int], metrics: Mapping[str, Any], num_samples: int | None, given: Given | None = None
+    ) -> None:
+        """Check, before anything is trained, that samples can be scored.
+
+        Args:
+            shape: Of a sample.
+            metrics: By name.
+            num_samples: Samples a cell, if known.
+            given: A reference file.
+
+        Raises:
+            ValueError: If they cannot.
+        """
+        ...
+
+    def check_data(self, train: DataSet) -> None:
+        """Check, before anything is trained, that the extractor can be made from training data.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+        ...
+
+    def fit(
+        self,
+        train: DataSet,
+        held_out: DataSet,
+        metrics: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        work: Workspace,
+    ) -> Scorer[Any, Any]:
+        """The scorer; what is trained for it comes from `work.cache` if it is there."""
+        ...
