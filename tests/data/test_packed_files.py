@@ -16,7 +16,7 @@ from PIL import Image
 
 from denoiselab.data import Arrays, FashionMNIST, ImageFolder, ImageZip, WebDataset
 from denoiselab.evaluation.contracts import Given
-from denoiselab.evaluation.references import files
+from denoiselab.evaluation.references import given as given_files
 from denoiselab.interop import InteropError
 from denoiselab.interop.weights.files import read_torch
 

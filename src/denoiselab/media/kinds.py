@@ -74,7 +74,7 @@ class Medium(ABC):
 
     def _write_array(self, folder: Path, samples: Tensor) -> None:
         with atomic(folder / "samples.npz") as file:
-            np.savez(file, **{self.array: samples.numpy()})
+            np.savez(file, **{self.array: samples.numpy()})  # type: ignore[arg-type]  # numpy reads `allow_pickle`
 
     def _write_files(self, folder: Path, samples: Tensor) -> None:
         self._write_array(folder, samples)
