@@ -109,7 +109,7 @@ def test_moments_in_an_npz(tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name in ("mu.npy", "sigma.npy"):
             large(archive, name)
-    monkeypatch.setattr(files, "_MOST", LARGE - 1)
+    monkeypatch.setattr(given_files, "_MOST", LARGE - 1)
     given = Given(path, 1000, any_data=True)
     refused("cannot be read as an .npz", lambda: given_files._read_npz(given, None, (), (3, 8, 8), None))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from denoiselab.evaluation import DensityCoverage, FrechetDistance, InceptionScore, KernelDistance, PrecisionRecall
-from denoiselab.evaluation.contracts import Layer
+from denoiselab.evaluation.feature_contracts import Layer
 
 
 def normal(n, d, seed, shift=0.0):

@@ -1,6 +1,6 @@
 """Scores of samplers, with all that they depend on.
 
-`contracts` says what a metric, an extractor, a reference and a scorer are. `metrics`, `references` and `features` have
+`contracts` and `feature_contracts` say what the parts are; `metrics`, `references` and `features` have
 them, `frontier` scores the cells of a frontier, `store` keeps the records, and `report` shows them.
 """
 
@@ -8,17 +8,15 @@ from denoiselab.evaluation.cell import Subject
 from denoiselab.evaluation.contracts import (
     ContractError,
     Extractor,
-    FeatureExtractor,
     Given,
-    Layer,
     Measure,
-    Metric,
     Reference,
     Score,
     Scorer,
     Statistics,
     Workspace,
 )
+from denoiselab.evaluation.feature_contracts import FeatureExtractor, Layer, Metric
 from denoiselab.evaluation.features.classifier import DomainClassifier
 from denoiselab.evaluation.features.dinov2 import DINOv2
 from denoiselab.evaluation.features.efficientnet import EfficientNetLite0

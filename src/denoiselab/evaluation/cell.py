@@ -1,11 +1,11 @@
-"""One cell of the frontier: its samples, their score, and what they cost."""
+"""One cell of the frontier: its samples, their score and their cost."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -29,10 +29,10 @@ class Subject(NamedTuple):
     """A model to be scored.
 
     Args:
-        model: On the device where it shall work.
+        model: On the device of the sampling.
         applied: Takes a name of weights; within its context the denoiser has them.
-        steer: Guides the denoiser of samples of an index further, as a classifier does; None for nothing.
-        learn: Measures what a sampler needs of the model; what it returns tells that sampler's cells apart.
+        steer: Further guidance of the denoiser, as by a classifier; None for none.
+        learn: Measures what a sampler needs of the model; its result is part of the protocol of that sampler's cells.
     """
 
     model: Model
@@ -42,12 +42,12 @@ class Subject(NamedTuple):
 
     @property
     def strata(self) -> int:
-        """Sample i is drawn as sample i mod strata is: by its condition, or by the class that it is steered to."""
+        """Sample i has the condition, or the class of further guidance, of sample i mod strata."""
         return int(getattr(self.steer, "strata", self.model.conditioner.strata))
 
 
-class Unkept(OSError):  # noqa: N818
-    """What a score reads of samples could not be kept, on one rank or several; raised on all."""
+class FeatureWriteError(OSError):
+    """Features could not be written to disk on at least one rank; raised on all ranks."""
 
 
 class _Share(NamedTuple):
@@ -58,7 +58,7 @@ class _Share(NamedTuple):
     classified: int = 0
     memory: float = 0.0
     failure: tuple[int, str] | None = None  # index of the sample, and what is wrong
-    unkept: str | None = None  # why features could not be kept
+    full: str | None = None  # why features could not be written
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Scoring:
         num_samples: Samples a cell, over all ranks.
         batch_size: Samples a network call.
         seed: Sample i is a function of (seed, i).
-        check: Called between sampling steps; what it raises stops the run.
+        check: Called between sampling steps; an exception stops the run.
         bar: Counts network calls, summed over samples.
     """
 
@@ -82,22 +82,22 @@ class Scoring:
     seed: int
     check: Callable[[object], None]
     bar: Any
-    _warm: set[bool] = field(default_factory=set, init=False)  # whether guided, of cells whose calls were warmed up
+    _warm: set[bool] = field(default_factory=set, init=False)  # warmed up with guidance, without it
 
     def __call__(self, guidance: float, sampler: Sampler, steps: int, calls: int) -> tuple[Record, Tensor]:
-        """What is measured of a cell, and its first samples, on the first rank.
+        """Measurements of a cell, and its first samples (on the first rank).
 
-        Its seconds are those of the clock on the wall, for sampling and features on all `devices` together, without
-        what the first batches of a process take beside: loading libraries, choosing kernels, moving weights.
+        Seconds are wall-clock time of sampling and features on all `devices` together, after a warm-up that loads
+        libraries, chooses kernels and moves weights.
 
         Args:
             guidance: Scale of classifier-free guidance.
             sampler: Of the cell.
             steps: Of the cell.
-            calls: Of each sample, where they are known before; else 1.
+            calls: Of each sample, if known before; else 1.
 
         Raises:
-            Unkept: A disk is full.
+            FeatureWriteError: If a disk is full.
         """
         device = self.subject.model.device
         share = self._share()
@@ -107,30 +107,18 @@ class Scoring:
         memory, start = PeakMemory(device), time.perf_counter()
         statistics = self.measure.scorer.statistics(share.start, self.subject.strata)
         mine, first = self._draw(share, statistics, guidance, sampler, steps, calls)
-        shares = [mine._replace(memory=memory.megabytes())]
-        if dist.is_initialized():
-            shares *= dist.get_world_size()
-            dist.all_gather_object(shares, mine._replace(memory=memory.megabytes()))
-        unkept = next((share.unkept for share in shares if share.unkept is not None), None)
-        if unkept is not None:
-            raise Unkept(unkept)
-        failures = sorted(share.failure for share in shares if share.failure is not None)
-        scores: dict[str, Score] = {}
-        error: str | None = failures[0][1] if failures else None
-        spent: tuple[float, float | None] = (calls, None)
-        classified = None
-        if not failures:
-            try:
+        shares = _gathered(mine._replace(memory=memory.megabytes()))
+        failed = min((share.failure for share in shares if share.failure is not None), default=None)
+        spent: tuple[float, float | None, float | None] = (calls, None, None)
+        if failed is None:
+            with _writing():
                 statistics.reduce(device)
-            except OSError as full:
-                raise Unkept(full.strerror or str(full)) from full
             assert statistics.n == self.num_samples
-            totals = (sum(share.calls for share in shares), sum(share.evaluations for share in shares))
-            spent = (mean_count(totals[0], self.num_samples), mean_count(totals[1], self.num_samples))
-            classified = mean_count(sum(share.classified for share in shares), self.num_samples)
+            totals = (sum(getattr(share, count) for share in shares) for count in _Share._fields[:3])
+            nfe, evaluations, classified = (mean_count(total, self.num_samples) for total in totals)
+            spent = nfe, evaluations, classified
         seconds = time.perf_counter() - start
-        if not failures:
-            scores, error = self._scores(statistics)
+        scores, error = self._scores(statistics) if failed is None else ({}, failed[1])
         primary = Score(math.nan) if error else scores[self.measure.scorer.metric]
         record = {
             "nfe": spent[0],
@@ -141,8 +129,8 @@ class Scoring:
             "error": error,
             "seconds": round(seconds, 3),
             "network_evaluations": spent[1],
-            **({} if self.subject.steer is None else {"classifier_evaluations": classified}),
-            "seconds_per_1k_images": None if failures else round(seconds / self.num_samples * 1000, 3),
+            **({} if self.subject.steer is None else {"classifier_evaluations": spent[2]}),
+            "seconds_per_1k_images": None if failed else round(seconds / self.num_samples * 1000, 3),
             "peak_memory_mb": round(max(share.memory for share in shares), 1),
             "device": device.type,
             "device_name": device_name(device),
@@ -152,12 +140,12 @@ class Scoring:
         return record, first
 
     def _share(self) -> range:
-        """This rank's indices; each falls to exactly one rank."""
+        """This rank's indices."""
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         return range(rank * self.num_samples // world, (rank + 1) * self.num_samples // world)
 
     def _warm_up(self, share: range, guidance: float) -> None:
-        """Draw and measure a batch of each size in one step, and drop it; the cell itself reports what fails."""
+        """Draw and measure a batch of each size in one step, and drop it. Errors are left to the cell itself."""
         device = self.subject.model.device
         batches = torch.arange(share.start, share.stop, device=device).split(self.batch_size)
         drawing = Drawing(DDIM(UniformTime(), 1), self.seed, 1, guidance, steer=self.subject.steer)
@@ -166,7 +154,7 @@ class Scoring:
             with contextlib.suppress(ValueError, OSError):
                 dropped.update(self.subject.model.draw(index, drawing, self.check)[0])
         if dist.is_initialized():
-            dist.barrier()  # the clock of the first rank does not wait for the others'
+            dist.barrier()  # else the seconds of the first rank would include the others' warm-up
 
     def _draw(
         self, share: range, statistics: Statistics, guidance: float, sampler: Sampler, steps: int, calls: int
@@ -185,8 +173,8 @@ class Scoring:
                 self._update(statistics, samples, index)
             except NotFinite as failure:
                 return _Share(failure=(failure.index, str(failure))), torch.empty(0)
-            except Unkept as full:  # the other ranks must hear of it
-                return _Share(unkept=str(full)), torch.empty(0)
+            except FeatureWriteError as full:  # to be raised on all ranks
+                return _Share(full=str(full)), torch.empty(0)
             done = _Share(
                 done.calls + counted.rows,
                 done.evaluations + counted.evaluated_rows,
@@ -199,11 +187,15 @@ class Scoring:
         return done, torch.cat(first) if first else torch.empty(0)
 
     def _update(self, statistics: Statistics, samples: Tensor, index: Tensor) -> None:
-        """Add samples; where the measure refuses them, say which is the first that it refuses alone."""
+        """Add samples.
+
+        Raises:
+            NotFinite: If the scorer refuses one; it names the first one.
+            FeatureWriteError: If the disk is full.
+        """
         try:
-            statistics.update(samples)
-        except OSError as error:
-            raise Unkept(error.strerror or str(error)) from error
+            with _writing():
+                statistics.update(samples)
         except ValueError:
             for number, sample in zip(index.tolist(), samples.split(1), strict=True):
                 try:
@@ -213,7 +205,7 @@ class Scoring:
             raise
 
     def _scores(self, statistics: Statistics) -> tuple[dict[str, Score], str | None]:
-        """The scores, and why there are none."""
+        """The scores, or why there are none."""
         try:
             scores = self.measure.scorer.scores(statistics, self.measure.reference)
         except REFUSALS as refusal:
@@ -228,6 +220,30 @@ class Scoring:
             "lower_is_better": self.measure.scorer.lower_is_better[metric],
             **({} if score.reason is None else {"reason": score.reason}),
         }
+
+
+def _gathered(mine: _Share) -> list[_Share]:
+    """The shares of all ranks.
+
+    Raises:
+        FeatureWriteError: If a rank could not write features.
+    """
+    shares = [mine]
+    if dist.is_initialized():
+        shares *= dist.get_world_size()
+        dist.all_gather_object(shares, mine)
+    for share in shares:
+        if share.full is not None:
+            raise FeatureWriteError(share.full)
+    return shares
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise FeatureWriteError(error.strerror or str(error)) from error
 
 
 def _finite(value: float | None) -> float | None:

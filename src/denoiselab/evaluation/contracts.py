@@ -1,8 +1,7 @@
-"""What scores samples: the contracts of extractors, metrics, references and scorers.
+"""What scores samples: the contracts of extractors, scorers and references.
 
-A choice of `conf/evaluation/extractor` is an `Extractor`: it makes the `Scorer` of a data set. One by features holds a
-`FeatureExtractor` and the choices of `conf/metric`, each a `Metric`. A part that breaks its contract is refused with
-the expected call and what was found.
+A choice of `conf/evaluation/extractor` is an `Extractor`: it makes the `Scorer` of a data set. `feature_contracts` has
+those of metrics of features. A part that breaks its contract is refused with the expected call and what was found.
 """
 
 from __future__ import annotations
@@ -16,12 +15,6 @@ import torch
 from torch import Tensor
 
 from denoiselab.data import DataSet
-
-# Layers of an extractor: its feature vector, the logits of its classes, and features with a place in the image.
-FEATURES, LOGITS, SPATIAL = "features", "logits", "spatial"
-
-# How the name of a metric ends that is extrapolated to infinitely many samples.
-INFINITY = "_infinity"
 
 
 class ContractError(TypeError):
@@ -70,125 +63,6 @@ class Workspace:
     cache: Path
     check: Callable[[int], None] = lambda step: None
     shown: bool = True
-
-
-class Gaussian(Protocol):
-    """Number, mean and covariance of a set of features, in float64, and some of the features."""
-
-    @property
-    def n(self) -> int:
-        """Number of features."""
-        ...
-
-    @property
-    def mean(self) -> Tensor:
-        """`(D,)`."""
-        ...
-
-    @property
-    def covariance(self) -> Tensor:
-        """`(D, D)`, with the unbiased divisor n - 1."""
-        ...
-
-    @property
-    def first(self) -> Tensor:
-        """`(m, D)`, 0 <= m <= n."""
-        ...
-
-
-class Sample(Gaussian, Protocol):
-    """A set of features that can be halved."""
-
-    @property
-    def strata(self) -> int:
-        """Sample i is drawn from stratum i mod strata."""
-        ...
-
-    @property
-    def halves(self) -> Sequence[Gaussian]:
-        """Those of two halves of the features."""
-        ...
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Statistics of the outputs of one layer of an extractor on a set of images.
-
-    Args:
-        moments: Of the outputs; a `Sample` for samples, a `Gaussian` for a reference; None if no metric reads them.
-        features: The outputs themselves, `(n, D)` float32; None if no metric reads them.
-        strata: Image i is drawn from stratum i mod strata.
-    """
-
-    moments: Any
-    features: Tensor | None
-    strata: int = 1
-
-    @property
-    def outputs(self) -> Tensor:
-        """`features`, for a metric that reads them."""
-        assert self.features is not None
-        return self.features
-
-
-class Metric(Protocol):
-    """Scores of samples against a reference by the outputs of one layer of an extractor.
-
-    Attributes:
-        layer: FEATURES, LOGITS or SPATIAL.
-        reads_moments: Whether it needs `Layer.moments`.
-        reads_features: Whether it needs `Layer.features`.
-        reads_reference: Whether it compares with a reference.
-        lower_is_better: By name of each score, without the extractor's name.
-    """
-
-    layer: str
-    reads_moments: bool
-    reads_features: bool
-    reads_reference: bool
-    lower_is_better: Mapping[str, bool]
-
-    def check(self, n: int, what: str) -> None:
-        """Check that a set has enough images.
-
-        Args:
-            n: Number of images.
-            what: Name of n, for the message.
-
-        Raises:
-            ValueError: If n is too small.
-        """
-        ...
-
-    def scores(self, samples: Layer, reference: Layer) -> dict[str, Score]:
-        """One `Score` for each name in `lower_is_better`, in that order."""
-        ...
-
-
-class FeatureExtractor(Protocol):
-    """Maps images to the outputs of some layers of a network.
-
-    Attributes:
-        name: Of the extractor, in scores.
-        fingerprint: sha256 of the weights.
-        dimensions: D of each layer.
-        facts: For the record: what else the features depend on.
-        description: For the user; may be empty.
-    """
-
-    name: str
-    fingerprint: str
-    dimensions: Mapping[str, int]
-    facts: Mapping[str, Any]
-    description: str
-
-    def title(self, metric: str) -> str:
-        """The name of a metric with these features, as used in the literature, e.g. fid."""
-        ...
-
-    def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Layer to outputs `(B, D)` float32 of images `(B, C, H, W)` uint8, on their device."""
-        ...
 
 
 class Reference(Protocol):

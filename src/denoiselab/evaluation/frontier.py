@@ -8,11 +8,12 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch.distributed as dist
+from torch import Tensor
 
 from denoiselab import progress
 from denoiselab.cleaning import line
 from denoiselab.code_digest import modules_of, sha256_of_code
-from denoiselab.evaluation.cell import Scoring, Subject, Unkept
+from denoiselab.evaluation.cell import FeatureWriteError, Scoring, Subject
 from denoiselab.evaluation.contracts import Measure
 from denoiselab.evaluation.ranks import on_first_rank
 from denoiselab.evaluation.store import Record, Store, comparable, find, key_of, mark_code, rule
@@ -23,12 +24,12 @@ from denoiselab.schedules import Schedule
 
 
 class Control(NamedTuple):
-    """Stops a run, and shows how far it is.
+    """Interruption and progress of a run.
 
     Args:
-        check: Called between sampling steps; what it raises stops the run.
+        check: Called between sampling steps; an exception stops the run.
         check_cell: Called after each cell, by all ranks together.
-        shown: Whether the first rank shows a bar.
+        shown: Whether the first rank shows a progress bar.
     """
 
     check: Callable[[object], None] = lambda moment: None
@@ -43,18 +44,18 @@ class Frontier:
         samplers: Name to sampler.
         settings: The configuration of each sampler, by name.
         schedule: Along which they sample.
-        nfe: Budgets of network calls; a sampler that cannot spend one exactly uses the most it can below it. One that
-            chooses its own steps has one cell, at the mean of the calls that its samples took.
-        extra_nfe: Further budgets of single samplers, by name; names not among `samplers` are passed over.
+        nfe: Budgets of network calls; a sampler that cannot spend one exactly uses the most it can below it. An
+            adaptive sampler has one cell, at the mean number of calls of its samples.
+        extra_nfe: Further budgets of single samplers, by name; names not among `samplers` are ignored.
         num_samples: Samples a cell, the same for all.
         batch_size: Samples a network call; it does not change them.
         seed: Sample i is a function of (seed, i).
         weights: Names of the weights to score.
         guidance: Scales of classifier-free guidance; 1 is the conditional model.
-        rescore: Score cells again that other code has scored; those stay stored. If false, they are reused.
+        rescore: Score cells again that other code has scored, and keep both; if false, reuse those scores.
 
     Raises:
-        ValueError: No sampler, no budget, a budget too small for a sampler, or a number out of range.
+        ValueError: If there is no sampler or no budget, a budget is too small for a sampler, or a number out of range.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Frontier:
         self.weights, self.guidance, self._rescore = list(weights), list(guidance), rescore
         self.cells: list[tuple[str, int]] = []  # (sampler, steps), each once
         self.inexact: list[tuple[str, int, int]] = []  # (sampler, budget, NFE) where they differ
-        self.calls: list[int] = []  # of each cell; 1 where they are not known before
+        self.calls: list[int] = []  # of each cell; 1 if not known before
         for name, sampler in samplers.items():
             if sampler.adaptive:
                 self.cells.append((name, sampler.steps))
@@ -116,54 +117,37 @@ class Frontier:
     ) -> list[Record]:
         """Score all cells that are not stored yet. A cell that fails is stored as failed, and the rest goes on.
 
+        Returns one record a cell, and those in `store` of the same model, measure and number of samples.
+
         Args:
             subject: The model.
             measure: Scores it.
-            store: Where finished cells go; those found there under the same protocol are kept.
-            protocol: What a score depends on beside the cell: training, data, versions.
-            notes: What else a record says; it does not tell cells apart.
-            control: Stops the run, and shows how far it is.
-
-        Returns:
-            A record a cell, and those that `store` held of the same model, measure and number of samples.
+            store: Where finished cells go; cells of the same protocol that it holds are reused.
+            protocol: What a score depends on besides the cell: training, data, versions.
+            notes: Other fields of the records, on which no score depends.
+            control: Interruption and progress.
 
         Raises:
-            OSError: A cell cannot be written.
+            OSError: If a cell cannot be written.
         """
         rank = dist.get_rank() if dist.is_initialized() else 0
-        scorer = measure.scorer
-        # One rank looks: files may change between two looks, or be on another machine.
-        stored = on_first_rank(store.usable)
-        involved = modules_of(subject.model, subject.steer, scorer, measure.reference)
-        common = {
-            **protocol,
-            "metric": scorer.metric,
-            "n": self.num_samples,
-            "seed": self.seed,
-            "extractor": scorer.name,
-            "extractor_sha256": scorer.fingerprint,
-            "reference_n": measure.reference.n,
-            "reference_sha256": measure.reference.fingerprint,
-            "dtype": "float32",
-        }
+        stored = on_first_rank(store.usable)  # files may change between two reads, or be on another machine
+        involved = modules_of(subject.model, subject.steer, *measure)
         records: list[Record] = []
-        kinds = len(self.weights) * len(self.guidance)
-        total = kinds * sum(self.calls) * self.num_samples
-        due = 0
+        total, due = len(self.weights) * len(self.guidance) * sum(self.calls) * self.num_samples, 0
         with progress.bar("frontier", total, unit="call", shown=control.shown and rank == 0) as bar:
             scoring = Scoring(subject, measure, self.num_samples, self.batch_size, self.seed, control.check, bar)
             for weights in self.weights:
                 with subject.applied(weights):
                     learnt = {name: subject.learn(sampler) for name, sampler in self.samplers.items()}
-                    own = {**common, "weights": weights, "weights_sha256": digest(subject.model.denoiser)}
+                    own = {**protocol, **self._protocol(subject, measure, weights)}
                     for guidance, name, steps, calls in self._cells():
                         sampler, settings = self.samplers[name], {**self.settings[name], **learnt[name], "steps": steps}
                         cell = {**own, "guidance": guidance, "sampler": name, "settings": settings}
-                        modules = sorted({*involved, *modules_of(sampler)})
-                        code = {"code_sha256": sha256_of_code(modules)}
-                        key = key_of({**cell, **code})
-                        former = stored.get(key) or (None if self._rescore else find(stored.values(), cell))
-                        bar.update(due - bar.n)  # a cell that failed did not make all of its calls
+                        identity = _identity(cell, sorted({*involved, *modules_of(sampler)}))
+                        reused = None if self._rescore else find(stored.values(), cell)
+                        former = stored.get(identity["cell"], reused)
+                        bar.update(due - bar.n)  # a failed cell did not make all of its calls
                         due += self.num_samples * calls
                         bar.set_postfix(sampler=line(name), nfe=calls, refresh=False)
                         if former is not None:
@@ -171,26 +155,33 @@ class Frontier:
                             continue
                         try:
                             measured, first = scoring(guidance, sampler, steps, calls)
-                        except Unkept as full:
+                        except FeatureWriteError as full:
                             raise store.failure(full) from full
-                        identity = {"protocol_sha256": key_of(cell), **code, "code_modules": modules, "cell": key}
                         now = datetime.now(UTC).isoformat(timespec="seconds")
-                        record = {"sampler": name, **measured, **cell, **notes, "scored": now, **identity}
-                        records.append(record)
+                        records.append({"sampler": name, **measured, **cell, **notes, "scored": now, **identity})
                         if rank == 0:
-                            if record["error"] is None:
-                                with store.writing():
-                                    medium(subject.model.codec.shape).write_cell(store.picture(record), first)
-                            store.add([record])
+                            _write(store, records[-1], subject, first)
                         control.check_cell()
             bar.update(due - bar.n)
         if rank == 0:
-            store.add(records)
-            marked = store.read()
-            # A file that was edited may name any file as its reference.
-            known = {key: notes[key] for key in ("reference_file",) if key in notes}
-            records = [{**marked[record["cell"]], **known} for record in records]
-        return records + _beside(records, stored.values())
+            records = _stored(store, records, notes)
+        return records + _others(records, stored.values())
+
+    def _protocol(self, subject: Subject, measure: Measure, weights: str) -> dict[str, Any]:
+        """What all cells of these weights depend on."""
+        scorer, reference = measure
+        return {
+            "metric": scorer.metric,
+            "n": self.num_samples,
+            "seed": self.seed,
+            "extractor": scorer.name,
+            "extractor_sha256": scorer.fingerprint,
+            "reference_n": reference.n,
+            "reference_sha256": reference.fingerprint,
+            "dtype": "float32",
+            "weights": weights,
+            "weights_sha256": digest(subject.model.denoiser),
+        }
 
     def _cells(self) -> Iterator[tuple[float, str, int, int]]:
         """(guidance, sampler, steps, calls)."""
@@ -199,8 +190,31 @@ class Frontier:
                 yield guidance, name, steps, calls
 
 
-def _beside(records: Sequence[Record], stored: Collection[Record]) -> list[Record]:
-    """What was scored before of the same model: it belongs to the picture of `records`, but for what these replace."""
+def _identity(cell: Mapping[str, Any], modules: list[str]) -> dict[str, Any]:
+    """The hashes of a cell's protocol, of the code that scores it, and of both."""
+    code = {"code_sha256": sha256_of_code(modules)}
+    return {"protocol_sha256": key_of(cell), **code, "code_modules": modules, "cell": key_of({**cell, **code})}
+
+
+def _write(store: Store, record: Record, subject: Subject, first: Tensor) -> None:
+    """Store a record and the picture of the cell's first samples."""
+    if record["error"] is None:
+        with store.writing():
+            medium(subject.model.codec.shape).write_cell(store.picture(record), first)
+    store.add([record])
+
+
+def _stored(store: Store, records: list[Record], notes: Mapping[str, Any]) -> list[Record]:
+    """The records as they are in the store, with their Pareto marks."""
+    store.add(records)
+    marked = store.read()
+    # An edited file may name any file as its reference.
+    known = {key: notes[key] for key in ("reference_file",) if key in notes}
+    return [{**marked[record["cell"]], **known} for record in records]
+
+
+def _others(records: Sequence[Record], stored: Collection[Record]) -> list[Record]:
+    """Stored records of the same model that are shown together with `records` and are not replaced by them."""
     mark_code(stored)
     groups, cells = {comparable(record) for record in records}, {(_series(r), r["nfe"]) for r in records}
     rules = {_series(record): rule(record) for record in records}
@@ -216,10 +230,10 @@ def _beside(records: Sequence[Record], stored: Collection[Record]) -> list[Recor
 
 
 def _series(record: Record) -> tuple[Any, ...]:
-    """A line of the picture."""
+    """Identity of a line in the chart."""
     return tuple(record.get(key) for key in ("weights", "guidance", "classifier_scale", "sampler"))
 
 
 def _model(record: Record) -> tuple[Any, ...]:
-    """What was sampled."""
+    """Identity of the model."""
     return record.get("model_sha256"), record.get("weights_sha256")

@@ -30,9 +30,9 @@ class BitsPerDim(NamedTuple):
 
     Args:
         total: Mean over samples.
-        parts: What it is the sum of.
+        parts: Terms of the sum.
         nfe: Network calls a sample and repeat.
-        steps: Name to `(2, T)` float64, mean over samples and standard error of what is known of a chain's steps.
+        steps: Name to `(2, T)` float64: mean over samples and standard error of a quantity of each step of a chain.
     """
 
     total: Mean
@@ -68,19 +68,19 @@ def measure(
 ) -> BitsPerDim:
     """The likelihood of `draws.n` samples of a data set, drawn without repetition.
 
-    A sample's estimate is a function of (seed, its index in the set), whatever the batch. Estimates of different
-    samples are independent, so the standard error holds what the data and what the estimates vary by.
+    The estimate of a sample is a function of (seed, its index in the set), whatever the batch. Estimates of different
+    samples are independent, so the standard error covers the variance of the data and of the estimates.
 
     Args:
-        method: How.
+        method: A way to measure.
         model: With the weights to be measured, in evaluation mode.
         data: The samples.
         draws: Which of them, and how often each.
-        on_call: Told the number of samples of each network call; what it raises stops the measurement.
-        on_batch: Told the number of samples of each finished batch.
+        on_call: Called with the number of samples of each network call; an exception stops the measurement.
+        on_batch: Called with the number of samples of each finished batch.
 
     Raises:
-        ValueError: `n` is less than 2 or more than there are, `repeats` is less than 1, or an estimate is not finite.
+        ValueError: If n < 2 or n > len(data), repeats < 1, or an estimate is not finite.
     """
     n, repeats, seed = draws.n, draws.repeats, draws.seed
     denoiser, device = model.denoiser, model.device
@@ -103,14 +103,12 @@ def measure(
             known = clean(data, index, device)
             noise, cond = Noise(seed, index.to(device)), model.conditioner.given(known)
             estimates = [method(denoiser, known.images, noise, cond) for _ in range(repeats)]
-            for name in estimates[0].parts:
-                values = torch.stack([e.parts[name] for e in estimates]).mean(0).cpu()
+            for name, values in _averaged([e.parts for e in estimates]).items():
                 if not bool(values.isfinite().all()):
                     first = int(index[~values.isfinite()][0])
                     raise ValueError(f"sample {first}: its {name} by {type(method).__name__} is not finite.")
                 parts.setdefault(name, []).append(values)
-            for name in estimates[0].steps:
-                values = torch.stack([e.steps[name] for e in estimates]).mean(0).cpu()
+            for name, values in _averaged([e.steps for e in estimates]).items():
                 sums = torch.stack((values.sum(1), values.square().sum(1)))
                 moments[name] = moments[name] + sums if name in moments else sums
             on_batch(len(index))
@@ -118,25 +116,22 @@ def measure(
         hook.remove()
     whole = {name: torch.cat(values) for name, values in parts.items()}
     total = torch.stack(list(whole.values())).sum(0)
-    steps = {}
-    for name, (sum_, squares) in moments.items():
-        variance = (squares / n - (sum_ / n).square()).clamp_min(0) * n / (n - 1)
-        steps[name] = torch.stack((sum_ / n, (variance / n).sqrt()))
+    steps = {name: _mean_of_sums(*sums, n) for name, sums in moments.items()}
     return BitsPerDim(_mean(total), {name: _mean(v) for name, v in whole.items()}, rows / (n * repeats), steps)
 
 
 def rate_distortion(result: BitsPerDim, scale: float = 1.0) -> list[dict[str, float]]:
     """The rows of a chain's progressive code, from noise to data.
 
-    At row t the receiver holds x_t, paid for by `rate` bits/dim, and predicts x0 with a root mean square error of
-    `distortion`; the next step costs `term` bits/dim. Row 0 is x0 itself: for bytes without loss, for real numbers to
-    within the decoder's density.
+    At row t the receiver has x_t, at a cost of `rate` bits/dim, and predicts x0 with a root mean square error of
+    `distortion`; the next step costs `term` bits/dim. Row 0 is x0: lossless for bytes, up to the decoder's density for
+    real numbers.
 
     Source: Ho et al., DDPM, arXiv 2006.11239, section 4.3.
 
     Args:
         result: Of a `ChainBound`.
-        scale: Units of distortion in one of the network's range: 127.5 for images, as bytes.
+        scale: Factor of `distortion`; 127.5 turns the network's range into bytes.
     """
     lam, terms, errors = (result.steps[name] for name in ("half_log_snr", "term", "squared_error"))
     rate = result.parts["prior"].value
@@ -157,7 +152,7 @@ def rate_distortion(result: BitsPerDim, scale: float = 1.0) -> list[dict[str, fl
 
 
 def write_rate_distortion(path: Path, rows: Sequence[Mapping[str, float]], total: Mean) -> None:
-    """The picture of `rate_distortion`: what each step costs, and distortion against rate."""
+    """Plot the rows of `rate_distortion`: the cost of each step, and distortion against rate."""
     from matplotlib.figure import Figure  # slow to import
 
     figure = Figure(figsize=(9, 3.6), dpi=150, layout="constrained")
@@ -168,13 +163,23 @@ def write_rate_distortion(path: Path, rows: Sequence[Mapping[str, float]], total
     left.set(xlabel="t", ylabel="bits/dim of the step t to t - 1", xscale="log")
     if min(terms) > 0:
         left.set_yscale("log")
-    else:  # the last step may pay densities of real numbers
+    else:  # the last term is a log density for real numbers, and may be negative
         left.set_yscale("symlog", linthresh=1e-4)
     right.plot([row["rate"] for row in rows], [row["distortion"] for row in rows], marker=".", markersize=3)
     right.set(xlabel="rate (bits/dim)", ylabel="distortion (RMSE of the predicted x0)", yscale="log")
     for axes in (left, right):
         axes.grid(alpha=0.3)
     save(figure, path)
+
+
+def _averaged(repeats: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([one[name] for one in repeats]).mean(0).cpu() for name in repeats[0]}
+
+
+def _mean_of_sums(total: Tensor, squares: Tensor, n: int) -> Tensor:
+    """Mean and standard error `(2, T)`, from sums over n samples."""
+    variance = (squares / n - (total / n).square()).clamp_min(0) * n / (n - 1)
+    return torch.stack((total / n, (variance / n).sqrt()))
 
 
 def _mean(values: Tensor) -> Mean:

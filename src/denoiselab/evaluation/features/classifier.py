@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from denoiselab import progress
 from denoiselab.data import DataSet, from_uint8
-from denoiselab.evaluation.contracts import FEATURES, LOGITS, Workspace
+from denoiselab.evaluation.contracts import Workspace
+from denoiselab.evaluation.feature_contracts import FEATURES, LOGITS
 from denoiselab.evaluation.features.extractors import ImageExtractor, NetworkFeatures
 from denoiselab.files import atomic, drop_sum, matches_sum, write_sum
 

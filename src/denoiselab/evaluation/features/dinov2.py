@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoiselab.evaluation.contracts import FEATURES
+from denoiselab.evaluation.feature_contracts import FEATURES
 from denoiselab.evaluation.features.pretrained import RESIZE, Pretrained, need
 from denoiselab.evaluation.features.weights import WeightsFile
 

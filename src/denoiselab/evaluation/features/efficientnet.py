@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from denoiselab.evaluation.contracts import FEATURES, LOGITS
+from denoiselab.evaluation.feature_contracts import FEATURES, LOGITS
 from denoiselab.evaluation.features.pretrained import Pretrained, need
 from denoiselab.evaluation.features.weights import WeightsFile
 

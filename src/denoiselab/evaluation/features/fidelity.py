@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from denoiselab.evaluation.contracts import FEATURES, LOGITS, SPATIAL
+from denoiselab.evaluation.feature_contracts import FEATURES, LOGITS, SPATIAL
 from denoiselab.evaluation.features.pretrained import RESIZE, Pretrained
 from denoiselab.evaluation.features.weights import WeightsFile
 
@@ -88,8 +88,8 @@ class CLIP(Pretrained):
 
     Args:
         model: rn50, rn101, rn50x4, rn50x16, rn50x64, vit-b-32, vit-b-16, vit-l-14 or vit-l-14-336px.
-        weights_path: OpenAI's TorchScript file; None for the place where torch-fidelity keeps it. Only the published file
-            is read, as a TorchScript file is a program.
+        weights_path: OpenAI's TorchScript file; None for the place where torch-fidelity keeps it. Only the published
+            file is read, as a TorchScript file is a program.
 
     Raises:
         ValueError: If the model is another one.

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from denoiselab.data import DataSet
-from denoiselab.evaluation.contracts import FeatureExtractor, Workspace
+from denoiselab.evaluation.contracts import Workspace
+from denoiselab.evaluation.feature_contracts import FeatureExtractor
 from denoiselab.evaluation.features.extractors import ImageExtractor, NetworkFeatures
 from denoiselab.evaluation.features.weights import WeightsFile
 

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from denoiselab.evaluation.contracts import ContractError, FeatureExtractor, Layer, Metric
+from denoiselab.evaluation.contracts import ContractError
+from denoiselab.evaluation.feature_contracts import FeatureExtractor, Layer, Metric
 from denoiselab.evaluation.metrics.feature_file import FeatureFile
 from denoiselab.evaluation.metrics.statistics import GaussianStatistics
 from denoiselab.evaluation.ranks import gathered

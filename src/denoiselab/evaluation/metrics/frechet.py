@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from denoiselab.evaluation.contracts import FEATURES, INFINITY, SPATIAL, Gaussian, Layer, Metric, Sample, Score
+from denoiselab.evaluation.contracts import Score
+from denoiselab.evaluation.feature_contracts import FEATURES, INFINITY, SPATIAL, Gaussian, Layer, Metric, Sample
 from denoiselab.evaluation.metrics.standard_errors import second_order, standard_error, without_second_order
 
 # Pairs of differences of samples that the second influence is estimated from.

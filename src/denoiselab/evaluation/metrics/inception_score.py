@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from denoiselab.evaluation.contracts import LOGITS, Layer, Metric, Score
+from denoiselab.evaluation.contracts import Score
+from denoiselab.evaluation.feature_contracts import LOGITS, Layer, Metric
 from denoiselab.evaluation.metrics.standard_errors import (
     INFLUENCES,
     double_differences,

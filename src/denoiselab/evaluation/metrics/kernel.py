@@ -9,7 +9,8 @@ from statistics import fmean, variance
 import numpy as np
 from torch import Tensor
 
-from denoiselab.evaluation.contracts import FEATURES, Layer, Metric, Score
+from denoiselab.evaluation.contracts import Score
+from denoiselab.evaluation.feature_contracts import FEATURES, Layer, Metric
 from denoiselab.evaluation.metrics.standard_errors import (
     INFLUENCES,
     double_differences,

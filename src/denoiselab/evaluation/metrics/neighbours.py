@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from denoiselab.evaluation.contracts import FEATURES, Layer, Metric, Score
+from denoiselab.evaluation.contracts import Score
+from denoiselab.evaluation.feature_contracts import FEATURES, Layer, Metric
 from denoiselab.evaluation.metrics.standard_errors import standard_error
 
 

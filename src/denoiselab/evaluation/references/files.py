@@ -18,7 +18,8 @@ from torch import Tensor
 
 from denoiselab import progress
 from denoiselab.data import DataSet
-from denoiselab.evaluation.contracts import FeatureExtractor, Layer, Metric, Workspace
+from denoiselab.evaluation.contracts import Workspace
+from denoiselab.evaluation.feature_contracts import FeatureExtractor, Layer, Metric
 from denoiselab.evaluation.metrics.collected import Collected
 from denoiselab.evaluation.metrics.statistics import Moments
 from denoiselab.files import drop_sum, matches_sum, replacing, sha256_of, write_sum

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from denoiselab.data import DataSet
-from denoiselab.evaluation.contracts import FEATURES, SPATIAL, FeatureExtractor, Given, Layer, Metric
+from denoiselab.evaluation.contracts import Given
+from denoiselab.evaluation.feature_contracts import FEATURES, SPATIAL, FeatureExtractor, Layer, Metric
 from denoiselab.evaluation.metrics.collected import Collected
 from denoiselab.evaluation.metrics.statistics import Moments
 from denoiselab.evaluation.references.arrays import check_features, check_images, check_moments
