@@ -116,7 +116,7 @@ def measure(
         hook.remove()
     whole = {name: torch.cat(values) for name, values in parts.items()}
     total = torch.stack(list(whole.values())).sum(0)
-    steps = {name: _mean_of_sums(*sums, n) for name, sums in moments.items()}
+    steps = {name: _mean_of_sums(sums, n) for name, sums in moments.items()}
     return BitsPerDim(_mean(total), {name: _mean(v) for name, v in whole.items()}, rows / (n * repeats), steps)
 
 
@@ -176,8 +176,9 @@ def _averaged(repeats: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([one[name] for one in repeats]).mean(0).cpu() for name in repeats[0]}
 
 
-def _mean_of_sums(total: Tensor, squares: Tensor, n: int) -> Tensor:
-    """Mean and standard error `(2, T)`, from sums over n samples."""
+def _mean_of_sums(sums: Tensor, n: int) -> Tensor:
+    """Mean and standard error `(2, T)`, from the sums over n samples of values and of their squares."""
+    total, squares = sums
     variance = (squares / n - (total / n).square()).clamp_min(0) * n / (n - 1)
     return torch.stack((total / n, (variance / n).sqrt()))
 

@@ -14,6 +14,8 @@ from denoiselab.evaluation.metrics.feature_file import FeatureFile
 from denoiselab.evaluation.metrics.statistics import GaussianStatistics
 from denoiselab.evaluation.ranks import gathered
 
+_Collector = GaussianStatistics | FeatureFile
+
 
 class Collected:
     """Moments, and features if a metric needs them, of the layers that metrics read.
@@ -54,7 +56,7 @@ class Collected:
             OSError: If the disk is full.
         """
         out = self._extractor(samples)
-        collected = [*self.moments.items(), *self.features.items()]
+        collected: list[tuple[str, _Collector]] = [*self.moments.items(), *self.features.items()]
         check_outputs(self._extractor, out, len(samples), [layer for layer, _ in collected])
         for layer, statistics in collected:
             statistics.update(out[layer])
@@ -62,7 +64,8 @@ class Collected:
 
     def reduce(self, device: torch.device) -> None:
         """Join those of all ranks, in the order of ranks; features on the first rank alone."""
-        for statistics in (*self.moments.values(), *self.features.values()):
+        collected: list[_Collector] = [*self.moments.values(), *self.features.values()]
+        for statistics in collected:
             statistics.reduce(device)
         self.n = int(sum(gathered(torch.tensor([self.n]), device)))
 
