@@ -8,7 +8,7 @@ from labparts.network import GatedConvNet
 from labparts.sampler import ExponentialHeun
 from labparts.schedule import PowerOfTime
 
-from denoiselab.evaluation.metrics.of_features import Layer
+from denoiselab.evaluation import Layer
 from denoiselab.evaluation.metrics.statistics import GaussianStatistics
 from denoiselab.samplers.spacing import Asinh
 from denoiselab.testing import check_data, check_network, check_sampler, check_schedule

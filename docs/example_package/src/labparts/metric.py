@@ -1,7 +1,6 @@
 """A metric."""
 
-from denoiselab.evaluation import Score
-from denoiselab.evaluation.metrics.of_features import Layer
+from denoiselab.evaluation import Layer, Score
 
 
 class MeanDistance:
