@@ -20,7 +20,7 @@ from denoiselab.conditioners import Unconditional
 from denoiselab.data import Arrays, Digits, ImageFolder
 from denoiselab.data.augmentation import HorizontalFlip
 from denoiselab.data.loading.batches import Batches
-from denoiselab.data.loading.datamodule import DataModule, seen
+from denoiselab.data.loading.datamodule import DataModule, augmented
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.model import Model
 from denoiselab.networks import DDPMUNet
@@ -71,7 +71,7 @@ class Ours:
         self.batches = Batches(data, 0, BATCH, 0)
 
     def __iter__(self):
-        return (seen(batch, 0, HorizontalFlip()) for batch in self.batches)
+        return (augmented(batch, 0, HorizontalFlip()) for batch in self.batches)
 
 
 class Torchvisions(Dataset):

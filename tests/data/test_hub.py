@@ -122,13 +122,13 @@ def test_held_out_names_have_the_numbers_of_those_to_train_on(tmp_path):
     path = tmp_path / "it"
     datasets.DatasetDict(train=rows([10, 12]), test=rows([13]), more=rows([14], animal=["emu"])).save_to_disk(path)
     assert of(tmp_path, path, label="animal", held_out_split="test").held_out().labels.tolist() == [1]
-    with pytest.raises(ValueError, match=r"data\.label=animal: no image to train on is of the class emu"):
+    with pytest.raises(ValueError, match=r"data\.label=animal: no training image is of the class emu"):
         of(tmp_path, path, label="animal", held_out_split="more").held_out()
 
 
 def test_a_row_without_an_image_is_a_bad_one(tmp_path):
     rows([1, 2], picture=[png(1), None]).to_parquet(tmp_path / "it.parquet")
-    with pytest.raises(ValueError, match=r"row 1 of .*: the row holds no image"):
+    with pytest.raises(ValueError, match=r"row 1 of .*: the row has no image"):
         of(tmp_path, tmp_path / "it.parquet").load()
     assert len(of(tmp_path, tmp_path / "it.parquet", bad_images="skip", validation=0.0).load()[0]) == 1
 
@@ -174,7 +174,7 @@ def test_a_folder_that_names_files_elsewhere_fetches_none(tmp_path, monkeypatch)
         head = f"configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: {address}\n"
         for name, text in (("README.md", f"---\n{head}---\n"), (".huggingface.yaml", head)):
             (tmp_path / "it" / name).write_text(text)
-            with pytest.raises(ValueError, match=rf"data\.path=.*it: it names files elsewhere, {address};"):
+            with pytest.raises(ValueError, match=rf"data\.path=.*it: it refers to {address};"):
                 of(tmp_path, tmp_path / "it", download=True).records()
             (tmp_path / "it" / name).unlink()
         with pytest.raises(TimeoutError):  # nobody called

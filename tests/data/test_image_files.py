@@ -10,7 +10,7 @@ import pytest
 from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 from denoiselab.data import ImageFolder, ImageZip, WebDataset
-from denoiselab.data.reading.image_files import opened
+from denoiselab.data.reading.image_files import open_image
 from denoiselab.evaluation.report.page import _embedded
 from denoiselab.evaluation.report.tables import read_strip
 
@@ -53,7 +53,7 @@ def in_shard(path):
 def test_postscript_is_no_picture(write, marker, tmp_path):
     kind, root = write(tmp_path)
     options = {"shape": (1, 8, 8), "num_classes": None, "validation": 0.0, "workers": 0, "cache_dir": str(tmp_path)}
-    with pytest.raises(ValueError, match=r"0\.png: it is no image, or of an unknown kind"):
+    with pytest.raises(ValueError, match=r"0\.png: not an image, or of an unknown format"):
         kind(name="it", root=str(root), **options).load()
     assert not marker.exists()
     with pytest.raises(OSError, match=r"\w"):  # what it wrote is no picture, but it was called
@@ -66,15 +66,15 @@ def test_formats_of_pictures_are_read(kind, tmp_path):
     path = tmp_path / f"it.{kind}"
     Image.new("RGB", (8, 8), "red").save(path)
     for source in (path, str(path), path.read_bytes(), memoryview(path.read_bytes())):
-        assert opened(source).convert("RGB").getpixel((3, 3))[0] > 200
+        assert open_image(source).convert("RGB").getpixel((3, 3))[0] > 200
 
 
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "it.png")
     with pytest.raises(OSError, match="a pipe, a socket or a device"):
-        opened(tmp_path / "it.png")
+        open_image(tmp_path / "it.png")
     with pytest.raises(OSError, match="a pipe, a socket or a device"):
-        opened(str(Path("/dev/zero")))
+        open_image(str(Path("/dev/zero")))
 
 
 def test_nor_is_it_in_a_run_of_others(marker, tmp_path):

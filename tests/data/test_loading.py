@@ -19,7 +19,7 @@ from denoiselab.data import ImageFolder, to_uint8
 from denoiselab.data.augmentation import NonLeaky
 from denoiselab.data.loading import processes
 from denoiselab.data.loading.batches import Batches, Reader
-from denoiselab.data.loading.datamodule import DataModule, seen
+from denoiselab.data.loading.datamodule import DataModule, augmented
 from denoiselab.data.loading.stream import IndexStream
 from denoiselab.data.reading import first_pass
 from denoiselab.data.reading.record_set import DecodedPixels
@@ -164,10 +164,10 @@ def test_what_the_network_sees_and_is_told_depends_on_positions_alone(root, tmp_
     assert whole.is_contiguous(memory_format=torch.channels_last)
     reader = Reader(data, 0)
     for positions in (range(0, 24, 2), range(5, 9)):
-        batch = seen(reader[positions], 0, NonLeaky(p=0.5))
+        batch = augmented(reader[positions], 0, NonLeaky(p=0.5))
         torch.testing.assert_close(batch["images"], whole[list(positions)], rtol=0, atol=2e-6)
         assert batch["augmentation"].shape == (len(positions), 9)
-    plain = seen(reader[range(24)], 0, None)
+    plain = augmented(reader[range(24)], 0, None)
     assert "augmentation" not in plain
     assert torch.equal(to_uint8(plain["images"]), reader[range(24)]["images"])
 

@@ -158,7 +158,7 @@ def test_classes_are_read_once_and_anew_of_a_new_set(root, tmp_path):
 
 def test_damage_is_named(tmp_path):
     write(tmp_path / "set", ({"image": encoded(i) if i != 3 else b"none"} for i in range(7)))
-    with pytest.raises(ValueError, match=r"sample 3 of .*set: it is no image"):
+    with pytest.raises(ValueError, match=r"sample 3 of .*set: not an image"):
         load(tmp_path / "set", tmp_path)
     assert len(load(tmp_path / "set", tmp_path, bad_images="skip")) == 6
 
@@ -167,11 +167,11 @@ def test_damage_is_named(tmp_path):
     ("options", "says"),
     [
         ({"root": "nowhere"}, r"data\.root=.*nowhere: there is no folder .*needs index\.json and the chunks"),
-        ({"root": "empty"}, r"empty' does not hold it; it needs index\.json"),
+        ({"root": "empty"}, r"empty' does not contain it; it needs index\.json"),
         ({"root": "local:nowhere"}, r"data\.root=local:nowhere: with data\.fetch=chunk LitData cannot read it"),
-        ({"image": "picture"}, r"data\.image=picture: no such key .*there are image, kind, text"),
+        ({"image": "picture"}, r"data\.image=picture: no such key .*they have image, kind, text"),
         ({"label": "class"}, r"data\.label=class: no such key"),
-        ({"root": "tuples"}, r"there are no keys, they are tuple"),
+        ({"root": "tuples"}, r"they have none, they are tuple"),
         ({"label": "text", "root": "halves"}, r"data\.label=text: the column must hold names, or whole numbers"),
         ({"root": "local:set", "fetch": "image"}, r"with data\.fetch=image LitData cannot read it"),
     ],
@@ -264,8 +264,8 @@ ENUM = json.dumps([{"__enum__": True, "fqn": "hostile:x", "name": "y"}])
         (renamed("pdf"), "samples of the format 'pdf'"),
         (container("collections.defaultdict", FACTORY), "containers of the type 'collections.defaultdict'"),
         (container("builtins.dict", ENUM), "containers of the type 'enum'"),
-        (lambda found: found["chunks"][0].update(filename="../elsewhere.bin"), "names a chunk outside of it"),
-        (lambda found: found["chunks"][0].update(filename="/etc/passwd"), "names a chunk outside of it"),
+        (lambda found: found["chunks"][0].update(filename="../elsewhere.bin"), "lists a chunk outside of it"),
+        (lambda found: found["chunks"][0].update(filename="/etc/passwd"), "lists a chunk outside of it"),
     ],
 )
 def test_an_index_that_names_code_or_other_folders_is_refused(change, says, root, tmp_path, monkeypatch):

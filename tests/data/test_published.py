@@ -53,8 +53,8 @@ def label_out_of_range(path):
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        (cut, "not a whole gzip file"),
-        (cut_within, "4,701 bytes of elements, where its head declares"),
+        (cut, "damaged, truncated, or not a gzip file"),
+        (cut_within, "4,701 bytes of elements, but its header declares"),
         (another_kind, "not an IDX file of bytes in 3 dimensions"),
         (too_few_labels, "2 labels, and .* has 6 images"),
         (label_out_of_range, "a label 10, of 10 classes"),
@@ -200,7 +200,11 @@ def test_food_has_its_official_splits(tmp_path):
 @pytest.mark.parametrize("kind", [FashionMNIST, MNIST, CIFAR10, CIFAR100, SVHN, STL10, CelebA, Flowers102, Food101])
 def test_what_is_absent_is_named_with_what_is_expected(tmp_path, kind):
     (tmp_path / "file").touch()
-    for root, said in ((tmp_path / "nowhere", "no folder"), (tmp_path / "file", "a file"), (tmp_path, "not hold it")):
+    for root, said in (
+        (tmp_path / "nowhere", "no folder"),
+        (tmp_path / "file", "a file"),
+        (tmp_path, "not contain it"),
+    ):
         with pytest.raises(ValueError, match=rf"^data\.root={root}: .*{said}.* needs the .*download=true"):
             source(kind, root).records()
 
@@ -210,5 +214,5 @@ def test_what_cannot_be_fetched_is_said(tmp_path, monkeypatch):
         raise OSError("no network")
 
     monkeypatch.setattr(torchvision.datasets.svhn, "download_url", offline)
-    with pytest.raises(ValueError, match=r"data\.download=true: SVHN cannot be fetched: no network"):
+    with pytest.raises(ValueError, match=r"data\.download=true: SVHN cannot be downloaded: no network"):
         source(SVHN, tmp_path, download=True).records()

@@ -21,9 +21,10 @@ from PIL import Image
 from denoiselab.data import Arrays, ImageFolder, ImageZip, RecordSet
 from denoiselab.data.loading.batches import Reader
 from denoiselab.data.reading import first_pass
+from denoiselab.data.reading.columns import caption
 from denoiselab.data.reading.decoding import Decoder
 from denoiselab.data.reading.first_pass import unread
-from denoiselab.data.reading.records import ArrayRecords, caption
+from denoiselab.data.reading.records import ArrayRecords
 from denoiselab.data.sources.image_folder import FileRecords
 
 RED, CLEAR_RED = (255, 0, 0), (255, 0, 0, 0)
@@ -191,15 +192,15 @@ def test_captions_come_from_metadata(folder):
     for text, message in (
         (
             '{"file_name": "cats/9.png", "text": "?"}\n' + "\n".join(lines),
-            "captions of cats/9.png, which are not there",
+            "captions of files that do not exist: cats/9.png",
         ),
         ("\n".join(lines[:-1]), "no captions of dogs/deep/3.png"),
-        ("\n".join([*lines, lines[0]]), "line 11: cats/0.png stands there twice"),
+        ("\n".join([*lines, lines[0]]), "line 11: cats/0.png is listed twice"),
         ('{"file": "cats/0.png"}', "line 1: it must hold file_name"),
         ("\n".join([*lines, '{"file_name": "9.png", "text": ""}']), "captions of 9.png"),
         (
             lines[0].replace("picture", "\\udc80"),
-            r"metadata\.jsonl, line 1: the caption holds .udc80, half of a character",
+            r"metadata\.jsonl, line 1: the caption contains .udc80, half of a character",
         ),
         ("{", "cannot be read"),
     ):
@@ -213,7 +214,7 @@ def test_captions_come_from_metadata(folder):
 
 
 def test_the_caption_of_a_cell_with_half_a_character_is_refused():
-    with pytest.raises(ValueError, match=r"data\.caption=text: the caption holds .ud800,"):
+    with pytest.raises(ValueError, match=r"data\.caption=text: the caption contains .ud800,"):
         caption(["a \ud800"], "text")
 
 
@@ -248,13 +249,15 @@ def test_files_passed_over_for_their_extension_are_counted_and_named(folder, cap
         caplog.clear()
         assert len(source(kind, root).records()) == 10
         (message,) = caplog.messages
-        assert message.startswith(f"data.root={root}: skipped 4 files whose extension is no image's: 2 of .heic (cats/")
-        assert sorted(message.partition("image's: ")[2].split(", 1")) == sorted(told.split(", 1"))
+        assert message.startswith(f"data.root={root}: skipped 4 files without an image's extension: 2 of .heic (cats/")
+        assert sorted(message.partition("extension: ")[2].split(", 1")) == sorted(told.split(", 1"))
+        source(kind, root).records()
+        assert len(caplog.messages) == 1  # said once, however often the files are listed
     (folder / "metadata.csv").unlink()
     for picture_file in folder.rglob("*.png"):
         picture_file.unlink()
     with pytest.raises(
-        ValueError, match=r"no image in it; looked for .*; passed over: 2 of \.heic \(cats/a\.heic, \.\.\.\)"
+        ValueError, match=r"no image in it; supported are .*; skipped: 2 of \.heic \(cats/a\.heic, \.\.\.\)"
     ):
         load(ImageFolder, folder)
 
@@ -266,7 +269,7 @@ def test_two_tables_of_captions_in_one_folder_are_refused(folder):
     with zipfile.ZipFile(path, "w") as archive:
         for file in folder.rglob("*.*"):
             archive.write(file, file.relative_to(folder))
-    said = r"metadata\.\w+ lies in one folder with another; keep one of metadata\.jsonl and metadata\.csv"
+    said = r"metadata\.\w+: its folder has a second table; keep one of metadata\.jsonl and metadata\.csv"
     for kind, root in ((ImageFolder, folder), (ImageZip, path)):
         with pytest.raises(ValueError, match=said):
             load(kind, root)
@@ -291,7 +294,7 @@ def test_what_would_be_waited_for_is_a_bad_image(folder, memory_limit):
     with contextlib.closing(socket.socket(socket.AF_UNIX)) as server, contextlib.chdir(folder):
         server.bind("dogs/socket.png")
     options = {"memory_limit": memory_limit, "workers": 0}
-    with pytest.raises(ValueError, match=r"cats/link\.png: it is no file of bytes, but a pipe"):
+    with pytest.raises(ValueError, match=r"cats/link\.png: not a regular file, but a pipe"):
         load(ImageFolder, folder, **options)
     data = load(ImageFolder, folder, bad_images="skip", **options)
     assert (len(data), len(data.stored(torch.arange(10)))) == (10, 10)
@@ -315,7 +318,7 @@ def test_an_archive_is_read_in_place(tmp_path):
     assert data.stored(torch.tensor([1]))[0, :, 0, 0].tolist() == list(picture(seed=0).getpixel((0, 0)))
     assert write(None).load()[0].labels.tolist() == [0, 0]
     for labels, message in (
-        ([["00000/c.png", 1]], "labels of 00000/c.png, which are not there"),
+        ([["00000/c.png", 1]], "labels of files that do not exist: 00000/c.png"),
         ([["00000/a.png", 1]], "no labels of 00000/b.png"),
         ([["00000/a.png", 1.5], ["00000/b.png", 1]], "1.5 for 00000/a.png"),
         ([["00000/a.png", True], ["00000/b.png", 1]], "True for 00000/a.png"),
@@ -329,7 +332,7 @@ def test_an_archive_is_read_in_place(tmp_path):
             write(None, [outside]).load()
     with pytest.raises(ValueError, match="no image in it"):
         write(None, ["a.txt"]).load()
-    with pytest.warns(UserWarning, match="Duplicate"), pytest.raises(ValueError, match=r"a\.png stands in it twice"):
+    with pytest.warns(UserWarning, match="Duplicate"), pytest.raises(ValueError, match=r"it contains a\.png twice"):
         write(None, ["a.png", "a.png"]).load()
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(ValueError, match="no zip archive"):
@@ -418,7 +421,7 @@ def test_folders_that_hold_too_little_or_too_much_are_refused(folder):
     with pytest.raises(ValueError, match=r"data\.num_classes=3: .* has 2 classes"):
         load(ImageFolder, folder, num_classes=3)
     picture().save(folder / "stray.png")
-    with pytest.raises(ValueError, match=r"stray\.png lies beside class folders"):
+    with pytest.raises(ValueError, match=r"stray\.png is not in a class folder"):
         load(ImageFolder, folder)
 
 
@@ -589,7 +592,7 @@ def test_permission_denied(nobody):
 def test_a_file_that_breaks_after_it_was_checked_is_named(folder):
     data = load(ImageFolder, folder, memory_limit=0.0, workers=0)
     (folder / "cats" / "3.png").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"cats/3\.png: it is no image"):
+    with pytest.raises(ValueError, match=r"cats/3\.png: not an image"):
         data.stored(torch.tensor([3]))
 
 

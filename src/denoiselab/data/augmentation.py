@@ -1,4 +1,4 @@
-"""Random changes of training batches, on the network's device; each a function of (seed, position) alone."""
+"""Random changes of training batches, on the network's device: functions of (seed, position) alone."""
 
 from __future__ import annotations
 
@@ -21,39 +21,38 @@ SYM6 = (
 
 
 class Augmentation(ABC):
-    """Changes a batch at random; `features` numbers say how each image was changed, 0 where nobody is told."""
+    """A random change of a batch; `features` numbers per image describe it to the network, 0 for none."""
 
     features: int = 0
 
     @abstractmethod
     def __call__(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor | None]:
-        """The changed batch, and how.
+        """The changed batch, and a description of the change.
 
         Args:
-            x: `(B, *)` in the network's range.
+            x: `(B, *)` in the network's range; of images `(B, C, H, W)`.
             noise: Of the batch's positions.
 
         Returns:
-            A batch like `x`, and `(B, features)` like it, zeros for an image as it was; None if features = 0.
+            A batch like `x`, and the description `(B, features)`, zeros for an unchanged image; None if features = 0.
         """
 
 
 class HorizontalFlip(Augmentation):
-    """Mirrors images left to right, with probability 1/2; the network learns mirror images, too."""
+    """Mirrors images left to right with probability 1/2; the network learns mirror images, too."""
 
     def __call__(self, x: Tensor, noise: Noise) -> tuple[Tensor, None]:
-        """`x` is `(B, C, H, W)`."""
         return torch.where(_rows(noise.uniform() < 0.5, x), x.flip(-1), x), None
 
 
 class Shift(Augmentation):
-    """Shifts images by up to `pixels` either way, uniformly: a random crop of the image padded by its reflection.
+    """Shifts images uniformly by up to `pixels` in each direction: a random crop of the image padded by reflection.
 
     Args:
         pixels: At least 1, and less than the sides.
 
     Raises:
-        ValueError: `pixels` is less than 1.
+        ValueError: If pixels < 1.
     """
 
     def __init__(self, pixels: int) -> None:
@@ -62,7 +61,6 @@ class Shift(Augmentation):
         self.pixels = pixels
 
     def __call__(self, x: Tensor, noise: Noise) -> tuple[Tensor, None]:
-        """`x` is `(B, C, H, W)`."""
         height, width = x.shape[2:]
         if self.pixels >= min(height, width):
             raise ValueError(f"pixels={self.pixels}: it must be less than the sides, {height} and {width}.")
@@ -76,18 +74,17 @@ class Shift(Augmentation):
 
 
 class Dequantise(Augmentation):
-    """Spreads each byte over its bin, uniformly: x + u / 127.5, u ~ U(-1/2, 1/2).
+    """Uniform noise within each byte's bin: x + u / 127.5, u ~ U(-1/2, 1/2).
 
     Source: Theis et al., A note on the evaluation of generative models, arXiv 1511.01844, section 3.1.
     """
 
     def __call__(self, x: Tensor, noise: Noise) -> tuple[Tensor, None]:
-        """`x` is `(B, *)`."""
         return x + ((noise.uniform(x.shape[1:]) - 0.5) / 127.5).to(x), None
 
 
 class Chain(Augmentation):
-    """One after another; the numbers of those that give some stand side by side.
+    """Several augmentations in turn; their descriptions are concatenated.
 
     Args:
         steps: The augmentations.
@@ -98,34 +95,33 @@ class Chain(Augmentation):
         self.features = sum(step.features for step in steps)
 
     def __call__(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor | None]:
-        """`x` as all steps take it."""
-        told = []
+        features = []
         for step in self.steps:
-            x, how = step(x, noise)
-            told += [] if how is None else [how]
-        return x, torch.cat(told, dim=1) if told else None
+            x, described = step(x, noise)
+            features += [] if described is None else [described]
+        return x, torch.cat(features, dim=1) if features else None
 
 
 class NonLeaky(Augmentation):
-    """Flips, scalings, rotations, stretchings and shifts, of which the network is told, so that it learns none of them.
+    """Flips, scalings, rotations, stretchings and shifts, given to the network as conditions so that it learns none.
 
-    Nine numbers an image: x flip, y flip; log2 scale; cos - 1 and sin of the rotation; log2 stretch times cos and sin
-    of its direction; shift in x and y. Scale, stretch and shift are in units of their standard deviations. What comes
-    into view is the image's reflection. Images are resampled at twice their resolution, between the low-pass filters of
-    a wavelet.
+    Nine numbers per image: x flip, y flip; log2 scale; cos - 1 and sin of the rotation; log2 stretch times cos and sin
+    of its direction; shift in x and y. Scale, stretch and shift are in units of their standard deviations. Beyond its
+    edges an image is continued by reflection. Images are resampled at twice their resolution, between the low-pass
+    filters of a wavelet.
 
     Source: Karras et al., Elucidating the Design Space of Diffusion-Based Generative Models, arXiv 2206.00364,
     appendix F.2 and table 6; the filters from Karras et al., arXiv 2006.06676, appendix B.
 
     Args:
-        p: Probability of each but the x flip: .12 for CIFAR-10, .15 for FFHQ and AFHQ.
+        p: Probability of each change except the x flip: .12 for CIFAR-10, .15 for FFHQ and AFHQ.
         x_flip: Mirror with probability 1/2, at any `p`.
         scale: Standard deviation of log2 of the scale.
         stretch: Standard deviation of log2 of the stretch, half of them in a random direction.
         shift: Standard deviation of a shift, in sides of the image.
 
     Raises:
-        ValueError: Unless 0 <= p <= 1 and the deviations are at least 0.
+        ValueError: If p is outside [0, 1] or a deviation is negative.
     """
 
     features = 9
@@ -141,7 +137,6 @@ class NonLeaky(Augmentation):
         self.p, self.x_flip, self.scale, self.stretch, self.shift = p, x_flip, scale, stretch, shift
 
     def __call__(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
-        """`x` is `(B, C, H, W)`."""
         chance, angle = noise.uniform((7,)), math.pi * (2 * noise.uniform((2,)) - 1)
         coin, normal = noise.uniform((2,)) < 0.5, noise.normal((4,)).double()
         on = chance[:, :6] < self.p
@@ -150,7 +145,7 @@ class NonLeaky(Augmentation):
         scale, stretch = normal[:, 0] * on[:, 2], normal[:, 1] * on[:, 4]
         turn, direction = angle[:, 0] * on[:, 3], angle[:, 1] * (chance[:, 6] < 0.5)
         shift = normal[:, 2:] * on[:, 5:]
-        told = (
+        features = (
             *(x_flip, y_flip, scale, turn.cos() - 1, turn.sin()),
             *(stretch * direction.cos(), stretch * direction.sin(), *shift.unbind(1)),
         )
@@ -169,11 +164,11 @@ class NonLeaky(Augmentation):
         moved = on[:, 2:].any(1).nonzero()[:, 0]
         if len(moved):
             x = x.index_copy(0, moved, resample(x[moved], back[moved]))
-        return x, torch.stack([how.to(x) for how in told], dim=1)
+        return x, torch.stack([feature.to(x) for feature in features], dim=1)
 
 
 def resample(x: Tensor, back: Tensor) -> Tensor:
-    """Images seen through affine maps: the value at a place p is that of `x`, reflected at its edges once, at back p.
+    """Images under affine maps: the value at point p is that of `x`, continued by one reflection, at `back` p.
 
     Args:
         x: `(B, C, H, W)`.
@@ -186,11 +181,11 @@ def resample(x: Tensor, back: Tensor) -> Tensor:
     taps = torch.tensor(SYM6, dtype=x.dtype, device=x.device)
     filters = [taps.view(shape).expand(channels, 1, *shape) for shape in ((1, -1), (-1, 1))]
     strides, pads = ((1, 2), (2, 1)), ((0, len(SYM6) // 2 - 1), (len(SYM6) // 2 - 1, 0))
-    # As far as one reflection goes, whatever the maps of a batch need, so that no image depends on the others.
+    # As far as one reflection goes, whatever the maps of the batch need, so that no image depends on the others.
     fine = F.pad(x, (width - 1, width - 1, height - 1, height - 1), mode="reflect")
     for weight, stride, pad in zip(filters, strides, pads, strict=True):
         fine = F.conv_transpose2d(fine, weight, stride=stride, padding=pad, groups=channels)
-    # A pixel's centre lies half a fine pixel off that of the fine one, both where it comes from and where it goes.
+    # The centre of a pixel is half a fine pixel away from that of the fine one, in input and output.
     half, two = (torch.full((len(x),), value, dtype=back.dtype, device=x.device) for value in (0.5, 2.0))
     back = (
         _translation(-half, -half) @ _diagonal(two, two) @ back @ _diagonal(1 / two, 1 / two) @ _translation(half, half)

@@ -1,4 +1,4 @@
-"""Samples of a data set as a batch."""
+"""Samples of a data set with their labels and captions, as conditioners take them."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from denoiselab.data.base import DataSet
 
 
 def clean(data: DataSet, index: Tensor, device: torch.device | None = None) -> Clean:
-    """The samples at `index` `(B,)` int64 with all that the set knows of them: labels, and captions where it has them.
+    """The samples at `index` `(B,)` int64, with their labels and, if the set has any, captions.
 
     Args:
         data: The set.
-        index: Within the set.
-        device: Of the result; None for the set's own.
+        index: Positions in the set.
+        device: Of the result; None leaves it on the set's device.
     """
     captions = None if data.captions is None else [data.captions[i] for i in index.tolist()]
     return Clean(data.inputs(index).to(device), data.labels[index].to(device), captions)
 
 
 def in_turn(load: Callable[[], DataSet]) -> HeldOut:
-    """What gives sample i modulo their number, for conditions of samples to be drawn.
+    """Held-out data from which sampling conditions are taken: index i gives sample i modulo their number.
 
     Args:
-        load: Gives the data set; called when it is first needed.
+        load: Returns the data set; called at the first use.
     """
     loaded = functools.cache(load)
 
     def samples(index: Tensor) -> Clean:
         data = loaded()
         if not len(data):
-            raise ValueError("conditioner: conditions of samples come from held-out data, and there are none.")
+            raise ValueError("conditioner: sampling conditions are taken from held-out data, and there are none.")
         return clean(data, index.cpu() % len(data), index.device)
 
     return samples

@@ -1,4 +1,4 @@
-"""Any source of images to WebDataset shards: resized once, checksummed, and continued where it was stopped."""
+"""Conversion of any source of images to WebDataset shards, with checksums; a stopped conversion continues."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from denoiselab.files import read_json, replacing, sha256_of, write_json, write_
 SUMS = "SHA256SUMS"  # as sha256sum writes and checks it
 
 _PLAN, _BAD = ".plan.json", "bad_images.txt"
-_CHUNK = 16  # images a task, which must end before the program can
+_CHUNK = 16  # images per task; the program ends only after running tasks
 
 
 class Converted(NamedTuple):
-    """What a conversion wrote.
+    """The result of a conversion.
 
     Args:
         n: Images in the shards.
-        bad: Images that could not be read, and were left out.
+        bad: Images that could not be read and were left out.
         mean: Of each channel, of values in [0, 1].
         std: As `mean`.
     """
@@ -47,7 +47,7 @@ class Converted(NamedTuple):
 
 
 class _Encoded(NamedTuple):
-    """A PNG, or why there is none; and the sums of its channels' bytes and of their squares."""
+    """A PNG or the reason why there is none, and the sums of its channels' bytes and of their squares."""
 
     content: bytes
     refusal: str
@@ -65,20 +65,20 @@ def convert(
 ) -> Converted:
     """Write all records as PNG, with classes and captions, to shards of `images_per_shard` records each.
 
-    A shard takes its name when it is whole. A conversion that was stopped, or killed, goes on with the first shard that
-    is not; what it writes in the end does not depend on that. The shards are the same, byte for byte, each time.
+    A shard gets its name when it is complete. A conversion that was stopped or killed continues with the first missing
+    shard. The shards are equal, byte for byte, each time.
 
     Args:
         records: The images.
-        decoder: Makes bytes of them.
+        decoder: Converts them to bytes.
         out: Folder of the shards, of SHA256SUMS, and of dataset.json with classes, counts, mean and std.
         images_per_shard: At least 1.
-        workers: Processes that decode and encode; None: one a core.
-        skip: List images that cannot be read in bad_images.txt; else the first is raised.
+        workers: Processes that decode and encode; None: one per core.
+        skip: List images that cannot be read in bad_images.txt; otherwise the first one is raised.
 
     Raises:
-        ValueError: `out` holds something else, or an image cannot be read.
-        OSError: The folder cannot be written to.
+        ValueError: If `out` contains other files, or an image cannot be read.
+        OSError: If the folder cannot be written.
     """
     plan = json.dumps(
         {
@@ -92,13 +92,13 @@ def convert(
         }
     )
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (out / _PLAN).is_file()):
-        raise ValueError(f"out={out}: it is there already, and not of a conversion; name a new folder.")
+        raise ValueError(f"out={out}: it exists, and is not a conversion; choose a new folder.")
     out.mkdir(parents=True, exist_ok=True)
     with FileLock(out / ".lock"):
         if (out / _PLAN).is_file():
             if (out / _PLAN).read_text("utf-8") != plan:
                 raise ValueError(
-                    f"out={out}: it holds a conversion of other images, or to other options; name a new folder."
+                    f"out={out}: it contains a conversion of other images or with other options; choose a new folder."
                 )
         else:
             write_text(out / _PLAN, plan)
@@ -111,7 +111,7 @@ def convert(
 def _write_all(
     records: Records, decoder: Decoder, out: Path, images_per_shard: int, workers: int | None, *, skip: bool
 ) -> list[dict[str, Any]]:
-    """What is known of each shard; those that are not there are written."""
+    """Facts on each shard; missing shards are written."""
     total = len(records)
     digits = max(6, len(str(total // images_per_shard)))
     names = [f"{number:0{digits}d}.tar" for number in range(-(-total // images_per_shard))]
@@ -133,7 +133,7 @@ def _write_all(
 
 
 def _known(path: Path) -> dict[str, Any] | None:
-    """What was noted of a shard, if that is still so."""
+    """The facts noted on a shard, if its checksum matches."""
     try:
         facts = read_json(path.with_name(f".{path.name}.json"))
         return facts if sha256_of(path) == facts["sha256"] else None
@@ -166,7 +166,7 @@ def _write(
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)  # without a time or an owner: the same bytes each time
+    member = tarfile.TarInfo(name)  # without time and owner, for equal bytes each time
     member.size = len(content)
     archive.addfile(member, io.BytesIO(content))
 
@@ -200,7 +200,7 @@ def _finish(records: Records, decoder: Decoder, out: Path, shards: list[dict[str
 
 @dataclass(frozen=True)
 class _Encode:
-    """Makes PNG files of records; in each process one."""
+    """Encodes records as PNG; each process has one."""
 
     records: Records
     decoder: Decoder
@@ -228,7 +228,7 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def _encoded(encode: _Encode, done: int, workers: int | None) -> Generator[_Encoded]:
-    """The images from `done` on, in order."""
+    """The encoded images from `done` on, in order."""
     total = len(encode.records)
     many = count(workers)
     firsts = range(done, total, _CHUNK)

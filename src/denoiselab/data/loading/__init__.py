@@ -1,1 +1,1 @@
-"""The order of training images, and batches of them for the Trainer."""
+"""The order of training samples, their batches, and the processes that load them."""

@@ -1,4 +1,4 @@
-"""Batches of training: an endless iterable, read ahead by other processes where reading is slow."""
+"""Training batches: an endless iterable, loaded in advance by other processes if loading is slow."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from denoiselab.noise import LOADING, Noise
 class Batch(TypedDict):
     """A training batch.
 
-    From `Batches`, `images` are as they are stored; the data module makes of them what the network sees.
+    `Batches` gives `images` as stored; the data module converts them to the network's range.
 
     Args:
         images: `(B, *)`: images `(B, C, H, W)`, points `(B, D)`.
         labels: Classes `(B,)` int64.
         position: `(B,)` int64, in images seen.
-        captions: One a sample, where there are some.
-        augmentation: `(B, A)` how each image was augmented, where that is done.
+        captions: One per sample, if the set has captions.
+        augmentation: `(B, A)` how each image was augmented, if augmentations report it.
     """
 
     images: Tensor
@@ -40,7 +40,7 @@ class Batch(TypedDict):
 
 
 class Positions(Sampler[range]):
-    """The positions of a rank's batches, without end.
+    """The positions of a rank's batches, endless.
 
     Args:
         batch_size: Over all ranks; divisible by `world`.
@@ -60,7 +60,7 @@ class Positions(Sampler[range]):
 
 
 class Reader(Dataset[Batch | Exception]):
-    """The batch at given positions: a pure function of (seed, positions), whoever calls it.
+    """The batch at given positions: a pure function of (seed, positions).
 
     Args:
         data: The samples.
@@ -77,7 +77,7 @@ class Reader(Dataset[Batch | Exception]):
         try:
             images = self.data.drawn(index, Noise(self.seed, position, LOADING))
         except (ValueError, OSError) as error:
-            return error  # raised by who asked: what comes from another process would be wrapped in its traceback
+            return error  # raised in the main process; DataLoader would wrap it in the worker's traceback
         batch = Batch(images=images, labels=self.data.labels[index], position=position)
         if self.data.captions is not None:
             batch["captions"] = [self.data.captions[i] for i in index.tolist()]
@@ -85,18 +85,18 @@ class Reader(Dataset[Batch | Exception]):
 
 
 class Batches:
-    """An endless iterable of batches as they are stored, from a set in memory or in files.
+    """An endless iterable of batches as stored, from a set in memory or in files.
 
-    A set may be smaller than a batch, or than the number of ranks: a batch then holds images of several epochs.
+    A set may be smaller than a batch or the number of ranks; a batch then contains images of several epochs.
 
     Args:
-        data: The samples; its `workers` processes read ahead.
+        data: The samples; `data.workers` processes load in advance.
         seed: Of the order.
-        batch_size: Samples a batch over all ranks; divisible by `world`.
+        batch_size: Samples per batch over all ranks; divisible by `world`.
         start: Images seen before the first batch.
         rank: Of this process.
         world: Number of processes.
-        pinned: Put batches where a GPU copies them from fast.
+        pinned: Use pinned memory, which a GPU copies faster.
     """
 
     def __init__(
@@ -127,15 +127,15 @@ class Batches:
             num_workers=self.reader.data.workers,
             pin_memory=self.pinned,
             multiprocessing_context=clean_processes(),
-            worker_init_fn=functools.partial(_obey, os.getpid()),
+            worker_init_fn=functools.partial(_ignore_signals_from_others, os.getpid()),
         )
         return iter(loader)
 
 
-def _obey(main: int, worker: int) -> None:
-    """Let a process that reads batches be ended by the main process alone, or by its end.
+def _ignore_signals_from_others(main: int, worker: int) -> None:
+    """Let only the main process terminate this worker.
 
-    Signals go to all processes of a terminal or a job; the main one then saves its state, and needs batches to do so.
+    A terminal or a job manager signals all processes; the main one then saves its state and still needs batches.
     """
     signals = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)

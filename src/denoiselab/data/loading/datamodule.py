@@ -1,4 +1,4 @@
-"""Batches for the Trainer."""
+"""The data module of Lightning's Trainer."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from denoiselab.stored import as_inputs
 
 
 class DataModule(pl.LightningDataModule):
-    """Feeds the Trainer from where the module's count of images seen stands.
+    """Training batches from the module's count of images seen on.
 
     Args:
         train: Training images or points.
         seed: Of the order.
         batch_size: Images per optimizer step, over all ranks and accumulated batches.
-        augmentation: Changes batches at random; None: nothing does.
+        augmentation: Random changes of batches; None for none.
     """
 
     def __init__(self, train: DataSet, seed: int, batch_size: int, augmentation: Augmentation | None = None) -> None:
@@ -28,7 +28,7 @@ class DataModule(pl.LightningDataModule):
         self.train, self.seed, self.batch_size, self.augmentation = train, seed, batch_size, augmentation
 
     def train_dataloader(self) -> Batches:
-        """Called after a checkpoint is restored, so the count is the resumed one."""
+        """Batches from the images seen so far; Lightning calls it after it has restored a checkpoint."""
         assert self.trainer is not None
         micro_batch = self.batch_size // self.trainer.accumulate_grad_batches
         start: int = getattr(self.trainer.lightning_module, "images_seen")  # noqa: B009
@@ -37,26 +37,26 @@ class DataModule(pl.LightningDataModule):
         return Batches(self.train, self.seed, micro_batch, start, rank, world, pinned=pinned)
 
     def first(self, n: int) -> Tensor:
-        """The first `n` samples of training as the network sees them, `(n, *)`.
+        """The first `n` training samples in the network's range, `(n, *)`.
 
         Raises:
-            ValueError: One cannot be read.
+            ValueError: If one cannot be read.
         """
         batch = Reader(self.train, self.seed)[range(n)]
         if isinstance(batch, Exception):
             raise batch
-        return seen(batch, self.seed, self.augmentation)["images"]
+        return augmented(batch, self.seed, self.augmentation)["images"]
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """The batch as the network sees it, made on the network's device: bytes are moved, not floats."""
-        return seen(batch, self.seed, self.augmentation)
+        """The batch in the network's range, converted on the device, so that bytes are transferred and not floats."""
+        return augmented(batch, self.seed, self.augmentation)
 
 
-def seen(batch: Batch, seed: int, augmentation: Augmentation | None) -> Batch:
-    """A batch as it is stored, to what the network sees of it: a function of (seed, positions)."""
+def augmented(batch: Batch, seed: int, augmentation: Augmentation | None) -> Batch:
+    """A stored batch in the network's range, augmented: a function of (seed, positions)."""
     images = as_inputs(batch["images"])
     if augmentation is None:
         return {**batch, "images": images}
-    images, told = augmentation(images, Noise(seed, batch["position"], AUGMENTING))
+    images, features = augmentation(images, Noise(seed, batch["position"], AUGMENTING))
     changed: Batch = {**batch, "images": images.contiguous(memory_format=torch.channels_last)}
-    return changed if told is None else {**changed, "augmentation": told}
+    return changed if features is None else {**changed, "augmentation": features}

@@ -1,4 +1,4 @@
-"""Processes that read images: how they start, share work, and end with the program."""
+"""Processes that read images: start, division of work, and termination."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 
 def clean_processes() -> Any:
-    """How they are started: forked from one that has imported what they need, and has no threads.
+    """The multiprocessing context: processes are forked from a server that has imported the package and has no threads.
 
-    A fork of the program itself would copy the locks that other threads hold. That one hears no Ctrl-C, which a
-    terminal sends to all, and which would break into its imports.
+    A fork of the program itself would copy locks that other threads hold. The server ignores Ctrl-C, which a terminal
+    sends to all processes and which would interrupt its imports.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["denoiselab.data.loading.batches"])
-    multiprocessing.resource_tracker.ensure_running()  # which would unblock the signal
+    multiprocessing.resource_tracker.ensure_running()  # before the signal is blocked, because it unblocks it
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited
     try:
         multiprocessing.forkserver.ensure_running()
@@ -34,9 +34,9 @@ def clean_processes() -> Any:
 
 
 def end_with_parent() -> None:
-    """Let this process end when the one that started it does, be it killed.
+    """End this process when the one that started it ends, even if that was killed.
 
-    It would wait for work from pipes that it holds open itself, and with it the process that it was forked from.
+    It would otherwise wait for work from pipes that it holds open itself, and the fork server with it.
     """
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -49,22 +49,22 @@ def end_with_parent() -> None:
 
 
 def count(workers: int | None) -> int:
-    """How many processes read: as many as were asked for; None: one a core."""
+    """Number of reading processes: `workers`, or one per core for None."""
     return len(os.sched_getaffinity(0)) if workers is None else workers
 
 
 def in_parts(task: Callable[[int, int], T], firsts: Sequence[int], last: int, many: int) -> Generator[T]:
-    """What `task` makes of each part, from one of `firsts` to the next or to `last`, in order.
+    """Results of `task(first, end)` for each part, in order.
 
     Args:
-        task: Pickled once a process.
-        firsts: Where parts begin, ascending.
-        last: Where the last one ends.
-        many: Processes.
+        task: Pickled once per process.
+        firsts: First item of each part, ascending.
+        last: End of the last part, exclusive.
+        many: Number of processes.
     """
     pool = ProcessPoolExecutor(many, mp_context=clean_processes(), initializer=_start, initargs=(task,))
     try:
-        with _held(signal.SIGINT, signal.SIGTERM):  # they would leave a process behind that is half started
+        with _held(signal.SIGINT, signal.SIGTERM):  # an interrupt here would leave half-started processes
             results = pool.map(_run, firsts, [*firsts[1:], last])
         yield from results
     finally:
@@ -73,8 +73,8 @@ def in_parts(task: Callable[[int, int], T], firsts: Sequence[int], last: int, ma
 
 @contextlib.contextmanager
 def _held(*numbers: signal.Signals) -> Iterator[None]:
-    """Let signals wait until the block ends."""
-    if threading.current_thread() is not threading.main_thread():  # which no handler interrupts
+    """Delay signals until the block ends."""
+    if threading.current_thread() is not threading.main_thread():  # signal handlers run in the main thread only
         yield
         return
     came: list[int] = []
@@ -84,7 +84,7 @@ def _held(*numbers: signal.Signals) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        for first in came[:1]:  # also in place of what it did to other processes
+        for first in came[:1]:
             signal.raise_signal(first)
 
 
@@ -94,7 +94,7 @@ _task: Callable[[int, int], Any] | None = None
 def _start(task: Callable[[int, int], Any]) -> None:
     global _task
     _task = task
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process ends the others
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process terminates the workers
     end_with_parent()
 
 

@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 class IndexStream:
-    """Which image stands at each position of training: a fresh permutation an epoch.
+    """The image at each position of training: a new permutation per epoch.
 
-    It has no state but a cache, so a resumed run reads on where it stopped, on any number of ranks.
+    It has no state except a cache, so a resumed run continues the order, on any number of ranks.
 
     Args:
         size: Number of images.
@@ -37,6 +37,6 @@ class IndexStream:
 
 
 def generator(seed: int, number: int) -> torch.Generator:
-    """Random numbers of draw `number` (0, 1, ...) under a seed."""
-    # One word for the two: the odd multiplier (2^64 over the golden ratio) keeps pairs apart.
+    """A generator for draw `number` (0, 1, ...) of a seed."""
+    # Both numbers in one word: the odd multiplier (2^64 over the golden ratio) keeps the pairs distinct.
     return torch.Generator().manual_seed((seed + (number + 1) * 0x9E3779B97F4A7C15) % 2**63)

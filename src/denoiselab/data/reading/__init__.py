@@ -1,1 +1,1 @@
-"""Records and files to bytes of one shape."""
+"""Files to images of one shape: opening, decoding, depths, captions, and the first pass over a set."""

@@ -1,4 +1,4 @@
-"""Captions that lie beside images: `metadata.jsonl` or `metadata.csv`, not both, in their folders or above them."""
+"""Captions of image files in `metadata.jsonl` or `metadata.csv`, in the images' folders or above them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypeVar
 
-from denoiselab.data.reading.records import checked_caption
-
 _T = TypeVar("_T")
 
 FILES = ("metadata.jsonl", "metadata.csv")
 
-# What the caption is called, the first that is there.
-_COLUMNS = ("text", "caption")
+_COLUMNS = ("text", "caption")  # names of the caption's column, in order of preference
 
 
 class Table(NamedTuple):
     """A file of captions.
 
     Args:
-        folder: That the names in it are relative to; "" is the root.
-        where: What it is called in messages.
+        folder: To which file names in it are relative; "" is the root.
+        where: Its name in messages.
         content: Of the file.
     """
 
@@ -34,10 +31,10 @@ class Table(NamedTuple):
 
 
 def read_captions(root: Path, names: Sequence[str]) -> list[str] | None:
-    """The caption of each of `names`, paths relative to `root`, from the files in their folders; None without any.
+    """The caption of each of `names`, paths relative to `root`, from the files in their folders; None without files.
 
     Raises:
-        ValueError: As of `captions_of`, or a file cannot be read.
+        ValueError: As `captions_of`, or if a file cannot be read.
     """
     tables = []
     inner = {PurePosixPath(name.rpartition("/")[0]) for name in names}
@@ -51,54 +48,72 @@ def read_captions(root: Path, names: Sequence[str]) -> list[str] | None:
 
 
 def captions_of(tables: Sequence[Table], names: Sequence[str], where: str) -> list[str] | None:
-    """The caption of each of `names`; None where there is no table.
+    """The caption of each of `names`; None without tables.
 
-    A line holds `file_name`, relative to its table's folder, and `text` or `caption`; a folder has one table at most:
-    as for Hugging Face's image folders.
+    A row has `file_name`, relative to its table's folder, and `text` or `caption`; a folder has at most one table, as
+    in Hugging Face's image folders.
 
     Raises:
-        ValueError: Two tables lie in one folder, or one cannot be read, names a file that is not there, or one twice,
-            or leaves one out, or a caption holds half of a character.
+        ValueError: If a folder has two tables, or a table cannot be read, names a missing file or one twice, or leaves
+            one out.
     """
     captions: dict[str, str] = {}
     folders = set[str]()
     for table in tables:
         if table.folder in folders:
-            raise ValueError(f"{table.where} lies in one folder with another; keep one of {' and '.join(FILES)}.")
+            raise ValueError(f"{table.where}: its folder has a second table; keep one of {' and '.join(FILES)}.")
         folders.add(table.folder)
         for place, line in _lines(table):
             column = next((c for c in _COLUMNS if isinstance(line.get(c), str)), None)
             name = line.get("file_name")
             if not isinstance(name, str) or column is None or None in line:
                 raise ValueError(
-                    f"{table.where}, line {place}: it must hold file_name, and text or caption, in quotes where a "
-                    "comma is part of it."
+                    f"{table.where}, line {place}: it must have file_name and text or caption, in quotes if it "
+                    "contains a comma."
                 )
             name = str(PurePosixPath(table.folder, name))
             if name in captions:
-                raise ValueError(f"{table.where}, line {place}: {name} stands there twice.")
+                raise ValueError(f"{table.where}, line {place}: {name} is listed twice.")
             captions[name] = checked_caption(str(line[column]), f"{table.where}, line {place}")
     return match(captions, names, where if len(tables) > 1 else tables[0].where, "captions") if tables else None
 
 
 def match(found: Mapping[str, _T], names: Sequence[str], where: str, what: str) -> list[_T]:
-    """What was found for each of `names`.
+    """The values of `names`, in their order.
 
     Raises:
-        ValueError: Something was found for a name that is not among them, or nothing for one that is.
+        ValueError: If `found` has other names, or lacks one.
     """
     if unknown := found.keys() - set(names):
-        raise ValueError(f"{where} has {what} of {_some(unknown)}, which are not there.")
+        raise ValueError(f"{where} has {what} of files that do not exist: {_some(unknown)}.")
     if missing := [name for name in names if name not in found]:
         raise ValueError(f"{where} has no {what} of {_some(missing)}.")
     return [found[name] for name in names]
+
+
+def checked_caption(text: str, where: str) -> str:
+    """Check that a caption can be encoded; returns it.
+
+    Args:
+        text: The caption.
+        where: Its place, for messages.
+
+    Raises:
+        ValueError: If it holds half of a UTF-16 pair, as JSON's escapes may.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])[1:-1]
+        raise ValueError(f"{where}: the caption contains {half}, half of a character; fix or delete it.") from None
+    return text
 
 
 def _lines(table: Table) -> Iterator[tuple[int, Mapping[str | None, object]]]:
     try:
         text = table.content.decode("utf-8-sig")
         if table.where.endswith(".csv"):
-            yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)  # what is too much has the key None
+            yield from enumerate(csv.DictReader(io.StringIO(text, newline="")), 2)  # surplus cells have the key None
             return
         for place, row in enumerate(io.StringIO(text, newline=None), 1):
             if row.strip():

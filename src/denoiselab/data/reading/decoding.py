@@ -1,4 +1,4 @@
-"""One image of any kind to bytes of one shape."""
+"""Decoding: an image of any kind to bytes of one shape."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from denoiselab.data.reading.depth import Held, UnknownDepth, content_of, held_by, in_bytes, scaled
+from denoiselab.data.reading.depth import Stored, UnknownDepth, content_of, in_bytes, scaled, stored_by
 from denoiselab.data.reading.records import Records
 
 Resize = Literal["none", "center_crop", "random_crop", "stretch", "pad"]
 Bytes = NDArray[np.uint8]
 
-# ADM's: the shorter side of a random crop's image is at least the crop's, and at most this many times as long.
+# Of ADM's random crop: the shorter side of the scaled image is 1 to this many times the crop's.
 _ENLARGED = 1 / 0.8
 
 
 class WrongSize(ValueError):  # noqa: N818
-    """An image that is well, but of another size than asked for."""
+    """An intact image of another size than requested."""
 
 
 class BadImage(ValueError):  # noqa: N818
-    """An image that cannot be read, and why: a sentence that names it."""
+    """An image that cannot be read; the message names it and the reason."""
 
 
 def read(records: Records, i: int, decoder: Decoder) -> Bytes:
     """Record `i` as `Decoder.original` makes it, `(H, W, C)`.
 
     Raises:
-        BadImage: It cannot be read.
-        UnknownDepth: Only the option `bit_depth` can say what its values mean.
+        BadImage: If it cannot be read.
+        UnknownDepth: If the option `bit_depth` is needed.
     """
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the decoder has its own
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # the decoder has its own limit
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -50,40 +50,40 @@ def read(records: Records, i: int, decoder: Decoder) -> Bytes:
                     image.close()
     except (MemoryError, UnknownDepth):
         raise
-    except Exception as error:  # a decoder that meets damage raises what it likes
+    except Exception as error:  # decoders raise errors of many types for damaged files
         text = f"{records.describe(i)}: {_reason(error)}"
-        raise BadImage(text.encode(errors="backslashreplace").decode()) from error  # not every name is UTF-8
+        raise BadImage(text.encode(errors="backslashreplace").decode()) from error  # a name may not be UTF-8
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "it is no image, or of an unknown kind"
+        return "not an image, or of an unknown format"
     text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return " ".join(text.split())
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Makes bytes `(C, H, W)` of what Pillow or an array holds.
+    """Converts an image of Pillow or an array to bytes `(C, H, W)`.
 
-    Of several frames the first is taken; a photograph is turned upright as its EXIF data say; what is transparent is
-    laid on white; CMYK and other models become RGB, and grey for C = 1. Profiles of colours and gamma are ignored, as
-    by ADM's and EDM's tools.
+    Of several frames the first is used; the EXIF orientation is applied; transparent parts are composited on white;
+    CMYK and other models become RGB, and grey for C = 1. Colour profiles and gamma are ignored, as in ADM's and EDM's
+    tools.
 
-    Values of d bits, 0 to 2^d - 1, become the nearest of 0 to 255. A range that the file states is used: fewer than 8
-    bits, TIFF's 12 bits, PGM's largest value. Otherwise `bit_depth` is d; without it, d is 8 for bytes, and 16 for 16
-    bits if the highest bit is used in the image, which is refused if it is not. Signed numbers and floats are refused.
+    Values of d bits, 0 to 2^d - 1, become the nearest of 0 to 255. If the file states its range, that is used: fewer
+    than 8 bits, TIFF's 12 bits, PGM's largest value. Otherwise d is `bit_depth`, or by default 8 for bytes, and 16 for
+    16 bits if the image uses the highest bit; if not, it is refused. Signed numbers and floats are refused.
 
     Args:
         shape: (C, H, W), C of 1 or 3.
-        resize: How height and width are reached: "none" refuses others; "center_crop" is `center_crop`;
-            "random_crop" is `random_crop` where random numbers are given, else as before; "stretch" ignores the aspect
-            (Lanczos, as EDM's dataset_tool); "pad" adds black on all sides.
-        max_pixels: An image with more is refused by its header; so is one so long that it would have more while it is
-            cropped.
-        bit_depth: Bits of a value, of images that could hold more; None: all that they hold.
+        resize: How images of other sizes are treated: "none" refuses them; "center_crop" and "random_crop" are the
+            functions below, the latter only in training; "stretch" ignores the aspect ratio (Lanczos, as EDM's
+            dataset_tool); "pad" adds black on all sides.
+        max_pixels: Images with more are refused by their headers; so are images that would have more when scaled for a
+            crop.
+        bit_depth: Bits per value, of images that could hold more; None: all that they hold.
     """
 
     shape: tuple[int, int, int]
@@ -95,23 +95,23 @@ class Decoder:
         """Bytes `(H, W, C)` in the original size.
 
         Raises:
-            OSError: The file is damaged.
-            ValueError: It has too many pixels, then or once it is scaled, or values whose range nobody knows.
-            UnknownDepth: As said above.
+            OSError: If the file is damaged.
+            ValueError: If it has too many pixels, before or after scaling, or values of an unknown range.
+            UnknownDepth: If 16 bits may be partly used, see above.
         """
         if not isinstance(image, Image.Image):
             image = _from_array(image, self.bit_depth)
-            held = Held("", stated=True)
+            stored = Stored("", stated=True)
         else:
-            held = held_by(image)
+            stored = stored_by(image)
         if image.width * image.height > self.max_pixels:
             raise ValueError(f"{image.width} x {image.height} pixels are more than data.max_pixels={self.max_pixels}")
-        content = content_of(image) if held.colours and image.format == "PNG" else None
-        if image.format == "TIFF":  # Pillow maps a turned one into memory with height and width exchanged
+        content = content_of(image) if stored.colours and image.format == "PNG" else None
+        if image.format == "TIFF":  # Pillow memory-maps a rotated one with height and width exchanged
             image.filename = ""  # type: ignore[attr-defined]
         image.load()
-        image = in_bytes(image, held, self.bit_depth, content)
-        with contextlib.suppress(Exception):  # damaged EXIF data are no reason to lose a picture
+        image = in_bytes(image, stored, self.bit_depth, content)
+        with contextlib.suppress(Exception):  # an image with damaged EXIF data is kept
             image = ImageOps.exif_transpose(image)
         if self.resize in ("center_crop", "random_crop"):
             self._check_scaled(image.height, image.width)
@@ -119,7 +119,7 @@ class Decoder:
         return pixels[..., None] if pixels.ndim == 2 else pixels
 
     def _check_scaled(self, h: int, w: int) -> None:
-        """Refuse an image whose longer side, once the shorter one fits, is that of a decompression bomb."""
+        """Refuse an image that would have too many pixels when its shorter side is scaled to fit."""
         _, height, width = self.shape
         height, width = (
             math.ceil(side * _ENLARGED) if self.resize == "random_crop" else side for side in (height, width)
@@ -127,8 +127,8 @@ class Decoder:
         scale = max(height / h, width / w)
         if scale**2 * h * w > self.max_pixels:
             raise ValueError(
-                f"{w} x {h} pixels are {round(w * scale)} x {round(h * scale)} once they fill {width} x {height}, more "
-                f"than data.max_pixels={self.max_pixels}"
+                f"{w} x {h} pixels become {round(w * scale)} x {round(h * scale)} when scaled to {width} x {height}, "
+                f"more than data.max_pixels={self.max_pixels}"
             )
 
     def resized(self, pixels: Bytes, random: Sequence[float] | None = None) -> Bytes:
@@ -136,10 +136,10 @@ class Decoder:
 
         Args:
             pixels: From `original`.
-            random: Three numbers in (0, 1), of a random crop.
+            random: Three numbers in (0, 1), for a random crop.
 
         Raises:
-            WrongSize: The option leaves no way to the shape.
+            WrongSize: If `resize` does not allow this size.
         """
         channels, height, width = self.shape
         h, w = pixels.shape[:2]
@@ -154,13 +154,13 @@ class Decoder:
             case "none":
                 pad = ", stretch or pad" if h <= height and w <= width else " or stretch"
                 raise WrongSize(
-                    f"it is {h} x {w}, and data.shape={list(self.shape)}; choose data.resize=center_crop, random_crop"
+                    f"it is {h} x {w}, and data.shape={list(self.shape)}; set data.resize=center_crop, random_crop"
                     f"{pad}, or another shape"
                 )
             case "pad":
                 if h > height or w > width:
                     raise WrongSize(
-                        f"it is {h} x {w}, which is more than data.shape={list(self.shape)}: data.resize=pad"
+                        f"it is {h} x {w}, larger than data.shape={list(self.shape)}; data.resize=pad only enlarges"
                     )
                 top, left = (height - h) // 2, (width - w) // 2
                 return np.pad(pixels, ((top, height - h - top), (left, width - w - left), (0, 0)))
@@ -174,10 +174,10 @@ class Decoder:
 
 
 def center_crop(pixels: Bytes, height: int, width: int) -> Bytes:
-    """The centre `(height, width, *)` of an image `(h, w, C)` scaled until its tighter side fits.
+    """The centre `(height, width, *)` of an image `(h, w, C)` scaled to cover it.
 
-    Halved by averaging boxes while it is twice as large, then scaled by a bicubic filter. For squares it is the
-    `center_crop_arr` of Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis, arXiv 2105.05233.
+    The image is halved by averaging while it is at least twice as large, then scaled by a bicubic filter. For squares
+    it is `center_crop_arr` of Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis, arXiv 2105.05233.
     """
     scaled = _resampled(pixels, height, width)
     top, left = (scaled.shape[0] - height) // 2, (scaled.shape[1] - width) // 2
@@ -185,15 +185,10 @@ def center_crop(pixels: Bytes, height: int, width: int) -> Bytes:
 
 
 def random_crop(pixels: Bytes, height: int, width: int, random: Sequence[float]) -> Bytes:
-    """A crop `(height, width, *)` at random of an image `(h, w, C)` at a random scale, 1 to 1.25 times the tightest.
+    """A random crop `(height, width, *)` of an image `(h, w, C)` scaled to cover 1 to 1.25 times the crop.
 
-    For squares it is the `random_crop_arr` of the same authors.
-
-    Args:
-        pixels: The image.
-        height: Of the crop.
-        width: Of the crop.
-        random: Three numbers in (0, 1): scale, place from the top, place from the left.
+    For squares it is `random_crop_arr` of the same authors. `random` are three numbers in (0, 1), for scale, row and
+    column.
     """
     side = min(height, width)
     longest = math.ceil(side * _ENLARGED)
@@ -215,14 +210,14 @@ def _resampled(pixels: Bytes, height: float, width: float) -> Bytes:
 
 
 def _from_array(pixels: NDArray[Any], depth: int | None) -> Image.Image:
-    """Of an array `(H, W)` or `(H, W, C)`, uint8 or uint16 in either order of bytes, or bool."""
+    """An array `(H, W)` or `(H, W, C)`, uint8, uint16 in either byte order, or bool, as an image."""
     bits = {"bool": 1, "uint8": 8, "uint16": 16}.get(pixels.dtype.newbyteorder("=").name)
     if bits is None:
-        raise ValueError(f"its values are {pixels.dtype}; bytes (uint8), uint16 or bool are wanted")
+        raise ValueError(f"its values are {pixels.dtype}; expected are uint8, uint16 or bool")
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
     if not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (2, 3, 4))):
-        raise ValueError(f"its shape is {list(pixels.shape)}; (H, W) or (H, W, C) with C of 1 to 4 is wanted")
+        raise ValueError(f"its shape is {list(pixels.shape)}; expected is (H, W) or (H, W, C) with C of 1 to 4")
     return Image.fromarray(np.ascontiguousarray(scaled(pixels, bits, depth)))
 
 

@@ -1,7 +1,4 @@
-"""One pass over all images of a set, before training: damage, hashes, and where they fit the decoded bytes, kept.
-
-Or none, where that would take too long.
-"""
+"""The first pass over all images of a set, before training: it finds damage, hashes images, and may decode them."""
 
 from __future__ import annotations
 
@@ -33,25 +30,23 @@ from denoiselab.files import crc32_of, write_text
 
 _log = logging.getLogger(__name__)
 
-# Images of a task, and of one that another process must end before the program can; and the seconds of work from which
-# other processes are worth their start.
-_CHUNK, _SHARE, _WORTH = 64, 16, 10.0
-
-# Seconds between notes of what was found.
-_OFTEN = 30.0
+_CHUNK = 64  # images per task of the main process
+_SHARE = 16  # images per task of another process; the program ends only after running tasks
+_WORTH = 10.0  # seconds of remaining work from which other processes are started
+_OFTEN = 30.0  # seconds between entries in the journal
 
 _PIXELS, _HASHES, _BAD, _REPORT = "images.npy", "sha256.npy", "bad.json", "bad_images.txt"
-_SUMS = "crc32.json"  # of these files; one process of a machine compares them
-_NOTES = "notes.jsonl"  # of a pass that has not ended
+_SUMS = "crc32.json"  # of these files; one process per machine compares them
+_NOTES = "notes.jsonl"  # journal of an unfinished pass
 
 
 class Prepared(NamedTuple):
-    """What one pass over all images found.
+    """The result of the first pass.
 
     Args:
-        pixels: Decoded images `(N, C, H, W)` uint8, those that are bad black; None where they were too many to keep.
-        hashes: sha256 of each image's bytes in its original size, `(N, 32)` uint8; or what stands for it.
-        bad: Place of each image that cannot be read, to the sentence that says why.
+        pixels: File of decoded images `(N, C, H, W)` uint8, black for bad ones; None if they are not kept.
+        hashes: sha256 of each image's bytes in its original size, `(N, 32)` uint8; without a first pass a substitute.
+        bad: Position of each image that cannot be read, to a sentence with the reason.
     """
 
     pixels: Path | None
@@ -62,37 +57,26 @@ class Prepared(NamedTuple):
 def prepare(
     records: Records, decoder: Decoder, cache: Path, workers: int | None, *, decoded: bool, skip: bool
 ) -> Prepared:
-    """Read every image once, or find in `cache` what was found when they were.
+    """Read every image once, or take the result of an earlier pass from `cache`.
 
-    The folder is named by the hash of the records' identity, of their files' version and of what was asked. Processes
-    that want the same wait for the first of them. A pass that was stopped, or killed, goes on where it last noted what
-    it had found. Where an image could not be read, and now can, or where what was kept is damaged, all are read anew.
+    Its folder is named by the hash of the records' identity, their files' version and the arguments. Processes with the
+    same arguments wait for the first of them. A pass that was stopped or killed continues after its last journal
+    entry. If a bad image has become readable, or the result is damaged, all images are read again.
 
     Args:
         records: The images.
-        decoder: Makes bytes of them.
-        cache: Folder of what is kept.
-        workers: Processes; None: one a core.
+        decoder: Converts them to bytes.
+        cache: Folder of the results.
+        workers: Processes; None: one per core.
         decoded: Keep the decoded images.
-        skip: Report images that cannot be read; else the first is raised.
+        skip: Report images that cannot be read; otherwise the first one is raised.
 
     Raises:
-        ValueError: An image cannot be read, or none can, or one is of another size where none may be changed; or the
-            disk has no room.
-        OSError: The cache cannot be written to.
+        ValueError: If an image cannot be read, or none can, or one has a size that `resize` refuses, or the disk is
+            full.
+        OSError: If the cache cannot be written.
     """
-    asked = {
-        "format": 2,
-        "identity": records.identity,
-        "version": version(records.files),
-        "shape": list(decoder.shape),
-        "resize": decoder.resize,
-        "max_pixels": decoder.max_pixels,
-        **({} if decoder.bit_depth is None else {"bit_depth": decoder.bit_depth}),
-        "decoded": decoded,
-    }
-    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
-    folder = cache / f"data-{key[:16]}"
+    folder = cache / f"data-{_key(records, decoder, decoded)[:16]}"
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         whole = _whole(folder, len(records), decoder.shape if decoded else None)
@@ -110,7 +94,7 @@ def prepare(
                         _allocate(partial / _PIXELS, (len(records), *decoder.shape), cache)
                 _read_all(task, hashes, bad, partial, workers, skip=skip)
                 partial.rename(folder)
-            except Exception:  # what only stops the program leaves what was noted
+            except Exception:  # on KeyboardInterrupt and SystemExit the journal stays
                 shutil.rmtree(partial, ignore_errors=True)
                 raise
     bad = _bad(folder)
@@ -127,8 +111,22 @@ def prepare(
     return Prepared(folder / _PIXELS if decoded else None, np.load(folder / _HASHES), bad)
 
 
+def _key(records: Records, decoder: Decoder, decoded: bool) -> str:
+    depends_on = {
+        "format": 2,
+        "identity": records.identity,
+        "version": version(records.files),
+        "shape": list(decoder.shape),
+        "resize": decoder.resize,
+        "max_pixels": decoder.max_pixels,
+        **({} if decoder.bit_depth is None else {"bit_depth": decoder.bit_depth}),
+        "decoded": decoded,
+    }
+    return hashlib.sha256(json.dumps(depends_on, sort_keys=True).encode()).hexdigest()
+
+
 def _whole(folder: Path, n: int, shape: tuple[int, ...] | None) -> bool:
-    """Whether all that was kept of `n` images is there, and as long as it was."""
+    """Whether the result for `n` images is complete."""
     try:
         _bad(folder)
         hashes = np.load(folder / _HASHES, mmap_mode="r")
@@ -144,10 +142,10 @@ def _sums(folder: Path) -> dict[str, int]:
 
 
 def _summed(folder: Path) -> bool:
-    """Whether the files have the content that they had at the end of the pass, as far as it was noted."""
+    """Whether the files have the checksums from the end of the pass."""
     try:
         return bool(json.loads((folder / _SUMS).read_text(encoding="utf-8")) == _sums(folder))
-    except FileNotFoundError:  # of an earlier version
+    except FileNotFoundError:  # written by an earlier version
         return True
     except ValueError:
         return False
@@ -163,22 +161,22 @@ def _readable(records: Records, i: int, decoder: Decoder) -> bool:
     except BadImage:
         return False
     except UnknownDepth:
-        return True
+        pass
     return True
 
 
 def unread(records: Records) -> Prepared:
-    """Of images that nobody has read: block i of Philox's numbers under the records' identity stands for image i."""
+    """The result without a first pass: as hash of image i, block i of Philox numbers keyed by the records' identity."""
     key = int.from_bytes(hashlib.sha256(records.identity.encode()).digest()[:16], "big")
     words = np.random.Philox(key=key).random_raw(4 * len(records))
     return Prepared(None, words.astype("<u8").view(np.uint8).reshape(-1, 32), {})
 
 
 def _allocate(path: Path, shape: tuple[int, ...], cache: Path) -> None:
-    """Make an array of bytes whose place on the disk is its own: a full disk would end who writes by a signal.
+    """Create an array of bytes with its disk space reserved: writing to a map on a full disk raises a signal.
 
     Raises:
-        ValueError: There is no room.
+        ValueError: If there is too little space.
     """
     size = math.prod(shape)
     free = shutil.disk_usage(cache).free
@@ -193,22 +191,22 @@ def _allocate(path: Path, shape: tuple[int, ...], cache: Path) -> None:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise ValueError(
                 f"data.cache_dir={cache}: the decoded images need {size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are "
-                f"free there ({os.strerror(error.errno)}); name another, or set data.memory_limit lower."
+                f"free ({os.strerror(error.errno)}); set another folder, or a lower data.memory_limit."
             ) from None
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # not every file system can
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # some file systems cannot reserve
             raise
 
 
 @dataclass(frozen=True)
 class _Task:
-    """Reads parts of a set; in each process one."""
+    """Reads parts of a set; each process has one."""
 
     records: Records
     decoder: Decoder
     pixels: Path | None
 
     def __call__(self, first: int, last: int) -> tuple[bytes, dict[int, str], str | None]:
-        """Hashes and bad images from `first` to `last`, and the first image of a wrong size, if any."""
+        """Hashes and bad images from `first` to `last`, and an error for the first image of a wrong size, if any."""
         hashes, bad = b"", {}
         out = None if self.pixels is None else np.load(self.pixels, mmap_mode="r+")
         for i in range(first, last):
@@ -230,7 +228,7 @@ class _Task:
 def _read_all(
     task: _Task, hashes: bytearray, bad: dict[int, str], folder: Path, workers: int | None, *, skip: bool
 ) -> None:
-    """Read what comes after the images whose `hashes` are known, and keep in `folder` what was found."""
+    """Read the images after those whose `hashes` are known, and write the result to `folder`."""
     n, done, last = len(task.records), len(hashes) // 32, time.monotonic()
     with progress.bar("reading images", n, done) as bar, contextlib.closing(_parts(task, done, workers)) as parts:
         for some, damaged, refusal in parts:
@@ -252,31 +250,31 @@ def _read_all(
 
 
 def _note(task: _Task, folder: Path, hashes: bytearray, bad: dict[int, str], first: int) -> None:
-    """Note what was found from image `first` on, for `_noted`."""
+    """Append the results from image `first` on to the journal, for `_noted`."""
     if task.pixels is not None:
         with task.pixels.open("rb") as pixels:
-            os.fsync(pixels.fileno())  # so that what is noted is there, even if the machine fails
-    told = json.dumps([first, hashes[32 * first :].hex(), {i: text for i, text in bad.items() if i >= first}])
+            os.fsync(pixels.fileno())  # before the entry, in case the machine fails
+    entry = json.dumps([first, hashes[32 * first :].hex(), {i: text for i, text in bad.items() if i >= first}])
     with (folder / _NOTES).open("a", encoding="utf-8") as notes:
-        notes.write(f"\n{zlib.crc32(told.encode())} {told}")
+        notes.write(f"\n{zlib.crc32(entry.encode())} {entry}")
 
 
 def _noted(task: _Task, folder: Path) -> tuple[bytearray, dict[int, str]]:
-    """Hashes of the first images, and the bad ones among them, as noted by a pass that was stopped."""
+    """Hashes of the first images, and the bad ones among them, from the journal of a stopped pass."""
     hashes, bad = bytearray(), dict[int, str]()
     with contextlib.suppress(FileNotFoundError), (folder / _NOTES).open(encoding="utf-8", errors="replace") as notes:
         for line in notes:
-            with contextlib.suppress(ValueError):  # half a line, of a program that was killed, or a damaged one
-                checksum, told = line.rstrip("\n").split(" ", 1)
-                first, some, damaged = json.loads(told)
-                if 32 * first == len(hashes) and int(checksum) == zlib.crc32(told.encode()):
+            with contextlib.suppress(ValueError):  # an entry cut by a kill, or damaged
+                checksum, entry = line.rstrip("\n").split(" ", 1)
+                first, some, damaged = json.loads(entry)
+                if 32 * first == len(hashes) and int(checksum) == zlib.crc32(entry.encode()):
                     hashes += bytes.fromhex(some)
                     bad |= {int(i): text for i, text in damaged.items()}
     return (bytearray(), {}) if any(_readable(task.records, i, task.decoder) for i in bad) else (hashes, bad)
 
 
 def _parts(task: _Task, first: int, workers: int | None) -> Generator[tuple[bytes, dict[int, str], str | None]]:
-    """What the task finds from `first` on, part by part in order; by several processes if it is long."""
+    """Results from `first` on, part by part in order; with several processes if much work remains."""
     n, start = len(task.records), time.perf_counter()
     many = count(workers)
     done = first
@@ -291,4 +289,4 @@ def _parts(task: _Task, first: int, workers: int | None) -> Generator[tuple[byte
 
 
 def _refusal(text: str) -> str:
-    return f"data.bad_images=fail: {text}; mend or remove it, or set data.bad_images=skip."
+    return f"data.bad_images=fail: {text}; fix or delete it, or set data.bad_images=skip."

@@ -1,4 +1,4 @@
-"""Images in files, as a data set: decoded into a memory map, or whenever they are asked for."""
+"""Images in files as a data set: decoded into a memory map, or at each access."""
 
 from __future__ import annotations
 
@@ -24,20 +24,22 @@ from denoiselab.stored import as_inputs
 
 
 class Pixels(Protocol):
-    """Gives images of one shape by their rows."""
+    """Images of one shape by their rows."""
 
     def stored(self, rows: Tensor) -> Tensor:
-        """Bytes `(B, C, H, W)` of `rows` `(B,)`."""
-        ...
+        """Bytes `(B, C, H, W)` of `rows` `(B,)`.
+
+        Raises:
+            ValueError: If an image cannot be read, or has a wrong size; the message names it.
+        """
 
     def drawn(self, rows: Tensor, noise: Noise) -> Tensor:
-        """As `stored`, cropped at random if that was asked for."""
-        ...
+        """As `stored`, with random crops drawn from `noise` for resize=random_crop."""
 
 
 @dataclass(frozen=True)
-class MappedPixels(Reopened):
-    """Decoded images in a file mapped into memory, whose pages all processes of a machine share.
+class MappedPixels(Reopened, Pixels):
+    """Decoded images in a memory-mapped file, whose pages all processes of a machine share.
 
     Args:
         path: Of an array `(N, C, H, W)` uint8.
@@ -47,40 +49,32 @@ class MappedPixels(Reopened):
 
     @cached_property
     def _images(self) -> Tensor:
-        # Copy on write, as torch has no read-only tensors; nobody writes.
+        # Copy-on-write, since torch has no read-only tensors; it is never written.
         return torch.from_numpy(np.load(self.path, mmap_mode="c"))
 
     def stored(self, rows: Tensor) -> Tensor:
-        """Bytes `(B, C, H, W)`."""
         return self._images[rows]
 
     def drawn(self, rows: Tensor, noise: Noise) -> Tensor:
-        """As `stored`."""
         return self._images[rows]
 
 
 @dataclass(frozen=True)
-class DecodedPixels:
-    """Images decoded whenever they are asked for.
+class DecodedPixels(Pixels):
+    """Images decoded at each access.
 
     Args:
         records: The files.
-        decoder: Makes bytes of them.
+        decoder: Converts them to bytes.
     """
 
     records: Records
     decoder: Decoder
 
     def stored(self, rows: Tensor) -> Tensor:
-        """Bytes `(B, C, H, W)`.
-
-        Raises:
-            ValueError: An image cannot be read, or is of a wrong size; a sentence that names it.
-        """
         return self._read(rows, [None] * len(rows))
 
     def drawn(self, rows: Tensor, noise: Noise) -> Tensor:
-        """As `stored`, with `noise` saying where an image is cropped at random."""
         if self.decoder.resize != "random_crop":
             return self.stored(rows)
         return self._read(rows, noise.uniform((3,)).tolist())
@@ -98,17 +92,17 @@ class DecodedPixels:
 
 @dataclass(frozen=True, eq=False)
 class RecordSet:
-    """A part of the images of some records.
+    """A `DataSet` of some or all images of a source.
 
     Args:
-        pixels: Gives images by their row.
+        pixels: Images by their rows.
         shape: (C, H, W).
-        rows: Of this part, `(N,)` int64.
+        rows: Of this set, `(N,)` int64.
         labels: `(N,)` int64.
-        captions: One an image; None where there are none.
-        hashes: sha256 of each image in its original size, or what stands for it, `(N, 32)` uint8.
-        recipe: What was done to the images.
-        workers: Processes that read batches ahead in training.
+        captions: One per image, or None.
+        hashes: `(N, 32)` uint8, from the first pass.
+        recipe: Shape, resizing and depth, for the fingerprint.
+        workers: Processes that load batches in advance during training.
     """
 
     pixels: Pixels
@@ -122,7 +116,7 @@ class RecordSet:
 
     @staticmethod
     def of(records: Records, decoder: Decoder, prepared: Prepared, workers: int | None) -> RecordSet:
-        """All images that can be read."""
+        """All readable images of a source."""
         rows = torch.tensor([i for i in range(len(records)) if i not in prepared.bad], dtype=torch.int64)
         pixels: Pixels
         if prepared.pixels is None:
@@ -148,7 +142,7 @@ class RecordSet:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of the images, what was done to them, and their labels."""
+        """sha256 of the images' hashes, the recipe and the labels."""
         out = hashlib.sha256(self.recipe.encode())
         out.update(self.hashes.numpy().tobytes())
         out.update(self.labels.contiguous().numpy().tobytes())
@@ -159,18 +153,18 @@ class RecordSet:
         return self.pixels.stored(self.rows[index])
 
     def drawn(self, index: Tensor, noise: Noise) -> Tensor:
-        """As `stored`, cropped at random if that was asked for."""
+        """As `stored`, with random crops drawn from `noise` for resize=random_crop."""
         return self.pixels.drawn(self.rows[index], noise)
 
     def inputs(self, index: Tensor) -> Tensor:
-        """The images at `index` `(B,)` as the network sees them."""
+        """The images at `index` `(B,)` in [-1, 1]."""
         return as_inputs(self.stored(index))
 
     def fresh(self, n: int, number: int) -> None:
-        """None: nobody knows the density of images."""
+        """None: the density of images is unknown."""
 
     def hashed_below(self, fraction: float) -> Tensor:
-        """Whether each image's hash lies in the first `fraction` of all hashes, `(N,)` bool."""
+        """Whether each image's hash is in the first `fraction` of all possible hashes, `(N,)` bool."""
         first = self.hashes[:, :8].numpy().copy().view(">u8")[:, 0]
         return torch.from_numpy(first < np.uint64(math.ceil(fraction * 2**64)))
 

@@ -1,4 +1,4 @@
-"""Images as they lie in their files: what a source of data has to give."""
+"""Undecoded images with labels and captions: what a source of images returns."""
 
 from __future__ import annotations
 
@@ -19,60 +19,58 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-# Beyond it a class is a mistake, and no table of embeddings.
-MOST_CLASSES = 2**31
+MOST_CLASSES = 2**31  # larger class numbers are refused as mistakes
 
 
 class Records(Protocol):
-    """Labelled images in their files: random access, and nothing decoded before it is asked for.
+    """Labelled images with random access; each is read when it is requested.
 
-    Reading is all that they do; `denoiselab.data.sources.image_source.ImageSource` makes images of one shape of them.
-    They are pickled to other processes, so they hold paths and names (many of them as `Strings`), no open files and
-    no large arrays but memory-mapped ones that they open again.
-
-    Args:
-        name: Of the source, for messages: a folder, an archive.
-        labels: Classes `(N,)` int64, zeros where there are none.
-        classes: Their names; empty where there are none.
-        captions: One a record; None where there are none.
-        identity: sha256 of what is cheap to read and tells one set of images from another: names, sizes, labels,
-            captions, an archive's directory; not times, not where the files lie.
-        files: Paths of the files that they are read from, for `version`; none where `identity` covers all their bytes.
+    `denoiselab.data.sources.image_source.ImageSource` decodes them to one shape. They are pickled to other processes,
+    so they hold paths and names (many of them as `Strings`), no open files, and no large arrays except memory-mapped
+    ones that they open again.
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Of the source, for messages: a folder, an archive."""
+
     @property
-    def labels(self) -> Tensor: ...
+    def labels(self) -> Tensor:
+        """Classes `(N,)` int64, zeros without classes."""
+
     @property
-    def classes(self) -> Sequence[str]: ...
+    def classes(self) -> Sequence[str]:
+        """Names of the classes; empty without classes."""
+
     @property
-    def captions(self) -> Sequence[str] | None: ...
+    def captions(self) -> Sequence[str] | None:
+        """One per image, or None."""
+
     @property
-    def identity(self) -> str: ...
+    def identity(self) -> str:
+        """sha256 that distinguishes sets and is cheap: of names, sizes, labels, captions; not of times or places."""
+
     @property
-    def files(self) -> Iterable[str | Path]: ...
+    def files(self) -> Iterable[str | Path]:
+        """Files that they are read from, for `version`; none if `identity` covers all their bytes."""
 
     def __len__(self) -> int:
         """Number of images."""
-        ...
 
     def describe(self, i: int) -> str:
-        """What image `i` is called: its file's path, or its place in an archive."""
-        ...
+        """The name of image `i` in messages: its path, or its place in an archive."""
 
     def image(self, i: int) -> Image | NDArray[np.uint8]:
         """Image `i` in its original size: as Pillow opened it, or an array `(H, W)` or `(H, W, C)`, C of 1 to 4.
 
         Raises:
-            OSError: It cannot be read.
-            ValueError: What was read is no image.
+            OSError: If it cannot be read.
+            ValueError: If it is not an image.
         """
-        ...
 
 
 class Reopened:
-    """Pickled without what its cached properties hold: another process opens that anew."""
+    """Pickled without its cached properties, which another process computes again: open files and memory maps."""
 
     def __getstate__(self) -> dict[str, Any]:
         kind = type(self)
@@ -80,15 +78,32 @@ class Reopened:
 
 
 @dataclass(frozen=True)
-class ArrayRecords:
-    """Records of images that are an array in memory.
+class SingleFile(Reopened):
+    """Records in one file.
 
     Args:
-        name: Of the source, for messages.
+        path: Of the file.
+    """
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The file's path."""
+        return str(self.path)
+
+    @property
+    def files(self) -> tuple[Path]:
+        """The file's path."""
+        return (self.path,)
+
+
+@dataclass(frozen=True)
+class ArrayRecords:
+    """Records of images in an array in memory; fields as in `Records`.
+
+    Args:
         images: `(N, H, W)` or `(N, H, W, C)` uint8.
-        labels: Classes `(N,)` int64.
-        classes: Their names.
-        captions: One an image, or None.
     """
 
     name: str
@@ -103,11 +118,11 @@ class ArrayRecords:
 
     @property
     def identity(self) -> str:
-        """sha256 of all there is."""
+        """sha256 of all images, labels and captions."""
         return identity((str(self.images.shape),), self.labels, self.captions, np.ascontiguousarray(self.images).data)
 
     def describe(self, i: int) -> str:
-        """Its place."""
+        """Its position."""
         return f"image {i} of {self.name}"
 
     def image(self, i: int) -> NDArray[np.uint8]:
@@ -117,10 +132,10 @@ class ArrayRecords:
 
 
 class Strings(Sequence[str]):
-    """Many strings in one piece of memory, so that they travel to other processes at little cost.
+    """Many strings in one piece of memory, which is cheap to pickle.
 
     Args:
-        strings: Any; file names keep bytes that are not UTF-8.
+        strings: Any; bytes of file names that are not UTF-8 are kept.
     """
 
     def __init__(self, strings: Iterable[str]) -> None:
@@ -143,14 +158,11 @@ class Strings(Sequence[str]):
 
 
 def version(files: Iterable[str | Path]) -> str:
-    """sha256 of what changes when one of the files on this machine does: their paths, sizes and times.
-
-    A file that is not there counts as such.
-    """
+    """sha256 of the files' paths, sizes and times, or of the error for a file that cannot be found."""
     out = hashlib.sha256()
     for path in files:
         try:
-            stat = os.stat(path)  # noqa: PTH116  # of a million files, so no Path
+            stat = os.stat(path)  # noqa: PTH116  # faster than Path, for a million files
             facts = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
         except OSError as error:
             facts = f"error {error.errno}"
@@ -161,13 +173,13 @@ def version(files: Iterable[str | Path]) -> str:
 def identity(
     names: Iterable[str], labels: Tensor, captions: Sequence[str] | None = None, content: bytes | memoryview = b""
 ) -> str:
-    """sha256 of what tells a set of images from another.
+    """sha256 of what distinguishes a set of images from another.
 
     Args:
         names: Of the images, relative to their root, with their sizes; in order.
         labels: `(N,)` int64.
-        captions: One an image, or None.
-        content: Bytes of the images or of an archive's directory, where they are cheap to read.
+        captions: One per image, or None.
+        content: Bytes of the images or of an archive's directory, if they are cheap to read.
     """
     out = hashlib.sha256()
     for part in (names, captions or ()):
@@ -178,56 +190,3 @@ def identity(
     out.update(labels.to(torch.int64).contiguous().numpy().tobytes())
     out.update(content)
     return out.hexdigest()
-
-
-def numbered(values: Sequence[Any], column: str, names: Sequence[str] | None = None) -> tuple[Tensor, Sequence[str]]:
-    """Classes `(N,)` int64 and their names, of what a column of a table holds.
-
-    Args:
-        values: Names, which are numbered in alphabetical order, or whole numbers from 0.
-        column: What the column is called, for messages.
-        names: Of the classes, where they are known.
-
-    Raises:
-        ValueError: They are neither, or a name is not among those that are known.
-    """
-    if all(isinstance(value, str) for value in values):
-        found = sorted(set(values))
-        names = found if names is None else names
-        places = {name: i for i, name in enumerate(names)}
-        if unknown := [name for name in found if name not in places]:
-            raise ValueError(f"data.label={column}: no image to train on is of the class {unknown[0]}.")
-        values = [places[value] for value in values]
-    if not all(type(value) is int and 0 <= value < MOST_CLASSES for value in values):
-        raise ValueError(f"data.label={column}: the column must hold names, or whole numbers from 0.")
-    return torch.tensor(values, dtype=torch.int64), names or ()
-
-
-def caption(cell: Any, column: str) -> str:
-    """The caption in a cell of a table: a text, or the first of several; empty where there is none.
-
-    Raises:
-        ValueError: The cell holds something else, or half of a character.
-    """
-    first = next(iter(cell), None) if isinstance(cell, list) else cell
-    if not isinstance(first, str | None):
-        raise ValueError(f"data.caption={column}: the column must hold texts, and has {first!r}.")
-    return checked_caption(first or "", f"data.caption={column}")
-
-
-def checked_caption(text: str, where: str) -> str:
-    """A caption, if it can be encoded.
-
-    Args:
-        text: The caption.
-        where: It stands, for messages.
-
-    Raises:
-        ValueError: It holds half of a pair of UTF-16, as JSON's escapes may, which is no character.
-    """
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        half = ascii(text[error.start])[1:-1]
-        raise ValueError(f"{where}: the caption holds {half}, half of a character; mend or remove it.") from None
-    return text

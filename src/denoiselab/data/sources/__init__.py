@@ -1,1 +1,1 @@
-"""One file a source of data."""
+"""One file per source of data: image files, archives, arrays, published sets, hubs, and densities."""

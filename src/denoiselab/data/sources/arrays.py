@@ -1,4 +1,4 @@
-"""Images that are an array in a NumPy file."""
+"""Images in an array in a NumPy file."""
 
 from __future__ import annotations
 
@@ -15,29 +15,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from denoiselab.data.reading.records import MOST_CLASSES, ArrayRecords, Records, Reopened, identity
+from denoiselab.data.reading.records import MOST_CLASSES, ArrayRecords, Records, SingleFile, identity
 from denoiselab.data.sources.image_source import ImageSource
 from denoiselab.files import check_member
 
-# What arrays are called in .npz files, the first that is there; arr_0 and arr_1 are ADM's.
+# Names of arrays in .npz files, in order of preference; arr_0 and arr_1 are ADM's.
 _IMAGES, _LABELS = ("images", "x", "data", "arr_0"), ("labels", "y", "arr_1")
 
 _KINDS = (np.dtype(np.uint8), np.dtype(np.uint16), np.dtype(np.bool_))
 
-# Of a large array, this many blocks of this many bytes tell it from another.
-_BLOCKS, _BLOCK = 64, 2**16
+_BLOCKS, _BLOCK = 64, 2**16  # number and bytes of the blocks that are hashed to identify an array
 
 
 @dataclass(frozen=True)
-class NpyRecords(Reopened):
-    """Records of an array in a .npy file, which each process maps into its memory.
+class NpyRecords(SingleFile):
+    """Records of an array in a .npy file, which each process memory-maps.
 
     Args:
         path: Of the file.
         labels: Classes `(N,)` int64.
     """
 
-    path: Path
     labels: Tensor
     classes: tuple[str, ...] = ()
     captions: None = None
@@ -47,13 +45,8 @@ class NpyRecords(Reopened):
         return channels_last(np.load(self.path, mmap_mode="r"))
 
     @property
-    def name(self) -> str:
-        """The file."""
-        return str(self.path)
-
-    @property
     def identity(self) -> str:
-        """sha256 of its size, of blocks all over it, and of the labels."""
+        """sha256 of the file's size, of evenly spread blocks, and of the labels."""
         size, digest = self.path.stat().st_size, hashlib.sha256()
         with self.path.open("rb") as file:
             for k in range(_BLOCKS):
@@ -61,16 +54,11 @@ class NpyRecords(Reopened):
                 digest.update(file.read(_BLOCK))
         return identity((f"array {size}",), self.labels, None, digest.digest())
 
-    @property
-    def files(self) -> tuple[Path]:
-        """The file's path."""
-        return (self.path,)
-
     def __len__(self) -> int:
         return len(self._images)
 
     def describe(self, i: int) -> str:
-        """Its place."""
+        """Its position."""
         return f"image {i} of {self.path}"
 
     def image(self, i: int) -> NDArray[Any]:
@@ -82,26 +70,18 @@ class NpyRecords(Reopened):
 class Arrays(ImageSource):
     """Images in a .npy file, or in a .npz file with their labels.
 
-    They are uint8, uint16 or bool, `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`. In a .npz file they are called
-    images, x, data or arr_0, and their classes labels, y or arr_1. A .npy file is never in memory as a whole.
+    They are uint8, uint16 or bool, `(N, H, W)`, `(N, H, W, C)` or `(N, C, H, W)`. In a .npz file they are named
+    images, x, data or arr_0, and their classes labels, y or arr_1. A .npy file is memory-mapped.
 
     Args:
         root: The file.
-        labels: A .npy file of classes `(N,)`, beside a .npy file of images; None for none.
-
-    Raises:
-        ValueError: An option is out of range.
+        labels: A .npy file of classes `(N,)`, for a .npy file of images; None for no classes.
     """
 
     root: str
     labels: str | None = None
 
     def records(self) -> Records:
-        """The images.
-
-        Raises:
-            ValueError: There is no such file, or it does not hold such arrays.
-        """
         path = Path(self.root).expanduser()
         option = f"data.root={path}"
         if path.is_dir():
@@ -116,12 +96,12 @@ class Arrays(ImageSource):
                 images = loaded
                 labels = None if self.labels is None else _read_labels(self.labels)
             elif self.labels is not None:
-                raise ValueError(f"data.labels={self.labels}: a .npz file of images holds its own labels.")
+                raise ValueError(f"data.labels={self.labels}: a .npz file of images contains its own labels.")
             else:
                 names = ", ".join(loaded.files)
                 key = next((name for name in _IMAGES if name in loaded.files), None)
                 if key is None:
-                    raise ValueError(f"{option}: it holds {names or 'nothing'}, and none of {', '.join(_IMAGES)}.")
+                    raise ValueError(f"{option}: it contains {names or 'nothing'}, and none of {', '.join(_IMAGES)}.")
                 check_member(loaded.zip, f"{key}.npy", self._most())
                 images = loaded[key]
                 key = next((name for name in _LABELS if name in loaded.files), None)
@@ -136,13 +116,13 @@ class Arrays(ImageSource):
         return self._checked(path, images, labels, option)
 
     def _most(self) -> int:
-        """Bytes of an array that is read as a whole: of 16 bits a value, twice what may be kept."""
+        """Largest size in bytes of an array in a .npz file: of 16-bit values, twice the limit of decoded images."""
         return 2**10 + int(self.memory_limit * 2**31)
 
     def _checked(self, path: Path, images: NDArray[Any], labels: NDArray[Any] | None, option: str) -> Records:
         if images.ndim not in (3, 4) or images.dtype.newbyteorder("=") not in _KINDS:
             raise ValueError(
-                f"{option}: its images are {images.dtype} of shape {list(images.shape)}; wanted are uint8, uint16 or "
+                f"{option}: its images are {images.dtype} of shape {list(images.shape)}; expected are uint8, uint16 or "
                 "bool, (N, H, W), (N, H, W, C) or (N, C, H, W)."
             )
         if labels is None:
@@ -150,7 +130,8 @@ class Arrays(ImageSource):
         elif labels.shape != (len(images),) or labels.dtype.kind not in "iu" or not _classes(labels):
             of = f"{option}: its labels" if self.labels is None else f"data.labels={self.labels}: they"
             raise ValueError(
-                f"{of} are {labels.dtype} of shape {list(labels.shape)}; wanted are {len(images)} whole numbers from 0."
+                f"{of} are {labels.dtype} of shape {list(labels.shape)}; expected are {len(images)} whole numbers "
+                "from 0."
             )
         else:
             classes = torch.from_numpy(labels.astype(np.int64))
@@ -167,7 +148,7 @@ class Arrays(ImageSource):
 
 
 def channels_last(images: NDArray[Any]) -> NDArray[Any]:
-    """`(N, H, W)` or `(N, H, W, C)` of either or `(N, C, H, W)`: C is what is 1, 3 or 4, the last if both are."""
+    """`(N, H, W)` unchanged, others as `(N, H, W, C)`: the axis of size 1, 3 or 4 is C, the last one if both are."""
     first = images.ndim == 4 and images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3, 4)
     return images.transpose(0, 2, 3, 1) if first else images
 
@@ -181,7 +162,7 @@ def _read_labels(name: str) -> NDArray[Any]:
     except (OSError, EOFError, zipfile.BadZipFile, ValueError, MemoryError) as error:
         raise ValueError(f"data.labels={name}: it cannot be read ({' '.join(str(error).split())}).") from None
     if not isinstance(labels, np.ndarray):
-        raise ValueError(f"data.labels={name}: it holds several arrays; wanted is a .npy file, of one.")
+        raise ValueError(f"data.labels={name}: it contains several arrays; expected is a .npy file, which has one.")
     return labels
 
 

@@ -1,4 +1,4 @@
-"""Data that are drawn from a density, never downloaded."""
+"""The base class of data drawn from a density."""
 
 from __future__ import annotations
 
@@ -12,24 +12,23 @@ import torch
 from denoiselab.data.loading.stream import generator
 from denoiselab.data.points import PointSet
 
-# Which draw of a seed: the training samples, the held-out ones, then the fresh ones.
-_TRAIN, _HELD_OUT, _FRESH = 0, 1, 2
+_TRAIN, _HELD_OUT, _FRESH = 0, 1, 2  # numbers of the draws; from 2 on they are new samples
 
 
 @dataclass
 class Density(ABC):
-    """A density that can be drawn from; a subclass is a dataclass, so that it takes these options beside its own.
+    """A density that can be sampled. A subclass is a dataclass, which adds its own options to these.
 
     Args:
         name: Of the data set in scores and folders.
         shape: Of a sample; configured so that a network can be built without the data.
-        num_classes: The density's own.
+        num_classes: The density's number of classes.
         size: Training samples.
-        held_out: Samples of a second draw, which scores are taken against.
+        held_out: Samples of a second draw, the reference of scores.
         seed: Of all draws.
 
     Raises:
-        ValueError: A value is out of range.
+        ValueError: If a value is out of range.
     """
 
     classes: ClassVar[int]
@@ -42,7 +41,7 @@ class Density(ABC):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse options that are out of range."""
+        """Check the options."""
         if self.num_classes != self.classes:
             raise ValueError(f"data.num_classes={self.num_classes}: {type(self).__name__} has {self.classes}.")
         for option, value in (("size", self.size), ("held_out", self.held_out)):

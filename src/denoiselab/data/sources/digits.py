@@ -1,14 +1,16 @@
-"""Handwritten digits that ship with scikit-learn."""
+"""The handwritten digits in scikit-learn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
-from denoiselab.data.images import ImageSet, check_shape
+from denoiselab.data.images import ImageSet
 
 
+@dataclass
 class Digits:
     """The 1,797 handwritten digits of scikit-learn, 8x8 grey, 10 classes; nothing to download.
 
@@ -19,36 +21,35 @@ class Digits:
         name: Of the data set in scores and folders.
         shape: (1, 8, 8); configured so that a network can be built without the data.
         num_classes: 10.
-        validation: Fraction held out from training, from 0 to 1.
-        size: Keep only the first images of the training split; None keeps all.
+        validation: Fraction held out from training, by hash of the image.
+        size: Number of training images to keep, the first ones; None keeps all.
 
     Raises:
-        ValueError: A value is out of range.
+        ValueError: If a value is out of range.
     """
 
-    def __init__(
-        self,
-        name: str,
-        shape: Sequence[int],
-        num_classes: int,
-        validation: float = 1 / 6,
-        size: int | None = None,
-    ) -> None:
-        if num_classes != 10:
-            raise ValueError(f"data.num_classes={num_classes}: digits has 10 classes.")
-        if not 0 <= validation < 1:
-            raise ValueError(f"data.validation={validation}: it must be at least 0 and less than 1.")
-        if size is not None and size < 1:
-            raise ValueError(f"data.size={size}: it must be at least 1, or null for all images.")
-        self.name, self.shape, self.validation, self.size = name, tuple(shape), validation, size
+    name: str
+    shape: Sequence[int]
+    num_classes: int
+    validation: float = 1 / 6
+    size: int | None = None
+
+    def __post_init__(self) -> None:
+        if list(self.shape) != [1, 8, 8]:
+            raise ValueError(f"data.shape={list(self.shape)}: images of {self.name} have shape [1, 8, 8].")
+        if self.num_classes != 10:
+            raise ValueError(f"data.num_classes={self.num_classes}: digits has 10 classes.")
+        if not 0 <= self.validation < 1:
+            raise ValueError(f"data.validation={self.validation}: it must be at least 0 and less than 1.")
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"data.size={self.size}: it must be at least 1, or null for all images.")
 
     def load(self) -> tuple[ImageSet, ImageSet]:
-        """(train, validation)."""
-        from sklearn.datasets import load_digits  # slow to import, and only needed here
+        """(train, held-out)."""
+        from sklearn.datasets import load_digits  # slow to import
 
         raw = load_digits()
         images = (torch.from_numpy(raw.images)[:, None] * (255 / 16)).round().to(torch.uint8)
-        check_shape(images, self.shape, self.name)
         train, held_out = ImageSet(images, torch.from_numpy(raw.target).long()).split(self.validation)
         if not len(train):
             raise ValueError(f"data.validation={self.validation}: it leaves no image for training.")

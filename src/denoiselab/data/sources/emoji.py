@@ -1,4 +1,4 @@
-"""Colour emoji with captions: the pictures of an npm package, or the bitmaps of the font that they come from."""
+"""Colour emoji with captions: the images of an npm package, or the bitmaps of their font."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from denoiselab.data.reading.image_files import opened
+from denoiselab.data.reading.image_files import open_image
 from denoiselab.data.reading.records import Reopened, Strings, identity
 from denoiselab.data.sources.image_folder import FileRecords
 from denoiselab.data.sources.image_source import ImageSource
-from denoiselab.data.sources.requirements import absent, package
+from denoiselab.data.sources.requirements import missing_files, require_package
 
 _TONES = {
     0x1F3FB: "light skin tone",
@@ -28,12 +28,12 @@ _TONES = {
     0x1F3FE: "medium-dark skin tone",
     0x1F3FF: "dark skin tone",
 }
-_VARIATION_SELECTOR = 0xFE0F  # asks for colour, and draws nothing
-_COMPONENT = "Component"  # tones and hair by themselves, which are no pictures
+_VARIATION_SELECTOR = 0xFE0F  # selects colour; has no image
+_COMPONENT = "Component"  # category of separate skin tones and hair, which are left out
 
 
 class _Picture(NamedTuple):
-    """Where a picture is, what it shows, and its category."""
+    """File or glyph, caption and category of an emoji."""
 
     place: str
     caption: str
@@ -71,13 +71,13 @@ class _FontRecords(Reopened):
         """Picture `i`, 136x128, with transparency.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: If it cannot be read.
         """
-        return opened(self._bitmaps[self._places[i]].imageData)
+        return open_image(self._bitmaps[self._places[i]].imageData)
 
 
 def _categories(pictures: Sequence[_Picture]) -> tuple[Tensor, Sequence[str]]:
-    """Labels `(N,)` int64, and the sorted categories they stand for."""
+    """Labels `(N,)` int64, and the sorted categories that they number."""
     classes = sorted({picture.category for picture in pictures} - {""})
     numbers = {category: number for number, category in enumerate(classes)} | {"": 0}
     return torch.tensor([numbers[picture.category] for picture in pictures], dtype=torch.int64), classes
@@ -87,13 +87,13 @@ def _categories(pictures: Sequence[_Picture]) -> tuple[Tensor, Sequence[str]]:
 class Emoji(ImageSource):
     """1,906 emoji, 64x64, with captions and 9 categories, of the npm package emoji-datasource-google or -twitter.
 
-    Licence: Google's pictures (Noto) are under Apache-2.0, Twitter's (Twemoji) under CC BY 4.0, the names under MIT;
-    whoever passes them on passes on the notice. Source: github.com/iamcal/emoji-data.
+    Licence: Google's images (Noto) are under Apache-2.0, Twitter's (Twemoji) under CC BY 4.0, the names under MIT;
+    copies must keep the notice. Source: github.com/iamcal/emoji-data.
 
     Args:
         root: The unpacked package: the folder of emoji.json and img/<style>/64.
         style: google or twitter.
-        skin_tones: Also the variants by skin tone, 1,875 more, most of them people.
+        skin_tones: Add the variants by skin tone, 1,875 more, most of them people.
     """
 
     root: str
@@ -101,29 +101,24 @@ class Emoji(ImageSource):
     skin_tones: bool = False
 
     def records(self) -> FileRecords:
-        """All pictures that the package has.
-
-        Raises:
-            ValueError: It is not there, or not whole.
-        """
         root = Path(self.root)
         folder, table = root / "img" / self.style / "64", root / "emoji.json"
         package = f"emoji-datasource-{self.style}"
         if not (folder.is_dir() and table.is_file()):
             expected = f"emoji.json and the folder img/{self.style}/64 of the npm package {package}"
-            raise absent(self.name, root, expected, f"npm pack {package}@16.0.0, then unpack it.")
+            raise missing_files(self.name, root, expected, f"npm pack {package}@16.0.0, then unpack it.")
         try:
             pictures = list(self._pictures(json.loads(table.read_text("utf-8"))))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise ValueError(f"{table}: it is not the table of {package}.") from None
         lacking = [picture.place for picture in pictures if not (folder / picture.place).is_file()]
         if lacking or not pictures:
-            first = f"it lacks {len(lacking):,} pictures, the first {lacking[0]}" if lacking else "it names no picture"
-            raise ValueError(f"data.root={self.root}: {first}; unpack the whole of {package}.")
+            first = f"it lacks {len(lacking):,} images, the first {lacking[0]}" if lacking else "it lists no image"
+            raise ValueError(f"data.root={self.root}: {first}; unpack all of {package}.")
         names, captions = [picture.place for picture in pictures], [picture.caption for picture in pictures]
         labels, classes = _categories(pictures)
-        told = identity((f"{name} {(folder / name).stat().st_size}" for name in names), labels, captions)
-        return FileRecords(folder, Strings(names), labels, classes, Strings(captions), told)
+        key = identity((f"{name} {(folder / name).stat().st_size}" for name in names), labels, captions)
+        return FileRecords(folder, Strings(names), labels, classes, Strings(captions), key)
 
     def _pictures(self, table: Sequence[dict[str, Any]]) -> Iterator[_Picture]:
         for entry in table:
@@ -146,9 +141,9 @@ class EmojiFont(ImageSource):
 
     Args:
         font: File of a font with CBDT bitmaps.
-        names: Unicode's emoji-test.txt, which has the names and categories of all, flags and variants too; None takes
-            the emoji of a single code point, named as Python names them, without categories.
-        skin_tones: Also the variants by skin tone.
+        names: Unicode's emoji-test.txt, with names and categories of all emoji, including flags and variants; None uses
+            the emoji of a single code point, with the names in Python's unicodedata and without categories.
+        skin_tones: Add the variants by skin tone.
     """
 
     font: str
@@ -156,15 +151,10 @@ class EmojiFont(ImageSource):
     skin_tones: bool = False
 
     def records(self) -> _FontRecords:
-        """All emoji that have a name and a bitmap.
-
-        Raises:
-            ValueError: A file is not there or of another kind, or the extra is not installed.
-        """
         path = Path(self.font)
         if not path.is_file():
             raise ValueError(
-                f"data.font={self.font}: there is no such file; Debian's package fonts-noto-color-emoji puts it into "
+                f"data.font={self.font}: there is no such file; Debian's package fonts-noto-color-emoji installs it in "
                 "/usr/share/fonts/truetype/noto."
             )
         font = _opened(path)
@@ -186,18 +176,18 @@ def _opened(path: Path) -> Any:
     """A font with bitmaps.
 
     Raises:
-        ValueError: It has none, or fontTools is not installed.
+        ValueError: If it has none, or fontTools is not installed.
     """
-    fonts = package("fontTools.ttLib", "emoji_font", "emoji")
+    fonts = require_package("fontTools.ttLib", "emoji_font", "emoji")
     with contextlib.suppress(fonts.TTLibError):
         font = fonts.TTFont(path)
         if "CBDT" in font and "GSUB" in font:
             return font
-    raise ValueError(f"data.font={path}: it is not a font with CBDT bitmaps, as NotoColorEmoji.ttf is.")
+    raise ValueError(f"data.font={path}: it is not a font with CBDT bitmaps, such as NotoColorEmoji.ttf.")
 
 
 def _ligatures(font: Any) -> dict[tuple[str, ...], str]:
-    """Glyphs in sequence to the glyph that stands for them."""
+    """Sequences of glyphs to their ligature."""
     return {
         (first, *ligature.Component): ligature.LigGlyph
         for lookup in font["GSUB"].table.LookupList.Lookup
@@ -211,12 +201,12 @@ def _listed(path: Path) -> Iterator[tuple[tuple[int, ...], str, str]]:
     """Code points, name and category of each fully qualified emoji of emoji-test.txt.
 
     Raises:
-        ValueError: It is not there, or another file.
+        ValueError: If it does not exist or is another file.
     """
     if not path.is_file():
         raise ValueError(
-            f"data.names={path}: there is no such file; Debian's package unicode-data puts emoji-test.txt into "
-            "/usr/share/unicode/emoji, and it is to be had from unicode.org/Public/emoji; null does without it."
+            f"data.names={path}: there is no such file; Debian's package unicode-data installs emoji-test.txt in "
+            "/usr/share/unicode/emoji, and it is at unicode.org/Public/emoji; null works without it."
         )
     category, found = "", False
     for line in path.read_text("utf-8").splitlines():
@@ -233,10 +223,10 @@ def _listed(path: Path) -> Iterator[tuple[tuple[int, ...], str, str]]:
 
 
 def _singles(glyphs: dict[int, str]) -> Iterator[tuple[tuple[int, ...], str, str]]:
-    """Code point and Python's name of each emoji of one code point that is a picture by itself."""
+    """Code point and Python's name of each emoji of one code point."""
     for code in sorted(glyphs):
         name = unicodedata.name(chr(code), "")
-        # Symbols beyond ASCII, but for the letters that flags are spelt with, and hair by itself.
+        # Symbols beyond ASCII, except the letters of flags and separate hair.
         symbol = code > 0x7F and unicodedata.category(chr(code)) in ("So", "Sm", "Po")
         if symbol and name and not name.startswith(("REGIONAL", "EMOJI COMPONENT")):
             yield (code,), name.lower(), ""

@@ -13,33 +13,29 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from denoiselab.data.reading.image_files import opened
-from denoiselab.data.reading.records import Strings, identity, numbered
-from denoiselab.data.reading.records import caption as caption_of
+from denoiselab.data.reading.columns import caption as caption_of
+from denoiselab.data.reading.columns import numbered
+from denoiselab.data.reading.image_files import open_image
+from denoiselab.data.reading.records import Strings, identity
 from denoiselab.data.sources.image_source import ImageSource
-from denoiselab.data.sources.requirements import package
+from denoiselab.data.sources.requirements import require_package
 
 _FORMATS = {".parquet": "parquet", ".arrow": "arrow"}
-
 _HEAD = "README.md"
-
-# What a set that has no splits is called.
-_WHOLE = "train"
-
-# Whole images of these many rows, from all over the data set, tell one set from another beside the sizes of all.
-_READ = 256
+_WHOLE = "train"  # name of the only split of a set without splits
+_READ = 256  # evenly spread images whose bytes identify a set, together with the sizes of all
 
 
 class HubRecords:
-    """Rows of a `datasets.Dataset`, mapped into memory from its Arrow files.
+    """Rows of a `datasets.Dataset`, memory-mapped from its Arrow files.
 
     Args:
         name: Of the data set and split.
-        data: With its image column not decoded.
-        image: Name of the column of images.
-        label: Of that of classes; None for none.
-        caption: Of that of captions; None for none.
-        classes: Names of the classes of the images to train on; None for these images.
+        data: With an undecoded image column.
+        image: Column of images.
+        label: Column of classes, or None.
+        caption: Column of captions, or None.
+        classes: Names of the classes of the training images; None if these are the training images.
     """
 
     def __init__(
@@ -68,7 +64,7 @@ class HubRecords:
         return identity(map(str, sizes), self.labels, self.captions, digest.digest())
 
     def _part(self, name: str) -> Any:
-        """The bytes of all images, or the paths of their files."""
+        """A field of all images, bytes or path."""
         import pyarrow.compute as pc
 
         return pc.struct_field(self._data.data.column(self._image), name)
@@ -81,9 +77,9 @@ class HubRecords:
 
     @property
     def files(self) -> list[str]:
-        """The tables, and the files of images that these do not hold."""
-        apart = self._part("path").filter(self._part("bytes").is_null()).to_pylist()
-        return [*(file["filename"] for file in self._data.cache_files), *(path for path in apart if path)]
+        """The tables, and the files of images that are not in them."""
+        paths = self._part("path").filter(self._part("bytes").is_null()).to_pylist()
+        return [*(file["filename"] for file in self._data.cache_files), *(path for path in paths if path)]
 
     def __len__(self) -> int:
         return len(self._data)
@@ -96,35 +92,32 @@ class HubRecords:
         """The image of row `i`, opened.
 
         Raises:
-            OSError: It cannot be read.
-            ValueError: The row has none.
+            OSError: If it cannot be read.
+            ValueError: If the row has none.
         """
         content = self._content(i)
         if content is None:
-            raise ValueError("the row holds no image")
-        return opened(content)
+            raise ValueError("the row has no image")
+        return open_image(content)
 
 
 @dataclass(kw_only=True)
 class HuggingFace(ImageSource):
     """A data set that Hugging Face's `datasets` reads, by the names of its columns.
 
-    Needs the extra `datasets`. Nothing is fetched unless `download` is set. No code of a data set is run.
+    Needs the extra `datasets`. Nothing is downloaded unless `download` is set. No code of a data set is run.
 
     Args:
-        path: A name on the hub; or a folder that `save_to_disk` wrote, a .parquet or .arrow file, or a folder of these,
-            whose splits the library tells by their names. What has no splits is the split train.
+        path: A name on the hub; or a folder written by `save_to_disk`, a .parquet or .arrow file, or a folder of these,
+            whose splits the library finds by file names. A set without splits is the split train.
         config: Of a data set on the hub that has several.
-        revision: Of a data set on the hub: a branch, a tag or, to be sure of what is read, a commit.
+        revision: Of a data set on the hub: a branch, a tag or, for exact reproduction, a commit.
         split: To train on.
         held_out_split: To hold out; None splits by hash.
         image: Column of images.
         label: Column of classes, names or whole numbers; None for none.
-        caption: Column of captions; where a cell is a list the first is taken; None for none.
-        download: Let the library fetch what is not there.
-
-    Raises:
-        ValueError: An option is out of range.
+        caption: Column of captions, of which the first is used if a cell is a list; None for none.
+        download: Let the library download missing files.
     """
 
     path: str
@@ -138,32 +131,26 @@ class HuggingFace(ImageSource):
     download: bool = False
 
     def records(self) -> HubRecords:
-        """The rows to train on.
-
-        Raises:
-            ValueError: The data set, the split or a column is not there, or the extra is not installed.
-        """
         return self._read(self.split, "split")
 
     def held_out(self) -> HubRecords | None:
-        """The rows of `held_out_split`."""
         if self.held_out_split is None:
             return None
         classes = None if self.label is None else self.records().classes
         return self._read(self.held_out_split, "held_out_split", classes)
 
     def _read(self, split: str, option: str, classes: Sequence[str] | None = None) -> HubRecords:
-        datasets = package("datasets", "huggingface", "datasets")
+        datasets = require_package("datasets", "huggingface", "datasets")
         data = self._opened(split, option)
         named = {"image": self.image, "label": self.label, "caption": self.caption}
         for column, name in named.items():
             if name is not None and name not in data.column_names:
-                raise ValueError(f"data.{column}={name}: no such column; there are {', '.join(data.column_names)}.")
+                raise ValueError(f"data.{column}={name}: no such column; it has {', '.join(data.column_names)}.")
         try:
             data = data.cast_column(self.image, datasets.Image(decode=False))
         except (TypeError, ValueError, NotImplementedError):
             raise ValueError(
-                f"data.image={self.image}: the column holds {data.features[self.image]}, no images."
+                f"data.image={self.image}: the column has type {data.features[self.image]}; expected are images."
             ) from None
         return HubRecords(f"{self.path} {split}", data, self.image, self.label, self.caption, classes)
 
@@ -177,7 +164,7 @@ class HuggingFace(ImageSource):
             text = " ".join(str(error).split())
             if "split" in text:
                 raise ValueError(f"data.{option}={split}: {text}") from None
-            more = "" if local or self.download else " Is it on the hub? data.download=true fetches it."
+            more = "" if local or self.download else " If it is on the hub, data.download=true downloads it."
             raise ValueError(f"data.path={self.path}: {text}{more}") from None
 
     def _found(self, path: Path, split: str) -> Any:
@@ -198,13 +185,13 @@ class HuggingFace(ImageSource):
             if len(kinds) != 1:
                 raise ValueError("it must be a .parquet or .arrow file, or a folder of files of one of these kinds.")
             if elsewhere := next(_elsewhere(path), None):
-                raise ValueError(f"it names files elsewhere, {elsewhere}; nothing is fetched for a folder.")
+                raise ValueError(f"it refers to {elsewhere}; nothing is downloaded for a folder.")
             return datasets.load_dataset(str(path), split=split, cache_dir=cache)
         return datasets.load_dataset(self.path, self.config, revision=self.revision, split=split)
 
 
 def _elsewhere(folder: Path) -> Iterator[str]:
-    """Addresses that a folder's descriptions have the library fetch, even where it asks nobody else."""
+    """Addresses in a folder's metadata, which the library would download even when it is offline."""
     from huggingface_hub.repocard import metadata_load
 
     head = (metadata_load(folder / _HEAD) or {}) if (folder / _HEAD).is_file() else {}
@@ -219,7 +206,7 @@ def _elsewhere(folder: Path) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Within it the library asks nobody, as with HF_HUB_OFFLINE=1, which it reads when it is imported."""
+    """Keep the library offline, as HF_HUB_OFFLINE=1 does, which it reads only when it is imported."""
     import datasets
     import huggingface_hub
 
@@ -235,15 +222,15 @@ def _offline() -> Iterator[None]:
 
 
 def _labels(data: Any, column: str | None, known: Sequence[str] | None) -> tuple[Tensor, Sequence[str]]:
-    """Classes `(N,)` and their names, which are those that are known already.
+    """Classes `(N,)` and their names.
 
     Raises:
-        ValueError: They are others.
+        ValueError: If `known` are given and the names differ.
     """
     if column is None:
         return torch.zeros(len(data), dtype=torch.int64), ()
     own = getattr(data.features[column], "names", None)
     labels, names = numbered(list(data[column]), column, known if own is None else own)
     if known is not None and list(names) != list(known):
-        raise ValueError(f"data.label={column}: its classes are {list(names)}, and those to train on {list(known)}.")
+        raise ValueError(f"data.label={column}: its classes are {list(names)}, but for training {list(known)}.")
     return labels, names

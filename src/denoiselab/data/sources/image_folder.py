@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from denoiselab.data.reading.captions import FILES, read_captions
-from denoiselab.data.reading.image_files import opened
+from denoiselab.data.reading.image_files import open_image
 from denoiselab.data.reading.records import Strings, identity
 from denoiselab.data.sources.image_source import ImageSource
 
@@ -27,9 +28,7 @@ EXTENSIONS = frozenset(
     }
 )
 
-
-# Extensions that are named when files with them are skipped.
-_KINDS = 5
+_KINDS = 5  # extensions of skipped files that a message lists
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class FileRecords:
         names: Of the files, relative to it.
         labels: Classes `(N,)` int64.
         classes: Their names.
-        captions: One an image, or None.
+        captions: One per image, or None.
         identity: From `denoiselab.data.reading.records.identity`.
     """
 
@@ -73,37 +72,28 @@ class FileRecords:
         """The file, opened.
 
         Raises:
-            OSError: As of `opened`.
+            OSError: If it cannot be read or is not an image.
         """
-        return opened(self.root / self.names[i])
+        return open_image(self.root / self.names[i])
 
 
 @dataclass(kw_only=True)
 class ImageFolder(ImageSource):
-    """Image files in a folder and the folders in it, in the order of their paths.
+    """Image files in a folder and its subfolders, in the order of their paths.
 
-    A folder in `root` is a class, whatever lies deeper in it; where images lie in `root` itself there are no classes.
+    Each folder in `root` is a class, with all images below it; if images are in `root` itself there are no classes.
     `metadata.jsonl` or `metadata.csv` in `root` or the images' folders gives captions (see
-    `denoiselab.data.reading.captions`). Hidden files are skipped; so are those whose extension is no image's, which
-    are counted in a warning.
+    `denoiselab.data.reading.captions`). Hidden files are skipped; so are files with other extensions, with a warning.
 
     Args:
         root: The folder.
-        labels: Take folders as classes, or none at all.
-
-    Raises:
-        ValueError: An option is out of range.
+        labels: Use folders as classes, or no classes.
     """
 
     root: str
     labels: Literal["folders", "none"] = "folders"
 
     def records(self) -> FileRecords:
-        """The image files.
-
-        Raises:
-            ValueError: There is no such folder, no image in it or in one of its classes, or captions do not fit.
-        """
         return folder_records(Path(self.root).expanduser(), classes=self.labels == "folders")
 
 
@@ -112,11 +102,11 @@ def folder_records(root: Path, *, classes: bool, option: str = "data.root") -> F
 
     Args:
         root: A folder.
-        classes: Take the folders in it as classes.
-        option: What it is called in messages.
+        classes: Use the folders in it as classes.
+        option: Its name in messages.
 
     Raises:
-        ValueError: As for `ImageFolder.records`.
+        ValueError: If there is no such folder, no image in it or in one of its classes, or captions do not match.
     """
     check_folder(root, option)
     found: list[tuple[str, int]] = []
@@ -132,56 +122,68 @@ def folder_records(root: Path, *, classes: bool, option: str = "data.root") -> F
     except OSError as error:
         raise ValueError(f"{option}={root}: {error.filename} cannot be read ({error.strerror}).") from None
     if not found:
-        looked = ", ".join(sorted(EXTENSIONS))
-        raise ValueError(f"{option}={root}: there is no image in it; looked for {looked}{passed_over(others)}.")
-    note_passed_over(others, f"{option}={root}")
+        raise no_image(f"{option}={root}", others)
+    warn_of_skipped(others, f"{option}={root}")
     found.sort()
     names = [name for name, _ in found]
     inner = [name.partition("/")[0] if "/" in name else None for name in names]
     labels, kinds = torch.zeros(len(names), dtype=torch.int64), list[str]()
     if classes and any(inner):
         if None in inner:
-            lost = names[inner.index(None)]
+            first = names[inner.index(None)]
             raise ValueError(
-                f"{option}={root}: {lost} lies beside class folders; move it into one, or set data.labels=none."
+                f"{option}={root}: {first} is not in a class folder; move it into one, or set data.labels=none."
             )
         kinds = sorted({name for name in folders if "/" not in name})
         if empty := sorted(set(kinds) - {kind for kind in inner if kind}):
-            raise ValueError(f"{option}={root}: the class folder {empty[0]} has no image; remove it or fill it.")
+            raise ValueError(f"{option}={root}: the class folder {empty[0]} has no image; delete it or add images.")
         place = {kind: i for i, kind in enumerate(kinds)}
         labels = torch.tensor([place[kind] for kind in inner if kind])
     captions = read_captions(root, names)
-    told = identity((f"{name} {size}" for name, size in found), labels, captions)
-    return FileRecords(root, Strings(names), labels, kinds, None if captions is None else Strings(captions), told)
+    key = identity((f"{name} {size}" for name, size in found), labels, captions)
+    return FileRecords(root, Strings(names), labels, kinds, None if captions is None else Strings(captions), key)
 
 
-def passed_over(names: Iterable[str]) -> str:
-    """Files that are no image by their extension, in words for the end of a sentence; nothing for none."""
+def no_image(where: str, skipped: Iterable[str]) -> ValueError:
+    """The error for a source without an image, with the files that it has."""
+    kinds = _kinds(skipped)
+    return ValueError(
+        f"{where}: there is no image in it; supported are {', '.join(sorted(EXTENSIONS))}"
+        + (f"; skipped: {kinds}." if kinds else ".")
+    )
+
+
+def warn_of_skipped(names: Sequence[str], where: str) -> None:
+    """Warn of files whose extension is not that of an image, once per process."""
+    if names:
+        count = f"{len(names):,} file{'s' if len(names) > 1 else ''}"
+        _warn_once(f"{where}: skipped {count} without an image's extension: {_kinds(names)}")
+
+
+@functools.lru_cache(maxsize=256)
+def _warn_once(text: str) -> None:
+    _log.warning(text)
+
+
+def _kinds(names: Iterable[str]) -> str:
+    """How many files have which extension, the most frequent first."""
     groups: dict[str, list[str]] = {}
     for name in sorted(names):
         groups.setdefault(Path(name).suffix.lower(), []).append(name)
     kinds = sorted(groups.items(), key=lambda item: -len(item[1]))
-    told = []
+    counts = []
     for kind, some in kinds[:_KINDS]:
         examples = some[0] + ", ..." * (len(some) > 1)
-        told.append(f"{len(some):,} {f'of {kind}' if kind else 'without an extension'} ({examples})")
+        counts.append(f"{len(some):,} {f'of {kind}' if kind else 'without an extension'} ({examples})")
     more = sum(len(some) for _, some in kinds[_KINDS:])
-    return "; passed over: " + ", ".join(told + [f"{more:,} of other kinds"] * bool(more)) if kinds else ""
-
-
-def note_passed_over(names: Sequence[str], where: str) -> None:
-    """Say which files are no image by their extension."""
-    if names:
-        count = f"{len(names):,} file{'s' if len(names) > 1 else ''}"
-        kinds = passed_over(names).partition(": ")[2]
-        _log.warning("%s: skipped %s whose extension is no image's: %s", where, count, kinds)
+    return ", ".join(counts + [f"{more:,} of other kinds"] * bool(more))
 
 
 def check_folder(root: Path, option: str) -> None:
-    """Refuse what is no folder.
+    """Check that `root` is a folder.
 
     Raises:
-        ValueError: It is not there, or a file.
+        ValueError: If it is a file or does not exist.
     """
     if root.is_file():
         archive = "; use data=image_zip" if root.suffix == ".zip" else ""
@@ -192,10 +194,10 @@ def check_folder(root: Path, option: str) -> None:
 
 
 def _files(root: Path, inner: str, above: tuple[str, ...] = ()) -> Iterator[tuple[str, int | None]]:
-    """Relative names of all folders, with None, and of all else, with the size of files, that is not hidden."""
+    """Relative names of all entries that are not hidden: folders with None, others with their size."""
     folder = root / inner
     real = os.path.realpath(folder)
-    if real in above:  # a link to a folder that it lies in
+    if real in above:  # a link to a folder above it
         return
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -204,10 +206,10 @@ def _files(root: Path, inner: str, above: tuple[str, ...] = ()) -> Iterator[tupl
             name = f"{inner}/{entry.name}" if inner else entry.name
             try:
                 is_folder, file = entry.is_dir(), entry.is_file()
-            except OSError:  # a link that leads nowhere
+            except OSError:  # a broken link
                 is_folder = file = False
             if is_folder:
                 yield name, None
                 yield from _files(root, name, (*above, real))
-            else:  # links to nothing, pipes and the like are images that cannot be read, if they are called so
+            else:  # broken links and pipes with an image's extension are images that cannot be read
                 yield name, entry.stat().st_size if file else 0

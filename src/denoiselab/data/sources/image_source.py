@@ -1,4 +1,4 @@
-"""From records in files to images of one shape: the options that all sources of images share."""
+"""The base class of all sources of images in files, and the options that they share."""
 
 from __future__ import annotations
 
@@ -18,47 +18,45 @@ from denoiselab.data.reading.records import Records
 
 _log = logging.getLogger(__name__)
 
-# Images that are looked through for values of fewer bits.
-_SAMPLED = 32
+_SAMPLED = 32  # images that are checked for unused bits
 
 
 @dataclass(kw_only=True)
 class ImageSource(ABC):
-    """A source of images; a subclass says where its records are, by `records` and, where published, `held_out`.
+    """A source of images. A subclass implements `records` and, if a held-out part is published, `held_out`.
 
-    A subclass is a dataclass (`@dataclass(kw_only=True)`), so that it takes these options beside its own; it checks its
-    own in `__post_init__` after calling this class's. Its YAML begins with `defaults: [base/images@_here_, _self_]`.
+    It is a dataclass (`@dataclass(kw_only=True)`) that adds its own options to these and checks them in
+    `__post_init__`, after calling this one. Its YAML begins with `defaults: [base/images@_here_, _self_]`.
 
-    Every image is read once, before the first training: its hash says whether it is held out, and damage shows. A set
-    of up to `memory_limit` is decoded in doing so, into a file that all processes of a machine map into their memory;
-    a larger one is decoded again whenever a batch is made. What was found is kept in `cache_dir`.
+    Every image is read once before the first training: its hash decides whether it is held out, and damage is found. A
+    set of up to `memory_limit` is decoded at the same time to a file that all processes of a machine memory-map; a
+    larger set is decoded for each batch. Results are kept in `cache_dir`.
 
-    Without this first pass, for sets that are too large or too far away for it, nothing is decoded beforehand: an image
-    is held out by a number drawn for its place in this very set, so copies part, and damage stops the training.
+    With `first_pass=False`, for sets that are too large or remote, nothing is read beforehand: whether an image is held
+    out depends on its position, so copies may be separated, and a damaged image stops the training.
 
-    How images of any kind become bytes says `denoiselab.data.reading.decoding.Decoder`.
+    `denoiselab.data.reading.decoding.Decoder` describes how images become bytes.
 
     Args:
         name: Of the data set in scores and folders.
-        shape: [C, H, W] of an image as the network sees it. C = 1 makes grey of colours, C = 3 colours of grey.
-        num_classes: Number of classes; None where they do not matter, or are to be counted.
-        validation: Fraction held out from training, by hash of the image, so that copies never part; of sources
+        shape: [C, H, W] of the network's images. C = 1 converts colours to grey, C = 3 grey to colours.
+        num_classes: Number of classes; None if they are not used or are to be counted.
+        validation: Fraction held out from training, by hash of the image, so that copies stay together; for sources
             without a held-out part of their own.
-        size: Keep only so many training images, evenly spread over the set, which may be in the order of classes; None
-            keeps all.
+        size: Number of training images to keep, evenly spread over the set; None keeps all.
         resize: To height and width: none refuses other sizes; center_crop is ADM's; random_crop is ADM's in
-            training, else center_crop; stretch ignores the aspect; pad adds black on all sides.
-        bad_images: One that cannot be read: fail names it; skip leaves it out and reports all.
+            training, else center_crop; stretch ignores the aspect ratio; pad adds black on all sides.
+        bad_images: For images that cannot be read: fail names the first; skip leaves them out and reports all.
         memory_limit: GiB of decoded images up to which a set is decoded once, before training; random crops never are.
-        max_pixels: An image with more is a bad one, and not decoded.
-        bit_depth: Bits of a value, 1 to 16, where files or arrays could hold more: 12 of 16; None: all that they hold.
+        max_pixels: Images with more are bad images, and not decoded.
+        bit_depth: Bits per value, 1 to 16, if files or arrays could hold more: 12 of 16; None: all that they hold.
         first_pass: Read every image once before the first training.
-        workers: Processes that read images, before the first training and, where images are not decoded by then, in
+        workers: Processes that read images, before the first training and, unless images are decoded by then, during
             training; None: the cores of each rank.
-        cache_dir: Where decoded sets are kept.
+        cache_dir: Folder of decoded sets.
 
     Raises:
-        ValueError: An option is out of range.
+        ValueError: If an option is out of range.
     """
 
     name: str
@@ -76,7 +74,7 @@ class ImageSource(ABC):
     cache_dir: str = "logs/cache"
 
     def __post_init__(self) -> None:
-        """Refuse options that are out of range."""
+        """Check the options."""
         shape = list(self.shape)
         if len(shape) != 3 or shape[0] not in (1, 3) or min(shape) < 1:
             raise ValueError(f"data.shape={shape}: it must be [1, H, W] for grey or [3, H, W] for colour.")
@@ -84,56 +82,56 @@ class ImageSource(ABC):
             raise ValueError(f"data.validation={self.validation}: it must be at least 0 and less than 1.")
         for option, least in (("num_classes", 1), ("size", 1), ("max_pixels", 1), ("workers", 0), ("memory_limit", 0)):
             value = getattr(self, option)
-            if value is not None and not value >= least:  # nor what is no number
+            if value is not None and not value >= least:  # NaN too
                 raise ValueError(f"data.{option}={value}: it must be at least {least}.")
         if self.bit_depth is not None and not 1 <= self.bit_depth <= 16:
             raise ValueError(f"data.bit_depth={self.bit_depth}: it must be from 1 to 16, or null.")
         if self.bad_images == "skip" and not self.first_pass:
-            raise ValueError("data.bad_images=skip: it takes data.first_pass=true, which finds them before training.")
+            raise ValueError("data.bad_images=skip: it needs data.first_pass=true, which finds bad images.")
 
     @abstractmethod
     def records(self) -> Records:
-        """The images for training, and those to hold out of them if `held_out` gives none.
+        """The training images, and if `held_out` returns None also those to be held out.
 
         Raises:
-            ValueError: There is nothing where the options say, or not what they say; one sentence that names them.
+            ValueError: If the files are missing, or not as the options state; the message names the option.
         """
 
     def held_out(self) -> Records | None:
-        """The held-out images of a source that is published with some; None splits by hash."""
+        """The held-out images of a source that has them; None splits `records` by hash."""
         return None
 
     def load(self) -> tuple[RecordSet, RecordSet]:
         """(train, held-out).
 
         Raises:
-            ValueError: The images are not as the options say.
+            ValueError: If the images are not as the options state.
         """
         try:
-            train, apart = self.records(), self.held_out()
+            train, published = self.records(), self.held_out()
         except OSError as error:
             raise ValueError(f"data: {error.filename} cannot be read ({error.strerror or error}).") from None
         whole = self._prepared(train)
-        self._note_darkness(whole, train.name)
-        if apart is None:
+        self._warn_if_dark(whole, train.name)
+        if published is None:
             held = whole.hashed_below(self.validation)
             train_set, held_set = whole.subset(~held), whole.subset(held)
         else:
-            train_set, held_set = whole, self._prepared(apart)
+            train_set, held_set = whole, self._prepared(published)
         if not len(train_set):
             raise ValueError(f"data.validation={self.validation}: it leaves no image for training.")
         kept = min(len(train_set), self.size or len(train_set))
         return train_set.subset(torch.arange(kept) * len(train_set) // kept), held_set
 
     def counted_classes(self) -> int:
-        """How many classes the images to train on have.
+        """The number of classes of the training images.
 
         Raises:
-            ValueError: They have none, or there are no such images.
+            ValueError: If they have none, or there are no images.
         """
         records = self.records()
         if not len(records):
-            raise ValueError(f"data: {records.name} holds no image.")
+            raise ValueError(f"data: {records.name} has no images.")
         count = _classes_of(records)
         if count < 2:
             raise ValueError(
@@ -156,26 +154,24 @@ class ImageSource(ABC):
             )
         except OSError as error:
             reason = error.strerror or error
-            raise ValueError(f"data.cache_dir={self.cache_dir}: cannot be written to ({reason}).") from None
+            raise ValueError(f"data.cache_dir={self.cache_dir}: cannot be written ({reason}).") from None
         return RecordSet.of(records, decoder, prepared, self.workers)
 
-    def _note_darkness(self, data: RecordSet, name: str) -> None:
-        """Say so where a sample of the images uses the lower half of the bytes alone."""
+    def _warn_if_dark(self, data: RecordSet, name: str) -> None:
+        """Warn if a sample of the images uses only the lower half of the range."""
         if self.bit_depth is not None or not self.first_pass or not len(data):
             return
         some = min(len(data), _SAMPLED)
         top = int(data.stored(torch.arange(some) * len(data) // some).max())
         if 0 < top < 128:
-            told = (some, name, top, top.bit_length(), top.bit_length())
             _log.warning(
-                "no value of %d images of %s is above %d, and they are taken as 0 to 255; if they have %d bits, set "
-                "data.bit_depth=%d",
-                *told,
+                f"no value of {some} images of {name} is above {top}, and they are taken as 0 to 255; if they have "
+                f"{top.bit_length()} bits, set data.bit_depth={top.bit_length()}"
             )
 
     def _check(self, records: Records) -> None:
         if not len(records):
-            raise ValueError(f"data: {records.name} holds no image.")
+            raise ValueError(f"data: {records.name} has no images.")
         found = _classes_of(records)
         if self.num_classes is not None and (found > self.num_classes or 0 < len(records.classes) < self.num_classes):
             raise ValueError(f"data.num_classes={self.num_classes}: {records.name} has {found} classes.")

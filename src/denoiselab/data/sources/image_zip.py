@@ -1,4 +1,4 @@
-"""A zip archive of image files, as EDM's dataset_tool and StyleGAN's write it."""
+"""A zip archive of image files, as written by the dataset_tool of EDM and StyleGAN."""
 
 from __future__ import annotations
 
@@ -16,24 +16,21 @@ from PIL import Image
 from torch import Tensor
 
 from denoiselab.data.reading.captions import FILES, Table, captions_of, match
-from denoiselab.data.reading.image_files import opened
-from denoiselab.data.reading.records import MOST_CLASSES, Reopened, Strings, identity
-from denoiselab.data.sources.image_folder import EXTENSIONS, note_passed_over, passed_over
+from denoiselab.data.reading.image_files import open_image
+from denoiselab.data.reading.records import MOST_CLASSES, SingleFile, Strings, identity
+from denoiselab.data.sources.image_folder import EXTENSIONS, no_image, warn_of_skipped
 from denoiselab.data.sources.image_source import ImageSource
 from denoiselab.files import read_member
 
 _LABELS = "dataset.json"
 
-# Bytes of a member beyond which it is no image, whatever its header says of pixels.
-_MOST = 2**30
-
-# Bytes of a table of classes or captions: some, and so many for each image.
-_TABLE, _A_LINE = 2**20, 2**14
+_MOST = 2**30  # bytes of an unpacked image file
+_TABLE, _A_LINE = 2**20, 2**14  # bytes of a table of classes or captions: in any case, and per image
 
 
 @dataclass(frozen=True)
-class ZipRecords(Reopened):
-    """Records of the image files in an archive, which each process opens for itself.
+class ZipRecords(SingleFile):
+    """Records of the image files in an archive; each process opens it.
 
     Args:
         path: Of the archive.
@@ -42,7 +39,6 @@ class ZipRecords(Reopened):
         identity: From `denoiselab.data.reading.records.identity`.
     """
 
-    path: Path
     names: Sequence[str]
     labels: Tensor
     identity: str
@@ -52,16 +48,6 @@ class ZipRecords(Reopened):
     @cached_property
     def _archive(self) -> zipfile.ZipFile:
         return zipfile.ZipFile(self.path)
-
-    @property
-    def name(self) -> str:
-        """The archive."""
-        return str(self.path)
-
-    @property
-    def files(self) -> tuple[Path]:
-        """The archive's path."""
-        return (self.path,)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -74,13 +60,13 @@ class ZipRecords(Reopened):
         """The member, opened."""
         member = self._archive.getinfo(self.names[i])
         if member.file_size > _MOST:
-            raise ValueError(f"it unpacks to {member.file_size} bytes, and an image has at most {_MOST}")
-        return opened(self._archive.read(member))
+            raise ValueError(f"it unpacks to {member.file_size} bytes, more than the {_MOST} allowed for an image")
+        return open_image(self._archive.read(member))
 
 
 @dataclass(kw_only=True)
 class ImageZip(ImageSource):
-    """Image files in a zip archive, in the order of their names, read where they lie.
+    """Image files in a zip archive, in the order of their names, read without unpacking.
 
     `metadata.jsonl` or `metadata.csv` gives captions (see `denoiselab.data.reading.captions`), `dataset.json`
     classes: {"labels": [["00000/img00000000.png", 6], ...]}, or null for none.
@@ -88,19 +74,11 @@ class ImageZip(ImageSource):
 
     Args:
         root: The archive.
-
-    Raises:
-        ValueError: An option is out of range.
     """
 
     root: str
 
     def records(self) -> ZipRecords:
-        """The members that are images.
-
-        Raises:
-            ValueError: There is no such archive, no image in it, a member lies outside, or classes do not fit.
-        """
         path = Path(self.root).expanduser()
         option = f"data.root={path}"
         if not path.is_file():
@@ -119,17 +97,15 @@ class ImageZip(ImageSource):
                     if PurePosixPath(name).name in FILES
                 ]
         except (OSError, zipfile.BadZipFile, RuntimeError, zlib.error) as error:
-            raise ValueError(f"{option}: it is no zip archive that can be read ({error}).") from None
+            raise ValueError(f"{option}: damaged, or not a zip archive ({error}).") from None
         except ValueError as error:
             raise ValueError(f"{option}: {error}.") from None
         if twice := [name for name, count in Counter(inside).items() if count > 1]:
-            raise ValueError(f"{option}: {twice[0]} stands in it twice.")
+            raise ValueError(f"{option}: it contains {twice[0]} twice.")
         for member in members:
             place = PurePosixPath(member.filename.replace("\\", "/"))
             if place.is_absolute() or ".." in place.parts or ":" in "".join(place.parts[:1]):
-                raise ValueError(
-                    f"{option}: its member {member.filename} lies outside of it; nothing is read from such an archive."
-                )
+                raise ValueError(f"{option}: its member {member.filename} has an unsafe path; the archive is not read.")
         images = [member for member in members if _is_image(member.filename)]
         known = {_LABELS, *FILES}
         others = [
@@ -139,14 +115,13 @@ class ImageZip(ImageSource):
             if place.name not in known and not place.name.startswith(".")
         ]
         if not images:
-            looked = ", ".join(sorted(EXTENSIONS))
-            raise ValueError(f"{option}: there is no image in it; looked for {looked}{passed_over(others)}.")
-        note_passed_over(others, option)
+            raise no_image(option, others)
+        warn_of_skipped(others, option)
         names = [member.filename for member in images]
         labels = _labels(text, names, option)
         captions = captions_of(tables, names, f"{option}: {' and '.join(FILES)}")
-        told = identity((f"{m.filename} {m.file_size} {m.CRC}" for m in images), labels, captions)
-        return ZipRecords(path, Strings(names), labels, told, captions=None if captions is None else Strings(captions))
+        key = identity((f"{m.filename} {m.file_size} {m.CRC}" for m in images), labels, captions)
+        return ZipRecords(path, Strings(names), labels, key, captions=None if captions is None else Strings(captions))
 
 
 def _is_image(name: str) -> bool:

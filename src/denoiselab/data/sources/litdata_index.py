@@ -1,4 +1,4 @@
-"""The `index.json` of LitData's optimised sets: what it lists, and whether reading the set could run code."""
+"""The `index.json` of LitData's optimised sets: its contents, and whether reading the set could run code."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 
 INDEX = "index.json"
 
-# Parts of samples whose bytes LitData turns into numbers, texts and arrays; others it unpickles, or gives to parsers
-# of other formats.
+# Serializers of LitData that give numbers, texts and arrays; others unpickle, or call parsers of other formats.
 _PLAIN = frozenset(
     {
         *("bool", "bytes", "float", "int", "json", "str", "text"),
@@ -22,32 +21,32 @@ _PLAIN = frozenset(
 )
 _DETAILS = frozenset({"avif", "bmp", "gif", "jp2", "jpg", "png", "ppm", "tif", "tiff", "webp"})
 
-# Containers of a sample that name no class to import.
+# Containers of a sample that import no class.
 _CONTAINERS = frozenset({None, "builtins.dict", "builtins.list", "builtins.tuple", "collections.OrderedDict"})
 
 
 class UnsafeIndex(ValueError):  # noqa: N818
-    """An index by which reading the set could run code, or read and write elsewhere; a sentence that names it."""
+    """Reading a set with this index could run code, or access files elsewhere; the message names the entry."""
 
 
 def check_index(index: bytes, root: str, *, tables: bool, trusted: bool) -> None:
-    """Refuse a set whose samples run code when they are read, or whose chunks lie outside of its folder.
+    """Check that reading samples runs no code, and that the chunks are in the set's folder.
 
     Args:
         index: Content of the file.
         root: Of the set, for messages.
         tables: The chunks are .parquet files, which LitData's serializers do not read.
-        trusted: The samples may be pickles.
+        trusted: Allow pickled samples.
 
     Raises:
-        UnsafeIndex: They are, or a chunk lies outside.
-        ValueError: It is no index.
+        UnsafeIndex: If a check fails.
+        ValueError: If it is not an index.
     """
     found = json.loads(index)
     for chunk in found["chunks"]:
         place = PurePosixPath(str(chunk["filename"]).replace("\\", "/"))
         if place.is_absolute() or ".." in place.parts or ":" in "".join(place.parts[:1]):
-            raise UnsafeIndex(f"data.root={root}: its {INDEX} names a chunk outside of it, {place}; nothing is read.")
+            raise UnsafeIndex(f"data.root={root}: its {INDEX} lists a chunk outside of it, {place}; it is not read.")
     if trusted:
         return
     formats = [] if tables else [part for name in found["config"]["data_format"] for part in _serializers(name)]
@@ -56,14 +55,14 @@ def check_index(index: bytes, root: str, *, tables: bool, trusted: bool) -> None
     if unsafe:
         raise UnsafeIndex(
             f"data.root={root}: its {INDEX} declares {unsafe[0]}, which can run code when they are read; if you trust "
-            "its author, name it on the command line: data=litdata, its options, and data.trust_pickles=true."
+            "its author, set on the command line data=litdata, its options, and data.trust_pickles=true."
         )
 
 
 def _serializers(name: str) -> Iterator[str]:
-    """What LitData may choose a serializer by: of `image:png` the first part, of `file:pickle` the second.
+    """The names by which LitData may choose a serializer: of `image:png` the first part, of `file:pickle` both.
 
-    The second is else a detail: a number, or the extension of a file.
+    The second part may also be a detail: a number, or the extension of a file.
     """
     first, _, second = str(name).partition(":")
     yield first
@@ -78,20 +77,20 @@ def _containers(spec: str | None) -> Iterator[str]:
         node: Mapping[str, Any] = waiting.pop()
         if node["type"] not in _CONTAINERS:
             yield str(node["type"])
-        elif "__enum__" in str(node["context"]):  # a key of a dictionary, whose class would be imported
+        elif "__enum__" in str(node["context"]):  # a dictionary key, whose class would be imported
             yield "enum"
         waiting += node["children_spec"]
 
 
 class Contents:
-    """What an `index.json` lists, and which place of the set sample i has.
+    """The chunks of an `index.json`, and the row of sample i in the set.
 
-    LitData lists .parquet files as its threads found them, at a time of its own; here they stand in the order of their
-    names, so that all machines see the same set.
+    LitData lists .parquet files in the random order of its threads; here they are sorted by name, so that the set is
+    the same on all machines.
 
     Args:
         index: The file.
-        folder: Of the chunks; None of an address.
+        folder: Of the chunks; None for a remote address.
     """
 
     def __init__(self, index: bytes, folder: Path | None) -> None:
@@ -111,5 +110,5 @@ class Contents:
         return self._ends[-1] if self._ends else 0
 
     def row(self, i: int) -> int:
-        """The place of sample `i`."""
+        """The row of sample `i`."""
         return i + self._shifts[bisect.bisect_right(self._ends, i)]

@@ -1,4 +1,4 @@
-"""LSUN from its databases."""
+"""LSUN from its LMDB databases."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from denoiselab.data.reading.image_files import opened
+from denoiselab.data.reading.image_files import open_image
 from denoiselab.data.reading.records import Strings, identity
 from denoiselab.data.sources.image_source import ImageSource
-from denoiselab.data.sources.requirements import absent, package
+from denoiselab.data.sources.requirements import missing_files, require_package
 
 _CATEGORIES = (
     *("bedroom", "bridge", "church_outdoor", "classroom", "conference_room"),
@@ -26,11 +26,11 @@ _CATEGORIES = (
 
 
 class LMDBRecords:
-    """Image files that are the values of LMDB databases, one after the other; each process opens them for itself.
+    """Image files in LMDB databases, concatenated; each process opens them.
 
     Args:
         folders: Of the databases.
-        classes: Names of their images, one a database.
+        classes: One per database.
     """
 
     captions = None
@@ -46,11 +46,7 @@ class LMDBRecords:
         self.labels: Tensor = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
         self.identity = identity(self._keys, self.labels)
         self.files = tuple(folder / "data.mdb" for folder in self._folders)
-
-    @property
-    def name(self) -> str:
-        """The databases."""
-        return ", ".join(map(str, self._folders))
+        self.name = ", ".join(map(str, self._folders))
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -63,15 +59,15 @@ class LMDBRecords:
         """Image `i`, opened.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: If it cannot be read.
         """
         with _opened(self._folders[bisect_right(self._ends, i)]).begin() as transaction:
-            return opened(transaction.get(self._keys[i].encode("latin-1")))
+            return open_image(transaction.get(self._keys[i].encode("latin-1")))
 
 
 @functools.cache
 def _opened(folder: Path) -> Any:
-    """A database; a process may open it only once."""
+    """An open database; LMDB allows a process to open it only once."""
     import lmdb
 
     return lmdb.open(str(folder), readonly=True, lock=False, readahead=False)
@@ -86,42 +82,32 @@ class LSUN(ImageSource):
     Args:
         root: Folder of the unpacked <category>_train_lmdb and <category>_val_lmdb.
         categories: To train on; they are the classes if there are several.
-
-    Raises:
-        ValueError: An option is out of range.
     """
 
     root: str
     categories: Sequence[str]
 
     def __post_init__(self) -> None:
-        """Refuse options that are out of range."""
         super().__post_init__()
         if not self.categories or len(set(self.categories)) < len(self.categories):
             raise ValueError(f"data.categories={list(self.categories)}: it must name one or more categories, once.")
         for category in self.categories:
             if category not in _CATEGORIES:
-                raise ValueError(f"data.categories: {category} is none; allowed: {', '.join(_CATEGORIES)}.")
+                raise ValueError(f"data.categories: {category} is unknown; allowed: {', '.join(_CATEGORIES)}.")
 
     def records(self) -> LMDBRecords:
-        """The training images.
-
-        Raises:
-            ValueError: A database is not there or not whole, or the extra is not installed.
-        """
         return self._split("train")
 
     def held_out(self) -> LMDBRecords:
-        """The validation images."""
         return self._split("val")
 
     def _split(self, split: str) -> LMDBRecords:
-        lmdb = package("lmdb", "lsun", "lmdb")
+        lmdb = require_package("lmdb", "lsun", "lmdb")
         root = Path(self.root).expanduser()
         folders = [root / f"{category}_{split}_lmdb" for category in self.categories]
         if not all((folder / "data.mdb").is_file() for folder in folders):
             expected = ", ".join(f"{folder.name}/data.mdb" for folder in folders)
-            raise absent("LSUN", root, expected, "They are in the zip archives of github.com/fyu/lsun.")
+            raise missing_files("LSUN", root, expected, "They are in the zip archives of github.com/fyu/lsun.")
         try:
             return LMDBRecords(folders, self.categories)
         except lmdb.Error as error:

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST from the IDX files that they are published as."""
+"""MNIST and Fashion-MNIST from their published IDX files."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from numpy.typing import NDArray
 
 from denoiselab.data.reading.records import ArrayRecords
 from denoiselab.data.sources.image_source import ImageSource
-from denoiselab.data.sources.requirements import absent
+from denoiselab.data.sources.requirements import missing_files
 from denoiselab.data.sources.torchvision_records import fetch
 
 _MOST = 2**28  # bytes of a file, unpacked
 _UNSIGNED_BYTES = 8  # the third byte of an IDX file: the type of its elements
-# Where the four files lie under a root: by themselves, or as torchvision or the Debian package lays them.
+# Places of the four files under a root: directly, or as torchvision or the Debian package stores them.
 _FOLDERS = (".", "raw", "{}/raw", "fashion-mnist")
 
 
 @dataclass(kw_only=True)
-class _IDX(ImageSource):
-    """The two splits of a data set in the layout of MNIST: four IDX files, gzipped or plain.
+class MNIST(ImageSource):
+    """70,000 handwritten digits, 28x28 grey, 10 classes; the 10,000 of the test split are held out.
+
+    Source: LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, 1998.
 
     Args:
-        root: Folder of the files, or the one above it.
-        download: Let torchvision fetch what is not there.
+        root: Folder of the four IDX files, gzipped or plain, or the one above it.
+        download: Let torchvision download missing files.
     """
 
     root: str
     download: bool = False
 
-    title: ClassVar[str]
-    classes: ClassVar[tuple[str, ...]]
-    where: ClassVar[str]  # the files are to be had
+    title: ClassVar[str] = "MNIST"
+    classes: ClassVar[tuple[str, ...]] = tuple("0123456789")
+    where: ClassVar[str] = "data.download=true downloads them."
 
     def records(self) -> ArrayRecords:
-        """The 60,000 training images."""
         return self._split("train")
 
     def held_out(self) -> ArrayRecords:
-        """The 10,000 images of the official test split."""
         return self._split("t10k")
 
     def _split(self, split: str) -> ArrayRecords:
         if self.download:
-            from torchvision import datasets  # slow to import, and only needed here
+            from torchvision import datasets  # slow to import
 
             fetch([functools.partial(getattr(datasets, type(self).__name__), self.root)])
         names = f"{split}-images-idx3-ubyte", f"{split}-labels-idx1-ubyte"
@@ -60,7 +60,7 @@ class _IDX(ImageSource):
             if {path.name.removesuffix(".gz") for path in paths} == set(names):
                 return self._read(paths[0], paths[-1])
         expected = f"the files {names[0]} and {names[1]}, with .gz or without, and those of the other split"
-        raise absent(self.title, Path(self.root), expected, self.where)
+        raise missing_files(self.title, Path(self.root), expected, self.where)
 
     def _read(self, image_file: Path, label_file: Path) -> ArrayRecords:
         images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
@@ -72,14 +72,10 @@ class _IDX(ImageSource):
 
 
 @dataclass(kw_only=True)
-class FashionMNIST(_IDX):
-    """Zalando's 70,000 articles of clothing, 28x28 grey, 10 classes; the test split is held out.
+class FashionMNIST(MNIST):
+    """Zalando's 70,000 articles of clothing, 28x28 grey, 10 classes; options and splits as of MNIST.
 
     Source: Xiao, Rasul and Vollgraf, Fashion-MNIST, arXiv 1708.07747; MIT licence.
-
-    Args:
-        root: Folder of the four files, as Zalando, torchvision or Debian's package lay them.
-        download: Let torchvision fetch what is not there.
     """
 
     title = "Fashion-MNIST"
@@ -88,25 +84,9 @@ class FashionMNIST(_IDX):
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     )
     where = (
-        "They are to be had from github.com/zalandoresearch/fashion-mnist, or on Debian by apt-get install "
-        "dataset-fashion-mnist, with data.root=/usr/share/datasets/fashion-mnist; data.download=true fetches them."
+        "They are at github.com/zalandoresearch/fashion-mnist, or on Debian installed by apt-get install "
+        "dataset-fashion-mnist, for data.root=/usr/share/datasets/fashion-mnist; data.download=true downloads them."
     )
-
-
-@dataclass(kw_only=True)
-class MNIST(_IDX):
-    """70,000 handwritten digits, 28x28 grey, 10 classes; the test split is held out.
-
-    Source: LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition, 1998.
-
-    Args:
-        root: Folder of the four files, as the authors or torchvision lay them.
-        download: Let torchvision fetch what is not there.
-    """
-
-    title = "MNIST"
-    classes = tuple("0123456789")
-    where = "data.download=true fetches them."
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
@@ -116,20 +96,19 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
     elements. Source: LeCun, Cortes and Burges, The MNIST database, "File formats".
 
     Raises:
-        ValueError: It is no such file, or not whole.
+        ValueError: If it is not such a file, or is truncated.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             content = file.read(_MOST + 1)
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise ValueError(f"{path}: it is not a whole gzip file.") from None
+        raise ValueError(f"{path}: damaged, truncated, or not a gzip file.") from None
     if len(content) > _MOST:
-        raise ValueError(f"{path}: it unpacks to more than {_MOST:,} bytes, and these sets have less.")
+        raise ValueError(f"{path}: it unpacks to more than {_MOST:,} bytes, which no file of these sets has.")
     start = 4 + 4 * dimensions
     if content[:4] != bytes((0, 0, _UNSIGNED_BYTES, dimensions)) or len(content) < start:
         raise ValueError(f"{path}: it is not an IDX file of bytes in {dimensions} dimensions.")
     sizes = struct.unpack(f">{dimensions}I", content[4:start])
     if len(content) - start != int(np.prod(sizes, dtype=np.uint64)):
-        raise ValueError(f"{path}: {len(content) - start:,} bytes of elements, where its head declares {list(sizes)}.")
-    # A copy, for what comes of a buffer of bytes cannot be written to, of which torch warns.
-    return np.frombuffer(content, np.uint8, offset=start).reshape(sizes).copy()
+        raise ValueError(f"{path}: {len(content) - start:,} bytes of elements, but its header declares {list(sizes)}.")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(sizes).copy()  # torch warns of read-only arrays

@@ -1,6 +1,6 @@
-"""Densities on the plane, each of mean 0 and variance 1 in either coordinate: drawn, never downloaded.
+"""Densities on the plane, scaled to mean 0 and variance 1 in each coordinate.
 
-The constants that scale them are the densities' own moments in closed form, not those of the points drawn.
+The scales are the densities' moments in closed form, not those of the drawn points.
 """
 
 from __future__ import annotations
@@ -18,19 +18,17 @@ from denoiselab.data.sources.density import Density
 
 @dataclass
 class Plane(Density):
-    """A density on the plane that can be drawn from; options as of `Density`, `shape` (2,)."""
+    """A density on the plane; options as in `Density`, `shape` (2,)."""
 
     size: int = 1_000_000
     held_out: int = 50_000
 
     def __post_init__(self) -> None:
-        """Refuse options that are out of range."""
         if tuple(self.shape) != (2,):
             raise ValueError(f"data.shape={list(self.shape)}: points of {type(self).__name__} have shape [2].")
         super().__post_init__()
 
     def draw(self, n: int, generator: torch.Generator) -> PointSet:
-        """`n` independent points from `generator`."""
         points, labels = self._raw(n, generator)
         centre, variance = (torch.tensor(moment, dtype=torch.float64) for moment in self._moments())
         return PointSet(((points - centre) / variance.sqrt()).float(), labels, self._fresh)
@@ -46,19 +44,15 @@ class Plane(Density):
 
 @dataclass(kw_only=True)
 class _Curve(Plane):
-    """Points about a curve.
+    """Points around a curve.
 
     Args:
-        noise: Standard deviation about the curve, before scaling, at least 0.
-
-    Raises:
-        ValueError: A value is out of range.
+        noise: Standard deviation around the curve, before scaling, at least 0.
     """
 
     noise: float
 
     def __post_init__(self) -> None:
-        """Refuse options that are out of range."""
         super().__post_init__()
         if self.noise < 0:
             raise ValueError(f"data.noise={self.noise}: it must not be negative.")
@@ -74,7 +68,7 @@ class SwissRoll(_Curve):
     classes = 1
 
     def _raw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        from sklearn.datasets import make_swiss_roll  # slow to import, and only needed here
+        from sklearn.datasets import make_swiss_roll  # slow to import
 
         seed = int(torch.randint(2**32, (), generator=generator))
         points, _ = make_swiss_roll(n, noise=self.noise, random_state=seed)
@@ -89,8 +83,8 @@ class SwissRoll(_Curve):
 class TwoMoons(_Curve):
     """Two half circles: (cos a, sin a) or (1 - cos a, 1/2 - sin a), a uniform on [0, pi], plus noise, then scaled.
 
-    The curves of scikit-learn's `make_moons`, which however spaces the angles evenly: its draws would differ by
-    their noise alone, and no sampler could come as close to one as another of them. Label: the moon.
+    The curves of scikit-learn's `make_moons`, whose angles however are evenly spaced: its draws differ only by their
+    noise, and no sampler could be as close to one of them as another draw is. Label: the moon.
     """
 
     classes = 2
@@ -155,7 +149,7 @@ class Pinwheel(Plane):
         return torch.stack((r * cos - s * sin, r * sin + s * cos), dim=1), labels
 
     def _moments(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        return (0.0, 0.0), (0.55, 0.55)  # (E r^2 + E s^2) / 2: turning by fifths leaves no other
+        return (0.0, 0.0), (0.55, 0.55)  # (E r^2 + E s^2) / 2, by the fivefold symmetry
 
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

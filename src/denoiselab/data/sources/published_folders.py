@@ -1,4 +1,4 @@
-"""ImageNet, FFHQ and AFHQ: published folders, or archives that EDM's dataset_tool makes of them."""
+"""ImageNet, FFHQ and AFHQ: published folders, or archives made of them by EDM's dataset_tool."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from denoiselab.data.reading.records import Records
 from denoiselab.data.sources.image_folder import FileRecords, folder_records
 from denoiselab.data.sources.image_source import ImageSource
 from denoiselab.data.sources.image_zip import ImageZip
-from denoiselab.data.sources.requirements import absent
+from denoiselab.data.sources.requirements import missing_files
 
-_ARCHIVE = "A zip archive as EDM's or StyleGAN3's dataset_tool.py makes it will do too."
+_ARCHIVE = "A zip archive made by EDM's or StyleGAN3's dataset_tool.py works too."
 
 
 @dataclass(kw_only=True)
@@ -28,11 +28,6 @@ class _Published(ImageSource):
     root: str
 
     def records(self) -> Records:
-        """The training images.
-
-        Raises:
-            ValueError: The layout is another.
-        """
         if self._path.suffix != ".zip":
             return self._training()
         return ImageZip(name=self.name, shape=self.shape, num_classes=self.num_classes, root=self.root).records()
@@ -46,7 +41,7 @@ class _Published(ImageSource):
         return Path(self.root).expanduser()
 
     def _split(self, names: Sequence[str], expected: str) -> FileRecords | None:
-        """The first of the folders `names` that is there, with the folders in it as classes."""
+        """The first of the folders `names` that exists, with its subfolders as classes."""
         found = [self._path / name for name in names if (self._path / name).is_dir()]
         return self._folder(found[0], expected) if found else None
 
@@ -55,8 +50,8 @@ class _Published(ImageSource):
             return folder_records(path, classes=True)
         except ValueError as error:
             if path.is_dir():
-                raise ValueError(f"{error} It should be {expected}. {_ARCHIVE}") from None
-            raise absent(self.name, path, expected, _ARCHIVE) from None
+                raise ValueError(f"{error} Expected is {expected}. {_ARCHIVE}") from None
+            raise missing_files(self.name, path, expected, _ARCHIVE) from None
 
 
 @dataclass(kw_only=True)
@@ -69,9 +64,6 @@ class ImageNet(_Published):
     Args:
         root: Folder with train/<synset>/*.JPEG and, to be held out, val/<synset>/*.JPEG; the folder of synsets itself;
             or a .zip of training images.
-
-    Raises:
-        ValueError: An option is out of range.
     """
 
     def _training(self) -> FileRecords:
@@ -79,17 +71,16 @@ class ImageNet(_Published):
         return self._named(self._split(["train"], expected) or self._folder(self._path, expected), expected)
 
     def held_out(self) -> FileRecords | None:
-        """The validation images, if they are there."""
         expected = "val/<synset>/*.JPEG, with 1,000 folders such as n01440764"
         found = self._split(["val"], expected)
         return None if found is None else self._named(found, expected)
 
     def _named(self, records: FileRecords, expected: str) -> FileRecords:
-        from torchvision.models import ResNet18_Weights  # slow to import, and only needed here
+        from torchvision.models import ResNet18_Weights  # slow to import
 
         if len(records.classes) != 1000 or not all(re.fullmatch(r"n\d{8}", name) for name in records.classes):
             raise ValueError(
-                f"data.root={self.root}: {records.root} holds {len(records.classes)} class folders; it should be "
+                f"data.root={self.root}: {records.root} has {len(records.classes)} class folders; expected "
                 f"{expected}. {_ARCHIVE}"
             )
         return replace(records, classes=tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"]))
@@ -104,9 +95,6 @@ class AFHQ(_Published):
     Args:
         root: Folder with train/{cat,dog,wild} and, to be held out, test/ (version 2) or val/ (version 1); or a .zip
             of training images.
-
-    Raises:
-        ValueError: An option is out of range.
     """
 
     def _training(self) -> FileRecords:
@@ -114,14 +102,13 @@ class AFHQ(_Published):
         return self._animals(self._split(["train"], expected), expected)
 
     def held_out(self) -> FileRecords | None:
-        """The test images, if they are there."""
         expected = "test/cat, test/dog and test/wild"
         found = self._split(["test", "val"], expected)
         return None if found is None else self._animals(found, expected)
 
     def _animals(self, records: FileRecords | None, expected: str) -> FileRecords:
         if records is None or list(records.classes) != ["cat", "dog", "wild"]:
-            raise absent(self.name, self._path, expected, _ARCHIVE)
+            raise missing_files(self.name, self._path, expected, _ARCHIVE)
         return records
 
 
@@ -132,10 +119,7 @@ class FFHQ(_Published):
     Licence: CC BY-NC-SA 4.0. Source: Karras, Laine and Aila, A style-based generator architecture, arXiv 1812.04948.
 
     Args:
-        root: Folder that holds images1024x1024 or thumbnails128x128; either of these; or a .zip.
-
-    Raises:
-        ValueError: An option is out of range.
+        root: Folder that contains images1024x1024 or thumbnails128x128; either of these; or a .zip.
     """
 
     def _training(self) -> FileRecords:
@@ -145,7 +129,7 @@ class FFHQ(_Published):
         try:
             records = folder_records(path, classes=False)
         except ValueError:
-            raise absent(self.name, self._path, expected, _ARCHIVE) from None
+            raise missing_files(self.name, self._path, expected, _ARCHIVE) from None
         if not re.search(r"(^|/)\d{5}\.png$", records.names[0]):
-            raise absent(self.name, self._path, expected, _ARCHIVE)
+            raise missing_files(self.name, self._path, expected, _ARCHIVE)
         return records

@@ -1,35 +1,58 @@
-"""What is said when a data set, or the package that reads it, is not where it should be."""
+"""Errors for data sets whose files, or the package that reads them, are missing; and the cache of their indices."""
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 
-def absent(name: str, root: Path, files: str, source: str, option: str = "data.root") -> ValueError:
-    """The error for a data set whose files are not there.
+from denoiselab.files import drop_sum, matches_sum, write_sum, write_text
+
+
+def missing_files(name: str, root: Path, files: str, source: str, option: str = "data.root") -> ValueError:
+    """The error for a data set whose files are missing.
 
     Args:
         name: Of the data set.
-        root: Where it was looked for.
-        files: What was expected under it.
-        source: Where the files are to be had.
-        option: That says where they are.
+        root: Where they were expected.
+        files: What was expected under `root`.
+        source: Where the files can be obtained.
+        option: Whose value is `root`.
     """
-    there = f"'{root}' is a file" if root.is_file() else f"there is no folder '{root}'"
-    lacks = f"'{root}' does not hold it" if root.is_dir() else there
-    return ValueError(f"{option}={root}: {lacks}; {name} needs {files}. {source}")
+    if root.is_dir():
+        found = f"'{root}' does not contain it"
+    else:
+        found = f"'{root}' is a file" if root.is_file() else f"there is no folder '{root}'"
+    return ValueError(f"{option}={root}: {found}; {name} needs {files}. {source}")
 
 
-def package(name: str, choice: str, extra: str) -> Any:
-    """The package that reads the data sets of `data=choice`.
+def require_package(name: str, choice: str, extra: str) -> Any:
+    """Import the package that reads the data sets of `data=choice`.
 
     Raises:
-        ValueError: It is not installed; `extra` installs it.
+        ValueError: If it is not installed; the message names the `extra`.
     """
     try:
         return importlib.import_module(name)
     except ImportError:
         distribution = name.partition(".")[0]
         raise ValueError(f"data={choice}: {distribution} is not installed; pip install denoiselab[{extra}].") from None
+
+
+def cached_json(path: Path, make: Callable[[], Any]) -> Any:
+    """The content of a JSON file, made and written with a checksum if the file is missing or damaged."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if path.is_file() and matches_sum(path):
+            with contextlib.suppress(ValueError):
+                return json.loads(path.read_text("utf-8"))
+        drop_sum(path)
+        text = json.dumps(make())
+        write_text(path, text)
+        write_sum(path)
+    return json.loads(text)

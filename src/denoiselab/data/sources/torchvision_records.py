@@ -1,4 +1,4 @@
-"""What torchvision's data sets hold, as records."""
+"""The base class of data sets that torchvision reads, and their images as records."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import hashlib
 import itertools
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,19 +20,21 @@ from torch import Tensor
 
 from denoiselab.data.reading.records import Reopened, Strings, identity
 from denoiselab.data.sources.image_source import ImageSource
-from denoiselab.data.sources.requirements import absent
+from denoiselab.data.sources.requirements import missing_files
+
+Box = tuple[int, int, int, int]
 
 
 class VisionRecords(Reopened):
-    """Images of torchvision's data sets, one after the other.
+    """Images of data sets of torchvision, concatenated.
 
     Args:
         name: Of the data set and split.
-        openers: Make the data sets; called again in other processes.
-        labels: Of the images of an opened data set, `(N,)`.
-        classes: Their names, in an opened data set.
-        paths: Of the image files of an opened data set; None where it holds arrays.
-        crop: Left, top, right and bottom of what is kept of each image; None keeps all.
+        openers: Create the data sets; called again in other processes.
+        labels: Of the images of a data set, `(N,)`.
+        classes: Their names, from a data set.
+        paths: Of a data set's image files; None if it holds arrays.
+        crop: Left, top, right and bottom of the part of each image to keep; None keeps all.
     """
 
     captions = None
@@ -43,14 +45,13 @@ class VisionRecords(Reopened):
         openers: Sequence[Callable[[], Any]],
         labels: Callable[[Any], Any],
         classes: Callable[[Any], Sequence[str]],
-        paths: Callable[[Any], Sequence[Path]] | None = None,
-        crop: tuple[int, int, int, int] | None = None,
+        paths: Callable[[Any], Sequence[Path] | None],
+        crop: Box | None = None,
     ) -> None:
         self.name, self._openers, self._crop = name, tuple(openers), crop
         self.classes = tuple(classes(self._parts[0]))
         self.labels: Tensor = torch.cat([torch.as_tensor(labels(part), dtype=torch.int64) for part in self._parts])
-        found = None if paths is None else [str(path) for part in self._parts for path in paths(part)]
-        self.files = Strings(found or ())
+        self.files = Strings(str(path) for part in self._parts for path in paths(part) or ())
         self.identity = self._identity()
 
     @cached_property
@@ -71,14 +72,14 @@ class VisionRecords(Reopened):
         return len(self.labels)
 
     def describe(self, i: int) -> str:
-        """The image's file, or its place."""
+        """The image's file, or its position."""
         return self.files[i] if self.files else f"image {i} of {self.name}"
 
     def image(self, i: int) -> Image.Image:
         """Image `i` as torchvision opens it, cropped.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: If it cannot be read.
         """
         part = bisect_right(self._ends, i)
         image: Image.Image = self._parts[part][i - (self._ends[part - 1] if part else 0)][0]
@@ -87,39 +88,60 @@ class VisionRecords(Reopened):
 
 @dataclass(kw_only=True)
 class VisionSource(ImageSource):
-    """A data set of torchvision.
+    """A data set of torchvision, with its official training and test splits.
 
     Args:
-        root: Folder that torchvision lays the data set in.
-        download: Let torchvision fetch what is not there.
+        root: Folder in which torchvision stores the data set.
+        download: Let torchvision download missing files.
     """
 
     root: str
     download: bool = False
 
     kind: ClassVar[str]  # torchvision's class
-    lies: ClassVar[str]  # what torchvision looks for
-    where: ClassVar[str]  # the files are to be had
+    needs: ClassVar[str]  # the files that torchvision expects
+    where: ClassVar[str]  # a sentence on where they can be obtained
 
-    def _read(self, splits: Sequence[Mapping[str, Any]], **how: Any) -> VisionRecords:
-        from torchvision import datasets  # slow to import, and only needed here
+    def records(self) -> VisionRecords:
+        return self._read("train")
+
+    def held_out(self) -> VisionRecords | None:
+        return self._read("test")
+
+    def _read(self, *splits: str, crop: Box | None = None) -> VisionRecords:
+        from torchvision import datasets  # slow to import
 
         kind = getattr(datasets, self.kind)
-        openers = [functools.partial(kind, self.root, **split) for split in splits]
+        openers = [functools.partial(kind, self.root, **self._options(split)) for split in splits]
         if self.download:
             fetch(openers)
         try:
-            return VisionRecords(f"{self.name}, {' and '.join(map(_said, splits))}", openers, **how)
+            name = f"{self.name}, {' and '.join(splits)}"
+            return VisionRecords(name, openers, self._labels, self._classes, self._paths, crop)
         except (RuntimeError, FileNotFoundError):
-            more = f"{self.where} data.download=true fetches them."
-            raise absent(self.kind, Path(self.root), self.lies, more) from None
+            more = f"{self.where} data.download=true downloads them."
+            raise missing_files(self.kind, Path(self.root), self.needs, more) from None
+
+    def _options(self, split: str) -> dict[str, Any]:
+        """Arguments of torchvision's class."""
+        return {"split": split}
+
+    def _labels(self, part: Any) -> Any:
+        return part.labels
+
+    def _classes(self, part: Any) -> Sequence[str]:
+        classes: Sequence[str] = part.classes
+        return classes
+
+    def _paths(self, part: Any) -> Sequence[Path] | None:
+        return None
 
 
 def fetch(openers: Sequence[functools.partial[Any]]) -> None:
-    """Let torchvision fetch what is not there; processes wait for the one that does.
+    """Let torchvision download missing files; other processes wait.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: If that fails.
     """
     for opener in openers:
         root = Path(opener.args[0])
@@ -129,8 +151,4 @@ def fetch(openers: Sequence[functools.partial[Any]]) -> None:
                 opener(download=True)
         except (OSError, RuntimeError, ImportError) as error:
             text = " ".join(str(error).split())
-            raise ValueError(f"data.download=true: {opener.func.__name__} cannot be fetched: {text}") from None
-
-
-def _said(split: Mapping[str, Any]) -> str:
-    return str(split.get("split", "train" if split.get("train") else "test"))
+            raise ValueError(f"data.download=true: {opener.func.__name__} cannot be downloaded: {text}") from None

@@ -1,8 +1,7 @@
-"""WebDataset shards: tar archives whose members are read where they lie, by an index that is made once."""
+"""WebDataset shards: tar archives whose members are read at random, by an index made once."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -15,22 +14,20 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
 from denoiselab import progress
-from denoiselab.data.reading.image_files import opened
-from denoiselab.data.reading.records import MOST_CLASSES, Reopened, Strings, checked_caption, identity
-from denoiselab.data.sources.image_folder import EXTENSIONS, note_passed_over, passed_over
+from denoiselab.data.reading.captions import checked_caption
+from denoiselab.data.reading.image_files import open_image
+from denoiselab.data.reading.records import MOST_CLASSES, Reopened, Strings, identity
+from denoiselab.data.sources.image_folder import EXTENSIONS, no_image, warn_of_skipped
 from denoiselab.data.sources.image_source import ImageSource
-from denoiselab.data.sources.requirements import absent
-from denoiselab.files import drop_sum, matches_sum, write_sum, write_text
+from denoiselab.data.sources.requirements import cached_json, missing_files
 
-FACTS = "dataset.json"  # of `denoiselab.data.convert`, beside its shards
+FACTS = "dataset.json"  # written by `denoiselab.data.conversion` in the folder of the shards
 
-# Bytes of a member of a class or a caption.
-_MOST = 2**20
+_MOST = 2**20  # bytes of a member with a class or a caption
 
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -38,8 +35,8 @@ _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 class ShardRecords(Reopened):
     """Images in tar archives, each with its class and caption under the same key.
 
-    A key is a member's path up to the first dot of its last part. A key's members are an image, and if there are some
-    a class (`.cls`, a whole number from 0) and a caption (`.txt`; or of `.json` the fields label and caption).
+    A key is a member's path up to the first dot of its last part. Its members are an image and optionally a class
+    (`.cls`, a whole number from 0) and a caption (`.txt`); or both in `.json`, as the fields label and caption.
     Source: github.com/webdataset/webdataset, "The WebDataset format".
 
     Args:
@@ -61,12 +58,12 @@ class ShardRecords(Reopened):
         captions = [caption for shard in index for caption in shard["captions"]]
         for values, what in ((labels, "class"), (captions, "caption")):
             if None in values and any(value is not None for value in values):
-                raise ValueError(f"{self.describe(values.index(None))}: it has no {what}, and others have one.")
+                raise ValueError(f"{self.describe(values.index(None))}: it has no {what}, but others have one.")
         self.labels: Tensor = torch.tensor([0 if label is None else label for label in labels], dtype=torch.int64)
         self.captions = Strings(captions) if captions and captions[0] is not None else None
         sizes = self._places[:, 1].tolist()
-        told = (f"{name} {size}" for name, size in zip(self._names, sizes, strict=True))
-        self.identity = identity(told, self.labels, self.captions)
+        named = (f"{name} {size}" for name, size in zip(self._names, sizes, strict=True))
+        self.identity = identity(named, self.labels, self.captions)
 
     @cached_property
     def _opened(self) -> dict[int, int]:
@@ -83,7 +80,7 @@ class ShardRecords(Reopened):
         """The member, opened.
 
         Raises:
-            OSError: It cannot be read.
+            OSError: If it cannot be read.
         """
         shard, (offset, size) = int(self._shard[i]), self._places[i].tolist()
         if shard not in self._opened:
@@ -91,7 +88,7 @@ class ShardRecords(Reopened):
         content = os.pread(self._opened[shard], size, offset)
         if len(content) < size:
             raise OSError("the archive ends within it")
-        return opened(content)
+        return open_image(content)
 
     def __del__(self) -> None:
         for descriptor in self.__dict__.get("_opened", {}).values():
@@ -100,32 +97,23 @@ class ShardRecords(Reopened):
 
 @dataclass(kw_only=True)
 class WebDataset(ImageSource):
-    """WebDataset shards on a disk, with random access: order, resume and splits are those of all other sources.
+    """WebDataset shards on a disk, with random access: order, resume and splits are as for all sources.
 
-    The first start reads the heads of all members, and keeps what it found in `cache_dir`. `dataset.json` beside the
-    shards, as `python -m denoiselab.convert` writes it, gives the names of the classes.
+    The first start reads the headers of all members into an index, which is kept in `cache_dir`. `dataset.json` in the
+    folder of the shards, as written by `python -m denoiselab.convert`, gives the names of the classes.
 
     Args:
         root: A folder of .tar files, one of them, or several as shards-{000000..000146}.tar or shards-*.tar.
         validation_root: The same for images to hold out; None splits by hash.
-
-    Raises:
-        ValueError: An option is out of range.
     """
 
     root: str
     validation_root: str | None = None
 
     def records(self) -> ShardRecords:
-        """The images in the shards.
-
-        Raises:
-            ValueError: There is no shard, or one is not as it should be.
-        """
         return self._read(self.root, "data.root")
 
     def held_out(self) -> ShardRecords | None:
-        """Those of `validation_root`."""
         return None if self.validation_root is None else self._read(self.validation_root, "data.validation_root")
 
     def _read(self, root: str, option: str) -> ShardRecords:
@@ -133,30 +121,30 @@ class WebDataset(ImageSource):
         index = read_index(shards, Path(self.cache_dir))
         others = [name for shard in index for name in shard["others"]]
         if not any(shard["names"] for shard in index):
-            raise ValueError(f"{option}={root}: there is no image in the shards{passed_over(others)}.")
-        note_passed_over(others, f"{option}={root}")
+            raise no_image(f"{option}={root}", others)
+        warn_of_skipped(others, f"{option}={root}")
         facts, classes = shards[0].parent / FACTS, ()
         if facts.is_file():
             try:
-                told = json.loads(facts.read_text("utf-8"))
-                classes, counts = told["classes"], {shard["name"]: shard["n"] for shard in told.get("shards", ())}
+                stated = json.loads(facts.read_text("utf-8"))
+                classes, counts = stated["classes"], {shard["name"]: shard["n"] for shard in stated.get("shards", ())}
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                raise ValueError(f"{facts}: it is not the table of classes of converted shards.") from None
+                raise ValueError(f"{facts}: damaged, or not written by denoiselab.convert.") from None
             found = {shard.name: len(part["names"]) for shard, part in zip(shards, index, strict=True)}
             for name, count in counts.items():
                 if found.get(name, 0 if Path(root).expanduser().is_dir() else count) != count:
                     raise ValueError(
-                        f"{option}={root}: {name} has {found.get(name, 0):,} images, and {FACTS} says {count:,}; see "
-                        "sha256sum -c SHA256SUMS there."
+                        f"{option}={root}: {name} has {found.get(name, 0):,} images, but {count:,} by {FACTS}; check "
+                        "with sha256sum -c SHA256SUMS."
                     )
         return ShardRecords(root, shards, index, classes)
 
 
 def expand(root: str, option: str) -> list[Path]:
-    """The archives that a folder, a path or a pattern stands for, in the order of their names.
+    """The archives of a folder, a path or a pattern, in the order of their names.
 
     Raises:
-        ValueError: There is none, one of a range is not there, or one is compressed.
+        ValueError: If there is none, one of a range is missing, or one is compressed.
     """
     path = Path(root).expanduser()
     if braces := _BRACES.search(str(path)):
@@ -172,42 +160,37 @@ def expand(root: str, option: str) -> list[Path]:
     ]
     if packed:
         raise ValueError(
-            f"{option}={root}: {packed[0].name} is compressed, and cannot be read at any place; unpack it."
+            f"{option}={root}: {packed[0].name} is compressed and does not allow random access; unpack it."
         )
     lacking = [shard for shard in shards if not shard.is_file()]
     if not shards or lacking:
         expected = f"the shard {lacking[0]}" if lacking else "shards, files of .tar"
         below = sorted({str(shard.parent) for shard in path.glob("*/*.tar")})
-        convert = "python -m denoiselab.convert makes shards of a folder."
+        convert = "python -m denoiselab.convert makes shards from a folder."
         source = f"There are some in {' and '.join(below)}." if below else convert
-        raise absent("data=webdataset", path, expected, source, option)
+        raise missing_files("data=webdataset", path, expected, source, option)
     return shards
 
 
 def read_index(shards: Sequence[Path], cache: Path) -> list[dict[str, Any]]:
-    """Names, places, classes and captions of the images in each shard, from `cache` if they were read before.
+    """Names, offsets, classes and captions of the images in each shard, from `cache` if they were read before.
 
     Raises:
-        ValueError: A shard is no tar archive or not whole, or a member is unsafe or not as it should be.
+        ValueError: If a shard is not a tar archive or truncated, or a member is unsafe or invalid.
     """
     facts = [(str(shard.resolve()), (stat := shard.stat()).st_size, stat.st_mtime_ns) for shard in shards]
     key = hashlib.sha256(json.dumps(["index 3", facts]).encode()).hexdigest()
-    path = cache / f"shards-{key[:16]}.json"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if path.is_file() and matches_sum(path):
-            with contextlib.suppress(ValueError):  # what is damaged is made anew
-                known: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))
-                return known
-        drop_sum(path)
-        index = []
+
+    def index() -> list[dict[str, Any]]:
+        found = []
         with progress.bar("indexing shards", sum(size for _, size, _ in facts)) as bar:
             for shard, (_, size, _) in zip(shards, facts, strict=True):
-                index.append(_indexed(shard))
+                found.append(_indexed(shard))
                 bar.update(size)
-        write_text(path, json.dumps(index))
-        write_sum(path)
-    return index
+        return found
+
+    known: list[dict[str, Any]] = cached_json(cache / f"shards-{key[:16]}.json", index)
+    return known
 
 
 def _indexed(shard: Path) -> dict[str, Any]:
@@ -228,30 +211,30 @@ def _indexed(shard: Path) -> dict[str, Any]:
                 elif extension.lower() in ("cls", "txt", "json"):
                     where = f"{shard}/{member.name}"
                     if member.size > _MOST:
-                        raise ValueError(f"{where}: it is of {member.size:,} bytes, and at most {_MOST:,} are read.")
+                        raise ValueError(f"{where}: it has {member.size:,} bytes, more than the {_MOST:,} allowed.")
                     file = archive.extractfile(member)
                     assert file is not None
-                    sample |= _told(file.read(_MOST), extension.lower(), where)
+                    sample |= _parsed(file.read(_MOST), extension.lower(), where)
                 else:
                     sample.setdefault("others", []).append(member.name)
             end = archive.offset
     except tarfile.TarError as error:
-        raise ValueError(f"{shard}: it is not a whole tar archive ({error}).") from None
+        raise ValueError(f"{shard}: damaged, truncated, or not a tar archive ({error}).") from None
     with shard.open("rb") as file:
         file.seek(end)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise ValueError(f"{shard}: it is not a whole tar archive; the mark of its end is not there.")
+            raise ValueError(f"{shard}: truncated: its end-of-archive mark is missing.")
     found = [sample for sample in samples.values() if "name" in sample]
     ends = shard.stat().st_size
     for sample in found:
         if sum(sample["place"]) > ends:
-            raise ValueError(f"{shard}: it is not a whole tar archive; it ends within {sample['name']}.")
+            raise ValueError(f"{shard}: truncated: it ends within {sample['name']}.")
     return {
         "names": [sample["name"] for sample in found],
         "places": [sample["place"] for sample in found],
         "labels": [sample.get("label") for sample in found],
         "captions": [sample.get("caption") for sample in found],
-        # Beside an image, as masks and the like are, they are meant for others.
+        # Of keys without an image; other files of an image, such as masks, are not reported.
         "others": [name for sample in samples.values() if "name" not in sample for name in sample.get("others", ())],
     }
 
@@ -259,25 +242,25 @@ def _indexed(shard: Path) -> dict[str, Any]:
 def _check(shard: Path, member: tarfile.TarInfo) -> None:
     place = PurePosixPath(member.name.replace("\\", "/"))
     if place.is_absolute() or ".." in place.parts:
-        raise ValueError(f"{shard}: its member {member.name} lies outside of it; nothing is read from such an archive.")
-    if not member.isfile() or member.issparse():  # holes take no room in an archive, and all they like in memory
-        raise ValueError(f"{shard}: its member {member.name} is no file; nothing is read from such an archive.")
+        raise ValueError(f"{shard}: its member {member.name} has an unsafe path; the archive is not read.")
+    if not member.isfile() or member.issparse():  # a small archive can declare huge holes
+        raise ValueError(f"{shard}: its member {member.name} is not a regular file; the archive is not read.")
 
 
-def _told(content: bytes, extension: str, where: str) -> dict[str, Any]:
+def _parsed(content: bytes, extension: str, where: str) -> dict[str, Any]:
     """Class and caption in a member."""
     try:
         text = content.decode("utf-8-sig")
         if extension == "txt":
             return {"caption": text.rstrip("\r\n")}
-        told = {"label": int(text)} if extension == "cls" else json.loads(text)
-        known = {key: told[key] for key in ("label", "caption") if told.get(key) is not None}
+        fields = {"label": int(text)} if extension == "cls" else json.loads(text)
+        known = {key: fields[key] for key in ("label", "caption") if fields.get(key) is not None}
         label = known.get("label", 0)
         if type(label) is not int or not 0 <= label < MOST_CLASSES:
             raise ValueError
         if not isinstance(known.get("caption", ""), str):
             raise ValueError
     except (ValueError, AttributeError, TypeError, RecursionError):
-        raise ValueError(f"{where}: it is no class, a whole number from 0, and no caption.") from None
+        raise ValueError(f"{where}: it is neither a class, a whole number from 0, nor a caption.") from None
     checked_caption(str(known.get("caption", "")), where)
     return known
