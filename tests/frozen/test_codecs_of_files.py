@@ -58,7 +58,9 @@ def test_our_own_format_holds_the_same(models, tmp_path):
         KLCodec(str(tmp_path / "own"), (1, 8, 8)).load()
     for strange in ({"shape": 5}, {"shape": [1, 8, 8], "scale": "x"}, {"scale": 1.0, "unknown": 1}):
         edited(tmp_path / "own" / "config.json", **strange)
-        with pytest.raises(ValueError, match=r"^path=.*own/config\.json: makes no AutoencoderKL: [^\n]*\.$"):
+        with pytest.raises(
+            ValueError, match=r"^path=.*own/config\.json: no AutoencoderKL can be built from it: [^\n]*\.$"
+        ):
             KLCodec(str(tmp_path / "own"), (1, 8, 8))
 
 

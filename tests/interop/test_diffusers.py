@@ -140,13 +140,13 @@ def test_exported_networks_have_our_outputs_and_gradients(module, options, tmp_p
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"multipliers": (2, 4)}, "network.multipliers=.2, 4.: those of UNet2DModel are whole, the first 1"),
+        ({"multipliers": (2, 4)}, "network.multipliers=.2, 4.: UNet2DModel needs whole numbers, the first 1"),
         (
             {"heads": 2, "head_channels": None, "attention_levels": ()},
-            "network.heads=2: UNet2DModel has heads of equal",
+            "network.heads=2: UNet2DModel needs heads of equal",
         ),
-        ({"image_channels": 3, "attention_levels": ()}, "network.image_channels=3: UNet2DModel takes no image"),
-        ({"vector_features": 3, "attention_levels": ()}, "network.vector_features=3: UNet2DModel takes no vector"),
+        ({"image_channels": 3, "attention_levels": ()}, "network.image_channels=3: UNet2DModel supports only None"),
+        ({"vector_features": 3, "attention_levels": ()}, "network.vector_features=3: UNet2DModel supports only None"),
     ],
 )
 def test_networks_that_diffusers_does_not_have_are_not_written(options, says):
@@ -157,7 +157,7 @@ def test_networks_that_diffusers_does_not_have_are_not_written(options, says):
 def test_a_pipeline_that_nothing_loads_is_not_written(tmp_path, monkeypatch):
     options = {**OURS, "patch": 2}
     network = denoiser(DDPMUNet(**options))
-    with pytest.raises(ValueError, match="patch=2: UNet2DModel has no patches"):
+    with pytest.raises(ValueError, match="patch=2: UNet2DModel supports only 1"):
         write_pipeline(tmp_path, network, options)
     config, layout = unet2d_config(DDPMUNet, OURS)
     forgetful = config, Layout(DDPMUNet, options, layout.entries)

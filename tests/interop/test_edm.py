@@ -186,17 +186,17 @@ def test_what_is_no_such_network_is_refused_in_a_sentence(tmp_path):
             Network(str(tmp_path / "net")).read()
         assert "\n" not in str(error.value)
 
-    says("holds a StyleGAN", class_name="StyleGAN")
-    says("not what denoiselab.interop.nvlabs.pickles makes", init_kwargs={"img_channels": 3})
+    says("StyleGAN is not supported", class_name="StyleGAN")
+    says("not made by denoiselab.interop.nvlabs.pickles", init_kwargs={"img_channels": 3})
     says("decoder_type=residual is unknown; known: standard, skip", init_kwargs={**SONG, "decoder_type": "residual"})
     says("model_type=UViT is unknown", init_kwargs={**SONG, "model_type": "UViT"})
-    says("does not fit its configuration: it lacks", init_kwargs={**SONG, "num_blocks": 2})
+    says("does not match its configuration: it lacks", init_kwargs={**SONG, "num_blocks": 2})
     says(
-        r"'map_layer0.weight' has shape \[64, 16\], where \[128, 32\] is needed",
+        r"'map_layer0.weight' has shape \[64, 16\]; expected is \[128, 32\]",
         init_kwargs={**SONG, "model_channels": 32},
     )
     says(r"encoder_type=residual with resample_filter=\[1, 1\]", init_kwargs={**SONG, "encoder_type": "residual"})
-    says("logits_dim=3 has no counterpart", class_name="Precond", init_kwargs={**EDM2, "logits_dim": 3})
+    says("logits_dim=3 is not supported", class_name="Precond", init_kwargs={**EDM2, "logits_dim": 3})
     says("less than 128 channels", class_name="EDMPrecond", init_kwargs={**ADM, "model_channels": 64})
     for kind, strange in {
         "VPPrecond": {"img_resolution": "a", "channel_mult": 5, "beta_min": "x", "model_type": ["SongUNet"]},

@@ -118,17 +118,17 @@ CASES = {
         name: (of(change), [f"model.bin: 'conv_in.bias' is of {name}, where real numbers are needed: float32"])
         for name, change in KINDS.items()
     },
-    "code": (hostile, ["diffusion_pytorch_model.bin", "holds pickled objects", "mkdir", "it is not loaded"]),
-    "no weights": (lambda f: (f / WEIGHTS).unlink(), ["unet: holds no weights", "safetensors"]),
-    "no config": (lambda f: (f / CONFIG).unlink(), ["holds no model of diffusers", CONFIG]),
+    "code": (hostile, ["diffusion_pytorch_model.bin", "contains pickled objects", "mkdir", "it is not loaded"]),
+    "no weights": (lambda f: (f / WEIGHTS).unlink(), ["unet: has no weights", "safetensors"]),
+    "no config": (lambda f: (f / CONFIG).unlink(), ["has no model of diffusers", CONFIG]),
     "config is no JSON": (lambda f: (f / CONFIG).write_text("{"), [CONFIG, "damaged, or not JSON"]),
     "config is deep": (lambda f: (f / CONFIG).write_text("[" * 99999), [CONFIG, "damaged, or not JSON"]),
     "config is a list": (lambda f: (f / CONFIG).write_text("[]"), [CONFIG, "not a JSON object"]),
-    "no class": (json_with(CONFIG, _class_name="Foo"), [CONFIG, "Foo has no counterpart here", "UNet2DModel"]),
+    "no class": (json_with(CONFIG, _class_name="Foo"), [CONFIG, "Foo is not supported", "UNet2DModel"]),
     "strange config": (json_with(CONFIG, block_out_channels="ab"), [CONFIG, "makes no UNet2DModel"]),
     "endless": (json_with(CONFIG, layers_per_block=10**9), [CONFIG, "a whole number from 1 to 1000"]),
     "no switch": (json_with(CONFIG, flip_sin_to_cos="no"), [CONFIG, "flip_sin_to_cos=no: it must be True or False"]),
-    "another config": (json_with(CONFIG, block_out_channels=[16, 48]), [WEIGHTS, "has shape", "is needed"]),
+    "another config": (json_with(CONFIG, block_out_channels=[16, 48]), [WEIGHTS, "has shape", "expected is"]),
     "more blocks": (json_with(CONFIG, layers_per_block=2), [WEIGHTS, "it lacks 'down_blocks.0.resnets.1"]),
     "unknown block": (
         json_with(CONFIG, down_block_types=["A", "DownBlock2D"]),
@@ -138,7 +138,7 @@ CASES = {
     "dropout": (json_with(CONFIG, dropout="much"), [CONFIG, "makes no UNet2DModel"]),
     "groups": (json_with(CONFIG, norm_num_groups=7), [CONFIG, "groups=7 must divide"]),
     "time embedding": (json_with(CONFIG, time_embedding_type="fourier"), [CONFIG, "time_embedding_type=fourier"]),
-    "class is a list": (json_with(CONFIG, _class_name=["UNet2DModel"]), [CONFIG, "['UNet2DModel'] has no counterpart"]),
+    "class is a list": (json_with(CONFIG, _class_name=["UNet2DModel"]), [CONFIG, "['UNet2DModel'] is not supported"]),
     "norm": (json_with(CONFIG, norm_eps=-1), [CONFIG, "norm_eps=-1.0: it must be positive"]),
     "size": (json_with(CONFIG, sample_size=8.0), [CONFIG, "sample_size=8.0: it must be a whole number"]),
     "no size": (json_with(CONFIG, sample_size=None), [CONFIG, "sample_size=null"]),
@@ -146,7 +146,7 @@ CASES = {
     "betas": (json_with(SCHEDULER, beta_schedule="laplace"), [SCHEDULER, "beta_schedule=laplace", "known: linear"]),
     "prediction": (json_with(SCHEDULER, prediction_type="foo"), [SCHEDULER, "prediction_type=foo", "v_prediction"]),
     "variance": (json_with(SCHEDULER, variance_type="learned"), [SCHEDULER, "variance_type=learned", "fixed_small"]),
-    "betas are a word": (json_with(SCHEDULER, beta_end="x"), [SCHEDULER, "makes no DDPMScheduler", "'x'"]),
+    "betas are a word": (json_with(SCHEDULER, beta_end="x"), [SCHEDULER, "no DDPMScheduler can be built", "'x'"]),
     "learned": (json_with(SCHEDULER, variance_type="learned_range"), [SCHEDULER, "1 outputs a channel"]),
     "index elsewhere": (index({"a": "../part.safetensors"}), ["index.json: names a file elsewhere, '../part"]),
     "index lies": (index({"a": "part.safetensors"}), ["index.json: none of its files holds 'a'"]),
@@ -206,10 +206,10 @@ def test_a_variant_that_stands_alone_is_read_and_several_are_named(folder, caplo
         torch.equal(read.weights[name], Pipeline(str(folder), variant="fp16").read().weights[name])
         for name in read.weights
     )
-    assert "holds weights of the variant fp16 alone, which are read" in caplog.text
+    assert "has only weights of the variant fp16; these are read" in caplog.text
     torch.save(whole, place / "diffusion_pytorch_model.non_ema.bin")
     with pytest.raises(
-        InteropError, match=r"holds no weights; .*; of other variants there are fp16, non_ema: give import\.variant"
+        InteropError, match=r"has no weights; .*; it has the variants fp16, non_ema: set import\.variant"
     ):
         Pipeline(str(folder)).read()
     (place / "diffusion_pytorch_model.non_ema.bin").unlink()
@@ -294,7 +294,7 @@ def test_a_damaged_file_of_the_hubs_cache_is_refused(tmp_path):
 def test_code_in_a_torch_file_does_not_run(legacy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"a": Code()}, "model.pt", _use_new_zipfile_serialization=not legacy)
-    with pytest.raises(InteropError, match=r"model\.pt: holds pickled objects \(.*mkdir\), which could run code"):
+    with pytest.raises(InteropError, match=r"model\.pt: contains pickled objects \(.*mkdir\), which could run code"):
         read_tensors(tmp_path / "model.pt")
     assert not (tmp_path / "owned").exists()
 

@@ -168,14 +168,14 @@ def with_bias(change):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda folder: shutil.rmtree(folder / "text_encoder"), "there is no text_encoder in it"),
-        (lambda folder: shutil.rmtree(folder / "tokenizer"), "there is no tokenizer in it"),
+        (lambda folder: shutil.rmtree(folder / "text_encoder"), "it has no text_encoder"),
+        (lambda folder: shutil.rmtree(folder / "tokenizer"), "it has no tokenizer"),
         (unlike, "its latents have 3 channels, and the network takes 4"),
         (lambda folder: edited(folder / "vae" / "config.json", _class_name="AutoencoderTiny"), "AutoencoderTiny is no"),
         (lambda folder: (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99), "damaged"),
         (lambda folder: (folder / "text_encoder" / "model.safetensors").write_bytes(b"x" * 99), "cannot be read"),
         (with_bias(lambda bias: bias * torch.nan), "'final_layer_norm.bias' holds numbers that are not finite"),
-        (with_bias(torch.Tensor.int), "final_layer_norm.bias' is of int32, where real numbers"),
+        (with_bias(torch.Tensor.int), "final_layer_norm.bias' is of int32; expected are real numbers"),
         (
             lambda folder: edited(folder / "scheduler/scheduler_config.json", rescale_betas_zero_snr=True),
             "alpha=0, sig",

@@ -109,10 +109,10 @@ def strange():
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ({"ema": strange()}, "makes no network: 'int' object"),
-        (Malicious(eval, "__import__('pathlib').Path('owned').touch()"), "asks for builtins.eval"),
-        (Malicious(torch.load, "owned"), "asks for torch.serialization.load"),
-        ({"ema": [1, 2]}, "holds no network"),
+        ({"ema": strange()}, "no network can be built from it: 'int' object"),
+        (Malicious(eval, "__import__('pathlib').Path('owned').touch()"), "it imports builtins.eval"),
+        (Malicious(torch.load, "owned"), "it imports torch.serialization.load"),
+        ({"ema": [1, 2]}, "it contains no network"),
         ({"G": 1}, "has no 'ema'; it has: G"),
     ],
 )

@@ -158,7 +158,7 @@ def test_an_import_is_their_score(name):
     ],
 )
 def test_labels_that_ours_would_not_be_told_are_refused(name, embedding):
-    with pytest.raises(InteropError, match=f"model.embedding_type={embedding} on a .* has no counterpart here"):
+    with pytest.raises(InteropError, match=f"model.embedding_type={embedding} on a .* is not supported"):
         meaning(tiny(name, embedding_type=embedding), HERE)
 
 
@@ -202,11 +202,11 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path):
         ncsnpp_layout(tiny("vp/ddpm/cifar10", nf=100), HERE)
     with pytest.raises(InteropError, match=r"model.nf=64: a ddpm of channels"):  # the stem's 64 are in 32 groups of 2
         ncsnpp_layout(tiny("vp/ddpm/cifar10", nf=64, ch_mult=[2, 2]), HERE)
-    with pytest.raises(InteropError, match=r"model.fir_kernel=\[1, 2, 3, 4\] has no counterpart here"):
+    with pytest.raises(InteropError, match=r"model.fir_kernel=\[1, 2, 3, 4\] is not supported"):
         ncsnpp_layout(tiny(fir_kernel=[1, 2, 3, 4]), HERE)  # theirs mirrors it where it halves, too
-    with pytest.raises(InteropError, match=r"does not fit its configuration"):
+    with pytest.raises(InteropError, match=r"does not match its configuration"):
         ScoreSDE(str(path), "vp/cifar10_ddpmpp_continuous").read()
-    with pytest.raises(InteropError, match=r"model.nonlinearity=elu has no counterpart"):
+    with pytest.raises(InteropError, match=r"model.nonlinearity=elu is not supported"):
         ScoreSDE(str(path), tiny(nonlinearity="elu")).read()
     with pytest.raises(InteropError, match="averages do not fit"):
         averaged(state, {"shadow_params": [torch.zeros(1)]}, HERE)

@@ -1,4 +1,7 @@
-"""Weights of others: read into our networks, with their schedule and parameterization, and written back."""
+"""Models of other code bases: their weights in our networks, their schedule and parameterization, and back.
+
+One file or package per code base; `weights/` reads files and maps names, `imported.py` is what every reader returns.
+"""
 
 from denoiselab.interop.imported import Imported, Source
 from denoiselab.interop.weights.state_dicts import InteropError

@@ -1,10 +1,24 @@
-"""Parts of a configuration, in plain containers: a `_target_` and its constructor's arguments."""
+"""Configuration nodes in plain containers: a `_target_` and its constructor's arguments."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 Node = dict[str, Any]
+
+
+def plain(value: Any) -> Any:
+    """Nested containers as dictionaries and lists, arrays as lists or numbers, dtypes as their names."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if isinstance(value, torch.dtype):
+        return str(value)
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def node(name: str, *, partial: bool = False, **options: Any) -> Node:
@@ -28,18 +42,18 @@ def parameterization(name: str, **options: Any) -> Node:
 
 
 def denoiser(time_label: Node, variance: str | None = None, input_scale: Node | None = None) -> Node:
-    """What stands around a network; `variance` is a class of `denoiselab.variances`."""
+    """The denoiser of a network; `variance` is a class of `denoiselab.variances`."""
     learned = None if variance is None else node(f"denoiselab.variances.{variance}")
     return node("denoiselab.denoiser.Denoiser", time_label=time_label, input_scale=input_scale, variance=learned)
 
 
 def step_index(**options: Any) -> Node:
-    """The time label of a chain."""
+    """The time label of a discrete schedule."""
     return node("denoiselab.denoiser.StepIndex", **options)
 
 
 def conditioner(num_classes: int | None, **options: Any) -> Node:
-    """Class labels with these options, where there are classes."""
+    """Class labels with these options; unconditional without classes."""
     if num_classes is None:
         return node("denoiselab.conditioners.Unconditional")
     return node("denoiselab.conditioners.ClassLabel", num_classes=num_classes, **options)

@@ -1,75 +1,68 @@
-"""Checkpoints of ermongroup/ddim and pesser/pytorch_diffusion: Ho et al.'s UNet under their shared names.
+"""Checkpoints of ermongroup/ddim and pesser/pytorch_diffusion: Ho et al.'s UNet, under the names that both use.
 
 Source of the names: `models/diffusion.py` of the first, `pytorch_diffusion/model.py` of the second.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from denoiselab.interop import config_nodes
-from denoiselab.interop.imported import Imported, named
+from denoiselab.interop.imported import Imported, Source, named
 from denoiselab.interop.weights.files import as_state, read_torch
 from denoiselab.interop.weights.layout import SAME, Layout, Pointwise, Stacked
 from denoiselab.interop.weights.state_dicts import InteropError, State, numbered, width_of
 from denoiselab.interop.weights.unet_names import Names, Part, entries
 from denoiselab.networks import DDPMUNet
 
-# Their beta schedules, and ours.
+# Their names of beta schedules to ours.
 _BETAS = {"linear": "linear", "quad": "scaled_linear", "sigmoid": "sigmoid"}
 
 
-class Checkpoint:
-    """A `.ckpt` of weights alone (pesser), or a `ckpt.pth` of weights, optimizer, counters and average (ermongroup).
+@dataclass
+class Checkpoint(Source):
+    """A `.ckpt` of weights only (pesser), or a `ckpt.pth` of weights, optimizer, counters and average (ermongroup).
 
-    The file has no configuration; what the shapes of the weights do not tell are options.
+    The file has no configuration; options give what does not follow from the shapes of the weights.
 
     Args:
         path: The file.
-        resolution: Height and width of the images; None: the one that puts the attention at 16x16, as in all released
-            models.
-        variance: Of the reverse steps; None: large at 32x32, else small, as released.
-        beta_schedule: Their name of it.
+        resolution: Height and width of the images; None: that with the attention at 16x16, as in all released models.
+        variance: Of the reverse steps; None: large at 32x32, otherwise small, as released.
+        beta_schedule: Under their name.
         beta_start: The first beta.
         beta_end: The last beta.
-        steps: Their number.
+        steps: Number of betas.
         dropout: Of training.
     """
 
-    def __init__(
-        self,
-        path: str,
-        resolution: int | None = None,
-        variance: Literal["fixed_large", "fixed_small"] | None = None,
-        beta_schedule: Literal["linear", "quad", "sigmoid"] = "linear",
-        beta_start: float = 1e-4,
-        beta_end: float = 0.02,
-        steps: int = 1000,
-        dropout: float = 0.0,
-    ) -> None:
-        self.path, self.resolution, self.variance, self.dropout = path, resolution, variance, dropout
-        self.betas = config_nodes.betas(_BETAS[beta_schedule], steps=steps, start=beta_start, end=beta_end, per=steps)
+    path: str
+    resolution: int | None = None
+    variance: Literal["fixed_large", "fixed_small"] | None = None
+    beta_schedule: Literal["linear", "quad", "sigmoid"] = "linear"
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+    steps: int = 1000
+    dropout: float = 0.0
 
     def read(self) -> Imported:
-        """The network, its average where there is one, and DDPM's chain.
-
-        Raises:
-            InteropError: The file cannot be read, or holds another network.
-        """
         path = Path(self.path).expanduser()
         content = read_torch(path)
         states = content if isinstance(content, list) else [content]
         weights = as_state(states[0] if states else None, path)
-        # Lists are: weights, optimizer, epoch, step and, in a file with an average, that.
+        # A list contains weights, optimizer, epoch, step and optionally the average.
         averages = {"ema": as_state(states[4], path)} if len(states) > 4 else {}
         layout = layout_of(weights, path, self.resolution, self.dropout)
+        ends = {"start": self.beta_start, "end": self.beta_end}
+        table = config_nodes.betas(_BETAS[self.beta_schedule], steps=self.steps, **ends, per=self.steps)
         large = layout.options["shape"][1] == 32 if self.variance is None else self.variance == "fixed_large"
         return Imported(
             named(self.path, path),
             layout,
             layout.to_ours(weights, path),
-            config_nodes.chain(self.betas),
+            config_nodes.chain(table),
             config_nodes.parameterization("eps"),
             config_nodes.denoiser(config_nodes.step_index(), "FixedLarge" if large else "FixedSmall"),
             averages={name: layout.to_ours(average, path) for name, average in averages.items()},
@@ -78,16 +71,10 @@ class Checkpoint:
 
 
 def layout_of(state: State, where: Path, resolution: int | None = None, dropout: float = 0.0) -> Layout:
-    """The `DDPMUNet` that a state of theirs belongs to, by its names and shapes.
-
-    Args:
-        state: Names to tensors.
-        where: The file, for messages.
-        resolution: As in `Checkpoint`.
-        dropout: Of training.
+    """The `DDPMUNet` of a state dict of theirs, from its names and shapes; arguments as in `Checkpoint`.
 
     Raises:
-        InteropError: It is no such state, or the resolution does not follow from it.
+        InteropError: If it is not such a state dict, or the resolution does not follow from it.
     """
     channels, outputs = width_of(state, "conv_in.weight", where), width_of(state, "conv_out.weight", where)
     inputs = width_of(state, "conv_in.weight", where, axis=1)
@@ -95,7 +82,7 @@ def layout_of(state: State, where: Path, resolution: int | None = None, dropout:
     attention = [level for level in range(levels) if f"down.{level}.attn.0.q.weight" in state]
     if resolution is None:
         if len(attention) != 1:
-            raise InteropError(f"{where}: attention stands at {len(attention)} resolutions; give import.resolution.")
+            raise InteropError(f"{where}: it has attention at {len(attention)} resolutions; set import.resolution.")
         resolution = 16 * 2 ** attention[0]
     options = {
         "shape": [inputs, resolution, resolution],

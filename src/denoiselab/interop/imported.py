@@ -1,4 +1,4 @@
-"""A model of others as one of ours: what every source of imports returns."""
+"""An imported model: what every reader of another code base returns."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from denoiselab.interop import config_nodes
-from denoiselab.interop.config_nodes import Node
+from denoiselab.interop.config_nodes import Node, plain
 from denoiselab.interop.weights.layout import Layout
 from denoiselab.interop.weights.state_dicts import State
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A network with its weights, and what its output means.
+    """A network with its weights, and the meaning of its output.
 
     Nodes are as in `denoiselab.interop.config_nodes`.
 
     Args:
-        name: What to call it: letters, digits, `.`, `-` and `_`.
+        name: Of the model: letters, digits, `.`, `-` and `_`.
         layout: Of the network.
         weights: Its state, in our names.
-        schedule: Node of the schedule that it was trained on.
-        parameterization: Node of what its output means.
-        denoiser: Node of how it is told the level, and of its variance.
-        conditioner: Node of the conditioning it takes.
+        schedule: Node of the schedule of its training.
+        parameterization: Node of the meaning of its output.
+        denoiser: Node of its time label, input scale and variance.
+        conditioner: Node of its conditioning.
         averages: Moving averages of the weights by name, in our names, of the same shapes.
-        codec: Node of the autoencoder between pixels and what the network sees; None for pixels.
-        shape: Of a sample, in pixels; None for what the network sees.
-        files: What was read.
-        sampling: Options of `sample.py` with which it is sampled as where it comes from, where they are known.
+        codec: Node of the autoencoder of a latent model; None for pixels.
+        shape: Of a sample, in pixels; None if it is that of the network.
+        files: That were read.
+        sampling: Options of `sample.py` that sample as the original does, if known.
     """
 
     name: str
@@ -55,12 +55,12 @@ class Imported:
     sampling: Sequence[str] = ()
 
     def config(self) -> Node:
-        """The model's configuration: the parts that a run directory's has too."""
-        network = {"_target_": target(self.layout.module), **_plain(self.layout.options)}
+        """The model's part of the configuration of a run directory."""
+        network = {"_target_": target(self.layout.module), **plain(self.layout.options)}
         config = {
             "name": self.name,
             "seed": 0,
-            "data": {"name": self.name, "shape": _plain(self.shape or network["shape"])},
+            "data": {"name": self.name, "shape": plain(self.shape or network["shape"])},
             "network": network,
             "schedule": self.schedule,
             "parameterization": self.parameterization,
@@ -70,7 +70,7 @@ class Imported:
         return config if self.codec is None else {**config, "codec": self.codec}
 
     def digest(self, config: Node | None = None) -> str:
-        """SHA-256 of a configuration, its own by default, and names, types, shapes and numbers of the weights."""
+        """SHA-256 of a configuration (by default `config()`) and of names, dtypes, shapes and values of the weights."""
         total = hashlib.sha256(json.dumps(config or self.config(), sort_keys=True).encode())
         for which, state in (("", self.weights), *sorted(self.averages.items())):
             for name, tensor in sorted(state.items()):
@@ -80,35 +80,25 @@ class Imported:
 
 
 class Source(Protocol):
-    """Reads a model of others."""
+    """A reader of another code base's models."""
 
     def read(self) -> Imported:
-        """The whole model, checked.
+        """Read and check the whole model.
 
         Raises:
-            InteropError: A file or an option cannot be used; nothing was written.
+            InteropError: If a file cannot be read, holds another network, or is not supported.
         """
-        ...
 
 
 def named(path: str, found: Path) -> str:
-    """What to call the model at `path`, found in a folder or file: that one's name, or the hub's `owner-name`."""
+    """The name of the model at `path`, which was found at `found`: that of the file or folder, or `owner-name`."""
     here = Path(path).expanduser()
     name = found.resolve().name if found == here else path
     return re.sub(r"[^\w.-]+", "-", name.removesuffix(found.suffix if found.is_file() else "")).strip("-.") or "model"
 
 
 def target(module: type[nn.Module]) -> str:
-    """The name of a class as configurations write it: in the package that exports it."""
+    """The `_target_` of a class: in the package that exports it."""
     package = module.__module__.rpartition(".")[0]
     exported = getattr(importlib.import_module(package), module.__name__, None) is module
     return f"{package if exported else module.__module__}.{module.__name__}"
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, throughout."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    return value

@@ -1,12 +1,13 @@
 """Checkpoints of ermongroup's ncsn and ncsnv2 (`checkpoint.pth`).
 
-Their images lie in [0, 1] and enter the network as 2 x - 1; ours lie in [-1, 1], so their sigmas are doubled, and
-NCSN's score, the gradient by x, is halved: in the weights of its last convolution.
+Their images are in [0, 1] and enter the network as 2 x - 1; ours are in [-1, 1]. So their sigmas are doubled, and
+NCSN's score, the gradient by x, is halved, in the weights of its last convolution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,48 +15,45 @@ from torch import Tensor
 
 from denoiselab.interop import config_nodes
 from denoiselab.interop.config_nodes import Node, node
-from denoiselab.interop.imported import Imported, named
+from denoiselab.interop.imported import Imported, Source, named
 from denoiselab.interop.weights.files import as_state, read_torch
 from denoiselab.interop.weights.layout import SAME, Entry, Layout, Way
 from denoiselab.interop.weights.state_dicts import InteropError, State, numbers, width_of
 from denoiselab.networks import NCSN, NCSNv2
 
-# Multipliers and dilations by the number of levels: NCSNv2, its deeper and its deepest network; NCSN has the first.
+# Multipliers and dilations by the number of levels: of NCSNv2, its deeper and its deepest network; NCSN uses the first.
 _SIZES = {
     4: ([1, 2, 2, 2], [1, 1, 2, 4]),
     5: ([1, 2, 2, 4, 4], [1, 1, 1, 2, 4]),
     6: ([1, 2, 2, 2, 4, 4], [1, 1, 1, 1, 2, 4]),
 }
 
-# Their names of levels and of refiners. The deepest network got one in the middle later.
+# Their names of levels and of refiners; 31 is the added level of the deepest network.
 _LEVELS = {4: ["1", "2", "3", "4"], 5: ["1", "2", "3", "4", "5"], 6: ["1", "2", "3", "31", "4", "5"]}
 _REFINERS = {4: ["1", "2", "3", "4"], 5: ["1", "2", "3", "4", "5"], 6: ["1", "2", "31", "3", "4", "5"]}
 
 
-class Checkpoint:
-    """A checkpoint of either, which its weights tell apart.
+@dataclass
+class Checkpoint(Source):
+    """A checkpoint of NCSN or NCSNv2, distinguished by its weights.
 
     Args:
         path: The file.
         image_size: Of the square images.
-        sigma_begin: NCSN's largest sigma, in its units; NCSNv2's checkpoints hold their sigmas.
-        sigma_end: NCSN's smallest.
+        sigma_begin: NCSN's largest sigma, in its units; NCSNv2's checkpoints contain their sigmas.
+        sigma_end: NCSN's smallest sigma.
     """
 
-    def __init__(self, path: str, image_size: int = 32, sigma_begin: float = 1.0, sigma_end: float = 0.01) -> None:
-        self.path, self.image_size = path, image_size
-        self.sigma_begin, self.sigma_end = sigma_begin, sigma_end
+    path: str
+    image_size: int = 32
+    sigma_begin: float = 1.0
+    sigma_end: float = 0.01
 
     def read(self) -> Imported:
-        """The network with its average where it has one, and what its output means.
-
-        Raises:
-            InteropError: The file cannot be read, or holds another network.
-        """
         path = Path(self.path).expanduser()
         content = read_torch(path)
         if not isinstance(content, list) or not 2 <= len(content) <= 5:
-            raise InteropError(f"{path}: not a checkpoint of ncsn or ncsnv2, which is a list that begins with weights.")
+            raise InteropError(f"{path}: not a checkpoint of ncsn or ncsnv2, which is a list that starts with weights.")
         state = as_state(content[0], path)
         layout = ncsn_layout(state, path, self.image_size)
         averages = {}
@@ -74,7 +72,7 @@ class Checkpoint:
         )
 
     def _schedule(self, state: State, layout: Layout, path: Path) -> Node:
-        """Their sigmas in our units, from the least on."""
+        """Their sigmas in our units, ascending."""
         if layout.module is NCSN:
             ends = {"sigma_min": 2 * self.sigma_end, "sigma_max": 2 * self.sigma_begin}
             table = config_nodes.betas("geometric", steps=layout.options["levels"], **ends)
@@ -87,20 +85,15 @@ class Checkpoint:
 
 
 def ncsn_layout(state: Mapping[str, Tensor], where: Path, image_size: int) -> Layout:
-    """The network that a state of theirs belongs to: options, and the list of names.
-
-    Args:
-        state: Names to tensors.
-        where: The file, for messages.
-        image_size: Of the square images.
+    """The network of a state dict of theirs, from its names and shapes.
 
     Raises:
-        InteropError: It is no such state.
+        InteropError: If it is not such a state dict.
     """
     levels = 6 if "res31.0.conv1.weight" in state else 5 if "res5.0.conv1.weight" in state else 4
     conditional = "normalizer.embed.weight" in state
     if conditional and levels > 4:
-        raise InteropError(f"{where}: NCSN's deeper network, whose norms are others, has no counterpart here.")
+        raise InteropError(f"{where}: NCSN's deeper network, which has other norms, is not supported.")
     channels = width_of(state, "begin_conv.weight", where, axis=1)
     options: dict[str, Any] = {
         "shape": [channels, image_size, image_size],
@@ -148,7 +141,7 @@ def _entries(module: type[NCSN] | type[NCSNv2], options: Mapping[str, Any], leve
 
 
 def _units(ours: str, theirs: str, count: int) -> dict[str, str]:
-    """Their norms and convolutions are numbered by unit and by place in it, from 1."""
+    """Their names of norms and convolutions count units and places within them from 1."""
     found = {}
     for number in range(2 * count):
         place = f"{theirs}.{number // 2 + 1}_{number % 2 + 1}"
@@ -157,13 +150,11 @@ def _units(ours: str, theirs: str, count: int) -> dict[str, str]:
     return found
 
 
-class _Halved:
-    """Half of theirs: exact in floating point."""
+class _Halved(Way):
+    """Half of their tensor, which is exact in floating point."""
 
     def ours(self, *theirs: Tensor) -> Tensor:
-        """One half."""
         return SAME.ours(*theirs) / 2
 
     def theirs(self, ours: Tensor) -> tuple[Tensor]:
-        """Twice ours."""
         return (2 * ours,)

@@ -1,4 +1,4 @@
-"""Values in the configurations of other code bases, and the options of our modules."""
+"""Checks of values in the configurations of other code bases, and of the options of our modules."""
 
 from __future__ import annotations
 
@@ -35,6 +35,17 @@ def positive(config: Mapping[str, Any], option: str, default: float | None = Non
     if not 0 < value < math.inf:
         raise InteropError(f"{option}={value}: it must be positive and finite.")
     return value
+
+
+def require_only(options: Mapping[str, Any], supported: Mapping[str, Any], other: str) -> None:
+    """Check that options of our network have the only values that another code base supports.
+
+    Raises:
+        ValueError: If one has another value.
+    """
+    for option, value in supported.items():
+        if options.get(option, value) != value:
+            raise ValueError(f"network.{option}={options[option]}: {other} supports only {value}.")
 
 
 def completed(module: type[nn.Module], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Model folders of diffusers, in and out."""
+"""Model folders of diffusers: pipelines, networks, autoencoders and schedulers, read and written."""

@@ -1,4 +1,4 @@
-"""The autoencoders of latent diffusion in diffusers' names, in and out."""
+"""The autoencoders of latent diffusion under diffusers' names, read and written."""
 
 from __future__ import annotations
 
@@ -14,26 +14,21 @@ from denoiselab.interop.weights.state_dicts import InteropError
 
 _KINDS = (("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D"))
 
-# What theirs must be for ours to equal them.
-_REQUIRED: dict[str, tuple[Any, ...]] = {"act_fn": ("silu", "swish"), "mid_block_add_attention": (True, False)}
-_REQUIRED_KL = {**_REQUIRED, "use_quant_conv": (True, False), "latents_mean": (None,), "latents_std": (None,)}
-_REQUIRED_VQ = {**_REQUIRED, "norm_type": ("group",), "lookup_from_codebook": (False,)}
+# Supported values of options, besides their defaults.
+_SUPPORTED = {"act_fn": ("silu", "swish"), "mid_block_add_attention": (True, False)}
 
 
 @reads("AutoencoderKL")
 def autoencoder_kl(config: Fields) -> Layout:
-    """The `AutoencoderKL` that equals diffusers' of the same name.
-
-    Args:
-        config: Content of its `config.json`.
+    """Our `AutoencoderKL` that equals diffusers' of the same name.
 
     Raises:
-        InteropError: There is none.
+        InteropError: If `config`, the content of its `config.json`, is not supported.
     """
-    require(config, _REQUIRED_KL)
+    require(config, {**_SUPPORTED, "use_quant_conv": (True, False)})
     quantization = config["use_quant_conv"]
     if config["use_post_quant_conv"] != quantization:
-        raise InteropError(f"use_post_quant_conv: it must be as use_quant_conv={quantization} to have a counterpart.")
+        raise InteropError(f"use_post_quant_conv: it must equal use_quant_conv={quantization}.")
     options = {
         **_shared(config),
         "latent_channels": config["latent_channels"],
@@ -41,15 +36,11 @@ def autoencoder_kl(config: Fields) -> Layout:
         "scale": config["scaling_factor"],
         "shift": config["shift_factor"] or 0.0,
     }
-    return _autoencoder_kl_layout(options)
+    return _layout(AutoencoderKL, options)
 
 
 def autoencoder_kl_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
-    """The configuration of diffusers' model that equals an `AutoencoderKL`, and the list of their weights.
-
-    Args:
-        options: Of the constructor, all that differ from its defaults.
-    """
+    """The configuration of diffusers' model that equals our `AutoencoderKL` with these options, and its layout."""
     full = completed(AutoencoderKL, options)
     config = {
         "_class_name": "AutoencoderKL",
@@ -60,20 +51,17 @@ def autoencoder_kl_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], L
         "scaling_factor": full["scale"],
         "shift_factor": full["shift"] or None,
     }
-    return config, _autoencoder_kl_layout(options)
+    return config, _layout(AutoencoderKL, options)
 
 
 @reads("VQModel")
 def vq_model(config: Fields) -> Layout:
-    """The `VQModel` that equals diffusers' of the same name.
-
-    Args:
-        config: Content of its `config.json`.
+    """Our `VQModel` that equals diffusers' of the same name.
 
     Raises:
-        InteropError: There is none.
+        InteropError: If `config`, the content of its `config.json`, is not supported.
     """
-    require(config, _REQUIRED_VQ)
+    require(config, _SUPPORTED)
     options = {
         **_shared(config),
         "latent_channels": config["latent_channels"],
@@ -81,15 +69,11 @@ def vq_model(config: Fields) -> Layout:
         "codes": config["num_vq_embeddings"],
         "scale": config["scaling_factor"],
     }
-    return _vq_model_layout(options)
+    return _layout(VQModel, options)
 
 
 def vq_model_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
-    """The configuration of diffusers' model that equals a `VQModel`, and the list of their weights.
-
-    Args:
-        options: Of the constructor, all that differ from its defaults.
-    """
+    """The configuration of diffusers' model that equals our `VQModel` with these options, and its layout."""
     full = completed(VQModel, options)
     config = {
         "_class_name": "VQModel",
@@ -99,28 +83,24 @@ def vq_model_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]
         "num_vq_embeddings": full["codes"],
         "scaling_factor": full["scale"],
     }
-    return config, _vq_model_layout(options)
+    return config, _layout(VQModel, options)
 
 
-def _autoencoder_kl_layout(options: Mapping[str, Any]) -> Layout:
-    """The list of names of an `AutoencoderKL` of these options."""
-    options = completed(AutoencoderKL, options)
-    convs = _quantization() if options["quantization_convs"] else []
-    return Layout(AutoencoderKL, options, [*_entries(options), *convs])
-
-
-def _vq_model_layout(options: Mapping[str, Any]) -> Layout:
-    """The list of names of a `VQModel` of these options."""
-    options = completed(VQModel, options)
-    codebook = layer("quantizer.codebook", "quantize.embedding", bias=None)
-    return Layout(VQModel, options, [*_entries(options), *_quantization(), *codebook])
+def _layout(module: type[AutoencoderKL] | type[VQModel], options: Mapping[str, Any]) -> Layout:
+    full = completed(module, options)
+    found = _entries(full)
+    if full.get("quantization_convs", True):
+        found += [*layer("after_encoder", "quant_conv"), *layer("before_decoder", "post_quant_conv")]
+    if module is VQModel:
+        found += layer("quantizer.codebook", "quantize.embedding", bias=None)
+    return Layout(module, full, found)
 
 
 def _shared(config: Fields) -> dict[str, Any]:
     widths: Sequence[int] = config["block_out_channels"]
     channels, channels_out = config["in_channels"], config["out_channels"]
     if channels != channels_out:
-        raise InteropError(f"out_channels={channels_out}: it must be in_channels={channels} to have a counterpart.")
+        raise InteropError(f"out_channels={channels_out}: it must equal in_channels={channels}.")
     return {
         "shape": image_shape(config, channels),
         "channels": widths[0],
@@ -145,10 +125,6 @@ def _shared_config(options: Mapping[str, Any]) -> dict[str, Any]:
         "mid_block_add_attention": options["middle_attention"],
         "norm_num_groups": options["groups"],
     }
-
-
-def _quantization() -> list[Entry]:
-    return [*layer("after_encoder", "quant_conv"), *layer("before_decoder", "post_quant_conv")]
 
 
 def _entries(options: Mapping[str, Any]) -> list[Entry]:

@@ -1,4 +1,4 @@
-"""The fields of diffusers' configurations: their defaults, and that none which matters is passed over."""
+"""The fields of diffusers' configurations: their defaults, and a check that each is either used or at its default."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from denoiselab.interop.weights.state_dicts import InteropError
 
 _log = logging.getLogger(__name__)
 
-# What diffusers takes for a field that a configuration leaves out: the signatures of its classes.
+# Defaults of fields that a configuration leaves out, from the signatures of diffusers' classes.
 _AUTOENCODER: dict[str, Any] = {
     "in_channels": 3,
     "out_channels": 3,
@@ -28,12 +28,9 @@ _AUTOENCODER: dict[str, Any] = {
 }
 DEFAULTS: dict[str, dict[str, Any]] = {
     "UNet2DModel": {
-        "sample_size": None,
         "in_channels": 3,
         "out_channels": 3,
-        "center_input_sample": False,
         "time_embedding_type": "positional",
-        "time_embedding_dim": None,
         "freq_shift": 0,
         "flip_sin_to_cos": True,
         "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
@@ -49,25 +46,26 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "act_fn": "silu",
         "attention_head_dim": 8,
         "norm_num_groups": 32,
-        "attn_norm_num_groups": None,
         "norm_eps": 1e-5,
         "resnet_time_scale_shift": "default",
         "add_attention": True,
-        "class_embed_type": None,
-        "num_class_embeds": None,
-        "num_train_timesteps": None,
+        **dict.fromkeys(
+            (
+                *("sample_size", "time_embedding_dim", "attn_norm_num_groups", "class_embed_type"),
+                *("num_class_embeds", "num_train_timesteps"),
+            ),
+            None,
+        ),
+        "center_input_sample": False,
     },
     "UNet2DConditionModel": {
-        "sample_size": None,
         "in_channels": 4,
         "out_channels": 4,
-        "center_input_sample": False,
         "flip_sin_to_cos": True,
         "freq_shift": 0,
         "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         "mid_block_type": "UNetMidBlock2DCrossAttn",
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        "only_cross_attention": False,
         "block_out_channels": (320, 640, 1280, 1280),
         "layers_per_block": 2,
         "downsample_padding": 1,
@@ -78,40 +76,36 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "norm_eps": 1e-5,
         "cross_attention_dim": 1280,
         "transformer_layers_per_block": 1,
-        "reverse_transformer_layers_per_block": None,
-        "encoder_hid_dim": None,
-        "encoder_hid_dim_type": None,
         "attention_head_dim": 8,
-        "num_attention_heads": None,
-        "dual_cross_attention": False,
-        "use_linear_projection": False,
-        "class_embed_type": None,
-        "addition_embed_type": None,
-        "addition_time_embed_dim": None,
-        "num_class_embeds": None,
-        "upcast_attention": False,
         "resnet_time_scale_shift": "default",
-        "resnet_skip_time_act": False,
         "resnet_out_scale_factor": 1.0,
         "time_embedding_type": "positional",
-        "time_embedding_dim": None,
-        "time_embedding_act_fn": None,
-        "timestep_post_act": None,
-        "time_cond_proj_dim": None,
         "conv_in_kernel": 3,
         "conv_out_kernel": 3,
-        "projection_class_embeddings_input_dim": None,
         "attention_type": "default",
-        "class_embeddings_concat": False,
-        "mid_block_only_cross_attention": None,
-        "cross_attention_norm": None,
         "addition_embed_type_num_heads": 64,
+        **dict.fromkeys(
+            (
+                *("sample_size", "reverse_transformer_layers_per_block", "encoder_hid_dim", "encoder_hid_dim_type"),
+                *("num_attention_heads", "class_embed_type", "addition_embed_type", "addition_time_embed_dim"),
+                *("num_class_embeds", "time_embedding_dim", "time_embedding_act_fn", "timestep_post_act"),
+                *("time_cond_proj_dim", "projection_class_embeddings_input_dim", "mid_block_only_cross_attention"),
+                *("cross_attention_norm",),
+            ),
+            None,
+        ),
+        **dict.fromkeys(
+            (
+                *("center_input_sample", "only_cross_attention", "dual_cross_attention", "use_linear_projection"),
+                *("upcast_attention", "resnet_skip_time_act", "class_embeddings_concat"),
+            ),
+            False,
+        ),
     },
     "DiTTransformer2DModel": {
         "num_attention_heads": 16,
         "attention_head_dim": 72,
         "in_channels": 4,
-        "out_channels": None,
         "num_layers": 28,
         "dropout": 0.0,
         "norm_num_groups": 32,
@@ -120,60 +114,59 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "patch_size": 2,
         "activation_fn": "gelu-approximate",
         "num_embeds_ada_norm": 1000,
-        "upcast_attention": False,
         "norm_type": "ada_norm_zero",
-        "norm_elementwise_affine": False,
         "norm_eps": 1e-5,
+        "out_channels": None,
+        "upcast_attention": False,
+        "norm_elementwise_affine": False,
     },
     "Transformer2DModel": {
         "num_attention_heads": 16,
         "attention_head_dim": 88,
-        "in_channels": None,
-        "out_channels": None,
         "num_layers": 1,
         "dropout": 0.0,
         "norm_num_groups": 32,
-        "cross_attention_dim": None,
-        "attention_bias": False,
-        "sample_size": None,
-        "num_vector_embeds": None,
-        "patch_size": None,
         "activation_fn": "geglu",
-        "num_embeds_ada_norm": None,
-        "use_linear_projection": False,
-        "only_cross_attention": False,
-        "double_self_attention": False,
-        "upcast_attention": False,
         "norm_type": "layer_norm",
         "norm_elementwise_affine": True,
         "norm_eps": 1e-5,
         "attention_type": "default",
-        "caption_channels": None,
-        "interpolation_scale": None,
-        "use_additional_conditions": None,
+        **dict.fromkeys(
+            (
+                *("in_channels", "out_channels", "cross_attention_dim", "sample_size", "num_vector_embeds"),
+                *("patch_size", "num_embeds_ada_norm", "caption_channels", "interpolation_scale"),
+                *("use_additional_conditions",),
+            ),
+            None,
+        ),
+        **dict.fromkeys(
+            (
+                *("attention_bias", "use_linear_projection", "only_cross_attention", "double_self_attention"),
+                *("upcast_attention",),
+            ),
+            False,
+        ),
     },
     "AutoencoderKL": {
         **_AUTOENCODER,
         "latent_channels": 4,
-        "shift_factor": None,
-        "latents_mean": None,
-        "latents_std": None,
         "force_upcast": True,
         "use_quant_conv": True,
         "use_post_quant_conv": True,
+        **dict.fromkeys(("shift_factor", "latents_mean", "latents_std"), None),
     },
     "VQModel": {
         **_AUTOENCODER,
         "latent_channels": 3,
         "num_vq_embeddings": 256,
-        "vq_embed_dim": None,
         "norm_type": "group",
+        "vq_embed_dim": None,
         "lookup_from_codebook": False,
         "force_upcast": False,
     },
 }
 
-# Fields that change no output: of precision, or of parts that other fields ask for, which are refused.
+# Fields that do not change outputs: of precision, or of parts that other fields enable, which are refused.
 _NEUTRAL = frozenset(
     {
         *("addition_embed_type_num_heads", "addition_time_embed_dim", "force_upcast", "num_train_timesteps"),
@@ -181,14 +174,14 @@ _NEUTRAL = frozenset(
     }
 )
 
-# What diffusers' EMAModel adds to the configuration of the average that it saves.
+# Fields that diffusers' EMAModel adds to the configuration of the average.
 _OF_AVERAGES = frozenset(
     {"decay", "inv_gamma", "min_decay", "optimization_step", "power", "update_after_step", "use_ema_warmup"}
 )
 
 
 class Fields(Mapping[str, Any]):
-    """A configuration with diffusers' defaults for what it leaves out; notes which fields are read.
+    """A configuration completed with diffusers' defaults; it records which fields are read.
 
     Args:
         config: Content of a `config.json`.
@@ -210,15 +203,15 @@ class Fields(Mapping[str, Any]):
         return len(self._values)
 
     def check(self) -> None:
-        """Refuse a field of the class that has another value than its default and was not read; name unknown ones.
+        """Check that fields that were not read have their defaults; warn of unknown ones.
 
         Raises:
-            InteropError: There is one.
+            InteropError: If one has another value.
         """
         for name, default in self._defaults.items():
             value = self._values[name]
             if name not in self._read | _NEUTRAL and value != default:
-                raise InteropError(f"{name}={value}: it must be {default} to have a counterpart.")
+                raise InteropError(f"{name}={value}: it must be {default}; other values are not supported.")
         unknown = [
             name
             for name, value in self._values.items()
@@ -226,14 +219,13 @@ class Fields(Mapping[str, Any]):
         ]
         if unknown:
             _log.warning(
-                "fields of the configuration that the class of diffusers does not have are left out, as diffusers "
-                "does: %s",
+                "unknown fields of the configuration are ignored, as diffusers does: %s",
                 ", ".join(f"{name}={self._values[name]}" for name in unknown),
             )
 
 
 def reads(kind: str) -> Callable[[Callable[[Fields], Layout]], Callable[[Mapping[str, Any]], Layout]]:
-    """Makes a reader of a class's `Fields` one of a `config.json`; `kind` is the class where that names none."""
+    """Decorator: call a reader of `Fields` with the content of a `config.json`; `kind` is the default class."""
 
     def decorate(reader: Callable[[Fields], Layout]) -> Callable[[Mapping[str, Any]], Layout]:
         @functools.wraps(reader)

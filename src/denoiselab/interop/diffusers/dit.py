@@ -1,4 +1,4 @@
-"""The diffusion transformer in diffusers' names, in and out."""
+"""The diffusion transformer under diffusers' names, read and written."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from denoiselab.interop.diffusers.config_defaults import Fields, reads
 from denoiselab.interop.diffusers.config_values import image_shape, require
-from denoiselab.interop.options import completed, count, positive
-from denoiselab.interop.weights.layout import Entry, Layout, Stacked, layer
+from denoiselab.interop.options import completed, count, positive, require_only
+from denoiselab.interop.weights.layout import Entry, Layout, Stacked, Way, layer
 from denoiselab.interop.weights.state_dicts import InteropError
 from denoiselab.networks import DiT
 
-# What a DiTTransformer2DModel must be for a DiT to equal it.
+# Supported values of options; the defaults of Transformer2DModel are others.
 _REQUIRED: dict[str, tuple[Any, ...]] = {
     "norm_type": ("ada_norm_zero",),
     "activation_fn": ("gelu-approximate",),
@@ -25,61 +25,48 @@ _REQUIRED: dict[str, tuple[Any, ...]] = {
 }
 
 
-class Copies:
-    """One tensor of ours that they hold once in each block.
-
-    Args:
-        count: Their number.
-    """
+class Copies(Way):
+    """One tensor of which diffusers has a copy in each of `count` blocks."""
 
     def __init__(self, count: int) -> None:
         self.count = count
 
     def ours(self, *theirs: Tensor) -> Tensor:
-        """The first.
-
-        Raises:
-            InteropError: They differ.
-        """
         first = theirs[0]
         if not first.is_meta and any(not torch.equal(first, other) for other in theirs[1:]):
             raise InteropError(
-                "norm1.emb: its weights differ between blocks; a DiT has one embedding for all, as the paper's and all "
-                "published weights do, and only freshly initialised models of diffusers do not."
+                "norm1.emb: its weights differ between blocks; a DiT has one embedding for all, as in the paper and "
+                "all published weights; only newly initialised models of diffusers differ."
             )
         return first
 
     def theirs(self, ours: Tensor) -> Sequence[Tensor]:
-        """The same tensor for each."""
         return [ours] * self.count
 
 
 @reads("DiTTransformer2DModel")
 def dit(config: Fields) -> Layout:
-    """The `DiT` that equals a `DiTTransformer2DModel`, or a `Transformer2DModel` with `norm_type` `ada_norm_zero`.
+    """Our `DiT` that equals a `DiTTransformer2DModel`, or a `Transformer2DModel` with `norm_type` `ada_norm_zero`.
 
-    The latter is what diffusers called it at first, and what the published folders say.
+    The latter is its first name in diffusers, which the published folders use.
 
     Diffusers' port differs from the paper's code in the frequencies of the time embedding and, as published, in the
-    norm before the feed-forward layers; the options say so, and the outputs are those of the port. The port holds the
-    paper's one embedding of time and class once in each block; where those differ, it is another network.
-
-    Args:
-        config: Content of its `config.json`.
+    epsilon of the norm before the feed-forward layers; options reproduce the outputs of the port. It has a copy of the
+    paper's embedding of time and class in each block; if those differ, it is another network.
 
     Raises:
-        InteropError: There is none.
+        InteropError: If `config`, the content of its `config.json`, is not supported.
     """
     if config["norm_type"] == "ada_norm_single":
         raise InteropError(
-            "norm_type=ada_norm_single: this is the transformer of PixArt, whose blocks share one modulation by the "
-            "time; it has no counterpart here."
+            "norm_type=ada_norm_single: this is PixArt's transformer, whose blocks share one modulation; it is not "
+            "supported."
         )
     require(config, _REQUIRED)
     if "interpolation_scale" in config:
         require(config, {"interpolation_scale": (None, 1)})
     heads, head_width = config["num_attention_heads"], config["attention_head_dim"]
-    for option in ("in_channels", "patch_size"):  # of other kinds of Transformer2DModel they may be absent
+    for option in ("in_channels", "patch_size"):  # absent in other kinds of Transformer2DModel
         count(option, config[option])
     channels = config["in_channels"]
     channels_out = config["out_channels"] or channels
@@ -100,32 +87,20 @@ def dit(config: Fields) -> Layout:
 
 
 def dit_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
-    """The configuration of the `DiTTransformer2DModel` that equals a `DiT`, and the list of their weights.
-
-    Args:
-        options: Of the constructor, all that differ from its defaults.
+    """The configuration of the `DiTTransformer2DModel` that equals our `DiT` with these options, and its layout.
 
     Raises:
-        ValueError: There is none.
+        ValueError: If there is none.
     """
     full = completed(DiT, options)
-    wanted = {
-        "mlp_ratio": (4.0,),
-        "rotary_positions": (False,),
-        "qk_norm": (False,),
-        "token_features": (None,),
-        "vector_features": (None,),
-        "null_class": (True,),
-        "frequency_shift": (1,),
-    }
-    for option, values in wanted.items():
-        if full[option] not in values:
-            raise ValueError(f"{option}={full[option]}: diffusers' DiTTransformer2DModel has {values[0]}.")
+    supported = {"mlp_ratio": 4.0, "rotary_positions": False, "qk_norm": False, "null_class": True}
+    supported |= {"token_features": None, "vector_features": None, "frequency_shift": 1}
+    require_only(full, supported, "diffusers' DiTTransformer2DModel")
     channels, height, width = full["shape"]
     if height != width:
-        raise ValueError(f"shape={list(options['shape'])}: diffusers' DiTTransformer2DModel takes squares.")
+        raise ValueError(f"shape={list(options['shape'])}: diffusers' DiTTransformer2DModel needs square images.")
     if full["num_classes"] is None:
-        raise ValueError("num_classes=null: diffusers' DiTTransformer2DModel has classes.")
+        raise ValueError("num_classes=null: diffusers' DiTTransformer2DModel needs classes.")
     config = {
         "_class_name": "DiTTransformer2DModel",
         "num_attention_heads": full["heads"],

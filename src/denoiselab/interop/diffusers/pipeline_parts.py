@@ -1,4 +1,4 @@
-"""What stands beside a network in a pipeline of latent diffusion: an autoencoder, and perhaps a text encoder."""
+"""The autoencoder and the text encoder of a pipeline of latent diffusion."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _KINDS = {"AutoencoderKL": (autoencoder_kl, "KLCodec"), "VQModel": (vq_model, "V
 
 
 def codec(folder: Path, latent_shape: Sequence[int]) -> tuple[Node, list[int]]:
-    """The node of the autoencoder in a folder of diffusers', and the shape of its images.
+    """The node of the autoencoder in a folder of diffusers, and the shape of its images.
 
     Args:
         folder: Such as a pipeline's `vae`.
-        latent_shape: Of what the network sees.
+        latent_shape: Of the network's input.
 
     Raises:
-        InteropError: There is no such folder, it holds something else, or its latents are of other channels.
+        InteropError: If the folder does not exist, holds something else, or its latents have other channels.
     """
     file = folder / "config.json"
     config = read_json(file)
     kind = str(config.get("_class_name"))
     if kind not in _KINDS:
-        raise InteropError(f"{file}: {kind} is no autoencoder that is known; known: {', '.join(_KINDS)}.")
+        raise InteropError(f"{file}: {kind} is not a supported autoencoder; supported: {', '.join(_KINDS)}.")
     layout_of, name = _KINDS[kind]
     with making(kind, file):
         layout = layout_of(config)
@@ -42,22 +42,22 @@ def codec(folder: Path, latent_shape: Sequence[int]) -> tuple[Node, list[int]]:
 
 
 def text_conditioner(folder: Path, features: int) -> Node:
-    """The node of what a pipeline's text encoder makes of texts.
+    """The node of a pipeline's text encoder.
 
     Args:
         folder: Of the pipeline, with `text_encoder` and `tokenizer`.
-        features: Of the tokens that the network takes.
+        features: Of the network's tokens.
 
     Raises:
-        InteropError: They are not there, or make other tokens.
+        InteropError: If they are missing, or their tokens have other features.
     """
     encoder, tokenizer = folder / "text_encoder", folder / "tokenizer"
     for part in (encoder, tokenizer):
         if not part.is_dir():
-            raise InteropError(f"{folder}: its network takes the tokens of a text, and there is no {part.name} in it.")
+            raise InteropError(f"{folder}: its network needs the tokens of a text, but it has no {part.name}.")
     config, words = read_json(encoder / "config.json"), read_json(tokenizer / "tokenizer_config.json")
     if config.get("use_attention_mask"):
-        raise InteropError(f"{encoder}: use_attention_mask=true has no counterpart here.")
+        raise InteropError(f"{encoder}: use_attention_mask=true is not supported.")
     if config.get("hidden_size") != features:
         raise InteropError(
             f"{encoder}: its tokens have {config.get('hidden_size')} features, and the network takes {features}."

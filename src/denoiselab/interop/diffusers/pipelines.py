@@ -1,10 +1,11 @@
-"""Model folders of diffusers: a network with its scheduler, in and out."""
+"""Pipelines of diffusers: a network with its scheduler, read and written."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,15 @@ from denoiselab.interop.diffusers.scheduler_samplers import sampling
 from denoiselab.interop.diffusers.schedulers import from_scheduler, to_scheduler
 from denoiselab.interop.diffusers.unet import unet2d, unet2d_config
 from denoiselab.interop.diffusers.unet_text import unet_condition
-from denoiselab.interop.imported import Imported, named
+from denoiselab.interop.imported import Imported, Source, named
 from denoiselab.interop.weights.files import WEIGHTS, local, read_json, read_weights, weights_file
 from denoiselab.interop.weights.layout import Layout
 from denoiselab.interop.weights.state_dicts import InteropError, State, checked_state, making, renamed
 from denoiselab.networks import ADMUNet, DDPMUNet, DiT, TextUNet
 
-# The release whose files are written.
-_VERSION = "0.35.0"
+_VERSION = "0.35.0"  # release of the written files
 
-# Names of attention layers in files of diffusers before 0.15, and the present ones.
+# Names of attention layers before diffusers 0.15, and the current ones.
 _OLD_NAMES = [
     (f".attentions.{n}.{old}.", f".attentions.{n}.{present}.")
     for n in range(8)
@@ -37,57 +37,49 @@ _OLD_NAMES = [
 ]
 
 
-# What diffusers' training scripts call what accelerate saves.
+# Folders of checkpoints of diffusers' training scripts.
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
 
-class Pipeline:
-    """A pipeline, or a network and a scheduler in one folder, as diffusers' `save_pretrained` writes them.
+@dataclass
+class Pipeline(Source):
+    """A pipeline, or a network and a scheduler in one folder, as written by diffusers' `save_pretrained`.
 
-    Of latent diffusion its `vae` or `vqvae` is read too, and its `text_encoder` and `tokenizer`.
+    Of a latent model, `vae` or `vqvae` is read too, and `text_encoder` and `tokenizer`.
 
-    Of a `checkpoint-N` of diffusers' training scripts the network is read and, where there is one, its moving average
-    (`unet_ema`), as the weights `ema`; what the folder above holds of the pipeline goes with it.
+    Of a `checkpoint-N` of diffusers' training scripts, the network and its moving average (`unet_ema`), as the weights
+    `ema`, are read; other parts of the pipeline are taken from the folder above.
 
     Args:
         path: The folder, or the id of a repository of the hub.
         scheduler: File or folder of the scheduler's configuration; None for the one in the folder.
-        variant: Another precision or kind of the weights, such as `fp16` or `non_ema`.
+        variant: Of the weights, such as `fp16` or `non_ema`.
         revision: Branch, tag or commit on the hub.
         vae: Folder of the autoencoder; None for the one in the folder, if there is one.
     """
 
-    def __init__(
-        self,
-        path: str,
-        scheduler: str | None = None,
-        variant: str | None = None,
-        revision: str | None = None,
-        vae: str | None = None,
-    ) -> None:
-        self.path, self.scheduler, self.variant, self.revision, self.vae = path, scheduler, variant, revision, vae
+    path: str
+    scheduler: str | None = None
+    variant: str | None = None
+    revision: str | None = None
+    vae: str | None = None
 
     def read(self) -> Imported:
-        """The network and what its output means.
-
-        Raises:
-            InteropError: A file is missing or damaged, or the network has no counterpart here.
-        """
         folder = local(self.path, self.revision)
         home, layout, state, averages, files = self._network(folder)
         options = layout.options
         above = folder.resolve().parent if _CHECKPOINT.fullmatch(folder.resolve().name) else folder
         if layout.module not in (DDPMUNet, ADMUNet, DiT, TextUNet):
-            raise InteropError(f"{home}: {layout.module.__name__} is no network; import a pipeline, or its network.")
+            raise InteropError(f"{home}: {layout.module.__name__} is not a network; import a pipeline or its network.")
         for option in ("image_channels", "num_classes") if layout.module is TextUNet else ():
             if options[option] is not None:
                 raise InteropError(
-                    f"{home}: it takes more than a text ({option}), for which there is no conditioner; "
+                    f"{home}: besides a text it takes {option}, for which there is no conditioner; "
                     "`denoiselab.interop.diffusers.pipelines.read_model` loads it."
                 )
         places = [place / name for place in (folder, above) for name in ("vae", "vqvae") if home != folder]
-        beside = next((place for place in places if place.is_dir()), None)
-        vae = beside if self.vae is None else Path(self.vae).expanduser()
+        found = next((place for place in places if place.is_dir()), None)
+        vae = found if self.vae is None else Path(self.vae).expanduser()
         codec_node, shape = (None, None) if vae is None else codec(vae, options["shape"])
         scheduler = self._scheduler_file(folder, above)
         stated = read_json(scheduler)
@@ -114,11 +106,11 @@ class Pipeline:
         )
 
     def _network(self, folder: Path) -> tuple[Path, Layout, State, dict[str, State], list[Path]]:
-        """The network's folder, its layout and weights, their averages, and what was read."""
+        """The network's folder, layout and weights, their averages, and the files read."""
         home = next((folder / name for name in ("unet", "transformer") if (folder / name).is_dir()), folder)
         if home == folder and not (folder / "config.json").is_file() and (saved := _checkpoints(folder)):
             raise InteropError(
-                f"{folder}: holds no network, but checkpoints of a training: {', '.join(saved)}; name one, such as "
+                f"{folder}: has no network, but training checkpoints: {', '.join(saved)}; choose one, such as "
                 f"import.path={folder / saved[-1]}."
             )
         layout, state, weights = read_model(home, self.variant)
@@ -127,7 +119,7 @@ class Pipeline:
         if home != folder and average.is_dir():
             other, averages["ema"], file = read_model(average, self.variant)
             if (other.module, other.options) != (layout.module, layout.options):
-                raise InteropError(f"{average}: its configuration is another than that of {home}.")
+                raise InteropError(f"{average}: its configuration differs from that of {home}.")
             files.append(file)
         return home, layout, state, averages, files
 
@@ -140,8 +132,7 @@ class Pipeline:
             if place.is_file():
                 return place
         raise InteropError(
-            f"{folder}: has no {name}, which says what the network was trained with; name one with "
-            "import.scheduler=<file>."
+            f"{folder}: has no {name}, which states the noise schedule of the training; set import.scheduler=<file>."
         )
 
 
@@ -152,37 +143,37 @@ def _checkpoints(folder: Path) -> list[str]:
 
 
 def read_model(folder: Path, variant: str | None = None) -> tuple[Layout, State, Path]:
-    """Our counterpart of one model of diffusers, a network or an autoencoder, its weights, and their file.
+    """The layout of one model of diffusers, a network or an autoencoder, its weights, and their file.
 
     `layout.built(weights)` is the model, in evaluation mode.
 
     Args:
-        folder: Where `save_pretrained` wrote it: `unet/`, `transformer/` or `vae/` of a pipeline.
+        folder: Written by `save_pretrained`: `unet/`, `transformer/` or `vae/` of a pipeline.
         variant: As in `Pipeline`.
 
     Raises:
-        InteropError: A file is missing or damaged, or the model has no counterpart here.
+        InteropError: If a file is missing or damaged, or the model is not supported.
     """
     if not (folder / "config.json").is_file():
-        raise InteropError(f"{folder}: holds no model of diffusers: there is no {folder / 'config.json'}.")
+        raise InteropError(f"{folder}: has no model of diffusers: there is no {folder / 'config.json'}.")
     layout = layout_of(read_json(folder / "config.json"), folder / "config.json")
     weights = weights_file(folder, variant)
     return layout, layout.to_ours(renamed(read_weights(weights), _OLD_NAMES), weights), weights
 
 
 def layout_of(config: Mapping[str, Any], where: Path) -> Layout:
-    """Our counterpart of a network or an autoencoder of diffusers.
+    """The layout of a network or an autoencoder of diffusers.
 
     Args:
         config: Content of its `config.json`.
         where: That file, for messages.
 
     Raises:
-        InteropError: It has none.
+        InteropError: If it is not supported.
     """
     kind = str(config.get("_class_name"))
     if kind not in _LAYOUTS:
-        raise InteropError(f"{where}: {kind} has no counterpart here; known: {', '.join(_LAYOUTS)}.")
+        raise InteropError(f"{where}: {kind} is not supported; supported: {', '.join(_LAYOUTS)}.")
     with making(kind, where):
         layout = _LAYOUTS[kind](config)
         layout.skeleton()
@@ -190,28 +181,28 @@ def layout_of(config: Mapping[str, Any], where: Path) -> Layout:
 
 
 def write_pipeline(folder: Path, denoiser: Denoiser, options: Mapping[str, Any]) -> None:
-    """Write a denoiser as a pipeline that `DDPMPipeline.from_pretrained` loads.
+    """Write a denoiser as a pipeline for `DDPMPipeline.from_pretrained`.
 
-    A class-conditional network is written without the pipeline's index, as DDPMPipeline gives a network no classes:
+    A class-conditional network is written without the pipeline's index, since DDPMPipeline supports no classes:
     `UNet2DModel.from_pretrained` loads `unet/`, and `DDPMScheduler.from_pretrained` `scheduler/`.
 
     Args:
-        folder: Empty.
+        folder: An empty one.
         denoiser: With the weights to write.
         options: Of its network's constructor.
 
     Raises:
-        ValueError: diffusers has no such network or scheduler.
+        ValueError: If diffusers has no such network or scheduler.
     """
     config, layout = unet2d_config(type(denoiser.network), options)
     config["_diffusers_version"] = _VERSION
     scheduler = {**to_scheduler(denoiser), "_diffusers_version": _VERSION}
     state = layout.to_theirs(denoiser.network.state_dict())
-    # What is written must be read as what it is.
+    # Check that the written files can be read back.
     back = layout_of(config, folder / "unet" / "config.json")
     checked_state(back.to_theirs(back.skeleton()), state, folder / "unet" / f"{WEIGHTS}.safetensors")
     with atomic(folder / "unet" / f"{WEIGHTS}.safetensors") as file:
-        # Written in their layout: ours may have channels last.
+        # Ours may have channels last.
         file.write(save({name: tensor.cpu().contiguous() for name, tensor in state.items()}, {"format": "pt"}))
     for path, content in (("unet/config.json", config), ("scheduler/scheduler_config.json", scheduler)):
         write_text(folder / path, json.dumps(content, indent=2))

@@ -1,4 +1,4 @@
-"""The samplers of diffusers' schedulers, as options of `sample.py`."""
+"""The samplers of diffusers' schedulers as options of `sample.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Options = list[str]
 
 
 def sampling(config: Config) -> Options:
-    """The options of `sample.py` with which a model is sampled as by a scheduler; none where no sampler is equal to it.
+    """The options of `sample.py` that sample as a scheduler does; none if no sampler equals it.
 
     Args:
         config: Content of a `scheduler_config.json`.
@@ -28,13 +28,13 @@ def sampling(config: Config) -> Options:
 
 
 def _ddim(config: Config) -> Options:
-    """x0 is clipped, and the unclipped eps added."""
+    """DDIM clips x0, and adds the unclipped eps."""
     grid = _grid(config, to_one=bool(config.get("set_alpha_to_one", True)))
     return ["sampler=ddim", *grid, *_clip(config, "clip_keep_eps")] if grid else []
 
 
 def _ddpm(config: Config) -> Options:
-    """From a last index that is not 0 it adds noise to the samples."""
+    """If its last index is not 0, DDPM adds noise to the samples."""
     large = {"fixed_small": "0.0", "fixed_large": "1.0", "learned_range": "null"}.get(
         str(config.get("variance_type", "fixed_small")).removesuffix("_log")
     )
@@ -44,13 +44,13 @@ def _ddpm(config: Config) -> Options:
 
 
 def _pndm(config: Config) -> Options:
-    """To clean data it extrapolates over past predictions, which no sampler here does."""
+    """Its step to clean data extrapolates over past predictions, which no sampler here does."""
     grid = [] if config.get("set_alpha_to_one") else _grid(config, to_one=False)
     return [f"sampler={'plms' if config.get('skip_prk_steps') else 'fpndm'}", *grid] if grid else []
 
 
 def _dpm_solver(config: Config) -> Options:
-    """Its orders fall at the end of runs of less than 15 steps; its order 3 is the released one."""
+    """The order decreases at the end of runs of less than 15 steps; order 3 is as released."""
     order, kind = int(config.get("solver_order", 2)), str(config.get("algorithm_type", "dpmsolver++"))
     names = {"dpmsolver++": "dpmpp_2m", "sde-dpmsolver++": "dpmpp_2m_sde", "dpmsolver": "dpm_solver_2m"}
     heun = config.get("solver_type", "midpoint") == "heun"
@@ -64,7 +64,7 @@ def _dpm_solver(config: Config) -> Options:
 
 
 def _unipc(config: Config) -> Options:
-    """Its last step to clean data is defined for x0, B2 and order 1 alone."""
+    """Its step to clean data is defined only for x0, B2 and order 1."""
     grid = _between_grid(config)
     known = config.get("solver_type", "bh2") == "bh2" and config.get("predict_x0", True) and not config.get("solver_p")
     if not known or not config.get("lower_order_final", True) or not grid:
@@ -75,7 +75,7 @@ def _unipc(config: Config) -> Options:
 
 
 def _between_grid(config: Config) -> Options:
-    """Of the schedulers that count in sigma; none where its levels are not trained ones."""
+    """The grid of the schedulers that step in sigma; none if its levels are not trained ones."""
     grids = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas")
     spacing = str(config.get("timestep_spacing", "linspace"))
     first = float(config.get("lambda_min_clipped", -math.inf))
@@ -86,7 +86,7 @@ def _between_grid(config: Config) -> Options:
         or spacing not in ("linspace", "leading", "trailing")
     ):
         return []
-    if spacing == "trailing":  # whose stride is not of the clipped chain
+    if spacing == "trailing":  # its stride ignores the clipping of lambda
         return [] if first > -math.inf else ["spacing@sampler.spacing=trailing", "sampler.spacing.first_lam=-inf"]
     options = ["spacing@sampler.spacing=without_last", f"spacing@sampler.spacing.spacing={spacing}"]
     if spacing == "leading":
@@ -95,7 +95,7 @@ def _between_grid(config: Config) -> Options:
 
 
 def _grid(config: Config, *, to_one: bool = True) -> Options:
-    """Trained levels, to clean data or to the first of them; none for grids whose steps miss each other's levels."""
+    """A grid of trained levels, to clean data or to the first level; none if the steps do not share levels."""
     spacing, offset = config.get("timestep_spacing", "leading"), int(config.get("steps_offset", 0))
     first = "sampler.spacing.first_lam=-inf"
     if spacing == "leading" and to_one:
@@ -106,7 +106,7 @@ def _grid(config: Config, *, to_one: bool = True) -> Options:
 
 
 def _clip(config: Config, name: str) -> Options:
-    """Its clipping or thresholding; to a quantile of which at most 1 is taken it is clipping."""
+    """The options of clipping or thresholding."""
     if config.get("thresholding"):
         most = float(config.get("sample_max_value", 1.0))
         ratio = float(config.get("dynamic_thresholding_ratio", 0.995))

@@ -1,7 +1,7 @@
-"""The schedulers of diffusers as schedules, parameterizations and variances of ours, and back.
+"""The schedulers of diffusers as our schedules, parameterizations and variances, and back.
 
-A scheduler of theirs is a schedule, a grid and a sampler in one; what is read here is what the network was trained
-with. Its sampler and grid are read by `denoiselab.interop.diffusers.scheduler_samplers`, as options.
+A scheduler of theirs is a schedule, a grid and a sampler. This module reads the schedule of the training;
+`denoiselab.interop.diffusers.scheduler_samplers` reads sampler and grid, as options.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from denoiselab.variances import FixedLarge, FixedSmall, LearnedRange
 # Their names of parameterizations, and ours.
 _PREDICTIONS = {"epsilon": "eps", "sample": "x0", "v_prediction": "v"}
 
-# Their names of variances, but for the suffix `_log`, and ours.
+# Their names of variances, without the suffix `_log`, to ours.
 _VARIANCES = {"fixed_small": FixedSmall, "fixed_large": FixedLarge, "learned_range": LearnedRange}
 
-# Their beta schedules that are stated by two ends, and ours.
+# Their beta schedules given by two ends, to ours.
 _BETAS: dict[str, Callable[..., Tensor]] = {
     "linear": betas.linear,
     "scaled_linear": betas.scaled_linear,
     "sigmoid": betas.sigmoid,
 }
 
-# What a class of theirs takes for betas that a configuration leaves out: schedule, start and end.
+# Defaults of their classes for the betas: schedule, start and end.
 _LINEAR, _SCALED, _LATER = ("linear", 1e-4, 0.02), ("scaled_linear", 0.00085, 0.012), ("linear", 0.00085, 0.012)
 DEFAULT_BETAS: dict[str, tuple[str, float, float]] = {
     **dict.fromkeys(
@@ -58,12 +58,11 @@ DEFAULT_BETAS: dict[str, tuple[str, float, float]] = {
     ),
 }
 
-# More levels than anybody has trained.
 _MOST_STEPS = 10**6
 
 
 class Meaning(NamedTuple):
-    """What a network's output means, as nodes of a configuration."""
+    """The meaning of a network's output, as nodes of a configuration."""
 
     schedule: Node
     parameterization: Node
@@ -71,15 +70,15 @@ class Meaning(NamedTuple):
 
 
 def from_scheduler(config: Mapping[str, Any], where: Path, outputs: int) -> Meaning:
-    """What the configuration of a scheduler says of the network.
+    """The meaning of the network's output by the configuration of a scheduler.
 
     Args:
         config: Content of a `scheduler_config.json`.
         where: That file, for messages.
-        outputs: Channels of the network's output, in units of those of its input.
+        outputs: Output channels of the network per input channel.
 
     Raises:
-        InteropError: It has no counterpart here.
+        InteropError: If it is not supported.
     """
     kind = str(config.get("_class_name", "a scheduler without a name"))
     with making(kind, where):
@@ -97,15 +96,15 @@ def _meaning(kind: str, config: Mapping[str, Any], outputs: int) -> Meaning:
             config_nodes.denoiser(node("denoiselab.denoiser.ScaledTime", scale=steps)),
         )
     if kind.startswith("CogVideoX") or config.get("snr_shift_scale") not in (None, 1):
-        raise InteropError(f"{kind} shifts the noise of its betas (snr_shift_scale), which has no counterpart here.")
+        raise InteropError(f"{kind} shifts the noise of its betas (snr_shift_scale), which is not supported.")
     if kind not in DEFAULT_BETAS and not {"beta_schedule", "trained_betas"} & config.keys():
         raise InteropError(f"{kind} states no betas; schedulers of DDPM's family, EDM's and FlowMatch's do.")
     variance = config.get("variance_type")
     name = str(variance).removesuffix("_log") if variance else ("learned_range" if outputs == 2 else None)
     if name is not None and name not in _VARIANCES:
-        raise InteropError(f"variance_type={name} has no counterpart here; known: {', '.join(_VARIANCES)}.")
+        raise InteropError(f"variance_type={name} is not supported; supported: {', '.join(_VARIANCES)}.")
     if (name == "learned_range") != (outputs == 2):
-        raise InteropError(f"variance_type={name}, but the network has {outputs} outputs a channel.")
+        raise InteropError(f"variance_type={name}, but the network has {outputs} outputs per channel.")
     require(config, {"rescale_betas_zero_snr": (False, True, None)})
     zero_snr = bool(config.get("rescale_betas_zero_snr"))
     return Meaning(
@@ -118,17 +117,17 @@ def _meaning(kind: str, config: Mapping[str, Any], outputs: int) -> Meaning:
 
 
 def to_scheduler(denoiser: Denoiser) -> dict[str, Any]:
-    """The configuration of the `DDPMScheduler` of a denoiser.
+    """The configuration of the `DDPMScheduler` that equals a denoiser.
 
-    Its step i stands at the level whose time label is i: a discrete schedule's levels; of a continuous one, T levels
-    for a label of T t, of which the first, whose label 0 was not trained, is the one of label 1/2.
+    Its step i is the level of time label i: a level of a discrete schedule; or of a continuous one with label T t, one
+    of T levels, where the first is that of label 1/2, since label 0 was not trained.
 
     Raises:
-        ValueError: It has none.
+        ValueError: If there is none.
     """
     schedule, label = denoiser.schedule, denoiser.time_label
     if denoiser.input_scale is not None:
-        raise ValueError("denoiser.input_scale: diffusers' DDPMScheduler gives the network x as it is.")
+        raise ValueError("denoiser.input_scale: diffusers' DDPMScheduler does not scale the network's input.")
     levels: Level
     if isinstance(label, StepIndex) and schedule.steps is not None and label.scale == 1:
         levels = schedule.nodes()
@@ -137,12 +136,13 @@ def to_scheduler(denoiser: Denoiser) -> dict[str, Any]:
         levels = schedule.level(t)
     else:
         raise ValueError(
-            f"denoiser.time_label: diffusers' DDPMScheduler counts steps, and {type(label).__name__} on "
-            f"{type(schedule).__name__} does not; denoiser=discrete and denoiser=default do."
+            f"denoiser.time_label: diffusers' DDPMScheduler needs step indices, which {type(label).__name__} on "
+            f"{type(schedule).__name__} does not give; denoiser=discrete and denoiser=default do."
         )
     if not bool((levels.alpha.square() + levels.sigma.square() - 1).abs().max() < 1e-6):
         raise ValueError(
-            f"schedule: diffusers' DDPMScheduler preserves variance, and {type(schedule).__name__} does not."
+            f"schedule: diffusers' DDPMScheduler needs a variance-preserving schedule; {type(schedule).__name__} is "
+            "none."
         )
     snr = levels.lam.mul(2)
     # beta = 1 - alpha_t^2 / alpha_s^2, without cancellation near the data.
@@ -153,12 +153,12 @@ def to_scheduler(denoiser: Denoiser) -> dict[str, Any]:
     prediction = predictions.get(f"{kind.__module__}.{kind.__qualname__}")
     if prediction is None:
         allowed = ", ".join(_PREDICTIONS.values())
-        raise ValueError(f"parameterization={kind.__name__}: diffusers' DDPMScheduler knows {allowed}.")
+        raise ValueError(f"parameterization={kind.__name__}: diffusers' DDPMScheduler supports {allowed}.")
     variance = denoiser.variance
     names = {ours: theirs for theirs, ours in _VARIANCES.items()}
     if variance is not None and type(variance) not in names:
         raise ValueError(
-            f"denoiser.variance={type(variance).__name__}: diffusers' DDPMScheduler knows "
+            f"denoiser.variance={type(variance).__name__}: diffusers' DDPMScheduler supports "
             f"{', '.join(ours.__name__ for ours in names)}."
         )
     return {
@@ -176,7 +176,7 @@ def to_scheduler(denoiser: Denoiser) -> dict[str, Any]:
 
 def _edm(config: Mapping[str, Any]) -> Meaning:
     if config.get("prediction_type", "epsilon") != "epsilon":
-        raise InteropError(f"prediction_type={config['prediction_type']} of EDM has no counterpart here.")
+        raise InteropError(f"prediction_type={config['prediction_type']} of EDM is not supported.")
     data = positive(config, "sigma_data", 0.5)
     sigma_min, sigma_max = float(config.get("sigma_min", 0.002)), float(config.get("sigma_max", 80.0))
     return Meaning(
@@ -197,7 +197,7 @@ def _prediction(config: Mapping[str, Any]) -> Node:
 
 
 def _steps(config: Mapping[str, Any]) -> int:
-    """The number of levels, each a row of a table."""
+    """The number of levels."""
     asked = config.get("num_train_timesteps", 1000)
     steps = int(asked)
     if steps != asked or not 2 <= steps <= _MOST_STEPS:
@@ -206,7 +206,7 @@ def _steps(config: Mapping[str, Any]) -> int:
 
 
 def _betas(config: Mapping[str, Any], default: tuple[str, float, float]) -> Node:
-    """The node of the table that the configuration states, with the class's own for what it leaves out."""
+    """The node of the betas in the configuration, with the class's defaults."""
     listed = config.get("trained_betas")
     if listed is not None:
         return config_nodes.betas("listed", values=[float(beta) for beta in listed])
@@ -215,13 +215,13 @@ def _betas(config: Mapping[str, Any], default: tuple[str, float, float]) -> Node
         return config_nodes.betas("cosine", steps=steps, s=0.008, maximum=0.999)
     if kind not in _BETAS:
         known = ", ".join((*_BETAS, "squaredcos_cap_v2"))
-        raise InteropError(f"beta_schedule={kind} has no counterpart here; known: {known}.")
+        raise InteropError(f"beta_schedule={kind} is not supported; supported: {known}.")
     start, end = float(config.get("beta_start", default[1])), float(config.get("beta_end", default[2]))
     return config_nodes.betas(kind, steps=steps, start=start, end=end, per=steps)
 
 
 def _named(table: Tensor) -> dict[str, Any]:
-    """A table of betas by its name and ends, where it has them, else in full."""
+    """A table of betas by name and ends if possible, otherwise in full."""
     steps, start, end = len(table), float(f"{float(table[0]):.12g}"), float(f"{float(table[-1]):.12g}")
     for name in ("linear", "scaled_linear"):
         try:

@@ -1,4 +1,4 @@
-"""`UNet2DModel` of diffusers: as our `DDPMUNet`, or as our `ADMUNet` where it has ADM's blocks."""
+"""`UNet2DModel` of diffusers as our `DDPMUNet`, or as our `ADMUNet` if it has ADM's blocks."""
 
 from __future__ import annotations
 
@@ -16,55 +16,35 @@ from denoiselab.interop.diffusers.config_values import (
     require,
     sample_size,
 )
-from denoiselab.interop.options import completed, count, positive
+from denoiselab.interop.options import completed, count, positive, require_only
 from denoiselab.interop.weights.layout import SAME, Entry, Layout, Stacked
 from denoiselab.interop.weights.state_dicts import InteropError
 from denoiselab.interop.weights.unet_names import Halves, Names, Part, entries
 from denoiselab.networks import ADMUNet, DDPMUNet
 
-# What both must be, by option: the values that will do.
-_BOTH: dict[str, tuple[Any, ...]] = {
-    "act_fn": ("silu", "swish"),
-    "center_input_sample": (False,),
-    "class_embed_type": (None,),
-    "flip_sin_to_cos": (True, False),
-    "mid_block_scale_factor": (1,),
-    "mid_block_type": ("UNetMidBlock2D",),
-    "time_embedding_type": ("positional",),
-}
-_ADM: dict[str, tuple[Any, ...]] = {
-    "add_attention": (True,),
-    "downsample_padding": (1,),
-    "freq_shift": (0,),
-    "norm_eps": (1e-5,),
-}
-
-# Types of blocks without and with attention, on the way down and up: resampling by convolutions, and by blocks.
+# Block types without and with attention, of encoder and decoder: resampling by convolutions, and by blocks.
 _CONV = (("DownBlock2D", "AttnDownBlock2D"), ("UpBlock2D", "AttnUpBlock2D"))
 _BLOCK = (("ResnetDownsampleBlock2D", "AttnDownBlock2D"), ("ResnetUpsampleBlock2D", "AttnUpBlock2D"))
 
 
 @reads("UNet2DModel")
 def unet2d(config: Fields) -> Layout:
-    """The network of ours that equals a `UNet2DModel`.
-
-    Args:
-        config: Its configuration.
+    """Our network that equals a `UNet2DModel`.
 
     Raises:
-        InteropError: There is none.
+        InteropError: If `config`, the content of its `config.json`, is not supported.
     """
-    require(config, _BOTH)
+    require(config, {"act_fn": ("silu", "swish"), "flip_sin_to_cos": (True, False)})
     scale_shift = config["resnet_time_scale_shift"]
     require(config, {"resnet_time_scale_shift": ("default", "scale_shift")})
     resampling = config["downsample_type"]
     require(config, {"downsample_type": ("conv", "resnet"), "upsample_type": (resampling,)})
     widths, groups = config["block_out_channels"], config["norm_num_groups"]
     require(config, {"time_embedding_dim": (None, 4 * widths[0])})
-    # With scale and shift the middle's attention has a norm only if this says so.
+    # With scale and shift the middle attention has a norm only if this is set.
     in_middle = config["attn_norm_num_groups"]
     if in_middle not in ((groups,) if scale_shift == "scale_shift" else (None, groups)):
-        raise InteropError(f"attn_norm_num_groups={in_middle}: it must be {groups} to have a counterpart.")
+        raise InteropError(f"attn_norm_num_groups={in_middle}: it must be {groups}.")
     inputs, outputs = config["in_channels"], config["out_channels"]
     if outputs % inputs:
         raise InteropError(f"out_channels={outputs}: it must be a multiple of in_channels={inputs}.")
@@ -85,7 +65,6 @@ def unet2d(config: Fields) -> Layout:
     }
     cosine_first = config["flip_sin_to_cos"]
     if blocks or scale_shift == "scale_shift":
-        require(config, _ADM)
         own = {"scale_shift": scale_shift == "scale_shift", "block_resampling": blocks}
         return _layout(ADMUNet, {**options, **own}, cosine_first=cosine_first)
     require(config, {"downsample_padding": (1, 0), "freq_shift": (0, 1)})
@@ -99,31 +78,24 @@ def unet2d(config: Fields) -> Layout:
 
 
 def unet2d_config(module: type[nn.Module], options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
-    """The configuration of the `UNet2DModel` that equals a network of ours, and the list of their weights.
-
-    Args:
-        module: `DDPMUNet` or `ADMUNet`.
-        options: Of its constructor, all that differ from its defaults.
+    """The configuration of the `UNet2DModel` that equals a `DDPMUNet` or `ADMUNet` with these options, and its layout.
 
     Raises:
-        ValueError: There is none.
+        ValueError: If there is none.
     """
     if module not in (DDPMUNet, ADMUNet):
-        raise ValueError(f"network={module.__name__}: of our networks DDPMUNet and ADMUNet are a UNet2DModel.")
+        raise ValueError(f"network={module.__name__}: only DDPMUNet and ADMUNet can be written as a UNet2DModel.")
     full = completed(module, options)
-    for option, what in (("image_channels", "image"), ("vector_features", "vector")):
-        if full[option] is not None:
-            raise ValueError(f"network.{option}={full[option]}: UNet2DModel takes no {what}.")
-    if full.get("patch", 1) != 1:
-        raise ValueError(f"network.patch={full['patch']}: UNet2DModel has no patches.")
-    if full.get("heads", 1) != 1 and full["head_channels"] is None:
-        raise ValueError(f"network.heads={full['heads']}: UNet2DModel has heads of equal channels, head_channels.")
-    if full.get("heads_up") is not None and full["head_channels"] is None:
-        raise ValueError(f"network.heads_up={full['heads_up']}: UNet2DModel has as many heads on both ways.")
+    require_only(full, {"image_channels": None, "vector_features": None, "patch": 1}, "UNet2DModel")
+    if full["head_channels"] is None:
+        if full.get("heads", 1) != 1:
+            raise ValueError(f"network.heads={full['heads']}: UNet2DModel needs heads of equal width, head_channels.")
+        if full.get("heads_up") is not None:
+            raise ValueError(f"network.heads_up={full['heads_up']}: UNet2DModel has equal heads in both halves.")
     widths = [full["channels"] * multiplier for multiplier in full["multipliers"]]
     if widths[0] != full["channels"] or any(width != int(width) for width in widths):
         raise ValueError(
-            f"network.multipliers={list(full['multipliers'])}: those of UNet2DModel are whole, the first 1."
+            f"network.multipliers={list(full['multipliers'])}: UNet2DModel needs whole numbers, the first 1."
         )
     blocks = full.get("block_resampling", False)
     (down, attn_down), (up, attn_up) = _BLOCK if blocks else _CONV
@@ -156,12 +128,12 @@ def unet2d_config(module: type[nn.Module], options: Mapping[str, Any]) -> tuple[
 
 
 def _layout(module: type[nn.Module], options: Mapping[str, Any], *, cosine_first: bool) -> Layout:
-    """The list of names; `cosine_first` is theirs, `flip_sin_to_cos`."""
+    """The layout; `cosine_first` is `flip_sin_to_cos`."""
     full = completed(module, options)
     last, blocks = len(full["multipliers"]) - 1, full["blocks"]
 
     def place(part: Part) -> str:
-        # Residual blocks that change the resolution come after a level's own: one more of them on the way up.
+        # A residual block that resamples comes after the level's other blocks, of which the decoder has one more.
         if part.kind == "residual" and part.side != "middle" and part.number == blocks + (part.side == "up"):
             part = part._replace(kind=part.side, number=0)
         return block_name(part, last)

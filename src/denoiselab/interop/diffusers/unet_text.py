@@ -1,4 +1,4 @@
-"""The UNet of Stable Diffusion in diffusers' names, in and out."""
+"""The UNet of Stable Diffusion under diffusers' names, read and written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from denoiselab.interop.diffusers.config_values import (
     require,
     sample_size,
 )
-from denoiselab.interop.options import completed, count
+from denoiselab.interop.options import completed, count, require_only
 from denoiselab.interop.weights.layout import SAME, Entry, Layout, Pointwise, Stacked, Way, layer
 from denoiselab.interop.weights.state_dicts import InteropError
 from denoiselab.interop.weights.unet_names import parts
@@ -23,7 +23,7 @@ from denoiselab.networks import TextUNet
 
 _KINDS = (("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D"))
 
-# Layers of a residual block, ours and theirs; `skip` is there only where the number of channels changes.
+# Layers of a residual block, our names to theirs.
 _RESIDUAL = {
     "norm_in": "norm1",
     "conv_in": "conv1",
@@ -32,53 +32,17 @@ _RESIDUAL = {
     "conv_out": "conv2",
 }
 
-# What a UNet2DConditionModel must be for a TextUNet to equal it.
-_REQUIRED: dict[str, tuple[Any, ...]] = {
-    "act_fn": ("silu", "swish"),
-    "addition_embed_type": (None,),
-    "attention_type": ("default",),
-    "center_input_sample": (False,),
-    "class_embed_type": (None,),
-    "class_embeddings_concat": (False,),
-    "conv_in_kernel": (3,),
-    "conv_out_kernel": (3,),
-    "cross_attention_norm": (None,),
-    "downsample_padding": (1,),
-    "dual_cross_attention": (False,),
-    "encoder_hid_dim": (None,),
-    "encoder_hid_dim_type": (None,),
-    "flip_sin_to_cos": (True,),
-    "freq_shift": (0,),
-    "mid_block_only_cross_attention": (None, False),
-    "mid_block_scale_factor": (1,),
-    "mid_block_type": ("UNetMidBlock2DCrossAttn",),
-    "norm_eps": (1e-5,),
-    "num_attention_heads": (None,),
-    "only_cross_attention": (False,),
-    "resnet_out_scale_factor": (1,),
-    "resnet_skip_time_act": (False,),
-    "resnet_time_scale_shift": ("default",),
-    "reverse_transformer_layers_per_block": (None,),
-    "time_cond_proj_dim": (None,),
-    "time_embedding_act_fn": (None,),
-    "time_embedding_type": ("positional",),
-    "timestep_post_act": (None,),
-}
-
 
 @reads("UNet2DConditionModel")
 def unet_condition(config: Fields) -> Layout:
-    """The `TextUNet` that equals a `UNet2DConditionModel` of Stable Diffusion's first two versions.
+    """Our `TextUNet` that equals a `UNet2DConditionModel` of Stable Diffusion's first two versions.
 
-    Where it has more channels in than out, the last ones are `image`, as for inpainting.
-
-    Args:
-        config: Content of its `config.json`.
+    If it has more input than output channels, the last ones are `image`, as for inpainting.
 
     Raises:
-        InteropError: There is none.
+        InteropError: If `config`, the content of its `config.json`, is not supported.
     """
-    require(config, _REQUIRED)
+    require(config, {"act_fn": ("silu", "swish"), "mid_block_only_cross_attention": (None, False)})
     widths: Sequence[int] = config["block_out_channels"]
     levels, channels = len(widths), widths[0]
     require(config, {"time_embedding_dim": (None, 4 * channels)})
@@ -90,7 +54,7 @@ def unet_condition(config: Fields) -> Layout:
     depths = per_level("transformer_layers_per_block", config["transformer_layers_per_block"], levels)
     for option, values in (("layers_per_block", blocks), ("cross_attention_dim", context)):
         if len(set(values)) > 1:
-            raise InteropError(f"{option}={values}: it must be the same at all levels to have a counterpart.")
+            raise InteropError(f"{option}={values}: it must be the same at all levels.")
     options = {
         "shape": image_shape(config, min(channels_in, channels_out)),
         "channels": channels,
@@ -112,19 +76,13 @@ def unet_condition(config: Fields) -> Layout:
 
 
 def unet_condition_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
-    """The configuration of the `UNet2DConditionModel` that equals a `TextUNet`, and the list of their weights.
-
-    Args:
-        options: Of the constructor, all that differ from its defaults.
+    """The configuration of the `UNet2DConditionModel` that equals our `TextUNet` with these options, and its layout.
 
     Raises:
-        ValueError: There is none.
+        ValueError: If there is none.
     """
     full = completed(TextUNet, options)
-    if full["vector_features"] is not None:
-        raise ValueError(
-            f"network.vector_features={full['vector_features']}: here UNet2DConditionModel takes no vector."
-        )
+    require_only(full, {"vector_features": None}, "UNet2DConditionModel as written here")
     levels = range(len(full["multipliers"]))
     kinds = [level in full["attention_levels"] for level in levels]
     channels, classes = full["shape"][0], full["num_classes"]
@@ -148,7 +106,7 @@ def unet_condition_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], L
 
 
 def _entries(options: Mapping[str, Any], projection: Way) -> list[Entry]:
-    """The list of names; `projection` is how the weights before and after a transformer become ours."""
+    """The list of weights; `projection` converts those of the layers before and after a transformer."""
     last = len(options["multipliers"]) - 1
     depths = per_level("depth", options["depth"], last + 1)
     found = [

@@ -1,4 +1,4 @@
-"""NVlabs' EDM and EDM2, once their pickles are safetensors and JSON (`denoiselab.interop.nvlabs.pickles`), and back.
+"""NVlabs' EDM and EDM2, from safetensors and JSON that `denoiselab.interop.nvlabs.pickles` makes of their pickles.
 
 Source of the names and defaults: `training/networks.py` of NVlabs/edm, `training/networks_edm2.py` of NVlabs/edm2.
 """
@@ -6,12 +6,13 @@ Source of the names and defaults: `training/networks.py` of NVlabs/edm, `trainin
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from denoiselab.interop import config_nodes
 from denoiselab.interop.config_nodes import Node, node
-from denoiselab.interop.imported import Imported, named
+from denoiselab.interop.imported import Imported, Source, named
 from denoiselab.interop.nvlabs.edm2 import edm2_layout
 from denoiselab.interop.nvlabs.edm_unets import edm_layout
 from denoiselab.interop.nvlabs.pickles import CONFIG, MODEL
@@ -20,33 +21,28 @@ from denoiselab.interop.weights.files import read_json, read_tensors
 from denoiselab.interop.weights.state_dicts import InteropError, making
 
 
-class Network:
+@dataclass
+class Network(Source):
     """The folder that `denoiselab.interop.nvlabs.pickles` makes of a pickle of EDM or EDM2.
 
-    Of EDM2's latent networks it reads what denoises latents; their autoencoder is another's.
+    Of EDM2's latent models it reads the network, not the autoencoder, which is that of Stable Diffusion.
 
     Args:
         path: The folder.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    path: str
 
     def read(self) -> Imported:
-        """The network, and what its output means.
-
-        Raises:
-            InteropError: A file cannot be read, or holds another network.
-        """
         folder = Path(self.path).expanduser()
         config = read_json(folder / CONFIG)
         kind, options = str(config.get("class_name")), config.get("init_kwargs")
         known = (*_MEANINGS, "Precond")
         if not isinstance(options, Mapping) or config.get("init_args") or not {*_NEEDED} <= options.keys():
-            raise InteropError(f"{folder}: not what denoiselab.interop.nvlabs.pickles makes of a network of NVlabs.")
+            raise InteropError(f"{folder}: not made by denoiselab.interop.nvlabs.pickles of a network of NVlabs.")
         if kind not in known:
-            raise InteropError(f"{folder}: holds a {kind}; known networks of NVlabs are {', '.join(known)}.")
-        # Around it the preconditioner may hold a table, or EDM2's weight of losses, which sampling does not need.
+            raise InteropError(f"{folder}: {kind} is not supported; supported: {', '.join(known)}.")
+        # The preconditioner may also contain a table, or EDM2's loss weights, which sampling does not need.
         prefix = "unet." if kind == "Precond" else "model."
         state = read_tensors(folder / MODEL)
         inner = {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
@@ -67,7 +63,7 @@ class Network:
         )
 
 
-# Arguments without a default; the others' are theirs.
+# Arguments without defaults; for the others NVlabs' defaults are used.
 _NEEDED = ("img_resolution", "img_channels")
 
 

@@ -1,4 +1,4 @@
-"""The network of NVlabs' EDM2 in its own names.
+"""The network of NVlabs' EDM2 under its names.
 
 Source of the names and defaults: `training/networks_edm2.py` of NVlabs/edm2.
 """
@@ -13,7 +13,7 @@ from denoiselab.interop.weights.layout import Entry, Layout
 from denoiselab.interop.weights.state_dicts import InteropError
 from denoiselab.networks import EDM2UNet
 
-# Ours and theirs, within a block.
+# Our names to theirs, within a block.
 _BLOCK = {
     "embedding_gain": "emb_gain",
     "conv_in.weight": "conv_res0.weight",
@@ -24,7 +24,7 @@ _BLOCK = {
     "out.weight": "attn_proj.weight",
 }
 
-# Theirs and ours, of the constructor's arguments.
+# Their names to ours, of the constructor's arguments.
 _OPTIONS = {
     "model_channels": "channels",
     "num_blocks": "blocks",
@@ -39,25 +39,25 @@ _OPTIONS = {
     "clip_act": "clip",
 }
 
-# What does not change the network: the precision of its run, and the head that weighs losses.
+# Arguments that do not change the network: precision, and the head of loss weights.
 _ELSEWHERE = {"use_fp16", "sigma_data", "logvar_channels"}
 
 
 def edm2_layout(config: Mapping[str, Any]) -> Layout:
-    """EDM2's `UNet` as our EDM2UNet: options, and the list of names, without `unet.`.
+    """EDM2's `UNet` as our EDM2UNet, its names without the prefix `unet.`.
 
     Args:
         config: Arguments of the constructor of `Precond`.
 
     Raises:
-        InteropError: One of them is unknown.
+        InteropError: If one of them is unknown.
     """
     count("num_blocks", config.get("num_blocks", 1))
     size, mult = config["img_resolution"], list(config.get("channel_mult", [1, 2, 3, 4]))
     own = {"img_resolution", "img_channels", "label_dim", "channel_mult", "attn_resolutions", "resample_filter"}
     unknown = [key for key in config if key not in own | _OPTIONS.keys() | _ELSEWHERE]
     if unknown:
-        raise InteropError(f"{unknown[0]}={config[unknown[0]]} has no counterpart here.")
+        raise InteropError(f"{unknown[0]}={config[unknown[0]]} is not supported.")
     options = {
         "shape": [config["img_channels"], size, size],
         "multipliers": mult,
@@ -82,7 +82,7 @@ def edm2_layout(config: Mapping[str, Any]) -> Layout:
 
 
 def _blocks(options: Mapping[str, Any], size: int, skeleton: Mapping[str, Any]) -> dict[str, str]:
-    """Our names of blocks, and theirs."""
+    """Our names of blocks to theirs."""
     levels = len(options["multipliers"])
     found: dict[str, str] = {}
     for level in range(levels):

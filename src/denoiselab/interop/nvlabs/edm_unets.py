@@ -1,4 +1,4 @@
-"""The networks of NVlabs' EDM in their own names.
+"""The networks of NVlabs' EDM under their names.
 
 Source of the names and defaults: `training/networks.py` of NVlabs/edm.
 """
@@ -20,14 +20,14 @@ from denoiselab.networks import ADMUNet, NCSNpp
 
 
 def edm_layout(kind: str, config: Mapping[str, Any]) -> Layout:
-    """The network within a preconditioner of EDM: its options, and the list of names, without `model.`.
+    """The network in a preconditioner of EDM, its names without the prefix `model.`.
 
     Args:
         kind: Class of the preconditioner.
         config: Its constructor's arguments.
 
     Raises:
-        InteropError: There is no such network here.
+        InteropError: If it is not supported.
     """
     default = "SongUNet" if kind in ("VPPrecond", "VEPrecond") else "DhariwalUNet"
     network = config.get("model_type", default)
@@ -39,7 +39,7 @@ def edm_layout(kind: str, config: Mapping[str, Any]) -> Layout:
 
 
 def song_layout(config: Mapping[str, Any], outputs: int = 1) -> Layout:
-    """EDM's `SongUNet` as our NCSNpp; arguments and errors as of `edm_layout`."""
+    """EDM's `SongUNet` as our NCSNpp; arguments and errors as in `edm_layout`."""
     given = {**_SONG, **config}
     options = _song_options(given, outputs)
     return Layout(NCSNpp, options, _song_entries(given, options), ignored=["*.resample_filter"])
@@ -53,9 +53,9 @@ def _song_options(given: Mapping[str, Any], outputs: int) -> dict[str, Any]:
     plain = fir == [1, 1]
     fourier = given["embedding_type"] == "fourier"
     if given["channel_mult_noise"] != (2 if fourier else 1) or given["channel_mult_emb"] != 4:
-        raise InteropError("other channel_mult_noise or channel_mult_emb than the source's are not known here.")
+        raise InteropError("channel_mult_noise and channel_mult_emb are supported with the source's values only.")
     if given["encoder_type"] == "residual" and plain:
-        raise InteropError("encoder_type=residual with resample_filter=[1, 1] has no counterpart here.")
+        raise InteropError("encoder_type=residual with resample_filter=[1, 1] is not supported.")
     return {
         "shape": [given["img_channels"], size, size],
         "channels": given["model_channels"],
@@ -122,7 +122,7 @@ def _song_entries(given: Mapping[str, Any], options: Mapping[str, Any]) -> list[
         for number in range(options["blocks"] + 1):
             attention = f"{stage}.attention" if attends and number == options["blocks"] else None
             block(f"{stage}.blocks.{number}", f"dec.{res}_block{number}", attention)
-        if level < levels - 1:  # the doubling at the end of the level below
+        if level < levels - 1:  # the upsampling at the end of the coarser level
             block(f"decoder.{levels - 2 - level}.resample", f"dec.{res}_up")
         else:
             block("middle.0", f"dec.{res}_in0", "middle.1")
@@ -134,15 +134,13 @@ def _song_entries(given: Mapping[str, Any], options: Mapping[str, Any]) -> list[
 
 
 def dhariwal_layout(config: Mapping[str, Any], outputs: int = 1) -> Layout:
-    """EDM's `DhariwalUNet` as our ADMUNet; arguments and errors as of `edm_layout`."""
+    """EDM's `DhariwalUNet` as our ADMUNet; arguments and errors as in `edm_layout`."""
     given = {**_DHARIWAL, **config}
     size, mult, channels = given["img_resolution"], list(given["channel_mult"]), given["model_channels"]
     if given["augment_dim"] or given["channel_mult_emb"] != 4:
-        raise InteropError("augment_dim and channel_mult_emb other than 0 and 4 have no counterpart here.")
+        raise InteropError("augment_dim and channel_mult_emb other than 0 and 4 are not supported.")
     if channels * min(mult) < 128:
-        raise InteropError(
-            "levels of less than 128 channels, whose norms have less than 32 groups, are not known here."
-        )
+        raise InteropError("levels of less than 128 channels are not supported; their norms have less than 32 groups.")
     null_class = bool(given["label_dropout"])
     options = {
         "shape": [given["img_channels"], size, size],
@@ -161,7 +159,7 @@ def dhariwal_layout(config: Mapping[str, Any], outputs: int = 1) -> Layout:
         if part.side == "middle":
             return f"dec.{res}x{res}_in{part.number if part.kind == 'residual' else 0}"
         resampling = part.kind == "residual" and part.number == options["blocks"] + (part.side == "up")
-        if resampling:  # they count it to the level that it leads to
+        if resampling:  # they number it by the level of its output
             return f"enc.{res // 2}x{res // 2}_down" if part.side == "down" else f"dec.{2 * res}x{2 * res}_up"
         return f"{'enc' if part.side == 'down' else 'dec'}.{res}x{res}_block{part.number}"
 
@@ -217,38 +215,33 @@ _DHARIWAL: dict[str, Any] = {
 }
 
 
-class _Table:
-    """A linear layer on sqrt(N) times one-hot labels as our table of N classes and the null class, its bias."""
+class _Table(Way):
+    """A linear layer (weight `(D, N)`, bias `(D,)`) on sqrt(N) times one-hot labels as our class table `(N + 1, D)`.
+
+    The bias is the row of the null class.
+    """
 
     def ours(self, *theirs: Tensor) -> Tensor:
-        """`(N + 1, D)` from weight `(D, N)` and bias `(D,)`."""
         weight, bias = theirs
         return torch.cat((math.sqrt(weight.shape[1]) * weight.T + bias, bias[None]))
 
     def theirs(self, ours: Tensor) -> Sequence[Tensor]:
-        """Weight `(D, N)` and bias `(D,)`."""
         bias = ours[-1]
         return ((ours[:-1] - bias) / math.sqrt(len(ours) - 1)).T, bias
 
 
-class _Columns:
-    """A linear layer without bias on one-hot labels as our table.
-
-    Args:
-        null_class: Of ours, whose row is 0.
-    """
+class _Columns(Way):
+    """A linear layer `(D, N)` without bias on one-hot labels as our class table, with a row of 0 for a null class."""
 
     def __init__(self, null_class: bool) -> None:
         self.null_class = null_class
 
     def ours(self, *theirs: Tensor) -> Tensor:
-        """`(N, D)` or `(N + 1, D)` from `(D, N)`."""
         (weight,) = theirs
         rows = weight.T
         return torch.cat((rows, torch.zeros_like(rows[:1]))) if self.null_class else rows
 
     def theirs(self, ours: Tensor) -> Sequence[Tensor]:
-        """`(D, N)`."""
         return ((ours[:-1] if self.null_class else ours).T,)
 
 
@@ -257,5 +250,5 @@ def _attention(size: int, mult: Sequence[int], resolutions: Sequence[int]) -> li
 
 
 def _qkv(width: int) -> tuple[Way, Way]:
-    """Their rows are ordered by (head, feature, query-key-value)."""
+    """Their rows are in the order (head, feature, query-key-value)."""
     return Regrouped(width, 3, Pointwise(2)), Regrouped(width, 3)

@@ -1,12 +1,12 @@
-"""Networks in the pickles of NVlabs (EDM, EDM2) as safetensors and JSON: a command of its own.
+"""Command that converts networks in the pickles of NVlabs (EDM, EDM2) to safetensors and JSON.
 
     python -m denoiselab.interop.nvlabs.pickles --trust-pickle network.pkl folder
 
-A pickle is a program: whoever loads it the usual way runs what its author wrote, and these even carry the source of
-their classes to be executed. So nothing else here reads one, and this command only when told that the file is trusted.
-Even then it executes none of that source, and calls no function but those that rebuild tensors, arrays and plain
-containers: objects of other classes become bare records of their attributes, whose parameters and buffers are written
-with the arguments of the constructors. NVlabs' packages are not needed.
+Loading a pickle the usual way runs code of its author; these even contain the source of their classes to be executed.
+So no other module reads pickles, and this command needs `--trust-pickle`. It executes none of that source and calls
+only functions that rebuild tensors, arrays and plain containers: objects of other classes become records of their
+attributes, whose parameters and buffers are written with the arguments of the constructors. NVlabs' packages are not
+needed.
 
 Source of the format: `torch_utils/persistence.py` of NVlabs' repositories.
 """
@@ -31,13 +31,14 @@ from torch import Tensor
 
 from denoiselab.cleaning import line
 from denoiselab.files import atomic, new_folder, write_text
+from denoiselab.interop.config_nodes import plain
 from denoiselab.interop.weights.state_dicts import InteropError, State, making
 
 MODEL, CONFIG = "model.safetensors", "config.json"
 
 
 class Record:
-    """What is left of an object: the name of its class, and its attributes."""
+    """An object as the name of its class and its attributes."""
 
     class_name = "object"
 
@@ -61,11 +62,11 @@ def read_pickle(path: Path, *, trusted: bool) -> Any:
     """The content of a pickle, with records in place of objects.
 
     Raises:
-        InteropError: It is not trusted, is damaged, or asks for more than data.
+        InteropError: If it is not trusted, is damaged, or imports more than data.
     """
     if not trusted:
         raise InteropError(
-            f"{path}: a pickle can run any code when it is loaded; pass --trust-pickle if you trust its author."
+            f"{path}: a pickle can run any code when it is loaded; add --trust-pickle if you trust its author."
         )
     try:
         with path.open("rb") as file:
@@ -82,13 +83,13 @@ def convert(path: Path, out: Path, key: str = "ema", *, trusted: bool = False) -
     """Write a network of a pickle as `model.safetensors` and `config.json` into a new folder.
 
     Args:
-        path: The pickle: a network, or a dictionary of some.
+        path: The pickle: a network, or a dictionary of networks.
         out: The folder, which must not exist.
-        key: Which of the dictionary's.
-        trusted: Whether the file may be loaded at all.
+        key: Of the network in the dictionary.
+        trusted: Whether the file may be loaded.
 
     Raises:
-        InteropError: It cannot be read, holds no such network, or `out` exists.
+        InteropError: If it cannot be read, contains no such network, or `out` exists.
     """
     content = read_pickle(path, trusted=trusted)
     if isinstance(content, Mapping):
@@ -98,7 +99,7 @@ def convert(path: Path, out: Path, key: str = "ema", *, trusted: bool = False) -
     with making("network", path):
         state: State = dict(content.tensors()) if isinstance(content, Record) else {}
         if not state:
-            raise InteropError("holds no network.")
+            raise InteropError("it contains no network.")
         tensors = save({name: tensor.clone().contiguous() for name, tensor in state.items()})
         text = json.dumps(_description(content), indent=1)
     try:
@@ -111,7 +112,7 @@ def convert(path: Path, out: Path, key: str = "ema", *, trusted: bool = False) -
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
+    """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m denoiselab.interop.nvlabs.pickles",
         description="Writes a network of an EDM or EDM2 pickle as model.safetensors and config.json into a new folder, "
@@ -120,7 +121,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("file", type=Path, help="the pickle")
     parser.add_argument("out", type=Path, help="the folder to write")
     parser.add_argument("--key", default="ema", help="which network of the pickle (default: ema)")
-    parser.add_argument("--trust-pickle", action="store_true", help="the file comes from someone whom you trust")
+    parser.add_argument("--trust-pickle", action="store_true", help="confirm that you trust the author of the file")
     options = parser.parse_args(arguments)
     try:
         convert(options.file, options.out, options.key, trusted=options.trust_pickle)
@@ -132,14 +133,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Reader(pickle.Unpickler):
-    """An unpickler that knows no functions but those that rebuild data."""
+    """An unpickler that calls only functions that rebuild data."""
 
     def __init__(self, file: io.BufferedReader, path: Path) -> None:
         super().__init__(file)
         self._path = path
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name in the pickle."""
+        """The object that replaces a name in the pickle."""
         known = _KNOWN.get((module, name))
         if known is not None:
             return known
@@ -147,7 +148,7 @@ class _Reader(pickle.Unpickler):
             return getattr(torch, name)
         if module.startswith("torch.nn.modules.") and "." not in name:
             return type(name, (Record,), {"class_name": name})
-        raise InteropError(f"{self._path}: asks for {module}.{name}, which is not data; it is not loaded.")
+        raise InteropError(f"{self._path}: it imports {module}.{name}, which is not data; it is not loaded.")
 
 
 class _EasyDict(dict):  # type: ignore[type-arg]
@@ -158,7 +159,7 @@ class _EasyDict(dict):  # type: ignore[type-arg]
 
 
 def _persistent(meta: Mapping[str, Any]) -> Record:
-    """A record in place of a class whose source the pickle carries; the source is passed over."""
+    """A record in place of an object whose class is defined in the pickle; the source is ignored."""
     record: Record = type(str(meta["class_name"]), (Record,), {"class_name": str(meta["class_name"])})()
     record.__setstate__(meta["state"])
     return record
@@ -200,25 +201,13 @@ _KNOWN: dict[tuple[str, str], Any] = {
 
 
 def _description(record: Record) -> dict[str, Any]:
-    """The class of a network and the arguments of its constructor, plain."""
+    """The class of a network and the arguments of its constructor, in plain containers."""
     attributes = record.__dict__
     return {
         "class_name": record.class_name,
-        "init_args": _plain(list(attributes.get("_init_args") or ())),
-        "init_kwargs": _plain(dict(attributes.get("_init_kwargs") or {})),
+        "init_args": plain(list(attributes.get("_init_args") or ())),
+        "init_kwargs": plain(dict(attributes.get("_init_kwargs") or {})),
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, torch.dtype):
-        return str(value)
-    return value
 
 
 if __name__ == "__main__":

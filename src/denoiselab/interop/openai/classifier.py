@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,62 +19,54 @@ from denoiselab.schedules import DiscreteVP
 from denoiselab.schedules.betas import cosine, linear
 
 
+@dataclass
 class Classifier:
-    """A `.pt` of guided-diffusion's classifier with attention pooling.
+    """A `.pt` of guided-diffusion's classifier with attention pooling. Options are its flags of the same names.
 
     Args:
         path: The file.
-        classifier_depth: Flag of that name: 4 for the released one at 64x64, 2 for the others.
+        classifier_depth: 4 for the released one at 64x64, 2 for the others.
         num_head_channels: 64 in all released classifiers.
-        use_new_attention_order: Flag of that name; off in all released classifiers.
-        noise_schedule: Flag of that name, of the chain that made its images noisy.
-        diffusion_steps: Flag of that name.
-        rescale_timesteps: Flag of that name.
+        use_new_attention_order: As in `denoiselab.interop.openai.unets.UNet`; off in all released classifiers.
+        noise_schedule: Of the noise on its training images.
+        diffusion_steps: As in `UNet`.
+        rescale_timesteps: As in `UNet`.
     """
 
-    def __init__(
-        self,
-        path: str,
-        classifier_depth: int = 2,
-        num_head_channels: int = 64,
-        use_new_attention_order: bool = False,
-        noise_schedule: Literal["linear", "cosine"] = "linear",
-        diffusion_steps: int = 1000,
-        rescale_timesteps: bool = False,
-    ) -> None:
-        self.path, self.depth, self.head_channels = path, classifier_depth, num_head_channels
-        self.new_order = use_new_attention_order
-        self.schedule = DiscreteVP((linear if noise_schedule == "linear" else cosine)(diffusion_steps))
-        self.label = StepIndex(scale=1000 / diffusion_steps if rescale_timesteps else 1.0)
+    path: str
+    classifier_depth: int = 2
+    num_head_channels: int = 64
+    use_new_attention_order: bool = False
+    noise_schedule: Literal["linear", "cosine"] = "linear"
+    diffusion_steps: int = 1000
+    rescale_timesteps: bool = False
+
+    def __post_init__(self) -> None:
+        self._schedule = DiscreteVP((linear if self.noise_schedule == "linear" else cosine)(self.diffusion_steps))
+        self._label = StepIndex(scale=1000 / self.diffusion_steps if self.rescale_timesteps else 1.0)
 
     def read(self) -> NoisyClassifier:
         """The classifier, with its schedule, in evaluation mode.
 
         Raises:
-            InteropError: The file cannot be read, or holds another network.
+            InteropError: If the file cannot be read, or holds another network.
         """
         file = Path(self.path).expanduser()
         state = read_tensors(file)
-        layout = classifier_layout(state, file, self.depth, self.head_channels, self.new_order)
+        order = self.use_new_attention_order
+        layout = classifier_layout(state, file, self.classifier_depth, self.num_head_channels, order)
         network = layout.built(layout.to_ours(state, file))
         classes, shape = layout.options["num_classes"], layout.options["shape"]
-        return NoisyClassifier(network, self.schedule, self.label, classes, shape).eval()
+        return NoisyClassifier(network, self._schedule, self._label, classes, shape).eval()
 
 
 def classifier_layout(
     state: State, where: Path, depth: int, head_channels: int = 64, new_order: bool = False
 ) -> Layout:
-    """The `ADMClassifier` that a state of theirs belongs to.
-
-    Args:
-        state: Names to tensors.
-        where: The file, for messages.
-        depth: As `classifier_depth` in `Classifier`.
-        head_channels: As `num_head_channels` there.
-        new_order: As `use_new_attention_order` there.
+    """The `ADMClassifier` of a state dict of theirs; options as in `Classifier`.
 
     Raises:
-        InteropError: It is no such state.
+        InteropError: If it is not such a state dict.
     """
     positions = width_of(state, "out.2.positional_embedding", where, axis=1) - 1
     inputs = width_of(state, "input_blocks.0.0.weight", where, axis=1)

@@ -1,31 +1,32 @@
 """Checkpoints of openai's improved-diffusion and guided-diffusion: UNets, in and out.
 
-Source of the names: `unet.py` of both. The files have no configuration; what the shapes of the weights do not tell are
-options, under the names of the repositories' flags.
+Source of the names: `unet.py` of both. The files have no configuration; options give what does not follow from the
+shapes of the weights, under the names of the repositories' flags.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from denoiselab.interop import config_nodes
-from denoiselab.interop.imported import Imported, named
-from denoiselab.interop.options import completed
+from denoiselab.interop.imported import Imported, Source, named
+from denoiselab.interop.options import completed, require_only
 from denoiselab.interop.weights.files import read_tensors
 from denoiselab.interop.weights.layout import SAME, Entry, Layout, Pointwise, Regrouped, Way
 from denoiselab.interop.weights.state_dicts import InteropError, State, width_of
 from denoiselab.interop.weights.unet_names import Names, Part, entries
 from denoiselab.networks import ADMUNet
 
-# Their chains.
+# Options of their beta schedules.
 _BETAS: dict[str, dict[str, float]] = {
     "linear": {"start": 1e-4, "end": 0.02, "per": 1000},
     "cosine": {"s": 0.008, "maximum": 0.999},
 }
 
-# The resolution of the released models, by the multipliers of their channels.
+# Resolution of the released models, by the multipliers of their channels.
 _SIZES = {
     (1, 2, 2, 2): 32,
     (1, 2, 3, 4): 64,
@@ -35,87 +36,79 @@ _SIZES = {
 }
 
 
-class UNet:
-    """A `.pt` of a diffusion model.
+@dataclass
+class UNet(Source):
+    """A `.pt` of a diffusion model. Options are the repositories' flags of the same names.
 
     Args:
         path: The file.
-        noise_schedule: Flag of that name.
-        num_heads: Flag of that name, where `num_head_channels` is None.
-        num_head_channels: Flag of that name.
-        num_heads_upsample: Flag of that name, where `num_head_channels` is None.
-        use_new_attention_order: Flag of that name.
-        image_size: Flag of that name; None: the one that the released models with these multipliers have.
-        diffusion_steps: Flag of that name.
-        rescale_timesteps: Flag of that name.
-        predict_xstart: Flag of that name.
-        sigma_small: Flag of that name, for models without a learned variance.
-        dropout: Flag of that name.
+        noise_schedule: The beta schedule.
+        num_heads: If `num_head_channels` is None.
+        num_head_channels: If `num_heads` is None.
+        num_heads_upsample: Heads in the decoder, if `num_head_channels` is None.
+        use_new_attention_order: Queries, keys and values are each in one block, not head by head.
+        image_size: None for that of the released models with these multipliers.
+        diffusion_steps: Number of betas.
+        rescale_timesteps: The time label is from 0 to 1000 for any number of steps.
+        predict_xstart: The output is x0, not eps.
+        sigma_small: Use the small fixed variance, for models without a learned one.
+        dropout: Of training.
 
     Raises:
-        ValueError: Neither or both of `num_heads` and `num_head_channels` are given, or `num_heads_upsample` beside the
-            latter, or there are too few steps.
+        ValueError: If neither or both of `num_heads` and `num_head_channels` are given, `num_heads_upsample` is given
+            with the latter, or diffusion_steps < 2.
     """
 
-    def __init__(
-        self,
-        path: str,
-        noise_schedule: Literal["linear", "cosine"],
-        num_heads: int | None = None,
-        num_head_channels: int | None = None,
-        num_heads_upsample: int | None = None,
-        use_new_attention_order: bool = False,
-        image_size: int | None = None,
-        diffusion_steps: int = 1000,
-        rescale_timesteps: bool = False,
-        predict_xstart: bool = False,
-        sigma_small: bool = False,
-        dropout: float = 0.0,
-    ) -> None:
-        # -1 is how the flags say that they are not used.
-        num_head_channels, num_heads_upsample = (
-            None if flag == -1 else flag for flag in (num_head_channels, num_heads_upsample)
-        )
-        if (num_heads is None) == (num_head_channels is None):
+    path: str
+    noise_schedule: Literal["linear", "cosine"]
+    num_heads: int | None = None
+    num_head_channels: int | None = None
+    num_heads_upsample: int | None = None
+    use_new_attention_order: bool = False
+    image_size: int | None = None
+    diffusion_steps: int = 1000
+    rescale_timesteps: bool = False
+    predict_xstart: bool = False
+    sigma_small: bool = False
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        for flag in ("num_head_channels", "num_heads_upsample"):  # -1 means unused, as in the flags
+            if getattr(self, flag) == -1:
+                setattr(self, flag, None)
+        heads, channels, upsample = self.num_heads, self.num_head_channels, self.num_heads_upsample
+        if (heads is None) == (channels is None):
             raise ValueError(
-                f"num_heads={num_heads} and num_head_channels={num_head_channels}: give one of them, as in the flags "
-                "of the model; the weights do not tell."
+                f"num_heads={heads} and num_head_channels={channels}: set one of them, as in the flags of the model; "
+                "it does not follow from the weights."
             )
-        if num_heads_upsample is not None and num_head_channels is not None:
+        if upsample is not None and channels is not None:
             raise ValueError(
-                f"num_heads_upsample={num_heads_upsample}: num_head_channels={num_head_channels} sets the heads on the "
-                "way up too; give null, as the original passes it over."
+                f"num_heads_upsample={upsample}: num_head_channels={channels} sets the heads of the decoder too, and "
+                "the original ignores this flag; set it to null."
             )
-        if diffusion_steps < 2:
-            raise ValueError(f"diffusion_steps={diffusion_steps}: it must be at least 2.")
-        self.path, self.image_size, self.dropout = path, image_size, dropout
-        self.heads, self.head_channels, self.new_order = num_heads, num_head_channels, use_new_attention_order
-        self.heads_up = num_heads_upsample
-        self.noise_schedule, self.steps = noise_schedule, diffusion_steps
-        self.rescale, self.predict_x0, self.small = rescale_timesteps, predict_xstart, sigma_small
+        if self.diffusion_steps < 2:
+            raise ValueError(f"diffusion_steps={self.diffusion_steps}: it must be at least 2.")
 
     def read(self) -> Imported:
-        """The network and its chain.
-
-        Raises:
-            InteropError: The file cannot be read, or holds another network.
-        """
         path = Path(self.path).expanduser()
         state = read_tensors(path)
-        heads = {"heads": self.heads or 1, "head_channels": self.head_channels, "heads_up": self.heads_up}
-        layout = unet_layout(state, path, heads, self.new_order, self.image_size, self.dropout)
+        heads = {"heads": self.num_heads or 1, "head_channels": self.num_head_channels}
+        heads["heads_up"] = self.num_heads_upsample
+        layout = unet_layout(state, path, heads, self.use_new_attention_order, self.image_size, self.dropout)
         if layout.options["image_channels"]:
-            raise InteropError(f"{path}: a super-resolution network, which is given an image; it has no run directory.")
-        learned = "LearnedRange" if layout.options["outputs"] == 2 else "FixedSmall" if self.small else "FixedLarge"
-        label = config_nodes.step_index(scale=1000 / self.steps if self.rescale else 1.0)
+            raise InteropError(f"{path}: a super-resolution network, conditioned on an image, is not supported.")
+        learned = (
+            "LearnedRange" if layout.options["outputs"] == 2 else "FixedSmall" if self.sigma_small else "FixedLarge"
+        )
+        label = config_nodes.step_index(scale=1000 / self.diffusion_steps if self.rescale_timesteps else 1.0)
+        table = config_nodes.betas(self.noise_schedule, steps=self.diffusion_steps, **_BETAS[self.noise_schedule])
         return Imported(
             named(self.path, path),
             layout,
             layout.to_ours(state, path),
-            config_nodes.chain(
-                config_nodes.betas(self.noise_schedule, steps=self.steps, **_BETAS[self.noise_schedule])
-            ),
-            config_nodes.parameterization("x0" if self.predict_x0 else "eps"),
+            config_nodes.chain(table),
+            config_nodes.parameterization("x0" if self.predict_xstart else "eps"),
             config_nodes.denoiser(label, learned),
             conditioner=config_nodes.conditioner(layout.options["num_classes"], dropout=0.0, null_class=False),
             files=(path,),
@@ -131,19 +124,19 @@ def unet_layout(
     dropout: float = 0.0,
     image_channels: int = 3,
 ) -> Layout:
-    """The `ADMUNet` that a state of theirs belongs to, by its names and shapes.
+    """The `ADMUNet` of a state dict of theirs, from its names and shapes.
 
     Args:
         state: Names to tensors.
         where: The file, for messages.
         heads: Our options `heads`, `head_channels` and `heads_up`.
-        new_order: Rows of queries, keys and values stand in this order, else head by head.
+        new_order: As `use_new_attention_order` in `UNet`.
         image_size: As in `UNet`.
         dropout: Of training.
-        image_channels: Of an image: what a super-resolution network has beyond them belongs to the small image.
+        image_channels: Of an image; a super-resolution network's additional channels are those of the small image.
 
     Raises:
-        InteropError: It is no such state, or the resolution does not follow from it.
+        InteropError: If it is not such a state dict, or the resolution does not follow from it.
     """
     inputs = width_of(state, "input_blocks.0.0.weight", where, axis=1)
     outputs = width_of(state, "out.2.weight", where)
@@ -151,7 +144,7 @@ def unet_layout(
     last = 0
     while f"output_blocks.{last + 1}.0.in_layers.0.weight" in state:
         last += 1
-    # The first stage of the way up that ends in a change of resolution is the last of its level.
+    # The first decoder block that ends in a change of resolution is the last of its level.
     ends = (
         place
         for place in range(last + 1)
@@ -172,24 +165,22 @@ def unet_layout(
 
 
 def to_official(options: Mapping[str, Any], weights: State, meaning: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
-    """The weights of an `ADMUNet` in their names, and the flags of guided-diffusion that make the model of them.
+    """The weights of an `ADMUNet` under their names, and the flags of guided-diffusion that create the model.
 
     Args:
-        options: Of the constructor, all that differ from its defaults.
-        weights: Its state.
+        options: Of our constructor; those left out have their defaults.
+        weights: Our state dict.
         meaning: Nodes `schedule`, `parameterization` and `denoiser` of a run.
 
     Raises:
-        ValueError: Theirs has no such option, schedule, parameterization or label.
+        ValueError: If guided-diffusion has no such option, schedule, parameterization or label.
     """
     full = completed(ADMUNet, options)
     (channels, height, width), classes = full["shape"], full["num_classes"]
-    plain = {"groups": 32, "image_channels": None, "vector_features": None}
-    for option, value in {**plain, **({} if classes is None else {"null_class": False})}.items():
-        if full[option] != value:
-            raise ValueError(f"network.{option}={full[option]}: guided-diffusion has {value}.")
+    supported = {"groups": 32, "image_channels": None, "vector_features": None}
+    require_only(full, {**supported, **({} if classes is None else {"null_class": False})}, "guided-diffusion")
     if channels != 3 or height != width:
-        raise ValueError(f"network.shape={list(full['shape'])}: guided-diffusion has square images of 3 channels.")
+        raise ValueError(f"network.shape={list(full['shape'])}: guided-diffusion needs square images of 3 channels.")
     chain = chain_flags(meaning)
     flags = {
         "image_size": height,
@@ -214,19 +205,19 @@ def to_official(options: Mapping[str, Any], weights: State, meaning: Mapping[str
 
 
 def chain_flags(meaning: Mapping[str, Any]) -> dict[str, Any]:
-    """The flags of their chain and of what the output is; arguments and errors as of `to_official`."""
+    """The flags of schedule, output and time label; arguments and errors as in `to_official`."""
     betas = dict(meaning["schedule"].get("betas", {}))
     kind = str(betas.pop("_target_", "")).rpartition(".")[2]
     steps = betas.pop("steps", 1000)
     if kind not in _BETAS or {**_BETAS[kind], **betas} != _BETAS[kind] or meaning["schedule"].get("zero_terminal_snr"):
-        raise ValueError("schedule: the original has the chains of schedule=ddpm and schedule=iddpm.")
+        raise ValueError("schedule: guided-diffusion supports schedule=ddpm and schedule=iddpm.")
     output = meaning["parameterization"]["_target_"].rpartition(".")[2]
     if output not in ("eps", "x0"):
-        raise ValueError(f"parameterization={output}: the original has eps and x0.")
+        raise ValueError(f"parameterization={output}: guided-diffusion supports eps and x0.")
     label = meaning["denoiser"]["time_label"]
     index = label["_target_"].endswith(".StepIndex") and not label.get("descending", False)
     if not index or label.get("scale", 1.0) not in (1.0, 1000 / steps) or meaning["denoiser"].get("input_scale"):
-        raise ValueError("denoiser: the original is told the step's index, as with denoiser=discrete.")
+        raise ValueError("denoiser: guided-diffusion's networks take the step index; export needs denoiser=discrete.")
     return {
         "noise_schedule": kind,
         "diffusion_steps": steps,
@@ -238,7 +229,7 @@ def chain_flags(meaning: Mapping[str, Any]) -> dict[str, Any]:
 def encoder_options(
     state: State, where: Path, blocks: int, channels_in: int, image_size: int | None, pooled: int | None = None
 ) -> dict[str, Any]:
-    """What the way down tells, where the blocks of a level are known, and maybe the size of the last level."""
+    """Options that follow from the encoder, given the blocks per level and optionally the side of the last level."""
     channels = width_of(state, "time_embed.0.weight", where, axis=1)
     widths, attention, place = [], [], 1
     while f"input_blocks.{place}.0.out_layers.3.weight" in state:
@@ -249,7 +240,7 @@ def encoder_options(
     multipliers = [width // channels if width % channels == 0 else width / channels for width in widths]
     size = image_size or _SIZES.get(tuple(multipliers)) if pooled is None else pooled * 2 ** (len(widths) - 1)
     if size is None:
-        raise InteropError(f"{where}: channels of multiples {multipliers} tell no resolution; give import.image_size.")
+        raise InteropError(f"{where}: no released model has the multipliers {multipliers}; set import.image_size.")
     embedding = width_of(state, "input_blocks.1.0.emb_layers.1.weight", where)
     return {
         "shape": [channels_in, size, size],
@@ -263,7 +254,7 @@ def encoder_options(
 
 
 def names(options: Mapping[str, Any], new_order: bool) -> Names:
-    """How they name the layers of a network with `options`; `new_order` as in `unet_layout`."""
+    """Their names of the layers of a network with `options`; `new_order` as in `unet_layout`."""
     sides = {"down": "input_blocks", "middle": "middle_block", "up": "output_blocks"}
 
     def place(part: Part) -> str:

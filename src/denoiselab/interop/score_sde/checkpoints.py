@@ -1,6 +1,6 @@
 """yang-song/score_sde_pytorch: NCSN++, DDPM++ and DDPM from its `.pth` checkpoints.
 
-They hold no configuration, so one of its configuration files must be named, or given in plain containers.
+They contain no configuration, so one of its configuration files must be named, or given in plain containers.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 
 from denoiselab.interop import config_nodes
 from denoiselab.interop.config_nodes import Node, node
-from denoiselab.interop.imported import Imported
+from denoiselab.interop.imported import Imported, Source
 from denoiselab.interop.score_sde.configs import CONFIGS, DDPM
 from denoiselab.interop.score_sde.layout import ncsnpp_layout
 from denoiselab.interop.weights.files import as_state, read_torch
 from denoiselab.interop.weights.state_dicts import InteropError, State
 
-# What their state holds beside what is trained: the noise levels, and the frequencies of Fourier features.
+# Entries of their state dict that are not trained: noise levels, and frequencies of Fourier features.
 _UNTRAINED = ("sigmas", "all_modules.0.W")
 
 _CHOICES = {
@@ -31,17 +31,17 @@ _CHOICES = {
 }
 
 
-class ScoreSDE:
-    """Reads a checkpoint `checkpoint_*.pth` of NCSN++, DDPM++ or DDPM.
+class ScoreSDE(Source):
+    """A checkpoint `checkpoint_*.pth` of NCSN++, DDPM++ or DDPM.
 
-    Its images lie in [0, 1] where `data.centered` is false, ours in [-1, 1]: its sigmas are doubled then.
+    Its images are in [0, 1] if `data.centered` is false, ours in [-1, 1]; its sigmas are then doubled.
 
     Args:
         path: The file.
         config: Name of its configuration file, such as `ve/cifar10_ncsnpp_continuous`, or the configuration itself.
 
     Raises:
-        ValueError: There is no such configuration, or it lacks a value or has an unknown one.
+        ValueError: If there is no such configuration, or it lacks a value or has an unknown one.
     """
 
     def __init__(self, path: str, config: str | Mapping[str, Any] = "ve/cifar10_ncsnpp_continuous") -> None:
@@ -55,14 +55,9 @@ class ScoreSDE:
         self.config = CONFIGS[config] if isinstance(config, str) else config
 
     def read(self) -> Imported:
-        """The network with its average, and what its output means.
-
-        Raises:
-            InteropError: The file cannot be read, or does not fit its configuration.
-        """
         content = read_torch(self.path)
         if not isinstance(content, Mapping) or not {"model", "ema"} <= content.keys():
-            raise InteropError(f"{self.path}: not a checkpoint of score_sde: it holds no 'model' and 'ema'.")
+            raise InteropError(f"{self.path}: not a checkpoint of score_sde: it has no 'model' and 'ema'.")
         layout = ncsnpp_layout(self.config, self.path)
         state = as_state(content["model"], self.path)
         weights = layout.to_ours(state, self.path)
@@ -81,7 +76,7 @@ class ScoreSDE:
 
 
 def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The configuration with all that makes its network an `ncsnpp`, where it is a `ddpm`."""
+    """The configuration, of a `ddpm` with the choices that make it an `ncsnpp`."""
     model = config.get("model")
     if not isinstance(model, Mapping) or model.get("name") != "ddpm":
         return config
@@ -89,10 +84,10 @@ def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Refuse a configuration that lacks one of the values used here, or names what theirs does not know.
+    """Check that a configuration has the values used here.
 
     Raises:
-        ValueError: It does.
+        ValueError: If a value is missing or unknown.
     """
     for part, example in CONFIGS["ve/cifar10_ncsnpp_continuous"].items():
         given = config.get(part)
@@ -105,16 +100,16 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def averaged(state: State, ema: Any, where: Path) -> State:
-    """The state with its trained tensors replaced by their averages, which are listed in the order of its names.
+    """The state dict with its trained tensors replaced by their averages, a list in the same order.
 
     Raises:
-        InteropError: They are other than the state's.
+        InteropError: If their number or shapes differ.
     """
     shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
     names = [name for name in state if name not in _UNTRAINED]
     shapes = [state[name].shape for name in names]
     if not isinstance(shadow, Sequence) or [getattr(tensor, "shape", None) for tensor in shadow] != shapes:
-        raise InteropError(f"{where}: its averages do not fit its weights.")
+        raise InteropError(f"{where}: its averages do not match its weights.")
     return {**state, **dict(zip(names, shadow, strict=True))}
 
 
@@ -122,19 +117,19 @@ def meaning(config: Mapping[str, Any], where: Path) -> tuple[Node, Node, Node]:
     """The nodes of schedule, parameterization and time label.
 
     Raises:
-        InteropError: They have no counterpart here.
+        InteropError: If they are not supported.
     """
     model, sde, continuous = config["model"], config["training"]["sde"], config["training"]["continuous"]
     unit = 1.0 if config["data"]["centered"] else 2.0
     embedding, fitting = model["embedding_type"], "fourier" if sde == "vesde" and continuous else "positional"
     if embedding != fitting:  # theirs would embed log(999 t), or sigma itself
         raise InteropError(
-            f"{where}: model.embedding_type={embedding} on a {sde} with training.continuous={continuous} has no "
-            f"counterpart here; {fitting} has."
+            f"{where}: model.embedding_type={embedding} on a {sde} with training.continuous={continuous} is not "
+            f"supported; {fitting} is."
         )
     if sde == "vesde":
         if not model["scale_by_sigma"]:
-            raise InteropError(f"{where}: model.scale_by_sigma=false on a vesde has no counterpart here.")
+            raise InteropError(f"{where}: model.scale_by_sigma=false on a vesde is not supported.")
         sigmas = {"sigma_min": unit * model["sigma_min"], "sigma_max": unit * model["sigma_max"]}
         if continuous:
             schedule = node("denoiselab.schedules.VEGeometric", **sigmas)
@@ -145,9 +140,7 @@ def meaning(config: Mapping[str, Any], where: Path) -> tuple[Node, Node, Node]:
             label = config_nodes.step_index(nearest=True, descending=True)
         return schedule, config_nodes.parameterization("ncsn"), label
     if unit != 1 or model["scale_by_sigma"]:
-        raise InteropError(
-            f"{where}: a {sde} with data.centered=false or model.scale_by_sigma has no counterpart here."
-        )
+        raise InteropError(f"{where}: a {sde} with data.centered=false or model.scale_by_sigma=true is not supported.")
     betas = {"beta_min": model["beta_min"], "beta_max": model["beta_max"]}
     if continuous or sde == "subvpsde":
         name = {"vpsde": "VPLinear", "subvpsde": "SubVP"}[sde]

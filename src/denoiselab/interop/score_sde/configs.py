@@ -1,4 +1,4 @@
-"""The configuration files of score_sde_pytorch's NCSN++, DDPM++ and DDPM, as far as the weights need them.
+"""The configuration files of score_sde_pytorch's NCSN++, DDPM++ and DDPM, reduced to what the weights need.
 
 Source: github.com/yang-song/score_sde_pytorch, folder configs/.
 """
@@ -40,7 +40,7 @@ _CIFAR10 = {
 }
 
 
-# Their `ddpm` is `ncsnpp` with these choices, which its configuration files leave out or pass over.
+# Their `ddpm` is `ncsnpp` with these choices, which its configuration files do not contain.
 DDPM: dict[str, Any] = {
     "embedding_type": "positional",
     "fir": False,
@@ -95,7 +95,7 @@ _NCSNPP_VP = _changed(_CIFAR10, sde="vpsde", embedding_type="positional", scale_
 _DDPM = _changed(_CIFAR10, sde="vpsde", name="ddpm", scale_by_sigma=False, num_res_blocks=2, **DDPM)
 _DDPM_256 = _changed(_DDPM, image_size=256, continuous=False, dropout=0.0, ch_mult=[1, 1, 2, 2, 4, 4])
 
-# By the names of the files.
+# By file name.
 CONFIGS: Mapping[str, Mapping[str, Any]] = {
     "ve/cifar10_ncsnpp": _changed(_CIFAR10, continuous=False, embedding_type="positional"),
     "ve/cifar10_ncsnpp_continuous": _CIFAR10,

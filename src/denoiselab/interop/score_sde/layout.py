@@ -1,11 +1,10 @@
-"""NCSN++ and DDPM++ in the names of yang-song/score_sde_pytorch, which numbers layers in one list.
+"""NCSN++ and DDPM++ under the names of yang-song/score_sde_pytorch, which numbers all layers in one list.
 
 Source of the list: `models/ncsnpp.py` and `models/layerspp.py`.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,33 +12,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from denoiselab.interop.options import completed, require_only
 from denoiselab.interop.weights.layout import Entry, Layout, Stacked, Way, layer
 from denoiselab.interop.weights.state_dicts import InteropError
 from denoiselab.networks import NCSNpp
 
 
 def ncsnpp_layout(config: Mapping[str, Any], where: Path) -> Layout:
-    """Their `ncsnpp`, or `ddpm` with the choices that make it one, as our NCSNpp: options, and the list of names.
+    """Their `ncsnpp`, or `ddpm` with the choices that make it one, as our NCSNpp.
 
     Args:
         config: Theirs, with `data` and `model`.
         where: For messages.
 
     Raises:
-        InteropError: It asks for what ours does not have.
+        InteropError: If ours does not support it.
     """
     model, data = config["model"], config["data"]
     wanted = {"nonlinearity": "swish", "conditional": True, "resamp_with_conv": True}
     for key, value in wanted.items():
         if model[key] != value:
-            raise InteropError(f"{where}: model.{key}={model[key]} has no counterpart here; {value} has.")
+            raise InteropError(f"{where}: model.{key}={model[key]} is not supported; {value} is.")
     if model["name"] == "ddpm" and any(model["nf"] * multiple % 128 for multiple in (1, *model["ch_mult"])):
         raise InteropError(
-            f"{where}: model.nf={model['nf']}: a ddpm of channels that 128 does not divide has other norms."
+            f"{where}: model.nf={model['nf']}: a ddpm needs channels divisible by 128, otherwise its norms differ."
         )
     taps = list(model["fir_kernel"]) if model["fir"] else None
     if taps and taps != taps[::-1]:
-        raise InteropError(f"{where}: model.fir_kernel={taps} has no counterpart here; a symmetric one has.")
+        raise InteropError(f"{where}: model.fir_kernel={taps} is not supported; symmetric ones are.")
     size = data["image_size"]
     shape = [data["num_channels"], size, size]
     levels = range(len(model["ch_mult"]))
@@ -62,20 +62,14 @@ def ncsnpp_layout(config: Mapping[str, Any], where: Path) -> Layout:
 
 
 def to_config(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of our NCSNpp as their `data` and `model`: the way back of `ncsnpp_layout`.
+    """Options of our NCSNpp as their `data` and `model`: the inverse of `ncsnpp_layout`.
 
     Raises:
-        ValueError: Theirs has no such network.
+        ValueError: If theirs has no such network.
     """
-    given = {**_defaults(), **options}
-    for key, value in (
-        ("image_channels", None),
-        ("num_classes", None),
-        ("augmentation_features", None),
-        ("outputs", 1),
-    ):
-        if given[key] != value:
-            raise ValueError(f"network.{key}={given[key]}: score_sde's ncsnpp has none.")
+    given = completed(NCSNpp, options)
+    supported = {"image_channels": None, "num_classes": None, "augmentation_features": None, "outputs": 1}
+    require_only(given, supported, "score_sde's ncsnpp")
     channels, height, width = given["shape"]
     if height != width:
         raise ValueError(f"shape={list(given['shape'])}: score_sde's images are square.")
@@ -108,8 +102,8 @@ def to_config(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def ncsnpp_entries(options: Mapping[str, Any]) -> list[Entry]:
-    """The list of names of our NCSNpp with `options`."""
-    given = {**_defaults(), **options}
+    """The list of the weights of our NCSNpp with `options`."""
+    given = completed(NCSNpp, options)
     ours = Layout(NCSNpp, options, ()).skeleton()
     walk = _Walk(ours, biggan=given["residual_blocks"] == "biggan", conv=".conv" if given["fir"] else ".1")
     count, attentive = len(given["multipliers"]), given["attention_levels"]
@@ -152,12 +146,12 @@ def ncsnpp_entries(options: Mapping[str, Any]) -> list[Entry]:
 
 
 class _Walk:
-    """Counts through their list of layers.
+    """Numbers their layers while it lists ours.
 
     Args:
-        ours: Names of our state.
-        biggan: Blocks resample themselves.
-        conv: Where, within our resampling layers, the convolution is.
+        ours: Names of our state dict.
+        biggan: Whether residual blocks resample.
+        conv: Place of the convolution in our resampling layers.
     """
 
     def __init__(self, ours: Mapping[str, Tensor], *, biggan: bool, conv: str) -> None:
@@ -171,11 +165,11 @@ class _Walk:
         return f"all_modules.{self.number}"
 
     def plain(self, ours: str) -> None:
-        """Their next layer has weight and bias."""
+        """Add a layer with weight and bias."""
         self.entries += layer(ours, self.next())
 
     def block(self, ours: str) -> None:
-        """Their next layer is a residual block."""
+        """Add a residual block."""
         theirs = self.next()
         names = {"norm_in": "GroupNorm_0", "conv_in": "Conv_0", "embedding": "Dense_0"}
         names |= {"norm_out": "GroupNorm_1", "conv_out": "Conv_1"}
@@ -188,42 +182,35 @@ class _Walk:
                 self.entries += _nin(f"{ours}.skip", [f"{theirs}.NIN_0"], _Columns(1, 2))
 
     def attention(self, ours: str) -> None:
-        """Their next layer is self-attention."""
+        """Add self-attention."""
         theirs = self.next()
         self.entries += layer(f"{ours}.norm", f"{theirs}.GroupNorm_0")
         self.entries += _nin(f"{ours}.qkv", [f"{theirs}.NIN_{i}" for i in range(3)], _Columns(3))
         self.entries += _nin(f"{ours}.out", [f"{theirs}.NIN_3"], _Columns(1))
 
     def resample(self, stage: str) -> None:
-        """Their next layer resamples the features."""
+        """Add a layer that resamples the features."""
         if self.biggan:
             self.block(f"{stage}.resample")
         else:
             self.resampling_conv(f"{stage}.resample")
 
     def resampling_conv(self, ours: str) -> None:
-        """Their next layer resamples by a convolution."""
+        """Add a layer that resamples by a convolution."""
         self.entries += layer(f"{ours}{self.conv}", f"{self.next()}.{'Conv2d_0' if self.conv == '.conv' else 'Conv_0'}")
 
 
-class _Columns:
-    """Matrices `(I, O)` as rows of one `(count O, I)`, with `dims` axes of size 1 behind.
-
-    Args:
-        count: Matrices.
-        dims: Axes.
-    """
+class _Columns(Way):
+    """`count` matrices `(I, O)` as one tensor `(count O, I, 1, ...)` with `dims` axes of size 1."""
 
     def __init__(self, count: int, dims: int = 0) -> None:
         self.count, self.dims = count, dims
 
     def ours(self, *theirs: Tensor) -> Tensor:
-        """`(count O, I, 1, ...)`."""
         rows = torch.cat([matrix.t() for matrix in theirs])
         return rows.reshape(*rows.shape, *[1] * self.dims)
 
     def theirs(self, ours: Tensor) -> Sequence[Tensor]:
-        """`(I, O)` each."""
         return [part.t() for part in ours.flatten(1).chunk(self.count)]
 
 
@@ -232,8 +219,3 @@ def _nin(ours: str, theirs: Sequence[str], way: Way) -> list[Entry]:
         Entry(f"{ours}.weight", tuple(f"{name}.W" for name in theirs), way),
         Entry(f"{ours}.bias", tuple(f"{name}.b" for name in theirs), Stacked(len(theirs))),
     ]
-
-
-def _defaults() -> dict[str, Any]:
-    parameters = inspect.signature(NCSNpp).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}

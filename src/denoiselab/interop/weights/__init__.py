@@ -1,1 +1,1 @@
-"""Files of other code bases, and which of their weights is which of ours."""
+"""Reading files of weights, checking their contents, and mapping their names to ours."""

@@ -1,6 +1,6 @@
-"""Reading the files of others: safetensors, torch files of tensors alone, JSON, folders of diffusers, the hub.
+"""Reading weights: safetensors, torch files of plain tensors, JSON, folders of diffusers, the hub.
 
-Nothing here runs code from a file.
+No code from a file is run.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from torch import Tensor
 from denoiselab.files import packed_member, sha256_of, zip_is_whole
 from denoiselab.interop.weights.state_dicts import InteropError, State
 
-# The names under which diffusers keeps the weights of a model, but for the suffix.
-WEIGHTS = "diffusion_pytorch_model"
-
+WEIGHTS = "diffusion_pytorch_model"  # diffusers' name of files of weights, without suffix
 
 # `diffusion_pytorch_model.fp16.safetensors`, and of shards `diffusion_pytorch_model.safetensors.index.fp16.json`.
 _VARIANT = re.compile(
@@ -37,10 +35,10 @@ _log = logging.getLogger(__name__)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """The object in a JSON file.
 
     Raises:
-        InteropError: It is missing, or is no such thing.
+        InteropError: If it is missing, damaged, or not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -57,7 +55,7 @@ def read_safetensors(path: Path) -> State:
     """The tensors of a safetensors file, on the CPU.
 
     Raises:
-        InteropError: It is missing, truncated, or no such file.
+        InteropError: If it is missing, damaged, or another kind of file.
     """
     _check_file(path)
     try:
@@ -67,14 +65,14 @@ def read_safetensors(path: Path) -> State:
 
 
 def read_torch(path: Path) -> Any:
-    """What `torch.save` wrote, if it is tensors and plain containers alone, on the CPU.
+    """The content of a file of `torch.save`, if it is tensors in plain containers, on the CPU.
 
     Raises:
-        InteropError: It is missing, damaged, or holds pickled objects.
+        InteropError: If it is missing, damaged, or contains pickled objects.
     """
     _check_file(path)
     if packed := packed_member(path):
-        raise InteropError(f"{path}: its {packed} is compressed, which files of torch never are; it is not loaded.")
+        raise InteropError(f"{path}: its {packed} is compressed, unlike in files of torch; it is not loaded.")
     if zipfile.is_zipfile(path) and not zip_is_whole(path):
         raise _damaged(path)
     try:
@@ -84,17 +82,17 @@ def read_torch(path: Path) -> Any:
         if named is None:
             raise _damaged(path) from None
         raise InteropError(
-            f"{path}: holds pickled objects ({named[1]}), which could run code; it is not loaded."
+            f"{path}: contains pickled objects ({named[1]}), which could run code; it is not loaded."
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, struct.error):
         raise _damaged(path) from None
 
 
 def read_tensors(path: Path) -> State:
-    """Names to tensors, from a `.safetensors` file or any file of torch.
+    """Names to tensors, from a `.safetensors` file or a file of torch.
 
     Raises:
-        InteropError: It cannot be read, or is no such mapping.
+        InteropError: If it cannot be read, or holds something else.
     """
     state = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     return as_state(state, path)
@@ -104,25 +102,25 @@ def as_state(value: Any, where: Path, what: str = "weights") -> State:
     """`value` as names to tensors, without the `module.` of DataParallel.
 
     Raises:
-        InteropError: It is something else.
+        InteropError: If it is something else.
     """
     plain = isinstance(value, Mapping) and value
     if not plain or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items()):
-        raise InteropError(f"{where}: not a file of {what}: it holds no mapping of names to tensors.")
+        raise InteropError(f"{where}: not a file of {what}: it contains no mapping of names to tensors.")
     if all(name.startswith("module.") for name in value):
         return {name.removeprefix("module."): tensor for name, tensor in value.items()}
     return dict(value)
 
 
 def weights_file(folder: Path, variant: str | None = None) -> Path:
-    """The file, or index of files, with the weights of a model folder of diffusers.
+    """The file of weights, or the index of their files, in a model folder of diffusers.
 
     Args:
-        folder: Where.
-        variant: Another precision or kind of them, such as `fp16` or `non_ema`.
+        folder: Of the model.
+        variant: Of the weights, such as `fp16` or `non_ema`.
 
     Raises:
-        InteropError: There is none.
+        InteropError: If there is none.
     """
     middle = f".{variant}" if variant else ""
     names = [
@@ -136,24 +134,24 @@ def weights_file(folder: Path, variant: str | None = None) -> Path:
             return folder / name
     others = _variants(folder)
     if variant is None and len(others) == 1:
-        _log.warning("%s holds weights of the variant %s alone, which are read", folder, others[0])
+        _log.warning("%s has only weights of the variant %s; these are read", folder, others[0])
         return weights_file(folder, others[0])
-    there = f"; of other variants there are {', '.join(others)}: give import.variant" if others else ""
-    raise InteropError(f"{folder}: holds no weights; it should hold {names[0]} or {names[2]}{there}.")
+    there = f"; it has the variants {', '.join(others)}: set import.variant" if others else ""
+    raise InteropError(f"{folder}: has no weights; expected is {names[0]} or {names[2]}{there}.")
 
 
 def _variants(folder: Path) -> list[str]:
-    """What stands for the variant in the names of files of weights."""
+    """The variants of the files of weights in a folder."""
     matches = (_VARIANT.fullmatch(path.name) for path in folder.glob(f"{WEIGHTS}*"))
     found = {match[1] or match[2] for match in matches if match}
-    return sorted(name for name in found if not re.search(r"-\d+-of-\d+$", name))  # of shards, which an index names
+    return sorted(name for name in found if not re.search(r"-\d+-of-\d+$", name))  # shards of an index
 
 
 def read_weights(path: Path) -> State:
-    """Names to tensors, from one file or from all that an index names.
+    """Names to tensors, from one file or from all files of an index.
 
     Raises:
-        InteropError: One cannot be read, or lacks what the index says it has.
+        InteropError: If a file cannot be read, or lacks a tensor of the index.
     """
     if path.suffix != ".json":
         return read_tensors(path)
@@ -163,23 +161,23 @@ def read_weights(path: Path) -> State:
     state: State = {}
     for name in sorted(set(map(str, places.values()))):
         if Path(name).name != name:
-            raise InteropError(f"{path}: names a file elsewhere, '{name}'.")
+            raise InteropError(f"{path}: lists a file in another folder, '{name}'.")
         state.update(read_tensors(path.parent / name))
     for name in places:
         if name not in state:
-            raise InteropError(f"{path}: none of its files holds '{name}'.")
+            raise InteropError(f"{path}: none of its files contains '{name}'.")
     return state
 
 
 def local(path: str, revision: str | None = None) -> Path:
-    """The folder or file `path`; or, where there is none, a copy of the hub's repository of that id.
+    """The folder or file `path`; or, if it does not exist, a copy of the hub's repository of that id.
 
     Args:
         path: A path, or `owner/name`.
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        InteropError: There is neither.
+        InteropError: If neither exists, or the hub cannot be reached.
     """
     here = Path(path).expanduser()
     if here.exists():
@@ -191,8 +189,7 @@ def local(path: str, revision: str | None = None) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
     except ImportError:
         raise InteropError(
-            f"{path}: there is no such folder; to fetch it from the hub, install the extra: pip install "
-            "denoiselab[hub]."
+            f"{path}: there is no such folder; to download it from the hub, pip install denoiselab[hub]."
         ) from None
     patterns = [f"*{suffix}" for suffix in (".json", f"{WEIGHTS}*.safetensors", f"{WEIGHTS}*.bin")]
     patterns += [
@@ -206,22 +203,22 @@ def local(path: str, revision: str | None = None) -> Path:
         raise InteropError(f"{path}: there is no such folder, nor such a repository on the hub.") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
         raise InteropError(
-            f"{path}: there is no such folder, and the hub cannot be reached; fetch it where there is a network, and "
-            "name the folder."
+            f"{path}: there is no such folder, and the hub cannot be reached; download it on a machine with a network, "
+            "and give the folder."
         ) from None
 
 
 def _check_file(path: Path) -> None:
-    """Refuse what is no file, and a file of the hub's cache that is not the one it is named after.
+    """Check that a file exists and, in the hub's cache, that it has the hash in its name.
 
     Raises:
-        InteropError: It is so.
+        InteropError: If not.
     """
     if not path.is_file():
         raise InteropError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}.")
-    blob = path.resolve()  # the cache names large files by their sha256, and links to them
+    blob = path.resolve()  # the cache names large files by their sha256 and links to them
     if blob.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", blob.name) and sha256_of(blob) != blob.name:
-        raise InteropError(f"{path}: damaged: its sha256 is not the hub's; remove {blob}, and fetch it again.")
+        raise InteropError(f"{path}: damaged: its sha256 is not the hub's; delete {blob} and download it again.")
 
 
 def _damaged(path: Path) -> InteropError:

@@ -1,7 +1,7 @@
-"""Which weight of another code base is which of ours, and how the numbers differ: one list, read both ways.
+"""The map between the weights of another code base and ours: one list of names and conversions, for both directions.
 
-A conversion is two pure functions: from the other's configuration to a `Layout` (our network, its options, and the
-list), and from our options to the other's configuration and the same list. The rest is here.
+A code base gives two functions: from its configuration to a `Layout` (our network, its options, and the list), and from
+our options to its configuration and the same list.
 """
 
 from __future__ import annotations
@@ -19,36 +19,32 @@ from denoiselab.interop.weights.state_dicts import State, checked_state, making
 
 
 class Way(Protocol):
-    """How tensors of theirs become one of ours, and back. It must work on the meta device."""
+    """The conversion of one or more of their tensors to one of ours, and back; also on the meta device."""
 
     def ours(self, *theirs: Tensor) -> Tensor:
-        """One of ours.
+        """Our tensor.
 
         Raises:
-            InteropError: They are not what one of ours can hold; the message names them.
+            InteropError: If they cannot be represented; the message names them.
         """
-        ...
 
     def theirs(self, ours: Tensor) -> Sequence[Tensor]:
-        """Theirs, in the order in which `ours` takes them."""
-        ...
+        """Their tensors, in the order of the arguments of `ours`."""
 
 
-class Same:
-    """One tensor, as it is."""
+class Same(Way):
+    """One tensor, unchanged."""
 
     def ours(self, *theirs: Tensor) -> Tensor:
-        """The tensor."""
         (only,) = theirs
         return only
 
     def theirs(self, ours: Tensor) -> Sequence[Tensor]:
-        """The tensor."""
         return (ours,)
 
 
-class Stacked:
-    """Tensors of equal shapes one after another along the first axis: query, key and value in one layer.
+class Stacked(Way):
+    """Tensors `(N, *)` concatenated to `(count N, *)`: query, key and value in one layer.
 
     Args:
         count: Their number.
@@ -58,66 +54,58 @@ class Stacked:
         self.count = count
 
     def ours(self, *theirs: Tensor) -> Tensor:
-        """`(count N, *)` from `(N, *)` each."""
         return torch.cat(theirs)
 
     def theirs(self, ours: Tensor) -> Sequence[Tensor]:
-        """`(N, *)` each from `(count N, *)`."""
         return ours.chunk(self.count)
 
 
-class Pointwise:
-    """The kernel of a convolution of size 1, `(O, I, 1, ...)`, as the matrix `(O, I)` of a linear layer; or several.
+class Pointwise(Way):
+    """Kernels `(O, I, 1, ...)` of convolutions of size 1 as the matrix `(count O, I)` of a linear layer.
 
     Args:
         dims: Spatial axes of the convolution.
-        count: Kernels, stacked as in `Stacked`.
+        count: Number of kernels.
     """
 
     def __init__(self, dims: int, count: int = 1) -> None:
         self.dims, self.count = dims, count
 
     def ours(self, *theirs: Tensor) -> Tensor:
-        """`(count O, I)`."""
         return torch.cat([kernel.flatten(1) for kernel in theirs])
 
     def theirs(self, ours: Tensor) -> Sequence[Tensor]:
-        """`(O, I, 1, ...)` each."""
         return [part.reshape(*part.shape, *[1] * self.dims) for part in ours.chunk(self.count)]
 
 
-class Transposed:
-    """A matrix whose axes we exchange."""
+class Transposed(Way):
+    """A transposed matrix."""
 
     def ours(self, *theirs: Tensor) -> Tensor:
-        """`(I, O)` from `(O, I)`."""
         return SAME.ours(*theirs).T
 
     def theirs(self, ours: Tensor) -> Sequence[Tensor]:
-        """`(O, I)` from `(I, O)`."""
         return (ours.T,)
 
 
-class Regrouped:
-    """Rows that they order by (outer, inner, rest) and we by (inner, outer, rest).
+class Regrouped(Way):
+    """Rows in the order (outer, inner, rest) as rows in the order (inner, outer, rest).
 
-    With outer = heads and inner = 3: queries, keys and values head by head, against all queries first.
+    With outer = heads and inner = 3: queries, keys and values of each head as all queries, all keys, all values.
 
     Args:
         outer: Size of their first group.
-        inner: Size of their second.
-        after: What else is done to their tensors, before.
+        inner: Size of their second group.
+        after: A conversion of their tensors that comes first.
     """
 
     def __init__(self, outer: int, inner: int, after: Way | None = None) -> None:
         self.outer, self.inner, self.after = outer, inner, after or SAME
 
     def ours(self, *theirs: Tensor) -> Tensor:
-        """Rows `(inner outer rest, *)`."""
         return _exchanged(self.after.ours(*theirs), self.outer, self.inner)
 
     def theirs(self, ours: Tensor) -> Sequence[Tensor]:
-        """Rows `(outer inner rest, *)`."""
         return self.after.theirs(_exchanged(ours, self.inner, self.outer))
 
 
@@ -125,12 +113,12 @@ SAME = Same()
 
 
 class Entry(NamedTuple):
-    """A tensor of ours and what it is made of.
+    """One of our tensors and those that it is made of.
 
     Args:
-        ours: Its name.
+        ours: Our name.
         theirs: Their names.
-        way: How they become ours.
+        way: The conversion.
     """
 
     ours: str
@@ -142,10 +130,10 @@ def layer(ours: str, theirs: str | Sequence[str], weight: Way = SAME, bias: Way 
     """The entries of a layer's `weight` and `bias`.
 
     Args:
-        ours: Its name.
-        theirs: Its name in the other code base, or those of several layers.
-        weight: How the weights become ours.
-        bias: How the biases do; None for a layer without.
+        ours: Our name.
+        theirs: Their name, or the names of several layers.
+        weight: The conversion of the weights.
+        bias: That of the biases; None for a layer without biases.
     """
     names = (theirs,) if isinstance(theirs, str) else tuple(theirs)
     entries = [Entry(f"{ours}.weight", tuple(f"{name}.weight" for name in names), weight)]
@@ -156,13 +144,13 @@ def layer(ours: str, theirs: str | Sequence[str], weight: Way = SAME, bias: Way 
 
 @dataclass(frozen=True)
 class Layout:
-    """A module of ours whose weights others have under other names.
+    """One of our modules, and the map of its weights.
 
     Args:
         module: Its class.
-        options: Arguments of its constructor, plain containers.
+        options: Arguments of its constructor, in plain containers.
         entries: One for each tensor of its state.
-        ignored: Patterns (as in a shell) of names of theirs that hold nothing learned, and may be there or not.
+        ignored: Shell patterns of their names that are optional and not learned.
     """
 
     module: type[nn.Module]
@@ -174,13 +162,13 @@ class Layout:
         """The state of our module on the meta device: names, shapes and dtypes.
 
         Raises:
-            ValueError: The module refuses its options.
+            ValueError: If the module does not accept its options.
         """
         with torch.device("meta"):
             return self.module(**self.options).state_dict()
 
     def built(self, state: Mapping[str, Tensor]) -> nn.Module:
-        """The module with a state of ours, in evaluation mode, so that dropout does nothing."""
+        """The module with a state in our names, in evaluation mode."""
         module = self.module(**self.options)
         module.load_state_dict(state)
         return module.eval()
@@ -193,18 +181,18 @@ class Layout:
         return state
 
     def to_ours(self, theirs: Mapping[str, Tensor], where: Path) -> State:
-        """Their state in our names and shapes, in our dtypes; all of it, or an error.
+        """Their state in our names, shapes and dtypes.
 
         Args:
             theirs: Names to tensors.
-            where: The file they come from, for messages.
+            where: Their file, for messages.
 
         Raises:
-            InteropError: As of `checked_state`.
+            InteropError: As in `checked_state`.
         """
         with making(self.module.__name__, where):
             skeleton = self.skeleton()
-        assert {entry.ours for entry in self.entries} == skeleton.keys(), "the list must name all of our state"
+        assert {entry.ours for entry in self.entries} == skeleton.keys(), "the list must contain our whole state"
         expected = self.to_theirs(skeleton)
         found = {
             name: tensor

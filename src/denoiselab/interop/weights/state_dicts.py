@@ -1,4 +1,4 @@
-"""The weights of others as they are read: names to tensors, and what is refused of them."""
+"""State dicts of other code bases: checks of names, shapes and dtypes."""
 
 from __future__ import annotations
 
@@ -13,20 +13,19 @@ from torch import Tensor
 
 State = dict[str, Tensor]
 
-# The numbers that weights may be stored as.
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
 class InteropError(ValueError):
-    """Files or options that cannot be converted, with the reason in one sentence that begins with their name."""
+    """A file or option that cannot be converted; the message starts with its name."""
 
 
 @contextmanager
 def making(what: str, where: Path) -> Iterator[None]:
-    """Within it, whatever fails for the values in a file of others, of any types, is an `InteropError` that names it.
+    """Raise errors that the values in a file cause, which may be of any types, as `InteropError`.
 
     Args:
-        what: What is made of them.
+        what: The object that is built from them.
         where: The file.
     """
     try:
@@ -35,20 +34,20 @@ def making(what: str, where: Path) -> Iterator[None]:
         raise InteropError(f"{where}: {error}") from None
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         cause = "there is no " * isinstance(error, KeyError) + " ".join(str(error).split()).rstrip(".")
-        raise InteropError(f"{where}: makes no {what}: {cause}.") from None
+        raise InteropError(f"{where}: no {what} can be built from it: {cause}.") from None
 
 
 def checked_state(expected: Mapping[str, Tensor], found: Mapping[str, Any], where: Path) -> State:
-    """A state in the dtypes of another, whose names and shapes it has.
+    """A state dict in the dtypes of `expected`, with the same names and shapes.
 
     Args:
-        expected: The other, which may be on the meta device.
-        found: The state; real numbers in any precision of 16 bits or more.
-        where: The file it comes from, for messages.
+        expected: Names, shapes and dtypes, possibly on the meta device.
+        found: The state dict; real numbers in any precision of 16 bits or more.
+        where: Its file, for messages.
 
     Raises:
-        InteropError: A name is missing or surplus, a shape is another, a tensor holds no real numbers, or a number is
-            not finite in the dtype expected.
+        InteropError: If a name is missing or surplus, a shape differs, a tensor does not hold real numbers, or a number
+            is not finite in the expected dtype.
     """
     missing = [name for name in expected if name not in found]
     surplus = [name for name in found if name not in expected]
@@ -56,14 +55,14 @@ def checked_state(expected: Mapping[str, Tensor], found: Mapping[str, Any], wher
         name, verb = (missing[0], "lacks") if missing else (surplus[0], "has an unknown")
         others = len(missing or surplus) - 1
         more = f" and {others} more" if others else ""
-        raise InteropError(f"{where}: does not fit its configuration: it {verb} '{name}'{more}.")
+        raise InteropError(f"{where}: does not match its configuration: it {verb} '{name}'{more}.")
     state: State = {}
     for name, tensor in expected.items():
         given = numbers(found[name], name, where)
         if given.shape != tensor.shape:
             raise InteropError(
-                f"{where}: does not fit its configuration: '{name}' has shape {list(given.shape)}, where "
-                f"{list(tensor.shape)} is needed."
+                f"{where}: does not match its configuration: '{name}' has shape {list(given.shape)}; expected is "
+                f"{list(tensor.shape)}."
             )
         state[name] = given.to(tensor.dtype)
         if not bool(state[name].isfinite().all()):
@@ -72,15 +71,15 @@ def checked_state(expected: Mapping[str, Tensor], found: Mapping[str, Any], wher
 
 
 def numbers(value: Any, name: str, where: Path) -> Tensor:
-    """A tensor of real numbers, as all weights are.
+    """Check that `value` is a strided tensor of real numbers; returns it.
 
     Args:
-        value: Should be one.
+        value: To be checked.
         name: In its file.
         where: The file, for messages.
 
     Raises:
-        InteropError: It is none.
+        InteropError: If it is not.
     """
     if (
         isinstance(value, Tensor)
@@ -91,14 +90,14 @@ def numbers(value: Any, name: str, where: Path) -> Tensor:
     ):
         return value
     allowed = ", ".join(map(_name, _DTYPES))
-    raise InteropError(f"{where}: '{name}' is of {_kind(value)}, where real numbers are needed: {allowed}.")
+    raise InteropError(f"{where}: '{name}' is of {_kind(value)}; expected are real numbers: {allowed}.")
 
 
 def width_of(state: Mapping[str, Any], name: str, where: Path, axis: int = 0) -> int:
-    """The size of an axis of a tensor, by which a file without configuration tells what network it belongs to.
+    """The size of an axis of a tensor, from which options of the network follow.
 
     Raises:
-        InteropError: There is no such tensor, or it is empty.
+        InteropError: If there is no such tensor, or it is empty.
     """
     tensor = state.get(name)
     if not isinstance(tensor, Tensor) or tensor.ndim <= axis:
@@ -109,12 +108,12 @@ def width_of(state: Mapping[str, Any], name: str, where: Path, axis: int = 0) ->
 
 
 def numbered(state: Mapping[str, Any], name: str) -> int:
-    """How many of `name`, with 0, 1, ... for its {}, a state has without a gap."""
+    """How many names a state dict has that are `name` with 0, 1, ... for {}, without a gap."""
     return next(number for number in itertools.count() if name.format(number) not in state)
 
 
 def renamed(state: Mapping[str, Tensor], parts: Iterable[tuple[str, str]]) -> State:
-    """The state with parts of its names exchanged, in turn: old names of one layout for its present ones."""
+    """The state dict with parts of its names replaced, in turn."""
     result: State = {}
     for name, tensor in state.items():
         new = name
@@ -125,7 +124,7 @@ def renamed(state: Mapping[str, Tensor], parts: Iterable[tuple[str, str]]) -> St
 
 
 def _kind(value: Any) -> str:
-    """Its dtype, and what is unusual of the tensor."""
+    """A tensor's dtype, and its layout or device if unusual."""
     if not isinstance(value, Tensor):
         return f"type {type(value).__name__}"
     unusual = "meta" if value.is_meta else _name(value.layout)

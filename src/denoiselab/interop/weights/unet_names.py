@@ -1,4 +1,4 @@
-"""The UNet of DDPM and ADM in other code bases' names: its layers in order, and the lists made from them."""
+"""The UNet of DDPM and ADM under the names of other code bases: its layers in order, and the list of their weights."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Part(NamedTuple):
         side: `down`, `middle` or `up`.
         level: From 0, the finest.
         number: Of its kind on its side of its level, from 0.
-        ours: Its name here.
-        skip: Whether a residual block's input goes through a convolution of size 1.
+        ours: Our name.
+        skip: Whether a residual block has a convolution of size 1 on its skip connection.
     """
 
     kind: str
@@ -32,11 +32,11 @@ class Part(NamedTuple):
 
 
 def parts(options: Mapping[str, Any], *, encoder_only: bool = False) -> Iterator[Part]:
-    """All layers between the first and the last, from the input on.
+    """All layers between the first and the last, in order.
 
     Args:
         options: Of a `DDPMUNet`, an `ADMUNet`, a `TextUNet` or an `ADMClassifier`.
-        encoder_only: Leave out the way up.
+        encoder_only: Leave out the decoder.
     """
     widths = [int(options["channels"] * multiplier) for multiplier in options["multipliers"]]
     blocks, attention, last = options["blocks"], options["attention_levels"], len(widths) - 1
@@ -60,7 +60,7 @@ def parts(options: Mapping[str, Any], *, encoder_only: bool = False) -> Iterator
     for level in reversed(range(len(widths))):
         for number in range(blocks + 1):
             here = f"up.{next(place)}"
-            # Its input, joined to a state of the way down, is always wider than its output.
+            # Its input, concatenated with an encoder state, is always wider than its output.
             yield Part("residual", "up", level, number, f"{here}.0", skip=True)
             if level in attention:
                 yield Part("attention", "up", level, number, f"{here}.1")
@@ -70,7 +70,7 @@ def parts(options: Mapping[str, Any], *, encoder_only: bool = False) -> Iterator
 
 
 class Names(NamedTuple):
-    """How another code base names the layers.
+    """The names of the layers in another code base.
 
     Args:
         place: The name of a part.
@@ -81,10 +81,9 @@ class Names(NamedTuple):
         resample: Within a change of resolution, the convolution: by the part's kind.
         time: The two layers of the time embedding.
         ends: First convolution, last norm, last convolution.
-        first: How the weights of the time embedding's first layer become ours.
-        qkv_ways: How the weights and biases of queries, keys and values become those of our one layer; a function of
-            the part.
-        out_way: How the weights of the attention's last layer become ours.
+        first: Conversion of the weights of the time embedding's first layer.
+        qkv_ways: Conversions of the weights and biases of queries, keys and values; a function of the part.
+        out_way: Conversion of the weights of the attention's last layer.
     """
 
     place: Callable[[Part], str]
@@ -101,12 +100,12 @@ class Names(NamedTuple):
 
 
 def entries(options: Mapping[str, Any], names: Names, *, encoder_only: bool = False) -> list[Entry]:
-    """The list of a UNet, or of its first half up to the last norm; without the classes and what follows.
+    """The list of a UNet's weights, without the class embedding.
 
     Args:
         options: As in `parts`.
-        names: Theirs.
-        encoder_only: Leave out the way up and the last convolution.
+        names: Of the other code base.
+        encoder_only: Leave out the decoder and the last convolution.
     """
     found = [*layer("time.1", names.time[0], names.first), *layer("time.3", names.time[1])]
     for ours, theirs in zip(("stem", "norm", "head")[: 2 if encoder_only else 3], names.ends, strict=False):
@@ -126,13 +125,11 @@ def entries(options: Mapping[str, Any], names: Names, *, encoder_only: bool = Fa
     return found
 
 
-class Halves:
-    """Columns of two halves that stand the other way round: cosines and sines of the time embedding."""
+class Halves(Way):
+    """A matrix with the two halves of its columns exchanged: cosines and sines of the time embedding."""
 
     def ours(self, *theirs: Tensor) -> Tensor:
-        """The halves exchanged."""
         return SAME.ours(*theirs).roll(theirs[0].shape[1] // 2, dims=1)
 
     def theirs(self, ours: Tensor) -> Sequence[Tensor]:
-        """The halves exchanged."""
         return (ours.roll(ours.shape[1] // 2, dims=1),)
