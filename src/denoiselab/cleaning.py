@@ -1,7 +1,7 @@
-"""Text from files and command lines, made safe for where it goes: a terminal, a path, a CSV cell, a figure.
+"""Text from files and command lines made safe for its destination: a terminal, a path, a CSV cell, a figure.
 
-Names of samplers, data sets, classes, files and runs, captions and errors are data: whoever wrote them may have put
-escape sequences, `../`, formulas or markup there. Pages escape them where they are written (`evaluation/page.py`).
+Names of samplers, data sets, classes, files and runs, captions and errors may contain escape sequences, `../`,
+formulas or markup. HTML pages escape them when they are written (`evaluation/report/page.py`).
 """
 
 from __future__ import annotations
@@ -10,27 +10,26 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-# Longer names than file systems take are cut, and told apart by their hash.
-_LONGEST = 120
+_LONGEST = 120  # bytes of a name; file systems allow little more
 
 _FORMULA = re.compile(r"\s*[=+\-@|]")
 
 
 def line(text: object) -> str:
-    r"""Text on one line of a terminal: characters that do not print, newlines too, are written as `\x1b` or `\n`."""
+    r"""Text on one line of a terminal: characters that do not print, including newlines, become `\x1b` or `\n`."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
 def lines(text: object) -> str:
-    """Text for a terminal: as `line`, but newlines stay, and tabs become spaces."""
+    """Text for a terminal: as `line`, but newlines are kept, and tabs become spaces."""
     return "\n".join(map(line, str(text).expandtabs().split("\n")))
 
 
 def path_part(text: object) -> str:
     """A name as one part of a path, or of a key with slashes.
 
-    Letters, digits and `_.@=,+-` stay, spaces become `_`; a name that has anything else, starts with a dot or is too
-    long gets a hash of itself, so that names which differ in more than spaces and `_` stay different.
+    Letters, digits and `_.@=,+-` are kept, spaces become `_`; a name with other characters, a leading dot or too many
+    bytes gets a hash of itself, so that names which differ in more than spaces and `_` stay different.
     """
     name = str(text)
     wanted = name.replace(" ", "_")
@@ -43,7 +42,7 @@ def path_part(text: object) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """A value as a cell of a CSV file: text that a spreadsheet would take for a formula gets an apostrophe in front."""
+    """A value as a cell of a CSV file: text that a spreadsheet would run as a formula gets a leading apostrophe."""
     if not isinstance(value, str):
         return value
     cleaned = line(value)
@@ -51,14 +50,14 @@ def csv_cell(value: object) -> object:
 
 
 def figure_text(text: object) -> str:
-    """Text in a figure: as `line`, and dollar signs do not start mathematics."""
+    """Text in a figure: as `line`, with escaped dollar signs, which would start a formula."""
     return line(text).replace("$", r"\$")
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A table for a terminal or a file, one line a row, the first `left` columns aligned left and the others right.
+    """A table for a terminal or a file, one line per row, the first `left` columns aligned left, the others right.
 
-    No cell is cut, however narrow the terminal is.
+    Cells are not cut, however narrow the terminal is.
     """
     from rich.cells import cell_len  # slow to import
 

@@ -1,7 +1,7 @@
-"""What identifies the code that computed something: the sources of the modules involved, and of what these import.
+"""A digest of the code that computed a result: of the modules involved, and of what these import.
 
-A git revision changes with every commit, has no word for edits, and installed packages have none; this digest changes
-when a statement changes in a module that takes part, and not with comments, docstrings or layout.
+A git revision changes with every commit but not with uncommitted edits, and installed packages have none. This digest
+changes when a statement of an involved module changes, and not with comments, docstrings or layout.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from typing import Any
 _PACKAGE = "denoiselab"
 _ROOT = Path(__file__).parent
 
-# What checks, writes and shows: no number depends on it.
+# Modules that check, write and show; results do not depend on them.
 _APART = re.compile(
     r"denoiselab\.(app|training|cleaning|files|progress|code_digest|evaluation\.(report|store|ranks|memory))(\..*)?"
 )
 
-# As they were when this process started: a file may be edited while it runs. Read here, parsed where they are needed.
+# The sources at the start of the process, since files may be edited while it runs; parsed when needed.
 _TEXTS = {path: path.read_bytes() for path in _ROOT.rglob("*.py")}
 
 
 def modules_of(*objects: object) -> list[str]:
-    """Names of our own modules that define the classes and functions of objects and of all that these hold.
+    """Names of own modules that define the classes and functions of objects, of their attributes and elements.
 
-    Our own are those of this package, and those that are not installed: a user's script or package.
+    Own modules are those of this package, and those that are not installed: a user's script or package.
     """
     found: set[str] = set()
     seen: set[int] = set()
@@ -60,10 +60,7 @@ def modules_of(*objects: object) -> list[str]:
 
 
 def sha256_of_code(modules: Iterable[str]) -> str:
-    """SHA-256 of the code of modules and of our own modules that they import, by name.
-
-    A module that is not there counts by its name alone.
-    """
+    """SHA-256 of the code of modules and of own modules that they import; of a missing module only its name counts."""
     found: dict[str, str] = {}
     stack = [*modules]
     while stack:
@@ -104,7 +101,7 @@ def _file(module: str) -> Path | None:
 
 @functools.cache
 def _parsed(module: str) -> tuple[str, list[str]]:
-    """The digest of a module's own code, and our own modules that it imports names from."""
+    """The digest of a module's own code, and the own modules that it imports from."""
     tree, package = _tree(module), _package(module)
     if tree is None:
         return "", []
@@ -132,7 +129,7 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def _imported(node: ast.AST, package: str) -> Iterator[str]:
-    """Our own modules that an import statement of a module in `package` reads."""
+    """Own modules that an import statement of a module in `package` reads."""
     if isinstance(node, ast.Import):
         yield from (alias.name for alias in node.names if _is_ours(alias.name))
     elif isinstance(node, ast.ImportFrom):
@@ -144,7 +141,7 @@ def _imported(node: ast.AST, package: str) -> Iterator[str]:
 
 @functools.cache
 def _origin(module: str, name: str) -> str:
-    """The module that defines a name which is imported from `module`: a package passes on names of its modules."""
+    """The module that defines a name imported from `module`, which may be a package that re-exports it."""
     if _file(f"{module}.{name}") is not None:
         return f"{module}.{name}"
     tree = _tree(module)

@@ -1,4 +1,4 @@
-"""Writing files so that a reader, or a crash, never sees half of one."""
+"""Atomic writing of files, checksums, and checks of archives before they are read."""
 
 from __future__ import annotations
 
@@ -19,22 +19,21 @@ from typing import IO, Any
 
 from denoiselab.cleaning import csv_cell
 
-# The key of a JSON object's own checksum.
-_DIGEST = "checksum"
+_DIGEST = "checksum"  # key of a JSON object's own checksum
 
 
 @contextlib.contextmanager
 def atomic(path: Path, mode: str = "wb", former: Sequence[Path] = ()) -> Iterator[IO]:  # type: ignore[type-arg]
-    """Open a temporary file beside `path`; it takes the name when the block ends well, and goes if it does not.
+    """Open a temporary file in the folder of `path`, which replaces `path` at the end of the block, unless that fails.
 
     Args:
         path: The file.
         mode: As in `open`.
-        former: Names in the same folder that former files move to, the newest first; the last of them is replaced. A
-            kill at any point leaves a whole file at `path`, and at each name at most one older than the name before.
+        former: Names in the same folder to which earlier versions move, the newest first; the last one is replaced. If
+            the process is killed, `path` is complete, and each name holds a version at most one step older.
 
     Raises:
-        OSError: The disk is full, or the folder cannot be written to; `path` is as it was.
+        OSError: If the disk is full or the folder cannot be written; `path` is unchanged.
     """
     encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
     with replacing(path, former) as temporary, temporary.open(mode, encoding=encoding, newline=newline) as file:
@@ -43,11 +42,7 @@ def atomic(path: Path, mode: str = "wb", former: Sequence[Path] = ()) -> Iterato
 
 @contextlib.contextmanager
 def replacing(path: Path, former: Sequence[Path] = ()) -> Iterator[Path]:
-    """The path of an empty file beside `path`, for libraries that write files by name; else as `atomic`.
-
-    Raises:
-        OSError: The disk is full, or the folder cannot be written to; `path` is as it was.
-    """
+    """As `atomic`, but gives the path of an empty temporary file, for libraries that write files by name."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(descriptor)
@@ -67,26 +62,26 @@ def replacing(path: Path, former: Sequence[Path] = ()) -> Iterator[Path]:
 
 
 def _shift(path: Path, former: Sequence[Path]) -> None:
-    """Move each of `former` to the next name, and make the first of them another name of the file at `path`."""
+    """Move each of `former` to the next name, and make the first a hard link to `path`."""
     for older, newer in zip(reversed(former[1:]), reversed(former[:-1]), strict=True):
         if newer.exists():
             newer.replace(older)
     link = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         link.hardlink_to(path)
-    except OSError:  # not every file system can: for a moment there is no file at `path`
+    except OSError:  # without hard links, `path` is missing for a moment
         path.replace(former[0])
         return
     link.replace(former[0])
-    link.unlink(missing_ok=True)  # a rename between two names of one file does nothing
+    link.unlink(missing_ok=True)  # a rename onto another link of the same file does nothing
 
 
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A hidden folder that takes the name `out` when the block ends well, and goes if it does not.
+    """A hidden folder that is renamed to `out` at the end of the block, or removed if that fails.
 
     Raises:
-        OSError: It cannot be made, or there is an `out` already.
+        OSError: If `out` exists, or cannot be written.
     """
     if out.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
@@ -104,32 +99,28 @@ def new_folder(out: Path) -> Iterator[Path]:
 
 
 def check_member(archive: zipfile.ZipFile, name: str, most: int) -> None:
-    """Refuse a member of an archive that unpacks to more than `most` bytes: a small file may hold a very large one.
+    """Check the unpacked size of a member in the archive's directory, beyond which `zipfile` does not unpack.
 
     Raises:
-        ValueError: It does, by the archive's directory, beyond which `zipfile` unpacks nothing.
+        ValueError: If it is larger than `most` bytes.
     """
     size = archive.getinfo(name).file_size
     if size > most:
-        raise ValueError(f"its {name} unpacks to {size:,} bytes, and at most {most:,} are read")
+        raise ValueError(f"its {name} unpacks to {size:,} bytes, more than the {most:,} allowed")
 
 
 def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
-    """The content of a member, at most `most` bytes.
+    """The content of a member.
 
     Raises:
-        ValueError: It unpacks to more.
+        ValueError: If it unpacks to more than `most` bytes.
     """
     check_member(archive, name, most)
-    with archive.open(name) as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"its {name} unpacks to more than {most:,} bytes, against its own directory")
-    return content
+    return archive.read(name)
 
 
 def packed_member(path: Path) -> str | None:
-    """The first compressed member of a file, if it is a zip archive: torch writes none, as they may hold anything."""
+    """The first compressed member of a zip archive; None if there is none, as in archives of torch."""
     if not zipfile.is_zipfile(path):
         return None
     try:
@@ -152,7 +143,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
     Args:
         path: The file.
         rows: Column to cell.
-        columns: In their order; None for those of all rows.
+        columns: In order; None for those of all rows.
     """
     names = [*dict.fromkeys(key for row in rows for key in row)] if columns is None else columns
     with atomic(path, "w") as file:
@@ -167,21 +158,21 @@ def append_csv(file: IO[str], row: Mapping[str, Any], columns: Sequence[str]) ->
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON object with its own checksum atomically; all numbers must be finite.
+    """Write a JSON object with its own checksum atomically.
 
     Raises:
-        ValueError: A number is not finite.
+        ValueError: If a number is not finite.
     """
-    content = json.loads(json.dumps(content, allow_nan=False))  # as it is read
+    content = json.loads(json.dumps(content, allow_nan=False))  # as `read_json` returns it
     write_text(path, json.dumps({**content, _DIGEST: _digest(content)}, indent=1))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object without its checksum, which is compared where there is one.
+    """A JSON object without its checksum, which is verified if present.
 
     Raises:
-        ValueError: It is no JSON object, or has changed since it was written; a sentence without the path.
-        OSError: It cannot be read.
+        ValueError: If it is not a JSON object, or does not match its checksum; the message does not name the path.
+        OSError: If it cannot be read.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -190,7 +181,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError("not a JSON object")
     if (digest := content.pop(_DIGEST, None)) is not None and digest != _digest(content):
-        raise ValueError(f"changed since it was written; without its entry '{_DIGEST}' it is read as it is")
+        raise ValueError(f"changed since it was written; delete its entry '{_DIGEST}' to read it as it is")
     return content
 
 
@@ -199,10 +190,10 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def crc32_of(path: Path) -> int:
-    """CRC-32 of a file, read in pieces: twice as fast as SHA-256.
+    """CRC-32 of a file, twice as fast as SHA-256.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: If it cannot be read.
     """
     total = 0
     with path.open("rb") as file:
@@ -212,28 +203,28 @@ def crc32_of(path: Path) -> int:
 
 
 def write_sum(path: Path) -> None:
-    """Write the checksum of a whole file of ours beside it, as sha256sum does."""
+    """Write the checksum of a file to `<name>.sha256`, in the format of sha256sum."""
     write_text(_sum_of(path), f"{sha256_of(path)}  {path.name}\n")
 
 
 def drop_sum(path: Path) -> None:
-    """Remove a former file's checksum, before `path` is written anew."""
+    """Remove the checksum of `path`, before the file is written again."""
     _sum_of(path).unlink(missing_ok=True)
 
 
 def matches_sum(path: Path) -> bool:
-    """Whether a file has the content that the checksum beside it tells; so it has where there is none.
+    """Whether a file matches its checksum; True without one.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: If it cannot be read.
     """
     try:
-        told = _sum_of(path).read_text(encoding="utf-8")
+        stated = _sum_of(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         return True
     except ValueError:
         return False
-    return told.split()[:1] == [sha256_of(path)]
+    return stated.split()[:1] == [sha256_of(path)]
 
 
 def _sum_of(path: Path) -> Path:
@@ -241,19 +232,19 @@ def _sum_of(path: Path) -> Path:
 
 
 def zip_is_whole(path: Path) -> bool:
-    """Whether a file is a zip archive as torch writes them, whose members have the content that their CRC-32 tells.
+    """Whether a file is a zip archive as torch writes it, whose members match their CRC-32.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: If it cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            # What is marked as a folder has no content for torch's reader, which then takes any memory for it.
+            # torch's reader gives a member that is marked as a folder uninitialised memory.
             marked = any(member.external_attr & 0x10 and not member.is_dir() for member in archive.infolist())
             packed = any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist())
             return not marked and not packed and archive.testzip() is None
     except OSError as error:
-        if error.errno not in (None, errno.EINVAL):  # of a damaged offset
+        if error.errno not in (None, errno.EINVAL):  # EINVAL for a damaged offset
             raise
         return False
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, NotImplementedError):
@@ -261,10 +252,10 @@ def zip_is_whole(path: Path) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, read in pieces.
+    """SHA-256 of a file.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: If it cannot be read.
     """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

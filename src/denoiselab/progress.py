@@ -1,4 +1,4 @@
-"""The progress bar of every long phase."""
+"""The progress bar of long phases."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ from tqdm import tqdm
 
 
 def bar(what: str, total: int, done: int = 0, *, unit: str = "img", shown: bool = True) -> Any:
-    """A bar on stderr that counts images, or what `unit` says: rate, time left, and what `set_postfix` adds.
-
-    In a file or a pipe it writes a line every ten seconds.
+    """A bar on stderr with rate and remaining time; to a file or a pipe it writes a line every ten seconds.
 
     Args:
-        what: The phase's name.
-        total: Images in all.
-        done: Images done before.
-        unit: What is counted.
-        shown: False on all ranks but the first.
+        what: Name of the phase.
+        total: Number of units.
+        done: Units done before.
+        unit: Name of the unit.
+        shown: False on all ranks except the first.
     """
     interactive = sys.stderr.isatty()
     return tqdm(
@@ -37,25 +35,25 @@ def bar(what: str, total: int, done: int = 0, *, unit: str = "img", shown: bool 
 
 
 class Steps:
-    """An `on_step` of a sampler that adds the network calls of a batch to a bar, step by step.
+    """An `on_step` of a sampler that adds the network calls of a batch to a bar.
 
     Args:
         bar: Counts network calls, summed over samples.
         calls: Network calls of the whole batch.
-        check: Called with the moment of each step; what it raises stops the sampler.
+        check: Called with the moment of each step; an exception stops the sampler.
     """
 
     def __init__(self, bar: Any, calls: int, check: Callable[[Any], object]) -> None:
         self._bar, self._calls, self._check, self._done = bar, calls, check, 0
 
     def __call__(self, moment: Any) -> None:
-        """Add the share of a step, where the number of steps is known beforehand."""
+        """Add the share of a step, if the number of steps is known."""
         self._check(moment)
         if moment.steps:
             self._advance(self._calls * moment.number // moment.steps)
 
     def finish(self) -> None:
-        """Add what is left of the batch."""
+        """Add the rest of the batch."""
         self._advance(self._calls)
 
     def _advance(self, done: int) -> None:
