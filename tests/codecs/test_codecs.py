@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from denoiselab.codecs import AutoencoderKL, Bijection, Identity, Logit, VQModel
-from denoiselab.data import to_uint8
-from denoiselab.data.images import from_uint8
+from denoiselab.data import from_uint8, to_uint8
 
 TINY = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "groups": 4}
 

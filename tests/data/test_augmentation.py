@@ -3,8 +3,8 @@ import math
 import pytest
 import torch
 
+from denoiselab.data import from_uint8, to_uint8
 from denoiselab.data.augmentation import SYM6, Chain, Dequantise, HorizontalFlip, NonLeaky, Shift, resample
-from denoiselab.data.images import from_uint8, to_uint8
 from denoiselab.noise import AUGMENTING, Noise
 
 ALL = [HorizontalFlip(), Shift(2), Dequantise(), NonLeaky(p=0.5), Chain([HorizontalFlip(), NonLeaky(p=0.9), Shift(1)])]
