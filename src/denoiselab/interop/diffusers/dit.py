@@ -93,7 +93,7 @@ def dit_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
         ValueError: If there is none.
     """
     full = completed(DiT, options)
-    supported = {"mlp_ratio": 4.0, "rotary_positions": False, "qk_norm": False, "null_class": True}
+    supported: dict[str, Any] = {"mlp_ratio": 4.0, "rotary_positions": False, "qk_norm": False, "null_class": True}
     supported |= {"token_features": None, "vector_features": None, "frequency_shift": 1}
     require_only(full, supported, "diffusers' DiTTransformer2DModel")
     channels, height, width = full["shape"]
