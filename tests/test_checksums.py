@@ -39,7 +39,7 @@ def test_a_json_file_by_hand_is_read_and_an_edited_one_is_not(tmp_path):
     edited = {**json.loads(path.read_text()), "name": "Basel"}
     path.write_text(json.dumps(edited))
     with pytest.raises(
-        ValueError, match=r"changed since it was written; without its entry 'checksum' it is read as it is"
+        ValueError, match=r"changed since it was written; delete its entry 'checksum' to read it as it is"
     ):
         read_json(path)
     del edited["checksum"]

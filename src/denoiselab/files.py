@@ -116,7 +116,11 @@ def read_member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
         ValueError: If it unpacks to more than `most` bytes.
     """
     check_member(archive, name, most)
-    return archive.read(name)
+    with archive.open(name) as file:
+        content = file.read(most + 1)  # not `archive.read`, which unpacks more than the directory declares
+    if len(content) > most:
+        raise ValueError(f"its {name} unpacks to more than the {most:,} bytes in its directory")
+    return content
 
 
 def packed_member(path: Path) -> str | None:

@@ -124,7 +124,7 @@ def test_a_bad_image_is_named_or_left_out(tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "photo.jpg").touch()
-    with pytest.raises(ValueError, match=r"out=.*not of a conversion"):
+    with pytest.raises(ValueError, match=r"out=.*is not a conversion"):
         convert(records(), DECODER, tmp_path, 4, 0)
     convert(records(), DECODER, tmp_path / "out", 4, 0)
     with pytest.raises(ValueError, match=r"out=.*conversion of other images"):

@@ -163,7 +163,7 @@ def test_colours_of_sixteen_bits(channels, tmp_path):
 def test_colours_whose_lower_bits_pillow_drops_are_refused_unless_all_are_used(tmp_path):
     for name, content in (("a.tif", tiff(values(12, 3), 16, 2)), ("a.ppm", pgm(values(12, 3), 65535, b"P6"))):
         for depth in (None, 12):
-            with pytest.raises(ValueError, match=rf"{name}: Pillow reads the upper 8 .* data\.bit_depth=16"):
+            with pytest.raises(ValueError, match=rf"{name}: Pillow reads only the upper 8 .* data\.bit_depth=16"):
                 only(tmp_path, content, name, bit_depth=depth)
         assert only(tmp_path, content, name, bit_depth=16).max() == 15 + name.endswith("ppm")
         (tmp_path / "one" / name).unlink()
@@ -179,7 +179,7 @@ def test_arrays_of_fewer_bits(dtype, layout, tmp_path):
     stored = numbers.transpose(2, 0, 1) if layout == "NCHW" else numbers
     np.save(tmp_path / "a.npy", stored[None].astype(dtype))
     shape = GREY if layout == "NHW" else COLOUR
-    with pytest.raises(ValueError, match=r"image 0 of .*a\.npy: the largest .* 4095"):
+    with pytest.raises(ValueError, match=r"image 0 of .*a\.npy: its largest .* 4095"):
         load(Arrays, tmp_path / "a.npy", shape=shape)
     found = load(Arrays, tmp_path / "a.npy", shape=shape, bit_depth=12)
     assert torch.equal(found.stored(torch.tensor([0]))[0], nearest(numbers, 12))

@@ -57,7 +57,7 @@ def test_a_package_that_is_not_whole_is_refused(package, tmp_path):
     with pytest.raises(ValueError, match=r"data\.root=.*npm pack emoji-datasource-twitter"):
         of(Emoji, root=str(package), style="twitter").records()
     (package / "img/google/64/crab.png").unlink()
-    with pytest.raises(ValueError, match=r"data\.root=.*lacks 1 pictures, the first crab\.png"):
+    with pytest.raises(ValueError, match=r"data\.root=.*lacks 1 images, the first crab\.png"):
         of(Emoji, root=str(package)).records()
     (package / "emoji.json").write_text('{"emoji": 1}')
     with pytest.raises(ValueError, match=r"emoji\.json: it is not the table"):

@@ -85,9 +85,9 @@ def test_what_the_identity_tells_apart(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"image": "pictures"}, r"data\.image=pictures: no such column; there are picture, kind, text, animal\."),
+        ({"image": "pictures"}, r"data\.image=pictures: no such column; it has picture, kind, text, animal\."),
         ({"label": "class"}, r"data\.label=class: no such column"),
-        ({"image": "kind"}, r"data\.image=kind: the column holds ClassLabel.*no images"),
+        ({"image": "kind"}, r"data\.image=kind: the column has type ClassLabel.*expected are images"),
     ],
 )
 def test_columns_that_are_none_are_refused(tmp_path, options, said):

@@ -166,7 +166,7 @@ def test_damage_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"root": "nowhere"}, r"data\.root=.*nowhere: there is no folder .*needs index\.json and the chunks"),
+        ({"root": "nowhere"}, r"data\.root=.*nowhere: there is no folder .*needs index\.json and its chunks"),
         ({"root": "empty"}, r"empty' does not contain it; it needs index\.json"),
         ({"root": "local:nowhere"}, r"data\.root=local:nowhere: with data\.fetch=chunk LitData cannot read it"),
         ({"image": "picture"}, r"data\.image=picture: no such key .*they have image, kind, text"),

@@ -133,10 +133,10 @@ def cut(path):
 BAD = {
     r"a\.tar: its member \.\./0\.png has an unsafe path": lambda path: write(path, {"../0.png": png(1)}),
     r"a\.tar: its member /tmp/0\.png has an unsafe path": lambda path: write(path, {"/tmp/0.png": png(1)}),
-    r"a\.tar: its member 0\.png is no file": link,
-    r"a\.tar: it is not a whole tar archive": cut,
-    r"a\.tar: it is not a whole tar archive \(": lambda path: path.write_bytes(b"no tar" * 200),
-    r"a\.tar/0\.cls: it is no class": lambda path: write(path, {"0.png": png(1), "0.cls": b"cat"}),
+    r"a\.tar: its member 0\.png is not a regular file": link,
+    r"a\.tar: damaged, truncated, or not a tar archive": cut,
+    r"a\.tar: damaged, truncated, or not a tar archive \(": lambda path: path.write_bytes(b"no tar" * 200),
+    r"a\.tar/0\.cls: it is neither a class": lambda path: write(path, {"0.png": png(1), "0.cls": b"cat"}),
     r"a\.tar/0\.json: it is neither a class": lambda path: write(path, {"0.png": png(1), "0.json": b'{"label": -1}'}),
     r"a\.tar/0\.json: it is neither a class, .*": lambda path: write(
         path, {"0.png": png(1), "0.json": b'{"label": true}'}
@@ -144,10 +144,10 @@ BAD = {
     r"a\.tar/0\.json: the caption contains .ud800,": lambda path: write(
         path, {"0.png": png(1), "0.json": b'{"caption": "a \\ud800"}'}
     ),
-    r"a\.tar/1\.png: it has no class, and": lambda path: write(path, {"0.png": png(1), "0.cls": b"0", "1.png": png(1)}),
+    r"a\.tar/1\.png: it has no class, but": lambda path: write(path, {"0.png": png(1), "0.cls": b"0", "1.png": png(1)}),
     r"a\.tar/1\.png: it has no caption": lambda path: write(path, {"0.png": png(1), "0.txt": b"0", "1.png": png(1)}),
     r"a\.tar: 0\.jpg is the second image": lambda path: write(path, {"0.png": png(1), "0.jpg": png(1)}),
-    r"there is no image in the shards": lambda path: write(path, {"0.txt": b"?"}),
+    r"there is no image in it": lambda path: write(path, {"0.txt": b"?"}),
     r"a\.tar\.gz is compressed": lambda path: path.with_name("a.tar.gz").write_bytes(b""),
     r"needs shards, files of \.tar": lambda path: None,
     r"There are some in .*train\.": lambda path: write(path.parent / "train" / "a.tar", {"0.png": png(1)}),

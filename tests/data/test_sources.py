@@ -160,11 +160,11 @@ def test_without_a_first_pass_nothing_is_read_before_training(folder, monkeypatc
     (folder / "cats" / "7.png").write_bytes(b"no picture")
     other = load(ImageFolder, folder, **options)
     assert other.fingerprint != data.fingerprint
-    for row, message in ((6, r"6\.png: it is 9 x 9"), (7, r"7\.png: it is no image")):
+    for row, message in ((6, r"6\.png: it is 9 x 9"), (7, r"7\.png: not an image")):
         error = Reader(other.subset(torch.tensor([row])), 0)[range(1)]
         assert isinstance(error, ValueError)
         assert re.search(message, str(error))
-    with pytest.raises(ValueError, match=r"bad_images=skip: it takes data\.first_pass=true"):
+    with pytest.raises(ValueError, match=r"bad_images=skip: it needs data\.first_pass=true"):
         source(ImageFolder, folder, bad_images="skip", **options)
 
 
@@ -196,8 +196,8 @@ def test_captions_come_from_metadata(folder):
         ),
         ("\n".join(lines[:-1]), "no captions of dogs/deep/3.png"),
         ("\n".join([*lines, lines[0]]), "line 11: cats/0.png is listed twice"),
-        ('{"file": "cats/0.png"}', "line 1: it must hold file_name"),
-        ("\n".join([*lines, '{"file_name": "9.png", "text": ""}']), "captions of 9.png"),
+        ('{"file": "cats/0.png"}', "line 1: it must have file_name"),
+        ("\n".join([*lines, '{"file_name": "9.png", "text": ""}']), "do not exist: 9.png"),
         (
             lines[0].replace("picture", "\\udc80"),
             r"metadata\.jsonl, line 1: the caption contains .udc80, half of a character",
@@ -328,14 +328,14 @@ def test_an_archive_is_read_in_place(tmp_path):
         with pytest.raises(ValueError, match=message):
             write(labels).load()
     for outside in ("../a.png", "/a.png", "x/..\\a.png", "C:\\a.png"):
-        with pytest.raises(ValueError, match="outside"):
+        with pytest.raises(ValueError, match="unsafe path"):
             write(None, [outside]).load()
     with pytest.raises(ValueError, match="no image in it"):
         write(None, ["a.txt"]).load()
     with pytest.warns(UserWarning, match="Duplicate"), pytest.raises(ValueError, match=r"it contains a\.png twice"):
         write(None, ["a.png", "a.png"]).load()
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ValueError, match="no zip archive"):
+    with pytest.raises(ValueError, match="not a zip archive"):
         load(ImageZip, path)
 
 
@@ -364,11 +364,11 @@ def test_arrays_of_any_layout_are_read(tmp_path, layout, kind):
     [
         ({"images": np.zeros((2, 8, 8, 3), np.float32)}, "its images are float32"),
         ({"images": np.zeros((8, 8), np.uint8)}, r"of shape \[8, 8\]"),
-        ({"pictures": np.zeros((2, 8, 8), np.uint8)}, "it holds pictures, and none of images"),
+        ({"pictures": np.zeros((2, 8, 8), np.uint8)}, "it contains pictures, and none of images"),
         ({"images": np.zeros((2, 8, 8), np.uint8), "labels": np.zeros(3, int)}, r"labels are int64 of shape \[3\]"),
         ({"images": np.zeros((1, 8, 8), np.uint8), "labels": np.array([2**63], np.uint64)}, "labels are uint64"),
         ({"images": np.array([None, {}])}, "cannot be read .*pickle"),
-        ({"images": np.zeros((0, 8, 8), np.uint8)}, "holds no image"),
+        ({"images": np.zeros((0, 8, 8), np.uint8)}, "has no images"),
     ],
 )
 def test_arrays_of_another_kind_are_refused(tmp_path, arrays, message):
@@ -384,8 +384,8 @@ def test_labels_that_cannot_be_used_are_named(tmp_path):
         (lambda: None, "there is no such file"),
         (lambda: labels.write_text("?"), "it cannot be read .*pickle"),
         (lambda: labels.write_bytes(b""), "it cannot be read .*No data left"),
-        (lambda: np.save(labels, np.zeros(3, int)), r"they are int64 of shape \[3\]; wanted are 2 whole numbers"),
-        (lambda: np.savez(labels.open("wb"), np.zeros(2, int)), "it holds several arrays"),
+        (lambda: np.save(labels, np.zeros(3, int)), r"they are int64 of shape \[3\]; expected are 2 whole numbers"),
+        (lambda: np.savez(labels.open("wb"), np.zeros(2, int)), "it contains several arrays"),
     ):
         write()
         with pytest.raises(ValueError, match=rf"^data\.labels={labels}: {message}"):
@@ -522,7 +522,7 @@ def test_an_image_that_scaling_would_blow_up_is_a_bad_one(folder, resize):
     Image.new("1", (9_000, 1)).save(folder / "cats" / "long.png")
     assert len(load(ImageFolder, folder, **options)) == 11  # 72,000 x 8
     Image.new("1", (1, 20_000)).save(folder / "cats" / "long.png")
-    with pytest.raises(ValueError, match=r"long\.png: 1 x 20000 pixels are .* more than data\.max_pixels=1000000"):
+    with pytest.raises(ValueError, match=r"long\.png: 1 x 20000 pixels become .* more than data\.max_pixels=1000000"):
         load(ImageFolder, folder, **options)
     assert len(load(ImageFolder, folder, bad_images="skip", **options)) == 10
 
@@ -541,7 +541,7 @@ def test_a_full_disk_is_a_sentence_and_nothing_is_left_behind(folder, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     cache = folder.parent / "cache"
-    sentence = r"data\.cache_dir=.*: the decoded images need 0 MB, and .* MB are free there \(No space left on device\)"
+    sentence = r"data\.cache_dir=.*: the decoded images need 0 MB, and .* MB are free \(No space left on device\)"
     with monkeypatch.context() as patch:
         patch.setattr(os, "posix_fallocate", full)
         with pytest.raises(ValueError, match=sentence):
@@ -636,7 +636,7 @@ def test_names_that_are_no_text_are_reported(folder):
     (folder / "cats" / os.fsdecode(b"\xfe.png")).write_bytes(b"no picture")
     assert len(load(ImageFolder, folder, bad_images="skip")) == 10
     (report,) = (folder.parent / "cache").glob("*/bad_images.txt")
-    assert "cats/\\udcfe.png: it is no image" in report.read_text()
+    assert "cats/\\udcfe.png: not an image" in report.read_text()
 
 
 def test_other_colours_and_frames_are_made_plain(tmp_path):
@@ -680,7 +680,7 @@ def test_center_crop_is_adms(tmp_path, size):
 
 def test_other_sizes_are_stretched_padded_or_refused(tmp_path):
     image = picture(6)
-    with pytest.raises(ValueError, match=r"a\.png: it is 6 x 6, and data\.shape=\[3, 8, 8\]; choose data\.resize="):
+    with pytest.raises(ValueError, match=r"a\.png: it is 6 x 6, and data\.shape=\[3, 8, 8\]; set data\.resize="):
         only(tmp_path, image)
     for shape, said in (((3, 8, 8), "random_crop, stretch or pad, or"), ((3, 8, 4), "random_crop or stretch, or")):
         with pytest.raises(ValueError, match=said):  # what pad cannot do is not advised
@@ -691,7 +691,7 @@ def test_other_sizes_are_stretched_padded_or_refused(tmp_path):
     wide = only(tmp_path, image, resize="stretch", shape=(3, 8, 16))
     expected = np.asarray(image.resize((16, 8), Image.Resampling.LANCZOS))
     assert np.array_equal(wide.permute(1, 2, 0).numpy(), expected)
-    with pytest.raises(ValueError, match=r"more than data\.shape"):
+    with pytest.raises(ValueError, match=r"larger than data\.shape"):
         only(tmp_path, image, resize="pad", shape=(3, 4, 4))
 
 

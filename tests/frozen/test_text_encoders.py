@@ -48,7 +48,7 @@ def test_what_is_no_text_encoder_is_refused(folder, tmp_path):
         TextEncoder(str(folder), length=LENGTH, sha256="0" * 64)(TEXTS, CPU)
     for number, (change, says) in enumerate(
         [
-            (lambda weights: weights.pop(sorted(weights)[-1]), "does not match its configuration: it lacks"),
+            (lambda weights: weights.pop(sorted(weights)[-1]), "does not fit its configuration: it lacks"),
             (lambda weights: None, "cannot be read"),
         ]
     ):

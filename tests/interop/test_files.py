@@ -110,12 +110,12 @@ CASES = {
     "surplus key": (state_with(lambda s: s.update(x=torch.ones(1))), [WEIGHTS, "it has an unknown 'x'."]),
     "wrong shape": (
         state_with(wide),
-        [WEIGHTS, "'mid_block.resnets.0.conv1.bias' has shape [31], where [32] is needed"],
+        [WEIGHTS, "'mid_block.resnets.0.conv1.bias' has shape [31]; expected is [32]"],
     ),
     "not finite": (state_with(not_finite), [WEIGHTS, "'conv_in.bias' holds numbers that are not finite"]),
     "too large": (of(lambda t: t.double() + 1e300), ["'conv_in.bias' holds numbers that are not finite in float32"]),
     **{
-        name: (of(change), [f"model.bin: 'conv_in.bias' is of {name}, where real numbers are needed: float32"])
+        name: (of(change), [f"model.bin: 'conv_in.bias' is of {name}; expected are real numbers: float32"])
         for name, change in KINDS.items()
     },
     "code": (hostile, ["diffusion_pytorch_model.bin", "contains pickled objects", "mkdir", "it is not loaded"]),
@@ -125,7 +125,7 @@ CASES = {
     "config is deep": (lambda f: (f / CONFIG).write_text("[" * 99999), [CONFIG, "damaged, or not JSON"]),
     "config is a list": (lambda f: (f / CONFIG).write_text("[]"), [CONFIG, "not a JSON object"]),
     "no class": (json_with(CONFIG, _class_name="Foo"), [CONFIG, "Foo is not supported", "UNet2DModel"]),
-    "strange config": (json_with(CONFIG, block_out_channels="ab"), [CONFIG, "makes no UNet2DModel"]),
+    "strange config": (json_with(CONFIG, block_out_channels="ab"), [CONFIG, "no UNet2DModel can be built"]),
     "endless": (json_with(CONFIG, layers_per_block=10**9), [CONFIG, "a whole number from 1 to 1000"]),
     "no switch": (json_with(CONFIG, flip_sin_to_cos="no"), [CONFIG, "flip_sin_to_cos=no: it must be True or False"]),
     "another config": (json_with(CONFIG, block_out_channels=[16, 48]), [WEIGHTS, "has shape", "expected is"]),
@@ -135,7 +135,7 @@ CASES = {
         [CONFIG, "down_block_types: A is not supported"],
     ),
     "uneven": (json_with(CONFIG, up_block_types=["UpBlock2D"] * 2), [CONFIG, "up_block_types: they must mirror"]),
-    "dropout": (json_with(CONFIG, dropout="much"), [CONFIG, "makes no UNet2DModel"]),
+    "dropout": (json_with(CONFIG, dropout="much"), [CONFIG, "no UNet2DModel can be built"]),
     "groups": (json_with(CONFIG, norm_num_groups=7), [CONFIG, "groups=7 must divide"]),
     "time embedding": (json_with(CONFIG, time_embedding_type="fourier"), [CONFIG, "time_embedding_type=fourier"]),
     "class is a list": (json_with(CONFIG, _class_name=["UNet2DModel"]), [CONFIG, "['UNet2DModel'] is not supported"]),
@@ -143,13 +143,13 @@ CASES = {
     "size": (json_with(CONFIG, sample_size=8.0), [CONFIG, "sample_size=8.0: it must be a whole number"]),
     "no size": (json_with(CONFIG, sample_size=None), [CONFIG, "sample_size=null"]),
     "no scheduler": (lambda f: (f / SCHEDULER).unlink(), ["has no scheduler_config.json", "import.scheduler=<file>"]),
-    "betas": (json_with(SCHEDULER, beta_schedule="laplace"), [SCHEDULER, "beta_schedule=laplace", "known: linear"]),
+    "betas": (json_with(SCHEDULER, beta_schedule="laplace"), [SCHEDULER, "beta_schedule=laplace", "supported: linear"]),
     "prediction": (json_with(SCHEDULER, prediction_type="foo"), [SCHEDULER, "prediction_type=foo", "v_prediction"]),
     "variance": (json_with(SCHEDULER, variance_type="learned"), [SCHEDULER, "variance_type=learned", "fixed_small"]),
     "betas are a word": (json_with(SCHEDULER, beta_end="x"), [SCHEDULER, "no DDPMScheduler can be built", "'x'"]),
-    "learned": (json_with(SCHEDULER, variance_type="learned_range"), [SCHEDULER, "1 outputs a channel"]),
-    "index elsewhere": (index({"a": "../part.safetensors"}), ["index.json: names a file elsewhere, '../part"]),
-    "index lies": (index({"a": "part.safetensors"}), ["index.json: none of its files holds 'a'"]),
+    "learned": (json_with(SCHEDULER, variance_type="learned_range"), [SCHEDULER, "1 outputs per channel"]),
+    "index elsewhere": (index({"a": "../part.safetensors"}), ["index.json: lists a file in another folder, '../part"]),
+    "index lies": (index({"a": "part.safetensors"}), ["index.json: none of its files contains 'a'"]),
     "index without file": (index({"a": "b.safetensors"}), ["b.safetensors: there is no such file"]),
 }
 
@@ -246,12 +246,12 @@ def test_a_checkpoint_of_diffusers_training_scripts_is_read_with_its_average(fol
         Pipeline(str(folder / "checkpoint-1000")).read()
     with pytest.raises(
         InteropError,
-        match=r"but checkpoints of a training: checkpoint-500, checkpoint-1000; name one, such as .*=.*-1000",
+        match=r"but training checkpoints: checkpoint-500, checkpoint-1000; choose one, such as .*=.*-1000",
     ):
         Pipeline(str(folder)).read()
     config = folder / "checkpoint-500" / "unet_ema" / "config.json"
     config.write_text(config.read_text().replace('"dropout": 0.0', '"dropout": 0.5'))
-    with pytest.raises(InteropError, match="unet_ema: its configuration is another"):
+    with pytest.raises(InteropError, match="unet_ema: its configuration differs"):
         Pipeline(str(folder / "checkpoint-500")).read()
 
 
@@ -286,7 +286,7 @@ def test_a_damaged_file_of_the_hubs_cache_is_refused(tmp_path):
     (snapshot / name).symlink_to(blob)
     assert read_tensors(snapshot / name)["a"].sum() == 20
     blob.write_bytes(blob.read_bytes()[:-1] + b"\1")
-    with pytest.raises(InteropError, match=r"its sha256 is not the hub's; remove .*blobs.*, and fetch it again"):
+    with pytest.raises(InteropError, match=r"its sha256 is not the hub's; delete .*blobs.* and download it again"):
         read_tensors(snapshot / name)
 
 

@@ -237,7 +237,7 @@ def test_a_dit_by_its_published_name_equals_what_diffusers_makes_of_it(tmp_path)
     for change, says in (
         (
             {"norm_type": "ada_norm_single"},
-            r"config\.json: norm_type=ada_norm_single: this is the transformer of PixArt",
+            r"config\.json: norm_type=ada_norm_single: this is PixArt's transformer",
         ),
         ({"norm_type": "layer_norm"}, "norm_type=layer_norm: it must be ada_norm_zero"),
         ({"cross_attention_dim": 8}, "cross_attention_dim=8: it must be None"),
@@ -263,7 +263,7 @@ def test_unknown_fields_are_named_and_those_of_averages_are_not(caplog):
     plain = unet_condition({**UNET, **average, "_name_or_path": "x", "newer": None}).options
     assert not caplog.records
     assert unet_condition({**UNET, "newer": 3}).options == plain
-    assert "left out, as diffusers does: newer=3" in caplog.text
+    assert "ignored, as diffusers does: newer=3" in caplog.text
 
 
 def test_a_dit_whose_blocks_have_embeddings_of_their_own_is_refused(tmp_path):

@@ -175,7 +175,7 @@ def with_bias(change):
         (lambda folder: (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99), "damaged"),
         (lambda folder: (folder / "text_encoder" / "model.safetensors").write_bytes(b"x" * 99), "cannot be read"),
         (with_bias(lambda bias: bias * torch.nan), "'final_layer_norm.bias' holds numbers that are not finite"),
-        (with_bias(torch.Tensor.int), "final_layer_norm.bias' is of int32; expected are real numbers"),
+        (with_bias(torch.Tensor.int), "final_layer_norm.bias' is of int32, where real numbers"),
         (
             lambda folder: edited(folder / "scheduler/scheduler_config.json", rescale_betas_zero_snr=True),
             "alpha=0, sig",

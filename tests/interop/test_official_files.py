@@ -301,13 +301,13 @@ def test_the_chain_is_that_of_the_flags(tmp_path):
 
 
 def test_what_the_weights_do_not_tell_must_be_given(tmp_path):
-    with pytest.raises(ValueError, match="num_heads=None and num_head_channels=None: give one of them"):
+    with pytest.raises(ValueError, match="num_heads=None and num_head_channels=None: set one of them"):
         unets.UNet("x.pt", "linear")
     with pytest.raises(ValueError, match="num_heads_upsample=2: num_head_channels=64 sets the heads"):
         unets.UNet("x.pt", "linear", num_head_channels=64, num_heads_upsample=2)
     state = openai_state(randomised(UNet2DModel(**IDDPM)), 4, conv_resampling=True)
     torch.save(state, tmp_path / "m.pt")
-    with pytest.raises(InteropError, match=r"m\.pt: channels of multiples \[1, 1, 2\] tell no resolution"):
+    with pytest.raises(InteropError, match=r"m\.pt: no released model has the multipliers \[1, 1, 2\]"):
         unets.UNet(str(tmp_path / "m.pt"), "linear", num_heads=4).read()
     state["input_blocks.0.0.weight"] = torch.cat([state["input_blocks.0.0.weight"]] * 2, 1)
     torch.save(state, tmp_path / "m.pt")

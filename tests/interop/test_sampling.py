@@ -144,12 +144,12 @@ def test_the_chain_of_a_continuous_model_stands_at_its_labels(schedule, tmp_path
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"schedule": Flow()}, "schedule: diffusers' DDPMScheduler preserves variance, and Flow does not"),
-        ({"parameterization": lambda level: eps(level)}, "parameterization=<lambda>: .* knows eps, x0, v"),
+        ({"schedule": Flow()}, "schedule: diffusers' DDPMScheduler needs a variance-preserving schedule; Flow is none"),
+        ({"parameterization": lambda level: eps(level)}, "parameterization=<lambda>: .* supports eps, x0, v"),
         ({"input_scale": lambda level: level.alpha}, "denoiser.input_scale"),
-        ({"time_label": StepIndex(scale=0.25)}, "denoiser.time_label: .* counts steps"),
-        ({"variance": Learned()}, "denoiser.variance=Learned: .* knows FixedSmall, FixedLarge, LearnedRange"),
-        ({"network": torch.nn.Identity()}, "network=Identity: of our networks DDPMUNet and ADMUNet"),
+        ({"time_label": StepIndex(scale=0.25)}, "denoiser.time_label: .* needs step indices"),
+        ({"variance": Learned()}, "denoiser.variance=Learned: .* supports FixedSmall, FixedLarge, LearnedRange"),
+        ({"network": torch.nn.Identity()}, "network=Identity: only DDPMUNet and ADMUNet"),
     ],
 )
 def test_what_diffusers_does_not_have_is_refused(change, says, tmp_path):

@@ -198,9 +198,11 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path):
         ScoreSDE(str(path), tiny(progressive="skip"))
     with pytest.raises(ValueError, match=r"config.model.name=ncsnv2_64: it must be one of ncsnpp, ddpm"):
         ScoreSDE(str(path), tiny(name_="ncsnv2_64"))
-    with pytest.raises(InteropError, match=r"model.nf=100: a ddpm of channels"):
+    with pytest.raises(InteropError, match=r"model.nf=100: a ddpm needs channels"):
         ncsnpp_layout(tiny("vp/ddpm/cifar10", nf=100), HERE)
-    with pytest.raises(InteropError, match=r"model.nf=64: a ddpm of channels"):  # the stem's 64 are in 32 groups of 2
+    with pytest.raises(
+        InteropError, match=r"model.nf=64: a ddpm needs channels"
+    ):  # the stem's 64 are in 32 groups of 2
         ncsnpp_layout(tiny("vp/ddpm/cifar10", nf=64, ch_mult=[2, 2]), HERE)
     with pytest.raises(InteropError, match=r"model.fir_kernel=\[1, 2, 3, 4\] is not supported"):
         ncsnpp_layout(tiny(fir_kernel=[1, 2, 3, 4]), HERE)  # theirs mirrors it where it halves, too
@@ -208,7 +210,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(tmp_path):
         ScoreSDE(str(path), "vp/cifar10_ddpmpp_continuous").read()
     with pytest.raises(InteropError, match=r"model.nonlinearity=elu is not supported"):
         ScoreSDE(str(path), tiny(nonlinearity="elu")).read()
-    with pytest.raises(InteropError, match="averages do not fit"):
+    with pytest.raises(InteropError, match="averages do not match"):
         averaged(state, {"shadow_params": [torch.zeros(1)]}, HERE)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(InteropError, match="damaged or truncated"):

@@ -154,7 +154,7 @@ class ImageSource(ABC):
             )
         except OSError as error:
             reason = error.strerror or error
-            raise ValueError(f"data.cache_dir={self.cache_dir}: cannot be written ({reason}).") from None
+            raise ValueError(f"data.cache_dir={self.cache_dir}: cannot be written to ({reason}).") from None
         return RecordSet.of(records, decoder, prepared, self.workers)
 
     def _warn_if_dark(self, data: RecordSet, name: str) -> None:
