@@ -64,7 +64,7 @@ CASES = [
     (["+hydra.job_logging.handlers.x={class: os.system}"], ["os.system", "not allowed"]),
     (
         ["+callbacks.x={_target_: pytorch_lightning.callbacks.ModelCheckpoint, dirpath: elsewhere}"],
-        ["callbacks.x.dirpath=", "elsewhere: it must lie in the run's directory"],
+        ["callbacks.x.dirpath=", "elsewhere: it must be in the run's directory"],
     ),
     (
         ["trainer.profiler={_target_: pytorch_lightning.profilers.SimpleProfiler, filename: ../x}"],

@@ -73,7 +73,7 @@ def test_a_run_whose_folder_is_gone_says_so(tmp_path, invoke, monkeypatch):
     monkeypatch.setattr(MetricsCSV, "log_metrics", remove)
     result = invoke("train.py", *QUICK, "logger=none", f"paths.log_dir={tmp_path}", f"paths.run_dir={path}")
     assert result.code == 1
-    assert f"paths.run_dir={path}: this folder is gone, so nothing can be saved there." in result.last
+    assert f"paths.run_dir={path}: this folder was removed or moved, so nothing can be saved." in result.last
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def test_an_edited_configuration_does_not_change_a_run(finished, tmp_path, invok
     (copy / "run.json").write_text("{}")
     result = invoke("train.py", *extended(copy))
     assert result.code == 2
-    assert "run.json: damaged; remove it to continue" in result.last
+    assert "run.json: damaged; delete it to continue" in result.last
 
 
 MALFORMED = [

@@ -185,7 +185,7 @@ def test_a_directory_in_use_is_refused(finished, tmp_path, invoke):
     with FileLock(copy / ".lock"):
         result = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={copy}", "max_images=96")
     assert result.code == 2
-    assert "another live process" in result.last
+    assert "another process is using it" in result.last
     assert read_checkpoint(copy / "checkpoints" / "last.ckpt")["denoiselab"]["images_seen"] == 64
 
 

@@ -1,4 +1,4 @@
-"""What a piece of work ran on, and the most memory that it held."""
+"""Peak memory of a piece of work, and the name of its device."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 
 
 class PeakMemory:
-    """Peak memory since it was made: what torch allocated on a GPU, or the process's resident set on a CPU.
+    """Peak memory since construction: torch's allocations on a GPU, the process's resident set on a CPU.
 
-    Where the system cannot count a resident set anew (not Linux), it is that of the whole process so far.
+    The resident set's peak can be reset on Linux only; elsewhere it is that of the whole process so far.
 
     Args:
         device: Of the work.

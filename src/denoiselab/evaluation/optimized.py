@@ -20,7 +20,7 @@ class OptimizedMetric:
             `frontier/ddim@10` or `frontier/ddim` for those of one sampler.
 
     Raises:
-        ValueError: It is none of these.
+        ValueError: If the name is none of these.
     """
 
     def __init__(self, name: str) -> None:
@@ -34,23 +34,23 @@ class OptimizedMetric:
         self._nfe = None if parts["nfe"] is None else int(parts["nfe"])
 
     def check(self, frontier: Frontier) -> None:
-        """Refuse a frontier that has no such cell.
+        """Check that a frontier has such a cell.
 
         Raises:
-            ValueError: It has none.
+            ValueError: If it has none.
         """
         cells = zip(frontier.cells, frontier.calls, strict=True)
         if not any(self._covers(sampler, calls) for (sampler, _), calls in cells):
             raise ValueError(
-                f"optimized_metric={self.name}: no cell of the frontier has it, with samplers "
-                f"[{', '.join(frontier.samplers)}] at {sorted(set(frontier.calls))} network calls."
+                f"optimized_metric={self.name}: no cell of the frontier has it; samplers are "
+                f"[{', '.join(frontier.samplers)}], network calls {sorted(set(frontier.calls))}."
             )
 
     def __call__(self, records: Iterable[Record]) -> float:
-        """Its value.
+        """The value of the metric.
 
         Raises:
-            ValueError: All of its cells failed.
+            ValueError: If all of its cells failed.
         """
         cells = [record for record in records if self._covers(record["sampler"], record["nfe"])]
         scores = [loss(record) for record in cells if record["score"] is not None]

@@ -21,8 +21,8 @@ from denoiselab.options import completed
 
 Record = dict[str, Any]
 
-# Cells that agree in all of these, and in the versions of other packages, were measured alike: same data, same measure,
-# same number of samples. Our own code has a digest of its own.
+# Cells that agree in all of these, and in the versions of other packages, have comparable scores. The code of this
+# package has a digest of its own.
 _MEASURED = ("data", "split", "metric", "metrics", "n", "seed", "extractor_sha256", "reference_sha256")
 
 
@@ -38,7 +38,7 @@ class _Score(BaseModel):
 
 
 class _Cell(BaseModel):
-    """What is read of a record, which may come from a file that was edited."""
+    """Fields of a record that are read; the file may have been edited."""
 
     model_config = ConfigDict(strict=True)
     cell: str
@@ -88,7 +88,7 @@ class Store:
     """`frontier.json` (whole records) and `frontier.csv` (a row a cell) of a directory.
 
     Args:
-        directory: Where they are, or will be.
+        directory: Of both files.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -96,10 +96,10 @@ class Store:
         self._path = directory / "frontier.json"
 
     def read(self) -> dict[str, Record]:
-        """Hash of the protocol to record, of all cells.
+        """All records, by `cell`.
 
         Raises:
-            ValueError: The file is damaged.
+            ValueError: If the file is damaged.
         """
         try:
             records = json.loads(self._path.read_text(encoding="utf-8"))
@@ -111,10 +111,10 @@ class Store:
             raise ValueError(f"{self._path}: damaged; delete it to score its cells anew.") from None
 
     def add(self, records: Iterable[Record]) -> None:
-        """Add cells, and mark anew which are Pareto-optimal; what other processes added meanwhile is kept.
+        """Add cells to those of all processes, and mark again which are Pareto-optimal.
 
         Raises:
-            OSError: They cannot be written; the cells before are kept.
+            OSError: If they cannot be written; the cells before are kept.
         """
         with self.writing():
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -129,23 +129,19 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Within it, a failed write says what is safe.
-
-        Raises:
-            OSError: Something cannot be written.
-        """
+        """Within it, the message of a failed write says that the cells before are kept."""
         try:
             yield
         except OSError as error:
             raise self.failure(error) from error
 
     def failure(self, error: OSError) -> OSError:
-        """That says what is safe."""
+        """The error of a failed write."""
         reason = error.strerror or error
         return OSError(f"{self._path}: a cell cannot be written ({reason}); those before it are kept")
 
     def usable(self) -> dict[str, Record]:
-        """The cells that need not be scored again: those with a picture, and those that failed."""
+        """The cells that need not be scored again: those with a picture, and failed ones."""
         return {k: r for k, r in self.read().items() if r.get("error") or self.picture(r).is_file()}
 
     def picture(self, record: Mapping[str, Any]) -> Path:
@@ -155,25 +151,25 @@ class Store:
 
 
 def comparable(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What must be equal for two scores to be compared: the measure, and the training's length."""
+    """Equal for scores that can be compared: `measured`, and the length of training."""
     return (json.dumps(record.get("images_seen")), *measured(record))
 
 
 def measured(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """What must be equal for two scores to be on one scale."""
+    """Equal for scores on the same scale."""
     versions = {name: version for name, version in record.get("versions", {}).items() if name != "denoiselab"}
     return tuple(json.dumps(value, sort_keys=True) for value in (*map(record.get, _MEASURED), versions))
 
 
 def rule(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What all cells of a line have in common, beside its name: the model, and the sampler's settings but for steps."""
+    """Equal for all cells of a line in the chart: the model, and the sampler's settings except steps."""
     settings = json.dumps({**record.get("settings", {}), "steps": None}, sort_keys=True)
     keys = ("model_sha256", "weights_sha256", "classifier_sha256")
     return *(record.get(key) for key in keys), settings
 
 
 def key_of(cell: Mapping[str, Any]) -> str:
-    """The hash of a protocol."""
+    """sha256 of a protocol."""
     return hashlib.sha256(json.dumps(cell, sort_keys=True).encode()).hexdigest()
 
 
@@ -194,7 +190,7 @@ def find(stored: Iterable[Record], cell: Mapping[str, Any]) -> Record | None:
 
 
 def mark_code(records: Iterable[Record]) -> None:
-    """Set `other_code` of each record: whether the code that scored it is not the one that would score it now."""
+    """Set `other_code` of each record: whether the code that scored it differs from the present code."""
     for record in records:
         modules = record.get("code_modules")
         record["other_code"] = not modules or sha256_of_code(modules) != record.get("code_sha256")
@@ -219,9 +215,8 @@ def lower_is_better(record: Record) -> bool:
 def mark_pareto(records: Sequence[Record]) -> None:
     """Set `pareto` of each record: whether no comparable cell is better at the same cost, or as good for less.
 
-    Cells of this code and those of other code are compared among themselves.
-
-    The cost is that of a sample in network evaluations, of which a call under guidance makes two.
+    Only cells of the same code are compared. The cost is the number of network evaluations a sample; a call under
+    guidance makes two.
     """
     groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
@@ -242,7 +237,7 @@ def write_json(path: Path, records: Sequence[Record]) -> None:
 
 
 def write_csv(path: Path, records: Sequence[Record]) -> None:
-    """Write a row a record, atomically; each metric has a column, and one for its standard error."""
+    """Write one row a record, atomically, with two columns a metric: value and standard error."""
     rows = []
     for record in records:
         row = {k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in record.items() if k != "scores"}

@@ -39,7 +39,7 @@ def write_strip(path: Path, images: Tensor) -> None:
 
 
 def magnification(height: int) -> int:
-    """How much small images are enlarged so that a person can see them: to about 64 pixels."""
+    """Factor that enlarges small images to about 64 pixels."""
     return max(1, 64 // height)
 
 

@@ -1,4 +1,4 @@
-"""What samplers of Analytic-DPM must know of a model, measured once and kept in the run's directory."""
+"""Measure and cache the per-level moments that samplers of Analytic-DPM need of a model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from denoiselab.schedules import Level
 
 FOLDER = "moments"
 
-# The draws of the measurement have indices that no sample has.
+# Indices of the measurement's draws, above those of all samples.
 _FIRST_INDEX = 2**41
 
 
@@ -35,24 +35,23 @@ def learn(
     *,
     writes: bool = True,
 ) -> str | None:
-    """Give an `Analytic` sampler the model's moments; others need none.
+    """Set the moments of an `Analytic` sampler; other samplers need none.
 
-    They are read from `directory/moments/`, or measured with the weights that the model has now, on data in their
-    order, and kept there.
+    They are read from `directory/moments/`, or measured with the model's present weights on the first training data.
 
     Args:
         sampler: Of any kind.
-        model: With its denoiser on the device where it shall work.
+        model: On the device of the sampling.
         images: Loads the training data.
         directory: The run's.
-        check: Called between batches; what it raises stops the measurement.
-        writes: Whether this process keeps what it measured.
+        check: Called between batches; an exception stops the measurement.
+        writes: Whether this process writes the file.
 
     Returns:
         The sha256 of the moments; None for a sampler that needs none.
 
     Raises:
-        ValueError: The data cannot be loaded, or the moments are not finite.
+        ValueError: If the data cannot be loaded, or the moments are not finite.
     """
     if not isinstance(sampler, Analytic):
         return None

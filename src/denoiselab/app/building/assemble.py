@@ -1,4 +1,4 @@
-"""All objects of a training run, built before its directory exists: whatever can fail, fails here."""
+"""Build all objects of a training run before its directory exists, so that errors come first."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException  # 
 
 from denoiselab.app.building import checks, parts
 from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_metric
-from denoiselab.app.building.training_callbacks import Looks
+from denoiselab.app.building.training_callbacks import PeriodicEvaluations
 from denoiselab.app.config.settings import TrainSettings, parse
 from denoiselab.app.runs.devices import check_devices, resolve_accelerator
-from denoiselab.app.runs.failures import Present
+from denoiselab.app.runs.failures import DirectoryCheck
 from denoiselab.app.runs.names import run_name
 from denoiselab.codecs import Identity
 from denoiselab.data import DataSet, clean, in_turn
@@ -53,12 +53,12 @@ class Run:
         module: What the Trainer trains.
         frontier: The cells to score at the end.
         evaluator: Scores them.
-        optimized: What of them a sweep minimises.
+        optimized: The metric that a sweep minimises.
         trackers: Loggers beside the CSV file, not yet open.
         trainer: The Trainer, without loggers.
-        interruption: Notes signals while it is entered.
+        interruption: Catches signals while it is entered.
         images: Training images or points.
-        held_out: Those held out.
+        held_out: Held-out images or points.
         batches: Feeds the Trainer.
     """
 
@@ -78,14 +78,14 @@ class Run:
 
 
 def check_config(config: Config, *, sweeping: bool) -> None:
-    """Check all that can be checked without building anything.
+    """Check a configuration without loading data or building weights.
 
     Args:
         config: Resolved configuration, plain containers.
-        sweeping: The run is a job of a multirun in this process.
+        sweeping: Whether the run is a job of a multirun in this process.
 
     Raises:
-        BadInput: Something is wrong.
+        BadInput: If an option is wrong, or two do not fit together.
     """
     settings = parse(TrainSettings, config)
     checks.check_takes(config)
@@ -93,7 +93,7 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     parts.build_extractor(config, settings.evaluation, settings.evaluation.num_samples)
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
     _check_start(settings, sweeping=sweeping)
-    with torch.device("meta"):  # a rehearsal: every job of a sweep fails here, or not for its model
+    with torch.device("meta"):  # no memory, no arithmetic: a sweep checks every job so
         model, objective = checks.build_model(config), parts.build_objective(config)
     checks.check_model(model, objective)
     if not isinstance(model.codec, Identity):
@@ -101,22 +101,22 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     parts.build_augmentation(config)
     names = [*settings.ema.profiles, RAW]
     optimized_metric(settings.optimized_metric, frontier_of(config["evaluation"], model, names))
-    looks = Looks(config, model, names)
+    periodic = PeriodicEvaluations(config, model, names)
     if "frontier" in config["callbacks"]:
-        looks.frontier(*(config["callbacks"]["frontier"][key] for key in ("samplers", "nfe", "num_samples")))
+        periodic.frontier(*(config["callbacks"]["frontier"][key] for key in ("samplers", "nfe", "num_samples")))
     if "preview" in config["callbacks"]:
-        looks.preview(*(config["callbacks"]["preview"][key] for key in ("sampler", "nfe", "num_samples")))
+        periodic.preview(*(config["callbacks"]["preview"][key] for key in ("sampler", "nfe", "num_samples")))
 
 
 def _check_start(settings: TrainSettings, *, sweeping: bool) -> None:
-    """Refuse weights to start from that are not there; a run that continues needs them no more.
+    """Check that `init_from` exists; a run that continues does not need it.
 
     Args:
         settings: Of the run.
-        sweeping: It is a job of a multirun, whose directory Hydra sets later.
+        sweeping: Whether the run is a job of a multirun, whose directory Hydra sets later.
 
     Raises:
-        BadInput: They are not there, or options of them stand without `init_from`.
+        BadInput: If it does not exist, or `init_weights` or `init_optimizer` is set without it.
     """
     if settings.init_from is None:
         for option, asked, default in (
@@ -130,10 +130,10 @@ def _check_start(settings: TrainSettings, *, sweeping: bool) -> None:
 
 
 def _check_decoders(objective: Config) -> None:
-    """Refuse decoders of bytes in an objective on latents.
+    """Check that an objective on latents has no decoder of bytes.
 
     Raises:
-        BadInput: There is one.
+        BadInput: If it has one.
     """
     for path, node in targets(objective, "objective"):
         if node["_target_"].startswith("denoiselab.objectives.decoders.") and construct(node, path).bins is not None:
@@ -149,7 +149,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         continues: The command that continues a stopped run.
 
     Raises:
-        BadInput: An object refuses its options, or two do not fit together.
+        BadInput: If an object refuses its options, or two do not fit together.
     """
     settings = parse(TrainSettings, config)
     model = checks.build_model(config)
@@ -165,7 +165,10 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         model.codec.load()
         model.conditioner.meet(in_turn(lambda: held_out))
         first = torch.zeros(1, dtype=torch.int64)
-        model.conditioner.given(clean(images, first)), model.conditioner.sample(first)  # refused here, or never
+        (
+            model.conditioner.given(clean(images, first)),
+            model.conditioner.sample(first),
+        )  # so that errors come before training
     except ValueError as error:
         raise BadInput(str(error)) from None
     module = DiffusionModule(
@@ -201,7 +204,9 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         evaluator=evaluator,
         optimized=optimized_metric(settings.optimized_metric, frontier),
         trackers=construct(config["logger"], "logger"),
-        trainer=_trainer(config, settings, path, interruption, Looks(config, model, ema.names, evaluator)),
+        trainer=_trainer(
+            config, settings, path, interruption, PeriodicEvaluations(config, model, ema.names, evaluator)
+        ),
         interruption=interruption,
         images=images,
         held_out=held_out,
@@ -210,12 +215,12 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
 
 
 def _trainer(
-    config: Config, settings: TrainSettings, path: Path, interruption: Interruption, looks: Looks
+    config: Config, settings: TrainSettings, path: Path, interruption: Interruption, periodic: PeriodicEvaluations
 ) -> pl.Trainer:
     given = {
         "checkpoints": {"directory": path / CHECKPOINTS, "interruption": interruption},
-        "frontier": {"directory": path / CHECKPOINTS, "prepare": looks.frontier, "ready": looks.ready},
-        "preview": {"directory": path / "samples" / "preview", "prepare": looks.preview},
+        "frontier": {"directory": path / CHECKPOINTS, "prepare": periodic.frontier, "ready": periodic.ready},
+        "preview": {"directory": path / "samples" / "preview", "prepare": periodic.preview},
     }
     callbacks = [
         construct(node, f"callbacks.{name}", _REFUSALS, **given.get(name, {}))
@@ -228,7 +233,7 @@ def _trainer(
         max_steps=-(-settings.max_images // settings.batch_size),
         max_epochs=-1,
         logger=False,
-        callbacks=[*callbacks, ProgressBar(settings.max_images), Present(path)],
+        callbacks=[*callbacks, ProgressBar(settings.max_images), DirectoryCheck(path)],
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -238,20 +243,20 @@ def _trainer(
     for name, callback in zip(config["callbacks"], callbacks, strict=True):
         _check_place(f"callbacks.{name}", callback, path)
     _check_place("trainer.profiler", vars(trainer)["profiler"], path)
-    if isinstance(config["trainer"]["profiler"], str):  # Lightning would log its report, where nobody reads it
+    if isinstance(config["trainer"]["profiler"], str):  # without a file Lightning would log its report
         profiler: Profiler = vars(trainer)["profiler"]
         profiler.dirpath, profiler.filename = path, "profile"
     return trainer
 
 
 def _check_place(option: str, part: object, path: Path) -> None:
-    """Refuse a callback or a profiler of Lightning's that would write elsewhere than into the run's directory.
+    """Check that a callback or a profiler of Lightning's writes into the run's directory.
 
     Raises:
-        BadInput: It would.
+        BadInput: If it does not.
     """
     place, name = (getattr(part, attribute, None) for attribute in ("dirpath", "filename"))
     if place is not None and not Path(place).resolve().is_relative_to(path.resolve()):
-        raise BadInput(f"{option}.dirpath={place}: it must lie in the run's directory, {path}; leave it out.")
+        raise BadInput(f"{option}.dirpath={place}: it must be in the run's directory, {path}; leave it out.")
     if name is not None and Path(name).name != str(name):
-        raise BadInput(f"{option}.filename={name}: it must be a name, without a folder.")
+        raise BadInput(f"{option}.filename={name}: it must be a file name without a folder.")

@@ -1,4 +1,4 @@
-"""Guidance by a classifier of others."""
+"""Guidance by an imported classifier."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _OPTION = "classifier_guidance"
 
 @dataclass
 class Steering:
-    """A classifier, by which denoisers of its images are guided.
+    """A classifier that guides denoisers of its images.
 
     Args:
-        classifier: On the device where it shall work.
-        conditioner: The model's, whose classes of samples are the classifier's.
+        classifier: On the device of the sampling.
+        conditioner: The model's; its classes are the classifier's.
         scale: Of its gradient.
         sha256: Of its file.
     """
@@ -42,7 +42,7 @@ class Steering:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What samples depend on."""
+        """The part of the protocol that it adds."""
         return {"classifier_scale": self.scale, "classifier_sha256": self.sha256}
 
     @property
@@ -52,32 +52,32 @@ class Steering:
         return math.lcm(self.conditioner.strata, self.classifier.num_classes if own is None else 1)
 
     def __call__(self, denoise: Denoise, index: Tensor) -> ClassifierGuided:
-        """The guided denoiser of samples `index` `(B,)`: of the model's classes, or class i mod their number."""
+        """The guided denoiser of samples `index` `(B,)`: to the model's classes, or for sample i to class i mod K."""
         label = self.conditioner.sample(index).class_label
         label = index % self.classifier.num_classes if label is None else label
         return ClassifierGuided(denoise, self.classifier, label, self.scale)
 
     def described(self, index: Tensor) -> list[str]:
-        """The numbers of these classes."""
+        """Labels of samples: the model's, or the numbers of the classes."""
         own = self.conditioner.described(index)
         return [str(label) for label in (index % self.classifier.num_classes).tolist()] if own is None else own
 
 
 def check_steering(node: Mapping[str, Any]) -> None:
-    """Check what can be checked before anything is read.
+    """Check the options before any file is read.
 
     Raises:
-        BadInput: An option is missing, unknown or of a wrong type.
+        BadInput: If an option is missing, unknown or of a wrong type.
     """
     check_given(node["classifier"], f"{_OPTION}.classifier")
     check({_OPTION: node["classifier"]})
 
 
 def steering(given: ClassifierGuidance | None, model: Model, device: torch.device) -> Steering | None:
-    """The classifier that is asked for, if any, for a model of its images.
+    """The configured classifier, if any.
 
     Raises:
-        BadInput: It cannot be read, or classifies other images or other classes.
+        BadInput: If it cannot be read, or its images or classes are not the model's.
     """
     if given is None:
         return None
@@ -88,10 +88,10 @@ def steering(given: ClassifierGuidance | None, model: Model, device: torch.devic
         raise BadInput(f"{_OPTION}.classifier.path={error}") from None
     if classifier.shape != tuple(model.shape):
         raise BadInput(
-            f"{_OPTION}: the classifier takes {list(classifier.shape)}, and the model makes {list(model.shape)}."
+            f"{_OPTION}: the classifier takes images {list(classifier.shape)}, the model makes {list(model.shape)}."
         )
     classes = getattr(model.conditioner, "num_classes", classifier.num_classes)
     if classes != classifier.num_classes:
-        raise BadInput(f"{_OPTION}: the classifier knows {classifier.num_classes} classes, the model {classes}.")
+        raise BadInput(f"{_OPTION}: the classifier has {classifier.num_classes} classes, the model {classes}.")
     digest = sha256_of(Path(given.classifier["path"]).expanduser())
     return Steering(classifier.to(device).eval().requires_grad_(False), model.conditioner, given.scale, digest)

@@ -1,4 +1,4 @@
-"""What scores a model: during training, at its end, and from a checkpoint."""
+"""Evaluation of a model: during training, at its end, and from a checkpoint."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from denoiselab.training.interruption import Interruption
 
 Config = Mapping[str, Any]
 
-# What a score of fresh data is averaged over.
+# Number of draws of fresh data whose score is averaged.
 _FRESH = 4
 
 
@@ -53,11 +53,11 @@ def frontier_of(evaluation: Config, model: Model, names: list[str], option: str 
     Args:
         evaluation: The node.
         model: To be scored.
-        names: Of the weights that there are.
-        option: What the node is called, for messages.
+        names: Of the model's weights.
+        option: Name of the node, for messages.
 
     Raises:
-        BadInput: It refuses its options, or the model does.
+        BadInput: If an option is refused, or does not fit the model.
     """
     nodes = parts.sampler_nodes(evaluation["samplers"], f"{option}.samplers")
     asked, scales = evaluation["weights"], [float(scale) for scale in evaluation["guidance"]]
@@ -85,10 +85,10 @@ def frontier_of(evaluation: Config, model: Model, names: list[str], option: str 
 
 
 def optimized_metric(name: str, frontier: Frontier, advice: str = "") -> OptimizedMetric:
-    """The number of a frontier by that name.
+    """The metric of a frontier by that name.
 
     Raises:
-        BadInput: It has no such number.
+        BadInput: If no cell of the frontier has it.
     """
     try:
         metric = OptimizedMetric(name)
@@ -103,18 +103,18 @@ class Evaluator:
     """Scores the frontiers of one model.
 
     Args:
-        model: With its denoiser on the device where it shall work.
-        identity: `models.identity` of the model's configuration.
+        model: On the device of the sampling.
+        identity: `checks.identity` of the model's configuration.
         applied: Takes a name of weights; within its context the denoiser has them.
         extractor: Makes the scorer.
         images: Training images or points.
-        held_out: Those held out.
+        held_out: Held-out images or points.
         data: The data set's name.
-        cache: Folder of what is made once.
-        store: Where cells go.
+        cache: Folder of trained extractors and reference statistics.
+        store: Of finished cells.
         name: Of the run.
-        interruption: Notes signals.
-        steering: Guides samples by a classifier; None for nothing.
+        interruption: Catches signals.
+        steering: Guidance by a classifier; None for none.
     """
 
     model: Model
@@ -133,16 +133,17 @@ class Evaluator:
     def score(
         self, frontier: Frontier, evaluation: Evaluation, images_seen: int, *, shown: bool = True
     ) -> list[Record]:
-        """The frontier's records, and those stored before of the same model and measure.
+        """The records of a frontier, and stored ones of the same model and measure.
 
         Args:
             frontier: The cells.
             evaluation: Names metrics and reference.
             images_seen: In training.
-            shown: Whether a bar is shown.
+            shown: Whether to show a progress bar.
 
         Raises:
-            Stopped: The run was asked to stop; finished cells are stored.
+            Stopped: If a signal came; finished cells are stored.
+            BadInput: If a metric or an extractor breaks its contract.
         """
         measure = self.measure(evaluation)
         scorer, reference = measure
@@ -174,10 +175,10 @@ class Evaluator:
             raise BadInput(str(error)) from None
 
     def measure(self, evaluation: Evaluation) -> Measure:
-        """The scorer by the metrics of a configuration, and what it is taken against; made once.
+        """The scorer by the metrics of a configuration, and its reference; made once.
 
         Raises:
-            BadInput: The reference does not fit.
+            BadInput: If the reference does not fit, or the extractor breaks its contract.
         """
         key = json.dumps([evaluation.metrics, evaluation.metric_options, evaluation.reference], sort_keys=True)
         if key not in self._measures:
@@ -195,7 +196,7 @@ class Evaluator:
         return self._measures[key]
 
     def _learn(self, sampler: Sampler) -> dict[str, Any]:
-        """Measure the model, for a sampler that must know it; all ranks measure the same."""
+        """Measure the moments that an Analytic-DPM sampler needs; all ranks measure the same."""
         found = learn(sampler, self.model, lambda: self.images, self.store.directory, self.check, writes=is_leader())
         return {} if found is None else {"moments_sha256": found}
 
@@ -204,12 +205,12 @@ class Evaluator:
         return {}
 
     def check(self, moment: object = None) -> None:
-        """Stop if a signal has come. Several ranks stop between cells, where they can agree on it."""
+        """Stop if a signal has come. Several ranks stop only between cells, together."""
         if not dist.is_initialized():
             self.interruption.check()
 
     def _agree_to_stop(self) -> None:
-        """Stop all ranks if one was signalled: a rank that left alone would leave the others waiting."""
+        """Stop all ranks if one has a signal; if one stopped alone, the others would wait for it."""
         if dist.is_initialized():
             flag = torch.tensor(int(self.interruption.signal is not None), device=self.model.device)
             dist.all_reduce(flag, dist.ReduceOp.MAX)
@@ -217,9 +218,9 @@ class Evaluator:
                 self.interruption.stop()
 
     def _floor(self, evaluation: Evaluation, num_samples: int) -> dict[str, float]:
-        """The score of fresh draws of the data, as many points as a cell has samples: nobody can do better.
+        """The mean score of as many fresh draws of the data as a cell has samples: the best that a model can reach.
 
-        Nothing where the density is not known.
+        Empty if no fresh data can be drawn.
         """
         if num_samples not in self._floors:
             self._floors[num_samples] = {}
@@ -236,7 +237,7 @@ class Evaluator:
 
     @cached_property
     def _conditions(self) -> dict[str, str]:
-        """The held-out data, where samples are conditioned on them."""
+        """The fingerprint of the held-out data, if samples are conditioned on them."""
         met = type(self.model.conditioner).meet is not Conditioner.meet
         return {"held_out_sha256": self.held_out.fingerprint} if met and len(self.held_out) else {}
 

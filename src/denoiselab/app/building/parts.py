@@ -1,4 +1,4 @@
-"""Configuration to the objects of a run beside its model; each shared object is built once."""
+"""Configuration to the objects of a run besides its model."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ Config = Mapping[str, Any]
 
 
 def build_augmentation(config: Config) -> Augmentation | None:
-    """What changes training batches at random, of a checked configuration; it has been tried on images.
+    """The random augmentation of training batches, tried on blank images; None if there is none.
 
     Raises:
-        BadInput: It does not fit the data, or the network.
+        BadInput: If it does not fit the data or the network.
     """
     if config.get("augmentation") is None:
         return None
     augmentation: Augmentation = construct(config["augmentation"], "augmentation")
     shape = config["data"]["shape"]
     if len(shape) != 3:
-        raise BadInput(f"augmentation: it is for images, and samples of {config['data']['name']} are of shape {shape}.")
+        raise BadInput(f"augmentation: it is for images; samples of {config['data']['name']} have shape {shape}.")
     wanted = config["network"].get("augmentation_features") or 0
     if augmentation.features not in (0, wanted):
         raise BadInput(
-            f"network.augmentation_features={wanted}: {type(augmentation).__name__} tells it {augmentation.features} "
-            "numbers of how an image was changed; set it to that, with a network that has the option."
+            f"network.augmentation_features={wanted}: {type(augmentation).__name__} passes {augmentation.features} "
+            f"numbers to the network; choose a network with this option, and set it to {augmentation.features}."
         )
     with torch.device("cpu"):
         try:
@@ -53,7 +53,7 @@ def build_objective(config: Config) -> Objective:
     """The objective of a checked configuration; its own weights, if any, are a function of `seed`.
 
     Raises:
-        BadInput: It refuses its options.
+        BadInput: If an option is refused.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed((config["seed"] + 1) % 2**63)
@@ -94,17 +94,17 @@ def build_extractor(
     train: DataSet | None = None,
     option: str = "evaluation",
 ) -> Extractor:
-    """The maker of the scorer of a checked configuration, which can score `num_samples` of its samples.
+    """The extractor of a checked configuration, able to score `num_samples` of its samples.
 
     Args:
         config: The configuration.
         evaluation: Its node `evaluation`.
-        num_samples: Samples a cell, where they are known.
-        train: The training data, where they are loaded.
-        option: What the node is called, for messages.
+        num_samples: Samples a cell, if known.
+        train: The training data, if loaded.
+        option: Name of the node, for messages.
 
     Raises:
-        BadInput: It cannot, or not with the training data, where they are given, or the reference is not of these.
+        BadInput: If it cannot score them or be trained on the data, or if the reference is of other data.
     """
     extractor: Extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")
     given = given_reference(evaluation)
@@ -123,17 +123,17 @@ def build_metrics(evaluation: Evaluation) -> dict[str, Metric]:
     """Name to metric.
 
     Raises:
-        BadInput: A name or an option is unknown or out of range.
+        BadInput: If a name or an option is unknown or out of range.
     """
     nodes = metric_nodes(evaluation)
     return {name: construct(node, f"evaluation.metric_options.{name}") for name, node in nodes.items()}
 
 
 def profile_name(asked: str | None, names: list[str], option: str) -> str:
-    """The EMA profile asked for, or the first one.
+    """The EMA profile of that name, or the first one for None.
 
     Raises:
-        BadInput: There is no such profile.
+        BadInput: If there is no such profile.
     """
     if asked is None:
         return names[0]

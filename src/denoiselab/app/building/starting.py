@@ -1,4 +1,4 @@
-"""Where a run continues, or what it starts from."""
+"""The checkpoint with which a run continues, or the weights that it starts from."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Former:
         path: Of the file.
         images_seen: In training.
         data_sha256: Fingerprint of its samples; None of an earlier version.
-        damaged: Newer checkpoints that are not whole, and why.
+        damaged: Newer checkpoints that are damaged, and why.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class Former:
     damaged: Mapping[Path, str]
 
     def put_aside(self) -> None:
-        """Rename what is damaged, so that no whole file is replaced by it; say what is used instead."""
+        """Rename the damaged files, and report which file is used instead."""
         for path, reason in self.damaged.items():
             aside = path.with_name(f"{path.name}.damaged")
             path.replace(aside)
@@ -56,10 +56,10 @@ class Former:
 
 
 def former(run: Run, directory: RunDirectory, *, leader: bool) -> Former | None:
-    """Where the run in a directory continues; None for a new run.
+    """The checkpoint with which the run in a directory continues; None for a new run.
 
     Raises:
-        BadInput: It is a run of another configuration, or its checkpoints are damaged.
+        BadInput: If the run has another configuration, or all its checkpoints are damaged.
     """
     try:
         found = newest_whole(directory.path / CHECKPOINTS)
@@ -76,10 +76,10 @@ def former(run: Run, directory: RunDirectory, *, leader: bool) -> Former | None:
 
 
 def initialise(run: Run) -> dict[str, Any] | None:
-    """Give a new run the weights that `init_from` names; the record of what they are, None without it.
+    """Load the weights that `init_from` names into a new run; returns their record, None without `init_from`.
 
     Raises:
-        BadInput: They are not there, damaged, or do not fit.
+        BadInput: If they are missing, damaged, or do not fit.
     """
     config, module = run.config, run.module
     if config["init_from"] is None:
@@ -103,7 +103,7 @@ def initialise(run: Run) -> dict[str, Any] | None:
             module.initial_optimizer = check_optimizer(path, checkpoint, module)
     except CheckpointError as error:
         raise BadInput(f"init_from={error}") from None
-    _tell_differences(path, ours["config"], config)
+    _report_differences(path, ours["config"], config)
     return {
         "checkpoint": str(path.resolve()),
         "checkpoint_sha256": sha256_of(path),
@@ -118,13 +118,15 @@ def _part(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 
 
 def _initialise_objective(run: Run, path: Path, found: dict[str, Any]) -> None:
-    """An objective with the same weights of its own takes them; another one starts anew."""
+    """Load the objective's own weights, if the checkpoint's objective has the same."""
     own = run.module.objective.state_dict()
     if own.keys() == found.keys():
         check_weights(path, own, found)
         run.module.objective.load_state_dict(found)
     else:
-        console(stderr=True).print("init_from: another objective was trained there; this one's own weights start anew.")
+        console(stderr=True).print(
+            "init_from: the checkpoint has another objective; this one's own weights are initialised."
+        )
 
 
 def _check_same_optimizer(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
@@ -136,8 +138,8 @@ def _check_same_optimizer(path: Path, theirs: Mapping[str, Any], ours: Mapping[s
         )
 
 
-def _tell_differences(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Say in which options the model that the weights were trained for is another one."""
+def _report_differences(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Report the options in which the checkpoint's model differs."""
     there, here = ({**parts(config), "data": config["data"].get("name")} for config in (theirs, ours))
     keys = [key for key, _, _ in differences(there, here)]
     if keys:

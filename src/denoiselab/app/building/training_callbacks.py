@@ -1,4 +1,4 @@
-"""What callbacks look at during training, made from configuration."""
+"""Periodic frontier evaluations and sample previews for the training callbacks."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _ADVICE = (
 )
 
 
-class Looks:
-    """Makes what the callbacks `frontier` and `preview` call.
+class PeriodicEvaluations:
+    """Makes the functions that the callbacks `frontier` and `preview` call.
 
     Args:
         config: The run's configuration, plain containers.
         model: Of the run.
         names: Of its weights.
-        evaluator: Scores it; None where only the options are to be checked.
+        evaluator: Scores it; None to check the options only.
     """
 
     def __init__(
@@ -44,23 +44,23 @@ class Looks:
         self._measure = whole.model_copy(update={"metrics": first, "metric_options": options})
 
     def ready(self) -> None:
-        """Make the measure."""
+        """Train the extractor and compute the reference."""
         assert self._evaluator is not None
         self._evaluator.measure(self._measure)
 
     def frontier(self, samplers: Sequence[str], nfe: Sequence[int], num_samples: int) -> Scoring:
-        """What scores a small frontier, with the first weights and guidance scale of the run's, by its first metric.
+        """A function that scores a small frontier: the run's first weights, guidance scale and metric.
 
         Raises:
-            BadInput: It cannot be.
+            BadInput: If an option of `callbacks.frontier` is refused.
         """
         evaluation = self._config["evaluation"]
         own = {"samplers": samplers, "nfe": nfe, "extra_nfe": {}, "num_samples": num_samples}
         small = {**evaluation, **own, "weights": self._weights(), "guidance": evaluation["guidance"][:1]}
         frontier = frontier_of(small, self._model, self._names, "callbacks.frontier")
         parts.build_extractor(self._config, self._measure, num_samples)
-        asleep = self._config["callbacks"]["frontier"]["every_images"] is None
-        name = "frontier/best" if asleep else self._config["optimized_metric"]
+        never = self._config["callbacks"]["frontier"]["every_images"] is None
+        name = "frontier/best" if never else self._config["optimized_metric"]
         metric, cells = optimized_metric(name, frontier, _ADVICE), frontier.cells
 
         def score(images_seen: int) -> tuple[Mapping[str, float], float]:
@@ -72,17 +72,17 @@ class Looks:
             ]
             try:
                 chosen = metric(mine)
-            except ValueError:  # all failed: such a checkpoint is not the best one
+            except ValueError:  # all cells failed
                 chosen = math.inf
             return {f"score/{name}": value for name, value in tables.named(mine).items()}, chosen
 
         return score
 
     def preview(self, sampler: str, nfe: int, num_samples: int) -> Callable[[Path], None]:
-        """What draws samples to a file.
+        """A function that draws samples and writes their picture.
 
         Raises:
-            BadInput: It cannot be.
+            BadInput: If an option of `callbacks.preview` is refused.
         """
         evaluation, weights = self._config["evaluation"], self._weights()
         own = {"samplers": [sampler], "nfe": [nfe], "extra_nfe": {}, "num_samples": num_samples, "weights": weights}

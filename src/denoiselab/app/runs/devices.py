@@ -1,4 +1,4 @@
-"""What this machine can train on, checked before anything starts."""
+"""Devices of this machine, checked before anything starts."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
 def is_leader() -> bool:
-    """Whether this process is the one that writes and tells: rank 0."""
+    """Whether this process is rank 0, which writes and prints."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def resolve_accelerator(asked: str) -> str:
-    """What `auto` means here: CUDA or the CPU. (Apple's MPS lacks float64, in which levels are computed.)."""
+    """The accelerator, with CUDA or the CPU for `auto`. (Apple's MPS lacks float64, in which levels are computed.)."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
 
 
 def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool) -> None:
-    """Refuse devices that this machine lacks, a batch that they cannot share, and weights in another precision.
+    """Check the options of the Trainer against this machine.
 
     Args:
         trainer: Configuration of the Trainer.
         batch_size: Images per optimizer step, over all devices and accumulated batches.
-        sweeping: The run is a job of a multirun in this process.
+        sweeping: Whether the run is a job of a multirun in this process.
 
     Raises:
-        BadInput: It lacks them, they cannot share the batch, a multirun in one process would use several, or the
-            precision is none of `PRECISIONS`.
+        BadInput: If a device is missing, the batch is not divisible among the devices, a multirun in one process would
+            use several, or the precision is none of `PRECISIONS`.
     """
     accelerator, devices = trainer["accelerator"], trainer["devices"]
     for key in PROGRAM_SETS:
         if key in trainer:
-            raise BadInput(f"trainer.{key}={trainer[key]}: the program sets it; the length of training is max_images.")
+            raise BadInput(f"trainer.{key}={trainer[key]}: the program sets it; max_images is the length of training.")
     precision = str(trainer["precision"])
     if precision not in PRECISIONS:
         raise BadInput(
-            f"trainer.precision={precision}: allowed: {', '.join(PRECISIONS)}; weights and their averages are kept in "
-            "float32, for in half precision they lose their updates."
+            f"trainer.precision={precision}: allowed: {', '.join(PRECISIONS)}; weights and their averages stay in "
+            "float32, as half precision rounds small updates to zero."
         )
     gpus = torch.cuda.device_count()
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
@@ -73,8 +73,8 @@ def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool
         )
     if sweeping and (trainer["num_nodes"] > 1 or count > 1):
         raise BadInput(
-            f"trainer.devices={devices}: a multirun in one process trains on one device (each rank would sweep by "
-            "itself); use trainer.devices=1, or start each job by itself."
+            f"trainer.devices={devices}: a multirun in one process trains on one device (each rank would run its own "
+            "sweep); use trainer.devices=1, or start each job separately."
         )
 
 

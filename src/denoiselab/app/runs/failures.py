@@ -1,4 +1,4 @@
-"""What ends a run from outside, in a sentence: a process that died, a folder that is gone, memory that is full."""
+"""Errors from outside a run as one sentence: a dead process, a missing folder, full memory."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _FULL = re.compile("out of memory|can't allocate memory|not enough memory", re.I
 
 @contextmanager
 def enough_memory(advice: str) -> Iterator[None]:
-    """Within it, memory that does not suffice is a `Failure`.
+    """Within it, running out of memory is a `Failure`.
 
     Args:
-        advice: What to change, as a list of options.
+        advice: Options to change, for the message.
 
     Raises:
-        Failure: There is too little.
+        Failure: If there is too little memory.
     """
     try:
         yield
@@ -47,7 +47,7 @@ def enough_memory(advice: str) -> Iterator[None]:
 
 
 def less_memory(config: Mapping[str, Any]) -> str:
-    """The options of a training that needs less memory: first those that leave its batches as they are."""
+    """Options with which a training needs less memory, those that do not change its batches first."""
     trainer, network, batch = config["trainer"], config["network"], config["batch_size"]
     options = []
     parts = 2 * trainer["accumulate_grad_batches"]
@@ -61,17 +61,17 @@ def less_memory(config: Mapping[str, Any]) -> str:
 
 
 def check_there(directory: Path) -> None:
-    """Refuse to go on without the run's directory, which files written later would only half make again.
+    """Check that the run's directory is still there; files written later would restore only part of it.
 
     Raises:
-        Failure: It was removed or moved.
+        Failure: If it was removed or moved.
     """
     if not (directory / "config.yaml").is_file():
-        raise Failure(f"paths.run_dir={directory}: this folder is gone, so nothing can be saved there.")
+        raise Failure(f"paths.run_dir={directory}: this folder was removed or moved, so nothing can be saved.")
 
 
-class Present(pl.Callback):
-    """Ends the training where the run's directory is gone.
+class DirectoryCheck(pl.Callback):
+    """Ends the training if the run's directory was removed.
 
     Args:
         directory: The run's.
@@ -83,7 +83,7 @@ class Present(pl.Callback):
 
     @rank_zero_only
     def on_train_batch_end(self, *_: Any, **__: Any) -> None:
-        """Check it, once a second."""
+        """Check once a second."""
         if time.monotonic() - self._checked > 1:
             check_there(self.directory)
             self._checked = time.monotonic()
@@ -91,15 +91,15 @@ class Present(pl.Callback):
 
 @contextmanager
 def whole(trainer: pl.Trainer, directory: Path, advice: Callable[[], str]) -> Iterator[None]:
-    """Within it, the loss of a process of the group, or of the run's directory, is a `Failure`.
+    """Within it, the end of another process of the group, or the loss of the run's directory, is a `Failure`.
 
     Args:
-        trainer: Whose launcher starts the other processes.
+        trainer: Its launcher starts the other processes.
         directory: The run's.
-        advice: Says how to go on.
+        advice: How to continue, for the message.
 
     Raises:
-        Failure: One is lost.
+        Failure: If one is lost.
     """
     parent = os.getppid()
     words = _LastWords(trainer, advice)
@@ -126,25 +126,24 @@ def whole(trainer: pl.Trainer, directory: Path, advice: Callable[[], str]) -> It
 
 
 class _LastWords(logging.Handler):
-    """Says which process died where Lightning, which logs it, then kills those that wait for it."""
+    """Prints which process died when Lightning logs it, before it kills the waiting ones."""
 
     def __init__(self, trainer: pl.Trainer, advice: Callable[[], str]) -> None:
         super().__init__()
         self.trainer, self.advice = trainer, advice
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Say it."""
         if lost := _ended(_processes(self.trainer)):
             console(stderr=True).print(f"train.py: {lost}; {self.advice()}")
 
 
 def _processes(trainer: pl.Trainer) -> list[subprocess.Popen[bytes]]:
-    """Those that this one started: rank 1 and on."""
+    """The processes that this one started: ranks 1 and above."""
     return list(getattr(trainer.strategy.launcher, "procs", ()))
 
 
 def _ended(processes: list[subprocess.Popen[bytes]], patience: float = 3.0) -> str | None:
-    """Which process ended first, and how; None if none does within some seconds."""
+    """Which process ended first, and how; None if none ends within `patience` seconds."""
     end = time.monotonic() + patience
     while processes and time.monotonic() < end:
         for rank, process in enumerate(processes, 1):

@@ -1,4 +1,4 @@
-"""What runs are called: by their directory, and jobs of a sweep by the options that were swept."""
+"""Names of runs: that of the directory, or for jobs of a sweep the swept options."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from denoiselab.app.config import overrides
 
 SWEEP = "sweep.csv"
 
-# Options that say where a run is or what is shown of it.
+# Options of paths and output.
 _ASIDE = ("paths.", "hydra", "name=", "logger", "traceback")
 
-# Longer lists of options do not fit a legend.
+# Longer lists of options do not fit into a legend.
 _LONGEST = 80
 
 
 def job_overrides() -> list[str]:
-    """The overrides of this job; of a multirun, its own values of those that are swept."""
+    """The overrides of this job, with its own values of the swept ones in a multirun."""
     return [*HydraConfig.get().overrides.task] if HydraConfig.initialized() else []
 
 
 def run_name(directory: Path) -> str:
-    """The name of the run that this job is, for people: the swept options of a job of a multirun."""
+    """The name of this job's run: in a multirun the swept options, else that of the directory."""
     if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
         given = [text for text in sys.argv[1:] if not text.startswith("-")]
         return " ".join(overrides.swept(given, job_overrides())) or directory.absolute().name
@@ -42,9 +42,9 @@ def name_of(directory: Path) -> str:
 
 
 def distinct(directories: Sequence[Path]) -> list[str]:
-    """Names that tell different runs apart: their directories, and the overrides in which they differ.
+    """Distinct names of different runs: their directories, and the overrides in which they differ.
 
-    Jobs of a sweep have no directory of a name, so they are called by these overrides alone.
+    Jobs of a sweep have numbers as directories, so their names are these overrides alone.
     """
     given = [_overrides(directory) for directory in directories]
     shared = set.intersection(*map(set, given)) if given else set()
@@ -60,7 +60,7 @@ def distinct(directories: Sequence[Path]) -> list[str]:
 
 
 def distinct_ends(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of different paths that tell them apart."""
+    """The shortest distinct ends of different paths."""
     parts = [path.absolute().parts for path in paths]
     depth = next(d for d in range(1, 1000) if len({part[-d:] for part in parts}) == len(parts))
     return ["/".join(part[-depth:]) for part in parts]
@@ -71,7 +71,7 @@ def _is_job(directory: Path) -> bool:
 
 
 def _overrides(directory: Path) -> list[str]:
-    """What the last start of a run was given; runs of version 0.1 have it in the table of their sweep."""
+    """The overrides of the last start of a run; runs of version 0.1 have them in the table of their sweep."""
     start = _last_start(directory)
     if isinstance(start.get("overrides"), list):
         return [str(text) for text in start["overrides"]]

@@ -1,4 +1,4 @@
-"""Where the programs that work on a checkpoint read and write."""
+"""Paths that the programs for a checkpoint read and write."""
 
 from __future__ import annotations
 

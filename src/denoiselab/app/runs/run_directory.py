@@ -25,14 +25,14 @@ from denoiselab.files import write_text
 from denoiselab.options import completed
 from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 
-# What may differ when a run continues: none of it changes what the training computes.
+# Options that may differ when a run continues, as no result of the training depends on them.
 _FREE = (
     *("paths.", "name", "max_images", "evaluation.", "callbacks.", "logger", "traceback"),
     *("data.workers", "data.cache_dir", "data.memory_limit", "data.fetch"),
     *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "profiler", "detect_anomaly")),
 )
 
-# Options of runs that were started before there were such, and what they were.
+# Options that earlier versions did not have, with their values in such runs.
 _SINCE = {"init_weights": "raw", "init_optimizer": False}
 
 _PACKAGES = ("denoiselab", "torch", "pytorch-lightning", "hydra-core", "wandb", "numpy")
@@ -42,18 +42,18 @@ class RunDirectory:
     """The directory of a run, locked for this process until it ends.
 
     Args:
-        path: New, or a former run's.
+        path: A new directory, or a former run's.
         needs_bytes: Free space that the run will need.
         leader: Whether this process writes (rank 0); the others only read.
 
     Raises:
-        BadInput: It cannot be written to, is full, is in use, or is no run.
+        BadInput: If it cannot be written to, is full, is in use, or is not a run.
     """
 
     def __init__(self, path: Path, needs_bytes: int, *, leader: bool) -> None:
         self.path = path
         self.changes: list[str] = []  # since the last start
-        self.edited = ""  # what `config.yaml` says and the checkpoint does not
+        self.edited = ""  # differences of `config.yaml` from the checkpoint
         self._made = False
         self._lock = FileLock(path / ".lock")
         if not leader:
@@ -64,7 +64,7 @@ class RunDirectory:
         if path.is_dir() and not (path / "config.yaml").exists() and not saved(path / CHECKPOINTS):
             others = [p.name for p in path.iterdir() if p.name != ".lock" and not p.match(".*.tmp")]
             if others:
-                raise BadInput(f"{option}: holds other files and no run; name a new directory or a former run's.")
+                raise BadInput(f"{option}: directory is not empty and not a run; choose a new one or that of a run.")
         try:
             place = next(p for p in (path, *path.absolute().parents) if p.is_dir())
             disk = shutil.disk_usage(place)
@@ -80,7 +80,9 @@ class RunDirectory:
             self._lock.release()
             raise
         except Timeout:
-            raise BadInput(f"{option}: another live process is using it; wait for it, or name another.") from None
+            raise BadInput(
+                f"{option}: another process is using it; wait for it, or choose another directory."
+            ) from None
         except OSError as error:
             raise BadInput(f"{option}: cannot be written to ({error.strerror or error}).") from None
 
@@ -98,31 +100,31 @@ class RunDirectory:
                 return content
         except (ValueError, KeyError, RecursionError):
             pass
-        raise BadInput(f"{path}: damaged; remove it to continue without the record of earlier starts.")
+        raise BadInput(f"{path}: damaged; delete it to continue without the record of earlier starts.")
 
     def __enter__(self) -> RunDirectory:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._made and [file.name for file in self.path.iterdir()] == [".lock"]:  # refused: nothing was written
+        if self._made and [file.name for file in self.path.iterdir()] == [".lock"]:  # nothing was written
             (self.path / ".lock").unlink()
             self.path.rmdir()
         self._lock.release()
 
     def check_same(self, config: Mapping[str, Any], saved_config: Mapping[str, Any] | None, checkpoint: str) -> None:
-        """Refuse another configuration than the run's, which is that of its checkpoint, if it has one.
+        """Check that a configuration is the run's: that of its checkpoint if there is one, else `config.yaml`.
 
         Args:
             config: Resolved configuration, plain containers.
-            saved_config: Of the checkpoint that is continued; None where there is none.
+            saved_config: Of the checkpoint that is continued, if there is one.
             checkpoint: Its name.
 
         Raises:
-            BadInput: It is another one, or there is only a `config.yaml`, and it is damaged.
+            BadInput: If it is not, or there is only a damaged `config.yaml`.
         """
         written = self._written()
         if saved_config is not None:
-            self._tell_edited(written, saved_config, checkpoint)
+            self._report_edited(written, saved_config, checkpoint)
         elif written is None:
             return
         elif not written:
@@ -139,7 +141,7 @@ class RunDirectory:
                 self.changes.append(f"{key} {_short(old)} -> {_short(new)}")
 
     def _written(self) -> dict[str, Any] | None:
-        """What `config.yaml` holds: nothing where it is damaged, None where there is none."""
+        """The content of `config.yaml`: empty if it is damaged, None if it is missing."""
         try:
             content = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"))
         except FileNotFoundError:
@@ -148,8 +150,10 @@ class RunDirectory:
             return {}
         return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
 
-    def _tell_edited(self, written: Mapping[str, Any] | None, saved_config: Mapping[str, Any], checkpoint: str) -> None:
-        """Say in one sentence where `config.yaml` is not what the run was trained with."""
+    def _report_edited(
+        self, written: Mapping[str, Any] | None, saved_config: Mapping[str, Any], checkpoint: str
+    ) -> None:
+        """Set `edited` if `config.yaml` differs from the configuration of the training."""
         text = "is missing" if written is None else "is damaged" if not written else ""
         if written:
             texts = [
@@ -164,16 +168,16 @@ class RunDirectory:
     def describe(
         self, config: Mapping[str, Any], data_sha256: str, initial: Mapping[str, Any] | None, trained_on: str | None
     ) -> None:
-        """Write what this start is, once nothing is left that could refuse it.
+        """Write the record of this start, after all checks.
 
         Args:
             config: Resolved configuration, plain containers.
             data_sha256: Fingerprint of the samples to train on.
-            initial: Of a new run, the record of what it starts from; None for random weights.
-            trained_on: Fingerprint in the checkpoint that is continued; None where it has none.
+            initial: Record of the weights that a new run starts from; None for random weights.
+            trained_on: Fingerprint in the checkpoint that is continued, if it has one.
 
         Raises:
-            BadInput: The directory cannot be written to, or the run was started on other samples.
+            BadInput: If the directory cannot be written to, or the run was started on other samples.
         """
         try:
             self._describe(config, data_sha256, initial, trained_on)
@@ -191,7 +195,7 @@ class RunDirectory:
             if known not in (None, data_sha256):
                 raise BadInput(
                     f"data: the run in {self.path} was started on other samples (sha256 {str(known)[:12]}, now "
-                    f"{data_sha256[:12]}); give it these back, or start a new run."
+                    f"{data_sha256[:12]}); restore these, or start a new run."
                 )
         if initial is not None:
             info["initial"] = initial
@@ -200,7 +204,7 @@ class RunDirectory:
 
 
 def start_record(config: Mapping[str, Any]) -> dict[str, Any]:
-    """When, by what command, where and with which versions a configuration was started."""
+    """Time, command, host and versions of a start, with its configuration."""
     return {
         "time": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": sys.argv,
@@ -220,7 +224,7 @@ def write_description(path: Path, config: Mapping[str, Any], info: Mapping[str, 
 
 
 def git_revision() -> dict[str, Any]:
-    """Revision of the checkout as `git`, and whether it has changes as `git_changes`; empty outside a checkout."""
+    """Revision of the checkout (`git`), and whether it has changes (`git_changes`); empty outside a checkout."""
 
     def git(*words: str) -> str:
         command = ["git", *words]
@@ -235,7 +239,7 @@ def git_revision() -> dict[str, Any]:
 
 
 def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Dotted key, old and new value wherever two trees of plain containers differ; what is missing is None."""
+    """Dotted key, old and new value of each difference of two trees of plain containers; None if missing."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in [*old, *(k for k in new if k not in old)]:
             yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))

@@ -16,12 +16,12 @@ from denoiselab.files import write_csv
 
 
 class SweepTable(Callback):
-    """Hydra's callback that keeps `sweep.csv` up to date and prints it at the end: a row a job."""
+    """Hydra callback that writes `sweep.csv`, a row a job, and prints it at the end."""
 
     rows: list[dict[str, Any]] = []  # noqa: RUF012  # of this process; the last job may end by an exception
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Add the job's row, where it is a job of a multirun."""
+        """Add the row of a job of a multirun."""
         if config.hydra.mode is None or config.hydra.mode.name != "MULTIRUN":
             return
         done = job_return.status is JobStatus.COMPLETED

@@ -1,4 +1,4 @@
-"""One HTML page with the frontiers of one run or many, that asks nothing of any network."""
+"""One self-contained HTML page with the frontiers of one or many runs."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from denoiselab.files import write_text
 
 PAGE = "frontier.html"
 
-# Pixels of a tile beyond which it is shrunk, and beyond which it is compressed with loss: a page must stay sendable.
+# Pixels of a tile above which it is shrunk, and above which it is compressed with loss, to limit the page's size.
 _TILE, _EXACT = 64, 32
 _COLUMNS = 4
 _GAP: dict[str, Any] = {"L": 96, "RGB": (96, 96, 96)}
 
 
 class PageRun(NamedTuple):
-    """What a page shows of a run.
+    """The content of a page from one run.
 
     Args:
-        name: Tells it from the others.
+        name: Distinct from the others' names.
         store: Its cells and their pictures.
         curve: Rows of `metrics.csv`.
         config: `config.yaml` as text.
@@ -45,7 +45,7 @@ class PageRun(NamedTuple):
 
 
 def page_run(name: str, directory: Path) -> PageRun:
-    """A run from its directory; what is not there stays empty."""
+    """A run from its directory; missing files count as empty."""
     metrics, config = directory / "metrics.csv", directory / "config.yaml"
     curve: list[dict[str, str]] = []
     if metrics.is_file():
@@ -61,13 +61,13 @@ def write_page(path: Path, runs: Sequence[PageRun], asked: Collection[str] = ())
     Args:
         path: The HTML file.
         runs: With different names.
-        asked: Hashes (`cell`) of the cells that were just asked for: the page opens on them.
+        asked: Hashes (`cell`) of the cells that the page shows first.
 
     Returns:
         The number of its cells, failed ones included.
 
     Raises:
-        ValueError: No run has a cell.
+        ValueError: If no run has a cell.
     """
     from plotly.offline import get_plotlyjs  # slow to import
 
@@ -102,7 +102,7 @@ def _cells(run: PageRun) -> Iterator[dict[str, Any]]:
         for series, records in by_series(group).items():
             rules = list(dict.fromkeys(rule(record) for record in records))
             for record in records:
-                # One line is one model by one rule; `by_series` goes by names alone.
+                # One line is one model by one rule, but `by_series` groups by names.
                 number = f" #{rules.index(rule(record)) + 1}" if rules[1:] else ""
                 yield _cell(run, series + number, record)
 
@@ -116,8 +116,8 @@ def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
         "seed": f"seed {record['seed']}",
         "extractor": f"extractor {record['extractor']} {extractor}",
         "reference": f"reference {record['reference_n']:,} images {reference}",
-        "options": _told(record.get("metrics")),
-        "versions": _told({k: v for k, v in record.get("versions", {}).items() if k != "denoiselab"}),
+        "options": _text(record.get("metrics")),
+        "versions": _text({k: v for k, v in record.get("versions", {}).items() if k != "denoiselab"}),
     }
     picture = run.store.picture(record)
     keys = (
@@ -131,27 +131,27 @@ def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
         "series": series,
         "measure": measure,
         "group": hashlib.sha256("\n".join(measured(record)).encode()).hexdigest(),
-        "versions": _told(record.get("versions")),
+        "versions": _text(record.get("versions")),
         "code": code_name(record) + (", another version of the code" if record["other_code"] else ""),
-        "settings": _told({k: v for k, v in record.get("settings", {}).items() if k != "steps"}),
+        "settings": _text({k: v for k, v in record.get("settings", {}).items() if k != "steps"}),
         "scores": record["scores"],
         "picture": _picture(picture, record.get("shape", [])),
     }
 
 
-def _told(node: Any) -> str:
-    """A part of a configuration in a few words: `DDIM (eta 0, spacing UniformTime)`."""
+def _text(node: Any) -> str:
+    """A part of a configuration as short text: `DDIM (eta 0, spacing UniformTime)`."""
     if isinstance(node, list):
-        return " ".join(_told(item) for item in node)
+        return " ".join(_text(item) for item in node)
     if not isinstance(node, dict):
         return str(node) if node is not None else ""
     name = str(node.get("_target_", "")).rpartition(".")[2]
-    inner = ", ".join(f"{key} {_told(value)}" for key, value in node.items() if key != "_target_" and value is not None)
+    inner = ", ".join(f"{key} {_text(value)}" for key, value in node.items() if key != "_target_" and value is not None)
     return f"{name} ({inner})" if name and inner else name or inner
 
 
 def _picture(path: Path, shape: Sequence[int]) -> str | None:
-    """A cell's picture as a data URI, where there is one that can be read."""
+    """A cell's picture as a data URI; None if it is missing or damaged."""
     try:
         return _embedded(path, shape)
     except (OSError, ValueError, Image.DecompressionBombError):
@@ -160,7 +160,7 @@ def _picture(path: Path, shape: Sequence[int]) -> str | None:
 
 def _embedded(path: Path, shape: Sequence[int]) -> str:
     """A cell's picture as a data URI; a strip of images is folded to rows of four."""
-    with Image.open(path, formats=("PNG",)) as opened:  # ours; in a run of others it may be anything
+    with Image.open(path, formats=("PNG",)) as opened:  # PNG only: the file may be another's
         picture = opened.convert("L" if opened.mode == "L" else "RGB")
     if len(shape) == 3:
         (_, height, width), count = shape, picture.width // shape[2]

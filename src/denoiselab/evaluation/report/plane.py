@@ -29,14 +29,14 @@ _PATHS, _PATH_STEPS = 40, 60
 
 
 class _Recorder:
-    """A denoiser that keeps every x that it sees, at unit variance whatever the schedule: x / |(alpha, sigma)|."""
+    """A denoiser that records the x of each call, at unit variance: x / |(alpha, sigma)|."""
 
     def __init__(self, denoise: Denoise) -> None:
         self._denoise = denoise
-        self.seen: list[Tensor] = []
+        self.recorded: list[Tensor] = []
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
-        self.seen.append(x / math.hypot(float(level.alpha), float(level.sigma)))
+        self.recorded.append(x / math.hypot(float(level.alpha), float(level.sigma)))
         return self._denoise(x, level)
 
 
@@ -58,12 +58,12 @@ def write_picture(
 
     Args:
         path: The PNG.
-        model: Of points, with the weights to be shown applied.
+        model: Of points, with the weights of the cell.
         sampler: Of the samples.
-        record: The record of the cell to be shown, of that sampler.
+        record: Of the cell.
         data: Fresh points `(n, 2)`.
-        method: Names objective and schedule in the title.
-        check: Called between sampling steps; what it raises stops the run.
+        method: Objective and schedule, for the title.
+        check: Called between sampling steps; an exception stops the run.
     """
     from matplotlib.figure import Figure  # slow to import
 
@@ -128,7 +128,7 @@ def _trajectories(axes: Any, model: Model, sampler: Sampler, seed: int, data: Te
     recorder = _Recorder(model.bound(index))
     rule = DDIM(sampler.spacing, _PATH_STEPS)
     last = rule(recorder, model.denoiser.schedule, (2,), Noise(seed, index, SAMPLING))
-    paths = torch.stack([*recorder.seen, last]).cpu().numpy()  # (T, B, 2)
+    paths = torch.stack([*recorder.recorded, last]).cpu().numpy()  # (T, B, 2)
     for path in paths.transpose(1, 0, 2):
         pieces = np.stack((path[:-1], path[1:]), axis=1)
         lines = LineCollection(list(pieces), cmap="viridis", array=np.arange(len(pieces)), linewidths=1, alpha=0.9)

@@ -29,14 +29,14 @@ def write_pictures(store: Store, records: Sequence[Record], write_sheet: WriteSh
 
 
 def sheet_of(directory: Path, series: str) -> Path:
-    """Where the samples of a series are shown."""
+    """Path of the picture of a series' samples."""
     return directory / "samples" / f"{path_part(series)}.png"
 
 
 def by_series(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records grouped by sampler, each by rising NFE; a group is named by what differs between them.
+    """Records grouped by sampler, guidance, weights and other code, each group by rising NFE.
 
-    That is guidance, of either kind, weights, and the code that scored them, where it is not that of today.
+    The name of a group has what differs between the groups.
     """
     several = {key for key in ("weights", "guidance") if len({record[key] for record in records}) > 1}
     groups: dict[str, list[Record]] = {}
@@ -55,13 +55,13 @@ def by_series(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def code_name(record: Record) -> str:
-    """The code that scored a cell: its digest or, of releases without one, the git revision or the version."""
+    """Digest of the code that scored a cell or, for releases without one, the git revision or the version."""
     version = record.get("versions", {}).get("denoiselab", "unknown")
     return str(record.get("code_sha256") or record.get("git") or version)[:8]
 
 
 def metric_key(record: Record) -> str:
-    """The metric with its number of samples, so that those of different n never share a name: fid50k, fid_64_n50k."""
+    """The metric with its number of samples, distinct for each n: fid50k, fid_64_n50k."""
     metric, n = path_part(record["metric"]), record["n"]
     between = "_n" if metric[-1].isdigit() else ""
     return f"{metric}{between}{n // 1000}k" if n % 1000 == 0 else f"{metric}{between}{n}"
@@ -77,7 +77,7 @@ def named(records: Sequence[Record]) -> dict[str, float]:
 
 
 def table(records: Sequence[Record]) -> str:
-    """Samplers by NFE, one line a sampler: the score, and the seconds it took."""
+    """A table of scores and seconds, one line a sampler, one column an NFE."""
     first = records[0]
     budgets = sorted({record["nfe"] for record in records})
     weights = ", ".join(dict.fromkeys(record["weights"] for record in records))
@@ -96,14 +96,14 @@ def table(records: Sequence[Record]) -> str:
 
 
 def digits(score: float) -> str:
-    """A score for people."""
+    """A score with two or more significant digits."""
     size = abs(score)
     return f"{score:.2f}" if size >= 0.1 else f"{score:.4f}" if size >= 0.001 or not size else f"{score:.2g}"
 
 
 def read_strip(path: Path) -> Any:
     """The pixels of a strip, as an array."""
-    with Image.open(path, formats=("PNG",)) as image:  # ours; in a run of others it may be anything
+    with Image.open(path, formats=("PNG",)) as image:  # PNG only: the file may be another's
         return image.copy()
 
 
