@@ -1,4 +1,4 @@
-"""Grids optimised for the model and the sampler at hand, against a fine reference of the same start."""
+"""Grids fitted to a model and a sampler, against a fine reference run from the same starts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from denoiselab.schedules import Level, Schedule
 
 Check = Callable[[object], None]
 
-# The starts that a grid is fitted to have indices that no sample has.
+# Index of the first start, above the indices of all samples.
 _FIRST_INDEX = 2**40
 
-# Where a grid's second level may stand on a schedule that starts at pure noise.
+# Least half log-SNR of a grid's second level, on a schedule that starts at pure noise.
 _LEAST_LAM = -5.0
 
 
@@ -30,10 +30,10 @@ class Reference(NamedTuple):
     """A fine run.
 
     Args:
-        levels: K of them, the noisiest first, none of them clean.
-        x: `(K, B, *)`, the states there.
-        x0: `(K, B, *)`, the predictions there.
-        end: `(B, *)`, where it ends.
+        levels: K levels from the noisiest on, without clean data.
+        x: `(K, B, *)`, the states at the levels.
+        x0: `(K, B, *)`, the predictions at the levels.
+        end: `(B, *)`, the last state.
     """
 
     levels: list[Level]
@@ -43,15 +43,15 @@ class Reference(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What a search is given.
+    """The input of a search.
 
     Args:
-        schedule: Along which is sampled.
+        schedule: Path of the sampler.
         reference: The fine run.
-        own: The noisy levels of the sampler's own grid: as many are to be found.
+        own: The noisy levels of the sampler's own grid; the search returns as many.
         tail: What follows them: clean data, or nothing.
-        distance: Mean RMS distance of the sampler's end on a grid, `tail` included, to the reference's.
-        first_lam: Where grids start, as the sampler's own `Spacing` has it.
+        distance: Mean RMS distance of the sampler's end on a grid, with `tail`, to the reference's.
+        first_lam: `first_lam` of the sampler's own `Spacing`.
     """
 
     schedule: Schedule
@@ -63,12 +63,12 @@ class Problem(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """A grid that was found.
+    """The result of a search.
 
     Args:
         lam: Half log-SNRs of its noisy levels, from noise to data; pure noise is minus infinity.
         distance: Mean over the starts of the RMS distance to the reference.
-        before: That of the sampler's own grid.
+        before: The distance of the sampler's own grid.
     """
 
     lam: list[float]
@@ -80,15 +80,17 @@ class GridSearch(ABC):
     """Finds the grid of a sampler for a number of steps.
 
     Args:
-        num_samples: Starts that it is fitted to.
+        num_samples: Number of starts.
         fine: Steps of the reference, by DPM-Solver++(3M).
         seed: Of the starts.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: If num_samples < 1 or fine < 16.
+
+    Attributes:
+        runs: Approximate number of runs of the sampler.
     """
 
-    # Runs of the sampler that it makes, about.
     runs = 2
 
     def __init__(self, num_samples: int = 64, fine: int = 128, seed: int = 0) -> None:
@@ -107,33 +109,35 @@ class GridSearch(ABC):
         check: Check = lambda moment: None,
         dtype: torch.dtype = torch.float32,
     ) -> Grid:
-        """The best grid found for the sampler's own number of steps.
+        """The best grid found with the sampler's own number of steps.
 
         Args:
-            sampler: Deterministic, with steps that a grid decides.
+            sampler: Deterministic and not adaptive.
             denoise: A denoiser with its conditioning bound, for `num_samples` samples.
-            schedule: Along which it samples.
+            schedule: Path of the sampler.
             shape: Of one sample.
             device: Of the samples.
-            check: Called after each step; what it raises stops the search.
+            check: Called after each step; an exception stops the search.
             dtype: Of the samples.
 
         Raises:
-            ValueError: The sampler is stochastic or chooses its own steps, or takes more than a quarter of `fine`.
+            ValueError: If the sampler is stochastic or adaptive, or has more than `fine` / 4 steps.
         """
         name = type(sampler).__name__
         if sampler.stochastic or sampler.adaptive:
-            raise ValueError(f"sampler={name}: a grid is fitted to a deterministic sampler with steps of its own grid.")
+            raise ValueError(f"sampler={name}: it must be deterministic and not adaptive.")
         own = sampler.grid(schedule)
         if len(own) < 3:
-            raise ValueError(f"steps={len(own) - 1}: a grid of less than 2 steps has no knots to place.")
+            raise ValueError(f"steps={len(own) - 1}: it must be at least 2.")
         if len(own) - 1 > self.fine // 4:
-            raise ValueError(f"steps={len(own) - 1}: the reference has {self.fine}, and must have four times as many.")
+            raise ValueError(f"steps={len(own) - 1}: it must be at most fine / 4 = {self.fine // 4}.")
         noise = Noise(self.seed, _FIRST_INDEX + torch.arange(self.num_samples, device=device))
-        mended = denoise if sampler.threshold is None else sampler.threshold.wrap(denoise)
+        thresholded = denoise if sampler.threshold is None else sampler.threshold.wrap(denoise)
         first_lam = sampler.spacing.first_lam
         fine = UniformLogSNR(first_lam=first_lam)(schedule, self.fine)
-        reference = self.reference(mended, schedule, shape, noise, fine, clean=own[-1].is_end, check=check, dtype=dtype)
+        reference = self.reference(
+            thresholded, schedule, shape, noise, fine, clean=own[-1].is_end, check=check, dtype=dtype
+        )
 
         def distance(levels: Sequence[Level]) -> float:
             x = sampler.run(denoise, schedule, levels, reference.x[0], noise, on_step=check)
@@ -149,7 +153,7 @@ class GridSearch(ABC):
         self, denoise: Denoise, schedule: Schedule, shape: Sequence[int], noise: Noise, levels: Sequence[Level], *,
         clean: bool, check: Check, dtype: torch.dtype,
     ) -> Reference:  # fmt: skip
-        """The fine run from the noise's first draw, to clean data or to the last noisy level."""
+        """The fine run from the first draw of the noise to clean data, or to the last noisy level."""
         start = noise.normal(shape, dtype) * float(levels[0].sigma)
         states, predictions = [start], []
 
@@ -166,21 +170,20 @@ class GridSearch(ABC):
 
     @abstractmethod
     def search(self, problem: Problem) -> tuple[list[Level], float]:
-        """The noisy levels found, and their distance."""
+        """The noisy levels and their distance."""
 
 
 class LocalErrors(GridSearch):
-    """The grid whose steps' own errors have the least sum, by dynamic programming over the levels of the reference.
+    """The grid with the least sum of local errors, by dynamic programming over the levels of the reference.
 
-    The error of a step is that of DDIM from the reference's state, in units of the noisy state's scale, which is how
-    far it reaches the end. It costs the calls of the reference alone.
+    The error of a step is that of DDIM from the reference's state, relative to the scale of the noisy state, so that
+    errors of all levels count equally at the end. It needs the calls of the reference only.
 
     Source: Chen et al., On the Trajectory Regularity of ODE-based Diffusion Sampling, arXiv 2405.11326, section 4,
     with this unit of the error; Watson et al., arXiv 2106.03802, for the programme.
     """
 
     def search(self, problem: Problem) -> tuple[list[Level], float]:
-        """The programme's path."""
         clean, reference = bool(problem.tail), problem.reference
         path = _shortest(_step_errors(reference, clean=clean), len(problem.own), clean=clean)
         found = [reference.levels[i] for i in path]
@@ -188,9 +191,10 @@ class LocalErrors(GridSearch):
 
 
 class NearestEnd(LocalErrors):
-    """The grid that brings the sampler itself nearest to the reference: `LocalErrors`'s and the usual ones, improved.
+    """The grid with which the sampler ends nearest to the reference.
 
-    The knots' gaps are varied by scipy's Powell method (a derivative-free line search along directions that it learns).
+    The best of `LocalErrors`'s grid and the usual ones is improved by scipy's Powell method, a derivative-free line
+    search, over the gaps between levels.
 
     Source: the target is that of Tong et al., Learning to Discretize Denoising Diffusion ODEs, arXiv 2405.15506.
 
@@ -198,7 +202,7 @@ class NearestEnd(LocalErrors):
         num_samples: As in `GridSearch`.
         fine: As in `GridSearch`.
         seed: As in `GridSearch`.
-        evaluations: Runs of the sampler that it may take.
+        evaluations: Maximum number of runs of the sampler.
     """
 
     def __init__(self, num_samples: int = 64, fine: int = 128, seed: int = 0, evaluations: int = 300) -> None:
@@ -209,7 +213,6 @@ class NearestEnd(LocalErrors):
         self.runs = evaluations + 10
 
     def search(self, problem: Problem) -> tuple[list[Level], float]:
-        """The best of the starts, improved."""
         from scipy.optimize import minimize
 
         schedule, reference, own, tail, distance, first_lam = problem
@@ -232,19 +235,19 @@ class NearestEnd(LocalErrors):
 
 
 class _Knots:
-    """A grid by the logarithms of its gaps in half log-SNR, so that any numbers make one; its first level stays.
+    """A grid in terms of the logarithms of its gaps in half log-SNR: any numbers make one. Its first level is fixed.
 
     Args:
         schedule: Of the levels.
         levels: The grid to start with.
         last: The schedule's last level.
-        free_end: Whether the last knot may stand before it.
+        free_end: Whether the last knot may lie before it.
     """
 
     def __init__(self, schedule: Schedule, levels: Sequence[Level], last: Level, *, free_end: bool) -> None:
         self._schedule, self._first, self._free_end = schedule, levels[0], free_end
         lam = [float(level.lam) for level in levels]
-        # Pure noise has no log-SNR: the gap of the level after it begins where there is next to no signal.
+        # Pure noise has no finite log-SNR: the first gap begins at a level of almost no signal.
         self._low = lam[0] if math.isfinite(lam[0]) else min(_LEAST_LAM, *lam[1:]) - 1
         self._span = float(last.lam) - self._low
         ends = [self._low, *lam[1:], *([max(float(last.lam), lam[-1] + 1e-3 * self._span)] if free_end else [])]

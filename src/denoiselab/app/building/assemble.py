@@ -160,27 +160,11 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     except (ValueError, TypeError) as error:
         raise BadInput(f"optimizer: {error}.") from None
     interruption = Interruption(f"stopped, and saved in {path}; to continue: {continues}")
-    try:
-        images, held_out = construct(config["data"], "data").load()
-        model.codec.load()
-        model.conditioner.meet(in_turn(lambda: held_out))
-        first = torch.zeros(1, dtype=torch.int64)
-        (
-            model.conditioner.given(clean(images, first)),
-            model.conditioner.sample(first),
-        )  # so that errors come before training
-    except ValueError as error:
-        raise BadInput(str(error)) from None
+    images, held_out = _load(config, model)
+    objective, lr_schedule = parts.build_objective(config), construct(config["lr_schedule"], "lr_schedule")
     module = DiffusionModule(
-        model,
-        parts.build_objective(config),
-        optimizer,
-        construct(config["lr_schedule"], "lr_schedule"),
-        ema,
-        settings.seed,
-        config,
-        images.fingerprint,
-    )
+        model, objective, optimizer, lr_schedule, ema, settings.seed, config, images.fingerprint
+    )  # fmt: skip
     evaluator = Evaluator(
         model=model,
         identity=checks.identity(config),
@@ -212,6 +196,24 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         held_out=held_out,
         batches=DataModule(images, settings.seed, settings.batch_size, parts.build_augmentation(config)),
     )
+
+
+def _load(config: Config, model: Model) -> tuple[DataSet, DataSet]:
+    """Training and held-out data, and the files of the model's codec, tried on a sample.
+
+    Raises:
+        BadInput: If a file is missing, or the data do not fit the conditioner.
+    """
+    try:
+        images, held_out = construct(config["data"], "data").load()
+        model.codec.load()
+        model.conditioner.meet(in_turn(lambda: held_out))
+        first = torch.zeros(1, dtype=torch.int64)
+        model.conditioner.given(clean(images, first))
+        model.conditioner.sample(first)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    return images, held_out
 
 
 def _trainer(

@@ -47,8 +47,14 @@ class NetworkFeatures(FeatureExtractor):
         self._network = network.eval().requires_grad_(requires_grad=False)
         self._channels, self._titles, self._device = channels, titles, torch.device("cpu")
         self.name, self.fingerprint, self.facts, self.description = name, fingerprint, facts, description
-        blank = torch.zeros(1, channels, 8, 8, dtype=torch.uint8)
-        self.dimensions: Mapping[str, int] = {layer: out.shape[1] for layer, out in self(blank).items()}
+        out: object = self(torch.zeros(1, channels, 8, 8, dtype=torch.uint8))
+        if not (isinstance(out, Mapping) and all(isinstance(x, Tensor) and x.ndim == 2 for x in out.values())):
+            shapes = {layer: getattr(x, "shape", x) for layer, x in out.items()} if isinstance(out, Mapping) else None
+            raise ContractError(
+                f"evaluation.extractor={name}: {type(network).__name__}(images) returned "
+                f"{shapes or f'a {type(out).__name__}'}; expected is a dict of layer to a float32 tensor (B, D)."
+            )
+        self.dimensions: Mapping[str, int] = {layer: x.shape[1] for layer, x in out.items()}
 
     def title(self, metric: str) -> str:
         kind, at_infinity, _ = metric.partition(INFINITY)
