@@ -192,7 +192,6 @@ class Extractor(Protocol):
         Raises:
             ValueError: If it cannot.
         """
-        ...
 
     def fit(
         self,

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
@@ -129,6 +129,8 @@ class Evaluator:
     name: str
     interruption: Interruption
     steering: Steering | None = None
+    _measures: dict[str, Measure] = field(default_factory=dict, init=False)
+    _floors: dict[int, dict[str, float]] = field(default_factory=dict, init=False)
 
     def score(
         self, frontier: Frontier, evaluation: Evaluation, images_seen: int, *, shown: bool = True
@@ -164,7 +166,7 @@ class Evaluator:
             "reference_file": None if file is None else str(file),
             "reference_data": dict(getattr(reference, "of", {})),
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
-            **self._revision,
+            **git_revision(),
             **self._floor(evaluation, frontier.num_samples),
         }
         try:
@@ -199,10 +201,6 @@ class Evaluator:
         """Measure the moments that an Analytic-DPM sampler needs; all ranks measure the same."""
         found = learn(sampler, self.model, lambda: self.images, self.store.directory, self.check, writes=is_leader())
         return {} if found is None else {"moments_sha256": found}
-
-    @cached_property
-    def _measures(self) -> dict[str, Measure]:
-        return {}
 
     def check(self, moment: object = None) -> None:
         """Stop if a signal has come. Several ranks stop only between cells, together."""
@@ -240,11 +238,3 @@ class Evaluator:
         """The fingerprint of the held-out data, if samples are conditioned on them."""
         met = type(self.model.conditioner).meet is not Conditioner.meet
         return {"held_out_sha256": self.held_out.fingerprint} if met and len(self.held_out) else {}
-
-    @cached_property
-    def _revision(self) -> dict[str, Any]:
-        return git_revision()
-
-    @cached_property
-    def _floors(self) -> dict[int, dict[str, float]]:
-        return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import platform
@@ -223,6 +224,7 @@ def write_description(path: Path, config: Mapping[str, Any], info: Mapping[str, 
     write_text(path / "run.json", json.dumps(info, indent=1))
 
 
+@functools.cache
 def git_revision() -> dict[str, Any]:
     """Revision of the checkout (`git`), and whether it has changes (`git_changes`); empty outside a checkout."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from denoiselab.data import DataSet
-from denoiselab.evaluation.contracts import ContractError, Given, Score, Workspace
+from denoiselab.evaluation.contracts import ContractError, Extractor, Given, Score, Workspace
 from denoiselab.evaluation.feature_contracts import INFINITY, FeatureExtractor, Metric
 from denoiselab.evaluation.features.weights import WeightsFile
 from denoiselab.evaluation.metrics.collected import Collected
@@ -155,7 +155,7 @@ def check_scores(metric: Metric, scores: object) -> None:
         )
 
 
-class ImageExtractor(ABC):
+class ImageExtractor(Extractor):
     """Base of the `Extractor`s of images.
 
     Attributes:
@@ -173,12 +173,7 @@ class ImageExtractor(ABC):
     def check(
         self, shape: Sequence[int], metrics: Mapping[str, Metric], num_samples: int | None, given: Given | None = None
     ) -> None:
-        """Check, before anything is trained, that images can be scored.
-
-        Raises:
-            ValueError: If samples are not images, a metric needs another layer or more samples, weights are missing,
-                or the reference is of another protocol.
-        """
+        """Check that samples are images, and metrics, weights and reference fit them and this extractor."""
         name = type(self).__name__
         if len(shape) != 3:
             raise ValueError(
@@ -208,13 +203,6 @@ class ImageExtractor(ABC):
         """
         return None
 
-    def check_data(self, train: DataSet) -> None:  # noqa: B027  # most train nothing
-        """Check that the extractor can be trained on the data.
-
-        Raises:
-            ValueError: If it cannot.
-        """
-
     def fit(
         self,
         train: DataSet,
@@ -223,7 +211,6 @@ class ImageExtractor(ABC):
         settings: Mapping[str, Any],
         work: Workspace,
     ) -> FeatureScorer:
-        """The scorer by `metrics`, whose configurations are `settings`."""
         self.check(train.shape, metrics, None)
         self.check_data(train)
         return FeatureScorer(self.extractor(layers_of(metrics), train, held_out, work), [*metrics.values()], settings)

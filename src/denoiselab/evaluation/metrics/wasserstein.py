@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.data import DataSet
-from denoiselab.evaluation.contracts import Given, Score, Workspace
+from denoiselab.evaluation.contracts import Extractor, Given, Score, Workspace
 from denoiselab.evaluation.ranks import gathered
 
 
@@ -129,7 +129,7 @@ class SlicedScorer:
         return {self.metric: Score(mean)}
 
 
-class SlicedWasserstein:
+class SlicedWasserstein(Extractor):
     """Scores points, or signals, by the sliced Wasserstein distance to held-out points; nothing is trained.
 
     Args:
@@ -147,11 +147,7 @@ class SlicedWasserstein:
     def check(
         self, shape: Sequence[int], metrics: Mapping[str, Any], num_samples: int | None, given: Given | None = None
     ) -> None:
-        """Check that samples are points or signals, and that neither metrics nor a file are given.
-
-        Raises:
-            ValueError: If they are not.
-        """
+        """Check that samples are points or signals, and that neither metrics nor a file are given."""
         if len(shape) > 2:
             raise ValueError(
                 "evaluation.extractor: SlicedWasserstein scores points and signals, and samples have shape "
@@ -167,9 +163,6 @@ class SlicedWasserstein:
                 f"evaluation.reference={given.path}: SlicedWasserstein takes fresh points; "
                 "pass evaluation.reference=null."
             )
-
-    def check_data(self, train: DataSet) -> None:
-        """No check: nothing is trained."""
 
     def fit(
         self,
