@@ -1,4 +1,4 @@
-"""Data to x_T and back by one deterministic sampler, and what is lost on the way."""
+"""Data to x_T and back by one deterministic sampler, and the reconstruction error."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Encoded(NamedTuple):
     """Samples of a data set, encoded and decoded.
 
     Args:
-        indices: `(N,)` int64, where they stand in the set.
+        indices: `(N,)` int64, positions in the set.
         x0: `(N, *)` float32, the samples in the network's range.
-        latents: `(N, *)` float32, their x_T, of the shape that the denoiser sees.
-        reconstructions: `(N, *)` float32, what the sampler makes of the x_T.
+        latents: `(N, *)` float32, their x_T, of the denoiser's shape.
+        reconstructions: `(N, *)` float32, sampled from the x_T.
         nfe: Network calls a sample to encode, and to decode.
         evaluations: Network evaluations a sample to encode, and to decode.
     """
@@ -54,17 +54,17 @@ def encode(
     Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, section 5.4.
 
     Args:
-        model: In evaluation mode; what its codec loses counts too.
+        model: In evaluation mode; the error includes that of its codec.
         sampler: A deterministic one, with its own number of steps both ways.
         data: The samples.
         n: How many of them.
         batch_size: Samples a network call.
         seed: Of the choice of samples.
         guidance: Scale of classifier-free guidance, both ways.
-        on_step: Called after each step; what it raises stops the run.
+        on_step: Called after each step; an exception stops the run.
 
     Raises:
-        ValueError: The sampler cannot encode, there is nothing to guide, or a result is not finite.
+        ValueError: If the sampler cannot encode, guidance has no effect, or a result is not finite.
     """
     device, schedule, codec = model.device, model.denoiser.schedule, model.codec
     rows: list[tuple[Tensor, ...]] = []

@@ -174,7 +174,7 @@ def key_of(cell: Mapping[str, Any]) -> str:
 
 
 def find(stored: Iterable[Record], cell: Mapping[str, Any]) -> Record | None:
-    """The last stored record of the protocol `cell`, whatever the code that scored it.
+    """The last stored record of the protocol `cell`, scored by any code.
 
     Records without a digest of their code have the version of this package in their protocol instead. Older ones do not
     state those settings of their sampler which are the defaults of its class.

@@ -100,7 +100,7 @@ class FlowLikelihood(Likelihood):
             raise ValueError(f"{self.part}.{error}") from None
 
     def fit(self, model: Model, train: DataSet, seed: int, on_images: OnImages) -> None:
-        """Train the dequantisation by a bound on -log p(y), in which the SDE's density stands for the ODE's.
+        """Train the dequantisation by a bound on -log p(y), with the SDE's density in place of the ODE's.
 
         Of y_t = y + r eps, r^2 = rho^2 - rho_min^2, it is the integral of (r |s|^2 + 2 s.eps) dr and a constant, for
         the score s = -eps_hat / rho; with rho = rho_min cosh(a) that of (tanh(a) |eps_hat|^2 - 2 eps_hat.eps) da.

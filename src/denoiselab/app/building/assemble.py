@@ -54,7 +54,7 @@ class Run:
         frontier: The cells to score at the end.
         evaluator: Scores them.
         optimized: The metric that a sweep minimises.
-        trackers: Loggers beside the CSV file, not yet open.
+        trackers: Loggers besides the CSV file, not yet open.
         trainer: The Trainer, without loggers.
         interruption: Catches signals while it is entered.
         images: Training images or points.

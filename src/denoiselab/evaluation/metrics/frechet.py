@@ -71,16 +71,16 @@ def frechet_distance(p: Gaussian, q: Gaussian) -> float:
 def frechet_scores(p: Sample, q: Gaussian, root: Tensor) -> tuple[Score, Score]:
     """The Fréchet distance of samples p to a reference q, and its value at n = infinity, with their standard errors.
 
-    The standard errors are of drawing p, and begin with the infinitesimal jackknife: the first-order change of the
+    The standard errors are of drawing p, and start from the infinitesimal jackknife: the first-order change of the
     distance with the weight of a sample x, psi(x) = 2 (m_p - m_q)^T y + y^T (1 - T) y with y = x - m_p and the optimal
     map T = S_q^1/2 (S_q^1/2 S_p S_q^1/2)^-1/2 S_q^1/2, has a variance over samples, within their strata, which is
     divided by n. It is estimated over the samples at hand. Leaving out blocks of samples instead moves the bias of the
     distance as well, and takes an eigendecomposition a block. Source: Jaeckel, The infinitesimal jackknife, 1972.
 
     Near the reference the distance is a quadratic form <d, H d> / 2 of the deviation d that was drawn, of variance
-    V = tr (H S)^2 / 2 n^2, and the jackknife holds 2 V (see `second_order`). For the distance, V is taken off. The
+    V = tr (H S)^2 / 2 n^2, and the jackknife includes 2 V (see `second_order`). For the distance, V is subtracted. The
     value at infinity is the bilinear form <d_1, H d_2> / 2 of the deviations of both halves, whose variance is 2 V:
-    nothing is taken off. With n <= D samples V has no estimate, and the jackknife is an upper bound near the reference.
+    nothing is subtracted. With n <= D samples V has no estimate: the jackknife is an upper bound near the reference.
 
     Args:
         p: Of at least 4 samples.
@@ -142,8 +142,8 @@ def _at_infinity(p: Sample, q: Gaussian, root: Tensor, values: Tensor, jackknife
     curvature in 1/n in. Source: Chong and Forsyth, Effectively Unbiased FID, arXiv 1911.07023, sec. 4.
 
     The bias falls as 1/n once n is well above the dimension D. With n < 2 D a half has a singular covariance, the line
-    misses by up to the whole bias, and there is no value. Beyond, the standard error holds what the line misses beside
-    the jackknife. The trace of the root of a Wishart matrix of D equal eigenvalues s^2 is s D (1 - c/8 - c^2/64 - ...)
+    misses by up to the whole bias, and there is no value. Above, the standard error adds what the line misses to the
+    jackknife. The trace of the root of a Wishart matrix of D equal eigenvalues s^2 is s D (1 - c/8 - c^2/64 - ...)
     with c = D / n, so that the line misses by s D c^2 / 16 at a step of s D c / 4, the mean's part tr S / n left out:
     by step^2 over the trace s D. Eigenvalues that fall have a smaller step and miss less.
 

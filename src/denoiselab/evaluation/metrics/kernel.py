@@ -70,8 +70,8 @@ class KernelDistance(Metric):
             values.append(float(kernel_mmd(*(part.double().numpy() for part in drawn))))
         first = x[: max(INFLUENCES, 2 * samples.strata)].double()
         itself = (first.square().sum(1) / first.shape[1] + 1) ** 3
-        within, beside = (sum(_cubic(first, y.double()).sum(1) for y in part.split(_COLUMNS)) for part in (x, data))
-        influence = 2 * ((within - itself) / (len(x) - 1) - beside / len(data))
+        within, between = (sum(_cubic(first, y.double()).sum(1) for y in part.split(_COLUMNS)) for part in (x, data))
+        influence = 2 * ((within - itself) / (len(x) - 1) - between / len(data))
         error = standard_error(influence, len(x), samples.strata)
         if error is not None:
             second = second_order(double_differences(2 * _cubic(first, first), samples.strata), len(x))

@@ -1,7 +1,7 @@
 """Metrics of neighbourhoods in feature space.
 
-Precision and recall are ours, as torch-fidelity's do not tell one sample from another; density and coverage are ours,
-as no library at hand has them.
+Precision and recall are ours, as torch-fidelity's have no value per sample; density and coverage are in none of the
+libraries used.
 """
 
 from __future__ import annotations
