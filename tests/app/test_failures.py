@@ -15,7 +15,7 @@ import torch
 from conftest import QUICK
 
 from denoiselab.app.commands import cli
-from denoiselab.app.runs import failures
+from denoiselab.app.runs import failures, processes
 from denoiselab.errors import Failure
 from denoiselab.training.loggers import MetricsCSV
 from denoiselab.training.module import DiffusionModule
@@ -89,9 +89,9 @@ def test_the_process_that_died_is_named(program, how, tmp_path):
     trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=SimpleNamespace(procs=[living, dead])))
     try:
         says = rf"^rank 2 of 3 {how}; go on \(here: Connection closed by peer"
-        with pytest.raises(Failure, match=says), failures.whole(trainer, tmp_path, lambda: "go on"):
+        with pytest.raises(Failure, match=says), processes.whole(trainer, tmp_path, lambda: "go on"):
             raise RuntimeError("Connection closed by peer [127.0.0.1]:4242")
-        with pytest.raises(RuntimeError, match="sizes"), failures.whole(trainer, tmp_path, lambda: "go on"):
+        with pytest.raises(RuntimeError, match="sizes"), processes.whole(trainer, tmp_path, lambda: "go on"):
             raise RuntimeError("sizes")
     finally:
         living.kill()

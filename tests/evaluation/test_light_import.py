@@ -1,20 +1,27 @@
-"""What scores samples imports heavy packages where it needs them, not at start."""
+"""Evaluation and sampling import heavy packages where they need them, not at start."""
 
 import subprocess
 import sys
 
+import pytest
+
 SCRIPT = """
 import sys
-import denoiselab.evaluation, denoiselab.likelihood, denoiselab.media.kinds
-from denoiselab.evaluation.report import page, tables
+import {modules}
 heavy = (
-    "pytorch_lightning", "hydra", "omegaconf", "torchmetrics", "torchvision", "torch_fidelity", "torchode", "timm",
+    {more}"pytorch_lightning", "torchmetrics", "torchvision", "torch_fidelity", "torchode", "timm",
     "sklearn", "scipy", "matplotlib", "plotly", "wandb", "diffusers", "transformers",
 )
 print(*[name for name in heavy if name in sys.modules])
 """
 
 
-def test_evaluation_imports_no_heavy_package():
-    result = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+EVALUATION = "denoiselab.evaluation, denoiselab.likelihood, denoiselab.evaluation.report.page"
+SAMPLING = "denoiselab.app.commands.generate, denoiselab.app.commands.frontier"
+
+
+@pytest.mark.parametrize(("modules", "more"), [(EVALUATION, '"hydra", "omegaconf", '), (SAMPLING, "")])
+def test_no_heavy_package_is_imported(modules, more):
+    script = SCRIPT.format(modules=modules, more=more)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.split() == []

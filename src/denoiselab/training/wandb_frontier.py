@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from denoiselab.cleaning import path_part
 from denoiselab.evaluation.report import tables
 from denoiselab.evaluation.store import Record, finished, loss, lower_is_better
 from denoiselab.training.checkpoint_files import BEST, CHECKPOINTS, LAST
-from denoiselab.training.loggers import WandBRun
+
+if TYPE_CHECKING:
+    from denoiselab.training.loggers import WandBRun  # imports Lightning
 
 # W&B keeps the chart's table as <CHART>_table; charts of all selected runs read that key, so it never changes. It is
 # not below frontier/, whose summary is the least value: that of a table is nothing.

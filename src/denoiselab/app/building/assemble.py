@@ -18,8 +18,8 @@ from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_
 from denoiselab.app.building.training_callbacks import PeriodicEvaluations
 from denoiselab.app.config.settings import TrainSettings, parse
 from denoiselab.app.runs.devices import check_devices, resolve_accelerator
-from denoiselab.app.runs.failures import DirectoryCheck
 from denoiselab.app.runs.names import run_name
+from denoiselab.app.runs.processes import DirectoryCheck
 from denoiselab.codecs import Identity
 from denoiselab.data import DataSet, clean, in_turn
 from denoiselab.data.loading.datamodule import DataModule

@@ -31,7 +31,6 @@ from denoiselab.training.checkpoint_files import (
     check_weights,
     read_checkpoint,
 )
-from denoiselab.training.checkpoints import AtomicCheckpointIO
 
 Config = dict[str, Any]
 
@@ -89,6 +88,8 @@ def run_directory(node: Mapping[str, Any], log_dir: Path, data: Mapping[str, Any
         with new_folder(path, "log_dir") as partial:
             config = _with_frozen_parts(config, model, partial)
             checkpoint = _checkpoint(imported, config, model)
+            from denoiselab.training.checkpoints import AtomicCheckpointIO  # imports Lightning
+
             AtomicCheckpointIO().save_checkpoint(checkpoint, partial / CHECKPOINTS / LAST)
             starts = [start_record(config)]
             write_description(partial, config, {"wandb_id": secrets.token_hex(4), "starts": starts, "imported": origin})

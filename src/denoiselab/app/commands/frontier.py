@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -31,7 +31,9 @@ from denoiselab.files import sha256_of
 from denoiselab.instantiate import MEASURES, MODEL, check, construct
 from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 from denoiselab.training.interruption import Interruption
-from denoiselab.training.loggers import WandB
+
+if TYPE_CHECKING:
+    from denoiselab.training.loggers import WandB  # imports Lightning
 
 Config = dict[str, Any]
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
-from pytorch_lightning.loggers import Logger
 
-from denoiselab.app.building.assemble import Run
 from denoiselab.console import console
 from denoiselab.evaluation import Frontier, Record, Store
 from denoiselab.evaluation.report import plane, tables
@@ -17,8 +16,11 @@ from denoiselab.evaluation.report.page import PAGE, page_run, write_page
 from denoiselab.evaluation.store import finished, loss
 from denoiselab.media.kinds import medium
 from denoiselab.training.checkpoint_files import BEST, CHECKPOINT_KEY, CHECKPOINTS, LAST, newest_whole
-from denoiselab.training.loggers import WandBRun
-from denoiselab.training.wandb_frontier import send_frontier
+
+if TYPE_CHECKING:  # both import Lightning
+    from pytorch_lightning.loggers import Logger
+
+    from denoiselab.app.building.assemble import Run
 
 PICTURE = "toy_2d.png"
 
@@ -85,9 +87,13 @@ def _draw_plane(run: Run, records: list[Record], path: Path) -> None:
 
 def report_records(records: list[Record], path: Path, loggers: Sequence[Logger]) -> None:
     """Send the frontier to W&B, and print its table and what was written."""
-    for logger in loggers:
-        if isinstance(logger, WandBRun):
-            send_frontier(logger, records, path)
+    if loggers:
+        from denoiselab.training.loggers import WandBRun  # imports Lightning
+        from denoiselab.training.wandb_frontier import send_frontier
+
+        for logger in loggers:
+            if isinstance(logger, WandBRun):
+                send_frontier(logger, records, path)
     out = console()
     out.print(tables.table(records))
     if others := sum(record.get("other_code", False) for record in records):

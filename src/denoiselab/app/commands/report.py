@@ -15,7 +15,6 @@ from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation.report.page import page_run, write_page
 from denoiselab.evaluation.store import Store, mark_code, mark_pareto, write_csv, write_json
-from denoiselab.training.loggers import has_wandb_key
 from denoiselab.training.wandb_frontier import CHART, FIELDS, chart_spec
 
 Config = dict[str, Any]
@@ -33,8 +32,11 @@ def check_config(config: Config) -> ReportSettings:
     settings = parse(ReportSettings, config)
     if settings.to == "page" and not settings.runs:
         raise BadInput("runs=[]: name at least one run directory, runs=[logs/digits/<run id>].")
-    if settings.to != "page" and not has_wandb_key():
-        raise BadInput(f"to={settings.to}: W&B has no key here; run `wandb login`, or set WANDB_API_KEY.")
+    if settings.to != "page":
+        from denoiselab.training.loggers import has_wandb_key  # imports Lightning
+
+        if not has_wandb_key():
+            raise BadInput(f"to={settings.to}: W&B has no key here; run `wandb login`, or set WANDB_API_KEY.")
     if settings.to == "wandb_report":
         _workspaces()
     return settings

@@ -20,7 +20,8 @@ from denoiselab.app.building.assemble import Run, assemble
 from denoiselab.app.commands import outputs
 from denoiselab.app.config.spelling import override
 from denoiselab.app.runs.devices import is_leader
-from denoiselab.app.runs.failures import check_there, enough_memory, less_memory, whole
+from denoiselab.app.runs.failures import check_there, enough_memory, less_memory
+from denoiselab.app.runs.processes import whole
 from denoiselab.app.runs.run_directory import RunDirectory
 from denoiselab.conditioners import Clean
 from denoiselab.console import console

@@ -1,1 +1,1 @@
-"""Run directories, paths and devices."""
+"""Runs: their directories (`run_directory`, `run_id`, `names`, `sweep`), paths, devices, and errors from outside."""

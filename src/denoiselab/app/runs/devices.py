@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pytorch_lightning.utilities import rank_zero_only
 
 from denoiselab.errors import BadInput
 from denoiselab.options import PROGRAM_SETS
@@ -15,9 +15,15 @@ from denoiselab.options import PROGRAM_SETS
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
+# Where launchers write a process's rank, in the order in which Lightning reads them.
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+
+
 def is_leader() -> bool:
-    """Whether this process is rank 0, which writes and prints."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+    """Whether this process is rank 0, which writes and prints: by Lightning where it runs, else by the launcher."""
+    lightning = getattr(sys.modules.get("pytorch_lightning.utilities"), "rank_zero_only", None)
+    launched = next((int(os.environ[name]) for name in _RANKS if name in os.environ), 0)
+    return bool(getattr(lightning, "rank", launched) == 0)
 
 
 def resolve_accelerator(asked: str) -> str:
