@@ -68,7 +68,7 @@ CASES = [
     ),
     (
         ["trainer.profiler={_target_: pytorch_lightning.profilers.SimpleProfiler, filename: ../x}"],
-        ["trainer.profiler.filename=../x: it must be a name"],
+        ["trainer.profiler.filename=../x: it must be a file name"],
     ),
     (["-m", "seed=0,1", "paths.run_dir=x"], ["paths.run_dir", "hydra.sweep.dir"]),
     (["-m", "network.multipliers=[1,2],[1,2,2,2,2]"], ["network.multipliers=[1, 2, 2, 2, 2]"]),

@@ -88,7 +88,7 @@ def test_outputs_of_an_extractor(metric, out, found):
         (lambda x: {"mean": 1.0}, "1.0 for 'mean'"),
         (lambda x: {"mean": Score(x.mean())}, r"Score\(value=tensor\(.*for 'mean'"),
         (lambda x: {"mean": Score("low")}, "Score.value='low'.* for 'mean'"),
-        (lambda x: {"mean": Score(0.0, "small")}, "standard_error='small'.* for 'mean'"),
+        (lambda x: {"mean": Score(0.0, "small")}, r"Score\(value=0.0, standard_error='small'.* for 'mean'"),
     ],
 )
 def test_results_of_a_metric(out, found, tmp_path):

@@ -344,7 +344,7 @@ def test_a_classifier_guides_samples_from_the_command_line(finished, tmp_path, i
     assert not np.array_equal(*images)
     result = command(3, 1.0, "none")
     assert result.code == 2
-    assert "the classifier takes [3, 8, 8], and the model makes [1, 8, 8]" in result.err
+    assert "the classifier takes images [3, 8, 8], the model makes [1, 8, 8]" in result.err
     result = command(1, 1.0, "none", f"classifier_guidance.classifier.path={tmp_path / 'gone.pt'}")
     assert result.code == 2
     assert "gone.pt: there is no such file" in result.err
