@@ -140,7 +140,7 @@ def meaning(config: Mapping[str, Any], where: Path) -> tuple[Node, Node, Node]:
             label = config_nodes.step_index(nearest=True, descending=True)
         return schedule, config_nodes.parameterization("ncsn"), label
     if unit != 1 or model["scale_by_sigma"]:
-        raise InteropError(f"{where}: a {sde} with data.centered=false or model.scale_by_sigma=true is not supported.")
+        raise InteropError(f"{where}: a {sde} with data.centered=false, or scaled by sigma, is not supported.")
     betas = {"beta_min": model["beta_min"], "beta_max": model["beta_max"]}
     if continuous or sde == "subvpsde":
         name = {"vpsde": "VPLinear", "subvpsde": "SubVP"}[sde]
