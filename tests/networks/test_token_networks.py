@@ -177,5 +177,5 @@ def test_patches_of_a_signal_come_back_where_they_were():
 
 def test_a_text_of_another_length_than_its_positions_is_refused():
     network, x, takes = awake("uvit text")
-    with pytest.raises(ValueError, match="of length 5, not 4"):
+    with pytest.raises(ValueError, match="num_tokens=5: texts have 4 tokens"):
         network(x, LABEL, conditioning(takes)._replace(tokens=torch.randn(2, 4, 6)))

@@ -1,6 +1,7 @@
-"""Networks: called as `network(x, label, cond)`; they know no schedule and no configuration."""
+"""Networks, called as `network(x, label, cond)`; they depend on no schedule and no configuration."""
 
 from denoiselab.networks.adm import ADMClassifier, ADMUNet
+from denoiselab.networks.base import Network
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.networks.ddpm import DDPMUNet
 from denoiselab.networks.dit import DiT
@@ -23,6 +24,7 @@ __all__ = [
     "EDM2UNet",
     "NCSNpp",
     "NCSNv2",
+    "Network",
     "TextUNet",
     "UNet1D",
     "UViT",

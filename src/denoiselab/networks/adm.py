@@ -17,36 +17,20 @@ from denoiselab.networks.unet import Context, Encoder, Plan, UNet
 class ADMUNet(UNet):
     """Dhariwal and Nichol's UNet, and with `block_resampling=False` and `heads=4` Nichol and Dhariwal's before it.
 
-    Its time label is the step 0..T-1. Weights start as torch's layers do, last layers of branches at zero, as in the
-    source. With `image_channels` it is its super-resolution network: the image is resized to the input, bilinearly.
+    The time label is the step 0..T-1. Layers are initialised as torch's are, the last ones of branches with zeros, as
+    in the source. With `image_channels` it is the source's super-resolution network.
 
     Sources: Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis, arXiv 2105.05233, section 3; Nichol
     and Dhariwal, Improved Denoising Diffusion Probabilistic Models, arXiv 2102.09672, appendix A.
 
     Args:
-        shape: Shape (C, H, W) of an image.
-        channels: The unit of `multipliers`.
-        multipliers: Channels of each level, as multiples of `channels`; the resolution halves between levels.
-        blocks: Residual blocks a level (one more on the way up).
-        attention_levels: Levels, counted from 0, whose blocks are followed by self-attention.
-        dropout: Probability, in the residual blocks.
-        groups: Groups of the group norms; they divide the channels of each level.
-        num_classes: Classes of `class_label`; None for none.
-        null_class: Index `num_classes` stands for no class.
-        image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
-        vector_features: Features of `vector`; None where it is not taken.
-        outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
-            "all"; the middle goes with the last.
-        heads: Heads of each attention, where `head_channels` is None.
+        heads: Heads of each attention, if `head_channels` is None.
         head_channels: Channels of each head.
         scale_shift: As in `ResidualBlock`.
         block_resampling: Residual blocks halve and double the resolution, instead of convolutions.
-        heads_up: Heads of each attention on the way up, where `head_channels` is None; None for `heads`.
+        heads_up: Heads of each attention on the way up, if `head_channels` is None; None for `heads`.
 
-    Raises:
-        ValueError: The shape is not an image's, a value is out of range, H or W is not divisible by the stride, or
-            the channels of a level by `groups` or by the heads.
+    Further options and errors are those of `ConditionalNetwork`.
     """
 
     def __init__(
@@ -70,17 +54,9 @@ class ADMUNet(UNet):
         block_resampling: bool = True,
         heads_up: int | None = None,
     ) -> None:
+        sizes = (shape, channels, multipliers, blocks, attention_levels, dropout, groups)
         plan = Plan(
-            shape=shape,
-            channels=channels,
-            multipliers=multipliers,
-            blocks=blocks,
-            attention_levels=attention_levels,
-            dropout=dropout,
-            groups=groups,
-            checkpoint_levels=checkpoint_levels,
-            image_channels=image_channels,
-            vector_features=vector_features,
+            *(*sizes, checkpoint_levels, image_channels, vector_features),
             heads=heads,
             heads_up=heads_up,
             head_channels=head_channels,
@@ -120,26 +96,18 @@ class AttentionPool(nn.Module):
 
 
 class ADMClassifier(Encoder):
-    """The half of ADM's UNet that classifies noisy images, for classifier guidance.
+    """A classifier of noisy images, for classifier guidance: the downward half of ADM's UNet and attention pooling.
 
     Source: Dhariwal and Nichol, arXiv 2105.05233, section 4.1 and appendix; the pooling is the released models'.
 
     Args:
         shape: Shape (C, H, W) of an image.
         num_classes: Number of classes.
-        channels: The unit of `multipliers`.
-        multipliers: As in `ADMUNet`.
-        blocks: Residual blocks a level.
-        attention_levels: As in `ADMUNet`.
-        dropout: Probability, in the residual blocks.
-        groups: Groups of the group norms.
-        checkpoint_levels: As in `ADMUNet`.
         head_channels: Channels of each head.
         scale_shift: As in `ResidualBlock`.
-        block_resampling: As in `ADMUNet`.
+        block_resampling: Residual blocks halve the resolution, instead of convolutions.
 
-    Raises:
-        ValueError: As in `ADMUNet`.
+    Further options and errors are those of `ConditionalNetwork`.
     """
 
     def __init__(
@@ -158,16 +126,10 @@ class ADMClassifier(Encoder):
         block_resampling: bool = True,
     ) -> None:
         check_sizes({"num_classes": num_classes})
+        sizes = (shape, channels, multipliers, blocks, attention_levels, dropout, groups)
         plan = Plan(
-            shape=shape,
-            channels=channels,
-            multipliers=multipliers,
-            blocks=blocks,
-            attention_levels=attention_levels,
-            dropout=dropout,
-            groups=groups,
-            checkpoint_levels=checkpoint_levels,
-            image_channels=None,
+            *sizes,
+            checkpoint_levels,
             head_channels=head_channels,
             cosine_first=True,
             scale_shift=scale_shift,

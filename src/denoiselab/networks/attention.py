@@ -1,4 +1,4 @@
-"""Multi-head attention, the one routine of all networks, and self-attention over the positions of an image."""
+"""Multi-head attention and self-attention over the positions of an image."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
         q: Queries.
         k: Keys.
         v: Values.
-        mask: `(B, L)` bool, True where a key counts, at least one a sample; None: all do.
+        mask: `(B, L)` bool, True where a key counts, at least one a sample; None if all do.
     """
     keys = None if mask is None else mask[:, None, None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=keys).transpose(1, 2).flatten(2)
 
 
 def head_count(channels: int, heads: int = 1, head_channels: int | None = None) -> int:
-    """How many heads share `channels`: `heads`, or as many as have `head_channels` each.
+    """The number of heads: `heads`, or with `head_channels` as many as have so many of the `channels`.
 
     Raises:
-        ValueError: They do not share them evenly.
+        ValueError: If it does not divide `channels`.
     """
     if head_channels is not None:
         if head_channels < 1 or channels % head_channels:
@@ -40,12 +40,6 @@ class SelfAttention(nn.Module):
     """Self-attention over positions, with a residual: x + out(attend(qkv(norm(x)))).
 
     Source: Ho et al., DDPM, arXiv 2006.11239, appendix B (one head).
-
-    Args:
-        channels: Of input and output.
-        groups: Of the group norm.
-        heads: Number of heads.
-        eps: Of the group norm.
     """
 
     def __init__(self, channels: int, groups: int, heads: int = 1, eps: float = 1e-5) -> None:

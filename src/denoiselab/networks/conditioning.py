@@ -1,4 +1,4 @@
-"""What a network is told beside the noisy batch and its time label: one object, the same for all networks."""
+"""The conditions passed to a network with the noisy batch and its time label; one type for all networks."""
 
 from __future__ import annotations
 
@@ -7,23 +7,22 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-# Without them a network knows what is meant: all tokens count; nothing was augmented.
+# Fields that need not be given: then all tokens count, and nothing was augmented.
 OPTIONAL = frozenset({"mask", "augmentation"})
 
 
 class Conditioning(NamedTuple):
-    """The condition of each sample of a batch; a field that is None is not given.
+    """The condition of each sample of a batch; None for fields that are not given.
 
-    A network names the fields it takes in its attribute `conditioning`, a frozen set, and refuses all others.
+    A network lists the fields that it takes in its attribute `conditioning`, a frozen set.
 
     Args:
-        class_label: `(B,)` int64, a class; one index may stand for no class.
-        vector: `(B, D)`, continuous features of any meaning.
+        class_label: `(B,)` int64; one index may be the null class.
+        vector: `(B, D)`, continuous features.
         tokens: `(B, L, D)`, a sequence of features, such as a text's.
-        mask: `(B, L)` bool, True where a token counts; None: all do.
-        image: `(B, C', H', W')`, concatenated to the input: a smaller one is resized to it, a mask and a known part
-            stand in channels.
-        augmentation: `(B, A)`, how the clean batch was augmented; zeros, and None, for not at all.
+        mask: `(B, L)` bool, True where a token counts; None if all do.
+        image: `(B, C', H', W')`, resized to the input and concatenated to it.
+        augmentation: `(B, A)`, the augmentation of the clean batch; zeros or None for none.
     """
 
     class_label: Tensor | None = None
@@ -35,15 +34,15 @@ class Conditioning(NamedTuple):
 
 
 def taken(**sizes: int | None) -> frozenset[str]:
-    """The fields that a network takes: those that have a size."""
+    """The names of sizes that are not None."""
     return frozenset(name for name, size in sizes.items() if size is not None)
 
 
 def check_conditioning(cond: Conditioning, takes: Iterable[str]) -> None:
-    """Refuse what a network does not take, and the lack of what it needs.
+    """Check that the fields given are those that a network takes.
 
     Raises:
-        ValueError: A field is given that is not among `takes`, or is among them, not optional and not given.
+        ValueError: If a field is given that is not in `takes`, or one in `takes` is not given, unless optional.
     """
     for name, value in zip(Conditioning._fields, cond, strict=True):
         if value is not None and name not in takes:
@@ -53,5 +52,5 @@ def check_conditioning(cond: Conditioning, takes: Iterable[str]) -> None:
 
 
 def listed(names: Iterable[str]) -> str:
-    """The names in words."""
+    """The names in alphabetical order, or "nothing"."""
     return ", ".join(sorted(names)) or "nothing"

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Where matrix products beat oneDNN's gradient of the weight: without AVX-512, from so many channels on, to so many
-# positions.
+# Matrix products are faster than oneDNN's gradient of the weight without AVX-512, from so many channels and up to so
+# many positions.
 _SLOW = torch.backends.cpu.get_cpu_capability() != "AVX512"
 _CHANNELS = 128
 _POSITIONS = 64 * 64
@@ -18,13 +18,8 @@ _POSITIONS = 64 * 64
 class Conv3x3(nn.Conv2d):
     """A 3x3 convolution of stride 1 that keeps the size.
 
-    On CPUs without AVX-512, in float32, the gradient of a wide one's weight is made of three matrix products an image,
-    which take three quarters of oneDNN's time. Elsewhere, compiled, under autocast and transforms of functions it is
-    torch's own.
-
-    Args:
-        channels_in: Of the input.
-        channels_out: Of the output.
+    On CPUs without AVX-512, in float32, the gradient of a wide layer's weight is computed by three matrix products an
+    image, in three quarters of oneDNN's time; elsewhere, compiled, under autocast and `torch.func` by torch.
     """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:

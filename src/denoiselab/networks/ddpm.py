@@ -17,38 +17,22 @@ from denoiselab.networks.unet import Plan, UNet
 class DDPMUNet(UNet):
     """Ho et al.'s UNet: residual blocks with group norm and swish, self-attention at chosen levels.
 
-    Weights start uniform with the variance 2 / (fan_in + fan_out), biases at zero, last layers of branches at zero,
-    as in the source. diffusers' `UNet2DModel` is this with other options: `norm_eps` 1e-5, `frequency_shift` 0,
+    Weights are initialised uniformly with variance 2 / (fan_in + fan_out), biases and the last layers of branches with
+    zeros, as in the source. diffusers' `UNet2DModel` has other options: `norm_eps` 1e-5, `frequency_shift` 0,
     `head_channels` 8, `symmetric` padding, no null class.
 
     Source: Ho et al., Denoising Diffusion Probabilistic Models, arXiv 2006.11239, appendix B.
 
     Args:
-        shape: Shape (C, H, W) of an image.
-        channels: Channels of the first level.
-        multipliers: Channels of each level, as multiples of `channels`; the resolution halves between levels.
-        blocks: Residual blocks a level (one more on the way up).
-        attention_levels: Levels, counted from 0, whose blocks are followed by self-attention.
-        dropout: Probability, in the residual blocks.
-        groups: Groups of the group norms; they divide the channels of each level.
-        num_classes: Classes of `class_label`; None for none.
-        null_class: Index `num_classes` stands for no class.
-        image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
-        vector_features: Features of `vector`; None where it is not taken.
-        outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
-            "all"; the middle goes with the last.
         head_channels: Channels of each head of attention; None for one head.
-        norm_eps: Of the group norms.
+        norm_eps: Added to the variance in the group norms.
         frequency_shift: As in `SinusoidalEmbedding`.
         symmetric: As in `Downsample`.
-        middle_attention: There is attention in the middle.
-        patch: Side of the squares of pixels that are made channels before the first level, and pixels again after the
-            last: at 2 a step costs about half; not of the source.
+        middle_attention: Have attention in the middle.
+        patch: Side of the squares of pixels that become channels before the first level, and pixels again after the
+            last; 2 halves the cost of a step. Not in the source.
 
-    Raises:
-        ValueError: The shape is not an image's, a value is out of range, H or W is not divisible by the stride, or
-            the channels of a level by `groups` or by the heads.
+    Further options and errors are those of `ConditionalNetwork`.
     """
 
     def __init__(
@@ -80,17 +64,9 @@ class DDPMUNet(UNet):
             if any(size % patch for size in shape[1:]):
                 raise ValueError(f"patch={patch}: it does not divide images of {shape[1]}x{shape[2]}.")
             shape = (shape[0] * patch**2, shape[1] // patch, shape[2] // patch)
+        sizes = (shape, channels, multipliers, blocks, attention_levels, dropout, groups)
         plan = Plan(
-            shape=shape,
-            channels=channels,
-            multipliers=multipliers,
-            blocks=blocks,
-            attention_levels=attention_levels,
-            dropout=dropout,
-            groups=groups,
-            checkpoint_levels=checkpoint_levels,
-            image_channels=image_channels,
-            vector_features=vector_features,
+            *(*sizes, checkpoint_levels, image_channels, vector_features),
             head_channels=head_channels,
             norm_eps=norm_eps,
             frequency_shift=frequency_shift,
@@ -103,14 +79,13 @@ class DDPMUNet(UNet):
         zero_init(self.head)
 
     def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
-        """Map `x` `(B, C, H, W)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, H, W)`."""
         if self.patch == 1:
             return super().forward(x, label, cond)
         return F.pixel_shuffle(super().forward(F.pixel_unshuffle(x, self.patch), label, cond), self.patch)
 
 
 def _initialize(module: nn.Module) -> None:
-    """Ho et al.'s start of a module whose layers have started."""
+    """Initialise a module as Ho et al. do; its children come before it."""
     if isinstance(module, (nn.Conv2d, nn.Linear)):
         nn.init.xavier_uniform_(module.weight)
         assert module.bias is not None

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoiselab.networks.base import EmbeddedNetwork
 from denoiselab.networks.checks import Levels, check_positive, check_sizes, checkpointed_levels, hidden_features
-from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
+from denoiselab.networks.conditioning import Conditioning, taken
 from denoiselab.networks.embeddings import time_embedding
 from denoiselab.networks.layers import run, zero_init
 from denoiselab.networks.transformer import (
@@ -26,7 +27,7 @@ from denoiselab.networks.transformer import (
 _FREQUENCIES = 256
 
 
-class DiT(nn.Module):
+class DiT(EmbeddedNetwork):
     """Peebles and Xie's transformer over patches; time and class shift, scale and gate its layers (adaLN-Zero).
 
     Sizes (width, depth, heads): S (384, 12, 6), B (768, 12, 12), L (1024, 24, 16), XL (1152, 28, 16).
@@ -36,7 +37,6 @@ class DiT(nn.Module):
     between self-attention and feed-forward layer, which starts as zero.
 
     Args:
-        shape: Shape (C, H, W) of an image or latent.
         patch: Side of a patch; it divides H and W.
         width: Features of a token, divisible by 4 and by `heads`.
         depth: Number of blocks.
@@ -45,19 +45,11 @@ class DiT(nn.Module):
         rotary_positions: Rotate queries and keys by their row and column, instead of adding sines and cosines to the
             patches; `width / heads` must be divisible by 4.
         qk_norm: Normalise queries and keys, for training at scale.
-        num_classes: Classes of `class_label`; None for none.
-        null_class: Index `num_classes` stands for no class.
-        token_features: Features of `tokens`; None for no text.
-        vector_features: Features of `vector`; None for none.
         frequency_shift: As in `SinusoidalEmbedding`: 0 in the paper's code, 1 in diffusers' port.
         mlp_norm_eps: Added to the variance in the norm before the feed-forward layer: 1e-6 in the paper's code, 1e-5 in
             diffusers' port.
-        outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_levels: Blocks, counted from 0, whose activations are computed again in the backward pass, which
-            saves memory, or "all".
 
-    Raises:
-        ValueError: The shape is not an image's, a value is out of range, or one does not divide another.
+    Further options and errors are those of `ConditionalNetwork`.
     """
 
     def __init__(
@@ -114,21 +106,14 @@ class DiT(nn.Module):
         self._initialize()
 
     def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
-        """Map `x` `(B, C, H, W)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, H, W)`."""
-        check_conditioning(cond, self.conditioning)
-        condition = self.time(label)
-        if self.classes is not None:
-            condition = condition + self.classes(cond.class_label)
-        if self.vector is not None:
-            condition = condition + self.vector(cond.vector)
-        condition = F.silu(condition)  # (B, W)
+        condition = F.silu(self.embed(label, cond))  # (B, W)
         context = None if self.text is None else self.text(cond.tokens)  # (B, L, W)
         tokens = self.patches(x)  # (B, T, W)
         if self.positions is not None:
             tokens = tokens + self.positions
         for number, block in enumerate(self.blocks):
-            told = (condition, self.rotation, context, cond.mask)
-            tokens = run(block, tokens, *told, checkpointed=number in self.checkpoint_levels)
+            inputs = (tokens, condition, self.rotation, context, cond.mask)
+            tokens = run(block, *inputs, checkpointed=number in self.checkpoint_levels)
         shift, scale = self.modulation(condition)[:, None].chunk(2, dim=2)
         return unpatchify(self.head(_modulate(self.norm(tokens), shift, scale)), self.patch, self.grid)
 
@@ -154,16 +139,7 @@ class DiT(nn.Module):
 
 
 class _Block(nn.Module):
-    """Self-attention, cross-attention where there is text, and a feed-forward layer, each with a residual.
-
-    Args:
-        width: Features of a token.
-        heads: Of the attention.
-        hidden: Of the feed-forward layer.
-        qk_norm: Of the attention.
-        mlp_norm_eps: Of the norm before the feed-forward layer.
-        text: Have cross-attention.
-    """
+    """Self-attention, cross-attention where there is text, and a feed-forward layer, each with a residual."""
 
     def __init__(self, width: int, heads: int, hidden: int, qk_norm: bool, mlp_norm_eps: float, text: bool) -> None:
         super().__init__()
@@ -177,7 +153,6 @@ class _Block(nn.Module):
     def forward(
         self, tokens: Tensor, condition: Tensor, rotation: Tensor | None, context: Tensor | None, mask: Tensor | None
     ) -> Tensor:
-        """Map tokens `(B, T, W)`, the activated condition `(B, W)` and the context `(B, L, W)` to `(B, T, W)`."""
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(condition)[:, None].chunk(6, dim=2)
         h = self.attention(_modulate(self.norm_attention(tokens), shift_a, scale_a), rotation)
         tokens = tokens + gate_a * h

@@ -3,62 +3,44 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from denoiselab.networks.attention import head_count
-from denoiselab.networks.checks import (
-    Levels,
-    check_dropout,
-    check_image,
-    check_levels,
-    check_multipliers,
-    check_sizes,
-    checkpointed_levels,
-)
+from denoiselab.networks.base import ConditionalNetwork
+from denoiselab.networks.checks import Levels, check_levelled, check_sizes, checkpointed_levels
 from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
 from denoiselab.networks.layers import join_image, run
 from denoiselab.networks.magnitude import MPBlock, MPConv, MPFourier, mp_cat, mp_silu, mp_sum
 from denoiselab.networks.resampling import doubling, halving
 
 
-class EDM2UNet(nn.Module):
+class EDM2UNet(ConditionalNetwork):
     """Karras et al.'s UNet: ADM's without biases and group norms, every layer of unit variance on expectation.
 
-    Its time label is log(sigma / alpha) / 4. Its output starts at zero. Whoever steps an optimizer calls `constrain`
-    of its layers after it, as the trainer here does; see `MPConv`.
+    The time label is log(sigma / alpha) / 4. The output is zero before training. After each optimizer step, call
+    `constrain` of its layers, as the trainer here does; see `MPConv`.
 
     Source: Karras et al., Analyzing and Improving the Training Dynamics of Diffusion Models, arXiv 2312.02696,
     configuration G, figure 21 and table 6.
 
     Args:
-        shape: Shape (C, H, W) of an image.
         channels: The unit of `multipliers`: 128 in XS, 192 in S, 256 in M, 320 in L, 384 in XL, 448 in XXL.
-        multipliers: Channels of each level, as multiples of `channels`; the resolution halves between levels.
-        blocks: Residual blocks a level (one more on the way up).
         attention_levels: Levels, counted from 0, whose blocks end in self-attention.
-        dropout: Probability, in the residual blocks.
-        noise_multiplier: Fourier features of the label, in units of `channels`; None for as many as the first level
-            has channels.
-        embedding_multiplier: Features of the embedding, in units of `channels`; None for as many as the widest level
-            has channels.
+        noise_multiplier: Fourier features of the label, in units of `channels`; None for the first level's channels.
+        embedding_multiplier: Features of the embedding, in units of `channels`; None for the widest level's channels.
         head_channels: Channels of each head of attention.
         label_balance: Weight of the class in its sum with the noise level, from 0 to 1.
-        concat_balance: Weight of what skips the deeper levels, where it is concatenated, from 0 to 1.
+        concat_balance: Weight of the skip connections where they are concatenated, from 0 to 1.
         residual_balance: Weight of the residual branches.
         attention_balance: Weight of attention.
         clip: Bound on the activations; None for none.
         fir: Taps of the filters that resample.
-        image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
-        num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
-        outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
-            "all"; the middle goes with the last.
+        num_classes: Classes of `class_label`; index `num_classes` is the null class. None for none.
 
-    Raises:
-        ValueError: The shape is not an image's, a value is out of range, or H or W is not divisible by the stride.
+    Further options and errors are those of `ConditionalNetwork`.
     """
 
     def __init__(
@@ -84,10 +66,7 @@ class EDM2UNet(nn.Module):
         checkpoint_levels: Levels = (),
     ) -> None:
         super().__init__()
-        check_multipliers(multipliers)
-        check_image("EDM2UNet", shape, 2 ** (len(multipliers) - 1), f"multipliers={list(multipliers)}")
-        check_levels(len(multipliers), attention_levels=attention_levels)
-        check_dropout(dropout)
+        check_levelled("EDM2UNet", shape, multipliers, attention_levels, dropout)
         check_sizes(
             {
                 "channels": channels,
@@ -99,15 +78,9 @@ class EDM2UNet(nn.Module):
                 "outputs": outputs,
             }
         )
-        balances = {
-            "label_balance": label_balance,
-            "concat_balance": concat_balance,
-            "residual_balance": residual_balance,
-            "attention_balance": attention_balance,
-        }
-        for name, value in balances.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name}={value}: it must be from 0 to 1.")
+        _check_balances(
+            label=label_balance, concat=concat_balance, residual=residual_balance, attention=attention_balance
+        )
         if clip is not None and clip <= 0:
             raise ValueError(f"clip={clip}: it must be positive, or null for none.")
         self.conditioning = taken(image=image_channels, class_label=num_classes)
@@ -120,16 +93,27 @@ class EDM2UNet(nn.Module):
         self.noise = MPConv(noise, features)
         self.classes = MPConv(num_classes, features) if num_classes is not None else None
 
-        shared = (dropout, residual_balance, attention_balance, clip)
-
         def block(
             into: int, out: int, *, encoder: bool, attention: bool = False, resample: nn.Module | None = None
         ) -> MPBlock:
             heads = head_count(out, head_channels=head_channels) if attention else 0
-            return MPBlock(into, out, features, encoder, resample or nn.Identity(), heads, *shared)
+            rest = (heads, dropout, residual_balance, attention_balance, clip)
+            return MPBlock(into, out, features, encoder, resample or nn.Identity(), *rest)
 
-        taps = None if list(fir) == [1, 1] else fir
         self.stem = MPConv(shape[0] + (image_channels or 0) + 1, widths[0], 3)
+        self._build(block, widths, blocks, attention_levels, None if list(fir) == [1, 1] else fir)
+        self.head = MPConv(widths[0], outputs * shape[0], 3)
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def _build(
+        self,
+        block: Callable[..., MPBlock],
+        widths: Sequence[int],
+        blocks: int,
+        attention_levels: Sequence[int],
+        taps: Sequence[float] | None,
+    ) -> None:
+        """Make the levels of encoder and decoder."""
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
         skips, width = [[widths[0]]], widths[0]
         for level, level_width in enumerate(widths):
@@ -153,11 +137,8 @@ class EDM2UNet(nn.Module):
                 stage.append(block(width + skip, level_width, encoder=False, attention=level in attention_levels))
                 width = level_width
             self.decoder.append(stage)
-        self.head = MPConv(width, outputs * shape[0], 3)
-        self.gain = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
-        """Map `x` `(B, C, H, W)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, H, W)`."""
         check_conditioning(cond, self.conditioning)
         embedding = self.noise(self.features(label))
         if self.classes is not None and cond.class_label is not None:
@@ -167,7 +148,7 @@ class EDM2UNet(nn.Module):
             embedding = mp_sum(embedding, self.classes(math.sqrt(len(classes)) * one_hot), self.label_balance)
         embedding = mp_silu(embedding)  # (B, E)
         x = join_image(x, cond.image)
-        h: Tensor = self.stem(torch.cat((x, torch.ones_like(x[:, :1])), dim=1))  # the ones stand in for a bias
+        h: Tensor = self.stem(torch.cat((x, torch.ones_like(x[:, :1])), dim=1))  # the ones replace a bias
         skips: list[list[Tensor]] = []
         for level, stage in enumerate(self.encoder):
             new = run(self._encode, stage, h, embedding, checkpointed=level in self.checkpoint_levels)
@@ -180,7 +161,6 @@ class EDM2UNet(nn.Module):
         return out
 
     def _encode(self, stage: nn.ModuleList, h: Tensor, embedding: Tensor) -> list[Tensor]:
-        """The outputs of a level's blocks."""
         outs = []
         for block in stage:
             h = block(h, embedding)
@@ -188,10 +168,15 @@ class EDM2UNet(nn.Module):
         return outs
 
     def _decode(self, stage: nn.ModuleList, h: Tensor, skips: list[Tensor], embedding: Tensor) -> Tensor:
-        """The output of a level's last block."""
         entering = len(stage) - len(skips)
         for block in stage[:entering]:
             h = block(h, embedding)
         for block, skip in zip(stage[entering:], reversed(skips), strict=True):
             h = block(mp_cat(h, skip, self.concat_balance), embedding)
         return h
+
+
+def _check_balances(**balances: float) -> None:
+    for name, value in balances.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name}_balance={value}: it must be from 0 to 1.")

@@ -23,7 +23,7 @@ class SinusoidalEmbedding(nn.Module):
         cosine_first: Cosines, then sines.
 
     Raises:
-        ValueError: A value is out of range.
+        ValueError: If a value is out of range.
     """
 
     like: Tensor
@@ -35,12 +35,12 @@ class SinusoidalEmbedding(nn.Module):
         if shift not in (0, 1):
             raise ValueError(f"shift={shift}: it must be 0 or 1.")
         self.features, self.shift, self.cosine_first = features, shift, cosine_first
-        self.register_buffer("like", torch.empty(0), persistent=False)  # it knows the network's dtype
+        self.register_buffer("like", torch.empty(0), persistent=False)  # of the network's dtype
 
     def forward(self, label: Tensor) -> Tensor:
         """Embed labels `(B,)` as `(B, features)` in the module's dtype, computed in float32."""
         half = self.features // 2
-        # In the order of the sources: at labels near 1000 the last digit of a frequency shows in the output.
+        # The sources' order of operations: at labels near 1000 rounding of a frequency is visible in the output.
         exponents = -math.log(10000) * torch.arange(half, device=label.device, dtype=torch.float32)
         frequencies = torch.exp(exponents / (half - self.shift))
         angles = label[:, None].float() * frequencies

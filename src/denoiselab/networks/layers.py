@@ -1,4 +1,9 @@
-"""Layers that the networks share."""
+"""Layers that the networks share.
+
+In all files of layers, `channels_in` and `channels_out` are channels or features of input and output, `channels` of
+both; `groups` and `eps` are of the group norms, `embedding` is the number of features of the activated embedding,
+`dropout` a probability and `heads` the number of heads of attention.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +22,14 @@ _T = TypeVar("_T")
 
 
 def zero_init(module: nn.Module) -> nn.Module:
-    """The module with all parameters set to zero, so that a residual branch starts as the identity."""
+    """The module with all parameters set to zero, so that its residual block is the identity before training."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module
 
 
 def run(function: Callable[..., _T], *arguments: object, checkpointed: bool = False) -> _T:
-    """The function of the arguments; checkpointed, what it stores for its gradient is computed again when needed.
+    """Call a function; if `checkpointed`, its activations are computed again in the backward pass.
 
     Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174.
     """
@@ -35,7 +40,7 @@ def run(function: Callable[..., _T], *arguments: object, checkpointed: bool = Fa
 
 
 def join_image(x: Tensor, image: Tensor | None) -> Tensor:
-    """`x` `(B, C, H, W)` and the image of a conditioning, resized to it, as one: `(B, C + C', H, W)`."""
+    """Concatenate `x` `(B, C, H, W)` and the image of a conditioning, resized to it: `(B, C + C', H, W)`."""
     if image is None:
         return x
     if image.shape[2:] != x.shape[2:]:
@@ -45,10 +50,10 @@ def join_image(x: Tensor, image: Tensor | None) -> Tensor:
 
 @runtime_checkable
 class Constrained(Protocol):
-    """A layer whose weights may not go everywhere: after each step of an optimizer they are brought back."""
+    """A layer with a constraint on its weights, which is restored after each step of an optimizer."""
 
     def constrain(self) -> None:
-        """Bring the weights back, in place."""
+        """Project the weights onto the constraint, in place."""
         ...
 
 
@@ -72,15 +77,9 @@ class ResidualBlock(nn.Module):
     ADM, arXiv 2105.05233, section 3 (adaptive group norm; BigGAN's up- and downsampling).
 
     Args:
-        channels_in: Channels of the input.
-        channels_out: Channels of the output.
-        embedding: Features of the time embedding.
-        dropout: Probability.
-        groups: Of the group norms.
-        eps: Of the group norms.
         scale_shift: The embedding scales and shifts the second norm's output, instead of being added before it.
         up: Double the resolution before the first convolution, by nearest neighbours.
-        down: Halve it there, by means.
+        down: Halve it there, by averages.
     """
 
     def __init__(

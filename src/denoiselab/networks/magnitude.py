@@ -1,4 +1,4 @@
-"""Layers that preserve magnitude: of independent inputs of unit variance they make outputs of unit variance.
+"""Layers that preserve magnitude: independent inputs of unit variance give outputs of unit variance.
 
 Source: Karras et al., EDM2, arXiv 2312.02696; equations are its.
 """
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from denoiselab.networks.attention import attend
 
-# Keeps a vector of zeros from being divided by 0.
+# Added to a vector's length, so that zeros are not divided by 0.
 EPS = 1e-4
 
 
@@ -40,7 +40,7 @@ def mp_sum(a: Tensor, b: Tensor, weight: float) -> Tensor:
 def mp_cat(a: Tensor, b: Tensor, weight: float) -> Tensor:
     """`(B, Na, *)` and `(B, Nb, *)` as `(B, Na + Nb, *)`, of unit mean square (eq. 103).
 
-    Whatever their numbers of channels, all of a counts as (1 - weight), all of b as weight.
+    `a` counts as 1 - weight and `b` as weight, whatever their numbers of channels.
     """
     total = math.sqrt((a.shape[1] + b.shape[1]) / ((1 - weight) ** 2 + weight**2))
     factors = total * (1 - weight) / math.sqrt(a.shape[1]), total * weight / math.sqrt(b.shape[1])
@@ -48,11 +48,7 @@ def mp_cat(a: Tensor, b: Tensor, weight: float) -> Tensor:
 
 
 class MPFourier(nn.Module):
-    """sqrt(2) times cosines of a label at random frequencies and phases, drawn once and not trained (eq. 75).
-
-    Args:
-        features: Their number.
-    """
+    """sqrt(2) times cosines of a label at random frequencies and phases, drawn once and not trained (eq. 75)."""
 
     frequencies: Tensor
     phases: Tensor
@@ -71,14 +67,12 @@ class MPFourier(nn.Module):
 class MPConv(nn.Module):
     """A convolution or linear layer without bias, each of whose outputs has a weight of unit length (eq. 47).
 
-    Between the steps of an optimizer the stored weights are brought back to that length by `constrain` (eq. 66,
-    forced weight normalization), so that they do not grow, and learn ever slower. The source's code does it in the
-    next step's forward pass. After the step the same weights come into that pass, and passes stay free of side
-    effects: several may run before one backward, be compiled, or be computed again; averages see the weights in use.
+    After each step of an optimizer, `constrain` normalises the stored weights too (eq. 66, forced weight
+    normalization), so that their growth does not slow learning. The source's code does it in the next forward pass;
+    done after the step, passes have no side effects and may be compiled or computed again, and moving averages are of
+    the weights in use.
 
     Args:
-        channels_in: Channels, or features, of the input.
-        channels_out: Of the output.
         kernel: Size of the kernel, odd; None for a linear layer.
     """
 
@@ -99,7 +93,7 @@ class MPConv(nn.Module):
 
     @torch.no_grad()
     def constrain(self) -> None:
-        """Bring the weights back to unit variance."""
+        """Normalise the weights to unit variance."""
         self.weight.copy_(normalize(self.weight.float(), *self.axes))
 
 
@@ -107,13 +101,9 @@ class MPBlock(nn.Module):
     """A residual block of encoder or decoder, with self-attention over positions (figure 21).
 
     Args:
-        channels_in: Channels of the input.
-        channels_out: Channels of the output.
-        embedding: Features of the embedding.
-        encoder: The encoder's blocks normalize what enters them, over channels, after their shortcut.
+        encoder: Normalise the input over channels, after the shortcut, as blocks of the encoder do.
         resample: Resamples the input.
         heads: Heads of attention; 0 for none.
-        dropout: Probability.
         residual_balance: Weight of the residual branch.
         attention_balance: Weight of attention.
         clip: Bound on the output; None for none.

@@ -8,29 +8,25 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoiselab.networks.base import EmbeddedNetwork
 from denoiselab.networks.checks import Levels, check_sizes, checkpointed_levels
-from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
+from denoiselab.networks.conditioning import Conditioning, taken
 from denoiselab.networks.embeddings import SinusoidalEmbedding
 from denoiselab.networks.layers import run, zero_init
 
 
-class MLP(nn.Module):
+class MLP(EmbeddedNetwork):
     """Residual blocks of two linear layers with SiLU between, scaled and shifted by the time embedding.
 
-    Smooth in its input, so that losses may differentiate it twice (score matching does).
+    It is smooth in its input, as score matching needs, which differentiates it twice.
 
     Args:
         shape: Shape of a sample, (D,) for points; longer ones are flattened.
         width: Features of the hidden layers, divisible by 4 and at least 8; the embedding has half as many.
         depth: Number of blocks.
-        num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
-        vector_features: Features of `vector`; None for none.
-        outputs: Channels of the output, in units of those of the sample; 2 with a learned variance.
-        checkpoint_levels: Blocks, counted from 0, whose activations are computed again in the backward pass, which
-            saves memory, or "all".
+        num_classes: Classes of `class_label`; index `num_classes` is the null class. None for none.
 
-    Raises:
-        ValueError: A value is out of range.
+    Further options and errors are those of `ConditionalNetwork`.
     """
 
     def __init__(
@@ -60,14 +56,7 @@ class MLP(nn.Module):
         self.head = zero_init(nn.Linear(width, outputs * math.prod(shape)))
 
     def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
-        """Map `x` `(B, C, *)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, *)`."""
-        check_conditioning(cond, self.conditioning)
-        embedding = self.time(label)  # (B, E)
-        if self.classes is not None:
-            embedding = embedding + self.classes(cond.class_label)
-        if self.vector is not None:
-            embedding = embedding + self.vector(cond.vector)
-        embedding = F.silu(embedding)
+        embedding = F.silu(self.embed(label, cond))  # (B, E)
         h = self.stem(x.flatten(1))
         for number, block in enumerate(self.blocks):
             h = run(block, h, embedding, checkpointed=number in self.checkpoint_levels)
@@ -76,12 +65,7 @@ class MLP(nn.Module):
 
 
 class _Block(nn.Module):
-    """h + W2 silu((1 + scale) W1 h + shift), with scale and shift linear in the embedding.
-
-    Args:
-        width: Of h and the hidden layer.
-        features: Of the embedding.
-    """
+    """h + W2 silu((1 + scale) W1 h + shift), with scale and shift linear in the embedding."""
 
     def __init__(self, width: int, features: int) -> None:
         super().__init__()
@@ -90,7 +74,6 @@ class _Block(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
-        """Map `h` `(B, W)` and the embedding `(B, E)` to `(B, W)`."""
         scale, shift = self.modulation(embedding).chunk(2, dim=1)
         out: Tensor = h + self.out(F.silu(self.hidden(h) * (1 + scale) + shift))
         return out

@@ -1,4 +1,4 @@
-"""The RefineNets of NCSN, conditioned on the noise level by its index, and NCSNv2, which is not told it."""
+"""The RefineNets of NCSN, whose label is the index of the noise level, and of NCSNv2, which has no label."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoiselab.networks.base import ConditionalNetwork
 from denoiselab.networks.checks import Levels, check_image, check_multipliers, check_sizes, checkpointed_levels
 from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
 from denoiselab.networks.layers import join_image, run
@@ -20,25 +21,17 @@ from denoiselab.networks.ncsn_layers import (
 )
 
 
-class _RefineNet(nn.Module):
+class _RefineNet(ConditionalNetwork):
     """Residual blocks at falling resolution or with growing dilation, refined from the deepest on.
 
     Source: Lin et al., RefineNet, arXiv 1611.06612, with the changes of Song and Ermon, arXiv 1907.05600, appendix A.
 
     Args:
-        shape: As in `NCSN`.
-        channels: As in `NCSN`.
-        multipliers: As in `NCSN`.
-        dilations: As in `NCSN`.
-        norm: Makes the norm of so many channels, in the residual blocks and at the end.
-        refine_norm: Makes that of the refining blocks.
+        multipliers: Channels of each level of resolution or dilation, as multiples of `channels`.
+        dilations: Of the convolutions of each level; a level after the first with dilation 1 halves the resolution.
+        norm: Makes the norm of a number of channels, in the residual blocks and at the end.
+        refine_norm: Makes the norms of the refining blocks.
         pool: The pooling of the refining blocks, of size 5 and stride 1.
-        image_channels: As in `NCSN`.
-        outputs: As in `NCSN`.
-        checkpoint_levels: As in `NCSN`.
-
-    Raises:
-        ValueError: The shape is not an image's, a value is out of range, or H or W is not divisible by the stride.
     """
 
     def __init__(
@@ -59,7 +52,7 @@ class _RefineNet(nn.Module):
         check_sizes({"outputs": outputs, "image_channels": image_channels})
         check_sizes({f"dilations[{i}]": dilation for i, dilation in enumerate(dilations)})
         if channels < 2:
-            raise ValueError(f"channels={channels}: it must be at least 2, for the norms compare channels.")
+            raise ValueError(f"channels={channels}: it must be at least 2, as the norms compare channels.")
         if len(dilations) != len(multipliers) or dilations[0] != 1:
             raise ValueError(
                 f"dilations={list(dilations)}: one for each of multipliers={list(multipliers)}, the first 1."
@@ -89,7 +82,6 @@ class _RefineNet(nn.Module):
         self.head = nn.Conv2d(width, outputs * shape[0], 3, padding=1)
 
     def _score(self, x: Tensor, index: Tensor, cond: Conditioning) -> Tensor:
-        """Map `x` `(B, C, H, W)` and indices of noise levels `(B,)` to `(B, outputs C, H, W)`."""
         check_conditioning(cond, self.conditioning)
         h: Tensor = self.stem(join_image(x, cond.image))
         skips = []
@@ -110,27 +102,21 @@ class _RefineNet(nn.Module):
 
 
 class NCSN(_RefineNet):
-    """Noise conditional score network: each norm has its own numbers for each noise level.
+    """Noise conditional score network: norms with parameters for each noise level.
 
-    Its time label is the index of the level, rounded: `denoiser=discrete` on a schedule of as many levels. The
+    The time label is the index of the level, rounded: use `denoiser=discrete` and a schedule of as many levels. The
     source's output is the score, `parameterization=score`.
 
     Source: Song and Ermon, Generative Modeling by Estimating Gradients of the Data Distribution, arXiv 1907.05600,
     appendix A.
 
     Args:
-        shape: Shape (C, H, W) of an image.
-        levels: Noise levels.
+        levels: Noise levels, as many as the schedule's.
         channels: The unit of `multipliers`: 128 for CIFAR-10 and CelebA, 64 for MNIST.
-        multipliers: Channels of each level of resolution or dilation.
-        dilations: Of the convolutions there; a level after the first with dilation 1 halves the resolution instead.
-        image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
-        outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
-            "all".
+        multipliers: Channels of each level of resolution or dilation, as multiples of `channels`.
+        dilations: Of the convolutions of each level; a level after the first with dilation 1 halves the resolution.
 
-    Raises:
-        ValueError: The shape is not an image's, a value is out of range, or H or W is not divisible by the stride.
+    Further options and errors are those of `ConditionalNetwork`.
     """
 
     def __init__(
@@ -155,31 +141,26 @@ class NCSN(_RefineNet):
         self.noise_levels = levels
 
     def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
-        """Map `x` `(B, C, H, W)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, H, W)`."""
         return self._score(x, label.round().clamp(0, self.noise_levels - 1).long(), cond)
 
 
 class NCSNv2(_RefineNet):
-    """The unconditional RefineNet of NCSNv2: the noise level is seen in the image alone.
+    """The unconditional RefineNet of NCSNv2, which ignores the time label.
 
-    Its output divided by sigma is the score; `parameterization=ncsn` says so, and the division is there.
+    Its output divided by sigma is the score: use `parameterization=ncsn`.
 
     Source: Song and Ermon, Improved Techniques for Training Score-Based Generative Models, arXiv 2006.09011, section
     3.2 and appendix B.
 
     Args:
-        shape: Shape (C, H, W) of an image.
-        channels: The unit of `multipliers`.
         multipliers: Channels of each level of resolution or dilation: [1, 2, 2, 2] to 64x64, [1, 2, 2, 4, 4] to
             128x128, [1, 2, 2, 2, 4, 4] at 256x256.
         dilations: As in `NCSN`.
-        image_channels: As in `NCSN`.
-        outputs: As in `NCSN`.
-        checkpoint_levels: As in `NCSN`.
 
-    Raises:
-        ValueError: As in `NCSN`.
+    Further options and errors are those of `ConditionalNetwork`.
     """
+
+    uses_label = False
 
     def __init__(
         self,
@@ -196,5 +177,4 @@ class NCSNv2(_RefineNet):
         super().__init__(shape, channels, multipliers, dilations, InstanceNormPlus, NoNorm, pool, *options)
 
     def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
-        """Map `x` `(B, C, H, W)` and what is taken of `cond` to `(B, outputs C, H, W)`; the label is passed over."""
         return self._score(x, label, cond)

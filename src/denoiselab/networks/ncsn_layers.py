@@ -15,10 +15,7 @@ Norm = Callable[[int], nn.Module]
 class InstanceNormPlus(nn.Module):
     """gamma (instance norm + alpha times the channels' means, normalized over channels) + beta.
 
-    Instance norm loses the means, and with them colour; here they come back. Source: arXiv 1907.05600, appendix A.
-
-    Args:
-        channels: Of input and output.
+    The means, which instance norm removes, keep colour. Source: Song and Ermon, arXiv 1907.05600, appendix A.
     """
 
     def __init__(self, channels: int) -> None:
@@ -27,15 +24,13 @@ class InstanceNormPlus(nn.Module):
         self.beta = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        """Map `(B, C, H, W)` to the same shape."""
         return _instance_norm_plus(x, self.gamma, self.alpha, self.beta)
 
 
 class ConditionalInstanceNormPlus(nn.Module):
-    """`InstanceNormPlus` with gamma, alpha and beta of each noise level.
+    """`InstanceNormPlus` with gamma, alpha and beta for each noise level.
 
     Args:
-        channels: Of input and output.
         levels: Noise levels.
     """
 
@@ -52,18 +47,17 @@ class ConditionalInstanceNormPlus(nn.Module):
 
 
 class NoNorm(nn.Module):
-    """Passes on."""
+    """The identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
 
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
-        """`x`."""
         return x
 
 
 def _instance_norm_plus(x: Tensor, gamma: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
-    # (B, C); in half precision their differences would be lost
+    # (B, C), in float32 at least, as their differences are small
     means = x.to(torch.promote_types(x.dtype, torch.float32)).mean(dim=(2, 3))
     variance, mean = torch.var_mean(means, dim=1, keepdim=True)
     means = ((means - mean) / torch.sqrt(variance + 1e-5)).to(x.dtype)
@@ -75,12 +69,9 @@ class RefineNetBlock(nn.Module):
     """Norm, ELU, conv; norm, ELU, conv; add the input.
 
     Args:
-        channels_in: Channels of the input.
-        channels_out: Channels of the output.
         dilation: Of the convolutions.
-        norm: Makes the norms.
-        down: Halve the resolution behind the last convolution, by means, and behind the shortcut's.
-        deepens: It begins a level: the first convolution keeps the channels, and the shortcut has one.
+        down: Halve the resolution after the last convolution and after the shortcut's, by averages.
+        deepens: Begin a level: the first convolution keeps the channels, and the shortcut has a convolution.
     """
 
     def __init__(
@@ -109,9 +100,7 @@ class ResidualUnits(nn.Module):
     """Residual units: twice norm, ELU, conv; add the input.
 
     Args:
-        channels: Of input and output.
         count: Units.
-        norm: Makes the norms.
     """
 
     def __init__(self, channels: int, count: int, norm: Norm) -> None:
@@ -136,7 +125,6 @@ class Refiner(nn.Module):
         inputs: Channels of each input.
         channels: Of the output.
         units: Residual units at the end.
-        norm: Makes the norms.
         pool: Keeps the resolution.
     """
 

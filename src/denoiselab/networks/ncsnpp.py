@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from denoiselab.networks.checks import (
-    Levels,
-    check_dropout,
-    check_image,
-    check_levels,
-    check_multipliers,
-    check_sizes,
-    checkpointed_levels,
-)
+from denoiselab.networks.base import ConditionalNetwork
+from denoiselab.networks.checks import Levels, check_levelled, check_sizes, checkpointed_levels
 from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
 from denoiselab.networks.embeddings import FourierEmbedding, SinusoidalEmbedding
 from denoiselab.networks.layers import join_image, run
@@ -36,24 +29,20 @@ from denoiselab.networks.ncsnpp_layers import (
 from denoiselab.networks.resampling import doubling, halving
 
 
-class NCSNpp(nn.Module):
+class NCSNpp(ConditionalNetwork):
     """NCSN++ and DDPM++: a residual UNet whose input and output may also be fed in and read out at each level.
 
     NCSN++ resamples through FIR filters and adds a pyramid of the input to the levels of the encoder; DDPM++ does
-    neither. The output is the network's own, not divided by sigma: for NCSN++'s score with `parameterization=ncsn`,
-    which says just that. The time label is log sigma with Fourier features, 0..999 with sinusoidal ones.
+    neither. The output is not divided by sigma: `parameterization=ncsn` does it for NCSN++'s score. The time label is
+    log sigma with Fourier features, 0..999 with sinusoidal ones.
 
     Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, section 4.4 and appendix H;
     labels of class and augmentation as in Karras et al., EDM, arXiv 2206.00364, appendix F.
 
     Args:
-        shape: Shape (C, H, W) of an image.
-        channels: Channels of the first convolution.
-        multipliers: Channels of each level, as multiples of `channels`; the resolution halves between levels.
         blocks: Residual blocks a level (one more on the way up); 8 in the deep networks for CIFAR-10, else 4.
         attention_levels: Levels, counted from 0, with self-attention: after each block on the way down, after the
             last on the way up.
-        dropout: Probability, in the residual blocks.
         fourier_scale: Standard deviation of the frequencies of random Fourier features of the label; None for
             sinusoidal features.
         fir: Taps of the filters that resample; None for averages and repeats of 2x2 pixels.
@@ -64,15 +53,10 @@ class NCSNpp(nn.Module):
             pyramid of features that the levels continue from; None for the last level alone.
         combine: For a progressive input by `skip`: its features are added (`sum`) or concatenated (`cat`).
         skip_rescale: Divide the sums of residual blocks, attention and `residual` pyramids by sqrt(2).
-        image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
-        num_classes: Classes of `class_label`, with index `num_classes` as the null class; None for none.
+        num_classes: Classes of `class_label`; index `num_classes` is the null class. None for none.
         augmentation_features: Features of `augmentation`; None for none.
-        outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
-            "all"; the middle goes with the last.
 
-    Raises:
-        ValueError: The shape is not an image's, a value is out of range, or H or W is not divisible by the stride.
+    Further options and errors are those of `ConditionalNetwork`.
     """
 
     def __init__(
@@ -97,19 +81,9 @@ class NCSNpp(nn.Module):
         checkpoint_levels: Levels = (),
     ) -> None:
         super().__init__()
-        check_multipliers(multipliers)
-        check_image("NCSNpp", shape, 2 ** (len(multipliers) - 1), f"multipliers={list(multipliers)}")
-        check_levels(len(multipliers), attention_levels=attention_levels)
-        check_sizes(
-            {
-                "blocks": blocks,
-                "outputs": outputs,
-                "image_channels": image_channels,
-                "num_classes": num_classes,
-                "augmentation_features": augmentation_features,
-            }
-        )
-        check_dropout(dropout)
+        check_levelled("NCSNpp", shape, multipliers, attention_levels, dropout)
+        sizes = {"blocks": blocks, "outputs": outputs, "image_channels": image_channels, "num_classes": num_classes}
+        check_sizes({**sizes, "augmentation_features": augmentation_features})
         if channels < 4 or channels % 2:
             raise ValueError(f"channels={channels}: it must be even and at least 4.")
         if combine == "cat" and progressive_input != "skip":
@@ -133,62 +107,82 @@ class NCSNpp(nn.Module):
 
         biggan = residual_blocks == "biggan"
         block = partial(ResidualBlock, embedding=features, dropout=dropout, scale=scale, biggan=biggan)
-        down, up = partial(down_conv, fir=fir), partial(up_conv, fir=fir)
-
-        def attention(width: int, level: int) -> nn.Module:
-            return SelfAttention(width, scale) if level in attention_levels else nn.Identity()
-
+        layers = _Layers(block, fir, biggan, scale, attention_levels)
         widths = [channels * m for m in multipliers]
         channels_in = shape[0] + (image_channels or 0)
         self.stem = scaled(nn.Conv2d(channels_in, channels, 3, padding=1))
         self.encoder, self.decoder = nn.ModuleList(), nn.ModuleList()
-        skips: list[list[int]] = []  # channels that the decoder takes up again, level by level
-        width, pyramid = channels, channels_in
+        skips = self._build_encoder(layers, widths, blocks, channels, channels_in, progressive_input, combine == "cat")
+        width = widths[-1]
+        self.middle = nn.ModuleList([block(width, width), SelfAttention(width, scale), block(width, width)])
+        self._build_decoder(layers, widths, skips, outputs * shape[0], progressive_output)
+        self.head = None if progressive_output == "skip" else head(widths[0], outputs * shape[0])
+
+    def _build_encoder(
+        self,
+        layers: _Layers,
+        widths: Sequence[int],
+        blocks: int,
+        width: int,
+        pyramid: int,
+        progressive: str | None,
+        concatenate: bool,
+    ) -> list[list[int]]:
+        """Make the levels of the encoder; returns the channels of their outputs."""
+        skips: list[list[int]] = []
         for level, level_width in enumerate(widths):
-            stage = Encoder(scale)
+            stage = Encoder(layers.scale)
             if level:
-                stage.resample = block(width, width, resample=halving(fir)) if biggan else down(width, width)
-                if progressive_input == "skip":
-                    stage.pyramid = halving(fir)
+                stage.resample = layers.halve(width)
+                if progressive == "skip":
+                    stage.pyramid = halving(layers.fir)
                     stage.enter = scaled(nn.Conv2d(pyramid, width, 1))
-                    stage.concatenate = combine == "cat"
-                    width = 2 * width if stage.concatenate else width
-                elif progressive_input == "residual":
-                    stage.pyramid = down(pyramid, width)
+                    stage.concatenate = concatenate
+                    width = 2 * width if concatenate else width
+                elif progressive == "residual":
+                    stage.pyramid = down_conv(pyramid, width, layers.fir)
                     pyramid = width
             skips.append([width])
             for _ in range(blocks):
-                stage.blocks.append(block(width, level_width))
-                stage.attentions.append(attention(level_width, level))
+                stage.blocks.append(layers.block(width, level_width))
+                stage.attentions.append(layers.attention(level_width, level))
                 width = level_width
                 skips[-1].append(width)
             self.encoder.append(stage)
-        self.middle = nn.ModuleList([block(width, width), SelfAttention(width, scale), block(width, width)])
-        channels_out, pyramid = outputs * shape[0], 0
+        return skips
+
+    def _build_decoder(
+        self,
+        layers: _Layers,
+        widths: Sequence[int],
+        skips: Sequence[Sequence[int]],
+        channels_out: int,
+        progressive: str | None,
+    ) -> None:
+        """Make the levels of the decoder."""
+        width, pyramid = widths[-1], 0
         for level, level_width in reversed(list(enumerate(widths))):
-            out_stage = Decoder(scale)
+            stage = Decoder(layers.scale)
             for skip in reversed(skips[level]):
-                out_stage.blocks.append(block(width + skip, level_width))
+                stage.blocks.append(layers.block(width + skip, level_width))
                 width = level_width
-            out_stage.attention = attention(width, level)
-            if progressive_output == "skip":
-                out_stage.read = head(width, channels_out)
+            stage.attention = layers.attention(width, level)
+            if progressive == "skip":
+                stage.read = head(width, channels_out)
                 if pyramid:
-                    out_stage.pyramid = doubling(fir)
+                    stage.pyramid = doubling(layers.fir)
                 pyramid = channels_out
-            elif progressive_output == "residual":
+            elif progressive == "residual":
                 if pyramid:
-                    out_stage.pyramid = up(pyramid, width)
+                    stage.pyramid = up_conv(pyramid, width, layers.fir)
                 else:
-                    out_stage.read = head(width, width, 1.0)
+                    stage.read = head(width, width, 1.0)
                 pyramid = width
             if level:
-                out_stage.resample = block(width, width, resample=doubling(fir)) if biggan else up(width, width)
-            self.decoder.append(out_stage)
-        self.head = None if progressive_output == "skip" else head(width, channels_out)
+                stage.resample = layers.double(width)
+            self.decoder.append(stage)
 
     def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
-        """Map `x` `(B, C, H, W)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, H, W)`."""
         check_conditioning(cond, self.conditioning)
         embedding = self.features(label)
         if self.classes is not None:
@@ -220,3 +214,26 @@ class NCSNpp(nn.Module):
         for layer in self.middle:
             h = apply_layer(layer, h, embedding)
         return h
+
+
+class _Layers(NamedTuple):
+    """Makes the layers of a level."""
+
+    block: Callable[..., ResidualBlock]
+    fir: Sequence[float] | None
+    biggan: bool
+    scale: float
+    attention_levels: Sequence[int]
+
+    def attention(self, width: int, level: int) -> nn.Module:
+        return SelfAttention(width, self.scale) if level in self.attention_levels else nn.Identity()
+
+    def halve(self, width: int) -> nn.Module:
+        if self.biggan:
+            return self.block(width, width, resample=halving(self.fir))
+        return down_conv(width, width, self.fir)
+
+    def double(self, width: int) -> nn.Module:
+        if self.biggan:
+            return self.block(width, width, resample=doubling(self.fir))
+        return up_conv(width, width, self.fir)

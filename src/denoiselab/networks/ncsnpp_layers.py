@@ -13,10 +13,10 @@ from denoiselab.networks.convolution import Conv3x3
 from denoiselab.networks.layers import NormSiLU
 from denoiselab.networks.resampling import FIRDownsampleConv, FIRUpsampleConv, Repeats, UpConv2d
 
-# What the source calls an initial scale of 0: its square root, 1e-5, multiplies the weights.
+# The source's initial scale of 0: its square root, 1e-5, multiplies the weights.
 ALMOST_ZERO = 1e-10
 
-# Of the group norms.
+# Added to the variance in the group norms.
 EPS = 1e-6
 
 
@@ -40,7 +40,7 @@ def norm_silu(channels: int) -> NormSiLU:
 
 
 def head(channels_in: int, channels_out: int, scale: float = 0.0) -> nn.Sequential:
-    """Norm, swish and a 3x3 convolution: how features are read out."""
+    """Norm, swish and a 3x3 convolution."""
     return nn.Sequential(norm_silu(channels_in), scaled(nn.Conv2d(channels_in, channels_out, 3, padding=1), scale))
 
 
@@ -48,13 +48,8 @@ class ResidualBlock(nn.Module):
     """Norm, swish, conv; add the embedding; norm, swish, dropout, conv; add the input; rescale.
 
     Args:
-        channels_in: Channels of the input.
-        channels_out: Channels of the output.
-        embedding: Features of the embedding.
-        dropout: Probability.
-        scale: Factor on the sum.
         resample: Resamples input and branch, after the first activation; None for neither.
-        biggan: The shortcut's 1x1 convolution has BigGAN's initialization, not DDPM's.
+        biggan: Initialise the shortcut's 1x1 convolution as BigGAN does, instead of as DDPM does.
     """
 
     def __init__(
@@ -69,7 +64,7 @@ class ResidualBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_in = norm_silu(channels_in)
-        # Where pixels are repeated, the convolution that follows does it.
+        # Repeating pixels is part of the convolution that follows.
         self.repeats = isinstance(resample, Repeats)
         conv = UpConv2d(channels_in, channels_out) if self.repeats else Conv3x3(channels_in, channels_out)
         self.conv_in = scaled(conv)
@@ -94,12 +89,7 @@ class ResidualBlock(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Self-attention over positions, one head, with a residual and a rescaled sum.
-
-    Args:
-        channels: Of input and output.
-        scale: Factor on the sum.
-    """
+    """Self-attention over positions, one head, with a residual and a rescaled sum."""
 
     def __init__(self, channels: int, scale: float) -> None:
         super().__init__()
@@ -121,7 +111,7 @@ class SelfAttention(nn.Module):
 
 
 class Encoder(nn.Module):
-    """A level of the encoder; the network fills it.
+    """A level of the encoder; `NCSNpp` adds its layers.
 
     Args:
         scale: Factor on the sum of pyramid and features.
@@ -136,9 +126,9 @@ class Encoder(nn.Module):
         self.scale, self.concatenate = scale, False
 
     def forward(self, h: Tensor, pyramid: Tensor, embedding: Tensor) -> tuple[list[Tensor], Tensor]:
-        """The features that the decoder takes up, the last of them those of the next level, and the pyramid.
+        """The features for the decoder, of which the last enter the next level, and the pyramid.
 
-        `h` `(B, C, H, W)` and `pyramid` `(B, C', H, W)` are at the resolution of the level before.
+        `h` `(B, C, H, W)` and `pyramid` `(B, C', H, W)` have the resolution of the level before.
         """
         if self.resample is not None:
             h = apply_layer(self.resample, h, embedding)
@@ -156,7 +146,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A level of the decoder; the network fills it.
+    """A level of the decoder; `NCSNpp` adds its layers.
 
     Args:
         scale: Factor on the sum of pyramid and features.
@@ -174,9 +164,9 @@ class Decoder(nn.Module):
     def forward(
         self, h: Tensor, skips: list[Tensor], pyramid: Tensor | None, embedding: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """The features, at the resolution of the next level, and the pyramid, at that of this one.
+        """The features at the resolution of the next level and the pyramid at that of this one.
 
-        `h` `(B, C, H, W)` is at the resolution of this level, `pyramid` `(B, C', H/2, W/2)` at that of the one before.
+        `h` `(B, C, H, W)` has the resolution of this level, `pyramid` `(B, C', H/2, W/2)` that of the one before.
         """
         for block, skip in zip(self.blocks, reversed(skips), strict=True):
             h = block(torch.cat((h, skip), dim=1), embedding)
@@ -194,13 +184,13 @@ class Decoder(nn.Module):
 
 
 def apply_layer(layer: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
-    """Residual blocks take the embedding too."""
+    """Call a layer; residual blocks take the embedding too."""
     out: Tensor = layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
     return out
 
 
 def down_conv(channels_in: int, channels_out: int, fir: Sequence[float] | None) -> nn.Module:
-    """Halves by a 3x3 convolution, behind the filter where there is one."""
+    """Halves by a 3x3 convolution, after the filter if there is one."""
     if fir is not None:
         layer = FIRDownsampleConv(channels_in, channels_out, fir)
         scaled(layer.conv)
@@ -209,7 +199,7 @@ def down_conv(channels_in: int, channels_out: int, fir: Sequence[float] | None) 
 
 
 def up_conv(channels_in: int, channels_out: int, fir: Sequence[float] | None) -> nn.Module:
-    """Doubles by a 3x3 convolution, behind the filter where there is one."""
+    """Doubles by a 3x3 convolution, after the filter if there is one."""
     if fir is not None:
         layer = FIRUpsampleConv(channels_in, channels_out, fir)
         scaled(layer.conv)

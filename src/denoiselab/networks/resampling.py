@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# From so many positions of a batch on, folding the doubling into the weight costs less than it saves.
+# Folding the doubling into the weight is faster from so many positions of a batch on.
 _FOLDS_FROM = 256
 
 
@@ -16,7 +16,7 @@ def filter_2d(taps: Sequence[float]) -> Tensor:
     """The separable filter taps x taps, of sum 1, `(1, 1, K, K)`.
 
     Raises:
-        ValueError: The number of taps is odd, so that there is no centre between two pixels, or they sum to 0.
+        ValueError: If the number of taps is odd or their sum 0.
     """
     if not taps or len(taps) % 2:
         raise ValueError(f"fir={list(taps)}: the number of taps must be even, as in [1, 3, 3, 1].")
@@ -27,18 +27,16 @@ def filter_2d(taps: Sequence[float]) -> Tensor:
 
 
 class Averages(nn.Module):
-    """Halves by averages of 2x2 pixels: the FIR filter [1, 1]."""
+    """Halves by averages of 2x2 pixels: `(B, C, H, W)` to `(B, C, H/2, W/2)`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, C, H, W)` to `(B, C, H/2, W/2)`."""
         return F.avg_pool2d(x, 2)
 
 
 class Repeats(nn.Module):
-    """Doubles by repeating pixels: the FIR filter [1, 1]."""
+    """Doubles by repeating pixels: `(B, C, H, W)` to `(B, C, 2H, 2W)`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, C, H, W)` to `(B, C, 2H, 2W)`."""
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
 
@@ -46,9 +44,8 @@ class Downsample(nn.Module):
     """Halve the resolution by a 3x3 convolution of stride 2.
 
     Args:
-        channels: Of input and output.
-        symmetric: Pad one position on all sides (improved-diffusion; diffusers' default); else at the right and the
-            bottom alone, as TensorFlow's "SAME" does and so Ho et al.'s networks.
+        symmetric: Pad one position on all sides (improved-diffusion; diffusers' default), instead of right and bottom
+            (TensorFlow's "SAME", Ho et al.'s networks).
     """
 
     def __init__(self, channels: int, symmetric: bool = False) -> None:
@@ -65,13 +62,8 @@ class Downsample(nn.Module):
 class UpConv2d(nn.Conv2d):
     """A 3x3 convolution of an image that is doubled first, by repeating pixels.
 
-    The two are one transposed convolution of stride 2 with a 4x4 kernel, whose taps are sums of the 3x3's: 4/9 of the
-    multiplications, and the doubled image is never stored. Where few positions share the weight, the sums cost more
-    than they save, and the two are done in turn.
-
-    Args:
-        channels_in: Of the input.
-        channels_out: Of the output.
+    Both are done in one transposed convolution of stride 2 with a 4x4 kernel, whose taps are sums of the 3x3's: 4/9 of
+    the multiplications, without storing the doubled image. For few positions they are done in turn.
     """
 
     fold: Tensor
@@ -90,11 +82,7 @@ class UpConv2d(nn.Conv2d):
 
 
 class Upsample(nn.Module):
-    """Double the resolution by repeating pixels and a 3x3 convolution.
-
-    Args:
-        channels: Of input and output.
-    """
+    """Double the resolution by repeating pixels and a 3x3 convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -107,13 +95,13 @@ class Upsample(nn.Module):
 
 
 class _Filtered(nn.Module):
-    """Holds the filter; it follows from the options, so checkpoints leave it out.
+    """Holds an FIR filter as a buffer that is not saved.
 
     Args:
         taps: Of the filter in each direction; an even number.
 
     Raises:
-        ValueError: Their number is odd or their sum 0.
+        ValueError: If their number is odd or their sum 0.
     """
 
     kernel: Tensor
@@ -121,41 +109,39 @@ class _Filtered(nn.Module):
     def __init__(self, taps: Sequence[float] = (1, 3, 3, 1)) -> None:
         super().__init__()
         self.register_buffer("kernel", filter_2d(taps), persistent=False)
-        self.reach = len(taps) // 2 - 1  # pixels beyond the border that the output's first pixel sees
+        self.reach = len(taps) // 2 - 1  # pixels beyond the border that the first output depends on
 
     def _weight(self, x: Tensor, gain: float = 1.0) -> Tensor:
         return (gain * self.kernel).to(x.dtype).expand(x.shape[1], -1, -1, -1)
 
 
 class FIRDownsample(_Filtered):
-    """Halves through an FIR filter; beyond the border is 0.
+    """Halves through an FIR filter with zeros beyond the border: `(B, C, H, W)` to `(B, C, H/2, W/2)`.
 
     Source: Karras et al., StyleGAN2, arXiv 1912.04958 (`upfirdn`); Zhang, arXiv 1904.11486.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, C, H, W)` to `(B, C, H/2, W/2)`."""
         return F.conv2d(x, self._weight(x), stride=2, padding=self.reach, groups=x.shape[1])
 
 
 class FIRUpsample(_Filtered):
-    """Doubles by zeros between the pixels and an FIR filter of gain 4; beyond the border is 0.
+    """Doubles by zeros between the pixels and an FIR filter of gain 4: `(B, C, H, W)` to `(B, C, 2H, 2W)`.
 
     Source: as of `FIRDownsample`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, C, H, W)` to `(B, C, 2H, 2W)`."""
         return F.conv_transpose2d(x, self._weight(x, 4.0), stride=2, padding=self.reach, groups=x.shape[1])
 
 
 def halving(fir: Sequence[float] | None) -> nn.Module:
-    """Halves through the filter of these taps; by averages, where there are none."""
+    """Halves through the filter of these taps, or by averages."""
     return Averages() if fir is None else FIRDownsample(fir)
 
 
 def doubling(fir: Sequence[float] | None) -> nn.Module:
-    """Doubles through the filter of these taps; by repeating, where there are none."""
+    """Doubles through the filter of these taps, or by repeating pixels."""
     return Repeats() if fir is None else FIRUpsample(fir)
 
 
@@ -165,8 +151,6 @@ class FIRDownsampleConv(_Filtered):
     Source: as of `FIRDownsample`.
 
     Args:
-        channels_in: Channels of the input.
-        channels_out: Channels of the output.
         taps: Of the filter.
     """
 
@@ -182,17 +166,15 @@ class FIRDownsampleConv(_Filtered):
 
 
 class FIRUpsampleConv(_Filtered):
-    """Doubles, through an FIR filter, then a 3x3 convolution that sees the filter's values beyond the border too.
+    """Doubles, through an FIR filter, then a 3x3 convolution that uses the filter's values beyond the border too.
 
     Source: as of `FIRDownsample`.
 
     Args:
-        channels_in: Channels of the input.
-        channels_out: Channels of the output.
         taps: Of the filter, at least 4.
 
     Raises:
-        ValueError: There are two taps.
+        ValueError: If there are fewer.
     """
 
     def __init__(self, channels_in: int, channels_out: int, taps: Sequence[float] = (1, 3, 3, 1)) -> None:

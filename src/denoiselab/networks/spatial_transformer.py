@@ -12,11 +12,8 @@ class SpatialTransformer(nn.Module):
     """Transformer blocks over the positions of an image, between a group norm, two linear layers and a residual.
 
     Args:
-        channels: Of input and output.
-        heads: Of the attention.
         depth: Number of blocks.
         context: Features of the text's tokens.
-        groups: Of the group norm.
     """
 
     def __init__(self, channels: int, heads: int, depth: int, context: int, groups: int) -> None:
@@ -36,13 +33,7 @@ class SpatialTransformer(nn.Module):
 
 
 class _TextBlock(nn.Module):
-    """Self-attention, attention to the text and a gated feed-forward layer, each after a norm and with a residual.
-
-    Args:
-        width: Features of a token.
-        heads: Of the attention.
-        context: Features of the text's tokens.
-    """
+    """Self-attention, attention to the text and a gated feed-forward layer, each after a norm and with a residual."""
 
     def __init__(self, width: int, heads: int, context: int) -> None:
         super().__init__()
@@ -54,7 +45,6 @@ class _TextBlock(nn.Module):
         self.mlp = GatedFeedForward(width, 4 * width)
 
     def forward(self, tokens: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
-        """Map tokens `(B, T, W)` and the context `(B, L, D)`, which counts where `mask` `(B, L)`, to `(B, T, W)`."""
         tokens = tokens + self.attention(self.norm_attention(tokens))
         tokens = tokens + self.cross(self.norm_cross(tokens), context, mask)
         out: Tensor = tokens + self.mlp(self.norm_mlp(tokens))

@@ -1,4 +1,4 @@
-"""What a network costs: parameters, operations and memory, found without computing anything."""
+"""The costs of a network, parameters, operations and memory, found without computing anything."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Summary(NamedTuple):
 
     Args:
         parameters: Their number.
-        forward_flops: Of a forward pass of one image: two for a multiplication with its addition, in convolutions,
-            matrix products and attention.
-        activation_bytes: Of what is kept of one image for the backward pass, beside the weights.
+        forward_flops: Of a forward pass of one image, in convolutions, matrix products and attention; a multiplication
+            and its addition count as two.
+        activation_bytes: Memory of what is kept of one image for the backward pass, without the weights.
     """
 
     parameters: int
@@ -35,13 +35,13 @@ class Summary(NamedTuple):
 
 
 def summarize(network: nn.Module, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Summary:
-    """The costs of a network: it is called once with tensors that have shapes and no numbers, in less than a second.
+    """The costs of a network, from a call with fake tensors, in less than a second.
 
     Args:
-        network: On any device; its mode and dtype count.
+        network: On any device, in the mode and dtype to be summarised.
         x: `(B, *)`, on the CPU.
         label: `(B,)`.
-        cond: What the network takes.
+        cond: The conditions that the network takes.
     """
     kept: dict[int, Any] = {}  # storages: a view counts once, with what it is a view of
 
@@ -78,5 +78,5 @@ def _attention_flops(q: Any, k: Any, v: Any, *rest: Any, **options: Any) -> int:
     return int(2 * batch * heads * length * k[2] * (features + v[3]))
 
 
-# The counter knows the kernels of GPUs alone.
+# The counter has formulas for the kernels of GPUs only.
 _ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}

@@ -36,11 +36,9 @@ class TokenAttention(nn.Module):
 
     Args:
         width: Features of a token, divisible by `heads`.
-        heads: Number of heads.
         bias: Of queries, keys and values.
-        qk_norm: Divide queries and keys of each head by their root mean square, with a learned scale, so that the
-            attention's logits stay bounded (Esser et al., Scaling Rectified Flow Transformers, arXiv 2403.03206,
-            section 5.3.2).
+        qk_norm: Divide queries and keys of each head by their root mean square, with a learned scale, to bound the
+            attention's logits (Esser et al., Scaling Rectified Flow Transformers, arXiv 2403.03206, section 5.3.2).
     """
 
     def __init__(self, width: int, heads: int, bias: bool = True, qk_norm: bool = False) -> None:
@@ -66,7 +64,6 @@ class CrossAttention(nn.Module):
 
     Args:
         width: Features of a token, divisible by `heads`.
-        heads: Number of heads.
         context: Features of the context.
         bias: Of queries, keys and values.
         qk_norm: As in `TokenAttention`.
@@ -201,11 +198,7 @@ def _angles(features: int, grid: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def check_transformer(shape: Sequence[int], patch: int, width: int, heads: int, depth: int, outputs: int) -> None:
-    """Refuse what no transformer of patches can be.
-
-    Raises:
-        ValueError: Says which option.
-    """
+    """Check the options that the transformers of patches share."""
     check_sizes({"patch": patch, "width": width, "heads": heads, "depth": depth, "outputs": outputs})
     check_image("a transformer of patches", shape, patch, f"patch={patch}: patches")
     if width % heads:

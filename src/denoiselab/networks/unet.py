@@ -1,4 +1,4 @@
-"""The UNet that DDPM, improved DDPM, ADM and latent diffusion share: their networks are choices of its options."""
+"""The UNet that DDPM, improved DDPM, ADM and latent diffusion share; their networks differ in its options."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoiselab.networks.attention import SelfAttention, head_count
+from denoiselab.networks.base import EmbeddedNetwork
 from denoiselab.networks.checks import (
     Levels,
     check_dropout,
@@ -22,45 +23,33 @@ from denoiselab.networks.checks import (
     checkpointed_levels,
     level_widths,
 )
-from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
+from denoiselab.networks.conditioning import Conditioning, taken
 from denoiselab.networks.embeddings import time_embedding
 from denoiselab.networks.layers import NormSiLU, ResidualBlock, join_image, run, zero_init
 from denoiselab.networks.resampling import Downsample, Upsample
 from denoiselab.networks.spatial_transformer import SpatialTransformer
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Plan:
-    """What a UNet is built of.
+    """The options of a UNet; those of one kind of network have defaults, the others are as in `ConditionalNetwork`.
 
     Args:
-        shape: Shape (C, H, W) of an image.
-        channels: The unit of `multipliers`; the time label has as many sinusoidal features.
-        multipliers: Channels of each level, as multiples of `channels`; the resolution halves between levels.
-        blocks: Residual blocks a level (one more on the way up).
-        attention_levels: Levels, counted from 0, whose blocks are followed by self-attention.
-        dropout: Probability, in the residual blocks.
-        groups: Groups of the group norms.
-        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
-            "all"; the middle goes with the last.
-        image_channels: Channels of `image`, which is concatenated to the input; None where it is not taken.
-        vector_features: Features of `vector`, which is added to the time embedding; None where it is not taken.
-        heads: Heads of each attention; or those of each level, one after another.
-        heads_up: Heads of each attention on the way up, where they are others than `heads`.
+        heads: Heads of each attention: one number, or one a level.
+        heads_up: Heads of each attention on the way up; None for `heads`.
         head_channels: Channels of each head, in place of their number.
-        norm_eps: Of the group norms.
+        norm_eps: Added to the variance in the group norms.
         frequency_shift: As in `SinusoidalEmbedding`.
         cosine_first: As in `SinusoidalEmbedding`.
         scale_shift: As in `ResidualBlock`.
         block_resampling: Residual blocks halve and double the resolution, instead of convolutions.
         symmetric: As in `Downsample`.
-        middle_attention: There is attention in the middle.
-        token_features: Features of `tokens`, to which transformers attend in place of self-attention alone.
-        depths: Blocks of a transformer at each level; of no use without tokens.
+        middle_attention: Have attention in the middle.
+        token_features: Features of `tokens`; with them, transformers take the place of self-attention.
+        depths: Blocks of a transformer at each level, with `token_features`.
 
     Raises:
-        ValueError: The shape is not an image's, a value is out of range, H or W is not divisible by the stride, or
-            the channels of a level by `groups` or by the heads.
+        ValueError: If a value is out of range or sizes do not divide each other.
     """
 
     shape: Sequence[int]
@@ -71,7 +60,7 @@ class Plan:
     dropout: float
     groups: int
     checkpoint_levels: Levels
-    image_channels: int | None
+    image_channels: int | None = None
     vector_features: int | None = None
     heads: int | Sequence[int] = 1
     heads_up: int | None = None
@@ -87,11 +76,9 @@ class Plan:
     depths: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        sizes = {"channels": self.channels, "blocks": self.blocks, "groups": self.groups}
-        features = {"token_features": self.token_features, "vector_features": self.vector_features}
-        check_sizes({**sizes, "image_channels": self.image_channels, **features})
+        sizes = ("channels", "blocks", "groups", "image_channels", "token_features", "vector_features", "heads_up")
+        check_sizes({name: getattr(self, name) for name in sizes})
         check_positive({"norm_eps": self.norm_eps})
-        check_sizes({"heads_up": self.heads_up})
         if self.channels < 4:
             raise ValueError(f"channels={self.channels}: it must be at least 4.")
         made = f"multipliers={list(self.multipliers)}"
@@ -107,7 +94,7 @@ class Plan:
 
     @property
     def features(self) -> int:
-        """Features of the time embedding."""
+        """Features of the embedding."""
         return 4 * self.channels
 
     def checkpointed(self, level: int) -> bool:
@@ -115,7 +102,6 @@ class Plan:
         return level in checkpointed_levels(len(self.widths), self.checkpoint_levels)
 
     def block(self, channels_in: int, channels_out: int, *, up: bool = False, down: bool = False) -> ResidualBlock:
-        """A residual block."""
         options = (self.features, self.dropout, self.groups, self.norm_eps, self.scale_shift)
         return ResidualBlock(channels_in, channels_out, *options, up=up, down=down)
 
@@ -129,19 +115,18 @@ class Plan:
         return SpatialTransformer(width, heads, self.depths[level], self.token_features, self.groups)
 
     def stage(self, channels_in: int, level: int, *, up: bool = False) -> Stage:
-        """A block of a level with what follows it there, on the way down or up."""
+        """A residual block of a level, with its attention if it has any."""
         width = self.widths[level]
         attention = [self.attention(level, up=up)] if level in self.attention_levels else []
         return Stage([self.block(channels_in, width), *attention], self.checkpointed(level))
 
     def halving(self, level: int) -> Stage:
-        """The way from a level to the next."""
+        """The layer that halves the resolution after a level."""
         width = self.widths[level]
         layer = self.block(width, width, down=True) if self.block_resampling else Downsample(width, self.symmetric)
         return Stage([layer], self.checkpointed(level))
 
     def middle(self) -> Stage:
-        """The last level's middle."""
         width, last = self.widths[-1], len(self.widths) - 1
         attention = [self.attention(last)] if self.middle_attention else []
         layers = [self.block(width, width), *attention, self.block(width, width)]
@@ -149,25 +134,19 @@ class Plan:
 
 
 class Context(NamedTuple):
-    """What the layers of a UNet are told beside their input.
+    """Conditioning passed to every UNet block."""
 
-    Args:
-        embedding: `(B, E)`, of time and class, activated.
-        tokens: `(B, L, D)`, of a text.
-        mask: `(B, L)` bool, True where a token counts.
-    """
-
-    embedding: Tensor
-    tokens: Tensor | None = None
-    mask: Tensor | None = None
+    embedding: Tensor  # (B, E), activated
+    tokens: Tensor | None = None  # (B, L, D)
+    mask: Tensor | None = None  # (B, L) bool, True where a token counts
 
 
 class Stage(nn.ModuleList):
-    """Layers in turn, of which residual blocks are told the embedding, and transformers the tokens.
+    """Layers applied in turn: residual blocks with the embedding, transformers with the tokens.
 
     Args:
         layers: In order.
-        checkpointed: What they store for their gradients is computed again when needed.
+        checkpointed: Whether their activations are computed again in the backward pass.
     """
 
     def __init__(self, layers: Sequence[nn.Module], checkpointed: bool) -> None:
@@ -175,25 +154,27 @@ class Stage(nn.ModuleList):
         self.checkpointed = checkpointed
 
     def forward(self, context: Context, *parts: Tensor) -> Tensor:
-        """Map parts `(B, C_i, H, W)`, joined in their channels, to `(B, C, H', W')`."""
+        """Map `parts` `(B, C_i, H, W)`, concatenated along channels, to `(B, C, H', W')`."""
         return run(self._apply_layers, *context, *parts, checkpointed=self.checkpointed)
 
     def _apply_layers(self, embedding: Tensor, tokens: Tensor | None, mask: Tensor | None, *parts: Tensor) -> Tensor:
         h = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         for layer in self:
-            told: tuple[Tensor | None, ...] = (embedding,) if isinstance(layer, ResidualBlock) else ()
-            h = layer(h, *((tokens, mask) if isinstance(layer, SpatialTransformer) else told))
+            if isinstance(layer, ResidualBlock):
+                h = layer(h, embedding)
+            else:
+                h = layer(h, tokens, mask) if isinstance(layer, SpatialTransformer) else layer(h)
         return h
 
 
 class Encoder(nn.Module):
-    """The way down and the middle of a UNet: what a classifier has of it.
+    """The downward half and the middle of a UNet.
 
-    The names of its weights: `time` (the features of the label), `stem` (the first convolution), `down` (an entry a
-    block, and one between two levels), `middle`.
+    Its layers are `time` (the embedding of the label), `stem` (the first convolution), `down` (an entry a block, and
+    one between two levels) and `middle`.
 
     Args:
-        plan: What it is built of.
+        plan: Its options.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -214,27 +195,20 @@ class Encoder(nn.Module):
         self.middle = plan.middle()
 
     def encode(self, x: Tensor, context: Context) -> tuple[Tensor, list[Tensor]]:
-        """The middle's output and the states before it, from `x` `(B, C, H, W)`."""
+        """The middle's output for `x` `(B, C, H, W)`, and the states before it."""
         states = [self.stem(x)]
         for stage in self.down:
             states.append(stage(context, states[-1]))
         return self.middle(context, states[-1]), states
 
 
-class UNet(Encoder):
+class UNet(Encoder, EmbeddedNetwork):
     """A UNet, `(B, C, H, W)` to `(B, outputs C, H, W)`.
 
-    The names of its weights beside the encoder's: `classes` (the class embedding), `vector` (its features'), `up` (an
-    entry a block), `norm`, `head`.
+    Its layers beside the encoder's are `classes` and `vector` (embeddings), `up` (an entry a block), `norm` and `head`.
 
     Args:
-        plan: What it is built of.
-        num_classes: Classes of `class_label`; None for none.
-        null_class: Index `num_classes` stands for no class.
-        outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-
-    Raises:
-        ValueError: A number is below one.
+        plan: Its options beside the following.
     """
 
     def __init__(self, plan: Plan, num_classes: int | None, null_class: bool, outputs: int) -> None:
@@ -257,14 +231,7 @@ class UNet(Encoder):
         self.head = zero_init(nn.Conv2d(width, outputs * plan.shape[0], 3, padding=1))
 
     def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
-        """Map `x` `(B, C, H, W)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, H, W)`."""
-        check_conditioning(cond, self.conditioning)
-        embedding = self.time(label)  # (B, E)
-        if self.classes is not None:
-            embedding = embedding + self.classes(cond.class_label)
-        if self.vector is not None:
-            embedding = embedding + self.vector(cond.vector)
-        context = Context(F.silu(embedding), cond.tokens, cond.mask)
+        context = Context(F.silu(self.embed(label, cond)), cond.tokens, cond.mask)
         h, states = self.encode(join_image(x, cond.image), context)
         for stage in self.up:
             h = stage(context, h, states.pop())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoiselab.networks.attention import head_count
+from denoiselab.networks.base import EmbeddedNetwork
 from denoiselab.networks.checks import (
     Levels,
     check_dropout,
@@ -18,13 +19,13 @@ from denoiselab.networks.checks import (
     checkpointed_levels,
     level_widths,
 )
-from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
+from denoiselab.networks.conditioning import Conditioning, taken
 from denoiselab.networks.embeddings import time_embedding
 from denoiselab.networks.layers import NormSiLU, run, zero_init
 from denoiselab.networks.transformer import TokenAttention
 
 
-class UNet1D(nn.Module):
+class UNet1D(EmbeddedNetwork):
     """A UNet over time for signals (C, L), such as stereo audio: strided levels, residual blocks, self-attention.
 
     ADM's residual blocks, with the embedding as scale and shift of their second norm (Dhariwal and Nichol, Diffusion
@@ -33,25 +34,12 @@ class UNet1D(nn.Module):
 
     Args:
         shape: Shape (C, L) of a signal.
-        channels: The unit of `multipliers`.
-        multipliers: Channels of each level, as multiples of `channels`.
-        strides: Factor by which the length shrinks from each level to the next: one less than there are levels.
-        patch: Neighbouring values of the signal that are made channels before the first level.
-        blocks: Residual blocks a level (one more on the way up).
-        attention_levels: Levels, counted from 0, whose blocks are followed by self-attention.
+        strides: Factors by which the length shrinks between levels, one less than there are levels.
+        patch: Neighbouring values of the signal that become channels before the first level.
         heads: Heads of the attention; they divide the channels of its levels.
         kernel: Length of the convolutions of residual blocks, odd.
-        dropout: Probability, in the residual blocks.
-        groups: Groups of the group norms; they divide the channels of each level.
-        num_classes: Classes of `class_label`; None for none.
-        null_class: Index `num_classes` stands for no class.
-        vector_features: Features of `vector`; None for none.
-        outputs: Channels of the output, in units of those of the signal; 2 with a learned variance.
-        checkpoint_levels: Levels whose activations are computed again in the backward pass, which saves memory, or
-            "all"; the middle goes with the last.
 
-    Raises:
-        ValueError: The shape is not a signal's, a value is out of range, or one does not divide another.
+    Further options and errors are those of `ConditionalNetwork`.
     """
 
     def __init__(
@@ -74,29 +62,17 @@ class UNet1D(nn.Module):
         checkpoint_levels: Levels = (),
     ) -> None:
         super().__init__()
-        if len(shape) != 2:
-            raise ValueError(f"shape={list(shape)}: UNet1D takes signals (C, L); choose network=ddpm for images.")
-        sizes = {"channels": channels, "blocks": blocks, "groups": groups, "outputs": outputs, "patch": patch}
-        sizes |= {f"strides[{index}]": stride for index, stride in enumerate(strides)}
-        check_sizes({**sizes, "kernel": kernel, "num_classes": num_classes, "vector_features": vector_features})
-        widths = level_widths(channels, multipliers, groups)
-        levels = len(multipliers)
-        if len(strides) != levels - 1:
-            raise ValueError(f"strides={list(strides)}: multipliers={list(multipliers)} need {levels - 1} of them.")
-        if not kernel % 2:
-            raise ValueError(f"kernel={kernel}: it must be odd.")
+        sizes = {"channels": channels, "blocks": blocks, "groups": groups, "outputs": outputs, "kernel": kernel}
+        check_sizes({**sizes, "num_classes": num_classes, "vector_features": vector_features})
+        widths, levels = level_widths(channels, multipliers, groups), len(multipliers)
+        _check_strides(shape, patch, strides, levels)
         check_levels(levels, attention_levels=attention_levels)
         check_dropout(dropout)
-        stride = patch * math.prod(strides)
-        if shape[1] % stride:
-            raise ValueError(
-                f"patch={patch} and strides={list(strides)} make a stride of {stride}, "
-                f"which does not divide signals of length {shape[1]}."
-            )
+        if not kernel % 2:
+            raise ValueError(f"kernel={kernel}: it must be odd.")
         self.conditioning = taken(class_label=num_classes, vector=vector_features)
         self.checkpoint_levels = checkpointed_levels(levels, checkpoint_levels)
-        self.patch = patch
-        features = 4 * channels
+        self.patch, features = patch, 4 * channels
         self.time = time_embedding(channels, features)
         self.classes = None if num_classes is None else nn.Embedding(num_classes + null_class, features)
         self.vector = None if vector_features is None else nn.Linear(vector_features, features)
@@ -106,6 +82,14 @@ class UNet1D(nn.Module):
             return _Stage(channels_in, widths[level], features, kernel, dropout, groups, number)
 
         self.stem = nn.Conv1d(patch * shape[0], widths[0], kernel, padding=kernel // 2)
+        self._build(stage, widths, strides, blocks)
+        self.norm = NormSiLU(groups, widths[0])
+        self.head = zero_init(nn.Conv1d(widths[0], patch * outputs * shape[0], kernel, padding=kernel // 2))
+
+    def _build(
+        self, stage: Callable[[int, int], _Stage], widths: Sequence[int], strides: Sequence[int], blocks: int
+    ) -> None:
+        """Make the levels and the middle."""
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
         skips, width = [widths[0]], widths[0]
         for level, level_width in enumerate(widths):
@@ -114,11 +98,11 @@ class UNet1D(nn.Module):
                 part.append(stage(width, level))
                 width = level_width
                 skips.append(width)
-            if level < levels - 1:
+            if level < len(strides):
                 part.append(_Shrink(width, strides[level]))
                 skips.append(width)
             self.down.append(part)
-        self.middle = nn.ModuleList([stage(width, levels - 1) for _ in range(2)])
+        self.middle = nn.ModuleList([stage(width, len(strides)) for _ in range(2)])
         for level, level_width in reversed(list(enumerate(widths))):
             part = nn.ModuleList()
             for _ in range(blocks + 1):
@@ -127,18 +111,9 @@ class UNet1D(nn.Module):
             if level:
                 part.append(_Stretch(width, strides[level - 1]))
             self.up.append(part)
-        self.norm = NormSiLU(groups, width)
-        self.head = zero_init(nn.Conv1d(width, patch * outputs * shape[0], kernel, padding=kernel // 2))
 
     def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
-        """Map `x` `(B, C, L)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, L)`."""
-        check_conditioning(cond, self.conditioning)
-        embedding = self.time(label)
-        if self.classes is not None:
-            embedding = embedding + self.classes(cond.class_label)
-        if self.vector is not None:
-            embedding = embedding + self.vector(cond.vector)
-        embedding = F.silu(embedding)  # (B, E)
+        embedding = F.silu(self.embed(label, cond))  # (B, E)
         h = self.stem(x.unflatten(2, (-1, self.patch)).transpose(2, 3).flatten(1, 2))  # (B, W, L / patch)
         skips = [h]
         for level, part in enumerate(self.down):
@@ -160,24 +135,28 @@ class UNet1D(nn.Module):
         return signal
 
     def _run(self, layer: nn.Module, level: int, h: Tensor, embedding: Tensor) -> Tensor:
-        """Apply a layer; stages take the embedding too."""
         inputs = (h, embedding) if isinstance(layer, _Stage) else (h,)
         out: Tensor = run(layer, *inputs, checkpointed=level in self.checkpoint_levels)
         return out
 
 
-class _Stage(nn.Module):
-    """Norm, swish, conv; norm, scale and shift by the embedding, swish, dropout, conv; add the input; attention.
+def _check_strides(shape: Sequence[int], patch: int, strides: Sequence[int], levels: int) -> None:
+    """Check that a shape is a signal's and divisible by the strides of its levels."""
+    if len(shape) != 2:
+        raise ValueError(f"shape={list(shape)}: UNet1D takes signals (C, L); choose network=ddpm for images.")
+    check_sizes({"patch": patch, **{f"strides[{index}]": stride for index, stride in enumerate(strides)}})
+    if len(strides) != levels - 1:
+        raise ValueError(f"strides={list(strides)}: {levels} multipliers need {levels - 1} of them.")
+    stride = patch * math.prod(strides)
+    if shape[1] % stride:
+        raise ValueError(
+            f"patch={patch} and strides={list(strides)} make a stride of {stride}, "
+            f"which does not divide signals of length {shape[1]}."
+        )
 
-    Args:
-        channels_in: Channels of the input.
-        channels_out: Channels of the output.
-        embedding: Features of the embedding.
-        kernel: Length of the convolutions.
-        dropout: Probability.
-        groups: Of the group norms.
-        heads: Of the attention; None for none.
-    """
+
+class _Stage(nn.Module):
+    """Norm, swish, conv; norm, scale and shift by the embedding, swish, dropout, conv; add the input; attention."""
 
     def __init__(
         self,
@@ -204,7 +183,6 @@ class _Stage(nn.Module):
             zero_init(self.attention.out)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """Map `x` `(B, channels_in, L)` and the activated embedding `(B, E)` to `(B, channels_out, L)`."""
         scale, shift = self.embedding(embedding)[:, :, None].chunk(2, dim=1)
         h = self.norm_out(self.conv_in(self.norm_in(x)), scale, shift)
         out: Tensor = self.skip(x) + self.conv_out(self.dropout(h))
@@ -214,30 +192,19 @@ class _Stage(nn.Module):
 
 
 class _Shrink(nn.Module):
-    """Divide the length by a strided convolution of 2 s + 1 values, centred on every s-th.
-
-    Args:
-        channels: Of input and output.
-        stride: s.
-    """
+    """Divide the length by a strided convolution of 2 s + 1 values, centred on every s-th."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
         self.conv = nn.Conv1d(channels, channels, 2 * stride + 1, stride=stride, padding=stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, C, L)` to `(B, C, L / s)`."""
         out: Tensor = self.conv(x)
         return out
 
 
 class _Stretch(nn.Module):
-    """Multiply the length by repeating each value and a convolution of 2 s + 1 values.
-
-    Args:
-        channels: Of input and output.
-        factor: s.
-    """
+    """Multiply the length by repeating each value and a convolution of 2 s + 1 values."""
 
     def __init__(self, channels: int, factor: int) -> None:
         super().__init__()
@@ -245,6 +212,5 @@ class _Stretch(nn.Module):
         self.conv = nn.Conv1d(channels, channels, 2 * factor + 1, padding=factor)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, C, L)` to `(B, C, s L)`."""
         out: Tensor = self.conv(x.repeat_interleave(self.factor, dim=2))
         return out

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from denoiselab.networks.base import ConditionalNetwork
 from denoiselab.networks.checks import Levels, check_sizes, checkpointed_levels, hidden_features
 from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
 from denoiselab.networks.embeddings import SinusoidalEmbedding
@@ -20,16 +21,15 @@ from denoiselab.networks.transformer import (
 )
 
 
-class UViT(nn.Module):
+class UViT(ConditionalNetwork):
     """Bao et al.'s transformer: time, class and text are tokens beside the patches; long skips as in a UNet.
 
     Sizes (width, depth, heads): S (512, 13, 8), S deep (512, 17, 8), M (768, 17, 12), L (1024, 21, 16),
-    H (1152, 29, 16). The output does not start as zero, as in its source.
+    H (1152, 29, 16). The output layer is not initialised with zeros, as in the source.
 
     Source: Bao et al., All are Worth Words: A ViT Backbone for Diffusion Models, arXiv 2209.12152, section 3, table 1.
 
     Args:
-        shape: Shape (C, H, W) of an image or latent.
         patch: Side of a patch; it divides H and W.
         width: Features of a token, divisible by `heads`.
         depth: Number of blocks, odd: as many before the middle one as after.
@@ -38,16 +38,9 @@ class UViT(nn.Module):
         qkv_bias: Give queries, keys and values a bias.
         time_mlp: Pass the embedded time through two linear layers.
         final_conv: End with a 3x3 convolution over the image.
-        num_classes: Classes of `class_label`; None for none.
-        null_class: Index `num_classes` stands for no class.
-        token_features: Features of `tokens`; None for no text.
-        num_tokens: Length of `tokens`, each of which has its learned position; None for no text. There is no mask.
-        outputs: Channels of the output, in units of those of the image; 2 with a learned variance.
-        checkpoint_levels: Blocks, counted from 0, whose activations are computed again in the backward pass, which
-            saves memory, or "all".
+        num_tokens: Length of `tokens`, each of which has a learned position; None for no text. There is no mask.
 
-    Raises:
-        ValueError: The shape is not an image's, a value is out of range, or one does not divide another.
+    Further options and errors are those of `ConditionalNetwork`.
     """
 
     def __init__(
@@ -104,7 +97,6 @@ class UViT(nn.Module):
         nn.init.trunc_normal_(self.positions, std=0.02)
 
     def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
-        """Map `x` `(B, C, H, W)`, time labels `(B,)` and what is taken of `cond` to `(B, outputs C, H, W)`."""
         check_conditioning(cond, self.conditioning)
         parts = []
         if self.classes is not None:
@@ -114,8 +106,8 @@ class UViT(nn.Module):
             assert cond.tokens is not None
             if cond.tokens.shape[1] != self.num_tokens:
                 raise ValueError(
-                    f"conditioning: tokens must be of length {self.num_tokens}, not {cond.tokens.shape[1]}: each has "
-                    "its learned position; network.num_tokens says how many."
+                    f"num_tokens={self.num_tokens}: texts have {cond.tokens.shape[1]} tokens; each has a learned "
+                    "position, so set network.num_tokens to their number."
                 )
             parts.append(self.text(cond.tokens))
         parts.append(self.patches(x))
@@ -134,14 +126,7 @@ class UViT(nn.Module):
 
 
 class _Block(nn.Module):
-    """Self-attention and a feed-forward layer, each after a layer norm and with a residual.
-
-    Args:
-        width: Features of a token.
-        heads: Of the attention.
-        hidden: Of the feed-forward layer.
-        qkv_bias: Of the attention.
-    """
+    """Self-attention and a feed-forward layer, each after a layer norm and with a residual."""
 
     def __init__(self, width: int, heads: int, hidden: int, qkv_bias: bool) -> None:
         super().__init__()
@@ -151,7 +136,6 @@ class _Block(nn.Module):
         self.mlp = FeedForward(width, hidden)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Map `(B, T, W)` to the same shape."""
         tokens = tokens + self.attention(self.norm_attention(tokens))
         out: Tensor = tokens + self.mlp(self.norm_mlp(tokens))
         return out
@@ -165,5 +149,4 @@ class _SkipBlock(_Block):
         self.join = nn.Linear(2 * width, width)
 
     def forward(self, tokens: Tensor, skip: Tensor) -> Tensor:  # type: ignore[override]
-        """Map tokens and skip, `(B, T, W)` each, to the same shape."""
         return super().forward(self.join(torch.cat((tokens, skip), dim=2)))

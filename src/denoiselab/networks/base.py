@@ -1,0 +1,92 @@
+"""The contract of networks, and what those of this package have in common."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from denoiselab.networks.conditioning import Conditioning, check_conditioning
+
+
+class Network(Protocol):
+    """What a `Denoiser` calls: an `nn.Module` of any class that maps noisy samples to an output of their shape.
+
+    A network that takes conditions has an attribute `conditioning`, the frozen set of the fields of `Conditioning`
+    that it takes; without the attribute it takes none.
+    """
+
+    def __call__(self, x: Tensor, label: Tensor, cond: Conditioning, /) -> Tensor:
+        """Map noisy samples to the output that the parameterization interprets.
+
+        Args:
+            x: `(B, C, *)`, noisy samples, scaled by the denoiser's `input_scale`.
+            label: `(B,)`, at least float32, the time labels of their noise levels.
+            cond: The condition of each sample.
+
+        Returns:
+            `(B, outputs C, *)` in the dtype of `x`; `outputs` is 2 with a learned variance, else 1.
+        """
+        ...
+
+
+class ConditionalNetwork(nn.Module):
+    """The base of the networks of this package.
+
+    Options that they share are documented here; each documents its own.
+
+    Args:
+        shape: Shape of a sample: (C, H, W) of an image or latent.
+        channels: Channels of the first level, the unit of `multipliers`.
+        multipliers: Channels of each level, as multiples of `channels`; the resolution halves between levels.
+        blocks: Residual blocks a level (one more on the way up).
+        attention_levels: Levels, counted from 0, whose blocks are followed by self-attention.
+        dropout: Probability, in the residual blocks.
+        groups: Groups of the group norms; they divide the channels of each level.
+        num_classes: Classes of `class_label`; None for none.
+        null_class: Index `num_classes` stands for no class.
+        vector_features: Features of `vector`; None for none.
+        token_features: Features of `tokens`; None for no text.
+        image_channels: Channels of `image`, which is resized to the input and concatenated to it; None for none.
+        outputs: Channels of the output, in units of those of a sample; 2 with a learned variance.
+        checkpoint_levels: Levels or blocks, counted from 0, whose activations are computed again in the backward pass,
+            which saves memory, or "all"; the middle of a UNet goes with its last level.
+
+    Raises:
+        ValueError: If `shape` has another number of dimensions, a value is out of range, or sizes do not divide each
+            other.
+    """
+
+    conditioning: frozenset[str]
+    checkpoint_levels: frozenset[int]
+    uses_label = True  # whether the output depends on the time label
+
+    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
+        """Map `x` `(B, C, *)` and time labels `(B,)` to `(B, outputs C, *)`.
+
+        Raises:
+            ValueError: If `cond` has a field that is not in `conditioning`, or lacks a required one.
+        """
+        raise NotImplementedError
+
+
+class EmbeddedNetwork(ConditionalNetwork):
+    """A network whose time label, class and vector are summed to one embedding."""
+
+    time: nn.Sequential
+    classes: nn.Embedding | None
+    vector: nn.Linear | None
+
+    def embed(self, label: Tensor, cond: Conditioning) -> Tensor:
+        """The embedding `(B, E)` of time labels `(B,)`, classes and vectors, before its activation.
+
+        Raises:
+            ValueError: If `cond` has a field that is not in `conditioning`, or lacks a required one.
+        """
+        check_conditioning(cond, self.conditioning)
+        embedding: Tensor = self.time(label)
+        if self.classes is not None:
+            embedding = embedding + self.classes(cond.class_label)
+        if self.vector is not None:
+            embedding = embedding + self.vector(cond.vector)
+        return embedding
