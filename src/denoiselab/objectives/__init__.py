@@ -1,9 +1,10 @@
 """Training objectives: one loss per sample, unreduced."""
 
 from denoiselab.objectives.base import Objective
+from denoiselab.objectives.continuous import ContinuousBound
 from denoiselab.objectives.denoising import DenoisingObjective
 from denoiselab.objectives.score_matching import ImplicitScoreMatching, SlicedScoreMatching
-from denoiselab.objectives.variational import ContinuousBound, Hybrid, SohlDickstein, VariationalBound
+from denoiselab.objectives.variational import Hybrid, SohlDickstein, VariationalBound
 
 __all__ = [
     "ContinuousBound",

@@ -1,4 +1,4 @@
-"""What every objective is: a loss per sample, and the refusal of denoisers that it cannot train."""
+"""The contract of objectives: a loss per sample, and which denoisers they train."""
 
 from __future__ import annotations
 
@@ -15,24 +15,27 @@ from denoiselab.schedules.base import like
 
 
 class Objective(nn.Module, ABC):
-    """A training loss; its own parameters, if it has any, are trained with the denoiser's."""
+    """A training loss; its own parameters, if it has any, are trained with the denoiser's.
+
+    One that evaluates a decoder of discrete data keeps it as the attribute `decoder`.
+    """
 
     @abstractmethod
     def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
-        """The loss of each sample, `(B,)`.
+        """The loss of each sample, `(B,)` float32, differentiable in the denoiser's parameters.
 
         Args:
-            denoiser: What is trained.
+            denoiser: The model in training.
             x0: Clean batch `(B, *)`.
-            noise: Source of all that is random.
+            noise: Source of all random numbers.
             cond: The batch's conditioning.
         """
 
     def check(self, denoiser: Denoiser) -> None:
-        """Refuse a denoiser that this objective cannot train, before any training.
+        """Check before training that this objective can train a denoiser.
 
         Raises:
-            ValueError: Says which of its parts does not fit.
+            ValueError: If it cannot; the message names the option that does not fit.
         """
         if denoiser.variance is not None and denoiser.variance.outputs == 2:
             raise ValueError(
@@ -42,11 +45,11 @@ class Objective(nn.Module, ABC):
 
 
 class LevelObjective(Objective):
-    """A loss at one level a sample, a mean or a sum over the sample's dimensions.
+    """A loss at one noise level a sample.
 
     Args:
-        level_distribution: Draws the levels to train at.
-        sum_dimensions: Sum over dimensions instead of the mean.
+        level_distribution: Draws the noise levels.
+        sum_dimensions: Sum over a sample's dimensions, instead of their mean.
     """
 
     def __init__(self, level_distribution: LevelDistribution, sum_dimensions: bool = False) -> None:
@@ -55,11 +58,6 @@ class LevelObjective(Objective):
         self.sum_dimensions = sum_dimensions
 
     def check(self, denoiser: Denoiser) -> None:
-        """Refuse a learned variance, and a schedule without the levels to be drawn.
-
-        Raises:
-            ValueError: One of them.
-        """
         super().check(denoiser)
         self.level_distribution.check(denoiser.schedule)
 

@@ -18,7 +18,7 @@ from denoiselab.schedules.base import like
 
 
 class DenoisingObjective(LevelObjective):
-    """w(level) |x0_hat - x0|^2, evaluated where the network speaks.
+    """w(level) |x0_hat - x0|^2, evaluated in the space of the network's output.
 
     With out = a x0 + b eps, |out_hat - out|^2 = (det / sigma)^2 |x0_hat - x0|^2, so the weight of the output's
     squared error is w (sigma / det)^2: 1 for L_simple with an eps network (Ho et al., arXiv 2006.11239, eq. 14).
@@ -26,10 +26,8 @@ class DenoisingObjective(LevelObjective):
 
     Args:
         weighting: The weight w of the squared error of x0.
-        level_distribution: Draws the levels to train at.
-        distance: What stands for the square of the output's error; its weight is the square's.
-        uncertainty: Learns a further weight of each level; None for none.
-        sum_dimensions: Sum over dimensions instead of the mean.
+        distance: Replaces the square of the output's error, with the same weight.
+        uncertainty: A further, learned weight of each level; None for none.
     """
 
     def __init__(
@@ -46,7 +44,6 @@ class DenoisingObjective(LevelObjective):
         self.uncertainty = uncertainty
 
     def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
-        """The loss of each sample, `(B,)` float32, in no unit: a mean (or sum) over dimensions."""
         draw = self.level_distribution(denoiser.schedule, noise)
         eps = noise.like(x0)
         output = denoiser.output(corrupt(x0, eps, draw.level), draw.level, cond)

@@ -1,4 +1,4 @@
-"""At which noise levels a batch is trained: maps from uniform numbers to levels."""
+"""Distributions of the noise levels in training: maps from uniform numbers to levels."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from denoiselab.schedules import Level, Schedule
 
 
 class Draw(NamedTuple):
-    """Levels to train at.
+    """Noise levels drawn for a batch.
 
     Args:
         level: `(B,)`, float64.
-        weight: `(B,)`, uniform density over the density drawn from; None where the losses are taken as they are.
+        weight: `(B,)`, factors on the losses that undo importance sampling; None for no factors.
     """
 
     level: Level
@@ -28,10 +28,10 @@ class Draw(NamedTuple):
 
 
 class LevelDistribution(nn.Module, ABC):
-    """Draws one level a sample.
+    """Draws one noise level a sample.
 
     Args:
-        uniforms: The numbers that are mapped to levels; None for `Independent`.
+        uniforms: Source of the uniform numbers that are mapped to levels; None for `Independent`.
     """
 
     def __init__(self, uniforms: Uniforms | None = None) -> None:
@@ -40,24 +40,24 @@ class LevelDistribution(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, schedule: Schedule, noise: Noise) -> Draw:
-        """Levels `(B,)`, float64, on the device of the noise's index."""
+        """Levels `(B,)` float64 of a schedule, on the device of `noise.index`, whose samples they are for."""
 
     def observe(self, level: Level, losses: Tensor) -> None:
-        """Take note of the unweighted losses `(B,)` at the levels last drawn."""
+        """Record the unweighted losses `(B,)` at levels `(B,)` that were drawn; called once a training step."""
 
     def check(self, schedule: Schedule) -> None:
-        """Refuse a schedule that has no such levels.
+        """Check before training that a schedule has the levels to be drawn.
 
         Raises:
-            ValueError: It has none.
+            ValueError: If it has not.
         """
 
 
 class SingleLevel(LevelDistribution):
-    """All samples at one level: denoising at one noise level (Vincent 2011).
+    """One level for all samples (Vincent 2011).
 
     Args:
-        t: The level's time on the schedule.
+        t: Its time on the schedule.
     """
 
     def __init__(self, t: float) -> None:
@@ -65,15 +65,9 @@ class SingleLevel(LevelDistribution):
         self.t = t
 
     def forward(self, schedule: Schedule, noise: Noise) -> Draw:
-        """Levels `(B,)`, all the same."""
         return Draw(schedule.level(torch.full_like(noise.index, self.t, dtype=torch.float64)))
 
     def check(self, schedule: Schedule) -> None:
-        """Refuse a time outside of the schedule's range.
-
-        Raises:
-            ValueError: It is outside.
-        """
         if not schedule.t_min <= self.t <= schedule.t_max:
             raise ValueError(
                 f"level_distribution.t={self.t}: the schedule's times run from {schedule.t_min} to {schedule.t_max}."
@@ -84,7 +78,6 @@ class UniformTime(LevelDistribution):
     """t uniform in [t_min, t_max]."""
 
     def forward(self, schedule: Schedule, noise: Noise) -> Draw:
-        """Levels `(B,)`, float64."""
         return Draw(_at_fraction(schedule, self.uniforms(noise)))
 
 
@@ -92,8 +85,7 @@ class UniformSteps(LevelDistribution):
     """One of the levels of a chain, all equally likely.
 
     Args:
-        uniforms: As in `LevelDistribution`.
-        steps: Length of the chain; None for a discrete schedule's own.
+        steps: Length of the chain; None for the discrete schedule's own.
     """
 
     def __init__(self, uniforms: Uniforms | None = None, steps: int | None = None) -> None:
@@ -101,16 +93,10 @@ class UniformSteps(LevelDistribution):
         self.steps = steps
 
     def forward(self, schedule: Schedule, noise: Noise) -> Draw:
-        """Levels `(B,)`, float64."""
         steps = schedule.chain(self.steps)
         return Draw(_at_fraction(schedule, (self.uniforms(noise) * steps).floor() / (steps - 1)))
 
     def check(self, schedule: Schedule) -> None:
-        """Refuse a continuous schedule without a number of steps.
-
-        Raises:
-            ValueError: There is no chain.
-        """
         schedule.chain(self.steps)
 
 
@@ -120,10 +106,9 @@ class LogNormalNoise(LevelDistribution):
     Args:
         mean: Of the logarithm.
         std: Of the logarithm.
-        uniforms: As in `LevelDistribution`.
 
     Raises:
-        ValueError: `std` is not positive.
+        ValueError: If `std` <= 0.
     """
 
     def __init__(self, mean: float = -1.2, std: float = 1.2, uniforms: Uniforms | None = None) -> None:
@@ -133,7 +118,6 @@ class LogNormalNoise(LevelDistribution):
         self.mean, self.std = mean, std
 
     def forward(self, schedule: Schedule, noise: Noise) -> Draw:
-        """Levels `(B,)`, float64."""
         return Draw(schedule.at(-(self.mean + self.std * torch.special.ndtri(self.uniforms(noise)))))
 
 
@@ -143,10 +127,9 @@ class LogitNormalTime(LevelDistribution):
     Args:
         mean: Of the logit; positive favours noise.
         std: Of the logit.
-        uniforms: As in `LevelDistribution`.
 
     Raises:
-        ValueError: `std` is not positive.
+        ValueError: If `std` <= 0.
     """
 
     def __init__(self, mean: float = 0.0, std: float = 1.0, uniforms: Uniforms | None = None) -> None:
@@ -156,7 +139,6 @@ class LogitNormalTime(LevelDistribution):
         self.mean, self.std = mean, std
 
     def forward(self, schedule: Schedule, noise: Noise) -> Draw:
-        """Levels `(B,)`, float64."""
         u = self.uniforms(noise)
         return Draw(_at_fraction(schedule, torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))))
 
@@ -166,10 +148,9 @@ class ModeTime(LevelDistribution):
 
     Args:
         scale: From -1 to 2 / (pi - 2); 0 is uniform, positive favours the middle.
-        uniforms: As in `LevelDistribution`.
 
     Raises:
-        ValueError: `scale` is outside of its range.
+        ValueError: If `scale` is out of range.
     """
 
     def __init__(self, scale: float = 1.29, uniforms: Uniforms | None = None) -> None:
@@ -179,7 +160,6 @@ class ModeTime(LevelDistribution):
         self.scale = scale
 
     def forward(self, schedule: Schedule, noise: Noise) -> Draw:
-        """Levels `(B,)`, float64."""
         u = self.uniforms(noise)
         return Draw(_at_fraction(schedule, 1 - u - self.scale * ((math.pi / 2 * u).cos().square() - 1 + u)))
 
@@ -193,7 +173,6 @@ class CosineLogSNR(LevelDistribution):
 
     Args:
         shift: Added to the half log-SNR.
-        uniforms: As in `LevelDistribution`.
     """
 
     def __init__(self, shift: float = 0.0, uniforms: Uniforms | None = None) -> None:
@@ -201,7 +180,6 @@ class CosineLogSNR(LevelDistribution):
         self.shift = shift
 
     def forward(self, schedule: Schedule, noise: Noise) -> Draw:
-        """Levels `(B,)`, float64."""
         u = self.uniforms(noise)
         ends = schedule.level(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64, device=u.device)).lam
         low, high = (2 / math.pi * (self.shift - ends).exp().atan()).unbind()
@@ -211,18 +189,17 @@ class CosineLogSNR(LevelDistribution):
 class LossHistory(UniformSteps):
     """Steps drawn in proportion to the root of the mean square of their last losses, weighted back to uniform.
 
-    Until every step has `history` losses, the draw is uniform. All ranks share one history.
+    The draw is uniform until every step has `history` losses. All ranks share one history.
 
     Source: Nichol and Dhariwal, Improved DDPM, arXiv 2102.09672, eq. 18.
 
     Args:
         steps: Length of the chain.
-        history: Losses kept a step.
-        uniform: Share of draws that stay uniform, so that no step starves.
-        uniforms: As in `LevelDistribution`.
+        history: Number of losses kept for each step.
+        uniform: Share of draws that are uniform, so that every step is drawn.
 
     Raises:
-        ValueError: A value is out of range.
+        ValueError: If a value is out of range.
     """
 
     losses: Tensor
@@ -248,7 +225,6 @@ class LossHistory(UniformSteps):
         return torch.where((self.count >= history).all(), p, 1 / steps)
 
     def forward(self, schedule: Schedule, noise: Noise) -> Draw:
-        """Levels `(B,)`, float64, and their weights."""
         p = self.probabilities()
         edges = p.cumsum(0)
         index = torch.searchsorted(edges, self.uniforms(noise) * edges[-1], right=True).clamp_max(len(p) - 1)
@@ -256,7 +232,6 @@ class LossHistory(UniformSteps):
 
     @torch.no_grad()
     def observe(self, level: Level, losses: Tensor) -> None:
-        """Keep the latest losses `(B,)` of each step, those of all ranks in one order."""
         assert level.path is not None
         steps, history = self.losses.shape
         span = level.path.t_max - level.path.t_min
@@ -268,7 +243,7 @@ class LossHistory(UniformSteps):
             dist.all_gather(gathered, pairs)
             joined = torch.cat(gathered, 1)
             index, values = joined[0].long(), joined[1]
-        # The place of each loss in its step's ring: the number of earlier ones of the same step in the batch.
+        # Position of each loss in its step's ring buffer: the number of earlier ones of the same step in the batch.
         order = index.argsort(stable=True)
         index, values = index[order], values[order]
         rank = torch.arange(len(index), device=index.device) - torch.searchsorted(index, index)
@@ -279,11 +254,6 @@ class LossHistory(UniformSteps):
         self.count += total
 
     def check(self, schedule: Schedule) -> None:
-        """Refuse a discrete schedule of another length.
-
-        Raises:
-            ValueError: The lengths differ.
-        """
         if schedule.steps not in (None, self.steps):
             raise ValueError(f"level_distribution.steps={self.steps}: the schedule has {schedule.steps} steps.")
 

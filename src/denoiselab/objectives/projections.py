@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -10,7 +10,13 @@ from torch import Tensor
 from denoiselab.noise import Noise
 from denoiselab.schedules.base import like
 
-Projection = Callable[[Tensor, Noise], Tensor]
+
+class Projection(Protocol):
+    """Draws a direction for each sample."""
+
+    def __call__(self, x: Tensor, noise: Noise, /) -> Tensor:
+        """Directions v with E v v^T = I, in the shape and dtype of `x` `(B, *)`; random numbers come from `noise`."""
+        ...
 
 
 def gaussian(x: Tensor, noise: Noise) -> Tensor:

@@ -25,9 +25,8 @@ class _ScoreMatching(LevelObjective):
     """sigma^power (|s|^2 / 2 + tr ds/dx), s = -eps_hat / sigma, at noisy data.
 
     Args:
-        level_distribution: Draws the levels to train at; one level is Hyvärinen's loss on data with that much noise.
-        power: Of sigma in the weight; 2 makes all levels count alike.
-        sum_dimensions: Sum over dimensions instead of the mean.
+        level_distribution: Draws the noise levels; a single one gives Hyvärinen's loss on data with that much noise.
+        power: Of sigma in the weight; with 2 all levels have the same weight.
     """
 
     def __init__(self, level_distribution: LevelDistribution, power: float = 2.0, sum_dimensions: bool = False) -> None:
@@ -35,7 +34,6 @@ class _ScoreMatching(LevelObjective):
         self.power = power
 
     def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
-        """The loss of each sample, `(B,)` float32."""
         draw = self.level_distribution(denoiser.schedule, noise)
         level = draw.level
         # The loss is differentiated twice, which only the plain form of attention can be.
@@ -57,13 +55,12 @@ class _ScoreMatching(LevelObjective):
 
 
 class ImplicitScoreMatching(_ScoreMatching):
-    """The exact trace, one backward pass a dimension: for a few dimensions, and as the measure of the others.
+    """The exact trace, one backward pass a dimension: for few dimensions, and to test the other objectives.
 
     Source: Hyvärinen, Estimation of Non-Normalized Statistical Models by Score Matching, JMLR 6, 2005, theorem 1.
     """
 
     def inner(self, x: Tensor, eps: Tensor, sigma: Tensor, noise: Noise) -> Tensor:
-        """sigma^2 (|s|^2 / 2 + tr ds/dx), `(B,)`."""
         flat = eps.flatten(1)
         trace = torch.zeros_like(flat[:, 0])
         for i in range(flat.shape[1]):
@@ -78,15 +75,12 @@ class SlicedScoreMatching(_ScoreMatching):
     Source: Song et al., Sliced Score Matching, arXiv 1905.07088, eq. 7 and 8.
 
     Args:
-        level_distribution: As in `ImplicitScoreMatching`.
         projection: Draws the directions.
-        count: Directions a sample, averaged.
-        variance_reduced: |s|^2 / 2 as it is (eq. 8); otherwise along the direction too (eq. 7).
-        power: As in `ImplicitScoreMatching`.
-        sum_dimensions: As in `ImplicitScoreMatching`.
+        count: Directions a sample, whose terms are averaged.
+        variance_reduced: Use |s|^2 / 2 (eq. 8) instead of its projection on the direction (eq. 7).
 
     Raises:
-        ValueError: `count` is less than 1.
+        ValueError: If `count` < 1.
     """
 
     def __init__(
@@ -104,7 +98,6 @@ class SlicedScoreMatching(_ScoreMatching):
         self.projection, self.count, self.variance_reduced = projection, count, variance_reduced
 
     def inner(self, x: Tensor, eps: Tensor, sigma: Tensor, noise: Noise) -> Tensor:
-        """An unbiased estimate of sigma^2 (|s|^2 / 2 + tr ds/dx), `(B,)`."""
         terms = []
         for _ in range(self.count):
             v = self.projection(x, noise)

@@ -11,7 +11,7 @@ from denoiselab.schedules import Level
 
 
 class Uncertainty(nn.Module):
-    """u(level), a learned log-variance of the loss, which becomes loss / exp(u) + u; it starts at 0.
+    """u(level), a learned log-variance of the loss, which becomes loss / exp(u) + u; 0 before training.
 
     One linear layer on random Fourier features of log(sigma / alpha) / 4.
 
@@ -21,7 +21,7 @@ class Uncertainty(nn.Module):
         channels: Number of features.
 
     Raises:
-        ValueError: There is none.
+        ValueError: If `channels` < 1.
     """
 
     frequencies: Tensor

@@ -11,10 +11,10 @@ from denoiselab.noise import Noise
 
 
 class Uniforms(Protocol):
-    """A source of numbers in (0, 1), each uniform by itself."""
+    """A source of numbers in (0, 1), each uniformly distributed; several of one batch may depend on each other."""
 
-    def __call__(self, noise: Noise) -> Tensor:
-        """`(B,)` float64."""
+    def __call__(self, noise: Noise, /) -> Tensor:
+        """One number a sample of `noise`, `(B,)` float64, a function of its seed and the sample's index."""
         ...
 
 
@@ -22,27 +22,25 @@ class Independent:
     """One number a sample, independent of all others."""
 
     def __call__(self, noise: Noise) -> Tensor:
-        """`(B,)` float64."""
         return noise.uniform()
 
 
 class Antithetic:
-    """Pairs u, 1 - u at positions 2k and 2k + 1 of training."""
+    """Pairs u, 1 - u for samples 2k and 2k + 1 of training."""
 
     def __call__(self, noise: Noise) -> Tensor:
-        """`(B,)` float64."""
         u = noise.shared(2).uniform()
         return torch.where(noise.index % 2 == 0, u, 1 - u)
 
 
 class Stratified:
-    """One number in each of N equal parts of (0, 1), N the batch over all ranks and accumulated batches.
+    """One number in each of N equal parts of (0, 1).
 
     Args:
-        batch_size: N.
+        batch_size: N, the samples of an optimizer step, over all ranks and accumulated batches.
 
     Raises:
-        ValueError: It is less than 1.
+        ValueError: If `batch_size` < 1.
     """
 
     def __init__(self, batch_size: int) -> None:
@@ -51,7 +49,6 @@ class Stratified:
         self.batch_size = batch_size
 
     def __call__(self, noise: Noise) -> Tensor:
-        """`(B,)` float64."""
         return (noise.index % self.batch_size + self._offset(noise)) / self.batch_size
 
     def _offset(self, noise: Noise) -> Tensor:
@@ -59,7 +56,7 @@ class Stratified:
 
 
 class LowDiscrepancy(Stratified):
-    """N equally spaced numbers with one random offset, N as in `Stratified`.
+    """N equally spaced numbers with one random offset.
 
     Source: Kingma et al., Variational Diffusion Models, arXiv 2107.00630, appendix I.1.
     """

@@ -6,7 +6,7 @@ The objective converts them to the space of the network's output, where the publ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,13 @@ from torch import Tensor
 from denoiselab.parameterizations import Parameterization, determinant, velocity
 from denoiselab.schedules import Level
 
-Weighting = Callable[[Level], Tensor]
+
+class Weighting(Protocol):
+    """The weight of |x0_hat - x0|^2 at a noise level."""
+
+    def __call__(self, level: Level, /) -> Tensor:
+        """Weights of at least 0, a float64 tensor shaped like the level, `(B,)`."""
+        ...
 
 
 def uniform(level: Level) -> Tensor:
@@ -28,42 +34,22 @@ def snr(level: Level) -> Tensor:
 
 
 def unit(level: Level, space: Parameterization) -> Tensor:
-    """|out_hat - out|^2 of a parameterization: `v` (arXiv 2202.00512), flow matching's `velocity`, EDM's `edm`.
-
-    Args:
-        level: Where.
-        space: The parameterization whose output has weight 1.
-    """
+    """|out_hat - out|^2 in a `space`: `v` (arXiv 2202.00512), flow matching's `velocity`, EDM's `edm`."""
     return (determinant(level, space(level)) / level.sigma).square()
 
 
 def truncated_snr(level: Level, minimum: float = 1.0) -> Tensor:
-    """max(snr, 1): Salimans and Ho, Progressive Distillation, arXiv 2202.00512, section 4.
-
-    Args:
-        level: Where.
-        minimum: What the SNR does not fall below.
-    """
+    """max(snr, minimum): Salimans and Ho, Progressive Distillation, arXiv 2202.00512, section 4."""
     return level.snr.clamp_min(minimum)
 
 
 def min_snr(level: Level, gamma: float = 5.0) -> Tensor:
-    """min(snr, gamma): Hang et al., Min-SNR, arXiv 2303.09556, eq. 6; the same loss for eps, x0 and v.
-
-    Args:
-        level: Where.
-        gamma: What the SNR does not rise above.
-    """
+    """min(snr, gamma): Hang et al., Min-SNR, arXiv 2303.09556, eq. 6; the same loss for eps, x0 and v."""
     return level.snr.clamp_max(gamma)
 
 
 def soft_min_snr(level: Level, gamma: float = 4.0) -> Tensor:
-    """Snr gamma / (snr + gamma): Crowson et al., Hourglass Diffusion Transformers, arXiv 2401.11605, section 4.5.
-
-    Args:
-        level: Where.
-        gamma: The bound.
-    """
+    """Snr gamma / (snr + gamma): Crowson et al., Hourglass Diffusion Transformers, arXiv 2401.11605, section 4.5."""
     return gamma * torch.sigmoid(2 * level.lam - torch.tensor(gamma, dtype=level.lam.dtype).log())
 
 
@@ -71,7 +57,7 @@ def edm(level: Level, sigma_data: float = 0.5) -> Tensor:
     """(rho^2 + sigma_data^2) / (rho sigma_data)^2: Karras et al., EDM, arXiv 2206.00364, table 1.
 
     Args:
-        level: Where.
+        level: The noise level.
         sigma_data: Standard deviation of the data.
     """
     return level.snr + sigma_data**-2
@@ -93,7 +79,7 @@ def sigmoid(level: Level, bias: float = 2.0) -> Tensor:
     Source: Kingma and Gao, arXiv 2303.00848, section 5; Hoogeboom et al., Simpler Diffusion, arXiv 2410.19324.
 
     Args:
-        level: Where.
+        level: The noise level.
         bias: log-SNR at which the weight is one half.
     """
     return likelihood(level) * torch.sigmoid(bias - 2 * level.lam)
@@ -103,7 +89,7 @@ def p2(level: Level, gamma: float = 1.0, k: float = 1.0) -> Tensor:
     """Snr / (k + snr)^gamma: Choi et al., Perception Prioritized Training, arXiv 2204.00227, eq. 8.
 
     Args:
-        level: Where.
+        level: The noise level.
         gamma: Strength; 0 is L_simple.
         k: Offset of the SNR.
     """
@@ -111,10 +97,5 @@ def p2(level: Level, gamma: float = 1.0, k: float = 1.0) -> Tensor:
 
 
 def annealed(level: Level, power: float = 2.0) -> Tensor:
-    """sigma^power |score_hat - score|^2 / 2: NCSN's loss (Song and Ermon, arXiv 1907.05600, eq. 6) at power 2.
-
-    Args:
-        level: Where.
-        power: Of sigma.
-    """
+    """sigma^power |score_hat - score|^2 / 2: NCSN's loss (Song and Ermon, arXiv 1907.05600, eq. 6) at power 2."""
     return level.sigma ** (power - 2) * level.snr / 2
