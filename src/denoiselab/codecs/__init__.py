@@ -1,7 +1,7 @@
-"""Codecs: what stands between pixels and what a network is trained on.
+"""Codecs between samples and the latents that a network is trained on.
 
-Three verbs: `encode_pixels` does what is worth keeping on disk, `encode_latents` draws and scales latents from it, and
-`decode` makes pixels of latents.
+`encode_pixels` computes what can be stored on disk, `encode_latents` draws and scales latents from it, and `decode`
+maps latents to samples.
 """
 
 from denoiselab.codecs.autoencoder_kl import AutoencoderKL

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from denoiselab.codecs.layers import Decoder, Encoder, check_autoencoder, latent_shape
+from denoiselab.codecs.layers import LatentModel
 
 # LDM keeps log-variances in this range.
 _LOG_VARIANCES = (-30.0, 20.0)
 
 
-class AutoencoderKL(nn.Module):
+class AutoencoderKL(LatentModel):
     """Images to Gaussians over a small latent and back.
 
     The defaults are those of KL-f8, Stable Diffusion's.
@@ -23,20 +23,11 @@ class AutoencoderKL(nn.Module):
     and appendix G.
 
     Args:
-        shape: Shape (C, H, W) of an image, whose values are in [-1, 1].
-        channels: Channels of the first level.
-        multipliers: Channels of each level, as multiples of `channels`; the resolution halves between levels.
-        blocks: Residual blocks a level (one more in the decoder).
-        attention_levels: Levels, counted from 0, whose blocks are followed by self-attention.
-        middle_attention: Have self-attention at the lowest resolution.
         latent_channels: Channels Z of the latent.
         quantization_convs: Have 1x1 convolutions after the encoder and before the decoder.
-        groups: Groups of the group norms.
-        scale: Factor on a latent less `shift`, before it meets a network: one over its standard deviation.
-        shift: See `scale`.
+        shift: Subtracted from latents before they are scaled.
 
-    Raises:
-        ValueError: The shape is not an image's, a value is out of range, or one does not divide another.
+    Further options and errors are those of `LatentModel`.
     """
 
     def __init__(
@@ -53,18 +44,12 @@ class AutoencoderKL(nn.Module):
         scale: float = 0.18215,
         shift: float = 0.0,
     ) -> None:
-        super().__init__()
-        check_autoencoder(
-            channels, multipliers, groups, attention_levels, scale, blocks=blocks, latent_channels=latent_channels
-        )
-        self.latent_shape = latent_shape("AutoencoderKL", shape, multipliers, latent_channels)
+        z = latent_channels
+        parts = (channels, multipliers, blocks, attention_levels, middle_attention, groups, scale)
+        super().__init__(shape, *parts, encoded=2 * z, decoded=z, features=z, sizes={"latent_channels": z})
         if not math.isfinite(shift):
             raise ValueError(f"shift={shift}: it must be finite.")
-        self.scale, self.shift = scale, shift
-        parts = (channels, multipliers, blocks, attention_levels, middle_attention, groups)
-        z = latent_channels
-        self.encoder = Encoder(shape[0], 2 * z, *parts)
-        self.decoder = Decoder(z, shape[0], *parts)
+        self.shift = shift
         self.after_encoder = nn.Conv2d(2 * z, 2 * z, 1) if quantization_convs else nn.Identity()
         self.before_decoder = nn.Conv2d(z, z, 1) if quantization_convs else nn.Identity()
 

@@ -1,4 +1,4 @@
-"""What a codec is to the rest of the program."""
+"""The contract of codecs, the identity, and autoencoders as codecs."""
 
 from __future__ import annotations
 
@@ -9,87 +9,83 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-# Standard normal numbers `(B, *shape)` of a shape, keyed on the sample: `Noise.normal`.
+# Standard normal numbers `(B, *shape)` for a shape: `Noise.normal`.
 Normal = Callable[[Sequence[int]], Tensor]
 
 
 class Codec(Protocol):
-    """Between what the data are, of `shape`, and what a network sees, of `latent_shape`. It is never trained here."""
+    """Maps samples of `shape` to latents of `latent_shape`, the data of a network, and back; it is not trained here."""
 
     shape: tuple[int, ...]
     latent_shape: tuple[int, ...]
 
     def load(self) -> None:
-        """Read what it needs, if that has not been done.
+        """Read the weights, unless they have been read.
 
         Raises:
-            ValueError: It cannot.
+            ValueError: If they cannot be read.
         """
         ...
 
-    def encode_pixels(self, x: Tensor) -> Tensor:
-        """What of samples `(B, *shape)` is worth keeping: all that is not random."""
+    def encode_pixels(self, x: Tensor, /) -> Tensor:
+        """The deterministic part of the encoding of samples `(B, *shape)`, `(B, *)`, which can be stored."""
         ...
 
-    def encode_latents(self, kept: Tensor, normal: Normal) -> Tensor:
-        """Latents `(B, *latent_shape)` of what was kept, drawn where the codec draws."""
+    def encode_latents(self, kept: Tensor, normal: Normal, /) -> Tensor:
+        """Latents `(B, *latent_shape)` for outputs of `encode_pixels`; random numbers come from `normal`."""
         ...
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, /) -> Tensor:
         """Samples `(B, *shape)` of latents `(B, *latent_shape)`."""
         ...
 
 
 @runtime_checkable
 class Bijection(Codec, Protocol):
-    """A codec that draws and loses nothing, so that a density of latents is one of samples."""
+    """A deterministic, invertible codec, so that a density of latents gives one of samples."""
 
-    def log_abs_det(self, x: Tensor) -> Tensor:
-        """Logarithm of how much it enlarges volumes at samples `(B, *shape)`, in nats, `(B,)`."""
+    def log_abs_det(self, x: Tensor, /) -> Tensor:
+        """Log |det| of the encoding's Jacobian at samples `(B, *shape)`, in nats, `(B,)`."""
         ...
 
 
 class Identity:
-    """No codec: a network sees the data.
+    """No codec: latents are the samples.
 
     Args:
-        shape: Of a sample.
+        shape: Shape of a sample.
     """
 
     def __init__(self, shape: Sequence[int]) -> None:
         self.shape = self.latent_shape = tuple(shape)
 
     def load(self) -> None:
-        """Nothing is needed."""
+        """Do nothing."""
 
     def encode_pixels(self, x: Tensor) -> Tensor:
-        """The samples."""
         return x
 
     def encode_latents(self, kept: Tensor, normal: Normal) -> Tensor:
-        """The samples; nothing is drawn."""
         return kept
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The samples."""
         return latents
 
     def log_abs_det(self, x: Tensor) -> Tensor:
-        """Zeros."""
         return x.new_zeros(len(x))
 
 
 class Autoencoder(ABC):
-    """An autoencoder as a codec: frozen, in float32, on the device of what it is given, a part of the batch at a time.
+    """A frozen autoencoder as a codec, in float32, on the device of its input.
 
     Args:
-        shape: Of an image.
-        latent_shape: Of its latent.
-        draws: Latents are drawn, so they need noise.
-        batch_size: Images at a time.
+        shape: Shape (C, H, W) of an image.
+        latent_shape: Shape of its latent.
+        draws: Whether latents are random.
+        batch_size: Images encoded or decoded at a time.
 
     Raises:
-        ValueError: `batch_size` is less than 1.
+        ValueError: If `batch_size` < 1.
     """
 
     def __init__(self, shape: Sequence[int], latent_shape: Sequence[int], draws: bool, batch_size: int) -> None:
@@ -104,26 +100,22 @@ class Autoencoder(ABC):
         """The autoencoder with its weights, on the CPU.
 
         Raises:
-            ValueError: They cannot be read.
+            ValueError: If they cannot be read.
         """
 
     def load(self) -> None:
-        """Read the weights."""
         if self._module is None:
             self._module = self.read().eval().requires_grad_(False)
 
     def encode_pixels(self, x: Tensor) -> Tensor:
-        """What the autoencoder knows of the latents of images `(B, *shape)`."""
         return self._in_parts(self._on(x.device).encode_pixels, x.float())
 
     def encode_latents(self, kept: Tensor, normal: Normal) -> Tensor:
-        """Scaled latents `(B, *latent_shape)`, channels last in memory."""
         eps = normal(self.latent_shape).to(kept) if self._draws else None
         latents: Tensor = self._on(kept.device).encode_latents(kept, eps)
         return latents.contiguous(memory_format=torch.channels_last)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images `(B, *shape)` of scaled latents `(B, *latent_shape)`."""
         return self._in_parts(self._on(latents.device).decode, latents.float())
 
     @torch.no_grad()

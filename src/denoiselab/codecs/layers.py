@@ -7,7 +7,8 @@ Esser et al., Taming Transformers, arXiv 2012.09841, table 7.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -20,32 +21,29 @@ from denoiselab.networks.resampling import Downsample, Upsample
 _EPS = 1e-6
 
 
+class Sizes(NamedTuple):
+    """Options of an encoder and its decoder; see `LatentModel`."""
+
+    channels: int
+    multipliers: Sequence[int]
+    blocks: int
+    attention_levels: Sequence[int]
+    middle_attention: bool
+    groups: int
+
+
 class Encoder(nn.Module):
     """Images to features of a lower resolution, which halves between levels.
 
     Args:
         channels_in: Channels of the image.
         channels_out: Channels of the result.
-        channels: Channels of the first level.
-        multipliers: Channels of each level, as multiples of `channels`.
-        blocks: Residual blocks a level.
-        attention_levels: Levels, counted from 0, whose blocks are followed by self-attention.
-        middle_attention: Have self-attention in the middle.
-        groups: Of the group norms.
+        sizes: As in `LatentModel`.
     """
 
-    def __init__(
-        self,
-        channels_in: int,
-        channels_out: int,
-        channels: int,
-        multipliers: Sequence[int],
-        blocks: int,
-        attention_levels: Sequence[int],
-        middle_attention: bool,
-        groups: int,
-    ) -> None:
+    def __init__(self, channels_in: int, channels_out: int, sizes: Sizes) -> None:
         super().__init__()
+        channels, multipliers, blocks, attention_levels, middle_attention, groups = sizes
         self.stem = nn.Conv2d(channels_in, channels, 3, padding=1)
         self.down, width = nn.ModuleList(), channels
         for level, multiplier in enumerate(multipliers):
@@ -70,31 +68,17 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The mirror image of `Encoder`, with one residual block more a level.
+    """The mirror image of `Encoder`, with one more residual block a level.
 
     Args:
         channels_in: Channels of the latent.
         channels_out: Channels of the image.
-        channels: Channels of the last level.
-        multipliers: Channels of each level, as multiples of `channels`, from the image's resolution down.
-        blocks: Residual blocks a level, less one.
-        attention_levels: Levels, counted from the image's resolution, whose blocks are followed by self-attention.
-        middle_attention: Have self-attention in the middle.
-        groups: Of the group norms.
+        sizes: As in `LatentModel`; levels are counted from the image's resolution.
     """
 
-    def __init__(
-        self,
-        channels_in: int,
-        channels_out: int,
-        channels: int,
-        multipliers: Sequence[int],
-        blocks: int,
-        attention_levels: Sequence[int],
-        middle_attention: bool,
-        groups: int,
-    ) -> None:
+    def __init__(self, channels_in: int, channels_out: int, sizes: Sizes) -> None:
         super().__init__()
+        channels, multipliers, blocks, attention_levels, middle_attention, groups = sizes
         width = channels * multipliers[-1]
         self.stem = nn.Conv2d(channels_in, width, 3, padding=1)
         self.middle = _middle(width, groups, middle_attention)
@@ -120,14 +104,7 @@ class Decoder(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Twice norm, swish, conv; add the input; self-attention where there is any.
-
-    Args:
-        channels_in: Channels of the input.
-        channels_out: Channels of the output.
-        groups: Of the group norms.
-        attention: Have self-attention.
-    """
+    """Twice norm, swish, conv; add the input; self-attention, if `attention`."""
 
     def __init__(self, channels_in: int, channels_out: int, groups: int, attention: bool) -> None:
         super().__init__()
@@ -140,7 +117,6 @@ class _Stage(nn.Module):
         self.attention: nn.Module = _attention(channels_out, groups) if attention else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map `(B, channels_in, H, W)` to `(B, channels_out, H, W)`."""
         h = self.conv_in(self.norm_in(x))
         h = self.conv_out(self.norm_out(h))
         out: Tensor = self.attention(self.skip(x) + h)
@@ -148,7 +124,7 @@ class _Stage(nn.Module):
 
 
 def _attention(channels: int, groups: int) -> SelfAttention:
-    """Self-attention, which here does not start as zero."""
+    """Self-attention whose last layer is not initialised with zeros."""
     attention = SelfAttention(channels, groups, eps=_EPS)
     assert isinstance(attention.out, nn.Linear)
     attention.out.reset_parameters()
@@ -159,40 +135,53 @@ def _middle(width: int, groups: int, attention: bool) -> nn.Sequential:
     return nn.Sequential(_Stage(width, width, groups, attention), _Stage(width, width, groups, attention=False))
 
 
-def latent_shape(network: str, shape: Sequence[int], multipliers: Sequence[int], channels: int) -> tuple[int, ...]:
-    """The shape of the latent of an image.
+class LatentModel(nn.Module):
+    """An autoencoder of images; its options that are documented here are the same in all of them.
 
     Args:
-        network: Name of the class, for messages.
-        shape: Shape (C, H, W) of the image.
-        multipliers: Of the channels of each level.
-        channels: Of the latent.
+        shape: Shape (C, H, W) of an image, whose values are in [-1, 1].
+        channels: Channels of the first level.
+        multipliers: Channels of each level, as multiples of `channels`; the resolution halves between levels.
+        blocks: Residual blocks a level (one more in the decoder).
+        attention_levels: Levels, counted from 0, whose blocks are followed by self-attention.
+        middle_attention: Have self-attention at the lowest resolution.
+        groups: Groups of the group norms.
+        scale: Factor on latents, one over their standard deviation.
+        encoded: Channels of the encoder's output.
+        decoded: Channels of the decoder's input.
+        features: Channels of the latent.
+        sizes: Further options that must be at least 1, by name.
 
     Raises:
-        ValueError: The shape is not an image's, or H or W is not divisible by the stride.
+        ValueError: If `shape` is not an image's, a value is out of range, or one does not divide another.
     """
-    stride = 2 ** (len(multipliers) - 1)
-    check_image(network, shape, stride, f"multipliers={list(multipliers)}")
-    return channels, shape[1] // stride, shape[2] // stride
 
-
-def check_autoencoder(
-    channels: int,
-    multipliers: Sequence[int],
-    groups: int,
-    attention_levels: Sequence[int],
-    scale: float,
-    **sizes: int,
-) -> None:
-    """Refuse values out of range.
-
-    Raises:
-        ValueError: Says which.
-    """
-    check_sizes({"channels": channels, "groups": groups, **sizes})
-    check_multipliers(multipliers)
-    check_levels(len(multipliers), attention_levels=attention_levels)
-    if channels % groups:
-        raise ValueError(f"groups={groups} must divide channels={channels}.")
-    if not 0 < scale < math.inf:
-        raise ValueError(f"scale={scale}: it must be positive and finite.")
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: int,
+        multipliers: Sequence[int],
+        blocks: int,
+        attention_levels: Sequence[int],
+        middle_attention: bool,
+        groups: int,
+        scale: float,
+        *,
+        encoded: int,
+        decoded: int,
+        features: int,
+        sizes: Mapping[str, int],
+    ) -> None:
+        super().__init__()
+        check_sizes({"channels": channels, "groups": groups, "blocks": blocks, **sizes})
+        check_multipliers(multipliers)
+        check_levels(len(multipliers), attention_levels=attention_levels)
+        if channels % groups:
+            raise ValueError(f"groups={groups} must divide channels={channels}.")
+        if not 0 < scale < math.inf:
+            raise ValueError(f"scale={scale}: it must be positive and finite.")
+        stride = 2 ** (len(multipliers) - 1)
+        check_image(type(self).__name__, shape, stride, f"multipliers={list(multipliers)}")
+        self.latent_shape, self.scale = (features, shape[1] // stride, shape[2] // stride), scale
+        layers = Sizes(channels, multipliers, blocks, attention_levels, middle_attention, groups)
+        self.encoder, self.decoder = Encoder(shape[0], encoded, layers), Decoder(decoded, shape[0], layers)

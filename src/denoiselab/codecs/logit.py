@@ -1,4 +1,4 @@
-"""Logits of images, for models whose samples cannot leave the range of bytes."""
+"""Logits of images, which keep samples within the range of bytes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ _WITHIN = 255 / 256
 
 
 class Logit:
-    """Images to logits of where their values lie among the bins of bytes: y = scale logit(margin + (1 - 2 margin) p).
+    """Logits of images: y = scale logit(margin + (1 - 2 margin) p) with p = (127.5 (x + 1) + 1/2) / 256.
 
-    p = (127.5 (x + 1) + 1/2) / 256 takes what dequantisation makes of bytes, x of up to 1 + 1/255, to [0, 1]; values
-    beyond count as its ends. All bytes come back as they were, and whatever a network makes decodes to at most
-    (1 + 1/255) / (1 - 2 margin). A density of logits is one of images by `log_abs_det`. Train with
-    `augmentation=dequantise`: bytes alone are points, which have no density.
+    p maps dequantised bytes, |x| <= 1 + 1/255, to [0, 1], and is clipped to it. Bytes are decoded exactly, and all
+    latents to |x| <= (1 + 1/255) / (1 - 2 margin). `log_abs_det` relates the densities of logits and images. Train with
+    `augmentation=dequantise`, as bytes without noise have no density.
 
     Source: Dinh et al., Density Estimation Using Real NVP, arXiv 1605.08803, section 4.1; in this symmetric form
     Papamakarios et al., Masked Autoregressive Flow, arXiv 1705.07057, with a margin of 1e-6 for MNIST and 0.05 for
@@ -29,11 +28,11 @@ class Logit:
 
     Args:
         shape: Shape (C, H, W) of an image, whose values are in [-1, 1].
-        margin: Keeps p off 0 and 1, hence y within scale times logit(margin).
-        scale: Factor on a logit: about one over the standard deviation of logits.
+        margin: Bounds |y| by scale times |logit(margin)|.
+        scale: Factor on a logit, about one over the standard deviation of logits.
 
     Raises:
-        ValueError: The shape is not an image's, or a number is out of range.
+        ValueError: If `shape` is not an image's or a value is out of range.
     """
 
     def __init__(self, shape: Sequence[int], margin: float = 1e-6, scale: float = 1.0) -> None:
@@ -46,24 +45,20 @@ class Logit:
         self.margin, self.scale = margin, scale
 
     def load(self) -> None:
-        """Nothing is needed."""
+        """Do nothing."""
 
     def encode_pixels(self, x: Tensor) -> Tensor:
-        """Scaled logits of images `(B, C, H, W)`."""
         p, rest = self._sides(x)
         return (p.log() - rest.log()) * self.scale
 
     def encode_latents(self, kept: Tensor, normal: Normal) -> Tensor:
-        """The scaled logits; nothing is drawn."""
         return kept
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images of scaled logits `(B, C, H, W)`."""
-        # 2 sigmoid(y) - 1, which keeps its digits where the image is grey.
+        # 2 sigmoid(y) - 1, without cancellation at grey.
         return torch.tanh(latents / (2 * self.scale)) / self._slope
 
     def log_abs_det(self, x: Tensor) -> Tensor:
-        """Log |det dy / dx| at images `(B, C, H, W)` within their bins, in nats, `(B,)`."""
         p, rest = self._sides(x)
         return (math.log(self.scale * self._slope / 2) - p.log() - rest.log()).flatten(1).sum(1)
 
@@ -72,7 +67,7 @@ class Logit:
         return (1 - 2 * self.margin) * _WITHIN
 
     def _sides(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Margin + (1 - 2 margin) p, and one less that, each with all its digits."""
+        """Margin + (1 - 2 margin) p, and one minus it, each without cancellation."""
         ends = (((1 + side * _WITHIN * x) / 2).clamp(0, 1) for side in (1, -1))
         p, rest = (self.margin + (1 - 2 * self.margin) * end for end in ends)
         return p, rest

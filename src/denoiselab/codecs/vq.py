@@ -7,17 +7,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from denoiselab.codecs.layers import Decoder, Encoder, check_autoencoder, latent_shape
+from denoiselab.codecs.layers import LatentModel
 
 
 class Quantizer(nn.Module):
-    """A codebook: each vector is replaced by the nearest of its entries.
+    """A codebook: each vector is replaced by its nearest entry.
 
     Source: van den Oord et al., Neural Discrete Representation Learning, arXiv 1711.00937, equations 1 and 2.
 
     Args:
         codes: Number of entries.
-        features: Of an entry.
+        features: Features of an entry.
     """
 
     def __init__(self, codes: int, features: int) -> None:
@@ -41,8 +41,8 @@ class Quantizer(nn.Module):
         return z + (self.entries(self.indices(z)) - z).detach()
 
 
-class VQModel(nn.Module):
-    """Images to a grid of codebook entries and back; networks are trained on what is not yet quantised.
+class VQModel(LatentModel):
+    """Images to a grid of codebook entries and back; latents are the vectors before quantisation.
 
     The defaults are those of VQ-f4, which LDM's faces, bedrooms and ImageNet use.
 
@@ -50,20 +50,11 @@ class VQModel(nn.Module):
     and appendix G.
 
     Args:
-        shape: Shape (C, H, W) of an image, whose values are in [-1, 1].
-        channels: Channels of the first level.
-        multipliers: Channels of each level, as multiples of `channels`; the resolution halves between levels.
-        blocks: Residual blocks a level (one more in the decoder).
-        attention_levels: Levels, counted from 0, whose blocks are followed by self-attention.
-        middle_attention: Have self-attention at the lowest resolution.
         latent_channels: Channels between encoder and codebook, and codebook and decoder.
         code_features: Channels Z of the latent, the features of an entry; None for `latent_channels`.
         codes: Entries of the codebook.
-        groups: Groups of the group norms.
-        scale: Factor on a latent, before it meets a network.
 
-    Raises:
-        ValueError: The shape is not an image's, a value is out of range, or one does not divide another.
+    Further options and errors are those of `LatentModel`.
     """
 
     def __init__(
@@ -80,24 +71,11 @@ class VQModel(nn.Module):
         groups: int = 32,
         scale: float = 1.0,
     ) -> None:
-        super().__init__()
         features = latent_channels if code_features is None else code_features
-        check_autoencoder(
-            channels,
-            multipliers,
-            groups,
-            attention_levels,
-            scale,
-            blocks=blocks,
-            latent_channels=latent_channels,
-            code_features=features,
-            codes=codes,
-        )
-        self.latent_shape = latent_shape("VQModel", shape, multipliers, features)
-        self.scale = scale
-        parts = (channels, multipliers, blocks, attention_levels, middle_attention, groups)
-        self.encoder = Encoder(shape[0], latent_channels, *parts)
-        self.decoder = Decoder(latent_channels, shape[0], *parts)
+        parts = (channels, multipliers, blocks, attention_levels, middle_attention, groups, scale)
+        z = latent_channels
+        sizes = {"code_features": features, "codes": codes}
+        super().__init__(shape, *parts, encoded=z, decoded=z, features=features, sizes={"latent_channels": z, **sizes})
         self.after_encoder = nn.Conv2d(latent_channels, features, 1)
         self.before_decoder = nn.Conv2d(features, latent_channels, 1)
         self.quantizer = Quantizer(codes, features)
