@@ -31,12 +31,12 @@ class FolderCodec(Autoencoder):
     Args:
         path: The folder.
         shape: Shape (C, H, W) of an image; the autoencoder takes any that its stride divides.
-        scale: Factor on latents before they meet a network; None for the folder's own.
+        scale: Factor on latents; None for the folder's own.
         sha256: Of the folder's files; None for any.
         batch_size: Images at a time.
 
     Raises:
-        ValueError: There is no such folder, it holds something else, or it takes no such images.
+        ValueError: If there is no such folder, it holds no such autoencoder, or `shape` does not fit it.
     """
 
     kind: ClassVar[type[nn.Module]]
@@ -72,7 +72,7 @@ class FolderCodec(Autoencoder):
         """The autoencoder, in evaluation mode.
 
         Raises:
-            ValueError: Its weights are missing, damaged, others than before, or do not fit.
+            ValueError: If its weights are missing, damaged or changed, or do not fit.
         """
         check_sha256(self.folder, self.sha256)
         with torch.device("cpu"):
@@ -97,7 +97,7 @@ class KLCodec(FolderCodec):
 
 
 class VQCodec(FolderCodec):
-    """A `VQModel`; latents are those before the codebook, through which they go when they are decoded."""
+    """A `VQModel`; latents are the vectors before quantisation."""
 
     kind, draws, choice = VQModel, False, "vq"
 
@@ -109,7 +109,7 @@ def described(folder: Path) -> tuple[type[nn.Module], dict[str, Any]]:
     """The class and the options of the autoencoder in a folder.
 
     Raises:
-        ValueError: It holds none.
+        ValueError: If it holds none.
     """
     config = configuration(folder)
     kind = _CLASSES.get(str(config.get("_target_")))
@@ -132,7 +132,7 @@ def latent_shape(path: str, shape: Sequence[int]) -> list[int]:
     """The shape of the latents of images of `shape`.
 
     Raises:
-        ValueError: As in the codecs.
+        ValueError: If there is no such folder, or `shape` does not fit its autoencoder.
     """
     kind, _ = described(folder_of(path))
     codec = next(codec for codec in (KLCodec, VQCodec) if codec.kind is kind)
@@ -143,9 +143,9 @@ def write(folder: Path, kind: type[nn.Module], options: Mapping[str, Any], state
     """Write an autoencoder in our own format.
 
     Args:
-        folder: Where; it is made.
+        folder: A new folder.
         kind: `AutoencoderKL` or `VQModel` of `denoiselab.codecs`.
-        options: Of its constructor, plain containers.
+        options: Arguments of its constructor, plain containers.
         state: Its weights.
     """
     write_text(folder / "config.json", json.dumps({"_target_": f"denoiselab.codecs.{kind.__name__}", **options}))

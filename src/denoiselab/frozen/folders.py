@@ -1,4 +1,4 @@
-"""Folders of frozen models: what they hold, and whether they still do."""
+"""Folders of frozen models: their configuration and checksum."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-# What the behaviour of a model depends on: its weights, its configuration and its vocabulary.
+# Suffixes of weights, configuration and vocabulary.
 _SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
 
 
@@ -16,7 +16,7 @@ def folder_of(path: str) -> Path:
     """The folder of a frozen model.
 
     Raises:
-        ValueError: It is none.
+        ValueError: If it has no `config.json`.
     """
     folder = Path(path).expanduser()
     if not (folder / "config.json").is_file():
@@ -29,7 +29,7 @@ def configuration(folder: Path) -> dict[str, Any]:
     """Content of the folder's `config.json`.
 
     Raises:
-        ValueError: It is damaged.
+        ValueError: If it is damaged.
     """
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -41,16 +41,16 @@ def configuration(folder: Path) -> dict[str, Any]:
 
 
 def sha256_of(folder: Path) -> str:
-    """SHA-256 of names and bytes of all that a model is made of."""
+    """SHA-256 of names and bytes of a model's files."""
     files = sorted(path for path in folder.iterdir() if path.suffix in _SUFFIXES and path.is_file())
     return _sha256_of(*((path, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
 
 
 def check_sha256(folder: Path, expected: str | None) -> None:
-    """Refuse a folder that has changed since it was trained with.
+    """Check that a folder has not changed since training.
 
     Raises:
-        ValueError: It has.
+        ValueError: If it has.
     """
     if expected is not None and (found := sha256_of(folder)) != expected:
         raise ValueError(f"sha256={expected}: the files in {folder} have changed; now it is {found}.")
@@ -70,7 +70,7 @@ def token_features(path: str) -> int:
     """Features of a token of a text encoder in transformers' format.
 
     Raises:
-        ValueError: Its configuration does not say.
+        ValueError: If its configuration has no such number.
     """
     config = configuration(folder_of(path))
     config = config.get("text_config", config)

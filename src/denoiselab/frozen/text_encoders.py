@@ -13,13 +13,13 @@ from torch import Tensor
 
 from denoiselab.frozen.folders import check_sha256, configuration, folder_of, token_features
 
-# Models of text and more, of which only the part for text is read; others are what `AutoModel` makes of them.
+# Classes of the text encoders of models that have more parts; `AutoModel` is used for others.
 _PARTS = {"clip": "CLIPTextModel", "clip_text_model": "CLIPTextModel", "t5": "T5EncoderModel"}
 
-# Files of weights, the first that are there.
+# Files of weights; the first pattern that matches is used.
 _WEIGHTS = ("model.safetensors", "model-*.safetensors", "pytorch_model.bin", "pytorch_model-*.bin")
 
-# The same of a variant, such as fp16, which is read where there is nothing else.
+# Files of a variant, such as fp16, which is read if there is nothing else.
 _VARIANT = re.compile(r"(?:pytorch_)?model\.(?!safetensors|bin)([\w-]+)\.(?:safetensors|bin)")
 
 # Texts at a time.
@@ -29,18 +29,17 @@ _BATCH = 64
 class TextEncoder:
     """The last hidden states of a model of transformers, such as CLIP's, T5's or BERT's; frozen, in float32.
 
-    It is read when it is first called, from local files alone, and no code in them is run.
+    It is read at the first call, from local files only, and no code in them is run.
 
     Args:
         path: The model's folder.
-        tokenizer: The tokenizer's folder; None for the same or, as in a pipeline, `tokenizer` beside it.
+        tokenizer: The tokenizer's folder; None for the same or, as in a pipeline, `tokenizer` next to it.
         length: Tokens of a text: longer ones are cut, shorter ones padded.
-        masked: The model and the network are told which tokens count. Stable Diffusion's are not.
+        masked: Pass the mask of the tokens that count to model and network; not so for Stable Diffusion's.
         sha256: Of the folder's files; None for any.
 
     Raises:
-        ValueError: There is no such folder, it is no text encoder, transformers is not installed, or `length` is less
-            than 2.
+        ValueError: If there is no such folder, it is no text encoder, transformers is not installed, or `length` < 2.
     """
 
     def __init__(
@@ -53,8 +52,8 @@ class TextEncoder:
     ) -> None:
         self.folder, self.sha256 = folder_of(path), sha256
         self.features = token_features(path)
-        beside = self.folder if (self.folder / "tokenizer_config.json").is_file() else self.folder.parent / "tokenizer"
-        self.tokenizer = beside if tokenizer is None else Path(tokenizer).expanduser()
+        default = self.folder if (self.folder / "tokenizer_config.json").is_file() else self.folder.parent / "tokenizer"
+        self.tokenizer = default if tokenizer is None else Path(tokenizer).expanduser()
         if not (self.tokenizer / "tokenizer_config.json").is_file():
             raise ValueError(f"tokenizer={self.tokenizer}: there is no tokenizer_config.json; name its folder.")
         if length < 2:
@@ -69,7 +68,7 @@ class TextEncoder:
         """Features `(B, length, features)` float32, and which tokens count, `(B, length)` bool.
 
         Raises:
-            ValueError: The files cannot be used, or have changed.
+            ValueError: If the files cannot be read or have changed.
         """
         if self._read is None:
             self._read = self._model()
@@ -85,8 +84,8 @@ class TextEncoder:
                     truncation=True,
                     return_tensors="pt",
                 ).to(device)
-                told = {"attention_mask": batch["attention_mask"]} if self.masked else {}
-                features.append(model.to(device)(input_ids=batch["input_ids"], **told).last_hidden_state.float())
+                mask = {"attention_mask": batch["attention_mask"]} if self.masked else {}
+                features.append(model.to(device)(input_ids=batch["input_ids"], **mask).last_hidden_state.float())
                 masks.append(batch["attention_mask"].bool())
         return torch.cat(features), torch.cat(masks)
 
@@ -114,7 +113,7 @@ class TextEncoder:
                     output_loading_info=True,
                     variant=self._variant,
                 )
-        except Exception as error:  # theirs are of many kinds
+        except Exception as error:  # transformers raises many types
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"conditioner.encoder.path={self.folder}: it cannot be read: {reason}") from None
         missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
@@ -134,14 +133,14 @@ class TextEncoder:
 
     @property
     def _variant(self) -> str | None:
-        """That of the weights, where there is only one."""
+        """The weights' variant, if there is only one."""
         if any(path for pattern in _WEIGHTS for path in self.folder.glob(pattern)):
             return None
         found = {match[1] for path in self.folder.iterdir() if (match := _VARIANT.fullmatch(path.name))}
         return found.pop() if len(found) == 1 else None
 
     def _check_types(self, model: Any) -> None:
-        """Refuse weights that are stored as integers or the like, which transformers casts."""
+        """Check that no weight is stored as integers or in 8 bits, which transformers casts silently."""
         from transformers.modeling_utils import load_state_dict
 
         taken = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]

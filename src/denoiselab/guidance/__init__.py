@@ -1,4 +1,4 @@
-"""Denoisers that hold a denoiser, and steer it."""
+"""Guidance: denoisers that change the predictions of another denoiser."""
 
 from denoiselab.guidance.classifier import ClassifierGuided, LogPosterior, NoisyClassifier
 from denoiselab.guidance.classifier_free import ClassifierFree, bind

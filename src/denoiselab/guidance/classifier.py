@@ -15,7 +15,7 @@ from denoiselab.schedules.base import like
 
 
 class LogPosterior(Protocol):
-    """What a classifier of noisy samples says of classes."""
+    """A classifier of noisy samples."""
 
     def __call__(self, x: Tensor, level: Level, classes: Tensor, /) -> Tensor:
         """Log p(class | x), `(B,)`, for `x` `(B, *)` at `level` (scalar or `(B,)`) and `classes` `(B,)` int64."""
@@ -23,17 +23,17 @@ class LogPosterior(Protocol):
 
 
 class NoisyClassifier(nn.Module):
-    """A network that classifies noisy samples, and the schedule that it was trained on.
+    """A network that classifies noisy samples, with the schedule that it was trained on.
 
-    It accepts levels of any schedule, as a `Denoiser` does: at equal log-SNR x is the same but for a factor. Beyond
-    the ends of its own schedule it says what it says there.
+    It accepts levels of any schedule, as a `Denoiser` does: at equal log-SNR, x differs by a factor only. Levels beyond
+    the ends of its own schedule count as the ends.
 
     Args:
         network: Called as `network(x, label)`; returns logits `(B, num_classes)`.
         schedule: The network's home schedule.
         time_label: The label of a level.
         num_classes: Number of classes.
-        shape: Of a sample.
+        shape: Shape of a sample.
     """
 
     def __init__(
@@ -44,7 +44,6 @@ class NoisyClassifier(nn.Module):
         self.num_classes, self.shape = num_classes, tuple(shape)
 
     def forward(self, x: Tensor, level: Level, classes: Tensor) -> Tensor:
-        """Log p(class | x), `(B,)`; arguments as of `LogPosterior`."""
         home = level if level.path is self.schedule else self.schedule.at(level.lam)
         scale = torch.fmin(home.sigma / level.sigma, home.alpha / level.alpha)
         logits = self.network(x * like(scale, x), labels(self.time_label, home, x))
@@ -52,13 +51,13 @@ class NoisyClassifier(nn.Module):
 
 
 class ClassifierGuided:
-    """eps - scale sigma grad log p(class | x), and the x0 that goes with it: the score of p(x) p(class | x)^scale.
+    """eps - scale sigma grad log p(class | x), with the x0 that follows: the score of p(x) p(class | x)^scale.
 
-    Any sampler takes it. Of ancestral steps it moves the mean by scale times their larger variance over sqrt(1 - beta)
-    times the gradient, where algorithm 1 of the source has the model's own variance. The variance stays the model's.
+    It works with any sampler. The mean of ancestral steps moves by the gradient times scale and their larger variance
+    over sqrt(1 - beta), where algorithm 1 of the source has the model's own variance, which is not changed.
 
-    A call counts as its denoiser's, and the classifier's passes, one forward and one backward, are counted for
-    themselves. In pure noise (alpha = 0) there is nothing to classify, and nothing is steered.
+    NFE are those of the denoiser; passes of the classifier, one forward and one backward a call, are counted apart. In
+    pure noise (alpha = 0) nothing is changed.
 
     Source: Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis, arXiv 2105.05233, section 4 and
     algorithm 2.
@@ -66,8 +65,8 @@ class ClassifierGuided:
     Args:
         denoise: With its conditioning bound.
         classifier: Of noisy samples.
-        classes: `(B,)` int64, those to steer to.
-        scale: s; 0 changes nothing, and calls no classifier.
+        classes: `(B,)` int64, the classes of the samples.
+        scale: s; with 0 the classifier is not called.
     """
 
     def __init__(self, denoise: Denoise, classifier: LogPosterior, classes: Tensor, scale: float) -> None:
@@ -76,7 +75,7 @@ class ClassifierGuided:
 
     @property
     def evaluations_per_call(self) -> int:
-        """Network evaluations of a call, without the classifier's."""
+        """Network evaluations a call, without the classifier's."""
         return int(getattr(self._denoise, "evaluations_per_call", 1))
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:

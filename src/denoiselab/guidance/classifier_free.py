@@ -16,18 +16,18 @@ from denoiselab.variances import StepVariance
 class ClassifierFree:
     """m = m_null + scale (m_cond - m_null), for x0 and eps alike, in one call of a doubled batch.
 
-    Scale 1 is the conditional model and 0 the unconditional one; the scale is 1 + w in Ho and Salimans' letters. One
-    call counts as 1 NFE and 2 network evaluations. A learned variance is the conditional model's.
+    Scale 1 is the conditional model and 0 the unconditional one; the scale is Ho and Salimans' 1 + w. One call counts
+    as 1 NFE and 2 network evaluations. A learned variance is the conditional model's.
 
     Source: Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv 2207.12598, eq. 6.
 
     Args:
         denoiser: Trained with the condition dropped at times.
         cond: The batch's conditioning.
-        null: What stands for no condition, the same fields.
+        null: The null condition, with the same fields.
         scale: The guidance scale.
-        channels: Only the first of these many channels are guided, the others are the conditional model's; None for
-            all. DiT's `forward_with_cfg` guides 3 of 4 (https://github.com/facebookresearch/DiT, models.py).
+        channels: The first so many channels are guided, the others are the conditional model's; None for all. DiT's
+            `forward_with_cfg` guides 3 of 4 (https://github.com/facebookresearch/DiT, models.py).
     """
 
     evaluations_per_call = 2
@@ -61,10 +61,10 @@ def bind(
 ) -> Denoise:
     """A denoiser with its conditioning bound, guided by `scale` in its first `channels`, or in all (None).
 
-    At scale 1 it takes a single evaluation, and at 0 if all channels are guided.
+    Scale 1, and scale 0 if all channels are guided, take one network evaluation a call.
 
     Raises:
-        ValueError: The scale is not 1, and there is no condition, or nothing that stands for none.
+        ValueError: If the scale is not 1 and there is no condition or no null condition.
     """
     if scale != 1 and not any(field is not None for field in cond):
         raise ValueError(f"guidance={scale}: the model takes no condition, so there is nothing to guide; use 1.")
@@ -78,7 +78,7 @@ def bind(
 
 
 def _first_half(variance: StepVariance, size: int) -> StepVariance:
-    """The variance of the first `size` samples of twice as many; one that is the same for all stays."""
+    """The variance of the first `size` samples, where it differs between samples."""
 
     def step(here: Level, there: Level, before: Level | None = None) -> Tensor:
         log_variance = variance(here, there, before)

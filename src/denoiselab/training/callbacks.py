@@ -1,4 +1,4 @@
-"""What happens beside a training step; all intervals are in images seen."""
+"""Checkpoints, logging and the progress bar; all intervals are in images seen."""
 
 from __future__ import annotations
 
@@ -21,37 +21,36 @@ from denoiselab.training.module import DiffusionModule
 
 
 def check_interval(name: str, value: int) -> None:
-    """Refuse an interval in images seen.
+    """Check that an interval is at least 1.
 
     Raises:
-        ValueError: It is less than 1.
+        ValueError: If it is less than 1.
     """
     if value < 1:
         raise ValueError(f"{name}={value}: it must be at least 1.")
 
 
 def crossed(module: DiffusionModule, batch: Batch, trainer: pl.Trainer, every: int) -> bool:
-    """Whether the batch that just ended brought the count of images past a multiple of `every`."""
+    """Whether images seen passed a multiple of `every` in the batch that just ended."""
     before = module.images_seen - len(batch["position"]) * trainer.world_size
     return before // every != module.images_seen // every
 
 
 class Checkpoints(Checkpoint):
-    """Keeps `last.ckpt` fresh: at intervals, at the end, and when the run is asked to stop.
+    """Writes `last.ckpt` at intervals, at the end, and when a signal to stop is received.
 
-    Being a `Checkpoint`, it comes last among callbacks, so that it saves what the others did with the batch.
-
-    A stop waits for the end of an optimizer step, where the state is whole, and is agreed on by all ranks.
+    As a subclass of Lightning's `Checkpoint` it is called after all other callbacks, and saves their states after the
+    batch. All ranks agree on a stop at the end of an optimizer step, when the state is complete.
 
     Args:
-        directory: Where to write.
-        interruption: Says whether a signal has come.
+        directory: Of the checkpoints.
+        interruption: Receives the signals.
         every_images: Interval in images seen.
-        keep_every_images: Interval at which a copy named by its images seen is kept for good; None for none.
-        keep_last: Number of files kept of the last states: `last.ckpt`, and those before it as `last.1.ckpt` and so on.
+        keep_every_images: Interval at which a copy is kept as `images_<images seen>.ckpt`; None for none.
+        keep_last: Number of last states kept: `last.ckpt`, before it `last.1.ckpt`, and so on.
 
     Raises:
-        ValueError: An interval or a number is less than 1.
+        ValueError: If an interval or `keep_last` is less than 1.
     """
 
     def __init__(
@@ -73,13 +72,12 @@ class Checkpoints(Checkpoint):
         self._due = self._keep_due = False
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Lightning has just installed a SIGTERM handler that hangs on several ranks: take the signals back."""
+        """Replace the SIGTERM handler that Lightning has just installed, which hangs on several ranks."""
         self.interruption.install()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save or stop, at the end of an optimizer step."""
         assert isinstance(module, DiffusionModule)
         self._due |= crossed(module, batch, trainer, self.every_images)
         if self.keep_every_images is not None:
@@ -98,12 +96,11 @@ class Checkpoints(Checkpoint):
             self.interruption.stop()
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Save the finished training."""
         assert isinstance(module, DiffusionModule)
         self._save(trainer, module)
 
     def _save(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
-        """Write `last.ckpt`; the former ones move on, unless they are of the same weights."""
+        """Write `last.ckpt` and rename the former one, unless it holds the same weights."""
         keep = self.keep_last if module.images_seen != self._saved_at else 1
         trainer.save_checkpoint(self.directory / LAST, storage_options={"keep": keep})
         self._saved_at = module.images_seen
@@ -116,7 +113,7 @@ class LossLog(pl.Callback):
         every_images: Interval in images seen.
 
     Raises:
-        ValueError: The interval is less than 1.
+        ValueError: If the interval is less than 1.
     """
 
     def __init__(self, every_images: int) -> None:
@@ -128,7 +125,6 @@ class LossLog(pl.Callback):
         self._strategy: Strategy | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Start the clock."""
         assert isinstance(module, DiffusionModule)
         self._strategy = trainer.strategy
         self._since = (module.images_seen, time.perf_counter())
@@ -136,9 +132,8 @@ class LossLog(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Add the loss up, on the device; log it when the interval is over."""
         assert isinstance(module, DiffusionModule)
-        # Lightning hands over the loss divided by the number of accumulated batches.
+        # Lightning's loss is divided by the number of accumulated batches.
         self._sum = self._sum + outputs["loss"].detach().double() * trainer.accumulate_grad_batches
         self._batches += 1
         if not crossed(module, batch, trainer, self.every_images):
@@ -157,19 +152,18 @@ class LossLog(pl.Callback):
         self._sum, self._batches, self._since = 0.0, 0, (module.images_seen, now)
 
     def leave_out(self, seconds: float) -> None:
-        """Leave time that was not spent on training out of the speed."""
+        """Exclude time that was not spent on training from the speed."""
         images, start = self._since
         self._since = (images, start + seconds)
 
     def state_dict(self) -> dict[str, Any]:
-        """The running mean, over all ranks: each of them comes here, and each will read what the first one wrote."""
+        """The running mean over all ranks, as all of them will load the state that the first one saves."""
         total = torch.as_tensor(self._sum, dtype=torch.float64)
         if self._strategy is not None:
             total = self._strategy.reduce(total.to(self._strategy.root_device), reduce_op="mean")
         return {"sum": float(total), "batches": self._batches}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the running mean."""
         self._sum, self._batches = state_dict["sum"], state_dict["batches"]
 
 
@@ -180,7 +174,7 @@ class ProgressBar(pl.Callback):
         max_images: Images of the whole training.
     """
 
-    # Reading the loss waits for the device, so it is read about this often, in seconds.
+    # Seconds between readings of the loss, each of which waits for the device.
     REFRESH = 0.5
 
     def __init__(self, max_images: int) -> None:
@@ -189,24 +183,20 @@ class ProgressBar(pl.Callback):
         self._read = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Open the bar at the images seen so far."""
         assert isinstance(module, DiffusionModule)
         self._bar = progress.bar("training", self.max_images, module.images_seen, shown=trainer.is_global_zero)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Advance."""
         if trainer.is_global_zero and (now := time.perf_counter()) - self._read > self.REFRESH:
             self._read = now
             self._bar.set_postfix(loss=f"{float(outputs['loss']) * trainer.accumulate_grad_batches:.4f}", refresh=False)
         self._bar.update(len(batch["position"]) * trainer.world_size)
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Close the bar."""
         self._bar.close()
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        """Close the bar, so that what is said next has its own line."""
         if self._bar is not None:
             self._bar.close()

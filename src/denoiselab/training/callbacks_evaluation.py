@@ -1,4 +1,4 @@
-"""Looks at the model during training; all intervals are in images seen."""
+"""Periodic frontier evaluations and sample previews during training; all intervals are in images seen."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from denoiselab.training.module import DiffusionModule
 
 
 class Scoring(Protocol):
-    """Scores the model as it is now."""
+    """Scores the model with its present weights."""
 
     def __call__(self, images_seen: int, /) -> tuple[Mapping[str, float], float]:
-        """The scores by name, and the one by which checkpoints are chosen; lower is better.
+        """The scores by name, and the one by which the best checkpoint is chosen; lower is better.
 
         Raises:
-            Stopped: The run was asked to stop.
+            Stopped: If a signal to stop was received.
         """
         ...
 
 
 class _Interval(pl.Callback, ABC):
-    """Calls `look` at the end of the optimizer step that brings images seen past a multiple of an interval.
+    """Calls `evaluate` at the end of the optimizer step in which images seen pass a multiple of an interval.
 
     Args:
         name: Of the callback, for messages.
-        every_images: The interval; None for never.
+        every_images: Interval in images seen; None for never.
 
     Raises:
-        ValueError: The interval is less than 1.
+        ValueError: If the interval is less than 1.
     """
 
     def __init__(self, name: str, every_images: int | None) -> None:
@@ -49,39 +49,36 @@ class _Interval(pl.Callback, ABC):
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look, if it is time."""
         assert isinstance(module, DiffusionModule)
         if self.every_images is None:
             return
         self._due |= crossed(module, batch, trainer, self.every_images)
         if self._due and not (batch_idx + 1) % trainer.accumulate_grad_batches:
-            self._look_unless_stopped(trainer, module)
+            self._evaluate_unless_stopped(trainer, module)
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Look first, if the run was stopped before it could: the weights are those that were to be looked at."""
+        """Evaluate first if the run was stopped before a due evaluation: the weights are the same."""
         assert isinstance(module, DiffusionModule)
         if self._due:
-            self._look_unless_stopped(trainer, module)
+            self._evaluate_unless_stopped(trainer, module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Whether a look is due."""
         return {"due": self._due}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore that."""
         self._due = state_dict["due"]
 
     @abstractmethod
-    def look(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
-        """Do it."""
+    def evaluate(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
+        """Score or draw samples of the module's present weights."""
 
-    def _look_unless_stopped(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
+    def _evaluate_unless_stopped(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         start = time.perf_counter()
         try:
-            self.look(trainer, module)
+            self.evaluate(trainer, module)
             self._due = False
         except Stopped:
-            pass  # the checkpoints' callback sees the signal too, saves and stops
+            pass  # the checkpoints' callback saves and stops at the same signal
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, LossLog):
                 callback.leave_out(time.perf_counter() - start)
@@ -90,11 +87,11 @@ class _Interval(pl.Callback, ABC):
 class FrontierScores(_Interval):
     """Scores a small frontier at intervals, logs it, and keeps the best checkpoint as `best.ckpt`.
 
-    Cells go where those of the final frontier do; their `n` and `images_seen` tell them apart.
+    Cells are stored with those of the final frontier, from which `n` and `images_seen` distinguish them.
 
     Args:
-        prepare: Takes samplers, budgets and the number of samples; gives what scores.
-        ready: Makes what scores need and is made once, before the training starts.
+        prepare: Maps samplers, budgets and the number of samples to the scoring function.
+        ready: Called before the training starts, to prepare scorer and reference.
         directory: Of the checkpoints.
         every_images: Interval in images seen; None for never.
         samplers: Names of conf/sampler.
@@ -102,7 +99,7 @@ class FrontierScores(_Interval):
         num_samples: Samples a cell.
 
     Raises:
-        ValueError: The interval is less than 1, or a cell cannot be.
+        ValueError: If the interval is less than 1, or a sampler does not fit a budget.
     """
 
     def __init__(
@@ -121,13 +118,11 @@ class FrontierScores(_Interval):
         self._best = math.inf
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Get ready, before bars and clocks of the training start."""
         if self.every_images is not None:
             self._ready()
         super().on_train_start(trainer, module)
 
-    def look(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
-        """Score, log, and keep the checkpoint if it is the best one."""
+    def evaluate(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         scores, chosen = self._score(module.images_seen)
         for logger in trainer.loggers:
             logger.log_metrics(dict(scores), step=module.images_seen)
@@ -136,11 +131,9 @@ class FrontierScores(_Interval):
             trainer.save_checkpoint(self.directory / BEST)
 
     def state_dict(self) -> dict[str, Any]:
-        """The best score so far too."""
         return {**super().state_dict(), "best": self._best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore it."""
         super().load_state_dict(state_dict)
         self._best = state_dict["best"]
 
@@ -149,15 +142,16 @@ class Preview(_Interval):
     """Draws a few samples from the same x_T at intervals, to a file and to every logger that takes pictures.
 
     Args:
-        prepare: Takes the name of a sampler, a budget and the number of samples; gives what draws them to a file.
-        directory: Where `images_<images seen>.png` go.
+        prepare: Maps the name of a sampler, a budget and the number of samples to the function that draws them to a
+            file.
+        directory: For files `images_<images seen>.png`.
         every_images: Interval in images seen; None for never.
         sampler: A name of conf/sampler.
         nfe: Budget of network calls.
         num_samples: Number of samples.
 
     Raises:
-        ValueError: The interval is less than 1, or the sampler cannot be.
+        ValueError: If the interval is less than 1, or the sampler does not fit the budget.
     """
 
     def __init__(
@@ -173,8 +167,7 @@ class Preview(_Interval):
         self.directory = directory
         self._draw = prepare(sampler, nfe, num_samples)
 
-    def look(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
-        """Draw on the first rank, and show."""
+    def evaluate(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         if not trainer.is_global_zero:
             return
         path = self.directory / f"images_{module.images_seen:012d}.png"

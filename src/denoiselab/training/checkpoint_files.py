@@ -1,4 +1,4 @@
-"""Checkpoint files: read without running code, and refused where they are not whole. No Lightning here."""
+"""Reading checkpoint files without running code; damaged ones are refused. It does not import Lightning."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch import Tensor
 from denoiselab.files import zip_is_whole
 from denoiselab.training.finite import not_finite
 
-# The key of everything in a checkpoint that Lightning does not know.
+# The key of our own part of a Lightning checkpoint.
 CHECKPOINT_KEY = "denoiselab"
 
-# The keys under which Lightning keeps what training changes.
+# Lightning's keys of weights and optimizer states.
 WEIGHTS_KEYS = ("state_dict", "optimizer_states")
 
-# Where a run directory keeps them, and the names of the newest and of the one with the best score.
+# Their folder in a run directory, and the names of the newest and of the one with the best score.
 CHECKPOINTS, LAST, BEST = "checkpoints", "last.ckpt", "best.ckpt"
 
-# Plain containers of a checkpoint are nested less than this.
+# Greatest depth of nested containers in a checkpoint.
 _DEPTH = 64
 
 
@@ -32,11 +32,11 @@ class CheckpointError(ValueError):
 
 
 class DamagedError(CheckpointError):
-    """A checkpoint that is not whole, or not finite: an older one may serve instead."""
+    """A checkpoint that is damaged or not finite; an older one may be used instead."""
 
 
 def saved(folder: Path) -> list[Path]:
-    """The checkpoints in a run's folder of them: the newest, those before it, those kept for good, the best one."""
+    """The checkpoints in a folder: the newest, those before it, those kept at intervals, the best one."""
     former = [(int(n[1]), p) for p in folder.glob("last.*.ckpt") if (n := re.fullmatch(r"last\.(\d+)\.ckpt", p.name))]
     kept = sorted(folder.glob("images_*.ckpt"), reverse=True)
     files = [folder / LAST, *(path for _, path in sorted(former)), *kept, folder / BEST]
@@ -44,13 +44,13 @@ def saved(folder: Path) -> list[Path]:
 
 
 def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], dict[Path, str]] | None:
-    """The first of the `saved` checkpoints that is whole and finite, its content, and why those before it are not.
+    """The first of the `saved` checkpoints that is whole and finite, its content, and errors of those before it.
 
     Returns:
-        None where there is no checkpoint at all.
+        None if there is no checkpoint at all.
 
     Raises:
-        CheckpointError: None of them is whole, or the first that is has another format.
+        CheckpointError: If none of them is whole, or the first whole one has another format.
     """
     passed_over: dict[Path, str] = {}
     for path in saved(folder):
@@ -67,11 +67,11 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], dict[Path, str]] |
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a checkpoint of ours: tensors and plain containers, nothing that runs, every byte as it was written.
+    """Read a checkpoint of tensors and plain containers, without running code, and verify its checksums.
 
     Raises:
-        DamagedError: The file's content is not what its checksums tell.
-        CheckpointError: The file is missing, not ours, malformed, or holds pickled objects.
+        DamagedError: If the file's content does not match its checksums.
+        CheckpointError: If the file is missing, not ours, malformed, or holds pickled objects.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such run directory or checkpoint file.")
@@ -86,7 +86,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         if "GLOBAL" not in str(error) and "global" not in str(error):
             raise damaged from None
         raise CheckpointError(f"{path}: holds pickled objects, which could run code; it is not loaded.") from None
-    except (Exception, RecursionError):  # a pickle that was made to be wrong fails in any way
+    except (Exception, RecursionError):  # a hostile pickle fails with any error
         raise damaged from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(CHECKPOINT_KEY), dict):
         raise CheckpointError(f"{path}: not a checkpoint of denoiselab.")
@@ -102,7 +102,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def _requirements(checkpoint: Mapping[str, Any], ours: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
-    """What every reader relies on, and whether it is so."""
+    """Keys of a checkpoint and whether their values have the expected types."""
     images, ema = ours.get("images_seen"), ours.get("ema")
     yield "state_dict", _is_weights(checkpoint.get("state_dict"))
     yield "format", type(ours.get("format")) is int
@@ -133,7 +133,7 @@ def check_finite(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Refuse a checkpoint that an earlier version saved after its training had diverged.
 
     Raises:
-        DamagedError: A weight, an average or a number of the optimizer is not finite.
+        DamagedError: If a weight, an average or a number of the optimizer is not finite.
     """
     parts = {key: checkpoint.get(key) for key in WEIGHTS_KEYS}
     if name := not_finite({**parts, "ema": checkpoint[CHECKPOINT_KEY]["ema"]}):
@@ -141,10 +141,10 @@ def check_finite(path: Path, checkpoint: Mapping[str, Any]) -> None:
 
 
 def check_weights(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
-    """Refuse weights of another network.
+    """Check that weights are those of a network.
 
     Raises:
-        CheckpointError: A name, a shape or the kind of numbers differs.
+        CheckpointError: If a name, a shape or the kind of numbers differs.
     """
     for name in sorted(expected.keys() ^ found.keys()):
         where = "lacks" if name in expected else "has an unknown"

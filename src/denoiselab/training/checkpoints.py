@@ -16,7 +16,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's plugin for checkpoint files, atomic on every file system and safe to read."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write `checkpoint`; an interruption leaves the former file.
+        """Write `checkpoint`; if interrupted, the former file stays as it is.
 
         Args:
             checkpoint: Tensors and plain containers.
@@ -33,5 +33,4 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise OSError(f"{path}: cannot be written; is the disk full?") from error
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        """Read a checkpoint; `weights_only` is always on."""
         return read_checkpoint(Path(path), map_location)

@@ -13,25 +13,25 @@ RAW = "raw"
 
 
 class Profile(Protocol):
-    """How fast an average forgets."""
+    """The decay of a moving average."""
 
-    def decay(self, images_seen: int, images: int) -> float:
-        """The weight that the old average keeps over a step of `images` that ends at `images_seen`."""
+    def decay(self, images_seen: int, images: int, /) -> float:
+        """The weight of the old average, from 0 to 1, in an optimizer step of `images` that ends at `images_seen`."""
         ...
 
 
 class HalfLife:
-    """The average halves its memory every `images`, sooner at the start of training.
+    """The weight of past parameters halves every `images`, sooner at the start of training.
 
     decay = 0.5^(images in the step / min(half-life, ramp_up x images seen)).
     Source: Karras et al., EDM, arXiv 2206.00364, appendix F.2 (half-life 0.5 Mimg, ramp-up 5 %).
 
     Args:
         images: Half-life in images.
-        ramp_up: Half-life as a fraction of training so far, while that is shorter; None for no ramp-up.
+        ramp_up: Half-life as a fraction of images seen, while that is shorter; None for no ramp-up.
 
     Raises:
-        ValueError: A value is not positive.
+        ValueError: If a value is not positive.
     """
 
     def __init__(self, images: float, ramp_up: float | None = 0.05) -> None:
@@ -42,7 +42,6 @@ class HalfLife:
         self.images, self.ramp_up = images, ramp_up
 
     def decay(self, images_seen: int, images: int) -> float:
-        """The weight of the old average."""
         half_life = self.images if self.ramp_up is None else min(self.images, self.ramp_up * images_seen)
         return float(0.5 ** (images / half_life))
 
@@ -54,7 +53,7 @@ class Constant:
         decay: At least 0 and less than 1.
 
     Raises:
-        ValueError: It is not.
+        ValueError: If it is not.
     """
 
     def __init__(self, decay: float = 0.9999) -> None:
@@ -63,7 +62,6 @@ class Constant:
         self._decay = decay
 
     def decay(self, images_seen: int, images: int) -> float:
-        """The weight of the old average."""
         return self._decay
 
 
@@ -74,7 +72,7 @@ class EMA:
         profiles: Name to profile; the first one is the default for evaluation.
 
     Raises:
-        ValueError: A profile is named "raw", the name of the weights that are not averaged.
+        ValueError: If a profile is named "raw", the name of the weights without averaging.
     """
 
     def __init__(self, profiles: Mapping[str, Profile]) -> None:
@@ -85,12 +83,12 @@ class EMA:
 
     @property
     def names(self) -> list[str]:
-        """What `applied` accepts: the profiles, then "raw"."""
+        """The names that `applied` accepts: the profiles, then "raw"."""
         return [*self.profiles, RAW]
 
     @torch.no_grad()
     def start(self, module: nn.Module) -> None:
-        """Begin each average at the module's present weights, unless it is there already; move all to its device."""
+        """Set each average, unless it was loaded, to the module's weights; move all to the module's device."""
         for name in self.profiles:
             stored = self.averages.get(name, {})
             self.averages[name] = {
@@ -100,20 +98,20 @@ class EMA:
 
     @torch.no_grad()
     def update(self, module: nn.Module, images_seen: int, images: int) -> None:
-        """Move each average towards the weights after a step of `images` that ended at `images_seen`."""
+        """Update each average after a step of `images` that ended at `images_seen`."""
         weights = [parameter.detach().float() for parameter in module.parameters()]
         for name, profile in self.profiles.items():
             average = list(self.averages[name].values())
             torch._foreach_lerp_(average, weights, 1 - profile.decay(images_seen, images))
 
     def applied(self, module: nn.Module, name: str) -> AbstractContextManager[None]:
-        """Within it the module has the weights of profile `name` (or its own, for "raw"); exceptions undo it too."""
+        """Context in which the module has the weights of profile `name`, or its own for "raw"."""
         return nullcontext() if name == RAW else applied(module, self.averages[name])
 
 
 @contextmanager
 def applied(module: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within it the module's parameters are `weights`; exceptions undo it too."""
+    """Context in which the module's parameters are `weights`; its own are restored at the end and on errors."""
     own = {key: parameter.detach().clone() for key, parameter in module.named_parameters()}
     _copy_into(module, weights)
     try:

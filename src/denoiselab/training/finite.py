@@ -1,4 +1,4 @@
-"""Numbers that are not finite are found before they are saved."""
+"""A search for numbers that are not finite, done before checkpoints are saved."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from torch import Tensor
 
 
 class DivergedError(FloatingPointError):
-    """The training has come to numbers that are not finite."""
+    """Training has diverged: a weight or a loss is not finite."""
 
 
 @torch.no_grad()
 def not_finite(tree: Any) -> str | None:
     """The name of the first tensor of nested containers that holds a number which is not finite; None if all are.
 
-    The host waits once for each device.
+    It synchronises once with each device.
     """
-    known: dict[torch.device, list[tuple[str, Tensor]]] = {}
+    checked: dict[torch.device, list[tuple[str, Tensor]]] = {}
     for name, tensor in _tensors(tree, ""):
         values = torch.view_as_real(tensor) if tensor.is_complex() else tensor
         if values.is_floating_point() and values.numel():
-            # The least and the largest value in one pass without memory of its own; both are NaN if one value is.
+            # One pass without a temporary tensor; both results are NaN if one value is.
             finite = torch.stack(torch.aminmax(values.detach())).isfinite().all()
-            known.setdefault(values.device, []).append((name, finite))
-    for named in known.values():
+            checked.setdefault(values.device, []).append((name, finite))
+    for named in checked.values():
         for (name, _), good in zip(named, torch.stack([good for _, good in named]).tolist(), strict=True):
             if not good:
                 return name

@@ -8,11 +8,11 @@ from typing import Any, NoReturn
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop; the exit code is 143 (SIGTERM) or 130 (Ctrl-C).
+    """A signal to stop was received.
 
     Args:
-        code: Exit code.
-        advice: What to tell the user.
+        code: Exit code: 143 (SIGTERM) or 130 (Ctrl-C).
+        advice: Message for the user.
     """
 
     def __init__(self, code: int, advice: str) -> None:
@@ -21,13 +21,13 @@ class Stopped(SystemExit):
 
 
 class Interruption:
-    """Within it, SIGTERM and the first Ctrl-C only set a flag, which `check` turns into `Stopped`.
+    """Context in which SIGTERM and the first Ctrl-C only set a flag; `check` raises `Stopped` if it is set.
 
-    A second Ctrl-C stops at once. Handlers do nothing else: an action on one rank alone would hang the others.
-    A signal that is ignored stays ignored: a shell ignores Ctrl-C for what a script starts in the background.
+    A second Ctrl-C stops at once. Handlers do nothing else, as an action on one rank alone would hang the others.
+    Signals that are ignored stay ignored, such as Ctrl-C for the background processes of a shell script.
 
     Args:
-        advice: What to tell the user after a stop.
+        advice: Message for the user after a stop.
     """
 
     def __init__(self, advice: str = "stopped; nothing was written.") -> None:
@@ -46,7 +46,7 @@ class Interruption:
             signal.signal(number, handler)
 
     def install(self) -> None:
-        """Take the handlers over, also from a library that took them in between."""
+        """Set the handlers, again if a library has replaced them."""
         for number in self._before:
             signal.signal(number, self._receive)
 
@@ -56,7 +56,7 @@ class Interruption:
         self.signal = number
 
     def stop(self) -> NoReturn:
-        """Leave the program with the signal's exit code; where another rank was signalled, with SIGTERM's.
+        """Exit with the signal's code, or with SIGTERM's if only another rank received one.
 
         Raises:
             Stopped: Always.
@@ -64,10 +64,10 @@ class Interruption:
         raise Stopped(128 + (self.signal or signal.SIGTERM), self.advice)
 
     def check(self, *_: object) -> None:
-        """Stop if a signal has come.
+        """Stop if a signal was received.
 
         Raises:
-            Stopped: It has.
+            Stopped: If it was.
         """
         if self.signal is not None:
             self.stop()

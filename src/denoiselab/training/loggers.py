@@ -1,4 +1,4 @@
-"""Where metrics go: always a CSV file, and W&B where it is chosen."""
+"""Loggers of metrics: a CSV file and W&B."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _DATA_DIRECTORY_IS_SET = "WANDB_DATA_DIR" in os.environ
 
 
 class MetricsCSV(Logger):
-    """One row an entry, with `images_seen` first; a resumed run drops what it will log again.
+    """A CSV file with a row an entry and `images_seen` as its first column.
 
     Args:
-        path: The file.
-        images_seen: Where the run resumes; later rows are dropped. 0 begins a new file.
+        path: Of the file.
+        images_seen: Of the checkpoint from which the run resumes; later rows are dropped. 0 for a new file.
     """
 
     def __init__(self, path: Path, images_seen: int) -> None:
@@ -41,20 +41,18 @@ class MetricsCSV(Logger):
 
     @property
     def name(self) -> str:
-        """Of the logger."""
         return "csv"
 
     @property
     def version(self) -> str:
-        """There is one a run."""
         return ""
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The configuration has its own file."""
+        """Do nothing; the configuration has its own file."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append a row; `step` is images seen. New columns and resumed files are written anew, atomically."""
+        """Append a row; `step` is images seen. For new columns the file is rewritten atomically."""
         row = {AXIS: step, **metrics}
         fresh = [key for key in row if key not in self._columns]
         self._columns += fresh
@@ -67,7 +65,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def truncate(self) -> None:
-        """Write the kept rows, so that the file holds no row from beyond the resumed checkpoint."""
+        """Rewrite the file without the rows after the resumed checkpoint."""
         if self._rows:
             self._rewrite()
         else:
@@ -78,7 +76,7 @@ class MetricsCSV(Logger):
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
-    """Columns and rows of a metrics file, but for rows that are damaged, such as half a row after a kill."""
+    """Columns and rows of a metrics file, without damaged rows, such as half a row after a kill."""
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         reader = csv.DictReader(line.replace("\0", "") for line in file)
         columns = list(reader.fieldnames or ())
@@ -90,7 +88,7 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def has_wandb_key() -> bool:
-    """Whether W&B could log in without asking: a key in the environment or in the user's netrc file."""
+    """Whether there is a W&B key in the environment or in the user's netrc file."""
     if os.environ.get("WANDB_API_KEY"):
         return True
     try:
@@ -108,14 +106,14 @@ class WandB:
     Args:
         project: Project's name.
         entity: User or team; None for the account's default.
-        mode: online, offline, or auto: as WANDB_MODE says, else online where a key is at hand. It never asks for one.
+        mode: online, offline, or auto: the value of WANDB_MODE, else online if there is a key. It never asks for one.
         tags: Of the run.
-        artifacts: What is uploaded as artifacts: checkpoint (the last and the best one), reference, frontier.
-        chart: Preset of the frontier's chart, `<entity>/<name>` (`denoiselab.report to=wandb_chart` makes one);
-            None for W&B's own line chart.
+        artifacts: Kinds of artifacts to upload: checkpoint (the last and the best one), reference, frontier.
+        chart: Preset of the frontier's chart, `<entity>/<name>` (made by `denoiselab.report to=wandb_chart`); None for
+            W&B's own line chart.
 
     Raises:
-        ValueError: W&B would not take the project's name.
+        ValueError: If the project's name has characters that W&B does not allow.
     """
 
     def __init__(
@@ -148,12 +146,12 @@ class WandB:
         """Start the run, or continue that of the same `run_id`.
 
         Args:
-            directory: Where its files go.
-            run_id: Tells it from all others of the project.
-            name: For people.
+            directory: Of its files.
+            run_id: Unique in the project.
+            name: Shown name.
             config: Plain containers.
             group: Id of the training run that it belongs to; None for its own.
-            job_type: train, or evaluation.
+            job_type: train or evaluation.
         """
         run_id = path_part(run_id)  # W&B names a folder by it, and it comes from the run's own file
         options = {
@@ -173,10 +171,10 @@ class WandB:
 
 
 class WandBRun(Logger):
-    """A W&B run that works in a thread of its own, so that no service or network keeps training waiting.
+    """A W&B run in its own thread, so that training does not wait for it.
 
-    Images seen are logged beside the metrics and are their axis, instead of W&B's own step. A failure of W&B is
-    told at the end, and one to start at once; it does not end the training.
+    Images seen are logged with the metrics and are their axis, instead of W&B's own step. Errors of W&B are warnings,
+    at once if the run does not start and else at the end; they do not stop the training.
 
     Args:
         options: Arguments of `wandb.init`.
@@ -190,29 +188,26 @@ class WandBRun(Logger):
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wandb")
         self._run: Any = None
         self._tasks: list[Future[Any]] = [self._worker.submit(self._open, options)]
-        self._tasks[0].add_done_callback(_tell)
+        self._tasks[0].add_done_callback(_warn)
 
     @property
     def name(self) -> str:
-        """Of the logger."""
         return "wandb"
 
     @property
     def version(self) -> str:
-        """The run's id."""
         return str(self._id)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """The configuration was given at the start."""
+        """Do nothing; the configuration was given at the start."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log an entry; `step` is images seen."""
         self.do(lambda run: run.log({AXIS: step, **metrics}))
 
     @rank_zero_only
     def log_image(self, key: str, images: list[str], step: int) -> None:
-        """Log the pictures in files; `step` is images seen."""
+        """Log picture files; `step` is images seen."""
 
         def send(run: Any) -> None:
             import wandb  # slow to import
@@ -222,15 +217,15 @@ class WandBRun(Logger):
         self.do(send)
 
     def do(self, action: Callable[[Any], object]) -> None:
-        """Call `action` with W&B's run object, after all that was asked before."""
+        """Call `action` with W&B's run object, after all earlier actions."""
         self._tasks.append(self._worker.submit(lambda: action(self._run)))
 
     def close(self, exit_code: int) -> None:
-        """Finish the run with the program's exit code; waits until all is written."""
+        """Finish the run with the program's exit code, after all actions."""
         self.do(lambda run: run.finish(exit_code=exit_code))
         self._worker.shutdown(wait=True)
         for task in self._tasks:
-            if _tell(task):
+            if _warn(task):
                 break
 
     def _open(self, options: dict[str, Any]) -> None:
@@ -249,8 +244,8 @@ class WandBRun(Logger):
         self._run.define_metric("frontier/*", step_metric="frontier/nfe", summary="min")
 
 
-def _tell(task: Future[Any]) -> bool:
-    """Warn of the error of a task that ended, and say whether there is one."""
+def _warn(task: Future[Any]) -> bool:
+    """Whether a finished task failed; its error is shown as a warning."""
     error = task.exception()
     if error is not None:
         warnings.warn(

@@ -7,10 +7,10 @@ from typing import Protocol
 
 
 class LRSchedule(Protocol):
-    """The factor on the optimizer's learning rate."""
+    """A factor on the optimizer's learning rate as a function of images seen."""
 
-    def __call__(self, images_seen: int) -> float:
-        """The factor for a step that starts at `images_seen`."""
+    def __call__(self, images_seen: int, /) -> float:
+        """The factor, at least 0, for the optimizer step that starts at `images_seen`."""
         ...
 
 
@@ -21,7 +21,7 @@ class Warmup:
         images: Length of the warm-up; 0 for none.
 
     Raises:
-        ValueError: It is negative.
+        ValueError: If it is negative.
     """
 
     def __init__(self, images: int = 0) -> None:
@@ -30,7 +30,6 @@ class Warmup:
         self.images = images
 
     def __call__(self, images_seen: int) -> float:
-        """The factor."""
         return min(1.0, images_seen / self.images) if self.images else 1.0
 
 
@@ -38,11 +37,10 @@ class WarmupCosine(Warmup):
     """Linear from 0 to 1, then half a cosine to 0 at the end of training.
 
     Args:
-        images: Length of the warm-up.
         total: Images of the whole training.
 
     Raises:
-        ValueError: The warm-up is not shorter than the training.
+        ValueError: If the warm-up is not shorter than the training.
     """
 
     def __init__(self, images: int, total: int) -> None:
@@ -52,6 +50,5 @@ class WarmupCosine(Warmup):
         self.total = total
 
     def __call__(self, images_seen: int) -> float:
-        """The factor."""
         progress = (images_seen - self.images) / (self.total - self.images)
         return super().__call__(images_seen) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, max(0.0, progress))))

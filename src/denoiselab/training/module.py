@@ -1,4 +1,4 @@
-"""The one LightningModule."""
+"""The LightningModule of all trainings."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from denoiselab.training.lr_schedules import LRSchedule
 
 
 class DiffusionModule(pl.LightningModule):
-    """Trains a denoiser on an objective; it holds no formula of its own.
+    """Trains a denoiser on an objective.
 
-    All that is random is a function of (seed, images seen), so a resumed run equals an uninterrupted one.
+    All random numbers are functions of (seed, images seen), so a resumed run equals an uninterrupted one.
 
     Args:
-        model: Its denoiser is trained.
+        model: The model whose denoiser is trained.
         objective: The loss of each sample.
         optimizer: Makes the optimizer from parameters.
         lr_schedule: Factor on the optimizer's learning rate.
         ema: Moving averages of the denoiser.
         seed: Any integer from 0 to 2^63 - 1.
-        config: The run's resolved configuration, plain containers; it travels in each checkpoint.
-        data_sha256: Fingerprint of the samples; it does too.
+        config: The run's resolved configuration, plain containers, saved in each checkpoint.
+        data_sha256: Fingerprint of the samples, saved in each checkpoint.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class DiffusionModule(pl.LightningModule):
         self._constrained: list[Constrained] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer, each group remembering its full learning rate."""
+        """The optimizer; each group has its full learning rate as `initial_lr`."""
         optimizer = self.optimizer([*self.denoiser.parameters(), *self.objective.parameters()])
         for group in optimizer.param_groups:
             group["initial_lr"] = group["lr"]
@@ -69,7 +69,7 @@ class DiffusionModule(pl.LightningModule):
         return optimizer
 
     def on_fit_start(self) -> None:
-        """Averages start where the weights do; a resumed run's are there already. Dropout acts from here on."""
+        """Start the averages, unless they were loaded, and enable dropout."""
         self.denoiser.train()
         self.objective.train()
         self.ema.start(self.denoiser)
@@ -79,7 +79,7 @@ class DiffusionModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The batch's mean loss, a float32 scalar."""
-        # Dropout draws from torch's own generator: key it too on the position, and on the rank.
+        # Dropout uses torch's generator, which is seeded by images seen and rank.
         word = (self.seed * 0x9E3779B1 + self.images_seen * 0x10001 + self.global_rank) % 2**63
         torch.default_generator.manual_seed(word)
         if self.device.type == "cuda":  # not torch.manual_seed: without a GPU that queues a stack trace each call
@@ -93,7 +93,7 @@ class DiffusionModule(pl.LightningModule):
         return loss
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """Set the learning rate, step, bring weights back to where they belong, then update the averages."""
+        """Set the learning rate, step, restore constraints on weights, then update the averages."""
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.lr_schedule(self._step_start)
         optimizer.step(closure=optimizer_closure)
@@ -103,10 +103,10 @@ class DiffusionModule(pl.LightningModule):
         self._step_start = self.images_seen
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add our part: plain containers and tensors only.
+        """Add the averages, images seen, configuration and data's fingerprint: plain containers and tensors only.
 
         Raises:
-            DivergedError: A weight, an average or a number of the optimizer is not finite; all ranks find the same.
+            DivergedError: If a weight, an average or a number of the optimizer is not finite, on all ranks.
         """
         parts = {key: checkpoint.get(key) for key in WEIGHTS_KEYS}
         if name := not_finite({**parts, "ema": self.ema.averages}):
@@ -120,7 +120,6 @@ class DiffusionModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Read our part."""
         ours = checkpoint[CHECKPOINT_KEY]
         self.images_seen = ours["images_seen"]
         self.ema.averages = {name: ours["ema"][name] for name in self.ema.profiles}

@@ -1,4 +1,4 @@
-"""Whether what Lightning keeps in a checkpoint can be given back to a training."""
+"""Checks that the state of a checkpoint fits a training before Lightning restores it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _LOOPS = ("fit_loop", "validate_loop", "test_loop", "predict_loop")
 
 
 def check_training(path: Path, checkpoint: Mapping[str, Any], trainer: pl.Trainer, module: DiffusionModule) -> None:
-    """Refuse the checkpoint of another training, or one that is malformed.
+    """Check that a checkpoint is one of this training.
 
     Args:
         path: Of the checkpoint, for messages.
         checkpoint: Its content.
-        trainer: Will continue the training.
-        module: Is trained.
+        trainer: Of the training.
+        module: The module in training.
 
     Raises:
-        CheckpointError: Weights, averages, optimizer or progress are not those of such a training.
+        CheckpointError: If weights, averages, optimizer or progress are missing, malformed or do not fit.
     """
     check_weights(path, module.state_dict(), checkpoint["state_dict"])
     for name in module.ema.profiles:
@@ -53,10 +53,10 @@ def check_training(path: Path, checkpoint: Mapping[str, Any], trainer: pl.Traine
 
 
 def check_optimizer(path: Path, checkpoint: Mapping[str, Any], module: DiffusionModule) -> dict[str, Any]:
-    """The state of a checkpoint's optimizer, known to fit the parameters of a module.
+    """The state of a checkpoint's optimizer, checked against the parameters of a module.
 
     Raises:
-        CheckpointError: There is none, it is malformed, or it is of other parameters.
+        CheckpointError: If there is none, or it is malformed or has other parameters.
     """
     states = checkpoint.get("optimizer_states")
     if not states:
@@ -83,7 +83,7 @@ def check_optimizer(path: Path, checkpoint: Mapping[str, Any], module: Diffusion
 
 
 def _fits(value: Any, parameter: Tensor) -> bool:
-    """Whether a value of an optimizer can be one of a parameter: a number, or of its shape or a mean of it."""
+    """Whether a value in an optimizer's state fits a parameter: a number, or a tensor that broadcasts to its shape."""
     if not isinstance(value, Tensor):
         return value is None or isinstance(value, int | float)
     try:
@@ -93,7 +93,7 @@ def _fits(value: Any, parameter: Tensor) -> bool:
 
 
 def _unlike(fresh: Any, saved: Any, name: str) -> Iterator[str]:
-    """Names of what is missing in `saved`, or is of another kind than in `fresh`."""
+    """Names of values that are missing in `saved` or have another type than in `fresh`."""
     if isinstance(fresh, Mapping):
         for key, value in fresh.items():
             where = f"{name}.{key}" if name else str(key)

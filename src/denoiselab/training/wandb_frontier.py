@@ -1,4 +1,4 @@
-"""The frontier on W&B: a long table under the same key in every run, a chart over it, scalars, pictures, artifacts."""
+"""The frontier on W&B: a long table with a chart, scalars, pictures and artifacts."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from denoiselab.training.checkpoint_files import BEST, CHECKPOINTS, LAST
 if TYPE_CHECKING:
     from denoiselab.training.loggers import WandBRun  # imports Lightning
 
-# W&B keeps the chart's table as <CHART>_table; charts of all selected runs read that key, so it never changes. It is
-# not below frontier/, whose summary is the least value: that of a table is nothing.
+# W&B keeps the chart's table as <CHART>_table, which charts of all selected runs read, so it never changes. It is not
+# in frontier/, whose summary is the least value, which a table has not.
 CHART = "frontier_chart"
 FIELDS = {"x": "nfe", "y": "score", "stroke": "series"}
 # A chart that W&B has without a preset.
@@ -30,12 +30,12 @@ _COLUMNS = (
 
 
 def send_frontier(logger: WandBRun, records: Sequence[Record], directory: Path) -> None:
-    """Log a frontier; the work is done in the logger's own thread.
+    """Log a frontier, in the logger's thread.
 
     Args:
         logger: An open run.
-        records: All cells of the frontier, failed ones too.
-        directory: With the files of the run that was scored.
+        records: All cells of the frontier, with failed ones.
+        directory: Of the run that was scored.
     """
     series = tables.by_series(records)
     rows = [[name if c == "series" else record.get(c) for c in _COLUMNS] for name, s in series.items() for record in s]
@@ -62,7 +62,7 @@ def send_frontier(logger: WandBRun, records: Sequence[Record], directory: Path) 
 
 
 def _by_nfe(series: Mapping[str, Sequence[Record]]) -> list[dict[str, float]]:
-    """An entry an NFE with the scores of all series there."""
+    """An entry for each NFE with the scores of all series."""
     steps: dict[float, dict[str, float]] = {}
     for name, rows in series.items():
         for row in finished(rows):
@@ -95,9 +95,9 @@ def _best(records: Sequence[Record]) -> dict[str, float]:
 
 
 def _artifacts(wandb: Any, run_id: str, records: Sequence[Record], directory: Path, kinds: Sequence[str]) -> list[Any]:
-    """The artifacts asked for; W&B tells equal contents by their hash and uploads them once."""
+    """The artifacts of the chosen kinds; W&B uploads equal contents once."""
     out = []
-    asked = records[0]  # those behind may come from a file that was edited, and name any file as their reference
+    asked = records[0]  # later ones may come from an edited file, and name any file as their reference
     files = {
         "checkpoint": [directory / CHECKPOINTS / name for name in (LAST, BEST)],
         "frontier": [directory / f"frontier.{kind}" for kind in ("csv", "json", "html", "png")],
