@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import torch
@@ -15,7 +14,13 @@ from denoiselab.schedules import Level, Schedule
 from denoiselab.schedules.base import like
 from denoiselab.variances import StepVariance, Variance
 
-OfLevel = Callable[[Level], Tensor]
+
+class OfLevel(Protocol):
+    """A number for each noise level: a time label or a factor on the network's input."""
+
+    def __call__(self, level: Level, /) -> Tensor:
+        """Float64 numbers shaped like the level, `()` or `(B,)`."""
+        ...
 
 
 class Prediction(NamedTuple):
@@ -166,14 +171,13 @@ def labels(time_label: OfLevel, level: Level, x: Tensor) -> Tensor:
 
 
 class Denoiser(nn.Module):
-    """A network, the schedule it is trained on, what its output means and how it is told the time.
+    """A network with its schedule, the meaning of its output, and how the noise level is passed to it.
 
     It accepts levels of any schedule: x at half log-SNR lam on another path is x sigma'/sigma on this one at the
     same lam, so a network trained on one path samples along every other.
 
     Args:
-        network: Called as `network(x, label, cond)` with x `(B, C, *)`, label `(B,)` and a `Conditioning`; returns
-            `(B, C, *)`, or `(B, 2C, *)` with a learned variance.
+        network: Called as `denoiselab.networks.Network` documents.
         schedule: The network's home schedule.
         parameterization: The meaning (a, b) of the output at a level.
         time_label: The label of a level.

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from denoiselab import packages, signatures
+from denoiselab.contracts import contract_of, described, violation
 from denoiselab.errors import BadInput, not_given
 from denoiselab.options import SPECIAL, check_node, targets
 
@@ -35,12 +36,11 @@ MODEL = tuple(
     )
 )
 MEASURES = ("denoiselab.evaluation.", "denoiselab.likelihood.")
-_FUNCTIONS = (
-    "denoiselab.parameterizations.",
-    "denoiselab.schedules.betas.",
-    "denoiselab.samplers.tableaus.",
-    *(f"denoiselab.objectives.{part}." for part in ("weights", "distances", "projections")),
-)
+
+# Any public function defined here may be a target too, even of a configuration read from a checkpoint: these packages
+# compute tensors from numbers, and their functions open no file, socket or process, which a test reads in their source.
+# Elsewhere, as in denoiselab.data, functions write files, so only classes may be targets there.
+_FUNCTIONS = tuple(f"denoiselab.{part}." for part in ("parameterizations", "schedules", "samplers", "objectives"))
 _ALL = (
     *MODEL,
     *MEASURES,
@@ -97,13 +97,13 @@ def resolve(name: Any, path: str, allowed: Sequence[str] = _ALL) -> Callable[...
     home = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"
     kinds = allowed if inspect.isclass(target) else _FUNCTIONS
     prefixes = (*kinds, *packages.allowed()) if inspect.isclass(target) or inspect.isfunction(target) else ()
-    if "<" in home or not f"{home}.".startswith(prefixes):
+    if "<" in home or home.rpartition(".")[2].startswith("_") or not f"{home}.".startswith(prefixes):
         raise _refusal(name, path, allowed)
     return typing.cast("Callable[..., Any]", target)
 
 
 def _refusal(name: Any, path: str, allowed: Sequence[str]) -> BadInput:
-    prefixes = (*allowed, *packages.allowed(), *_FUNCTIONS)
+    prefixes = tuple(dict.fromkeys((*allowed, *packages.allowed(), *_FUNCTIONS)))
     return BadInput(f"{path}._target_={name}: {_allowance(str(name), prefixes)}")
 
 
@@ -142,6 +142,9 @@ def construct(node: Any, path: str, refusals: tuple[type[Exception], ...] = (), 
     if "_target_" not in node:
         return options
     target = resolve(node["_target_"], path)
+    for key, value in options.items():
+        if isinstance(node[key], Mapping) and key in _contracts(target):
+            check_contract(f"{path}.{key}", value, _contracts(target)[key])
     if node.get("_partial_", False):
         return functools.partial(target, **options) if options else target
     refused: tuple[type[Exception], ...] = (ValueError, TypeError, *refusals)
@@ -154,3 +157,20 @@ def construct(node: Any, path: str, refusals: tuple[type[Exception], ...] = (), 
         if missing := re.search(r"missing \d+ required [\w-]+ arguments?: '(\w+)'", text):
             raise not_given(f"{path}.{missing[1]}") from error
         raise BadInput(text if text.startswith(path) else f"{path}.{text}") from error
+
+
+def check_contract(path: str, part: object, contract: type) -> None:
+    """Refuse a part that lacks what its protocol or base class asks for.
+
+    Raises:
+        BadInput: If it does; the message has the expected call and what was found.
+    """
+    if (wrong := violation(part, contract, path.rpartition(".")[2])) is not None:
+        raise BadInput(f"{path}={described(part)}: {wrong}.")
+
+
+@functools.cache
+def _contracts(target: Callable[..., Any]) -> dict[str, type]:
+    """The contracts of a target's options, from their annotations."""
+    options = signatures.inspected(target).parameters
+    return {name: found for name, one in options.items() if (found := contract_of(one.type())) is not None}

@@ -6,7 +6,7 @@ A parameterization is a function of the level alone, so all conversions are one 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -15,7 +15,14 @@ from denoiselab.schedules import Level, Schedule
 from denoiselab.schedules.base import like
 
 Coefficients = tuple[Tensor, Tensor]
-Parameterization = Callable[[Level], Coefficients]
+
+
+class Parameterization(Protocol):
+    """What a network's output means at a noise level; a function of the level alone."""
+
+    def __call__(self, level: Level, /) -> Coefficients:
+        """The coefficients (a, b) of out = a x0 + b eps, two float64 tensors shaped like the level, `()` or `(B,)`."""
+        ...
 
 
 def eps(level: Level) -> Coefficients:

@@ -17,14 +17,14 @@ def noise():
 
 def test_the_image_is_the_mean_of_its_parts():
     conditioner = LowResolution((1, 4, 8), factor=2)
-    conditioner.meet(lambda index: Clean(CLEAN.images[index], index))
+    conditioner.set_held_out(lambda index: Clean(CLEAN.images[index], index))
     for cond in (conditioner.given(CLEAN), conditioner.train(CLEAN, noise()), conditioner.sample(INDEX)):
         torch.testing.assert_close(cond.image, SMALL)
 
 
 def test_noise_keeps_the_variance_and_is_that_of_the_sample():
     conditioner = LowResolution((1, 4, 8), factor=2, noise=1.0, sample_noise=0.8)
-    conditioner.meet(lambda index: Clean(CLEAN.images[index], index))
+    conditioner.set_held_out(lambda index: Clean(CLEAN.images[index], index))
     seen = conditioner.train(CLEAN, noise()).image
     error = seen - SMALL
     assert float(error[noise().uniform() < 0.05].std()) < 0.15 * float(error.std())  # the level differs by sample
@@ -48,5 +48,5 @@ def test_bad_options_are_refused(options, says):
 
 
 def test_an_upsampler_without_data_does_not_sample():
-    with pytest.raises(ValueError, match="no data whose images could be upsampled"):
+    with pytest.raises(ValueError, match="there are none"):
         LowResolution((1, 4, 8), factor=2).sample(INDEX)

@@ -40,13 +40,13 @@ def test_captions_prompts_and_the_empty_text():
     assert words(text.given(clean(["ab", "b"]))) == ["ab", "b"]
     with pytest.raises(ValueError, match="no captions"):
         text.given(Clean(torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)))
-    with pytest.raises(ValueError, match="prompts: there are none"):
+    with pytest.raises(ValueError, match="prompts=null: captions of held-out data"):
         Text(Letters()).sample(INDEX)
 
 
 def test_without_prompts_samples_are_of_held_out_captions():
     text = Text(Letters())
-    text.meet(lambda index: clean(["ab"[i % 2] for i in index.tolist()]))
+    text.set_held_out(lambda index: clean(["ab"[i % 2] for i in index.tolist()]))
     assert words(text.sample(torch.tensor([3, 0]))) == ["b", "a"]
 
 

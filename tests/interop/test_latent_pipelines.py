@@ -216,7 +216,7 @@ def test_texts_are_asked_for_and_drawn(stored, tmp_path, invoke):
     place = ["import=diffusers", f"import.path={stored}", f"log_dir={tmp_path / 'logs'}", "num_samples=2"]
     result = invoke("sample.py", *place, "sampler.steps=2")
     assert result.code == 2
-    assert "conditioner.prompts: there are none" in result.last
+    assert "conditioner.prompts=null: captions of held-out data" in result.last
     result = invoke("sample.py", *place, "sampler.steps=2", "guidance=3", "conditioner.prompts=[a dog]")
     assert result.code == 0, result.err
     (record,) = (tmp_path / "logs").rglob("samples.json")

@@ -1,4 +1,4 @@
-"""What a batch holds, to the tensors that a network takes as conditioning."""
+"""Conditioners: from labels, captions or images to the tensors that a network is conditioned on."""
 
 from denoiselab.conditioners.base import Clean, Conditioner, HeldOut, Unconditional
 from denoiselab.conditioners.label import ClassLabel

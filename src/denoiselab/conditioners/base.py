@@ -1,9 +1,9 @@
-"""What a condition is made of, and what makes it."""
+"""The contract of conditioners, and what they make conditions of."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,13 +14,13 @@ from denoiselab.noise import Noise
 
 
 class Clean(NamedTuple):
-    """A batch as the data set has it: all that its condition may be made of.
+    """A batch of the data set, from which conditions are made.
 
     Args:
         images: `(B, *)`, samples in the network's range, before any codec.
         labels: `(B,)` int64, classes.
-        captions: A text each; None where the data have none.
-        augmentation: `(B, A)`, how the images were augmented; None where they were not.
+        captions: One text a sample; None if the data have none.
+        augmentation: `(B, A)`, how the images were augmented; None if they were not.
     """
 
     images: Tensor
@@ -30,63 +30,66 @@ class Clean(NamedTuple):
 
     @classmethod
     def blank(cls, count: int, shape: Sequence[int], device: torch.device | None = None) -> Clean:
-        """`count` samples of this shape that say nothing: zeros, class 0, empty captions."""
+        """`count` placeholder samples of a shape: zeros of class 0 with empty captions."""
         labels = torch.zeros(count, dtype=torch.int64, device=device)
         return cls(torch.zeros(count, *shape, device=device), labels, [""] * count)
 
 
-# Takes indices `(B,)` int64 of any size, and gives held-out samples, in turn.
+# Held-out samples of indices `(B,)` int64, modulo their number.
 HeldOut = Callable[[Tensor], Clean]
 
 
 class Conditioner(ABC):
-    """Makes the network's conditioning.
+    """Makes the network's `Conditioning` in training and sampling.
 
     Attributes:
-        names: The fields it gives.
-        strata: Sample i is conditioned as sample i mod strata is; 1 where samples are drawn independently.
-        guided_channels: Classifier-free guidance acts on the first of these many channels; None for all.
+        names: The fields of `Conditioning` that it fills, each with one row a sample.
+        strata: Sample i has the condition of sample i mod strata; 1 if conditions are independent.
+        guided_channels: Classifier-free guidance acts on the first so many channels; None for all.
+        network_options: Options of networks that its configuration sets, and what they stand for in messages.
     """
 
     names: frozenset[str] = frozenset()
     strata: int = 1
     guided_channels: int | None = None
+    network_options: Mapping[str, str] = {}
 
     @abstractmethod
     def train(self, clean: Clean, noise: Noise) -> Conditioning:
-        """The condition of a training batch, at times dropped."""
+        """The conditions `(B, ...)` of a training batch, some dropped at random by numbers of `noise`."""
 
     @abstractmethod
     def given(self, clean: Clean) -> Conditioning:
-        """The condition of known samples, never dropped."""
+        """The conditions `(B, ...)` of given samples; none is dropped."""
 
     @abstractmethod
     def sample(self, index: Tensor) -> Conditioning:
-        """The condition of samples `index` `(B,)` int64 to be drawn: a function of the index alone."""
+        """The conditions of generated samples `index` `(B,)` int64, functions of the index alone.
+
+        Raises:
+            ValueError: If they are taken from held-out data and there are none.
+        """
 
     def described(self, index: Tensor) -> list[str] | None:
-        """The condition of samples `index` in words, for pictures; None where it has none."""
+        """The conditions of generated samples `index` `(B,)` in words, for captions of pictures; None for no words."""
         return None
 
     def null(self, index: Tensor) -> Conditioning:
-        """What stands for no condition of samples `index` to classifier-free guidance; no fields: nothing does."""
+        """The null conditions of samples `index` `(B,)` for classifier-free guidance; no fields if there are none."""
         return Conditioning()
 
-    def meet(self, held_out: HeldOut) -> None:  # noqa: B027
-        """Be told of the held-out data, for conditions of samples that come from them."""
+    def set_held_out(self, held_out: HeldOut) -> None:  # noqa: B027
+        """Set the held-out data from which conditions of generated samples are taken."""
 
 
 class Unconditional(Conditioner):
     """No conditioning."""
 
     def train(self, clean: Clean, noise: Noise) -> Conditioning:
-        """No fields."""
         return Conditioning()
 
     def given(self, clean: Clean) -> Conditioning:
-        """No fields."""
         return Conditioning()
 
     def sample(self, index: Tensor) -> Conditioning:
-        """No fields."""
         return Conditioning()

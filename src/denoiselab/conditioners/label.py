@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -14,22 +14,22 @@ from denoiselab.noise import Noise
 
 
 class ClassLabel(Conditioner):
-    """The class as `class_label` `(B,)` int64; index `num_classes` is the null class, where there is one.
+    """The class as `class_label` `(B,)` int64; index `num_classes` is the null class, if there is one.
 
     Args:
         num_classes: Number of classes.
         dropout: Probability of the null class in training (Ho and Salimans, Classifier-Free Diffusion Guidance,
             arXiv 2207.12598, algorithm 1).
-        null_class: The network has one.
-        classes: Of samples, in turn; None for all.
-        guided_channels: Classifier-free guidance acts on the first of these many channels; None for all.
+        null_class: Whether the network has one.
+        classes: Of generated samples, in turn; None for all.
+        guided_channels: Classifier-free guidance acts on the first so many channels; None for all.
 
     Raises:
-        ValueError: Unless num_classes >= 1, 0 <= dropout < 1 and guided_channels >= 1, and dropout = 0 without a null
-            class; or there is no such class.
+        ValueError: If a value is out of range, or `dropout` is not 0 without a null class.
     """
 
-    names: frozenset[str] = frozenset({"class_label"})
+    names = frozenset({"class_label"})
+    network_options: Mapping[str, str] = {"num_classes": "classes"}
 
     def __init__(
         self,
@@ -54,23 +54,18 @@ class ClassLabel(Conditioner):
         self.strata = len(self.classes)
 
     def train(self, clean: Clean, noise: Noise) -> Conditioning:
-        """The labels, some of them replaced by the null class."""
         return Conditioning(class_label=torch.where(noise.uniform() < self.dropout, self.num_classes, clean.labels))
 
     def given(self, clean: Clean) -> Conditioning:
-        """The labels."""
         return Conditioning(class_label=clean.labels)
 
     def sample(self, index: Tensor) -> Conditioning:
-        """Sample i is of the class `classes[i]`, in turn."""
         return Conditioning(class_label=self.classes.to(index.device)[index % len(self.classes)])
 
     def described(self, index: Tensor) -> list[str]:
-        """The numbers of the classes."""
         return [str(label) for label in self.classes[index.cpu() % len(self.classes)].tolist()]
 
     def null(self, index: Tensor) -> Conditioning:
-        """The null class; nothing, where there is none."""
         if not self.null_class:
             return Conditioning()
         return Conditioning(class_label=torch.full_like(index, self.num_classes))

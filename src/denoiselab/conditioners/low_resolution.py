@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,16 +12,15 @@ from denoiselab.conditioners.base import Clean, Conditioner, HeldOut
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import SAMPLING, Noise
 
-# The draws of samples' images have indices that no sample has.
+# Noise on the images of generated samples has indices beyond those of samples.
 _FIRST_INDEX = 2**42
 
 
 class LowResolution(Conditioner):
     """The image, each pixel the mean of `factor` x `factor` of its own, as `image` `(B, C, H / factor, W / factor)`.
 
-    With noise augmentation it is z -> sqrt(1 - s^2) z + s eps. In training s is uniform between 0 and `noise`; the
-    network is not told. Samples are upsampled from held-out images, in turn. There is no null: an upsampler is not
-    guided.
+    With noise augmentation it is z -> sqrt(1 - s^2) z + s eps; in training s is uniform between 0 and `noise`, and the
+    network does not get it. Samples are upsampled from held-out images, in turn. There is no null condition.
 
     Sources: Saharia et al., Image Super-Resolution via Iterative Refinement, arXiv 2104.07636, section 2; Ho et al.,
     Cascaded Diffusion Models, arXiv 2106.15282, section 4.
@@ -30,14 +29,14 @@ class LowResolution(Conditioner):
         shape: Shape (C, H, W) of an image.
         factor: Of the downsampling; it divides H and W.
         noise: Largest standard deviation s of training, from 0 to 1; 0 for none.
-        sample_noise: The s of samples.
+        sample_noise: The s of generated samples.
 
     Raises:
-        ValueError: The shape is not an image's, `factor` is less than 2 or does not divide it, or a noise is out of
-            range.
+        ValueError: If `shape` is not an image's, `factor` does not divide it, or a value is out of range.
     """
 
-    names: frozenset[str] = frozenset({"image"})
+    names = frozenset({"image"})
+    network_options: Mapping[str, str] = {"image_channels": "images"}
 
     def __init__(self, shape: Sequence[int], factor: int = 4, noise: float = 0.0, sample_noise: float = 0.0) -> None:
         if len(shape) != 3:
@@ -51,7 +50,6 @@ class LowResolution(Conditioner):
         self._held_out: HeldOut | None = None
 
     def train(self, clean: Clean, noise: Noise) -> Conditioning:
-        """The images downsampled, with noise of a random level."""
         small = F.avg_pool2d(clean.images, self.factor)
         if self.noise:
             s = (self.noise * noise.uniform()).to(small)[:, None, None, None]
@@ -59,19 +57,16 @@ class LowResolution(Conditioner):
         return Conditioning(image=small)
 
     def given(self, clean: Clean) -> Conditioning:
-        """The images downsampled."""
         return Conditioning(image=F.avg_pool2d(clean.images, self.factor))
 
     def sample(self, index: Tensor) -> Conditioning:
-        """Sample i is made of the held-out image i, in turn."""
         if self._held_out is None:
-            raise ValueError("conditioner=low_resolution: there are no data whose images could be upsampled.")
+            raise ValueError("conditioner=low_resolution: samples are upsampled from held-out images; there are none.")
         small = F.avg_pool2d(self._held_out(index).images, self.factor)
         if self.sample_noise:
             eps = Noise(0, _FIRST_INDEX + index, SAMPLING).like(small)
             small = math.sqrt(1 - self.sample_noise**2) * small + self.sample_noise * eps
         return Conditioning(image=small)
 
-    def meet(self, held_out: HeldOut) -> None:
-        """Upsample these."""
+    def set_held_out(self, held_out: HeldOut) -> None:
         self._held_out = held_out

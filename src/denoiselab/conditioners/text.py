@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -16,39 +16,38 @@ from denoiselab.noise import Noise
 
 
 class TextEncoder(Protocol):
-    """A frozen model from texts to token features; `masked`: the network shall be told which tokens count."""
+    """A frozen model from texts to token features; with `masked` the network gets the mask of the tokens that count."""
 
     masked: bool
 
     def __call__(self, texts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Features `(B, L, D)` float32, and mask `(B, L)` bool, True where a token counts; L is always the same."""
+        """Features `(B, L, D)` float32 and mask `(B, L)` bool, True where a token counts; L never changes."""
         ...
 
 
 class Text(Conditioner):
-    """What a frozen encoder makes of a text; the null is the empty text.
+    """The features of a text from a frozen encoder; the null condition is the empty text.
 
-    It is `tokens` `(B, L, D)`, with their `mask` `(B, L)` where the encoder is masked, or `vector` `(B, D)`, the mean
-    of the tokens that count, or both.
-
-    Features are computed once a text and kept, up to a number of texts. Samples are of `prompts`, in turn; without
-    those, of the captions of held-out data, in turn.
+    They are `tokens` `(B, L, D)`, with `mask` `(B, L)` if the encoder is masked, or `vector` `(B, D)`, the mean of the
+    tokens that count, or both. They are computed once a text and cached. Generated samples have `prompts`, in turn;
+    without those, the captions of held-out data.
 
     Source: Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, arXiv 2112.10752, section
     3.3; the dropped condition is Ho and Salimans', arXiv 2207.12598, algorithm 1; the mean Reimers and Gurevych's,
     Sentence-BERT, arXiv 1908.10084, section 3.
 
     Args:
-        encoder: Frozen; it is no part of the model that is trained, averaged or saved.
+        encoder: Frozen: it is not trained, averaged or saved.
         dropout: Probability of the empty text in training.
-        prompts: Texts of samples, in turn; None for captions of held-out data.
-        kept: Texts whose features are kept, on the CPU.
+        prompts: Texts of generated samples, in turn; None for captions of held-out data.
+        kept: Size of the cache on the CPU, in texts.
         gives: "tokens", "vector", or both.
 
     Raises:
-        ValueError: Unless 0 <= dropout < 1, kept >= 1 and there is a prompt, if there are prompts; or it gives nothing,
-            or something else.
+        ValueError: If a value is out of range, or `prompts` or `gives` is empty.
     """
+
+    network_options: Mapping[str, str] = {"token_features": "texts", "vector_features": "vectors"}
 
     def __init__(
         self,
@@ -69,50 +68,44 @@ class Text(Conditioner):
         self.strata = len(prompts) if prompts is not None else 1
         self.names = frozenset(gives) | ({"mask"} if encoder.masked and "tokens" in gives else set())
         self._held_out: HeldOut | None = None
-        self._known: OrderedDict[str, _Features] = OrderedDict()
+        self._cache: OrderedDict[str, _Features] = OrderedDict()
 
     def train(self, clean: Clean, noise: Noise) -> Conditioning:
-        """The captions, some of them replaced by the empty text."""
         dropped = (noise.uniform() < self.dropout).tolist()
         texts = ["" if drop else text for drop, text in zip(dropped, _captions(clean), strict=True)]
         return self._conditioning(texts, clean.labels.device)
 
     def given(self, clean: Clean) -> Conditioning:
-        """The captions."""
         return self._conditioning(_captions(clean), clean.labels.device)
 
     def sample(self, index: Tensor) -> Conditioning:
-        """Sample i is of prompt i, or of the caption of held-out sample i, in turn."""
         texts = self.described(index)
         if texts is None:
-            raise ValueError("conditioner.prompts: there are none, nor data whose captions could stand for them.")
+            raise ValueError("conditioner.prompts=null: captions of held-out data take their place; there are none.")
         return self._conditioning(texts, index.device)
 
     def described(self, index: Tensor) -> list[str] | None:
-        """The prompts, or the captions used in their place."""
         if self.prompts is not None:
             return [self.prompts[i % len(self.prompts)] for i in index.tolist()]
         return None if self._held_out is None else list(_captions(self._held_out(index)))
 
     def null(self, index: Tensor) -> Conditioning:
-        """The empty text."""
         return self._conditioning([""] * len(index), index.device)
 
-    def meet(self, held_out: HeldOut) -> None:
-        """Take the captions of these, where there are no prompts."""
+    def set_held_out(self, held_out: HeldOut) -> None:
         self._held_out = held_out
 
     def _conditioning(self, texts: Sequence[str], device: torch.device) -> Conditioning:
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        found = {text: self._known[text] for text in dict.fromkeys(texts) if text in self._known}
+        new = [text for text in dict.fromkeys(texts) if text not in self._cache]
+        found = {text: self._cache[text] for text in dict.fromkeys(texts) if text in self._cache}
         if new:
             features = (part.cpu() for part in self.encoder(new, device))
             found |= {text: _Features(*pair) for text, *pair in zip(new, *features, strict=True)}
         for text, value in found.items():
-            self._known[text] = value
-            self._known.move_to_end(text)
-        while len(self._known) > self.kept:
-            self._known.popitem(last=False)
+            self._cache[text] = value
+            self._cache.move_to_end(text)
+        while len(self._cache) > self.kept:
+            self._cache.popitem(last=False)
         tokens = torch.stack([found[text].tokens for text in texts]).to(device)
         mask = torch.stack([found[text].mask for text in texts]).to(device)
         given = {"tokens": tokens, "mask": mask}
@@ -131,5 +124,7 @@ class _Features(NamedTuple):
 
 def _captions(clean: Clean) -> Sequence[str]:
     if clean.captions is None:
-        raise ValueError("conditioner=text: the data set has no captions; choose one that has, or another conditioner.")
+        raise ValueError(
+            "conditioner=text: the data set has no captions; choose data with captions or another conditioner."
+        )
     return clean.captions

@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
-from denoiselab.app.building import checks, parts
+from denoiselab.app.building import checks, parts, rehearsal
 from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_metric
 from denoiselab.app.building.training_callbacks import PeriodicEvaluations
 from denoiselab.app.config.settings import TrainSettings, parse
@@ -25,15 +25,16 @@ from denoiselab.data import DataSet, clean, in_turn
 from denoiselab.data.loading.datamodule import DataModule
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier, OptimizedMetric, Store
-from denoiselab.instantiate import check, construct
+from denoiselab.instantiate import check, check_contract, construct
 from denoiselab.model import Model
-from denoiselab.options import targets
+from denoiselab.objectives import Objective
 from denoiselab.training.callbacks import ProgressBar
 from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 from denoiselab.training.checkpoints import AtomicCheckpointIO
-from denoiselab.training.ema import EMA, RAW
+from denoiselab.training.ema import EMA, RAW, Profile
 from denoiselab.training.interruption import Interruption
 from denoiselab.training.loggers import WandB
+from denoiselab.training.lr_schedules import LRSchedule
 from denoiselab.training.module import DiffusionModule
 
 Config = dict[str, Any]
@@ -88,16 +89,16 @@ def check_config(config: Config, *, sweeping: bool) -> None:
         BadInput: If an option is wrong, or two do not fit together.
     """
     settings = parse(TrainSettings, config)
-    checks.check_takes(config)
     check(config)
     parts.build_extractor(config, settings.evaluation, settings.evaluation.num_samples)
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
     _check_start(settings, sweeping=sweeping)
+    objective = parts.build_objective(config)
     with torch.device("meta"):  # no memory, no arithmetic: a sweep checks every job so
-        model, objective = checks.build_model(config), parts.build_objective(config)
+        model = checks.build_model(config)
     checks.check_model(model, objective)
     if not isinstance(model.codec, Identity):
-        _check_decoders(config["objective"])
+        _check_decoders(objective)
     parts.build_augmentation(config)
     names = [*settings.ema.profiles, RAW]
     optimized_metric(settings.optimized_metric, frontier_of(config["evaluation"], model, names))
@@ -129,14 +130,15 @@ def _check_start(settings: TrainSettings, *, sweeping: bool) -> None:
         raise BadInput(f"init_from={settings.init_from}: no such run directory or checkpoint file.")
 
 
-def _check_decoders(objective: Config) -> None:
+def _check_decoders(objective: Objective) -> None:
     """Check that an objective on latents has no decoder of bytes.
 
     Raises:
-        BadInput: If it has one.
+        BadInput: If the objective or a part of it has one.
     """
-    for path, node in targets(objective, "objective"):
-        if node["_target_"].startswith("denoiselab.objectives.decoders.") and construct(node, path).bins is not None:
+    for name, module in objective.named_modules():
+        if getattr(getattr(module, "decoder", None), "bins", None) is not None:
+            path = ".".join(filter(None, ("objective", name, "decoder")))
             raise BadInput(f"{path}: it is for bytes, and latents are real numbers; choose decoder@{path}=real.")
 
 
@@ -153,7 +155,9 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     """
     settings = parse(TrainSettings, config)
     model = checks.build_model(config)
-    ema = EMA(construct(config["ema"]["profiles"], "ema.profiles"))
+    ema = EMA(_profiles(config))
+    lr_schedule = construct(config["lr_schedule"], "lr_schedule")
+    check_contract("lr_schedule", lr_schedule, LRSchedule)
     optimizer = construct(config["optimizer"], "optimizer")
     try:
         optimizer([torch.nn.Parameter(torch.zeros(1))])  # it checks its options only when it is built
@@ -161,7 +165,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         raise BadInput(f"optimizer: {error}.") from None
     interruption = Interruption(f"stopped, and saved in {path}; to continue: {continues}")
     images, held_out = _load(config, model)
-    objective, lr_schedule = parts.build_objective(config), construct(config["lr_schedule"], "lr_schedule")
+    objective = parts.build_objective(config)
     module = DiffusionModule(
         model, objective, optimizer, lr_schedule, ema, settings.seed, config, images.fingerprint
     )  # fmt: skip
@@ -198,6 +202,13 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     )
 
 
+def _profiles(config: Config) -> dict[str, Profile]:
+    profiles: dict[str, Profile] = construct(config["ema"]["profiles"], "ema.profiles")
+    for name, profile in profiles.items():
+        check_contract(f"ema.profiles.{name}", profile, Profile)
+    return profiles
+
+
 def _load(config: Config, model: Model) -> tuple[DataSet, DataSet]:
     """Training and held-out data, and the files of the model's codec, tried on a sample.
 
@@ -207,7 +218,8 @@ def _load(config: Config, model: Model) -> tuple[DataSet, DataSet]:
     try:
         images, held_out = construct(config["data"], "data").load()
         model.codec.load()
-        model.conditioner.meet(in_turn(lambda: held_out))
+        rehearsal.check_codec(model.codec)
+        model.conditioner.set_held_out(in_turn(lambda: held_out))
         first = torch.zeros(1, dtype=torch.int64)
         model.conditioner.given(clean(images, first))
         model.conditioner.sample(first)

@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from denoiselab.app.building import rehearsal
 from denoiselab.codecs import Codec, Identity
 from denoiselab.conditioners import Clean, Conditioner
+from denoiselab.contracts import described
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of
 from denoiselab.frozen import folders
 from denoiselab.guidance import bind
-from denoiselab.instantiate import construct, resolve
+from denoiselab.instantiate import check_contract, construct
 from denoiselab.model import Model
+from denoiselab.networks import Conditioning, Network
 from denoiselab.networks.conditioning import OPTIONAL, listed
 from denoiselab.objectives import Objective
-from denoiselab.parameterizations import determinant
+from denoiselab.parameterizations import Parameterization, determinant
 from denoiselab.samplers import Analytic, Sampler
+from denoiselab.schedules import Schedule
 
 Config = Mapping[str, Any]
 
 # The parts of a configuration that a model is made of.
 _PARTS = ("codec", "network", "schedule", "parameterization", "denoiser", "conditioner")
-
-
-# Options of networks that configurations of conditioners set, and what they are told then.
-_TAKEN = {
-    "num_classes": "classes",
-    "token_features": "texts",
-    "vector_features": "vectors",
-    "image_channels": "images",
-}
 
 
 def parts(config: Config) -> dict[str, Any]:
@@ -48,24 +42,6 @@ def parts(config: Config) -> dict[str, Any]:
         KeyError: One is missing. Only a codec may be: there is none.
     """
     return {part: config[part] for part in _PARTS if part != "codec" or part in config}
-
-
-def check_takes(config: Config) -> None:
-    """Refuse a conditioner that sets an option which the network does not have.
-
-    Raises:
-        BadInput: It does.
-    """
-    conditioner, network = (str(config[part].get("_target_")) for part in ("conditioner", "network"))
-    if conditioner == "denoiselab.conditioners.Unconditional":
-        return
-    known = inspect.signature(resolve(network, "network")).parameters
-    for option, what in _TAKEN.items():
-        if option in config["network"] and option not in known:
-            raise BadInput(
-                f"conditioner: {network.rpartition('.')[2]} takes no {what}; choose another network, or "
-                "conditioner=none."
-            )
 
 
 def with_hashes(node: Any) -> Any:
@@ -100,18 +76,28 @@ def build_model(config: Config) -> Model:
         BadInput: Parts do not fit together.
     """
     codec: Codec = construct(config["codec"], "codec") if "codec" in config else Identity(config["data"]["shape"])
+    check_contract("codec", codec, Codec)
     shape = config["network"].get("shape", codec.latent_shape)
     if tuple(shape) != tuple(codec.latent_shape):
         raise BadInput(f"network.shape={list(shape)}: it must be {list(codec.latent_shape)}, as codec and data are.")
     conditioner: Conditioner = construct(config["conditioner"], "conditioner")
+    check_contract("conditioner", conditioner, Conditioner)
     parameterization = construct(config["parameterization"], "parameterization")
+    check_contract("parameterization", parameterization, Parameterization)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
         network: nn.Module = construct(config["network"], "network")
         with torch.device("cpu"):  # a rehearsal has no numbers, but a schedule's are checked
             schedule = construct(config["schedule"], "schedule")
+    for part, contract in (("network", nn.Module), ("network", Network), ("schedule", Schedule)):
+        check_contract(part, {"network": network, "schedule": schedule}[part], contract)
     network.to(memory_format=torch.channels_last)
     takes: frozenset[str] = getattr(network, "conditioning", frozenset())
+    if not isinstance(takes, Set) or not takes <= set(Conditioning._fields):
+        raise BadInput(
+            f"network={type(network).__name__}: its attribute conditioning must be a frozen set of names among "
+            f"{listed(Conditioning._fields)}; found {takes!r}."
+        )
     if not takes - OPTIONAL <= conditioner.names <= takes:
         raise BadInput(
             f"conditioner: it gives {listed(conditioner.names)}, but network takes {listed(takes)}; "
@@ -125,16 +111,21 @@ def build_model(config: Config) -> Model:
 
 @torch.no_grad()
 def check_model(model: Model, objective: Objective) -> None:
-    """Refuse parts of a model, which may be on the meta device, that do not go together.
+    """Refuse parts of a model that do not go together or break their contracts.
+
+    Args:
+        model: May be on the meta device.
+        objective: On the CPU.
 
     Raises:
-        BadInput: Says which.
+        BadInput: If there is one; the message names it.
     """
     try:
         objective.check(model.denoiser)
     except ValueError as error:
         raise BadInput(str(error)) from None
     check_ends(model.denoiser)
+    rehearsal.check_objective(objective, model.denoiser, model.shape[0], len(model.shape))
     check_network(model)
 
 
@@ -161,7 +152,7 @@ def check_ends(denoiser: Denoiser, *, advice: bool = True) -> None:
         where = f"{type(schedule).__name__} has alpha={alpha:.3g}, sigma={sigma:.3g} at {end}"
         if not (bool(det[i].isfinite()) and abs(float(det[i])) > 0):
             raise BadInput(
-                f"parameterization={_called(denoiser.parameterization)}: x0 and eps cannot be told from its output "
+                f"parameterization={described(denoiser.parameterization)}: x0 and eps cannot be told from its output "
                 f"there, as schedule {where}"
                 + (f"; choose parameterization=v, edm or velocity, or set schedule.{end}." if advice else ".")
             )
@@ -183,11 +174,12 @@ def check_network(model: Model) -> None:
     try:
         x, blank = torch.zeros(2, *model.shape, device=device), Clean.blank(2, model.codec.shape, device)
     except (RuntimeError, TypeError):
-        raise BadInput(f"network: no tensor holds samples of shape {list(model.shape)}.") from None
+        raise BadInput(f"network: samples of shape {list(model.shape)} are too large to allocate.") from None
     try:
         cond = conditioner.given(blank)
     except ValueError as error:
         raise BadInput(str(error)) from None
+    rehearsal.check_condition(conditioner, cond)
     try:
         out = denoiser.network(x, torch.zeros(2, device=device), cond)
     except ValueError as error:
@@ -200,6 +192,11 @@ def check_network(model: Model) -> None:
             + f" ({' '.join(str(error).split())})."
         ) from None
     wanted = 1 if denoiser.variance is None else denoiser.variance.outputs
+    if not isinstance(out, Tensor):
+        raise BadInput(
+            f"network={type(denoiser.network).__name__}: must return a tensor (B, {wanted} x {model.shape[0]}, ...); "
+            f"found {rehearsal.found(out)}."
+        )
     if out.shape != (2, wanted * model.shape[0], *model.shape[1:]):
         raise BadInput(
             f"network.outputs: {type(denoiser.network).__name__} maps samples of shape {list(model.shape)} to "
@@ -269,8 +266,3 @@ def check_conditions(model: Model) -> None:
         model.conditioner.sample(torch.arange(1))
     except ValueError as error:
         raise BadInput(str(error)) from None
-
-
-def _called(function: Any) -> str:
-    """The name of a function, or of the function in a partial."""
-    return str(getattr(getattr(function, "func", function), "__name__", type(function).__name__))

@@ -236,5 +236,5 @@ class Evaluator:
     @cached_property
     def _conditions(self) -> dict[str, str]:
         """The fingerprint of the held-out data, if samples are conditioned on them."""
-        met = type(self.model.conditioner).meet is not Conditioner.meet
-        return {"held_out_sha256": self.held_out.fingerprint} if met and len(self.held_out) else {}
+        uses_data = type(self.model.conditioner).set_held_out is not Conditioner.set_held_out
+        return {"held_out_sha256": self.held_out.fingerprint} if uses_data and len(self.held_out) else {}

@@ -162,7 +162,7 @@ def load(
     except ValueError as error:
         raise BadInput(f"ckpt={path}: {error}") from None
     if "_target_" in config["data"]:
-        model.conditioner.meet(in_turn(lambda: loaded.data()[1]))
+        model.conditioner.set_held_out(in_turn(lambda: loaded.data()[1]))
     return loaded
 
 

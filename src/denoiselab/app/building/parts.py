@@ -15,7 +15,7 @@ from denoiselab.data.augmentation import Augmentation
 from denoiselab.errors import BadInput, closest
 from denoiselab.evaluation import Extractor, Given, Metric
 from denoiselab.evaluation.references import given as given_files
-from denoiselab.instantiate import check, construct
+from denoiselab.instantiate import check, check_contract, construct
 from denoiselab.noise import AUGMENTING, Noise
 from denoiselab.objectives import Objective
 from denoiselab.samplers import Sampler
@@ -58,6 +58,7 @@ def build_objective(config: Config) -> Objective:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed((config["seed"] + 1) % 2**63)
         objective: Objective = construct(config["objective"], "objective")
+    check_contract("objective", objective, Objective)
     return objective
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from denoiselab import options
+from denoiselab import options, signatures
 from denoiselab.app.config import choices
 from denoiselab.app.config.settings import TrainSettings, parse
 from denoiselab.errors import BadInput
-from denoiselab.instantiate import check_names
+from denoiselab.instantiate import check_names, resolve
 
 Config = dict[str, Any]
 
@@ -34,11 +34,30 @@ def check_train(config: Config) -> None:
     check_shape(config["data"])
     if config["conditioner"].get("num_classes", 0) is None:
         raise BadInput("data.num_classes: is not given, and conditioner=label needs it; pass data.num_classes=...")
+    check_conditioner(config)
     check_nodes(config)
     evaluation = settings.evaluation
     choices.sampler_nodes(evaluation.samplers)
     choices.sampler_nodes([*evaluation.extra_nfe])  # a misspelt name would be passed over
     choices.metric_nodes(evaluation)
+
+
+def check_conditioner(config: Config) -> None:
+    """Refuse a conditioner that sets an option which the network does not have.
+
+    Raises:
+        BadInput: If it does.
+    """
+    network = signatures.read(str(config["network"].get("_target_")))
+    unknown = [name for name in config["network"] if network and name not in (*options.SPECIAL, *network.parameters)]
+    if network is None or network.more or not unknown:
+        return
+    sets = getattr(resolve(config["conditioner"].get("_target_"), "conditioner"), "network_options", {})
+    for option in unknown:
+        if option in sets:
+            raise BadInput(
+                f"conditioner: {network.name} takes no {sets[option]}; choose another network, or conditioner=none."
+            )
 
 
 def check_shape(data: Mapping[str, Any]) -> None:

@@ -148,7 +148,7 @@ def to_scheduler(denoiser: Denoiser) -> dict[str, Any]:
     # beta = 1 - alpha_t^2 / alpha_s^2, without cancellation near the data.
     log_alpha = torch.nn.functional.logsigmoid(snr)
     table = -torch.expm1(log_alpha.diff(prepend=torch.zeros(1, dtype=torch.float64)))
-    kind = getattr(denoiser.parameterization, "func", denoiser.parameterization)
+    kind: Any = getattr(denoiser.parameterization, "func", denoiser.parameterization)
     predictions = {f"denoiselab.parameterizations.{ours}": theirs for theirs, ours in _PREDICTIONS.items()}
     prediction = predictions.get(f"{kind.__module__}.{kind.__qualname__}")
     if prediction is None:
