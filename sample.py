@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from denoiselab import choices
 from denoiselab.app.commands import cli
 
 
@@ -57,4 +58,4 @@ def _task(config: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(Path(__file__).resolve().parent / "conf", "sample", check, task)
+    cli.run(choices.folder(), "sample", check, task)

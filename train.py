@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from denoiselab import choices
 from denoiselab.app.commands import cli
 from denoiselab.app.config.early import check_train
 
@@ -24,4 +25,4 @@ def task(config: dict[str, Any], directory: Path | None) -> float:
 
 
 if __name__ == "__main__":
-    cli.run(Path(__file__).resolve().parent / "conf", "train", check, task, check_train)
+    cli.run(choices.folder(), "train", check, task, check_train)

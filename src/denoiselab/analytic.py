@@ -31,6 +31,11 @@ _WEIGHTS = (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84)
 class ClosedForm(ABC):
     """A data distribution whose noisy versions are known."""
 
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Of a sample."""
+
     @abstractmethod
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
         """The exact (x0, eps) for `x` `(B, *)` at `level` (scalar or `(B,)`, sigma > 0)."""
@@ -103,6 +108,11 @@ class GaussianDenoiser(ClosedForm):
             raise ValueError(f"covariance: it must have no negative eigenvalue; one is {float(variances[0]):.3g}.")
         self.mean, self.variances, self.axes = mean, variances.clamp_min(0), axes
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(D,)."""
+        return tuple(self.mean.shape)
+
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
         """The exact (x0, eps) for `x` `(B, D)` at `level` (scalar or `(B,)`, sigma > 0)."""
         alpha, sigma, along, total = self._along(x, level)
@@ -155,6 +165,11 @@ class MixtureDenoiser(ClosedForm):
             raise ValueError(f"stds: none may be negative; the least is {float(stds.min()):.3g}.")
         check_weights(weights)
         self.means, self.stds, self.weights = means.double(), stds.double(), weights.double()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(D,)."""
+        return tuple(self.means.shape[1:])
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
         """The exact (x0, eps) for `x` `(B, D)` at `level` (scalar or `(B,)`, sigma > 0)."""
@@ -219,6 +234,11 @@ class EmpiricalDenoiser(ClosedForm):
             raise ValueError(f"weights: their shape is {list(weights.shape)}, where data need [{len(data)}].")
         check_weights(weights)
         self.data, self.log_weights, self.chunk = data, weights.double().log(), chunk
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of an example."""
+        return tuple(self.data.shape[1:])
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
         """The exact (x0, eps) for `x` `(B, *)` at `level` (scalar or `(B,)`, sigma > 0)."""

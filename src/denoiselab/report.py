@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from denoiselab import choices
 from denoiselab.app.commands import cli
 
 
@@ -23,4 +24,4 @@ def task(config: dict[str, Any], directory: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(Path(__file__).resolve().parents[2] / "conf", "report", check, task)
+    cli.run(choices.folder(), "report", check, task)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
-import functools
 import itertools
 import operator
 from collections.abc import Iterator, Sequence
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
@@ -22,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from denoiselab import choices, options
 from denoiselab.app.config import nodes
 from denoiselab.app.config.hydra_node import CheckedLoader, parameters
 from denoiselab.errors import BadInput, closest
@@ -132,13 +132,10 @@ def choice(group: str, name: str) -> dict[str, Any]:
     Raises:
         BadInput: There is no such choice.
     """
-    allowed = _options(group)
-    if name not in allowed:
-        raise BadInput(f"{group}={name}: unknown; {closest(name, allowed)}allowed: {', '.join(allowed)}.")
-    try:
-        return copy.deepcopy(_choice(str(GlobalHydra.instance().config_loader().get_search_path()), group, name))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise BadInput(_one_line(error)) from None
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, ConfigLoaderImpl)
+    completed: dict[str, Any] = options.completed(choices.node(group, name, loader))
+    return completed
 
 
 def stated(config_name: str, overrides: Sequence[str]) -> DictConfig:
@@ -186,12 +183,6 @@ def deleted(names: Sequence[object], arguments: Sequence[str]) -> str | None:
     """The dotted key that an argument such as `~trainer.precision` deletes, if it ends in one of `names`."""
     keys = (text[1:].partition("=")[0] for text in arguments if text.startswith("~"))
     return next((key for key in keys if key.rpartition(".")[2] in names), None)
-
-
-@functools.cache
-def _choice(search_path: str, group: str, name: str) -> dict[str, Any]:
-    """A tenth of a second; a start asks for the same metrics and samplers several times."""
-    return dict(OmegaConf.to_container(compose(f"{group}/{name}")[group], resolve=True))  # type: ignore[arg-type]
 
 
 def _parse(text: str) -> Override:
