@@ -5,9 +5,9 @@ import torch
 from diffusers import DDPMScheduler, UNet2DModel
 from frozen_models import UNET2D, autoencoder
 
-from denoiselab.app.building.loaded import load, load_weights
 from denoiselab.frozen import KLCodec
 from denoiselab.interop.diffusers.pipelines import Pipeline, read_model
+from denoiselab.pretrained import read, read_weights
 from denoiselab.training.ema import EMA
 from denoiselab.training.module import DiffusionModule
 
@@ -29,9 +29,9 @@ def checkpoint(finished, tmp_path):
     return path
 
 
-@pytest.mark.parametrize("read", [load, lambda path: load_weights(path, "ema")[0]], ids=["load", "load_weights"])
-def test_a_checkpoint(read, checkpoint):
-    denoiser = read(checkpoint).model.denoiser
+@pytest.mark.parametrize("reads", [read, lambda path: read_weights(path, "ema")[0]], ids=["read", "read_weights"])
+def test_a_checkpoint(reads, checkpoint):
+    denoiser = reads(checkpoint).model.denoiser
     x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     level = denoiser.schedule.level(torch.full((4,), 0.5))
     assert same_twice(denoiser, x, level)
@@ -47,7 +47,7 @@ def test_a_run_of_one_seed_twice(checkpoint, tmp_path, invoke):
 
 
 def test_training_has_dropout_whatever_it_was_given(checkpoint):
-    model = load(checkpoint).model
+    model = read(checkpoint).model
     objective = torch.nn.Dropout().eval()
     module = DiffusionModule(model, objective, torch.optim.SGD, lambda seen: 1.0, EMA({}), 0, {})
     module.on_fit_start()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from denoiselab.app.building import checks
+from denoiselab.from_config import identity
 
 CONFIG = {
     "codec": {"_target_": "c", "path": "x", "sha256": "ab", "shape": [1, 4, 4]},
@@ -27,14 +27,14 @@ CONFIG = {
     ids=str,
 )
 def test_each_part_of_a_model_tells_it_from_others(change):
-    assert checks.identity(CONFIG | change) != checks.identity(CONFIG)
+    assert identity(CONFIG | change) != identity(CONFIG)
 
 
 def test_files_count_by_what_is_in_them_and_not_by_where_they_are(tmp_path):
     files = [tmp_path / name for name in ("a", "b", "c")]
     for file, text in zip(files, ("one", "one", "two"), strict=True):
         file.write_text(text)
-    found = [checks.identity(CONFIG | {"schedule": {"_target_": "s", "path": str(file)}}) for file in files]
+    found = [identity(CONFIG | {"schedule": {"_target_": "s", "path": str(file)}}) for file in files]
     assert found[0] == found[1] != found[2]
     moved = {**CONFIG["codec"], "path": "elsewhere"}
-    assert checks.identity(CONFIG | {"codec": moved, "seed": 3, "paths": {}}) == checks.identity(CONFIG)
+    assert identity(CONFIG | {"codec": moved, "seed": 3, "paths": {}}) == identity(CONFIG)

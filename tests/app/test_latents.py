@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from denoiselab.app.building.loaded import load_weights
 from denoiselab.data import to_uint8
 from denoiselab.model import Model
 from denoiselab.noise import Noise
+from denoiselab.pretrained import read_weights
 from denoiselab.samplers import DDIM
 from denoiselab.samplers.spacing import UniformTime
 
@@ -26,7 +26,7 @@ def test_data_are_encoded_and_made_again(invoke, finished, tmp_path):
     assert f"RMSE {record['rmse']:.4g} of 5 samples of held_out" in result.out
     latents, other = np.load(out / "latents.npz"), np.load(tmp_path / "2" / "latents.npz")
     assert np.allclose(latents["x_T"], other["x_T"], atol=1e-5)
-    loaded, _ = load_weights(finished / "checkpoints" / "last.ckpt", None)
+    loaded, _ = read_weights(finished / "checkpoints" / "last.ckpt", None)
     data, model = loaded.data()[1], loaded.model
     index = torch.from_numpy(latents["index"])
     back = DDIM(UniformTime(), 3)(

@@ -14,8 +14,8 @@ from PIL import Image
 from published.mnist import write_mnist
 
 from denoiselab import parameterizations
-from denoiselab.app.building.loaded import load_weights as load
 from denoiselab.noise import Noise
+from denoiselab.pretrained import read_weights as load
 from denoiselab.samplers import DDIM, Ancestral
 from denoiselab.samplers.spacing import UniformTime
 

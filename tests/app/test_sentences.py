@@ -5,10 +5,10 @@ import pytest
 import torch
 from conftest import ROOT
 
-from denoiselab.app.building.loaded import load
 from denoiselab.app.config import overrides, resolvers
 from denoiselab.errors import BadInput
 from denoiselab.instantiate import construct
+from denoiselab.pretrained import read
 
 
 @pytest.fixture
@@ -51,6 +51,6 @@ def test_a_checkpoint_says_which_of_its_options_is_wrong(part, change, sentence,
     content["denoiselab"]["config"][part] |= change
     torch.save(content, tmp_path / "last.ckpt")
     with pytest.raises(BadInput) as error:
-        load(tmp_path / "last.ckpt").data()
+        read(tmp_path / "last.ckpt").data()
     assert sentence in str(error.value)
     assert "incomplete or malformed" not in str(error.value)

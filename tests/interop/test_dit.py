@@ -13,8 +13,9 @@ from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from randomised import batch, off, randomised
 
-from denoiselab.app.building.checks import build_model, check_scales
+from denoiselab.app.building.checks import check_scales
 from denoiselab.errors import BadInput
+from denoiselab.from_config import build_model
 from denoiselab.guidance import bind
 from denoiselab.interop.dit import Checkpoint, to_official
 from denoiselab.interop.weights.state_dicts import InteropError

@@ -13,13 +13,13 @@ from randomised import randomised
 from safetensors.torch import load_file, save_file
 
 from denoiselab.app.building import imports
-from denoiselab.app.building.loaded import load_weights
 from denoiselab.errors import BadInput
 from denoiselab.guidance import bind
 from denoiselab.interop import dit as official
 from denoiselab.interop.config_nodes import node
 from denoiselab.interop.diffusers.dit import dit
 from denoiselab.noise import Noise
+from denoiselab.pretrained import read_weights
 from denoiselab.samplers import DDIM
 from denoiselab.samplers.trained_spacing import Leading
 from denoiselab.training.checkpoint_files import read_checkpoint
@@ -96,7 +96,7 @@ def theirs(pipeline, options, monkeypatch):
 @torch.no_grad()
 def ours(run, conditions, scale):
     """Images of the run directory, in [0, 1]."""
-    model = load_weights(run / "checkpoints" / "last.ckpt", None, conditions)[0].model
+    model = read_weights(run / "checkpoints" / "last.ckpt", None, conditions)[0].model
     denoiser, conditioner = model.denoiser.eval(), model.conditioner
     denoise = bind(denoiser, conditioner.sample(INDEX), conditioner.null(INDEX), scale)
     sampler = DDIM(Leading(1), STEPS)

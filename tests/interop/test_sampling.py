@@ -9,13 +9,13 @@ from frozen_models import UNET2D
 from randomised import off, randomised
 
 from denoiselab.app.building import imports
-from denoiselab.app.building.loaded import load_weights
 from denoiselab.denoiser import Denoiser, ScaledTime, StepIndex
 from denoiselab.interop.config_nodes import node
 from denoiselab.interop.diffusers.pipelines import write_pipeline
 from denoiselab.networks import DDPMUNet
 from denoiselab.noise import Noise
 from denoiselab.parameterizations import eps, v, x0
+from denoiselab.pretrained import read_weights
 from denoiselab.samplers import DDIM, Ancestral
 from denoiselab.samplers.thresholding import Clip
 from denoiselab.samplers.trained_spacing import Leading
@@ -102,7 +102,7 @@ def test_an_imported_run_samples_as_its_pipeline(scheduler, options, tmp_path, m
     pipeline.save_pretrained(tmp_path / "pipeline")
     source = node("denoiselab.interop.diffusers.pipelines.Pipeline", path=str(tmp_path / "pipeline"))
     run = imports.run_directory(source, tmp_path / "logs")
-    loaded, weights = load_weights(run / "checkpoints" / "last.ckpt", None)
+    loaded, weights = read_weights(run / "checkpoints" / "last.ckpt", None)
     assert weights == "raw"
     threshold = Clip(keep_eps=rule is DDIM) if scheduler.config.clip_sample else None
     denoiser = loaded.model.denoiser

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from denoiselab.errors import BadInput
 from denoiselab.files import zip_is_whole
 from denoiselab.training.finite import not_finite
 
@@ -33,6 +34,30 @@ class CheckpointError(ValueError):
 
 class DamagedError(CheckpointError):
     """A checkpoint that is damaged or not finite; an older one may be used instead."""
+
+
+def home_of(checkpoint: Path) -> Path:
+    """The run's directory of a checkpoint, or the folder where it lies."""
+    return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent
+
+
+def newest(path: Path, option: str = "ckpt") -> tuple[Path, str]:
+    """The newest whole checkpoint of a run's directory, any other path as it is; and a warning, or nothing.
+
+    Raises:
+        BadInput: It is no run's directory but one of runs.
+    """
+    if not path.is_dir():
+        return path, ""
+    found = saved(path / CHECKPOINTS)
+    last = path / CHECKPOINTS / LAST
+    whole = next((file for file in found if zip_is_whole(file)), None)
+    if whole is not None:
+        state = "damaged" if found[0].name == LAST else "missing"
+        return whole, "" if whole.name == LAST else f"{last} is {state}; {whole.name} is used, the newest whole one."
+    if not found and (runs := sorted(path.glob(f"*/{CHECKPOINTS}/{LAST}"))):
+        raise BadInput(f"{option}={path}: it is no run but holds {len(runs)}; name one, such as {home_of(runs[-1])}.")
+    return last, ""
 
 
 def saved(folder: Path) -> list[Path]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from denoiselab.errors import BadInput, closest
 
 RAW = "raw"
 
@@ -107,6 +109,19 @@ class EMA:
     def applied(self, module: nn.Module, name: str) -> AbstractContextManager[None]:
         """Context in which the module has the weights of profile `name`, or its own for "raw"."""
         return nullcontext() if name == RAW else applied(module, self.averages[name])
+
+
+def profile_name(asked: str | None, names: Sequence[str], option: str) -> str:
+    """The name of weights asked for, or the first one.
+
+    Raises:
+        BadInput: There is none of that name; the message calls it `option`.
+    """
+    if asked is None:
+        return names[0]
+    if asked not in names:
+        raise BadInput(f"{option}={asked}: unknown; {closest(asked, names)}allowed: {', '.join(names)}.")
+    return asked
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from denoiselab.data import DataSet, clean, in_turn
 from denoiselab.data.loading.datamodule import DataModule
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier, OptimizedMetric, Store
+from denoiselab.from_config import build_model, identity
 from denoiselab.instantiate import check, check_contract, construct
 from denoiselab.model import Model
 from denoiselab.objectives import Objective
@@ -95,7 +96,7 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     _check_start(settings, sweeping=sweeping)
     objective = parts.build_objective(config)
     with torch.device("meta"):  # no memory, no arithmetic: a sweep checks every job so
-        model = checks.build_model(config)
+        model = build_model(config)
     checks.check_model(model, objective)
     if not isinstance(model.codec, Identity):
         _check_decoders(objective)
@@ -154,7 +155,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         BadInput: If an object refuses its options, or two do not fit together.
     """
     settings = parse(TrainSettings, config)
-    model = checks.build_model(config)
+    model = build_model(config)
     ema = EMA(_profiles(config))
     lr_schedule = construct(config["lr_schedule"], "lr_schedule")
     check_contract("lr_schedule", lr_schedule, LRSchedule)
@@ -171,7 +172,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     )  # fmt: skip
     evaluator = Evaluator(
         model=model,
-        identity=checks.identity(config),
+        identity=identity(config),
         applied=functools.partial(ema.applied, model.denoiser),
         extractor=parts.build_extractor(config, settings.evaluation, settings.evaluation.num_samples, images),
         images=images,

@@ -37,8 +37,10 @@ from denoiselab.evaluation import (
     Subject,
     Workspace,
 )
+from denoiselab.from_config import with_hashes
 from denoiselab.model import Model
 from denoiselab.samplers import Sampler
+from denoiselab.training.ema import profile_name
 from denoiselab.training.interruption import Interruption
 
 Config = Mapping[str, Any]
@@ -69,14 +71,14 @@ def frontier_of(evaluation: Config, model: Model, names: list[str], option: str 
     try:
         return Frontier(
             samplers,
-            {name: checks.with_hashes(node) for name, node in nodes.items()},
+            {name: with_hashes(node) for name, node in nodes.items()},
             model.denoiser.schedule,
             evaluation["nfe"],
             evaluation["extra_nfe"],
             evaluation["num_samples"],
             evaluation["batch_size"],
             evaluation["seed"],
-            [parts.profile_name(one, names, f"{option}.weights") for one in listed],
+            [profile_name(one, names, f"{option}.weights") for one in listed],
             scales,
             rescore=evaluation["rescore"],
         )
@@ -104,7 +106,7 @@ class Evaluator:
 
     Args:
         model: On the device of the sampling.
-        identity: `checks.identity` of the model's configuration.
+        identity: `identity` of the model's configuration.
         applied: Takes a name of weights; within its context the denoiser has them.
         extractor: Makes the scorer.
         images: Training images or points.

@@ -18,17 +18,19 @@ from denoiselab.conditioners import Text
 from denoiselab.console import console
 from denoiselab.errors import BadInput, check_given
 from denoiselab.files import sha256_of
+from denoiselab.from_config import build_model, with_hashes
+from denoiselab.from_config import parts as model_parts
 from denoiselab.frozen import TextEncoder, folders
 from denoiselab.frozen.autoencoders import FolderCodec
 from denoiselab.instantiate import MODEL, check, construct
 from denoiselab.interop import Imported, InteropError, Source
 from denoiselab.model import Model
+from denoiselab.pretrained import weights_of
 from denoiselab.training.checkpoint_files import (
     CHECKPOINT_KEY,
     CHECKPOINTS,
     LAST,
     CheckpointError,
-    check_weights,
     read_checkpoint,
 )
 
@@ -73,7 +75,7 @@ def run_directory(node: Mapping[str, Any], log_dir: Path, data: Mapping[str, Any
                 f"data.shape={list(data['shape'])}: the network of {imported.name} takes {config['data']['shape']}."
             )
         config["data"] = dict(data)
-    frozen: Config = {part: checks.with_hashes(config[part]) for part in ("codec", "conditioner") if part in config}
+    frozen: Config = {part: with_hashes(config[part]) for part in ("codec", "conditioner") if part in config}
     digest = imported.digest({**config, **frozen})
     path = log_dir / "imported" / path_part(f"{imported.name}-{digest[:12]}")
     if path.exists():
@@ -117,9 +119,9 @@ def _former(path: Path) -> Path:
 def _model(config: Config, path: str) -> Model:
     """The model of what was read at `path`, its denoiser without weights, its parts known to go together."""
     try:
-        check(checks.parts(config), MODEL)
+        check(model_parts(config), MODEL)
         with torch.device("meta"):
-            model = checks.build_model(config)
+            model = build_model(config)
         checks.check_ends(model.denoiser, advice=False)
         checks.check_network(model)
     except BadInput as error:
@@ -148,17 +150,7 @@ def _place(folder: Path, name: str) -> Config:
 
 def _checkpoint(imported: Imported, config: Config, model: Model) -> dict[str, Any]:
     """The content of our checkpoint file, checked as one that is read."""
-    denoiser = model.denoiser
-    state = {f"network.{name}": tensor for name, tensor in imported.weights.items()}
-    parameters = {name.removeprefix("network."): value for name, value in denoiser.named_parameters()}
-    ema = {
-        profile: {f"network.{name}": tensor for name, tensor in average.items() if name in parameters}
-        for profile, average in imported.averages.items()
-    }
-    where = imported.files[0]
-    check_weights(where, denoiser.state_dict(), state)
-    for average in ema.values():
-        check_weights(where, dict(denoiser.named_parameters()), average)
+    state, ema = weights_of(imported, model)
     return {
         "state_dict": {f"denoiser.{name}": tensor for name, tensor in state.items()},
         CHECKPOINT_KEY: {"format": 1, "images_seen": 0, "config": config, "ema": ema},

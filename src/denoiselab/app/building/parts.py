@@ -12,7 +12,7 @@ from denoiselab.app.config import choices
 from denoiselab.app.config.settings import Evaluation
 from denoiselab.data import DataSet
 from denoiselab.data.augmentation import Augmentation
-from denoiselab.errors import BadInput, closest
+from denoiselab.errors import BadInput
 from denoiselab.evaluation import Extractor, Given, Metric
 from denoiselab.evaluation.references import given as given_files
 from denoiselab.instantiate import check, check_contract, construct
@@ -128,16 +128,3 @@ def build_metrics(evaluation: Evaluation) -> dict[str, Metric]:
     """
     nodes = metric_nodes(evaluation)
     return {name: construct(node, f"evaluation.metric_options.{name}") for name, node in nodes.items()}
-
-
-def profile_name(asked: str | None, names: list[str], option: str) -> str:
-    """The EMA profile of that name, or the first one for None.
-
-    Raises:
-        BadInput: If there is no such profile.
-    """
-    if asked is None:
-        return names[0]
-    if asked not in names:
-        raise BadInput(f"{option}={asked}: unknown; {closest(asked, names)}allowed: {', '.join(names)}.")
-    return asked

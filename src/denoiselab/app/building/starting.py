@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab.app.building.assemble import Run
-from denoiselab.app.building.checks import parts
-from denoiselab.app.building.parts import profile_name
 from denoiselab.app.runs.paths import newest
 from denoiselab.app.runs.run_directory import RunDirectory, differences
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of
+from denoiselab.from_config import parts
 from denoiselab.training.checkpoint_files import (
     CHECKPOINT_KEY,
     CHECKPOINTS,
@@ -24,7 +23,7 @@ from denoiselab.training.checkpoint_files import (
     newest_whole,
     read_checkpoint,
 )
-from denoiselab.training.ema import RAW
+from denoiselab.training.ema import RAW, profile_name
 from denoiselab.training.restoring import check_optimizer, check_training
 
 

@@ -17,6 +17,7 @@ from denoiselab.evaluation.report import tables
 from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing, Model, NotFinite
 from denoiselab.training.callbacks_evaluation import Scoring
+from denoiselab.training.ema import profile_name
 
 _ADVICE = (
     " It chooses the best checkpoint, so callbacks.frontier.samplers and .nfe must hold such a cell; "
@@ -108,4 +109,4 @@ class PeriodicEvaluations:
     def _weights(self) -> str:
         asked = self._config["evaluation"]["weights"]
         first = asked[0] if isinstance(asked, list) else asked
-        return parts.profile_name(first, self._names, "evaluation.weights")
+        return profile_name(first, self._names, "evaluation.weights")

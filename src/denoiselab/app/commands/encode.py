@@ -12,17 +12,19 @@ import numpy as np
 from denoiselab import progress
 from denoiselab.app.building import checks
 from denoiselab.app.building.analytic_moments import learn
-from denoiselab.app.building.loaded import load_weights, protocol, split_of
+from denoiselab.app.building.loaded import protocol, split_of
 from denoiselab.app.config.settings import SampleSettings, parse
-from denoiselab.app.runs.paths import checkpoint_file, device_of, home_of, new_folder, new_path, short_hash
+from denoiselab.app.runs.paths import checkpoint_file, device_of, new_folder, new_path, short_hash
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import encoding
 from denoiselab.files import atomic, sha256_of, write_text
 from denoiselab.instantiate import construct
 from denoiselab.media.kinds import medium
+from denoiselab.pretrained import read_weights
 from denoiselab.samplers import Moment, Sampler
 from denoiselab.stored import to_stored
+from denoiselab.training.checkpoint_files import home_of
 from denoiselab.training.interruption import Interruption
 
 Config = dict[str, Any]
@@ -42,7 +44,7 @@ def encode(config: Config) -> Path:
     assert settings.encode is not None
     sampler: Sampler = construct(settings.sampler, "sampler")
     path = checkpoint_file(settings.ckpt)
-    loaded, weights = load_weights(path, settings.weights, data=settings.data)
+    loaded, weights = read_weights(path, settings.weights, data=settings.data)
     model = loaded.model
     checks.check_scales(model, [settings.guidance], f"guidance={settings.guidance}")
     checks.check_sampler(sampler, model, [settings.guidance])

@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from denoiselab.app.building import parts
-from denoiselab.app.building.loaded import Loaded, load
 from denoiselab.app.config.settings import SampleSettings, parse
 from denoiselab.app.runs.paths import checkpoint_file, new_folder, new_path
 from denoiselab.codecs import Identity
@@ -23,6 +21,8 @@ from denoiselab.interop import dit
 from denoiselab.interop.diffusers.pipelines import write_pipeline
 from denoiselab.interop.openai import unets
 from denoiselab.networks import ADMUNet, DiT
+from denoiselab.pretrained import Loaded, read
+from denoiselab.training.ema import profile_name
 
 Config = dict[str, Any]
 
@@ -38,12 +38,12 @@ def export(config: Config) -> Path:
     """
     settings = parse(SampleSettings, config)
     path = checkpoint_file(settings.ckpt)
-    loaded = load(path)
+    loaded = read(path)
     codec = loaded.model.codec
     # The networks of DiT's own code are of latents, and its files never hold the autoencoder.
     if not isinstance(codec, (Identity, KLCodec) if settings.export == "dit" else Identity):
         raise BadInput(f"export={settings.export}: it has no place for what {type(codec).__name__} does.")
-    weights = parts.profile_name(settings.weights, loaded.names, "weights")
+    weights = profile_name(settings.weights, loaded.names, "weights")
     options = {key: value for key, value in loaded.config["network"].items() if key != "_target_"}
     digest = sha256_of(path)[:8]
     out = new_path(settings, path, "export", f"{settings.export}_{weights}_{digest}")

@@ -9,17 +9,18 @@ import torch
 
 from denoiselab import progress
 from denoiselab.app.building import checks
-from denoiselab.app.building.loaded import load_weights
 from denoiselab.app.config.settings import SampleSettings, parse
 from denoiselab.app.config.spelling import override
-from denoiselab.app.runs.paths import checkpoint_file, device_of, home_of, short_hash
+from denoiselab.app.runs.paths import checkpoint_file, device_of, short_hash
 from denoiselab.cleaning import path_part
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of, write_json
 from denoiselab.instantiate import construct
+from denoiselab.pretrained import read_weights
 from denoiselab.samplers import Sampler
 from denoiselab.samplers.fitted_grids import GridSearch
+from denoiselab.training.checkpoint_files import home_of
 from denoiselab.training.interruption import Interruption
 
 Config = dict[str, Any]
@@ -36,7 +37,7 @@ def fit_grid(config: Config) -> Path:
     search: GridSearch = construct(settings.grid, "grid")
     sampler: Sampler = construct(settings.sampler, "sampler")
     path = checkpoint_file(settings.ckpt)
-    loaded, weights = load_weights(path, settings.weights, data=settings.data)
+    loaded, weights = read_weights(path, settings.weights, data=settings.data)
     model, device = loaded.model, device_of(settings.accelerator)
     asked = {"sampler": settings.sampler, "grid": settings.grid, "weights": weights, "guidance": settings.guidance}
     facts = {**asked, "checkpoint_sha256": sha256_of(path)}

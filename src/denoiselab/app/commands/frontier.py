@@ -16,20 +16,21 @@ import torch.distributed as dist
 from denoiselab.app.building import checks, parts
 from denoiselab.app.building.classifier_guidance import steering
 from denoiselab.app.building.evaluator import Evaluator, frontier_of
-from denoiselab.app.building.loaded import Loaded, load
 from denoiselab.app.commands import outputs
 from denoiselab.app.commands.report import matches, write_joint
 from denoiselab.app.config import overrides
 from denoiselab.app.config.settings import Evaluation, SampleSettings, parse, replaced
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.names import name_of
-from denoiselab.app.runs.paths import device_of, home_of, newest
+from denoiselab.app.runs.paths import device_of, newest
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier, Record, Store
 from denoiselab.files import sha256_of
+from denoiselab.from_config import identity
 from denoiselab.instantiate import MEASURES, MODEL, check, construct
-from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
+from denoiselab.pretrained import Loaded, read
+from denoiselab.training.checkpoint_files import CHECKPOINTS, home_of, saved
 from denoiselab.training.interruption import Interruption
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def checkpoints(asked: str | Sequence[str]) -> list[Path]:
 
 
 def _job(path: Path, settings: SampleSettings) -> _Job:
-    loaded = load(path, data=settings.data)
+    loaded = read(path, data=settings.data)
     own = {key: value for key, value in (settings.frontier or {}).items() if value is not None}
     trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
     default: Config = {
@@ -124,7 +125,7 @@ def _score(
     loaded.model.denoiser.to(device)
     evaluator = Evaluator(
         model=loaded.model,
-        identity=checks.identity(loaded.config),
+        identity=identity(loaded.config),
         applied=loaded.applied,
         extractor=parts.build_extractor(config, job.evaluation, job.evaluation.num_samples, images, "frontier"),
         images=images,

@@ -17,18 +17,9 @@ from denoiselab.app.building import checks
 from denoiselab.app.building.analytic_moments import learn
 from denoiselab.app.building.classifier_guidance import Steering, check_steering, steering
 from denoiselab.app.building.imports import check_source
-from denoiselab.app.building.loaded import load_weights
 from denoiselab.app.config import overrides
 from denoiselab.app.config.settings import Evaluation, SampleSettings, parse
-from denoiselab.app.runs.paths import (
-    check_accelerator,
-    checkpoint_file,
-    device_of,
-    home_of,
-    new_folder,
-    new_path,
-    short_hash,
-)
+from denoiselab.app.runs.paths import check_accelerator, checkpoint_file, device_of, new_folder, new_path, short_hash
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of, write_text
@@ -36,8 +27,10 @@ from denoiselab.instantiate import check, construct
 from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing, Model, mean_count
 from denoiselab.noise import SAMPLING, BrownianNoise, Noise
+from denoiselab.pretrained import read_weights
 from denoiselab.samplers import Analytic, Sampler, slerp
 from denoiselab.schedules import Schedule
+from denoiselab.training.checkpoint_files import home_of
 from denoiselab.training.interruption import Interruption
 
 Config = dict[str, Any]
@@ -113,7 +106,7 @@ def sample(config: Config) -> Path:
     sampler: Sampler = construct(settings.sampler, "sampler")
     path = checkpoint_file(settings.ckpt)
     conditions = {name: value for name, value in settings.conditioner if value is not None}
-    loaded, weights = load_weights(path, settings.weights, conditions, settings.data)
+    loaded, weights = read_weights(path, settings.weights, conditions, settings.data)
     model = loaded.model
     checks.check_scales(model, [settings.guidance], f"guidance={settings.guidance}")
     checks.check_conditions(model)

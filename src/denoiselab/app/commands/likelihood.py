@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from denoiselab import progress
-from denoiselab.app.building.loaded import Loaded, load_weights, protocol, split_of
+from denoiselab.app.building.loaded import protocol, split_of
 from denoiselab.app.config.settings import SampleSettings, parse
 from denoiselab.app.runs.paths import checkpoint_file, device_of, new_folder, new_path, short_hash
 from denoiselab.codecs import Bijection, Identity
@@ -20,6 +20,7 @@ from denoiselab.files import sha256_of, write_csv, write_text
 from denoiselab.instantiate import construct
 from denoiselab.likelihood import BitsPerDim, Draws, Likelihood, measure
 from denoiselab.likelihood.bits_per_dim import rate_distortion, write_rate_distortion
+from denoiselab.pretrained import Loaded, read_weights
 from denoiselab.training.interruption import Interruption
 
 Config = dict[str, Any]
@@ -42,7 +43,7 @@ def measure_likelihood(config: Config) -> Path:
         raise BadInput(f"num_samples={settings.num_samples}: a standard error takes at least 2.")
     method: Likelihood = construct(settings.likelihood, "likelihood")
     path = checkpoint_file(settings.ckpt)
-    loaded, weights = load_weights(path, settings.weights, data=settings.data)
+    loaded, weights = read_weights(path, settings.weights, data=settings.data)
     model = loaded.model
     if not isinstance(model.codec, Bijection):
         raise BadInput("likelihood: it is that of the data, and this model is one of a codec's latents.")

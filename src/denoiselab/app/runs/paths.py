@@ -17,8 +17,8 @@ from denoiselab.app.runs.devices import is_leader
 from denoiselab.cleaning import path_part
 from denoiselab.console import console
 from denoiselab.errors import BadInput
-from denoiselab.files import zip_is_whole
-from denoiselab.training.checkpoint_files import CHECKPOINTS, LAST, saved
+from denoiselab.training import checkpoint_files
+from denoiselab.training.checkpoint_files import home_of
 
 
 def checkpoint_file(ckpt: str | Sequence[str]) -> Path:
@@ -39,20 +39,9 @@ def newest(path: Path, option: str = "ckpt") -> Path:
     Raises:
         BadInput: It is no run's directory but one of runs.
     """
-    if not path.is_dir():
-        return path
-    found = saved(path / CHECKPOINTS)
-    whole = next((file for file in found if zip_is_whole(file)), None)
-    if whole is not None:
-        if whole.name != LAST and is_leader():
-            console(stderr=True).print(
-                f"warning: {path / CHECKPOINTS / LAST} is {'damaged' if found[0].name == LAST else 'missing'}; "
-                f"{whole.name} is used, the newest one that is whole."
-            )
-        return whole
-    file = path / CHECKPOINTS / LAST
-    if not found and (runs := sorted(path.glob(f"*/{CHECKPOINTS}/{LAST}"))):
-        raise BadInput(f"{option}={path}: it is no run but holds {len(runs)}; name one, such as {home_of(runs[-1])}.")
+    file, warning = checkpoint_files.newest(path, option)
+    if warning and is_leader():
+        console(stderr=True).print(f"warning: {warning}")
     return file
 
 
@@ -75,11 +64,6 @@ def check_accelerator(accelerator: str) -> None:
 def short_hash(asked: object) -> str:
     """Eight digits of the SHA-256 of plain containers: the same request has the same name."""
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def home_of(checkpoint: Path) -> Path:
-    """The run's directory of a checkpoint, or the folder where it lies."""
-    return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent
 
 
 def new_path(settings: SampleSettings, checkpoint: Path, kind: str, folder: str) -> Path:

@@ -1,0 +1,104 @@
+"""A configuration, plain containers, to the model that it describes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Set
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from denoiselab.codecs import Codec, Identity
+from denoiselab.conditioners import Conditioner
+from denoiselab.errors import BadInput
+from denoiselab.files import sha256_of
+from denoiselab.instantiate import check_contract, construct
+from denoiselab.model import Model
+from denoiselab.networks import Conditioning, Network
+from denoiselab.networks.conditioning import OPTIONAL, listed
+from denoiselab.parameterizations import Parameterization
+from denoiselab.schedules import Schedule
+
+Config = Mapping[str, Any]
+
+# The parts of a configuration that a model is made of.
+_PARTS = ("codec", "network", "schedule", "parameterization", "denoiser", "conditioner")
+
+
+def parts(config: Config) -> dict[str, Any]:
+    """The nodes of a configuration that a model is made of.
+
+    Raises:
+        KeyError: One is missing. Only a codec may be: there is none.
+    """
+    return {part: config[part] for part in _PARTS if part != "codec" or part in config}
+
+
+def build_model(config: Config) -> Model:
+    """The untrained model of a checked configuration; its weights are a function of `seed`.
+
+    Raises:
+        BadInput: Parts do not fit together.
+    """
+    codec: Codec = construct(config["codec"], "codec") if "codec" in config else Identity(config["data"]["shape"])
+    check_contract("codec", codec, Codec)
+    shape = config["network"].get("shape", codec.latent_shape)
+    if tuple(shape) != tuple(codec.latent_shape):
+        raise BadInput(f"network.shape={list(shape)}: it must be {list(codec.latent_shape)}, as codec and data are.")
+    conditioner: Conditioner = construct(config["conditioner"], "conditioner")
+    check_contract("conditioner", conditioner, Conditioner)
+    parameterization = construct(config["parameterization"], "parameterization")
+    check_contract("parameterization", parameterization, Parameterization)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config["seed"])
+        network: nn.Module = construct(config["network"], "network")
+        with torch.device("cpu"):  # a rehearsal has no numbers, but a schedule's are checked
+            schedule = construct(config["schedule"], "schedule")
+    for part, contract in (("network", nn.Module), ("network", Network), ("schedule", Schedule)):
+        check_contract(part, {"network": network, "schedule": schedule}[part], contract)
+    network.to(memory_format=torch.channels_last)
+    takes: frozenset[str] = getattr(network, "conditioning", frozenset())
+    if not isinstance(takes, Set) or not takes <= set(Conditioning._fields):
+        raise BadInput(
+            f"network={type(network).__name__}: its attribute conditioning must be a frozen set of names among "
+            f"{listed(Conditioning._fields)}; found {takes!r}."
+        )
+    if not takes - OPTIONAL <= conditioner.names <= takes:
+        raise BadInput(
+            f"conditioner: it gives {listed(conditioner.names)}, but network takes {listed(takes)}; "
+            "choose the conditioner=... that gives these (it sets what the network takes), else conditioner=none."
+        )
+    denoiser = construct(
+        config["denoiser"], "denoiser", network=network, schedule=schedule, parameterization=parameterization
+    )
+    return Model(denoiser, conditioner, codec)
+
+
+def with_hashes(node: Any) -> Any:
+    """A node with the sha256 of each file or folder instead of its `path`: what is in there counts, not where it is."""
+    if not isinstance(node, dict):
+        return node
+    out = {key: with_hashes(value) for key, value in node.items()}
+    if isinstance(path := node.get("path"), str):
+        if node.get("sha256") is not None:
+            del out["path"]
+        elif Path(path).is_file():
+            out["path"] = {"sha256": sha256_of(Path(path))}
+        elif Path(path).is_dir():
+            from denoiselab.frozen import folders
+
+            out["path"] = {"sha256": folders.sha256_of(Path(path))}
+    return out
+
+
+def identity(config: Config) -> str:
+    """sha256 of all that a model's samples depend on beside its weights: its parts, and the files that they name.
+
+    Raises:
+        KeyError: A part is missing.
+    """
+    nodes = with_hashes(parts(config))
+    return hashlib.sha256(json.dumps(nodes, sort_keys=True).encode()).hexdigest()
