@@ -14,11 +14,9 @@ from denoiselab.signatures import REQUIRED, read
 LATER = {
     *(
         "classifier_guidance",
-        "data",
         "dequantisation",
         "evaluation",
         "grid",
-        "import",
         "likelihood",
         "logger",
         "metric",

@@ -1,7 +1,6 @@
 """Every command in README, and every option that an error message advises, is accepted by the program it is for."""
 
 import importlib.metadata
-import itertools
 import re
 import runpy
 import shlex
@@ -9,13 +8,14 @@ import shutil
 import sys
 import tomllib
 
-import hydra
 import pytest
 from conftest import ROOT, Result
-from hydra.errors import HydraException
 
+from denoiselab import search_path
 from denoiselab.app.commands import cli
-from denoiselab.app.config import spelling
+from denoiselab.app.config import overrides, spelling
+from denoiselab.app.config.hydra_node import CheckedLoader
+from denoiselab.errors import BadInput
 from denoiselab.interop.nvlabs import pickles
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -174,14 +174,15 @@ def advised():
 @pytest.mark.parametrize(("text", "where"), sorted(dict(advised()).items()))
 def test_every_option_that_a_message_advises_exists(text, where):
     failed = []
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        for program, place in itertools.product(("train", "sample", "references", "convert", "report"), PLACES):
-            try:
-                hydra.compose(program, [*place, spelling.readable(text)])
-            except HydraException as error:
-                failed.append(str(error))
-            else:
-                return
+    for program in ("train", "sample", "references", "convert", "report"):
+        with search_path.initialized(ROOT / "conf", program, loader=CheckedLoader):
+            for place in PLACES:
+                try:
+                    overrides.composed(program, [*place, spelling.readable(text)])
+                except BadInput as error:
+                    failed.append(str(error))
+                else:
+                    return
     pytest.fail(f"{where} advises {text}: {failed[0]}")
 
 

@@ -23,7 +23,7 @@ DRAWN = ("checkerboard", "eight_gaussians", "pinwheel", "swiss_roll", "tones", "
 
 @pytest.mark.parametrize("name", [*DRAWN, "digits"])
 def test_data_that_need_no_files_keep_the_contract(name):
-    check_data(build("data", name, *(["size=200", "held_out=60"] if name in DRAWN else [])))
+    check_data(build("data", name, *(["+size=200", "+held_out=60"] if name in DRAWN else [])))
 
 
 BROKEN = {

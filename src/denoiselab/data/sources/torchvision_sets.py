@@ -66,7 +66,7 @@ class STL10(VisionSource):
     """Photographs, 96x96: 5,000 of 10 classes, 100,000 without, 8,000 held out. Source: Coates, Ng and Lee, 2011.
 
     Args:
-        split: For training: labelled images, unlabelled ones or both; the latter two have no classes.
+        split: For training: labelled images, unlabelled ones or both; the latter two have no classes, and 2.7 GiB.
     """
 
     split: Literal["train", "unlabeled", "train+unlabeled"] = "train"
