@@ -91,7 +91,7 @@ def test_points_are_scored_by_distances_between_projections(tmp_path):
 @pytest.mark.parametrize(
     ("given", "reference", "options", "sentence"),
     [
-        (images(9, 0), "digitz", {}, "reference=digitz: no such folder or file, or of a data set"),
+        (images(9, 0), "digitz", {}, "reference=digitz: no such folder or file, and no data set of conf/data."),
         ("nowhere", images(9, 0), {}, "images=nowhere: no such folder or file."),
         (images(9, 0).float(), images(9, 0), {}, "images: an array of shape [9, 1, 8, 8] of float32; allowed"),
         (images(9, 0), torch.zeros(5, 1, 4, 4, dtype=torch.uint8), {}, "reference: its samples have shape [1, 4, 4]"),

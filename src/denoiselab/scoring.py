@@ -156,7 +156,7 @@ def _data_set(samples: Samples, option: str, cache: Path) -> DataSet:
         if path.is_dir():
             return _folder(path, option, cache)
         if not path.is_file():
-            known = ", or of a data set" if option == "reference" else ""
+            known = ", and no data set of conf/data" if option == "reference" else ""
             raise BadInput(f"{option}={samples}: no such folder or file{known}.")
         samples = _array(path, option)
     array = torch.as_tensor(samples).detach().cpu()
