@@ -72,7 +72,7 @@ def _parts(path: str, node: Any) -> Iterator[tuple[str, DictConfig]]:
     if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
         yield path, node
         for key in node:
-            yield from _parts(f"{path}.{key}", node._get_node(key))
+            yield from _parts(".".join((path, str(key))), node._get_node(key))
 
 
 def _rows(path: str, node: Any) -> Iterator[list[str]]:
