@@ -1,14 +1,24 @@
 """Metrics against their definitions, written out."""
 
 import math
+import random
 import statistics
 from fractions import Fraction
 
 import pytest
 import torch
+from configurations import build, names
 
-from denoiselab.evaluation import DensityCoverage, FrechetDistance, InceptionScore, KernelDistance, PrecisionRecall
+from denoiselab.evaluation import (
+    DensityCoverage,
+    FrechetDistance,
+    InceptionScore,
+    KernelDistance,
+    PrecisionRecall,
+    Score,
+)
 from denoiselab.evaluation.feature_contracts import Layer
+from denoiselab.testing import check_metric
 
 
 def normal(n, d, seed, shift=0.0):
@@ -25,6 +35,33 @@ def mmd(x, y):
     kernels = [(a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
     within = [(k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in kernels[:2]]
     return float(sum(within) - 2 * kernels[2].mean())
+
+
+@pytest.mark.parametrize("name", names("metric"))
+def test_a_metric_keeps_its_contract(name):
+    check_metric(build("metric", name, *(["blocks=5", "block_size=100"] if name == "kernel" else [])))
+
+
+class Broken(FrechetDistance):
+    def __init__(self, part, value):
+        super().__init__()
+        setattr(self, part, value)
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "says"),
+    [
+        ("scores", lambda x, y: {"fd": Score(0.0)}, r"returned a dict of \['fd'\]; expected is"),
+        ("lower_is_better", {"fd": False, "fd_infinity": True}, r"lower_is_better\['fd'\] is False"),
+        ("check", lambda n, what: None, "check: must refuse 0 samples"),
+        ("scores", lambda x, y: {"fd": Score(math.nan), "fd_infinity": Score(0.0)}, "must have a reason"),
+        ("scores", lambda x, y: {"fd": Score(math.inf), "fd_infinity": Score(0.0)}, "must be finite"),
+        ("scores", lambda x, y: {"fd": Score(random.random()), "fd_infinity": Score(0.0)}, "another call"),
+    ],
+)
+def test_a_metric_that_breaks_its_contract_is_found_out(part, value, says):
+    with pytest.raises(AssertionError, match=says):
+        check_metric(Broken(part, value))
 
 
 def test_kernel_distance_of_whole_sets_is_the_unbiased_mmd():

@@ -1,5 +1,7 @@
 """The parts keep the contracts of denoiselab."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from labparts.data import Gratings
@@ -9,9 +11,8 @@ from labparts.sampler import ExponentialHeun
 from labparts.schedule import PowerOfTime
 
 from denoiselab.evaluation import Layer
-from denoiselab.evaluation.metrics.statistics import GaussianStatistics
 from denoiselab.samplers.spacing import Asinh
-from denoiselab.testing import check_data, check_network, check_sampler, check_schedule
+from denoiselab.testing import check_data, check_metric, check_network, check_sampler, check_schedule
 
 
 def test_sampler():
@@ -34,9 +35,6 @@ def test_data():
 
 
 def test_metric():
-    layers = []
-    for mean in (0.0, 2.0):
-        statistics = GaussianStatistics(3)
-        statistics.update(torch.tensor([[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]]) + mean)
-        layers.append(Layer(statistics, None))
-    assert MeanDistance().scores(*layers)["mean_distance"].value == pytest.approx(12)
+    check_metric(MeanDistance())
+    origin, moved = (Layer(SimpleNamespace(mean=torch.full((3,), value)), None) for value in (0.0, 2.0))
+    assert MeanDistance().scores(moved, origin)["mean_distance"].value == 12
