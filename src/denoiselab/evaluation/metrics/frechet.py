@@ -33,7 +33,7 @@ class FrechetDistance(Metric):
 
     reads_moments, reads_features, reads_reference = True, False, True
 
-    def __init__(self, layer: str = FEATURES) -> None:
+    def __init__(self, layer: str = "features") -> None:
         if layer not in (FEATURES, SPATIAL):
             raise ValueError(f"layer={layer}: it must be {FEATURES} or {SPATIAL}.")
         self.layer = layer
