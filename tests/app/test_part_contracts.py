@@ -100,6 +100,17 @@ class Rate:
         return 1.0
 
 
+class Mean(Rate):
+    layer, lower_is_better = "features", {"mean": True}
+    reads_moments, reads_features, reads_reference = True, False, True
+
+    def check(self, n, what):
+        pass
+
+    def scores(self, samples):
+        return {}
+
+
 def number(level):
     return 1.0
 
@@ -178,6 +189,18 @@ CALL = "must be called as network(x: Tensor, label: Tensor, cond: Conditioning) 
         (
             ["ema.profiles.ema._target_=mine.Decay"],
             ["ema.profiles.ema=Decay: must be called as decay(images_seen: int"],
+        ),
+        (
+            ["evaluation.extractor._target_=mine.Rate"],
+            ["evaluation.extractor=Rate: must be called as check(shape", "Extractor", "it has no such method"],
+        ),
+        (
+            ["evaluation.metric_options={frechet: {_target_: mine.Rate}}"],
+            ["evaluation.metrics.frechet=Rate: needs the attribute layer", "Metric"],
+        ),
+        (
+            ["evaluation.metric_options={frechet: {_target_: mine.Mean}}"],
+            ["evaluation.metrics.frechet=Mean: must be called as scores(samples: Layer, reference: Layer)"],
         ),
         (
             ["lr_schedule._target_=mine.Rate"],

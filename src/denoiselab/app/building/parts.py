@@ -108,6 +108,7 @@ def build_extractor(
         BadInput: If it cannot score them or be trained on the data, or if the reference is of other data.
     """
     extractor: Extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")
+    check_contract("evaluation.extractor", extractor, Extractor)
     given = given_reference(evaluation)
     try:
         extractor.check(config["data"]["shape"], build_metrics(evaluation), num_samples, given)
@@ -124,7 +125,10 @@ def build_metrics(evaluation: Evaluation) -> dict[str, Metric]:
     """Name to metric.
 
     Raises:
-        BadInput: If a name or an option is unknown or out of range.
+        BadInput: If a name or an option is unknown or out of range, or a metric breaks its contract.
     """
     nodes = metric_nodes(evaluation)
-    return {name: construct(node, f"evaluation.metric_options.{name}") for name, node in nodes.items()}
+    metrics = {name: construct(node, f"evaluation.metric_options.{name}") for name, node in nodes.items()}
+    for name, metric in metrics.items():
+        check_contract(f"evaluation.metrics.{name}", metric, Metric)
+    return metrics
