@@ -71,7 +71,8 @@ class UpConv2d(nn.Conv2d):
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__(channels_in, channels_out, 3, padding=1)
         axis = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])  # which taps of the 3 are in each of the 4
-        self.register_buffer("fold", torch.kron(axis, axis), persistent=False)
+        fold = (axis[:, None, :, None] * axis[None, :, None, :]).reshape(16, 9)  # torch.kron imports torch._dynamo: 2 s
+        self.register_buffer("fold", fold, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, channels_in, H, W)` to `(B, channels_out, 2H, 2W)`."""
