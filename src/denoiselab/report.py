@@ -1,27 +1,6 @@
 """Show frontiers that were scored before, on one page or on W&B: `python -m denoiselab.report [key=value ...]`."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
-from denoiselab import choices
 from denoiselab.app.commands import cli
 
-
-def check(config: dict[str, Any], sweeping: bool) -> None:
-    """Check a job."""
-    from denoiselab.app.commands.report import check_config
-
-    check_config(config)
-
-
-def task(config: dict[str, Any], directory: Path | None) -> None:
-    """Run a job."""
-    from denoiselab.app.commands.report import report
-
-    report(config)
-
-
 if __name__ == "__main__":
-    cli.run(choices.folder(), "report", check, task)
+    cli.run("report")

@@ -57,11 +57,11 @@ ABSENT = {
 
 # What makes a command of a checkpoint short enough to be run to its end.
 SHORT = {
-    "frontier.samplers=[heun]": ["frontier.num_samples=4", "frontier.nfe=[3]"],
-    "likelihood=ode": ["num_samples=2", "likelihood.rtol=0.1", "likelihood.atol=0.1"],
-    "grid=nearest_end": ["grid.num_samples=4", "sampler=ddim", "sampler.steps=3"],
+    "task.samplers=[heun]": ["task.num_samples=4", "task.nfe=[3]"],
+    "task/method=ode": ["num_samples=2", "task.method.rtol=0.1", "task.method.atol=0.1"],
+    "task=fit_grid": ["task.method.num_samples=4", "sampler=ddim", "sampler.steps=3"],
     "sampler=ddim": [],
-    "export=diffusers": [],
+    "task.format=diffusers": [],
 }
 
 
@@ -145,7 +145,7 @@ def test_commands_of_a_checkpoint_run(part, finished, tmp_path, invoke, rehearse
     words = [f"ckpt={run}" if word.startswith("ckpt=") else word for word in words]
     result = invoke(*words[1:], *SHORT[part])
     assert result.code == 0, result.err
-    if part.startswith("grid"):
+    if part == "task=fit_grid":
         for advice in re.search("use, with this sampler: (.*), or (.*)", result.out).groups():
             program = ["train.py"] if "evaluation" in advice else ["sample.py", f"ckpt={run}", "sampler=ddim"]
             done = rehearse([*program, *shlex.split(advice.replace("<name>", "ddim"))])
@@ -155,7 +155,8 @@ def test_commands_of_a_checkpoint_run(part, finished, tmp_path, invoke, rehearse
 # Where options live that the default run does not have.
 PLACES = [
     [], ["sampler=ddpm"], ["evaluation/extractor=inception"], ["data=image_folder"], ["data=litdata"], ["data=cifar10"],
-    ["conditioner=label"], ["conditioner=text"], ["codec=autoencoder_kl"], ["likelihood=bound"], ["frontier=default"],
+    ["conditioner=label"], ["conditioner=text"], ["codec=autoencoder_kl"], ["task=frontier"],
+    ["task=likelihood", "task/method=bound"], ["task=fit_grid"], ["task=encode"], ["task=interpolate"], ["task=export"],
     ["schedule=ddpm"], ["network=adm"], ["trainer=ddp"], ["import=dit"], ["import=diffusers"], ["logger=wandb"],
 ]  # fmt: skip
 

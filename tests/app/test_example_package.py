@@ -79,12 +79,12 @@ def test_all_parts_train_score_and_sample(site, environment, run, tmp_path):
     assert done.code == 0, done.err
     assert (tmp_path / "samples" / "samples.npz").is_file()
 
-    asked = [f"ckpt={folder}", "frontier=default", "frontier.samplers=[exponential_heun@karras]", "frontier.nfe=[8]"]
+    asked = [f"ckpt={folder}", "task=frontier", "task.samplers=[exponential_heun@karras]", "task.nfe=[8]"]
     done = run(
         "sample.py",
         *asked,
-        "frontier.num_samples=64",
-        "frontier.metrics=[mean_distance]",
+        "task.num_samples=64",
+        "task.metrics=[mean_distance]",
         env=environment,
         cwd=tmp_path,
     )

@@ -76,7 +76,7 @@ def test_a_damaged_import_is_told(pipeline, bring, tmp_path):
 def test_an_imported_run_is_exported_as_it_came(pipeline, bring, invoke, tmp_path):
     assert bring("diffusers", pipeline).code == 0
     (run,) = (tmp_path / "logs" / "imported").iterdir()
-    result = invoke("sample.py", f"ckpt={run}", "export=diffusers", f"out={tmp_path / 'out'}")
+    result = invoke("sample.py", f"ckpt={run}", "task=export", "task.format=diffusers", f"out={tmp_path / 'out'}")
     assert result.code == 0, result.err
     assert f"pipeline of diffusers, weights raw: {tmp_path / 'out'}" in result.out
     theirs, ours = (DDPMPipeline.from_pretrained(path) for path in (pipeline, tmp_path / "out"))
@@ -84,13 +84,17 @@ def test_an_imported_run_is_exported_as_it_came(pipeline, bring, invoke, tmp_pat
     torch.testing.assert_close(ours.unet(x, t).sample, theirs.unet(x, t).sample)
     for option in ("beta_schedule", "beta_start", "beta_end", "variance_type", "prediction_type", "clip_sample"):
         assert ours.scheduler.config[option] == theirs.scheduler.config[option]
-    assert invoke("sample.py", f"ckpt={run}", "export=diffusers", f"out={tmp_path / 'out'}").code == 2
+    assert (
+        invoke("sample.py", f"ckpt={run}", "task=export", "task.format=diffusers", f"out={tmp_path / 'out'}").code == 2
+    )
 
 
 def test_a_trained_run_becomes_a_pipeline_that_samples(finished, invoke, tmp_path):
     for weights in ("ema", "raw"):
         out = tmp_path / weights
-        result = invoke("sample.py", f"ckpt={finished}", "export=diffusers", f"weights={weights}", f"out={out}")
+        result = invoke(
+            "sample.py", f"ckpt={finished}", "task=export", "task.format=diffusers", f"weights={weights}", f"out={out}"
+        )
         assert result.code == 0, result.err
         pipeline = DDPMPipeline.from_pretrained(out)
         pipeline.set_progress_bar_config(disable=True)
@@ -133,7 +137,7 @@ def test_an_average_is_the_default_and_the_plain_weights_are_kept(bring, tmp_pat
         (["import=openai", "import.path=x", "import.noise_schedule=linear"], ["import.num_heads=None", "set one"]),
         (["import=adm", "import.path=/nowhere"], ["import.path=/nowhere: there is no such file"]),
         (["import._target_=os.system", "import=ddim", "import.path=x"], ["os.system", "not allowed"]),
-        (["ckpt=x", "export=foo"], ["export='foo'", "'diffusers'"]),
+        (["ckpt=x", "task=export", "task.format=foo"], ["task.format='foo'", "'diffusers'"]),
         (["import=diffusers", "import.path=FOLDER", "log_dir=/proc/x"], ["log_dir=/proc/x", "cannot be written to"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
@@ -141,7 +145,8 @@ def test_an_average_is_the_default_and_the_plain_weights_are_kept(bring, tmp_pat
 def test_what_cannot_be_brought_in_is_refused(arguments, says, pipeline, tmp_path, tmp_path_factory, invoke):
     empty = tmp_path_factory.mktemp("empty")
     given = [a.replace("FOLDER", f"'{pipeline}'").replace("EMPTY", str(empty)) for a in arguments]
-    result = invoke("sample.py", f"log_dir={tmp_path}", "num_samples=2", *given)
+    few = [] if "task=export" in given else ["num_samples=2"]
+    result = invoke("sample.py", f"log_dir={tmp_path}", *few, *given)
     assert result.code == 2
     assert result.last.startswith("sample.py: ")
     for text in says:
@@ -173,9 +178,15 @@ def test_a_network_that_diffusers_does_not_have_is_not_exported(finished, invoke
     checkpoint = torch.load(finished / "checkpoints" / "last.ckpt", weights_only=True)
     checkpoint["denoiselab"]["config"]["parameterization"]["_target_"] = "denoiselab.parameterizations.velocity"
     torch.save(checkpoint, tmp_path / "velocity.ckpt")
-    result = invoke("sample.py", f"ckpt={tmp_path / 'velocity.ckpt'}", "export=diffusers", f"out={tmp_path / 'out'}")
+    result = invoke(
+        "sample.py",
+        f"ckpt={tmp_path / 'velocity.ckpt'}",
+        "task=export",
+        "task.format=diffusers",
+        f"out={tmp_path / 'out'}",
+    )
     assert result.code == 2
-    assert "export=diffusers: parameterization=velocity" in result.last
+    assert "task.format=diffusers: parameterization=velocity" in result.last
     assert {path.name for path in tmp_path.iterdir()} == {"velocity.ckpt"}
 
 
@@ -202,15 +213,15 @@ def test_an_import_with_data_has_a_frontier(tmp_path, tmp_path_factory, invoke, 
     torch.manual_seed(0)
     unet = UNet2DModel(**UNET2D, in_channels=1, out_channels=1)
     DDPMPipeline(unet, DDPMScheduler()).save_pretrained(pipeline)
-    place = ["import=diffusers", f"import.path='{pipeline}'", f"log_dir={tmp_path / 'logs'}", "frontier=default"]
-    place += ["frontier.samplers=[ddim]", "frontier.nfe=[2]", "frontier.extra_nfe={}", "frontier.num_samples=8"]
+    place = ["import=diffusers", f"import.path='{pipeline}'", f"log_dir={tmp_path / 'logs'}", "task=frontier"]
+    place += ["task.samplers=[ddim]", "task.nfe=[2]", "task.extra_nfe={}", "task.num_samples=8"]
     result = invoke("sample.py", *place)
     assert result.code == 2
     assert "was imported without data to measure against; name some with data=" in result.last
     extractor = (
         "{_target_: denoiselab.evaluation.DomainClassifier, epochs: 1, batch_size: 64, lr: 5.0e-3, dimension: 64}"
     )
-    result = invoke("sample.py", *place, "data=digits", "data.size=100", f"frontier.extractor={extractor}")
+    result = invoke("sample.py", *place, "data=digits", "data.size=100", f"task.extractor={extractor}")
     assert result.code == 0, result.err
     runs = (tmp_path / "logs" / "imported").iterdir()
     (run,) = (path for path in runs if (path / "frontier.csv").exists())
@@ -223,8 +234,8 @@ def test_data_of_another_shape_are_refused(pipeline, tmp_path, invoke):
     assert result.code == 2
     assert "data.shape=[1, 8, 8]: the network of ddpm-tiny takes [3, 8, 8]." in result.last
     assert list(tmp_path.iterdir()) == []
-    result = invoke("sample.py", "ckpt=x", "data=digits", "export=diffusers")
-    assert "data=digits: an export takes none" in result.last
+    result = invoke("sample.py", "ckpt=x", "data=digits", "task=export", "task.format=diffusers")
+    assert "data=digits: not with this task, but with task=encode" in result.last
 
 
 def test_a_network_with_classes_and_no_null_class_samples_and_is_not_guided(tmp_path, tmp_path_factory, invoke):
@@ -235,6 +246,6 @@ def test_a_network_with_classes_and_no_null_class_samples_and_is_not_guided(tmp_
     place = ["import=diffusers", f"import.path='{pipeline}'", f"log_dir={tmp_path / 'logs'}"]
     result = invoke("sample.py", *place, "num_samples=2", "sampler.steps=2")
     assert result.code == 0, result.err
-    result = invoke("sample.py", *place, "data=digits", "frontier=default", "frontier.guidance=[1,2]")
+    result = invoke("sample.py", *place, "data=digits", "task=frontier", "task.guidance=[1,2]")
     assert result.code == 2
-    assert "frontier.guidance=[1.0, 2.0]: the model was trained without a null class" in result.last
+    assert "task.guidance=[1.0, 2.0]: the model was trained without a null class" in result.last

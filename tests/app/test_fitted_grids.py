@@ -5,16 +5,17 @@ import re
 import shlex
 
 import pytest
-from configurations import names
 
-SMALL = ["sampler.steps=4", "grid.num_samples=8", "grid.fine=20", "accelerator=cpu"]
+SMALL = ["sampler.steps=4", "task.method.num_samples=8", "task.method.fine=20", "accelerator=cpu"]
 
 
 def test_a_fitted_grid_is_a_file_that_sampling_and_the_frontier_take(invoke, finished, tmp_path):
-    for kind in names("grid"):
+    for kind in ("local_errors", "nearest_end"):
         out = tmp_path / f"{kind}.json"
-        extra = ["grid.evaluations=20"] if kind == "nearest_end" else []
-        done = invoke("sample.py", f"ckpt={finished}", f"grid={kind}", f"out={out}", *SMALL, *extra)
+        extra = ["task.method.evaluations=20"] if kind == "nearest_end" else []
+        done = invoke(
+            "sample.py", f"ckpt={finished}", "task=fit_grid", f"task/method={kind}", f"out={out}", *SMALL, *extra
+        )
         assert done.code == 0, done.err
         assert str(out) in done.out
         record = json.loads(out.read_text())
@@ -26,8 +27,8 @@ def test_a_fitted_grid_is_a_file_that_sampling_and_the_frontier_take(invoke, fin
     done = invoke("sample.py", f"ckpt={finished}", *given, "num_samples=2", f"out={tmp_path / 'samples'}")
     assert done.code == 0, done.err
     assert json.loads((tmp_path / "samples" / "samples.json").read_text())["nfe"] == 4
-    asked = [f"frontier.samplers=[ddim,ddim@karras,ddim@{out}]", "frontier.nfe=[4]", "frontier.num_samples=16"]
-    done = invoke("sample.py", f"ckpt={finished}", "frontier=default", *asked, f"out={tmp_path / 'frontier'}")
+    asked = [f"task.samplers=[ddim,ddim@karras,ddim@{out}]", "task.nfe=[4]", "task.num_samples=16"]
+    done = invoke("sample.py", f"ckpt={finished}", "task=frontier", *asked, f"out={tmp_path / 'frontier'}")
     assert done.code == 0, done.err
     records = json.loads((tmp_path / "frontier" / "frontier.json").read_text())
     assert {record["sampler"] for record in records} == {"ddim", "ddim@karras", f"ddim@{out.stem}"}
@@ -39,7 +40,9 @@ def test_a_fitted_grid_is_a_file_that_sampling_and_the_frontier_take(invoke, fin
 )
 def test_the_options_that_are_printed_end_the_run_as_it_was_fitted(end, calls, invoke, finished, tmp_path):
     out = tmp_path / "grid.json"
-    done = invoke("sample.py", f"ckpt={finished}", "grid=local_errors", f"out={out}", *SMALL, end)
+    done = invoke(
+        "sample.py", f"ckpt={finished}", "task=fit_grid", "task/method=local_errors", f"out={out}", *SMALL, end
+    )
     assert done.code == 0, done.err
     (options,) = re.findall(r"use, with this sampler: (.*)", done.out)
     folder = tmp_path / "samples"
@@ -51,10 +54,10 @@ def test_the_options_that_are_printed_end_the_run_as_it_was_fitted(end, calls, i
 
 
 def test_analytic_dpm_measures_the_model_once(invoke, finished, tmp_path):
-    asked = ["frontier=default", "frontier.samplers=[analytic_dpm,ancestral]", "frontier.nfe=[4]"]
+    asked = ["task=frontier", "task.samplers=[analytic_dpm,ancestral]", "task.nfe=[4]"]
     folder, written = tmp_path / "scored", 0
     for number in range(2):
-        done = invoke("sample.py", f"ckpt={finished}", *asked, f"frontier.num_samples={16 + number}", f"out={folder}")
+        done = invoke("sample.py", f"ckpt={finished}", *asked, f"task.num_samples={16 + number}", f"out={folder}")
         assert done.code == 0, done.err
         (path,) = (folder / "moments").iterdir()
         if number:
@@ -64,7 +67,7 @@ def test_analytic_dpm_measures_the_model_once(invoke, finished, tmp_path):
     assert len(moments["lam"]) == len(moments["error"]) == 64
     whole = path.read_text()
     path.write_text(whole.replace(str(moments["error"][5]), "0.5"))  # damaged: measured anew
-    again = invoke("sample.py", f"ckpt={finished}", *asked, "frontier.num_samples=18", f"out={folder}")
+    again = invoke("sample.py", f"ckpt={finished}", *asked, "task.num_samples=18", f"out={folder}")
     assert again.code == 0, again.err
     assert path.read_text() == whole
     records = json.loads((folder / "frontier.json").read_text())
@@ -81,11 +84,10 @@ def test_what_cannot_be_fitted_is_refused(invoke, finished, tmp_path):
         (["sampler=ancestral"], ["deterministic"]),
         ([f"out={taken}"], ["exists already"]),
         ([f"out={tmp_path / 'grid.txt'}"], [".json"]),
-        (["sampler.steps=9"], ["steps=9", "four times"]),
-        (["grid.fine=3"], ["fine=3", "at least 16"]),
-        (["likelihood=ode"], ["likelihood and grid"]),
+        (["sampler.steps=9"], ["steps=9", "at most fine / 4"]),
+        (["task.method.fine=3"], ["fine=3", "at least 16"]),
     ):
-        done = invoke("sample.py", f"ckpt={finished}", "grid=local_errors", *SMALL, *given)
+        done = invoke("sample.py", f"ckpt={finished}", "task=fit_grid", "task/method=local_errors", *SMALL, *given)
         assert done.code == 2, done.err
         assert all(word in done.err for word in words), done.err
     assert taken.read_text() == ""

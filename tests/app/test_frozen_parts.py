@@ -60,15 +60,16 @@ def test_a_run_on_latents_writes_images(models, train, invoke, tmp_path):
         assert image.mode == "L"
     assert json.loads((samples / "samples.json").read_text())["conditioner"]["classes"] == [7]
     for arguments, says in (
-        (["export=diffusers"], "export=diffusers: it has no place for what KLCodec does"),
-        (["export=openai"], "export=openai: it has no place for what KLCodec does"),
+        (["task=export", "task.format=diffusers"], "task.format=diffusers: it has no place for what KLCodec does"),
+        (["task=export", "task.format=openai"], "task.format=openai: it has no place for what KLCodec does"),
         (["sampler=ddpm"], "sees what KLCodec makes of them; give sampler.threshold=null"),
-        (["likelihood=ode"], "this model is one of a codec's latents"),
+        (["task=likelihood", "task/method=ode"], "this model is one of a codec's latents"),
         (["conditioner.prompts=[a dog]"], "conditioner.prompts=['a dog']: unknown option"),
         (["conditioner.classes=[10]"], "conditioner.classes=[10]: at least one is needed, from 0 to 9"),
-        (["conditioner.classes=[1]", "frontier=default"], "frontier takes the run's own"),
+        (["conditioner.classes=[1]", "task=frontier"], "conditioner.classes=[1]: unknown option; allowed at the top: "),
     ):
-        result = invoke("sample.py", f"ckpt={run}", "num_samples=2", "sampler.steps=2", *arguments)
+        few = [] if arguments[-1].startswith("task") else ["num_samples=2", "sampler.steps=2"]
+        result = invoke("sample.py", f"ckpt={run}", *few, *arguments)
         assert result.code == 2
         assert says in result.last
     edited(tmp_path / "vae" / "config.json", scaling_factor=3.0)
@@ -154,4 +155,4 @@ def test_an_upsampler_trains_and_samples_held_out_images(train, invoke, tmp_path
     assert result.code == 0, result.err
     result = invoke("sample.py", f"ckpt={tmp_path / 'run'}", "num_samples=2", "sampler.steps=2", "guidance=2")
     assert result.code == 2
-    assert "guidance=2.0" in result.last
+    assert "guidance=2: the model was trained without" in result.last

@@ -4,6 +4,7 @@ import os
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -73,9 +74,12 @@ def start(tmp_path, monkeypatch, capfd):
             ran.append(config)
             return 1.0
 
+        command = SimpleNamespace(check=lambda config, sweeping: None, run=task)
+        monkeypatch.setattr(cli, "_command", lambda name: command)
+        monkeypatch.setattr(cli, "_CONF", conf)
         monkeypatch.setattr(sys, "argv", ["train.py", "experiment=other", *arguments])
         with pytest.raises(SystemExit) as stop:
-            cli.run(conf, "train", lambda config, sweeping: None, task)
+            cli.run("train")
         return stop.value.code, ran, capfd.readouterr().err
 
     yield call

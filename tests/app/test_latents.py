@@ -1,4 +1,4 @@
-"""`sample.py encode=...` and `interpolate=...`: data to x_T and back, and samples between samples."""
+"""`sample.py task=encode` and `task=interpolate`: data to x_T and back, and samples between samples."""
 
 import json
 
@@ -18,7 +18,14 @@ from denoiselab.samplers.spacing import UniformTime
 def test_data_are_encoded_and_made_again(invoke, finished, tmp_path):
     for batch_size in (2, 5):
         out = tmp_path / str(batch_size)
-        asked = ["encode=held_out", "sampler.steps=3", "num_samples=5", f"batch_size={batch_size}", "format=npz"]
+        asked = [
+            "task=encode",
+            "task.split=held_out",
+            "sampler.steps=3",
+            "num_samples=5",
+            f"batch_size={batch_size}",
+            "format=npz",
+        ]
         result = invoke("sample.py", f"ckpt={finished}", *asked, f"out={out}", "accelerator=cpu")
         assert result.code == 0, result.err
     record = json.loads((out / "encoding.json").read_text())
@@ -50,7 +57,7 @@ def test_frames_lie_between_two_samples_under_the_class_of_the_first(invoke, fin
     draw = Model.draw
     monkeypatch.setattr(Model, "draw", lambda self, index, *a, **b: drawn.append(index) or draw(self, index, *a, **b))
     images = {}
-    for name, asked in (("ends", []), ("frames", ["interpolate=3", "batch_size=4"])):
+    for name, asked in (("ends", []), ("frames", ["task=interpolate", "task.frames=3", "batch_size=4"])):
         common = [f"ckpt={finished}", "num_samples=4", "sampler.steps=3", "format=npz", f"out={tmp_path / name}"]
         result = invoke("sample.py", *common, *asked)
         assert result.code == 0, result.err
@@ -66,16 +73,25 @@ def test_frames_lie_between_two_samples_under_the_class_of_the_first(invoke, fin
 
 def test_what_has_no_latents_is_refused(invoke, finished, tmp_path):
     for given, words in (
-        (["encode=held_out", "sampler=ancestral"], ["encode=held_out: Ancestral is stochastic", "DDIM, eta=0"]),
-        (["encode=held_out", "sampler.eta=0.5"], ["encode=held_out: DDIM is stochastic"]),
-        (["encode=train", "sampler.steps=1"], ["encode=train: DDIM with steps=1", "more steps"]),
-        (["encode=train", "num_samples=100000"], ["num_samples=100000", "encode=train", "give at most that"]),
-        (["encode=test"], ["encode='test'", "'held_out' or 'train'"]),
-        (["encode=train", "guidance=2"], ["guidance=2", "takes no condition"]),
-        (["encode=train", "interpolate=3"], ["encode and interpolate: give one of them"]),
-        (["interpolate=3", "sampler.eta=0.5"], ["interpolate=3: DDIM is stochastic", "deterministic"]),
-        (["interpolate=3", "num_samples=3"], ["num_samples=3", "even"]),
-        (["interpolate=1"], ["interpolate=1", "greater than or equal to 2"]),
+        (
+            ["task=encode", "task.split=held_out", "sampler=ancestral"],
+            ["task=encode: Ancestral is stochastic", "DDIM, eta=0"],
+        ),
+        (["task=encode", "task.split=held_out", "sampler.eta=0.5"], ["task=encode: DDIM is stochastic"]),
+        (["task=encode", "task.split=train", "sampler.steps=1"], ["task=encode: DDIM with steps=1", "more steps"]),
+        (
+            ["task=encode", "task.split=train", "num_samples=100000"],
+            ["num_samples=100000", "task.split=train", "give at most that"],
+        ),
+        (["task=encode", "task.split=test"], ["task.split='test'", "'held_out' or 'train'"]),
+        (["task=encode", "task.split=train", "guidance=2"], ["guidance=2", "takes no condition"]),
+        (["task=encode", "noise=brownian"], ["noise=brownian: unknown option", "takes: split, num_samples"]),
+        (
+            ["task=interpolate", "task.frames=3", "sampler.eta=0.5"],
+            ["task=interpolate: DDIM is stochastic", "deterministic"],
+        ),
+        (["task=interpolate", "task.frames=3", "num_samples=3"], ["num_samples=3", "even"]),
+        (["task=interpolate", "task.frames=1"], ["task.frames=1", "at least 2"]),
     ):
         out = tmp_path / "out"
         result = invoke("sample.py", f"ckpt={finished}", "num_samples=4", f"out={out}", *given)

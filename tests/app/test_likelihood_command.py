@@ -1,4 +1,4 @@
-"""`sample.py likelihood=...` from the command line to its files."""
+"""`sample.py task=likelihood` from the command line to its files."""
 
 import csv
 import json
@@ -13,8 +13,8 @@ from conftest import QUICK
 from litdata.streaming import Cache
 from PIL import Image
 
-QUICK_ODE = ["likelihood=ode", "likelihood.rtol=0.5", "likelihood.atol=0.5"]
-QUICK_CHAIN = ["likelihood=bound", "likelihood.steps=5"]
+QUICK_ODE = ["task=likelihood", "task/method=ode", "task.method.rtol=0.5", "task.method.atol=0.5"]
+QUICK_CHAIN = ["task=likelihood", "task/method=bound", "task.method.steps=5"]
 TOY = [
     *("experiment=toy_2d", "logger=none", "max_images=2048", "lr_schedule.images=1024"),
     *("network.width=8", "network.depth=1", "data.size=2000", "data.held_out=400"),
@@ -36,7 +36,11 @@ def changed(finished, path, node=None, **data):
     [
         (QUICK_ODE, {"prior", "volume", "dequantisation"}, None),
         (QUICK_CHAIN, {"prior", "diffusion", "reconstruction"}, 5),
-        (["likelihood=continuous_bound", "likelihood.draws=3"], {"prior", "diffusion", "reconstruction"}, 3),
+        (
+            ["task=likelihood", "task/method=continuous_bound", "task.method.draws=3"],
+            {"prior", "diffusion", "reconstruction"},
+            3,
+        ),
     ],
     ids=["ode", "bound", "continuous_bound"],
 )
@@ -78,8 +82,8 @@ def test_a_chain_leaves_its_rate_distortion_table(finished, tmp_path, invoke):
 
 @pytest.mark.parametrize("name", [name for name in names("dequantisation") if name not in ("uniform", "none")])
 def test_every_dequantisation(name, finished, tmp_path, invoke):
-    choice = [f"dequantisation@likelihood.dequantisation={name}"]
-    choice += ["likelihood.dequantisation.steps=2"] if name == "variational" else []
+    choice = [f"dequantisation@task.method.dequantisation={name}"]
+    choice += ["task.method.dequantisation.steps=2"] if name == "variational" else []
     arguments = [f"ckpt={finished}", *QUICK_ODE, *choice, "num_samples=2", f"out={tmp_path / 'out'}"]
     result = invoke("sample.py", *arguments)
     assert result.code == 0, result.err
@@ -95,12 +99,13 @@ def test_a_model_of_logits_has_bits_per_dim_by_the_ode_alone(invoke, tmp_path):
     record = {}
     for options, says in (
         (QUICK_ODE, None),
-        (QUICK_CHAIN, "likelihood.decoder: it is for data"),
-        ([*QUICK_ODE, "dequantisation@likelihood.dequantisation=decoded"], "latents of Logit; choose dequantisation@"),
-        (["export=diffusers"], "export=diffusers: it has no place for what Logit does"),
+        (QUICK_CHAIN, "task.method.decoder: it is for data"),
+        ([*QUICK_ODE, "dequantisation@task.method.dequantisation=decoded"], "latents of Logit; choose dequantisation@"),
+        (["task=export", "task.format=diffusers"], "task.format=diffusers: it has no place for what Logit does"),
     ):
         out = tmp_path / f"out{len(record)}"
-        result = invoke("sample.py", f"ckpt={run}", *options, "num_samples=4", f"out={out}")
+        few = [] if "task=export" in options else ["num_samples=4"]
+        result = invoke("sample.py", f"ckpt={run}", *options, *few, f"out={out}")
         if says is None:
             record = json.loads((out / "likelihood.json").read_text())
             assert 0 < record["value"] < math.inf
@@ -113,15 +118,15 @@ def test_likelihoods_of_points(invoke, tmp_path):
     points = tmp_path / "run"
     result = invoke("train.py", *TOY, f"paths.log_dir={tmp_path}", f"paths.run_dir={points}")
     assert result.code == 0, result.err
-    real = ["decoder@likelihood.decoder=real"]
-    none = ["dequantisation@likelihood.dequantisation=none"]
-    decoded = ["dequantisation@likelihood.dequantisation=decoded", "decoder@likelihood.dequantisation.decoder=real"]
+    real = ["decoder@task.method.decoder=real"]
+    none = ["dequantisation@task.method.dequantisation=none"]
+    decoded = ["dequantisation@task.method.dequantisation=decoded", "decoder@task.method.dequantisation.decoder=real"]
     for number, options in enumerate(
         [
-            *([*QUICK_ODE, *none, f"trace@likelihood.trace={trace}", "split=train"] for trace in names("trace")),
+            *([*QUICK_ODE, *none, f"trace@task.method.trace={trace}", "split=train"] for trace in names("trace")),
             [*QUICK_ODE, *decoded],
-            ["likelihood=continuous_bound", *real],
-            [*QUICK_CHAIN, *real, "likelihood.clip=3"],
+            ["task=likelihood", "task/method=continuous_bound", *real],
+            [*QUICK_CHAIN, *real, "task.method.clip=3"],
         ]
     ):
         out = tmp_path / str(number)
@@ -132,8 +137,8 @@ def test_likelihoods_of_points(invoke, tmp_path):
         assert record["split"] == ("train" if "split=train" in options else "held_out")
         assert 0 < record["value"] < math.inf
     for options, advice in (
-        (QUICK_ODE, "dequantisation@likelihood.dequantisation=none"),
-        (QUICK_CHAIN, "decoder@likelihood.decoder=real"),
+        (QUICK_ODE, "dequantisation@task.method.dequantisation=none"),
+        (QUICK_CHAIN, "decoder@task.method.decoder=real"),
     ):
         result = invoke("sample.py", f"ckpt={points}", *options)
         assert result.code == 2
@@ -143,7 +148,13 @@ def test_likelihoods_of_points(invoke, tmp_path):
 
 def test_the_folder_of_a_run_tells_requests_apart(finished, invoke):
     for repeats in (1, 2):
-        arguments = [f"ckpt={finished}", "likelihood=continuous_bound", "likelihood.draws=1", f"repeats={repeats}"]
+        arguments = [
+            f"ckpt={finished}",
+            "task=likelihood",
+            "task/method=continuous_bound",
+            "task.method.draws=1",
+            f"repeats={repeats}",
+        ]
         assert invoke("sample.py", *arguments, "num_samples=2").code == 0
     folders = list((finished / "likelihood").glob("continuoustimebound_held_out_ema_seed0_n2_*"))
     assert len(folders) == 2
@@ -153,29 +164,30 @@ def test_the_folder_of_a_run_tells_requests_apart(finished, invoke):
 
 
 CASES = [
-    (["likelihood=odee"], ["likelihood=odee", "did you mean 'ode'", "continuous_bound"]),
-    (["likelihood=ode", "num_samples=1"], ["num_samples=1", "at least 2"]),
-    (["likelihood=ode", "num_samples=100000"], ["num_samples=100000", "split=held_out", "give at most that"]),
-    (["likelihood=ode", "split=test"], ["split='test'", "'held_out' or 'train'"]),
-    (["likelihood=ode", "repeats=0"], ["repeats=0", "greater than or equal to 1"]),
-    (["likelihood=ode", "likelihood.rtol=-1"], ["rtol=-1", "at least 0"]),
-    (["likelihood=ode", "likelihood.rtoll=1"], ["likelihood.rtoll=1", "did you mean 'likelihood.rtol'"]),
-    (["likelihood=ode", "likelihood.trace.probes=0"], ["likelihood.trace.probes=0", "at least 1"]),
-    (["likelihood=ode", "trace@likelihood.trace=hutch"], ["trace", "rademacher"]),
-    (["likelihood=ode", "likelihood.dequantisation.bins=17"], ["17 values", "digits has bytes"]),
-    (["likelihood=bound"], ["likelihood.steps=null", "VPLinear is continuous"]),
-    (["likelihood=bound", "likelihood.steps=1"], ["likelihood.steps=1", "at least 2"]),
-    (["likelihood=continuous_bound", "decoder@likelihood.decoder=real"], ["decoder@likelihood.decoder=bytes"]),
-    (["likelihood=ode", "dequantisation@likelihood.dequantisation=none"], ["likelihood.dequantisation=uniform"]),
-    (["likelihood=continuous_bound", "likelihood.draws=0"], ["likelihood.draws=0", "at least 1"]),
-    (["likelihood=ode", "ckpt=/nowhere"], ["ckpt=/nowhere", "no such"]),
-    (["likelihood=ode", "weights=foo"], ["weights=foo", "ema, raw"]),
+    (["task/method=odee"], ["task/method=odee", "did you mean 'ode'", "continuous_bound"]),
+    (["num_samples=1"], ["num_samples=1", "at least 2"]),
+    (["num_samples=100000"], ["num_samples=100000", "split=held_out", "give at most that"]),
+    (["split=test"], ["split='test'", "'held_out' or 'train'"]),
+    (["repeats=0"], ["repeats=0", "at least 1"]),
+    (["task.method.rtol=-1"], ["rtol=-1", "at least 0"]),
+    (["task.method.rtoll=1"], ["task.method.rtoll=1", "did you mean 'task.method.rtol'"]),
+    (["task.method.trace.probes=0"], ["task.method.trace.probes=0", "at least 1"]),
+    (["trace@task.method.trace=hutch"], ["trace", "rademacher"]),
+    (["task.method.dequantisation.bins=17"], ["17 values", "digits has bytes"]),
+    (["task/method=bound"], ["task.method.steps=null", "VPLinear is continuous"]),
+    (["task/method=bound", "task.method.steps=1"], ["task.method.steps=1", "at least 2"]),
+    (["task/method=continuous_bound", "decoder@task.method.decoder=real"], ["decoder@task.method.decoder=bytes"]),
+    (["dequantisation@task.method.dequantisation=none"], ["task.method.dequantisation=uniform"]),
+    (["task/method=continuous_bound", "task.method.draws=0"], ["task.method.draws=0", "at least 1"]),
+    (["ckpt=/nowhere"], ["ckpt=/nowhere", "no such"]),
+    (["weights=foo"], ["weights=foo", "ema, raw"]),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("arguments", "says"), CASES, ids=[" ".join(case[0]) for case in CASES])
 def test_refuses(arguments, says, finished, tmp_path, invoke):
-    result = invoke("sample.py", f"ckpt={finished}", "num_samples=4", f"out={tmp_path / 'out'}", *arguments)
+    place = [f"ckpt={finished}", "task=likelihood", "num_samples=4", f"out={tmp_path / 'out'}"]
+    result = invoke("sample.py", *place, *arguments)
     assert result.code == 2, result.err
     assert result.last.startswith("sample.py: ")
     for text in says:
@@ -187,7 +199,7 @@ def test_refuses_a_checkpoint_without_held_out_data(finished, tmp_path, invoke):
     path = changed(finished, tmp_path / "all.ckpt", validation=0.0)
     result = invoke("sample.py", f"ckpt={path}", *QUICK_ODE, "num_samples=4")
     assert result.code == 2
-    assert "split=held_out: digits of this checkpoint has no such data; use split=train" in result.last
+    assert "task.split=held_out: digits of this checkpoint has no such data; use task.split=train" in result.last
 
 
 def test_a_checkpoint_cannot_name_other_code_as_its_data(finished, tmp_path, invoke):
@@ -207,7 +219,9 @@ class Hostile:
         return Path.touch, (self.marker,)
 
 
-@pytest.mark.parametrize("task", [[*QUICK_ODE, "num_samples=2"], ["frontier=default"], ["encode=train"]])
+@pytest.mark.parametrize(
+    "task", [[*QUICK_ODE, "num_samples=2"], ["task=frontier"], ["task=encode", "task.split=train"]]
+)
 def test_data_that_a_checkpoint_names_run_no_code(task, finished, tmp_path, invoke):
     """Even where the checkpoint's configuration says that they may."""
     folder, marker = tmp_path / "set", tmp_path / "ran"

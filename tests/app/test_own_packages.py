@@ -3,9 +3,9 @@
 import inspect
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT
 
 from denoiselab import packages, signatures
 from denoiselab.app.building import parts
@@ -57,9 +57,13 @@ def start(monkeypatch, capfd):
             built.append({name: construct(node, name) for name, node in nodes.items()})
             return 1.0
 
+        def check(config, sweeping):
+            parts.sampler_nodes([*build])
+
+        monkeypatch.setattr(cli, "_command", lambda name: SimpleNamespace(check=check, run=task))
         monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
         with pytest.raises(SystemExit) as stop:
-            cli.run(ROOT / "conf", "train", lambda config, sweeping: parts.sampler_nodes([*build]), task)
+            cli.run("train")
         out, err = capfd.readouterr()
         return stop.value.code, built, out, err.strip()
 

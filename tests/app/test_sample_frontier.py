@@ -18,7 +18,7 @@ from denoiselab.app.config.settings import replaced
 from denoiselab.app.runs.names import distinct
 from denoiselab.evaluation import Store
 
-EIGHT = ["frontier=default", "frontier.samplers=[ddim,ancestral]", "frontier.nfe=[3,4,5,40]", "frontier.num_samples=48"]
+EIGHT = ["task=frontier", "task.samplers=[ddim,ancestral]", "task.nfe=[3,4,5,40]", "task.num_samples=48"]
 
 
 def records(directory):
@@ -37,7 +37,7 @@ def copy(finished, tmp_path):
 def test_a_checkpoint_has_the_cells_of_its_own_training(copy, invoke):
     """The same protocol, so the same hash: nothing is scored again."""
     before = records(copy)
-    result = invoke("sample.py", f"ckpt={copy}", "frontier=default")
+    result = invoke("sample.py", f"ckpt={copy}", "task=frontier")
     assert result.code == 0, result.err
     assert records(copy) == before
     assert "64 images seen" in result.err
@@ -47,8 +47,8 @@ def test_a_checkpoint_has_the_cells_of_its_own_training(copy, invoke):
 def test_other_weights_samplers_and_checkpoints_add_cells(copy, invoke):
     before = records(copy)
     result = invoke(
-        "sample.py", f"ckpt={copy}", "frontier=default", "frontier.weights=[ema,raw]", "frontier.nfe=[2]",
-        "frontier.samplers=[ddim,heun@karras]",
+        "sample.py", f"ckpt={copy}", "task=frontier", "weights=[ema,raw]", "task.nfe=[2]",
+        "task.samplers=[ddim,heun@karras]",
     )  # fmt: skip
     assert result.code == 0, result.err
     assert "heun@karras cannot spend exactly 2 network calls; it spends 1." in result.err
@@ -62,7 +62,7 @@ def test_other_weights_samplers_and_checkpoints_add_cells(copy, invoke):
         {**torch.load(copy / "checkpoints" / "best.ckpt", weights_only=True), "denoiselab": best}, copy / "x.ckpt"
     )
     out = copy.parent / "elsewhere"
-    result = invoke("sample.py", f"ckpt={copy / 'x.ckpt'}", "frontier=default", "frontier.nfe=[2]", f"out={out}")
+    result = invoke("sample.py", f"ckpt={copy / 'x.ckpt'}", "task=frontier", "task.nfe=[2]", f"out={out}")
     assert result.code == 0, result.err
     assert [r["images_seen"] for r in records(out)] == [32]
     assert len(before) < len(records(copy))
@@ -77,12 +77,12 @@ def test_what_is_asked_for_replaces_what_refined_the_runs_own(copy, invoke):
     torch.save(content, path)
     others = {r["nfe"] for r in records(copy)}
     assert others == {2, 3}
-    assert invoke("sample.py", f"ckpt={copy}", "frontier=default", "frontier.nfe=[5]").code == 0
+    assert invoke("sample.py", f"ckpt={copy}", "task=frontier", "task.nfe=[5]").code == 0
     assert {r["nfe"] for r in records(copy)} == {2, 3, 5}
-    assert invoke("sample.py", f"ckpt={copy}", "frontier=default").code == 0
+    assert invoke("sample.py", f"ckpt={copy}", "task=frontier").code == 0
     assert {r["nfe"] for r in records(copy)} == {2, 3, 4, 5}
-    given = ["frontier.nfe=[6]", "frontier.extra_nfe={ddim:[7]}", "frontier.metrics=[frechet]"]
-    assert invoke("sample.py", f"ckpt={copy}", "frontier=default", *given).code == 0
+    given = ["task.nfe=[6]", "task.extra_nfe={ddim:[7]}", "task.metrics=[frechet]"]
+    assert invoke("sample.py", f"ckpt={copy}", "task=frontier", *given).code == 0
     assert {r["nfe"] for r in records(copy)} == {2, 3, 4, 5, 6, 7}
 
 
@@ -123,7 +123,7 @@ def test_names_in_an_edited_frontier_are_text_wherever_they_go(copy, invoke):
     info = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps({**info, "wandb_id": "../../../away"}))
     around = {path for path in copy.parent.parent.rglob("*") if not path.is_relative_to(copy)}
-    given = ["frontier=default", "frontier.nfe=[2]", "logger=wandb", "logger.wandb.mode=offline"]
+    given = ["task=frontier", "task.nfe=[2]", "logger=wandb", "logger.wandb.mode=offline"]
     result = invoke("sample.py", f"ckpt={copy}", *given)
     assert result.code == 0, result.err
     assert {path for path in copy.parent.parent.rglob("*") if not path.is_relative_to(copy)} == around
@@ -209,7 +209,7 @@ def test_jobs_of_a_sweep_are_called_by_what_was_swept(tmp_path, invoke):
     assert {r["run"] for job in "01" for r in records(sweep / job)} == {"seed=0", "seed=1"}
     names = {json.loads(line)["run"]["display_name"] for job in "01" for line in wandb_runs(sweep / job)}
     assert names == {"seed=0", "seed=1"}
-    result = invoke("sample.py", f"ckpt={sweep}/*", "frontier=default", "frontier.nfe=[2]")
+    result = invoke("sample.py", f"ckpt={sweep}/*", "task=frontier", "task.nfe=[2]")
     assert result.code == 0, result.err
     (joint,) = sweep.glob("frontier-*")
     with (joint / "frontiers.csv").open() as file:
@@ -243,7 +243,7 @@ def test_many_checkpoints_are_scored_and_shown_together(finished, tmp_path, invo
     for name in ("a", "b"):
         shutil.copytree(finished, tmp_path / "runs" / name, ignore=shutil.ignore_patterns("wandb"))
     before = len(records(finished))
-    result = invoke("sample.py", f"ckpt={tmp_path}/runs/*", "frontier=default", "frontier.samplers=[euler]")
+    result = invoke("sample.py", f"ckpt={tmp_path}/runs/*", "task=frontier", "task.samplers=[euler]")
     assert result.code == 0, result.err
     (joint,) = tmp_path.glob("runs/frontier-*")
     assert f"of 2 run(s): {joint / 'frontiers.html'}" in result.out
@@ -252,7 +252,7 @@ def test_many_checkpoints_are_scored_and_shown_together(finished, tmp_path, invo
     assert len(rows) == len(records(tmp_path / "runs" / "a")) + len(records(tmp_path / "runs" / "b"))
     assert {row["run"] for row in rows if row["sampler"] == "euler"} == {"a", "b"}
     # The same command again: its own page, beside the runs, fits the pattern too.
-    result = invoke("sample.py", f"ckpt={tmp_path}/runs/*", "frontier=default", "frontier.samplers=[euler]")
+    result = invoke("sample.py", f"ckpt={tmp_path}/runs/*", "task=frontier", "task.samplers=[euler]")
     assert result.code == 0, result.err
     # A score is Pareto-optimal among those of all runs: both have the same cells, so each cost has one mark at most.
     marks = [row["network_evaluations"] for row in rows if row["pareto"] == "True"]
@@ -267,28 +267,36 @@ def test_many_checkpoints_are_scored_and_shown_together(finished, tmp_path, invo
 @pytest.mark.parametrize(
     ("program", "arguments", "says"),
     [
-        ("sample.py", ["ckpt=nowhere*", "frontier=default"], "ckpt=nowhere*: nothing fits"),
-        ("sample.py", ["ckpt=[]", "frontier=default"], "ckpt=[]"),
-        ("sample.py", ["ckpt=[{run},{run}]"], "frontier=default takes several"),
-        ("sample.py", ["ckpt={run}/../*"], "a pattern is for frontier=default"),
+        ("sample.py", ["ckpt=nowhere*", "task=frontier"], "ckpt=nowhere*: nothing fits"),
+        ("sample.py", ["ckpt=[]", "task=frontier"], "ckpt=[]"),
+        ("sample.py", ["ckpt=[{run},{run}]"], "task=frontier takes several"),
+        ("sample.py", ["ckpt={run}/../*"], "a pattern is for task=frontier"),
         ("sample.py", ["ckpt={run}/.."], "it is no run but holds 1; name one"),
-        ("sample.py", ["ckpt={run}/..", "frontier=default"], "it is no run but holds 1; name one"),
-        ("sample.py", ["ckpt={run}/s*", "frontier=default"], "no checkpoint there"),
-        ("sample.py", ["ckpt={run}", "frontier=default", "frontier.samplers=[]"], "frontier.samplers=[]"),
-        ("sample.py", ["ckpt={run}", "frontier=default", "frontier.samplers=[dimm]"], "did you mean 'ddim'"),
-        ("sample.py", ["ckpt={run}", "frontier=default", "frontier.samplers=[ddim,ddim]"], "frontier.samplers"),
-        ("sample.py", ["ckpt={run}", "frontier=default", "frontier.nfe=[0]"], "frontier.nfe"),
-        ("sample.py", ["ckpt={run}", "frontier=default", "frontier.num_samples=1"], "frontier.num_samples=1"),
-        ("sample.py", ["ckpt={run}", "frontier=default", "frontier.weights=foo"], "frontier.weights=foo"),
-        ("sample.py", ["ckpt={run}", "frontier=default", "frontier.guidance=[2]"], "frontier.guidance=[2.0]"),
-        ("sample.py", ["ckpt={run}", "frontier=default", "frontier.metrics=[kernel]"], "num_samples"),
-        ("sample.py", ["ckpt={run}", "frontier=default", "frontier.smaplers=[ddim]"], "frontier.samplers"),
-        ("sample.py", ["ckpt={run}", "frontier=default", "frontier.reference=no.npz"], "frontier.reference=no.npz"),
-        ("sample.py", ["ckpt={run}", "frontier=default", "frontier.reference_data=all"], "'same' or 'any'"),
-        ("sample.py", ["ckpt={run}", "frontier=default", "out={run}/samples"], "holds no frontier"),
-        ("sample.py", ["ckpt={run}", "frontier=default", "num_samples=9"], "frontier takes frontier.num_samples."),
-        ("sample.py", ["ckpt={run}", "frontier=default", "sampler.steps=9"], "frontier takes frontier.samplers="),
-        ("sample.py", ["ckpt={run}", "frontier=default", "noise=brownian"], "noise=brownian: it is of samples"),
+        ("sample.py", ["ckpt={run}/..", "task=frontier"], "it is no run but holds 1; name one"),
+        ("sample.py", ["ckpt={run}/s*", "task=frontier"], "no checkpoint there"),
+        ("sample.py", ["ckpt={run}", "task=frontier", "task.samplers=[]"], "task.samplers=[]"),
+        ("sample.py", ["ckpt={run}", "task=frontier", "task.samplers=[dimm]"], "did you mean 'ddim'"),
+        ("sample.py", ["ckpt={run}", "task=frontier", "task.samplers=[ddim,ddim]"], "task.samplers"),
+        ("sample.py", ["ckpt={run}", "task=frontier", "task.nfe=[0]"], "task.nfe"),
+        ("sample.py", ["ckpt={run}", "task=frontier", "task.num_samples=1"], "task.num_samples=1"),
+        ("sample.py", ["ckpt={run}", "task=frontier", "weights=foo"], "weights=foo"),
+        ("sample.py", ["ckpt={run}", "task=frontier", "task.guidance=[2]"], "task.guidance=[2.0]"),
+        ("sample.py", ["ckpt={run}", "task=frontier", "task.metrics=[kernel]"], "num_samples"),
+        ("sample.py", ["ckpt={run}", "task=frontier", "sampler=heun"], "did you mean 'task.samplers'"),
+        ("sample.py", ["ckpt={run}", "task=frontier", "task.reference=no.npz"], "task.reference=no.npz"),
+        ("sample.py", ["ckpt={run}", "task=frontier", "task.reference_data=all"], "'same' or 'any'"),
+        ("sample.py", ["ckpt={run}", "task=frontier", "out={run}/samples"], "holds no frontier"),
+        ("sample.py", ["ckpt={run}", "task=frontier", "num_samples=1"], "task.num_samples=1"),
+        (
+            "sample.py",
+            ["ckpt={run}", "task=frontier", "sampler.steps=9"],
+            "sampler.steps=9: unknown option; did you mean 'samplers.steps'",
+        ),
+        (
+            "sample.py",
+            ["ckpt={run}", "task=frontier", "noise=brownian"],
+            "noise=brownian: unknown option; allowed at the top: accelerator",
+        ),
         ("src/denoiselab/report.py", ["runs=[]"], "runs=[]"),
         ("src/denoiselab/report.py", ["runs=[{run}/samples]"], "no frontier.json there"),
         ("src/denoiselab/report.py", ["to=wandb_chart"], "no key here"),

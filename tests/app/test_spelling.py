@@ -79,7 +79,7 @@ def test_checkpoints_of_any_name_are_sampled(finished, tmp_path, invoke):
         )
         assert result.code == 0, result.err
         assert (tmp_path / f"a=b, {number}" / "grid.png").is_file()
-    result = invoke("sample.py", f"ckpt={path}", "frontier=default", "frontier.nfe=[2]", "frontier.num_samples=4")
+    result = invoke("sample.py", f"ckpt={path}", "task=frontier", "task.nfe=[2]", "task.num_samples=4")
     assert result.code == 0, result.err
 
 

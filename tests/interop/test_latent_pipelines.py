@@ -139,16 +139,22 @@ def test_official_dit_weights_with_an_autoencoder(tmp_path, invoke):
     assert ours(latents, {}, 2.0).shape == (2, 4, 4, 4)
     assert latents != run
     out = tmp_path / "out"
-    assert invoke("sample.py", f"ckpt={run}", "export=dit", f"out={out}").code == 0
+    assert invoke("sample.py", f"ckpt={run}", "task=export", "task.format=dit", f"out={out}").code == 0
     written, original = (torch.load(path, weights_only=True) for path in (out / "model.pt", tmp_path / "dit.pt"))
     assert all(torch.equal(written[name], tensor) for name, tensor in original.items())
     edited(run / "codec" / "config.json", scale=0.5)
     config = read_checkpoint(run / "checkpoints" / "last.ckpt")
     config["denoiselab"]["config"]["codec"]["sha256"] = None
     torch.save(config, run / "checkpoints" / "other.ckpt")
-    result = invoke("sample.py", f"ckpt={run / 'checkpoints' / 'other.ckpt'}", "export=dit", f"out={tmp_path / 'no'}")
+    result = invoke(
+        "sample.py",
+        f"ckpt={run / 'checkpoints' / 'other.ckpt'}",
+        "task=export",
+        "task.format=dit",
+        f"out={tmp_path / 'no'}",
+    )
     assert result.code == 2
-    assert "export=dit: codec.scale=0.5: DiT's own code has 0.18215" in result.last
+    assert "task.format=dit: codec.scale=0.5: DiT's own code has 0.18215" in result.last
 
 
 def unlike(folder):

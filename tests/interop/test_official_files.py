@@ -328,7 +328,7 @@ def test_a_classifier_guides_samples_from_the_command_line(finished, tmp_path, i
         return invoke(
             "sample.py", f"ckpt={finished}", "classifier_guidance=adm", f"classifier_guidance.scale={scale}",
             *(f"classifier_guidance.classifier.{key}={value}" for key, value in file.items()),
-            *(() if "frontier=default" in more else ("sampler.steps=3", "num_samples=4")),
+            *(() if "task=frontier" in more else ("sampler.steps=3", "num_samples=4")),
             f"out={tmp_path / out}", *more,
         )  # fmt: skip
 
@@ -351,13 +351,13 @@ def test_a_classifier_guides_samples_from_the_command_line(finished, tmp_path, i
     result = invoke("sample.py", f"ckpt={finished}", "classifier_guidance=adm")
     assert result.code == 2
     assert "classifier_guidance.classifier.path: is not given" in result.err
-    result = command(1, 1.0, "none", "likelihood=ode")
+    result = command(1, 1.0, "none", "task=likelihood")
     assert result.code == 2
-    assert "likelihood does not take it" in result.err
+    assert "classifier_guidance=adm: not with this task, but with task=frontier, generate" in result.err
     assert not (tmp_path / "none").exists()
-    few = ("frontier.samplers=[ddim]", "frontier.nfe=[2]", "frontier.num_samples=4")
+    few = ("task.samplers=[ddim]", "task.nfe=[2]", "task.num_samples=4")
     for scale in (5.0, 6.0):
-        result = command(1, scale, "frontier", "frontier=default", *few)
+        result = command(1, scale, "frontier", "task=frontier", *few)
         assert result.code == 0, result.err
     cells = json.loads((tmp_path / "frontier" / "frontier.json").read_text())
     assert sorted(cell["classifier_scale"] for cell in cells) == [5.0, 6.0]
@@ -383,7 +383,7 @@ def test_a_run_is_exported_and_comes_back(kind, tmp_path, invoke):
         (run,) = (tmp_path / logs / "imported").iterdir()
         return run
 
-    first = brought(tmp_path / "first.pt", "a", f"export={kind}", f"out={tmp_path / 'out'}")
+    first = brought(tmp_path / "first.pt", "a", "task=export", f"task.format={kind}", f"out={tmp_path / 'out'}")
     written = torch.load(tmp_path / "out" / "model.pt", weights_only=True)
     original = torch.load(tmp_path / "first.pt", weights_only=True)
     assert written.keys() == original.keys()
@@ -392,8 +392,10 @@ def test_a_run_is_exported_and_comes_back(kind, tmp_path, invoke):
         flags = json.loads((tmp_path / "out" / "flags.json").read_text())
         assert (flags["channel_mult"], flags["attention_resolutions"]) == ("1,1,2", "8,4")
         assert (flags["noise_schedule"], flags["class_cond"], flags["learn_sigma"]) == ("cosine", True, True)
-    again = invoke("sample.py", f"ckpt={first}", f"export={kind}", f"out={tmp_path / 'out'}")
+    again = invoke("sample.py", f"ckpt={first}", "task=export", f"task.format={kind}", f"out={tmp_path / 'out'}")
     assert again.code == 2
-    other = invoke("sample.py", f"ckpt={first}", f"export={'dit' if kind == 'openai' else 'openai'}")
+    other = invoke(
+        "sample.py", f"ckpt={first}", "task=export", f"task.format={'dit' if kind == 'openai' else 'openai'}"
+    )
     assert other.code == 2
     assert "and the network is" in other.err

@@ -336,7 +336,7 @@ def test_what_is_not_of_the_data_alone_is_refused_of_latents():
     for method, says in (
         (flow(dequantisation=TruncatedNormal()), r"dequantisation\.std=null: .* latents of Logit; give a std"),
         (flow(dequantisation=Decoded(Categorical())), r"dequantisation\.decoder: .*dequantisation=uniform"),
-        (ContinuousTimeBound(Categorical()), r"decoder: it is for data, .*choose likelihood=ode"),
+        (ContinuousTimeBound(Categorical()), r"decoder: it is for data, .*choose task/method=ode"),
     ):
         with pytest.raises(ValueError, match=says):
             method.through(codec)

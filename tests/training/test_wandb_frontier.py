@@ -99,7 +99,7 @@ def test_an_evaluation_is_a_run_in_the_group_of_its_training(finished, tmp_path,
     copy = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("wandb"))
     own = json.loads((copy / "run.json").read_text())["wandb_id"]
     for nfe in (2, 4):
-        arguments = ["frontier=default", f"frontier.nfe=[{nfe}]", "logger=wandb", "logger.wandb.mode=offline"]
+        arguments = ["task=frontier", f"task.nfe=[{nfe}]", "logger=wandb", "logger.wandb.mode=offline"]
         result = invoke("sample.py", f"ckpt={copy}", *arguments)
         assert result.code == 0, result.err
     runs = told(copy)["run"]

@@ -59,7 +59,7 @@ class Likelihood(ABC):
         Raises:
             ValueError: If the method needs a model of the data themselves.
         """
-        raise ValueError(f"{self.part}: it is for data, and this model is one of latents; choose likelihood=ode.")
+        raise ValueError(f"{self.part}: it is for data, and this model is one of latents; choose task/method=ode.")
 
     def fit(  # noqa: B027  # most have nothing to train
         self, model: Model, train: DataSet, seed: int, on_images: OnImages

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,10 @@ from torch import Tensor
 from denoiselab.app.config.settings import ClassifierGuidance
 from denoiselab.conditioners import Conditioner
 from denoiselab.denoiser import Denoise
-from denoiselab.errors import BadInput, check_given
+from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of
 from denoiselab.guidance import ClassifierGuided, NoisyClassifier
-from denoiselab.instantiate import check, construct
+from denoiselab.instantiate import construct
 from denoiselab.interop import InteropError
 from denoiselab.model import Model
 
@@ -61,16 +60,6 @@ class Steering:
         """Labels of samples: the model's, or the numbers of the classes."""
         own = self.conditioner.described(index)
         return [str(label) for label in (index % self.classifier.num_classes).tolist()] if own is None else own
-
-
-def check_steering(node: Mapping[str, Any]) -> None:
-    """Check the options before any file is read.
-
-    Raises:
-        BadInput: If an option is missing, unknown or of a wrong type.
-    """
-    check_given(node["classifier"], f"{_OPTION}.classifier")
-    check({_OPTION: node["classifier"]})
 
 
 def steering(given: ClassifierGuidance | None, model: Model, device: torch.device) -> Steering | None:

@@ -45,15 +45,15 @@ def protocol(
     }
 
 
-def split_of(train: DataSet, held_out: DataSet, name: str, option: str, split: str, wanted: int) -> DataSet:
-    """The data that `option=split` names, "train" or "held_out", of the data set `name`.
+def split_of(train: DataSet, held_out: DataSet, name: str, split: str, wanted: int) -> DataSet:
+    """The data that `split` names, "train" or "held_out", of the data set `name`.
 
     Raises:
         BadInput: There are none, or fewer than wanted.
     """
     data = {"train": train, "held_out": held_out}[split]
     if not len(data):
-        raise BadInput(f"{option}={split}: {name} of this checkpoint has no such data; use {option}=train.")
+        raise BadInput(f"task.split={split}: {name} of this checkpoint has no such data; use task.split=train.")
     if wanted > len(data):
-        raise BadInput(f"num_samples={wanted}: {name} has {len(data)} in {option}={split}; give at most that.")
+        raise BadInput(f"task.num_samples={wanted}: {name} has {len(data)} in task.split={split}; give at most that.")
     return data

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import signal
@@ -15,7 +16,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
@@ -23,9 +24,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab import search_path
+from denoiselab import choices, search_path
 from denoiselab.app.commands.explain import explain
-from denoiselab.app.config import overrides, resolvers, spelling
+from denoiselab.app.config import overrides, resolvers, spelling, tasks
 from denoiselab.app.config.early import check_nodes
 from denoiselab.app.config.hydra_node import CheckedLoader
 from denoiselab.app.config.settings import replaced
@@ -36,9 +37,9 @@ from denoiselab.errors import BadInput, Failure
 from denoiselab.training.interruption import Stopped
 
 Config = dict[str, Any]
-Check = Callable[[Config, bool], object]
 Early = Callable[[Config], object]
-Task = Callable[[Config, Path | None], Any]
+
+_CONF = choices.folder()
 
 # The option of data by which the user allows code in them to run.
 _TRUST = "trust_pickles"
@@ -52,15 +53,41 @@ class _Failed(BaseException):
         self.error = error
 
 
-def run(conf: Path, name: str, check: Check, task: Task, early: Early = check_nodes) -> NoReturn:
-    """Run a program's task and exit.
+class Command(Protocol):
+    """What a module of `denoiselab.app.commands` that is a program has."""
+
+    @staticmethod
+    def check(config: Config, *, sweeping: bool) -> object:
+        """Check all that can be checked before anything is built.
+
+        Args:
+            config: Of a job, resolved, plain containers.
+            sweeping: The job is one of a multirun.
+
+        Raises:
+            BadInput: Something is wrong.
+        """
+
+    @staticmethod
+    def run(config: Config, directory: Path | None) -> object:
+        """Run a job.
+
+        Args:
+            config: As it was checked.
+            directory: Of a job of a multirun.
+
+        Returns:
+            Of a job of a sweep, the value that it is to minimise.
+        """
+
+
+def run(name: str, early: Early = check_nodes) -> NoReturn:
+    """Run a program and exit.
 
     Args:
-        conf: Folder of the configuration.
-        name: Of the primary configuration, and of the program.
-        check: Takes a job's configuration (plain containers) and whether it is one of a multirun; raises BadInput.
-        task: Takes a job's configuration and, in a multirun, the job's directory.
-        early: Takes a job's configuration; checks what takes no time, of all jobs before the first `check`.
+        name: Of the program, of its primary configuration, and of its module in `denoiselab.app.commands`, a
+            `Command`; the import of the module takes seconds.
+        early: Takes a job's configuration; checks what takes no time, of all jobs before the module is imported.
     """
     OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
     resolvers.register()
@@ -82,15 +109,16 @@ def run(conf: Path, name: str, check: Check, task: Task, early: Early = check_no
         signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments = _arguments()
-        with search_path.initialized(conf, name, arguments.folders, CheckedLoader) as program:
+        with search_path.initialized(_CONF, name, arguments.folders, CheckedLoader) as program:
+            arguments.overrides = _written_out(name, arguments.overrides, words)
             if not _shows(arguments):
-                _check_jobs(name, arguments, early, check, show)
+                _check_jobs(name, arguments, early, show)
             if arguments.multirun:
                 bad_input = 1  # other jobs may have run
             if _shows(arguments) or arguments.cfg:
                 _show(program, name, arguments)
             else:
-                _run_jobs(program, name, arguments, task)
+                _run_jobs(program, name, arguments)
     except BadInput as error:
         code = _say(name, str(error), bad_input)
     except KeyboardInterrupt:
@@ -106,7 +134,7 @@ def run(conf: Path, name: str, check: Check, task: Task, early: Early = check_no
         if isinstance(error, KeyError) and (key := overrides.deleted(error.args[:1], sys.argv)):
             text, code = f"~{key}: the program needs this option; give it a value instead: {key}=...", bad_input
         elif not isinstance(error, Failure):
-            text = f"{type(error).__name__}: {text} (debug=default shows the traceback)"
+            text = f"{type(error).__name__}: {text} (traceback=true shows the traceback)"
         code = _say(name, text, code)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -143,16 +171,41 @@ def _arguments() -> Namespace:
     return arguments
 
 
-def _run_jobs(program: Hydra, name: str, arguments: Namespace, task: Task) -> None:
+def _command(name: str) -> Command:
+    module: Any = importlib.import_module(f"denoiselab.app.commands.{name}")
+    command: Command = module
+    return command
+
+
+def _written_out(name: str, asked: list[str], words: list[str]) -> list[str]:
+    """Overrides with the options of a task in full, where the program has tasks.
+
+    Args:
+        name: Of the program.
+        asked: The overrides, in Hydra's grammar.
+        words: The command line as the shell gave it.
+
+    Raises:
+        BadInput: They have a former spelling.
+    """
+    defaults = OmegaConf.load(_CONF / f"{name}.yaml").defaults
+    default = next((entry["task"] for entry in defaults if isinstance(entry, DictConfig) and "task" in entry), None)
+    if default is None:
+        return asked
+    tasks.check_spelling(words)
+    return tasks.written_out(asked, default)
+
+
+def _run_jobs(program: Hydra, name: str, arguments: Namespace) -> None:
     """Let Hydra run the job, or the jobs of a multirun one after another."""
 
     def job(config: DictConfig) -> Any:
         plain = _plain(config, HydraConfig.get().overrides.task)
         _check_trust(plain, arguments.overrides)
         if arguments.multirun:
-            return task(plain, Path(HydraConfig.get().runtime.output_dir))
+            return _command(name).run(plain, Path(HydraConfig.get().runtime.output_dir))
         try:
-            return task(plain, None)
+            return _command(name).run(plain, None)
         except Exception as error:
             raise _Failed(error) from error
 
@@ -181,7 +234,7 @@ def _show(program: Hydra, name: str, arguments: Namespace) -> None:
         program.show_info(arguments.info, name, arguments.overrides)
 
 
-def _check_jobs(name: str, arguments: Namespace, early: Early, check: Check, show: dict[str, bool]) -> None:
+def _check_jobs(name: str, arguments: Namespace, early: Early, show: dict[str, bool]) -> None:
     """Check every job's configuration before the first one starts."""
     if overrides.typed(arguments.overrides, "hydra.mode"):
         raise BadInput("hydra.mode: is not to be set; -m makes a multirun.")
@@ -197,7 +250,7 @@ def _check_jobs(name: str, arguments: Namespace, early: Early, check: Check, sho
             early(plain)
             jobs.append(plain)
     for plain in jobs:  # what follows imports the parts, which takes seconds
-        check(plain, arguments.multirun)
+        _command(name).check(plain, sweeping=arguments.multirun)
 
 
 def _shows(arguments: Namespace) -> bool:

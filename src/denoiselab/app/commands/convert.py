@@ -14,7 +14,8 @@ from denoiselab.data import ImageSource
 from denoiselab.data.conversion import convert as write_shards
 from denoiselab.data.reading.decoding import Decoder
 from denoiselab.errors import BadInput
-from denoiselab.instantiate import check, construct
+from denoiselab.instantiate import check as check_nodes
+from denoiselab.instantiate import construct
 
 Config = dict[str, Any]
 
@@ -22,7 +23,7 @@ Config = dict[str, Any]
 _OWN = ("out", "images_per_shard", "references")
 
 
-def check_config(config: Config) -> ImageSource:
+def check(config: Config, *, sweeping: bool = False) -> ImageSource:
     """Check all that can be checked before anything is read or written.
 
     Raises:
@@ -36,9 +37,9 @@ def check_config(config: Config) -> ImageSource:
     if not isinstance(references, bool):
         raise BadInput(f"references={references}: it must be true or false.")
     check_shape(config["data"])
-    check({"data": config["data"]})
+    check_nodes({"data": config["data"]})
     if references:
-        statistics.check_config(_rest(config))
+        statistics.check(_rest(config))
     source = construct(config["data"], "data")
     if not isinstance(source, ImageSource):
         raise BadInput(f"data={config['data']['name']}: only images in files are converted.")
@@ -49,7 +50,7 @@ def check_config(config: Config) -> ImageSource:
     return source
 
 
-def convert(config: Config) -> list[Path]:
+def run(config: Config, directory: Path | None = None) -> list[Path]:
     """Write the shards of each split, and say where they are.
 
     Where the source has no held-out part, shards are split by hash in training as it is; but of images that were
@@ -61,7 +62,7 @@ def convert(config: Config) -> list[Path]:
     Raises:
         BadInput: The source or the folder cannot be used.
     """
-    source, out = check_config(config), Path(config["out"]).expanduser()
+    source, out = check(config), Path(config["out"]).expanduser()
     channels, height, width = source.shape
     decoder = Decoder((channels, height, width), source.resize, source.max_pixels, source.bit_depth)
     folders = []
@@ -89,7 +90,7 @@ def convert(config: Config) -> list[Path]:
         data |= {"validation_root": str(folders[1]) if len(folders) > 1 else None}
         shared = ("name", "num_classes", "validation", "memory_limit", "workers", "cache_dir")
         data |= {key: getattr(source, key) for key in shared}
-        statistics.compute({**_rest(config), "data": data})
+        statistics.run({**_rest(config), "data": data})
     return folders
 
 

@@ -4,112 +4,130 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from denoiselab import progress
-from denoiselab.app.building import checks
 from denoiselab.app.building.analytic_moments import learn
 from denoiselab.app.building.loaded import protocol, split_of
-from denoiselab.app.config.settings import SampleSettings, parse
-from denoiselab.app.runs.paths import checkpoint_file, device_of, new_folder, new_path, short_hash
+from denoiselab.app.commands.task import (
+    Opened,
+    Task,
+    Work,
+    check_finite,
+    check_ranges,
+    check_seed,
+    open_checkpoint,
+    sampler_for,
+    working,
+)
+from denoiselab.app.config.settings import SampleSettings
+from denoiselab.app.runs.paths import short_hash
 from denoiselab.console import console
+from denoiselab.data import DataSet
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import encoding
-from denoiselab.files import atomic, sha256_of, write_text
-from denoiselab.instantiate import construct
+from denoiselab.files import atomic, write_text
 from denoiselab.media.kinds import medium
-from denoiselab.pretrained import read_weights
 from denoiselab.samplers import Moment, Sampler
 from denoiselab.stored import to_stored
-from denoiselab.training.checkpoint_files import home_of
-from denoiselab.training.interruption import Interruption
-
-Config = dict[str, Any]
 
 
-def encode(config: Config) -> Path:
-    """Encode and decode, and write latents, reconstructions, pairs and `encoding.json` to a new folder.
+@dataclass(kw_only=True)
+class Encode(Task):
+    """Encode data to x_T with a deterministic sampler and decode them again, and write both with what is lost.
 
-    Returns:
-        The folder.
-
-    Raises:
-        BadInput: The checkpoint, its data, the sampler or an option cannot be used.
-        Stopped: The run was asked to stop; nothing was written.
+    Args:
+        split: The data, `held_out` or `train`.
+        num_samples: Number of samples of the data.
+        batch_size: Samples a network call; it does not change the result.
+        seed: Of the choice of samples.
+        guidance: Scale of classifier-free guidance, both ways: 1 is the conditional model.
+        format: Of the reconstructions; `png`: a file a sample and a grid; `npz`: one array "images", and a grid.
     """
-    settings = parse(SampleSettings, config)
-    assert settings.encode is not None
-    sampler: Sampler = construct(settings.sampler, "sampler")
-    path = checkpoint_file(settings.ckpt)
-    loaded, weights = read_weights(path, settings.weights, data=settings.data)
-    model = loaded.model
-    checks.check_scales(model, [settings.guidance], f"guidance={settings.guidance}")
-    checks.check_sampler(sampler, model, [settings.guidance])
-    try:
-        sampler.backwards(model.denoiser.schedule)
-    except ValueError as error:
-        raise BadInput(f"encode={settings.encode}: {error}") from None
-    train, held_out = loaded.data()
-    name, number = loaded.config["data"]["name"], settings.num_samples
-    data = split_of(train, held_out, name, "encode", settings.encode, number)
-    checkpoint = sha256_of(path)
-    short = short_hash([settings.sampler, checkpoint, settings.format, settings.guidance])
-    rule = type(sampler).__name__.lower()
-    folder = f"{rule}_steps{sampler.steps}_{settings.encode}_{weights}_seed{settings.seed}_n{number}_{short}"
-    out = new_path(settings, path, "encodings", folder)
-    model.denoiser.to(device_of(settings.accelerator)).eval()
-    with (
-        new_folder(out) as partial,
-        Interruption() as interruption,
-        progress.bar("encoding", 2 * number * sampler.steps, unit="step") as bar,
-    ):
 
+    split: Literal["held_out", "train"] = "held_out"
+    num_samples: int = 64
+    batch_size: int = 64
+    seed: int = 0
+    guidance: float = 1.0
+    format: Literal["png", "npz"] = "png"
+
+    def __post_init__(self) -> None:
+        check_ranges(num_samples=self.num_samples, batch_size=self.batch_size)
+        check_seed(self.seed)
+        check_finite(self.guidance)
+
+    def run(self, asked: SampleSettings) -> Path:
+        """Encode, decode and write latents, reconstructions, pairs and `encoding.json`; returns the new folder."""
+        opened = open_checkpoint(asked)
+        model, number = opened.model, self.num_samples
+        sampler = sampler_for(asked, model, self.guidance)
+        try:
+            sampler.backwards(model.denoiser.schedule)
+        except ValueError as error:
+            raise BadInput(f"task=encode: {error}") from None
+        train, held_out = opened.loaded.data()
+        data = split_of(train, held_out, opened.loaded.config["data"]["name"], self.split, number)
+        short = short_hash([asked.sampler, opened.sha256, self.format, self.guidance])
+        rule = f"{type(sampler).__name__.lower()}_steps{sampler.steps}"
+        name = f"{rule}_{self.split}_{opened.weights}_seed{self.seed}_n{number}_{short}"
+        out = opened.new_path(asked, "encodings", name)
+        model.denoiser.to(opened.device)
+        with working(out, "encoding", 2 * number * sampler.steps, "step") as (partial, work):
+            learn(sampler, model, lambda: train, opened.home, work.check)
+            result = self._encoded(sampler, opened, data, work)
+            rmses = result.squared_errors.sqrt()
+            rmse = math.sqrt(float(result.squared_errors.mean()))
+            self._write(partial, result, opened, data)
+            record = {
+                "rmse": rmse,
+                "rmse_of_samples": {"mean": float(rmses.mean()), "max": float(rmses.max())},
+                "unit": "the network's range: [-1, 1] of images",
+                "n": number,
+                **self._counts(result),
+                "latents_std": float(result.latents.std()),
+                "sampler": asked.sampler,
+                "guidance": self.guidance,
+                "seed": self.seed,
+                **protocol(opened.loaded, opened.path, opened.sha256, opened.weights, data, self.split),
+            }
+            write_text(partial / "encoding.json", json.dumps(record, indent=1))
+        console().print(
+            f"RMSE {rmse:.4g} of {number} samples of {self.split} (images lie in [-1, 1]), {result.nfe[0]} network "
+            f"calls to encode and {result.nfe[1]} to decode each, weights {opened.weights}: {out}"
+        )
+        return out
+
+    def _encoded(self, sampler: Sampler, opened: Opened, data: DataSet, work: Work) -> encoding.Encoded:
         def on_step(moment: Moment) -> None:
-            interruption.check()
-            bar.update(len(moment.x))
+            work.done(len(moment.x))
 
-        learn(sampler, model, lambda: train, home_of(path), interruption.check)
-        result = encoding.encode(
-            model,
+        return encoding.encode(
+            opened.model,
             sampler,
             data,
-            number,
-            settings.batch_size,
-            settings.seed,
-            settings.guidance,
+            self.num_samples,
+            self.batch_size,
+            self.seed,
+            self.guidance,
             on_step,
         )
-        mse = result.squared_errors
-        rmse = math.sqrt(float(mse.mean()))
-        record = {
-            "rmse": rmse,
-            "rmse_of_samples": {"mean": float(mse.sqrt().mean()), "max": float(mse.sqrt().max())},
-            "unit": "the network's range: [-1, 1] of images",
-            "n": number,
-            "nfe_encode": result.nfe[0],
-            "nfe_decode": result.nfe[1],
-            "network_evaluations_encode": result.evaluations[0],
-            "network_evaluations_decode": result.evaluations[1],
-            "latents_std": float(result.latents.std()),
-            "sampler": settings.sampler,
-            "guidance": settings.guidance,
-            "seed": settings.seed,
-            **protocol(loaded, path, checkpoint, weights, data, settings.encode),
-        }
-        kind = medium(model.codec.shape)
+
+    def _counts(self, result: encoding.Encoded) -> dict[str, Any]:
+        ways = ("encode", "decode")
+        nfe = {f"nfe_{way}": calls for way, calls in zip(ways, result.nfe, strict=True)}
+        return nfe | {f"network_evaluations_{way}": n for way, n in zip(ways, result.evaluations, strict=True)}
+
+    def _write(self, folder: Path, result: encoding.Encoded, opened: Opened, data: DataSet) -> None:
+        """Write the reconstructions, the pairs of data and reconstruction, and the x_T."""
+        kind = medium(opened.model.codec.shape)
         stored = to_stored(result.reconstructions)
-        kind.write_samples(partial, stored, settings.format)
-        kind.write_pairs(partial / "pairs.png", to_stored(result.x0), stored)
-        with atomic(partial / "latents.npz") as file:
-            index, labels = result.indices, data.labels[result.indices]
-            x_t, rmses = result.latents.numpy(), mse.sqrt().numpy()
-            np.savez(file, x_T=x_t, index=index.numpy(), labels=labels.numpy(), rmse=rmses)
-        write_text(partial / "encoding.json", json.dumps(record, indent=1))
-    console().print(
-        f"RMSE {rmse:.4g} of {number} samples of {settings.encode} (images lie in [-1, 1]), {result.nfe[0]} network "
-        f"calls to encode and {result.nfe[1]} to decode each, weights {weights}: {out}"
-    )
-    return out
+        kind.write_samples(folder, stored, self.format)
+        kind.write_pairs(folder / "pairs.png", to_stored(result.x0), stored)
+        index, rmse = result.indices, result.squared_errors.sqrt()
+        labels = data.labels[index]
+        with atomic(folder / "latents.npz") as file:
+            np.savez(file, x_T=result.latents.numpy(), index=index.numpy(), labels=labels.numpy(), rmse=rmse.numpy())

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from denoiselab.app.config.settings import SampleSettings, parse
-from denoiselab.app.runs.paths import checkpoint_file, new_folder, new_path
+from denoiselab.app.commands.task import Task, open_checkpoint
+from denoiselab.app.config.settings import SampleSettings
+from denoiselab.app.runs.paths import new_folder
 from denoiselab.codecs import Identity
 from denoiselab.console import console
 from denoiselab.errors import BadInput
-from denoiselab.files import atomic, sha256_of, write_text
+from denoiselab.files import atomic, write_text
 from denoiselab.frozen import KLCodec
 from denoiselab.interop import dit
 from denoiselab.interop.diffusers.pipelines import write_pipeline
 from denoiselab.interop.openai import unets
 from denoiselab.networks import ADMUNet, DiT
-from denoiselab.pretrained import Loaded, read
-from denoiselab.training.ema import profile_name
+from denoiselab.pretrained import Loaded
 
 Config = dict[str, Any]
 
@@ -30,32 +31,34 @@ Config = dict[str, Any]
 _SCALE = 0.18215
 
 
-def export(config: Config) -> Path:
-    """Write a model to a new folder in the format of others, and return the folder.
+@dataclass(kw_only=True)
+class Export(Task):
+    """Write the model to a new folder in the format of another code base.
 
-    Raises:
-        BadInput: The checkpoint cannot be used, the format cannot hold the model, or the folder is there already.
+    Args:
+        format: `diffusers`: a pipeline; `openai`: guided-diffusion's .pt and its flags; `dit`: DiT's .pt.
     """
-    settings = parse(SampleSettings, config)
-    path = checkpoint_file(settings.ckpt)
-    loaded = read(path)
-    codec = loaded.model.codec
-    # The networks of DiT's own code are of latents, and its files never hold the autoencoder.
-    if not isinstance(codec, (Identity, KLCodec) if settings.export == "dit" else Identity):
-        raise BadInput(f"export={settings.export}: it has no place for what {type(codec).__name__} does.")
-    weights = profile_name(settings.weights, loaded.names, "weights")
-    options = {key: value for key, value in loaded.config["network"].items() if key != "_target_"}
-    digest = sha256_of(path)[:8]
-    out = new_path(settings, path, "export", f"{settings.export}_{weights}_{digest}")
-    assert settings.export is not None
-    with new_folder(out) as partial:
-        try:
-            with loaded.applied(weights):
-                what = _WRITERS[settings.export](partial, loaded, options)
-        except ValueError as error:
-            raise BadInput(f"export={settings.export}: {error}") from None
-    console().print(f"{what}, weights {weights}: {out}")
-    return out
+
+    format: Literal["diffusers", "openai", "dit"] = "diffusers"
+
+    less_memory: ClassVar[str] = "close other programs"
+
+    def run(self, asked: SampleSettings) -> Path:
+        """Write it; returns the folder."""
+        opened = open_checkpoint(asked)
+        codec = opened.model.codec
+        # The networks of DiT's own code are of latents, and its files never hold the autoencoder.
+        if not isinstance(codec, (Identity, KLCodec) if self.format == "dit" else Identity):
+            raise BadInput(f"task.format={self.format}: it has no place for what {type(codec).__name__} does.")
+        options = {key: value for key, value in opened.loaded.config["network"].items() if key != "_target_"}
+        out = opened.new_path(asked, "export", f"{self.format}_{opened.weights}_{opened.sha256[:8]}")
+        with new_folder(out) as partial:
+            try:
+                what = _WRITERS[self.format](partial, opened.loaded, options)
+            except ValueError as error:
+                raise BadInput(f"task.format={self.format}: {error}") from None
+        console().print(f"{what}, weights {opened.weights}: {out}")
+        return out
 
 
 def _diffusers(folder: Path, loaded: Loaded, options: Config) -> str:

@@ -2,83 +2,96 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
 
 from denoiselab import progress
-from denoiselab.app.building import checks
-from denoiselab.app.config.settings import SampleSettings, parse
+from denoiselab.app.commands.task import Opened, Task, Work, check_finite, open_checkpoint, sampler_for
+from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.config.spelling import override
-from denoiselab.app.runs.paths import checkpoint_file, device_of, short_hash
-from denoiselab.cleaning import path_part
+from denoiselab.app.runs.paths import short_hash
 from denoiselab.console import console
 from denoiselab.errors import BadInput
-from denoiselab.files import sha256_of, write_json
-from denoiselab.instantiate import construct
-from denoiselab.pretrained import read_weights
+from denoiselab.files import write_json
 from denoiselab.samplers import Sampler
-from denoiselab.samplers.fitted_grids import GridSearch
-from denoiselab.training.checkpoint_files import home_of
+from denoiselab.samplers.fitted_grids import Grid, GridSearch
 from denoiselab.training.interruption import Interruption
 
-Config = dict[str, Any]
 
+@dataclass(kw_only=True)
+class FitGrid(Task):
+    """Fit a grid to the model and the sampler's number of steps, and write it to a new file.
 
-def fit_grid(config: Config) -> Path:
-    """Fit a grid to the sampler's own number of steps, and write it to a new file, which is returned.
-
-    Raises:
-        BadInput: The checkpoint, the sampler or an option cannot be used.
-        Stopped: The run was asked to stop; nothing was written.
+    Args:
+        method: How; a choice of task/method.
+        guidance: Scale of classifier-free guidance: 1 is the conditional model, 0 the unconditional one.
     """
-    settings = parse(SampleSettings, config)
-    search: GridSearch = construct(settings.grid, "grid")
-    sampler: Sampler = construct(settings.sampler, "sampler")
-    path = checkpoint_file(settings.ckpt)
-    loaded, weights = read_weights(path, settings.weights, data=settings.data)
-    model, device = loaded.model, device_of(settings.accelerator)
-    asked = {"sampler": settings.sampler, "grid": settings.grid, "weights": weights, "guidance": settings.guidance}
-    facts = {**asked, "checkpoint_sha256": sha256_of(path)}
-    name = f"{type(sampler).__name__.lower()}_steps{sampler.steps}_{weights}_{short_hash(facts)}.json"
-    out = Path(settings.out) if settings.out else home_of(path) / "grids" / path_part(name)
-    if out.exists():
-        raise BadInput(f"out={out}: exists already; nothing is written over, so name another file with out=...")
-    if out.suffix != ".json":
-        raise BadInput(f"out={out}: a grid's file ends in .json.")
-    checks.check_sampler(sampler, model, [settings.guidance])
-    denoiser = model.denoiser.to(device).eval()
-    index = torch.arange(search.num_samples, device=device)
-    try:
-        denoise = model.bound(index, settings.guidance)
-    except ValueError as error:
-        raise BadInput(str(error)) from None
-    total = search.num_samples * (search.fine + search.runs * sampler.steps)
-    with Interruption() as interruption, progress.bar("grid", total, unit="call") as bar:
 
-        def check(moment: object) -> None:
-            interruption.check()
-            bar.update(search.num_samples)
+    method: GridSearch
+    guidance: float = 1.0
 
+    less_memory: ClassVar[str] = "a smaller task.method.num_samples"
+
+    def __post_init__(self) -> None:
+        check_finite(self.guidance)
+
+    def check(self, asked: SampleSettings) -> None:
+        """Refuse a file of another kind."""
+        if asked.out is not None and not asked.out.endswith(".json"):
+            raise BadInput(f"out={asked.out}: a grid's file ends in .json.")
+
+    def run(self, asked: SampleSettings) -> Path:
+        """Fit and write it; returns the file."""
+        opened = open_checkpoint(asked)
+        sampler = sampler_for(asked, opened.model, self.guidance)
+        settings = {"sampler": asked.sampler, "grid": asked.task["method"], "guidance": self.guidance}
+        facts = {**settings, "weights": opened.weights, "checkpoint_sha256": opened.sha256}
+        name = f"{type(sampler).__name__.lower()}_steps{sampler.steps}_{opened.weights}_{short_hash(facts)}.json"
+        out = opened.new_path(asked, "grids", name)
+        total = self.method.num_samples * (self.method.fine + self.method.runs * sampler.steps)
+        with Interruption() as interruption, progress.bar("grid", total, unit="call") as bar:
+            grid = self._fitted(sampler, opened, Work(bar, interruption))
+            record = {
+                "lam": grid.lam,
+                "distance": grid.distance,
+                "distance_before": grid.before,
+                **facts,
+                "checkpoint": str(opened.path.resolve()),
+            }
+            write_json(out, record)
+        console().print(
+            f"RMS distance to the reference {grid.distance:.4g}, {grid.before:.4g} on the sampler's own grid "
+            f"(n = {self.method.num_samples}, weights {opened.weights}): {out}\n"
+            f"use, with this sampler: {_use(sampler, out)}"
+        )
+        return out
+
+    def _fitted(self, sampler: Sampler, opened: Opened, work: Work) -> Grid:
+        """The grid.
+
+        Raises:
+            BadInput: None can be fitted.
+        """
+        denoiser = opened.model.denoiser.to(opened.device)
+        index = torch.arange(self.method.num_samples, device=opened.device)
         try:
-            grid = search(sampler, denoise, denoiser.schedule, model.shape, device, check)
+            denoise = opened.model.bound(index, self.guidance)
         except ValueError as error:
-            raise BadInput(f"grid: {error}") from None
-        record = {
-            "lam": grid.lam,
-            "distance": grid.distance,
-            "distance_before": grid.before,
-            **facts,
-            "checkpoint": str(path.resolve()),
-        }
-        write_json(out, record)
-    console().print(
-        f"RMS distance to the reference {grid.distance:.4g}, {grid.before:.4g} on the sampler's own grid "
-        f"(n = {search.num_samples}, weights {weights}): {out}\n"
-        f"use, with this sampler: {_use(sampler, out)}"
-    )
-    return out
+            raise BadInput(str(error)) from None
+        try:
+            return self.method(
+                sampler,
+                denoise,
+                denoiser.schedule,
+                opened.model.shape,
+                opened.device,
+                lambda moment: work.done(self.method.num_samples),
+            )
+        except ValueError as error:
+            raise BadInput(f"task=fit_grid: {error}") from None
 
 
 def _use(sampler: Sampler, out: Path) -> str:

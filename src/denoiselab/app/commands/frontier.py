@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 import torch.distributed as dist
@@ -18,6 +18,7 @@ from denoiselab.app.building.classifier_guidance import steering
 from denoiselab.app.building.evaluator import Evaluator, frontier_of
 from denoiselab.app.commands import outputs
 from denoiselab.app.commands.report import matches, write_joint
+from denoiselab.app.commands.task import Task, check_finite, check_ranges, check_seed
 from denoiselab.app.config import overrides
 from denoiselab.app.config.settings import Evaluation, SampleSettings, parse, replaced
 from denoiselab.app.runs.devices import is_leader
@@ -25,12 +26,14 @@ from denoiselab.app.runs.names import name_of
 from denoiselab.app.runs.paths import device_of, newest
 from denoiselab.console import console
 from denoiselab.errors import BadInput
-from denoiselab.evaluation import Frontier, Record, Store
+from denoiselab.evaluation import Extractor, Frontier, Record, Store
 from denoiselab.files import sha256_of
 from denoiselab.from_config import identity
-from denoiselab.instantiate import MEASURES, MODEL, check, construct
+from denoiselab.instantiate import MEASURES, MODEL, construct
+from denoiselab.instantiate import check as check_nodes
 from denoiselab.pretrained import Loaded, read
 from denoiselab.training.checkpoint_files import CHECKPOINTS, home_of, saved
+from denoiselab.training.ema import profile_name
 from denoiselab.training.interruption import Interruption
 
 if TYPE_CHECKING:
@@ -39,6 +42,73 @@ if TYPE_CHECKING:
 Config = dict[str, Any]
 
 _CACHE = "logs/cache"  # for a run that names no other
+
+
+@dataclass(kw_only=True)
+class ScoreFrontier(Task):
+    """Score samplers, each checkpoint's into its run's directory; several checkpoints are written to one page too.
+
+    Each option that is null is as in the run's own evaluation.
+
+    Args:
+        samplers: Names of conf/sampler, each with a grid behind an @ if not its own.
+        nfe: Network calls a sample.
+        extra_nfe: Further budgets of single samplers; none where nfe alone is given.
+        num_samples: Samples a cell.
+        batch_size: Samples a network call; it does not change them.
+        seed: Sample i is a function of (seed, i).
+        guidance: Scales of classifier-free guidance.
+        extractor: Of features; a choice of evaluation/extractor@task.extractor.
+        metrics: Names of conf/metric, the primary one first.
+        metric_options: Options of single metrics.
+        reference: A file of statistics.
+        reference_n: Number of images of the reference, where it does not say so.
+        reference_data: `same`: a reference of other data is refused; `any`.
+        rescore: Whether cells are scored again that another version of the code has scored; they are kept.
+    """
+
+    samplers: list[str] | None = None
+    nfe: list[int] | None = None
+    extra_nfe: dict[str, list[int]] | None = None
+    num_samples: int | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+    guidance: list[float] | None = None
+    extractor: Extractor | None = None
+    metrics: list[str] | None = None
+    metric_options: dict[str, dict[str, Any]] | None = None
+    reference: str | None = None
+    reference_n: int | None = None
+    reference_data: Literal["same", "any"] | None = None
+    rescore: bool = False
+
+    several: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_ranges(2, num_samples=self.num_samples, reference_n=self.reference_n)
+        check_ranges(batch_size=self.batch_size)
+        check_seed(self.seed)
+        for scale in self.guidance or []:
+            check_finite(scale)
+
+    def check(self, asked: SampleSettings) -> None:
+        """Refuse unknown samplers."""
+        parts.sampler_nodes(self.samplers or [], "task.samplers")
+
+    def run(self, asked: SampleSettings) -> None:
+        """Score; finished cells are stored where the program is stopped."""
+        jobs = [_job(path, self.options(asked), asked) for path in checkpoints(asked.ckpt)]
+        if asked.out is not None and len(jobs) == 1:
+            _check_out(Path(asked.out))
+        leader = is_leader()
+        interruption = Interruption("stopped; the same command goes on after the last cell that was finished.")
+        with ExitStack() as stack, interruption:
+            device = _join_ranks(asked, stack)
+            for job in jobs:
+                _score(job, asked, device, interruption, leader=leader)
+        homes = list(dict.fromkeys(_store_of(job, asked, len(jobs)).directory for job in jobs))
+        if len(homes) > 1 and leader:
+            write_joint(homes, asked.out)
 
 
 @dataclass(frozen=True)
@@ -51,28 +121,6 @@ class _Job:
     frontier: Frontier
     config: Config
     evaluation: Evaluation
-
-
-def score(config: Config) -> None:
-    """Score checkpoints, each into its run's directory; several are written to one page too.
-
-    Raises:
-        BadInput: A checkpoint or an option cannot be used; nothing was written.
-        Stopped: The program was asked to stop; finished cells are stored.
-    """
-    settings = parse(SampleSettings, config)
-    jobs = [_job(path, settings) for path in checkpoints(settings.ckpt)]
-    if settings.out is not None and len(jobs) == 1:
-        _check_out(Path(settings.out))
-    leader = is_leader()
-    interruption = Interruption("stopped; the same command goes on after the last cell that was finished.")
-    with ExitStack() as stack, interruption:
-        device = _join_ranks(settings, stack)
-        for job in jobs:
-            _score(job, settings, device, interruption, leader=leader)
-    homes = list(dict.fromkeys(_store_of(job, settings, len(jobs)).directory for job in jobs))
-    if len(homes) > 1 and leader:
-        write_joint(homes, settings.out)
 
 
 def checkpoints(asked: str | Sequence[str]) -> list[Path]:
@@ -95,28 +143,30 @@ def checkpoints(asked: str | Sequence[str]) -> list[Path]:
     return [*found]
 
 
-def _job(path: Path, settings: SampleSettings) -> _Job:
-    loaded = read(path, data=settings.data)
-    own = {key: value for key, value in (settings.frontier or {}).items() if value is not None}
+def _job(path: Path, options: Config, asked: SampleSettings) -> _Job:
+    loaded = read(path, data=asked.data)
+    own = {key: value for key, value in options.items() if value is not None}
+    if asked.weights is not None:
+        own["weights"] = asked.weights
+        for one in [asked.weights] if isinstance(asked.weights, str) else asked.weights:
+            profile_name(one, loaded.names, "weights")
     trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
     default: Config = {
         "weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None,
         "reference_data": "same",
     }  # fmt: skip
-    evaluation = {**replaced({**default, **trained}, own), "rescore": own.get("rescore", False)}
-    parsed = parse(Evaluation, evaluation, "frontier")
+    evaluation = replaced({**default, **trained}, own)
+    parsed = parse(Evaluation, evaluation, "task")
     config = {"data": loaded.data_node, "evaluation": evaluation}
-    check({"data": config["data"]}, MODEL)
-    check({"evaluation": evaluation}, MEASURES)  # the checkpoint's, where the user gives no other
-    parts.build_extractor(config, parsed, parsed.num_samples, option="frontier")
+    check_nodes({"data": config["data"]}, MODEL)
+    check_nodes({"evaluation": evaluation}, MEASURES)  # the checkpoint's, where the user gives no other
+    parts.build_extractor(config, parsed, parsed.num_samples, option="task")
     checks.check_conditions(loaded.model)
-    frontier = frontier_of(evaluation, loaded.model, loaded.names, "frontier")
+    frontier = frontier_of(evaluation, loaded.model, loaded.names, "task")
     return _Job(path, home_of(path), loaded, frontier, config, parsed)
 
 
-def _score(
-    job: _Job, settings: SampleSettings, device: torch.device, interruption: Interruption, *, leader: bool
-) -> None:
+def _score(job: _Job, asked: SampleSettings, device: torch.device, interruption: Interruption, *, leader: bool) -> None:
     loaded, config = job.loaded, job.config
     try:
         images, held_out = construct(config["data"], "data").load()
@@ -127,15 +177,15 @@ def _score(
         model=loaded.model,
         identity=identity(loaded.config),
         applied=loaded.applied,
-        extractor=parts.build_extractor(config, job.evaluation, job.evaluation.num_samples, images, "frontier"),
+        extractor=parts.build_extractor(config, job.evaluation, job.evaluation.num_samples, images, "task"),
         images=images,
         held_out=held_out,
         data=config["data"]["name"],
         cache=Path(loaded.config.get("paths", {}).get("cache_dir", _CACHE)),
-        store=_store_of(job, settings, 1 if settings.out else 2),
+        store=_store_of(job, asked, 1 if asked.out else 2),
         name=name_of(job.home),
         interruption=interruption,
-        steering=steering(settings.classifier_guidance, loaded.model, device),
+        steering=steering(asked.classifier_guidance, loaded.model, device),
     )
     if leader:
         console(stderr=True).print(f"{job.path}: {loaded.images_seen:,} images seen")
@@ -144,10 +194,10 @@ def _score(
     if not leader:
         return
     outputs.write_outputs(records, evaluator.store, loaded.model.codec.shape)
-    _report(job, settings, records, evaluator.store.directory)
+    _report(job, asked, records, evaluator.store.directory)
 
 
-def _report(job: _Job, settings: SampleSettings, records: list[Record], directory: Path) -> None:
+def _report(job: _Job, asked: SampleSettings, records: list[Record], directory: Path) -> None:
     """Print the frontier, and send it to trackers: an evaluation in the group of its training run."""
     try:
         group = str(json.loads((job.home / "run.json").read_text(encoding="utf-8"))["wandb_id"])
@@ -155,7 +205,7 @@ def _report(job: _Job, settings: SampleSettings, records: list[Record], director
         group = ""
     checkpoint = sha256_of(job.path)[:8]
     group = group or checkpoint
-    trackers: dict[str, WandB] = construct(settings.logger, "logger")
+    trackers: dict[str, WandB] = construct(asked.logger, "logger")
     opened = [
         tracker.open(
             directory, f"{group}-eval-{checkpoint}", f"{name_of(job.home)} frontier of {job.path.stem}",
@@ -168,8 +218,8 @@ def _report(job: _Job, settings: SampleSettings, records: list[Record], director
         logger.close(0)
 
 
-def _store_of(job: _Job, settings: SampleSettings, jobs: int) -> Store:
-    return Store(Path(settings.out) if settings.out is not None and jobs == 1 else job.home)
+def _store_of(job: _Job, asked: SampleSettings, jobs: int) -> Store:
+    return Store(Path(asked.out) if asked.out is not None and jobs == 1 else job.home)
 
 
 def _check_out(out: Path) -> None:
@@ -178,9 +228,9 @@ def _check_out(out: Path) -> None:
         raise BadInput(f"out={out}: exists already, and holds no frontier; name another folder with out=...")
 
 
-def _join_ranks(settings: SampleSettings, stack: ExitStack) -> torch.device:
+def _join_ranks(asked: SampleSettings, stack: ExitStack) -> torch.device:
     """This process's device; processes that torchrun started share the samples among them."""
-    device = device_of(settings.accelerator)
+    device = device_of(asked.accelerator)
     on_gpu = device.type == "cuda"
     if on_gpu:
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

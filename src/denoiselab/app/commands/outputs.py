@@ -99,7 +99,7 @@ def report_records(records: list[Record], path: Path, loggers: Sequence[Logger])
     if others := sum(record.get("other_code", False) for record in records):
         out.print(
             f"code=...: {others} of these {len(records)} cells were scored by another version of the code, and are "
-            "kept; evaluation.rescore=true (sample.py: frontier.rescore=true) scores again those that are asked for."
+            "kept; evaluation.rescore=true (sample.py: task.rescore=true) scores again those that are asked for."
         )
     for record in records:
         if record["error"]:

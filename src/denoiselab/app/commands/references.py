@@ -13,7 +13,8 @@ from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Workspace
 from denoiselab.evaluation.features.extractors import ImageExtractor
-from denoiselab.instantiate import check, construct
+from denoiselab.instantiate import check as check_nodes
+from denoiselab.instantiate import construct
 
 Config = dict[str, Any]
 
@@ -21,7 +22,7 @@ Config = dict[str, Any]
 _OWN = ("download", "accelerator")
 
 
-def check_config(config: Config) -> TrainSettings:
+def check(config: Config, *, sweeping: bool = False) -> TrainSettings:
     """Check all that can be checked before anything is fetched or computed.
 
     Raises:
@@ -29,7 +30,7 @@ def check_config(config: Config) -> TrainSettings:
     """
     settings = parse(TrainSettings, {key: value for key, value in config.items() if key not in _OWN})
     check_shape(config["data"])
-    check({"data": config["data"], "evaluation": config["evaluation"]})
+    check_nodes({"data": config["data"], "evaluation": config["evaluation"]})
     download, accelerator = (config[key] for key in _OWN)
     if not isinstance(download, bool):
         raise BadInput(f"download={download}: it must be true or false.")
@@ -43,13 +44,13 @@ def check_config(config: Config) -> TrainSettings:
     return settings
 
 
-def compute(config: Config) -> Path:
+def run(config: Config, directory: Path | None = None) -> Path:
     """Fetch weights if asked to, compute the statistics of the training split, and say where they are.
 
     Raises:
         BadInput: The weights cannot be fetched, or the data not be scored.
     """
-    settings = check_config(config)
+    settings = check(config)
     extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")
     if not isinstance(extractor, ImageExtractor):
         raise BadInput("evaluation.extractor: points are scored against fresh points; there is nothing to compute.")

@@ -23,7 +23,7 @@ Config = dict[str, Any]
 _JOINT = "frontiers.html"
 
 
-def check_config(config: Config) -> ReportSettings:
+def check(config: Config, *, sweeping: bool = False) -> ReportSettings:
     """Check all options.
 
     Raises:
@@ -42,13 +42,13 @@ def check_config(config: Config) -> ReportSettings:
     return settings
 
 
-def report(config: Config) -> None:
+def run(config: Config, directory: Path | None = None) -> None:
     """Do what is asked, and say where it is.
 
     Raises:
         BadInput: A directory has no frontier, or an optional package is missing.
     """
-    settings = check_config(config)
+    settings = check(config)
     if settings.to == "page":
         homes = directories(settings.runs)
         try:

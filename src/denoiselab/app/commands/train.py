@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning.loggers import Logger
 
 from denoiselab.app.building import starting
-from denoiselab.app.building.assemble import Run, assemble
+from denoiselab.app.building.assemble import Run, assemble, check_config
+from denoiselab.app.building.starting import Former
 from denoiselab.app.commands import outputs
 from denoiselab.app.config.spelling import override
 from denoiselab.app.runs.devices import is_leader
@@ -26,6 +27,7 @@ from denoiselab.app.runs.run_directory import RunDirectory
 from denoiselab.conditioners import Clean
 from denoiselab.console import console
 from denoiselab.errors import BadInput, Failure
+from denoiselab.evaluation import Record
 from denoiselab.media.kinds import Images, medium
 from denoiselab.networks.summary import Summary, summarize
 from denoiselab.stored import to_stored
@@ -33,13 +35,24 @@ from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, CHECKPOINTS, Ch
 from denoiselab.training.finite import DivergedError
 from denoiselab.training.loggers import MetricsCSV
 
+Config = dict[str, Any]
 
-def train(config: dict[str, Any], job: Path | None) -> float:
+
+def check(config: Config, *, sweeping: bool = False) -> None:
+    """Check all that can be checked without building anything.
+
+    Raises:
+        BadInput: Something is wrong.
+    """
+    check_config(config, sweeping=sweeping)
+
+
+def run(config: Config, directory: Path | None = None) -> float:
     """Train, score, report; returns the `optimized_metric`, infinity where all of its cells failed.
 
     Args:
         config: Checked configuration, plain containers.
-        job: The directory of a job of a multirun; a single run's is `paths.run_dir`. Each may be a former run's.
+        directory: Of a job of a multirun; a single run's is `paths.run_dir`. Each may be a former run's.
 
     Raises:
         BadInput: Parts do not fit together, or the directory cannot be used.
@@ -49,23 +62,19 @@ def train(config: dict[str, Any], job: Path | None) -> float:
     for package in ("pytorch_lightning", "lightning_fabric"):
         warnings.filterwarnings("ignore", module=package)
         logging.getLogger(package).setLevel(logging.WARNING)
-    path = job or Path(config["paths"]["run_dir"])
+    path = directory or Path(config["paths"]["run_dir"])
     config["paths"]["run_dir"] = str(path)
-    continues = _continues("hydra.sweep.dir" if job else "paths.run_dir", job.parent if job else path)
+    option, place = ("paths.run_dir", path) if directory is None else ("hydra.sweep.dir", directory.parent)
+    continues = _continues(option, place)
     run = assemble(config, path, continues)
-    parameters = sum(p.numel() for p in run.model.denoiser.parameters())
-    tensors = 3 + len(run.module.ema.profiles)  # weights, two moments, averages
-    leader = is_leader()
-    keep = (config["callbacks"].get("checkpoints") or {}).get("keep_last", 2)
-    copies = keep + 2  # the last ones, the best one and the one being written; and what waits to be uploaded:
-    needs = (copies + 2 * len(run.trackers)) * 4 * tensors * parameters + 20_000_000
 
     def advice() -> str:
         kept = any(saved(path / CHECKPOINTS))
         return f"the last checkpoint is kept; to continue: {continues}" if kept else "nothing was saved yet"
 
-    with RunDirectory(path, needs, leader=leader) as directory, run.interruption, whole(run.trainer, path, advice):
-        continued = starting.former(run, directory, leader=leader)
+    leader, needs = is_leader(), _checkpoints(run).needs
+    with RunDirectory(path, needs, leader=leader) as home, run.interruption, whole(run.trainer, path, advice):
+        continued = starting.former(run, home, leader=leader)
         images_seen = continued.images_seen if continued else 0
         if images_seen - run.settings.batch_size >= run.settings.max_images:
             raise BadInput(f"max_images={run.settings.max_images}: the run in {path} has seen {images_seen} already.")
@@ -73,26 +82,10 @@ def train(config: dict[str, Any], job: Path | None) -> float:
         if not leader and images_seen >= run.settings.max_images:
             return math.nan  # nothing to train, so no group of processes: the leader scores alone
         if leader:
-            directory.describe(config, run.images.fingerprint, initial, continued.data_sha256 if continued else None)
-            for change in directory.changes:
-                console(stderr=True).print(f"changed since this run's last start: {change}")
-            if directory.edited:
-                console(stderr=True).print(f"warning: {directory.edited}")
-            if continued:
-                continued.put_aside()
-            console(stderr=True).print(f"network {config['network']['_target_'].rpartition('.')[2]}: {_costs(run)}")
-            if initial:
-                console(stderr=True).print(
-                    f"starts from {initial['checkpoint']}: {initial['weights']} weights of {initial['images_seen']:,} "
-                    f"images seen, {'with' if initial['optimizer'] else 'without'} its optimizer's state"
-                )
-            console(stderr=True).print(
-                f"run {path}: {len(run.images):,} images of {run.settings.data['name']}; {images_seen:,} of "
-                f"{run.settings.max_images:,} images seen; {copies} checkpoints of up to "
-                f"{4 * tensors * parameters / 1e6:,.0f} MB at a time"
-            )
+            home.describe(config, run.images.fingerprint, initial, continued.data_sha256 if continued else None)
+            _describe(run, home, continued, initial)
             _show_data(run, path / "samples" / "data.png")
-        with _loggers(run, directory, images_seen, leader=leader) as loggers:
+        with _loggers(run, home, images_seen, leader=leader) as loggers:
             run.trainer.loggers = loggers
             if images_seen < run.settings.max_images:
                 with enough_memory(less_memory(config)):
@@ -103,6 +96,56 @@ def train(config: dict[str, Any], job: Path | None) -> float:
             if leader:
                 check_there(path)
                 outputs.report_records(records, path, loggers)
+    return _value(run, records, leader=leader)
+
+
+class _Checkpoints(NamedTuple):
+    """Those of a run that are on the disk at a time.
+
+    Args:
+        number: Of them.
+        size: Bytes of one, at most.
+        needs: Bytes that the run needs.
+    """
+
+    number: int
+    size: int
+    needs: int
+
+
+def _checkpoints(run: Run) -> _Checkpoints:
+    parameters = sum(p.numel() for p in run.model.denoiser.parameters())
+    size = 4 * parameters * (3 + len(run.module.ema.profiles))  # weights, two moments, averages
+    keep = (run.config["callbacks"].get("checkpoints") or {}).get("keep_last", 2)
+    number = keep + 2  # the last ones, the best one and the one being written; and what waits to be uploaded:
+    return _Checkpoints(number, size, (number + 2 * len(run.trackers)) * size + 20_000_000)
+
+
+def _describe(run: Run, directory: RunDirectory, continued: Former | None, initial: dict[str, Any] | None) -> None:
+    """Say what the run starts from, and how large it is."""
+    err = console(stderr=True)
+    for change in directory.changes:
+        err.print(f"changed since this run's last start: {change}")
+    if directory.edited:
+        err.print(f"warning: {directory.edited}")
+    if continued:
+        continued.put_aside()
+    err.print(f"network {run.config['network']['_target_'].rpartition('.')[2]}: {_costs(run)}")
+    if initial:
+        err.print(
+            f"starts from {initial['checkpoint']}: {initial['weights']} weights of {initial['images_seen']:,} images "
+            f"seen, {'with' if initial['optimizer'] else 'without'} its optimizer's state"
+        )
+    checkpoints = _checkpoints(run)
+    err.print(
+        f"run {directory.path}: {len(run.images):,} images of {run.settings.data['name']}; "
+        f"{continued.images_seen if continued else 0:,} of {run.settings.max_images:,} images seen; "
+        f"{checkpoints.number} checkpoints of up to {checkpoints.size / 1e6:,.0f} MB at a time"
+    )
+
+
+def _value(run: Run, records: list[Record], *, leader: bool) -> float:
+    """The number that a sweep minimises."""
     try:
         return run.optimized(record for record in records if record["images_seen"] == run.module.images_seen)
     except ValueError as failed:  # the run is complete, and its table says which cells failed

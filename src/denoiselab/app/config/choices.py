@@ -17,8 +17,8 @@ _FROM_FILE = "denoiselab.samplers.listed_spacing.FromFile"
 def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict[str, Any]:
     """Label to configuration, for names of `conf/sampler`, each with a grid behind an @ if not its own.
 
-    The grid is a name of `conf/spacing`, or a JSON file as `grid=...` writes it: `ddim@karras`, `ddim@path/to/it.json`
-    (whose label ends in the file's stem).
+    The grid is a name of `conf/spacing`, or a JSON file as `task=fit_grid` writes it: `ddim@karras`,
+    `ddim@path/to/it.json` (whose label ends in the file's stem).
 
     Raises:
         BadInput: A name is unknown or stands twice.

@@ -7,7 +7,7 @@ from typing import Any
 
 from denoiselab import options, signatures
 from denoiselab.app.config import choices
-from denoiselab.app.config.settings import TrainSettings, parse
+from denoiselab.app.config.settings import SampleSettings, TrainSettings, parse
 from denoiselab.errors import BadInput
 from denoiselab.instantiate import check_names, resolve
 
@@ -40,6 +40,19 @@ def check_train(config: Config) -> None:
     choices.sampler_nodes(evaluation.samplers)
     choices.sampler_nodes([*evaluation.extra_nfe])  # a misspelt name would be passed over
     choices.metric_nodes(evaluation)
+
+
+def check_sample(config: Config) -> None:
+    """Check the configuration of `sample.py`.
+
+    Raises:
+        BadInput: An option is wrong.
+    """
+    if config.get("import") is None:
+        if config["ckpt"] == "???":
+            raise BadInput("ckpt: is not given; pass ckpt=<run directory or file>, or import=<source> import.path=...")
+        parse(SampleSettings, config)
+    check_nodes(config)
 
 
 def check_conditioner(config: Config) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,37 +12,18 @@ from hydra import compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab import choices, options
 from denoiselab.app.config import nodes
 from denoiselab.app.config.hydra_node import CheckedLoader, parameters
+from denoiselab.app.config.suggestions import children, dotted, unknown
 from denoiselab.errors import BadInput, closest
-from denoiselab.options import SPECIAL
-
-# Nodes with an entry for each name.
-_NAMED = ("callbacks", "logger", "ema.profiles")
-
-# What other programs call our options.
-_OTHER_NAMES = {
-    **dict.fromkeys(("max_epochs", "epochs", "num_epochs", "max_steps", "num_steps", "train_steps"), "max_images"),
-    **dict.fromkeys(("learning_rate", "base_lr"), "optimizer.lr"),
-    **dict.fromkeys(("num_inference_steps", "sampling_steps"), "sampler.steps"),
-    **dict.fromkeys(("cfg_scale", "guidance_scale"), "guidance"),
-    **dict.fromkeys(("ema_decay", "ema_rate"), "ema.profiles.ema.images"),
-    **dict.fromkeys(("checkpoint", "ckpt_path", "model"), "ckpt"),
-    **dict.fromkeys(("output", "output_dir", "outdir"), "out"),
-    **dict.fromkeys(("gpus", "num_gpus"), "trainer.devices"),
-    "image_size": "data.shape",
-    "n_samples": "num_samples",
-    "prompt": "conditioner.prompts",
-}
 
 
 def jobs(config_name: str, overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
@@ -109,6 +89,14 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
         if not str(error).startswith("Could not override '"):
             raise BadInput(_one_line(error)) from None
         key = str(error).split("'")[1]
+        given = next((override for override in parsed if override.key_or_group == key), None)
+        if given is not None and (tasks := _tasks_with(config_name, str(given.input_line))):
+            task = compose(config_name, [text for text in groups if text.startswith("task=")]).task
+            near = closest(key, nodes.takes(task) or []).replace("'", "'task.", 1)
+            others = ", ".join(tasks)
+            raise BadInput(
+                f"{given.input_line}: not with this task, but with task={others}; {near}{nodes.taken(task, 'task')}"
+            ) from None
         if "@" in key:
             raise BadInput(
                 f"{key}: there is no such choice to change in {config_name}.py; +{key}=... adds one."
@@ -124,6 +112,13 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
 def typed(overrides: Sequence[str], key: str) -> bool:
     """Whether one of the overrides sets `key` itself."""
     return any(_parse(text).key_or_group == key for text in overrides)
+
+
+def names(group: str) -> list[str]:
+    """The names of a group's choices."""
+    loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, ConfigLoaderImpl)
+    return choices.names(group, loader)
 
 
 def choice(group: str, name: str) -> dict[str, Any]:
@@ -153,7 +148,7 @@ def stated_choice(group: str, name: str) -> tuple[str | None, Any]:
         BadInput: There is no such choice.
     """
     group, at, place = group.partition("@")
-    allowed = _options(group)
+    allowed = names(group)
     if not allowed:
         raise BadInput(f"--help {group}={name}: '{group}' is no group of choices; --help alone shows them.")
     if name not in allowed:
@@ -192,19 +187,27 @@ def _parse(text: str) -> Override:
         raise BadInput(f"'{text}': not an override; write it as key=value, for example seed=1.") from None
 
 
-def _options(group: str) -> list[str]:
-    return list(GlobalHydra.instance().config_loader().get_group_options(group, ObjectType.CONFIG))
-
-
 def _is_group(override: Override) -> bool:
     return bool(GlobalHydra.instance().config_loader().get_group_options(override.key_or_group, None))
+
+
+def _tasks_with(config_name: str, override: str) -> list[str]:
+    """The tasks of a program with which an override can be composed."""
+    found = []
+    for task in names("task"):
+        try:
+            compose(config_name, [f"task={task}", override])
+        except (HydraException, OmegaConfBaseException):
+            continue
+        found.append(task)
+    return found
 
 
 def _check_choice(override: Override) -> None:
     group, value = override.key_or_group, override.value()
     if group.startswith("hydra") or override.is_delete():
         return
-    allowed = _options(group)
+    allowed = names(group)
     for name in value if isinstance(value, list) else [value]:
         if name is not None and str(name) not in allowed:
             raise BadInput(f"{group}={name}: unknown; {closest(str(name), allowed)}allowed: {', '.join(allowed)}.")
@@ -222,74 +225,18 @@ def _check_key(override: Override, base: DictConfig) -> None:
     node: Any = base
     parts = key.split(".")
     for depth, part in enumerate(parts):
-        takes, children = nodes.takes(node), _children(node)
-        if part not in (children if takes is None else takes):
-            raise _unknown(override, parts, depth, node, [name for name in _dotted(base) if name != key])
-        if part not in children:
+        takes, here = nodes.takes(node), children(node)
+        if part not in (here if takes is None else takes):
+            raise unknown(override, parts, depth, node, [name for name in dotted(base) if name != key])
+        if part not in here:
             return
         node = node._get_node(part) if isinstance(node, DictConfig) else node._get_node(int(part))
         if node is not None and node._is_interpolation():
             node = node._maybe_dereference_node()
-    if _children(node) and override.value() == {}:  # Hydra would merge it
+    if children(node) and override.value() == {}:  # Hydra would merge it
         raise BadInput(
-            f"{key}={{}}: changes nothing, as options are merged; name those to change: {key}.{_children(node)[0]}=..."
+            f"{key}={{}}: changes nothing, as options are merged; name those to change: {key}.{children(node)[0]}=..."
         )
-
-
-def _unknown(override: Override, parts: Sequence[str], depth: int, node: Any, known: Sequence[str]) -> BadInput:
-    """The error for an option whose part at `depth` is not in `node`; `known` are the options there are."""
-    key, where, takes = override.key_or_group, ".".join(parts[:depth]), nodes.takes(node)
-    value = "" if override.is_delete() else f"={override.get_value_element_as_str()}"
-    if takes is not None:
-        names = [name for name in takes if name not in SPECIAL]
-        near = _suggestion(parts, depth, names, known)
-        return BadInput(f"{key}{value}: unknown option; {near}{nodes.taken(node, where)}")
-    children = _children(node)
-    near, allowed = _suggestion(parts, depth, children, known), ", ".join(sorted(children)) or "nothing"
-    inside = f"in '{where}'" if where else "at the top"
-    named = where in _NAMED and value and depth + 1 == len(parts)
-    more = f" (+{key}={{_target_: ...}} adds one)" if named else ""
-    return BadInput(f"{key}{value}: unknown option; {near}allowed {inside}: {allowed}{more}.")
-
-
-def _suggestion(parts: Sequence[str], depth: int, children: Sequence[str], known: Sequence[str]) -> str:
-    """`did you mean 'x'? `, or nothing: what other programs call it, the closest spelling, or its place.
-
-    Args:
-        parts: Of the key.
-        depth: Of the first one that is unknown.
-        children: What is allowed instead.
-        known: All keys.
-    """
-    leaf, leaves = parts[-1], {name.rpartition(".")[2]: name for name in reversed(known)}
-    if _OTHER_NAMES.get(leaf) in known and leaf not in leaves:
-        return _meant([_OTHER_NAMES[leaf]])
-    if near := difflib.get_close_matches(parts[depth], children, n=1, cutoff=0.6):
-        return _meant([".".join([*parts[:depth], near[0], *parts[depth + 1 :]])])
-    places = [name for name in known if name.endswith(f".{'.'.join(parts)}")]
-    if places:
-        highest = min(place.count(".") for place in places)
-        return _meant([place for place in places if place.count(".") == highest][:3])
-    return _meant([leaves[near] for near in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.75)])
-
-
-def _meant(keys: Sequence[str]) -> str:
-    return f"did you mean {' or '.join(map(repr, keys))}? " if keys else ""
-
-
-def _children(node: Any) -> list[str]:
-    if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
-        return [str(key) for key in node]
-    if isinstance(node, ListConfig) and not node._is_none():
-        return [str(index) for index in range(len(node))]
-    return []
-
-
-def _dotted(node: Any, prefix: str = "") -> Iterator[str]:
-    if isinstance(node, DictConfig):
-        for key in _children(node):
-            yield f"{prefix}{key}"
-            yield from _dotted(node._get_node(key), f"{prefix}{key}.")
 
 
 def _one_line(error: Exception) -> str:

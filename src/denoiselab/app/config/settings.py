@@ -122,34 +122,21 @@ class Conditions(_Settings):
 
 
 class SampleSettings(_Settings):
-    """The whole configuration of `sample.py`."""
+    """The configuration of `sample.py`: what all tasks take, the task, and the parts that it takes."""
 
-    sampler: Node
-    likelihood: Node | None = None
-    grid: Node | None = None
-    frontier: Node | None = None
-    logger: dict[str, Node]
-    import_: Node | None = Field(default=None, alias="import")
-    data: Node | None = None
-    classifier_guidance: ClassifierGuidance | None = None
     ckpt: str | list[str]
-    export: Literal["diffusers", "openai", "dit"] | None
-    encode: Literal["held_out", "train"] | None
-    interpolate: int | None = Field(ge=2)
-    log_dir: str
-    weights: str | None
-    num_samples: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    seed: int = Field(ge=0, lt=2**63)
-    guidance: float = Field(allow_inf_nan=False)
-    conditioner: Conditions
-    noise: Literal["independent", "brownian"]
-    format: Literal["png", "npz"]
+    weights: str | list[str] | None
     out: str | None
-    split: Literal["held_out", "train"]
-    repeats: int = Field(ge=1)
     accelerator: Literal["auto", "cpu", "gpu"]
+    log_dir: str
     traceback: bool
+    import_: Node | None = Field(default=None, alias="import")
+    task: Node
+    sampler: Node | None = None
+    data: Node | None = None
+    conditioner: Conditions | None = None
+    classifier_guidance: ClassifierGuidance | None = None
+    logger: dict[str, Node] = {}
 
 
 class ReportSettings(_Settings):

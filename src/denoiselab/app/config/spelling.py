@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 # Mappings from names that the user gives.
-_OPEN = re.compile(r"(evaluation|frontier)\.(metric_options|extra_nfe)(\.|$)")
+_OPEN = re.compile(r"(evaluation|task)\.(metric_options|extra_nfe)(\.|$)")
 
 
 def override(key: str, value: str | Path | list[str]) -> str:

@@ -12,13 +12,10 @@ from pathlib import Path
 import torch
 
 from denoiselab import files
-from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.devices import is_leader
-from denoiselab.cleaning import path_part
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.training import checkpoint_files
-from denoiselab.training.checkpoint_files import home_of
 
 
 def checkpoint_file(ckpt: str | Sequence[str]) -> Path:
@@ -29,7 +26,7 @@ def checkpoint_file(ckpt: str | Sequence[str]) -> Path:
     """
     path = Path(str(ckpt))
     if glob.has_magic(str(path)) and not path.exists():
-        raise BadInput(f"ckpt={path}: a pattern is for frontier=default; name one run directory or checkpoint file.")
+        raise BadInput(f"ckpt={path}: a pattern is for task=frontier; name one run directory or checkpoint file.")
     return newest(path)
 
 
@@ -64,18 +61,6 @@ def check_accelerator(accelerator: str) -> None:
 def short_hash(asked: object) -> str:
     """Eight digits of the SHA-256 of plain containers: the same request has the same name."""
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def new_path(settings: SampleSettings, checkpoint: Path, kind: str, folder: str) -> Path:
-    """The folder to write: `out`, or one in the folder `kind` of the checkpoint's run.
-
-    Raises:
-        BadInput: It exists.
-    """
-    out = Path(settings.out) if settings.out else home_of(checkpoint) / kind / path_part(folder)
-    if out.exists():
-        raise BadInput(f"out={out}: exists already; nothing is written over, so name another folder with out=...")
-    return out
 
 
 @contextmanager

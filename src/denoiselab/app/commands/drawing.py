@@ -1,0 +1,178 @@
+"""What tasks that draw samples share: their options, the loop over batches, and the folder that is written."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from denoiselab import progress
+from denoiselab.app.building import checks
+from denoiselab.app.building.analytic_moments import learn
+from denoiselab.app.building.classifier_guidance import Steering, steering
+from denoiselab.app.commands.task import (
+    Opened,
+    Task,
+    Work,
+    check_finite,
+    check_ranges,
+    check_seed,
+    open_checkpoint,
+    sampler_for,
+    working,
+)
+from denoiselab.app.config.settings import SampleSettings
+from denoiselab.app.runs.paths import short_hash
+from denoiselab.console import console
+from denoiselab.errors import BadInput
+from denoiselab.files import write_text
+from denoiselab.media.kinds import medium
+from denoiselab.model import Drawing, Model, mean_count
+from denoiselab.noise import Noise
+from denoiselab.samplers import Analytic, Sampler
+from denoiselab.schedules import Schedule
+
+# Options that the samples do not depend on, and those that the name of a folder states.
+_NAMED = ("num_samples", "batch_size", "seed")
+
+
+class Start(NamedTuple):
+    """What a batch starts from.
+
+    Args:
+        samples: `(B,)` int64, the samples whose noise and condition it has.
+        x_t: `(B, *)`, x_T; None for that of `samples`.
+    """
+
+    samples: Tensor
+    x_t: Tensor | None = None
+
+
+@dataclass(kw_only=True)
+class DrawingTask(Task):
+    """Draws samples, and writes them with their protocol to a new folder.
+
+    Args:
+        num_samples: Number of samples.
+        batch_size: Samples a network call; it does not change the samples.
+        seed: Sample i is a function of (seed, i).
+        guidance: Scale of classifier-free guidance: 1 is the conditional model, 0 the unconditional one.
+        format: `png`: a file a sample and a grid; `npz`: one array "images", (N, H, W, C) uint8, and a grid.
+    """
+
+    num_samples: int = 64
+    batch_size: int = 64
+    seed: int = 0
+    guidance: float = 1.0
+    format: Literal["png", "npz"] = "png"
+
+    # The folder in the run's directory where the new folder is.
+    folder: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_ranges(num_samples=self.num_samples, batch_size=self.batch_size)
+        check_seed(self.seed)
+        check_finite(self.guidance)
+
+    @property
+    def number(self) -> int:
+        """Of samples that are drawn."""
+        return self.num_samples
+
+    @property
+    def row(self) -> int | None:
+        """Images a row of the grid; None for a square grid."""
+        return None
+
+    @property
+    def noise_class(self) -> type[Noise]:
+        """Of the noise in the steps."""
+        return Noise
+
+    def check_sampler(self, sampler: Sampler) -> None:
+        """Refuse a sampler that does not suit the task.
+
+        Raises:
+            BadInput: It does not.
+        """
+
+    @abstractmethod
+    def start(self, rows: Tensor, sampler: Sampler, model: Model) -> Start:
+        """What rows `(B,)` of all `number` samples start from."""
+
+    def run(self, asked: SampleSettings) -> Path:
+        """Draw the samples, and write them to a new folder, which is returned."""
+        conditions = {name: value for name, value in asked.conditioner or () if value is not None}
+        opened = open_checkpoint(asked, conditions)
+        sampler = sampler_for(asked, opened.model, self.guidance)
+        checks.check_conditions(opened.model)
+        self.check_sampler(sampler)
+        steer = steering(asked.classifier_guidance, opened.model, opened.device)
+        facts: dict[str, Any] = {} if steer is None else steer.facts
+        options = {name: value for name, value in self.options(asked).items() if name not in _NAMED}
+        short = short_hash([asked.sampler, opened.sha256, options, conditions, facts])
+        rule = f"{type(sampler).__name__.lower()}_steps{sampler.steps}"
+        name = f"{rule}_{opened.weights}_seed{self.seed}_n{self.num_samples}_{short}"
+        out = opened.new_path(asked, self.folder, name)
+        opened.model.denoiser.to(opened.device)
+        calls = _calls(sampler, opened.model.denoiser.schedule)
+        with working(out, "sampling", self.number * calls, "call") as (partial, work):
+            learn(sampler, opened.model, lambda: opened.loaded.data()[0], opened.home, work.check)
+            samples, index, counts = self._drawn(sampler, opened, steer, calls, work)
+            labels = (opened.model.conditioner if steer is None else steer).described(index)
+            medium(opened.model.codec.shape).write_samples(partial, samples, self.format, self.row, labels)
+            record = {
+                **self.record(asked),
+                "checkpoint": str(opened.path.resolve()),
+                "checkpoint_sha256": opened.sha256,
+                "weights": opened.weights,
+                **counts,
+                **({} if self.guidance == 1 else {"guided_channels": opened.model.conditioner.guided_channels}),
+                **facts,
+            }
+            write_text(partial / "samples.json", json.dumps(record, indent=1))
+        told = f"{self.number} samples, {counts['nfe']} network calls each, weights {opened.weights}: {out}"
+        console().print(told)
+        return out
+
+    def _drawn(
+        self, sampler: Sampler, opened: Opened, steer: Steering | None, calls: int, work: Work
+    ) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """The samples, on the CPU, whose conditions they have, and the calls and evaluations of networks of one."""
+        model = opened.model
+        drawing = Drawing(sampler, self.seed, None, self.guidance, self.noise_class, steer)
+        samples, indices, counts = [], [], Counter[str]()
+        for rows in torch.arange(self.number, device=opened.device).split(self.batch_size):
+            index, start = self.start(rows, sampler, model)
+            on_step = progress.Steps(work.bar, len(rows) * calls, work.check)
+            drawn, counted = model.draw(index, drawing, on_step, start=start)
+            on_step.finish()
+            samples.append(drawn.cpu())
+            indices.append(index.cpu())
+            counts.update(nfe=counted.rows, network_evaluations=counted.evaluated_rows)
+            if steer is not None:
+                counts.update(classifier_evaluations=counted.classified_rows)
+        means = {name: mean_count(rows, self.number) for name, rows in counts.items()}
+        return torch.cat(samples), torch.cat(indices), means
+
+
+def _calls(sampler: Sampler, schedule: Schedule) -> int:
+    """Network calls of a sample, as far as they are known before.
+
+    Raises:
+        BadInput: The sampler refuses the schedule.
+    """
+    try:
+        calls = 1 if sampler.adaptive else sampler.nfe(sampler.steps, schedule)
+        if not isinstance(sampler, Analytic):  # whose moments have not been measured yet
+            with torch.no_grad():
+                sampler.plan(schedule, sampler.grid(schedule))
+    except ValueError as error:
+        raise BadInput(f"sampler: {error}") from None
+    return calls

@@ -1,0 +1,223 @@
+"""What a task of `sample.py` is, and what tasks share: a checkpoint that is opened, a new folder that is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+
+from denoiselab import progress
+from denoiselab.app.building import checks
+from denoiselab.app.config.settings import SampleSettings
+from denoiselab.app.runs.paths import checkpoint_file, device_of, new_folder
+from denoiselab.cleaning import path_part
+from denoiselab.errors import BadInput
+from denoiselab.files import sha256_of
+from denoiselab.instantiate import construct
+from denoiselab.model import Model
+from denoiselab.pretrained import Loaded, read_weights
+from denoiselab.samplers import Sampler
+from denoiselab.training.checkpoint_files import home_of
+from denoiselab.training.interruption import Interruption
+
+
+class Task(ABC):
+    """What `sample.py` does with a checkpoint.
+
+    A task is a dataclass: its fields are its options, with their types, ranges and defaults. A file of `conf/task`
+    names the class as `_target_`, and composes the parts of the configuration that the task takes beside its own
+    options: `sampler`, `data`, `logger`, `classifier_guidance`, `conditioner`. An option or a part that a task does
+    not have cannot be set with it.
+
+    Every task takes `ckpt` or `import`, `weights`, `out`, `accelerator` and `log_dir` (`SampleSettings`).
+    """
+
+    # Whether it takes lists of checkpoints and of weights.
+    several: ClassVar[bool] = False
+    # What to change if memory does not suffice.
+    less_memory: ClassVar[str] = "a smaller batch_size"
+
+    def check(self, asked: SampleSettings) -> None:  # noqa: B027  # most have nothing to add
+        """Refuse what can be refused before any file is read.
+
+        The types and ranges of options have been checked, and the sampler and other parts could be built.
+
+        Args:
+            asked: All that was asked for.
+
+        Raises:
+            BadInput: The message names the option.
+        """
+
+    @abstractmethod
+    def run(self, asked: SampleSettings) -> object:
+        """Do it, write the result, and print where it is.
+
+        Args:
+            asked: All that was asked for.
+
+        Raises:
+            BadInput: The checkpoint or an option cannot be used; nothing was written.
+            Stopped: The program was asked to stop.
+        """
+
+    def options(self, asked: SampleSettings) -> dict[str, Any]:
+        """All options of the task, those with their defaults too, as plain containers."""
+        fields = dataclasses.fields(self)  # type: ignore[arg-type]  # subclasses are dataclasses
+        return {field.name: asked.task.get(field.name, getattr(self, field.name)) for field in fields}
+
+    def record(self, asked: SampleSettings) -> dict[str, Any]:
+        """The whole configuration, as plain containers, for the protocol of a result."""
+        given = asked.model_dump(by_alias=True, exclude_unset=True)
+        return {**given, "task": asked.task["_target_"], **self.options(asked)}
+
+
+def check_ranges(least: int = 1, **options: int | None) -> None:
+    """Refuse numbers of a task that are too small.
+
+    Raises:
+        ValueError: One is below `least`.
+    """
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise ValueError(f"{name}={value}: it must be at least {least}.")
+
+
+def check_seed(seed: int | None) -> None:
+    """Refuse a seed that is not from 0 to 2^63 - 1.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if seed is not None and not 0 <= seed < 2**63:
+        raise ValueError(f"seed={seed}: it must be from 0 to 2^63 - 1.")
+
+
+def check_finite(guidance: float) -> None:
+    """Refuse a scale of guidance that is no finite number.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if not math.isfinite(guidance):
+        raise ValueError(f"guidance={guidance}: it must be finite.")
+
+
+class Opened(NamedTuple):
+    """A checkpoint with the weights asked for.
+
+    Args:
+        path: Of its file.
+        sha256: Of its file.
+        loaded: The model, in evaluation mode on the CPU, and its run's configuration.
+        weights: Their name.
+        device: Where the task shall work.
+    """
+
+    path: Path
+    sha256: str
+    loaded: Loaded
+    weights: str
+    device: torch.device
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.loaded.model
+
+    @property
+    def home(self) -> Path:
+        """The run's directory."""
+        return home_of(self.path)
+
+    def new_path(self, asked: SampleSettings, kind: str, name: str) -> Path:
+        """The folder or file to write: `out`, or one of that name in the folder `kind` of the run's directory.
+
+        Raises:
+            BadInput: It exists.
+        """
+        out = Path(asked.out) if asked.out else self.home / kind / path_part(name)
+        if out.exists():
+            raise BadInput(f"out={out}: exists already; nothing is written over, so name another one with out=...")
+        return out
+
+
+class Work:
+    """The progress of a task that can be interrupted.
+
+    Args:
+        bar: Of `denoiselab.progress`.
+        interruption: Notes signals.
+    """
+
+    def __init__(self, bar: Any, interruption: Interruption) -> None:
+        self.bar, self._interruption = bar, interruption
+
+    def check(self, moment: object = None) -> None:
+        """Stop if a signal has come.
+
+        Raises:
+            Stopped: One has.
+        """
+        self._interruption.check()
+
+    def done(self, size: int) -> None:
+        """Stop if a signal has come, else count `size` units.
+
+        Raises:
+            Stopped: One has.
+        """
+        self.check()
+        self.bar.update(size)
+
+
+def open_checkpoint(asked: SampleSettings, conditions: Mapping[str, Any] = MappingProxyType({})) -> Opened:
+    """The one checkpoint that is asked for.
+
+    Args:
+        asked: Names it, its weights and its data.
+        conditions: Options of the run's conditioner to be others than in training.
+
+    Raises:
+        BadInput: It cannot be used, or has no such weights.
+    """
+    path = checkpoint_file(asked.ckpt)
+    assert not isinstance(asked.weights, list)
+    loaded, weights = read_weights(path, asked.weights, conditions, asked.data)
+    return Opened(path, sha256_of(path), loaded, weights, device_of(asked.accelerator))
+
+
+def sampler_for(asked: SampleSettings, model: Model, guidance: float) -> Sampler:
+    """The sampler that is asked for.
+
+    Raises:
+        BadInput: It does not suit the model, or the model has no guidance of that scale.
+    """
+    sampler: Sampler = construct(asked.sampler, "sampler")
+    checks.check_scales(model, [guidance], f"guidance={guidance}")
+    checks.check_sampler(sampler, model, [guidance])
+    return sampler
+
+
+@contextmanager
+def working(out: Path, what: str, total: int, unit: str = "img") -> Iterator[tuple[Path, Work]]:
+    """A new folder that takes the name `out` when the block ends well, and the progress of the work in it.
+
+    Args:
+        out: The folder.
+        what: Title of the progress bar.
+        total: Units of work.
+        unit: What is counted.
+
+    Raises:
+        BadInput: The folder cannot be written.
+    """
+    with new_folder(out) as partial, Interruption() as interruption, progress.bar(what, total, unit=unit) as bar:
+        yield partial, Work(bar, interruption)

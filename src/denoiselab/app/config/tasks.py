@@ -1,0 +1,81 @@
+"""How the options of a task of `sample.py` are written: with or without `task.`; and former spellings of tasks."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Sequence
+
+from denoiselab import signatures
+from denoiselab.app.config import overrides
+from denoiselab.errors import BadInput
+
+# Former spellings, and what is written instead.
+_FORMER = tuple(
+    (re.compile(pattern), new)
+    for pattern, new in (
+        (r"(frontier|likelihood|grid|export|encode|interpolate)=null", ""),
+        (r"frontier=\w+", "task=frontier"),
+        (r"frontier\.weights=(.*)", r"weights=\1"),
+        (r"frontier\.(.*)", r"task.\1"),
+        (r"\+?([\w/]+@)frontier\.(.*)", r"\1task.\2"),
+        (r"likelihood=(\w+)", r"task=likelihood task/method=\1"),
+        (r"grid=(\w+)", r"task=fit_grid task/method=\1"),
+        (r"(\+?|\w+@)(?:likelihood|grid)\.(.*)", r"\1task.method.\2"),
+        (r"export=(\w+)", r"task=export task.format=\1"),
+        (r"encode=(\w+)", r"task=encode task.split=\1"),
+        (r"interpolate=(\w+)", r"task=interpolate task.frames=\1"),
+    )
+)
+
+
+def check_spelling(arguments: Sequence[str]) -> None:
+    """Refuse former spellings of tasks.
+
+    Args:
+        arguments: As the shell gave them.
+
+    Raises:
+        BadInput: There is one; the message has the whole command as it is written now.
+    """
+    written, former = [], []
+    for argument in arguments:
+        new = next((match.expand(new) for old, new in _FORMER if (match := old.fullmatch(argument))), None)
+        if new is None:
+            written.append(shlex.quote(argument))
+        else:
+            former.append(argument)
+            written += [shlex.quote(new)] if not new.startswith("task=") else [new]
+    if former:
+        command = " ".join(word for word in ("python sample.py", *written) if word not in ("", "''"))
+        raise BadInput(f"{' '.join(former)}: is now an option of a task; write: {command}")
+
+
+def written_out(arguments: Sequence[str], default: str) -> list[str]:
+    """Arguments with `task.` before each option of the task that lacks it.
+
+    Args:
+        arguments: In Hydra's grammar.
+        default: The task that is done where none is chosen.
+
+    Raises:
+        BadInput: The task is null.
+    """
+    chosen = next((text.partition("=")[2] for text in arguments if text.startswith("task=")), default)
+    allowed = overrides.names("task")
+    if chosen in ("", "null"):
+        raise BadInput(f"task={chosen}: one is needed; allowed: {', '.join(allowed)}.")
+    known = [name for name in chosen.split(",") if name in allowed]
+    names = {option for name in known for option in options(name)}
+    return [_written_out(argument, names) for argument in arguments]
+
+
+def options(task: str) -> list[str]:
+    """The options of a task, a choice of `conf/task`."""
+    signature = signatures.read(overrides.choice("task", task)["_target_"])
+    return [] if signature is None else [*signature.parameters]
+
+
+def _written_out(argument: str, names: set[str]) -> str:
+    match = re.match(r"\w+(?=[.=])", argument)
+    return f"task.{argument}" if match and match[0] in names else argument
