@@ -107,7 +107,7 @@ def _of_class(found: Found, target: str) -> Signature | None:
     """The parameters of the constructor that a class has or inherits."""
     lineage = _lineage(found)
     docs: dict[str, str] = {}
-    for ancestor in reversed(lineage or [found]):
+    for ancestor in reversed([*_ancestors(found)]):
         docs |= _documented(ancestor.node)
     if lineage is None:
         lineage = [found]
@@ -203,6 +203,15 @@ def _lineage(found: Found) -> list[Found] | None:
             return [*out, next_] if _has_constructor([*out, next_]) else None
         out += further
     return out
+
+
+def _ancestors(found: Found) -> Iterator[Found]:
+    """A class and all that it extends, as far as they are in reach: their docstrings may describe its options."""
+    yield found
+    for base in _class(found).bases:
+        extended = found.module.find(_last(base)) if isinstance(base, ast.Name) else None
+        if extended is not None and isinstance(extended.node, ast.ClassDef):
+            yield from _ancestors(extended)
 
 
 def _has_constructor(lineage: list[Found]) -> bool:

@@ -21,6 +21,7 @@ from torch import nn
 from denoiselab.instantiate import check, construct, resolve
 from denoiselab.networks import Conditioning, NCSNv2
 from denoiselab.networks.magnitude import MPConv
+from denoiselab.signatures import read
 from denoiselab.testing.networks import CHECKS, LABEL, close, gradients, wake
 
 # Sizes for the options that a network has; what it cannot be made tiny by is added by its class.
@@ -199,6 +200,13 @@ def test_every_file_composes_to_a_network_of_its_size(name):
     with torch.device("meta"):
         network = build({**json.loads(configuration(name)), "shape": shape})
     assert network.conditioning <= set(Conditioning._fields)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_option_is_described(name):
+    """By the class or by one that it extends; `--help` shows it."""
+    options = read(full(name)["_target_"]).parameters
+    assert [option for option, parameter in options.items() if not parameter.doc] == []
 
 
 @pytest.mark.parametrize(("name", "sizes", "count"), COUNTS)

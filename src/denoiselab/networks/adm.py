@@ -30,7 +30,7 @@ class ADMUNet(UNet):
         block_resampling: Residual blocks halve and double the resolution, instead of convolutions.
         heads_up: Heads of each attention on the way up, if `head_channels` is None; None for `heads`.
 
-    Further options and errors are those of `ConditionalNetwork`.
+    Further options and errors are those of `SharedOptions`.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ADMClassifier(Encoder):
         scale_shift: As in `ResidualBlock`.
         block_resampling: Residual blocks halve the resolution, instead of convolutions.
 
-    Further options and errors are those of `ConditionalNetwork`.
+    Further options and errors are those of `SharedOptions`.
     """
 
     def __init__(

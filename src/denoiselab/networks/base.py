@@ -30,10 +30,8 @@ class Network(Protocol):
         ...
 
 
-class ConditionalNetwork(nn.Module):
-    """The base of the networks of this package.
-
-    Options that they share are documented here; each documents its own.
+class SharedOptions(nn.Module):
+    """The options that the networks of this package share; each documents its own.
 
     Args:
         shape: Shape of a sample: (C, H, W) of an image or latent.
@@ -56,6 +54,10 @@ class ConditionalNetwork(nn.Module):
         ValueError: If `shape` has another number of dimensions, a value is out of range, or sizes do not divide each
             other.
     """
+
+
+class ConditionalNetwork(SharedOptions):
+    """The base of the networks of this package: called as a `Network`."""
 
     conditioning: frozenset[str]
     checkpoint_levels: frozenset[int]

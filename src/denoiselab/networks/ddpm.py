@@ -32,7 +32,7 @@ class DDPMUNet(UNet):
         patch: Side of the squares of pixels that become channels before the first level, and pixels again after the
             last; 2 halves the cost of a step. Not in the source.
 
-    Further options and errors are those of `ConditionalNetwork`.
+    Further options and errors are those of `SharedOptions`.
     """
 
     def __init__(

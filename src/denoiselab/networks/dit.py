@@ -49,7 +49,7 @@ class DiT(EmbeddedNetwork):
         mlp_norm_eps: Added to the variance in the norm before the feed-forward layer: 1e-6 in the paper's code, 1e-5 in
             diffusers' port.
 
-    Further options and errors are those of `ConditionalNetwork`.
+    Further options and errors are those of `SharedOptions`.
     """
 
     def __init__(

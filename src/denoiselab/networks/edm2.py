@@ -40,7 +40,7 @@ class EDM2UNet(ConditionalNetwork):
         fir: Taps of the filters that resample.
         num_classes: Classes of `class_label`; index `num_classes` is the null class. None for none.
 
-    Further options and errors are those of `ConditionalNetwork`.
+    Further options and errors are those of `SharedOptions`.
     """
 
     def __init__(

@@ -26,7 +26,7 @@ class MLP(EmbeddedNetwork):
         depth: Number of blocks.
         num_classes: Classes of `class_label`; index `num_classes` is the null class. None for none.
 
-    Further options and errors are those of `ConditionalNetwork`.
+    Further options and errors are those of `SharedOptions`.
     """
 
     def __init__(

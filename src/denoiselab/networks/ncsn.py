@@ -116,7 +116,7 @@ class NCSN(_RefineNet):
         multipliers: Channels of each level of resolution or dilation, as multiples of `channels`.
         dilations: Of the convolutions of each level; a level after the first with dilation 1 halves the resolution.
 
-    Further options and errors are those of `ConditionalNetwork`.
+    Further options and errors are those of `SharedOptions`.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class NCSNv2(_RefineNet):
             128x128, [1, 2, 2, 2, 4, 4] at 256x256.
         dilations: As in `NCSN`.
 
-    Further options and errors are those of `ConditionalNetwork`.
+    Further options and errors are those of `SharedOptions`.
     """
 
     uses_label = False

@@ -56,7 +56,7 @@ class NCSNpp(ConditionalNetwork):
         num_classes: Classes of `class_label`; index `num_classes` is the null class. None for none.
         augmentation_features: Features of `augmentation`; None for none.
 
-    Further options and errors are those of `ConditionalNetwork`.
+    Further options and errors are those of `SharedOptions`.
     """
 
     def __init__(

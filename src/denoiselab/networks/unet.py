@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoiselab.networks.attention import SelfAttention, head_count
-from denoiselab.networks.base import EmbeddedNetwork
+from denoiselab.networks.base import EmbeddedNetwork, SharedOptions
 from denoiselab.networks.checks import (
     Levels,
     check_dropout,
@@ -32,7 +32,7 @@ from denoiselab.networks.spatial_transformer import SpatialTransformer
 
 @dataclass(frozen=True)
 class Plan:
-    """The options of a UNet; those of one kind of network have defaults, the others are as in `ConditionalNetwork`.
+    """The options of a UNet; those of one kind of network have defaults, the others are as in `SharedOptions`.
 
     Args:
         heads: Heads of each attention: one number, or one a level.
@@ -167,7 +167,7 @@ class Stage(nn.ModuleList):
         return h
 
 
-class Encoder(nn.Module):
+class Encoder(SharedOptions):
     """The downward half and the middle of a UNet.
 
     Its layers are `time` (the embedding of the label), `stem` (the first convolution), `down` (an entry a block, and

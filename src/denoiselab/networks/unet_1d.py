@@ -39,7 +39,7 @@ class UNet1D(EmbeddedNetwork):
         heads: Heads of the attention; they divide the channels of its levels.
         kernel: Length of the convolutions of residual blocks, odd.
 
-    Further options and errors are those of `ConditionalNetwork`.
+    Further options and errors are those of `SharedOptions`.
     """
 
     def __init__(

@@ -23,7 +23,7 @@ class TextUNet(UNet):
         depth: Blocks of a transformer: one number, or one a level.
         heads: Heads of each attention: one number, or one a level.
 
-    Further options and errors are those of `ConditionalNetwork`.
+    Further options and errors are those of `SharedOptions`.
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class UViT(ConditionalNetwork):
         final_conv: End with a 3x3 convolution over the image.
         num_tokens: Length of `tokens`, each of which has a learned position; None for no text. There is no mask.
 
-    Further options and errors are those of `ConditionalNetwork`.
+    Further options and errors are those of `SharedOptions`.
     """
 
     def __init__(
