@@ -89,14 +89,7 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
             `Command`; the import of the module takes seconds.
         early: Takes a job's configuration; checks what takes no time, of all jobs before the module is imported.
     """
-    OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
-    resolvers.register()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
-    # Idle OpenMP threads that spin starve every other process on a shared CPU.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    logging.setLogRecordFactory(Logged)
-    warnings.formatwarning = lambda message, *_: f"warning: {lines(message)}\n"  # without a line of source
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")  # torch's own use, in func.jvp
+    _prepare()
     # argparse wants all overrides in one piece, so -m is taken wherever it stands.
     words = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
     multirun = bool({"-m", "--multirun"} & {*words})
@@ -142,6 +135,18 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
             sys.modules["denoiselab.app.runs.sweep"].SweepTable.print()
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _prepare() -> None:
+    """What holds for the whole process: resolvers, variables of the environment, the format of warnings and logs."""
+    OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
+    resolvers.register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
+    # Idle OpenMP threads that spin starve every other process on a shared CPU.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    logging.setLogRecordFactory(Logged)
+    warnings.formatwarning = lambda message, *_: f"warning: {lines(message)}\n"  # without a line of source
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")  # torch's own use, in func.jvp
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
