@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from omegaconf import OmegaConf
 
+from denoiselab import search_path
+from denoiselab.app.config.hydra_node import CheckedLoader
 from denoiselab.instantiate import check, construct
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
@@ -19,10 +23,17 @@ def names(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+@contextmanager
+def composing(program: str = "train") -> Iterator[None]:
+    """Within it Hydra composes as the programs do."""
+    with search_path.initialized(CONF, program, {}, CheckedLoader):
+        yield
+
+
 def build(group: str, name: str, *overrides: str) -> Any:
     """The object of a choice, for data of standard deviation 0.5 and batches of 128."""
     context = {"sigma_data": 0.5, "batch_size": 128}
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing():
         node = compose(
             f"{group}/{name}",
             [re.sub(r"^\+?", rf"\g<0>{group}.", override) for override in overrides],

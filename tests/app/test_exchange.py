@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from conftest import ROOT
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from frozen_models import UNET2D
 from omegaconf import OmegaConf
@@ -192,12 +191,12 @@ def test_a_network_that_diffusers_does_not_have_is_not_exported(finished, invoke
 
 def test_every_source_composes():
     """Each names a class and only options that it has."""
-    from configurations import names
-    from hydra import compose, initialize_config_dir
+    from configurations import composing, names
+    from hydra import compose
 
     from denoiselab.instantiate import resolve
 
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with composing():
         for name in names("import"):
             node = OmegaConf.to_container(compose(f"import/{name}")["import"])
             source = resolve(node.pop("_target_"), "import")

@@ -1,9 +1,8 @@
 """BadInput is a ValueError, and whatever catches a ValueError on its way lets its sentence through as it is."""
 
-import hydra
 import pytest
 import torch
-from conftest import ROOT
+from configurations import composing
 
 from denoiselab.app.config import overrides, resolvers
 from denoiselab.errors import BadInput
@@ -14,7 +13,7 @@ from denoiselab.pretrained import read
 @pytest.fixture
 def hydra_():
     resolvers.register()
-    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    with composing():
         yield
 
 

@@ -4,13 +4,12 @@ import json
 
 import numpy as np
 import pytest
-from configurations import CONF, names
-from hydra import initialize_config_dir
+from configurations import composing, names
 from omegaconf import OmegaConf
 from PIL import Image
 from scipy.io import wavfile
 
-from denoiselab.app.building.assemble import check_config
+from denoiselab.app.building.rehearsal import check_config
 from denoiselab.app.config.overrides import composed
 from denoiselab.app.runs.run_id import run_id
 from denoiselab.instantiate import construct
@@ -82,7 +81,7 @@ def test_a_run_on_waveforms_can_be_scored_seen_and_heard(invoke, logs):
 @pytest.mark.parametrize("debug", names("debug"))
 def test_every_debug_choice_fits_images_and_points(experiment, debug):
     OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing():
         config = composed("train", [*experiment, f"debug={debug}"])
         plain = OmegaConf.to_container(config, resolve=True)
         check_config(plain, sweeping=False)
