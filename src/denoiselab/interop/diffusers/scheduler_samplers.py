@@ -58,9 +58,9 @@ def _dpm_solver(config: Config) -> Options:
     if kind not in names or config.get("euler_at_final") or wrong_sign or not grid:
         return []
     options = [f"sampler={names[kind]}", f"sampler.order={order}", *grid]
-    options.append(f"++sampler.published={'true' if not heun or order == 3 else 'false'}")
-    options.append(f"++sampler.taylor={str(heun).lower()}")
-    return [*options, f"++sampler.lower_order_final={15 if config.get('lower_order_final', True) else 'false'}"]
+    options.append(f"sampler.published={'true' if not heun or order == 3 else 'false'}")
+    options.append(f"sampler.taylor={str(heun).lower()}")
+    return [*options, f"sampler.lower_order_final={15 if config.get('lower_order_final', True) else 'false'}"]
 
 
 def _unipc(config: Config) -> Options:
@@ -71,7 +71,7 @@ def _unipc(config: Config) -> Options:
         return []
     options = ["sampler=unipc", f"sampler.order={int(config.get('solver_order', 2))}", *grid]
     skipped = config.get("disable_corrector") or []
-    return [*options, f"++sampler.skip=[{','.join(map(str, skipped))}]"] if skipped else options
+    return [*options, f"sampler.skip=[{','.join(map(str, skipped))}]"] if skipped else options
 
 
 def _between_grid(config: Config) -> Options:
@@ -110,10 +110,10 @@ def _clip(config: Config, name: str) -> Options:
     if config.get("thresholding"):
         most = float(config.get("sample_max_value", 1.0))
         ratio = float(config.get("dynamic_thresholding_ratio", 0.995))
-        options = ["+threshold@sampler.threshold=dynamic", f"sampler.threshold.ratio={ratio}"]
-        keep = [f"+sampler.threshold.keep_eps={str(name == 'clip_keep_eps').lower()}"]
-        return [*options, f"+sampler.threshold.most={most}", *keep]
+        options = ["threshold@sampler.threshold=dynamic", f"sampler.threshold.ratio={ratio}"]
+        keep = [f"sampler.threshold.keep_eps={str(name == 'clip_keep_eps').lower()}"]
+        return [*options, f"sampler.threshold.most={most}", *keep]
     if not config.get("clip_sample", True):
         return []
     bound = float(config.get("clip_sample_range", 1.0))
-    return [f"+threshold@sampler.threshold={name}", f"sampler.threshold.bound={bound}"]
+    return [f"threshold@sampler.threshold={name}", f"sampler.threshold.bound={bound}"]
