@@ -108,7 +108,7 @@ def test_what_is_resolved_at_the_start_of_a_job_is_checked_then(start, monkeypat
     monkeypatch.setattr(cli.resolvers, "_RESOLVERS", {**cli.resolvers._RESOLVERS, "turn": lambda: next(answers)})
     code, ran, err = start("data: {trust_pickles: '${turn:}'}")
     assert (code, ran) == (2, [])
-    assert "data.trust_pickles=True: a file says so; it counts only on the command line." in err
+    assert "data.trust_pickles=True: is set by a file; it takes effect only on the command line." in err
 
 
 def test_the_command_line_says_what_is_trusted(start):
@@ -157,7 +157,7 @@ def test_a_pickled_configuration_is_not_read(start, tmp_path):
         ("hydra/job_logging=default", "hydra.job_logging"),  # a log file in the working directory
         ("hydra.run.dir=x", "hydra.run.dir"),
         ("hydra.output_subdir=x", "hydra.output_subdir"),
-        ("hydra.mode=MULTIRUN", "-m makes a multirun"),
+        ("hydra.mode=MULTIRUN", "start a multirun with -m"),
         ("+hydra.job.env_set.A=x", "hydra.job.env_set.A"),
         ("hydra.searchpath=[pkg://antigravity]", "antigravity is not an allowed package"),
         ("+hydra.sweeper.x='${oc.create:{_target_: os.system}}'", "os.system is not allowed there"),

@@ -171,7 +171,7 @@ def test_what_is_shown_is_checked_too(shows, code, lab, start, tmp_path):
     )
     found, _, _, err = start("--config-dir=site/mylab/conf", *shows, "experiment=hostile")
     assert found == code
-    assert ("not allowed to be set by a chosen file" in err) == (code == 2)
+    assert ("not allowed in a chosen file" in err) == (code == 2)
     assert not (tmp_path / "ran").exists()
 
 

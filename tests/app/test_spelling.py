@@ -84,7 +84,7 @@ def test_checkpoints_of_any_name_are_sampled(finished, tmp_path, invoke):
 
 
 def test_the_command_to_continue_names_the_place_once(monkeypatch):
-    from denoiselab.app.commands.train import _continues
+    from denoiselab.app.commands.training import _continues
 
     for argument, count in (("seed=1", 4), ("paths.run_dir=/x/a=b", 3)):
         lightnings = ['hydra.run.dir="."', "hydra.job.name=train_ddp_process_1", "hydra.output_subdir=null"]

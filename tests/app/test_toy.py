@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from scipy.io import wavfile
 
-from denoiselab.app.building.rehearsal import check_config
+from denoiselab.app.building.check_run import check_config
 from denoiselab.app.config.overrides import composed
 from denoiselab.app.runs.run_id import run_id
 from denoiselab.instantiate import construct

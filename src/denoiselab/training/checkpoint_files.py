@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.errors import BadInput
-from denoiselab.files import zip_is_whole
+from denoiselab.files import atomic, zip_is_whole
 from denoiselab.training.finite import not_finite
 
 # The key of our own part of a Lightning checkpoint.
@@ -58,6 +58,25 @@ def newest(path: Path, option: str = "ckpt") -> tuple[Path, str]:
     if not found and (runs := sorted(path.glob(f"*/{CHECKPOINTS}/{LAST}"))):
         raise BadInput(f"{option}={path}: it is no run but holds {len(runs)}; name one, such as {home_of(runs[-1])}.")
     return last, ""
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path, keep: int = 1) -> None:
+    """Write a checkpoint; an interruption leaves the former file.
+
+    Args:
+        checkpoint: Tensors and plain containers.
+        path: Of the file.
+        keep: Keep the `keep` - 1 files before it, as `<stem>.1.ckpt` (the newest) and so on.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    former = [path.with_suffix(f".{number}{path.suffix}") for number in range(1, keep)]
+    try:
+        with atomic(path, former=former) as file:
+            torch.save(checkpoint, file)
+    except RuntimeError as error:  # torch does not say why a write failed
+        raise OSError(f"{path}: cannot be written; is the disk full?") from error
 
 
 def saved(folder: Path) -> list[Path]:

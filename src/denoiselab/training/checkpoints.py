@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from denoiselab.files import atomic
-from denoiselab.training.checkpoint_files import read_checkpoint
+from denoiselab.training.checkpoint_files import read_checkpoint, write_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -23,14 +21,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             path: Of the file.
             storage_options: `{"keep": k}` keeps the k - 1 files before it, as `<stem>.1.ckpt` (the newest) and so on.
         """
-        path = Path(path)
-        keep = (storage_options or {}).get("keep", 1)
-        former = [path.with_suffix(f".{number}{path.suffix}") for number in range(1, keep)]
-        try:
-            with atomic(path, former=former) as file:
-                torch.save(checkpoint, file)
-        except RuntimeError as error:  # torch does not say why a write failed
-            raise OSError(f"{path}: cannot be written; is the disk full?") from error
+        write_checkpoint(checkpoint, Path(path), (storage_options or {}).get("keep", 1))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         return read_checkpoint(Path(path), map_location)

@@ -13,14 +13,13 @@ import torch
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
-from denoiselab.app.building import checks, parts, rehearsal
+from denoiselab.app.building import parts, rehearsal
 from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_metric
 from denoiselab.app.building.training_callbacks import PeriodicEvaluations
 from denoiselab.app.config.settings import TrainSettings, parse
-from denoiselab.app.runs.devices import check_devices, resolve_accelerator
+from denoiselab.app.runs.devices import resolve_accelerator
 from denoiselab.app.runs.names import run_name
 from denoiselab.app.runs.processes import DirectoryCheck
-from denoiselab.codecs import Identity
 from denoiselab.data import DataSet, clean, in_turn
 from denoiselab.data.loading.datamodule import DataModule
 from denoiselab.errors import BadInput
@@ -28,11 +27,10 @@ from denoiselab.evaluation import Frontier, OptimizedMetric, Store
 from denoiselab.from_config import build_model, identity
 from denoiselab.instantiate import check, check_contract, construct
 from denoiselab.model import Model
-from denoiselab.objectives import Objective
 from denoiselab.training.callbacks import ProgressBar
-from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
+from denoiselab.training.checkpoint_files import CHECKPOINTS
 from denoiselab.training.checkpoints import AtomicCheckpointIO
-from denoiselab.training.ema import EMA, RAW, Profile
+from denoiselab.training.ema import EMA, Profile
 from denoiselab.training.interruption import Interruption
 from denoiselab.training.loggers import WandB
 from denoiselab.training.lr_schedules import LRSchedule
@@ -79,70 +77,6 @@ class Run:
     batches: DataModule
 
 
-def check_config(config: Config, *, sweeping: bool) -> None:
-    """Check a configuration without loading data or building weights.
-
-    Args:
-        config: Resolved configuration, plain containers.
-        sweeping: Whether the run is a job of a multirun in this process.
-
-    Raises:
-        BadInput: If an option is wrong, or two do not fit together.
-    """
-    settings = parse(TrainSettings, config)
-    check(config)
-    parts.build_extractor(config, settings.evaluation, settings.evaluation.num_samples)
-    check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
-    _check_start(settings, sweeping=sweeping)
-    objective = parts.build_objective(config)
-    with torch.device("meta"):  # no memory, no arithmetic: a sweep checks every job so
-        model = build_model(config)
-    checks.check_model(model, objective)
-    if not isinstance(model.codec, Identity):
-        _check_decoders(objective)
-    parts.build_augmentation(config)
-    names = [*settings.ema.profiles, RAW]
-    optimized_metric(settings.optimized_metric, frontier_of(config["evaluation"], model, names))
-    periodic = PeriodicEvaluations(config, model, names)
-    if "frontier" in config["callbacks"]:
-        periodic.frontier(*(config["callbacks"]["frontier"][key] for key in ("samplers", "nfe", "num_samples")))
-    if "preview" in config["callbacks"]:
-        periodic.preview(*(config["callbacks"]["preview"][key] for key in ("sampler", "nfe", "num_samples")))
-
-
-def _check_start(settings: TrainSettings, *, sweeping: bool) -> None:
-    """Check that `init_from` exists; a run that continues does not need it.
-
-    Args:
-        settings: Of the run.
-        sweeping: Whether the run is a job of a multirun, whose directory Hydra sets later.
-
-    Raises:
-        BadInput: If it does not exist, or `init_weights` or `init_optimizer` is set without it.
-    """
-    if settings.init_from is None:
-        for option, asked, default in (
-            ("init_weights", settings.init_weights, RAW),
-            ("init_optimizer", settings.init_optimizer, False),
-        ):
-            if asked != default:
-                raise BadInput(f"{option}={str(asked).lower()}: has no effect without init_from=<run or file>.")
-    elif not (sweeping or Path(settings.init_from).exists() or saved(Path(settings.paths.run_dir) / CHECKPOINTS)):
-        raise BadInput(f"init_from={settings.init_from}: no such run directory or checkpoint file.")
-
-
-def _check_decoders(objective: Objective) -> None:
-    """Check that an objective on latents has no decoder of bytes.
-
-    Raises:
-        BadInput: If the objective or a part of it has one.
-    """
-    for name, module in objective.named_modules():
-        if getattr(getattr(module, "decoder", None), "bins", None) is not None:
-            path = ".".join(filter(None, ("objective", name, "decoder")))
-            raise BadInput(f"{path}: it is for bytes, and latents are real numbers; choose decoder@{path}=real.")
-
-
 def assemble(config: Config, path: Path, continues: str) -> Run:
     """Build the objects of a checked configuration.
 
@@ -155,6 +89,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         BadInput: If an object refuses its options, or two do not fit together.
     """
     settings = parse(TrainSettings, config)
+    check(config)
     model = build_model(config)
     ema = EMA(_profiles(config))
     lr_schedule = construct(config["lr_schedule"], "lr_schedule")

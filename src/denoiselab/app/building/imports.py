@@ -32,6 +32,7 @@ from denoiselab.training.checkpoint_files import (
     LAST,
     CheckpointError,
     read_checkpoint,
+    write_checkpoint,
 )
 
 Config = dict[str, Any]
@@ -90,9 +91,7 @@ def run_directory(node: Mapping[str, Any], log_dir: Path, data: Mapping[str, Any
         with new_folder(path, "log_dir") as partial:
             config = _with_frozen_parts(config, model, partial)
             checkpoint = _checkpoint(imported, config, model)
-            from denoiselab.training.checkpoints import AtomicCheckpointIO  # imports Lightning
-
-            AtomicCheckpointIO().save_checkpoint(checkpoint, partial / CHECKPOINTS / LAST)
+            write_checkpoint(checkpoint, partial / CHECKPOINTS / LAST)
             starts = [start_record(config)]
             write_description(partial, config, {"wandb_id": secrets.token_hex(4), "starts": starts, "imported": origin})
     except BadInput:

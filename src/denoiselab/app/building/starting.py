@@ -14,6 +14,7 @@ from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of
 from denoiselab.from_config import parts
+from denoiselab.options import completed
 from denoiselab.training.checkpoint_files import (
     CHECKPOINT_KEY,
     CHECKPOINTS,
@@ -139,7 +140,7 @@ def _check_same_optimizer(path: Path, theirs: Mapping[str, Any], ours: Mapping[s
 
 def _report_differences(path: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
     """Report the options in which the checkpoint's model differs."""
-    there, here = ({**parts(config), "data": config["data"].get("name")} for config in (theirs, ours))
+    there, here = ({**parts(completed(config)), "data": config["data"].get("name")} for config in (theirs, ours))
     keys = [key for key, _, _ in differences(there, here)]
     if keys:
         console(stderr=True).print(f"init_from={path}: was trained with another {', '.join(keys)}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,8 +16,10 @@ from denoiselab.console import console
 from denoiselab.evaluation.report import tables
 from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing, Model, NotFinite
-from denoiselab.training.callbacks_evaluation import Scoring
 from denoiselab.training.ema import profile_name
+
+if TYPE_CHECKING:
+    from denoiselab.training.callbacks_evaluation import Scoring
 
 _ADVICE = (
     " It chooses the best checkpoint, so callbacks.frontier.samplers and .nfe must hold such a cell; "

@@ -1,4 +1,4 @@
-"""The command line: check, compose, run, and leave with an honest exit code.
+"""The command line: check, compose, run, and exit with a code.
 
 0 done; 1 failure; 2 bad input, with nothing written; 130 Ctrl-C; 143 SIGTERM, after saving what there is to save.
 """
@@ -24,7 +24,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab import choices, search_path
+from denoiselab import choices, progress, search_path
 from denoiselab.app.commands.explain import explain
 from denoiselab.app.config import overrides, resolvers, spelling, tasks
 from denoiselab.app.config.early import check_nodes
@@ -116,6 +116,9 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
         code = _say(name, str(error), bad_input)
     except KeyboardInterrupt:
         code = _say(name, "interrupted.", 130)
+    except BrokenPipeError:  # the reader of stdout, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if advice := getattr(stop, "advice", ""):
@@ -150,7 +153,7 @@ def _prepare() -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """Unwind at SIGTERM, as at Ctrl-C, where nothing else is done about it: files half written and processes go."""
+    """Raise at SIGTERM, as at Ctrl-C, so that partial files are removed and processes end."""
     signal.signal(number, signal.SIG_IGN)
     raise Stopped(128 + number, "stopped by SIGTERM.")
 
@@ -224,7 +227,7 @@ def _run_jobs(program: Hydra, name: str, arguments: Namespace) -> None:
 
 
 def _show(program: Hydra, name: str, arguments: Namespace) -> None:
-    """What Hydra is asked to show instead of running a job."""
+    """Show help, the configuration, or information about Hydra, instead of running a job."""
     if arguments.help and arguments.overrides:
         explain(name, arguments.overrides)
     elif arguments.help:
@@ -242,7 +245,7 @@ def _show(program: Hydra, name: str, arguments: Namespace) -> None:
 def _check_jobs(name: str, arguments: Namespace, early: Early, show: dict[str, bool]) -> None:
     """Check every job's configuration before the first one starts."""
     if overrides.typed(arguments.overrides, "hydra.mode"):
-        raise BadInput("hydra.mode: is not to be set; -m makes a multirun.")
+        raise BadInput("hydra.mode: cannot be set; start a multirun with -m.")
     if arguments.multirun and any(text.startswith("paths.run_dir=") for text in arguments.overrides):
         raise BadInput("paths.run_dir: a multirun gives each job a directory of its own; see hydra.sweep.dir.")
     jobs = []
@@ -254,20 +257,24 @@ def _check_jobs(name: str, arguments: Namespace, early: Early, show: dict[str, b
             _check_trust(plain, arguments.overrides)
             early(plain)
             jobs.append(plain)
-    for plain in jobs:  # what follows imports the parts, which takes seconds
-        _command(name).check(plain, sweeping=arguments.multirun)
+    if jobs and "torch" not in sys.modules:
+        console(stderr=True).print(f"{name}.py: the options are valid; loading torch.")
+    with progress.bar("checks", len(jobs), unit="job", shown=len(jobs) > 1) as bar:
+        for plain in jobs:  # what follows imports the parts, which takes seconds
+            _command(name).check(plain, sweeping=arguments.multirun)
+            bar.update(1)
 
 
 def _shows(arguments: Namespace) -> bool:
-    """Whether Hydra is asked for help and the like, not for a job."""
+    """Whether the arguments ask for help and the like, not for a job."""
     return bool(arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion)
 
 
 def _check_trust(config: Config, typed: Sequence[str]) -> None:
-    """Refuse a file's word that the author of data is to be trusted.
+    """Refuse files that allow code in data to run.
 
     Raises:
-        BadInput: It is not the command line that says so.
+        BadInput: If a file sets such an option.
     """
     waiting: list[tuple[str, Any]] = [("", config)]
     while waiting:
@@ -277,7 +284,7 @@ def _check_trust(config: Config, typed: Sequence[str]) -> None:
         elif isinstance(node, list):
             waiting += [(f"{path}.{index}", value) for index, value in enumerate(node)]
         elif path.endswith(_TRUST) and node and not overrides.typed(typed, path):
-            raise BadInput(f"{path}={node}: a file says so; it counts only on the command line.")
+            raise BadInput(f"{path}={node}: is set by a file; it takes effect only on the command line.")
 
 
 def _plain(config: DictConfig, given: Sequence[str]) -> Config:

@@ -56,7 +56,7 @@ def _print(key: str, title: str, node: Any, comment: str) -> None:
     if comment:
         out.print(comment)
     if nodes.signature_of(node) is None:
-        out.print(OmegaConf.to_yaml(node) if OmegaConf.is_config(node) else f"{key}: {node}")
+        out.print(OmegaConf.to_yaml(node) if OmegaConf.is_config(node) else f"{key}: {node!s}")
         return
     for path, part in _parts(key, node):
         signature = nodes.signature_of(part)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from denoiselab import options, signatures
@@ -53,6 +55,10 @@ def check_sample(config: Config) -> None:
             raise BadInput("ckpt: is not given; pass ckpt=<run directory or file>, or import=<source> import.path=...")
         parse(SampleSettings, config)
     check_nodes(config)
+    if config.get("import") is None:
+        for path in config["ckpt"] if isinstance(config["ckpt"], list) else [config["ckpt"]]:
+            if not glob.has_magic(path) and not Path(path).exists():
+                raise BadInput(f"ckpt={path}: no such run directory or checkpoint file.")
 
 
 def check_conditioner(config: Config) -> None:

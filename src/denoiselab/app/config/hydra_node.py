@@ -12,6 +12,7 @@ from typing import Any
 
 import hydra
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException
@@ -39,7 +40,7 @@ _PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")
 
 
 class CheckedLoader(Loader):
-    """Composes configurations whose node `hydra` is as the program's own file and the command line have it.
+    """Composes configurations whose node `hydra` is that of the program's own file and of the command line.
 
     Hydra calls its targets: callbacks, logging handlers, launchers, the jobs of a sweep. All of it comes from
     here, also in the processes of a launcher. A file that is chosen, such as an experiment, may set no more of it than
@@ -65,7 +66,7 @@ class CheckedLoader(Loader):
         config = self.stated(config_name, overrides, *rest)
         nodes.complete(config)
         if overrides:
-            own, asked = (_plain(self._alone(config_name, some, run_mode)) for some in ((), typed))
+            own, asked = (_plain(self._of_files(config_name, some, run_mode)) for some in ((), typed))
             _check_typed(asked, own, typed)
             _check_chosen(config.hydra, asked, parsed)
             if any(asked[part] != own[part] for part in ("launcher", "sweeper")):
@@ -119,16 +120,21 @@ class CheckedLoader(Loader):
                     raise
                 added |= {text: f"+{text}" for text in absent}
 
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        """The choices of a group; Hydra's own method copies all folders' sources first, 250 times in `--help`."""
+        return self.repository.get_group_options(group_name, results_filter)
+
     def _compose_config_from_defaults_list(self, *arguments: Any, **options: Any) -> DictConfig:
-        """What the files say, with nodes that take any option until their signatures are consulted."""
+        """What the files state; overrides may add options to its nodes with a `_target_`."""
         config = super()._compose_config_from_defaults_list(*arguments, **options)
         nodes.open_(config)
         return config
-
-    @functools.lru_cache(maxsize=8)  # noqa: B019  # as long-lived as the program
-    def _alone(self, config_name: str | None, overrides: Sequence[str], run_mode: RunMode) -> DictConfig:
-        """The configuration of the program's own file and these overrides."""
-        return super().load_configuration(config_name, [*overrides], run_mode, validate_sweep_overrides=False)
 
 
 def parameters(node: DictConfig) -> list[str]:
@@ -152,7 +158,7 @@ def _plain(config: DictConfig) -> Node:
 
 
 def _check_typed(asked: Node, own: Node, typed: Sequence[str]) -> None:
-    """Refuse a command line that sets more than it may."""
+    """Refuse a command line that sets an option of hydra that it may not."""
     own = {**own, "job": {**own["job"], "name": asked["job"]["name"]}}  # which Lightning sets for its other processes
     for key in own.keys() | asked.keys():
         silent = key.endswith("_logging") and asked.get(key) in [_silence(key, name) for name in _SILENCE]
@@ -162,8 +168,8 @@ def _check_typed(asked: Node, own: Node, typed: Sequence[str]) -> None:
             and (path := _difference({key: own.get(key)}, {key: asked.get(key)}, "hydra"))
         ):
             raise BadInput(
-                f"{' '.join(typed)}: {path} is not allowed to be set; launcher, sweeper, sweep and verbose are, and "
-                f"hydra/job_logging and hydra/hydra_logging can be {' or '.join(_SILENCE)}."
+                f"{' '.join(typed)}: {path} is not allowed; of hydra, the command line may set launcher, sweeper, "
+                f"sweep and verbose, and hydra/job_logging and hydra/hydra_logging can be {' or '.join(_SILENCE)}."
             )
 
 
@@ -175,7 +181,7 @@ def _silence(group: str, name: str) -> Any:
 
 
 def _check_chosen(node: DictConfig, asked: Node, parsed: Sequence[Override]) -> None:
-    """Refuse a node that the command line does not account for."""
+    """Refuse a node hydra of which a chosen file has set an option."""
     found: Any = OmegaConf.to_container(node, resolve=False)
     given = {
         "task": [one.input_line for one in parsed if not one.is_hydra_override()],
@@ -184,8 +190,8 @@ def _check_chosen(node: DictConfig, asked: Node, parsed: Sequence[Override]) -> 
     path = _difference(asked, found, "hydra") or _difference(given, found["overrides"], "hydra.overrides")
     if path:
         raise BadInput(
-            f"{path}: not allowed to be set by a chosen file; what stands below hydra is set on the command line, but "
-            "for hydra.sweeper.params."
+            f"{path}: not allowed in a chosen file, which may set hydra.sweeper.params only; set other options of "
+            "hydra on the command line."
         )
     for text in parameters(node):
         if OverridesParser.create().parse_override(text).is_hydra_override():
@@ -193,11 +199,11 @@ def _check_chosen(node: DictConfig, asked: Node, parsed: Sequence[Override]) -> 
 
 
 def _check_plugins(node: DictConfig) -> None:
-    """Refuse anything that is no launcher or sweeper of Hydra's, or that has something else made."""
+    """Refuse what is not a launcher or sweeper of Hydra, or has a `_target_` within."""
     for part in ("launcher", "sweeper"):
         for path, name in _calls(_resolved(node, part), f"hydra.{part}"):
             if path != f"hydra.{part}" or not name.startswith(_PLUGINS):
-                raise BadInput(f"{path}: {name} is not allowed there; hydra.{part} takes Hydra's plugins alone.")
+                raise BadInput(f"{path}: {name} is not allowed there; hydra.{part} takes plugins of Hydra only.")
 
 
 def _resolved(node: DictConfig, part: str) -> Any:

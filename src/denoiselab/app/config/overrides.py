@@ -1,4 +1,4 @@
-"""Checks of the command line before Hydra composes: unknown keys and choices, with the closest spelling."""
+"""Overrides of the command line: their composition, and errors for unknown options and choices."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def jobs(config_name: str, overrides: Sequence[str], *, multirun: bool) -> list[
         own = parameters(compose(config_name, fixed, return_hydra_config=True).hydra)
     except BadInput:
         raise
-    except (HydraException, OmegaConfBaseException, ValueError):  # said better where each job is composed
+    except (HydraException, OmegaConfBaseException, ValueError):  # refused where each job is composed
         own = []
     try:
         return BasicSweeper.split_arguments([*map(_parse, own), *parsed], None)[0]
@@ -49,7 +49,7 @@ def jobs(config_name: str, overrides: Sequence[str], *, multirun: bool) -> list[
 
 
 def swept(overrides: Sequence[str], job: Sequence[str]) -> list[str]:
-    """Those overrides of a job of a multirun which give several values in the multirun's own."""
+    """The overrides of a job of a multirun that are swept."""
     keys = {override.key_or_group for override in map(_parse, overrides) if override.is_sweep_override()}
     return [text for text in job if _parse(text).key_or_group in keys]
 
@@ -83,7 +83,7 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
         return config
     except BadInput:
         raise
-    except ValueError as error:  # Hydra's word on a group set to null
+    except ValueError as error:  # of Hydra, for a group set to null
         raise BadInput(f"{' '.join(groups)}: {error}.") from None
     except ConfigCompositionException as error:
         if not str(error).startswith("Could not override '"):
@@ -96,10 +96,6 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
             others = ", ".join(tasks)
             raise BadInput(
                 f"{given.input_line}: not with this task, but with task={others}; {near}{nodes.taken(task, 'task')}"
-            ) from None
-        if "@" in key:
-            raise BadInput(
-                f"{key}: there is no such choice to change in {config_name}.py; +{key}=... adds one."
             ) from None
         raise BadInput(
             f"{key}: not a choice of its own in {config_name}.py; it is part of another option "

@@ -18,37 +18,39 @@ _T = TypeVar("_T")
 
 
 def register() -> None:
-    """Make them known to OmegaConf."""
+    """Register the resolvers with OmegaConf."""
     for name, resolver in _RESOLVERS.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
 def reason(error: OmegaConfBaseException) -> str:
-    """What is wrong, in a sentence."""
+    """The cause of an error of an interpolation, in one sentence."""
     text = " ".join(str(error).split())
-    if told := re.search(r"BadInput raised while resolving interpolation: (.*?) full_key:", text):
-        return told[1]
+    if cause := re.search(r"BadInput raised while resolving interpolation: (.*?) full_key:", text):
+        return cause[1]
     if missing := re.search(r"Missing mandatory value: ([\w.]+)", text):
         return str(not_given(missing[1]))
-    if lost := re.search(r"Interpolation key '([\w.]+)' not found", text):
-        return f"{lost[1]}: other options follow from it, so it cannot be deleted; give it a value: {lost[1]}=..."
+    if absent := re.search(r"Interpolation key '([\w.]+)' not found", text):
+        return (
+            f"{absent[1]}: cannot be deleted, as other options are computed from it; give it a value: {absent[1]}=..."
+        )
     return text
 
 
 def _latent_shape(path: str, shape: Sequence[int]) -> list[int]:
     from denoiselab.frozen.autoencoders import latent_shape  # takes seconds
 
-    return _told("codec", lambda: latent_shape(path, list(shape)))
+    return _resolved("codec", lambda: latent_shape(path, list(shape)))
 
 
 def _token_features(path: str) -> int:
     from denoiselab.frozen.folders import token_features
 
-    return _told("conditioner.encoder", lambda: token_features(path))
+    return _resolved("conditioner.encoder", lambda: token_features(path))
 
 
 def _num_classes(*, _root_: DictConfig) -> int | None:
-    """Those of the data: as they are given, or counted."""
+    """The number of classes of the data: as given, or counted."""
     given: int | None = _root_.data.get("num_classes")
     if given is not None:
         return given
@@ -78,10 +80,10 @@ def _counted(node: str) -> int | None:
 def _folder_sha256(path: str, option: str) -> str:
     from denoiselab.frozen.folders import folder_of, sha256_of
 
-    return _told(option, lambda: sha256_of(folder_of(path)))
+    return _resolved(option, lambda: sha256_of(folder_of(path)))
 
 
-def _told(option: str, call: Callable[[], _T]) -> _T:
+def _resolved(option: str, call: Callable[[], _T]) -> _T:
     try:
         return call()
     except (ValueError, OSError) as error:

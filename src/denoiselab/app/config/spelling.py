@@ -15,7 +15,7 @@ _OPEN = re.compile(r"(evaluation|task)\.(metric_options|extra_nfe)(\.|$)")
 
 
 def override(key: str, value: str | Path | list[str]) -> str:
-    """`key=value` as a shell takes it and Hydra reads it: quoted where either would take a text for something else.
+    """`key=value` for a shell and for Hydra, quoted where either would read the text as something else.
 
     Args:
         key: Dotted name of an option.
@@ -25,11 +25,11 @@ def override(key: str, value: str | Path | list[str]) -> str:
 
 
 def readable(argument: str, *, multirun: bool = False) -> str:
-    """An argument of the command line in Hydra's grammar, which has no place for some texts.
+    """Rewrite an argument of the command line so that Hydra's grammar accepts it.
 
-    A value that cannot be parsed, such as a path with `=` or an umlaut, is the text that it is, and so are the parts
-    of such a list. Outside a multirun a path with a comma is one path. Options whose names are the user's, such as
-    those of single metrics, need no `+`.
+    A value that cannot be parsed, such as a path with `=` or an umlaut, is quoted, and so are the parts of such a list.
+    Outside a multirun a path with a comma is one path. Options of which users choose the names, such as those of single
+    metrics, get `++`.
 
     Args:
         argument: As the shell gave it.
@@ -56,7 +56,7 @@ def _readable(key: str, value: str, *, multirun: bool) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text as Hydra's grammar has it: as it is, if that is read back as the same text."""
+    """A text in Hydra's grammar: unquoted if Hydra reads that back as the same text."""
     try:
         parsed = OverridesParser.create().parse_override(f"key={text}")
     except HydraException:

@@ -1,0 +1,115 @@
+"""Checks of a run before it starts: its parts are built on the meta device, which holds no numbers."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from denoiselab.app.building import checks, parts
+from denoiselab.app.building.evaluator import frontier_of, optimized_metric
+from denoiselab.app.building.training_callbacks import PeriodicEvaluations
+from denoiselab.app.config.settings import Evaluation, TrainSettings, parse
+from denoiselab.app.runs.devices import check_devices
+from denoiselab.codecs import Identity
+from denoiselab.errors import BadInput
+from denoiselab.from_config import build_model
+from denoiselab.instantiate import check
+from denoiselab.objectives import Objective
+from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
+from denoiselab.training.ema import RAW
+
+Config = dict[str, Any]
+
+# What the model, its objective and its scores do not depend on.
+_OF_TRAINING = ("optimizer", "lr_schedule")
+_ASIDE = (
+    "paths",
+    "name",
+    "init_from",
+    "init_weights",
+    "init_optimizer",
+    "traceback",
+    "max_images",
+    "trainer",
+    "logger",
+)
+
+# Nodes of Lightning's classes, which `assemble` checks by their imported signatures; these checks read their source.
+_LATER = ("trainer", "callbacks", "logger")
+
+
+def check_config(config: Config, *, sweeping: bool) -> None:
+    """Check a configuration without loading data, building weights or importing Lightning.
+
+    Args:
+        config: Resolved configuration, plain containers.
+        sweeping: Whether the run is a job of a multirun in this process.
+
+    Raises:
+        BadInput: If an option is wrong, or two do not fit together.
+    """
+    settings = parse(TrainSettings, config)
+    check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
+    _check_start(settings, sweeping=sweeping)
+    check({name: config[name] for name in _OF_TRAINING})
+    _rehearse(json.dumps({name: node for name, node in config.items() if name not in (*_OF_TRAINING, *_ASIDE)}))
+
+
+@functools.lru_cache(maxsize=256)
+def _rehearse(content: str) -> None:
+    """Build the parts of a configuration, as JSON, once for all jobs of a sweep that differ in nothing of it."""
+    config = json.loads(content)
+    evaluation = parse(Evaluation, config["evaluation"], "evaluation")
+    check({name: node for name, node in config.items() if name not in _LATER})
+    parts.build_extractor(config, evaluation, evaluation.num_samples)
+    objective = parts.build_objective(config)
+    with torch.device("meta"):  # no memory, no arithmetic: a sweep checks every job so
+        model = build_model(config)
+    checks.check_model(model, objective)
+    if not isinstance(model.codec, Identity):
+        _check_decoders(objective)
+    parts.build_augmentation(config)
+    names = [*config["ema"]["profiles"], RAW]
+    optimized_metric(config["optimized_metric"], frontier_of(config["evaluation"], model, names))
+    periodic = PeriodicEvaluations(config, model, names)
+    if "frontier" in config["callbacks"]:
+        periodic.frontier(*(config["callbacks"]["frontier"][key] for key in ("samplers", "nfe", "num_samples")))
+    if "preview" in config["callbacks"]:
+        periodic.preview(*(config["callbacks"]["preview"][key] for key in ("sampler", "nfe", "num_samples")))
+
+
+def _check_start(settings: TrainSettings, *, sweeping: bool) -> None:
+    """Check that `init_from` exists; a run that continues does not need it.
+
+    Args:
+        settings: Of the run.
+        sweeping: Whether the run is a job of a multirun, whose directory Hydra sets later.
+
+    Raises:
+        BadInput: If it does not exist, or `init_weights` or `init_optimizer` is set without it.
+    """
+    if settings.init_from is None:
+        for option, asked, default in (
+            ("init_weights", settings.init_weights, RAW),
+            ("init_optimizer", settings.init_optimizer, False),
+        ):
+            if asked != default:
+                raise BadInput(f"{option}={str(asked).lower()}: has no effect without init_from=<run or file>.")
+    elif not (sweeping or Path(settings.init_from).exists() or saved(Path(settings.paths.run_dir) / CHECKPOINTS)):
+        raise BadInput(f"init_from={settings.init_from}: no such run directory or checkpoint file.")
+
+
+def _check_decoders(objective: Objective) -> None:
+    """Check that an objective on latents has no decoder of bytes.
+
+    Raises:
+        BadInput: If the objective or a part of it has one.
+    """
+    for name, module in objective.named_modules():
+        if getattr(getattr(module, "decoder", None), "bins", None) is not None:
+            path = ".".join(filter(None, ("objective", name, "decoder")))
+            raise BadInput(f"{path}: it is for bytes, and latents are real numbers; choose decoder@{path}=real.")

@@ -1,0 +1,217 @@
+"""One training run: assemble, fit, score, report."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning.loggers import Logger
+
+from denoiselab.app.building import starting
+from denoiselab.app.building.assemble import Run, assemble
+from denoiselab.app.building.starting import Former
+from denoiselab.app.commands import outputs
+from denoiselab.app.config.spelling import override
+from denoiselab.app.runs.devices import is_leader
+from denoiselab.app.runs.failures import check_there, enough_memory, less_memory
+from denoiselab.app.runs.processes import whole
+from denoiselab.app.runs.run_directory import RunDirectory
+from denoiselab.conditioners import Clean
+from denoiselab.console import console
+from denoiselab.errors import BadInput, Failure
+from denoiselab.evaluation import Record
+from denoiselab.media.kinds import Images, medium
+from denoiselab.networks.summary import Summary, summarize
+from denoiselab.stored import to_stored
+from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, CHECKPOINTS, CheckpointError, newest_whole, saved
+from denoiselab.training.finite import DivergedError
+from denoiselab.training.loggers import MetricsCSV
+
+Config = dict[str, Any]
+
+
+def run(config: Config, directory: Path | None = None) -> float:
+    """Train, score, report; returns the `optimized_metric`, infinity where all of its cells failed.
+
+    Args:
+        config: Checked configuration, plain containers.
+        directory: Of a job of a multirun; a single run's is `paths.run_dir`. Each may be a former run's.
+
+    Raises:
+        BadInput: Parts do not fit together, or the directory cannot be used.
+        Stopped: The run was asked to stop; it has saved its state.
+    """
+    # What Lightning says of defaults, tips and loaders is said better here, or is not so.
+    for package in ("pytorch_lightning", "lightning_fabric"):
+        warnings.filterwarnings("ignore", module=package)
+        logging.getLogger(package).setLevel(logging.WARNING)
+    path = directory or Path(config["paths"]["run_dir"])
+    config["paths"]["run_dir"] = str(path)
+    option, place = ("paths.run_dir", path) if directory is None else ("hydra.sweep.dir", directory.parent)
+    continues = _continues(option, place)
+    run = assemble(config, path, continues)
+
+    def advice() -> str:
+        kept = any(saved(path / CHECKPOINTS))
+        return f"the last checkpoint is kept; to continue: {continues}" if kept else "nothing was saved yet"
+
+    leader, needs = is_leader(), _checkpoints(run).needs
+    with RunDirectory(path, needs, leader=leader) as home, run.interruption, whole(run.trainer, path, advice):
+        continued = starting.former(run, home, leader=leader)
+        images_seen = continued.images_seen if continued else 0
+        if images_seen - run.settings.batch_size >= run.settings.max_images:
+            raise BadInput(f"max_images={run.settings.max_images}: the run in {path} has seen {images_seen} already.")
+        initial = None if continued else starting.initialise(run)
+        if not leader and images_seen >= run.settings.max_images:
+            return math.nan  # nothing to train, so no group of processes: the leader scores alone
+        if leader:
+            home.describe(config, run.images.fingerprint, initial, continued.data_sha256 if continued else None)
+            _describe(run, home, continued, initial)
+            _show_data(run, path / "samples" / "data.png")
+        with _loggers(run, home, images_seen, leader=leader) as loggers:
+            run.trainer.loggers = loggers
+            if images_seen < run.settings.max_images:
+                with enough_memory(less_memory(config)):
+                    _fit(run, path, continued.path if continued else None)
+            run.interruption.install()
+            with enough_memory(f"evaluation.batch_size={max(1, run.settings.evaluation.batch_size // 2)}"):
+                records = outputs.score(run, path, leader=leader)
+            if leader:
+                check_there(path)
+                outputs.report_records(records, path, loggers)
+    return _value(run, records, leader=leader)
+
+
+class _Checkpoints(NamedTuple):
+    """Those of a run that are on the disk at a time.
+
+    Args:
+        number: Of them.
+        size: Bytes of one, at most.
+        needs: Bytes that the run needs.
+    """
+
+    number: int
+    size: int
+    needs: int
+
+
+def _checkpoints(run: Run) -> _Checkpoints:
+    parameters = sum(p.numel() for p in run.model.denoiser.parameters())
+    size = 4 * parameters * (3 + len(run.module.ema.profiles))  # weights, two moments, averages
+    keep = (run.config["callbacks"].get("checkpoints") or {}).get("keep_last", 2)
+    number = keep + 2  # the last ones, the best one and the one being written; and what waits to be uploaded:
+    return _Checkpoints(number, size, (number + 2 * len(run.trackers)) * size + 20_000_000)
+
+
+def _describe(run: Run, directory: RunDirectory, continued: Former | None, initial: dict[str, Any] | None) -> None:
+    """Say what the run starts from, and how large it is."""
+    err = console(stderr=True)
+    for change in directory.changes:
+        err.print(f"changed since this run's last start: {change}")
+    if directory.edited:
+        err.print(f"warning: {directory.edited}")
+    if continued:
+        continued.put_aside()
+    err.print(f"network {run.config['network']['_target_'].rpartition('.')[2]}: {_costs(run)}")
+    if initial:
+        err.print(
+            f"starts from {initial['checkpoint']}: {initial['weights']} weights of {initial['images_seen']:,} images "
+            f"seen, {'with' if initial['optimizer'] else 'without'} its optimizer's state"
+        )
+    checkpoints = _checkpoints(run)
+    err.print(
+        f"run {directory.path}: {len(run.images):,} images of {run.settings.data['name']}; "
+        f"{continued.images_seen if continued else 0:,} of {run.settings.max_images:,} images seen; "
+        f"{checkpoints.number} checkpoints of up to {checkpoints.size / 1e6:,.0f} MB at a time"
+    )
+
+
+def _value(run: Run, records: list[Record], *, leader: bool) -> float:
+    """The number that a sweep minimises."""
+    try:
+        return run.optimized(record for record in records if record["images_seen"] == run.module.images_seen)
+    except ValueError as failed:  # the run is complete, and its table says which cells failed
+        if leader:
+            console(stderr=True).print(f"{failed} The value of this run is inf.")
+        return math.inf
+
+
+def _continues(option: str, place: Path) -> str:
+    """The command that continues this run, which `option` finds again in its place."""
+    given = any(argument.startswith(f"{option}=") for argument in sys.argv)
+    lightnings = ("hydra.run.dir=", "hydra.job.name=", "hydra.output_subdir=")  # for the processes that it starts
+    command = shlex.join(["python", *(argument for argument in sys.argv if not argument.startswith(lightnings))])
+    return command if given else f"{command} {override(option, place)}"
+
+
+def _costs(run: Run) -> Summary:
+    """Of the network, for a batch as training has it."""
+    cond = run.model.conditioner.given(Clean.blank(2, run.model.codec.shape))
+    return summarize(run.model.denoiser.network, torch.zeros(2, *run.model.shape), torch.zeros(2), cond)
+
+
+def _show_data(run: Run, path: Path) -> None:
+    """Write the picture of the first training samples as the network sees them, if it is not there."""
+    shown = medium(run.model.codec.shape)
+    if not path.exists():
+        n = 64 if isinstance(shown, Images) else shown.shown
+        shown.write_grid(path, to_stored(run.batches.first(n)))
+
+
+def _fit(run: Run, path: Path, checkpoint: Path | None) -> None:
+    """Train, from a checkpoint on.
+
+    Raises:
+        Failure: Numbers are not finite; the message says what is left, and what to do.
+    """
+    try:
+        run.trainer.fit(run.module, datamodule=run.batches, ckpt_path=checkpoint, weights_only=True)
+    except DivergedError as error:
+        change = "a lower optimizer.lr or trainer.gradient_clip_val"
+        try:
+            left = newest_whole(path / CHECKPOINTS)
+        except CheckpointError:
+            left = None
+        if left is None:
+            raise Failure(f"{error}; there is no checkpoint before that, so start anew with {change}.") from error
+        file, content, _ = left
+        raise Failure(
+            f"{error}; {file}, of {content[CHECKPOINT_KEY]['images_seen']:,} images seen, is kept: start a new run "
+            f"with {override('init_from', file)} and {change}."
+        ) from error
+
+
+@contextmanager
+def _loggers(run: Run, directory: RunDirectory, images_seen: int, *, leader: bool) -> Iterator[list[Logger]]:
+    """The run's loggers; trackers end with the run's exit code."""
+    metrics = MetricsCSV(directory.path / "metrics.csv", images_seen)
+    if not leader:
+        yield [metrics]
+        return
+    metrics.truncate()
+    opened = [
+        tracker.open(directory.path, directory.info["wandb_id"], run.evaluator.name, run.config)
+        for tracker in run.trackers.values()
+    ]
+    code = 1
+    try:
+        yield [metrics, *opened]
+        code = 0
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+        raise
+    except KeyboardInterrupt:
+        code = 130
+        raise
+    finally:
+        for logger in opened:
+            logger.close(code)
