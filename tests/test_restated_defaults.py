@@ -10,11 +10,7 @@ from denoiselab import options, signatures
 from denoiselab.options import SPECIAL, targets
 
 # Groups whose files still do.
-STILL = {
-    *("sampler", "spacing", "threshold", "schedule", "network", "objective", "parameterization", "variance"),
-    *("conditioner", "codec", "ema", "callbacks", "augmentation", "method", "denoiser", "level_distribution"),
-    *("uniforms", "decoder"),
-}
+STILL = {"sampler", "spacing", "threshold", "schedule"}
 
 
 def content(path: Path):
