@@ -43,7 +43,7 @@ def test_train_finds_what_the_command_computed(tmp_path, invoke):
         ("train.py", ["evaluation.metrics=[kernel]"], ["kernel", "num_samples=", "block_size=1000"]),
         ("train.py", ["evaluation.metrics=[spatial_frechet]"], ["spatial_frechet reads spatial", "DomainClassifier"]),
         ("train.py", ["+evaluation.metric_options.kernel.blocks=3"], ["metric_options.kernel", "not one of"]),
-        ("train.py", ["+evaluation.metric_options.frechet.lyer=a"], ["metric_options.frechet.lyer", "'layer'"]),
+        ("train.py", ["+evaluation.metric_options.frechet.lyer=a"], ["metric_options.frechet.lyer", "frechet.layer'"]),
         ("train.py", ["+evaluation.metric_options.frechet.layer=a"], ["metric_options.frechet.layer=a", "spatial"]),
         ("train.py", ["evaluation.reference=absent.npz"], ["evaluation.reference=absent.npz", "no such file"]),
         ("train.py", ["evaluation.reference=edm.npz"], ["edm.npz", "statistics of inception_v3", "classifier"]),
