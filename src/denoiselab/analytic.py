@@ -92,7 +92,7 @@ class GaussianDenoiser(ClosedForm):
         covariance: `(D, D)`, symmetric positive semi-definite, both to 1e-6 of its largest value.
 
     Raises:
-        ValueError: The shapes do not fit, or it is not.
+        ValueError: If the shapes do not match, or the covariance is not symmetric positive semi-definite.
     """
 
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
@@ -152,7 +152,7 @@ class MixtureDenoiser(ClosedForm):
         weights: `(K,)`, positive, summing to 1.
 
     Raises:
-        ValueError: The shapes do not fit, or a value is out of range.
+        ValueError: If the shapes do not match, or a value is out of range.
     """
 
     def __init__(self, means: Tensor, stds: Tensor, weights: Tensor) -> None:
@@ -212,15 +212,15 @@ class MixtureDenoiser(ClosedForm):
 
 
 class EmpiricalDenoiser(ClosedForm):
-    """The posterior mean under the empirical distribution of a data set: what a network that remembers it learns.
+    """The posterior mean under the empirical distribution of a data set, the optimum of denoising on that data set.
 
     Args:
         data: `(N, *)`, any float type.
         weights: `(N,)`, positive, summing to 1; None for equal ones.
-        chunk: Examples looked at together; memory is this times B + D numbers, the result does not depend on it.
+        chunk: Number of examples in a block; memory is chunk (B + D) numbers, and the result does not depend on it.
 
     Raises:
-        ValueError: There is no example, or the weights do not fit.
+        ValueError: If there is no example, or the weights are no probabilities of them.
     """
 
     def __init__(self, data: Tensor, weights: Tensor | None = None, chunk: int = 4096) -> None:
@@ -275,10 +275,10 @@ class EmpiricalDenoiser(ClosedForm):
 
 
 def check_weights(weights: Tensor) -> None:
-    """Refuse weights that are no probabilities.
+    """Check that weights are probabilities.
 
     Raises:
-        ValueError: One is not positive, or their sum is not 1.
+        ValueError: If one is not positive, or their sum is not 1.
     """
     total = float(weights.double().sum())
     if not (bool((weights > 0).all()) and abs(total - 1) <= 1e-6):

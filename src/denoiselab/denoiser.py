@@ -1,4 +1,4 @@
-"""A `Denoiser` says what a network's output means; samplers and objectives see nothing else of a network."""
+"""`Denoiser`: a network with the meaning of its output. Samplers and objectives only use networks through it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OfLevel(Protocol):
 
 
 class Prediction(NamedTuple):
-    """What a denoiser believes of a noisy batch x `(B, *)`; alpha x0 + sigma eps = x.
+    """The prediction of a denoiser for a noisy batch x `(B, *)`; alpha x0 + sigma eps = x.
 
     Args:
         x0: The expected clean batch, `(B, *)`.
@@ -40,12 +40,12 @@ class Prediction(NamedTuple):
 
     @property
     def added(self) -> Tensor:
-        """The noise that a step adds back to x0: `renoise`, or eps where there is none."""
+        """The noise that a step adds back to x0: `renoise`, or eps if there is none."""
         return self.eps if self.renoise is None else self.renoise
 
 
 class Denoise(Protocol):
-    """A denoiser with its conditioning bound: all that a sampler sees."""
+    """A denoiser with its conditioning bound: the interface of samplers to a model."""
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
         """Predict (x0, eps) from `x` `(B, *)` at `level` (scalar or `(B,)`)."""
@@ -70,7 +70,7 @@ class Output(NamedTuple):
     variance: StepVariance | None
 
     def prediction(self) -> Prediction:
-        """The (x0, eps) that the output stands for."""
+        """The (x0, eps) of the output."""
         return Prediction(*solve(self.x, self.out, self.level, self.coefficients), self.variance)
 
 
@@ -107,7 +107,7 @@ class StepIndex:
         """The label, shaped like the level.
 
         Raises:
-            ValueError: The schedule is continuous.
+            ValueError: If the schedule is continuous.
         """
         steps = home(level).steps
         if steps is None:
@@ -130,7 +130,7 @@ class LogNoise:
             units sigma is half of ours.
 
     Raises:
-        ValueError: The unit is not positive.
+        ValueError: If unit <= 0.
     """
 
     def __init__(self, scale: float = 0.25, unit: float = 1.0) -> None:
@@ -152,7 +152,7 @@ class UnitVariance:
         sigma_data: Standard deviation of the data.
 
     Raises:
-        ValueError: It is not positive.
+        ValueError: If sigma_data <= 0.
     """
 
     def __init__(self, sigma_data: float = 0.5) -> None:

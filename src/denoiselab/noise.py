@@ -128,7 +128,7 @@ class Noise:
         return ((bits.to(torch.float64) + 0.5) * 2.0**-32).reshape(-1, *shape)
 
     def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Standard normal draws `(B, *shape)`; made in float32, so every `dtype` sees the same numbers."""
+        """Standard normal draws `(B, *shape)`; made in float32, so that they are the same for every `dtype`."""
         elements = math.prod(shape)
         z = self._ahead.pop(self.draw, None)
         if z is None or z.shape[1] != elements:
@@ -145,7 +145,7 @@ class Noise:
         """Standard normal draws like `x` `(B, *)`, addressed by a number instead of by order.
 
         Raises:
-            ValueError: The number is not from 0 to 2^29 - 1.
+            ValueError: If the number is not from 0 to 2^29 - 1.
         """
         if not 0 <= number < _SECOND:
             raise ValueError(f"number={number}: it must be from 0 to {_SECOND - 1}.")

@@ -75,7 +75,7 @@ def velocity(level: Level) -> Coefficients:
     """The network predicts dx/dt = alpha' x0 + sigma' eps along the level's own schedule.
 
     Source: Lipman et al., Flow Matching, arXiv 2210.02747, eq. 23; Albergo et al., arXiv 2303.08797, section 2.
-    Singular only where the log-SNR stands still.
+    Singular only where the log-SNR is stationary.
     """
     return home(level).derivatives(level.t)
 
@@ -126,7 +126,7 @@ def home(level: Level) -> Schedule:
     """The schedule that made a level.
 
     Raises:
-        ValueError: No schedule did.
+        ValueError: If no schedule made it.
     """
     if level.path is None:
         raise ValueError("level: it was made by no schedule, so it has no neighbours and no derivative.")

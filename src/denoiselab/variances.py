@@ -65,7 +65,6 @@ class FixedSmall:
     outputs = 1
 
     def __call__(self, x: Tensor, raw: Tensor | None) -> StepVariance:
-        """The same for every x."""
 
         def step(here: Level, there: Level, before: Level | None = None) -> Tensor:
             return like(log_bounds(here, there, before)[0], x)
@@ -79,7 +78,6 @@ class FixedLarge:
     outputs = 1
 
     def __call__(self, x: Tensor, raw: Tensor | None) -> StepVariance:
-        """The same for every x."""
 
         def step(here: Level, there: Level, before: Level | None = None) -> Tensor:
             small, large = log_bounds(here, there, before)
@@ -94,7 +92,6 @@ class Learned:
     outputs = 2
 
     def __call__(self, x: Tensor, raw: Tensor | None) -> StepVariance:
-        """Read from the network."""
         assert raw is not None
 
         def step(here: Level, there: Level, before: Level | None = None) -> Tensor:
@@ -112,7 +109,6 @@ class LearnedRange:
     outputs = 2
 
     def __call__(self, x: Tensor, raw: Tensor | None) -> StepVariance:
-        """Read from the network."""
         assert raw is not None
 
         def step(here: Level, there: Level, before: Level | None = None) -> Tensor:

@@ -20,7 +20,7 @@ class Level:
         t: Time; data at the schedule's `t_min`, noise at its `t_max`.
         alpha: Signal scale, at least 0.
         sigma: Noise scale (a standard deviation), at least 0.
-        path: The schedule that made it, if any: a denoiser at home on that schedule need not invert anything.
+        path: The schedule that made it, if any. A denoiser with that schedule need not search for the time of a level.
     """
 
     t: Tensor
@@ -118,7 +118,7 @@ class Schedule(nn.Module, ABC):
             lam: None for the schedule's own choice, which is `t_max` except for a chain of betas.
 
         Raises:
-            ValueError: No level noisier than the last is left.
+            ValueError: If only the least noisy level is left.
         """
         if lam is None:
             return self.t_max
@@ -190,7 +190,7 @@ class Schedule(nn.Module, ABC):
         """A pair (alpha, sigma) of this family of paths with the same ratio; variance preserving by default.
 
         Raises:
-            ValueError: The family has no closed form.
+            ValueError: If the family has no closed form.
         """
         norm = torch.hypot(alpha, sigma)
         return alpha / norm, sigma / norm
@@ -215,10 +215,10 @@ class Schedule(nn.Module, ABC):
 
 
 def check_range(t_min: float, t_max: float, low: float, high: float, *, closed: bool = False) -> None:
-    """Refuse a range of times that is empty or leaves (low, high), or (low, high] if `closed`.
+    """Check a range of times.
 
     Raises:
-        ValueError: It is.
+        ValueError: If it is empty or leaves (low, high), or (low, high] if `closed`.
     """
     if not (low < t_min < t_max < high or (closed and low < t_min < t_max == high)):
         bound = "<=" if closed else "<"

@@ -1,4 +1,4 @@
-"""Schedules trained at a table of levels: i = 1..T at t = i / T, with a continuous path between them."""
+"""Schedules trained at a table of levels i = 1..T at t = i / T, with a continuous path between them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoiselab.schedules.base import Schedule
+from denoiselab.schedules.betas import geometric, linear
 
-# DPM-Solver's; the linear chain ends at -5.06.
+# Half log-SNR at which DPM-Solver's code clips a chain; the linear chain ends at -5.06.
 _FIRST_LAM = -5.1
 
 
 class _Table(Schedule):
     """A path through T + 1 knots at t = 0, 1/T, ..., 1.
 
-    The table is no buffer: grids live on the CPU while training lives on the device, so each has its copy.
+    The table is no buffer, because grids are made on the CPU and training uses the device: there is a copy on each.
     """
 
     t_max = 1.0
@@ -32,7 +33,7 @@ class _Table(Schedule):
         return self._copies[device]
 
     def _around(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The knots on both sides of `t`, and how far it is from the left one to the right one, float64."""
+        """The knots on both sides of `t`, and the place of `t` between them from 0 to 1, float64."""
         assert self.steps is not None
         table = self._table(t.device)
         u = t.double() * self.steps
@@ -48,16 +49,16 @@ class DiscreteVP(_Table):
     Source: Ho et al., DDPM, arXiv 2006.11239, eq. 4; Lu et al., DPM-Solver, arXiv 2206.00927, appendix D.1.
 
     Args:
-        betas: `(T,)`, the variance that each step adds, from the data on.
-        zero_terminal_snr: Shift and scale alpha so that the last is 0 and the first is kept (Lin et al., Common
-            Diffusion Noise Schedules are Flawed, arXiv 2305.08891, algorithm 1).
+        betas: `(T,)`, the variance that each step adds, starting at the data. None for DDPM's, `linear()`.
+        zero_terminal_snr: Whether to shift and scale alpha so that the last is 0 and the first is kept (Lin et al.,
+            Common Diffusion Noise Schedules are Flawed, arXiv 2305.08891, algorithm 1).
 
     Raises:
-        ValueError: Fewer than 2 betas, or one outside of (0, 1); the last may be 1.
+        ValueError: If there are fewer than 2 betas, or one is not in (0, 1); the last may be 1.
     """
 
-    def __init__(self, betas: Tensor, zero_terminal_snr: bool = False) -> None:
-        betas = betas.detach().to("cpu", torch.float64)
+    def __init__(self, betas: Tensor | None = None, zero_terminal_snr: bool = False) -> None:
+        betas = (linear() if betas is None else betas).detach().to("cpu", torch.float64)
         if betas.ndim != 1 or len(betas) < 2:
             raise ValueError(f"betas: they must be a list of at least 2 numbers; the shape is {list(betas.shape)}.")
         for i, beta in enumerate(betas.tolist(), start=1):
@@ -78,7 +79,7 @@ class DiscreteVP(_Table):
         """The chain with the given alpha^2 `(T,)`, strictly decreasing between 1 and 0; the last may be 0.
 
         Raises:
-            ValueError: They are not.
+            ValueError: If they do not decrease strictly, or leave that range.
         """
         alpha_bars = alpha_bars.detach().to("cpu", torch.float64)
         before = F.pad(alpha_bars[:-1], (1, 0), value=1.0)
@@ -87,25 +88,23 @@ class DiscreteVP(_Table):
         return cls((before - alpha_bars) / before)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Signal scale at times `t`."""
         left, right, w = self._around(t)
-        linear = left.exp() * (1 - w)
-        return torch.where(right.isinf(), linear, self._log_alpha(left, right, w).exp()).to(t)
+        straight = left.exp() * (1 - w)
+        return torch.where(right.isinf(), straight, self._log_alpha(left, right, w).exp()).to(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise scale at times `t`."""
         left, right, w = self._around(t)
-        linear = left.exp() * (1 - w)
-        lost = w * left.exp() - torch.expm1(left)  # 1 - linear, which cancels where the step starts near the data
-        square = torch.where(right.isinf(), lost * (1 + linear), -torch.expm1(2 * self._log_alpha(left, right, w)))
+        straight = left.exp() * (1 - w)
+        lost = w * left.exp() - torch.expm1(left)  # 1 - straight, without its cancellation near the data
+        square = torch.where(right.isinf(), lost * (1 + straight), -torch.expm1(2 * self._log_alpha(left, right, w)))
         return square.sqrt().to(t)
 
     def start(self, lam: float | None = None) -> float:
         """As in `Schedule`; without `lam`, a chain that ends below -5.1 starts at its last level above.
 
-        Further on x0 = (x - sigma eps) / alpha multiplies the error of eps by more than 160, and a grid in log-SNR
-        spends its steps on noise: the cosine chain ends at -9.9, the constant one at -10.1. A chain that ends in pure
-        noise starts there: x_T has exactly its distribution, and the first step has a closed form.
+        At noisier levels x0 = (x - sigma eps) / alpha multiplies the error of eps by more than 160, and a grid in
+        log-SNR spends its steps on noise: the cosine chain ends at -9.9, the constant one at -10.1. A chain ending in
+        pure noise starts there: x_T has exactly its distribution, and the first step has a closed form.
 
         Source: the released code of Lu et al., DPM-Solver, arXiv 2206.00927 (`numerical_clip_alpha`).
         """
@@ -117,7 +116,6 @@ class DiscreteVP(_Table):
         return left + w * (torch.where(right.isinf(), 2 * left - 1, right) - left)
 
     def time_of(self, lam: Tensor) -> Tensor:
-        """The time whose half log-SNR is `lam`."""
         assert self.steps is not None
         table = self._table(lam.device)
         log_alpha = F.logsigmoid(2 * lam.double()) / 2
@@ -133,14 +131,14 @@ class DiscreteVE(_Table):
     Source: Song and Ermon, arXiv 1907.05600, section 4.1.
 
     Args:
-        sigmas: `(L,)`, from the least to the most noise.
+        sigmas: `(L,)`, strictly rising. None for NCSN's, `geometric()`.
 
     Raises:
-        ValueError: Fewer than 2, or they do not rise strictly from above 0 to below infinity.
+        ValueError: If there are fewer than 2 sigmas, or they do not rise strictly from above 0 to below infinity.
     """
 
-    def __init__(self, sigmas: Tensor) -> None:
-        sigmas = sigmas.detach().to("cpu", torch.float64)
+    def __init__(self, sigmas: Tensor | None = None) -> None:
+        sigmas = (geometric() if sigmas is None else sigmas).detach().to("cpu", torch.float64)
         if sigmas.ndim != 1 or len(sigmas) < 2:
             raise ValueError(f"sigmas: they must be a list of at least 2 numbers; the shape is {list(sigmas.shape)}.")
         if not bool((sigmas[0] > 0) & (sigmas.diff() > 0).all() & sigmas[-1].isfinite()):
@@ -149,16 +147,13 @@ class DiscreteVE(_Table):
         super().__init__(F.pad(log_sigma, (1, 0), value=float(2 * log_sigma[0] - log_sigma[1])))
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Signal scale at times `t`: 1."""
         return torch.ones_like(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise scale at times `t`."""
         left, right, w = self._around(t)
         return (left + w * (right - left)).exp().to(t)
 
     def time_of(self, lam: Tensor) -> Tensor:
-        """The time whose half log-SNR is `lam`."""
         assert self.steps is not None
         table = self._table(lam.device)
         log_sigma = -lam.double()
@@ -166,5 +161,4 @@ class DiscreteVE(_Table):
         return ((i + (log_sigma - table[i]) / (table[i + 1] - table[i])) / self.steps).to(lam)
 
     def normalise(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """The pair divided by alpha."""
         return torch.ones_like(alpha), sigma / alpha

@@ -1,4 +1,4 @@
-"""Interpolations between data and noise."""
+"""Interpolations between data and noise: straight lines and a quarter circle."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Flow(Schedule):
     Source: Liu et al., arXiv 2209.03003, eq. 1; Lipman et al., Flow Matching, arXiv 2210.02747, example II.
 
     Args:
-        t_min: Where training and sampling stop short of the clean image.
-        t_max: 1 is pure noise, where eps and score networks have nothing to say about x0.
+        t_min: The cleanest time in training and sampling.
+        t_max: The noisiest time. 1 is pure noise, where the output of eps and score networks does not determine x0.
 
     Raises:
         ValueError: Unless 0 < t_min < t_max <= 1.
@@ -29,19 +29,15 @@ class Flow(Schedule):
         self.t_min, self.t_max = t_min, t_max
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Signal scale at times `t`."""
         return 1 - t
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise scale at times `t`: t."""
         return t
 
     def time_of(self, lam: Tensor) -> Tensor:
-        """The time whose half log-SNR is `lam`."""
         return torch.sigmoid(-lam)
 
     def normalise(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """The pair divided by its sum."""
         return alpha / (alpha + sigma), sigma / (alpha + sigma)
 
 
@@ -51,7 +47,7 @@ class Trigonometric(Schedule):
     Source: Albergo and Vanden-Eijnden, Stochastic Interpolants, arXiv 2209.15571, eq. 5.
 
     Args:
-        t_min: Where training and sampling stop short of the clean image.
+        t_min: The cleanest time in training and sampling.
         t_max: As in `Flow`.
 
     Raises:
@@ -64,13 +60,10 @@ class Trigonometric(Schedule):
         self.t_min, self.t_max = t_min, t_max
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Signal scale at times `t`; exactly 0 at t = 1."""
         return torch.sin(math.pi / 2 * (1 - t))
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise scale at times `t`."""
         return torch.sin(math.pi / 2 * t)
 
     def time_of(self, lam: Tensor) -> Tensor:
-        """The time whose half log-SNR is `lam`."""
         return 2 / math.pi * torch.atan(torch.exp(-lam))

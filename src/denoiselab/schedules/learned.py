@@ -12,7 +12,7 @@ from denoiselab.schedules.log_snr import LogSNR
 
 
 class LearnedLogSNR(LogSNR):
-    """A monotone network gives the log-SNR between two ends, which are learned too.
+    """The log-SNR is a monotone network between two ends, which are learned as well.
 
     log snr(t) = high - (high - low) (g(t) - g(0)) / (g(1) - g(0)), g(t) = l1(t) + l3(sigmoid(l2(l1(t)))), the linear
     layers' weights kept positive.
@@ -23,7 +23,7 @@ class LearnedLogSNR(LogSNR):
         log_snr_max: log-SNR at t = 0 before training; VDM's 13.3.
         log_snr_min: log-SNR at t = 1 before training; VDM's -5.
         width: Hidden units of the network.
-        learn_ends: Train the ends too; only a variational bound can.
+        learn_ends: Whether to train the ends, which needs a variational objective.
 
     Raises:
         ValueError: Unless log_snr_min < log_snr_max and width >= 1.
@@ -57,7 +57,6 @@ class LearnedLogSNR(LogSNR):
             self.register_buffer("ends", ends)
 
     def lam(self, t: Tensor) -> Tensor:
-        """Half log-SNR at times `t` (any shape), in float64 on the device of `t`."""
         here = t.to(self.first.device, torch.float64)
         low, high = self._rise(torch.zeros_like(here)), self._rise(torch.ones_like(here))
         fraction = (self._rise(here) - low) / (high - low)

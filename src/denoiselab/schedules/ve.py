@@ -14,11 +14,9 @@ class _Exploding(Schedule):
     """alpha = 1."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Signal scale at times `t`: 1."""
         return torch.ones_like(t)
 
     def normalise(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """The pair divided by alpha."""
         return torch.ones_like(alpha), sigma / alpha
 
 
@@ -44,11 +42,9 @@ class VEGeometric(_Exploding):
         self._rate = math.log(sigma_max / sigma_min)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise scale at times `t`."""
         return self.sigma_min * torch.exp(self._rate * t)
 
     def time_of(self, lam: Tensor) -> Tensor:
-        """The time whose half log-SNR is `lam`."""
         return (-lam - math.log(self.sigma_min)) / self._rate
 
 
@@ -58,8 +54,8 @@ class EDM(_Exploding):
     Source: Karras et al., EDM, arXiv 2206.00364, table 1.
 
     Args:
-        sigma_min: Least noise.
-        sigma_max: Most noise.
+        sigma_min: Noise scale at the cleanest level.
+        sigma_max: Noise scale at the noisiest level.
 
     Raises:
         ValueError: Unless 0 < sigma_min < sigma_max.
@@ -71,16 +67,14 @@ class EDM(_Exploding):
         self.t_min, self.t_max = sigma_min, sigma_max
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise scale at times `t`: t."""
         return t
 
     def time_of(self, lam: Tensor) -> Tensor:
-        """The time whose half log-SNR is `lam`."""
         return torch.exp(-lam)
 
 
 def check_sigmas(sigma_min: float, sigma_max: float) -> None:
-    """Refuse an empty or infinite range of noise.
+    """Check a range of noise scales.
 
     Raises:
         ValueError: Unless 0 < sigma_min < sigma_max, both finite.

@@ -30,7 +30,7 @@ class _Betas(Schedule):
         self.beta_min, self.beta_max, self.t_min = beta_min, beta_max, t_min
 
     def _least(self, beta_max: float, t_min: float) -> float:
-        """What beta_min must be above."""
+        """The exclusive lower bound of beta_min."""
         return 0.0
 
     @abstractmethod
@@ -38,11 +38,10 @@ class _Betas(Schedule):
         """B(t), shaped like `t`."""
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Signal scale at times `t`."""
         return torch.exp(-self.integral(t) / 2)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise scale at times `t`; expm1 keeps full relative accuracy near t = 0."""
+        # expm1 is accurate near t = 0.
         return torch.sqrt(-torch.expm1(-self.integral(t)))
 
 
@@ -56,10 +55,10 @@ class VPLinear(_Betas):
     Args:
         beta_min: Noise rate at t = 0, per unit time; negative in EDM's fit to its networks' range (`VPFitted`).
         beta_max: Noise rate at t = 1, per unit time.
-        t_min: Where training and sampling stop short of the clean image; 1e-3 is the source's.
+        t_min: The cleanest time in training and sampling; 1e-3 is the source's.
 
     Raises:
-        ValueError: Unless beta_min < beta_max, there is noise at t_min and more of it after, and 0 < t_min < 1.
+        ValueError: Unless beta_min < beta_max, 0 < t_min < 1, and the noise at t_min is positive and rising.
     """
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, t_min: float = 1e-3) -> None:
@@ -70,15 +69,13 @@ class VPLinear(_Betas):
         return -beta_max * t_min / (2 - t_min)
 
     def integral(self, t: Tensor) -> Tensor:
-        """beta_min t + (beta_max - beta_min) t^2 / 2."""
         return t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)
 
     def time_of(self, lam: Tensor) -> Tensor:
-        """The time whose half log-SNR is `lam`: the positive root of a quadratic, in its stable form."""
-        return self._inverse(-F.logsigmoid(2 * lam))  # softplus gives up its last digits beyond 20
+        return self._inverse(-F.logsigmoid(2 * lam))  # softplus is inexact beyond 20
 
     def _inverse(self, c: Tensor) -> Tensor:
-        """The time at which the integral is `c`."""
+        """The time at which the integral is `c`: the positive root of a quadratic, in its stable form."""
         root = torch.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * c)
         if self.beta_min <= 0:
             return (root - self.beta_min) / (self.beta_max - self.beta_min)
@@ -86,20 +83,20 @@ class VPLinear(_Betas):
 
 
 class VPFitted(VPLinear):
-    """`VPLinear` by its ends: sigma / alpha is rho_min at t_min and rho_max at t = 1.
+    """`VPLinear` defined by its ends: sigma / alpha is rho_min at t_min and rho_max at t = 1.
 
     The defaults are the range of EDM's networks, over which its released code runs the VP schedule and its time steps
-    (`ablation_sampler`); beta_min is -0.0048 then.
+    (`ablation_sampler`); they give beta_min = -0.0048.
 
     Source: Karras et al., EDM, arXiv 2206.00364, table 1 and code.
 
     Args:
-        rho_min: At t_min.
-        rho_max: At t = 1.
+        rho_min: sigma / alpha at t_min.
+        rho_max: sigma / alpha at t = 1.
         t_min: As in `VPLinear`.
 
     Raises:
-        ValueError: Unless 0 < rho_min < rho_max, 0 < t_min < 1, and the noise rises from t_min on.
+        ValueError: Unless 0 < rho_min < rho_max, 0 < t_min < 1, and the noise rises from t_min.
     """
 
     def __init__(self, rho_min: float = 0.002, rho_max: float = 80.0, t_min: float = 1e-3) -> None:
@@ -120,7 +117,7 @@ class VPQuadratic(_Betas):
     Args:
         beta_min: Noise rate at t = 0, per unit time; 1000 times Stable Diffusion's first beta.
         beta_max: Noise rate at t = 1, per unit time.
-        t_min: Where training and sampling stop short of the clean image.
+        t_min: The cleanest time in training and sampling.
 
     Raises:
         ValueError: Unless 0 < beta_min < beta_max and 0 < t_min < 1.
@@ -130,13 +127,13 @@ class VPQuadratic(_Betas):
         super().__init__(beta_min, beta_max, t_min)
 
     def integral(self, t: Tensor) -> Tensor:
-        """The integral of (r + t d)^2, r and r + d being the roots of the two rates."""
+        # The integral of (r + t d)^2, where r and r + d are the roots of the two rates.
         r = math.sqrt(self.beta_min)
         d = math.sqrt(self.beta_max) - r
         return t * (r * r + t * d * (r + t * d / 3))
 
     def time_of(self, lam: Tensor) -> Tensor:
-        """The time whose half log-SNR is `lam`: with y = r + t d, y^3 = r^3 + 3 d B, and t without y - r."""
+        # With y = r + t d, y^3 = r^3 + 3 d B; t is solved for without the difference y - r.
         r = math.sqrt(self.beta_min)
         d = math.sqrt(self.beta_max) - r
         c = -F.logsigmoid(2 * lam)
@@ -145,49 +142,35 @@ class VPQuadratic(_Betas):
 
 
 class SubVP(VPLinear):
-    """alpha of `VPLinear` with less noise, sigma = 1 - alpha^2.
+    """alpha of `VPLinear` with less noise, sigma = 1 - alpha^2. The arguments are those of `VPLinear`.
 
     Source: Song et al., arXiv 2011.13456, eq. 34-35 and appendix C.
-
-    Args:
-        beta_min: As in `VPLinear`.
-        beta_max: As in `VPLinear`.
-        t_min: As in `VPLinear`.
-
-    Raises:
-        ValueError: As in `VPLinear`.
     """
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise scale at times `t`."""
         return -torch.expm1(-self.integral(t))
 
     def time_of(self, lam: Tensor) -> Tensor:
-        """The time whose half log-SNR is `lam`: sigma / alpha = 2 sinh(B / 2), then t as in `VPLinear`."""
-        rho = torch.exp(-lam).clamp_max(torch.finfo(lam.dtype).max)  # infinite in float32 for all noise
+        # sigma / alpha = 2 sinh(B / 2), which is infinite in float32 for pure noise.
+        rho = torch.exp(-lam).clamp_max(torch.finfo(lam.dtype).max)
         return self._inverse(2 * torch.asinh(rho / 2))
 
     def normalise(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Not a scale of the pair.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError("base=SubVP: its paths are not scaled pairs; shift a variance-preserving schedule.")
+        raise ValueError("base=SubVP: its family has no closed form; use a variance-preserving schedule.")
 
 
 class VPCosine(Schedule):
     """alpha(t) = cos(a) / cos(a0), a = (t + s) / (1 + s) pi / 2, a0 = a(0).
 
-    Written with sin(pi/2 - a) and sigma^2 = sin(a - a0) sin(a + a0) / cos(a0)^2, which lose nothing at either end.
+    Computed from sin(pi/2 - a) and sigma^2 = sin(a - a0) sin(a + a0) / cos(a0)^2, which are accurate at both ends.
 
     Source: Nichol and Dhariwal, Improved DDPM, arXiv 2102.09672, eq. 17.
 
     Args:
         s: Offset that keeps the first steps from being too small.
-        t_min: Where training and sampling stop short of the clean image.
-        t_max: At t = 1 alpha is 0 and the log-SNR minus infinity; the default stops at a half log-SNR of -4.8, as
-            solvers do (Lu et al., DPM-Solver, arXiv 2206.00927, appendix D.1; the discrete schedule clips betas).
+        t_min: The cleanest time in training and sampling.
+        t_max: The noisiest time. At t = 1 alpha is 0; at the default the half log-SNR is -4.8, where solvers start (Lu
+            et al., DPM-Solver, arXiv 2206.00927, appendix D.1; the discrete schedule clips betas).
 
     Raises:
         ValueError: Unless 0 < s and 0 < t_min < t_max <= 1.
@@ -203,20 +186,18 @@ class VPCosine(Schedule):
         self._start = self._rate * s
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Signal scale at times `t`."""
         return torch.sin(self._rate * (1 - t)) / math.cos(self._start)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise scale at times `t`."""
         turn = self._rate * t
         return torch.sqrt(torch.sin(turn) * torch.sin(turn + 2 * self._start)) / math.cos(self._start)
 
     def time_of(self, lam: Tensor) -> Tensor:
-        """The time whose half log-SNR is `lam`: sin^2 a = sin^2 a0 + q, cos^2 a = p, from which t without a - a0."""
+        # sin^2 a = sin^2 a0 + q and cos^2 a = p; t is solved for without the difference a - a0.
         scale = math.cos(self._start) ** 2
         p, q = scale * torch.sigmoid(2 * lam), scale * torch.sigmoid(-2 * lam)
         base = math.sin(self._start) ** 2
-        # sin(a - a0) = sin a cos a0 - cos a sin a0, by the difference of squares: q / (the same sum).
+        # sin(a - a0) = sin a cos a0 - cos a sin a0 = q / (sin a cos a0 + cos a sin a0).
         sine, cosine = torch.sqrt(base + q), torch.sqrt(p)
         c0, s0 = math.cos(self._start), math.sin(self._start)
         across = q / (sine * c0 + cosine * s0)
@@ -227,7 +208,7 @@ class VPCosine(Schedule):
 class VPSigmoid(Schedule):
     """alpha(t)^2 falls as a logistic curve: (f(b) - f(u)) / (f(b) - f(a)), u = a + t (b - a), f the sigmoid.
 
-    Written with f(b) - f(u) = sinh((b - u) / 2) / (2 cosh(b / 2) cosh(u / 2)), exact at both ends.
+    Computed from f(b) - f(u) = sinh((b - u) / 2) / (2 cosh(b / 2) cosh(u / 2)), which is accurate at both ends.
 
     Source: Chen, On the Importance of Noise Scheduling, arXiv 2301.10972, section 2.2; Jabri et al., arXiv 2212.11972.
 
@@ -235,12 +216,12 @@ class VPSigmoid(Schedule):
         start: a times tau.
         end: b times tau.
         tau: Temperature.
-        t_min: Where training and sampling stop short of the clean image.
-        t_max: At t = 1 alpha is 0; the default stops at a half log-SNR of -5.2.
+        t_min: The cleanest time in training and sampling.
+        t_max: The noisiest time. At t = 1 alpha is 0; at the default the half log-SNR is -5.2.
 
     Raises:
-        ValueError: Unless start < end, tau > 0, both ends are within 80 tau of 0 (hyperbolic functions of more leave
-            float32), and 0 < t_min < t_max <= 1.
+        ValueError: Unless start < end, tau > 0, both ends are within 80 tau of 0 (float32 overflows
+            beyond), and 0 < t_min < t_max <= 1.
     """
 
     def __init__(
@@ -262,18 +243,13 @@ class VPSigmoid(Schedule):
         self.a, self.b, self.t_min, self.t_max = start / tau, end / tau, t_min, t_max
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Signal scale at times `t`."""
         return self._root((1 - t), self.a, t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise scale at times `t`."""
         return self._root(t, self.b, t)
 
     def time_of(self, lam: Tensor) -> Tensor:
-        """The time whose half log-SNR is `lam`.
-
-        With h = (b - a) / 2, snr cosh(b / 2) / cosh(a / 2) = sinh(h) coth(t h) - cosh(h), solved for t.
-        """
+        # With h = (b - a) / 2: snr cosh(b / 2) / cosh(a / 2) = sinh(h) coth(t h) - cosh(h).
         half = (self.b - self.a) / 2
         ratio = torch.exp(2 * lam) * (math.cosh(self.b / 2) / math.cosh(self.a / 2))
         return torch.log1p(2 * math.sinh(half) / (ratio + math.exp(-half))) / (2 * half)
