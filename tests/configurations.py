@@ -30,6 +30,11 @@ def composing(program: str = "train") -> Iterator[None]:
         yield
 
 
+def complete(group: str) -> list[str]:
+    """Those choices of a group that no option is missing from."""
+    return [name for name in names(group) if "???" not in (CONF / group / f"{name}.yaml").read_text()]
+
+
 def build(group: str, name: str, *overrides: str) -> Any:
     """The object of a choice, for data of standard deviation 0.5 and batches of 128."""
     context = {"sigma_data": 0.5, "batch_size": 128}

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
 from denoiselab.analytic import MixtureDenoiser
 from denoiselab.denoiser import Prediction
+from denoiselab.samplers import Sampler
 from denoiselab.schedules import Level, Schedule
 from denoiselab.testing.oracles import F64, draws, flow_map, interior_levels, measured, mixture, unbounded
 
-__all__ = ["F64", "Digits", "GeometricVE", "draws", "flow_map", "interior_levels", "measured", "mixture", "unbounded"]
+__all__ = [
+    "F64",
+    "Digits",
+    "GeometricVE",
+    "draws",
+    "flow_map",
+    "interior_levels",
+    "measured",
+    "mixture",
+    "unbounded",
+    "variant",
+]
 
 
 class Digits(MixtureDenoiser):
@@ -32,6 +47,12 @@ class Digits(MixtureDenoiser):
         mean = torch.softmax(logits, 1) @ self.means
         residual = y - alpha * mean
         return Prediction((mean + alpha * 0.05**2 / total * residual).to(x), (sigma / total * residual).to(x))
+
+
+def variant(sampler: Sampler, **options: Any) -> Sampler:
+    """The sampler with those of the options that it has."""
+    own = {field.name for field in dataclasses.fields(sampler) if field.init}
+    return dataclasses.replace(sampler, **{name: value for name, value in options.items() if name in own})
 
 
 class GeometricVE(Schedule):

@@ -69,7 +69,7 @@ def test_the_ancestral_sampler_uses_the_models_variance_unless_told_otherwise():
     x = torch.ones(500, 2, dtype=F64)
 
     def spread(raw, **options):
-        step = Ancestral(UniformTime(), 10, **options).between(CHAIN, here, there)
+        step = Ancestral(UniformTime(), 10, **{"large": None, **options}).between(CHAIN, here, there)
         out = step(denoise(raw * torch.ones_like(x)), x, Memory(), Noise(0, torch.arange(500)))
         return out - out.mean()
 

@@ -23,13 +23,12 @@ DATA = MEAN + STD * Noise(9, torch.arange(N)).normal((1,), F64)
 
 def analytic(eta):
     sampler = samplers.Analytic(UniformTime(), 5, eta, clip_pixels=None)
-    sampler.moments = measured(sampler, GAUSSIAN, DATA)
-    return sampler
+    return measured(sampler, GAUSSIAN, DATA)
 
 
 def test_moments_are_those_of_the_closed_form():
     """An exact model's error is the posterior's variance, and the paper's rho^2 (1 - E |eps|^2 / d)."""
-    moments = analytic(1.0).moments
+    moments = analytic(1.0).measurement.moments
     level = VPLinear().at(moments.lam)
     exact = 1 / (1 / STD**2 + level.snr)
     assert torch.allclose(exact, level.rho**2 * (1 - level.sigma**2 / (level.alpha**2 * STD**2 + level.sigma**2)))
@@ -82,8 +81,8 @@ def test_the_last_noisy_step_is_clipped_and_the_range_bounds_the_variance():
 
 def test_the_moments_are_of_the_mended_prediction_and_guidance_is_refused():
     sampler = samplers.Analytic(UniformTime(), 5, threshold=Clip(0.5))
-    clipped = measured(sampler, GAUSSIAN, DATA).error
-    plain = analytic(1.0).moments.error
+    clipped = measured(sampler, GAUSSIAN, DATA).measurement.moments.error
+    plain = analytic(1.0).measurement.moments.error
     assert clipped[-1] > 4 * plain[-1]  # near the data x0 is known, and what the clip takes away is the error
     assert float(clipped[0]) == pytest.approx(float(plain[0]), rel=0.01)  # far from them it is the mean, inside
     model = Model(GAUSSIAN, Unconditional(), Identity([1]))

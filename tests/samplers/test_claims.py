@@ -29,11 +29,11 @@ def test_a_sampler_is_what_it_declares(name, claim):
 
 
 class WrongOrder(samplers.DDIM):
-    order = 4
+    convergence_order = 4
 
 
 class WrongWeakOrder(samplers.Ancestral):
-    order = 2
+    convergence_order = 2
 
 
 class WrongCalls(samplers.DDIM):
@@ -45,11 +45,11 @@ class NotDeterministic(samplers.Ancestral):
 
 
 class NoReason(samplers.DDIM):
-    order = None
+    convergence_order = None
 
 
 class WrongAdaptiveOrder(samplers.AdaptiveODE):
-    order = 8
+    convergence_order = 8
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 def distance(sampler, schedule, spacing):
     """Over 300 fresh starts, to a run of 400 steps."""
     noise = lambda: Noise(7, torch.arange(300))  # noqa: E731
-    fine = samplers.DPMSolverPP(UniformLogSNR(), 400, 3)(mixture(), schedule, (1,), noise(), dtype=F64)
+    fine = samplers.DPMSolverPP(UniformLogSNR(), 400, 3, published=False)(mixture(), schedule, (1,), noise(), dtype=F64)
     sampler.spacing = spacing
     x = sampler(mixture(), schedule, (1,), noise(), dtype=F64)
     return float((x - fine).abs().mean())
@@ -32,7 +32,10 @@ def distance(sampler, schedule, spacing):
 @pytest.mark.parametrize("schedule", [VPLinear(), Flow()], ids=["vp", "flow"])
 @pytest.mark.parametrize("rule", ["ddim", "2m"])
 def test_a_fitted_grid_is_nearer_than_the_usual_ones(schedule, rule):
-    sampler = {"ddim": samplers.DDIM(UniformTime(), 6), "2m": samplers.DPMSolverPP(UniformLogSNR(), 6)}[rule]
+    sampler = {
+        "ddim": samplers.DDIM(UniformTime(), 6),
+        "2m": samplers.DPMSolverPP(UniformLogSNR(), 6, published=False),
+    }[rule]
     searches = [(NearestEnd(200, 64), 0.95 if rule == "ddim" else 0.8)]
     if rule == "ddim":  # whose error it measures
         searches.append((LocalErrors(200, 64), 1.05))
@@ -74,7 +77,7 @@ def test_a_grid_is_fitted_to_the_guided_and_mended_model(scale, threshold):
     sampler = samplers.DDIM(UniformTime(), 5, threshold=threshold)
     grid = NearestEnd(n, 64, evaluations=80)(sampler, denoise, VPLinear(), (1,), CPU, dtype=F64)
     sampler.spacing = Listed(grid.lam, Lam())
-    fine = samplers.DPMSolverPP(UniformLogSNR(), 500, 3, threshold=threshold)
+    fine = samplers.DPMSolverPP(UniformLogSNR(), 500, 3, published=False, threshold=threshold)
     x, end = (
         rule(denoise, VPLinear(), (1,), Noise(0, 2**40 + index), dtype=F64) for rule in (sampler, fine)
     )  # the starts that it was fitted to

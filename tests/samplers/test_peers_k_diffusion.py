@@ -146,4 +146,4 @@ def test_we_end_where_dpm_adaptive_does_with_the_papers_step_sizes(order):
         with in_double(), pytest.MonkeyPatch.context() as patch:
             patch.setattr(k_diffusion(), "PIDStepSizeController", Papers)
             want = theirs("sample_dpm_adaptive", x, LAST, FIRST, order=order, noise_sampler=lambda *_: 0.0)
-        assert distance(ours(DPMSolverAdaptive(Karras(), order), VE, ends, x), want) < EXACT
+        assert distance(ours(DPMSolverAdaptive(Karras(), order=order), VE, ends, x), want) < EXACT

@@ -116,7 +116,7 @@ def test_we_end_where_song_et_al_do(kind, name, overrides, theirs, options):
     n = 1000 if name == "predictor_corrector" and not options else 100
     chain, sampler, denoise = chain_of(kind, n), build("sampler", name, *overrides), count_calls(clouds)
     steps = n - 1 if name == "corrector_only" else n
-    sampler.spacing = UniformTime(sampler.spacing.to_clean)  # the chain's levels
+    sampler.spacing = UniformTime(to_clean=sampler.spacing.to_clean)  # the chain's levels
     levels = sampler.grid(chain, steps)
     x = float(levels[0].sigma) * X
     end = sampler.run(denoise, chain, levels, x, Drawn())

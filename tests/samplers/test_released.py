@@ -67,7 +67,7 @@ def test_analytic_ddim_clips_x0_and_keeps_eps(eta):
     at = [CHAIN.level(torch.tensor(r / 1000, dtype=F64)) for r in reversed(ns)]
     assert [float(level.t) for level in levels[:-1]] == pytest.approx([float(level.t) for level in at])
     error = torch.stack([level.rho**2 * (1 - squares[r]) for level, r in zip(at, reversed(ns), strict=True)])
-    sampler.moments = Moments(torch.stack([level.lam for level in at]), error)
+    sampler.measurement.moments = Moments(torch.stack([level.lam for level in at]), error)
     assert distance(ours(sampler, CHAIN, levels, X), x) < EXACT
     sampler.threshold = Clip(bound)
     assert distance(ours(sampler, CHAIN, levels, X), x) > 1e-3
@@ -107,7 +107,7 @@ def test_rules_that_add_no_eps_to_x0_refuse_another():
     ):
         with pytest.raises(ValueError, match=r"threshold\.keep_eps=true: .* keep_eps=false"):
             make(Clip(keep_eps=True))
-        with pytest.raises(ValueError, match="has a noise of its own to add back"):
+        with pytest.raises(ValueError, match="predicts a noise to add back"):
             ours(make(Clip()), CHAIN, UniformTime()(CHAIN, 4), X, null_and_guided)
     for kind in (Renoised, Churn):  # the rule inside re-noises
         assert rule(kind, rule(DDIM, threshold=Clip(keep_eps=True))).renoises
@@ -271,7 +271,8 @@ def test_fixed_singlestep_runs_place_their_calls_as_the_released_dpm_solver(orde
 @pytest.mark.parametrize("calls", [7, 8, 9])
 def test_denoise_to_zero_leaves_the_steps_of_dpm_solver_fast_equal(calls):
     grid, plain = (
-        DPMSolverFast(spacing, calls).grid(VP) for spacing in (DenoiseToZero(UniformLogSNR()), UniformLogSNR(False))
+        DPMSolverFast(spacing, calls).grid(VP)
+        for spacing in (DenoiseToZero(UniformLogSNR()), UniformLogSNR(to_clean=False))
     )
     assert [float(level.t) for level in grid[:-1]] == [float(level.t) for level in plain]
     assert grid[-1].is_end

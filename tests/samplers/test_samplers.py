@@ -7,8 +7,8 @@ import math
 
 import pytest
 import torch
-from configurations import build, names
-from oracles import F64, draws, interior_levels, measured, mixture
+from configurations import build, complete, names
+from oracles import F64, draws, interior_levels, measured, mixture, variant
 
 from denoiselab import samplers
 from denoiselab.denoiser import Prediction
@@ -24,23 +24,14 @@ from denoiselab.schedules.betas import linear
 from denoiselab.schedules.discrete import DiscreteVP
 
 NAMES = names("sampler")
-TIGHT = ["+rtol=1e-4", "+atol=1e-5"]
-SHORT = {
-    "annealed_langevin": ["repeats=5"],
-    "ncsn_langevin": ["repeats=5"],
-    "dpm_solver_12": TIGHT,
-    "dpm_solver_23": TIGHT,
-    "dpmpp_12": TIGHT,
-    "dpmpp_23": TIGHT,
-}
 
 
 @functools.cache
 def sampler_of(name) -> Sampler:
-    sampler = build("sampler", name, *SHORT.get(name, []))
-    if isinstance(sampler, samplers.Analytic):
-        sampler.moments = measured(sampler, mixture(), draws(mixture(), 200))
-    return sampler
+    sampler = variant(build("sampler", name), repeats=5)
+    if sampler.adaptive:
+        sampler = variant(sampler, rtol=min(sampler.rtol, 1e-4), atol=min(sampler.atol, 1e-5))
+    return measured(sampler, mixture(), draws(mixture(), 200))
 
 
 SCHEDULES = {
@@ -101,7 +92,7 @@ def test_too_small_a_budget_is_refused():
         samplers.DDIM(UniformTime(), 3)(mixture(), VPLinear(), (1,), Noise(0, torch.arange(2)), steps=3, nfe=4)
 
 
-@pytest.mark.parametrize("spacing", sorted({*names("spacing")} - {"from_file", "listed"}))
+@pytest.mark.parametrize("spacing", complete("spacing"))
 def test_any_sampler_takes_any_grid(spacing):
     grid = build("spacing", spacing)
     for name in NAMES:
@@ -172,7 +163,7 @@ def test_a_trajectory_keeps_every_few_steps_and_the_last():
 
 @pytest.mark.parametrize(
     "sampler",
-    [samplers.RhoRK(UniformLogSNR(), 200, rk4()), samplers.DPMSolverPP(UniformLogSNR(), 800, 2)],
+    [samplers.RhoRK(UniformLogSNR(), 200, rk4()), samplers.DPMSolverPP(UniformLogSNR(), 800, 2, published=False)],
     ids=["rk4", "2m"],
 )
 def test_encoding_and_decoding_return_the_data(sampler):
@@ -217,11 +208,30 @@ def test_slerp_keeps_the_length_and_its_ends():
     assert ((half / a.flatten(1).norm(dim=1) - 1).abs() < 0.1).all()
 
 
-# Of one call a step, and k-diffusion's two-call rule with noise at both.
-BROWNIAN = [
-    "ancestral", "analytic_dpm", "dpmpp_2m_sde", "dpmpp_3m_sde", "sde_dpm_solver", "dpmpp_sde", "dpmpp_2s_sde",
-    "euler_ancestral", "dpm2_ancestral", "dpmpp_2s_ancestral", "euler_maruyama", "sit_sde", "reverse_diffusion",
-]  # fmt: skip
+def draws_between(name):
+    """Whether all noise of a sampler, some that does not vanish with the step, is of `Noise.between`."""
+    drawn = []
+
+    class Spy(Noise):
+        def between(self, x, here, there):
+            drawn.append("between")
+            return super().like(x)
+
+        def like(self, x):
+            drawn.append("like")
+            return super().like(x)
+
+    sampler = copy.copy(sampler_of(name))
+    sampler.spacing = UniformLogSNR()
+    start = torch.zeros(20, 1, dtype=F64)
+    ends = [
+        sampler(mixture(), VPLinear(), (1,), Spy(seed, torch.arange(20)), steps=200, start=start, dtype=F64)
+        for seed in (0, 1)
+    ]
+    return set(drawn) == {"between"} and bool((ends[0] - ends[1]).abs().mean() > 0.6)
+
+
+BROWNIAN = [name for name in NAMES if sampler_of(name).stochastic and draws_between(name)]
 
 
 @pytest.mark.parametrize("name", BROWNIAN)
@@ -309,7 +319,7 @@ def test_ancestral_noise_beyond_the_levels_own_is_refused():
         samplers.Renoised(UniformTime(), 9, samplers.DDIM(UniformTime(), 9), eta=1.2)
 
 
-@pytest.mark.parametrize("name", ["ode_adaptive", "dpm_solver_23"])
+@pytest.mark.parametrize("name", [name for name in NAMES if sampler_of(name).adaptive])
 def test_an_adaptive_run_is_seen_and_stopped_after_any_call(name):
     seen = []
 
@@ -335,7 +345,9 @@ def test_annealed_langevin_walks_at_every_level():
             seen.append(float(level.sigma))
             return mixture()(x, level)
 
-        sampler = samplers.AnnealedLangevin(Listed(levels.tolist(), Rho(), to_clean), 4 if to_clean else 3, repeats=5)
+        sampler = samplers.AnnealedLangevin(
+            Listed(levels.tolist(), Rho(), to_clean=to_clean), 4 if to_clean else 3, repeats=5
+        )
         x = sampler(denoise, EDM(0.01, 1.0), (1,), Noise(0, torch.arange(2)), dtype=F64)
         assert x.isfinite().all()
         counts = [sum(abs(s / level - 1) < 1e-6 for s in seen) for level in levels.tolist()]

@@ -17,7 +17,7 @@ from denoiselab.noise import Noise
 from denoiselab.objectives import ContinuousBound, VariationalBound
 from denoiselab.objectives.decoders import Decoder
 from denoiselab.objectives.level_distributions import UniformSteps
-from denoiselab.samplers.base import check_number
+from denoiselab.samplers.checks import check_number
 from denoiselab.variances import Variance
 
 

@@ -25,7 +25,7 @@ from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 from denoiselab.objectives.projections import Projection
 from denoiselab.samplers.adaptive import flow_place, flow_slope, like_batch, runge_kutta_45
-from denoiselab.samplers.base import check_number
+from denoiselab.samplers.checks import check_number
 from denoiselab.schedules import Schedule
 from denoiselab.schedules.base import like
 

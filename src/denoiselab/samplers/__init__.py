@@ -1,7 +1,7 @@
 """Samplers: from noise to data over a grid of levels."""
 
 from denoiselab.samplers.adaptive import AdaptiveODE, DPMSolverAdaptive, DPMSolverPPAdaptive
-from denoiselab.samplers.analytic_variance import Analytic, Moments
+from denoiselab.samplers.analytic_variance import Analytic
 from denoiselab.samplers.ancestral import Ancestral
 from denoiselab.samplers.base import Memory, OneStep, Planned, Sampler
 from denoiselab.samplers.ddim import DDIM, slerp
@@ -16,6 +16,7 @@ from denoiselab.samplers.dpm_solver import (
 )
 from denoiselab.samplers.edm import Churn, DPMSolverPPSDE, Renoised
 from denoiselab.samplers.langevin import AnnealedLangevin, NCSNLangevin
+from denoiselab.samplers.measurement import Measurement, Moments
 from denoiselab.samplers.observers import Moment, OnStep, Trajectory, count_calls
 from denoiselab.samplers.pndm import FON, FPNDM, PLMS, SPNDM
 from denoiselab.samplers.predictor_corrector import PredictorCorrector
@@ -46,6 +47,7 @@ __all__ = [
     "DPMSolverPPSinglestep",
     "DPMSolverSinglestep",
     "EulerMaruyama",
+    "Measurement",
     "Memory",
     "Moment",
     "Moments",

@@ -1,100 +1,88 @@
-"""Samplers that choose their own steps, each sample its own, from tolerances: their NFE is known when it is spent."""
+"""Samplers that choose the steps of each sample from tolerances; their NFE is only known after the run."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
-from denoiselab.samplers.base import Memory, Planned, Sampler, Step, check_number
-from denoiselab.samplers.spacing import Spacing
-from denoiselab.samplers.thresholding import Threshold
+from denoiselab.samplers.base import Memory, Planned, Sampler, Step
+from denoiselab.samplers.checks import check_number, check_positive
+from denoiselab.samplers.spacing import Spacing, UniformLogSNR
 from denoiselab.samplers.transfer import X0, Eps, Space
 from denoiselab.schedules import Level, Schedule
 from denoiselab.schedules.base import like
 
 
+@dataclass(eq=False)
 class Adaptive(Sampler):
-    """One step from the first to the last level inside the axis, by as many calls as its tolerances ask for.
+    """One step from the first to the last level inside the axis, with as many calls as the tolerances require.
 
-    A call evaluates the whole batch, so a batch costs what its hardest sample costs; no sample's value depends on
-    the others.
+    A call evaluates the whole batch, so a batch takes as many calls as its hardest sample; no sample depends on the
+    others. The other arguments are those of `Sampler`, without `steps`; only the ends of the grid are used.
 
     Args:
-        spacing: Where it starts, and whether it lands on clean data; levels between are not used.
         rtol: Relative tolerance.
         atol: Absolute tolerance, in units of the data.
-        threshold: Mends each predicted x0.
 
     Raises:
-        ValueError: A tolerance is negative, or both are 0.
+        ValueError: If a tolerance is negative, or both are 0.
     """
 
-    adaptive = True
-    order: int  # of the steps, whose number grows as the tolerances fall
+    spacing: Spacing = field(default_factory=UniformLogSNR)
+    steps: int = field(default=3, init=False, repr=False)
+    rtol: float = 1e-5
+    atol: float = 1e-5
 
-    def __init__(self, spacing: Spacing, rtol: float, atol: float, threshold: Threshold | None = None) -> None:
-        super().__init__(spacing, 3, threshold)
-        check_number("rtol", rtol)
-        check_number("atol", atol)
-        if rtol == atol == 0:
+    # Convergence order of the steps, whose number grows as the tolerances fall.
+    convergence_order: int = field(init=False, repr=False)
+    adaptive = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("rtol", self.rtol)
+        check_number("atol", self.atol)
+        if self.rtol == self.atol == 0:
             raise ValueError("rtol=0 and atol=0: one of them must be positive.")
-        self.rtol, self.atol = rtol, atol
 
     @abstractmethod
     def solve(self, schedule: Schedule, here: Level, there: Level) -> Step:
-        """The way from `here` to `there`."""
+        """The solution from `here` to `there`."""
 
     def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
-        """One step."""
         return [Planned(self.solve(schedule, levels[0], levels[-1]), levels[-1])]
 
     def grid(self, schedule: Schedule, steps: int | None = None) -> list[Level]:
-        """The ends, and a level between them so that one that starts at pure noise has two inside."""
+        """A grid of three steps, so that one that starts at pure noise has two noisy levels."""
         return self.spacing(schedule, 3)
 
     def nfe(self, steps: int, schedule: Schedule) -> int:
-        """Not known before.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(f"{type(self).__name__} chooses its own steps: give it tolerances, not a number of calls.")
+        raise ValueError(f"{type(self).__name__} chooses its own steps; set its tolerances, not a number of calls.")
 
 
+@dataclass(eq=False)
 class AdaptiveODE(Adaptive):
     """The probability-flow ODE (`flow_slope`) by an adaptive Runge-Kutta method.
 
     Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, appendix D (RK45).
 
+    The other arguments are those of `Adaptive`.
+
     Args:
-        spacing: As in `Adaptive`.
-        rtol: Relative tolerance.
-        atol: Absolute tolerance.
-        tsitouras: His tableau of order 5, else Dormand and Prince's.
-        threshold: Mends each predicted x0.
+        tsitouras: Whether to use Tsitouras' tableau of order 5; otherwise Dormand and Prince's.
     """
 
-    order = 5
+    tsitouras: bool = False
 
-    def __init__(
-        self,
-        spacing: Spacing,
-        rtol: float = 1e-5,
-        atol: float = 1e-5,
-        tsitouras: bool = False,
-        threshold: Threshold | None = None,
-    ) -> None:
-        super().__init__(spacing, rtol, atol, threshold)
-        self.tsitouras = tsitouras
+    convergence_order = 5
 
     def solve(self, schedule: Schedule, here: Level, there: Level) -> Step:
-        """The solver's run."""
-
         def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
             def slope(place: Tensor, u: Tensor) -> Tensor:
                 return flow_slope(denoise, schedule, place, u.view(x.shape), x.dtype).flatten(1)
@@ -109,7 +97,7 @@ class AdaptiveODE(Adaptive):
 
 
 def flow_place(level: Level) -> Tensor:
-    """Where `flow_slope` has a level, float64, shaped like it: w = asinh(alpha / sigma), 0 at pure noise."""
+    """The variable of `flow_slope` at a level, float64, shaped like it: w = asinh(alpha / sigma), 0 at pure noise."""
     return (level.alpha / level.sigma).double().asinh()
 
 
@@ -118,16 +106,16 @@ def flow_slope(denoise: Denoise, schedule: Schedule, place: Tensor, u: Tensor, d
 
     With tan(phi) = sigma / alpha it is du/d phi = cos(phi) eps - sin(phi) x0: the same ODE, with the same steps, on
     every schedule. The variable w has d phi / dw = -sin(phi): near the data it is the half log-SNR plus log 2, and
-    unlike that it is finite at pure noise.
+    unlike the latter it is finite at pure noise.
 
     Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, eq. 13.
 
     Args:
         denoise: A denoiser with its conditioning bound.
-        schedule: Whose levels are used.
-        place: w, `(B,)` float64, as `flow_place` has it.
+        schedule: The path whose levels are passed to the denoiser.
+        place: w `(B,)` float64 (`flow_place`).
         u: `(B, *)` float64.
-        dtype: Of the denoiser's input.
+        dtype: Type of the denoiser's input.
     """
     with torch.no_grad():  # a learned schedule's search for the level
         level = schedule.at(place.sinh().log())
@@ -147,7 +135,7 @@ def runge_kutta_45(
     *,
     tsitouras: bool = False,
 ) -> Tensor:
-    """The solution `(B, D)` at `last` of an ODE, by torchode's adaptive rules of order 5 with steps of each sample.
+    """The solution `(B, D)` at `last` of an ODE, by torchode's adaptive rules of order 5 with own steps of each sample.
 
     The error of a step is the root of the mean square over D of error / (atol + rtol |y|).
 
@@ -160,12 +148,12 @@ def runge_kutta_45(
         last: `(B,)`.
         rtol: Relative tolerance.
         atol: Absolute tolerance.
-        tsitouras: His tableau, else Dormand and Prince's.
+        tsitouras: Whether to use Tsitouras' tableau; otherwise Dormand and Prince's.
 
     Raises:
-        ValueError: The solver gave up.
+        ValueError: If the solver fails.
     """
-    import torchode  # Half a second, for this function alone.
+    import torchode  # takes half a second, and only this function needs it
 
     term = torchode.ODETerm(slope)
     method = (torchode.Tsit5 if tsitouras else torchode.Dopri5)(term=term)
@@ -173,51 +161,42 @@ def runge_kutta_45(
     problem = torchode.InitialValueProblem(y0=start, t_start=first, t_end=last)
     solution = torchode.AutoDiffAdjoint(method, control).solve(problem)
     if bool((solution.status != 0).any()):
-        raise ValueError(f"the ODE's solver gave up at rtol={rtol}, atol={atol}.")
+        raise ValueError(f"rtol={rtol}, atol={atol}: the ODE solver failed; use larger tolerances.")
     end: Tensor = solution.ys[:, -1]
     return end
 
 
+@dataclass(eq=False)
 class DPMSolverAdaptive(Adaptive):
-    """DPM-Solver-12 or -23, for eps: a rule in another of one order more, whose difference is the error of the step.
+    """DPM-Solver-12 or -23, for eps: two rules of consecutive orders, whose difference is the error of the step.
 
-    Per sample: E = rms((high - low) / max(atol, rtol max(|low|, |x_before|))); the step is taken if E <= 1; then h is
-    multiplied by 0.9 E^(-1/order).
+    For each sample, E = rms((high - low) / max(atol, rtol max(|low|, |x_before|))); the step is accepted if E <= 1, and
+    h is multiplied by 0.9 E^(-1/order).
 
     Source: Lu et al., DPM-Solver, arXiv 2206.00927, appendix C.
 
-    Args:
-        spacing: As in `Adaptive`.
-        order: 2 for DPM-Solver-12, 3 for -23.
-        rtol: Relative tolerance.
-        atol: Absolute tolerance; the paper's is 1 / 128 for data in [-1, 1].
-        h: First step in half log-SNR.
-        threshold: Mends each predicted x0.
+    The other arguments are those of `Adaptive`; the paper's `atol` is 1 / 128 for data in [-1, 1].
 
-    Raises:
-        ValueError: An option is out of range.
+    Args:
+        order: 2 for DPM-Solver-12, 3 for -23.
+        h: First step in half log-SNR.
     """
 
-    space: Space = Eps()
+    rtol: float = 0.05
+    atol: float = 0.0078
+    order: int = field(default=3, kw_only=True)
+    h: float = field(default=0.05, kw_only=True)
 
-    def __init__(
-        self,
-        spacing: Spacing,
-        order: int = 3,
-        rtol: float = 0.05,
-        atol: float = 0.0078,
-        h: float = 0.05,
-        threshold: Threshold | None = None,
-    ) -> None:
-        super().__init__(spacing, rtol, atol, threshold)
-        check_number("order", order, 2, 3)
-        if not h > 0:
-            raise ValueError(f"h={h}: it must be positive.")
-        self.order, self.h = order, h
+    path_dependent = True  # by the tolerances
+    space: ClassVar[Space] = Eps()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("order", self.order, 2, 3)
+        check_positive("h", self.h)
+        self.convergence_order = self.order
 
     def solve(self, schedule: Schedule, here: Level, there: Level) -> Step:
-        """Steps until every sample has arrived."""
-
         def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
             lam, last = like_batch(here.lam, x), like_batch(there.lam, x)
             sign = torch.sign(last - lam)
@@ -227,11 +206,11 @@ class DPMSolverAdaptive(Adaptive):
                 low, high = self._pair(denoise, schedule, x, lam, h)
                 scale = torch.maximum(self.rtol * torch.maximum(low.abs(), before.abs()), torch.full_like(x, self.atol))
                 error = ((high - low) / scale).flatten(1).double().square().mean(1).sqrt()
-                # An error that is no number is taken too, and ends the sample's way: it cannot be mended.
-                taken = ~(error > 1) & ((last - lam).abs() > 1e-9)
-                x = torch.where(like(taken, x).bool(), high, x)
-                before = torch.where(like(taken, x).bool(), low, before)
-                lam = torch.where(taken, lam + h, lam)
+                # A step with a NaN error is accepted too, and ends the sample: repeating it would not help.
+                accepted = ~(error > 1) & ((last - lam).abs() > 1e-9)
+                x = torch.where(like(accepted, x).bool(), high, x)
+                before = torch.where(like(accepted, x).bool(), low, before)
+                lam = torch.where(accepted, lam + h, lam)
                 wanted = h.abs() * 0.9 * error.clamp_min(1e-10).pow(-1 / self.order)
                 h = sign * torch.minimum(wanted, (last - lam).abs())
             return x
@@ -239,7 +218,7 @@ class DPMSolverAdaptive(Adaptive):
         return step
 
     def _pair(self, denoise: Denoise, schedule: Schedule, x: Tensor, lam: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """The states after `h` by the rule and by the one it stands in."""
+        """The states after `h` by the rule of lower order and by that of higher order."""
         start, end = schedule.at(lam), schedule.at(lam + h)
         assert self.space.rate is not None
         rate = self.space.rate
@@ -274,7 +253,7 @@ class DPMSolverAdaptive(Adaptive):
 
 
 class DPMSolverPPAdaptive(DPMSolverAdaptive):
-    """DPM-Solver++-12 or -23: as `DPMSolverAdaptive`, for x0.
+    """DPM-Solver++-12 or -23: `DPMSolverAdaptive` for x0.
 
     Source: Lu et al., DPM-Solver++, arXiv 2211.01095, and its released code (`dpm_solver_adaptive`).
     """
@@ -282,10 +261,9 @@ class DPMSolverPPAdaptive(DPMSolverAdaptive):
     space = X0()
 
     def move(self, here: Level, there: Level) -> tuple[Tensor, Tensor]:
-        """(keep, gain)."""
         return there.sigma / here.sigma, -there.alpha * torch.expm1(here.lam - there.lam)
 
 
 def like_batch(value: Tensor, x: Tensor) -> Tensor:
-    """A grid's value for each sample of x, `(B,)` float64."""
+    """A scalar of the grid for each sample of x, `(B,)` float64."""
     return value.to(x.device).expand(len(x)).clone()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -10,45 +11,41 @@ from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
 from denoiselab.parameterizations import posterior_mean
 from denoiselab.samplers.base import Memory, OneStep, Step
-from denoiselab.samplers.spacing import Spacing
-from denoiselab.samplers.thresholding import Threshold
+from denoiselab.samplers.spacing import Spacing, VPTime
 from denoiselab.samplers.transfer import linear
 from denoiselab.schedules import Level, Schedule
 from denoiselab.variances import log_bounds
 
 
+@dataclass(eq=False)
 class Ancestral(OneStep):
     """x_s = mean(x_t, x0_hat) + sqrt(variance) z, with the posterior's mean.
 
-    The variance is the model's, where it has one; or posterior^(1 - large) beta^large: 0 is DDPM's fixed-small, 1
-    its fixed-large (with x0 clipped it is DDIM's sigma-hat, `ddpm_noisy` in its code), and what lies between is the
-    interpolation of Nichol and Dhariwal (arXiv 2102.09672, eq. 15).
+    The variance is posterior^(1 - large) beta^large: `large=0` is DDPM's fixed-small, 1 its fixed-large (with x0
+    clipped: DDIM's sigma-hat, `ddpm_noisy` in its code), and values between are the interpolation of Nichol and
+    Dhariwal (arXiv 2102.09672, eq. 15). Or it is predicted by the model.
 
     Source: Ho et al., DDPM, arXiv 2006.11239, algorithm 2, for any schedule and any step.
 
-    Args:
-        spacing: Chooses the levels.
-        steps: Number of steps.
-        large: From 0 (fixed small) to 1 (fixed large); None for the model's own variance, and 0 where it has none.
-        threshold: Mends each predicted x0; `Clip` is what DDPM's code does.
+    The other arguments are those of `Sampler`.
 
-    Raises:
-        ValueError: `large` is outside [0, 1].
+    Args:
+        large: From 0 to 1; None for the variance that the model predicts, or 0 if it predicts none.
     """
 
-    order = 1
+    spacing: Spacing = field(default_factory=VPTime)
+    steps: int = 100
+    large: float | None = 0.0
+
+    convergence_order = 1
     stochastic = True
 
-    def __init__(
-        self, spacing: Spacing, steps: int, large: float | None = None, threshold: Threshold | None = None
-    ) -> None:
-        super().__init__(spacing, steps, threshold)
-        if large is not None and not 0 <= large <= 1:
-            raise ValueError(f"large={large}: it must lie between 0 and 1, or be null for the model's own.")
-        self.large = large
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.large is not None and not 0 <= self.large <= 1:
+            raise ValueError(f"large={self.large}: it must lie between 0 and 1, or be null for the model's own.")
 
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
-        """One draw from the posterior."""
         mean = [float(c) for c in posterior_mean(here, there)]
         small, beta = (float(bound) for bound in log_bounds(here, there))
         std = math.exp((small + (self.large or 0.0) * (beta - small)) / 2)

@@ -1,10 +1,10 @@
-"""The one sampling loop, and what every sampler declares."""
+"""The sampling loop and the base classes of samplers."""
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import NamedTuple, Protocol
 
@@ -13,21 +13,23 @@ from torch import Tensor
 
 from denoiselab.denoiser import Denoise, Prediction
 from denoiselab.noise import Noise
+from denoiselab.samplers.checks import check_number
+from denoiselab.samplers.declared import Declared
 from denoiselab.samplers.observers import Moment, OnStep, Watch
-from denoiselab.samplers.spacing import Spacing
+from denoiselab.samplers.spacing import Asinh, Spacing
 from denoiselab.samplers.thresholding import Threshold
 from denoiselab.schedules import Level, Schedule
 
 
 class Memory:
-    """What a run remembers between steps: past predictions, the newest first, and the state that a corrector mends."""
+    """State of a run between steps: past predictions, the newest first, and the x that a corrector replaces."""
 
     def __init__(self) -> None:
         self.past: list[Tensor] = []
         self.x: Tensor | None = None
 
     def add(self, m: Tensor, keep: int) -> None:
-        """Remember a prediction, and of all the last `keep`."""
+        """Store a prediction, and drop all but the last `keep`."""
         self.past.insert(0, m)
         del self.past[keep:]
 
@@ -36,76 +38,65 @@ class Step(Protocol):
     """A step with its coefficients computed."""
 
     def __call__(self, denoise: Denoise, x: Tensor, memory: Memory, noise: Noise, /) -> Tensor:
-        """Move x `(B, *)`."""
+        """The next x `(B, *)`."""
         ...
 
 
 class Planned(NamedTuple):
-    """A step, and where it lands."""
+    """A step and the level at which it ends."""
 
     step: Step
     there: Level
 
 
-class Sampler(ABC):
-    """A rule for the steps between levels, with the grid and number of steps it uses by default.
+@dataclass(eq=False)
+class Sampler(Declared):
+    """A rule for the steps between levels, with its default grid and number of steps.
 
-    The driver owns both ends of the axis: a step that starts at alpha = 0 or lands at sigma = 0 is one network call
-    and a transfer of the prediction, the same for every sampler that does not say otherwise (`at_last`, `land`). A
-    rule for steps never sees an end, so what is done at every level is `at_last` too.
+    The base class makes the steps at both ends of the axis: a step that starts at alpha = 0 or ends at sigma = 0 is
+    one network call and a transfer of the prediction, unless the sampler overrides `at_last` or `land`. `interior`
+    only gets levels between the ends.
 
     Args:
-        spacing: Chooses the levels.
+        spacing: The grid of levels.
         steps: Number of steps from noise to data, at least 1.
-        threshold: Mends each predicted x0; None for none.
+        threshold: Applied to every predicted x0, e.g. `Clip`; None for none.
 
     Raises:
-        ValueError: `steps` is less than 1, or the threshold keeps eps and the sampler adds none back.
+        ValueError: If an option of this class or a subclass is out of range, or `threshold.keep_eps` is set and the
+            sampler does not add eps to x0.
     """
 
-    # Order of convergence on smooth problems: of the ODE's solution at the last noisy level, once there is a history,
-    # or weak for a stochastic sampler. None where samples do not converge as steps are added, for the reason in
-    # `no_order`. The tests hold every sampler of conf/sampler to these declarations.
-    order: int | None
-    no_order: str = ""
-    calls_per_step: int = 1
-    calls_at_last: int = 0  # network calls of `at_last`
-    stochastic: bool = False
-    # Whether it chooses its own steps, so that its calls are known only when they are made.
-    adaptive: bool = False
-    # Whether its steps add a predicted noise to x0, so that it can be another than eps (`Prediction.renoise`).
-    renoises: bool = False
+    spacing: Spacing = field(default_factory=Asinh)
+    steps: int = 20
+    threshold: Threshold | None = field(default=None, kw_only=True)
 
-    def __init__(self, spacing: Spacing, steps: int, threshold: Threshold | None = None) -> None:
-        if steps < 1:
-            raise ValueError(f"steps={steps}: a sampler takes at least 1 step.")
-        if threshold is not None and threshold.keep_eps and not self.renoises:
+    def __post_init__(self) -> None:
+        check_number("steps", self.steps, 1)
+        if self.threshold is not None and self.threshold.keep_eps and not self.renoises:
             raise ValueError(
                 f"threshold.keep_eps=true: {type(self).__name__} does not add eps back to x0, so it cannot keep one; "
                 "DDIM and Analytic do, and others take keep_eps=false."
             )
-        self.spacing = spacing
-        self.steps = steps
-        self.threshold = threshold
 
     @abstractmethod
     def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
-        """The steps along `levels`, none of them an end; `to_come` steps follow that are not seen."""
+        """The steps along `levels`, none of them an end; the run has `to_come` more steps after them."""
 
     def at_last(self, schedule: Schedule, levels: Sequence[Level]) -> list[Planned]:
-        """What is done at the last of `levels`, none of them an end, before clean data or the run's end: nothing."""
+        """Extra steps at the last of the noisy `levels`, before the step to clean data or the end of the run: none."""
         return []
 
     def land(self, schedule: Schedule, here: Level, there: Level) -> Planned:
-        """The step from the last noisy level to clean data, of one call."""
+        """The step from the last noisy level to clean data; one network call."""
         return jump(here, there)
 
     def calls(self, steps: int) -> int:
-        """Network calls of that many interior steps."""
+        """Network calls of `steps` interior steps."""
         return self.calls_per_step * steps
 
     def plan(self, schedule: Schedule, levels: Sequence[Level]) -> list[Planned]:
-        """All steps of a run, their coefficients computed."""
+        """All steps of a run, with their coefficients."""
         first, last = int(levels[0].is_end), len(levels) - int(levels[-1].is_end)
         inner = levels[first:last]
         to_come = len(levels) - last if self.spacing.end_is_step else 0
@@ -114,19 +105,19 @@ class Sampler(ABC):
             steps = [jump(levels[0], levels[1]), *steps]
         if inner:
             steps += self.at_last(schedule, inner)
-            for end in levels[last:]:  # pure noise, of `encode`, is no rule's own
+            for end in levels[last:]:  # `land` is for clean data; `encode` may end at pure noise
                 steps.append(self.land(schedule, inner[-1], end) if end.sigma == 0 else jump(inner[-1], end))
         return steps
 
     def grid(self, schedule: Schedule, steps: int | None = None) -> list[Level]:
-        """The levels of a run, of the sampler's own number of steps unless another is given."""
+        """The levels of a run of `steps` steps; None for the sampler's own number."""
         return self.spacing(schedule, self.steps if steps is None else steps)
 
     def nfe(self, steps: int, schedule: Schedule) -> int:
-        """Network calls of a run of `steps` steps along a schedule, exactly.
+        """Exact number of network calls of a run.
 
         Raises:
-            ValueError: The grid has no such number of steps.
+            ValueError: If the grid cannot have so many steps, or the sampler is adaptive.
         """
         levels = self.grid(schedule, steps)
         ends = min(len(levels) - 1, int(levels[0].is_end) + int(levels[-1].is_end))
@@ -134,10 +125,10 @@ class Sampler(ABC):
         return ends + self.calls(len(levels) - 1 - ends) + (self.calls_at_last if noisy else 0)
 
     def steps_for(self, nfe: int, schedule: Schedule) -> int:
-        """The most steps that spend at most `nfe` network calls.
+        """The largest number of steps that takes at most `nfe` network calls.
 
         Raises:
-            ValueError: Not one step fits.
+            ValueError: If a run of one step takes more.
         """
         least = self.nfe(1, schedule)
         if nfe < least:
@@ -153,7 +144,7 @@ class Sampler(ABC):
     def _within(self, nfe: int, steps: int, schedule: Schedule) -> bool:
         try:
             return self.nfe(steps, schedule) <= nfe
-        except ValueError:  # more than the grid can hold
+        except ValueError:  # more steps than the grid can have
             return False
 
     def __call__(
@@ -169,21 +160,21 @@ class Sampler(ABC):
         on_step: OnStep | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Draw samples `(B, *shape)`, B being the noise's batch.
+        """Draw samples `(B, *shape)`, where B is the noise's batch size.
 
         Args:
             denoise: A denoiser with its conditioning bound.
             schedule: The path from noise to data.
             shape: Shape of one sample.
             noise: Source of x_T (its first draw) and of every later draw.
-            steps: Number of steps, instead of the sampler's own.
-            nfe: Budget of network calls, instead of `steps`.
-            start: x_T `(B, *shape)`, instead of drawing it.
-            on_step: Called after each step; what it raises stops the run.
-            dtype: Of the samples.
+            steps: Number of steps; None for the sampler's own.
+            nfe: Budget of network calls, in place of `steps`.
+            start: x_T `(B, *shape)`; None to draw it.
+            on_step: Called after each step; an exception stops the run.
+            dtype: Type of the samples.
 
         Raises:
-            ValueError: Both `steps` and `nfe` are given, or the budget is too small.
+            ValueError: If both `steps` and `nfe` are given, or the budget is too small.
         """
         if steps is not None and nfe is not None:
             raise ValueError(f"steps={steps} and nfe={nfe}: give one of them.")
@@ -205,14 +196,14 @@ class Sampler(ABC):
         *,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """Carry x `(B, *)` along `levels`: the only sampling loop. Nothing in it waits for the device."""
+        """The x at the last of `levels`, from x `(B, *)` at the first. The only sampling loop, without host syncs."""
 
         def on_call(number: int, at: Tensor, level: Level, prediction: Prediction) -> None:
             assert on_step is not None
             on_step(Moment(number, 0, level, at, prediction.x0))
 
         known = not self.adaptive
-        seen = Watch(
+        watched = Watch(
             denoise if self.threshold is None else self.threshold.wrap(denoise),
             None if known or on_step is None else on_call,
             None if self.renoises else type(self).__name__,
@@ -220,9 +211,9 @@ class Sampler(ABC):
         memory = Memory()
         plan = self.plan(schedule, levels)
         for number, (step, level) in enumerate(plan, start=1):
-            x = step(seen, x, memory, noise)
+            x = step(watched, x, memory, noise)
             if on_step is not None and known:
-                on_step(Moment(number, len(plan), level, x, seen.last.x0))
+                on_step(Moment(number, len(plan), level, x, watched.last.x0))
         return x
 
     def encode(
@@ -234,27 +225,27 @@ class Sampler(ABC):
         steps: int | None = None,
         on_step: OnStep | None = None,
     ) -> Tensor:
-        """The x_T `(B, *)` from which this sampler, by as many steps, makes x0 `(B, *)`, up to its error.
+        """The x_T `(B, *)` from which this sampler generates x0 `(B, *)` in as many steps, up to its error.
 
-        To pure noise, where a grid starts there, the transfer of the prediction leads: x_T is the predicted eps.
+        If the grid starts at pure noise, x_T is the eps predicted at the noisiest level below it.
 
         Raises:
-            ValueError: As `backwards`.
+            ValueError: As in `backwards`.
         """
         levels = self.backwards(schedule, steps)
         none = Noise(0, torch.arange(len(x0), device=x0.device))
         return self.run(denoise, schedule, levels, x0 * float(levels[0].alpha), none, on_step=on_step)
 
     def backwards(self, schedule: Schedule, steps: int | None = None) -> list[Level]:
-        """The levels of `encode`: the grid from its last noisy level, at which alpha x0 is taken for x, to its first.
+        """The levels of `encode`: the grid from its last noisy level, where x = alpha x0, to its first.
 
         Raises:
-            ValueError: The sampler is stochastic, or the grid has one noisy level alone.
+            ValueError: If the sampler is stochastic, or the grid has only one noisy level.
         """
         name = type(self).__name__
         if self.stochastic:
             raise ValueError(
-                f"{name} is stochastic: no x_T is the one of an x0; use a deterministic one (DDIM, eta=0)."
+                f"{name} is stochastic: x0 does not determine x_T; use a deterministic sampler (DDIM, eta=0)."
             )
         levels = self.grid(schedule, steps)
         noisy = levels[:-1] if levels[-1].is_end else levels
@@ -264,19 +255,18 @@ class Sampler(ABC):
 
 
 class OneStep(Sampler):
-    """A sampler whose steps know nothing of each other; samplers that refine single steps hold one."""
+    """A sampler whose steps are independent of each other. `Churn`, `Renoised` and `PredictorCorrector` wrap one."""
 
     @abstractmethod
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
         """The step from `here` to `there`, neither of them an end."""
 
     def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
-        """One step a pair."""
         return [Planned(self.between(schedule, here, there), there) for here, there in pairwise(levels)]
 
 
 def jump(here: Level, there: Level) -> Planned:
-    """The step that starts or lands at an end of the axis, and is not remembered."""
+    """The step that starts or ends at an end of the axis; its prediction is not stored in the memory."""
     alpha, sigma = float(there.alpha), float(there.sigma)
 
     def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
@@ -288,12 +278,11 @@ def jump(here: Level, there: Level) -> Planned:
     return Planned(step, there)
 
 
-def check_number(name: str, value: float, low: float = 0.0, high: float = math.inf) -> None:
-    """Refuse an option outside [low, high].
+def check_one_step(name: str, sampler: Sampler) -> None:
+    """Check that a wrapped sampler has independent steps.
 
     Raises:
-        ValueError: It is.
+        ValueError: If it is multistep or adaptive.
     """
-    if not low <= value <= high:
-        allowed = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
-        raise ValueError(f"{name}={value}: it must be {allowed}.")
+    if not isinstance(sampler, OneStep):
+        raise ValueError(f"{name}={type(sampler).__name__}: it must be a single-step sampler.")

@@ -1,50 +1,51 @@
-"""DDIM: the transfer that every deterministic sampler improves on."""
+"""DDIM: one transfer of the prediction a step, to which other deterministic samplers add further terms."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
-from denoiselab.samplers.base import Memory, OneStep, Step, check_number
-from denoiselab.samplers.spacing import Spacing
-from denoiselab.samplers.thresholding import Threshold
+from denoiselab.samplers.base import Memory, OneStep, Step
+from denoiselab.samplers.checks import check_number
+from denoiselab.samplers.spacing import Spacing, VPTime
 from denoiselab.samplers.transfer import Eps, linear
 from denoiselab.schedules import Level, Schedule
 from denoiselab.variances import posterior_variances
 
 
+@dataclass(eq=False)
 class DDIM(OneStep):
     """x_s = alpha_s x0_hat + sqrt(sigma_s^2 - v) eps_hat + sqrt(v) z, with v = eta^2 times the posterior variance.
 
-    eta = 0 is deterministic and first order; eta = 1 is DDPM's fixed-small ancestral step. Where the prediction has a
-    noise of its own to add back (`Prediction.renoise`), it takes the place of eps_hat.
+    eta = 0 is deterministic and of order 1; eta = 1 is DDPM's fixed-small ancestral step. If the prediction has a
+    separate noise to add back (`Prediction.renoise`), it replaces eps_hat.
 
     Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12 and 16.
 
-    Args:
-        spacing: Chooses the levels.
-        steps: Number of steps.
-        eta: From 0 to 1.
-        threshold: Mends each predicted x0.
+    The other arguments are those of `Sampler`.
 
-    Raises:
-        ValueError: `eta` is outside [0, 1].
+    Args:
+        eta: Amount of noise, from 0 to 1.
     """
 
-    order = 1
+    spacing: Spacing = field(default_factory=VPTime)
+    steps: int = 50
+    eta: float = 0.0
+
+    convergence_order = 1
     renoises = True
 
-    def __init__(self, spacing: Spacing, steps: int, eta: float = 0.0, threshold: Threshold | None = None) -> None:
-        super().__init__(spacing, steps, threshold)
-        check_number("eta", eta, 0, 1)
-        self.eta, self.stochastic = eta, eta > 0
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("eta", self.eta, 0, 1)
+        self.stochastic = self.eta > 0
 
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
-        """One transfer."""
         if self.eta == 0:
             return transfer(here, there)
         variance = eta_variance(here, there, self.eta)
@@ -52,12 +53,12 @@ class DDIM(OneStep):
 
 
 def eta_variance(here: Level, there: Level, eta: float) -> float:
-    """eta^2 times the posterior variance: the variance of the step that keeps the marginals."""
+    """eta^2 times the posterior variance: the variance of a step that preserves the marginals."""
     return eta**2 * float(posterior_variances(here, there)[0])
 
 
 def transfer(here: Level, there: Level) -> Step:
-    """x_s = alpha_s x0_hat + sigma_s eps_hat, by x and eps_hat alone where they are of one x."""
+    """x_s = alpha_s x0_hat + sigma_s eps_hat, computed from x and eps_hat if the noise to add back is eps_hat."""
     coefficients, ends = Eps().move(here, there), (float(there.alpha), float(there.sigma))
 
     def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
@@ -82,9 +83,12 @@ def noisy_transfer(here: Level, there: Level, variance: float, std: float) -> St
 
 
 def slerp(a: Tensor, b: Tensor, fraction: float | Tensor) -> Tensor:
-    """Points `(B, *)` on the great arcs from `a` to `b` `(B, *)`, at a fraction, or one each `(B,)`, of the way.
+    """Points `(B, *)` on the great arcs from `a` to `b` `(B, *)`: x_T between two others, of their length.
 
-    They are x_T's between two others, and of their length.
+    Args:
+        a: Start `(B, *)`.
+        b: End `(B, *)`.
+        fraction: Share of the way, a number or `(B,)`.
 
     Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, appendix D.5 (Shoemake, 1985).
     """

@@ -1,15 +1,14 @@
 """DEIS: exponential integrators for the predicted eps.
 
-Its rhoRK is `RhoRK` with any tableau; its order-0 rules are DDIM.
+DEIS's rhoRK is `RhoRK` with any tableau; its rules of degree 0 are DDIM.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from denoiselab.samplers.multistep import Interpolating, Multistep
-from denoiselab.samplers.spacing import Spacing
-from denoiselab.samplers.thresholding import Threshold
 from denoiselab.samplers.transfer import Eps, Rho, Time
 from denoiselab.schedules import Level, Schedule
 
@@ -23,18 +22,22 @@ ADAMS_BASHFORTH = (
 
 
 class TAB(Interpolating):
-    """tAB-DEIS: eps is extrapolated by a polynomial in t. The paper's tAB of degree r is `order` r + 1.
+    """tAB-DEIS: eps is extrapolated by a polynomial in t. The paper's tAB of degree r has `order` r + 1.
+
+    The arguments are those of `Multistep`.
 
     Source: Zhang and Chen, DEIS, arXiv 2204.13902, eq. 14-15.
     """
 
     space, axis = Eps(), Time()
+    path_dependent = True
 
 
 class RhoAB(Interpolating):
-    """rhoAB-DEIS: eps is extrapolated by a polynomial in rho = sigma / alpha; degree r is `order` r + 1.
+    """rhoAB-DEIS: eps is extrapolated by a polynomial in rho = sigma / alpha; degree r has `order` r + 1.
 
-    With the same history it is k-diffusion's LMS and iPNDM with variable steps (`iPNDM_v`).
+    It is also k-diffusion's LMS, and iPNDM with the weights of unequal steps (`iPNDM_v`). The arguments are those of
+    `Multistep`.
 
     Source: Zhang and Chen, DEIS, arXiv 2204.13902, section 3.3.
     """
@@ -42,27 +45,21 @@ class RhoAB(Interpolating):
     space, axis = Eps(), Rho()
 
 
+@dataclass(eq=False)
 class IPNDM(Multistep):
-    """iPNDM: the equal-step Adams-Bashforth weights on any grid, started at low order.
+    """iPNDM: the Adams-Bashforth weights of equal steps on any grid; the order rises from 1 at the start.
 
-    The weights suit steps equal in rho; on other grids the order is 2 at most.
+    The weights are exact for steps equal in rho; on other grids the convergence order is 2 at most. The arguments are
+    those of `Multistep`.
 
     Source: Zhang and Chen, DEIS, arXiv 2204.13902, appendix H.1.
     """
 
     space = Eps()
 
-    def __init__(
-        self,
-        spacing: Spacing,
-        steps: int,
-        order: int,
-        lower_order_final: bool | int = False,
-        threshold: Threshold | None = None,
-    ) -> None:
-        super().__init__(spacing, steps, order, lower_order_final, threshold)
-        self.order = min(order, 2)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.convergence_order = min(self.order, 2)
 
     def weights(self, schedule: Schedule, nodes: Sequence[Level], there: Level) -> list[float]:
-        """Constants."""
         return list(ADAMS_BASHFORTH[len(nodes) - 1])

@@ -1,79 +1,71 @@
 """DPM-Solver and DPM-Solver++: exponential integrators in half log-SNR, for eps and for x0; ODE and SDE.
 
-A rule for eps and its twin for x0 differ in their `Space` alone.
+The rules for eps and for x0 only differ in their `Space`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
-from denoiselab.samplers.base import OneStep, Planned, Sampler, Step, check_number
+from denoiselab.samplers.base import OneStep, Planned, Sampler, Step
+from denoiselab.samplers.checks import check_number
 from denoiselab.samplers.ends import DenoiseToZero
 from denoiselab.samplers.multistep import Multistep
 from denoiselab.samplers.runge_kutta import Stages
-from denoiselab.samplers.spacing import Spacing, UniformLogSNR
-from denoiselab.samplers.thresholding import Threshold
-from denoiselab.samplers.transfer import NOISIER, X0, Axis, Eps, Lam, Space, gap, interpolation, kernel
+from denoiselab.samplers.spacing import UniformLogSNR
+from denoiselab.samplers.transfer import NOISIER, X0, Axis, Eps, Lam, Space, Time, gap, interpolation, kernel
 from denoiselab.schedules import Level, Schedule
 
 
+@dataclass(eq=False)
 class DPMSolverPP(Multistep):
     """DPM-Solver++ multistep (1, 2M, 3M): x0 is extrapolated by a polynomial in half log-SNR, integrated exactly.
 
     That is the papers' `taylor` type. With `published`, order 2 extrapolates to the middle of the step (their
-    `dpmsolver` type, and the 2M that everyone uses), and order 3 has the released coefficients, in which the second
-    difference lacks a factor 2: they converge with order 2, and serve to reproduce old numbers. With `taylor` too, the
-    steps of order 2 at both ends of a run of order 3 are exact, as in the released `taylor` type and k-diffusion's 3M.
+    `dpmsolver` type, and the 2M of other libraries), and order 3 has the released coefficients, in which the second
+    difference lacks a factor 2: their convergence order is 2, and they serve to reproduce published numbers. With
+    `taylor` too, the steps of order 2 at both ends of a run of order 3 are exact, as in the released `taylor` type and
+    k-diffusion's 3M.
 
-    With eta = 1 it is SDE-DPM-Solver++: k-diffusion's 2M SDE and 3M SDE. Order 1 then is DDPM's ancestral step.
+    With eta = 1 it is SDE-DPM-Solver++: k-diffusion's 2M SDE and 3M SDE. Order 1 is then DDPM's ancestral step.
 
     Source: Lu et al., DPM-Solver++, arXiv 2211.01095, algorithm 2 and section 4.3.
 
-    Args:
-        spacing: Chooses the levels.
-        steps: Number of steps.
-        order: From 1 to 4.
-        published: The published coefficients, orders up to 3.
-        taylor: With them, the exact ones in steps of order 2.
-        eta: Rate of noise; 0 is the ODE.
-        s_noise: Factor on the noise's standard deviation.
-        lower_order_final: As in `Multistep`.
-        threshold: Mends each predicted x0.
+    The other arguments are those of `Multistep`.
 
-    Raises:
-        ValueError: An option is out of range.
+    Args:
+        published: Whether to use the published coefficients, which exist up to order 3.
+        eta: Rate of noise; 0 is the ODE.
+        s_noise: Factor on the standard deviation of the noise.
+        taylor: With `published`, whether steps of order 2 are exact.
     """
 
-    def __init__(
-        self,
-        spacing: Spacing,
-        steps: int,
-        order: int = 2,
-        published: bool = False,
-        eta: float = 0.0,
-        s_noise: float = 1.0,
-        lower_order_final: bool | int = False,
-        taylor: bool = False,
-        threshold: Threshold | None = None,
-    ) -> None:
-        super().__init__(spacing, steps, order, lower_order_final, threshold)
-        if published:
-            check_number("order", order, 1, 3)
-        check_number("eta", eta)
-        check_number("s_noise", s_noise)
-        self.published, self.taylor, self.stochastic = published, taylor, eta > 0
-        self.space = self._space(eta, s_noise)
-        # The polynomial's order is that of a path's drift; without the Ito terms the weak order is 1.
-        self.order = 1 if eta else self.whole(min(order, 2) if published else order)
-        if eta and s_noise != 1:
-            self.order, self.no_order = None, NOISIER
+    order: int = 2
+    published: bool = True
+    eta: float = 0.0
+    s_noise: float = 1.0
+    taylor: bool = False
 
-    def _space(self, eta: float, s_noise: float) -> Space:
-        return X0(eta, s_noise)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.published:
+            check_number("order", self.order, 1, 3)
+        check_number("eta", self.eta)
+        check_number("s_noise", self.s_noise)
+        self.stochastic = self.eta > 0
+        # The polynomial's order is that of a path's drift; without the Ito terms the weak order is 1.
+        self.convergence_order = 1 if self.eta else self.whole(min(self.order, 2) if self.published else self.order)
+        if self.eta and self.s_noise != 1:
+            self.convergence_order, self.no_order = None, NOISIER
+
+    @property
+    def space(self) -> Space:
+        return X0(self.eta, self.s_noise)
 
     def weights(self, schedule: Schedule, nodes: Sequence[Level], there: Level) -> list[float]:
-        """The weights."""
         if not self.published or len(nodes) == 1 or (self.taylor and len(nodes) == 2):
             return interpolation(schedule, self.space, Lam(), nodes, nodes[0], there)
         h = gap(nodes[0], there)
@@ -91,63 +83,62 @@ class DPMSolverPP(Multistep):
         return [1 + newer, older - newer, -older]
 
 
+@dataclass(eq=False)
 class DPMSolver(DPMSolverPP):
-    """DPM-Solver multistep: as `DPMSolverPP`, for eps.
+    """DPM-Solver multistep: `DPMSolverPP` for eps, by default with exact coefficients.
 
     Source: Lu et al., DPM-Solver, arXiv 2206.00927; the multistep form: DPM-Solver++, arXiv 2211.01095, appendix.
     """
 
-    def _space(self, eta: float, s_noise: float) -> Space:
-        return Eps(eta, s_noise)
+    published: bool = False
+
+    @property
+    def space(self) -> Space:
+        return Eps(self.eta, self.s_noise)
 
 
+@dataclass(eq=False)
 class DPMSolverPPSinglestep(OneStep):
     """DPM-Solver++ 2S and 3S: stages inside the step, at fractions r1 and r2 of it in half log-SNR.
 
     Source: Lu et al., DPM-Solver++, arXiv 2211.01095, algorithm 1; DPM-Solver, arXiv 2206.00927, algorithms 1 and 2.
 
-    Args:
-        spacing: Chooses the levels.
-        steps: Number of steps, of `order` calls each.
-        order: From 1 to 3; of 3, order 2 is left if r2 is not 2/3.
-        taylor: Use all stages' exact polynomial (`taylor`); else the papers' shorter rule (`dpmsolver`).
-        r1: Where the second call stands; None: 1/2 for order 2, 1/3 for order 3.
-        r2: Where the third stands.
-        stages: Coordinate in which the calls of a step are equally spaced, in the place of r1 and r2. The released
-            `singlestep_fixed` takes the grid's own: `Time` for uniform time, `Time(2)` for quadratic.
-        threshold: Mends each predicted x0.
+    The other arguments are those of `Sampler`.
 
-    Raises:
-        ValueError: An option is out of range.
+    Args:
+        order: Number of calls in a step, from 1 to 3. With 3 calls the convergence order is 2 unless r2 = 2/3.
+        taylor: Whether to use the exact polynomial through all stages (`taylor`), or the papers' shorter rule
+            (`dpmsolver`).
+        r1: Place of the second call; None for 1/2 with order 2, 1/3 with order 3.
+        r2: Place of the third call.
+        stages: Coordinate in which the calls of a step are equally spaced, in place of r1 and r2. The released
+            `singlestep_fixed` takes that of the grid: `Time` for uniform time, `Time(2)` for quadratic.
     """
 
-    space: Space = X0()
+    steps: int = 10
+    order: int = 2
+    taylor: bool = False
+    r1: float | None = None
+    r2: float = 2 / 3
+    stages: Axis | None = None
 
-    def __init__(
-        self,
-        spacing: Spacing,
-        steps: int,
-        order: int = 2,
-        taylor: bool = False,
-        r1: float | None = None,
-        r2: float = 2 / 3,
-        stages: Axis | None = None,
-        threshold: Threshold | None = None,
-    ) -> None:
-        super().__init__(spacing, steps, threshold)
+    space: ClassVar[Space] = X0()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        order, r1, r2 = self.order, self.r1, self.r2
         check_number("order", order, 1, 3)
-        if stages is not None and (r1 is not None or r2 != 2 / 3):
-            raise ValueError(f"stages={type(stages).__name__}: it places the calls in the place of r1 and r2.")
-        self.calls_per_step, self.taylor, self.stages = order, taylor, stages
-        # The third stage knows too little of the second for order 3 at any other place.
-        self.order = 2 if order == 3 and abs(r2 - 2 / 3) > 1e-6 else order
+        if self.stages is not None and (r1 is not None or r2 != 2 / 3):
+            raise ValueError(f"stages={type(self.stages).__name__}: it replaces r1 and r2; leave them out.")
+        self.calls_per_step, self.path_dependent = order, isinstance(self.stages, Time)
+        # The third stage depends on the second by the shorter rule, which has order 3 at no other place.
+        self.convergence_order = 2 if order == 3 and abs(r2 - 2 / 3) > 1e-6 else order
         second = {2: 1 / 2, 3: 1 / 3}.get(order, 0.0) if r1 is None else r1
         self.fractions = ((), (second,), (second, r2))[order - 1]
         if not all(a < b for a, b in pairwise((0.0, *self.fractions, 1.0))):
             raise ValueError(f"r1={r1}, r2={r2}: they must rise between 0 and 1.")
 
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
-        """The stages of one step."""
         if self.stages is None:
             lam, h = float(here.lam), gap(here, there)
             inner = [Lam().level(schedule, lam + r * h) for r in self.fractions]
@@ -158,7 +149,7 @@ class DPMSolverPPSinglestep(OneStep):
 
 
 class DPMSolverSinglestep(DPMSolverPPSinglestep):
-    """DPM-Solver-2 and -3: as `DPMSolverPPSinglestep`, for eps; order 2 at r1 = 1/2 is k-diffusion's DPM-2.
+    """DPM-Solver-2 and -3: `DPMSolverPPSinglestep` for eps; order 2 with r1 = 1/2 is k-diffusion's DPM-2.
 
     Source: Lu et al., DPM-Solver, arXiv 2206.00927, algorithms 1 and 2.
     """
@@ -166,40 +157,36 @@ class DPMSolverSinglestep(DPMSolverPPSinglestep):
     space = Eps()
 
 
+@dataclass(eq=False)
 class DPMSolverFast(Sampler):
-    """DPM-Solver-fast: singlestep rules of order 3, or 2, that spend any budget exactly; a step is one call.
+    """DPM-Solver-fast: singlestep rules of order 3, or 2, that spend any budget exactly. `steps` counts calls.
 
-    The grid's levels are those of the calls: three intervals make a step of order 3. What is left at the end takes
-    steps of order 2 and 1: 3, ..., 3, 2, 1 or 3, ..., 3, 1 or 3, ..., 3, 2.
+    The levels of the grid are those of the calls: three intervals make a step of order 3. The remaining calls at the
+    end make steps of order 2 and 1: 3, ..., 3, 2, 1 or 3, ..., 3, 1 or 3, ..., 3, 2.
 
     Source: Lu et al., DPM-Solver, arXiv 2206.00927, section 3.4, and the released code for grids in t.
 
+    The other arguments are those of `Sampler`.
+
     Args:
-        spacing: Chooses the levels.
-        steps: Number of calls.
         order: 2 or 3.
         taylor: As in `DPMSolverPPSinglestep`.
-        threshold: Mends each predicted x0.
-
-    Raises:
-        ValueError: An option is out of range.
     """
 
-    space: Space = Eps()
+    order: int = 3
+    taylor: bool = False
 
-    def __init__(
-        self, spacing: Spacing, steps: int, order: int = 3, taylor: bool = False, threshold: Threshold | None = None
-    ) -> None:
-        super().__init__(spacing, steps, threshold)
-        check_number("order", order, 2, 3)
-        self.terms, self.taylor = order, taylor
-        self.order = 2  # of most budgets: the error of a last step of order 1 is of order 2
+    convergence_order = 2  # for most budgets: the error of a last step of order 1 is of order 2
+    space: ClassVar[Space] = Eps()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("order", self.order, 2, 3)
 
     def grid(self, schedule: Schedule, steps: int | None = None) -> list[Level]:
-        """The levels of the calls."""
         levels = super().grid(schedule, steps)
         first, last = int(levels[0].is_end), int(levels[-1].is_end)
-        orders = fast_orders(max(0, len(levels) - 1 - first - last), self.terms)
+        orders = fast_orders(max(0, len(levels) - 1 - first - last), self.order)
         own = self.spacing.spacing if isinstance(self.spacing, DenoiseToZero) else self.spacing
         if not isinstance(own, UniformLogSNR) or not orders:
             return levels
@@ -213,10 +200,9 @@ class DPMSolverFast(Sampler):
         return [*calls, *outer[-1 - last :]]
 
     def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
-        """One step a group; the intervals inside of a group are its calls."""
         steps: list[Planned] = []
         first = 0
-        for order in fast_orders(len(levels) - 1, self.terms):
+        for order in fast_orders(len(levels) - 1, self.order):
             inner, there = levels[first : first + order], levels[first + order]
             steps.append(Planned(exponential_stages(schedule, self.space, inner, there, taylor=self.taylor), there))
             first += order
@@ -224,7 +210,7 @@ class DPMSolverFast(Sampler):
 
 
 class DPMSolverPPFast(DPMSolverFast):
-    """DPM-Solver++ singlestep on a budget: as `DPMSolverFast`, for x0.
+    """DPM-Solver++ singlestep on a budget: `DPMSolverFast` for x0.
 
     Source: Lu et al., DPM-Solver++, arXiv 2211.01095, and its released code.
     """
@@ -233,7 +219,7 @@ class DPMSolverPPFast(DPMSolverFast):
 
 
 def fast_orders(calls: int, order: int) -> list[int]:
-    """Orders of the steps that spend so many calls."""
+    """Orders of the steps of `DPMSolverFast` that take so many calls."""
     whole, rest = divmod(calls, order)
     if rest == 0 and order == 3 and whole:
         return [3] * (whole - 1) + [2, 1]
@@ -243,28 +229,28 @@ def fast_orders(calls: int, order: int) -> list[int]:
 def exponential_stages(
     schedule: Schedule, space: Space, levels: Sequence[Level], there: Level, *, taylor: bool = False
 ) -> Stages:
-    """A singlestep rule whose calls stand at `levels`, of order their number (1 to 3).
+    """A singlestep rule with calls at 1 to 3 `levels`; their number is its order.
 
-    Each stage moves by the polynomial through predictions before it; of order 2, `dpmsolver` puts 1 / (2 r1) in the
-    place of its exact weight, of order 3 it leaves out the second call.
+    Each stage extrapolates the predictions before it by their polynomial. Without `taylor`, the rule of order 2 has
+    1 / (2 r1) in place of the exact weight, and that of order 3 leaves out the second prediction.
     """
     here = levels[0]
-    ways: list[list[float]] = [[1.0]]
+    guesses: list[list[float]] = [[1.0]]
     if len(levels) == 2:
         if taylor:
-            ways.append(interpolation(schedule, space, Lam(), levels, here, there))
+            guesses.append(interpolation(schedule, space, Lam(), levels, here, there))
         else:
             half = gap(here, there) / (2 * gap(here, levels[1]))
-            ways.append([1 - half, half])
+            guesses.append([1 - half, half])
     if len(levels) == 3:
-        ways.append(interpolation(schedule, space, Lam(), levels[:2], here, levels[2]))
+        guesses.append(interpolation(schedule, space, Lam(), levels[:2], here, levels[2]))
         if taylor:
-            ways.append(interpolation(schedule, space, Lam(), levels, here, there))
+            guesses.append(interpolation(schedule, space, Lam(), levels, here, there))
         else:
             first, last = interpolation(schedule, space, Lam(), (here, levels[2]), here, there)
-            ways.append([first, 0.0, last])
+            guesses.append([first, 0.0, last])
     moves = []
-    for to, guess in zip([*levels[1:], there], ways, strict=True):
+    for to, guess in zip([*levels[1:], there], guesses, strict=True):
         keep, gain = space.move(here, to)
         moves.append((keep, *(gain * w for w in guess)))
     return Stages(levels, [space.reader(schedule, level) for level in levels], moves)

@@ -162,7 +162,7 @@ class GridSearch(ABC):
             states.append(moment.x)
             predictions.append(moment.x0)
 
-        end = DPMSolverPP(UniformLogSNR(), self.fine, order=3).run(
+        end = DPMSolverPP(UniformLogSNR(), self.fine, order=3, published=False).run(
             denoise, schedule, levels, start, noise, on_step=keep
         )
         x, x0 = torch.stack(states[:-1]), torch.stack(predictions)

@@ -4,71 +4,67 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
-from denoiselab.samplers.base import Memory, OneStep, Planned, Step, check_number
-from denoiselab.samplers.spacing import Spacing
-from denoiselab.samplers.thresholding import Threshold
+from denoiselab.samplers.base import Memory, OneStep, Planned, Step
+from denoiselab.samplers.checks import check_number
+from denoiselab.samplers.spacing import Spacing, UniformLogSNR
 from denoiselab.schedules import Level, Schedule
 from denoiselab.schedules.base import like
 
 
+@dataclass(eq=False)
 class AnnealedLangevin(OneStep):
     """At each level, `repeats` steps y += d score + sqrt(2 d) z in y = x / alpha, with d = rate rho^2 / rho_last^2.
 
-    The step is the released code's; the paper writes a = 2 d: `NCSNLangevin` takes the paper's epsilon. The move to
-    the next level only rescales x. A grid that ends in clean data denoises at the end (NCSNv2), one more call.
-    rho_last is the schedule's own. Without a rate, d = r rho^2 with NCSNv2's r for each level's ratio to the next
-    (`technique_4`); the last noisy level takes the one of the level before.
+    The step is that of the released code; the paper writes a = 2 d, and `NCSNLangevin` takes the paper's epsilon. The
+    step to the next level only rescales x. A grid that ends in clean data denoises at the end (NCSNv2), with one more
+    call. rho_last is the schedule's own. Without a rate, d = r rho^2 with NCSNv2's r for the ratio of each level to
+    the next (`technique_4`); the last noisy level uses the r of the level before.
 
     Source: Song and Ermon, NCSN, arXiv 1907.05600, algorithm 1; NCSNv2, arXiv 2006.09011, section 3.
 
+    The other arguments are those of `Sampler`.
+
     Args:
-        spacing: Chooses the levels.
-        steps: Number of steps.
         rate: Step size at the last level (`step_lr`); None for NCSNv2's choice.
-        repeats: Langevin steps a level (T).
-        threshold: Mends each predicted x0.
+        repeats: Langevin steps at a level (T).
 
     Raises:
-        ValueError: An option is out of range; or there is no rate, and no two noisy levels.
+        ValueError: If an option is out of range; or (steps) without a rate, if there are not two noisy levels.
     """
 
-    stochastic = True
-    order = None
-    no_order = "a Langevin step leaves an error of its own size; repeats at a smaller rate make it smaller, not levels"
+    spacing: Spacing = field(default_factory=UniformLogSNR)
+    steps: int = 10
+    rate: float | None = 2e-5
+    repeats: int = 100
 
-    def __init__(
-        self,
-        spacing: Spacing,
-        steps: int,
-        rate: float | None = 2e-5,
-        repeats: int = 100,
-        threshold: Threshold | None = None,
-    ) -> None:
-        super().__init__(spacing, steps, threshold)
-        if rate is not None:
-            check_number("rate", rate)
-        check_number("repeats", repeats, 1)
-        self.rate, self.repeats = rate, repeats
-        self.calls_per_step = self.calls_at_last = repeats
+    stochastic = True
+    convergence_order = None
+    no_order = "the error of a Langevin step depends on its size; more repeats at a smaller rate reduce it, not levels"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rate is not None:
+            check_number("rate", self.rate)
+        check_number("repeats", self.repeats, 1)
+        self.calls_per_step = self.calls_at_last = self.repeats
 
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
-        """The Langevin steps at `here`, and the move."""
         walk, keep = self._walk(schedule, here, here, there), float(there.alpha / here.alpha)
         return lambda denoise, x, memory, noise: walk(denoise, x, memory, noise) * keep
 
     def at_last(self, schedule: Schedule, levels: Sequence[Level]) -> list[Planned]:
-        """The Langevin steps at the last level."""
         before, last = levels[-2:] if len(levels) > 1 else (levels[0], levels[0])
         return [Planned(self._walk(schedule, last, before, last), last)]
 
     def _walk(self, schedule: Schedule, level: Level, above: Level, below: Level) -> Step:
-        """The Langevin steps at a level, of the size that suits the ratio of two."""
+        """The Langevin steps at a level; without a rate, their size depends on the rho of `above` and `below`."""
         if self.rate is None:
             size = technique_4(float(above.rho / below.rho), self.repeats) * float(level.rho) ** 2
         else:
@@ -86,50 +82,48 @@ class AnnealedLangevin(OneStep):
 
 
 def technique_4(gamma: float, repeats: int) -> float:
-    """Epsilon / sigma_L^2 for which `repeats` Langevin steps leave the noise nearest to the level's own.
+    """The r = epsilon / sigma_L^2 for which the noise after `repeats` Langevin steps is nearest to the level's own.
 
-    After them it is s^2 = (1 - r)^(2 T) (gamma^2 - 2 / (2 - r)) + 2 / (2 - r) of the level's variance, which is above
-    1: the least of it is searched over r = 1e-8 to 1.
+    Its variance, in units of the level's, is s^2 = (1 - r)^(2 T) (gamma^2 - 2 / (2 - r)) + 2 / (2 - r) > 1; the
+    minimum is searched over r = 1e-8 to 1.
 
     Source: Song and Ermon, NCSNv2, arXiv 2006.09011, proposition 3 and technique 4.
 
     Args:
-        gamma: Ratio of a level's rho to the next's, above 1.
+        gamma: Ratio of the rho of a level to that of the next, above 1.
         repeats: T.
 
     Raises:
-        ValueError: Gamma is not above 1, or infinite.
+        ValueError: If gamma <= 1 or infinite.
     """
     if not 1 < gamma < math.inf:
-        raise ValueError(f"rate=null: it takes two noisy levels of finite, falling rho; their ratio here is {gamma:g}.")
+        raise ValueError(
+            f"rate=null: two noisy levels of finite, falling rho are needed; their ratio here is {gamma:g}."
+        )
     r = torch.logspace(-8, 0, 20_001, dtype=torch.float64)[:-1]
     rest = 2 / (2 - r)
     spread = (1 - r) ** (2 * repeats) * (gamma**2 - rest) + rest
     return float(r[spread.argmin()])
 
 
+@dataclass(eq=False)
 class NCSNLangevin(AnnealedLangevin):
-    """`AnnealedLangevin` in the paper's letters: y += (a / 2) score + sqrt(a) z, a = epsilon rho^2 / rho_last^2.
+    """`AnnealedLangevin` in the paper's notation: y += (a / 2) score + sqrt(a) z, a = epsilon rho^2 / rho_last^2.
 
     Source: Song and Ermon, NCSN, arXiv 1907.05600, algorithm 1.
 
+    The other arguments are those of `AnnealedLangevin`, without `rate`.
+
     Args:
-        spacing: Chooses the levels.
-        steps: Number of steps.
         epsilon: The paper's; twice the released code's `step_lr`.
-        repeats: Langevin steps a level (T).
-        threshold: Mends each predicted x0.
     """
 
-    def __init__(
-        self,
-        spacing: Spacing,
-        steps: int,
-        epsilon: float = 2e-5,
-        repeats: int = 100,
-        threshold: Threshold | None = None,
-    ) -> None:
-        super().__init__(spacing, steps, epsilon / 2, repeats, threshold)
+    rate: float | None = field(init=False, repr=False)
+    epsilon: float = 2e-5
+
+    def __post_init__(self) -> None:
+        self.rate = self.epsilon / 2
+        super().__post_init__()
 
 
 def ula(score: Callable[[Tensor], Tensor], x: Tensor, size: float, count: int, noise: Noise) -> Tensor:
@@ -150,7 +144,7 @@ def mala(
     count: int,
     noise: Noise,
 ) -> tuple[Tensor, Tensor]:
-    """Metropolis-adjusted Langevin: `ula`'s proposal, accepted so that the density `(B,)` is left as it is.
+    """Metropolis-adjusted Langevin: `ula`'s proposal, accepted so that the density `(B,)` is invariant.
 
     Source: Roberts and Tweedie, Bernoulli 2 (1996).
 

@@ -1,8 +1,9 @@
-"""Grids from lists of levels: given, stretched to a schedule, or read from a file."""
+"""Grids from lists of levels: as given, stretched to a schedule, or read from a file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,42 +12,45 @@ from torch import Tensor
 
 from denoiselab.files import read_json
 from denoiselab.samplers.spacing import Spacing, fractions
-from denoiselab.samplers.transfer import Axis, Lam
+from denoiselab.samplers.transfer import Axis, Lam, Rho
 from denoiselab.schedules import Level, Schedule
 
+# Stable Diffusion 1.5's list of sigma / alpha (Sabour et al., arXiv 2404.14507).
+ALIGN_YOUR_STEPS = (
+    14.6146412293, 6.4745760956, 3.8636745985, 2.694615152, 1.8841921177, 1.3943805092, 0.9642583904, 0.6523686016,
+    0.3977456272, 0.1515232662, 0.0291671582,
+)  # fmt: skip
 
+
+@dataclass(eq=False)
 class Listed(Spacing):
-    """Given levels; for another number of them, log rho is interpolated linearly over their index.
+    """Given levels; for another number of them, log rho is interpolated linearly over the index.
 
-    A run starts at the first, though the schedule may begin with more noise.
+    A run starts at the first value, even if the schedule has noisier levels. The other arguments are those of
+    `Spacing`, with `first_lam=None` for all values.
 
     Args:
         values: At least 2 coordinates, from noise to data.
-        axis: Which coordinate they are.
-        to_clean: As in `Spacing`.
-        first_lam: As in `Spacing`, but None for all values.
+        axis: The coordinate that they are.
 
     Raises:
-        ValueError: There are fewer than 2.
+        ValueError: If there are fewer than 2 values, or (`levels`) they do not go from noise to data on the schedule,
+            or `first_lam` leaves fewer than 2.
     """
 
-    def __init__(
-        self, values: Sequence[float], axis: Axis, to_clean: bool = True, first_lam: float | None = None
-    ) -> None:
-        super().__init__(to_clean, first_lam)
-        if len(values) < 2:
-            raise ValueError(f"values={list(values)}: give at least 2 levels, from noise to data.")
-        self.values, self.axis = list(values), axis
+    values: Sequence[float]
+    axis: Axis = field(default_factory=Rho)
+
+    def __post_init__(self) -> None:
+        if len(self.values) < 2:
+            raise ValueError(f"values={list(self.values)}: give at least 2 levels, from noise to data.")
 
     def levels(self, schedule: Schedule, count: int) -> Level:
-        """The noisy levels.
-
-        Raises:
-            ValueError: The values do not go from noise to data, or `first_lam` leaves fewer than 2.
-        """
         listed = [self.axis.level(schedule, value) for value in self.values]
         if not all(a.lam < b.lam for a, b in pairwise(listed)):
-            raise ValueError(f"values={self.values}: on this schedule they do not go from noise to data, each once.")
+            raise ValueError(
+                f"values={list(self.values)}: on this schedule they do not go from noise to data, each once."
+            )
         if self.first_lam is not None:
             listed = [level for level in listed if level.lam >= self.first_lam]
             if len(listed) < 2:
@@ -62,31 +66,34 @@ class Listed(Spacing):
         return schedule.level(torch.cat((ends.new_full(ends.shape, schedule.t_max), between)))
 
 
+@dataclass(eq=False)
 class Stretched(Spacing):
-    """A list of rho made for another schedule, its log stretched so that its ends are this one's.
+    """A list of rho = sigma / alpha made for one schedule; its logarithm is stretched to the ends of another.
 
-    For other numbers of steps it is interpolated linearly over its index; with `to_clean` its last value gives way to
-    clean data. That is how the lists of Sabour et al. are used (Align Your Steps, arXiv 2404.14507, section 4), which
-    begin at Stable Diffusion's 14.6. Pure noise at `t_max` is treated as in `UniformLogSNR`.
+    For another number of steps it is interpolated linearly over the index; with `to_clean` clean data replace its
+    last value. The lists of Align Your Steps are used in this way. Pure noise at `t_max` is treated as in
+    `UniformLogSNR`.
+
+    Source: Sabour et al., Align Your Steps, arXiv 2404.14507, section 4.
+
+    The other arguments are those of `Spacing`.
 
     Args:
-        values: At least 2 of rho = sigma / alpha, from noise to data.
-        to_clean: As in `Spacing`.
-        first_lam: As in `Spacing`.
+        values: At least 2 of rho, from noise to data. Default: Stable Diffusion 1.5's list.
 
     Raises:
-        ValueError: There are fewer than 2, or they do not fall.
+        ValueError: If there are fewer than 2 values, or they do not fall.
     """
 
-    def __init__(self, values: Sequence[float], to_clean: bool = True, first_lam: float | None = None) -> None:
-        super().__init__(to_clean, first_lam)
-        if len(values) < 2 or not all(a > b > 0 for a, b in pairwise(values)):
-            raise ValueError(f"values={list(values)}: give at least 2 of sigma / alpha, falling, above 0.")
-        lam = -torch.tensor(values, dtype=torch.float64).log()
+    values: Sequence[float] = ALIGN_YOUR_STEPS
+
+    def __post_init__(self) -> None:
+        if len(self.values) < 2 or not all(a > b > 0 for a, b in pairwise(self.values)):
+            raise ValueError(f"values={list(self.values)}: give at least 2 of sigma / alpha, falling, above 0.")
+        lam = -torch.tensor(self.values, dtype=torch.float64).log()
         self.shape = (lam - lam[0]) / (lam[-1] - lam[0])
 
     def levels(self, schedule: Schedule, count: int) -> Level:
-        """The noisy levels."""
         return self._along(schedule, count, lambda lam: lam, lambda u: u, self._places)
 
     def _places(self, count: int) -> Tensor:
@@ -96,23 +103,29 @@ class Stretched(Spacing):
         return torch.lerp(self.shape[left], self.shape[left + 1], place - left)
 
 
+@dataclass(eq=False)
 class FromFile(Listed):
     """The half log-SNRs of a JSON file, its list `lam`, from noise to data.
 
+    The other arguments are those of `Spacing`, with `first_lam=None` for all values.
+
     Args:
         path: The file.
-        to_clean: As in `Spacing`.
-        first_lam: As in `Listed`.
 
     Raises:
-        ValueError: It cannot be read.
+        ValueError: If the file cannot be read or has no list of numbers `lam`.
     """
 
-    def __init__(self, path: str, to_clean: bool = True, first_lam: float | None = None) -> None:
+    values: Sequence[float] = field(init=False, repr=False)
+    axis: Axis = field(init=False, repr=False)
+    path: str
+
+    def __post_init__(self) -> None:
         try:
-            values = read_json(Path(path)).get("lam")
+            values = read_json(Path(self.path)).get("lam")
         except (OSError, ValueError) as error:
-            raise ValueError(f"path={path}: {getattr(error, 'strerror', None) or error}.") from None
+            raise ValueError(f"path={self.path}: {getattr(error, 'strerror', None) or error}.") from None
         if not isinstance(values, list) or not all(isinstance(value, int | float) for value in values):
-            raise ValueError(f"path={path}: it holds no list of numbers 'lam'.")
-        super().__init__(values, Lam(), to_clean, first_lam)
+            raise ValueError(f"path={self.path}: the file has no list of numbers 'lam'.")
+        self.values, self.axis = values, Lam()
+        super().__post_init__()

@@ -1,4 +1,4 @@
-"""What looks on while a sampler runs: callbacks, call counts, trajectories."""
+"""Observers of a run: callbacks, call counts, trajectories."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from denoiselab.schedules import Level
 
 
 class Moment(NamedTuple):
-    """A run after a step; of a sampler that chooses its own steps, after a call.
+    """The state of a run after a step; for an adaptive sampler, after a network call.
 
     Args:
-        number: Of the step or call, from 1.
-        steps: Of the run; 0 where they are not known before.
-        level: Where x is; each sample has its own where the sampler chooses the steps.
-        x: `(B, *)`.
+        number: Number of the step or call, from 1.
+        steps: Number of steps of the run; 0 for an adaptive sampler.
+        level: The level of x; for an adaptive sampler, one level a sample.
+        x: The state `(B, *)`.
         x0: The last predicted x0, `(B, *)`.
     """
 
@@ -33,15 +33,15 @@ OnStep = Callable[[Moment], None]
 
 
 class Watch:
-    """A denoiser that keeps its last prediction.
+    """A denoiser that stores its last prediction.
 
     Args:
-        denoise: What is called.
+        denoise: The denoiser.
         on_call: Called after each call with its number from 1, x, the level and the prediction; None for nothing.
         refuses: Name of a sampler that does not use `Prediction.renoise`; None for one that does.
 
     Raises:
-        ValueError: A prediction has a `renoise` that the sampler does not use.
+        ValueError: (call) If a prediction has a `renoise` that the sampler does not use.
     """
 
     last: Prediction
@@ -55,11 +55,11 @@ class Watch:
         self._denoise, self._on_call, self._refuses, self._calls = denoise, on_call, refuses, 0
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
-        """Pass the call on, and keep its answer."""
+        """Call the denoiser, and store its prediction."""
         self.last = self._denoise(x, level)
         if self.last.renoise is not None and self._refuses is not None:
             raise ValueError(
-                f"the denoiser has a noise of its own to add back, and {self._refuses} adds none; use DDIM or Analytic."
+                f"the denoiser predicts a noise to add back to x0, and {self._refuses} adds none; use DDIM or Analytic."
             )
         self._calls += 1
         if self._on_call is not None:
@@ -71,8 +71,8 @@ class count_calls:  # noqa: N801
     """A denoiser that counts its calls: the only source of reported NFE.
 
     Args:
-        denoise: What is called. Its attribute `evaluations_per_call`, where it has one, says how many network
-            evaluations of a sample a call stands for (2 under classifier-free guidance); else it is 1.
+        denoise: The denoiser. Its attribute `evaluations_per_call`, if any, is the number of network evaluations of a
+            sample in one call (2 with classifier-free guidance); the default is 1.
     """
 
     def __init__(self, denoise: Denoise) -> None:
@@ -81,30 +81,30 @@ class count_calls:  # noqa: N801
         self.rows = 0  # calls, summed over the samples
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
-        """Pass the call on."""
+        """Count and forward the call."""
         self.calls += 1
         self.rows += len(x)
         return self._denoise(x, level)
 
     @property
     def evaluated_rows(self) -> int:
-        """Network evaluations so far, summed over the samples."""
+        """Number of network evaluations, summed over the samples."""
         return self.rows * int(getattr(self._denoise, "evaluations_per_call", 1))
 
     @property
     def classified_rows(self) -> int:
-        """Passes of a guiding classifier so far, summed over the samples."""
+        """Number of passes of a guiding classifier, summed over the samples."""
         return int(getattr(self._denoise, "classified_rows", 0))
 
 
 class Trajectory:
-    """An `on_step` that keeps x and the predicted x0 of every few steps on the CPU.
+    """An `on_step` that stores x and the predicted x0 of every few steps on the CPU.
 
     Args:
-        every: Steps between what is kept; the last step is always there.
+        every: Interval in steps; the last step is always stored.
 
     Raises:
-        ValueError: `every` is less than 1.
+        ValueError: If every < 1.
     """
 
     def __init__(self, every: int = 1) -> None:
@@ -114,7 +114,7 @@ class Trajectory:
         self.moments: list[Moment] = []
 
     def __call__(self, moment: Moment) -> None:
-        """Keep a moment."""
+        """Store a moment."""
         if self.moments and self.moments[-1].number % self.every:
             self.moments.pop()
         self.moments.append(moment._replace(x=moment.x.cpu(), x0=moment.x0.cpu()))

@@ -4,103 +4,114 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
-from denoiselab.samplers.base import Memory, OneStep, Planned, Step, check_number, jump
-from denoiselab.samplers.spacing import Spacing
-from denoiselab.samplers.thresholding import Threshold
+from denoiselab.samplers.base import Memory, OneStep, Planned, Step, jump
+from denoiselab.samplers.checks import check_number
+from denoiselab.samplers.spacing import Spacing, UniformTime
 from denoiselab.samplers.transfer import linear
 from denoiselab.schedules import Level, Schedule
 from denoiselab.variances import posterior_variances
 
 
 class Diffusion(ABC):
-    """The squared diffusion w(t) of a reverse SDE: any w >= 0 has the same marginals, and 0 is the ODE.
+    """The squared diffusion w(t) of a reverse SDE. The marginals are the same for any w >= 0; w = 0 is the ODE.
 
     Source: Ma et al., SiT, arXiv 2401.08740, section 2.4 and table 2; Albergo et al., arXiv 2303.08797.
     """
 
     @abstractmethod
     def __call__(self, schedule: Schedule, level: Level) -> float:
-        """W at a level."""
+        """The value of w at a level."""
 
 
+@dataclass(eq=False)
 class OwnDiffusion(Diffusion):
-    """The forward SDE's own g2 = (sigma^2)' - 2 sigma^2 (log alpha)': infinite at pure noise.
+    """w = eta^2 g2 with the forward SDE's g2 = (sigma^2)' - 2 sigma^2 (log alpha)', infinite at pure noise.
 
     Args:
-        eta: Factor on its square root; 1 is Anderson's reverse SDE, 0 the ODE.
+        eta: 1 is Anderson's reverse SDE, 0 the ODE.
+
+    Raises:
+        ValueError: If eta < 0.
     """
 
-    def __init__(self, eta: float = 1.0) -> None:
-        check_number("eta", eta)
-        self.eta = eta
+    eta: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("eta", self.eta)
 
     def __call__(self, schedule: Schedule, level: Level) -> float:
-        """eta^2 g2."""
         return self.eta**2 * float(schedule.drift_diffusion(level.t)[1])
 
 
+@dataclass(eq=False)
 class SigmaDiffusion(Diffusion):
     """w = scale sigma, finite everywhere: the usual choice for flow models.
 
     Args:
         scale: The factor.
+
+    Raises:
+        ValueError: If scale < 0.
     """
 
-    def __init__(self, scale: float = 1.0) -> None:
-        check_number("scale", scale)
-        self.scale = scale
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("scale", self.scale)
 
     def __call__(self, schedule: Schedule, level: Level) -> float:
-        """Scale times sigma."""
         return self.scale * float(level.sigma)
 
 
+@dataclass(eq=False)
 class ConstantDiffusion(Diffusion):
-    """w constant.
+    """w = value.
 
     Args:
-        value: Its value.
+        value: The constant.
+
+    Raises:
+        ValueError: If value < 0.
     """
 
-    def __init__(self, value: float = 1.0) -> None:
-        check_number("value", value)
-        self.value = value
+    value: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_number("value", self.value)
 
     def __call__(self, schedule: Schedule, level: Level) -> float:
-        """The value."""
         return self.value
 
 
+@dataclass(eq=False)
 class EulerMaruyama(OneStep):
     """x_s = x + (velocity + w eps / (2 sigma)) dt + sqrt(w |dt|) z, in the schedule's time.
 
-    Weak order 1. With `OwnDiffusion` the drift is f x - g2 score.
+    With `OwnDiffusion` the drift is f x - g2 score.
 
     Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, eq. 6 and appendix E.
 
+    The other arguments are those of `Sampler`.
+
     Args:
-        spacing: Chooses the levels.
-        steps: Number of steps.
-        diffusion: w(t); None for the forward SDE's own.
-        threshold: Mends each predicted x0.
+        diffusion: The function w(t).
     """
 
-    order = 1
+    spacing: Spacing = field(default_factory=UniformTime)
+    steps: int = 200
+    diffusion: Diffusion = field(default_factory=OwnDiffusion)
+
+    convergence_order = 1
+    path_dependent = True
     stochastic = True
 
-    def __init__(
-        self, spacing: Spacing, steps: int, diffusion: Diffusion | None = None, threshold: Threshold | None = None
-    ) -> None:
-        super().__init__(spacing, steps, threshold)
-        self.diffusion = diffusion or OwnDiffusion()
-
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
-        """One step."""
         dt = float(there.t - here.t)
         w = self.diffusion(schedule, here)
         d_alpha, d_sigma = (float(d) for d in schedule.derivatives(here.t))
@@ -116,41 +127,37 @@ class EulerMaruyama(OneStep):
         return step
 
 
+@dataclass(eq=False)
 class ReverseDiffusion(OneStep):
     """The reverse of the forward step x_t = a x_s + sqrt(beta) z: x_s = (2 - a) x_t + beta score + sqrt(beta) z.
 
     Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, appendix E.
 
+    The other arguments are those of `Sampler`.
+
     Args:
-        spacing: Chooses the levels.
-        steps: Number of steps.
-        probability_flow: The ODE's step, x_s = (2 - a) x_t + beta score / 2.
-        own_last: The step to clean data is the rule's as well, without noise, as in the released code; else it lands
-            on the predicted x0. On a variance-exploding schedule the two are one, but for the ODE, which stops half
-            way.
-        threshold: Mends each predicted x0.
+        probability_flow: Whether to take the ODE's step, x_s = (2 - a) x_t + beta score / 2.
+        own_last: Whether the step to clean data is the rule's as well, without noise, as in the released code;
+            otherwise it ends at the predicted x0. On a variance-exploding schedule both are the same, except for the
+            ODE, whose rule covers half of the way.
     """
 
-    order = 1
+    spacing: Spacing = field(default_factory=UniformTime)
+    steps: int = 200
+    probability_flow: bool = False
+    own_last: bool = False
 
-    def __init__(
-        self,
-        spacing: Spacing,
-        steps: int,
-        probability_flow: bool = False,
-        own_last: bool = False,
-        threshold: Threshold | None = None,
-    ) -> None:
-        super().__init__(spacing, steps, threshold)
-        self.probability_flow, self.own_last = probability_flow, own_last
-        self.stochastic = not probability_flow
+    convergence_order = 1
+    path_dependent = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.stochastic = not self.probability_flow
 
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:
-        """One step."""
         return self._step(here, there, noisy=self.stochastic)
 
     def land(self, schedule: Schedule, here: Level, there: Level) -> Planned:
-        """The rule's step without noise, or the transfer."""
         return Planned(self._step(here, there, noisy=False), there) if self.own_last else jump(here, there)
 
     def _step(self, here: Level, there: Level, *, noisy: bool) -> Step:

@@ -11,9 +11,9 @@ class Tableau:
 
     Args:
         order: Order of convergence.
-        nodes: Fractions of the step at which the later stages stand.
-        rows: For each of them, the weights of the stages before.
-        weights: Of all stages in the result.
+        nodes: Places of the stages after the first, as fractions of the step.
+        rows: For each of them, the weights of the stages before it.
+        weights: Weights of all stages in the result.
     """
 
     order: int

@@ -1,44 +1,44 @@
-"""Grids over the trained levels 0..T-1 of a discrete schedule, as the field's libraries choose them."""
+"""Grids over the trained levels 0..T-1 of a discrete schedule, as in released codes and diffusers."""
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from denoiselab.samplers.checks import check_number
 from denoiselab.samplers.spacing import Spacing
 from denoiselab.schedules import Level, Schedule
 
 
+@dataclass(eq=False)
 class TrainedSpacing(Spacing):
-    """Picks trained levels by index; on a continuous schedule, of `trained` levels equally spaced in t.
+    """Chooses trained levels by index; on a continuous schedule, of `trained` levels equally spaced in t.
 
-    Where its first would be noisier than `first_lam` allows, it picks from the chain without such levels.
+    If its first level would be noisier than `first_lam` allows, it chooses from the chain without the noisier levels.
+
+    The other arguments are those of `Spacing`.
 
     Args:
         trained: Number of levels on a continuous schedule.
-        to_clean: As in `Spacing`.
-        first_lam: As in `Spacing`.
+
+    Raises:
+        ValueError: If trained < 2, or (`levels`) there are fewer trained levels than asked for.
     """
 
-    def __init__(self, trained: int = 1000, to_clean: bool = True, first_lam: float | None = None) -> None:
-        super().__init__(to_clean, first_lam)
-        if trained < 2:
-            raise ValueError(f"trained={trained}: it must be at least 2.")
-        self.trained = trained
+    trained: int = field(default=1000, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_number("trained", self.trained, 2)
 
     @abstractmethod
     def indices(self, trained: int, count: int) -> Tensor:
-        """The `count` chosen of the indices 0..trained-1, ascending, each once."""
+        """The `count` chosen indices of 0..trained-1, ascending and distinct; DDIM's released rules may differ."""
 
     def levels(self, schedule: Schedule, count: int) -> Level:
-        """The noisy levels.
-
-        Raises:
-            ValueError: There are fewer trained levels.
-        """
         trained = schedule.steps or self.trained
         if count > trained:
             raise ValueError(f"steps={count}: the schedule has {trained} trained levels, and no level is used twice.")
@@ -53,28 +53,22 @@ class TrainedSpacing(Spacing):
         return schedule.level(schedule.t_min + i.double().flip(0) / (trained - 1) * span)
 
 
+@dataclass(eq=False)
 class Leading(TrainedSpacing):
-    """0, T // S, 2 (T // S), ...: diffusers' `leading`; starts below T, and a single step at its least noise.
+    """0, T // S, 2 (T // S), ...: diffusers' `leading`, which starts below T. A single step is at the least noise.
+
+    The other arguments are those of `TrainedSpacing`.
 
     Args:
         offset: Added to each index (Stable Diffusion: 1).
-        trained: As in `TrainedSpacing`.
-        to_clean: As in `Spacing`.
-        first_lam: As in `Spacing`.
+
+    Raises:
+        ValueError: (`levels`) If an index is out of range.
     """
 
-    def __init__(
-        self, offset: int = 0, trained: int = 1000, to_clean: bool = True, first_lam: float | None = None
-    ) -> None:
-        super().__init__(trained, to_clean, first_lam)
-        self.offset = offset
+    offset: int = 0
 
     def indices(self, trained: int, count: int) -> Tensor:
-        """The indices.
-
-        Raises:
-            ValueError: The offset leads beyond the last one.
-        """
         i = torch.arange(count) * (trained // count) + self.offset
         if int(i[-1]) >= trained or int(i[0]) < 0:
             raise ValueError(f"offset={self.offset}: index {int(i[-1])} is not among 0 to {trained - 1}.")
@@ -85,7 +79,6 @@ class Linspace(TrainedSpacing):
     """Equally spaced from 0 to T - 1, rounded: improved-diffusion's and diffusers' `linspace`."""
 
     def indices(self, trained: int, count: int) -> Tensor:
-        """The indices."""
         if count == 1:
             return torch.tensor([trained - 1])
         return torch.linspace(0, trained - 1, count, dtype=torch.float64).round().long()
@@ -95,32 +88,29 @@ class Trailing(TrainedSpacing):
     """T - 1, T - 1 - T/S, ..., rounded: diffusers' `trailing` (Lin et al., arXiv 2305.08891, section 3.3)."""
 
     def indices(self, trained: int, count: int) -> Tensor:
-        """The indices."""
         i = trained - torch.arange(count, dtype=torch.float64) * (trained / count)
         return (i.round().long() - 1).flip(0)
 
 
 class DDIMUniform(TrainedSpacing):
-    """DDIM's linear sub-sequence: floor(i T / S), exactly S of them, a single one being the least noisy.
+    """DDIM's linear sub-sequence: floor(i T / S), exactly S levels. A single step is at the least noise.
 
     Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, appendix D.2.
     """
 
     def indices(self, trained: int, count: int) -> Tensor:
-        """The indices."""
         return torch.arange(count) * trained // count
 
 
 class DDIMQuadratic(TrainedSpacing):
-    """DDIM's quadratic sub-sequence: equal steps in sqrt(i) up to i = 0.8 T, exactly S of them, none twice.
+    """DDIM's quadratic sub-sequence: equal steps in sqrt(i) up to i = 0.8 T, exactly S distinct levels.
 
     Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, appendix D.2.
     """
 
     def indices(self, trained: int, count: int) -> Tensor:
-        """The indices."""
         i = quadratic(trained, count)
-        # From both sides: each at least one above the one before, and room for those to come.
+        # Each index is at least one above the previous one, and leaves room for the following ones.
         apart = torch.arange(count)
         i = (i - apart).cummax(0).values + apart
         return torch.minimum(i, trained - count + apart)
@@ -130,15 +120,13 @@ class DDIMUniformReleased(TrainedSpacing):
     """The released code's linear rule, range(0, T, T // S): for S that does not divide T, more than S levels."""
 
     def indices(self, trained: int, count: int) -> Tensor:
-        """The indices, `count` or more."""
         return torch.arange(0, trained, trained // count)
 
 
 class DDIMQuadraticReleased(TrainedSpacing):
-    """The released code's quadratic rule, int(linspace(0, sqrt(0.8 T), S)^2): what repeats is used once."""
+    """The released code's quadratic rule, int(linspace(0, sqrt(0.8 T), S)^2), without repeats."""
 
     def indices(self, trained: int, count: int) -> Tensor:
-        """The indices, `count` or fewer."""
         return torch.tensor(sorted(set(quadratic(trained, count).tolist())))
 
 

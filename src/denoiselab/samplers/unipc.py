@@ -1,10 +1,11 @@
-"""UniPC: a multistep predictor, and a corrector of one order more that costs no call."""
+"""UniPC: a multistep predictor, and a corrector of one order more that needs no further call."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -13,34 +14,32 @@ from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
 from denoiselab.samplers.base import Memory, Planned
 from denoiselab.samplers.multistep import Multistep
-from denoiselab.samplers.spacing import Spacing
-from denoiselab.samplers.thresholding import Threshold
 from denoiselab.samplers.transfer import X0, Eps, Lam, Reader, Space, gap, interpolation, kernel, linear
 from denoiselab.schedules import Level, Schedule
 
 
 class Coefficients(ABC):
-    """How UniPC weighs two predictions; of more, every variant of the paper integrates their polynomial exactly."""
+    """Weights of two predictions in UniPC; with more, all variants of the paper integrate the polynomial exactly."""
 
-    # Order of a corrected run of order 2 or more; None for one above the predictor's.
+    # Convergence order of a corrected run of order 2 or more; None for one above the predictor's.
     corrected_order: int | None = None
 
     @abstractmethod
     def share(self, h: float, exact: float) -> float:
-        """The weight of the slope through two predictions, where the exact one is `exact`.
+        """The weight of the slope through two predictions.
 
         Args:
             h: The step in half log-SNR; negative in the space of x0.
-            exact: The weight that integrates their line.
+            exact: The weight that integrates the line through them exactly.
         """
 
     def corrected(self, h: float, places: Sequence[float], exact: list[float]) -> list[float]:
-        """The corrector's weights of three or more predictions: the new one, the step's own and the past ones.
+        """The corrector's weights of three or more predictions: at the step's end, at its start, and past ones.
 
         Args:
             h: As in `share`.
-            places: Where the past predictions stand, from the step's start in units of its length, the newest first.
-            exact: The weights that integrate the polynomial.
+            places: Places of the past predictions relative to the start, in units of the step, the newest first.
+            exact: The weights that integrate the polynomial exactly.
         """
         return exact
 
@@ -49,15 +48,14 @@ class VaryingCoefficients(Coefficients):
     """UniPC_v: the exact weights (Zhao et al., UniPC, arXiv 2302.04867, appendix C)."""
 
     def share(self, h: float, exact: float) -> float:
-        """The exact weight."""
         return exact
 
 
 class ReleasedVaryingCoefficients(VaryingCoefficients):
-    """UniPC_v as the released code has it (`variant="vary_coeff"`), to reproduce its numbers: of order 1.
+    """UniPC_v as in the released code (`variant="vary_coeff"`), to reproduce its numbers: of order 1.
 
     The corrector of order 2 and more leaves out the last row of the inverse matrix, and takes the weight of the new
-    prediction from the row before it alone.
+    prediction from the row before it.
 
     Source: Zhao et al., UniPC, arXiv 2302.04867, code (`multistep_uni_pc_vary_update`).
     """
@@ -65,7 +63,6 @@ class ReleasedVaryingCoefficients(VaryingCoefficients):
     corrected_order = 1
 
     def corrected(self, h: float, places: Sequence[float], exact: list[float]) -> list[float]:
-        """The released weights."""
         r = torch.tensor([*places, 1.0], dtype=torch.float64)
         powers = torch.arange(len(r), dtype=torch.float64)
         inverse = torch.linalg.inv(r[:, None] ** powers / (powers + 2).lgamma().exp())
@@ -80,7 +77,6 @@ class BH1(Coefficients):
     """B(h) = h, with 1/2 for two predictions (Zhao et al., UniPC, arXiv 2302.04867, section 3.3)."""
 
     def share(self, h: float, exact: float) -> float:
-        """H / (2 (e^h - 1))."""
         return 0.5 * h / math.expm1(h)
 
 
@@ -88,55 +84,49 @@ class BH2(Coefficients):
     """B(h) = e^h - 1, with 1/2 for two predictions (Zhao et al., UniPC, arXiv 2302.04867, section 3.3)."""
 
     def share(self, h: float, exact: float) -> float:
-        """1/2."""
         return 0.5
 
 
+@dataclass(eq=False)
 class UniPC(Multistep):
     """UniPC for x0: UniP predicts over `order` past predictions, UniC then corrects with the new one.
 
-    The prediction at the new level serves both the corrector of the step that led there and the next predictor, so a
-    step is one call. The last state is not corrected, as no prediction is made there.
+    The prediction at the new level serves the corrector of the step that led there and the next predictor, so that a
+    step is one call. The last state is not corrected, because no prediction is made there.
 
     Source: Zhao et al., UniPC, arXiv 2302.04867, algorithms 5 to 8.
 
+    The other arguments are those of `Multistep`.
+
     Args:
-        spacing: Chooses the levels.
-        steps: Number of steps.
-        order: From 1 to 4.
         coefficients: `BH1`, `BH2`, `VaryingCoefficients` or `ReleasedVaryingCoefficients`.
-        corrector: Whether to correct at all.
-        skip: Numbers of a run's steps, from 0, whose result is not corrected.
-        lower_order_final: As in `Multistep`.
-        threshold: Mends each predicted x0.
+        corrector: Whether to correct.
+        skip: Numbers of steps, from 0, whose result is not corrected.
 
     Raises:
-        ValueError: The order is out of range, or a number in `skip` negative.
+        ValueError: If the order is out of range, or a number in `skip` is negative or (`plan`) not that of a step.
     """
 
-    space: Space = X0()
+    order: int = 3
+    coefficients: Coefficients = field(default_factory=BH2)
+    corrector: bool = True
+    skip: Sequence[int] = ()
+    lower_order_final: bool | int = field(default=True, kw_only=True)
 
-    def __init__(
-        self,
-        spacing: Spacing,
-        steps: int,
-        order: int = 3,
-        coefficients: Coefficients | None = None,
-        corrector: bool = True,
-        skip: Sequence[int] = (),
-        lower_order_final: bool | int = True,
-        threshold: Threshold | None = None,
-    ) -> None:
-        super().__init__(spacing, steps, order, lower_order_final, threshold)
-        if any(number < 0 for number in skip):
-            raise ValueError(f"skip={list(skip)}: steps are counted from 0.")
-        self.coefficients, self.corrector, self.skip = coefficients or BH2(), corrector, frozenset(skip)
-        self.order = self.whole(order + 1 if corrector else order)
-        if corrector and order > 1 and self.coefficients.corrected_order is not None:
-            self.order = self.coefficients.corrected_order
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if any(number < 0 for number in self.skip):
+            raise ValueError(f"skip={list(self.skip)}: steps are counted from 0.")
+        self.convergence_order = self.whole(self.order + 1 if self.corrector else self.order)
+        if self.corrector and self.order > 1 and self.coefficients.corrected_order is not None:
+            self.convergence_order = self.coefficients.corrected_order
+
+    @property
+    def space(self) -> Space:
+        return X0()
 
     def weights(self, schedule: Schedule, nodes: Sequence[Level], there: Level) -> list[float]:
-        """The predictor's, or with `there` first among the nodes, the corrector's (whose step starts at the second)."""
+        """The predictor's weights; or, if `there` is the first of the nodes, those of the corrector."""
         here = nodes[1] if nodes[0] is there else nodes[0]
         exact = interpolation(schedule, self.space, Lam(), nodes, here, there)
         assert self.space.rate is not None
@@ -154,7 +144,6 @@ class UniPC(Multistep):
         return [1 + share / r, -share / r]
 
     def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
-        """The steps; each corrects the state that the one before reached."""
         count = len(levels) - 1
         steps: list[Planned] = []
         correction: Sequence[float] | None = None
@@ -163,7 +152,7 @@ class UniPC(Multistep):
             read = self.space.reader(schedule, nodes[0])
             keep, gain = self.space.move(nodes[0], there)
             predictor = [keep, *(gain * w for w in self.weights(schedule, nodes, there))]
-            step = _PredictorCorrector(nodes[0], read, predictor, correction, self.terms + 1)
+            step = _PredictorCorrector(nodes[0], read, predictor, correction, self.order + 1)
             steps.append(Planned(step, there))
             correction = None
             if self.corrector:
@@ -171,44 +160,42 @@ class UniPC(Multistep):
         return steps
 
     def plan(self, schedule: Schedule, levels: Sequence[Level]) -> list[Planned]:
-        """All steps, without the corrections of those to skip.
-
-        Raises:
-            ValueError: A number in `skip` is not of a step.
-        """
         steps = super().plan(schedule, levels)
         if self.skip and max(self.skip) >= len(steps):
-            raise ValueError(f"skip={sorted(self.skip)}: this run's steps are 0 to {len(steps) - 1}.")
-        for number in self.skip:  # the step after it corrects
+            raise ValueError(f"skip={sorted(self.skip)}: the steps of this run are 0 to {len(steps) - 1}.")
+        for number in self.skip:  # the following step makes the correction
             for after, _ in steps[number + 1 : number + 2]:
                 if isinstance(after, _PredictorCorrector):
                     after.correction = None
         return steps
 
 
+@dataclass(eq=False)
 class UniPCNoise(UniPC):
-    """UniPC for eps (the paper's noise prediction): as `UniPC`."""
+    """UniPC for eps (the paper's noise prediction), by default with `BH1`."""
 
-    space = Eps()
+    coefficients: Coefficients = field(default_factory=BH1)
+
+    @property
+    def space(self) -> Space:
+        return Eps()
 
 
 class _PredictorCorrector:
-    """A call; the correction of x with it; the prediction of the next x."""
-
+    # A network call, the correction of x with its prediction, and the predictor's step to the next x.
     def __init__(
         self,
         here: Level,
         read: Reader,
         predictor: Sequence[float],
         correction: Sequence[float] | None,
-        remembered: int,
+        stored: int,
     ) -> None:
         self.here, self.read, self.predictor, self.correction = here, read, predictor, correction
-        self.remembered = remembered
+        self.stored = stored
 
     def __call__(self, denoise: Denoise, x: Tensor, memory: Memory, noise: Noise, /) -> Tensor:
-        """One step."""
-        memory.add(self.read(denoise(x, self.here)), self.remembered)
+        memory.add(self.read(denoise(x, self.here)), self.stored)
         if self.correction is not None and memory.x is not None:
             x = linear(self.correction, (memory.x, *memory.past[: len(self.correction) - 1]))
         memory.x = x

@@ -25,8 +25,8 @@ def errors(sampler: Sampler, grid: Grid, counts: Sequence[int], to_clean: bool =
     out = []
     for count in counts:
         levels = grid(schedule, count)
-        seeded = sampler.terms - 1 if isinstance(sampler, Multistep) else 0
-        memory, x = Memory(), start[:, None]
+        seeded = sampler.order - 1 if isinstance(sampler, Multistep) else 0
+        memory = Memory()
         plan = sampler.plan(schedule, [*levels, Level.clean()])[:-1] if to_clean else sampler.plan(schedule, levels)
         for i, ((step, _), here) in enumerate(zip(plan, levels, strict=False)):
             if i <= seeded:

@@ -8,7 +8,7 @@ from torch import Tensor
 from denoiselab.analytic import GaussianDenoiser, MixtureDenoiser
 from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
-from denoiselab.samplers import Analytic, Moments, Sampler
+from denoiselab.samplers import Sampler
 from denoiselab.schedules import Level, Schedule, VPLinear
 
 F64 = torch.float64
@@ -36,16 +36,25 @@ def draws(oracle: MixtureDenoiser, n: int, seed: int = 0) -> Tensor:
 
 
 def unbounded(sampler: Sampler) -> Sampler:
-    """The sampler for data that are no pixels: nothing is clipped."""
-    sampler.threshold = None
-    if isinstance(sampler, Analytic):
-        sampler.half_range = sampler.clip_pixels = None
+    """The sampler, with the options that assume data in [-1, 1] set to None."""
+    for option in ("threshold", "half_range", "clip_pixels"):
+        if hasattr(sampler, option):
+            setattr(sampler, option, None)
     return sampler
 
 
-def measured(sampler: Analytic, oracle: Denoise, x0: Tensor) -> Moments:
-    """The moments of an oracle on data `(N, *)`."""
-    return sampler.measure(lambda x, level, rows: oracle(x, level), VPLinear(), x0, Noise(5, torch.arange(len(x0))))
+def measured(sampler: Sampler, oracle: Denoise, x0: Tensor) -> Sampler:
+    """The sampler, with the moments of an oracle on data `(N, *)` if it declares a measurement."""
+    if sampler.measurement is not None:
+        sampler.measurement.moments = sampler.measurement.measure(
+            lambda x, level, rows: oracle(x, level),
+            VPLinear(),
+            x0,
+            Noise(5, torch.arange(len(x0))),
+            threshold=sampler.threshold,
+            first_lam=sampler.spacing.first_lam,
+        )
+    return sampler
 
 
 def flow_map(oracle: MixtureDenoiser, x: Tensor, here: Level, there: Level) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from denoiselab.noise import Noise
-from denoiselab.samplers import Analytic, Sampler, count_calls
+from denoiselab.samplers import Sampler, count_calls
 from denoiselab.schedules import VPLinear
 from denoiselab.testing.convergence import Grid, errors, slope, weak_errors
 from denoiselab.testing.oracles import F64, flow_map, gaussian, measured, mixture, unbounded
@@ -32,28 +32,27 @@ def check_sampler(sampler: Sampler) -> None:
 
 
 def prepared(sampler: Sampler) -> Sampler:
-    """The sampler for the distributions of these checks, which are no pixels."""
-    sampler = unbounded(sampler)
-    if isinstance(sampler, Analytic) and sampler.moments is None:
-        sampler.moments = measured(sampler, gaussian(), 0.7 + 0.4 * Noise(9, torch.arange(200)).normal((1,), F64))
-    return sampler
+    """The sampler for the distributions of these checks, which are unbounded."""
+    x0 = 0.7 + 0.4 * Noise(9, torch.arange(200)).normal((1,), F64)
+    return measured(unbounded(sampler), gaussian(), x0)
 
 
 def has_its_order(sampler: Sampler) -> None:
     """Check the order of the ODE's solution, with the tolerance, or weak: whichever the sampler declares."""
     name = type(sampler).__name__
-    if sampler.order is None:
-        assert sampler.no_order, f"{name}.order is None: no_order must say why."
+    order = sampler.convergence_order
+    if order is None:
+        assert sampler.no_order, f"{name}.convergence_order is None: no_order must say why."
         return
     if sampler.adaptive:
         found, slack = _adaptive_order(sampler), 0.3
     elif sampler.stochastic:
         found, slack = _weak_order(sampler), 0.15
     else:
-        most = 192 * (1 if sampler.order < 3 else 2 if sampler.order < 5 else 4) // sampler.calls_per_step
+        most = 192 * (1 if order < 3 else 2 if order < 5 else 4) // sampler.calls_per_step
         counts = [most // 4, most // 2, most]
         found, slack = slope(counts, errors(sampler, _own_grid(sampler), counts, sampler.spacing.to_clean)), 0.15
-    assert found >= sampler.order - slack, f"{name}.order is {sampler.order}: the measured order is {found:.2f}."
+    assert found >= order - slack, f"{name}.convergence_order is {order}: the measured order is {found:.2f}."
 
 
 def spends_its_calls(sampler: Sampler) -> None:
@@ -115,14 +114,14 @@ def _own_grid(sampler: Sampler) -> Grid:
 
 def _weak_order(sampler: Sampler) -> float:
     """Of the errors of mean and variance; strong noise takes many steps to show its order."""
-    assert sampler.order is not None
+    assert sampler.convergence_order is not None
     found = 0.0
     for most in (128, 512, 1024):
         counts = [most // 4, most // 2, most]
         by_count = weak_errors(sampler, counts, _own_grid(sampler))
         if by_count[-1] < 1e-12:
-            return float(sampler.order)
-        if (found := slope(counts, by_count)) >= sampler.order - 0.15:
+            return float(sampler.convergence_order)
+        if (found := slope(counts, by_count)) >= sampler.convergence_order - 0.15:
             break
     return found
 

@@ -17,7 +17,7 @@ class ExponentialHeun(OneStep):
     Source: Hochbruck and Ostermann, Exponential integrators, Acta Numerica 2010, example 2.17 with c2 = 1.
     """
 
-    order = 2
+    convergence_order = 2
     calls_per_step = 2
 
     def between(self, schedule: Schedule, here: Level, there: Level) -> Step:

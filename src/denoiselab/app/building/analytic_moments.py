@@ -1,4 +1,4 @@
-"""Measure and cache the per-level moments that samplers of Analytic-DPM need of a model."""
+"""Measurements of a model that samplers need before they run, stored in the run's directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from denoiselab.files import read_json, write_json
 from denoiselab.model import Model, digest
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import SAMPLING, Noise
-from denoiselab.samplers import Analytic, Moments, Sampler
+from denoiselab.samplers import Measurement, Moments, Sampler
 from denoiselab.schedules import Level
 
 FOLDER = "moments"
@@ -35,30 +35,31 @@ def learn(
     *,
     writes: bool = True,
 ) -> str | None:
-    """Set the moments of an `Analytic` sampler; other samplers need none.
+    """Set `sampler.measurement.moments`, if the sampler declares a measurement.
 
-    They are read from `directory/moments/`, or measured with the model's present weights on the first training data.
+    The moments are read from `directory/moments/`, or measured with the current weights on the first training images
+    and stored there.
 
     Args:
-        sampler: Of any kind.
-        model: On the device of the sampling.
+        sampler: The sampler.
+        model: The model, with its denoiser on the device to use.
         images: Loads the training data.
-        directory: The run's.
-        check: Called between batches; an exception stops the measurement.
-        writes: Whether this process writes the file.
+        directory: The run's directory.
+        check: Called after each level; an exception stops the measurement.
+        writes: Whether this process stores the result.
 
     Returns:
-        The sha256 of the moments; None for a sampler that needs none.
+        The sha256 of the moments; None for a sampler without a measurement.
 
     Raises:
         ValueError: If the data cannot be loaded, or the moments are not finite.
     """
-    if not isinstance(sampler, Analytic):
+    if sampler.measurement is None:
         return None
     asked: dict[str, Any] = {
         "weights": digest(model.denoiser),
-        "levels": sampler.measured_levels,
-        "samples": sampler.measured_samples,
+        "levels": sampler.measurement.levels,
+        "samples": sampler.measurement.samples,
     }
     if sampler.threshold is not None:
         own = {name: value for name, value in vars(sampler.threshold).items() if name != "keep_eps"}  # not of x0
@@ -67,22 +68,25 @@ def learn(
     path = directory / FOLDER / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]}.json"
     try:
         stored = read_json(path)
-        sampler.moments = Moments(*(torch.tensor(stored[name], dtype=torch.float64) for name in Moments._fields))
+        moments = Moments(*(torch.tensor(stored[name], dtype=torch.float64) for name in Moments._fields))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         data = images()
-        sampler.moments = _measured(sampler, model, data, check)
-        if not torch.cat(tuple(sampler.moments)).isfinite().all():
+        moments = _measured(sampler, sampler.measurement, model, data, check)
+        if not torch.cat(tuple(moments)).isfinite().all():
             raise ValueError("the model's moments are not finite; has its training diverged?") from None
         if writes:
             facts = {**asked, "data_sha256": data.fingerprint}
-            write_json(path, {**facts, **{k: v.tolist() for k, v in sampler.moments._asdict().items()}})
-    values = torch.cat(tuple(sampler.moments)).numpy().tobytes()
+            write_json(path, {**facts, **{k: v.tolist() for k, v in moments._asdict().items()}})
+    sampler.measurement.moments = moments
+    values = torch.cat(tuple(moments)).numpy().tobytes()
     return hashlib.sha256(values).hexdigest()
 
 
-def _measured(sampler: Analytic, model: Model, data: DataSet, check: Callable[[object], None]) -> Moments:
+def _measured(
+    sampler: Sampler, measurement: Measurement, model: Model, data: DataSet, check: Callable[[object], None]
+) -> Moments:
     device = model.device
-    index = torch.arange(min(sampler.measured_samples, len(data)))
+    index = torch.arange(min(measurement.samples, len(data)))
     known = clean(data, index, device)
     noise = Noise(0, _FIRST_INDEX + index.to(device), SAMPLING)
     x0 = model.codec.encode_latents(model.codec.encode_pixels(known.images), noise.normal)
@@ -94,4 +98,12 @@ def _measured(sampler: Analytic, model: Model, data: DataSet, check: Callable[[o
         return prediction
 
     with model.evaluating():
-        return sampler.measure(denoise, model.denoiser.schedule, x0, noise, check)
+        return measurement.measure(
+            denoise,
+            model.denoiser.schedule,
+            x0,
+            noise,
+            threshold=sampler.threshold,
+            first_lam=sampler.spacing.first_lam,
+            check=check,
+        )

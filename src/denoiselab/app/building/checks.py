@@ -18,7 +18,7 @@ from denoiselab.guidance import bind
 from denoiselab.model import Model
 from denoiselab.objectives import Objective
 from denoiselab.parameterizations import determinant
-from denoiselab.samplers import Analytic, Sampler
+from denoiselab.samplers import Sampler
 
 Config = Mapping[str, Any]
 
@@ -148,8 +148,8 @@ def check_sampler(
         name: It is listed under.
 
     Raises:
-        BadInput: It mends x0 in the range of images and the network sees something else, or its moments are those of
-            the conditional model and a scale is not 1.
+        BadInput: If its threshold is for the range of images and the network's data are no images, or it measures the
+            model (without guidance) and a scale is not 1.
     """
     pixels = isinstance(model.codec, Identity) and len(model.shape) == 3
     if sampler.threshold is not None and not pixels:
@@ -165,9 +165,9 @@ def check_sampler(
             f"{where}: {type(sampler.threshold).__name__} keeps x0 in the range of images, and this network sees "
             f"{sees}; {instead}."
         )
-    if isinstance(sampler, Analytic) and any(scale != 1 for scale in scales):
+    if sampler.measurement is not None and any(scale != 1 for scale in scales):
         where = "guidance" if option is None else f"{option}.guidance"
-        raise BadInput(f"{where}={list(scales)}: Analytic's variance is measured without guidance; use 1.")
+        raise BadInput(f"{where}={list(scales)}: {type(sampler).__name__} measures the model without guidance; use 1.")
 
 
 def check_conditions(model: Model) -> None:

@@ -35,7 +35,7 @@ from denoiselab.files import write_text
 from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing, Model, mean_count
 from denoiselab.noise import Noise
-from denoiselab.samplers import Analytic, Sampler
+from denoiselab.samplers import Sampler
 from denoiselab.schedules import Schedule
 
 # Options that the samples do not depend on, and those that the name of a folder states.
@@ -170,7 +170,7 @@ def _calls(sampler: Sampler, schedule: Schedule) -> int:
     """
     try:
         calls = 1 if sampler.adaptive else sampler.nfe(sampler.steps, schedule)
-        if not isinstance(sampler, Analytic):  # whose moments have not been measured yet
+        if sampler.measurement is None:  # else the coefficients depend on the measurement
             with torch.no_grad():
                 sampler.plan(schedule, sampler.grid(schedule))
     except ValueError as error:
