@@ -9,9 +9,6 @@ from configurations import CONF
 from denoiselab import options, signatures
 from denoiselab.options import SPECIAL, targets
 
-# Groups whose files still do.
-STILL = {"sampler", "spacing", "threshold", "schedule"}
-
 
 def content(path: Path):
     return yaml.safe_load(path.read_text()) or {}
@@ -43,8 +40,6 @@ def restated(path: Path):
 @pytest.mark.parametrize("group", sorted(path.name for path in CONF.iterdir() if path.is_dir()))
 def test_no_file_restates_a_default(group):
     found = [line for path in sorted((CONF / group).rglob("*.yaml")) for line in restated(path)]
-    if group in STILL:
-        pytest.skip("still to be shortened")
     assert not found, f"these keys may go, as the signature has the same default: {found}"
 
 

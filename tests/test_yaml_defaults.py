@@ -21,7 +21,7 @@ LATER = {
         "logger",
         "metric",
     ),
-    *("sampler", "schedule", "spacing", "threshold", "trace", "trainer"),
+    *("trace", "trainer"),
 }
 FILES = [path for path in sorted(CONF.rglob("*.yaml")) if path.relative_to(CONF).parts[0] not in LATER]
 
