@@ -97,7 +97,7 @@ def test_options_are_values_names_and_objects():
         ("sampler", "dpmpp2m", {}, "sampler=dpmpp2m: unknown; did you mean 'dpmpp_2m'? allowed: analytic_ddim"),
         ("samplr", "ddim", {}, "samplr: there is no such group; did you mean 'sampler'? allowed: augmentation"),
         ("sampler", "dpmpp_2m", {"stepz": 3}, "sampler.stepz=3: unknown option; did you mean 'sampler.steps'?"),
-        ("sampler", "dpmpp_2m", {"steps": 0}, "sampler.steps=0: a sampler takes at least 1 step."),
+        ("sampler", "dpmpp_2m", {"steps": 0}, "sampler.steps=0: it must be at least 1."),
         ("sampler", "dpmpp_2m", {"steps": "x"}, "sampler.steps='x': should be a valid integer."),
         ("sampler", "heun", {"spacing": "karas"}, "spacing=karas: unknown; did you mean 'karras'?"),
         ("network", "ddpm_tiny", {}, "network.shape: is not given and has no default; pass network.shape=..."),

@@ -167,6 +167,7 @@ def _parameter(name: str, annotation: ast.expr | None, default: ast.expr | None,
 def _fields(lineage: list[Found], docs: Mapping[str, str], *, every: bool = False) -> dict[str, Parameter]:
     """The fields of a dataclass and of the dataclasses that it extends; of a TypedDict with `every`."""
     parameters: dict[str, Parameter] = {}
+    last: set[str] = set()  # keyword-only fields follow the others
     for ancestor in reversed(lineage):
         node = _class(ancestor)
         if not (every or _is_dataclass(node) or any(_last(base) == "NamedTuple" for base in node.bases)):
@@ -177,15 +178,18 @@ def _fields(lineage: list[Found], docs: Mapping[str, str], *, every: bool = Fals
             if "ClassVar" in ast.unparse(part.annotation):
                 continue
             default = part.value
+            last.discard(part.target.id)
             if isinstance(default, ast.Call) and _last(default.func) == "field":
                 given = {word.arg: word.value for word in default.keywords}
                 if isinstance(init := given.get("init"), ast.Constant) and not init.value:
                     parameters.pop(part.target.id, None)
                     continue
                 default = given.get("default", given.get("default_factory"))
+                if "kw_only" in given:
+                    last.add(part.target.id)
             name = part.target.id
             parameters[name] = _parameter(name, part.annotation, default, ancestor.module, docs.get(name, ""))
-    return parameters
+    return dict(sorted(parameters.items(), key=lambda item: item[0] in last))
 
 
 def _lineage(found: Found) -> list[Found] | None:
