@@ -102,6 +102,7 @@ class Plan:
         return level in checkpointed_levels(len(self.widths), self.checkpoint_levels)
 
     def block(self, channels_in: int, channels_out: int, *, up: bool = False, down: bool = False) -> ResidualBlock:
+        """A residual block with the options of the plan."""
         options = (self.features, self.dropout, self.groups, self.norm_eps, self.scale_shift)
         return ResidualBlock(channels_in, channels_out, *options, up=up, down=down)
 
@@ -127,6 +128,7 @@ class Plan:
         return Stage([layer], self.checkpointed(level))
 
     def middle(self) -> Stage:
+        """The blocks at the lowest resolution, with attention between them."""
         width, last = self.widths[-1], len(self.widths) - 1
         attention = [self.attention(last)] if self.middle_attention else []
         layers = [self.block(width, width), *attention, self.block(width, width)]
