@@ -11,9 +11,9 @@ from typing import Any
 from hydra import compose
 from omegaconf import OmegaConf
 
-from denoiselab import search_path
 from denoiselab.app.config.hydra_node import CheckedLoader
-from denoiselab.instantiate import check, construct
+from denoiselab.nodes import search_path
+from denoiselab.nodes.instantiate import check, construct
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from denoiselab.codecs import Codec, Identity, Logit
-from denoiselab.contracts import contract_of, violation
 from denoiselab.networks import MLP, Conditioning, Network
+from denoiselab.nodes.contracts import contract_of, violation
 from denoiselab.objectives import Objective
 from denoiselab.objectives.level_distributions import LevelDistribution, UniformTime
 from denoiselab.objectives.weights import Weighting, min_snr, unit

@@ -7,9 +7,9 @@ import pkgutil
 
 import pytest
 
-from denoiselab import instantiate
 from denoiselab.errors import BadInput
-from denoiselab.instantiate import MODEL, construct, resolve
+from denoiselab.nodes import instantiate
+from denoiselab.nodes.instantiate import MODEL, construct, resolve
 
 # All that modules whose functions may be targets import beside this package.
 HARMLESS = {

@@ -6,8 +6,8 @@ import pytest
 import yaml
 from configurations import CONF
 
-from denoiselab import options, signatures
-from denoiselab.options import SPECIAL, targets
+from denoiselab.nodes import options, signatures
+from denoiselab.nodes.options import SPECIAL, targets
 
 
 def content(path: Path):

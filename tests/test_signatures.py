@@ -12,11 +12,11 @@ import pytest
 import yaml
 from configurations import CONF
 
-from denoiselab import options, signatures
 from denoiselab.errors import BadInput
-from denoiselab.instantiate import resolve
-from denoiselab.options import targets
-from denoiselab.signatures import COMPUTED, REQUIRED
+from denoiselab.nodes import options, signatures
+from denoiselab.nodes.instantiate import resolve
+from denoiselab.nodes.options import targets
+from denoiselab.nodes.signatures import COMPUTED, REQUIRED
 
 
 def named():
@@ -65,7 +65,7 @@ def test_reading_imports_nothing():
     script = "\n".join(
         [
             "import sys",
-            "from denoiselab import options, signatures",
+            "from denoiselab.nodes import options, signatures",
             "assert signatures.read('denoiselab.samplers.DPMSolverPP').parameters['order'].type() is int",
             "options.check({'sampler': {'_target_': 'denoiselab.samplers.DDIM', 'steps': 5, 'threshold': None}})",
             "print([name for name in sys.modules if name.startswith(('torch', 'denoiselab.samplers'))])",

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from configurations import CONF
 
-from denoiselab.signatures import REQUIRED, read
+from denoiselab.nodes.signatures import REQUIRED, read
 
 # Groups whose files have not been gone through yet.
 LATER = {

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from denoiselab import packages
 from denoiselab.errors import BadInput, closest, not_given
-from denoiselab.instantiate import check, construct
-from denoiselab.options import targets
+from denoiselab.nodes import packages
+from denoiselab.nodes.instantiate import check, construct
+from denoiselab.nodes.options import targets
 
 if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -135,7 +135,7 @@ def _loader() -> ConfigLoaderImpl:
 @functools.cache
 def _loader_of(own: tuple[tuple[str, Path], ...]) -> ConfigLoaderImpl:
     """Reads from `folder` and the folders of allowed packages, which are `own`."""
-    from denoiselab import search_path
+    from denoiselab.nodes import search_path
 
     return search_path.Loader(search_path.of(folder()))
 

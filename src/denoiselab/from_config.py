@@ -15,10 +15,10 @@ from denoiselab.codecs import Codec, Identity
 from denoiselab.conditioners import Conditioner
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of
-from denoiselab.instantiate import check_contract, construct
 from denoiselab.model import Model
 from denoiselab.networks import Conditioning, Network
 from denoiselab.networks.conditioning import OPTIONAL, listed
+from denoiselab.nodes.instantiate import check_contract, construct
 from denoiselab.parameterizations import Parameterization
 from denoiselab.schedules import Schedule
 

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from denoiselab.errors import BadInput
 from denoiselab.from_config import build_model, parts
-from denoiselab.instantiate import MODEL, check, construct
 from denoiselab.model import Model
+from denoiselab.nodes.instantiate import MODEL, check, construct
 from denoiselab.training.checkpoint_files import (
     CHECKPOINT_KEY,
     CHECKPOINTS,

@@ -93,9 +93,8 @@ def score(
     if tuple(train.shape) != tuple(samples.shape):
         raise BadInput(f"reference: its samples have shape {list(train.shape)}, and images {list(samples.shape)}.")
     of_images = len(samples.shape) == 3
-    if extractor is None:
-        extractor = "inception" if of_images else "sliced_wasserstein"
-    maker: Extractor = choices.build("evaluation/extractor", extractor) if isinstance(extractor, str) else extractor
+    named = extractor or ("inception" if of_images else "sliced_wasserstein")
+    maker: Extractor = choices.build("evaluation/extractor", named) if isinstance(named, str) else named
     names = metrics if metrics is not None else (["frechet"] if of_images else [])
     measures = {metric: choices.build("metric", metric) for metric in names}
     maker.check(samples.shape, measures, len(samples), given)
@@ -111,11 +110,9 @@ def score(
     for index in torch.arange(len(samples)).split(256):
         statistics.update(samples.stored(index).to(where))
     facts = (scorer.name, scorer.fingerprint, shown, compared.n, compared.fingerprint)
+    n, lower = len(samples), scorer.lower_is_better
     return [
-        Scored(
-            *(metric, found.value, found.standard_error, len(samples), scorer.lower_is_better[metric], *facts),
-            found.reason,
-        )
+        Scored(metric, found.value, found.standard_error, n, lower[metric], *facts, found.reason)
         for metric, found in scorer.scores(statistics, compared).items()
     ]
 

@@ -11,12 +11,12 @@ import tomllib
 import pytest
 from conftest import ROOT, Result
 
-from denoiselab import search_path
 from denoiselab.app.commands import cli
 from denoiselab.app.config import overrides, spelling
 from denoiselab.app.config.hydra_node import CheckedLoader
 from denoiselab.errors import BadInput
 from denoiselab.interop.nvlabs import pickles
+from denoiselab.nodes import search_path
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]

@@ -194,7 +194,7 @@ def test_every_source_composes():
     from configurations import composing, names
     from hydra import compose
 
-    from denoiselab.instantiate import resolve
+    from denoiselab.nodes.instantiate import resolve
 
     with composing():
         for name in names("import"):

@@ -7,8 +7,8 @@ import yaml
 from conftest import QUICK, ROOT
 from omegaconf import OmegaConf
 
-from denoiselab.instantiate import resolve
-from denoiselab.options import PROGRAM_SETS, targets
+from denoiselab.nodes.instantiate import resolve
+from denoiselab.nodes.options import PROGRAM_SETS, targets
 
 
 def job(invoke, program, *arguments):

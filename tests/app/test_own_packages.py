@@ -7,11 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from denoiselab import packages, signatures
 from denoiselab.app.building import parts
 from denoiselab.app.commands import cli
 from denoiselab.errors import BadInput
-from denoiselab.instantiate import construct, resolve
+from denoiselab.nodes import packages, signatures
+from denoiselab.nodes.instantiate import construct, resolve
 from denoiselab.samplers import DDIM
 
 SAMPLER = "defaults:\n  - /spacing@spacing: karras\n  - _self_\n_target_: {}\nsteps: 7\n"
@@ -39,7 +39,7 @@ def installed(lab):
     info = lab.parent.parent / "mylab-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mylab\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[denoiselab.packages]\nmylab = mylab\n")
+    (info / "entry_points.txt").write_text("[denoiselab.nodes.packages]\nmylab = mylab\n")
     packages._installed.cache_clear()
     yield lab
     packages._installed.cache_clear()

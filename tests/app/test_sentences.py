@@ -6,7 +6,7 @@ from configurations import composing
 
 from denoiselab.app.config import overrides, resolvers
 from denoiselab.errors import BadInput
-from denoiselab.instantiate import construct
+from denoiselab.nodes.instantiate import construct
 from denoiselab.pretrained import read
 
 

@@ -15,7 +15,7 @@ from denoiselab.app.commands.task import Task
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.config.tasks import check_spelling, written_out
 from denoiselab.errors import BadInput
-from denoiselab.instantiate import resolve
+from denoiselab.nodes.instantiate import resolve
 
 TASKS = names("task")
 

@@ -12,8 +12,8 @@ from scipy.io import wavfile
 from denoiselab.app.building.check_run import check_config
 from denoiselab.app.config.overrides import composed
 from denoiselab.app.runs.run_id import run_id
-from denoiselab.instantiate import construct
 from denoiselab.model import NotFinite
+from denoiselab.nodes.instantiate import construct
 
 TOY = [
     *("experiment=toy_2d", "logger=none", "max_images=2048", "lr_schedule.images=1024"),

@@ -7,12 +7,12 @@ from published.weights import Shapes, Weights
 from safetensors.torch import save_file
 
 from denoiselab.denoiser import Denoiser
-from denoiselab.instantiate import construct
 from denoiselab.interop import InteropError
 from denoiselab.interop.nvlabs.edm import Network
 from denoiselab.interop.nvlabs.edm2 import edm2_layout
 from denoiselab.interop.nvlabs.edm_unets import edm_layout
 from denoiselab.networks.conditioning import Conditioning
+from denoiselab.nodes.instantiate import construct
 
 SONG = {
     "img_resolution": 8, "img_channels": 2, "label_dim": 0, "augment_dim": 0, "model_channels": 16,

@@ -14,12 +14,12 @@ from diffusers.training_utils import EMAModel
 from frozen_models import UNET2D
 from safetensors.torch import load_file, save_file
 
-from denoiselab.instantiate import construct
 from denoiselab.interop.diffusers.pipeline_parts import codec, text_conditioner
 from denoiselab.interop.diffusers.pipelines import Pipeline
 from denoiselab.interop.diffusers.schedulers import DEFAULT_BETAS, from_scheduler
 from denoiselab.interop.weights.files import local, read_tensors
 from denoiselab.interop.weights.state_dicts import InteropError
+from denoiselab.nodes.instantiate import construct
 
 WEIGHTS, CONFIG = "unet/diffusion_pytorch_model.safetensors", "unet/config.json"
 SCHEDULER = "scheduler/scheduler_config.json"

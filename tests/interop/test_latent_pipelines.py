@@ -21,7 +21,7 @@ from denoiselab.interop.diffusers.dit import dit
 from denoiselab.noise import Noise
 from denoiselab.pretrained import read_weights
 from denoiselab.samplers import DDIM
-from denoiselab.samplers.trained_spacing import Leading
+from denoiselab.samplers.spacing.trained import Leading
 from denoiselab.training.checkpoint_files import read_checkpoint
 
 STEPS, INDEX = 5, torch.arange(2)

@@ -4,10 +4,10 @@ from published.ncsn import DEEPER, DEEPEST, PLAIN, network
 from published.weights import Shapes, Weights
 
 from denoiselab.denoiser import Denoiser
-from denoiselab.instantiate import construct
 from denoiselab.interop import InteropError
 from denoiselab.interop.ncsn import Checkpoint, ncsn_layout
 from denoiselab.networks import NCSN, NCSNv2
+from denoiselab.nodes.instantiate import construct
 
 CASES = {"ncsn": (PLAIN, 10), "ncsnv2": (PLAIN, None), "deeper": (DEEPER, None), "deepest": (DEEPEST, None)}
 

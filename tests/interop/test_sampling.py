@@ -17,8 +17,8 @@ from denoiselab.noise import Noise
 from denoiselab.parameterizations import eps, v, x0
 from denoiselab.pretrained import read_weights
 from denoiselab.samplers import DDIM, Ancestral
+from denoiselab.samplers.spacing.trained import Leading
 from denoiselab.samplers.thresholding import Clip
-from denoiselab.samplers.trained_spacing import Leading
 from denoiselab.schedules import DiscreteVP, Flow, VPCosine, VPLinear, betas
 from denoiselab.variances import FixedLarge, FixedSmall, Learned, LearnedRange
 

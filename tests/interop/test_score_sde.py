@@ -6,11 +6,11 @@ from published.score_sde import network
 from published.weights import Shapes, Weights
 
 from denoiselab.denoiser import Denoiser
-from denoiselab.instantiate import construct
 from denoiselab.interop import InteropError
 from denoiselab.interop.score_sde.checkpoints import CONFIGS, ScoreSDE, averaged, meaning
 from denoiselab.interop.score_sde.layout import ncsnpp_layout, to_config
 from denoiselab.networks import NCSNpp
+from denoiselab.nodes.instantiate import construct
 
 HERE = Path("checkpoint.pth")
 

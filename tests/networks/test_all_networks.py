@@ -18,10 +18,10 @@ from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 from torch import nn
 
-from denoiselab.instantiate import check, construct, resolve
 from denoiselab.networks import Conditioning, NCSNv2
 from denoiselab.networks.magnitude import MPConv
-from denoiselab.signatures import read
+from denoiselab.nodes.instantiate import check, construct, resolve
+from denoiselab.nodes.signatures import read
 from denoiselab.testing.networks import CHECKS, LABEL, close, gradients, wake
 
 # Sizes for the options that a network has; what it cannot be made tiny by is added by its class.

@@ -13,7 +13,7 @@ from denoiselab.analytic import GaussianDenoiser, MixtureDenoiser
 from denoiselab.denoiser import Prediction
 from denoiselab.noise import Noise
 from denoiselab.samplers import langevin
-from denoiselab.samplers.listed_spacing import Listed
+from denoiselab.samplers.spacing.listed import Listed
 from denoiselab.samplers.transfer import Rho
 from denoiselab.schedules import Level, VPLinear
 

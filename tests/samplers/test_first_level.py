@@ -11,9 +11,9 @@ from oracles import F64, flow_map, mixture
 
 from denoiselab.noise import Noise
 from denoiselab.samplers import DPMSolverFast, DPMSolverPP, DPMSolverSinglestep
-from denoiselab.samplers.listed_spacing import Listed
 from denoiselab.samplers.spacing import UniformTime
-from denoiselab.samplers.trained_spacing import TrainedSpacing
+from denoiselab.samplers.spacing.listed import Listed
+from denoiselab.samplers.spacing.trained import TrainedSpacing
 from denoiselab.samplers.transfer import Lam
 from denoiselab.schedules import Level, Shifted, VPLinear
 from denoiselab.schedules.betas import const, cosine

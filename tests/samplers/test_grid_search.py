@@ -10,8 +10,8 @@ from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.guidance import bind
 from denoiselab.noise import Noise
 from denoiselab.samplers.fitted_grids import LocalErrors, NearestEnd
-from denoiselab.samplers.listed_spacing import Listed
 from denoiselab.samplers.spacing import Karras, PowerTime, UniformLogSNR, UniformTime
+from denoiselab.samplers.spacing.listed import Listed
 from denoiselab.samplers.thresholding import Clip
 from denoiselab.samplers.transfer import Lam
 from denoiselab.schedules import Flow, VPLinear

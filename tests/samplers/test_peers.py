@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from oracles import F64
 from peers import DRAWS, ORACLE, X, distance, named, ours, rule
 
-from denoiselab.instantiate import construct
 from denoiselab.interop.diffusers.scheduler_samplers import sampling
+from denoiselab.nodes.instantiate import construct
 from denoiselab.samplers import (
     DDIM,
     FPNDM,

@@ -27,8 +27,8 @@ from denoiselab.samplers import (
     UniPC,
     UniPCNoise,
 )
-from denoiselab.samplers.ends import DenoiseToZero
 from denoiselab.samplers.spacing import PowerTime, UniformLogSNR, UniformTime
+from denoiselab.samplers.spacing.ends import DenoiseToZero
 from denoiselab.samplers.tableaus import euler, heun
 from denoiselab.samplers.thresholding import Clip, Dynamic
 from denoiselab.samplers.transfer import Time

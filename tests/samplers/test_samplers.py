@@ -14,8 +14,8 @@ from denoiselab import samplers
 from denoiselab.denoiser import Prediction
 from denoiselab.noise import BrownianNoise, Noise
 from denoiselab.samplers import Sampler, count_calls
-from denoiselab.samplers.listed_spacing import Listed
 from denoiselab.samplers.spacing import Karras, UniformLogSNR, UniformTime
+from denoiselab.samplers.spacing.listed import Listed
 from denoiselab.samplers.tableaus import heun, rk4
 from denoiselab.samplers.transfer import X0, Eps, Lam, Rho
 from denoiselab.schedules import EDM, VPLinear

@@ -13,8 +13,8 @@ from scipy.special import betaincinv
 
 from denoiselab.noise import Noise
 from denoiselab.samplers import DDIM, DPMSolverPP, RhoRK
-from denoiselab.samplers.listed_spacing import Listed
 from denoiselab.samplers.spacing import Asinh, Beta, UniformLogSNR, UniformTime, VPTime
+from denoiselab.samplers.spacing.listed import Listed
 from denoiselab.samplers.tableaus import heun
 from denoiselab.samplers.transfer import Rho
 from denoiselab.schedules import EDM, Flow, VPLinear

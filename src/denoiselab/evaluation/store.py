@@ -17,7 +17,7 @@ from denoiselab import files
 from denoiselab.cleaning import path_part
 from denoiselab.code_digest import sha256_of_code
 from denoiselab.files import atomic
-from denoiselab.options import completed
+from denoiselab.nodes.options import completed
 
 Record = dict[str, Any]
 

@@ -78,11 +78,9 @@ class EDM2UNet(ConditionalNetwork):
                 "outputs": outputs,
             }
         )
-        _check_balances(
-            label=label_balance, concat=concat_balance, residual=residual_balance, attention=attention_balance
+        _check_strengths(
+            clip, label=label_balance, concat=concat_balance, residual=residual_balance, attention=attention_balance
         )
-        if clip is not None and clip <= 0:
-            raise ValueError(f"clip={clip}: it must be positive, or null for none.")
         self.conditioning = taken(image=image_channels, class_label=num_classes)
         self.checkpoint_levels = checkpointed_levels(len(multipliers), checkpoint_levels)
         self.label_balance, self.concat_balance = label_balance, concat_balance
@@ -176,7 +174,9 @@ class EDM2UNet(ConditionalNetwork):
         return h
 
 
-def _check_balances(**balances: float) -> None:
+def _check_strengths(clip: float | None, **balances: float) -> None:
+    if clip is not None and clip <= 0:
+        raise ValueError(f"clip={clip}: it must be positive, or null for none.")
     for name, value in balances.items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name}_balance={value}: it must be from 0 to 1.")

@@ -162,6 +162,8 @@ class Sampler(Declared):
     ) -> Tensor:
         """Draw samples `(B, *shape)`, where B is the noise's batch size.
 
+        Over the limit of 8 parameters, because this is the one loop of all samplers and each is passed on its own.
+
         Args:
             denoise: A denoiser with its conditioning bound.
             schedule: The path from noise to data.

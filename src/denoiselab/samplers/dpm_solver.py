@@ -12,10 +12,10 @@ from typing import ClassVar
 
 from denoiselab.samplers.base import OneStep, Planned, Sampler, Step
 from denoiselab.samplers.checks import check_number
-from denoiselab.samplers.ends import DenoiseToZero
 from denoiselab.samplers.multistep import Multistep
 from denoiselab.samplers.runge_kutta import Stages
 from denoiselab.samplers.spacing import UniformLogSNR
+from denoiselab.samplers.spacing.ends import DenoiseToZero
 from denoiselab.samplers.transfer import NOISIER, X0, Axis, Eps, Lam, Space, Time, gap, interpolation, kernel
 from denoiselab.schedules import Level, Schedule
 

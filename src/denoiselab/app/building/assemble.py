@@ -25,8 +25,8 @@ from denoiselab.data.loading.datamodule import DataModule
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier, OptimizedMetric, Store
 from denoiselab.from_config import build_model, identity
-from denoiselab.instantiate import check, check_contract, construct
 from denoiselab.model import Model
+from denoiselab.nodes.instantiate import check, check_contract, construct
 from denoiselab.training.callbacks import ProgressBar
 from denoiselab.training.checkpoint_files import CHECKPOINTS
 from denoiselab.training.checkpoints import AtomicCheckpointIO

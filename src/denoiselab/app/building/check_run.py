@@ -17,7 +17,7 @@ from denoiselab.app.runs.devices import check_devices
 from denoiselab.codecs import Identity
 from denoiselab.errors import BadInput
 from denoiselab.from_config import build_model
-from denoiselab.instantiate import check
+from denoiselab.nodes.instantiate import check
 from denoiselab.objectives import Objective
 from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 from denoiselab.training.ema import RAW

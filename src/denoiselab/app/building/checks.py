@@ -11,11 +11,11 @@ from torch import Tensor
 from denoiselab.app.building import rehearsal
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import Clean
-from denoiselab.contracts import described
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import BadInput
 from denoiselab.guidance import bind
 from denoiselab.model import Model
+from denoiselab.nodes.contracts import described
 from denoiselab.objectives import Objective
 from denoiselab.parameterizations import determinant
 from denoiselab.samplers import Sampler

@@ -16,9 +16,9 @@ from denoiselab.denoiser import Denoise
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of
 from denoiselab.guidance import ClassifierGuided, NoisyClassifier
-from denoiselab.instantiate import construct
 from denoiselab.interop import InteropError
 from denoiselab.model import Model
+from denoiselab.nodes.instantiate import construct
 
 _OPTION = "classifier_guidance"
 

@@ -22,9 +22,9 @@ from denoiselab.from_config import build_model, with_hashes
 from denoiselab.from_config import parts as model_parts
 from denoiselab.frozen import TextEncoder, folders
 from denoiselab.frozen.autoencoders import FolderCodec
-from denoiselab.instantiate import MODEL, check, construct
 from denoiselab.interop import Imported, InteropError, Source
 from denoiselab.model import Model
+from denoiselab.nodes.instantiate import MODEL, check, construct
 from denoiselab.pretrained import weights_of
 from denoiselab.training.checkpoint_files import (
     CHECKPOINT_KEY,

@@ -15,7 +15,7 @@ from denoiselab.data.augmentation import Augmentation
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Extractor, Given, Metric
 from denoiselab.evaluation.references import given as given_files
-from denoiselab.instantiate import check, check_contract, construct
+from denoiselab.nodes.instantiate import check, check_contract, construct
 from denoiselab.noise import AUGMENTING, Noise
 from denoiselab.objectives import Objective
 from denoiselab.samplers import Sampler

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from denoiselab.codecs import Autoencoder, Codec
 from denoiselab.conditioners import Conditioner
-from denoiselab.contracts import described
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import BadInput
 from denoiselab.networks.conditioning import Conditioning, listed
+from denoiselab.nodes.contracts import described
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.objectives import Objective
 from denoiselab.objectives.level_distributions import LevelDistribution

@@ -14,7 +14,7 @@ from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of
 from denoiselab.from_config import parts
-from denoiselab.options import completed
+from denoiselab.nodes.options import completed
 from denoiselab.training.checkpoint_files import (
     CHECKPOINT_KEY,
     CHECKPOINTS,

@@ -13,7 +13,7 @@ import sys
 import traceback
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
@@ -24,25 +24,23 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab import choices, progress, search_path
+from denoiselab import choices, progress
 from denoiselab.app.commands.explain import explain
 from denoiselab.app.config import overrides, resolvers, spelling, tasks
-from denoiselab.app.config.early import check_nodes
+from denoiselab.app.config.early import check_nodes, check_trust
 from denoiselab.app.config.hydra_node import CheckedLoader
 from denoiselab.app.config.settings import replaced
 from denoiselab.app.runs.run_id import run_id
 from denoiselab.cleaning import line, lines
 from denoiselab.console import Logged, console
 from denoiselab.errors import BadInput, Failure
+from denoiselab.nodes import search_path
 from denoiselab.training.interruption import Stopped
 
 Config = dict[str, Any]
 Early = Callable[[Config], object]
 
 _CONF = choices.folder()
-
-# The option of data by which the user allows code in them to run.
-_TRUST = "trust_pickles"
 
 
 class _Failed(BaseException):
@@ -209,7 +207,7 @@ def _run_jobs(program: Hydra, name: str, arguments: Namespace) -> None:
 
     def job(config: DictConfig) -> Any:
         plain = _plain(config, HydraConfig.get().overrides.task)
-        _check_trust(plain, arguments.overrides)
+        check_trust(plain, arguments.overrides)
         if arguments.multirun:
             return _command(name).run(plain, Path(HydraConfig.get().runtime.output_dir))
         try:
@@ -254,7 +252,7 @@ def _check_jobs(name: str, arguments: Namespace, early: Early, show: dict[str, b
         if arguments.cfg is None:
             plain = _plain(config, job)
             show["traceback"] |= bool(plain.get("traceback"))
-            _check_trust(plain, arguments.overrides)
+            check_trust(plain, arguments.overrides)
             early(plain)
             jobs.append(plain)
     if jobs and "torch" not in sys.modules:
@@ -268,23 +266,6 @@ def _check_jobs(name: str, arguments: Namespace, early: Early, show: dict[str, b
 def _shows(arguments: Namespace) -> bool:
     """Whether the arguments ask for help and the like, not for a job."""
     return bool(arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion)
-
-
-def _check_trust(config: Config, typed: Sequence[str]) -> None:
-    """Refuse files that allow code in data to run.
-
-    Raises:
-        BadInput: If a file sets such an option.
-    """
-    waiting: list[tuple[str, Any]] = [("", config)]
-    while waiting:
-        path, node = waiting.pop()
-        if isinstance(node, Mapping):
-            waiting += [(f"{path}.{key}".lstrip("."), value) for key, value in node.items()]
-        elif isinstance(node, list):
-            waiting += [(f"{path}.{index}", value) for index, value in enumerate(node)]
-        elif path.endswith(_TRUST) and node and not overrides.typed(typed, path):
-            raise BadInput(f"{path}={node}: is set by a file; it takes effect only on the command line.")
 
 
 def _plain(config: DictConfig, given: Sequence[str]) -> Config:

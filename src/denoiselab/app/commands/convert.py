@@ -14,8 +14,8 @@ from denoiselab.data import ImageSource
 from denoiselab.data.conversion import convert as write_shards
 from denoiselab.data.reading.decoding import Decoder
 from denoiselab.errors import BadInput
-from denoiselab.instantiate import check as check_nodes
-from denoiselab.instantiate import construct
+from denoiselab.nodes.instantiate import check as check_nodes
+from denoiselab.nodes.instantiate import construct
 
 Config = dict[str, Any]
 

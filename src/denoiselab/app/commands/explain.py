@@ -14,8 +14,8 @@ from denoiselab.app.config import nodes, overrides
 from denoiselab.cleaning import aligned
 from denoiselab.console import console
 from denoiselab.errors import BadInput
-from denoiselab.options import SPECIAL, program_sets
-from denoiselab.signatures import COMPUTED, REQUIRED, Parameter
+from denoiselab.nodes.options import SPECIAL, program_sets
+from denoiselab.nodes.signatures import COMPUTED, REQUIRED, Parameter
 
 _HEADINGS = ["option", "type", "default", "meaning"]
 

@@ -29,8 +29,8 @@ from denoiselab.errors import BadInput
 from denoiselab.evaluation import Extractor, Frontier, Record, Store
 from denoiselab.files import sha256_of
 from denoiselab.from_config import identity
-from denoiselab.instantiate import MEASURES, MODEL, construct
-from denoiselab.instantiate import check as check_nodes
+from denoiselab.nodes.instantiate import MEASURES, MODEL, construct
+from denoiselab.nodes.instantiate import check as check_nodes
 from denoiselab.pretrained import Loaded, read
 from denoiselab.training.checkpoint_files import CHECKPOINTS, home_of, saved
 from denoiselab.training.ema import profile_name

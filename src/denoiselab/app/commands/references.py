@@ -13,8 +13,8 @@ from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Workspace
 from denoiselab.evaluation.features.extractors import ImageExtractor
-from denoiselab.instantiate import check as check_nodes
-from denoiselab.instantiate import construct
+from denoiselab.nodes.instantiate import check as check_nodes
+from denoiselab.nodes.instantiate import construct
 
 Config = dict[str, Any]
 

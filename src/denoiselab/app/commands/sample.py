@@ -11,8 +11,8 @@ from denoiselab.app.config.settings import SampleSettings, parse
 from denoiselab.app.runs.failures import enough_memory
 from denoiselab.app.runs.paths import check_accelerator
 from denoiselab.errors import BadInput
-from denoiselab.instantiate import check as check_nodes
-from denoiselab.instantiate import construct
+from denoiselab.nodes.instantiate import check as check_nodes
+from denoiselab.nodes.instantiate import construct
 
 Config = dict[str, Any]
 

@@ -20,8 +20,8 @@ from denoiselab.app.runs.paths import checkpoint_file, device_of, new_folder
 from denoiselab.cleaning import path_part
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of
-from denoiselab.instantiate import construct
 from denoiselab.model import Model
+from denoiselab.nodes.instantiate import construct
 from denoiselab.pretrained import Loaded, read_weights
 from denoiselab.samplers import Sampler
 from denoiselab.training.checkpoint_files import home_of

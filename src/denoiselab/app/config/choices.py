@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from denoiselab import options
 from denoiselab.app.config import overrides
 from denoiselab.app.config.settings import Evaluation
 from denoiselab.errors import BadInput
+from denoiselab.nodes import options
 
 # The grid that stands in a file.
-_FROM_FILE = "denoiselab.samplers.listed_spacing.FromFile"
+_FROM_FILE = "denoiselab.samplers.spacing.listed.FromFile"
 
 
 def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict[str, Any]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from denoiselab import options, signatures
-from denoiselab.app.config import choices
+from denoiselab.app.config import choices, overrides
 from denoiselab.app.config.settings import SampleSettings, TrainSettings, parse
 from denoiselab.errors import BadInput
-from denoiselab.instantiate import check_names, resolve
+from denoiselab.nodes import options, signatures
+from denoiselab.nodes.instantiate import check_names, resolve
 
 Config = dict[str, Any]
+
+# The option of data by which the user allows code in them to run.
+_TRUST = "trust_pickles"
 
 
 def check_nodes(config: Config) -> None:
@@ -24,6 +27,23 @@ def check_nodes(config: Config) -> None:
     """
     check_names(config)
     options.check(config)
+
+
+def check_trust(config: Config, given: Sequence[str]) -> None:
+    """Refuse files that allow code in data to run; only the overrides `given` on the command line may.
+
+    Raises:
+        BadInput: If a file sets such an option.
+    """
+    waiting: list[tuple[str, Any]] = [("", config)]
+    while waiting:
+        path, node = waiting.pop()
+        if isinstance(node, Mapping):
+            waiting += [(f"{path}.{key}".lstrip("."), value) for key, value in node.items()]
+        elif isinstance(node, list):
+            waiting += [(f"{path}.{index}", value) for index, value in enumerate(node)]
+        elif path.endswith(_TRUST) and node and not overrides.typed(given, path):
+            raise BadInput(f"{path}={node}: is set by a file; it takes effect only on the command line.")
 
 
 def check_train(config: Config) -> None:

@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab.app.config import nodes
 from denoiselab.errors import BadInput
-from denoiselab.search_path import Loader
+from denoiselab.nodes.search_path import Loader
 
 Node = dict[str, Any]
 

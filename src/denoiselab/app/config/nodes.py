@@ -7,8 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 
-from denoiselab import options, signatures
-from denoiselab.signatures import Signature
+from denoiselab.nodes import options, signatures
+from denoiselab.nodes.signatures import Signature
 
 
 def open_(config: DictConfig) -> None:

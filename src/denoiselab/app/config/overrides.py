@@ -19,11 +19,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab import choices, options
+from denoiselab import choices
 from denoiselab.app.config import nodes
 from denoiselab.app.config.hydra_node import CheckedLoader, parameters
 from denoiselab.app.config.suggestions import children, dotted, unknown
 from denoiselab.errors import BadInput, closest
+from denoiselab.nodes import options
 
 
 def jobs(config_name: str, overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:

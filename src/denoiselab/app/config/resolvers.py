@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab.errors import BadInput, check_given, not_given
-from denoiselab.instantiate import check, construct, resolve
+from denoiselab.nodes.instantiate import check, construct, resolve
 
 _T = TypeVar("_T")
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, ListConfig
 
 from denoiselab.app.config import nodes
 from denoiselab.errors import BadInput
-from denoiselab.options import SPECIAL
+from denoiselab.nodes.options import SPECIAL
 
 # Nodes with an entry for each name.
 _NAMED = ("callbacks", "logger", "ema.profiles")

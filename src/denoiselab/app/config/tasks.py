@@ -6,9 +6,9 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from denoiselab import signatures
 from denoiselab.app.config import overrides
 from denoiselab.errors import BadInput
+from denoiselab.nodes import signatures
 
 # Former spellings, and what is written instead.
 _FORMER = tuple(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from denoiselab.errors import BadInput
-from denoiselab.options import PROGRAM_SETS
+from denoiselab.nodes.options import PROGRAM_SETS
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 

@@ -23,7 +23,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from denoiselab.app.runs.names import job_overrides, run_name
 from denoiselab.errors import BadInput
 from denoiselab.files import write_text
-from denoiselab.options import completed
+from denoiselab.nodes.options import completed
 from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 
 # Options that may differ when a run continues, as no result of the training depends on them.

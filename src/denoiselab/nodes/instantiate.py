@@ -14,10 +14,10 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from denoiselab import packages, signatures
-from denoiselab.contracts import contract_of, described, violation
 from denoiselab.errors import BadInput, not_given
-from denoiselab.options import SPECIAL, check_node, targets
+from denoiselab.nodes import packages, signatures
+from denoiselab.nodes.contracts import contract_of, described, violation
+from denoiselab.nodes.options import SPECIAL, check_node, targets
 
 # What a model and its data are made of, and what measures one.
 MODEL = tuple(

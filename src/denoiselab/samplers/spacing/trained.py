@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.samplers.checks import check_number
-from denoiselab.samplers.spacing import Spacing
+from denoiselab.samplers.spacing.grids import Spacing
 from denoiselab.schedules import Level, Schedule
 
 

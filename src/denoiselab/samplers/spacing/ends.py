@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from denoiselab.samplers.spacing import Spacing, UniformLogSNR
-from denoiselab.samplers.trained_spacing import Leading, Linspace
+from denoiselab.samplers.spacing.grids import Spacing, UniformLogSNR
+from denoiselab.samplers.spacing.trained import Leading, Linspace
 from denoiselab.schedules import Level, Schedule
 
 

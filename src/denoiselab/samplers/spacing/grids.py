@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from denoiselab.samplers.beta_quantiles import beta_quantiles
 from denoiselab.samplers.checks import check_number, check_positive
+from denoiselab.samplers.spacing.beta_quantiles import beta_quantiles
 from denoiselab.schedules import Level, Schedule, VPLinear
 
 # Half log-SNR at which grids in log-SNR start after pure noise.

@@ -20,8 +20,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigSource
 
-from denoiselab import packages
 from denoiselab.errors import BadInput
+from denoiselab.nodes import packages
 
 _KEY = "hydra.searchpath"
 _BUILT_IN = ("hydra", "main", "schema")

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from types import EllipsisType
 from typing import Any
 
-from denoiselab import source_modules
-from denoiselab.source_modules import Found, Module, locate
+from denoiselab.nodes import source_modules
+from denoiselab.nodes.source_modules import Found, Module, locate
 
 # The default of a parameter that must be given, and of one whose default is no literal.
 REQUIRED = inspect.Parameter.empty

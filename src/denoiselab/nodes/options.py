@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
-from denoiselab import signatures
 from denoiselab.errors import BadInput, closest, not_given
-from denoiselab.signatures import COMPUTED, REQUIRED, Signature
+from denoiselab.nodes import signatures
+from denoiselab.nodes.signatures import COMPUTED, REQUIRED, Signature
 
 # Arguments of the Trainer that the program gives.
 PROGRAM_SETS = (

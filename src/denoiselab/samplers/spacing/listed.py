@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.files import read_json
-from denoiselab.samplers.spacing import Spacing, fractions
+from denoiselab.samplers.spacing.grids import Spacing, fractions
 from denoiselab.samplers.transfer import Axis, Lam, Rho
 from denoiselab.schedules import Level, Schedule
 

@@ -1,0 +1,53 @@
+"""Grids: the levels at which a sampler stops. A grid is not a schedule; any sampler takes any grid."""
+
+from denoiselab.samplers.spacing.ends import DenoiseToZero, ToLeastNoise, WithoutLast
+from denoiselab.samplers.spacing.grids import (
+    Asinh,
+    Beta,
+    Karras,
+    PowerTime,
+    Spacing,
+    ToZero,
+    UniformLogSNR,
+    UniformTime,
+    VPTime,
+    fractions,
+)
+from denoiselab.samplers.spacing.listed import FromFile, Listed, Stretched
+from denoiselab.samplers.spacing.trained import (
+    DDIMQuadratic,
+    DDIMQuadraticReleased,
+    DDIMUniform,
+    DDIMUniformReleased,
+    Leading,
+    Linspace,
+    Trailing,
+    TrainedSpacing,
+)
+
+__all__ = [
+    "Asinh",
+    "Beta",
+    "DDIMQuadratic",
+    "DDIMQuadraticReleased",
+    "DDIMUniform",
+    "DDIMUniformReleased",
+    "DenoiseToZero",
+    "FromFile",
+    "Karras",
+    "Leading",
+    "Linspace",
+    "Listed",
+    "PowerTime",
+    "Spacing",
+    "Stretched",
+    "ToLeastNoise",
+    "ToZero",
+    "Trailing",
+    "TrainedSpacing",
+    "UniformLogSNR",
+    "UniformTime",
+    "VPTime",
+    "WithoutLast",
+    "fractions",
+]
