@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from denoiselab.data.images import ImageSet
@@ -46,11 +49,14 @@ class Digits:
 
     def load(self) -> tuple[ImageSet, ImageSet]:
         """(train, held-out)."""
-        from sklearn.datasets import load_digits  # slow to import
-
-        raw = load_digits()
-        images = (torch.from_numpy(raw.images)[:, None] * (255 / 16)).round().to(torch.uint8)
-        train, held_out = ImageSet(images, torch.from_numpy(raw.target).long()).split(self.validation)
+        # The file that sklearn.datasets.load_digits reads; importing scikit-learn takes two seconds.
+        package = importlib.util.find_spec("sklearn")
+        assert package is not None
+        assert package.submodule_search_locations is not None
+        file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+        rows = torch.from_numpy(np.loadtxt(file, delimiter=","))
+        images = (rows[:, :-1].reshape(-1, 1, 8, 8) * (255 / 16)).round().to(torch.uint8)
+        train, held_out = ImageSet(images, rows[:, -1].long()).split(self.validation)
         if not len(train):
             raise ValueError(f"data.validation={self.validation}: it leaves no image for training.")
         if self.size is not None:
