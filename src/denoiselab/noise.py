@@ -48,7 +48,7 @@ def philox(
     Returns:
         Words 0 and 2, `(2, *)` int64, and words 1 and 3, which are right in their lower 32 bits.
     """
-    shape = torch.broadcast_shapes(*(c.shape for c in counter))
+    shape = torch.broadcast_tensors(*counter)[0].shape  # torch.broadcast_shapes imports sympy
     device = counter[0].device
     work = torch.empty(3, 2, *shape, dtype=torch.int64, device=device) if work is None else work
     even, odd, spare = work

@@ -70,9 +70,10 @@ class UpConv2d(nn.Conv2d):
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__(channels_in, channels_out, 3, padding=1)
-        axis = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])  # which taps of the 3 are in each of the 4
-        fold = (axis[:, None, :, None] * axis[None, :, None, :]).reshape(16, 9)  # torch.kron imports torch._dynamo: 2 s
-        self.register_buffer("fold", fold, persistent=False)
+        with torch.device("cpu"):  # on the meta device this imports torch._dynamo, which takes 2 s
+            axis = torch.tensor([[0.0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])  # which of 3 taps are in each of 4
+            fold = torch.kron(axis, axis)
+        self.register_buffer("fold", fold.to(self.weight.device), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, channels_in, H, W)` to `(B, channels_out, 2H, 2W)`."""
