@@ -58,7 +58,7 @@ class ClosedForm(ABC):
         Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, eq. 13.
 
         Raises:
-            ValueError: A level is an end of the axis, or there is no step.
+            ValueError: If a level is an end of the axis, or there is no step.
         """
         first, last = -float(here.lam), -float(there.lam)
         for name, s in (("here", first), ("there", last)):

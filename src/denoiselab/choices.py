@@ -58,7 +58,7 @@ def node(group: str, name: str, loader: ConfigLoaderImpl | None = None) -> Node:
         loader: Reads the folders; None for `folder` and those of allowed packages.
 
     Raises:
-        BadInput: There is no such choice, or it sets options of other groups alone.
+        BadInput: If there is no such choice, or it sets options of other groups alone.
     """
     allowed = names(group, loader)
     if not allowed:
@@ -81,7 +81,7 @@ def build(group: str, name: str, /, **options: Any) -> Any:
             itself its name serves too: `build("sampler", "heun", spacing="karras")`.
 
     Raises:
-        ValueError: A name or an option is unknown, out of range or not given; the sentence of the command line.
+        ValueError: If a name or an option is unknown, out of range or not given; the sentence of the command line.
     """
     tree, path = node(group, name), group.replace("/", ".")
     for key, value in options.items():

@@ -24,7 +24,7 @@ def check_given(node: Mapping[str, Any], option: str = "") -> None:
     """Refuse a node, called `option`, with an option without a value.
 
     Raises:
-        BadInput: It has one.
+        BadInput: If an option has no value.
     """
     for name, value in node.items():
         if value == "???":

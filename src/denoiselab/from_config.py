@@ -41,7 +41,7 @@ def build_model(config: Config) -> Model:
     """The untrained model of a checked configuration; its weights are a function of `seed`.
 
     Raises:
-        BadInput: Parts do not fit together.
+        BadInput: If parts do not fit together.
     """
     codec: Codec = construct(config["codec"], "codec") if "codec" in config else Identity(config["data"]["shape"])
     check_contract("codec", codec, Codec)
@@ -98,7 +98,7 @@ def identity(config: Config) -> str:
     """sha256 of all that a model's samples depend on beside its weights: its parts, and the files that they name.
 
     Raises:
-        KeyError: A part is missing.
+        KeyError: If a part is missing.
     """
     nodes = with_hashes(parts(config))
     return hashlib.sha256(json.dumps(nodes, sort_keys=True).encode()).hexdigest()

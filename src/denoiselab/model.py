@@ -124,9 +124,9 @@ class Model:
             batch_size: Samples a network call.
 
         Raises:
-            ValueError: Both `steps` and `nfe` are given, the budget is too small, `which` or `batch_size` is out of
+            ValueError: If both `steps` and `nfe` are given, the budget is too small, `which` or `batch_size` is out of
                 range, there is nothing to guide, or `cond` is not what the network takes.
-            NotFinite: A sample is not finite.
+            NotFinite: If a sample is not finite.
         """
         if steps is not None and nfe is not None:
             raise ValueError(f"steps={steps} and nfe={nfe}: give one of them.")
@@ -163,8 +163,8 @@ class Model:
             cond: Their conditions, instead of those that the conditioner gives them.
 
         Raises:
-            NotFinite: A sample is not finite.
-            ValueError: There is nothing to guide.
+            NotFinite: If a sample is not finite.
+            ValueError: If there is nothing to guide.
         """
         index, sampler = index.to(self.device), drawing.sampler
         if cond is not None:
@@ -195,7 +195,7 @@ class Model:
             cond: The samples' conditions, instead of those that the conditioner gives them.
 
         Raises:
-            ValueError: The scale is not 1 and there is nothing to guide.
+            ValueError: If the scale is not 1 and there is nothing to guide.
         """
         given = self.conditioner
         cond = given.sample(index) if cond is None else cond
@@ -232,7 +232,7 @@ def _check_rows(cond: Conditioning | None, count: int) -> None:
     """Refuse conditions of another number of samples.
 
     Raises:
-        ValueError: There are more or fewer than `count`.
+        ValueError: If there are more or fewer than `count`.
     """
     for name, field in (cond or Conditioning())._asdict().items():
         if field is not None and len(field) != count:

@@ -217,7 +217,7 @@ class BrownianNoise(Noise):
         """Not of paths, whose nodes are addressed by number and would be the batch's own.
 
         Raises:
-            ValueError: Always.
+            ValueError: On every call.
         """
         raise ValueError("BrownianNoise: a path is not shared between samples; use Noise.")
 

@@ -65,7 +65,7 @@ class Loaded:
         """The configuration of the data set.
 
         Raises:
-            BadInput: There is none: an import without data.
+            BadInput: If there is none: an import without data.
         """
         node: dict[str, Any] = self.config["data"]
         if "_target_" not in node:
@@ -78,7 +78,7 @@ class Loaded:
         """The training data, and those held out.
 
         Raises:
-            BadInput: They cannot be loaded.
+            BadInput: If they cannot be loaded.
         """
         check({"data": self.data_node}, MODEL)
         source = construct(self.data_node, "data")
@@ -96,7 +96,7 @@ class Loaded:
         """Give the denoiser the weights of that name, or of the first profile for None; returns their name.
 
         Raises:
-            BadInput: There are no such weights.
+            BadInput: If there are no such weights.
         """
         name = profile_name(asked, self.names, "weights")
         if name != RAW:
@@ -125,7 +125,7 @@ def load(
         **options: Of the importer, such as `vae` or `variant`.
 
     Raises:
-        ValueError: The source or the weights cannot be used; the sentence of the command line.
+        ValueError: If the source or the weights cannot be used; the sentence of the command line.
     """
     path = Path(source).expanduser()
     ours = path.is_file() or (path / CHECKPOINTS).is_dir() or any(path.glob(f"*/{CHECKPOINTS}"))
@@ -154,7 +154,7 @@ def read(path: Path, conditioner: Mapping[str, Any] = _NO_OPTIONS, data: Mapping
         data: Node of the data set that the user names; None for the run's own.
 
     Raises:
-        BadInput: It cannot be used.
+        BadInput: If it cannot be used.
     """
     try:
         checkpoint = read_checkpoint(path)
@@ -209,7 +209,7 @@ def weights_of(imported: Imported, model: Model) -> tuple[dict[str, Tensor], dic
         model: Built of its configuration; may be on the meta device.
 
     Raises:
-        CheckpointError: A name, a shape or a kind of numbers differs.
+        CheckpointError: If a name, a shape or a kind of numbers differs.
     """
     state = {f"network.{name}": tensor for name, tensor in imported.weights.items()}
     parameters = {name.removeprefix("network."): value for name, value in model.denoiser.named_parameters()}
@@ -225,7 +225,7 @@ def _imported(source: str, importer: str, options: Mapping[str, Any]) -> Loaded:
     """The model that an importer reads.
 
     Raises:
-        BadInput: It cannot be read whole.
+        BadInput: If it cannot be read whole.
     """
     from denoiselab import choices
     from denoiselab.interop import InteropError
@@ -254,8 +254,8 @@ def _rebuilt(
     """The model of a configuration that was read from a file, with the weights `state`, in evaluation mode.
 
     Raises:
-        BadInput: The configuration names what is not allowed, or parts that do not go together.
-        CheckpointError: Weights or averages are those of another network.
+        BadInput: If the configuration names what is not allowed, or parts that do not go together.
+        CheckpointError: If weights or averages are those of another network.
     """
     check(parts(config), MODEL)
     with torch.device("meta"):  # a network of absurd sizes is refused before it takes memory
@@ -279,7 +279,7 @@ def _data(path: Path, own: Mapping[str, Any], named: Mapping[str, Any] | None) -
     """The node of the data set that the user names, else the checkpoint's own, which may not run code or fetch files.
 
     Raises:
-        BadInput: The named data have another shape.
+        BadInput: If the named data have another shape.
     """
     if named is None:
         return {**own, **{option: False for option in _OF_USERS if option in own}}

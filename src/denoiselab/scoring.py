@@ -83,7 +83,7 @@ def score(
         device: Of the extractor.
 
     Raises:
-        ValueError: Something cannot be read, or they do not fit together, or weights are not there; the sentence says
+        ValueError: If something cannot be read, or they do not fit together, or weights are not there; the sentence says
             how to get them.
     """
     kept, where = _cache(cache), torch.device(device)
@@ -144,7 +144,7 @@ def _data_set(samples: Samples, option: str, cache: Path) -> DataSet:
     """Samples as a data set.
 
     Raises:
-        BadInput: They cannot be read, or are none; the message calls them `option`.
+        BadInput: If they cannot be read, or hold no images; the message calls them `option`.
     """
     if isinstance(samples, str | Path):
         path = Path(samples).expanduser()
@@ -175,7 +175,7 @@ def _array(path: Path, option: str) -> Any:
     """The array in a file.
 
     Raises:
-        BadInput: There is none.
+        BadInput: If there is none.
     """
     try:
         content = np.load(path, allow_pickle=False)
@@ -207,7 +207,7 @@ def _folder(path: Path, option: str, cache: Path) -> DataSet:
     """The images of a folder, of the size and the colours of the first of them.
 
     Raises:
-        BadInput: There is none, or they differ.
+        BadInput: If there is none, or the two differ.
     """
     made = functools.partial(
         _Folder, name=path.name, num_classes=None, validation=0.0, root=str(path), labels="none", cache_dir=str(cache)

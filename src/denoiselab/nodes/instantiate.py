@@ -86,7 +86,7 @@ def resolve(name: Any, path: str, allowed: Sequence[str] = _ALL) -> Callable[...
     """The class or function that `name` stands for.
 
     Raises:
-        BadInput: It is not allowed, or there is no such thing.
+        BadInput: If it is not allowed, or there is no such thing.
     """
     _check_name(name, path, allowed)
     try:
@@ -132,7 +132,7 @@ def construct(node: Any, path: str, refusals: tuple[type[Exception], ...] = (), 
         given: Arguments from the program, beside the configured ones.
 
     Raises:
-        BadInput: A constructor refuses its arguments.
+        BadInput: If a constructor refuses its arguments.
     """
     if isinstance(node, list):
         return [construct(value, f"{path}.{index}", refusals) for index, value in enumerate(node)]

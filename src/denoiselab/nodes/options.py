@@ -50,7 +50,7 @@ def check(tree: Mapping[str, Any]) -> None:
         tree: Plain containers.
 
     Raises:
-        BadInput: An option is unknown, has no value, or has a value of another type.
+        BadInput: If an option is unknown, has no value, or has a value of another type.
     """
     for path, node in targets(tree):
         signature = signatures.read(node["_target_"]) if isinstance(node["_target_"], str) else None
@@ -67,7 +67,7 @@ def check_node(path: str, node: Mapping[str, Any], signature: Signature) -> None
         signature: Of its `_target_`.
 
     Raises:
-        BadInput: An option is unknown, has no value, or has a value of another type.
+        BadInput: If an option is unknown, has no value, or has a value of another type.
     """
     if node.get("_partial_", False) and signature.is_class and path != "optimizer":
         raise BadInput(f"{path}._partial_=true: {signature.name} must be built whole here; leave _partial_ out.")
@@ -104,7 +104,7 @@ def check_type(path: str, value: Any, annotation: Any) -> None:
     """Refuse a value that its annotation does not allow.
 
     Raises:
-        BadInput: It does not.
+        BadInput: If it does not.
     """
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))

@@ -138,7 +138,7 @@ class Schedule(nn.Module, ABC):
         """The length of a chain along the schedule: the one asked for, or the number of trained levels.
 
         Raises:
-            ValueError: A continuous schedule needs a length, or there are fewer than 2 steps.
+            ValueError: If a continuous schedule needs a length, or there are fewer than 2 steps.
         """
         length = self.steps if steps is None else steps
         if length is None:

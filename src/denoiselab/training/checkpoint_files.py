@@ -45,7 +45,7 @@ def newest(path: Path, option: str = "ckpt") -> tuple[Path, str]:
     """The newest whole checkpoint of a run's directory, any other path as it is; and a warning, or nothing.
 
     Raises:
-        BadInput: It is no run's directory but one of runs.
+        BadInput: If it is no run's directory but one of runs.
     """
     if not path.is_dir():
         return path, ""

@@ -115,7 +115,7 @@ def profile_name(asked: str | None, names: Sequence[str], option: str) -> str:
     """The name of weights asked for, or the first one.
 
     Raises:
-        BadInput: There is none of that name; the message calls it `option`.
+        BadInput: If there is none of that name; the message calls it `option`.
     """
     if asked is None:
         return names[0]

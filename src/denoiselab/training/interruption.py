@@ -59,7 +59,7 @@ class Interruption:
         """Exit with the signal's code, or with SIGTERM's if only another rank received one.
 
         Raises:
-            Stopped: Always.
+            Stopped: On every call.
         """
         raise Stopped(128 + (self.signal or signal.SIGTERM), self.advice)
 

@@ -52,7 +52,7 @@ def check_ends(denoiser: Denoiser, *, advice: bool = True) -> None:
         advice: Whether the message says what else to choose.
 
     Raises:
-        BadInput: Says which.
+        BadInput: If parts of the model do not go together; the message says which.
     """
     schedule = denoiser.schedule
     try:
@@ -82,7 +82,7 @@ def check_network(model: Model) -> None:
     """Refuse a network, which may be on the meta device, that does not take what codec and conditioner give.
 
     Raises:
-        BadInput: Says which.
+        BadInput: If a prediction or a time label is infinite there.
     """
     denoiser, conditioner, device = model.denoiser, model.conditioner, model.device
     try:
@@ -123,7 +123,7 @@ def check_scales(model: Model, scales: Sequence[float], asked: str) -> None:
     """Refuse scales of classifier-free guidance that a model does not have; `asked` is the option and its value.
 
     Raises:
-        BadInput: Says which.
+        BadInput: If it does not; the message says what does not fit.
     """
     cond, guided = model.conditioner.given(Clean.blank(1, model.codec.shape)), model.conditioner.guided_channels
     if guided is not None and guided > model.shape[0]:
@@ -174,7 +174,7 @@ def check_conditions(model: Model) -> None:
     """Refuse a model that knows no conditions of samples.
 
     Raises:
-        BadInput: It does not.
+        BadInput: If it does not.
     """
     try:
         model.conditioner.sample(torch.arange(1))

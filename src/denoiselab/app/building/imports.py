@@ -42,7 +42,7 @@ def check_source(config: Config) -> str:
     """Refuse a source that lacks an option, or stands beside a checkpoint; returns what stands for `ckpt` till then.
 
     Raises:
-        BadInput: It does.
+        BadInput: If an option is missing, or ckpt is given too.
     """
     if config["ckpt"] != "???":
         raise BadInput(f"ckpt={config['ckpt']}: there is an import beside it; give one of them.")
@@ -62,7 +62,7 @@ def run_directory(node: Mapping[str, Any], log_dir: Path, data: Mapping[str, Any
         data: Node of the data set that the model was trained on, if it is to be measured against one.
 
     Raises:
-        BadInput: The source cannot be read whole, the data have another shape, or the directory cannot be written.
+        BadInput: If the source cannot be read whole, the data have another shape, or the directory cannot be written.
     """
     source: Source = construct(node, "import")
     try:

@@ -49,7 +49,7 @@ def split_of(train: DataSet, held_out: DataSet, name: str, split: str, wanted: i
     """The data that `split` names, "train" or "held_out", of the data set `name`.
 
     Raises:
-        BadInput: There are none, or fewer than wanted.
+        BadInput: If there are none, or fewer than wanted.
     """
     data = {"train": train, "held_out": held_out}[split]
     if not len(data):

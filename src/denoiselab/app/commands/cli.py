@@ -63,7 +63,7 @@ class Command(Protocol):
             sweeping: The job is one of a multirun.
 
         Raises:
-            BadInput: Something is wrong.
+            BadInput: If an option is wrong.
         """
 
     @staticmethod
@@ -192,7 +192,7 @@ def _written_out(name: str, asked: list[str], words: list[str]) -> list[str]:
         words: The command line as the shell gave it.
 
     Raises:
-        BadInput: They have a former spelling.
+        BadInput: If one has a former spelling.
     """
     defaults = OmegaConf.load(_CONF / f"{name}.yaml").defaults
     default = next((entry["task"] for entry in defaults if isinstance(entry, DictConfig) and "task" in entry), None)

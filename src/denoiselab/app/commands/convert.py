@@ -27,7 +27,7 @@ def check(config: Config, *, sweeping: bool = False) -> ImageSource:
     """Check all that can be checked before anything is read or written.
 
     Raises:
-        BadInput: Something is wrong.
+        BadInput: If an option is wrong.
     """
     out, images_per_shard, references = (config[key] for key in _OWN)
     if out == "???":
@@ -60,7 +60,7 @@ def run(config: Config, directory: Path | None = None) -> list[Path]:
         Their folders: of training images, then of those held out, if the source has some.
 
     Raises:
-        BadInput: The source or the folder cannot be used.
+        BadInput: If the source or the folder cannot be used.
     """
     source, out = check(config), Path(config["out"]).expanduser()
     channels, height, width = source.shape

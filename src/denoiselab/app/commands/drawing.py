@@ -99,7 +99,7 @@ class DrawingTask(Task):
         """Refuse a sampler that does not suit the task.
 
         Raises:
-            BadInput: It does not.
+            BadInput: If it does not.
         """
 
     @abstractmethod
@@ -166,7 +166,7 @@ def _calls(sampler: Sampler, schedule: Schedule) -> int:
     """Network calls of a sample, as far as they are known before.
 
     Raises:
-        BadInput: The sampler refuses the schedule.
+        BadInput: If the sampler refuses the schedule.
     """
     try:
         calls = 1 if sampler.adaptive else sampler.nfe(sampler.steps, schedule)

@@ -28,7 +28,7 @@ def explain(name: str, arguments: Sequence[str]) -> None:
         arguments: Choices such as `sampler=ddim`, or paths of nodes such as `sampler.spacing` with overrides beside.
 
     Raises:
-        BadInput: There is no such choice, node or option.
+        BadInput: If there is no such choice, node or option.
     """
     paths = [text for text in arguments if "=" not in text]
     given = [text for text in arguments if "=" in text]

@@ -91,7 +91,7 @@ def _network(loaded: Loaded, kind: type[nn.Module]) -> nn.Module:
     """The network, which must be of a kind.
 
     Raises:
-        ValueError: It is not.
+        ValueError: If it is not.
     """
     network: nn.Module = loaded.model.denoiser.network
     if not isinstance(network, kind):

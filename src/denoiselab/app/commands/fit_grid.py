@@ -73,7 +73,7 @@ class FitGrid(Task):
         """The grid.
 
         Raises:
-            BadInput: None can be fitted.
+            BadInput: If no grid can be fitted.
         """
         denoiser = opened.model.denoiser.to(opened.device)
         index = torch.arange(self.method.num_samples, device=opened.device)

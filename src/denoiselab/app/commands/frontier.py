@@ -129,7 +129,7 @@ def checkpoints(asked: str | Sequence[str]) -> list[Path]:
     A pattern passes over what is no run and no checkpoint: pages, tables and sweeps lie beside runs.
 
     Raises:
-        BadInput: Nothing fits a pattern, or nothing is asked for.
+        BadInput: If nothing fits a pattern, or no checkpoint is given.
     """
     found: dict[Path, None] = {}
     for one in [asked] if isinstance(asked, str) else asked:

@@ -99,7 +99,7 @@ class MeasureLikelihood(Task):
         """The method for this model.
 
         Raises:
-            BadInput: It cannot measure it.
+            BadInput: If it cannot be measured.
         """
         codec, method = opened.model.codec, self.method
         if not isinstance(codec, Bijection):
@@ -116,7 +116,7 @@ class MeasureLikelihood(Task):
         """The checkpoint's training data, and those to be measured.
 
         Raises:
-            BadInput: They are not there, too few, or of another kind than the method's.
+            BadInput: If the data are absent, too few, or of another kind than the method's.
         """
         train, held_out = loaded.data()
         name = loaded.config["data"]["name"]

@@ -29,7 +29,7 @@ def score(run: Run, path: Path, *, leader: bool) -> list[Record]:
     """The records of the frontier, computed with the weights that the configuration names.
 
     Raises:
-        Stopped: The run was asked to stop; finished cells are stored.
+        Stopped: If the run was asked to stop; finished cells are stored.
     """
     # Lightning leaves the module on the CPU.
     denoiser, ema = run.model.denoiser.to(run.trainer.strategy.root_device), run.module.ema

@@ -26,7 +26,7 @@ def check(config: Config, *, sweeping: bool = False) -> TrainSettings:
     """Check all that can be checked before anything is fetched or computed.
 
     Raises:
-        BadInput: Something is wrong.
+        BadInput: If an option is wrong.
     """
     settings = parse(TrainSettings, {key: value for key, value in config.items() if key not in _OWN})
     check_shape(config["data"])
@@ -48,7 +48,7 @@ def run(config: Config, directory: Path | None = None) -> Path:
     """Fetch weights if asked to, compute the statistics of the training split, and say where they are.
 
     Raises:
-        BadInput: The weights cannot be fetched, or the data not be scored.
+        BadInput: If the weights cannot be fetched, or the data not be scored.
     """
     settings = check(config)
     extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")

@@ -27,7 +27,7 @@ def check(config: Config, *, sweeping: bool = False) -> ReportSettings:
     """Check all options.
 
     Raises:
-        BadInput: Something is wrong.
+        BadInput: If an option is wrong.
     """
     settings = parse(ReportSettings, config)
     if settings.to == "page" and not settings.runs:
@@ -46,7 +46,7 @@ def run(config: Config, directory: Path | None = None) -> None:
     """Do what is asked, and say where it is.
 
     Raises:
-        BadInput: A directory has no frontier, or an optional package is missing.
+        BadInput: If a directory has no frontier, or an optional package is missing.
     """
     settings = check(config)
     if settings.to == "page":
@@ -97,7 +97,7 @@ def matches(pattern: str, option: str) -> list[str]:
     """The paths that fit a pattern, in order; a path that is there stands for itself.
 
     Raises:
-        BadInput: Nothing fits.
+        BadInput: If nothing fits.
     """
     if not glob.has_magic(pattern) or Path(pattern).exists():
         return [pattern]

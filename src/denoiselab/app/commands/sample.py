@@ -28,7 +28,7 @@ def check(config: Config, *, sweeping: bool = False) -> None:
         sweeping: The job is one of a multirun.
 
     Raises:
-        BadInput: Something is wrong.
+        BadInput: If an option is wrong.
     """
     if config.get("import") is not None:
         config = {**config, "ckpt": check_source(config)}

@@ -53,7 +53,7 @@ class Task(ABC):
             asked: All that was asked for.
 
         Raises:
-            BadInput: The message names the option.
+            BadInput: If an option is wrong; the message names it.
         """
 
     @abstractmethod
@@ -64,8 +64,8 @@ class Task(ABC):
             asked: All that was asked for.
 
         Raises:
-            BadInput: The checkpoint or an option cannot be used; nothing was written.
-            Stopped: The program was asked to stop.
+            BadInput: If the checkpoint or an option cannot be used; nothing was written.
+            Stopped: If the program was asked to stop.
         """
 
     def options(self, asked: SampleSettings) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def check_seed(seed: int | None) -> None:
     """Refuse a seed that is not from 0 to 2^63 - 1.
 
     Raises:
-        ValueError: It is not.
+        ValueError: If it is not.
     """
     if seed is not None and not 0 <= seed < 2**63:
         raise ValueError(f"seed={seed}: it must be from 0 to 2^63 - 1.")
@@ -104,7 +104,7 @@ def check_finite(guidance: float) -> None:
     """Refuse a scale of guidance that is no finite number.
 
     Raises:
-        ValueError: It is none.
+        ValueError: If it is none.
     """
     if not math.isfinite(guidance):
         raise ValueError(f"guidance={guidance}: it must be finite.")
@@ -141,7 +141,7 @@ class Opened(NamedTuple):
         """The folder or file to write: `out`, or one of that name in the folder `kind` of the run's directory.
 
         Raises:
-            BadInput: It exists.
+            BadInput: If it exists.
         """
         out = Path(asked.out) if asked.out else self.home / kind / path_part(name)
         if out.exists():
@@ -186,7 +186,7 @@ def open_checkpoint(asked: SampleSettings, conditions: Mapping[str, Any] = Mappi
         conditions: Options of the run's conditioner to be others than in training.
 
     Raises:
-        BadInput: It cannot be used, or has no such weights.
+        BadInput: If it cannot be used, or has no such weights.
     """
     path = checkpoint_file(asked.ckpt)
     assert not isinstance(asked.weights, list)
@@ -198,7 +198,7 @@ def sampler_for(asked: SampleSettings, model: Model, guidance: float) -> Sampler
     """The sampler that is asked for.
 
     Raises:
-        BadInput: It does not suit the model, or the model has no guidance of that scale.
+        BadInput: If it does not suit the model, or the model has no guidance of that scale.
     """
     sampler: Sampler = construct(asked.sampler, "sampler")
     checks.check_scales(model, [guidance], f"guidance={guidance}")
@@ -217,7 +217,7 @@ def working(out: Path, what: str, total: int, unit: str = "img") -> Iterator[tup
         unit: What is counted.
 
     Raises:
-        BadInput: The folder cannot be written.
+        BadInput: If the folder cannot be written.
     """
     with new_folder(out) as partial, Interruption() as interruption, progress.bar(what, total, unit=unit) as bar:
         yield partial, Work(bar, interruption)

@@ -46,8 +46,8 @@ def run(config: Config, directory: Path | None = None) -> float:
         directory: Of a job of a multirun; a single run's is `paths.run_dir`. Each may be a former run's.
 
     Raises:
-        BadInput: Parts do not fit together, or the directory cannot be used.
-        Stopped: The run was asked to stop; it has saved its state.
+        BadInput: If parts do not fit together, or the directory cannot be used.
+        Stopped: If the run was asked to stop; it has saved its state.
     """
     # What Lightning says of defaults, tips and loaders is said better here, or is not so.
     for package in ("pytorch_lightning", "lightning_fabric"):
@@ -171,7 +171,7 @@ def _fit(run: Run, path: Path, checkpoint: Path | None) -> None:
     """Train, from a checkpoint on.
 
     Raises:
-        Failure: Numbers are not finite; the message says what is left, and what to do.
+        Failure: If numbers are not finite; the message says what is left, and what to do.
     """
     try:
         run.trainer.fit(run.module, datamodule=run.batches, ckpt_path=checkpoint, weights_only=True)

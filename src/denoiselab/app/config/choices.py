@@ -21,7 +21,7 @@ def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict
     `ddim@path/to/it.json` (whose label ends in the file's stem).
 
     Raises:
-        BadInput: A name is unknown or stands twice.
+        BadInput: If a name is unknown or stands twice.
     """
     nodes: dict[str, Any] = {}
     for name in names:
@@ -43,7 +43,7 @@ def metric_nodes(evaluation: Evaluation) -> dict[str, Any]:
     """Name to configuration, for names of `conf/metric`, with the options that are set beside them.
 
     Raises:
-        BadInput: A name is unknown or stands twice, or an option is unknown.
+        BadInput: If a name is unknown or stands twice, or an option is unknown.
     """
     for name in evaluation.metrics:
         if evaluation.metrics.count(name) > 1:

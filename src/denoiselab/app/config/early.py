@@ -23,7 +23,7 @@ def check_nodes(config: Config) -> None:
     """Check the nodes of any program.
 
     Raises:
-        BadInput: A `_target_` is not allowed, or an option of one is unknown or has a value of another type.
+        BadInput: If a `_target_` is not allowed, or an option of one is unknown or has a value of another type.
     """
     check_names(config)
     options.check(config)
@@ -50,7 +50,7 @@ def check_train(config: Config) -> None:
     """Check the configuration of `train.py`.
 
     Raises:
-        BadInput: An option is wrong.
+        BadInput: If an option is wrong.
     """
     settings = parse(TrainSettings, config)
     check_shape(config["data"])
@@ -68,7 +68,7 @@ def check_sample(config: Config) -> None:
     """Check the configuration of `sample.py`.
 
     Raises:
-        BadInput: An option is wrong.
+        BadInput: If an option is wrong.
     """
     if config.get("import") is None:
         if config["ckpt"] == "???":
@@ -103,7 +103,7 @@ def check_shape(data: Mapping[str, Any]) -> None:
     """Refuse images whose channels come last.
 
     Raises:
-        BadInput: They do.
+        BadInput: If they do.
     """
     match data.get("shape"):
         case [int(height), int(width), 1 | 3 as channels] if height > 4:

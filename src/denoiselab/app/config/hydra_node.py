@@ -58,7 +58,7 @@ class CheckedLoader(Loader):
         """The configuration, checked.
 
         Raises:
-            BadInput: Its node `hydra` would call something else.
+            BadInput: If its node `hydra` would call something else.
         """
         parsed = OverridesParser.create().parse_overrides(overrides)
         typed = tuple(str(one.input_line) for one in parsed if one.is_hydra_override())
@@ -141,7 +141,7 @@ def parameters(node: DictConfig) -> list[str]:
     """The overrides that the node `hydra` of a composed configuration has a sweep begin with.
 
     Raises:
-        BadInput: They are none.
+        BadInput: If they are none.
     """
     try:
         found = OmegaConf.select(node, "sweeper.params")

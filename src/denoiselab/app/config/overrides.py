@@ -31,7 +31,7 @@ def jobs(config_name: str, overrides: Sequence[str], *, multirun: bool) -> list[
     """The overrides of each job: one job, or the product of all sweeps of a multirun.
 
     Raises:
-        BadInput: An override cannot be parsed, or the configuration cannot be composed.
+        BadInput: If an override cannot be parsed, or the configuration cannot be composed.
     """
     parsed = [_parse(text) for text in overrides]
     fixed = [text for text, o in zip(overrides, parsed, strict=True) if not (multirun and o.is_sweep_override())]
@@ -65,7 +65,7 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration of one job, without Hydra's own.
 
     Raises:
-        BadInput: A key or a choice is unknown, or the configuration cannot be composed.
+        BadInput: If a key or a choice is unknown, or the configuration cannot be composed.
     """
     parsed = [_parse(text) for text in overrides]
     is_group = [_is_group(override) for override in parsed]
@@ -122,7 +122,7 @@ def choice(group: str, name: str) -> dict[str, Any]:
     """The configuration of one choice of a group, as plain containers.
 
     Raises:
-        BadInput: There is no such choice.
+        BadInput: If there is no such choice.
     """
     loader = GlobalHydra.instance().config_loader()
     assert isinstance(loader, ConfigLoaderImpl)
@@ -142,7 +142,7 @@ def stated_choice(group: str, name: str) -> tuple[str | None, Any]:
     """The path of the node that a choice makes, and what its file states; no path if it sets options elsewhere.
 
     Raises:
-        BadInput: There is no such choice.
+        BadInput: If there is no such choice.
     """
     group, at, place = group.partition("@")
     allowed = names(group)

@@ -157,7 +157,7 @@ def parse(model: type[_Model], config: Mapping[str, Any], option: str = "") -> _
     """The settings in `config`, plain containers; `option` is what it is called, where it is a part.
 
     Raises:
-        BadInput: An option is missing, unknown, of a wrong type or out of range.
+        BadInput: If an option is missing, unknown, of a wrong type or out of range.
     """
     check_given(config, option)
     try:

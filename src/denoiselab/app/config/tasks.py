@@ -36,7 +36,7 @@ def check_spelling(arguments: Sequence[str]) -> None:
         arguments: As the shell gave them.
 
     Raises:
-        BadInput: There is one; the message has the whole command as it is written now.
+        BadInput: If there is one; the message has the whole command as it is written now.
     """
     written, former = [], []
     for argument in arguments:
@@ -59,7 +59,7 @@ def written_out(arguments: Sequence[str], default: str) -> list[str]:
         default: The task that is done where none is chosen.
 
     Raises:
-        BadInput: The task is null.
+        BadInput: If the task is null.
     """
     chosen = next((text.partition("=")[2] for text in arguments if text.startswith("task=")), default)
     allowed = overrides.names("task")

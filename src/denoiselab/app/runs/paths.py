@@ -22,7 +22,7 @@ def checkpoint_file(ckpt: str | Sequence[str]) -> Path:
     """The checkpoint that `ckpt` names: a file, or a run's newest.
 
     Raises:
-        BadInput: It is a pattern, or a folder of runs.
+        BadInput: If it is a pattern, or a folder of runs.
     """
     path = Path(str(ckpt))
     if glob.has_magic(str(path)) and not path.exists():
@@ -34,7 +34,7 @@ def newest(path: Path, option: str = "ckpt") -> Path:
     """The newest whole checkpoint of a run's directory; any other path is returned as it is.
 
     Raises:
-        BadInput: It is no run's directory but one of runs.
+        BadInput: If it is no run's directory but one of runs.
     """
     file, warning = checkpoint_files.newest(path, option)
     if warning and is_leader():
@@ -52,7 +52,7 @@ def check_accelerator(accelerator: str) -> None:
     """Refuse a GPU that is not there.
 
     Raises:
-        BadInput: It is not.
+        BadInput: If it is not.
     """
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise BadInput("accelerator=gpu: this machine has no GPU; use accelerator=cpu.")
@@ -68,7 +68,7 @@ def new_folder(out: Path, option: str = "out") -> Iterator[Path]:
     """A hidden folder that takes the name `out` when the block ends well, and goes if it does not.
 
     Raises:
-        BadInput: It cannot be written; the message names the option.
+        BadInput: If it cannot be written; the message names the option.
     """
     try:
         with files.new_folder(out) as partial:
