@@ -1,5 +1,6 @@
 """The package as a Python library: light to import, choices by their shipped names, closed forms, and a built wheel."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -197,3 +198,26 @@ def test_a_built_wheel_has_the_choices(tmp_path):
     here = model.sample(denoiselab.sampler("dpmpp_2m", steps=5), 3).flatten().tolist()
     assert [float(value) for value in result.stdout.split()] == here
     assert Path(choices.folder()) == ROOT / "conf"
+
+
+@pytest.mark.parametrize(
+    ("which", "options", "sentence"),
+    [
+        (-1, {}, "which=-1: give a number"),
+        ("3", {}, "which='3': give a number"),
+        (True, {}, "which=True: give a number"),
+        (2, {"steps": 0}, "steps=0: it must be a whole number of at least 1"),
+        (2, {"nfe": 2.5}, "nfe=2.5: it must be a whole number of at least 1"),
+        (2, {"seed": -1}, "seed=-1: it must be a whole number of at least 0"),
+        (2, {"batch_size": 0}, "batch_size=0: it must be a whole number of at least 1"),
+        (2, {"cond": [1, 2]}, "cond=[1, 2]: it must be a denoiselab.Conditioning"),
+    ],
+)
+def test_a_model_refuses_what_it_cannot_sample(which, options, sentence):
+    model = denoiselab.exact(
+        denoiselab.analytic.GaussianDenoiser(torch.zeros(2), torch.eye(2)), denoiselab.schedule("flow")
+    )
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        model.sample(denoiselab.sampler("ddim"), which, **options)
+    with pytest.raises(ValueError, match="sampler='ddim': it must be a Sampler"):
+        model.sample("ddim", 2)

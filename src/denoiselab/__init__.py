@@ -81,4 +81,4 @@ if not TYPE_CHECKING:  # a checker would take every name for one of the package'
 
 def __dir__() -> list[str]:
     """The public names, imported or not."""
-    return sorted([*globals(), *__all__])
+    return sorted([*__all__, "__version__"])

@@ -41,7 +41,20 @@ def names(group: str, loader: ConfigLoaderImpl | None = None) -> list[str]:
     Args:
         group: A folder of `conf/`.
         loader: Reads the folders; None for `folder` and those of allowed packages.
+
+    Raises:
+        ValueError: If there is no such group.
     """
+    found = _names(group, loader)
+    if not found:
+        from hydra.core.object_type import ObjectType
+
+        groups = (loader or _loader()).get_group_options("", ObjectType.GROUP)
+        raise BadInput(f"{group}: there is no such group; {closest(group, groups)}allowed: {', '.join(groups)}.")
+    return found
+
+
+def _names(group: str, loader: ConfigLoaderImpl | None = None) -> list[str]:
     from hydra.core.object_type import ObjectType
 
     return list((loader or _loader()).get_group_options(group, ObjectType.CONFIG))
@@ -61,11 +74,6 @@ def node(group: str, name: str, loader: ConfigLoaderImpl | None = None) -> Node:
         BadInput: If there is no such choice, or it sets options of other groups alone.
     """
     allowed = names(group, loader)
-    if not allowed:
-        from hydra.core.object_type import ObjectType
-
-        groups = (loader or _loader()).get_group_options("", ObjectType.GROUP)
-        raise BadInput(f"{group}: there is no such group; {closest(group, groups)}allowed: {', '.join(groups)}.")
     if name not in allowed:
         raise BadInput(f"{group}={name}: unknown; {closest(name, allowed)}allowed: {', '.join(allowed)}.")
     return copy.deepcopy(_node(loader or _loader(), group, name))
@@ -85,7 +93,7 @@ def build(group: str, name: str, /, **options: Any) -> Any:
     """
     tree, path = node(group, name), group.replace("/", ".")
     for key, value in options.items():
-        if isinstance(value, str) and isinstance(tree.get(key), Mapping) and names(key):
+        if isinstance(value, str) and isinstance(tree.get(key, {}), Mapping) and _names(key):
             value = node(key, value)
         elif isinstance(value, tuple):
             value = list(value)

@@ -128,13 +128,18 @@ class Model:
                 range, there is nothing to guide, or `cond` is not what the network takes.
             NotFinite: If a sample is not finite.
         """
+        if not isinstance(sampler, Sampler):
+            raise ValueError(f"sampler={sampler!r}: it must be a Sampler, such as denoiselab.sampler('dpmpp_2m').")
         if steps is not None and nfe is not None:
             raise ValueError(f"steps={steps} and nfe={nfe}: give one of them.")
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: it must be at least 1.")
-        index = torch.arange(which) if isinstance(which, int) else torch.as_tensor(which)
-        if index.ndim != 1 or not len(index) or index.is_floating_point() or bool((index < 0).any()):
-            raise ValueError("which: give a number of samples of at least 1, or their indices, integers of at least 0.")
+        for name, value, least in (
+            ("steps", steps, 1),
+            ("nfe", nfe, 1),
+            ("seed", seed, 0),
+            ("batch_size", batch_size, 1),
+        ):
+            _check_whole(name, value, least)
+        index = _index(which)
         _check_rows(cond, len(index))
         if nfe is not None:
             steps = sampler.steps_for(nfe, self.denoiser.schedule)
@@ -228,12 +233,44 @@ def digest(module: nn.Module) -> str:
     return total.hexdigest()
 
 
-def _check_rows(cond: Conditioning | None, count: int) -> None:
-    """Refuse conditions of another number of samples.
+def _check_whole(name: str, value: object, least: int) -> None:
+    """Refuse a value, called `name`, that is neither None nor a whole number from `least` to below 2**63.
 
     Raises:
-        ValueError: If there are more or fewer than `count`.
+        ValueError: If it is.
     """
+    if value is not None and (type(value) is not int or not least <= value < 2**63):
+        raise ValueError(f"{name}={value!r}: it must be a whole number of at least {least}.")
+
+
+def _index(which: int | Sequence[int] | Tensor) -> Tensor:
+    """Indices `(N,)` of samples: those below a number, or as they are given.
+
+    Raises:
+        ValueError: If there is none, or one is no whole number of at least 0.
+    """
+    refusal = ValueError(f"which={which!r}: give a number of samples of at least 1, or indices of at least 0.")
+    try:
+        index = torch.as_tensor(which)
+    except (TypeError, ValueError, RuntimeError):
+        raise refusal from None
+    if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
+        raise refusal
+    if index.ndim == 0:
+        index = torch.arange(max(int(index), 0))
+    if index.ndim != 1 or not len(index) or bool((index < 0).any()):
+        raise refusal
+    return index
+
+
+def _check_rows(cond: Conditioning | None, count: int) -> None:
+    """Refuse conditions of another type or number of samples.
+
+    Raises:
+        ValueError: If it is no `Conditioning`, or there are more or fewer rows than `count`.
+    """
+    if cond is not None and not isinstance(cond, Conditioning):
+        raise ValueError(f"cond={cond!r}: it must be a denoiselab.Conditioning, such as Conditioning(class_label=...).")
     for name, field in (cond or Conditioning())._asdict().items():
         if field is not None and len(field) != count:
             raise ValueError(f"cond.{name}: has {len(field)} rows, and there are {count} samples; give a row a sample.")

@@ -61,7 +61,7 @@ def score(
     reference: Samples,
     *,
     extractor: str | Extractor | None = None,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
     reference_n: int | None = None,
     cache: str | Path | None = None,
     device: torch.device | str = "cpu",
@@ -83,8 +83,8 @@ def score(
         device: Of the extractor.
 
     Raises:
-        ValueError: If something cannot be read, or they do not fit together, or weights are not there; the sentence says
-            how to get them.
+        ValueError: If something cannot be read, or they do not fit together, or weights are not there; the sentence
+            says how to get them.
     """
     kept, where = _cache(cache), torch.device(device)
     samples = _data_set(images, "images", kept)
@@ -95,6 +95,7 @@ def score(
     of_images = len(samples.shape) == 3
     named = extractor or ("inception" if of_images else "sliced_wasserstein")
     maker: Extractor = choices.build("evaluation/extractor", named) if isinstance(named, str) else named
+    metrics = [metrics] if isinstance(metrics, str) else metrics
     names = metrics if metrics is not None else (["frechet"] if of_images else [])
     measures = {metric: choices.build("metric", metric) for metric in names}
     maker.check(samples.shape, measures, len(samples), given)
@@ -158,7 +159,9 @@ def _data_set(samples: Samples, option: str, cache: Path) -> DataSet:
         samples = _array(path, option)
     array = torch.as_tensor(samples).detach().cpu()
     labels = torch.zeros(len(array) if array.ndim else 0, dtype=torch.int64)
-    if array.ndim in (2, 3) and array.is_floating_point():
+    if array.ndim in (2, 3) and array.is_floating_point() and len(array):
+        if not bool(array.isfinite().all()):
+            raise BadInput(f"{option}: the array holds values that are not finite.")
         return PointSet(array.float(), labels)
     if array.ndim != 4 or array.dtype != torch.uint8 or not len(array):
         kind = str(array.dtype).removeprefix("torch.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -41,6 +42,9 @@ Config = dict[str, Any]
 Early = Callable[[Config], object]
 
 _CONF = choices.folder()
+
+# Flags without a value of their own.
+_FLAGS = ("-m", "--multirun", "-h", "--help", "--resolve", "--hydra-help", "--version")
 
 
 class _Failed(BaseException):
@@ -88,8 +92,8 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
         early: Takes a job's configuration; checks what takes no time, of all jobs before the module is imported.
     """
     _prepare()
-    # argparse wants all overrides in one piece, so -m is taken wherever it stands.
-    words = sorted(sys.argv[1:], key=lambda word: word not in ("-m", "--multirun"))
+    # argparse takes all overrides in one piece, so flags are moved before them.
+    words = sorted(sys.argv[1:], key=lambda word: word not in _FLAGS and not re.match("--[a-z-]+=", word))
     multirun = bool({"-m", "--multirun"} & {*words})
     sys.argv[1:] = [spelling.readable(word, multirun=multirun) for word in words]
     show = {"traceback": False}
@@ -256,7 +260,7 @@ def _check_jobs(name: str, arguments: Namespace, early: Early, show: dict[str, b
             early(plain)
             jobs.append(plain)
     if jobs and "torch" not in sys.modules:
-        console(stderr=True).print(f"{name}.py: the options are valid; loading torch.")
+        console(stderr=True).print(f"{name}.py: options are named and typed as they should be; loading torch.")
     with progress.bar("checks", len(jobs), unit="job", shown=len(jobs) > 1) as bar:
         for plain in jobs:  # what follows imports the parts, which takes seconds
             _command(name).check(plain, sweeping=arguments.multirun)

@@ -47,8 +47,23 @@ def check_spelling(arguments: Sequence[str]) -> None:
             former.append(argument)
             written += [shlex.quote(new)] if not new.startswith("task=") else [new]
     if former:
+        written = _with_task(former, written)
         command = " ".join(word for word in ("python sample.py", *written) if word not in ("", "''"))
-        raise BadInput(f"{' '.join(former)}: is now an option of a task; write: {command}")
+        verb = "are" if len(former) > 1 else "is"
+        raise BadInput(f"{' '.join(former)}: {verb} now written as options of a task: {command}")
+
+
+def _with_task(former: Sequence[str], written: Sequence[str]) -> list[str]:
+    """The words of a command with the task that dotted former spellings leave out; a frontier takes no sampler."""
+    words = [word for word in written if word not in ("", "''")]
+    roots = {re.split(r"[.=]", word.rpartition("@")[2].lstrip("+"))[0] for word in former}
+    tasks = {"frontier": "task=frontier", "likelihood": "task=likelihood", "grid": "task=fit_grid"}
+    missing = [tasks[root] for root in sorted(roots & {*tasks})]
+    if missing and not any(word.startswith("task=") for word in words):
+        words = [*missing[:1], *words]
+    if "task=frontier" in words:
+        words = [word for word in words if not word.startswith(("sampler=", "sampler.", "spacing@sampler"))]
+    return words
 
 
 def written_out(arguments: Sequence[str], default: str) -> list[str]:
