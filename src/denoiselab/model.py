@@ -60,12 +60,12 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Model:
-    """A denoiser, the conditioning it takes, and the codec between what it sees and the data.
+    """A denoiser, the conditioning it takes, and the codec between its input and the data.
 
     Args:
         denoiser: Of what the codec makes of the data.
         conditioner: Gives samples their conditioning.
-        codec: Its `shape` is that of a sample, its `latent_shape` that of what the denoiser sees.
+        codec: Its `shape` is that of a sample, its `latent_shape` that of the denoiser's input.
     """
 
     denoiser: Denoiser
@@ -74,7 +74,7 @@ class Model:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what the denoiser sees."""
+        """Shape of one input of the denoiser, without the batch."""
         return self.codec.latent_shape
 
     @property

@@ -22,7 +22,7 @@ def to_stored(x: Tensor) -> Tensor:
 
 
 def as_inputs(stored: Tensor) -> Tensor:
-    """What the network sees of stored samples: bytes `(B, C, H, W)` in [-1, 1], channels last; others as they are."""
+    """Stored samples as input of the network: bytes `(B, C, H, W)` in [-1, 1], channels last; others as they are."""
     if stored.dtype != torch.uint8:
         return stored
     # Bytes are moved sooner than floats.

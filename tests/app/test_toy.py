@@ -113,7 +113,7 @@ def test_methods_train_images(invoke, logs, method):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["schedule=flow"], "parameterization=eps: x0 and eps cannot be told from its output"),
+        (["schedule=flow"], "parameterization=eps: x0 and eps do not follow from its output"),
         (["schedule=zero_snr"], "parameterization=eps"),
         (["schedule=jsd", "parameterization=score"], "parameterization=score"),
         (["denoiser=discrete"], "StepIndex counts the levels of a discrete schedule"),

@@ -120,7 +120,7 @@ def test_guidance_is_that_of_the_original(options, differs, tmp_path):
     assert (off(guided.eps[:, 3:], expected[:, 3:]) > 0.1) == differs
     assert differs or off(guided.eps, expected) <= 1e-5
     labels.guided_channels = 9
-    with pytest.raises(BadInput, match=r"conditioner\.guided_channels=9: the network sees 4; give at most that"):
+    with pytest.raises(BadInput, match=r"conditioner\.guided_channels=9: the network has 4; give at most that"):
         check_scales(model, [1.0], "guidance=1.0")
 
 

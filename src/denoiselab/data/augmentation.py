@@ -39,7 +39,7 @@ class Augmentation(ABC):
 
 
 class HorizontalFlip(Augmentation):
-    """Mirrors images left to right with probability 1/2; the network learns mirror images, too."""
+    """Mirrors images left to right with probability 1/2; samples are mirrored at times, too."""
 
     def __call__(self, x: Tensor, noise: Noise) -> tuple[Tensor, None]:
         return torch.where(_rows(noise.uniform() < 0.5, x), x.flip(-1), x), None

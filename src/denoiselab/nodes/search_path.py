@@ -28,7 +28,7 @@ _BUILT_IN = ("hydra", "main", "schema")
 
 
 class Loader(ConfigLoaderImpl):
-    """Hydra's loader of configurations, which refuses one that stands in two folders."""
+    """Hydra's loader of configurations, which refuses one that two folders hold."""
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
         super().__init__(config_search_path)

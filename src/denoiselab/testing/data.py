@@ -28,7 +28,7 @@ class Source(Protocol):
 def check_data(source: Source) -> None:
     """Check that data can be trained on and scored by this package.
 
-    Both parts have the shape that the source states; samples are bytes, or float32; what the network sees of bytes is
+    Both parts have the shape that the source states; samples are bytes, or float32; bytes as input of the network are
     float32 from -1 to 1; there is a label of int64 a sample, and a caption where there are captions; a sample does not
     depend on which others are read with it; loading again gives the same data.
 

@@ -69,8 +69,8 @@ def spends_its_calls(sampler: Sampler) -> None:
                 said = str(error)
             assert "chooses its own steps" in said, f"{name}.nfe: must raise ValueError: it is adaptive; found: {said}"
             continue
-        told = sampler.nfe(steps, _VP)
-        assert denoise.calls == told, f"{name}.nfe({steps}) is {told}: {denoise.calls} calls were made."
+        stated = sampler.nfe(steps, _VP)
+        assert denoise.calls == stated, f"{name}.nfe({steps}) is {stated}: {denoise.calls} calls were made."
 
 
 def draws_noise_if_stochastic(sampler: Sampler) -> None:

@@ -66,7 +66,7 @@ def check_ends(denoiser: Denoiser, *, advice: bool = True) -> None:
         where = f"{type(schedule).__name__} has alpha={alpha:.3g}, sigma={sigma:.3g} at {end}"
         if not (bool(det[i].isfinite()) and abs(float(det[i])) > 0):
             raise BadInput(
-                f"parameterization={described(denoiser.parameterization)}: x0 and eps cannot be told from its output "
+                f"parameterization={described(denoiser.parameterization)}: x0 and eps do not follow from its output "
                 f"there, as schedule {where}"
                 + (f"; choose parameterization=v, edm or velocity, or set schedule.{end}." if advice else ".")
             )
@@ -127,7 +127,7 @@ def check_scales(model: Model, scales: Sequence[float], asked: str) -> None:
     """
     cond, guided = model.conditioner.given(Clean.blank(1, model.codec.shape)), model.conditioner.guided_channels
     if guided is not None and guided > model.shape[0]:
-        raise BadInput(f"conditioner.guided_channels={guided}: the network sees {model.shape[0]}; give at most that.")
+        raise BadInput(f"conditioner.guided_channels={guided}: the network has {model.shape[0]}; give at most that.")
     for scale in scales:
         try:
             bind(model.denoiser, cond, model.conditioner.null(torch.arange(1)), scale)
@@ -162,7 +162,7 @@ def check_sampler(
         if isinstance(model.codec, Identity):
             sees = f"data of shape {list(model.shape)}, which are none"
         raise BadInput(
-            f"{where}: {type(sampler.threshold).__name__} keeps x0 in the range of images, and this network sees "
+            f"{where}: {type(sampler.threshold).__name__} keeps x0 in the range of images; the network's input is "
             f"{sees}; {instead}."
         )
     if sampler.measurement is not None and any(scale != 1 for scale in scales):
@@ -171,7 +171,7 @@ def check_sampler(
 
 
 def check_conditions(model: Model) -> None:
-    """Refuse a model that knows no conditions of samples.
+    """Check that the conditioner can supply conditions of samples.
 
     Raises:
         BadInput: If it does not.

@@ -137,8 +137,8 @@ class DrawingTask(Task):
                 **facts,
             }
             write_text(partial / "samples.json", json.dumps(record, indent=1))
-        told = f"{self.number} samples, {counts['nfe']} network calls each, weights {opened.weights}: {out}"
-        console().print(told)
+        message = f"{self.number} samples, {counts['nfe']} network calls each, weights {opened.weights}: {out}"
+        console().print(message)
         return out
 
     def _drawn(

@@ -160,7 +160,7 @@ def _costs(run: Run) -> Summary:
 
 
 def _show_data(run: Run, path: Path) -> None:
-    """Write the picture of the first training samples as the network sees them, if it is not there."""
+    """Write the picture of the first training samples as they are given to the network, if it is not there."""
     shown = medium(run.model.codec.shape)
     if not path.exists():
         n = 64 if isinstance(shown, Images) else shown.shown

@@ -10,7 +10,7 @@ from denoiselab.app.config.settings import Evaluation
 from denoiselab.errors import BadInput
 from denoiselab.nodes import options
 
-# The grid that stands in a file.
+# The grid of a file.
 _FROM_FILE = "denoiselab.samplers.spacing.listed.FromFile"
 
 
@@ -21,7 +21,7 @@ def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict
     `ddim@path/to/it.json` (whose label ends in the file's stem).
 
     Raises:
-        BadInput: If a name is unknown or stands twice.
+        BadInput: If a name is unknown or listed twice.
     """
     nodes: dict[str, Any] = {}
     for name in names:
@@ -33,7 +33,7 @@ def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict
             node = {**node, "spacing": spacing}
             label = f"{rule}@{Path(grid).stem if own else grid}"
         if label in nodes:
-            raise BadInput(f"{option}={names}: '{label}' stands there more than once.")
+            raise BadInput(f"{option}={names}: '{label}' is listed more than once.")
         nodes[label] = node
     options.check(nodes)
     return nodes
@@ -43,11 +43,11 @@ def metric_nodes(evaluation: Evaluation) -> dict[str, Any]:
     """Name to configuration, for names of `conf/metric`, with the options that are set beside them.
 
     Raises:
-        BadInput: If a name is unknown or stands twice, or an option is unknown.
+        BadInput: If a name is unknown or listed twice, or an option is unknown.
     """
     for name in evaluation.metrics:
         if evaluation.metrics.count(name) > 1:
-            raise BadInput(f"evaluation.metrics={evaluation.metrics}: '{name}' stands there more than once.")
+            raise BadInput(f"evaluation.metrics={evaluation.metrics}: '{name}' is listed more than once.")
     nodes = {name: overrides.choice("metric", name) for name in evaluation.metrics}
     for name, given in evaluation.metric_options.items():
         if name not in nodes:
