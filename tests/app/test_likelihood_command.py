@@ -206,7 +206,7 @@ def test_a_checkpoint_cannot_name_other_code_as_its_data(finished, tmp_path, inv
     path = changed(finished, tmp_path / "evil.ckpt", _target_="pytorch_lightning.Trainer")
     result = invoke("sample.py", f"ckpt={path}", *QUICK_ODE, "num_samples=4")
     assert result.code == 2
-    assert "pytorch_lightning.Trainer: not allowed" in result.last
+    assert "data._target_=pytorch_lightning.Trainer: pytorch_lightning is not an allowed package" in result.last
 
 
 class Hostile:

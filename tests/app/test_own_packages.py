@@ -39,7 +39,7 @@ def installed(lab):
     info = lab.parent.parent / "mylab-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mylab\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[denoiselab.nodes.packages]\nmylab = mylab\n")
+    (info / "entry_points.txt").write_text("[denoiselab.packages]\nmylab = mylab\n")
     packages._installed.cache_clear()
     yield lab
     packages._installed.cache_clear()

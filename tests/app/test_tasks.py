@@ -56,7 +56,9 @@ def test_a_task_is_a_class_whose_options_are_documented_and_its_own(task):
         (["interpolate=3"], ["task=interpolate", "task.frames=3"]),
     ],
 )  # fmt: skip
-def test_a_former_spelling_is_answered_by_the_command_of_now(former, now, invoke, monkeypatch):
+def test_a_former_spelling_is_answered_by_the_command_of_now(former, now, finished, tmp_path, invoke, monkeypatch):
+    (tmp_path / "a b").symlink_to(finished)
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli, "_run_jobs", lambda *_: None)
     result = invoke("sample.py", "ckpt=a b", *former)
     assert result.code == 2
@@ -102,14 +104,14 @@ def test_options_of_a_task_are_found_without_its_name(invoke, monkeypatch):
     ],
     ids=lambda value: " ".join(value),
 )
-def test_what_does_not_belong_to_a_task_is_refused(arguments, says, invoke):
-    result = invoke("sample.py", "ckpt=x", *arguments)
+def test_what_does_not_belong_to_a_task_is_refused(arguments, says, finished, invoke):
+    result = invoke("sample.py", f"ckpt={finished}", *arguments)
     assert result.code == 2, result.err
     assert all(text in result.last for text in says), result.last
 
 
 def test_a_task_of_another_package(finished, tmp_path, invoke, monkeypatch):
-    (tmp_path / "mylab.py").write_text(
+    (tmp_path / "countlab.py").write_text(
         "from dataclasses import dataclass\n"
         "from denoiselab.app.commands.task import Task, open_checkpoint\n"
         "@dataclass(kw_only=True)\n"
@@ -120,8 +122,8 @@ def test_a_task_of_another_package(finished, tmp_path, invoke, monkeypatch):
         "        print(self.times * sum(p.numel() for p in model.denoiser.parameters()))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("DENOISELAB_ALLOW", "mylab.")
-    given = ["sample.py", f"ckpt={finished}", "task=export", "task._target_=mylab.CountParameters"]
+    monkeypatch.setenv("DENOISELAB_ALLOW", "countlab")
+    given = ["sample.py", f"ckpt={finished}", "task=export", "task._target_=countlab.CountParameters"]
     one, two = (invoke(*given, *more) for more in ([], ["+task.times=2"]))
     assert one.code == two.code == 0, one.err + two.err
     assert int(two.out) == 2 * int(one.out) > 0

@@ -160,7 +160,7 @@ def test_a_run_whose_cells_all_failed_is_done_and_its_value_is_infinite(invoke, 
     def broken(*given, **options):
         raise NotFinite(3, "sample 3 is not finite.")
 
-    monkeypatch.setattr("denoiselab.evaluation.cell.draw", broken)
+    monkeypatch.setattr("denoiselab.model.Model.draw", broken)
     path = logs / "failed"
     result = invoke("train.py", *TOY, "callbacks=default", f"paths.log_dir={logs}", f"paths.run_dir={path}")
     assert result.code == 0, result.err

@@ -6,12 +6,12 @@ from itertools import product
 
 import pytest
 import torch
-from configurations import CONF
-from hydra import compose, initialize_config_dir
+from configurations import composing
 from omegaconf import OmegaConf
 from oracles import F64
 from peers import DRAWS, ORACLE, X, distance, named, ours, rule
 
+from denoiselab.app.config import overrides
 from denoiselab.interop.diffusers.scheduler_samplers import sampling
 from denoiselab.nodes.instantiate import construct
 from denoiselab.samplers import (
@@ -249,10 +249,9 @@ def test_the_third_order_sde_of_diffusers_has_a_wrong_sign():
 
 def scheduled(peer):
     """The sampler that the options of a scheduler compose."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        node = compose("sample", ["ckpt=none", *sampling({"_class_name": type(peer).__name__, **peer.config})])[
-            "sampler"
-        ]
+    with composing("sample"):
+        options = sampling({"_class_name": type(peer).__name__, **peer.config})
+        node = overrides.composed("sample", ["ckpt=none", *options])["sampler"]
     return construct(OmegaConf.to_container(node, resolve=True), "sampler")
 
 

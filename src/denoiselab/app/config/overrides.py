@@ -146,8 +146,6 @@ def stated_choice(group: str, name: str) -> tuple[str | None, Any]:
     """
     group, at, place = group.partition("@")
     allowed = names(group)
-    if not allowed:
-        raise BadInput(f"--help {group}={name}: '{group}' is no group of choices; --help alone shows them.")
     if name not in allowed:
         raise BadInput(f"--help {group}={name}: unknown; {closest(name, allowed)}allowed: {', '.join(allowed)}.")
     own = group.replace("/", ".")

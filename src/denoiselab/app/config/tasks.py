@@ -49,8 +49,8 @@ def check_spelling(arguments: Sequence[str]) -> None:
     if former:
         written = _with_task(former, written)
         command = " ".join(word for word in ("python sample.py", *written) if word not in ("", "''"))
-        verb = "are" if len(former) > 1 else "is"
-        raise BadInput(f"{' '.join(former)}: {verb} now written as options of a task: {command}")
+        verb = "are now options" if len(former) > 1 else "is now an option"
+        raise BadInput(f"{' '.join(former)}: {verb} of a task; write: {command}")
 
 
 def _with_task(former: Sequence[str], written: Sequence[str]) -> list[str]:
