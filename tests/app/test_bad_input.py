@@ -141,7 +141,7 @@ SAMPLE_CASES = [
     (["conditioner.classes=[7]"], ["conditioner.classes=[7]", "Unconditional takes: nothing."]),
     (["classes=[7]"], ["did you mean 'conditioner.classes'"]),
     (["num_inference_steps=7"], ["did you mean 'sampler.steps'"]),
-    (["~sampler.steps"], ["sampler.steps"]),
+    (["~sampler.steps"], ["sampler.steps", "pass sampler.steps=..."]),
     (["~seed"], ["seed"]),
     (["threshold@sampler.treshold=clip"], ["did you mean 'sampler.threshold'"]),
     (["task=fit_grid"], ["num_samples=2: unknown option", "FitGrid takes: method, guidance"]),

@@ -54,6 +54,8 @@ def test_a_task_is_a_class_whose_options_are_documented_and_its_own(task):
         (["export=dit", "frontier=null"], ["task=export", "task.format=dit"]),
         (["encode=train", "num_samples=8"], ["task=encode", "task.split=train", "num_samples=8"]),
         (["interpolate=3"], ["task=interpolate", "task.frames=3"]),
+        (["frontier.nfe=[5]"], ["task.nfe=[5]", "task=frontier"]),
+        (["frontier=default", "sampler=ddim"], ["task=frontier"]),
     ],
 )  # fmt: skip
 def test_a_former_spelling_is_answered_by_the_command_of_now(former, now, finished, tmp_path, invoke, monkeypatch):

@@ -87,6 +87,9 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
     except ValueError as error:  # of Hydra, for a group set to null
         raise BadInput(f"{' '.join(groups)}: {error}.") from None
     except ConfigCompositionException as error:
+        if str(error).startswith("Could not delete from config. '"):
+            key = str(error).split("'")[1]
+            raise BadInput(f"~{key}: no file states it, so it cannot be deleted; pass {key}=... instead.") from None
         if not str(error).startswith("Could not override '"):
             raise BadInput(_one_line(error)) from None
         key = str(error).split("'")[1]

@@ -60,7 +60,7 @@ def _with_task(former: Sequence[str], written: Sequence[str]) -> list[str]:
     tasks = {"frontier": "task=frontier", "likelihood": "task=likelihood", "grid": "task=fit_grid"}
     missing = [tasks[root] for root in sorted(roots & {*tasks})]
     if missing and not any(word.startswith("task=") for word in words):
-        words = [*missing[:1], *words]
+        words += missing[:1]
     if "task=frontier" in words:
         words = [word for word in words if not word.startswith(("sampler=", "sampler.", "spacing@sampler"))]
     return words
