@@ -62,7 +62,7 @@ def test_a_run_on_latents_writes_images(models, train, invoke, tmp_path):
     for arguments, says in (
         (["task=export", "task.format=diffusers"], "task.format=diffusers: it has no place for what KLCodec does"),
         (["task=export", "task.format=openai"], "task.format=openai: it has no place for what KLCodec does"),
-        (["sampler=ddpm"], "sees what KLCodec makes of them; give sampler.threshold=null"),
+        (["sampler=ddpm"], "input is what KLCodec makes of them; give sampler.threshold=null"),
         (["task=likelihood", "task/method=ode"], "this model is one of a codec's latents"),
         (["conditioner.prompts=[a dog]"], "conditioner.prompts=['a dog']: unknown option"),
         (["conditioner.classes=[10]"], "conditioner.classes=[10]: at least one is needed, from 0 to 9"),

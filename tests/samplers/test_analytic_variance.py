@@ -96,7 +96,7 @@ def test_the_moments_are_of_the_mended_prediction_and_guidance_is_refused():
 @pytest.mark.parametrize(
     ("shape", "option", "says"),
     [
-        ([2], None, r"sampler\.threshold: Clip .* sees data of shape \[2\], which .* give sampler\.threshold=null"),
+        ([2], None, r"sampler\.threshold: Clip .* input is data of shape \[2\], which .* give sampler\.threshold=null"),
         (
             [1, 64],
             "evaluation",
