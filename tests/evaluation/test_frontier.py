@@ -112,9 +112,9 @@ def test_a_frontier_calls_the_network_for_its_cells_and_each_sample_is_measured_
 
     denoiser = Denoiser(Counted(), VPLinear(), parameterizations.eps, ScaledTime())
     records = score(frontier(), tmp_path, denoiser=denoiser, scorer=Counting())
-    assert (called[:2], measured[:2]) == ([8, 5], [8, 5])  # outside the clock, once
-    assert sum(called[2:]) == sum(record["network_evaluations"] * record["n"] for record in records) == 21 * (2 + 4) * 2
-    assert len(called[2:]) == 3 * (2 + 4) * 2  # batches of 8 of 21 samples
+    assert (called[:3], measured[:2]) == ([8, 5, 1], [8, 5])  # outside the clock, once; one sample for its operations
+    assert sum(called[3:]) == sum(record["network_evaluations"] * record["n"] for record in records) == 21 * (2 + 4) * 2
+    assert len(called[3:]) == 3 * (2 + 4) * 2  # batches of 8 of 21 samples
     assert sum(measured[2:]) == 21 * len(records)
     score(frontier(), tmp_path, denoiser=denoiser, scorer=Counting())
     assert sum(measured[2:]) == 21 * len(records)  # nothing is scored twice

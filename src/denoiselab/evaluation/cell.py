@@ -16,6 +16,7 @@ from torch import Tensor
 
 from denoiselab import progress
 from denoiselab.evaluation.contracts import Measure, Score, Statistics
+from denoiselab.evaluation.cost import Stopwatch, cost_of_call
 from denoiselab.evaluation.memory import PeakMemory, device_name
 from denoiselab.evaluation.ranks import REFUSALS
 from denoiselab.evaluation.store import Record
@@ -82,7 +83,7 @@ class Scoring:
     seed: int
     check: Callable[[object], None]
     bar: Any
-    _warm: set[bool] = field(default_factory=set, init=False)  # warmed up with guidance, without it
+    _calls: dict[float | None, dict[str, float]] = field(default_factory=dict, init=False)  # cost, by kind of guidance
 
     def __call__(self, guidance: float, sampler: Sampler, steps: int, calls: int) -> tuple[Record, Tensor]:
         """Measurements of a cell, and its first samples (on the first rank).
@@ -101,12 +102,14 @@ class Scoring:
         """
         device = self.subject.model.device
         share = self._share()
-        if (guidance != 1) not in self._warm:
-            self._warm_up(share, guidance)
-            self._warm.add(guidance != 1)
+        kind = guidance if guidance in (0, 1) else None
+        if kind not in self._calls:
+            self._calls[kind] = self._warm_up(share, guidance)
+        watch = Stopwatch(device, self._calls[kind])
         memory, start = PeakMemory(device), time.perf_counter()
         statistics = self.measure.scorer.statistics(share.start, self.subject.strata)
-        mine, first = self._draw(share, statistics, guidance, sampler, steps, calls)
+        drawing = Drawing(sampler, self.seed, steps, guidance, steer=self.subject.steer)
+        mine, first = self._draw(share, statistics, drawing, calls, watch)
         shares = _gathered(mine._replace(memory=memory.megabytes()))
         failed = min((share.failure for share in shares if share.failure is not None), default=None)
         spent: tuple[float, float | None, float | None] = (calls, None, None)
@@ -131,6 +134,7 @@ class Scoring:
             "network_evaluations": spent[1],
             **({} if self.subject.steer is None else {"classifier_evaluations": spent[2]}),
             "seconds_per_1k_images": None if failed else round(seconds / self.num_samples * 1000, 3),
+            **({} if failed else watch.record(steps, spent[0])),
             "peak_memory_mb": round(max(share.memory for share in shares), 1),
             "device": device.type,
             "device_name": device_name(device),
@@ -144,8 +148,11 @@ class Scoring:
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         return range(rank * self.num_samples // world, (rank + 1) * self.num_samples // world)
 
-    def _warm_up(self, share: range, guidance: float) -> None:
-        """Draw and measure a batch of each size in one step, and drop it. Errors are left to the cell itself."""
+    def _warm_up(self, share: range, guidance: float) -> dict[str, float]:
+        """Draw and measure a batch of each size in one step, drop it, and return the cost of a call.
+
+        Errors are left to the cell itself.
+        """
         device = self.subject.model.device
         batches = torch.arange(share.start, share.stop, device=device).split(self.batch_size)
         drawing = Drawing(DDIM(UniformTime(), 1), self.seed, 1, guidance, steer=self.subject.steer)
@@ -153,23 +160,27 @@ class Scoring:
         for index in {len(index): index for index in batches}.values():
             with contextlib.suppress(ValueError, OSError):
                 dropped.update(self.subject.model.draw(index, drawing, self.check)[0])
+        cost: dict[str, float] = {}
+        if share:
+            with contextlib.suppress(ValueError):
+                cost = cost_of_call(self.subject.model, batches[0], guidance, self.subject.steer)
         if dist.is_initialized():
             dist.barrier()  # else the seconds of the first rank would include the others' warm-up
+        return cost
 
     def _draw(
-        self, share: range, statistics: Statistics, guidance: float, sampler: Sampler, steps: int, calls: int
+        self, share: range, statistics: Statistics, drawing: Drawing, calls: int, watch: Stopwatch
     ) -> tuple[_Share, Tensor]:
         """Add this rank's share of the samples to `statistics`."""
         world = dist.get_world_size() if dist.is_initialized() else 1
         model = self.subject.model
-        drawing = Drawing(sampler, self.seed, steps, guidance, steer=self.subject.steer)
         first: list[Tensor] = []
         to_show = medium(model.codec.shape).shown
         done = _Share()
         for index in torch.arange(share.start, share.stop, device=model.device).split(self.batch_size):
             on_step = progress.Steps(self.bar, len(index) * world * calls, self.check)
             try:
-                samples, counted = model.draw(index, drawing, on_step)
+                samples, counted = watch.draw(model, index, drawing, on_step)
                 self._update(statistics, samples, index)
             except NotFinite as failure:
                 return _Share(failure=(failure.index, str(failure))), torch.empty(0)

@@ -55,6 +55,8 @@ class _Cell(BaseModel):
     seconds: _Number
     network_evaluations: _Number | None
     seconds_per_1k_images: _Number | None = None
+    ms_per_sample: _Number | None = None
+    flops_per_sample: _Number | None = None
     peak_memory_mb: _Number | None = None
     images_seen: int | None = None
     steps: int | None = None

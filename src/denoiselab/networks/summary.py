@@ -60,7 +60,7 @@ def summarize(network: nn.Module, x: Tensor, label: Tensor, cond: Conditioning =
         }
     inputs = [mode.from_tensor(x), mode.from_tensor(label)]
     given = Conditioning(*(None if value is None else mode.from_tensor(value) for value in cond))
-    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+    counter = flop_counter()
     with mode, torch.enable_grad(), counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         functional_call(network, state, (*inputs, given))
     for value in state.values():
@@ -70,6 +70,11 @@ def summarize(network: nn.Module, x: Tensor, label: Tensor, cond: Conditioning =
         counter.get_total_flops() // len(x),
         sum(storage.nbytes() for storage in kept.values()) // len(x),
     )
+
+
+def flop_counter() -> FlopCounterMode:
+    """A context that counts the operations of convolutions, matrix products and attention on any device."""
+    return FlopCounterMode(display=False, custom_mapping=_ATTENTION)
 
 
 def _attention_flops(q: Any, k: Any, v: Any, *rest: Any, **options: Any) -> int:
