@@ -35,21 +35,10 @@ def learn(
     *,
     writes: bool = True,
 ) -> str | None:
-    """Set `sampler.measurement.moments`, if the sampler declares a measurement.
+    """Set `sampler.measurement.moments` if the sampler declares a measurement; returns their sha256, else None.
 
     The moments are read from `directory/moments/`, or measured with the current weights on the first training images
-    and stored there.
-
-    Args:
-        sampler: The sampler.
-        model: The model, with its denoiser on the device to use.
-        images: Loads the training data.
-        directory: The run's directory.
-        check: Called after each level; an exception stops the measurement.
-        writes: Whether this process stores the result.
-
-    Returns:
-        The sha256 of the moments; None for a sampler without a measurement.
+    and, if `writes`, stored there. `check` is called after each level; an exception stops the measurement.
 
     Raises:
         ValueError: If the data cannot be loaded, or the moments are not finite.

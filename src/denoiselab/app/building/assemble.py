@@ -78,15 +78,9 @@ class Run:
 
 
 def assemble(config: Config, path: Path, continues: str) -> Run:
-    """Build the objects of a checked configuration.
+    """Build the objects of a checked configuration; the run's directory `path` need not exist yet.
 
-    Args:
-        config: Resolved configuration, plain containers.
-        path: The run's directory, which need not exist yet.
-        continues: The command that continues a stopped run.
-
-    Raises:
-        BadInput: If an object refuses its options, or two do not fit together.
+    `continues` is the command that continues a stopped run.
     """
     settings = parse(TrainSettings, config)
     check(config)
@@ -146,11 +140,7 @@ def _profiles(config: Config) -> dict[str, Profile]:
 
 
 def _load(config: Config, model: Model) -> tuple[DataSet, DataSet]:
-    """Training and held-out data, and the files of the model's codec, tried on a sample.
-
-    Raises:
-        BadInput: If a file is missing, or the data do not fit the conditioner.
-    """
+    """Training and held-out data, and the files of the model's codec, tried on a sample."""
     try:
         images, held_out = construct(config["data"], "data").load()
         model.codec.load()
@@ -200,11 +190,7 @@ def _trainer(
 
 
 def _check_place(option: str, part: object, path: Path) -> None:
-    """Check that a callback or a profiler of Lightning's writes into the run's directory.
-
-    Raises:
-        BadInput: If it does not.
-    """
+    """Check that a callback or a profiler of Lightning's writes into the run's directory."""
     place, name = (getattr(part, attribute, None) for attribute in ("dirpath", "filename"))
     if place is not None and not Path(place).resolve().is_relative_to(path.resolve()):
         raise BadInput(f"{option}.dirpath={place}: it must be in the run's directory, {path}; leave it out.")

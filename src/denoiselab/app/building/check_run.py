@@ -43,15 +43,7 @@ _LATER = ("trainer", "callbacks", "logger")
 
 
 def check_config(config: Config, *, sweeping: bool) -> None:
-    """Check a configuration without loading data, building weights or importing Lightning.
-
-    Args:
-        config: Resolved configuration, plain containers.
-        sweeping: Whether the run is a job of a multirun in this process.
-
-    Raises:
-        BadInput: If an option is wrong, or two do not fit together.
-    """
+    """Check a configuration without loading data, building weights or importing Lightning."""
     settings = parse(TrainSettings, config)
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
     _check_start(settings, sweeping=sweeping)
@@ -83,15 +75,7 @@ def _rehearse(content: str) -> None:
 
 
 def _check_start(settings: TrainSettings, *, sweeping: bool) -> None:
-    """Check that `init_from` exists; a run that continues does not need it.
-
-    Args:
-        settings: Of the run.
-        sweeping: Whether the run is a job of a multirun, whose directory Hydra sets later.
-
-    Raises:
-        BadInput: If it does not exist, or `init_weights` or `init_optimizer` is set without it.
-    """
+    """Check that `init_from` exists; a run that continues does not need it."""
     if settings.init_from is None:
         for option, asked, default in (
             ("init_weights", settings.init_weights, RAW),
@@ -104,11 +88,7 @@ def _check_start(settings: TrainSettings, *, sweeping: bool) -> None:
 
 
 def _check_decoders(objective: Objective) -> None:
-    """Check that an objective on latents has no decoder of bytes.
-
-    Raises:
-        BadInput: If the objective or a part of it has one.
-    """
+    """Check that an objective on latents has no decoder of bytes."""
     for name, module in objective.named_modules():
         if getattr(getattr(module, "decoder", None), "bins", None) is not None:
             path = ".".join(filter(None, ("objective", name, "decoder")))

@@ -30,9 +30,6 @@ def check_model(model: Model, objective: Objective) -> None:
     Args:
         model: May be on the meta device.
         objective: On the CPU.
-
-    Raises:
-        BadInput: If there is one; the message names it.
     """
     try:
         objective.check(model.denoiser)
@@ -50,9 +47,6 @@ def check_ends(denoiser: Denoiser, *, advice: bool = True) -> None:
     Args:
         denoiser: May be on the meta device.
         advice: Whether the message says what else to choose.
-
-    Raises:
-        BadInput: If parts of the model do not go together; the message says which.
     """
     schedule = denoiser.schedule
     try:
@@ -79,11 +73,7 @@ def check_ends(denoiser: Denoiser, *, advice: bool = True) -> None:
 
 @torch.no_grad()
 def check_network(model: Model) -> None:
-    """Refuse a network, which may be on the meta device, that does not take what codec and conditioner give.
-
-    Raises:
-        BadInput: If a prediction or a time label is infinite there.
-    """
+    """Refuse a network, which may be on the meta device, that does not take what codec and conditioner give."""
     denoiser, conditioner, device = model.denoiser, model.conditioner, model.device
     try:
         x, blank = torch.zeros(2, *model.shape, device=device), Clean.blank(2, model.codec.shape, device)
@@ -120,11 +110,7 @@ def check_network(model: Model) -> None:
 
 
 def check_scales(model: Model, scales: Sequence[float], asked: str) -> None:
-    """Refuse scales of classifier-free guidance that a model does not have; `asked` is the option and its value.
-
-    Raises:
-        BadInput: If it does not; the message says what does not fit.
-    """
+    """Refuse scales of classifier-free guidance that a model does not have; `asked` is the option and its value."""
     cond, guided = model.conditioner.given(Clean.blank(1, model.codec.shape)), model.conditioner.guided_channels
     if guided is not None and guided > model.shape[0]:
         raise BadInput(f"conditioner.guided_channels={guided}: the network has {model.shape[0]}; give at most that.")
@@ -171,11 +157,7 @@ def check_sampler(
 
 
 def check_conditions(model: Model) -> None:
-    """Check that the conditioner can supply conditions of samples.
-
-    Raises:
-        BadInput: If it does not.
-    """
+    """Check that the conditioner can supply conditions of samples."""
     try:
         model.conditioner.sample(torch.arange(1))
     except ValueError as error:

@@ -63,11 +63,7 @@ class Steering:
 
 
 def steering(given: ClassifierGuidance | None, model: Model, device: torch.device) -> Steering | None:
-    """The configured classifier, if any.
-
-    Raises:
-        BadInput: If it cannot be read, or its images or classes are not the model's.
-    """
+    """The configured classifier, if any."""
     if given is None:
         return None
     source = construct(given.classifier, f"{_OPTION}.classifier")

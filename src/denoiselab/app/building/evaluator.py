@@ -50,17 +50,7 @@ _FRESH = 4
 
 
 def frontier_of(evaluation: Config, model: Model, names: list[str], option: str = "evaluation") -> Frontier:
-    """The frontier of a checked node `evaluation`.
-
-    Args:
-        evaluation: The node.
-        model: To be scored.
-        names: Of the model's weights.
-        option: Name of the node, for messages.
-
-    Raises:
-        BadInput: If an option is refused, or does not fit the model.
-    """
+    """The frontier of a checked node `evaluation`."""
     nodes = parts.sampler_nodes(evaluation["samplers"], f"{option}.samplers")
     asked, scales = evaluation["weights"], [float(scale) for scale in evaluation["guidance"]]
     listed = asked if isinstance(asked, list) else [asked]
@@ -87,11 +77,7 @@ def frontier_of(evaluation: Config, model: Model, names: list[str], option: str 
 
 
 def optimized_metric(name: str, frontier: Frontier, advice: str = "") -> OptimizedMetric:
-    """The metric of a frontier by that name.
-
-    Raises:
-        BadInput: If no cell of the frontier has it.
-    """
+    """The metric of a frontier by that name."""
     try:
         metric = OptimizedMetric(name)
         metric.check(frontier)
@@ -139,12 +125,6 @@ class Evaluator:
     ) -> list[Record]:
         """The records of a frontier, and stored ones of the same model and measure.
 
-        Args:
-            frontier: The cells.
-            evaluation: Names metrics and reference.
-            images_seen: In training.
-            shown: Whether to show a progress bar.
-
         Raises:
             Stopped: If a signal came; finished cells are stored.
             BadInput: If a metric or an extractor breaks its contract.
@@ -179,11 +159,7 @@ class Evaluator:
             raise BadInput(str(error)) from None
 
     def measure(self, evaluation: Evaluation) -> Measure:
-        """The scorer by the metrics of a configuration, and its reference; made once.
-
-        Raises:
-            BadInput: If the reference does not fit, or the extractor breaks its contract.
-        """
+        """The scorer by the metrics of a configuration, and its reference; made once."""
         key = json.dumps([evaluation.metrics, evaluation.metric_options, evaluation.reference], sort_keys=True)
         if key not in self._measures:
             work, metrics = Workspace(self.cache, self.check, shown=is_leader()), parts.build_metrics(evaluation)

@@ -39,11 +39,7 @@ Config = dict[str, Any]
 
 
 def check_source(config: Config) -> str:
-    """Refuse a source that lacks an option, or stands beside a checkpoint; returns what stands for `ckpt` till then.
-
-    Raises:
-        BadInput: If an option is missing, or ckpt is given too.
-    """
+    """Refuse a source that lacks an option, or stands beside a checkpoint; returns what stands for `ckpt` till then."""
     if config["ckpt"] != "???":
         raise BadInput(f"ckpt={config['ckpt']}: there is an import beside it; give one of them.")
     check_given(config["import"], "import")
@@ -60,9 +56,6 @@ def run_directory(node: Mapping[str, Any], log_dir: Path, data: Mapping[str, Any
         node: Of the source.
         log_dir: Where the directory is, in the folder `imported`.
         data: Node of the data set that the model was trained on, if it is to be measured against one.
-
-    Raises:
-        BadInput: If the source cannot be read whole, the data have another shape, or the directory cannot be written.
     """
     source: Source = construct(node, "import")
     try:

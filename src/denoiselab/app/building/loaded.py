@@ -19,14 +19,7 @@ def protocol(
 ) -> dict[str, Any]:
     """What a number measured on data of a checkpoint's run depends on, beside how it was measured.
 
-    Args:
-        loaded: With the weights measured.
-        path: The checkpoint file.
-        checkpoint: Its sha256.
-        weights: Their name.
-        data: The split that is measured.
-        split: Its name.
-        packages: Those that count beside this one and torch.
+    `path` is the checkpoint's file, `checkpoint` its sha256; `packages` count beside this one and torch.
     """
     return {
         "data": loaded.config["data"]["name"],
@@ -46,11 +39,7 @@ def protocol(
 
 
 def split_of(train: DataSet, held_out: DataSet, name: str, split: str, wanted: int) -> DataSet:
-    """The data that `split` names, "train" or "held_out", of the data set `name`.
-
-    Raises:
-        BadInput: If there are none, or fewer than wanted.
-    """
+    """The data that `split` names, "train" or "held_out", of the data set `name`."""
     data = {"train": train, "held_out": held_out}[split]
     if not len(data):
         raise BadInput(f"task.split={split}: {name} of this checkpoint has no such data; use task.split=train.")

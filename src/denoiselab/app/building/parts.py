@@ -24,11 +24,7 @@ Config = Mapping[str, Any]
 
 
 def build_augmentation(config: Config) -> Augmentation | None:
-    """The random augmentation of training batches, tried on blank images; None if there is none.
-
-    Raises:
-        BadInput: If it does not fit the data or the network.
-    """
+    """The random augmentation of training batches, tried on blank images; None if there is none."""
     if config.get("augmentation") is None:
         return None
     augmentation: Augmentation = construct(config["augmentation"], "augmentation")
@@ -50,11 +46,7 @@ def build_augmentation(config: Config) -> Augmentation | None:
 
 
 def build_objective(config: Config) -> Objective:
-    """The objective of a checked configuration; its own weights, if any, are a function of `seed`.
-
-    Raises:
-        BadInput: If an option is refused.
-    """
+    """The objective of a checked configuration; its own weights, if any, are a function of `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed((config["seed"] + 1) % 2**63)
         objective: Objective = construct(config["objective"], "objective")
@@ -95,18 +87,7 @@ def build_extractor(
     train: DataSet | None = None,
     option: str = "evaluation",
 ) -> Extractor:
-    """The extractor of a checked configuration, able to score `num_samples` of its samples.
-
-    Args:
-        config: The configuration.
-        evaluation: Its node `evaluation`.
-        num_samples: Samples a cell, if known.
-        train: The training data, if loaded.
-        option: Name of the node, for messages.
-
-    Raises:
-        BadInput: If it cannot score them or be trained on the data, or if the reference is of other data.
-    """
+    """The extractor of a checked configuration, able to score `num_samples` a cell, if known, against `train`."""
     extractor: Extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")
     check_contract("evaluation.extractor", extractor, Extractor)
     given = given_reference(evaluation)
@@ -122,11 +103,7 @@ def build_extractor(
 
 
 def build_metrics(evaluation: Evaluation) -> dict[str, Metric]:
-    """Name to metric.
-
-    Raises:
-        BadInput: If a name or an option is unknown or out of range, or a metric breaks its contract.
-    """
+    """Name to metric."""
     nodes = metric_nodes(evaluation)
     metrics = {name: construct(node, f"evaluation.metric_options.{name}") for name, node in nodes.items()}
     for name, metric in metrics.items():

@@ -25,11 +25,7 @@ _BATCH = 2
 
 
 def check_condition(conditioner: Conditioner, cond: Any) -> None:
-    """Refuse what a conditioner returned for a batch of 2.
-
-    Raises:
-        BadInput: If it is not a `Conditioning` of the fields that the conditioner names, with 2 rows each.
-    """
+    """Refuse what a conditioner returned for a batch of 2."""
     option = f"conditioner={type(conditioner).__name__}"
     if not isinstance(cond, Conditioning):
         raise BadInput(f"{option}: its methods must return a Conditioning; found {found(cond)}.")
@@ -51,9 +47,6 @@ def check_codec(codec: Codec) -> None:
     """Refuse a codec whose latents or samples have other shapes than it states.
 
     Autoencoders are checked by their layers' sizes instead, which takes no pass of theirs.
-
-    Raises:
-        BadInput: If it does.
     """
     if isinstance(codec, Autoencoder):
         return
@@ -71,9 +64,6 @@ def check_objective(objective: Objective, denoiser: Denoiser, channels: int, axe
         denoiser: Of the training; a small network takes the place of its own.
         channels: Of a sample.
         axes: Of a sample, with that of its channels.
-
-    Raises:
-        BadInput: If one of them returns something else than its contract says.
     """
     schedule, objective = denoiser.schedule, copy.deepcopy(objective)
     level = schedule.level(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64))

@@ -56,11 +56,7 @@ class Former:
 
 
 def former(run: Run, directory: RunDirectory, *, leader: bool) -> Former | None:
-    """The checkpoint with which the run in a directory continues; None for a new run.
-
-    Raises:
-        BadInput: If the run has another configuration, or all its checkpoints are damaged.
-    """
+    """The checkpoint with which the run in a directory continues; None for a new run."""
     try:
         found = newest_whole(directory.path / CHECKPOINTS)
         ours = found[1][CHECKPOINT_KEY] if found else {}
@@ -76,11 +72,7 @@ def former(run: Run, directory: RunDirectory, *, leader: bool) -> Former | None:
 
 
 def initialise(run: Run) -> dict[str, Any] | None:
-    """Load the weights that `init_from` names into a new run; returns their record, None without `init_from`.
-
-    Raises:
-        BadInput: If they are missing, damaged, or do not fit.
-    """
+    """Load the weights that `init_from` names into a new run; returns their record, None without `init_from`."""
     config, module = run.config, run.module
     if config["init_from"] is None:
         return None

@@ -31,8 +31,6 @@ class PeriodicEvaluations:
     """Makes the functions that the callbacks `frontier` and `preview` call.
 
     Args:
-        config: The run's configuration, plain containers.
-        model: Of the run.
         names: Of its weights.
         evaluator: Scores it; None to check the options only.
     """
@@ -52,11 +50,7 @@ class PeriodicEvaluations:
         self._evaluator.measure(self._measure)
 
     def frontier(self, samplers: Sequence[str], nfe: Sequence[int], num_samples: int) -> Scoring:
-        """A function that scores a small frontier: the run's first weights, guidance scale and metric.
-
-        Raises:
-            BadInput: If an option of `callbacks.frontier` is refused.
-        """
+        """A function that scores a small frontier: the run's first weights, guidance scale and metric."""
         evaluation = self._config["evaluation"]
         own = {"samplers": samplers, "nfe": nfe, "extra_nfe": {}, "num_samples": num_samples}
         small = {**evaluation, **own, "weights": self._weights(), "guidance": evaluation["guidance"][:1]}
@@ -82,11 +76,7 @@ class PeriodicEvaluations:
         return score
 
     def preview(self, sampler: str, nfe: int, num_samples: int) -> Callable[[Path], None]:
-        """A function that draws samples and writes their picture.
-
-        Raises:
-            BadInput: If an option of `callbacks.preview` is refused.
-        """
+        """A function that draws samples and writes their picture."""
         evaluation, weights = self._config["evaluation"], self._weights()
         own = {"samplers": [sampler], "nfe": [nfe], "extra_nfe": {}, "num_samples": num_samples, "weights": weights}
         frontier = frontier_of({**evaluation, **own}, self._model, self._names, "callbacks.preview")

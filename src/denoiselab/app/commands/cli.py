@@ -62,10 +62,6 @@ class Command(Protocol):
     def check(config: Config, *, sweeping: bool) -> object:
         """Check all that can be checked before anything is built.
 
-        Args:
-            config: Of a job, resolved, plain containers.
-            sweeping: The job is one of a multirun.
-
         Raises:
             BadInput: If an option is wrong.
         """
@@ -161,11 +157,7 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _arguments() -> Namespace:
-    """The command line; `folders` are those in which it has configurations searched, and `overrides` the others.
-
-    Raises:
-        BadInput: If it has an argument of Hydra that this program does not take.
-    """
+    """The command line; `folders` are those in which it has configurations searched, and `overrides` the others."""
     arguments = get_args_parser().parse_args()
     if arguments.config_path or arguments.config_name:
         raise BadInput(
@@ -188,16 +180,7 @@ def _command(name: str) -> Command:
 
 
 def _written_out(name: str, asked: list[str], words: list[str]) -> list[str]:
-    """Overrides with the options of a task in full, where the program has tasks.
-
-    Args:
-        name: Of the program.
-        asked: The overrides, in Hydra's grammar.
-        words: The command line as the shell gave it.
-
-    Raises:
-        BadInput: If one has a former spelling.
-    """
+    """Overrides with the options of a task in full, where the program has tasks."""
     defaults = OmegaConf.load(_CONF / f"{name}.yaml").defaults
     default = next((entry["task"] for entry in defaults if isinstance(entry, DictConfig) and "task" in entry), None)
     if default is None:

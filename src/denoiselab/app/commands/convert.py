@@ -24,11 +24,7 @@ _OWN = ("out", "images_per_shard", "references")
 
 
 def check(config: Config, *, sweeping: bool = False) -> ImageSource:
-    """Check all that can be checked before anything is read or written.
-
-    Raises:
-        BadInput: If an option is wrong.
-    """
+    """Check all that can be checked before anything is read or written."""
     out, images_per_shard, references = (config[key] for key in _OWN)
     if out == "???":
         raise BadInput("out: is not given and has no default; pass out=<a new folder>.")
@@ -58,9 +54,6 @@ def run(config: Config, directory: Path | None = None) -> list[Path]:
 
     Returns:
         Their folders: of training images, then of those held out, if the source has some.
-
-    Raises:
-        BadInput: If the source or the folder cannot be used.
     """
     source, out = check(config), Path(config["out"]).expanduser()
     channels, height, width = source.shape

@@ -96,11 +96,7 @@ class DrawingTask(Task):
         return Noise
 
     def check_sampler(self, sampler: Sampler) -> None:
-        """Refuse a sampler that does not suit the task.
-
-        Raises:
-            BadInput: If it does not.
-        """
+        """Refuse a sampler that does not suit the task."""
 
     @abstractmethod
     def start(self, rows: Tensor, sampler: Sampler, model: Model) -> Start:
@@ -163,11 +159,7 @@ class DrawingTask(Task):
 
 
 def _calls(sampler: Sampler, schedule: Schedule) -> int:
-    """Network calls of a sample, as far as they are known before.
-
-    Raises:
-        BadInput: If the sampler refuses the schedule.
-    """
+    """Network calls of a sample, as far as they are known before."""
     try:
         calls = 1 if sampler.adaptive else sampler.nfe(sampler.steps, schedule)
         if sampler.measurement is None:  # else the coefficients depend on the measurement

@@ -21,15 +21,7 @@ _HEADINGS = ["option", "type", "default", "meaning"]
 
 
 def explain(name: str, arguments: Sequence[str]) -> None:
-    """Print the options of what the arguments name.
-
-    Args:
-        name: Of the program.
-        arguments: Choices such as `sampler=ddim`, or paths of nodes such as `sampler.spacing` with overrides beside.
-
-    Raises:
-        BadInput: If there is no such choice, node or option.
-    """
+    """Print the options of choices such as `sampler=ddim`, or of nodes such as `sampler.spacing`."""
     paths = [text for text in arguments if "=" not in text]
     given = [text for text in arguments if "=" in text]
     if paths:

@@ -88,11 +88,7 @@ def _dit(folder: Path, loaded: Loaded, options: Config) -> str:
 
 
 def _network(loaded: Loaded, kind: type[nn.Module]) -> nn.Module:
-    """The network, which must be of a kind.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """The network, which must be of a kind."""
     network: nn.Module = loaded.model.denoiser.network
     if not isinstance(network, kind):
         raise ValueError(f"it writes {kind.__name__}, and the network is {type(network).__name__}.")

@@ -39,7 +39,6 @@ class FitGrid(Task):
         check_finite(self.guidance)
 
     def check(self, asked: SampleSettings) -> None:
-        """Refuse a file of another kind."""
         if asked.out is not None and not asked.out.endswith(".json"):
             raise BadInput(f"out={asked.out}: a grid's file ends in .json.")
 
@@ -70,11 +69,7 @@ class FitGrid(Task):
         return out
 
     def _fitted(self, sampler: Sampler, opened: Opened, work: Work) -> Grid:
-        """The grid.
-
-        Raises:
-            BadInput: If no grid can be fitted.
-        """
+        """The grid."""
         denoiser = opened.model.denoiser.to(opened.device)
         index = torch.arange(self.method.num_samples, device=opened.device)
         try:

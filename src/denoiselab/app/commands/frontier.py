@@ -92,7 +92,6 @@ class ScoreFrontier(Task):
             check_finite(scale)
 
     def check(self, asked: SampleSettings) -> None:
-        """Refuse unknown samplers."""
         parts.sampler_nodes(self.samplers or [], "task.samplers")
 
     def run(self, asked: SampleSettings) -> None:
@@ -127,9 +126,6 @@ def checkpoints(asked: str | Sequence[str]) -> list[Path]:
     """The files that were asked for, run directories and patterns resolved, each once.
 
     A pattern passes over what is no run and no checkpoint: pages, tables and sweeps lie beside runs.
-
-    Raises:
-        BadInput: If nothing fits a pattern, or no checkpoint is given.
     """
     found: dict[Path, None] = {}
     for one in [asked] if isinstance(asked, str) else asked:

@@ -29,7 +29,6 @@ class Generate(DrawingTask):
 
     @property
     def noise_class(self) -> type[Noise]:
-        """Of the noise in the steps."""
         return _NOISES[self.noise]
 
     def start(self, rows: Tensor, sampler: Sampler, model: Model) -> Start:

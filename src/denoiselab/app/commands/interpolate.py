@@ -34,23 +34,19 @@ class Interpolate(DrawingTask):
 
     @property
     def number(self) -> int:
-        """Of samples that are drawn."""
         return self.num_samples // 2 * self.frames
 
     @property
     def row(self) -> int | None:
-        """The frames of a pair."""
         return self.frames
 
     def check(self, asked: SampleSettings) -> None:
-        """Refuse an odd number of samples."""
         if self.num_samples % 2:
             raise BadInput(
                 f"task.num_samples={self.num_samples}: task=interpolate takes pairs of samples; give an even number."
             )
 
     def check_sampler(self, sampler: Sampler) -> None:
-        """Refuse a stochastic sampler, which makes other samples of the same x_T."""
         if sampler.stochastic:
             raise BadInput(
                 f"task=interpolate: {type(sampler).__name__} is stochastic, so x_T does not decide its samples; use a "

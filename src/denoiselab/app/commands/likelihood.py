@@ -96,11 +96,7 @@ class MeasureLikelihood(Task):
         return out
 
     def _method_for(self, opened: Opened) -> Likelihood:
-        """The method for this model.
-
-        Raises:
-            BadInput: If it cannot be measured.
-        """
+        """The method for this model."""
         codec, method = opened.model.codec, self.method
         if not isinstance(codec, Bijection):
             raise BadInput("task=likelihood: it is that of the data, and this model is one of a codec's latents.")
@@ -113,11 +109,7 @@ class MeasureLikelihood(Task):
         return method
 
     def _data(self, method: Likelihood, loaded: Loaded) -> tuple[DataSet, DataSet]:
-        """The checkpoint's training data, and those to be measured.
-
-        Raises:
-            BadInput: If the data are absent, too few, or of another kind than the method's.
-        """
+        """The checkpoint's training data, and those to be measured."""
         train, held_out = loaded.data()
         name = loaded.config["data"]["name"]
         data = split_of(train, held_out, name, self.split, self.num_samples)

@@ -23,11 +23,7 @@ _OWN = ("download", "accelerator")
 
 
 def check(config: Config, *, sweeping: bool = False) -> TrainSettings:
-    """Check all that can be checked before anything is fetched or computed.
-
-    Raises:
-        BadInput: If an option is wrong.
-    """
+    """Check all that can be checked before anything is fetched or computed."""
     settings = parse(TrainSettings, {key: value for key, value in config.items() if key not in _OWN})
     check_shape(config["data"])
     check_nodes({"data": config["data"], "evaluation": config["evaluation"]})
@@ -45,11 +41,7 @@ def check(config: Config, *, sweeping: bool = False) -> TrainSettings:
 
 
 def run(config: Config, directory: Path | None = None) -> Path:
-    """Fetch weights if asked to, compute the statistics of the training split, and say where they are.
-
-    Raises:
-        BadInput: If the weights cannot be fetched, or the data not be scored.
-    """
+    """Fetch weights if asked to, compute the statistics of the training split, and say where they are."""
     settings = check(config)
     extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")
     if not isinstance(extractor, ImageExtractor):

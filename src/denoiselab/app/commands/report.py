@@ -24,11 +24,7 @@ _JOINT = "frontiers.html"
 
 
 def check(config: Config, *, sweeping: bool = False) -> ReportSettings:
-    """Check all options.
-
-    Raises:
-        BadInput: If an option is wrong.
-    """
+    """Check all options."""
     settings = parse(ReportSettings, config)
     if settings.to == "page" and not settings.runs:
         raise BadInput("runs=[]: name at least one run directory, runs=[logs/digits/<run id>].")
@@ -43,11 +39,7 @@ def check(config: Config, *, sweeping: bool = False) -> ReportSettings:
 
 
 def run(config: Config, directory: Path | None = None) -> None:
-    """Do what is asked, and say where it is.
-
-    Raises:
-        BadInput: If a directory has no frontier, or an optional package is missing.
-    """
+    """Do what is asked, and say where it is."""
     settings = check(config)
     if settings.to == "page":
         homes = directories(settings.runs)
@@ -76,11 +68,7 @@ def run(config: Config, directory: Path | None = None) -> None:
 
 
 def directories(asked: Sequence[str]) -> list[Path]:
-    """The run directories that were asked for, patterns resolved, each once.
-
-    Raises:
-        BadInput: One has no frontier, or nothing fits a pattern.
-    """
+    """The run directories that were asked for, patterns resolved, each once."""
     found: dict[Path, None] = {}
     for one in asked:
         for name in matches(one, "runs"):
@@ -94,11 +82,7 @@ def directories(asked: Sequence[str]) -> list[Path]:
 
 
 def matches(pattern: str, option: str) -> list[str]:
-    """The paths that fit a pattern, in order; a path that is there stands for itself.
-
-    Raises:
-        BadInput: If nothing fits.
-    """
+    """The paths that fit a pattern, in order; a path that is there stands for itself."""
     if not glob.has_magic(pattern) or Path(pattern).exists():
         return [pattern]
     fits = sorted(glob.glob(pattern))  # noqa: PTH207  # Path.glob takes no absolute pattern

@@ -21,15 +21,7 @@ _LISTS = ("ckpt", "weights")
 
 
 def check(config: Config, *, sweeping: bool = False) -> None:
-    """Check all that can be checked before any file is read.
-
-    Args:
-        config: Resolved configuration, plain containers.
-        sweeping: The job is one of a multirun.
-
-    Raises:
-        BadInput: If an option is wrong.
-    """
+    """Check all that can be checked before any file is read."""
     if config.get("import") is not None:
         config = {**config, "ckpt": check_source(config)}
     asked = parse(SampleSettings, config)
@@ -45,12 +37,7 @@ def check(config: Config, *, sweeping: bool = False) -> None:
 
 
 def run(config: Config, directory: Path | None = None) -> None:
-    """Run the task.
-
-    Args:
-        config: Checked configuration, plain containers.
-        directory: The directory of a job of a multirun; tasks write into that of the checkpoint's run.
-    """
+    """Run the task."""
     if config.get("import") is not None:
         path = run_directory(config["import"], Path(config["log_dir"]), config.get("data"))
         config = {**config, "ckpt": str(path)}

@@ -49,9 +49,6 @@ class Task(ABC):
 
         The types and ranges of options have been checked, and the sampler and other parts could be built.
 
-        Args:
-            asked: All that was asked for.
-
         Raises:
             BadInput: If an option is wrong; the message names it.
         """
@@ -59,9 +56,6 @@ class Task(ABC):
     @abstractmethod
     def run(self, asked: SampleSettings) -> object:
         """Do it, write the result, and print where it is.
-
-        Args:
-            asked: All that was asked for.
 
         Raises:
             BadInput: If the checkpoint or an option cannot be used; nothing was written.
@@ -80,32 +74,20 @@ class Task(ABC):
 
 
 def check_ranges(least: int = 1, **options: int | None) -> None:
-    """Refuse numbers of a task that are too small.
-
-    Raises:
-        ValueError: One is below `least`.
-    """
+    """Refuse numbers of a task that are too small."""
     for name, value in options.items():
         if value is not None and value < least:
             raise ValueError(f"{name}={value}: it must be at least {least}.")
 
 
 def check_seed(seed: int | None) -> None:
-    """Refuse a seed that is not from 0 to 2^63 - 1.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Refuse a seed that is not from 0 to 2^63 - 1."""
     if seed is not None and not 0 <= seed < 2**63:
         raise ValueError(f"seed={seed}: it must be from 0 to 2^63 - 1.")
 
 
 def check_finite(guidance: float) -> None:
-    """Refuse a scale of guidance that is no finite number.
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """Refuse a scale of guidance that is no finite number."""
     if not math.isfinite(guidance):
         raise ValueError(f"guidance={guidance}: it must be finite.")
 
@@ -138,11 +120,7 @@ class Opened(NamedTuple):
         return home_of(self.path)
 
     def new_path(self, asked: SampleSettings, kind: str, name: str) -> Path:
-        """The folder or file to write: `out`, or one of that name in the folder `kind` of the run's directory.
-
-        Raises:
-            BadInput: If it exists.
-        """
+        """The folder or file to write: `out`, or one of that name in the folder `kind` of the run's directory."""
         out = Path(asked.out) if asked.out else self.home / kind / path_part(name)
         if out.exists():
             raise BadInput(f"out={out}: exists already; nothing is written over, so name another one with out=...")
@@ -150,30 +128,17 @@ class Opened(NamedTuple):
 
 
 class Work:
-    """The progress of a task that can be interrupted.
-
-    Args:
-        bar: Of `denoiselab.progress`.
-        interruption: Notes signals.
-    """
+    """The progress of a task that can be interrupted."""
 
     def __init__(self, bar: Any, interruption: Interruption) -> None:
         self.bar, self._interruption = bar, interruption
 
     def check(self, moment: object = None) -> None:
-        """Stop if a signal has come.
-
-        Raises:
-            Stopped: One has.
-        """
+        """Stop if a signal has come."""
         self._interruption.check()
 
     def done(self, size: int) -> None:
-        """Stop if a signal has come, else count `size` units.
-
-        Raises:
-            Stopped: One has.
-        """
+        """Stop if a signal has come, else count `size` units."""
         self.check()
         self.bar.update(size)
 
@@ -184,9 +149,6 @@ def open_checkpoint(asked: SampleSettings, conditions: Mapping[str, Any] = Mappi
     Args:
         asked: Names it, its weights and its data.
         conditions: Options of the run's conditioner to be others than in training.
-
-    Raises:
-        BadInput: If it cannot be used, or has no such weights.
     """
     path = checkpoint_file(asked.ckpt)
     assert not isinstance(asked.weights, list)
@@ -195,11 +157,7 @@ def open_checkpoint(asked: SampleSettings, conditions: Mapping[str, Any] = Mappi
 
 
 def sampler_for(asked: SampleSettings, model: Model, guidance: float) -> Sampler:
-    """The sampler that is asked for.
-
-    Raises:
-        BadInput: If it does not suit the model, or the model has no guidance of that scale.
-    """
+    """The sampler that is asked for."""
     sampler: Sampler = construct(asked.sampler, "sampler")
     checks.check_scales(model, [guidance], f"guidance={guidance}")
     checks.check_sampler(sampler, model, [guidance])
@@ -215,9 +173,6 @@ def working(out: Path, what: str, total: int, unit: str = "img") -> Iterator[tup
         what: Title of the progress bar.
         total: Units of work.
         unit: What is counted.
-
-    Raises:
-        BadInput: If the folder cannot be written.
     """
     with new_folder(out) as partial, Interruption() as interruption, progress.bar(what, total, unit=unit) as bar:
         yield partial, Work(bar, interruption)

@@ -11,11 +11,7 @@ Config = dict[str, Any]
 
 
 def check(config: Config, *, sweeping: bool = False) -> None:
-    """Check a configuration without loading data, building weights or importing Lightning.
-
-    Raises:
-        BadInput: If an option is wrong, or two do not fit together.
-    """
+    """Check a configuration without loading data, building weights or importing Lightning."""
     check_config(config, sweeping=sweeping)
 
 

@@ -168,11 +168,7 @@ def _show_data(run: Run, path: Path) -> None:
 
 
 def _fit(run: Run, path: Path, checkpoint: Path | None) -> None:
-    """Train, from a checkpoint on.
-
-    Raises:
-        Failure: If numbers are not finite; the message says what is left, and what to do.
-    """
+    """Train, from a checkpoint on."""
     try:
         run.trainer.fit(run.module, datamodule=run.batches, ckpt_path=checkpoint, weights_only=True)
     except DivergedError as error:

@@ -19,9 +19,6 @@ def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict
 
     The grid is a name of `conf/spacing`, or a JSON file as `task=fit_grid` writes it: `ddim@karras`,
     `ddim@path/to/it.json` (whose label ends in the file's stem).
-
-    Raises:
-        BadInput: If a name is unknown or listed twice.
     """
     nodes: dict[str, Any] = {}
     for name in names:
@@ -40,11 +37,7 @@ def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict
 
 
 def metric_nodes(evaluation: Evaluation) -> dict[str, Any]:
-    """Name to configuration, for names of `conf/metric`, with the options that are set beside them.
-
-    Raises:
-        BadInput: If a name is unknown or listed twice, or an option is unknown.
-    """
+    """Name to configuration, for names of `conf/metric`, with the options that are set beside them."""
     for name in evaluation.metrics:
         if evaluation.metrics.count(name) > 1:
             raise BadInput(f"evaluation.metrics={evaluation.metrics}: '{name}' is listed more than once.")

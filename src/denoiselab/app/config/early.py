@@ -20,21 +20,13 @@ _TRUST = "trust_pickles"
 
 
 def check_nodes(config: Config) -> None:
-    """Check the nodes of any program.
-
-    Raises:
-        BadInput: If a `_target_` is not allowed, or an option of one is unknown or has a value of another type.
-    """
+    """Check the nodes of any program."""
     check_names(config)
     options.check(config)
 
 
 def check_trust(config: Config, given: Sequence[str]) -> None:
-    """Refuse files that allow code in data to run; only the overrides `given` on the command line may.
-
-    Raises:
-        BadInput: If a file sets such an option.
-    """
+    """Refuse files that allow code in data to run; only the overrides `given` on the command line may."""
     waiting: list[tuple[str, Any]] = [("", config)]
     while waiting:
         path, node = waiting.pop()
@@ -47,11 +39,7 @@ def check_trust(config: Config, given: Sequence[str]) -> None:
 
 
 def check_train(config: Config) -> None:
-    """Check the configuration of `train.py`.
-
-    Raises:
-        BadInput: If an option is wrong.
-    """
+    """Check the configuration of `train.py`."""
     settings = parse(TrainSettings, config)
     check_shape(config["data"])
     if config["conditioner"].get("num_classes", 0) is None:
@@ -65,11 +53,7 @@ def check_train(config: Config) -> None:
 
 
 def check_sample(config: Config) -> None:
-    """Check the configuration of `sample.py`.
-
-    Raises:
-        BadInput: If an option is wrong.
-    """
+    """Check the configuration of `sample.py`."""
     if config.get("import") is None:
         if config["ckpt"] == "???":
             raise BadInput("ckpt: is not given; pass ckpt=<run directory or file>, or import=<source> import.path=...")
@@ -82,11 +66,7 @@ def check_sample(config: Config) -> None:
 
 
 def check_conditioner(config: Config) -> None:
-    """Refuse a conditioner that sets an option which the network does not have.
-
-    Raises:
-        BadInput: If it does.
-    """
+    """Refuse a conditioner that sets an option which the network does not have."""
     network = signatures.read(str(config["network"].get("_target_")))
     unknown = [name for name in config["network"] if network and name not in (*options.SPECIAL, *network.parameters)]
     if network is None or network.more or not unknown:
@@ -100,11 +80,7 @@ def check_conditioner(config: Config) -> None:
 
 
 def check_shape(data: Mapping[str, Any]) -> None:
-    """Refuse images whose channels come last.
-
-    Raises:
-        BadInput: If they do.
-    """
+    """Refuse images whose channels come last."""
     match data.get("shape"):
         case [int(height), int(width), 1 | 3 as channels] if height > 4:
             shape = f"data.shape=[{height},{width},{channels}]"

@@ -55,11 +55,7 @@ class CheckedLoader(Loader):
         from_shell: bool = True,
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
-        """The configuration, checked.
-
-        Raises:
-            BadInput: If its node `hydra` would call something else.
-        """
+        """The configuration, checked."""
         parsed = OverridesParser.create().parse_overrides(overrides)
         typed = tuple(str(one.input_line) for one in parsed if one.is_hydra_override())
         rest = run_mode, from_shell, validate_sweep_overrides
@@ -138,11 +134,7 @@ class CheckedLoader(Loader):
 
 
 def parameters(node: DictConfig) -> list[str]:
-    """The overrides that the node `hydra` of a composed configuration has a sweep begin with.
-
-    Raises:
-        BadInput: If they are none.
-    """
+    """The overrides that the node `hydra` of a composed configuration has a sweep begin with."""
     try:
         found = OmegaConf.select(node, "sweeper.params")
         content: Any = OmegaConf.to_container(found, resolve=True) if found else {}

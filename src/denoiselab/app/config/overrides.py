@@ -28,11 +28,7 @@ from denoiselab.nodes import options
 
 
 def jobs(config_name: str, overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
-    """The overrides of each job: one job, or the product of all sweeps of a multirun.
-
-    Raises:
-        BadInput: If an override cannot be parsed, or the configuration cannot be composed.
-    """
+    """The overrides of each job: one job, or the product of all sweeps of a multirun."""
     parsed = [_parse(text) for text in overrides]
     fixed = [text for text, o in zip(overrides, parsed, strict=True) if not (multirun and o.is_sweep_override())]
     if not multirun or any(override.key_or_group == "hydra/sweeper" for override in parsed):
@@ -62,11 +58,7 @@ def given_in(node: str, overrides: Sequence[str]) -> set[str]:
 
 
 def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
-    """The configuration of one job, without Hydra's own.
-
-    Raises:
-        BadInput: If a key or a choice is unknown, or the configuration cannot be composed.
-    """
+    """The configuration of one job, without Hydra's own."""
     parsed = [_parse(text) for text in overrides]
     is_group = [_is_group(override) for override in parsed]
     groups = list(itertools.compress(overrides, is_group))
@@ -122,11 +114,7 @@ def names(group: str) -> list[str]:
 
 
 def choice(group: str, name: str) -> dict[str, Any]:
-    """The configuration of one choice of a group, as plain containers.
-
-    Raises:
-        BadInput: If there is no such choice.
-    """
+    """The configuration of one choice of a group, as plain containers."""
     loader = GlobalHydra.instance().config_loader()
     assert isinstance(loader, ConfigLoaderImpl)
     completed: dict[str, Any] = options.completed(choices.node(group, name, loader))
@@ -142,11 +130,7 @@ def stated(config_name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def stated_choice(group: str, name: str) -> tuple[str | None, Any]:
-    """The path of the node that a choice makes, and what its file states; no path if it sets options elsewhere.
-
-    Raises:
-        BadInput: If there is no such choice.
-    """
+    """The path of the node that a choice makes, and what its file states; no path if it sets options elsewhere."""
     group, at, place = group.partition("@")
     allowed = names(group)
     if name not in allowed:

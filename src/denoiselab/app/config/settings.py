@@ -154,11 +154,7 @@ class ReportSettings(_Settings):
 
 
 def parse(model: type[_Model], config: Mapping[str, Any], option: str = "") -> _Model:
-    """The settings in `config`, plain containers; `option` is what it is called, where it is a part.
-
-    Raises:
-        BadInput: If an option is missing, unknown, of a wrong type or out of range.
-    """
+    """The settings in `config`, plain containers; `option` is what it is called, where it is a part."""
     check_given(config, option)
     try:
         return model.model_validate(config)

@@ -53,14 +53,7 @@ def unknown(override: Override, parts: Sequence[str], depth: int, node: Any, kno
 
 
 def _suggestion(parts: Sequence[str], depth: int, allowed: Sequence[str], known: Sequence[str]) -> str:
-    """`did you mean 'x'? `, or nothing: what other programs call it, the closest spelling, or its place.
-
-    Args:
-        parts: Of the key.
-        depth: Of the first one that is unknown.
-        allowed: What is there instead.
-        known: All keys.
-    """
+    """`did you mean 'x'? `, or nothing: what other programs call it, the closest spelling, or its place."""
     leaf, leaves = parts[-1], {name.rpartition(".")[2]: name for name in reversed(known)}
     if _OTHER_NAMES.get(leaf) in known and leaf not in leaves:
         return _meant([_OTHER_NAMES[leaf]])

@@ -30,14 +30,7 @@ _FORMER = tuple(
 
 
 def check_spelling(arguments: Sequence[str]) -> None:
-    """Refuse former spellings of tasks.
-
-    Args:
-        arguments: As the shell gave them.
-
-    Raises:
-        BadInput: If there is one; the message has the whole command as it is written now.
-    """
+    """Refuse former spellings of tasks."""
     written, former = [], []
     for argument in arguments:
         new = next((match.expand(new) for old, new in _FORMER if (match := old.fullmatch(argument))), None)
@@ -72,9 +65,6 @@ def written_out(arguments: Sequence[str], default: str) -> list[str]:
     Args:
         arguments: In Hydra's grammar.
         default: The task that is done where none is chosen.
-
-    Raises:
-        BadInput: If the task is null.
     """
     chosen = next((text.partition("=")[2] for text in arguments if text.startswith("task=")), default)
     allowed = overrides.names("task")

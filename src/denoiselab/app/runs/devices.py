@@ -34,11 +34,6 @@ def resolve_accelerator(asked: str) -> str:
 def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool) -> None:
     """Check the options of the Trainer against this machine.
 
-    Args:
-        trainer: Configuration of the Trainer.
-        batch_size: Images per optimizer step, over all devices and accumulated batches.
-        sweeping: Whether the run is a job of a multirun in this process.
-
     Raises:
         BadInput: If a device is missing, the batch is not divisible among the devices, a multirun in one process would
             use several, or the precision is none of `PRECISIONS`.

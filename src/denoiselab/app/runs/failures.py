@@ -21,9 +21,6 @@ def enough_memory(advice: str) -> Iterator[None]:
 
     Args:
         advice: Options to change, for the message.
-
-    Raises:
-        Failure: If there is too little memory.
     """
     try:
         yield
@@ -50,10 +47,6 @@ def less_memory(config: Mapping[str, Any]) -> str:
 
 
 def check_there(directory: Path) -> None:
-    """Check that the run's directory is still there; files written later would restore only part of it.
-
-    Raises:
-        Failure: If it was removed or moved.
-    """
+    """Check that the run's directory is still there; files written later would restore only part of it."""
     if not (directory / "config.yaml").is_file():
         raise Failure(f"paths.run_dir={directory}: this folder was removed or moved, so nothing can be saved.")

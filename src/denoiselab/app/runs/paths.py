@@ -19,11 +19,7 @@ from denoiselab.training import checkpoint_files
 
 
 def checkpoint_file(ckpt: str | Sequence[str]) -> Path:
-    """The checkpoint that `ckpt` names: a file, or a run's newest.
-
-    Raises:
-        BadInput: If it is a pattern, or a folder of runs.
-    """
+    """The checkpoint that `ckpt` names: a file, or a run's newest."""
     path = Path(str(ckpt))
     if glob.has_magic(str(path)) and not path.exists():
         raise BadInput(f"ckpt={path}: a pattern is for task=frontier; name one run directory or checkpoint file.")
@@ -31,11 +27,7 @@ def checkpoint_file(ckpt: str | Sequence[str]) -> Path:
 
 
 def newest(path: Path, option: str = "ckpt") -> Path:
-    """The newest whole checkpoint of a run's directory; any other path is returned as it is.
-
-    Raises:
-        BadInput: If it is no run's directory but one of runs.
-    """
+    """The newest whole checkpoint of a run's directory; any other path is returned as it is."""
     file, warning = checkpoint_files.newest(path, option)
     if warning and is_leader():
         console(stderr=True).print(f"warning: {warning}")
@@ -49,11 +41,7 @@ def device_of(accelerator: str) -> torch.device:
 
 
 def check_accelerator(accelerator: str) -> None:
-    """Refuse a GPU that is not there.
-
-    Raises:
-        BadInput: If it is not.
-    """
+    """Refuse a GPU that is not there."""
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise BadInput("accelerator=gpu: this machine has no GPU; use accelerator=cpu.")
 
@@ -65,11 +53,7 @@ def short_hash(asked: object) -> str:
 
 @contextmanager
 def new_folder(out: Path, option: str = "out") -> Iterator[Path]:
-    """A hidden folder that takes the name `out` when the block ends well, and goes if it does not.
-
-    Raises:
-        BadInput: If it cannot be written; the message names the option.
-    """
+    """A hidden folder that takes the name `out` when the block ends well, and goes if it does not."""
     try:
         with files.new_folder(out) as partial:
             yield partial

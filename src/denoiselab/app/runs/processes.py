@@ -26,11 +26,7 @@ _OBSERVER = "lightning_fabric.strategies.launchers.subprocess_script"
 
 
 class DirectoryCheck(pl.Callback):
-    """Ends the training if the run's directory was removed.
-
-    Args:
-        directory: The run's.
-    """
+    """Ends the training if the run's directory was removed."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -46,16 +42,7 @@ class DirectoryCheck(pl.Callback):
 
 @contextmanager
 def whole(trainer: pl.Trainer, directory: Path, advice: Callable[[], str]) -> Iterator[None]:
-    """Within it, the end of another process of the group, or the loss of the run's directory, is a `Failure`.
-
-    Args:
-        trainer: Its launcher starts the other processes.
-        directory: The run's.
-        advice: How to continue, for the message.
-
-    Raises:
-        Failure: If one is lost.
-    """
+    """Within it the end of another process, or the loss of the run's directory, is a `Failure` with `advice`."""
     parent = os.getppid()
     words = _LastWords(trainer, advice)
     observer = logging.getLogger(_OBSERVER)

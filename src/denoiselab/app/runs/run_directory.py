@@ -113,16 +113,7 @@ class RunDirectory:
         self._lock.release()
 
     def check_same(self, config: Mapping[str, Any], saved_config: Mapping[str, Any] | None, checkpoint: str) -> None:
-        """Check that a configuration is the run's: that of its checkpoint if there is one, else `config.yaml`.
-
-        Args:
-            config: Resolved configuration, plain containers.
-            saved_config: Of the checkpoint that is continued, if there is one.
-            checkpoint: Its name.
-
-        Raises:
-            BadInput: If it is not, or there is only a damaged `config.yaml`.
-        """
+        """Check that `config` is the run's: `saved_config`, of the checkpoint that is continued, else `config.yaml`."""
         written = self._written()
         if saved_config is not None:
             self._report_edited(written, saved_config, checkpoint)
@@ -171,14 +162,8 @@ class RunDirectory:
     ) -> None:
         """Write the record of this start, after all checks.
 
-        Args:
-            config: Resolved configuration, plain containers.
-            data_sha256: Fingerprint of the samples to train on.
-            initial: Record of the weights that a new run starts from; None for random weights.
-            trained_on: Fingerprint in the checkpoint that is continued, if it has one.
-
-        Raises:
-            BadInput: If the directory cannot be written to, or the run was started on other samples.
+        `initial` is the record of the weights that a new run starts from, and `trained_on` the fingerprint of the
+        samples of the checkpoint that is continued, if there is one.
         """
         try:
             self._describe(config, data_sha256, initial, trained_on)
