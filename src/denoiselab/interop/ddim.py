@@ -71,11 +71,7 @@ class Checkpoint(Source):
 
 
 def layout_of(state: State, where: Path, resolution: int | None = None, dropout: float = 0.0) -> Layout:
-    """The `DDPMUNet` of a state dict of theirs, from its names and shapes; arguments as in `Checkpoint`.
-
-    Raises:
-        InteropError: If it is not such a state dict, or the resolution does not follow from it.
-    """
+    """The `DDPMUNet` of a state dict of theirs, from its names and shapes; arguments as in `Checkpoint`."""
     channels, outputs = width_of(state, "conv_in.weight", where), width_of(state, "conv_out.weight", where)
     inputs = width_of(state, "conv_in.weight", where, axis=1)
     levels = numbered(state, "down.{}.block.0.conv1.weight")

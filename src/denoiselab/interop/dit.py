@@ -105,17 +105,7 @@ def _null_class(args: Any, state: State, dropped: bool) -> bool:
 
 
 def dit_layout(state: State, where: Path, heads: int | None = None, *, null_class: bool = True) -> Layout:
-    """The `DiT` of a state dict of theirs, from its names and shapes.
-
-    Args:
-        state: Names to tensors.
-        where: The file, for messages.
-        heads: As in `Checkpoint`.
-        null_class: The last row of the class table is the null class.
-
-    Raises:
-        InteropError: If it is not such a state dict, its positions are not the paper's, or its heads are unknown.
-    """
+    """The `DiT` of a state dict of theirs, from its names and shapes; the last class may be the null class."""
     width, channels, patch = (width_of(state, "x_embedder.proj.weight", where, axis) for axis in range(3))
     side = math.isqrt(width_of(state, "pos_embed", where, axis=1))
     positions, given = sincos_positions(width, (side, side))[None], numbers(state["pos_embed"], "pos_embed", where)

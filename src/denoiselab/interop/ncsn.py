@@ -85,11 +85,7 @@ class Checkpoint(Source):
 
 
 def ncsn_layout(state: Mapping[str, Tensor], where: Path, image_size: int) -> Layout:
-    """The network of a state dict of theirs, from its names and shapes.
-
-    Raises:
-        InteropError: If it is not such a state dict.
-    """
+    """The network of a state dict of theirs, from its names and shapes."""
     levels = 6 if "res31.0.conv1.weight" in state else 5 if "res5.0.conv1.weight" in state else 4
     conditional = "normalizer.embed.weight" in state
     if conditional and levels > 4:

@@ -15,22 +15,14 @@ _MOST = 1000  # layers of a kind; networks have fewer
 
 
 def count(option: str, value: Any, most: int = _MOST) -> int:
-    """A number of layers or classes, from 1 to `most`.
-
-    Raises:
-        InteropError: If it is not a whole number or out of range.
-    """
+    """A number of layers or classes, from 1 to `most`."""
     if type(value) is not int or not 1 <= value <= most:
         raise InteropError(f"{option}={value}: it must be a whole number from 1 to {most}.")
     return value
 
 
 def positive(config: Mapping[str, Any], option: str, default: float | None = None) -> float:
-    """A positive number; `default` if the configuration does not contain the option.
-
-    Raises:
-        InteropError: If it is not positive and finite.
-    """
+    """A positive number; `default` if the configuration does not contain the option."""
     value = float(config[option] if default is None else config.get(option, default))
     if not 0 < value < math.inf:
         raise InteropError(f"{option}={value}: it must be positive and finite.")
@@ -38,11 +30,7 @@ def positive(config: Mapping[str, Any], option: str, default: float | None = Non
 
 
 def require_only(options: Mapping[str, Any], supported: Mapping[str, Any], other: str) -> None:
-    """Check that options of our network have the only values that another code base supports.
-
-    Raises:
-        ValueError: If one has another value.
-    """
+    """Check that options of our network have the only values that another code base supports."""
     for option, value in supported.items():
         if options.get(option, value) != value:
             raise ValueError(f"network.{option}={options[option]}: {other} supports only {value}.")

@@ -20,11 +20,7 @@ _SUPPORTED = {"act_fn": ("silu", "swish"), "mid_block_add_attention": (True, Fal
 
 @reads("AutoencoderKL")
 def autoencoder_kl(config: Fields) -> Layout:
-    """Our `AutoencoderKL` that equals diffusers' of the same name.
-
-    Raises:
-        InteropError: If `config`, the content of its `config.json`, is not supported.
-    """
+    """Our `AutoencoderKL` that equals diffusers' of the same name."""
     require(config, {**_SUPPORTED, "use_quant_conv": (True, False)})
     quantization = config["use_quant_conv"]
     if config["use_post_quant_conv"] != quantization:
@@ -56,11 +52,7 @@ def autoencoder_kl_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], L
 
 @reads("VQModel")
 def vq_model(config: Fields) -> Layout:
-    """Our `VQModel` that equals diffusers' of the same name.
-
-    Raises:
-        InteropError: If `config`, the content of its `config.json`, is not supported.
-    """
+    """Our `VQModel` that equals diffusers' of the same name."""
     require(config, _SUPPORTED)
     options = {
         **_shared(config),

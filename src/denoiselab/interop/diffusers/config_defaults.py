@@ -203,11 +203,7 @@ class Fields(Mapping[str, Any]):
         return len(self._values)
 
     def check(self) -> None:
-        """Check that fields that were not read have their defaults; warn of unknown ones.
-
-        Raises:
-            InteropError: If one has another value.
-        """
+        """Check that fields that were not read have their defaults; warn of unknown ones."""
         for name, default in self._defaults.items():
             value = self._values[name]
             if name not in self._read | _NEUTRAL and value != default:

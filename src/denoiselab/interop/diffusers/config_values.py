@@ -15,9 +15,6 @@ def require(config: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> 
     Args:
         config: Of the diffusers model.
         allowed: The supported values of each option; the first is assumed if the option is absent.
-
-    Raises:
-        InteropError: If an option has another value.
     """
     for option, values in allowed.items():
         given = config.get(option, values[0])
@@ -28,11 +25,7 @@ def require(config: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> 
 
 
 def per_level(option: str, value: Any, levels: int) -> list[int]:
-    """One number per level, from one number or a list of them.
-
-    Raises:
-        InteropError: If it is neither.
-    """
+    """One number per level, from one number or a list of them."""
     values = [value] * levels if isinstance(value, int) else value
     if not isinstance(values, list | tuple) or len(values) != levels or not all(isinstance(v, int) for v in values):
         raise InteropError(f"{option}={value}: it must be a whole number, or {levels} of them.")
@@ -40,11 +33,7 @@ def per_level(option: str, value: Any, levels: int) -> list[int]:
 
 
 def image_shape(config: Mapping[str, Any], channels: int) -> list[int]:
-    """Shape (C, H, W) from `sample_size`.
-
-    Raises:
-        InteropError: If it is missing or not a size.
-    """
+    """Shape (C, H, W) from `sample_size`."""
     size = config.get("sample_size")
     if size is None:
         raise InteropError("sample_size=null: the size of the images must be stated.")
@@ -60,11 +49,7 @@ def sample_size(shape: Sequence[int]) -> int | list[int]:
 
 
 def multiples(widths: Sequence[int]) -> list[int]:
-    """The channels of each level as multiples of the first level's.
-
-    Raises:
-        InteropError: If one is not a multiple.
-    """
+    """The channels of each level as multiples of the first level's."""
     if not widths or any(width % widths[0] for width in widths):
         raise InteropError(f"block_out_channels={list(widths)}: each must be a multiple of the first.")
     return [width // widths[0] for width in widths]
@@ -87,9 +72,6 @@ def attention_levels(
         up: Block types of the decoder.
         kinds: The types without and with attention, of the encoder and of the decoder.
         levels: Number of levels.
-
-    Raises:
-        InteropError: If a type is unknown, or the decoder does not mirror the encoder.
     """
     for option, blocks, known in zip(("down_block_types", "up_block_types"), (down, up), kinds, strict=True):
         if unknown := sorted(set(blocks) - set(known)):

@@ -53,9 +53,6 @@ def dit(config: Fields) -> Layout:
     Diffusers' port differs from the paper's code in the frequencies of the time embedding and, as published, in the
     epsilon of the norm before the feed-forward layers; options reproduce the outputs of the port. It has a copy of the
     paper's embedding of time and class in each block; if those differ, it is another network.
-
-    Raises:
-        InteropError: If `config`, the content of its `config.json`, is not supported.
     """
     if config["norm_type"] == "ada_norm_single":
         raise InteropError(
@@ -87,11 +84,7 @@ def dit(config: Fields) -> Layout:
 
 
 def dit_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
-    """The configuration of the `DiTTransformer2DModel` that equals our `DiT` with these options, and its layout.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """The configuration of the `DiTTransformer2DModel` that equals our `DiT` with these options, and its layout."""
     full = completed(DiT, options)
     supported: dict[str, Any] = {"mlp_ratio": 4.0, "rotary_positions": False, "qk_norm": False, "null_class": True}
     supported |= {"token_features": None, "vector_features": None, "frequency_shift": 1}

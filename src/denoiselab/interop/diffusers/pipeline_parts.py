@@ -19,9 +19,6 @@ def codec(folder: Path, latent_shape: Sequence[int]) -> tuple[Node, list[int]]:
     Args:
         folder: Such as a pipeline's `vae`.
         latent_shape: Of the network's input.
-
-    Raises:
-        InteropError: If the folder does not exist, holds something else, or its latents have other channels.
     """
     file = folder / "config.json"
     config = read_json(file)
@@ -47,9 +44,6 @@ def text_conditioner(folder: Path, features: int) -> Node:
     Args:
         folder: Of the pipeline, with `text_encoder` and `tokenizer`.
         features: Of the network's tokens.
-
-    Raises:
-        InteropError: If they are missing, or their tokens have other features.
     """
     encoder, tokenizer = folder / "text_encoder", folder / "tokenizer"
     for part in (encoder, tokenizer):

@@ -162,15 +162,7 @@ def read_model(folder: Path, variant: str | None = None) -> tuple[Layout, State,
 
 
 def layout_of(config: Mapping[str, Any], where: Path) -> Layout:
-    """The layout of a network or an autoencoder of diffusers.
-
-    Args:
-        config: Content of its `config.json`.
-        where: That file, for messages.
-
-    Raises:
-        InteropError: If it is not supported.
-    """
+    """The layout of a network or an autoencoder of diffusers."""
     kind = str(config.get("_class_name"))
     if kind not in _LAYOUTS:
         raise InteropError(f"{where}: {kind} is not supported; supported: {', '.join(_LAYOUTS)}.")

@@ -70,16 +70,7 @@ class Meaning(NamedTuple):
 
 
 def from_scheduler(config: Mapping[str, Any], where: Path, outputs: int) -> Meaning:
-    """The meaning of the network's output by the configuration of a scheduler.
-
-    Args:
-        config: Content of a `scheduler_config.json`.
-        where: That file, for messages.
-        outputs: Output channels of the network per input channel.
-
-    Raises:
-        InteropError: If it is not supported.
-    """
+    """The meaning of the network's output by the configuration of a scheduler."""
     kind = str(config.get("_class_name", "a scheduler without a name"))
     with making(kind, where):
         return _meaning(kind, config, outputs)
@@ -121,9 +112,6 @@ def to_scheduler(denoiser: Denoiser) -> dict[str, Any]:
 
     Its step i is the level of time label i: a level of a discrete schedule; or of a continuous one with label T t, one
     of T levels, where the first is that of label 1/2, since label 0 was not trained.
-
-    Raises:
-        ValueError: If there is none.
     """
     schedule, label = denoiser.schedule, denoiser.time_label
     if denoiser.input_scale is not None:

@@ -29,11 +29,7 @@ _BLOCK = (("ResnetDownsampleBlock2D", "AttnDownBlock2D"), ("ResnetUpsampleBlock2
 
 @reads("UNet2DModel")
 def unet2d(config: Fields) -> Layout:
-    """Our network that equals a `UNet2DModel`.
-
-    Raises:
-        InteropError: If `config`, the content of its `config.json`, is not supported.
-    """
+    """Our network that equals a `UNet2DModel`."""
     require(config, {"act_fn": ("silu", "swish"), "flip_sin_to_cos": (True, False)})
     scale_shift = config["resnet_time_scale_shift"]
     require(config, {"resnet_time_scale_shift": ("default", "scale_shift")})
@@ -78,11 +74,7 @@ def unet2d(config: Fields) -> Layout:
 
 
 def unet2d_config(module: type[nn.Module], options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
-    """The configuration of the `UNet2DModel` that equals a `DDPMUNet` or `ADMUNet` with these options, and its layout.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """The configuration of the `UNet2DModel` that equals a `DDPMUNet` or `ADMUNet` of these options, and its layout."""
     if module not in (DDPMUNet, ADMUNet):
         raise ValueError(f"network={module.__name__}: only DDPMUNet and ADMUNet can be written as a UNet2DModel.")
     full = completed(module, options)

@@ -38,9 +38,6 @@ def unet_condition(config: Fields) -> Layout:
     """Our `TextUNet` that equals a `UNet2DConditionModel` of Stable Diffusion's first two versions.
 
     If it has more input than output channels, the last ones are `image`, as for inpainting.
-
-    Raises:
-        InteropError: If `config`, the content of its `config.json`, is not supported.
     """
     require(config, {"act_fn": ("silu", "swish"), "mid_block_only_cross_attention": (None, False)})
     widths: Sequence[int] = config["block_out_channels"]
@@ -76,11 +73,7 @@ def unet_condition(config: Fields) -> Layout:
 
 
 def unet_condition_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
-    """The configuration of the `UNet2DConditionModel` that equals our `TextUNet` with these options, and its layout.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """The configuration of the `UNet2DConditionModel` that equals our `TextUNet` with these options, and its layout."""
     full = completed(TextUNet, options)
     require_only(full, {"vector_features": None}, "UNet2DConditionModel as written here")
     levels = range(len(full["multipliers"]))

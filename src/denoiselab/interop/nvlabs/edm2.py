@@ -48,9 +48,6 @@ def edm2_layout(config: Mapping[str, Any]) -> Layout:
 
     Args:
         config: Arguments of the constructor of `Precond`.
-
-    Raises:
-        InteropError: If one of them is unknown.
     """
     count("num_blocks", config.get("num_blocks", 1))
     size, mult = config["img_resolution"], list(config.get("channel_mult", [1, 2, 3, 4]))

@@ -25,9 +25,6 @@ def edm_layout(kind: str, config: Mapping[str, Any]) -> Layout:
     Args:
         kind: Class of the preconditioner.
         config: Its constructor's arguments.
-
-    Raises:
-        InteropError: If it is not supported.
     """
     default = "SongUNet" if kind in ("VPPrecond", "VEPrecond") else "DhariwalUNet"
     network = config.get("model_type", default)

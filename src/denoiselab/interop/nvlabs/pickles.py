@@ -59,11 +59,7 @@ class Record:
 
 
 def read_pickle(path: Path, *, trusted: bool) -> Any:
-    """The content of a pickle, with records in place of objects.
-
-    Raises:
-        InteropError: If it is not trusted, is damaged, or imports more than data.
-    """
+    """The content of a pickle, with records in place of objects."""
     if not trusted:
         raise InteropError(
             f"{path}: a pickle can run any code when it is loaded; add --trust-pickle if you trust its author."

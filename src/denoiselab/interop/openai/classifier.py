@@ -46,11 +46,7 @@ class Classifier:
         self._label = StepIndex(scale=1000 / self.diffusion_steps if self.rescale_timesteps else 1.0)
 
     def read(self) -> NoisyClassifier:
-        """The classifier, with its schedule, in evaluation mode.
-
-        Raises:
-            InteropError: If the file cannot be read, or holds another network.
-        """
+        """The classifier, with its schedule, in evaluation mode."""
         file = Path(self.path).expanduser()
         state = read_tensors(file)
         order = self.use_new_attention_order
@@ -63,11 +59,7 @@ class Classifier:
 def classifier_layout(
     state: State, where: Path, depth: int, head_channels: int = 64, new_order: bool = False
 ) -> Layout:
-    """The `ADMClassifier` of a state dict of theirs; options as in `Classifier`.
-
-    Raises:
-        InteropError: If it is not such a state dict.
-    """
+    """The `ADMClassifier` of a state dict of theirs; options as in `Classifier`."""
     positions = width_of(state, "out.2.positional_embedding", where, axis=1) - 1
     inputs = width_of(state, "input_blocks.0.0.weight", where, axis=1)
     options = {

@@ -126,17 +126,8 @@ def unet_layout(
 ) -> Layout:
     """The `ADMUNet` of a state dict of theirs, from its names and shapes.
 
-    Args:
-        state: Names to tensors.
-        where: The file, for messages.
-        heads: Our options `heads`, `head_channels` and `heads_up`.
-        new_order: As `use_new_attention_order` in `UNet`.
-        image_size: As in `UNet`.
-        dropout: Of training.
-        image_channels: Of an image; a super-resolution network's additional channels are those of the small image.
-
-    Raises:
-        InteropError: If it is not such a state dict, or the resolution does not follow from it.
+    `heads` are our options `heads`, `head_channels` and `heads_up`; the others are as in `UNet`. Channels beyond
+    `image_channels` are those of the small image of a super-resolution network.
     """
     inputs = width_of(state, "input_blocks.0.0.weight", where, axis=1)
     outputs = width_of(state, "out.2.weight", where)

@@ -84,11 +84,7 @@ def completed(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def check_config(config: Mapping[str, Any]) -> None:
-    """Check that a configuration has the values used here.
-
-    Raises:
-        ValueError: If a value is missing or unknown.
-    """
+    """Check that a configuration has the values used here."""
     for part, example in CONFIGS["ve/cifar10_ncsnpp_continuous"].items():
         given = config.get(part)
         for key, value in example.items():
@@ -100,11 +96,7 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 
 def averaged(state: State, ema: Any, where: Path) -> State:
-    """The state dict with its trained tensors replaced by their averages, a list in the same order.
-
-    Raises:
-        InteropError: If their number or shapes differ.
-    """
+    """The state dict with its trained tensors replaced by their averages, a list in the same order."""
     shadow = ema.get("shadow_params") if isinstance(ema, Mapping) else None
     names = [name for name in state if name not in _UNTRAINED]
     shapes = [state[name].shape for name in names]
@@ -114,11 +106,7 @@ def averaged(state: State, ema: Any, where: Path) -> State:
 
 
 def meaning(config: Mapping[str, Any], where: Path) -> tuple[Node, Node, Node]:
-    """The nodes of schedule, parameterization and time label.
-
-    Raises:
-        InteropError: If they are not supported.
-    """
+    """The nodes of schedule, parameterization and time label."""
     model, sde, continuous = config["model"], config["training"]["sde"], config["training"]["continuous"]
     unit = 1.0 if config["data"]["centered"] else 2.0
     embedding, fitting = model["embedding_type"], "fourier" if sde == "vesde" and continuous else "positional"

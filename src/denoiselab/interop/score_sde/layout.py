@@ -19,15 +19,7 @@ from denoiselab.networks import NCSNpp
 
 
 def ncsnpp_layout(config: Mapping[str, Any], where: Path) -> Layout:
-    """Their `ncsnpp`, or `ddpm` with the choices that make it one, as our NCSNpp.
-
-    Args:
-        config: Theirs, with `data` and `model`.
-        where: For messages.
-
-    Raises:
-        InteropError: If ours does not support it.
-    """
+    """Their `ncsnpp`, or `ddpm` with the choices that make it one, as our NCSNpp."""
     model, data = config["model"], config["data"]
     wanted = {"nonlinearity": "swish", "conditional": True, "resamp_with_conv": True}
     for key, value in wanted.items():
@@ -62,11 +54,7 @@ def ncsnpp_layout(config: Mapping[str, Any], where: Path) -> Layout:
 
 
 def to_config(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of our NCSNpp as their `data` and `model`: the inverse of `ncsnpp_layout`.
-
-    Raises:
-        ValueError: If theirs has no such network.
-    """
+    """Options of our NCSNpp as their `data` and `model`: the inverse of `ncsnpp_layout`."""
     given = completed(NCSNpp, options)
     supported = {"image_channels": None, "num_classes": None, "augmentation_features": None, "outputs": 1}
     require_only(given, supported, "score_sde's ncsnpp")

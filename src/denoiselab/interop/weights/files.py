@@ -35,11 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        InteropError: If it is missing, damaged, or not a JSON object.
-    """
+    """The object in a JSON file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -52,11 +48,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_safetensors(path: Path) -> State:
-    """The tensors of a safetensors file, on the CPU.
-
-    Raises:
-        InteropError: If it is missing, damaged, or another kind of file.
-    """
+    """The tensors of a safetensors file, on the CPU."""
     _check_file(path)
     try:
         return dict(load_file(path, device="cpu"))
@@ -65,11 +57,7 @@ def read_safetensors(path: Path) -> State:
 
 
 def read_torch(path: Path) -> Any:
-    """The content of a file of `torch.save`, if it is tensors in plain containers, on the CPU.
-
-    Raises:
-        InteropError: If it is missing, damaged, or contains pickled objects.
-    """
+    """The content of a file of `torch.save`, if it is tensors in plain containers, on the CPU."""
     _check_file(path)
     if packed := packed_member(path):
         raise InteropError(f"{path}: its {packed} is compressed, unlike in files of torch; it is not loaded.")
@@ -89,21 +77,13 @@ def read_torch(path: Path) -> Any:
 
 
 def read_tensors(path: Path) -> State:
-    """Names to tensors, from a `.safetensors` file or a file of torch.
-
-    Raises:
-        InteropError: If it cannot be read, or holds something else.
-    """
+    """Names to tensors, from a `.safetensors` file or a file of torch."""
     state = read_safetensors(path) if path.suffix == ".safetensors" else read_torch(path)
     return as_state(state, path)
 
 
 def as_state(value: Any, where: Path, what: str = "weights") -> State:
-    """`value` as names to tensors, without the `module.` of DataParallel.
-
-    Raises:
-        InteropError: If it is something else.
-    """
+    """`value` as names to tensors, without the `module.` of DataParallel."""
     plain = isinstance(value, Mapping) and value
     if not plain or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items()):
         raise InteropError(f"{where}: not a file of {what}: it contains no mapping of names to tensors.")
@@ -118,9 +98,6 @@ def weights_file(folder: Path, variant: str | None = None) -> Path:
     Args:
         folder: Of the model.
         variant: Of the weights, such as `fp16` or `non_ema`.
-
-    Raises:
-        InteropError: If there is none.
     """
     middle = f".{variant}" if variant else ""
     names = [
@@ -148,11 +125,7 @@ def _variants(folder: Path) -> list[str]:
 
 
 def read_weights(path: Path) -> State:
-    """Names to tensors, from one file or from all files of an index.
-
-    Raises:
-        InteropError: If a file cannot be read, or lacks a tensor of the index.
-    """
+    """Names to tensors, from one file or from all files of an index."""
     if path.suffix != ".json":
         return read_tensors(path)
     places = read_json(path).get("weight_map")
@@ -175,9 +148,6 @@ def local(path: str, revision: str | None = None) -> Path:
     Args:
         path: A path, or `owner/name`.
         revision: Branch, tag or commit on the hub.
-
-    Raises:
-        InteropError: If neither exists, or the hub cannot be reached.
     """
     here = Path(path).expanduser()
     if here.exists():
@@ -209,11 +179,7 @@ def local(path: str, revision: str | None = None) -> Path:
 
 
 def _check_file(path: Path) -> None:
-    """Check that a file exists and, in the hub's cache, that it has the hash in its name.
-
-    Raises:
-        InteropError: If not.
-    """
+    """Check that a file exists and, in the hub's cache, that it has the hash in its name."""
     if not path.is_file():
         raise InteropError(f"{path}: {'is a folder' if path.is_dir() else 'there is no such file'}.")
     blob = path.resolve()  # the cache names large files by their sha256 and links to them

@@ -181,15 +181,7 @@ class Layout:
         return state
 
     def to_ours(self, theirs: Mapping[str, Tensor], where: Path) -> State:
-        """Their state in our names, shapes and dtypes.
-
-        Args:
-            theirs: Names to tensors.
-            where: Their file, for messages.
-
-        Raises:
-            InteropError: As in `checked_state`.
-        """
+        """Their state in our names, shapes and dtypes."""
         with making(self.module.__name__, where):
             skeleton = self.skeleton()
         assert {entry.ours for entry in self.entries} == skeleton.keys(), "the list must contain our whole state"

@@ -22,12 +22,7 @@ class InteropError(ValueError):
 
 @contextmanager
 def making(what: str, where: Path) -> Iterator[None]:
-    """Raise errors that the values in a file cause, which may be of any types, as `InteropError`.
-
-    Args:
-        what: The object that is built from them.
-        where: The file.
-    """
+    """Raise errors of any type that values in a file cause as `InteropError`; `what` is built from them."""
     try:
         yield
     except InteropError as error:
@@ -38,16 +33,11 @@ def making(what: str, where: Path) -> Iterator[None]:
 
 
 def checked_state(expected: Mapping[str, Tensor], found: Mapping[str, Any], where: Path) -> State:
-    """A state dict in the dtypes of `expected`, with the same names and shapes.
-
-    Args:
-        expected: Names, shapes and dtypes, possibly on the meta device.
-        found: The state dict; real numbers in any precision of 16 bits or more.
-        where: Its file, for messages.
+    """A state dict in the dtypes of `expected`, which may be on the meta device, with its names and shapes.
 
     Raises:
-        InteropError: If a name is missing or surplus, a shape differs, a tensor does not hold real numbers, or a number
-            is not finite in the expected dtype.
+        InteropError: If a name is missing or surplus, a shape differs, a tensor does not hold real numbers of 16 bits
+            or more, or a number is not finite in the expected dtype.
     """
     missing = [name for name in expected if name not in found]
     surplus = [name for name in found if name not in expected]
@@ -71,16 +61,7 @@ def checked_state(expected: Mapping[str, Tensor], found: Mapping[str, Any], wher
 
 
 def numbers(value: Any, name: str, where: Path) -> Tensor:
-    """Check that `value` is a strided tensor of real numbers; returns it.
-
-    Args:
-        value: To be checked.
-        name: In its file.
-        where: The file, for messages.
-
-    Raises:
-        InteropError: If it is not.
-    """
+    """Check that `value` is a strided tensor of real numbers; returns it."""
     if (
         isinstance(value, Tensor)
         and not value.is_nested
@@ -94,11 +75,7 @@ def numbers(value: Any, name: str, where: Path) -> Tensor:
 
 
 def width_of(state: Mapping[str, Any], name: str, where: Path, axis: int = 0) -> int:
-    """The size of an axis of a tensor, from which options of the network follow.
-
-    Raises:
-        InteropError: If there is no such tensor, or it is empty.
-    """
+    """The size of an axis of a tensor, from which options of the network follow."""
     tensor = state.get(name)
     if not isinstance(tensor, Tensor) or tensor.ndim <= axis:
         raise InteropError(f"{where}: weights of another network: it lacks '{name}'.")
