@@ -84,11 +84,7 @@ class Dequantise(Augmentation):
 
 
 class Chain(Augmentation):
-    """Several augmentations in turn; their descriptions are concatenated.
-
-    Args:
-        steps: The augmentations.
-    """
+    """Several augmentations in turn; their descriptions are concatenated."""
 
     def __init__(self, steps: Sequence[Augmentation]) -> None:
         self.steps = steps

@@ -76,13 +76,10 @@ class InMemory(ABC):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a sample."""
         return tuple(self.samples.shape[1:])
 
     def stored(self, index: Tensor) -> Tensor:
-        """The samples at `index` `(B,)`, `(B, *)`."""
         return self.samples[index]
 
     def drawn(self, index: Tensor, noise: Noise) -> Tensor:
-        """As `stored`."""
         return self.samples[index]

@@ -13,13 +13,7 @@ from denoiselab.data.base import DataSet
 
 
 def clean(data: DataSet, index: Tensor, device: torch.device | None = None) -> Clean:
-    """The samples at `index` `(B,)` int64, with their labels and, if the set has any, captions.
-
-    Args:
-        data: The set.
-        index: Positions in the set.
-        device: Of the result; None leaves it on the set's device.
-    """
+    """The samples at `index` `(B,)` int64, their labels and, if the set has any, captions, on `device` if given."""
     captions = None if data.captions is None else [data.captions[i] for i in index.tolist()]
     return Clean(data.inputs(index).to(device), data.labels[index].to(device), captions)
 

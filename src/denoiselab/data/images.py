@@ -19,8 +19,6 @@ class ImageSet(InMemory):
 
     Args:
         images: `(N, C, H, W)` uint8.
-        labels: `(N,)` int64.
-        captions: One per image, or None.
     """
 
     images: Tensor
@@ -32,7 +30,6 @@ class ImageSet(InMemory):
         return self.images
 
     def inputs(self, index: Tensor) -> Tensor:
-        """The images at `index` `(B,)` in [-1, 1]."""
         return as_inputs(self.images[index])
 
     def fresh(self, n: int, number: int) -> None:

@@ -16,9 +16,7 @@ class PointSet(InMemory):
 
     Args:
         points: `(N, D)` float32, or `(N, *)`.
-        labels: `(N,)` int64.
         source: Called as `source(n, number)` for new draws from the same density; None if it is unknown.
-        captions: One per sample, or None.
     """
 
     points: Tensor
@@ -31,7 +29,6 @@ class PointSet(InMemory):
         return self.points
 
     def inputs(self, index: Tensor) -> Tensor:
-        """As `stored`."""
         return self.points[index]
 
     def fresh(self, n: int, number: int) -> PointSet | None:

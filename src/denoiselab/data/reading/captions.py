@@ -31,11 +31,7 @@ class Table(NamedTuple):
 
 
 def read_captions(root: Path, names: Sequence[str]) -> list[str] | None:
-    """The caption of each of `names`, paths relative to `root`, from the files in their folders; None without files.
-
-    Raises:
-        ValueError: As `captions_of`, or if a file cannot be read.
-    """
+    """The caption of each of `names`, paths relative to `root`, from the files in their folders; None without files."""
     tables = []
     inner = {PurePosixPath(name.rpartition("/")[0]) for name in names}
     for folder in sorted({str(place) for deepest in inner for place in (deepest, *deepest.parents)}):
@@ -79,11 +75,7 @@ def captions_of(tables: Sequence[Table], names: Sequence[str], where: str) -> li
 
 
 def match(found: Mapping[str, _T], names: Sequence[str], where: str, what: str) -> list[_T]:
-    """The values of `names`, in their order.
-
-    Raises:
-        ValueError: If `found` has other names, or lacks one.
-    """
+    """The values of `names`, in their order."""
     if unknown := found.keys() - set(names):
         raise ValueError(f"{where} has {what} of files that do not exist: {_some(unknown)}.")
     if missing := [name for name in names if name not in found]:
@@ -92,15 +84,7 @@ def match(found: Mapping[str, _T], names: Sequence[str], where: str, what: str) 
 
 
 def checked_caption(text: str, where: str) -> str:
-    """Check that a caption can be encoded; returns it.
-
-    Args:
-        text: The caption.
-        where: Its place, for messages.
-
-    Raises:
-        ValueError: If it holds half of a UTF-16 pair, as JSON's escapes may.
-    """
+    """Check that a caption can be encoded; returns it."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

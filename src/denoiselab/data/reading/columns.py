@@ -19,9 +19,6 @@ def numbered(values: Sequence[Any], column: str, names: Sequence[str] | None = N
         values: Names, which are numbered in alphabetical order, or whole numbers from 0.
         column: Name of the column, for messages.
         names: Of the classes, if known.
-
-    Raises:
-        ValueError: If they are neither, or a name is not among the known ones.
     """
     if all(isinstance(value, str) for value in values):
         found = sorted(set(values))
@@ -36,11 +33,7 @@ def numbered(values: Sequence[Any], column: str, names: Sequence[str] | None = N
 
 
 def caption(cell: Any, column: str) -> str:
-    """The caption in a cell: a text, the first text of a list, or empty if there is none.
-
-    Raises:
-        ValueError: If the cell holds something else, or the caption cannot be encoded.
-    """
+    """The caption in a cell: a text, the first text of a list, or empty if there is none."""
     first = next(iter(cell), None) if isinstance(cell, list) else cell
     if not isinstance(first, str | None):
         raise ValueError(f"data.caption={column}: the column must hold texts, and has {first!r}.")

@@ -126,12 +126,7 @@ def scaled(pixels: NDArray[Any], bits: int, depth: int | None) -> Bytes:
 
 
 def _eight_bits(values: NDArray[Any], bits: int, depth: int | None) -> Bytes:
-    """Values stored in `bits`, of which `depth` are used, as bytes.
-
-    Raises:
-        ValueError: If one is larger than `depth` allows.
-        UnknownDepth: If `depth` is None and only the lower ones of 16 bits are used.
-    """
+    """Values stored in `bits`, of which `depth` are used, as bytes."""
     top = int(values.max(initial=0))
     if bits == 16 and depth is None and 0 < top < 2**15:
         raise UnknownDepth(

@@ -173,11 +173,7 @@ def unread(records: Records) -> Prepared:
 
 
 def _allocate(path: Path, shape: tuple[int, ...], cache: Path) -> None:
-    """Create an array of bytes with its disk space reserved: writing to a map on a full disk raises a signal.
-
-    Raises:
-        ValueError: If there is too little space.
-    """
+    """Create an array of bytes with its disk space reserved: writing to a map on a full disk raises a signal."""
     size = math.prod(shape)
     free = shutil.disk_usage(cache).free
     try:

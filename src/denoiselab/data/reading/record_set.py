@@ -61,12 +61,7 @@ class MappedPixels(Reopened, Pixels):
 
 @dataclass(frozen=True)
 class DecodedPixels(Pixels):
-    """Images decoded at each access.
-
-    Args:
-        records: The files.
-        decoder: Converts them to bytes.
-    """
+    """Images decoded at each access."""
 
     records: Records
     decoder: Decoder
@@ -96,10 +91,7 @@ class RecordSet:
 
     Args:
         pixels: Images by their rows.
-        shape: (C, H, W).
         rows: Of this set, `(N,)` int64.
-        labels: `(N,)` int64.
-        captions: One per image, or None.
         hashes: `(N, 32)` uint8, from the first pass.
         recipe: Shape, resizing and depth, for the fingerprint.
         workers: Processes that load batches in advance during training.
@@ -149,15 +141,12 @@ class RecordSet:
         return out.hexdigest()
 
     def stored(self, index: Tensor) -> Tensor:
-        """The images at `index` `(B,)` as bytes, `(B, C, H, W)`."""
         return self.pixels.stored(self.rows[index])
 
     def drawn(self, index: Tensor, noise: Noise) -> Tensor:
-        """As `stored`, with random crops drawn from `noise` for resize=random_crop."""
         return self.pixels.drawn(self.rows[index], noise)
 
     def inputs(self, index: Tensor) -> Tensor:
-        """The images at `index` `(B,)` in [-1, 1]."""
         return as_inputs(self.stored(index))
 
     def fresh(self, n: int, number: int) -> None:

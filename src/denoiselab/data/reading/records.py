@@ -79,22 +79,16 @@ class Reopened:
 
 @dataclass(frozen=True)
 class SingleFile(Reopened):
-    """Records in one file.
-
-    Args:
-        path: Of the file.
-    """
+    """Records in one file."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """The file's path."""
         return str(self.path)
 
     @property
     def files(self) -> tuple[Path]:
-        """The file's path."""
         return (self.path,)
 
 
@@ -122,11 +116,9 @@ class ArrayRecords:
         return identity((str(self.images.shape),), self.labels, self.captions, np.ascontiguousarray(self.images).data)
 
     def describe(self, i: int) -> str:
-        """Its position."""
         return f"image {i} of {self.name}"
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        """Image `i`."""
         image: NDArray[np.uint8] = self.images[i]
         return image
 

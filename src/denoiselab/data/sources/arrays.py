@@ -29,12 +29,7 @@ _BLOCKS, _BLOCK = 64, 2**16  # number and bytes of the blocks that are hashed to
 
 @dataclass(frozen=True)
 class NpyRecords(SingleFile):
-    """Records of an array in a .npy file, which each process memory-maps.
-
-    Args:
-        path: Of the file.
-        labels: Classes `(N,)` int64.
-    """
+    """Records of an array in a .npy file, which each process memory-maps."""
 
     labels: Tensor
     classes: tuple[str, ...] = ()
@@ -58,11 +53,9 @@ class NpyRecords(SingleFile):
         return len(self._images)
 
     def describe(self, i: int) -> str:
-        """Its position."""
         return f"image {i} of {self.path}"
 
     def image(self, i: int) -> NDArray[Any]:
-        """Image `i`."""
         return np.asarray(self._images[i])
 
 

@@ -64,15 +64,9 @@ class _FontRecords(Reopened):
         return identity(self._places, self.labels, self.captions, self._digest)
 
     def describe(self, i: int) -> str:
-        """The glyph's name."""
         return f"glyph {self._places[i]} of {self.name}"
 
     def image(self, i: int) -> Image.Image:
-        """Picture `i`, 136x128, with transparency.
-
-        Raises:
-            OSError: If it cannot be read.
-        """
         return open_image(self._bitmaps[self._places[i]].imageData)
 
 
@@ -173,11 +167,7 @@ class EmojiFont(ImageSource):
 
 
 def _opened(path: Path) -> Any:
-    """A font with bitmaps.
-
-    Raises:
-        ValueError: If it has none, or fontTools is not installed.
-    """
+    """A font with bitmaps."""
     fonts = require_package("fontTools.ttLib", "emoji_font", "emoji")
     with contextlib.suppress(fonts.TTLibError):
         font = fonts.TTFont(path)
@@ -198,11 +188,7 @@ def _ligatures(font: Any) -> dict[tuple[str, ...], str]:
 
 
 def _listed(path: Path) -> Iterator[tuple[tuple[int, ...], str, str]]:
-    """Code points, name and category of each fully qualified emoji of emoji-test.txt.
-
-    Raises:
-        ValueError: If it does not exist or is another file.
-    """
+    """Code points, name and category of each fully qualified emoji of emoji-test.txt."""
     if not path.is_file():
         raise ValueError(
             f"data.names={path}: there is no such file; Debian's package unicode-data installs emoji-test.txt in "

@@ -30,11 +30,7 @@ class HubRecords:
     """Rows of a `datasets.Dataset`, memory-mapped from its Arrow files.
 
     Args:
-        name: Of the data set and split.
         data: With an undecoded image column.
-        image: Column of images.
-        label: Column of classes, or None.
-        caption: Column of captions, or None.
         classes: Names of the classes of the training images; None if these are the training images.
     """
 
@@ -85,16 +81,9 @@ class HubRecords:
         return len(self._data)
 
     def describe(self, i: int) -> str:
-        """The row."""
         return f"row {i} of {self.name}"
 
     def image(self, i: int) -> Image.Image:
-        """The image of row `i`, opened.
-
-        Raises:
-            OSError: If it cannot be read.
-            ValueError: If the row has none.
-        """
         content = self._content(i)
         if content is None:
             raise ValueError("the row has no image")
@@ -222,11 +211,7 @@ def _offline() -> Iterator[None]:
 
 
 def _labels(data: Any, column: str | None, known: Sequence[str] | None) -> tuple[Tensor, Sequence[str]]:
-    """Classes `(N,)` and their names.
-
-    Raises:
-        ValueError: If `known` are given and the names differ.
-    """
+    """Classes `(N,)` and their names."""
     if column is None:
         return torch.zeros(len(data), dtype=torch.int64), ()
     own = getattr(data.features[column], "names", None)

@@ -38,10 +38,6 @@ class FileRecords:
     Args:
         root: The folder.
         names: Of the files, relative to it.
-        labels: Classes `(N,)` int64.
-        classes: Their names.
-        captions: One per image, or None.
-        identity: From `denoiselab.data.reading.records.identity`.
     """
 
     root: Path
@@ -53,27 +49,19 @@ class FileRecords:
 
     @property
     def name(self) -> str:
-        """The folder."""
         return str(self.root)
 
     @property
     def files(self) -> Iterator[str]:
-        """The images' paths."""
         return (f"{self.root}/{name}" for name in self.names)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def describe(self, i: int) -> str:
-        """The file's path."""
         return str(self.root / self.names[i])
 
     def image(self, i: int) -> Image.Image:
-        """The file, opened.
-
-        Raises:
-            OSError: If it cannot be read or is not an image.
-        """
         return open_image(self.root / self.names[i])
 
 
@@ -98,16 +86,7 @@ class ImageFolder(ImageSource):
 
 
 def folder_records(root: Path, *, classes: bool, option: str = "data.root") -> FileRecords:
-    """The image files below `root`.
-
-    Args:
-        root: A folder.
-        classes: Use the folders in it as classes.
-        option: Its name in messages.
-
-    Raises:
-        ValueError: If there is no such folder, no image in it or in one of its classes, or captions do not match.
-    """
+    """The image files below `root`; with `classes` the folders in it are their classes."""
     check_folder(root, option)
     found: list[tuple[str, int]] = []
     folders, others = list[str](), list[str]()
@@ -180,11 +159,7 @@ def _kinds(names: Iterable[str]) -> str:
 
 
 def check_folder(root: Path, option: str) -> None:
-    """Check that `root` is a folder.
-
-    Raises:
-        ValueError: If it is a file or does not exist.
-    """
+    """Check that `root` is a folder."""
     if root.is_file():
         archive = "; use data=image_zip" if root.suffix == ".zip" else ""
         array = "; use data=arrays" if root.suffix in (".npy", ".npz") else ""

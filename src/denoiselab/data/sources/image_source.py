@@ -102,11 +102,7 @@ class ImageSource(ABC):
         return None
 
     def load(self) -> tuple[RecordSet, RecordSet]:
-        """(train, held-out).
-
-        Raises:
-            ValueError: If the images are not as the options state.
-        """
+        """(train, held-out)."""
         try:
             train, published = self.records(), self.held_out()
         except OSError as error:

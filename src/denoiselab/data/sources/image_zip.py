@@ -33,10 +33,7 @@ class ZipRecords(SingleFile):
     """Records of the image files in an archive; each process opens it.
 
     Args:
-        path: Of the archive.
         names: Of the members.
-        labels: Classes `(N,)` int64.
-        identity: From `denoiselab.data.reading.records.identity`.
     """
 
     names: Sequence[str]
@@ -53,11 +50,9 @@ class ZipRecords(SingleFile):
         return len(self.names)
 
     def describe(self, i: int) -> str:
-        """The archive and the member."""
         return f"{self.path}/{self.names[i]}"
 
     def image(self, i: int) -> Image.Image:
-        """The member, opened."""
         member = self._archive.getinfo(self.names[i])
         if member.file_size > _MOST:
             raise ValueError(f"it unpacks to {member.file_size} bytes, more than the {_MOST} allowed for an image")

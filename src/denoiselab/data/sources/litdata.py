@@ -74,9 +74,6 @@ class LitRecords(Reopened):
         place: Of the set.
         contents: Of the set.
         image: Key of the images: bytes of a file, arrays `(H, W)`, `(H, W, C)` or `(C, H, W)`, or images of Pillow.
-        labels: Classes `(N,)` int64.
-        classes: Their names.
-        captions: One per sample, or None.
     """
 
     def __init__(
@@ -105,16 +102,9 @@ class LitRecords(Reopened):
         return len(self._contents)
 
     def describe(self, i: int) -> str:
-        """The sample, by its row."""
         return f"sample {self._contents.row(i)} of {self.name}"
 
     def image(self, i: int) -> Image.Image | NDArray[np.uint8]:
-        """The image of sample `i`.
-
-        Raises:
-            OSError: If it cannot be read.
-            ValueError: If the sample has none.
-        """
         value = self._data[self._contents.row(i)][self._image]
         if isinstance(value, dict):  # as in tables of the Hugging Face hub
             value = value["bytes"]

@@ -32,11 +32,7 @@ class UnsafeIndex(ValueError):  # noqa: N818
 def check_index(index: bytes, root: str, *, tables: bool, trusted: bool) -> None:
     """Check that reading samples runs no code, and that the chunks are in the set's folder.
 
-    Args:
-        index: Content of the file.
-        root: Of the set, for messages.
-        tables: The chunks are .parquet files, which LitData's serializers do not read.
-        trusted: Allow pickled samples.
+    `tables` are .parquet files, which LitData's serializers do not read; `trusted` allows pickled samples.
 
     Raises:
         UnsafeIndex: If a check fails.

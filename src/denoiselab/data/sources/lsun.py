@@ -52,15 +52,9 @@ class LMDBRecords:
         return len(self._keys)
 
     def describe(self, i: int) -> str:
-        """The database and the key."""
         return f"{self._folders[bisect_right(self._ends, i)]}: {self._keys[i]}"
 
     def image(self, i: int) -> Image.Image:
-        """Image `i`, opened.
-
-        Raises:
-            OSError: If it cannot be read.
-        """
         with _opened(self._folders[bisect_right(self._ends, i)]).begin() as transaction:
             return open_image(transaction.get(self._keys[i].encode("latin-1")))
 

@@ -94,9 +94,6 @@ def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
 
     Two zeros, the type of an element and the number of dimensions, a byte each; the sizes as big-endian uint32; the
     elements. Source: LeCun, Cortes and Burges, The MNIST database, "File formats".
-
-    Raises:
-        ValueError: If it is not such a file, or is truncated.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:

@@ -32,11 +32,7 @@ def missing_files(name: str, root: Path, files: str, source: str, option: str = 
 
 
 def require_package(name: str, choice: str, extra: str) -> Any:
-    """Import the package that reads the data sets of `data=choice`.
-
-    Raises:
-        ValueError: If it is not installed; the message names the `extra`.
-    """
+    """Import the package that reads the data sets of `data=choice`."""
     try:
         return importlib.import_module(name)
     except ImportError:

@@ -29,7 +29,6 @@ class VisionRecords(Reopened):
     """Images of data sets of torchvision, concatenated.
 
     Args:
-        name: Of the data set and split.
         openers: Create the data sets; called again in other processes.
         labels: Of the images of a data set, `(N,)`.
         classes: Their names, from a data set.
@@ -72,15 +71,9 @@ class VisionRecords(Reopened):
         return len(self.labels)
 
     def describe(self, i: int) -> str:
-        """The image's file, or its position."""
         return self.files[i] if self.files else f"image {i} of {self.name}"
 
     def image(self, i: int) -> Image.Image:
-        """Image `i` as torchvision opens it, cropped.
-
-        Raises:
-            OSError: If it cannot be read.
-        """
         part = bisect_right(self._ends, i)
         image: Image.Image = self._parts[part][i - (self._ends[part - 1] if part else 0)][0]
         return image if self._crop is None else image.crop(self._crop)
@@ -138,11 +131,7 @@ class VisionSource(ImageSource):
 
 
 def fetch(openers: Sequence[functools.partial[Any]]) -> None:
-    """Let torchvision download missing files; other processes wait.
-
-    Raises:
-        ValueError: If that fails.
-    """
+    """Let torchvision download missing files; other processes wait."""
     for opener in openers:
         root = Path(opener.args[0])
         try:

@@ -40,10 +40,7 @@ class ShardRecords(Reopened):
     Source: github.com/webdataset/webdataset, "The WebDataset format".
 
     Args:
-        name: Of the shards.
-        shards: Archives, in order.
         index: From `read_index`.
-        classes: Names of the classes.
     """
 
     def __init__(
@@ -73,15 +70,9 @@ class ShardRecords(Reopened):
         return len(self._names)
 
     def describe(self, i: int) -> str:
-        """The archive and the member."""
         return f"{self.files[int(self._shard[i])]}/{self._names[i]}"
 
     def image(self, i: int) -> Image.Image:
-        """The member, opened.
-
-        Raises:
-            OSError: If it cannot be read.
-        """
         shard, (offset, size) = int(self._shard[i]), self._places[i].tolist()
         if shard not in self._opened:
             self._opened[shard] = os.open(self.files[shard], os.O_RDONLY)
@@ -141,11 +132,7 @@ class WebDataset(ImageSource):
 
 
 def expand(root: str, option: str) -> list[Path]:
-    """The archives of a folder, a path or a pattern, in the order of their names.
-
-    Raises:
-        ValueError: If there is none, one of a range is missing, or one is compressed.
-    """
+    """The archives of a folder, a path or a pattern, in the order of their names."""
     path = Path(root).expanduser()
     if braces := _BRACES.search(str(path)):
         first, last = braces.groups()
@@ -173,11 +160,7 @@ def expand(root: str, option: str) -> list[Path]:
 
 
 def read_index(shards: Sequence[Path], cache: Path) -> list[dict[str, Any]]:
-    """Names, offsets, classes and captions of the images in each shard, from `cache` if they were read before.
-
-    Raises:
-        ValueError: If a shard is not a tar archive or truncated, or a member is unsafe or invalid.
-    """
+    """Names, offsets, classes and captions of the images in each shard, from `cache` if they were read before."""
     facts = [(str(shard.resolve()), (stat := shard.stat()).st_size, stat.st_mtime_ns) for shard in shards]
     key = hashlib.sha256(json.dumps(["index 3", facts]).encode()).hexdigest()
 
