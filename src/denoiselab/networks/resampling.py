@@ -101,9 +101,6 @@ class _Filtered(nn.Module):
 
     Args:
         taps: Of the filter in each direction; an even number.
-
-    Raises:
-        ValueError: If their number is odd or their sum 0.
     """
 
     kernel: Tensor

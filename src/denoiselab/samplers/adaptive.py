@@ -72,8 +72,6 @@ class AdaptiveODE(Adaptive):
 
     Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, appendix D (RK45).
 
-    The other arguments are those of `Adaptive`.
-
     Args:
         tsitouras: Whether to use Tsitouras' tableau of order 5; otherwise Dormand and Prince's.
     """

@@ -28,8 +28,6 @@ class Analytic(OneStep):
     Source: Bao et al., Analytic-DPM, arXiv 2201.06503, theorem 1, and section 4 for the clipping; Estimating the
     Optimal Covariance with Imperfect Mean, arXiv 2206.07309, section 3.
 
-    The other arguments are those of `Sampler`.
-
     Args:
         eta: Amount of noise, from 0 to 1.
         half_range: Half of the range of the data, whose square bounds the variance (theorem 2): 1 for [-1, 1]; None

@@ -27,8 +27,6 @@ class Ancestral(OneStep):
 
     Source: Ho et al., DDPM, arXiv 2006.11239, algorithm 2, for any schedule and any step.
 
-    The other arguments are those of `Sampler`.
-
     Args:
         large: From 0 to 1; None for the variance that the model predicts, or 0 if it predicts none.
     """

@@ -57,6 +57,8 @@ class Sampler(Declared):
     one network call and a transfer of the prediction, unless the sampler overrides `at_last` or `land`. `interior`
     only gets levels between the ends.
 
+    Subclasses document the arguments that they add, and what they change of these.
+
     Args:
         spacing: The grid of levels.
         steps: Number of steps from noise to data, at least 1.
@@ -281,10 +283,6 @@ def jump(here: Level, there: Level) -> Planned:
 
 
 def check_one_step(name: str, sampler: Sampler) -> None:
-    """Check that a wrapped sampler has independent steps.
-
-    Raises:
-        ValueError: If it is multistep or adaptive.
-    """
+    """Check that a wrapped sampler has independent steps."""
     if not isinstance(sampler, OneStep):
         raise ValueError(f"{name}={type(sampler).__name__}: it must be a single-step sampler.")

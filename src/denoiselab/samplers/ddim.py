@@ -27,8 +27,6 @@ class DDIM(OneStep):
 
     Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, eq. 12 and 16.
 
-    The other arguments are those of `Sampler`.
-
     Args:
         eta: Amount of noise, from 0 to 1.
     """

@@ -24,8 +24,6 @@ ADAMS_BASHFORTH = (
 class TAB(Interpolating):
     """tAB-DEIS: eps is extrapolated by a polynomial in t. The paper's tAB of degree r has `order` r + 1.
 
-    The arguments are those of `Multistep`.
-
     Source: Zhang and Chen, DEIS, arXiv 2204.13902, eq. 14-15.
     """
 
@@ -36,8 +34,7 @@ class TAB(Interpolating):
 class RhoAB(Interpolating):
     """rhoAB-DEIS: eps is extrapolated by a polynomial in rho = sigma / alpha; degree r has `order` r + 1.
 
-    It is also k-diffusion's LMS, and iPNDM with the weights of unequal steps (`iPNDM_v`). The arguments are those of
-    `Multistep`.
+    It is also k-diffusion's LMS, and iPNDM with the weights of unequal steps (`iPNDM_v`).
 
     Source: Zhang and Chen, DEIS, arXiv 2204.13902, section 3.3.
     """

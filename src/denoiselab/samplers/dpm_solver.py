@@ -34,8 +34,6 @@ class DPMSolverPP(Multistep):
 
     Source: Lu et al., DPM-Solver++, arXiv 2211.01095, algorithm 2 and section 4.3.
 
-    The other arguments are those of `Multistep`.
-
     Args:
         published: Whether to use the published coefficients, which exist up to order 3.
         eta: Rate of noise; 0 is the ODE.
@@ -103,8 +101,6 @@ class DPMSolverPPSinglestep(OneStep):
 
     Source: Lu et al., DPM-Solver++, arXiv 2211.01095, algorithm 1; DPM-Solver, arXiv 2206.00927, algorithms 1 and 2.
 
-    The other arguments are those of `Sampler`.
-
     Args:
         order: Number of calls in a step, from 1 to 3. With 3 calls the convergence order is 2 unless r2 = 2/3.
         taylor: Whether to use the exact polynomial through all stages (`taylor`), or the papers' shorter rule
@@ -165,8 +161,6 @@ class DPMSolverFast(Sampler):
     end make steps of order 2 and 1: 3, ..., 3, 2, 1 or 3, ..., 3, 1 or 3, ..., 3, 2.
 
     Source: Lu et al., DPM-Solver, arXiv 2206.00927, section 3.4, and the released code for grids in t.
-
-    The other arguments are those of `Sampler`.
 
     Args:
         order: 2 or 3.

@@ -30,9 +30,6 @@ class _Refined(OneStep):
     Args:
         rule: The rule; its grid is not used.
         s_noise: Factor on the standard deviation of the noise.
-
-    Raises:
-        ValueError: If the rule is multistep or stochastic, or s_noise < 0.
     """
 
     threshold: Threshold | None = field(init=False, repr=False)
@@ -62,14 +59,10 @@ class Churn(_Refined):
 
     Source: Karras et al., EDM, arXiv 2206.00364, algorithm 2, with rho = sigma / alpha for any alpha (appendix B).
 
-    The other arguments are those of `Sampler`, except for `threshold`, which is the rule's.
-
     Args:
-        rule: A deterministic single-step sampler; its grid is not used.
         s_churn: Amount of noise in a whole run.
         s_tmin: Least rho at which noise is added.
         s_tmax: Largest rho at which noise is added.
-        s_noise: Factor on the standard deviation of the noise.
         cap: Whether the raised level stays below the schedule's end. In the released code it does not, and its first
             step starts above sigma_max if s_tmax allows it.
 
@@ -148,15 +141,8 @@ class Renoised(_Refined):
 
     Source: Crowson's k-diffusion, `sample_euler_ancestral` and similar, for any alpha.
 
-    The other arguments are those of `Sampler`, except for `threshold`, which is the rule's.
-
     Args:
-        rule: A deterministic single-step sampler; its grid is not used.
         eta: Amount of noise, from 0 to 1.
-        s_noise: Factor on the standard deviation of the noise.
-
-    Raises:
-        ValueError: If an option is out of range, or the rule is multistep or stochastic.
     """
 
     steps: int = 50
@@ -186,8 +172,6 @@ class DPMSolverPPSDE(OneStep):
     """k-diffusion's DPM++ SDE: the rule 2S with an ancestral step to its middle, and another to its end.
 
     Source: Crowson's k-diffusion, `sample_dpmpp_sde`, for any alpha.
-
-    The other arguments are those of `Sampler`.
 
     Args:
         eta: Amount of noise, from 0 to 1.

@@ -199,9 +199,6 @@ class NearestEnd(LocalErrors):
     Source: the target is that of Tong et al., Learning to Discretize Denoising Diffusion ODEs, arXiv 2405.15506.
 
     Args:
-        num_samples: As in `GridSearch`.
-        fine: As in `GridSearch`.
-        seed: As in `GridSearch`.
         evaluations: Maximum number of runs of the sampler.
     """
 

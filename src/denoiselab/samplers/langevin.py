@@ -29,8 +29,6 @@ class AnnealedLangevin(OneStep):
 
     Source: Song and Ermon, NCSN, arXiv 1907.05600, algorithm 1; NCSNv2, arXiv 2006.09011, section 3.
 
-    The other arguments are those of `Sampler`.
-
     Args:
         rate: Step size at the last level (`step_lr`); None for NCSNv2's choice.
         repeats: Langevin steps at a level (T).

@@ -20,7 +20,7 @@ from denoiselab.schedules import Level, Schedule
 class Multistep(Sampler):
     """x_s = keep x_t + gain sum_j w_j m_j (+ std z), over this prediction and up to order - 1 past ones.
 
-    A run starts at order 1, and the order rises by one with each step. The other arguments are those of `Sampler`.
+    A run starts at order 1, and the order rises by one with each step.
 
     Args:
         order: Number of predictions in a step, from 1 to 4.

@@ -19,10 +19,7 @@ from denoiselab.schedules import Level, Schedule
 
 @dataclass(eq=False)
 class _Started(Multistep):
-    """Adams-Bashforth weights for equal steps, after some steps of a Runge-Kutta rule with stages placed in t.
-
-    The arguments are those of `Sampler`.
-    """
+    """Adams-Bashforth weights for equal steps, after some steps of a Runge-Kutta rule with stages placed in t."""
 
     steps: int = 50
     order: int = field(default=4, init=False, repr=False)

@@ -20,8 +20,6 @@ from denoiselab.schedules import Level, Schedule
 class RungeKutta(OneStep):
     """An explicit rule in one space, with its stages placed along one axis.
 
-    The other arguments are those of `Sampler`.
-
     Args:
         tableau: The rule.
     """
@@ -43,8 +41,6 @@ class RungeKutta(OneStep):
 class RhoRK(RungeKutta):
     """DEIS's rhoRK: d(x / alpha) = eps d(sigma / alpha). With `heun` it is EDM's second-order sampler for any alpha.
 
-    The arguments are those of `RungeKutta`.
-
     Source: Zhang and Chen, DEIS, arXiv 2204.13902, section 3.3; Karras et al., EDM, arXiv 2206.00364, algorithm 1.
     """
 
@@ -56,8 +52,6 @@ class RhoRK(RungeKutta):
 @dataclass(eq=False)
 class TimeRK(RungeKutta):
     """The probability-flow ODE in the schedule's own time: fixed-grid Euler, midpoint, RK4 and others.
-
-    The arguments are those of `RungeKutta`.
 
     Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, eq. 13.
     """

@@ -35,9 +35,6 @@ class OwnDiffusion(Diffusion):
 
     Args:
         eta: 1 is Anderson's reverse SDE, 0 the ODE.
-
-    Raises:
-        ValueError: If eta < 0.
     """
 
     eta: float = 1.0
@@ -55,9 +52,6 @@ class SigmaDiffusion(Diffusion):
 
     Args:
         scale: The factor.
-
-    Raises:
-        ValueError: If scale < 0.
     """
 
     scale: float = 1.0
@@ -75,9 +69,6 @@ class ConstantDiffusion(Diffusion):
 
     Args:
         value: The constant.
-
-    Raises:
-        ValueError: If value < 0.
     """
 
     value: float = 1.0
@@ -96,8 +87,6 @@ class EulerMaruyama(OneStep):
     With `OwnDiffusion` the drift is f x - g2 score.
 
     Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, eq. 6 and appendix E.
-
-    The other arguments are those of `Sampler`.
 
     Args:
         diffusion: The function w(t).
@@ -132,8 +121,6 @@ class ReverseDiffusion(OneStep):
     """The reverse of the forward step x_t = a x_s + sqrt(beta) z: x_s = (2 - a) x_t + beta score + sqrt(beta) z.
 
     Source: Song et al., Score-Based Generative Modeling through SDEs, arXiv 2011.13456, appendix E.
-
-    The other arguments are those of `Sampler`.
 
     Args:
         probability_flow: Whether to take the ODE's step, x_s = (2 - a) x_t + beta score / 2.

@@ -48,9 +48,6 @@ class Clip(Threshold):
     Args:
         bound: Largest absolute value of the data.
         keep_eps: Whether steps add the uncorrected eps.
-
-    Raises:
-        ValueError: If bound <= 0.
     """
 
     bound: float = 1.0

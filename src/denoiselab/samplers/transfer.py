@@ -187,9 +187,6 @@ class Time(Axis):
 
     Args:
         rho: The power; 2 is DPM-Solver's `time_quadratic`.
-
-    Raises:
-        ValueError: If rho <= 0.
     """
 
     rho: float = 1.0

@@ -96,8 +96,6 @@ class UniPC(Multistep):
 
     Source: Zhao et al., UniPC, arXiv 2302.04867, algorithms 5 to 8.
 
-    The other arguments are those of `Multistep`.
-
     Args:
         coefficients: `BH1`, `BH2`, `VaryingCoefficients` or `ReleasedVaryingCoefficients`.
         corrector: Whether to correct.

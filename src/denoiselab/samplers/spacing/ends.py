@@ -48,10 +48,6 @@ class DenoiseToZero(_Wrapped):
     makes one step less, so that the number of calls is the same.
 
     Source: Lu et al., DPM-Solver, arXiv 2206.00927, code (`sample`); Zhao et al., UniPC, arXiv 2302.04867, code.
-
-    Args:
-        spacing: The noisy levels; its own `to_clean` is not used.
-        first_lam: As in `Spacing`, with None for that of `spacing`.
     """
 
     spacing: Spacing = field(default_factory=UniformLogSNR)
@@ -70,10 +66,6 @@ class ToLeastNoise(_Wrapped):
     diffusers' schedulers with `set_alpha_to_one=False`.
 
     Source: Rombach et al., Latent Diffusion, arXiv 2112.10752, code (`make_ddim_sampling_parameters`).
-
-    Args:
-        spacing: The levels before it; its own `to_clean` is not used.
-        first_lam: As in `Spacing`, with None for that of `spacing`.
     """
 
     spacing: Spacing = field(default_factory=lambda: Leading(offset=1))
@@ -92,10 +84,6 @@ class WithoutLast(_Wrapped):
 
     The grids of diffusers' `DPMSolverMultistepScheduler` and `UniPCMultistepScheduler` (`linspace`, their default, and
     `leading`), whose last step, to clean data, is longer.
-
-    Args:
-        spacing: The levels; its own `to_clean` is not used.
-        first_lam: As in `Spacing`, with None for that of `spacing`.
     """
 
     spacing: Spacing = field(default_factory=Linspace)

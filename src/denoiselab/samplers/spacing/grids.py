@@ -28,6 +28,9 @@ class Spacing(ABC):
             noisiest level (of a discrete schedule: trained level) that is not below it. None for the schedule's own
             choice (`Schedule.start`), which is its first level, except for a chain of betas that ends below -5.1: that
             starts at its last level above. -inf always starts at the first level.
+
+    Raises:
+        ValueError: If an option of this class or a subclass is out of range.
     """
 
     to_clean: bool = field(default=True, kw_only=True)
@@ -79,15 +82,10 @@ class PowerTime(Spacing):
 
     Source: Zhang and Chen, DEIS, arXiv 2204.13902, section 4 and appendix; Lu et al., arXiv 2206.00927, appendix.
 
-    The other arguments are those of `Spacing`.
-
     Args:
         rho: The power; larger values put more levels near the data.
         to_t_min: With `to_clean`, the last noisy level is at t_min, as in the time steps of EDM's `vp`
             (arXiv 2206.00364, table 1) and of Song et al.'s SDEs (arXiv 2011.13456, code).
-
-    Raises:
-        ValueError: If rho <= 0.
     """
 
     rho: float = 3.0
@@ -129,13 +127,10 @@ class UniformLogSNR(Spacing):
 class Karras(Spacing):
     """Equal steps in (sigma/alpha)^(1/rho) (Karras et al., EDM, arXiv 2206.00364, eq. 5).
 
-    Pure noise at `t_max` is treated as in `UniformLogSNR`. The other arguments are those of `Spacing`.
+    Pure noise at `t_max` is treated as in `UniformLogSNR`.
 
     Args:
         rho: The power; larger values put more levels near the data.
-
-    Raises:
-        ValueError: If rho <= 0.
     """
 
     rho: float = 7.0
@@ -195,13 +190,8 @@ class Asinh(ToZero):
     it came nearest to the end of a fine run for the most samplers. Equal steps in log-SNR spend too many on invisible
     details, equal steps in time suit one schedule only, and a long first step multiplies the error of eps by its rho.
 
-    The other arguments are those of `Spacing`.
-
     Args:
         scale: rho at which the steps change from relative to absolute, in units of the data.
-
-    Raises:
-        ValueError: If scale <= 0.
     """
 
     scale: float = 0.1
@@ -221,8 +211,6 @@ class Beta(Spacing):
     """Times at equal quantiles of a Beta distribution between t_min and t_max, denser near both ends.
 
     Source: Lee et al., Beta Sampling is All You Need, arXiv 2407.12173, section 4.
-
-    The other arguments are those of `Spacing`.
 
     Args:
         a: First shape; smaller values put more levels near the data.

@@ -76,8 +76,6 @@ class Stretched(Spacing):
 
     Source: Sabour et al., Align Your Steps, arXiv 2404.14507, section 4.
 
-    The other arguments are those of `Spacing`.
-
     Args:
         values: At least 2 of rho, from noise to data. Default: Stable Diffusion 1.5's list.
 

@@ -20,8 +20,6 @@ class TrainedSpacing(Spacing):
 
     If its first level would be noisier than `first_lam` allows, it chooses from the chain without the noisier levels.
 
-    The other arguments are those of `Spacing`.
-
     Args:
         trained: Number of levels on a continuous schedule.
 
@@ -56,8 +54,6 @@ class TrainedSpacing(Spacing):
 @dataclass(eq=False)
 class Leading(TrainedSpacing):
     """0, T // S, 2 (T // S), ...: diffusers' `leading`, which starts below T. A single step is at the least noise.
-
-    The other arguments are those of `TrainedSpacing`.
 
     Args:
         offset: Added to each index (Stable Diffusion: 1).
