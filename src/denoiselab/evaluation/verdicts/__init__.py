@@ -1,0 +1,1 @@
+"""Which cell is better, and how sure that is: comparisons of scores whose samples share their noise."""
