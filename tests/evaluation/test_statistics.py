@@ -63,6 +63,54 @@ def test_the_file_holds_features_in_order():
     assert FeatureFile(D).features.shape == (0, D)
 
 
+@pytest.mark.parametrize("kept", [4, 9, 2048])
+def test_statistics_that_are_continued_from_their_state_are_those_without_a_break(kept, tmp_path):
+    x, strata = draws() + 1000, 3
+    for make in (lambda: GaussianStatistics(D, kept=kept, strata=strata), lambda: FeatureFile(D)):
+        whole, part = make(), make()
+        for batch in x.split(6):
+            whole.update(batch)
+            part.update(batch)
+            part.reduce(torch.device("cpu"))
+            torch.save(part.state(), tmp_path / "state")
+            part = make()
+            part.load(torch.load(tmp_path / "state"))
+        for name in part.state():
+            assert torch.equal(part.state()[name], whole.state()[name]), name
+        assert part.n == N
+
+
+def collect_blocks_on_ranks(rank, path, out, blocks):
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    x, before, states = draws() + 1000 * torch.arange(N)[:, None], 0, [None, None]
+    for end in blocks:
+        share = range(before + rank * (end - before) // 2, before + (rank + 1) * (end - before) // 2)
+        parts = [GaussianStatistics(D, kept=9, start=0 if rank == 0 else share.start), FeatureFile(D)]
+        for i, part in enumerate(parts):
+            if rank == 0 and before:
+                part.load(states[i])
+            collect(x[share.start : share.stop], 3, part).reduce(torch.device("cpu"))
+            states[i] = {name: tensor.clone() for name, tensor in part.state().items()}
+        before = end
+    torch.save(states, f"{out}{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_ranks_that_go_on_from_a_state_of_the_first_one_collect_what_one_does(tmp_path):
+    on_ranks(collect_blocks_on_ranks, (tmp_path / "store", tmp_path / "out", (5, 11, N)), 2)
+    x = draws() + 1000 * torch.arange(N)[:, None]
+    sums, file = torch.load(f"{tmp_path / 'out'}0")
+    found, whole = GaussianStatistics(D, kept=9), collect(x, 3, GaussianStatistics(D, kept=9))
+    found.load(sums)
+    for one, other in zip((found.compute(), *found.halves), (whole.compute(), *whole.halves), strict=True):
+        assert one.n == other.n
+        assert torch.allclose(one.mean, other.mean, rtol=1e-12)
+        assert torch.allclose(one.covariance, other.covariance, rtol=1e-10)
+    assert torch.equal(sums["rows"], whole.first)
+    assert torch.equal(file["features"], x.float())
+
+
 def collect_on_ranks(rank, path, out, splits):
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=len(splits))
     share = (draws() + 1000 * torch.arange(N)[:, None]).split(splits)[rank]  # far from those of other ranks

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -93,6 +93,24 @@ class Statistics(Reference, Protocol):
 
     def reduce(self, device: torch.device) -> None:
         """Join the statistics of all ranks, in the order of ranks, by collectives on `device`."""
+        ...
+
+
+@runtime_checkable
+class Growing(Statistics, Protocol):
+    """Statistics to which samples can be added after they have been scored, by another process too."""
+
+    @property
+    def dimension(self) -> int:
+        """Of what is scored."""
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """All that `load` needs, after `reduce`; on the first rank, of all samples."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Begin empty statistics, of index 0, with the samples of a state; samples that are added later follow them."""
         ...
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -68,6 +68,29 @@ class Collected:
         for statistics in collected:
             statistics.reduce(device)
         self.n = int(sum(gathered(torch.tensor([self.n]), device)))
+
+    @property
+    def dimension(self) -> int:
+        """The largest dimension of the layers."""
+        return max(self._extractor.dimensions[layer] for layer in {*self.moments, *self.features})
+
+    def state(self) -> dict[str, Tensor]:
+        """See `Growing`."""
+        return {
+            f"{kind}.{name}.{key}": value for kind, name, part in self._parts() for key, value in part.state().items()
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """See `Growing`."""
+        for kind, name, part in self._parts():
+            prefix = f"{kind}.{name}."
+            part.load({key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)})
+            self.n = part.n
+
+    def _parts(self) -> Iterator[tuple[str, str, _Collector]]:
+        for kind, parts in (("moments", self.moments), ("features", self.features)):
+            for name, part in parts.items():
+                yield kind, name, part
 
     def layer(self, name: str) -> Layer:
         """Statistics of a layer."""

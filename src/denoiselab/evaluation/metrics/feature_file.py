@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -39,6 +40,19 @@ class FeatureFile:
         self._file.write(features.to("cpu", torch.float32).contiguous().numpy().tobytes())
         self._file.flush()  # so that a full disk is an error of this call
         self.n += len(features)
+
+    def state(self) -> dict[str, Tensor]:
+        """The features, mapped from the file."""
+        return {"features": self.features}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Begin with the features of a `state`.
+
+        Raises:
+            OSError: If the disk is full.
+        """
+        for rows in state["features"].split(_CHUNK):
+            self.update(rows)
 
     def reduce(self, device: torch.device) -> None:
         """Append those of the other ranks to the first rank's, in the order of ranks; the rest keep their own.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -84,6 +84,23 @@ class GaussianStatistics:
         if self._seen < self._kept:
             self.rows.append(x[: self._kept - self._seen])
         self._seen += len(x)
+
+    def state(self) -> dict[str, Tensor]:
+        """The sums and the first features, by which more samples are added later; see `load`."""
+        return {
+            "origin": self.origin,
+            "counts": self.counts,
+            "sums": self.sums,
+            "outers": self.outers,
+            "rows": torch.cat(self.rows),
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Begin with the samples of a `state`, which come before all others."""
+        self.origin, self.counts, self.sums, self.outers = (
+            state[name].clone() for name in ("origin", "counts", "sums", "outers")
+        )
+        self.rows, self._seen = [state["rows"].clone()], self.n
 
     def compute(self) -> Moments:
         """Mean and covariance of all features."""
