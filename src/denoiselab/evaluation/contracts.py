@@ -7,7 +7,7 @@ those of metrics of features. A part that breaks its contract is refused with th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -21,6 +21,27 @@ class ContractError(TypeError):
     """A part does not return what its contract asks for; the message names the part, the call and what was found."""
 
 
+@dataclass(frozen=True)
+class Influences:
+    """Derivatives of a score by the weights of its samples, from which two scores on the same noise are compared.
+
+    Args:
+        first: Of samples 0 to m - 1, `(m,)`, m <= n, with any mean.
+        second: Double differences of the second influence, `(P,)`, as of `standard_errors.second_order`, of
+            `verdicts.paired.pairs` of samples; empty if the second order has no estimate.
+        n: Number of samples.
+        strata: Sample i is drawn from stratum i mod strata.
+        blocks: Values of the metric on subsets of the samples, `(B,)`, of which the score is the mean; the subsets are
+            the same for all scores of n samples. Empty if the score is that of all samples.
+    """
+
+    first: Tensor
+    second: Tensor
+    n: int
+    strata: int = 1
+    blocks: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
 class Score(NamedTuple):
     """The value of a metric.
 
@@ -28,11 +49,13 @@ class Score(NamedTuple):
         value: NaN if there is none.
         standard_error: Of drawing the samples; None if it has no estimate.
         reason: Why there is no value.
+        influences: Of the samples on the value; None if the metric does not compute them.
     """
 
     value: float
     standard_error: float | None = None
     reason: str | None = None
+    influences: Influences | None = None
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ import math
 import torch
 from torch import Tensor
 
-from denoiselab.evaluation.contracts import Score
+from denoiselab.evaluation.contracts import Influences, Score
 from denoiselab.evaluation.feature_contracts import FEATURES, INFINITY, SPATIAL, Gaussian, Layer, Metric, Sample
 from denoiselab.evaluation.metrics.standard_errors import second_order, standard_error, without_second_order
+from denoiselab.evaluation.verdicts.paired import pairs
 
 # Pairs of differences of samples that the second influence is estimated from.
 _PAIRS = 512
@@ -82,6 +83,8 @@ def frechet_scores(p: Sample, q: Gaussian, root: Tensor) -> tuple[Score, Score]:
     value at infinity is the bilinear form <d_1, H d_2> / 2 of the deviations of both halves, whose variance is 2 V:
     nothing is subtracted. With n <= D samples V has no estimate: the jackknife is an upper bound near the reference.
 
+    The influences of the distance are those of its value at infinity as well, whose score has none of its own.
+
     Args:
         p: Of at least 4 samples.
         q: The reference.
@@ -96,13 +99,16 @@ def frechet_scores(p: Sample, q: Gaussian, root: Tensor) -> tuple[Score, Score]:
         squares = (y @ root @ vectors[:, top]).square() @ values[top].clamp_min(values[-1] * 1e-15).rsqrt()
     influence = 2 * y @ (p.mean - q.mean) + y.square().sum(1) - squares
     error = jackknife = standard_error(influence, p.n, p.strata)
+    differences = torch.empty(0)
     if error is not None and min(p.n, q.n) > len(p.mean):
         differences = _double_differences(y @ root @ vectors, values, p.strata)
         # Products of two samples under the covariance of the sample itself have (1 - D / n) of the mean square of those
         # of others, as the entries of a projection matrix of rank D have; the second influence has fourth moments.
-        within = (1 - len(p.mean) / p.n) ** 2
-        error = without_second_order(error, second_order(differences, p.n) / within)
-    return Score(_distance(p, q, values), error), _at_infinity(p, q, root, values, jackknife)
+        within = 1 - len(p.mean) / p.n
+        error = without_second_order(error, second_order(differences, p.n) / within**2)
+        differences = differences / within
+    kept = Influences(influence.float(), differences.float(), p.n, p.strata)
+    return Score(_distance(p, q, values), error, influences=kept), _at_infinity(p, q, root, values, jackknife)
 
 
 def second_influence(w: Tensor, other: Tensor, values: Tensor) -> Tensor:
@@ -125,10 +131,7 @@ def second_influence(w: Tensor, other: Tensor, values: Tensor) -> Tensor:
 
 def _double_differences(w: Tensor, values: Tensor, strata: int) -> Tensor:
     """Those of `second_order`, of some pairs of the samples w `(m, D)`."""
-    rng = torch.Generator().manual_seed(0)  # which pairs; no other result hangs on it
-    a, b = (torch.randperm(len(w) - strata, generator=rng)[:_PAIRS] for _ in range(2))
-    apart = ((a - b).abs() != 0) & ((a - b).abs() != strata)
-    a, b = a[apart], b[apart]
+    a, b = pairs(len(w), strata, min(_PAIRS, len(w) - strata))
     total = torch.zeros(len(a), dtype=torch.float64)
     for sign, i, j in ((1, a, b), (-1, a, b + strata), (-1, a + strata, b), (1, a + strata, b + strata)):
         total += sign * second_influence(w[i], w[j], values)

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from denoiselab.evaluation.verdicts.paired import within_strata
+
 # Samples whose second influence is computed.
 INFLUENCES = 1024
 
@@ -24,11 +26,8 @@ def standard_error(influence: Tensor, n: int, strata: int = 1) -> float | None:
     """
     if len(influence) < 2 * strata:
         return None
-    stratum = torch.arange(len(influence)) % strata
-    counts = stratum.bincount().double()
-    means = torch.zeros(strata, dtype=torch.float64).index_add_(0, stratum, influence.double()) / counts
-    squares = (influence - means[stratum]).square() * (counts / (counts - 1))[stratum]
-    return float((squares.mean() / n).sqrt())
+    deviations, weight = within_strata(influence, strata)
+    return float(((deviations.square() * weight).mean() / n).sqrt())
 
 
 def second_order(differences: Tensor, n: int) -> float:
