@@ -47,7 +47,7 @@ def test_weights_are_chosen_by_name(finished):
     with pytest.raises(ValueError, match=r"^weights=emma: unknown; did you mean 'ema'\? allowed: ema, raw\.$"):
         denoiselab.load(finished, "emma")
     assert read_weights(file, None)[1] == "ema"
-    assert read(file).names == ["ema", "raw"]
+    assert read(file).names.stored == ["ema", "raw"]
 
 
 def test_a_damaged_checkpoint_gives_way_with_a_warning(finished, tmp_path):

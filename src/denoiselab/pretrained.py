@@ -6,7 +6,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,8 @@ from denoiselab.training.checkpoint_files import (
     newest,
     read_checkpoint,
 )
-from denoiselab.training.ema import RAW, applied, profile_name
+from denoiselab.training.ema import RAW, Names, applied
+from denoiselab.training.snapshots import Basis, basis_of
 
 if TYPE_CHECKING:
     from denoiselab.data import DataSet
@@ -48,17 +49,19 @@ class Loaded:
         averages: Profile to averaged weights.
         config: Of the run, plain containers.
         images_seen: In training.
+        basis: Of which averages of other widths are reconstructed.
     """
 
     model: Model
     averages: dict[str, dict[str, Tensor]]
     config: dict[str, Any]
     images_seen: int
+    basis: Basis = field(default_factory=Basis)
 
     @property
-    def names(self) -> list[str]:
-        """What `applied` accepts."""
-        return [*self.averages, RAW]
+    def names(self) -> Names:
+        """What can be asked for."""
+        return Names([*self.averages, RAW], self.basis)
 
     @property
     def data_node(self) -> dict[str, Any]:
@@ -89,8 +92,8 @@ class Loaded:
         return loaded
 
     def applied(self, name: str) -> AbstractContextManager[None]:
-        """Within it the denoiser has the weights of that name."""
-        return nullcontext() if name == RAW else applied(self.model.denoiser, self.averages[name])
+        """Within it the denoiser has the weights of that name, one that `names` chose."""
+        return nullcontext() if name == RAW else applied(self.model.denoiser, self.basis.weights(name, self.averages))
 
     def use(self, asked: str | None) -> str:
         """Give the denoiser the weights of that name, or of the first profile for None; returns their name.
@@ -98,9 +101,10 @@ class Loaded:
         Raises:
             BadInput: If there are no such weights.
         """
-        name = profile_name(asked, self.names, "weights")
+        name = self.names.chosen(asked, "weights")
         if name != RAW:
-            self.model.denoiser.load_state_dict(self.averages[name], strict=False)  # buffers are not averaged
+            weights = self.basis.weights(name, self.averages)
+            self.model.denoiser.load_state_dict(weights, strict=False)  # buffers are not averaged
         return name
 
 
@@ -118,7 +122,8 @@ def load(
     Args:
         source: A run directory (its newest whole checkpoint is read), a checkpoint file, a folder of diffusers, the id
             of a repository of the Hugging Face hub, or with `importer` a file of that code base.
-        weights: Name of an average of the weights, or "raw" for those without averaging; None for the first average.
+        weights: Name of an average of the weights, "ema@0.10" for one of that relative width where the run has
+            snapshots, or "raw" for those without averaging; None for the first average.
         importer: A name of `conf/import`, for models of other code bases: "diffusers", "edm", "openai", ...
         conditioner: Options of a run's conditioner to be others than in training, such as `{"classes": [3]}`.
         device: Where the denoiser is put.
@@ -178,7 +183,7 @@ def read(path: Path, conditioner: Mapping[str, Any] = _NO_OPTIONS, data: Mapping
         raise BadInput(
             f"ckpt={path}: its configuration is incomplete or malformed, so the network cannot be rebuilt."
         ) from None
-    loaded = Loaded(model, ours["ema"], config, ours["images_seen"])
+    loaded = Loaded(model, ours["ema"], config, ours["images_seen"], basis_of(path, ours))
     try:
         model.codec.load()
     except ValueError as error:
@@ -222,11 +227,7 @@ def weights_of(imported: Imported, model: Model) -> tuple[dict[str, Tensor], dic
 
 
 def _imported(source: str, importer: str, options: Mapping[str, Any]) -> Loaded:
-    """The model that an importer reads.
-
-    Raises:
-        BadInput: If it cannot be read whole.
-    """
+    """The model that an importer reads."""
     from denoiselab import choices
     from denoiselab.interop import InteropError
 

@@ -23,6 +23,9 @@ BUDGET = [
     "network.dropout=0.1",
     "callbacks.checkpoints.every_images=160",
     "callbacks.loss_log.every_images=200",
+    "ema=power",
+    "ema.snapshots.every_images=100",
+    "ema.snapshots.keep=8",
 ]
 
 pytestmark = pytest.mark.slow
@@ -37,6 +40,10 @@ def outcome(path):
             if row["train/loss"]
         ]
     tensors = {**checkpoint["state_dict"], **checkpoint["denoiselab"]["ema"]["ema"]}
+    snapshots = sorted((path / "checkpoints" / "snapshots").glob("*.pt"))
+    for file in snapshots:
+        for profile, average in torch.load(file, weights_only=True)["averages"].items():
+            tensors |= {f"{file.name} {profile} {name}": tensor for name, tensor in average.items()}
     with (path / "frontier.csv").open() as file:
         scores = [row["score"] for row in csv.DictReader(file)]
     return checkpoint["denoiselab"]["images_seen"], losses, tensors, scores
@@ -83,6 +90,7 @@ def test_interrupted_and_continued_equals_uninterrupted(number, code, uninterrup
     assert f"{seen:,} of {LENGTH:,} images seen" in result.err
     images, losses, tensors, scores = outcome(path)
     assert images == uninterrupted[0] == LENGTH
+    assert sum(name.startswith("000000001600.pt narrow") for name in tensors) > 10
     assert losses == uninterrupted[1]
     assert tensors.keys() == uninterrupted[2].keys()
     assert all(torch.equal(tensor, uninterrupted[2][name]) for name, tensor in tensors.items())

@@ -14,6 +14,7 @@ from torch import Tensor
 from denoiselab.errors import BadInput
 from denoiselab.files import atomic, zip_is_whole
 from denoiselab.training.finite import not_finite
+from denoiselab.training.power_ema import WIDEST
 
 # The key of our own part of a Lightning checkpoint.
 CHECKPOINT_KEY = "denoiselab"
@@ -152,7 +153,15 @@ def _requirements(checkpoint: Mapping[str, Any], ours: Mapping[str, Any]) -> Ite
     yield "format", type(ours.get("format")) is int
     yield "images_seen", type(images) is int and 0 <= images < 2**63
     yield "config", isinstance(ours.get("config"), dict) and _is_plain(ours["config"])
+    yield "sigma_rel", _is_widths(ours.get("sigma_rel", {}), ema)
     yield "ema", isinstance(ema, dict) and all(isinstance(k, str) and _is_weights(v) for k, v in ema.items())
+
+
+def _is_widths(value: Any, averages: Any) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(averages, dict) and name in averages and isinstance(width, float) and 0 < width <= WIDEST
+        for name, width in value.items()
+    )
 
 
 def _is_weights(value: Any) -> bool:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from denoiselab.errors import BadInput, closest
+from denoiselab.training.power_ema import PowerFunction
+from denoiselab.training.snapshots import Basis, Snapshots, basis, drop_after, name_of, width_of
 
 RAW = "raw"
 
@@ -67,26 +72,66 @@ class Constant:
         return self._decay
 
 
+@dataclass(frozen=True)
+class Names:
+    """What weights of a model can be asked for.
+
+    Args:
+        stored: The averages, then "raw".
+        basis: Of which averages of other widths are reconstructed, as `ema@<width>`.
+    """
+
+    stored: list[str]
+    basis: Basis = field(default_factory=Basis)
+
+    def chosen(self, asked: str | None, option: str) -> str:
+        """The name of weights asked for, or the first one.
+
+        Raises:
+            BadInput: If there are none of that name; the message calls it `option`.
+        """
+        if asked is None:
+            return self.stored[0]
+        if asked in self.stored:
+            return asked
+        if (width := width_of(asked)) is None:
+            widths = ", ema@<width>" if self.basis.widths else ""
+            hint = closest(asked, self.stored)
+            raise BadInput(f"{option}={asked}: unknown; {hint}allowed: {', '.join(self.stored)}{widths}.")
+        self.basis.check(width, option)
+        return name_of(width)
+
+
 class EMA:
     """Named averages of a module's parameters, in float32, outside the module tree.
 
     Args:
         profiles: Name to profile; the first one is the default for evaluation.
+        snapshots: Which averages by a power function are kept; None for none.
+        folder: Where.
 
     Raises:
-        ValueError: If a profile is named "raw", the name of the weights without averaging.
+        ValueError: If a profile is named "raw", the name of the weights without averaging; if two have the same width;
+            if there are snapshots but no average by a power function.
     """
 
-    def __init__(self, profiles: Mapping[str, Profile]) -> None:
+    def __init__(
+        self, profiles: Mapping[str, Profile], snapshots: Snapshots | None = None, folder: Path | None = None
+    ) -> None:
         if RAW in profiles:
             raise ValueError(f"ema.profiles: '{RAW}' names the weights without averaging; choose another name.")
-        self.profiles = dict(profiles)
+        self.profiles, self.snapshots, self.folder = dict(profiles), snapshots, folder
+        self.widths = {name: p.sigma_rel for name, p in profiles.items() if isinstance(p, PowerFunction)}
+        if len({*self.widths.values()}) < len(self.widths):
+            raise ValueError("ema.profiles: two have the same sigma_rel; give another one, or leave one out.")
+        if snapshots is not None and not self.widths:
+            raise ValueError("ema.snapshots: no profile is a PowerFunction; give ema.snapshots=null.")
         self.averages: dict[str, dict[str, Tensor]] = {}
 
-    @property
-    def names(self) -> list[str]:
-        """The names that `applied` accepts: the profiles, then "raw"."""
-        return [*self.profiles, RAW]
+    def planned(self, images_seen: int, images: int) -> Names:
+        """What can be asked for after a training of steps of `images` up to `images_seen`."""
+        moments = self.snapshots.planned(images_seen - 1, images) if self.snapshots else []
+        return Names([*self.profiles, RAW], Basis(images_seen, self.widths, moments))
 
     @torch.no_grad()
     def start(self, module: nn.Module) -> None:
@@ -98,30 +143,31 @@ class EMA:
                 for key, parameter in module.named_parameters()
             }
 
+    def resume(self, images_seen: int) -> None:
+        """Remove the snapshots of an interrupted training that are later than the checkpoint it goes on with."""
+        if self.folder is not None and _writes():
+            drop_after(self.folder, images_seen)
+
     @torch.no_grad()
     def update(self, module: nn.Module, images_seen: int, images: int) -> None:
-        """Update each average after a step of `images` that ended at `images_seen`."""
+        """Update each average after a step of `images` that ended at `images_seen`; write a snapshot that is due."""
         weights = [parameter.detach().float() for parameter in module.parameters()]
         for name, profile in self.profiles.items():
             average = list(self.averages[name].values())
             torch._foreach_lerp_(average, weights, 1 - profile.decay(images_seen, images))
+        if self.snapshots and self.folder and self.snapshots.due(images_seen, images) and _writes():
+            self.snapshots.write(self.folder, {name: self.averages[name] for name in self.widths}, images_seen)
 
-    def applied(self, module: nn.Module, name: str) -> AbstractContextManager[None]:
-        """Context in which the module has the weights of profile `name`, or its own for "raw"."""
-        return nullcontext() if name == RAW else applied(module, self.averages[name])
+    def applied(self, module: nn.Module, name: str, images_seen: int = 0) -> AbstractContextManager[None]:
+        """Context in which the module has the weights of that name at `images_seen`, or its own for "raw"."""
+        if name == RAW:
+            return nullcontext()
+        return applied(module, basis(images_seen, self.widths, self.folder).weights(name, self.averages))
 
 
-def profile_name(asked: str | None, names: Sequence[str], option: str) -> str:
-    """The name of weights asked for, or the first one.
-
-    Raises:
-        BadInput: If there is none of that name; the message calls it `option`.
-    """
-    if asked is None:
-        return names[0]
-    if asked not in names:
-        raise BadInput(f"{option}={asked}: unknown; {closest(asked, names)}allowed: {', '.join(names)}.")
-    return asked
+def _writes() -> bool:
+    """Whether this process writes files."""
+    return not dist.is_initialized() or dist.get_rank() == 0
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pytorch_lightning as pl
@@ -73,6 +74,7 @@ class DiffusionModule(pl.LightningModule):
         self.denoiser.train()
         self.objective.train()
         self.ema.start(self.denoiser)
+        self.ema.resume(self.images_seen)
         self._step_start = self.images_seen
         self.initial_optimizer = None
         self._constrained = [layer for layer in self.denoiser.modules() if isinstance(layer, Constrained)]
@@ -102,6 +104,10 @@ class DiffusionModule(pl.LightningModule):
         self.ema.update(self.denoiser, self.images_seen, self.images_seen - self._step_start)
         self._step_start = self.images_seen
 
+    def applied(self, name: str) -> AbstractContextManager[None]:
+        """Context in which the denoiser has the weights of that name."""
+        return self.ema.applied(self.denoiser, name, self.images_seen)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the averages, images seen, configuration and data's fingerprint: plain containers and tensors only.
 
@@ -117,6 +123,7 @@ class DiffusionModule(pl.LightningModule):
             "config": self.config,
             "data_sha256": self.data_sha256,
             "ema": self.ema.averages,
+            **({"sigma_rel": self.ema.widths} if self.ema.widths else {}),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +29,11 @@ from denoiselab.nodes.instantiate import check, check_contract, construct
 from denoiselab.training.callbacks import ProgressBar
 from denoiselab.training.checkpoint_files import CHECKPOINTS
 from denoiselab.training.checkpoints import AtomicCheckpointIO
-from denoiselab.training.ema import EMA, Profile
 from denoiselab.training.interruption import Interruption
 from denoiselab.training.loggers import WandB
 from denoiselab.training.lr_schedules import LRSchedule
 from denoiselab.training.module import DiffusionModule
+from denoiselab.training.snapshots import SNAPSHOTS
 
 Config = dict[str, Any]
 
@@ -85,7 +84,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     settings = parse(TrainSettings, config)
     check(config)
     model = build_model(config)
-    ema = EMA(_profiles(config))
+    ema = parts.build_ema(config, path / CHECKPOINTS / SNAPSHOTS)
     lr_schedule = construct(config["lr_schedule"], "lr_schedule")
     check_contract("lr_schedule", lr_schedule, LRSchedule)
     optimizer = construct(config["optimizer"], "optimizer")
@@ -102,7 +101,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     evaluator = Evaluator(
         model=model,
         identity=identity(config),
-        applied=functools.partial(ema.applied, model.denoiser),
+        applied=module.applied,
         extractor=parts.build_extractor(config, settings.evaluation, settings.evaluation.num_samples, images),
         images=images,
         held_out=held_out,
@@ -112,7 +111,8 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         name=run_name(path),
         interruption=interruption,
     )
-    frontier = frontier_of(config["evaluation"], model, ema.names)
+    names = ema.planned(settings.max_images, settings.batch_size)
+    frontier = frontier_of(config["evaluation"], model, names)
     return Run(
         config=config,
         settings=settings,
@@ -122,21 +122,12 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         evaluator=evaluator,
         optimized=optimized_metric(settings.optimized_metric, frontier),
         trackers=construct(config["logger"], "logger"),
-        trainer=_trainer(
-            config, settings, path, interruption, PeriodicEvaluations(config, model, ema.names, evaluator)
-        ),
+        trainer=_trainer(config, settings, path, interruption, PeriodicEvaluations(config, model, names, evaluator)),
         interruption=interruption,
         images=images,
         held_out=held_out,
         batches=DataModule(images, settings.seed, settings.batch_size, parts.build_augmentation(config)),
     )
-
-
-def _profiles(config: Config) -> dict[str, Profile]:
-    profiles: dict[str, Profile] = construct(config["ema"]["profiles"], "ema.profiles")
-    for name, profile in profiles.items():
-        check_contract(f"ema.profiles.{name}", profile, Profile)
-    return profiles
 
 
 def _load(config: Config, model: Model) -> tuple[DataSet, DataSet]:

@@ -33,7 +33,6 @@ _ASIDE = (
     "init_weights",
     "init_optimizer",
     "traceback",
-    "max_images",
     "trainer",
     "logger",
 )
@@ -65,7 +64,7 @@ def _rehearse(content: str) -> None:
     if not isinstance(model.codec, Identity):
         _check_decoders(objective)
     parts.build_augmentation(config)
-    names = [*config["ema"]["profiles"], RAW]
+    names = parts.build_ema(config).planned(config["max_images"], config["batch_size"])
     optimized_metric(config["optimized_metric"], frontier_of(config["evaluation"], model, names))
     periodic = PeriodicEvaluations(config, model, names)
     if "frontier" in config["callbacks"]:

@@ -40,7 +40,7 @@ from denoiselab.evaluation import (
 from denoiselab.from_config import with_hashes
 from denoiselab.model import Model
 from denoiselab.samplers import Sampler
-from denoiselab.training.ema import profile_name
+from denoiselab.training.ema import Names
 from denoiselab.training.interruption import Interruption
 
 Config = Mapping[str, Any]
@@ -49,7 +49,7 @@ Config = Mapping[str, Any]
 _FRESH = 4
 
 
-def frontier_of(evaluation: Config, model: Model, names: list[str], option: str = "evaluation") -> Frontier:
+def frontier_of(evaluation: Config, model: Model, names: Names, option: str = "evaluation") -> Frontier:
     """The frontier of a checked node `evaluation`."""
     nodes = parts.sampler_nodes(evaluation["samplers"], f"{option}.samplers")
     asked, scales = evaluation["weights"], [float(scale) for scale in evaluation["guidance"]]
@@ -68,7 +68,7 @@ def frontier_of(evaluation: Config, model: Model, names: list[str], option: str 
             evaluation["num_samples"],
             evaluation["batch_size"],
             evaluation["seed"],
-            [profile_name(one, names, f"{option}.weights") for one in listed],
+            [names.chosen(one, f"{option}.weights") for one in listed],
             scales,
             rescore=evaluation["rescore"],
         )

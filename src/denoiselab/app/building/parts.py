@@ -19,6 +19,8 @@ from denoiselab.nodes.instantiate import check, check_contract, construct
 from denoiselab.noise import AUGMENTING, Noise
 from denoiselab.objectives import Objective
 from denoiselab.samplers import Sampler
+from denoiselab.training.ema import EMA, Profile
+from denoiselab.training.snapshots import Snapshots
 
 Config = Mapping[str, Any]
 
@@ -43,6 +45,27 @@ def build_augmentation(config: Config) -> Augmentation | None:
         except ValueError as error:
             raise BadInput(f"augmentation.{error}") from None
     return augmentation
+
+
+def build_ema(config: Config, folder: Path | None = None) -> EMA:
+    """The moving averages of a checked configuration.
+
+    Args:
+        config: The configuration.
+        folder: Of their snapshots; None to check the options only.
+
+    Raises:
+        BadInput: If an option is refused.
+    """
+    node = config["ema"]
+    profiles: dict[str, Profile] = construct(node["profiles"], "ema.profiles")
+    for name, profile in profiles.items():
+        check_contract(f"ema.profiles.{name}", profile, Profile)
+    snapshots: Snapshots | None = construct(node.get("snapshots"), "ema.snapshots")
+    try:
+        return EMA(profiles, snapshots, folder)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
 
 
 def build_objective(config: Config) -> Objective:

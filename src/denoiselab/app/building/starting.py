@@ -24,8 +24,9 @@ from denoiselab.training.checkpoint_files import (
     newest_whole,
     read_checkpoint,
 )
-from denoiselab.training.ema import RAW, profile_name
+from denoiselab.training.ema import RAW, Names
 from denoiselab.training.restoring import check_optimizer, check_training
+from denoiselab.training.snapshots import basis_of
 
 
 @dataclass(frozen=True)
@@ -81,13 +82,15 @@ def initialise(run: Run) -> dict[str, Any] | None:
         checkpoint = read_checkpoint(path)
         check_finite(path, checkpoint)
         ours = checkpoint[CHECKPOINT_KEY]
-        weights = profile_name(config["init_weights"], [*ours["ema"], RAW], "init_weights")
+        snapshots = basis_of(path, ours)
+        weights = Names([*ours["ema"], RAW], snapshots).chosen(config["init_weights"], "init_weights")
         own = module.denoiser.state_dict()
         found = _part(checkpoint, "denoiser.")
         check_weights(path, own, found)
         if weights != RAW:
-            check_weights(path, dict(module.denoiser.named_parameters()), ours["ema"][weights])
-            found |= ours["ema"][weights]
+            average = snapshots.weights(weights, ours["ema"])
+            check_weights(path, dict(module.denoiser.named_parameters()), average)
+            found |= average
         module.denoiser.load_state_dict(found)
         _initialise_objective(run, path, _part(checkpoint, "objective."))
         if config["init_optimizer"]:

@@ -16,7 +16,8 @@ from denoiselab.console import console
 from denoiselab.evaluation.report import tables
 from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing, Model, NotFinite
-from denoiselab.training.ema import profile_name
+from denoiselab.training.ema import Names
+from denoiselab.training.snapshots import width_of
 
 if TYPE_CHECKING:
     from denoiselab.training.callbacks_evaluation import Scoring
@@ -36,7 +37,7 @@ class PeriodicEvaluations:
     """
 
     def __init__(
-        self, config: Mapping[str, Any], model: Model, names: list[str], evaluator: Evaluator | None = None
+        self, config: Mapping[str, Any], model: Model, names: Names, evaluator: Evaluator | None = None
     ) -> None:
         self._config, self._model, self._names, self._evaluator = config, model, names, evaluator
         whole = parse(Evaluation, config["evaluation"], "evaluation")
@@ -99,6 +100,8 @@ class PeriodicEvaluations:
         return write
 
     def _weights(self) -> str:
+        """The first weights of the evaluation that need no snapshot, as there are few early in a training."""
         asked = self._config["evaluation"]["weights"]
-        first = asked[0] if isinstance(asked, list) else asked
-        return profile_name(first, self._names, "evaluation.weights")
+        listed = asked if isinstance(asked, list) else [asked]
+        first = next((one for one in listed if one is None or width_of(one) is None), None)
+        return self._names.chosen(first, "evaluation.weights")

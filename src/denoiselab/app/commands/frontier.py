@@ -33,7 +33,6 @@ from denoiselab.nodes.instantiate import MEASURES, MODEL, construct
 from denoiselab.nodes.instantiate import check as check_nodes
 from denoiselab.pretrained import Loaded, read
 from denoiselab.training.checkpoint_files import CHECKPOINTS, home_of, saved
-from denoiselab.training.ema import profile_name
 from denoiselab.training.interruption import Interruption
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def _job(path: Path, options: Config, asked: SampleSettings) -> _Job:
     if asked.weights is not None:
         own["weights"] = asked.weights
         for one in [asked.weights] if isinstance(asked.weights, str) else asked.weights:
-            profile_name(one, loaded.names, "weights")
+            loaded.names.chosen(one, "weights")
     trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
     default: Config = {
         "weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None,

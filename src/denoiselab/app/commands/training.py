@@ -96,11 +96,13 @@ class _Checkpoints(NamedTuple):
     Args:
         number: Of them.
         size: Bytes of one, at most.
+        snapshots: Bytes of all snapshots of averages, at most.
         needs: Bytes that the run needs.
     """
 
     number: int
     size: int
+    snapshots: int
     needs: int
 
 
@@ -109,7 +111,9 @@ def _checkpoints(run: Run) -> _Checkpoints:
     size = 4 * parameters * (3 + len(run.module.ema.profiles))  # weights, two moments, averages
     keep = (run.config["callbacks"].get("checkpoints") or {}).get("keep_last", 2)
     number = keep + 2  # the last ones, the best one and the one being written; and what waits to be uploaded:
-    return _Checkpoints(number, size, (number + 2 * len(run.trackers)) * size + 20_000_000)
+    ema = run.module.ema
+    snapshots = ema.snapshots.size(parameters * len(ema.widths)) if ema.snapshots else 0
+    return _Checkpoints(number, size, snapshots, (number + 2 * len(run.trackers)) * size + snapshots + 20_000_000)
 
 
 def _describe(run: Run, directory: RunDirectory, continued: Former | None, initial: dict[str, Any] | None) -> None:
@@ -132,6 +136,7 @@ def _describe(run: Run, directory: RunDirectory, continued: Former | None, initi
         f"run {directory.path}: {len(run.images):,} images of {run.settings.data['name']}; "
         f"{continued.images_seen if continued else 0:,} of {run.settings.max_images:,} images seen; "
         f"{checkpoints.number} checkpoints of up to {checkpoints.size / 1e6:,.0f} MB at a time"
+        + (f", snapshots of up to {checkpoints.snapshots / 1e6:,.0f} MB in all" if checkpoints.snapshots else "")
     )
 
 

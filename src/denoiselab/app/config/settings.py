@@ -27,9 +27,10 @@ class Paths(_Settings):
 
 
 class Ema(_Settings):
-    """Name to profile."""
+    """Name to profile, and the snapshots of those by a power function."""
 
     profiles: dict[str, Node]
+    snapshots: Node | None = None
 
 
 class Evaluation(_Settings):
