@@ -55,8 +55,7 @@ class AutoencoderKL(LatentModel):
 
     def encode_pixels(self, x: Tensor) -> Tensor:
         """Mean and log-variance of the latents of images `(B, C, H, W)`, as `(B, 2Z, h, w)`."""
-        out: Tensor = self.after_encoder(self.encoder(x))
-        return out
+        return self.after_encoder(self.encoder(x))
 
     def encode_latents(self, moments: Tensor, eps: Tensor | None = None) -> Tensor:
         """Scaled latents `(B, Z, h, w)`: the mean of `moments` `(B, 2Z, h, w)`, or a draw with the noise `eps`."""
@@ -66,5 +65,4 @@ class AutoencoderKL(LatentModel):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images `(B, C, H, W)` of scaled latents `(B, Z, h, w)`."""
-        out: Tensor = self.decoder(self.before_decoder(latents / self.scale + self.shift))
-        return out
+        return self.decoder(self.before_decoder(latents / self.scale + self.shift))

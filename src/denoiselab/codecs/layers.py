@@ -63,8 +63,7 @@ class Encoder(nn.Module):
         h = self.stem(x)
         for part in self.down:
             h = part(h)
-        out: Tensor = self.head(self.norm(self.middle(h)))
-        return out
+        return self.head(self.norm(self.middle(h)))
 
 
 class Decoder(nn.Module):
@@ -99,8 +98,7 @@ class Decoder(nn.Module):
         h = self.middle(self.stem(z))
         for part in self.up:
             h = part(h)
-        out: Tensor = self.head(self.norm(h))
-        return out
+        return self.head(self.norm(h))
 
 
 class _Stage(nn.Module):
@@ -119,8 +117,7 @@ class _Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(self.norm_in(x))
         h = self.conv_out(self.norm_out(h))
-        out: Tensor = self.attention(self.skip(x) + h)
-        return out
+        return self.attention(self.skip(x) + h)
 
 
 def _attention(channels: int, groups: int) -> SelfAttention:

@@ -33,8 +33,7 @@ class Quantizer(nn.Module):
 
     def entries(self, indices: Tensor) -> Tensor:
         """The entries `(B, Z, h, w)` of indices `(B, h, w)`."""
-        out: Tensor = self.codebook(indices).permute(0, 3, 1, 2)
-        return out
+        return self.codebook(indices).permute(0, 3, 1, 2)
 
     def forward(self, z: Tensor) -> Tensor:
         """The entries nearest to `(B, Z, h, w)`, in the same shape; its derivative is the identity's."""
@@ -82,8 +81,7 @@ class VQModel(LatentModel):
 
     def encode_pixels(self, x: Tensor) -> Tensor:
         """Latents `(B, Z, h, w)` of images `(B, C, H, W)`, not quantised."""
-        out: Tensor = self.after_encoder(self.encoder(x))
-        return out
+        return self.after_encoder(self.encoder(x))
 
     def encode_latents(self, z: Tensor, eps: Tensor | None = None) -> Tensor:
         """Scaled latents `(B, Z, h, w)`; nothing is drawn, so `eps` has no effect."""
@@ -91,5 +89,4 @@ class VQModel(LatentModel):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images `(B, C, H, W)` of scaled latents `(B, Z, h, w)`, which are quantised first."""
-        out: Tensor = self.decoder(self.before_decoder(self.quantizer(latents / self.scale)))
-        return out
+        return self.decoder(self.before_decoder(self.quantizer(latents / self.scale)))

@@ -91,8 +91,7 @@ class AttentionPool(nn.Module):
         tokens = x.flatten(2).transpose(1, 2)  # (B, HW, C)
         tokens = torch.cat((tokens.mean(1, keepdim=True), tokens), dim=1) + self.position
         q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)
-        out: Tensor = self.out(attend(q[:, :, :1], k, v)[:, 0])
-        return out
+        return self.out(attend(q[:, :, :1], k, v)[:, 0])
 
 
 class ADMClassifier(Encoder):
@@ -144,5 +143,4 @@ class ADMClassifier(Encoder):
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """Map `x` `(B, C, H, W)` and time labels `(B,)` to logits `(B, num_classes)`."""
         h, _ = self.encode(x, Context(F.silu(self.time(label))))
-        out: Tensor = self.pool(self.norm(h))
-        return out
+        return self.pool(self.norm(h))

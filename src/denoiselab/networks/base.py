@@ -46,6 +46,10 @@ class SharedOptions(nn.Module):
         vector_features: Features of `vector`; None for none.
         token_features: Features of `tokens`; None for no text.
         image_channels: Channels of `image`, which is resized to the input and concatenated to it; None for none.
+        patch: Side of a patch of a transformer; it divides H and W.
+        width: Features of a token or of a hidden layer; `heads` divide it.
+        heads: Heads of each attention.
+        mlp_ratio: Hidden features of the feed-forward layers, as a multiple of `width`.
         outputs: Channels of the output, in units of those of a sample; 2 with a learned variance.
         checkpoint_levels: Levels or blocks, counted from 0, whose activations are computed again in the backward pass,
             which saves memory, or "all"; the middle of a UNet goes with its last level.
@@ -80,11 +84,7 @@ class EmbeddedNetwork(ConditionalNetwork):
     vector: nn.Linear | None
 
     def embed(self, label: Tensor, cond: Conditioning) -> Tensor:
-        """The embedding `(B, E)` of time labels `(B,)`, classes and vectors, before its activation.
-
-        Raises:
-            ValueError: If `cond` has a field that is not in `conditioning`, or lacks a required one.
-        """
+        """The embedding `(B, E)` of time labels `(B,)`, classes and vectors, before its activation."""
         check_conditioning(cond, self.conditioning)
         embedding: Tensor = self.time(label)
         if self.classes is not None:

@@ -37,11 +37,8 @@ class DiT(EmbeddedNetwork):
     between self-attention and feed-forward layer, which starts as zero.
 
     Args:
-        patch: Side of a patch; it divides H and W.
         width: Features of a token, divisible by 4 and by `heads`.
         depth: Number of blocks.
-        heads: Heads of the attention.
-        mlp_ratio: Hidden features of the feed-forward layers, as a multiple of `width`.
         rotary_positions: Rotate queries and keys by their row and column, instead of adding sines and cosines to the
             patches; `width / heads` must be divisible by 4.
         qk_norm: Normalise queries and keys, for training at scale.
@@ -159,8 +156,7 @@ class _Block(nn.Module):
         if self.cross is not None:
             tokens = tokens + self.cross(tokens, context, mask)
         h = self.mlp(_modulate(self.norm_mlp(tokens), shift_m, scale_m))
-        out: Tensor = tokens + gate_m * h
-        return out
+        return tokens + gate_m * h
 
 
 def _modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

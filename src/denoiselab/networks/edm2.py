@@ -155,8 +155,7 @@ class EDM2UNet(ConditionalNetwork):
         for stage in self.decoder:
             checkpointed = len(skips) - 1 in self.checkpoint_levels
             h = run(self._decode, stage, h, skips.pop(), embedding, checkpointed=checkpointed)
-        out: Tensor = self.head(h, self.gain)
-        return out
+        return self.head(h, self.gain)
 
     def _encode(self, stage: nn.ModuleList, h: Tensor, embedding: Tensor) -> list[Tensor]:
         outs = []

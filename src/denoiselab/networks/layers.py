@@ -34,8 +34,7 @@ def run(function: Callable[..., _T], *arguments: object, checkpointed: bool = Fa
     Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174.
     """
     if checkpointed and torch.is_grad_enabled():
-        out: _T = checkpoint(function, *arguments, use_reentrant=False)
-        return out
+        return checkpoint(function, *arguments, use_reentrant=False)
     return function(*arguments)
 
 
@@ -113,5 +112,4 @@ class ResidualBlock(nn.Module):
         modulation = self.embedding(embedding)[:, :, None, None]
         # A convolution does not need its output for its gradient: what is added to it may be added in place.
         h = self.norm_out(h, *modulation.chunk(2, dim=1)) if self.scale_shift else self.norm_out(h.add_(modulation))
-        out: Tensor = self.conv_out(self.dropout(h)).add_(self.resample(self.skip(x)))
-        return out
+        return self.conv_out(self.dropout(h)).add_(self.resample(self.skip(x)))

@@ -151,5 +151,4 @@ class Refiner(nn.Module):
         for norm, conv in zip(self.chain_norms, self.chain_convs, strict=True):
             path = conv(self.pool(norm(path, index)))
             h = h + path
-        out: Tensor = self.units(h, index)
-        return out
+        return self.units(h, index)

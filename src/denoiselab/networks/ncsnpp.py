@@ -207,8 +207,7 @@ class NCSNpp(ConditionalNetwork):
         if self.head is None:
             assert pyramid is not None
             return pyramid
-        out: Tensor = self.head(h)
-        return out
+        return self.head(h)
 
     def _middle(self, h: Tensor, embedding: Tensor) -> Tensor:
         for layer in self.middle:

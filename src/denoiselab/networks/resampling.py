@@ -55,8 +55,7 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, C, H, W)` to `(B, C, H/2, W/2)`."""
-        out: Tensor = self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
-        return out
+        return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
 
 
 class UpConv2d(nn.Conv2d):
@@ -92,8 +91,7 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, C, H, W)` to `(B, C, 2H, 2W)`."""
-        out: Tensor = self.conv(x)
-        return out
+        return self.conv(x)
 
 
 class _Filtered(nn.Module):
@@ -160,8 +158,7 @@ class FIRDownsampleConv(_Filtered):
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, channels_in, H, W)` to `(B, channels_out, H/2, W/2)`."""
         h = F.conv2d(x, self._weight(x), padding=self.reach + 1, groups=x.shape[1])
-        out: Tensor = self.conv(h)
-        return out
+        return self.conv(h)
 
 
 class FIRUpsampleConv(_Filtered):
@@ -171,9 +168,6 @@ class FIRUpsampleConv(_Filtered):
 
     Args:
         taps: Of the filter, at least 4.
-
-    Raises:
-        ValueError: If there are fewer.
     """
 
     def __init__(self, channels_in: int, channels_out: int, taps: Sequence[float] = (1, 3, 3, 1)) -> None:
@@ -185,5 +179,4 @@ class FIRUpsampleConv(_Filtered):
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, channels_in, H, W)` to `(B, channels_out, 2H, 2W)`."""
         h = F.conv_transpose2d(x, self._weight(x, 4.0), stride=2, padding=self.reach - 1, groups=x.shape[1])
-        out: Tensor = self.conv(h)
-        return out
+        return self.conv(h)

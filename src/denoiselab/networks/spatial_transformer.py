@@ -28,8 +28,7 @@ class SpatialTransformer(nn.Module):
         tokens = self.before(self.norm(x).flatten(2).transpose(1, 2))  # (B, HW, C)
         for block in self.blocks:
             tokens = block(tokens, context, mask)
-        out: Tensor = x + self.after(tokens).transpose(1, 2).reshape(x.shape)
-        return out
+        return x + self.after(tokens).transpose(1, 2).reshape(x.shape)
 
 
 class _TextBlock(nn.Module):
@@ -47,5 +46,4 @@ class _TextBlock(nn.Module):
     def forward(self, tokens: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
         tokens = tokens + self.attention(self.norm_attention(tokens))
         tokens = tokens + self.cross(self.norm_cross(tokens), context, mask)
-        out: Tensor = tokens + self.mlp(self.norm_mlp(tokens))
-        return out
+        return tokens + self.mlp(self.norm_mlp(tokens))

@@ -55,8 +55,7 @@ class TokenAttention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        out: Tensor = self.out(attend(q.to(v.dtype), k.to(v.dtype), v))
-        return out
+        return self.out(attend(q.to(v.dtype), k.to(v.dtype), v))
 
 
 class CrossAttention(nn.Module):
@@ -82,8 +81,7 @@ class CrossAttention(nn.Module):
         """Map `(B, T, W)` and the context `(B, L, C)`, whose tokens count where `mask` `(B, L)`, to `(B, T, W)`."""
         q = self.q(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, N, T, D)
         k, v = self.kv(context).unflatten(2, (2, self.heads, -1)).transpose(1, 3).unbind(2)  # (B, N, L, D) each
-        out: Tensor = self.out(attend(self.q_norm(q), self.k_norm(k), v, mask))
-        return out
+        return self.out(attend(self.q_norm(q), self.k_norm(k), v, mask))
 
 
 class FeedForward(nn.Module):
@@ -103,8 +101,7 @@ class FeedForward(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map `(B, T, W)` to the same shape."""
-        out: Tensor = self.out(F.gelu(self.hidden(tokens), approximate=self.approximate))
-        return out
+        return self.out(F.gelu(self.hidden(tokens), approximate=self.approximate))
 
 
 class GatedFeedForward(nn.Module):
@@ -113,20 +110,17 @@ class GatedFeedForward(nn.Module):
     Args:
         width: Features of input and output.
         hidden: Features between.
-        dropout: Probability, before the second linear layer.
     """
 
-    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.hidden = nn.Linear(width, 2 * hidden)
-        self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(hidden, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map `(B, T, W)` to the same shape."""
         values, gate = self.hidden(tokens).chunk(2, dim=-1)
-        out: Tensor = self.out(self.dropout(values * F.gelu(gate)))
-        return out
+        return self.out(values * F.gelu(gate))
 
 
 class PatchEmbedding(nn.Module):
@@ -144,8 +138,7 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, C, H, W)` to `(B, H/p W/p, width)`."""
-        out: Tensor = self.proj(x).flatten(2).transpose(1, 2)
-        return out
+        return self.proj(x).flatten(2).transpose(1, 2)
 
 
 def unpatchify(tokens: Tensor, patch: int, grid: Sequence[int]) -> Tensor:

@@ -47,9 +47,6 @@ class Plan:
         middle_attention: Have attention in the middle.
         token_features: Features of `tokens`; with them, transformers take the place of self-attention.
         depths: Blocks of a transformer at each level, with `token_features`.
-
-    Raises:
-        ValueError: If a value is out of range or sizes do not divide each other.
     """
 
     shape: Sequence[int]
@@ -237,5 +234,4 @@ class UNet(Encoder, EmbeddedNetwork):
         h, states = self.encode(join_image(x, cond.image), context)
         for stage in self.up:
             h = stage(context, h, states.pop())
-        out: Tensor = self.head(self.norm(h))
-        return out
+        return self.head(self.norm(h))

@@ -131,13 +131,11 @@ class UNet1D(EmbeddedNetwork):
                     h = torch.cat((h, skips.pop()), dim=1)
                 h = self._run(layer, level - number, h, embedding)
         out: Tensor = self.head(self.norm(h))  # (B, outputs C patch, L / patch)
-        signal: Tensor = out.unflatten(1, (-1, self.patch)).transpose(2, 3).flatten(2)
-        return signal
+        return out.unflatten(1, (-1, self.patch)).transpose(2, 3).flatten(2)
 
     def _run(self, layer: nn.Module, level: int, h: Tensor, embedding: Tensor) -> Tensor:
         inputs = (h, embedding) if isinstance(layer, _Stage) else (h,)
-        out: Tensor = run(layer, *inputs, checkpointed=level in self.checkpoint_levels)
-        return out
+        return run(layer, *inputs, checkpointed=level in self.checkpoint_levels)
 
 
 def _check_strides(shape: Sequence[int], patch: int, strides: Sequence[int], levels: int) -> None:
@@ -199,8 +197,7 @@ class _Shrink(nn.Module):
         self.conv = nn.Conv1d(channels, channels, 2 * stride + 1, stride=stride, padding=stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x)
-        return out
+        return self.conv(x)
 
 
 class _Stretch(nn.Module):
@@ -212,5 +209,4 @@ class _Stretch(nn.Module):
         self.conv = nn.Conv1d(channels, channels, 2 * factor + 1, padding=factor)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(x.repeat_interleave(self.factor, dim=2))
-        return out
+        return self.conv(x.repeat_interleave(self.factor, dim=2))

@@ -30,11 +30,7 @@ class UViT(ConditionalNetwork):
     Source: Bao et al., All are Worth Words: A ViT Backbone for Diffusion Models, arXiv 2209.12152, section 3, table 1.
 
     Args:
-        patch: Side of a patch; it divides H and W.
-        width: Features of a token, divisible by `heads`.
         depth: Number of blocks, odd: as many before the middle one as after.
-        heads: Heads of the attention.
-        mlp_ratio: Hidden features of the feed-forward layers, as a multiple of `width`.
         qkv_bias: Give queries, keys and values a bias.
         time_mlp: Pass the embedded time through two linear layers.
         final_conv: End with a 3x3 convolution over the image.
@@ -121,8 +117,7 @@ class UViT(ConditionalNetwork):
         for number, block in enumerate(self.up, middle + 1):
             tokens = run(block, tokens, skips.pop(), checkpointed=number in self.checkpoint_levels)
         patches = self.head(self.norm(tokens))[:, -self.grid[0] * self.grid[1] :]
-        out: Tensor = self.conv(unpatchify(patches, self.patch, self.grid))
-        return out
+        return self.conv(unpatchify(patches, self.patch, self.grid))
 
 
 class _Block(nn.Module):
@@ -137,8 +132,7 @@ class _Block(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attention(self.norm_attention(tokens))
-        out: Tensor = tokens + self.mlp(self.norm_mlp(tokens))
-        return out
+        return tokens + self.mlp(self.norm_mlp(tokens))
 
 
 class _SkipBlock(_Block):
