@@ -18,6 +18,17 @@ _KINDS = (("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D",
 _SUPPORTED = {"act_fn": ("silu", "swish"), "mid_block_add_attention": (True, False)}
 
 
+# Our names of options that have the same values there, to theirs.
+_SHARED = {
+    "blocks": "layers_per_block",
+    "middle_attention": "mid_block_add_attention",
+    "groups": "norm_num_groups",
+    "scale": "scaling_factor",
+}
+_KL = {**_SHARED, "latent_channels": "latent_channels", "quantization_convs": "use_quant_conv"}
+_VQ = {**_SHARED, "latent_channels": "latent_channels", "code_features": "vq_embed_dim", "codes": "num_vq_embeddings"}
+
+
 @reads("AutoencoderKL")
 def autoencoder_kl(config: Fields) -> Layout:
     """Our `AutoencoderKL` that equals diffusers' of the same name."""
@@ -25,57 +36,26 @@ def autoencoder_kl(config: Fields) -> Layout:
     quantization = config["use_quant_conv"]
     if config["use_post_quant_conv"] != quantization:
         raise InteropError(f"use_post_quant_conv: it must equal use_quant_conv={quantization}.")
-    options = {
-        **_shared(config),
-        "latent_channels": config["latent_channels"],
-        "quantization_convs": quantization,
-        "scale": config["scaling_factor"],
-        "shift": config["shift_factor"] or 0.0,
-    }
-    return _layout(AutoencoderKL, options)
+    return _layout(AutoencoderKL, {**_options(config, _KL), "shift": config["shift_factor"] or 0.0})
 
 
 def autoencoder_kl_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
     """The configuration of diffusers' model that equals our `AutoencoderKL` with these options, and its layout."""
     full = completed(AutoencoderKL, options)
-    config = {
-        "_class_name": "AutoencoderKL",
-        **_shared_config(full),
-        "latent_channels": full["latent_channels"],
-        "use_quant_conv": full["quantization_convs"],
-        "use_post_quant_conv": full["quantization_convs"],
-        "scaling_factor": full["scale"],
-        "shift_factor": full["shift"] or None,
-    }
-    return config, _layout(AutoencoderKL, options)
+    own = {"use_post_quant_conv": full["quantization_convs"], "shift_factor": full["shift"] or None}
+    return {"_class_name": "AutoencoderKL", **_config(full, _KL), **own}, _layout(AutoencoderKL, options)
 
 
 @reads("VQModel")
 def vq_model(config: Fields) -> Layout:
     """Our `VQModel` that equals diffusers' of the same name."""
     require(config, _SUPPORTED)
-    options = {
-        **_shared(config),
-        "latent_channels": config["latent_channels"],
-        "code_features": config["vq_embed_dim"],
-        "codes": config["num_vq_embeddings"],
-        "scale": config["scaling_factor"],
-    }
-    return _layout(VQModel, options)
+    return _layout(VQModel, _options(config, _VQ))
 
 
 def vq_model_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
     """The configuration of diffusers' model that equals our `VQModel` with these options, and its layout."""
-    full = completed(VQModel, options)
-    config = {
-        "_class_name": "VQModel",
-        **_shared_config(full),
-        "latent_channels": full["latent_channels"],
-        "vq_embed_dim": full["code_features"],
-        "num_vq_embeddings": full["codes"],
-        "scaling_factor": full["scale"],
-    }
-    return config, _layout(VQModel, options)
+    return {"_class_name": "VQModel", **_config(completed(VQModel, options), _VQ)}, _layout(VQModel, options)
 
 
 def _layout(module: type[AutoencoderKL] | type[VQModel], options: Mapping[str, Any]) -> Layout:
@@ -88,34 +68,31 @@ def _layout(module: type[AutoencoderKL] | type[VQModel], options: Mapping[str, A
     return Layout(module, full, found)
 
 
-def _shared(config: Fields) -> dict[str, Any]:
+def _options(config: Fields, names: Mapping[str, str]) -> dict[str, Any]:
     widths: Sequence[int] = config["block_out_channels"]
     channels, channels_out = config["in_channels"], config["out_channels"]
     if channels != channels_out:
         raise InteropError(f"out_channels={channels_out}: it must equal in_channels={channels}.")
+    count("layers_per_block", config["layers_per_block"])
     return {
         "shape": image_shape(config, channels),
         "channels": widths[0],
         "multipliers": multiples(widths),
-        "blocks": count("layers_per_block", config["layers_per_block"]),
         "attention_levels": attention_levels(config["down_block_types"], config["up_block_types"], _KINDS, len(widths)),
-        "middle_attention": config["mid_block_add_attention"],
-        "groups": config["norm_num_groups"],
+        **{ours: config[theirs] for ours, theirs in names.items()},
     }
 
 
-def _shared_config(options: Mapping[str, Any]) -> dict[str, Any]:
+def _config(options: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
     levels, attention = range(len(options["multipliers"])), set(options["attention_levels"])
     return {
         "sample_size": sample_size(options["shape"]),
         "in_channels": options["shape"][0],
         "out_channels": options["shape"][0],
         "block_out_channels": [options["channels"] * multiplier for multiplier in options["multipliers"]],
-        "layers_per_block": options["blocks"],
         "down_block_types": [_KINDS[0][level in attention] for level in levels],
         "up_block_types": [_KINDS[1][level in attention] for level in reversed(levels)],
-        "mid_block_add_attention": options["middle_attention"],
-        "norm_num_groups": options["groups"],
+        **{theirs: options[ours] for ours, theirs in names.items()},
     }
 
 

@@ -96,11 +96,14 @@ def _meaning(kind: str, config: Mapping[str, Any], outputs: int) -> Meaning:
         raise InteropError(f"variance_type={name} is not supported; supported: {', '.join(_VARIANCES)}.")
     if (name == "learned_range") != (outputs == 2):
         raise InteropError(f"variance_type={name}, but the network has {outputs} outputs per channel.")
+    asked = config.get("prediction_type", "epsilon")
+    if asked not in _PREDICTIONS:
+        raise InteropError(f"prediction_type={asked} is unknown; known: {', '.join(_PREDICTIONS)}.")
     require(config, {"rescale_betas_zero_snr": (False, True, None)})
     zero_snr = bool(config.get("rescale_betas_zero_snr"))
     return Meaning(
         config_nodes.chain(_betas(config, DEFAULT_BETAS.get(kind, _LINEAR)), zero_terminal_snr=zero_snr),
-        _prediction(config),
+        config_nodes.parameterization(_PREDICTIONS[asked]),
         config_nodes.denoiser(
             config_nodes.step_index(nearest=False), None if name is None else _VARIANCES[name].__name__
         ),
@@ -175,13 +178,6 @@ def _edm(config: Mapping[str, Any]) -> Meaning:
             input_scale=node("denoiselab.denoiser.UnitVariance", sigma_data=data),
         ),
     )
-
-
-def _prediction(config: Mapping[str, Any]) -> Node:
-    asked = config.get("prediction_type", "epsilon")
-    if asked not in _PREDICTIONS:
-        raise InteropError(f"prediction_type={asked} is unknown; known: {', '.join(_PREDICTIONS)}.")
-    return config_nodes.parameterization(_PREDICTIONS[asked])
 
 
 def _steps(config: Mapping[str, Any]) -> int:

@@ -38,11 +38,6 @@ def edm_layout(kind: str, config: Mapping[str, Any]) -> Layout:
 def song_layout(config: Mapping[str, Any], outputs: int = 1) -> Layout:
     """EDM's `SongUNet` as our NCSNpp; arguments and errors as in `edm_layout`."""
     given = {**_SONG, **config}
-    options = _song_options(given, outputs)
-    return Layout(NCSNpp, options, _song_entries(given, options), ignored=["*.resample_filter"])
-
-
-def _song_options(given: Mapping[str, Any], outputs: int) -> dict[str, Any]:
     for key, allowed in _CHOICES.items():
         if given[key] not in allowed:
             raise InteropError(f"{key}={given[key]} is unknown; known: {', '.join(allowed)}.")
@@ -53,7 +48,7 @@ def _song_options(given: Mapping[str, Any], outputs: int) -> dict[str, Any]:
         raise InteropError("channel_mult_noise and channel_mult_emb are supported with the source's values only.")
     if given["encoder_type"] == "residual" and plain:
         raise InteropError("encoder_type=residual with resample_filter=[1, 1] is not supported.")
-    return {
+    options = {
         "shape": [given["img_channels"], size, size],
         "channels": given["model_channels"],
         "multipliers": mult,
@@ -68,6 +63,7 @@ def _song_options(given: Mapping[str, Any], outputs: int) -> dict[str, Any]:
         "augmentation_features": given["augment_dim"] or None,
         "outputs": outputs,
     }
+    return Layout(NCSNpp, options, _song_entries(given, options), ignored=["*.resample_filter"])
 
 
 def _song_entries(given: Mapping[str, Any], options: Mapping[str, Any]) -> list[Entry]:

@@ -97,7 +97,13 @@ def convert(path: Path, out: Path, key: str = "ema", *, trusted: bool = False) -
         if not state:
             raise InteropError("it contains no network.")
         tensors = save({name: tensor.clone().contiguous() for name, tensor in state.items()})
-        text = json.dumps(_description(content), indent=1)
+        attributes = content.__dict__
+        description = {
+            "class_name": content.class_name,
+            "init_args": plain(list(attributes.get("_init_args") or ())),
+            "init_kwargs": plain(dict(attributes.get("_init_kwargs") or {})),
+        }
+        text = json.dumps(description, indent=1)
     try:
         with new_folder(out) as partial:
             with atomic(partial / MODEL) as file:
@@ -167,8 +173,7 @@ def _storage(content: bytes) -> Any:
 
 
 def _tensor(storage: Any, offset: int, size: Any, stride: Any, *rest: Any) -> Tensor:
-    tensor: Tensor = torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
-    return tensor
+    return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
 
 
 def _parameter(data: Tensor, *rest: Any) -> Tensor:
@@ -194,16 +199,6 @@ _KNOWN: dict[tuple[str, str], Any] = {
         for name in ("_reconstruct", "scalar")
     },
 }
-
-
-def _description(record: Record) -> dict[str, Any]:
-    """The class of a network and the arguments of its constructor, in plain containers."""
-    attributes = record.__dict__
-    return {
-        "class_name": record.class_name,
-        "init_args": plain(list(attributes.get("_init_args") or ())),
-        "init_kwargs": plain(dict(attributes.get("_init_kwargs") or {})),
-    }
 
 
 if __name__ == "__main__":

@@ -109,19 +109,14 @@ def weights_file(folder: Path, variant: str | None = None) -> Path:
     for name in names:
         if (folder / name).is_file():
             return folder / name
-    others = _variants(folder)
+    matches = (_VARIANT.fullmatch(path.name) for path in folder.glob(f"{WEIGHTS}*"))
+    found = {match[1] or match[2] for match in matches if match}
+    others = sorted(name for name in found if not re.search(r"-\d+-of-\d+$", name))  # shards of an index
     if variant is None and len(others) == 1:
         _log.warning("%s has only weights of the variant %s; these are read", folder, others[0])
         return weights_file(folder, others[0])
     there = f"; it has the variants {', '.join(others)}: set import.variant" if others else ""
     raise InteropError(f"{folder}: has no weights; expected is {names[0]} or {names[2]}{there}.")
-
-
-def _variants(folder: Path) -> list[str]:
-    """The variants of the files of weights in a folder."""
-    matches = (_VARIANT.fullmatch(path.name) for path in folder.glob(f"{WEIGHTS}*"))
-    found = {match[1] or match[2] for match in matches if match}
-    return sorted(name for name in found if not re.search(r"-\d+-of-\d+$", name))  # shards of an index
 
 
 def read_weights(path: Path) -> State:
