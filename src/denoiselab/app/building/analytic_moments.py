@@ -83,8 +83,7 @@ def _measured(
 
     def denoise(x: Tensor, level: Level, rows: Tensor) -> Prediction:
         part = Conditioning(*(None if field is None else field[rows] for field in cond))
-        prediction: Prediction = model.denoiser(x, level, part)
-        return prediction
+        return model.denoiser(x, level, part)
 
     with model.evaluating():
         return measurement.measure(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -15,7 +14,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException  # 
 from denoiselab.app.building import parts, rehearsal
 from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_metric
 from denoiselab.app.building.training_callbacks import PeriodicEvaluations
-from denoiselab.app.config.settings import TrainSettings, parse
+from denoiselab.app.config.settings import Config, TrainSettings, parse
 from denoiselab.app.runs.devices import resolve_accelerator
 from denoiselab.app.runs.names import run_name
 from denoiselab.app.runs.processes import DirectoryCheck
@@ -34,8 +33,6 @@ from denoiselab.training.loggers import WandB
 from denoiselab.training.lr_schedules import LRSchedule
 from denoiselab.training.module import DiffusionModule
 from denoiselab.training.snapshots import SNAPSHOTS
-
-Config = dict[str, Any]
 
 # How Lightning's classes refuse their arguments.
 _REFUSALS = (MisconfigurationException,)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import json
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from denoiselab.app.building import checks, parts
 from denoiselab.app.building.evaluator import frontier_of, optimized_metric
 from denoiselab.app.building.training_callbacks import PeriodicEvaluations
-from denoiselab.app.config.settings import Evaluation, TrainSettings, parse
+from denoiselab.app.config.settings import Config, Evaluation, TrainSettings, parse
 from denoiselab.app.runs.devices import check_devices
 from denoiselab.codecs import Identity
 from denoiselab.errors import BadInput
@@ -21,8 +20,6 @@ from denoiselab.nodes.instantiate import check
 from denoiselab.objectives import Objective
 from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 from denoiselab.training.ema import RAW
-
-Config = dict[str, Any]
 
 # What the model, its objective and its scores do not depend on.
 _OF_TRAINING = ("optimizer", "lr_schedule")

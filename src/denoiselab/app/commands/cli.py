@@ -30,7 +30,7 @@ from denoiselab.app.commands.explain import explain
 from denoiselab.app.config import overrides, resolvers, spelling, tasks
 from denoiselab.app.config.early import check_nodes, check_trust
 from denoiselab.app.config.hydra_node import CheckedLoader
-from denoiselab.app.config.settings import replaced
+from denoiselab.app.config.settings import Config, replaced
 from denoiselab.app.runs.run_id import run_id
 from denoiselab.cleaning import line, lines
 from denoiselab.console import Logged, console
@@ -38,7 +38,6 @@ from denoiselab.errors import BadInput, Failure
 from denoiselab.nodes import search_path
 from denoiselab.training.interruption import Stopped
 
-Config = dict[str, Any]
 Early = Callable[[Config], object]
 
 _CONF = choices.folder()
@@ -175,8 +174,7 @@ def _arguments() -> Namespace:
 
 def _command(name: str) -> Command:
     module: Any = importlib.import_module(f"denoiselab.app.commands.{name}")
-    command: Command = module
-    return command
+    return module
 
 
 def _written_out(name: str, asked: list[str], words: list[str]) -> list[str]:

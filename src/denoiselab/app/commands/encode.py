@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +15,6 @@ from denoiselab.app.building.loaded import protocol, split_of
 from denoiselab.app.commands.task import (
     Opened,
     Task,
-    Work,
     check_finite,
     check_ranges,
     check_seed,
@@ -31,7 +30,6 @@ from denoiselab.errors import BadInput
 from denoiselab.evaluation import encoding
 from denoiselab.files import atomic, write_text
 from denoiselab.media.kinds import medium
-from denoiselab.samplers import Moment, Sampler
 from denoiselab.stored import to_stored
 
 
@@ -78,7 +76,16 @@ class Encode(Task):
         model.denoiser.to(opened.device)
         with working(out, "encoding", 2 * number * sampler.steps, "step") as (partial, work):
             learn(sampler, model, lambda: train, opened.home, work.check)
-            result = self._encoded(sampler, opened, data, work)
+            result = encoding.encode(
+                model,
+                sampler,
+                data,
+                number,
+                self.batch_size,
+                self.seed,
+                self.guidance,
+                lambda moment: work.done(len(moment.x)),
+            )
             rmses = result.squared_errors.sqrt()
             rmse = math.sqrt(float(result.squared_errors.mean()))
             self._write(partial, result, opened, data)
@@ -87,7 +94,10 @@ class Encode(Task):
                 "rmse_of_samples": {"mean": float(rmses.mean()), "max": float(rmses.max())},
                 "unit": "the network's range: [-1, 1] of images",
                 "n": number,
-                **self._counts(result),
+                **dict(zip(("nfe_encode", "nfe_decode"), result.nfe, strict=True)),
+                **dict(
+                    zip(("network_evaluations_encode", "network_evaluations_decode"), result.evaluations, strict=True)
+                ),
                 "latents_std": float(result.latents.std()),
                 "sampler": asked.sampler,
                 "guidance": self.guidance,
@@ -100,26 +110,6 @@ class Encode(Task):
             f"calls to encode and {result.nfe[1]} to decode each, weights {opened.weights}: {out}"
         )
         return out
-
-    def _encoded(self, sampler: Sampler, opened: Opened, data: DataSet, work: Work) -> encoding.Encoded:
-        def on_step(moment: Moment) -> None:
-            work.done(len(moment.x))
-
-        return encoding.encode(
-            opened.model,
-            sampler,
-            data,
-            self.num_samples,
-            self.batch_size,
-            self.seed,
-            self.guidance,
-            on_step,
-        )
-
-    def _counts(self, result: encoding.Encoded) -> dict[str, Any]:
-        ways = ("encode", "decode")
-        nfe = {f"nfe_{way}": calls for way, calls in zip(ways, result.nfe, strict=True)}
-        return nfe | {f"network_evaluations_{way}": n for way, n in zip(ways, result.evaluations, strict=True)}
 
     def _write(self, folder: Path, result: encoding.Encoded, opened: Opened, data: DataSet) -> None:
         """Write the reconstructions, the pairs of data and reconstruction, and the x_T."""

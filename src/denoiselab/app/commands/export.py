@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from denoiselab.app.commands.task import Task, open_checkpoint
-from denoiselab.app.config.settings import SampleSettings
+from denoiselab.app.config.settings import Config, SampleSettings
 from denoiselab.app.runs.paths import new_folder
 from denoiselab.codecs import Identity
 from denoiselab.console import console
@@ -24,8 +24,6 @@ from denoiselab.interop.diffusers.pipelines import write_pipeline
 from denoiselab.interop.openai import unets
 from denoiselab.networks import ADMUNet, DiT
 from denoiselab.pretrained import Loaded
-
-Config = dict[str, Any]
 
 # The factor on latents in DiT's own code.
 _SCALE = 0.18215

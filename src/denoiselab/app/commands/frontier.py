@@ -20,7 +20,7 @@ from denoiselab.app.commands import outputs
 from denoiselab.app.commands.report import matches, write_joint
 from denoiselab.app.commands.task import Task, check_finite, check_ranges, check_seed
 from denoiselab.app.config import overrides
-from denoiselab.app.config.settings import Evaluation, SampleSettings, parse, replaced
+from denoiselab.app.config.settings import Config, Evaluation, SampleSettings, parse, replaced
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.names import name_of
 from denoiselab.app.runs.paths import device_of, newest
@@ -37,8 +37,6 @@ from denoiselab.training.interruption import Interruption
 
 if TYPE_CHECKING:
     from denoiselab.training.loggers import WandB  # imports Lightning
-
-Config = dict[str, Any]
 
 _CACHE = "logs/cache"  # for a run that names no other
 
@@ -96,8 +94,10 @@ class ScoreFrontier(Task):
     def run(self, asked: SampleSettings) -> None:
         """Score; finished cells are stored where the program is stopped."""
         jobs = [_job(path, self.options(asked), asked) for path in checkpoints(asked.ckpt)]
-        if asked.out is not None and len(jobs) == 1:
-            _check_out(Path(asked.out))
+        out = Path(asked.out or "")
+        holds_one = (out / "frontier.json").is_file() or (out.is_dir() and not any(out.iterdir()))
+        if asked.out is not None and len(jobs) == 1 and out.exists() and not holds_one:
+            raise BadInput(f"out={out}: exists already, and holds no frontier; name another folder with out=...")
         leader = is_leader()
         interruption = Interruption("stopped; the same command goes on after the last cell that was finished.")
         with ExitStack() as stack, interruption:
@@ -215,12 +215,6 @@ def _report(job: _Job, asked: SampleSettings, records: list[Record], directory: 
 
 def _store_of(job: _Job, asked: SampleSettings, jobs: int) -> Store:
     return Store(Path(asked.out) if asked.out is not None and jobs == 1 else job.home)
-
-
-def _check_out(out: Path) -> None:
-    """Refuse a folder that holds something else than a frontier."""
-    if out.exists() and not (out / "frontier.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(f"out={out}: exists already, and holds no frontier; name another folder with out=...")
 
 
 def _join_ranks(asked: SampleSettings, stack: ExitStack) -> torch.device:

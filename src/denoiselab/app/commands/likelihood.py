@@ -13,7 +13,6 @@ from denoiselab.app.building.loaded import protocol, split_of
 from denoiselab.app.commands.task import (
     Opened,
     Task,
-    Work,
     check_ranges,
     check_seed,
     open_checkpoint,
@@ -71,7 +70,8 @@ class MeasureLikelihood(Task):
         opened.model.denoiser.to(opened.device).requires_grad_(False)
         with working(out, "likelihood", method.fit_images + self.num_samples) as (partial, work):
             method.fit(opened.model, train, self.seed, work.done)
-            result = self._measured(method, opened, data, work)
+            draws = Draws(self.num_samples, self.batch_size, self.seed, self.repeats)
+            result = measure(method, opened.model, data, draws, work.check, work.bar.update)
             record = {
                 "value": result.total.value,
                 "standard_error": result.total.standard_error,
@@ -123,10 +123,6 @@ class MeasureLikelihood(Task):
                 f"{method.part}@{part}={_CHOICES[method.part][choice]}."
             )
         return train, data
-
-    def _measured(self, method: Likelihood, opened: Opened, data: DataSet, work: Work) -> BitsPerDim:
-        draws = Draws(self.num_samples, self.batch_size, self.seed, self.repeats)
-        return measure(method, opened.model, data, draws, work.check, work.bar.update)
 
 
 def _write_steps(folder: Path, result: BitsPerDim, bins: int | None) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from denoiselab.app.building import parts
 from denoiselab.app.config.early import check_shape
-from denoiselab.app.config.settings import TrainSettings, parse
+from denoiselab.app.config.settings import Config, TrainSettings, parse
 from denoiselab.app.runs.paths import check_accelerator, device_of
 from denoiselab.console import console
 from denoiselab.errors import BadInput
@@ -15,8 +14,6 @@ from denoiselab.evaluation import Workspace
 from denoiselab.evaluation.features.extractors import ImageExtractor
 from denoiselab.nodes.instantiate import check as check_nodes
 from denoiselab.nodes.instantiate import construct
-
-Config = dict[str, Any]
 
 # What train.py does not have.
 _OWN = ("download", "accelerator")

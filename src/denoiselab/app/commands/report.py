@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from denoiselab.app.config.settings import ReportSettings, parse
+from denoiselab.app.config.settings import Config, ReportSettings, parse
 from denoiselab.app.runs.names import distinct
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation.report.page import page_run, write_page
 from denoiselab.evaluation.store import Store, mark_code, mark_pareto, write_csv, write_json
 from denoiselab.training.wandb_frontier import CHART, FIELDS, chart_spec
-
-Config = dict[str, Any]
 
 # Not the names that a run's own have: a pattern over runs must not find them.
 _JOINT = "frontiers.html"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from denoiselab.app.building.imports import check_source, run_directory
 from denoiselab.app.commands.task import Task
-from denoiselab.app.config.settings import SampleSettings, parse
+from denoiselab.app.config.settings import Config, SampleSettings, parse
 from denoiselab.app.runs.failures import enough_memory
 from denoiselab.app.runs.paths import check_accelerator
 from denoiselab.errors import BadInput
 from denoiselab.nodes.instantiate import check as check_nodes
 from denoiselab.nodes.instantiate import construct
-
-Config = dict[str, Any]
 
 # What only a task that takes several may have as a list.
 _LISTS = ("ckpt", "weights")

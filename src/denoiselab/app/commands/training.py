@@ -29,7 +29,7 @@ from denoiselab.console import console
 from denoiselab.errors import BadInput, Failure
 from denoiselab.evaluation import Record
 from denoiselab.media.kinds import Images, medium
-from denoiselab.networks.summary import Summary, summarize
+from denoiselab.networks.summary import summarize
 from denoiselab.stored import to_stored
 from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, CHECKPOINTS, CheckpointError, newest_whole, saved
 from denoiselab.training.finite import DivergedError
@@ -125,7 +125,9 @@ def _describe(run: Run, directory: RunDirectory, continued: Former | None, initi
         err.print(f"warning: {directory.edited}")
     if continued:
         continued.put_aside()
-    err.print(f"network {run.config['network']['_target_'].rpartition('.')[2]}: {_costs(run)}")
+    cond, x = run.model.conditioner.given(Clean.blank(2, run.model.codec.shape)), torch.zeros(2, *run.model.shape)
+    costs = summarize(run.model.denoiser.network, x, torch.zeros(2), cond)
+    err.print(f"network {run.config['network']['_target_'].rpartition('.')[2]}: {costs}")
     if initial:
         err.print(
             f"starts from {initial['checkpoint']}: {initial['weights']} weights of {initial['images_seen']:,} images "
@@ -156,12 +158,6 @@ def _continues(option: str, place: Path) -> str:
     lightnings = ("hydra.run.dir=", "hydra.job.name=", "hydra.output_subdir=")  # for the processes that it starts
     command = shlex.join(["python", *(argument for argument in sys.argv if not argument.startswith(lightnings))])
     return command if given else f"{command} {override(option, place)}"
-
-
-def _costs(run: Run) -> Summary:
-    """Of the network, for a batch as training has it."""
-    cond = run.model.conditioner.given(Clean.blank(2, run.model.codec.shape))
-    return summarize(run.model.denoiser.network, torch.zeros(2, *run.model.shape), torch.zeros(2), cond)
 
 
 def _show_data(run: Run, path: Path) -> None:

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab.app.config import choices, overrides
-from denoiselab.app.config.settings import SampleSettings, TrainSettings, parse
+from denoiselab.app.config.settings import Config, SampleSettings, TrainSettings, parse
 from denoiselab.errors import BadInput
 from denoiselab.nodes import options, signatures
 from denoiselab.nodes.instantiate import check_names, resolve
-
-Config = dict[str, Any]
 
 # The option of data by which the user allows code in them to run.
 _TRUST = "trust_pickles"

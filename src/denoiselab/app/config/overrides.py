@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -21,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab import choices
 from denoiselab.app.config import nodes
-from denoiselab.app.config.hydra_node import CheckedLoader, parameters
+from denoiselab.app.config.hydra_node import parameters
 from denoiselab.app.config.suggestions import children, dotted, unknown
 from denoiselab.errors import BadInput, closest
 from denoiselab.nodes import options
@@ -60,7 +59,7 @@ def given_in(node: str, overrides: Sequence[str]) -> set[str]:
 def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration of one job, without Hydra's own."""
     parsed = [_parse(text) for text in overrides]
-    is_group = [_is_group(override) for override in parsed]
+    is_group = [bool(_loader().get_group_options(override.key_or_group, None)) for override in parsed]
     groups = list(itertools.compress(overrides, is_group))
     for override in itertools.compress(parsed, is_group):
         _check_choice(override)
@@ -108,17 +107,12 @@ def typed(overrides: Sequence[str], key: str) -> bool:
 
 def names(group: str) -> list[str]:
     """The names of a group's choices."""
-    loader = GlobalHydra.instance().config_loader()
-    assert isinstance(loader, ConfigLoaderImpl)
-    return choices.names(group, loader)
+    return choices.names(group, _loader())
 
 
 def choice(group: str, name: str) -> dict[str, Any]:
     """The configuration of one choice of a group, as plain containers."""
-    loader = GlobalHydra.instance().config_loader()
-    assert isinstance(loader, ConfigLoaderImpl)
-    completed: dict[str, Any] = options.completed(choices.node(group, name, loader))
-    return completed
+    return options.completed(choices.node(group, name, _loader()))
 
 
 def stated(config_name: str, overrides: Sequence[str]) -> DictConfig:
@@ -150,10 +144,8 @@ def text_of(group: str, name: str) -> str:
     return next((place.read_text(encoding="utf-8") for place in places if place.is_file()), "")
 
 
-def _loader() -> CheckedLoader:
-    loader = GlobalHydra.instance().config_loader()
-    assert isinstance(loader, CheckedLoader)
-    return loader
+def _loader() -> Any:
+    return GlobalHydra.instance().config_loader()
 
 
 def deleted(names: Sequence[object], arguments: Sequence[str]) -> str | None:
@@ -167,10 +159,6 @@ def _parse(text: str) -> Override:
         return OverridesParser.create().parse_override(text)
     except HydraException:
         raise BadInput(f"'{text}': not an override; write it as key=value, for example seed=1.") from None
-
-
-def _is_group(override: Override) -> bool:
-    return bool(GlobalHydra.instance().config_loader().get_group_options(override.key_or_group, None))
 
 
 def _tasks_with(config_name: str, override: str) -> list[str]:

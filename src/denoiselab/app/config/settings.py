@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from denoiselab.app.config.spelling import override
 from denoiselab.errors import BadInput, check_given, closest
 
+Config = dict[str, Any]  # of a program, resolved, plain containers
 Node = dict[str, Any]
 _Model = TypeVar("_Model", bound="_Settings")
 
