@@ -21,11 +21,7 @@ def not_given(option: str) -> BadInput:
 
 
 def check_given(node: Mapping[str, Any], option: str = "") -> None:
-    """Refuse a node, called `option`, with an option without a value.
-
-    Raises:
-        BadInput: If an option has no value.
-    """
+    """Refuse a node, called `option`, with an option without a value."""
     for name, value in node.items():
         if value == "???":
             raise not_given(f"{option}.{name}" if option else name)

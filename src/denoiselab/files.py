@@ -1,4 +1,7 @@
-"""Atomic writing of files, checksums, and checks of archives before they are read."""
+"""Atomic writing of files, checksums, and checks of archives before they are read.
+
+A file that cannot be read or written is an `OSError`.
+"""
 
 from __future__ import annotations
 
@@ -194,11 +197,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 
 def crc32_of(path: Path) -> int:
-    """CRC-32 of a file, twice as fast as SHA-256.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
+    """CRC-32 of a file, twice as fast as SHA-256."""
     total = 0
     with path.open("rb") as file:
         while piece := file.read(2**20):
@@ -217,11 +216,7 @@ def drop_sum(path: Path) -> None:
 
 
 def matches_sum(path: Path) -> bool:
-    """Whether a file matches its checksum; True without one.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
+    """Whether a file matches its checksum; True without one."""
     try:
         stated = _sum_of(path).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -236,11 +231,7 @@ def _sum_of(path: Path) -> Path:
 
 
 def zip_is_whole(path: Path) -> bool:
-    """Whether a file is a zip archive as torch writes it, whose members match their CRC-32.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
+    """Whether a file is a zip archive as torch writes it, whose members match their CRC-32."""
     try:
         with zipfile.ZipFile(path) as archive:
             # torch's reader gives a member that is marked as a folder uninitialised memory.
@@ -256,10 +247,6 @@ def zip_is_whole(path: Path) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
+    """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -234,21 +234,13 @@ def digest(module: nn.Module) -> str:
 
 
 def _check_whole(name: str, value: object, least: int) -> None:
-    """Refuse a value, called `name`, that is neither None nor a whole number from `least` to below 2**63.
-
-    Raises:
-        ValueError: If it is.
-    """
+    """Refuse a value, called `name`, that is neither None nor a whole number from `least` to below 2**63."""
     if value is not None and (type(value) is not int or not least <= value < 2**63):
         raise ValueError(f"{name}={value!r}: it must be a whole number of at least {least}.")
 
 
 def _index(which: int | Sequence[int] | Tensor) -> Tensor:
-    """Indices `(N,)` of samples: those below a number, or as they are given.
-
-    Raises:
-        ValueError: If there is none, or one is no whole number of at least 0.
-    """
+    """Indices `(N,)` of samples: those below a number, or as they are given."""
     refusal = ValueError(f"which={which!r}: give a number of samples of at least 1, or indices of at least 0.")
     try:
         index = torch.as_tensor(which)
@@ -264,11 +256,7 @@ def _index(which: int | Sequence[int] | Tensor) -> Tensor:
 
 
 def _check_rows(cond: Conditioning | None, count: int) -> None:
-    """Refuse conditions of another type or number of samples.
-
-    Raises:
-        ValueError: If it is no `Conditioning`, or there are more or fewer rows than `count`.
-    """
+    """Refuse conditions of another type or number of samples."""
     if cond is not None and not isinstance(cond, Conditioning):
         raise ValueError(f"cond={cond!r}: it must be a denoiselab.Conditioning, such as Conditioning(class_label=...).")
     for name, field in (cond or Conditioning())._asdict().items():

@@ -252,12 +252,7 @@ def _imported(source: str, importer: str, options: Mapping[str, Any]) -> Loaded:
 def _rebuilt(
     path: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], averages: Mapping[str, Mapping[str, Tensor]]
 ) -> Model:
-    """The model of a configuration that was read from a file, with the weights `state`, in evaluation mode.
-
-    Raises:
-        BadInput: If the configuration names what is not allowed, or parts that do not go together.
-        CheckpointError: If weights or averages are those of another network.
-    """
+    """The model of a configuration that was read from a file, with the weights `state`, in evaluation mode."""
     check(parts(config), MODEL)
     with torch.device("meta"):  # a network of absurd sizes is refused before it takes memory
         skeleton = build_model(config)
@@ -277,11 +272,7 @@ def _check_weights(
 
 
 def _data(path: Path, own: Mapping[str, Any], named: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The node of the data set that the user names, else the checkpoint's own, which may not run code or fetch files.
-
-    Raises:
-        BadInput: If the named data have another shape.
-    """
+    """The node of the data set that the user names, else the checkpoint's, which may not run code or fetch files."""
     if named is None:
         return {**own, **{option: False for option in _OF_USERS if option in own}}
     if list(named["shape"]) != list(own["shape"]):

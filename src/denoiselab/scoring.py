@@ -123,8 +123,7 @@ def _reference_set(reference: Samples, samples: DataSet, given: Given | None, ca
     if given is not None:
         return samples, samples
     if isinstance(reference, str) and reference in choices.names("data"):
-        sets: tuple[DataSet, DataSet] = choices.build("data", reference).load()
-        return sets
+        return choices.build("data", reference).load()
     one = _data_set(reference, "reference", cache)
     return one, one
 
@@ -142,11 +141,7 @@ def _given(reference: Samples, n: int | None) -> Given | None:
 
 
 def _data_set(samples: Samples, option: str, cache: Path) -> DataSet:
-    """Samples as a data set.
-
-    Raises:
-        BadInput: If they cannot be read, or hold no images; the message calls them `option`.
-    """
+    """Samples as a data set."""
     if isinstance(samples, str | Path):
         path = Path(samples).expanduser()
         if path.is_dir() and (path / "samples.npz").is_file():
@@ -175,11 +170,7 @@ def _data_set(samples: Samples, option: str, cache: Path) -> DataSet:
 
 
 def _array(path: Path, option: str) -> Any:
-    """The array in a file.
-
-    Raises:
-        BadInput: If there is none.
-    """
+    """The array in a file."""
     try:
         content = np.load(path, allow_pickle=False)
         if isinstance(content, np.ndarray):
@@ -207,11 +198,7 @@ class _Folder(ImageFolder):
 
 
 def _folder(path: Path, option: str, cache: Path) -> DataSet:
-    """The images of a folder, of the size and the colours of the first of them.
-
-    Raises:
-        BadInput: If there is none, or the two differ.
-    """
+    """The images of a folder, of the size and the colours of the first of them."""
     made = functools.partial(
         _Folder, name=path.name, num_classes=None, validation=0.0, root=str(path), labels="none", cache_dir=str(cache)
     )

@@ -106,11 +106,7 @@ _CHOICES: dict[type[nn.Module], str] = {codec.kind: codec.choice for codec in (K
 
 
 def described(folder: Path) -> tuple[type[nn.Module], dict[str, Any]]:
-    """The class and the options of the autoencoder in a folder.
-
-    Raises:
-        ValueError: If it holds none.
-    """
+    """The class and the options of the autoencoder in a folder."""
     config = configuration(folder)
     kind = _CLASSES.get(str(config.get("_target_")))
     if kind is None and str(config.get("_class_name")) not in {kind.__name__ for kind in _CHOICES}:
@@ -129,11 +125,7 @@ def described(folder: Path) -> tuple[type[nn.Module], dict[str, Any]]:
 
 
 def latent_shape(path: str, shape: Sequence[int]) -> list[int]:
-    """The shape of the latents of images of `shape`.
-
-    Raises:
-        ValueError: If there is no such folder, or `shape` does not fit its autoencoder.
-    """
+    """The shape of the latents of images of `shape`."""
     kind, _ = described(folder_of(path))
     codec = next(codec for codec in (KLCodec, VQCodec) if codec.kind is kind)
     return list(codec(path, shape).latent_shape)

@@ -13,11 +13,7 @@ _SUFFIXES = (".safetensors", ".bin", ".json", ".txt", ".model")
 
 
 def folder_of(path: str) -> Path:
-    """The folder of a frozen model.
-
-    Raises:
-        ValueError: If it has no `config.json`.
-    """
+    """The folder of a frozen model."""
     folder = Path(path).expanduser()
     if not (folder / "config.json").is_file():
         what = "has no config.json" if folder.is_dir() else "is a file" if folder.exists() else "does not exist"
@@ -26,11 +22,7 @@ def folder_of(path: str) -> Path:
 
 
 def configuration(folder: Path) -> dict[str, Any]:
-    """Content of the folder's `config.json`.
-
-    Raises:
-        ValueError: If it is damaged.
-    """
+    """Content of the folder's `config.json`."""
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, RecursionError, ValueError):
@@ -47,11 +39,7 @@ def sha256_of(folder: Path) -> str:
 
 
 def check_sha256(folder: Path, expected: str | None) -> None:
-    """Check that a folder has not changed since training.
-
-    Raises:
-        ValueError: If it has.
-    """
+    """Check that a folder has not changed since training."""
     if expected is not None and (found := sha256_of(folder)) != expected:
         raise ValueError(f"sha256={expected}: the files in {folder} have changed; now it is {found}.")
 
@@ -67,11 +55,7 @@ def _sha256_of(*files: tuple[Path, int, int]) -> str:
 
 
 def token_features(path: str) -> int:
-    """Features of a token of a text encoder in transformers' format.
-
-    Raises:
-        ValueError: If its configuration has no such number.
-    """
+    """Features of a token of a text encoder in transformers' format."""
     config = configuration(folder_of(path))
     config = config.get("text_config", config)
     for name in ("hidden_size", "d_model", "dim"):

@@ -56,9 +56,6 @@ def check(tree: Mapping[str, Any], allowed: Sequence[str] = _ALL) -> None:
     Args:
         tree: Plain containers.
         allowed: Where classes may be defined: for configurations read from a checkpoint `MODEL` or `MEASURES`.
-
-    Raises:
-        BadInput: One of them fails; nothing was called.
     """
     check_names(tree, allowed)
     nodes = [(path, node, resolve(node["_target_"], path, allowed)) for path, node in targets(tree)]
@@ -67,11 +64,7 @@ def check(tree: Mapping[str, Any], allowed: Sequence[str] = _ALL) -> None:
 
 
 def check_names(tree: Mapping[str, Any], allowed: Sequence[str] = _ALL) -> None:
-    """Refuse a tree with a `_target_` whose dotted name is not allowed; nothing is imported.
-
-    Raises:
-        BadInput: One is not.
-    """
+    """Refuse a tree with a `_target_` whose dotted name is not allowed; nothing is imported."""
     for path, node in targets(tree):
         _check_name(node["_target_"], path, allowed)
 
@@ -83,11 +76,7 @@ def _check_name(name: Any, path: str, allowed: Sequence[str]) -> None:
 
 
 def resolve(name: Any, path: str, allowed: Sequence[str] = _ALL) -> Callable[..., Any]:
-    """The class or function that `name` stands for.
-
-    Raises:
-        BadInput: If it is not allowed, or there is no such thing.
-    """
+    """The class or function that `name` stands for."""
     _check_name(name, path, allowed)
     try:
         target = packages.definition(name)
@@ -130,9 +119,6 @@ def construct(node: Any, path: str, refusals: tuple[type[Exception], ...] = (), 
         path: Dotted name, for messages.
         refusals: Exceptions of a library by which its classes refuse arguments, beside ValueError and TypeError.
         given: Arguments from the program, beside the configured ones.
-
-    Raises:
-        BadInput: If a constructor refuses its arguments.
     """
     if isinstance(node, list):
         return [construct(value, f"{path}.{index}", refusals) for index, value in enumerate(node)]
@@ -160,11 +146,7 @@ def construct(node: Any, path: str, refusals: tuple[type[Exception], ...] = (), 
 
 
 def check_contract(path: str, part: object, contract: type) -> None:
-    """Refuse a part that lacks what its protocol or base class asks for.
-
-    Raises:
-        BadInput: If it does; the message has the expected call and what was found.
-    """
+    """Refuse a part that lacks what its protocol or base class asks for."""
     if (wrong := violation(part, contract, path.rpartition(".")[2])) is not None:
         raise BadInput(f"{path}={described(part)}: {wrong}.")
 

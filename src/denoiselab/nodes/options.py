@@ -48,9 +48,6 @@ def check(tree: Mapping[str, Any]) -> None:
 
     Args:
         tree: Plain containers.
-
-    Raises:
-        BadInput: If an option is unknown, has no value, or has a value of another type.
     """
     for path, node in targets(tree):
         signature = signatures.read(node["_target_"]) if isinstance(node["_target_"], str) else None
@@ -65,9 +62,6 @@ def check_node(path: str, node: Mapping[str, Any], signature: Signature) -> None
         path: Dotted name of the node.
         node: Plain containers.
         signature: Of its `_target_`.
-
-    Raises:
-        BadInput: If an option is unknown, has no value, or has a value of another type.
     """
     if node.get("_partial_", False) and signature.is_class and path != "optimizer":
         raise BadInput(f"{path}._partial_=true: {signature.name} must be built whole here; leave _partial_ out.")
@@ -101,11 +95,7 @@ def program_sets(target: str) -> tuple[str, ...]:
 
 
 def check_type(path: str, value: Any, annotation: Any) -> None:
-    """Refuse a value that its annotation does not allow.
-
-    Raises:
-        BadInput: If it does not.
-    """
+    """Refuse a value that its annotation does not allow."""
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
     except PydanticSchemaGenerationError:

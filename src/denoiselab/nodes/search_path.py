@@ -88,11 +88,7 @@ def initialized(
 
 
 def given(config_dir: str | None, overrides: Sequence[str]) -> dict[str, Path]:
-    """The folders that the command line names by `--config-dir` or `hydra.searchpath`, by the option that does.
-
-    Raises:
-        BadInput: If one of them does not exist, or is of a package that is not allowed.
-    """
+    """The folders that the command line names by `--config-dir` or `hydra.searchpath`, by the option that does."""
     named = [] if config_dir is None else [("--config-dir", config_dir)]
     for text in filter(_sets, overrides):
         try:

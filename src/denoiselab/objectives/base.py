@@ -18,6 +18,9 @@ class Objective(nn.Module, ABC):
     """A training loss; its own parameters, if it has any, are trained with the denoiser's.
 
     One that evaluates a decoder of discrete data keeps it as the attribute `decoder`.
+
+    Raises:
+        ValueError: If an option of a subclass is out of range.
     """
 
     @abstractmethod

@@ -11,8 +11,7 @@ from denoiselab.schedules import Level, Schedule
 
 def mean_square_error(prediction: Prediction, x0: Tensor) -> Tensor:
     """The mean square error of the predicted x0, `(B,)` float64."""
-    error: Tensor = (prediction.x0.double() - x0.double()).square().flatten(1).mean(1)
-    return error
+    return (prediction.x0.double() - x0.double()).square().flatten(1).mean(1)
 
 
 def ends(schedule: Schedule) -> list[Level]:
@@ -27,5 +26,4 @@ def prior_divergence(x0: Tensor, last: Level) -> Tensor:
     """
     total = last.alpha.square() + last.sigma.square()
     size: Tensor = (last.alpha * x0.double()).square().flatten(1).mean(1)
-    divergence: Tensor = ((size + last.sigma.square()) / total - 1 + (total / last.sigma.square()).log()) / 2
-    return divergence
+    return ((size + last.sigma.square()) / total - 1 + (total / last.sigma.square()).log()) / 2

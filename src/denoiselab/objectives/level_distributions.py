@@ -32,6 +32,9 @@ class LevelDistribution(nn.Module, ABC):
 
     Args:
         uniforms: Source of the uniform numbers that are mapped to levels; None for `Independent`.
+
+    Raises:
+        ValueError: If an option of this class or a subclass is out of range.
     """
 
     def __init__(self, uniforms: Uniforms | None = None) -> None:
@@ -106,9 +109,6 @@ class LogNormalNoise(LevelDistribution):
     Args:
         mean: Of the logarithm.
         std: Of the logarithm.
-
-    Raises:
-        ValueError: If `std` <= 0.
     """
 
     def __init__(self, mean: float = -1.2, std: float = 1.2, uniforms: Uniforms | None = None) -> None:
@@ -127,9 +127,6 @@ class LogitNormalTime(LevelDistribution):
     Args:
         mean: Of the logit; positive favours noise.
         std: Of the logit.
-
-    Raises:
-        ValueError: If `std` <= 0.
     """
 
     def __init__(self, mean: float = 0.0, std: float = 1.0, uniforms: Uniforms | None = None) -> None:
@@ -148,9 +145,6 @@ class ModeTime(LevelDistribution):
 
     Args:
         scale: From -1 to 2 / (pi - 2); 0 is uniform, positive favours the middle.
-
-    Raises:
-        ValueError: If `scale` is out of range.
     """
 
     def __init__(self, scale: float = 1.29, uniforms: Uniforms | None = None) -> None:
@@ -197,9 +191,6 @@ class LossHistory(UniformSteps):
         steps: Length of the chain.
         history: Number of losses kept for each step.
         uniform: Share of draws that are uniform, so that every step is drawn.
-
-    Raises:
-        ValueError: If a value is out of range.
     """
 
     losses: Tensor

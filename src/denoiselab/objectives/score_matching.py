@@ -78,9 +78,6 @@ class SlicedScoreMatching(_ScoreMatching):
         projection: Draws the directions.
         count: Directions a sample, whose terms are averaged.
         variance_reduced: Use |s|^2 / 2 (eq. 8) instead of its projection on the direction (eq. 7).
-
-    Raises:
-        ValueError: If `count` < 1.
     """
 
     def __init__(

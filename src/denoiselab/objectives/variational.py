@@ -196,9 +196,6 @@ class Hybrid(Objective):
         simple: The regression; its level distribution is not used.
         bound: L_vlb, which draws the steps of both.
         weight: lambda.
-
-    Raises:
-        ValueError: If `weight` <= 0.
     """
 
     def __init__(self, simple: DenoisingObjective, bound: VariationalBound, weight: float = 0.001) -> None:
