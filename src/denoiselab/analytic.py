@@ -123,8 +123,7 @@ class GaussianDenoiser(ClosedForm):
     def log_density(self, x: Tensor, level: Level) -> Tensor:
         """Log N(x; alpha mean, alpha^2 covariance + sigma^2), `(B,)` float64."""
         _, _, along, total = self._along(x, level)
-        out: Tensor = -(along.square() / total + (2 * math.pi * total).log()).sum(-1) / 2
-        return out
+        return -(along.square() / total + (2 * math.pi * total).log()).sum(-1) / 2
 
     def flow(self, x: Tensor, here: Level, there: Level, steps: int = 0) -> Tensor:
         """The exact solution, `(B, D)`: each principal axis is scaled; `there` may be clean data.
@@ -184,8 +183,7 @@ class MixtureDenoiser(ClosedForm):
 
     def log_density(self, x: Tensor, level: Level) -> Tensor:
         """The mixture's log-density, `(B,)` float64."""
-        out: Tensor = torch.logsumexp(self._components(x, level)[-1], dim=0)
-        return out
+        return torch.logsumexp(self._components(x, level)[-1], dim=0)
 
     def cdf(self, x: Tensor, level: Level) -> Tensor:
         """For D = 1: the marginal's distribution function at `x` `(N,)` and a scalar level.

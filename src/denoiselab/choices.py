@@ -109,20 +109,17 @@ def build(group: str, name: str, /, **options: Any) -> Any:
 
 def sampler(name: str, /, **options: Any) -> Sampler:
     """A sampler of `conf/sampler`: `sampler("dpmpp_2m", steps=20, spacing="karras")`; see `build`."""
-    built: Sampler = build("sampler", name, **options)
-    return built
+    return build("sampler", name, **options)
 
 
 def schedule(name: str, /, **options: Any) -> Schedule:
     """A noise schedule of `conf/schedule`: `schedule("vp_linear")`; see `build`."""
-    built: Schedule = build("schedule", name, **options)
-    return built
+    return build("schedule", name, **options)
 
 
 def spacing(name: str, /, **options: Any) -> Spacing:
     """A grid of levels of `conf/spacing`: `spacing("karras", rho=5.0)`; see `build`."""
-    built: Spacing = build("spacing", name, **options)
-    return built
+    return build("spacing", name, **options)
 
 
 def network(name: str, /, **options: Any) -> Any:
@@ -132,8 +129,7 @@ def network(name: str, /, **options: Any) -> Any:
 
 def objective(name: str, /, **options: Any) -> Objective:
     """A loss of `conf/objective`: `objective("min_snr")`; see `build`."""
-    built: Objective = build("objective", name, **options)
-    return built
+    return build("objective", name, **options)
 
 
 def _loader() -> ConfigLoaderImpl:

@@ -233,8 +233,7 @@ class BrownianNoise(Noise):
 
     def _place(self, level: Level) -> int:
         unit = (float(level.lam) / self._SPAN + 1) / 2
-        place: int = round(min(1.0, max(0.0, unit)) * 2**self._DEPTH)
-        return place
+        return round(min(1.0, max(0.0, unit)) * 2**self._DEPTH)
 
     def _clock(self, place: int) -> float:
         return math.exp(2 * self._SPAN * (2 * place / 2**self._DEPTH - 1))

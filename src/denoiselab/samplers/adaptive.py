@@ -160,8 +160,7 @@ def runge_kutta_45(
     solution = torchode.AutoDiffAdjoint(method, control).solve(problem)
     if bool((solution.status != 0).any()):
         raise ValueError(f"rtol={rtol}, atol={atol}: the ODE solver failed; use larger tolerances.")
-    end: Tensor = solution.ys[:, -1]
-    return end
+    return solution.ys[:, -1]
 
 
 @dataclass(eq=False)

@@ -28,7 +28,7 @@ class _Refined(OneStep):
     The other arguments are those of `Sampler`, except for `threshold`, which is the rule's.
 
     Args:
-        rule: The rule; its grid is not used.
+        rule: A deterministic single-step sampler; its grid is not used.
         s_noise: Factor on the standard deviation of the noise.
     """
 

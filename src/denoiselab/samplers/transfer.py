@@ -75,7 +75,7 @@ class X0(Space):
         self.rate = 1.0 + eta
 
     def reader(self, schedule: Schedule, level: Level) -> Reader:
-        return _x0
+        return lambda prediction: prediction.x0
 
     def move(self, here: Level, there: Level) -> tuple[float, float]:
         h = gap(here, there)
@@ -103,7 +103,7 @@ class Eps(Space):
         self.eta, self.s_noise = eta, s_noise
 
     def reader(self, schedule: Schedule, level: Level) -> Reader:
-        return _eps
+        return lambda prediction: prediction.eps
 
     def move(self, here: Level, there: Level) -> tuple[float, float]:
         gain = -(1 + self.eta) * float(there.sigma) * math.expm1(gap(here, there))
@@ -128,14 +128,6 @@ class Velocity(Space):
 
     def move(self, here: Level, there: Level) -> tuple[float, float]:
         return 1.0, float(there.t - here.t)
-
-
-def _x0(prediction: Prediction) -> Tensor:
-    return prediction.x0
-
-
-def _eps(prediction: Prediction) -> Tensor:
-    return prediction.eps
 
 
 class Axis(ABC):

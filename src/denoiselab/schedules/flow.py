@@ -10,10 +10,8 @@ from torch import Tensor
 from denoiselab.schedules.base import Schedule, check_range
 
 
-class Flow(Schedule):
-    """Straight lines from data to noise, alpha = 1 - t, sigma = t: rectified flow.
-
-    Source: Liu et al., arXiv 2209.03003, eq. 1; Lipman et al., Flow Matching, arXiv 2210.02747, example II.
+class _ToNoise(Schedule):
+    """A path that ends in pure noise at t = 1.
 
     Args:
         t_min: The cleanest time in training and sampling.
@@ -28,6 +26,13 @@ class Flow(Schedule):
         check_range(t_min, t_max, 0, 1, closed=True)
         self.t_min, self.t_max = t_min, t_max
 
+
+class Flow(_ToNoise):
+    """Straight lines from data to noise, alpha = 1 - t, sigma = t: rectified flow.
+
+    Source: Liu et al., arXiv 2209.03003, eq. 1; Lipman et al., Flow Matching, arXiv 2210.02747, example II.
+    """
+
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t
 
@@ -41,23 +46,11 @@ class Flow(Schedule):
         return alpha / (alpha + sigma), sigma / (alpha + sigma)
 
 
-class Trigonometric(Schedule):
+class Trigonometric(_ToNoise):
     """A quarter circle from data to noise, alpha = cos(pi t / 2), sigma = sin(pi t / 2).
 
     Source: Albergo and Vanden-Eijnden, Stochastic Interpolants, arXiv 2209.15571, eq. 5.
-
-    Args:
-        t_min: The cleanest time in training and sampling.
-        t_max: As in `Flow`.
-
-    Raises:
-        ValueError: Unless 0 < t_min < t_max <= 1.
     """
-
-    def __init__(self, t_min: float = 1e-3, t_max: float = 1.0) -> None:
-        super().__init__()
-        check_range(t_min, t_max, 0, 1, closed=True)
-        self.t_min, self.t_max = t_min, t_max
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.sin(math.pi / 2 * (1 - t))

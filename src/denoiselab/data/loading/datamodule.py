@@ -37,11 +37,7 @@ class DataModule(pl.LightningDataModule):
         return Batches(self.train, self.seed, micro_batch, start, rank, world, pinned=pinned)
 
     def first(self, n: int) -> Tensor:
-        """The first `n` training samples in the network's range, `(n, *)`.
-
-        Raises:
-            ValueError: If one cannot be read.
-        """
+        """The first `n` training samples in the network's range, `(n, *)`."""
         batch = Reader(self.train, self.seed)[range(n)]
         if isinstance(batch, Exception):
             raise batch

@@ -140,5 +140,4 @@ def _eight_bits(values: NDArray[Any], bits: int, depth: int | None) -> Bytes:
             f"bits, set data.bit_depth={top.bit_length()} or more"
         )
     nearest = values if limit == 255 else (values.astype(np.uint32) * 510 + limit) // (2 * limit)
-    out: Bytes = nearest.astype(np.uint8)
-    return out
+    return nearest.astype(np.uint8)

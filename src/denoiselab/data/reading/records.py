@@ -119,8 +119,7 @@ class ArrayRecords:
         return f"image {i} of {self.name}"
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        image: NDArray[np.uint8] = self.images[i]
-        return image
+        return self.images[i]
 
 
 class Strings(Sequence[str]):

@@ -95,7 +95,8 @@ class Arrays(ImageSource):
                 key = next((name for name in _IMAGES if name in loaded.files), None)
                 if key is None:
                     raise ValueError(f"{option}: it contains {names or 'nothing'}, and none of {', '.join(_IMAGES)}.")
-                check_member(loaded.zip, f"{key}.npy", self._most())
+                # Of 16-bit values, twice the limit of decoded images.
+                check_member(loaded.zip, f"{key}.npy", 2**10 + int(self.memory_limit * 2**31))
                 images = loaded[key]
                 key = next((name for name in _LABELS if name in loaded.files), None)
                 if key is not None:
@@ -108,10 +109,6 @@ class Arrays(ImageSource):
             raise ValueError(text if text.startswith("data.") else f"{option}: it cannot be read ({text}).") from None
         return self._checked(path, images, labels, option)
 
-    def _most(self) -> int:
-        """Largest size in bytes of an array in a .npz file: of 16-bit values, twice the limit of decoded images."""
-        return 2**10 + int(self.memory_limit * 2**31)
-
     def _checked(self, path: Path, images: NDArray[Any], labels: NDArray[Any] | None, option: str) -> Records:
         if images.ndim not in (3, 4) or images.dtype.newbyteorder("=") not in _KINDS:
             raise ValueError(
@@ -120,7 +117,11 @@ class Arrays(ImageSource):
             )
         if labels is None:
             classes = torch.zeros(len(images), dtype=torch.int64)
-        elif labels.shape != (len(images),) or labels.dtype.kind not in "iu" or not _classes(labels):
+        elif (
+            labels.shape != (len(images),)
+            or labels.dtype.kind not in "iu"
+            or not ((labels >= 0) & (labels < MOST_CLASSES)).all()
+        ):
             of = f"{option}: its labels" if self.labels is None else f"data.labels={self.labels}: they"
             raise ValueError(
                 f"{of} are {labels.dtype} of shape {list(labels.shape)}; expected are {len(images)} whole numbers "
@@ -157,7 +158,3 @@ def _read_labels(name: str) -> NDArray[Any]:
     if not isinstance(labels, np.ndarray):
         raise ValueError(f"data.labels={name}: it contains several arrays; expected is a .npy file, which has one.")
     return labels
-
-
-def _classes(labels: NDArray[Any]) -> bool:
-    return bool((labels >= 0).all() and (labels < MOST_CLASSES).all())

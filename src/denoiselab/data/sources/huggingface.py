@@ -68,8 +68,7 @@ class HubRecords:
     def _content(self, i: int) -> bytes | str | None:
         """A file's bytes, or its path."""
         cell = self._data[i][self._image] or {"bytes": None, "path": None}
-        content: bytes | str | None = cell["bytes"] if cell["bytes"] is not None else cell["path"]
-        return content
+        return cell["bytes"] if cell["bytes"] is not None else cell["path"]
 
     @property
     def files(self) -> list[str]:

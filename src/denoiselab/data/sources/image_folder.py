@@ -87,7 +87,12 @@ class ImageFolder(ImageSource):
 
 def folder_records(root: Path, *, classes: bool, option: str = "data.root") -> FileRecords:
     """The image files below `root`; with `classes` the folders in it are their classes."""
-    check_folder(root, option)
+    if root.is_file():
+        archive = "; use data=image_zip" if root.suffix == ".zip" else ""
+        array = "; use data=arrays" if root.suffix in (".npy", ".npz") else ""
+        raise ValueError(f"{option}={root}: it is a file, not a folder{archive}{array}.")
+    if not root.is_dir():
+        raise ValueError(f"{option}={root}: there is no such folder.")
     found: list[tuple[str, int]] = []
     folders, others = list[str](), list[str]()
     try:
@@ -156,16 +161,6 @@ def _kinds(names: Iterable[str]) -> str:
         counts.append(f"{len(some):,} {f'of {kind}' if kind else 'without an extension'} ({examples})")
     more = sum(len(some) for _, some in kinds[_KINDS:])
     return ", ".join(counts + [f"{more:,} of other kinds"] * bool(more))
-
-
-def check_folder(root: Path, option: str) -> None:
-    """Check that `root` is a folder."""
-    if root.is_file():
-        archive = "; use data=image_zip" if root.suffix == ".zip" else ""
-        array = "; use data=arrays" if root.suffix in (".npy", ".npz") else ""
-        raise ValueError(f"{option}={root}: it is a file, not a folder{archive}{array}.")
-    if not root.is_dir():
-        raise ValueError(f"{option}={root}: there is no such folder.")
 
 
 def _files(root: Path, inner: str, above: tuple[str, ...] = ()) -> Iterator[tuple[str, int | None]]:

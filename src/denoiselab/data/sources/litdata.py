@@ -232,5 +232,4 @@ class LitData(ImageSource):
                     bar.update(1)
             return columns
 
-        known: list[list[Any]] = cached_json(Path(self.cache_dir) / f"litdata-{name}.json", read)
-        return known
+        return cached_json(Path(self.cache_dir) / f"litdata-{name}.json", read)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from denoiselab.data.sources.density import Density
 @dataclass
 class Plane(Density):
     """A density on the plane; options as in `Density`, `shape` (2,)."""
+
+    variance: ClassVar[float]  # of each coordinate before scaling
 
     size: int = 1_000_000
     held_out: int = 50_000
@@ -37,9 +40,9 @@ class Plane(Density):
     def _raw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`n` points `(n, 2)` float64 before scaling, and labels `(n,)` int64."""
 
-    @abstractmethod
     def _moments(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        """Means and variances of the coordinates before scaling."""
+        """Means and variances of the coordinates before scaling: 0, and `variance`, if they are not given."""
+        return (0.0, 0.0), (self.variance, self.variance)
 
 
 @dataclass(kw_only=True)
@@ -107,6 +110,7 @@ class Checkerboard(Plane):
     """
 
     classes = 8
+    variance = 4 / 3
 
     def _raw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         labels = torch.randint(8, (n,), generator=generator)
@@ -114,23 +118,18 @@ class Checkerboard(Plane):
         corner = torch.stack((2 * (labels % 2) + row % 2, row), dim=1) - 2
         return corner + _uniform((n, 2), generator), labels
 
-    def _moments(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        return (0.0, 0.0), (4 / 3, 4 / 3)
-
 
 class EightGaussians(Plane):
     """Equal parts of N(4 (cos a, sin a), 0.5^2 I) at a = 0, pi/4, ..., 7 pi/4, then scaled. Label: the component."""
 
     classes = 8
+    variance = 8.25
 
     def _raw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         labels = torch.randint(8, (n,), generator=generator)
         angle = labels.double() * (math.pi / 4)
         centre = 4 * torch.stack((angle.cos(), angle.sin()), dim=1)
         return centre + 0.5 * _normal((n, 2), generator), labels
-
-    def _moments(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        return (0.0, 0.0), (8.25, 8.25)
 
 
 class Pinwheel(Plane):
@@ -140,6 +139,7 @@ class Pinwheel(Plane):
     """
 
     classes = 5
+    variance = 0.55  # (E r^2 + E s^2) / 2, by the fivefold symmetry
 
     def _raw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         labels = torch.randint(5, (n,), generator=generator)
@@ -147,9 +147,6 @@ class Pinwheel(Plane):
         angle = labels * (2 * math.pi / 5) + r.exp() / 4
         cos, sin = angle.cos(), angle.sin()
         return torch.stack((r * cos - s * sin, r * sin + s * cos), dim=1), labels
-
-    def _moments(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        return (0.0, 0.0), (0.55, 0.55)  # (E r^2 + E s^2) / 2, by the fivefold symmetry
 
 
 def _uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

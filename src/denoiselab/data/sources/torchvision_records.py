@@ -123,8 +123,7 @@ class VisionSource(ImageSource):
         return part.labels
 
     def _classes(self, part: Any) -> Sequence[str]:
-        classes: Sequence[str] = part.classes
-        return classes
+        return part.classes
 
     def _paths(self, part: Any) -> Sequence[Path] | None:
         return None

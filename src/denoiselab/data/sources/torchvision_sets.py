@@ -155,8 +155,7 @@ class _Photographs(VisionSource):
         return part._labels
 
     def _paths(self, part: Any) -> Sequence[Path] | None:
-        paths: Sequence[Path] = part._image_files
-        return paths
+        return part._image_files
 
 
 @dataclass(kw_only=True)

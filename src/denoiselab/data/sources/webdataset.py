@@ -172,8 +172,7 @@ def read_index(shards: Sequence[Path], cache: Path) -> list[dict[str, Any]]:
                 bar.update(size)
         return found
 
-    known: list[dict[str, Any]] = cached_json(cache / f"shards-{key[:16]}.json", index)
-    return known
+    return cached_json(cache / f"shards-{key[:16]}.json", index)
 
 
 def _indexed(shard: Path) -> dict[str, Any]:

@@ -129,5 +129,4 @@ class DDIMQuadraticReleased(TrainedSpacing):
 def quadratic(trained: int, count: int) -> Tensor:
     """int(linspace(0, sqrt(0.8 T), count)^2)."""
     roots = torch.linspace(0, math.sqrt(0.8 * trained), count, dtype=torch.float64)
-    indices: Tensor = (roots.square() + 1e-9).long()
-    return indices
+    return (roots.square() + 1e-9).long()
