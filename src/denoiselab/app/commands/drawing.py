@@ -16,17 +16,7 @@ from denoiselab import progress
 from denoiselab.app.building import checks
 from denoiselab.app.building.analytic_moments import learn
 from denoiselab.app.building.classifier_guidance import Steering, steering
-from denoiselab.app.commands.task import (
-    Opened,
-    Task,
-    Work,
-    check_finite,
-    check_ranges,
-    check_seed,
-    open_checkpoint,
-    sampler_for,
-    working,
-)
+from denoiselab.app.commands import task
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.paths import short_hash
 from denoiselab.console import console
@@ -55,7 +45,7 @@ class Start(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class DrawingTask(Task):
+class DrawingTask(task.Task):
     """Draws samples, and writes them with their protocol to a new folder.
 
     Args:
@@ -76,9 +66,9 @@ class DrawingTask(Task):
     folder: ClassVar[str]
 
     def __post_init__(self) -> None:
-        check_ranges(num_samples=self.num_samples, batch_size=self.batch_size)
-        check_seed(self.seed)
-        check_finite(self.guidance)
+        task.check_ranges(num_samples=self.num_samples, batch_size=self.batch_size)
+        task.check_seed(self.seed)
+        task.check_finite(self.guidance)
 
     @property
     def number(self) -> int:
@@ -105,8 +95,8 @@ class DrawingTask(Task):
     def run(self, asked: SampleSettings) -> Path:
         """Draw the samples, and write them to a new folder, which is returned."""
         conditions = {name: value for name, value in asked.conditioner or () if value is not None}
-        opened = open_checkpoint(asked, conditions)
-        sampler = sampler_for(asked, opened.model, self.guidance)
+        opened = task.open_checkpoint(asked, conditions)
+        sampler = task.sampler_for(asked, opened.model, self.guidance)
         checks.check_conditions(opened.model)
         self.check_sampler(sampler)
         steer = steering(asked.classifier_guidance, opened.model, opened.device)
@@ -118,7 +108,7 @@ class DrawingTask(Task):
         out = opened.new_path(asked, self.folder, name)
         opened.model.denoiser.to(opened.device)
         calls = _calls(sampler, opened.model.denoiser.schedule)
-        with working(out, "sampling", self.number * calls, "call") as (partial, work):
+        with task.working(out, "sampling", self.number * calls, "call") as (partial, work):
             learn(sampler, opened.model, lambda: opened.loaded.data()[0], opened.home, work.check)
             samples, index, counts = self._drawn(sampler, opened, steer, calls, work)
             labels = (opened.model.conditioner if steer is None else steer).described(index)
@@ -138,7 +128,7 @@ class DrawingTask(Task):
         return out
 
     def _drawn(
-        self, sampler: Sampler, opened: Opened, steer: Steering | None, calls: int, work: Work
+        self, sampler: Sampler, opened: task.Opened, steer: Steering | None, calls: int, work: task.Work
     ) -> tuple[Tensor, Tensor, dict[str, float]]:
         """The samples, on the CPU, whose conditions they have, and the calls and evaluations of networks of one."""
         model = opened.model

@@ -12,16 +12,7 @@ import numpy as np
 
 from denoiselab.app.building.analytic_moments import learn
 from denoiselab.app.building.loaded import protocol, split_of
-from denoiselab.app.commands.task import (
-    Opened,
-    Task,
-    check_finite,
-    check_ranges,
-    check_seed,
-    open_checkpoint,
-    sampler_for,
-    working,
-)
+from denoiselab.app.commands import task
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.paths import short_hash
 from denoiselab.console import console
@@ -34,7 +25,7 @@ from denoiselab.stored import to_stored
 
 
 @dataclass(kw_only=True)
-class Encode(Task):
+class Encode(task.Task):
     """Encode data to x_T with a deterministic sampler and decode them again, and write both with what is lost.
 
     Args:
@@ -54,15 +45,15 @@ class Encode(Task):
     format: Literal["png", "npz"] = "png"
 
     def __post_init__(self) -> None:
-        check_ranges(num_samples=self.num_samples, batch_size=self.batch_size)
-        check_seed(self.seed)
-        check_finite(self.guidance)
+        task.check_ranges(num_samples=self.num_samples, batch_size=self.batch_size)
+        task.check_seed(self.seed)
+        task.check_finite(self.guidance)
 
     def run(self, asked: SampleSettings) -> Path:
         """Encode, decode and write latents, reconstructions, pairs and `encoding.json`; returns the new folder."""
-        opened = open_checkpoint(asked)
+        opened = task.open_checkpoint(asked)
         model, number = opened.model, self.num_samples
-        sampler = sampler_for(asked, model, self.guidance)
+        sampler = task.sampler_for(asked, model, self.guidance)
         try:
             sampler.backwards(model.denoiser.schedule)
         except ValueError as error:
@@ -74,7 +65,7 @@ class Encode(Task):
         name = f"{rule}_{self.split}_{opened.weights}_seed{self.seed}_n{number}_{short}"
         out = opened.new_path(asked, "encodings", name)
         model.denoiser.to(opened.device)
-        with working(out, "encoding", 2 * number * sampler.steps, "step") as (partial, work):
+        with task.working(out, "encoding", 2 * number * sampler.steps, "step") as (partial, work):
             learn(sampler, model, lambda: train, opened.home, work.check)
             result = encoding.encode(
                 model,
@@ -111,7 +102,7 @@ class Encode(Task):
         )
         return out
 
-    def _write(self, folder: Path, result: encoding.Encoded, opened: Opened, data: DataSet) -> None:
+    def _write(self, folder: Path, result: encoding.Encoded, opened: task.Opened, data: DataSet) -> None:
         """Write the reconstructions, the pairs of data and reconstruction, and the x_T."""
         kind = medium(opened.model.codec.shape)
         stored = to_stored(result.reconstructions)

@@ -10,14 +10,7 @@ from typing import Literal
 import torch
 
 from denoiselab.app.building.loaded import protocol, split_of
-from denoiselab.app.commands.task import (
-    Opened,
-    Task,
-    check_ranges,
-    check_seed,
-    open_checkpoint,
-    working,
-)
+from denoiselab.app.commands import task
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.paths import short_hash
 from denoiselab.codecs import Bijection, Identity
@@ -34,7 +27,7 @@ _CHOICES = {"dequantisation": ("uniform", "none"), "decoder": ("bytes", "real")}
 
 
 @dataclass(kw_only=True)
-class MeasureLikelihood(Task):
+class MeasureLikelihood(task.Task):
     """Measure the likelihood of data in bits/dim, and write it with its protocol to a new folder.
 
     Args:
@@ -54,13 +47,13 @@ class MeasureLikelihood(Task):
     repeats: int = 1
 
     def __post_init__(self) -> None:
-        check_ranges(2, num_samples=self.num_samples)  # for a standard error
-        check_ranges(batch_size=self.batch_size, repeats=self.repeats)
-        check_seed(self.seed)
+        task.check_ranges(2, num_samples=self.num_samples)  # for a standard error
+        task.check_ranges(batch_size=self.batch_size, repeats=self.repeats)
+        task.check_seed(self.seed)
 
     def run(self, asked: SampleSettings) -> Path:
         """Measure, and write `likelihood.json`, of a chain its rate-distortion table and picture too."""
-        opened = open_checkpoint(asked)
+        opened = task.open_checkpoint(asked)
         method = self._method_for(opened)
         train, data = self._data(method, opened.loaded)
         kind = type(method).__name__
@@ -68,7 +61,7 @@ class MeasureLikelihood(Task):
         name = f"{kind.lower()}_{self.split}_{opened.weights}_seed{self.seed}_n{self.num_samples}_{short}"
         out = opened.new_path(asked, "likelihood", name)
         opened.model.denoiser.to(opened.device).requires_grad_(False)
-        with working(out, "likelihood", method.fit_images + self.num_samples) as (partial, work):
+        with task.working(out, "likelihood", method.fit_images + self.num_samples) as (partial, work):
             method.fit(opened.model, train, self.seed, work.done)
             draws = Draws(self.num_samples, self.batch_size, self.seed, self.repeats)
             result = measure(method, opened.model, data, draws, work.check, work.bar.update)
@@ -95,7 +88,7 @@ class MeasureLikelihood(Task):
         )
         return out
 
-    def _method_for(self, opened: Opened) -> Likelihood:
+    def _method_for(self, opened: task.Opened) -> Likelihood:
         """The method for this model."""
         codec, method = opened.model.codec, self.method
         if not isinstance(codec, Bijection):
