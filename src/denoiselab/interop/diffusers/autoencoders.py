@@ -7,7 +7,7 @@ from typing import Any
 
 from denoiselab.codecs import AutoencoderKL, VQModel
 from denoiselab.interop.diffusers.config_defaults import Fields, reads
-from denoiselab.interop.diffusers.config_values import attention_levels, image_shape, multiples, require, sample_size
+from denoiselab.interop.diffusers.config_values import attention_levels, image_shape, multiples, require
 from denoiselab.interop.options import completed, count
 from denoiselab.interop.weights.layout import Entry, Layout, Stacked, layer
 from denoiselab.interop.weights.state_dicts import InteropError
@@ -39,23 +39,11 @@ def autoencoder_kl(config: Fields) -> Layout:
     return _layout(AutoencoderKL, {**_options(config, _KL), "shift": config["shift_factor"] or 0.0})
 
 
-def autoencoder_kl_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
-    """The configuration of diffusers' model that equals our `AutoencoderKL` with these options, and its layout."""
-    full = completed(AutoencoderKL, options)
-    own = {"use_post_quant_conv": full["quantization_convs"], "shift_factor": full["shift"] or None}
-    return {"_class_name": "AutoencoderKL", **_config(full, _KL), **own}, _layout(AutoencoderKL, options)
-
-
 @reads("VQModel")
 def vq_model(config: Fields) -> Layout:
     """Our `VQModel` that equals diffusers' of the same name."""
     require(config, _SUPPORTED)
     return _layout(VQModel, _options(config, _VQ))
-
-
-def vq_model_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
-    """The configuration of diffusers' model that equals our `VQModel` with these options, and its layout."""
-    return {"_class_name": "VQModel", **_config(completed(VQModel, options), _VQ)}, _layout(VQModel, options)
 
 
 def _layout(module: type[AutoencoderKL] | type[VQModel], options: Mapping[str, Any]) -> Layout:
@@ -80,19 +68,6 @@ def _options(config: Fields, names: Mapping[str, str]) -> dict[str, Any]:
         "multipliers": multiples(widths),
         "attention_levels": attention_levels(config["down_block_types"], config["up_block_types"], _KINDS, len(widths)),
         **{ours: config[theirs] for ours, theirs in names.items()},
-    }
-
-
-def _config(options: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    levels, attention = range(len(options["multipliers"])), set(options["attention_levels"])
-    return {
-        "sample_size": sample_size(options["shape"]),
-        "in_channels": options["shape"][0],
-        "out_channels": options["shape"][0],
-        "block_out_channels": [options["channels"] * multiplier for multiplier in options["multipliers"]],
-        "down_block_types": [_KINDS[0][level in attention] for level in levels],
-        "up_block_types": [_KINDS[1][level in attention] for level in reversed(levels)],
-        **{theirs: options[ours] for ours, theirs in names.items()},
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from denoiselab.interop.diffusers.config_defaults import Fields, reads
 from denoiselab.interop.diffusers.config_values import image_shape, require
-from denoiselab.interop.options import completed, count, positive, require_only
+from denoiselab.interop.options import count, positive
 from denoiselab.interop.weights.layout import Entry, Layout, Stacked, Way, layer
 from denoiselab.interop.weights.state_dicts import InteropError
 from denoiselab.networks import DiT
@@ -81,32 +81,6 @@ def dit(config: Fields) -> Layout:
         "outputs": channels_out // channels,
     }
     return Layout(DiT, options, _entries(options["depth"]))
-
-
-def dit_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
-    """The configuration of the `DiTTransformer2DModel` that equals our `DiT` with these options, and its layout."""
-    full = completed(DiT, options)
-    supported: dict[str, Any] = {"mlp_ratio": 4.0, "rotary_positions": False, "qk_norm": False, "null_class": True}
-    supported |= {"token_features": None, "vector_features": None, "frequency_shift": 1}
-    require_only(full, supported, "diffusers' DiTTransformer2DModel")
-    channels, height, width = full["shape"]
-    if height != width:
-        raise ValueError(f"shape={list(options['shape'])}: diffusers' DiTTransformer2DModel needs square images.")
-    if full["num_classes"] is None:
-        raise ValueError("num_classes=null: diffusers' DiTTransformer2DModel needs classes.")
-    config = {
-        "_class_name": "DiTTransformer2DModel",
-        "num_attention_heads": full["heads"],
-        "attention_head_dim": full["width"] // full["heads"],
-        "in_channels": channels,
-        "out_channels": channels * full["outputs"],
-        "num_layers": full["depth"],
-        "sample_size": height,
-        "patch_size": full["patch"],
-        "num_embeds_ada_norm": full["num_classes"],
-        "norm_eps": full["mlp_norm_eps"],
-    }
-    return config, Layout(DiT, options, _entries(full["depth"]))
 
 
 def _entries(depth: int) -> list[Entry]:

@@ -13,9 +13,8 @@ from denoiselab.interop.diffusers.config_values import (
     multiples,
     per_level,
     require,
-    sample_size,
 )
-from denoiselab.interop.options import completed, count, require_only
+from denoiselab.interop.options import count
 from denoiselab.interop.weights.layout import SAME, Entry, Layout, Pointwise, Stacked, Way, layer
 from denoiselab.interop.weights.state_dicts import InteropError
 from denoiselab.interop.weights.unet_names import parts
@@ -70,32 +69,6 @@ def unet_condition(config: Fields) -> Layout:
     }
     projection = SAME if config["use_linear_projection"] else Pointwise(2)
     return Layout(TextUNet, options, _entries(options, projection))
-
-
-def unet_condition_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
-    """The configuration of the `UNet2DConditionModel` that equals our `TextUNet` with these options, and its layout."""
-    full = completed(TextUNet, options)
-    require_only(full, {"vector_features": None}, "UNet2DConditionModel as written here")
-    levels = range(len(full["multipliers"]))
-    kinds = [level in full["attention_levels"] for level in levels]
-    channels, classes = full["shape"][0], full["num_classes"]
-    config = {
-        "_class_name": "UNet2DConditionModel",
-        "sample_size": sample_size(full["shape"]),
-        "in_channels": channels + (full["image_channels"] or 0),
-        "out_channels": channels * full["outputs"],
-        "block_out_channels": [int(full["channels"] * multiplier) for multiplier in full["multipliers"]],
-        "layers_per_block": full["blocks"],
-        "down_block_types": [_KINDS[0][attends] for attends in kinds],
-        "up_block_types": [_KINDS[1][attends] for attends in reversed(kinds)],
-        "transformer_layers_per_block": per_level("depth", full["depth"], len(levels)),
-        "attention_head_dim": per_level("heads", full["heads"], len(levels)),
-        "cross_attention_dim": full["token_features"],
-        "dropout": full["dropout"],
-        "norm_num_groups": full["groups"],
-        "num_class_embeds": None if classes is None else classes + full["null_class"],
-    }
-    return config, Layout(TextUNet, options, _entries(full, Pointwise(2)))
 
 
 def _entries(options: Mapping[str, Any], projection: Way) -> list[Entry]:

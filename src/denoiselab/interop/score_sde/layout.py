@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoiselab.interop.options import completed, require_only
+from denoiselab.interop.options import completed
 from denoiselab.interop.weights.layout import Entry, Layout, Stacked, Way, layer
 from denoiselab.interop.weights.state_dicts import InteropError
 from denoiselab.networks import NCSNpp
@@ -51,42 +51,6 @@ def ncsnpp_layout(config: Mapping[str, Any], where: Path) -> Layout:
         "skip_rescale": model["skip_rescale"],
     }
     return Layout(NCSNpp, options, ncsnpp_entries(options), ignored=["sigmas"])
-
-
-def to_config(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of our NCSNpp as their `data` and `model`: the inverse of `ncsnpp_layout`."""
-    given = completed(NCSNpp, options)
-    supported = {"image_channels": None, "num_classes": None, "augmentation_features": None, "outputs": 1}
-    require_only(given, supported, "score_sde's ncsnpp")
-    channels, height, width = given["shape"]
-    if height != width:
-        raise ValueError(f"shape={list(given['shape'])}: score_sde's images are square.")
-    fir, scale = given["fir"], given["fourier_scale"]
-    return {
-        "data": {"image_size": height, "num_channels": channels},
-        "model": {
-            "name": "ncsnpp",
-            "nonlinearity": "swish",
-            "conditional": True,
-            "resamp_with_conv": True,
-            "nf": given["channels"],
-            "ch_mult": list(given["multipliers"]),
-            "num_res_blocks": given["blocks"],
-            "attn_resolutions": [height // 2**level for level in given["attention_levels"]],
-            "dropout": given["dropout"],
-            "embedding_type": "positional" if scale is None else "fourier",
-            "fourier_scale": 16.0 if scale is None else scale,
-            "fir": fir is not None,
-            "fir_kernel": [1, 3, 3, 1] if fir is None else list(fir),
-            "resblock_type": given["residual_blocks"],
-            "progressive_input": {None: "none", "skip": "input_skip", "residual": "residual"}[
-                given["progressive_input"]
-            ],
-            "progressive": {None: "none", "skip": "output_skip", "residual": "residual"}[given["progressive_output"]],
-            "progressive_combine": given["combine"],
-            "skip_rescale": given["skip_rescale"],
-        },
-    }
 
 
 def ncsnpp_entries(options: Mapping[str, Any]) -> list[Entry]:

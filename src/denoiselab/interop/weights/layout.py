@@ -1,7 +1,7 @@
 """The map between the weights of another code base and ours: one list of names and conversions, for both directions.
 
-A code base gives two functions: from its configuration to a `Layout` (our network, its options, and the list), and from
-our options to its configuration and the same list.
+A code base gives a function from its configuration to a `Layout`: our network, its options, and the list. One whose
+models are written too gives another, from our options to its configuration and the same list.
 """
 
 from __future__ import annotations
