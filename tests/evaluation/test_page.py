@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import math
 import re
 import shutil
 
@@ -11,9 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from denoiselab.choices import folder
 from denoiselab.code_digest import sha256_of_code
 from denoiselab.evaluation import Store
 from denoiselab.evaluation.report.page import page_run, write_page
+from denoiselab.evaluation.verdicts.compare import Estimate, compare
+from denoiselab.evaluation.verdicts.published import read
 from denoiselab.media.figures import write_strip
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -92,36 +96,36 @@ def opened(browser, path, trouble):
 POINTS = "#frontier .scatterlayer .points path"
 
 
+def marks(page):
+    """The symbols of each line's points: filled, hollow or faded."""
+    found = page.evaluate(
+        "document.getElementById('frontier').data.filter(t => t.customdata)"
+        ".map(t => [t.name, t.marker.symbol.map((s, i) => t.marker.opacity[i] < 1 ? 'faded' : s)])"
+    )
+    return dict(found)
+
+
 def test_the_page_in_a_browser(directory, browser, tmp_path):
     trouble = []
     path = tmp_path / "page.html"
     assert write_page(path, [page_run("run <b>", directory)]) == 9
     page = opened(browser, path, trouble)
-    # The full budget is shown first: a point a cell that has a score, stars where nothing is better for less.
+    # The full budget is shown first: a point a cell that has a score.
     assert page.locator(POINTS).count() == 7
     data = page.evaluate(
         "document.getElementById('frontier').data.slice(0, 2).map(t => [t.name, t.x, t.y, t.error_y.array])"
     )
     assert data[0] == ["ddim", [5, 10, 20, 50], [30, 12, 5, 4], pytest.approx([3, 1.2, 0.5, 0.4])]
-    stars = page.evaluate("document.getElementById('frontier').data.slice(0, 2).map(t => t.marker.symbol)")
-    assert stars == [["star", "circle", "star", "star"], ["circle", "star", "star"]]
+    assert page.inner_text("#headline") == "At 10 calls: heun, 9.00 ± 0.90 (it takes 9 calls); ties: ddim."
     assert "7 of 9 cells" in page.inner_text("#count")
     assert "heun, NFE 49: sample 7 <x> is not finite." in page.inner_text("#failed")
-    # Hovering a point shows its protocol, there and beside the plot with its samples.
+    # Hovering a point shows two lines there, and its protocol with its samples beside the plot.
     page.locator(POINTS).nth(5).hover(force=True)
     page.wait_for_selector("#frontier .hoverlayer text")
-    for text in (page.text_content("#frontier .hoverlayer"), page.inner_text("#detail")):
-        for part in (
-            "heun",
-            "9 ± 0.9",
-            "n = 50,000",
-            "ema",
-            "inception eeeeeeee",
-            "ffffffff",
-            "1,000",
-            "aaaaaaaaaaaaaaaa",
-        ):
-            assert part in text
+    hover = page.locator("#frontier .hoverlayer text .line").all_text_contents()
+    assert hover == ["heun, 9 calls: 9.00, best", "surely better than all cells of no more cost"]
+    protocol = ("heun", "9 ± 0.9", "n = 50,000", "ema", "inception eeeeeeee", "ffffffff", "1,000", "aaaaaaaaaaaaaaaa")
+    assert all(part in page.inner_text("#detail") for part in protocol)
     picture = page.get_attribute("#detail img", "src")
     assert picture == next(c["picture"] for c in content(path)["cells"] if c["sampler"] == "heun" and c["nfe"] == 9)
     # The grids: a row a sampler, a column an NFE.
@@ -148,6 +152,129 @@ def test_the_page_in_a_browser(directory, browser, tmp_path):
     assert trouble == []
     image = np.asarray(Image.open(io.BytesIO(page.screenshot())))
     assert len(np.unique(image.reshape(-1, image.shape[-1]), axis=0)) > 50  # something was drawn
+
+
+def scored(sampler, nfe, value, error, **other):
+    """A cell with a standard error."""
+    fid = {"value": value, "standard_error": error, "lower_is_better": True}
+    cell = {"standard_error": error, "scores": {"fid": fid}, "cell": f"{sampler}-{nfe}-".ljust(64, "0"), **other}
+    return record(sampler, nfe, value, **cell)
+
+
+def ladder():
+    """At 10 calls b is surely the best, at 20 it ties with c, and d is surely worse everywhere."""
+    values = {("b", 10): 5.0, ("c", 10): 8.0, ("d", 10): 20.0, ("b", 20): 4.0, ("c", 20): 4.1, ("d", 20): 19.0}
+    grid = {"_target_": "denoiselab.samplers.DDIM", "spacing": {"_target_": "a.UniformTime"}}
+    return [
+        scored(name, nfe, value, 0.1, settings=grid, ms_per_sample=nfe * (8.0 if name == "b" else 2.0), timed_batch=8,
+               call_ms=16.0, rule_ms=0.1, decode_ms=0.0, flops_per_sample=nfe * 2_000_000_000)
+        for (name, nfe), value in values.items()
+    ]  # fmt: skip
+
+
+def test_the_page_answers_which_sampler_is_best_at_a_budget_and_how_sure_it_is(tmp_path, browser):
+    trouble, store = [], Store(tmp_path / "run")
+    store.add(ladder())
+    for one in ladder():
+        write_strip(store.picture(one), strip(int(one["score"]) * 9))
+    write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")])
+    page = opened(browser, tmp_path / "page.html", trouble)
+    assert page.inner_text("#headline") == "At 10 calls: b on uniform time, 5.00 ± 0.10."
+    assert page.inner_text("#sure").startswith("Sure at the 5 % level of all pairs at once: better than c, d.")
+    assert "unpaired" in page.inner_text("#sure")
+    rows = [row.locator("td").all_inner_texts() for row in page.locator("#ranking tr").all()[1:]]
+    assert [row[0] for row in rows] == ["b", "c", "d"]
+    assert [row[3] for row in rows] == ["best", "surely worse", "surely worse"]
+    half = compare([Estimate(r["cell"], r["score"], 0.1, r["n"]) for r in ladder()]).critical * 0.1 * math.sqrt(2)
+    assert rows[1][2] == f"+3.00 ± {half:.2f}"
+    assert page.locator("#three img").count() == 3
+    assert page.get_attribute("#three img", "src") == content(tmp_path / "page.html")["cells"][0]["picture"]
+    # Another budget, by the field and by the slider.
+    page.fill("#budget", "20")
+    page.press("#budget", "Enter")
+    assert page.inner_text("#headline") == "At 20 calls: b on uniform time, 4.00 ± 0.10; ties: c."
+    needed = round(float(f"{50000 * (half / 0.1) ** 2:.2g}"))
+    assert f"About {needed:,} samples a cell would tell them apart" in page.inner_text("#sure")
+    assert "surely worse: d" in page.inner_text("#sure")
+    page.fill("#slide", "0")
+    assert page.inner_text("#headline").startswith("At 10 calls")
+    page.fill("#budget", "9")
+    page.press("#budget", "Enter")
+    assert page.inner_text("#headline") == "At 9 calls: no cell costs so little."
+    # In time, b is dear.
+    page.fill("#budget", "10")
+    page.press("#budget", "Enter")
+    page.select_option("#cost", "ms_per_sample")
+    assert page.input_value("#budget") == "80"
+    assert page.inner_text("#headline").startswith("At 80 ms: c on uniform time, 4.10 ± 0.10 (it takes 40 ms)")
+    page.select_option("#cost", "flops_per_sample")
+    assert page.input_value("#budget") == "40"
+    assert "GFLOPs" in page.text_content("#frontier .xtitle")
+    assert page.inner_text("#headline").startswith("At 40 GFLOPs: b on uniform time, 4.00")
+    assert trouble == []
+
+
+def test_marks_are_filled_where_it_is_sure_hollow_where_cells_tie_and_faded_where_one_is_surely_worse(
+    tmp_path, browser
+):
+    trouble = []
+    Store(tmp_path / "run").add([*ladder(), scored("e", 5, 4.1, 0.1)])
+    write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")])
+    page = opened(browser, tmp_path / "page.html", trouble)
+    assert marks(page) == {"e": ["circle"], "b": ["faded", "circle-open"], "c": ["faded", "circle-open"],
+                           "d": ["faded", "faded"]}  # fmt: skip
+    page.fill("#budget", "20")
+    page.press("#budget", "Enter")
+    assert "As good for less: e at 5 calls, 4.10." in page.inner_text("#sure")
+    assert trouble == []
+
+
+def test_published_curves_are_in_the_plot_where_protocol_and_model_match(tmp_path, browser):
+    trouble, papers = [], read(folder() / "published")
+    parts = {"network": "networks.DDPMUNet", "schedule": "schedules.DiscreteVP", "parameterization": "p.eps"}
+    parts["conditioner"] = "conditioners.Unconditional"
+    own = {"data": "cifar10", "images_seen": 0}
+    Store(tmp_path / "run").add([scored("a", 10, 9.0, 0.1, **own), scored("a", 20, 8.0, 0.1, **own)])
+    (tmp_path / "run" / "config.yaml").write_text("\n".join(f"{k}: {{_target_: {v}}}" for k, v in parts.items()))
+    write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")], papers=papers)
+    page = opened(browser, tmp_path / "page.html", trouble)
+    theirs = "document.getElementById('frontier').data.filter(t => (t.name ?? '').endsWith('(published)'))"
+    drawn = dict(page.evaluate(f"{theirs}.map(t => [t.name, [t.x, t.y]])"))
+    assert drawn["DEIS tAB3, DDPM (published)"] == [[10, 20], [7.12, 4.53]]  # near the own cells
+    assert not any("EDM" in name for name in drawn)
+    rows = page.locator("#papers tr").all_inner_texts()
+    (heun,) = [row for row in rows if row.startswith("Heun, EDM") and "toolbox" in row]
+    assert "network: DDPMUNet, theirs NCSNpp (EDM); schedule: DiscreteVP, theirs EDM (EDM)" in heun
+    page.select_option("#cost", "network_evaluations")
+    assert page.evaluate(f"{theirs}.length") == 0  # they count calls
+    # Other data: nothing to compare with.
+    Store(tmp_path / "other").add(ladder())
+    write_page(tmp_path / "page.html", [page_run("a", tmp_path / "other")], papers=papers)
+    page = opened(browser, tmp_path / "page.html", trouble)
+    assert not page.locator("#published").is_visible()
+    assert trouble == []
+
+
+@pytest.mark.parametrize("size", [(1400, 900), (900, 800), (420, 800)])
+def test_the_answer_is_in_the_first_screen(size, tmp_path, browser):
+    """Of a frontier of nine lines with long names, the nine cells within the budget and the pictures of three."""
+    store = Store(tmp_path / "run")
+    names = [f"sampler_{number}@uniform_log_snr" for number in range(9)]
+    cells = [scored(name, 10, 4.0 + number / 10, 0.1) for number, name in enumerate(names)]
+    store.add(cells)
+    for one in cells:
+        write_strip(store.picture(one), strip(200))
+    write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")])
+    page = opened(browser, tmp_path / "page.html", [])
+    page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    page.reload()
+    page.wait_for_selector(POINTS)
+    for part in ("#headline", "#sure", "#budget", "#ranking"):
+        box = page.locator(part).bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= size[0] + 1, part
+        assert box["y"] + box["height"] <= size[1], part
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
 
 
 def test_every_cell_has_a_point_whatever_the_metric_and_the_axes(directory, browser, tmp_path):
@@ -178,7 +305,7 @@ def test_many_runs_on_one_page(directory, browser, tmp_path):
     page = opened(browser, tmp_path / "page.html", trouble)
     assert page.locator(POINTS).count() == 14
     names = page.evaluate("document.getElementById('frontier').data.map(t => t.name)")
-    assert names == [*["a · ddim", "a · heun", "b · ddim", "b · heun"] * 2, "Pareto-optimal"]  # points, and the legend
+    assert names[:8] == ["a · ddim", "a · heun", "b · ddim", "b · heun"] * 2  # points, and the legend
     assert trouble == []
 
 
@@ -225,18 +352,17 @@ def test_the_page_opens_on_what_was_measured_last_and_names_measures_by_what_dif
     assert trouble == []
 
 
-def test_cells_of_other_code_have_lines_and_stars_of_their_own(tmp_path, browser):
+def test_cells_of_other_code_have_lines_and_marks_of_their_own(tmp_path, browser):
     trouble = []
     cells = [record("ddim", 5, 9.0), record("ddim", 10, 8.0, cell="a" * 64)]
     cells += [record("ddim", 10, 1.0, code_sha256="beef" * 16, cell="b" * 64)]
-    cells += [record("ddim", 20, 2.0, code_sha256=None, code_modules=[], git="c" * 40, cell="d" * 64)]
+    cells += [record("ddim", 20, 5.0, code_sha256=None, code_modules=[], git="c" * 40, cell="d" * 64)]
     Store(tmp_path / "run").add(cells)
     write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")])
     page = opened(browser, tmp_path / "page.html", trouble)
-    traces = page.evaluate("document.getElementById('frontier').data.slice(0, 3).map(t => [t.name, t.marker.symbol])")
-    assert sorted(traces) == [
-        ["ddim", ["star", "star"]], ["ddim code=beefbeef", ["star"]], ["ddim code=cccccccc", ["circle"]],
-    ]  # fmt: skip
+    assert marks(page) == {
+        "ddim": ["circle", "circle-open"], "ddim code=beefbeef": ["circle"], "ddim code=cccccccc": ["faded"],
+    }  # fmt: skip
     assert "another version of the code" in content(tmp_path / "page.html")["cells"][2]["code"]
     assert trouble == []
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from denoiselab.app.commands.report import papers
 from denoiselab.console import console
 from denoiselab.evaluation import Frontier, Record, Store
 from denoiselab.evaluation.report import plane, tables
@@ -62,7 +63,7 @@ def write_outputs(records: list[Record], store: Store, shape: Sequence[int]) -> 
     """Write the plot, the sheets of samples and the page of a directory's frontier."""
     tables.write_pictures(store, records, medium(shape).write_sheet)
     asked = {record["cell"] for record in records}
-    write_page(store.directory / PAGE, [page_run(store.directory.name, store.directory)], asked)
+    write_page(store.directory / PAGE, [page_run(store.directory.name, store.directory)], asked, papers())
 
 
 def _draw_plane(run: Run, records: list[Record], path: Path) -> None:

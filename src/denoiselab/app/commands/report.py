@@ -11,10 +11,12 @@ from typing import Any
 
 from denoiselab.app.config.settings import Config, ReportSettings, parse
 from denoiselab.app.runs.names import distinct
+from denoiselab.choices import folder
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation.report.page import page_run, write_page
 from denoiselab.evaluation.store import Store, mark_code, mark_pareto, write_csv, write_json
+from denoiselab.evaluation.verdicts.published import Paper, read
 from denoiselab.training.wandb_frontier import CHART, FIELDS, chart_spec
 
 # Not the names that a run's own have: a pattern over runs must not find them.
@@ -100,7 +102,7 @@ def write_joint(homes: Sequence[Path], out: str | None) -> Path:
     digest = hashlib.sha256("\n".join(str(home.absolute()) for home in homes).encode()).hexdigest()[:8]
     page = (parent / f"frontier-{digest}" if out is None else Path(out)) / _JOINT
     named = dict(zip(distinct(homes), homes, strict=True))
-    count = write_page(page, [page_run(name, home) for name, home in named.items()])
+    count = write_page(page, [page_run(name, home) for name, home in named.items()], papers=papers())
     records = [{**record, "run": name} for name, home in named.items() for record in Store(home).read().values()]
     mark_code(records)
     mark_pareto(records)  # each run's file has its own
@@ -108,6 +110,18 @@ def write_joint(homes: Sequence[Path], out: str | None) -> Path:
     write_csv(page.with_suffix(".csv"), records)
     console().print(f"{count} cells of {len(homes)} run(s): {page}")
     return page
+
+
+def papers() -> list[Paper]:
+    """The registry of published values.
+
+    Raises:
+        BadInput: If a file of it does not follow the schema.
+    """
+    try:
+        return read(folder() / "published")
+    except ValueError as error:
+        raise BadInput(str(error)) from None
 
 
 def wandb_report(entity: str, project: str, preset: str, title: str) -> Any:

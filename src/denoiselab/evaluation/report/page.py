@@ -10,14 +10,18 @@ import io
 import json
 import math
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
+from denoiselab.evaluation.report.comparisons import comparisons
+from denoiselab.evaluation.report.published_curves import published_curves
 from denoiselab.evaluation.report.tables import by_series, code_name
 from denoiselab.evaluation.store import Record, Store, comparable, mark_code, measured, rule
+from denoiselab.evaluation.verdicts.compare import Estimate
+from denoiselab.evaluation.verdicts.published import Paper
 from denoiselab.files import write_text
 
 PAGE = "frontier.html"
@@ -25,6 +29,8 @@ PAGE = "frontier.html"
 # Pixels of a tile above which it is shrunk, and above which it is compressed with loss, to limit the page's size.
 _TILE, _EXACT = 64, 32
 _COLUMNS = 4
+# Of a cell, what the page is made from and does not hold.
+_OWN = ("estimates", "record")
 _GAP: dict[str, Any] = {"L": 96, "RGB": (96, 96, 96)}
 
 
@@ -55,13 +61,14 @@ def page_run(name: str, directory: Path) -> PageRun:
     return PageRun(name, Store(directory), curve, text)
 
 
-def write_page(path: Path, runs: Sequence[PageRun], asked: Collection[str] = ()) -> int:
+def write_page(path: Path, runs: Sequence[PageRun], asked: Collection[str] = (), papers: Sequence[Paper] = ()) -> int:
     """Write the page, atomically.
 
     Args:
         path: The HTML file.
         runs: With different names.
         asked: Hashes (`cell`) of the cells that the page shows first.
+        papers: With published values to show beside the cells.
 
     Returns:
         The number of its cells, failed ones included.
@@ -79,16 +86,19 @@ def write_page(path: Path, runs: Sequence[PageRun], asked: Collection[str] = ())
         where = ", ".join(str(run.store.directory) for run in runs) or "none"
         raise ValueError(f"runs={where}: no cell of a frontier there.")
     content = {
-        "cells": cells,
+        "cells": [{key: value for key, value in cell.items() if key not in _OWN} for cell in cells],
         "curves": [{"run": run.name, **_curve(run.curve)} for run in runs],
         "configs": [{"run": run.name, "text": run.config} for run in runs if run.config],
+        "comparisons": comparisons(cells),
+        "published": published_curves(papers, cells, {run.name: run.config for run in runs}),
     }
     names = ", ".join(run.name for run in runs[:3]) + (" and others" if runs[3:] else "")
-    template = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+    files = {"page": "page.html", "style": "page.css", "answer": "answer.js", "script": "plots.js"}
+    read = {part: (Path(__file__).parent / name).read_text(encoding="utf-8") for part, name in files.items()}
     # Inside a string "</script>" would end the script, and "<!--<script>" would keep it from ending.
     data = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
-    parts = {"title": html.escape(names), "data": data, "plotly": get_plotlyjs()}
-    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], template))
+    parts = {**read, "title": html.escape(names), "data": data, "plotly": get_plotlyjs()}
+    write_text(path, re.sub(r"\{\{(\w+)\}\}", lambda mark: parts[mark[1]], read["page"]))
     return len(cells)
 
 
@@ -98,8 +108,9 @@ def _cells(run: PageRun) -> Iterator[dict[str, Any]]:
     mark_code(stored)
     for record in stored:
         groups.setdefault(comparable(record), []).append(record)
+    one_code = len({code_name(record) for record in stored}) == 1  # then it is not part of names
     for group in groups.values():
-        for series, records in by_series(group).items():
+        for series, records in by_series(group, code=not one_code).items():
             rules = list(dict.fromkeys(rule(record) for record in records))
             for record in records:
                 # One line is one model by one rule, but `by_series` groups by names.
@@ -122,7 +133,8 @@ def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
     picture = run.store.picture(record)
     keys = (
         "sampler", "nfe", "steps", "network_evaluations", "score", "standard_error", "n", "weights", "guidance",
-        "images_seen", "seconds_per_1k_images", "peak_memory_mb", "device", "device_name", "devices", "seed", "metric",
+        "images_seen", "seconds_per_1k_images", "ms_per_sample", "flops_per_sample", "timed_batch", "call_ms",
+        "evaluation_ms", "rule_ms", "decode_ms", "peak_memory_mb", "device", "device_name", "devices", "seed", "metric",
         "cell", "weights_sha256", "git", "git_changes", "floor", "error", "scored", "other_code",
     )  # fmt: skip
     return {
@@ -133,10 +145,33 @@ def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
         "group": hashlib.sha256("\n".join(measured(record)).encode()).hexdigest(),
         "versions": _text(record.get("versions")),
         "code": code_name(record) + (", another version of the code" if record["other_code"] else ""),
+        "grid": _grid(record.get("settings", {})),
         "settings": _text({k: v for k, v in record.get("settings", {}).items() if k != "steps"}),
         "scores": record["scores"],
+        "estimates": _estimates(record),
+        "record": record,
         "picture": _picture(picture, record.get("shape", [])),
     }
+
+
+def _estimates(record: Record) -> dict[str, Estimate]:
+    return {
+        metric: Estimate(
+            record["cell"],
+            score["value"],
+            score["standard_error"],
+            record["n"],
+            lower_is_better=score.get("lower_is_better", True),
+        )
+        for metric, score in (record["scores"] or {}).items()
+        if score["value"] is not None and score.get("standard_error") is not None
+    }
+
+
+def _grid(settings: Mapping[str, Any]) -> str | None:
+    """The name of a sampler's grid in words: `uniform time`."""
+    name = str((settings.get("spacing") or {}).get("_target_", "")).rpartition(".")[2]
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower() or None
 
 
 def _text(node: Any) -> str:

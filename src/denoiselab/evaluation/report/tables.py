@@ -33,8 +33,8 @@ def sheet_of(directory: Path, series: str) -> Path:
     return directory / "samples" / f"{path_part(series)}.png"
 
 
-def by_series(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """Records grouped by sampler, guidance, weights and other code, each group by rising NFE.
+def by_series(records: Sequence[Record], *, code: bool = True) -> dict[str, list[Record]]:
+    """Records grouped by sampler, guidance, weights and (with `code`) other code, each group by rising NFE.
 
     The name of a group has what differs between the groups.
     """
@@ -48,7 +48,7 @@ def by_series(records: Sequence[Record]) -> dict[str, list[Record]]:
             words.append(f"classifier={record['classifier_scale']:g}")
         if "weights" in several:
             words.append(record["weights"])
-        if record.get("other_code"):
+        if code and record.get("other_code"):
             words.append(f"code={code_name(record)}")
         groups.setdefault(" ".join(words), []).append(record)
     return {name: sorted(group, key=lambda r: r["nfe"]) for name, group in groups.items()}

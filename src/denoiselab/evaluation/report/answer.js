@@ -1,0 +1,130 @@
+// Which sampler is best at a budget, and how sure that is: from the comparisons of pairs that the page holds.
+"use strict";
+
+const COSTS = {
+  nfe: {unit: "calls", axis: "NFE (network calls a sample)", scale: 1},
+  network_evaluations: {unit: "evaluations", axis: "network evaluations a sample", scale: 1},
+  ms_per_sample: {unit: "ms", axis: "milliseconds a sample, in batches on one device", scale: 1},
+  flops_per_sample: {unit: "GFLOPs", axis: "GFLOPs a sample (the network's calls)", scale: 1e-9},
+  seconds_per_1k_images: {unit: "s per 1,000", axis: "seconds per 1,000 samples, by the clock, all devices", scale: 1},
+};
+const costOf = (cell, cost) => cell[cost] === null || cell[cost] === undefined ? null : cell[cost] * COSTS[cost].scale;
+
+const scoreOf = (cell, metric) => (cell.scores || {})[metric] || {value: null, standard_error: null};
+const lossOf = (cell, metric) => {
+  const {value, lower_is_better} = scoreOf(cell, metric);
+  return value === null ? null : lower_is_better === false ? -value : value;
+};
+
+// The comparison of all pairs of a group's cells by a metric, as it was computed when the page was written.
+function comparisonOf(group, metric) {
+  return data.comparisons.find(c => c.group === group && c.metric === metric) ?? null;
+}
+
+// The loss of a minus that of b, with its standard error; null where the two were not compared.
+function versus(a, b, metric) {
+  const comparison = a.group === b.group ? comparisonOf(a.group, metric) : null;
+  if (!comparison) return null;
+  const i = comparison.cells.indexOf(data.cells.indexOf(a)), j = comparison.cells.indexOf(data.cells.indexOf(b));
+  if (i < 0 || j < 0) return null;
+  if (i === j) return {difference: 0, error: 0, half: 0, paired: true, verdict: "tie"};
+  const [low, high] = i < j ? [i, j] : [j, i];
+  const at = low * (2 * comparison.cells.length - low - 1) / 2 + high - low - 1;  // upper triangle, by rows
+  const error = comparison.error[at], difference = (i < j ? 1 : -1) * comparison.difference[at];
+  if (error === null) return null;
+  const half = comparison.critical * error;
+  const verdict = difference === 0 && error === 0 ? "tie" : Math.abs(difference) <= half ? "undecided" : difference < 0 ? "better" : "worse";
+  return {difference, error, half, paired: comparison.paired[at] === 1, verdict};
+}
+
+// The kind of each cell's mark: dominated (surely beaten for no more cost), tied (not told from a cell of no more
+// cost), sure (surely better than all of these), or lowest where there is no comparison and only values decide.
+function marks(cells, metric, cost) {
+  const out = new Map();
+  for (const cell of cells) {
+    const rivals = cells.filter(c => c !== cell && !c.other_code === !cell.other_code && costOf(c, cost) <= costOf(cell, cost));
+    const against = rivals.map(c => versus(cell, c, metric));
+    if (against.some(v => v === null)) {
+      const least = Math.min(Infinity, ...rivals.map(c => lossOf(c, metric)));
+      out.set(cell, lossOf(cell, metric) < least ? "lowest" : "higher");
+    } else if (against.some(v => v.verdict === "worse")) out.set(cell, "dominated");
+    else out.set(cell, against.every(v => v.verdict === "better") ? "sure" : "tied");
+  }
+  return out;
+}
+
+// The best cell within a budget, those that tie with it, and those that another is surely better than: one cell a line.
+function ranking(cells, metric, cost, budget) {
+  const within = cells.filter(c => lossOf(c, metric) !== null && costOf(c, cost) !== null && costOf(c, cost) <= budget * (1 + 1e-9));
+  const present = within.filter(c => !c.other_code), fair = present.length ? present : within;
+  const rows = [];
+  for (const [name, group] of lines(fair)) {
+    const cell = group.reduce((a, b) => lossOf(b, metric) < lossOf(a, metric) ? b : a);
+    rows.push({name, cell});
+  }
+  rows.sort((a, b) => lossOf(a.cell, metric) - lossOf(b.cell, metric) || costOf(a.cell, cost) - costOf(b.cell, cost));
+  const beaten = row => rows.some(other => versus(row.cell, other.cell, metric)?.verdict === "worse");
+  for (const row of rows) {
+    row.against = row === rows[0] ? null : versus(row.cell, rows[0].cell, metric);
+    row.verdict = row === rows[0] ? "best" : row.against === null ? "not compared" : beaten(row) ? "surely worse" : "tie";
+  }
+  // Cheaper cells, of any line, that are not told from the best.
+  const cheaper = rows.length === 0 ? [] : fair.filter(c => {
+    const against = costOf(c, cost) < costOf(rows[0].cell, cost) ? versus(c, rows[0].cell, metric) : null;
+    return against !== null && against.verdict !== "worse";
+  });
+  cheaper.sort((a, b) => costOf(a, cost) - costOf(b, cost));
+  return {rows, cheaper: cheaper[0] ?? null};
+}
+
+// Samples a cell that would tell a pair apart, if the difference stays as it is.
+function samplesToDecide(cell, against) {
+  if (!against || against.difference === 0) return null;
+  return cell.n * (against.half / against.difference) ** 2;
+}
+
+const atCost = (value, cost) => cost === "nfe" && value === 1 ? "1 call" : `${number(+value.toPrecision(3))} ${COSTS[cost].unit}`;
+const called = ({name, cell}) => cell.grid && !name.includes("@") ? `${name} on ${cell.grid}` : name;
+
+// The answer in words: a sentence, and how sure it is.
+function answer({rows, cheaper}, metric, cost, budget) {
+  if (rows.length === 0) return {headline: `At ${atCost(budget, cost)}: no cell costs so little.`, sure: ""};
+  const best = rows[0], score = scoreOf(best.cell, metric), own = costOf(best.cell, cost);
+  const ties = rows.filter(r => r.verdict === "tie"), worse = rows.filter(r => r.verdict === "surely worse");
+  const unknown = rows.filter(r => r.verdict === "not compared");
+  const listed = part => part.map(r => r.name).join(", ");
+  let headline = `At ${atCost(budget, cost)}: ${called(best)}, ${give(score.value, score.standard_error)}`;
+  if (Math.abs(own - budget) > 1e-6 * budget) headline += ` (it takes ${atCost(own, cost)})`;
+  if (ties.length) headline += `; ties: ${listed(ties)}`;
+  headline += ".";
+  let sure;
+  if (rows.length === 1) sure = "There is no other line to compare it with.";
+  else if (unknown.length) sure = `Not known to be sure: no standard error of ${metric} for ${listed(unknown)}.`;
+  else if (ties.length === 0) sure = `Sure at the ${level(best.cell, metric)} level of all pairs at once: better than ${listed(worse)}.`;
+  else {
+    const needed = Math.max(...ties.map(r => samplesToDecide(r.cell, r.against) ?? Infinity));
+    sure = "Not sure which of them" + (worse.length ? `; surely worse: ${listed(worse)}` : "") + "."
+      + (Number.isFinite(needed) ? ` About ${(+needed.toPrecision(2)).toLocaleString("en")} samples a cell would tell them apart, if the differences stay.` : "");
+  }
+  const against = rows.map(r => r.against).filter(Boolean), unpaired = against.filter(a => !a.paired).length;
+  if (unpaired) sure += ` ${unpaired === against.length ? "The" : "Some"} differences are unpaired: cells have no stored influences.`;
+  if (cheaper) sure += ` As good for less: ${cheaper.series} at ${atCost(costOf(cheaper, cost), cost)}, ${digits(scoreOf(cheaper, metric).value)}.`;
+  return {headline, sure};
+}
+
+const levelOf = (cell, metric) => comparisonOf(cell.group, metric)?.level ?? 0.05;
+const level = (cell, metric) => `${number(100 * levelOf(cell, metric))} %`;
+
+// A score with two or more significant digits.
+function digits(score) {
+  const size = Math.abs(score);
+  return size >= 0.1 ? score.toFixed(2) : size >= 0.001 || size === 0 ? score.toFixed(4) : score.toPrecision(2);
+}
+
+// A value with its error, to as many decimals; to more where the error has no digit then.
+function give(value, error) {
+  const text = digits(value), decimals = (text.split(".")[1] ?? "").length;
+  if (error === null) return text;
+  const shown = error.toFixed(decimals);
+  return `${text} ± ${+shown === 0 && error > 0 ? error.toPrecision(1) : shown}`;
+}
