@@ -16,6 +16,7 @@ from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation import Control, Frontier, Measure, Score, Store, Subject, cell, store
 from denoiselab.evaluation.metrics.frechet import frechet_distance
 from denoiselab.evaluation.metrics.statistics import GaussianStatistics
+from denoiselab.evaluation.records import measured
 from denoiselab.evaluation.report import tables
 from denoiselab.model import Model
 from denoiselab.samplers import DDIM, Ancestral, DPMSolverPP, RhoRK
@@ -354,5 +355,5 @@ def test_cells_of_a_release_without_digests_of_code_are_kept_and_marked(tmp_path
     assert [(r["score"], r["other_code"]) for r in kept] == [(r["score"], True) for r in first]
     assert not any(r["other_code"] for r in records if r["nfe"] == 3)
     assert [*tables.by_series(kept)] == ["ddim code=0.1.0", "ancestral code=0.1.0"]
-    assert len({store.measured(r) for r in records}) == 1  # they stand on one page, in one measure
+    assert len({measured(r) for r in records}) == 1  # they stand on one page, in one measure
     assert len(json.loads(path.read_text())) == 4

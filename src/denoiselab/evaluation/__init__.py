@@ -28,7 +28,8 @@ from denoiselab.evaluation.metrics.kernel import KernelDistance
 from denoiselab.evaluation.metrics.neighbours import DensityCoverage, PrecisionRecall
 from denoiselab.evaluation.metrics.wasserstein import SlicedWasserstein
 from denoiselab.evaluation.optimized import OptimizedMetric
-from denoiselab.evaluation.store import Record, Store
+from denoiselab.evaluation.records import Record
+from denoiselab.evaluation.store import Store
 
 __all__ = [
     "CLIP",

@@ -15,15 +15,18 @@ import torch.distributed as dist
 from torch import Tensor
 
 from denoiselab import progress
-from denoiselab.evaluation.contracts import Measure, Score, Statistics
+from denoiselab.evaluation.contracts import Influences, Measure, Score, Statistics
 from denoiselab.evaluation.cost import Stopwatch, cost_of_call
 from denoiselab.evaluation.memory import PeakMemory, device_name
 from denoiselab.evaluation.ranks import REFUSALS
-from denoiselab.evaluation.store import Record
+from denoiselab.evaluation.records import Record
 from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing, Model, NotFinite, Steer, mean_count
 from denoiselab.samplers import DDIM, Sampler
 from denoiselab.samplers.spacing import UniformTime
+
+# The influences of a cell's scores, by metric.
+Kept = Mapping[str, Influences]
 
 
 class Subject(NamedTuple):
@@ -85,8 +88,8 @@ class Scoring:
     bar: Any
     _calls: dict[float | None, dict[str, float]] = field(default_factory=dict, init=False)  # cost, by kind of guidance
 
-    def __call__(self, guidance: float, sampler: Sampler, steps: int, calls: int) -> tuple[Record, Tensor]:
-        """Measurements of a cell, and its first samples (on the first rank).
+    def __call__(self, guidance: float, sampler: Sampler, steps: int, calls: int) -> tuple[Record, Tensor, Kept]:
+        """Measurements of a cell, its first samples (on the first rank), and the influences of its scores, by metric.
 
         Seconds are wall-clock time of sampling and features on all `devices` together, after a warm-up that loads
         libraries, chooses kernels and moves weights.
@@ -141,7 +144,8 @@ class Scoring:
             "devices": len(shares),
             "shape": list(self.subject.model.codec.shape),
         }
-        return record, first
+        kept = {metric: score.influences for metric, score in scores.items() if score.influences is not None}
+        return record, first, kept
 
     def _share(self) -> range:
         """This rank's indices."""

@@ -16,12 +16,15 @@ from torch import Tensor
 
 from denoiselab.data import DataSet
 
+# How the name of a metric ends that is extrapolated to infinitely many samples.
+INFINITY = "_infinity"
+
 
 class ContractError(TypeError):
     """A part does not return what its contract asks for; the message names the part, the call and what was found."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Influences:
     """Derivatives of a score by the weights of its samples, from which two scores on the same noise are compared.
 
@@ -40,6 +43,13 @@ class Influences:
     n: int
     strata: int = 1
     blocks: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Influences) or (self.n, self.strata) != (other.n, other.strata):
+            return False
+        return all(torch.equal(getattr(self, name), getattr(other, name)) for name in ("first", "second", "blocks"))
+
+    __hash__ = object.__hash__
 
 
 class Score(NamedTuple):

@@ -16,9 +16,6 @@ from denoiselab.evaluation.contracts import Score
 # Layers of an extractor: its feature vector, the logits of its classes, and features with a place in the image.
 FEATURES, LOGITS, SPATIAL = "features", "logits", "spatial"
 
-# How the name of a metric ends that is extrapolated to infinitely many samples.
-INFINITY = "_infinity"
-
 
 class Gaussian(Protocol):
     """Number, mean and covariance of a set of features, in float64, and some of the features."""

@@ -13,10 +13,11 @@ from torch import Tensor
 from denoiselab import progress
 from denoiselab.cleaning import line
 from denoiselab.code_digest import modules_of, sha256_of_code
-from denoiselab.evaluation.cell import FeatureWriteError, Scoring, Subject
+from denoiselab.evaluation.cell import FeatureWriteError, Kept, Scoring, Subject
 from denoiselab.evaluation.contracts import Measure
 from denoiselab.evaluation.ranks import on_first_rank
-from denoiselab.evaluation.store import Record, Store, comparable, find, key_of, mark_code, rule
+from denoiselab.evaluation.records import Record, comparable, rule
+from denoiselab.evaluation.store import Store, find, key_of, mark_code
 from denoiselab.media.kinds import medium
 from denoiselab.model import digest
 from denoiselab.samplers import Sampler
@@ -154,13 +155,13 @@ class Frontier:
                             records.append(former)
                             continue
                         try:
-                            measured, first = scoring(guidance, sampler, steps, calls)
+                            measured, first, influences = scoring(guidance, sampler, steps, calls)
                         except FeatureWriteError as full:
                             raise store.failure(full) from full
                         now = datetime.now(UTC).isoformat(timespec="seconds")
                         records.append({"sampler": name, **measured, **cell, **notes, "scored": now, **identity})
                         if rank == 0:
-                            _write(store, records[-1], subject, first)
+                            _write(store, records[-1], subject, first, influences)
                         control.check_cell()
             bar.update(due - bar.n)
         if rank == 0:
@@ -196,11 +197,12 @@ def _identity(cell: Mapping[str, Any], modules: list[str]) -> dict[str, Any]:
     return {"protocol_sha256": key_of(cell), **code, "code_modules": modules, "cell": key_of({**cell, **code})}
 
 
-def _write(store: Store, record: Record, subject: Subject, first: Tensor) -> None:
-    """Store a record and the picture of the cell's first samples."""
+def _write(store: Store, record: Record, subject: Subject, first: Tensor, influences: Kept) -> None:
+    """Store a record, the picture of the cell's first samples and the influences of its scores."""
     if record["error"] is None:
         with store.writing():
             medium(subject.model.codec.shape).write_cell(store.picture(record), first)
+        store.keep(record, influences)
     store.add([record])
 
 

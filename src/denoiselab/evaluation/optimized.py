@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from denoiselab.evaluation.frontier import Frontier
-from denoiselab.evaluation.store import Record, loss
+from denoiselab.evaluation.records import Record, loss
 
 _FORM = re.compile(r"frontier/(?P<which>[\w.@-]+?)(@(?P<nfe>\d+))?")
 BEST = "best"

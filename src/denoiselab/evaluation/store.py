@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,15 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from denoiselab import files
 from denoiselab.cleaning import path_part
 from denoiselab.code_digest import sha256_of_code
+from denoiselab.evaluation.contracts import Influences
+from denoiselab.evaluation.records import Record
+from denoiselab.evaluation.verdicts import kept
+from denoiselab.evaluation.verdicts.frontiers import mark_pareto
 from denoiselab.files import atomic
 from denoiselab.nodes.options import completed
-
-Record = dict[str, Any]
-
-# Cells that agree in all of these, and in the versions of other packages, have comparable scores. The code of this
-# package has a digest of its own.
-_MEASURED = ("data", "split", "metric", "metrics", "n", "seed", "extractor_sha256", "reference_sha256")
-
 
 _Number = Annotated[float, Field(allow_inf_nan=False, gt=-1e300, lt=1e300)]
 
@@ -113,7 +109,7 @@ class Store:
             raise ValueError(f"{self._path}: damaged; delete it to score its cells anew.") from None
 
     def add(self, records: Iterable[Record]) -> None:
-        """Add cells to those of all processes, and mark again which are Pareto-optimal.
+        """Add cells to those of all processes, and mark again which may be Pareto-optimal.
 
         Raises:
             OSError: If they cannot be written; the cells before are kept.
@@ -123,9 +119,12 @@ class Store:
             with FileLock(self.directory / ".frontier.lock"):
                 for half in self.directory.glob(".frontier.*.tmp"):
                     half.unlink()  # left by a kill in the middle of a write
-                cells = {**self.read(), **{record["cell"]: record for record in records}}
+                cells, added = self.read(), {record["cell"]: record for record in records}
+                former = {cell: record.get("other_code") for cell, record in cells.items() if "pareto" in record}
+                cells |= added
                 mark_code(cells.values())
-                mark_pareto([*cells.values()])
+                changed = {cell for cell, record in cells.items() if former.get(cell) != record["other_code"]}
+                mark_pareto([*cells.values()], self.influences, {*changed, *added})
                 write_json(self._path, [*cells.values()])
                 write_csv(self.directory / "frontier.csv", [*cells.values()])
 
@@ -151,23 +150,21 @@ class Store:
         name = f"{path_part(record['sampler'])}_nfe{record['nfe']:04g}_{path_part(record['cell'][:8])}.png"
         return self.directory / "samples" / "cells" / name
 
+    def keep(self, record: Mapping[str, Any], influences: Mapping[str, Influences]) -> None:
+        """Write the influences of a cell, by metric, before its record.
 
-def comparable(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Equal for scores that can be compared: `measured`, and the length of training."""
-    return (json.dumps(record.get("images_seen")), *measured(record))
+        Raises:
+            OSError: If they cannot be written.
+        """
+        with self.writing():
+            kept.write(self._influences(record), influences)
 
+    def influences(self, record: Mapping[str, Any]) -> dict[str, Influences]:
+        """The influences of a cell, by metric; empty if they were not kept, or the file is damaged."""
+        return kept.read(self._influences(record))
 
-def measured(record: Mapping[str, Any]) -> tuple[str, ...]:
-    """Equal for scores on the same scale."""
-    versions = {name: version for name, version in record.get("versions", {}).items() if name != "denoiselab"}
-    return tuple(json.dumps(value, sort_keys=True) for value in (*map(record.get, _MEASURED), versions))
-
-
-def rule(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Equal for all cells of a line in the chart: the model, and the sampler's settings except steps."""
-    settings = json.dumps({**record.get("settings", {}), "steps": None}, sort_keys=True)
-    keys = ("model_sha256", "weights_sha256", "classifier_sha256")
-    return *(record.get(key) for key in keys), settings
+    def _influences(self, record: Mapping[str, Any]) -> Path:
+        return self.directory / "influences" / f"{path_part(record['cell'])}.npz"
 
 
 def key_of(cell: Mapping[str, Any]) -> str:
@@ -196,40 +193,6 @@ def mark_code(records: Iterable[Record]) -> None:
     for record in records:
         modules = record.get("code_modules")
         record["other_code"] = not modules or sha256_of_code(modules) != record.get("code_sha256")
-
-
-def finished(records: Iterable[Record]) -> list[Record]:
-    """The records that have a score."""
-    return [record for record in records if record["score"] is not None]
-
-
-def loss(record: Record) -> float:
-    """The score of a finished record, its sign changed where more is better."""
-    return float(record["score"] if lower_is_better(record) else -record["score"])
-
-
-def lower_is_better(record: Record) -> bool:
-    """Of the primary metric."""
-    primary = (record.get("scores") or {}).get(record.get("metric"), {})
-    return bool(primary.get("lower_is_better", True))
-
-
-def mark_pareto(records: Sequence[Record]) -> None:
-    """Set `pareto` of each record: whether no comparable cell is better at the same cost, or as good for less.
-
-    Only cells of the same code are compared. The cost is the number of network evaluations a sample; a call under
-    guidance makes two.
-    """
-    groups: dict[tuple[Any, ...], list[Record]] = {}
-    for record in records:
-        record["pareto"] = False
-        if record["score"] is not None:
-            groups.setdefault((record.get("other_code"), *comparable(record)), []).append(record)
-    for group in groups.values():
-        best = math.inf
-        for record in sorted(group, key=lambda r: (r["network_evaluations"], loss(r))):
-            record["pareto"] = loss(record) < best
-            best = min(best, loss(record))
 
 
 def write_json(path: Path, records: Sequence[Record]) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from denoiselab.cleaning import path_part
+from denoiselab.evaluation.records import Record, finished, loss, lower_is_better
 from denoiselab.evaluation.report import tables
-from denoiselab.evaluation.store import Record, finished, loss, lower_is_better
 from denoiselab.training.checkpoint_files import BEST, CHECKPOINTS, LAST
 
 if TYPE_CHECKING:

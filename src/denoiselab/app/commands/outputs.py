@@ -10,11 +10,14 @@ import torch
 import torch.distributed as dist
 
 from denoiselab.app.commands.report import papers
+from denoiselab.cleaning import line
 from denoiselab.console import console
 from denoiselab.evaluation import Frontier, Record, Store
+from denoiselab.evaluation.records import finished, loss
 from denoiselab.evaluation.report import plane, tables
 from denoiselab.evaluation.report.page import PAGE, page_run, write_page
-from denoiselab.evaluation.store import finished, loss
+from denoiselab.evaluation.report.verdicts import VERDICTS, sentences, write_verdicts
+from denoiselab.files import read_json
 from denoiselab.media.kinds import medium
 from denoiselab.training.checkpoint_files import BEST, CHECKPOINT_KEY, CHECKPOINTS, LAST, newest_whole
 
@@ -61,6 +64,7 @@ def tell_inexact(frontier: Frontier) -> None:
 
 def write_outputs(records: list[Record], store: Store, shape: Sequence[int]) -> None:
     """Write the plot, the sheets of samples and the page of a directory's frontier."""
+    write_verdicts(store, records)
     tables.write_pictures(store, records, medium(shape).write_sheet)
     asked = {record["cell"] for record in records}
     write_page(store.directory / PAGE, [page_run(store.directory.name, store.directory)], asked, papers())
@@ -97,6 +101,8 @@ def report_records(records: list[Record], path: Path, loggers: Sequence[Logger])
                 send_frontier(logger, records, path)
     out = console()
     out.print(tables.table(records))
+    for sentence in sentences(read_json(path / VERDICTS)):
+        out.print(line(sentence))
     if others := sum(record.get("other_code", False) for record in records):
         out.print(
             f"code=...: {others} of these {len(records)} cells were scored by another version of the code, and are "
@@ -109,6 +115,7 @@ def report_records(records: list[Record], path: Path, loggers: Sequence[Logger])
         ("page", PAGE),
         ("scores", "frontier.csv"),
         ("whole records", "frontier.json"),
+        ("verdicts", VERDICTS),
         ("plot", "frontier.png"),
         ("samples", "samples/"),
         ("picture", PICTURE),

@@ -15,7 +15,8 @@ from denoiselab.choices import folder
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation.report.page import page_run, write_page
-from denoiselab.evaluation.store import Store, mark_code, mark_pareto, write_csv, write_json
+from denoiselab.evaluation.store import Store, mark_code, write_csv, write_json
+from denoiselab.evaluation.verdicts.frontiers import mark_pareto
 from denoiselab.evaluation.verdicts.published import Paper, read
 from denoiselab.training.wandb_frontier import CHART, FIELDS, chart_spec
 
@@ -103,9 +104,10 @@ def write_joint(homes: Sequence[Path], out: str | None) -> Path:
     page = (parent / f"frontier-{digest}" if out is None else Path(out)) / _JOINT
     named = dict(zip(distinct(homes), homes, strict=True))
     count = write_page(page, [page_run(name, home) for name, home in named.items()], papers=papers())
-    records = [{**record, "run": name} for name, home in named.items() for record in Store(home).read().values()]
+    stores = {name: Store(home) for name, home in named.items()}
+    records = [{**record, "run": name} for name, store in stores.items() for record in store.read().values()]
     mark_code(records)
-    mark_pareto(records)  # each run's file has its own
+    mark_pareto(records, lambda record: stores[record["run"]].influences(record))  # each run's file has its own
     write_json(page.with_suffix(".json"), records)
     write_csv(page.with_suffix(".csv"), records)
     console().print(f"{count} cells of {len(homes)} run(s): {page}")

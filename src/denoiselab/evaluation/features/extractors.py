@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from denoiselab.data import DataSet
-from denoiselab.evaluation.contracts import ContractError, Extractor, Given, Score, Workspace
-from denoiselab.evaluation.feature_contracts import INFINITY, FeatureExtractor, Metric
+from denoiselab.evaluation.contracts import INFINITY, ContractError, Extractor, Given, Score, Workspace
+from denoiselab.evaluation.feature_contracts import FeatureExtractor, Metric
 from denoiselab.evaluation.features.weights import WeightsFile
 from denoiselab.evaluation.metrics.collected import Collected
 from denoiselab.evaluation.ranks import on_first_rank

@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from denoiselab.evaluation.contracts import Influences, Score
-from denoiselab.evaluation.feature_contracts import FEATURES, INFINITY, SPATIAL, Gaussian, Layer, Metric, Sample
+from denoiselab.evaluation.contracts import INFINITY, Influences, Score
+from denoiselab.evaluation.feature_contracts import FEATURES, SPATIAL, Gaussian, Layer, Metric, Sample
 from denoiselab.evaluation.metrics.standard_errors import second_order, standard_error, without_second_order
 from denoiselab.evaluation.verdicts.paired import pairs
 

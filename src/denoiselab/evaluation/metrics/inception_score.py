@@ -13,6 +13,7 @@ from denoiselab.evaluation.feature_contracts import LOGITS, Layer, Metric
 from denoiselab.evaluation.metrics.standard_errors import (
     INFLUENCES,
     double_differences,
+    influences,
     second_order,
     standard_error,
     without_second_order,
@@ -65,12 +66,14 @@ class InceptionScore(Metric):
             divergence = _divergence(log_p[rows], log_p[rows].exp().mean(0))
             weight = divergence.mean().exp() * n / (self.splits * len(rows))
             influence[rows] = weight * (divergence - divergence.mean())
-        error = standard_error(influence, n, samples.strata)
+        error, kept = standard_error(influence, n, samples.strata), None
         if error is not None:
             first, mean = log_p[: max(INFLUENCES, 2 * samples.strata)].exp(), log_p.exp().mean(0)
-            differences = score * double_differences(first / mean @ first.T, samples.strata)
+            second = first / mean @ first.T
+            differences = score * double_differences(second, samples.strata)
             error = without_second_order(error, self.splits * second_order(differences, n))
-        return {"is": Score(score, error)}
+            kept = influences(influence, n, samples.strata, score * self.splits**0.5 * second)
+        return {"is": Score(score, error, influences=kept)}
 
 
 def _divergence(log_p: Tensor, mean: Tensor) -> Tensor:

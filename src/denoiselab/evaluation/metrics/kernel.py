@@ -14,6 +14,7 @@ from denoiselab.evaluation.feature_contracts import FEATURES, Layer, Metric
 from denoiselab.evaluation.metrics.standard_errors import (
     INFLUENCES,
     double_differences,
+    influences,
     second_order,
     standard_error,
     without_second_order,
@@ -72,11 +73,13 @@ class KernelDistance(Metric):
         itself = (first.square().sum(1) / first.shape[1] + 1) ** 3
         within, between = (sum(_cubic(first, y.double()).sum(1) for y in part.split(_COLUMNS)) for part in (x, data))
         influence = 2 * ((within - itself) / (len(x) - 1) - between / len(data))
-        error = standard_error(influence, len(x), samples.strata)
+        error, kept = standard_error(influence, len(x), samples.strata), None
         if error is not None:
-            second = second_order(double_differences(2 * _cubic(first, first), samples.strata), len(x))
-            error = math.hypot(without_second_order(error, second), math.sqrt(variance(values) / self.blocks))
-        return {"kd": Score(fmean(values), error)}
+            second = 2 * _cubic(first, first)
+            added = second_order(double_differences(second, samples.strata), len(x))
+            error = math.hypot(without_second_order(error, added), math.sqrt(variance(values) / self.blocks))
+            kept = influences(influence, len(x), samples.strata, second, values)
+        return {"kd": Score(fmean(values), error, influences=kept)}
 
 
 def _cubic(x: Tensor, y: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from denoiselab.evaluation.contracts import Score
 from denoiselab.evaluation.feature_contracts import FEATURES, Layer, Metric
-from denoiselab.evaluation.metrics.standard_errors import standard_error
+from denoiselab.evaluation.metrics.standard_errors import influences, standard_error
 
 
 class _Neighbourhoods(Metric):
@@ -63,8 +63,7 @@ class PrecisionRecall(_Neighbourhoods):
         for rows, columns, distances in _blocks(data, x, self.batch_size):
             within[columns] |= (distances <= radii_data[rows, None]).any(0)
             found[rows] |= (distances <= radii_x[columns]).any(1)
-        error = standard_error(within.double(), len(x), samples.strata)
-        return {"precision": Score(float(within.double().mean()), error), "recall": Score(float(found.double().mean()))}
+        return {"precision": _mean(within.double(), samples.strata), "recall": Score(float(found.double().mean()))}
 
 
 class DensityCoverage(_Neighbourhoods):
@@ -88,8 +87,13 @@ class DensityCoverage(_Neighbourhoods):
             holding[columns] += inside.sum(0)
             covered[rows] |= inside.any(1)
         density = holding.double() / self.neighbours
-        error = standard_error(density, len(x), samples.strata)
-        return {"density": Score(float(density.mean()), error), "coverage": Score(float(covered.double().mean()))}
+        return {"density": _mean(density, samples.strata), "coverage": Score(float(covered.double().mean()))}
+
+
+def _mean(values: Tensor, strata: int) -> Score:
+    """The mean of values `(n,)` of samples, which are their influences."""
+    n = len(values)
+    return Score(float(values.mean()), standard_error(values, n, strata), influences=influences(values, n, strata))
 
 
 def _radii(points: Tensor, neighbours: int, batch_size: int) -> Tensor:

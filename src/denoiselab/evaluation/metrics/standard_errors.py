@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from denoiselab.evaluation.verdicts.paired import within_strata
+from denoiselab.evaluation.contracts import Influences
+from denoiselab.evaluation.verdicts import paired
 
 # Samples whose second influence is computed.
 INFLUENCES = 1024
+
+# Samples whose influence is kept, from which a difference of scores has a standard error that is 2 to 4 % off.
+_KEPT = 2048
+
+# Double differences that are kept of a second influence that is computed of all pairs; a cubic kernel's vary much.
+_DIFFERENCES = 8192
 
 
 def standard_error(influence: Tensor, n: int, strata: int = 1) -> float | None:
@@ -26,8 +34,25 @@ def standard_error(influence: Tensor, n: int, strata: int = 1) -> float | None:
     """
     if len(influence) < 2 * strata:
         return None
-    deviations, weight = within_strata(influence, strata)
+    deviations, weight = paired.within_strata(influence, strata)
     return float(((deviations.square() * weight).mean() / n).sqrt())
+
+
+def influences(
+    first: Tensor, n: int, strata: int = 1, second: Tensor | None = None, blocks: Sequence[float] = ()
+) -> Influences:
+    """The influences that are kept of a score.
+
+    Args:
+        first: Those of the first samples, `(m,)`.
+        n: Number of samples.
+        strata: Sample i is drawn from stratum i mod strata.
+        second: Second influences of the first samples on each other, `(k, k)`; None for a mean over samples.
+        blocks: As of `Influences`.
+    """
+    differences = torch.empty(0) if second is None else paired.double_differences(second, strata, _DIFFERENCES)
+    kept = first[: max(_KEPT, 2 * strata)]
+    return Influences(kept.float(), differences.float(), n, strata, torch.tensor(blocks, dtype=torch.float32))
 
 
 def second_order(differences: Tensor, n: int) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from denoiselab.evaluation.store import Record
+from denoiselab.evaluation.records import Record
 from denoiselab.evaluation.verdicts.compare import Comparison, Estimate, compare
 
 # Cells of a group, at most: the number of pairs grows with the square.

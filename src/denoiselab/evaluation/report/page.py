@@ -16,11 +16,13 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from denoiselab.evaluation.records import Record, comparable, measured, rule
 from denoiselab.evaluation.report.comparisons import comparisons
 from denoiselab.evaluation.report.published_curves import published_curves
 from denoiselab.evaluation.report.tables import by_series, code_name
-from denoiselab.evaluation.store import Record, Store, comparable, mark_code, measured, rule
-from denoiselab.evaluation.verdicts.compare import Estimate
+from denoiselab.evaluation.store import Store, mark_code
+from denoiselab.evaluation.verdicts import Estimate, Influences
+from denoiselab.evaluation.verdicts.frontiers import estimate
 from denoiselab.evaluation.verdicts.published import Paper
 from denoiselab.files import write_text
 
@@ -148,21 +150,15 @@ def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
         "grid": _grid(record.get("settings", {})),
         "settings": _text({k: v for k, v in record.get("settings", {}).items() if k != "steps"}),
         "scores": record["scores"],
-        "estimates": _estimates(record),
+        "estimates": _estimates(record, run.store.influences(record)),
         "record": record,
         "picture": _picture(picture, record.get("shape", [])),
     }
 
 
-def _estimates(record: Record) -> dict[str, Estimate]:
+def _estimates(record: Record, influences: Mapping[str, Influences]) -> dict[str, Estimate]:
     return {
-        metric: Estimate(
-            record["cell"],
-            score["value"],
-            score["standard_error"],
-            record["n"],
-            lower_is_better=score.get("lower_is_better", True),
-        )
+        metric: estimate(record, influences, metric)
         for metric, score in (record["scores"] or {}).items()
         if score["value"] is not None and score.get("standard_error") is not None
     }

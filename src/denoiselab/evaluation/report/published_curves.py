@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped]
 
-from denoiselab.evaluation.store import Record
+from denoiselab.evaluation.records import Record
 from denoiselab.evaluation.verdicts.published import Own, Paper, curves
 
 

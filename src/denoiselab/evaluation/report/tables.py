@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from denoiselab.cleaning import aligned, figure_text, line, path_part
-from denoiselab.evaluation.store import Record, Store, finished, lower_is_better
+from denoiselab.evaluation.records import Record, finished, lower_is_better
+from denoiselab.evaluation.store import Store
+from denoiselab.evaluation.verdicts.compare import DOMINATED, SURE, TIED
+from denoiselab.evaluation.verdicts.frontiers import standings
 from denoiselab.media import figures
 
 WriteSheet = Callable[[Path, Sequence[Any], Sequence[str], str], None]
@@ -20,7 +23,7 @@ def write_pictures(store: Store, records: Sequence[Record], write_sheet: WriteSh
     done = finished(records)
     if not done:
         return
-    _plot(store.directory / "frontier.png", done)
+    _plot(store.directory / "frontier.png", done, standings(done, store.influences))
     for name, rows in by_series(done).items():
         strips = [read_strip(store.picture(r)) for r in rows]
         labels = [f"NFE {r['nfe']}: {digits(r['score'])}" for r in rows]
@@ -107,21 +110,34 @@ def read_strip(path: Path) -> Any:
         return image.copy()
 
 
-def _plot(path: Path, records: Sequence[Record]) -> None:
+# How cells are marked by their standing: hollow or not, opacity, and what it says.
+_MARKS = {
+    SURE: (False, 1.0, "surely better than all of no more cost"),
+    TIED: (True, 1.0, "may be as good as all of no more cost"),
+    DOMINATED: (False, 0.3, "surely worse than one of no more cost"),
+}
+
+
+def _mark(axes: Any, x: Sequence[float], y: Sequence[float], colour: str, kind: str, **options: Any) -> None:
+    hollow, alpha, _ = _MARKS[kind]
+    look = {"color": colour, "markerfacecolor": "white" if hollow else colour, "alpha": alpha, "zorder": 3}
+    axes.plot(x, y, "o", linestyle="none", markersize=6, **look, **options)
+
+
+def _plot(path: Path, records: Sequence[Record], standing: Mapping[str, str]) -> None:
     from matplotlib.figure import Figure  # slow to import
     from matplotlib.ticker import ScalarFormatter
 
-    figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(6.4, 4.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     for name, rows in by_series(records).items():
         nfe, scores = [r["nfe"] for r in rows], [r["score"] for r in rows]
         errors = [r["standard_error"] or 0.0 for r in rows]
-        axes.errorbar(nfe, scores, errors if any(errors) else None, marker="o", capsize=2, label=figure_text(name))
-    best = sorted((r for r in records if r["pareto"]), key=lambda r: r["nfe"])
-    axes.plot(
-        [r["nfe"] for r in best], [r["score"] for r in best], linestyle="none", marker="o", markersize=11,
-        markerfacecolor="none", markeredgecolor="0.3", label="Pareto-optimal",
-    )  # fmt: skip
+        drawn = axes.errorbar(nfe, scores, errors if any(errors) else None, capsize=2, label=figure_text(name))
+        for record in rows:
+            _mark(axes, [record["nfe"]], [record["score"]], drawn[0].get_color(), standing[record["cell"]])
+    for kind in (kind for kind in _MARKS if kind in standing.values()):
+        _mark(axes, [], [], "0.3", kind, label=_MARKS[kind][2])
     if "floor" in records[0]:
         axes.axhline(records[0]["floor"], color="0.5", linestyle="--", linewidth=1, label="fresh data")
     budgets = sorted({record["nfe"] for record in records})
@@ -143,5 +159,5 @@ def _plot(path: Path, records: Sequence[Record]) -> None:
     title = figure_text(f"n = {records[0]['n']}, weights = {weights}, {records[0]['data']}")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3, which="both")
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=7)
     figures.save(figure, path)

@@ -98,6 +98,14 @@ class Comparison:
         k = len(self.estimates)
         return self._critical(torch.ones(k, k, dtype=torch.bool))
 
+    def value(self, j: int) -> float:
+        """Of score j, at infinity or at n."""
+        return _value(self.estimates[j], self.at)
+
+    def error(self, j: int) -> float:
+        """The standard error of score j alone; NaN without an estimate."""
+        return _error(self.estimates[j], self.at)
+
     def verdict(self, j: int, k: int) -> str:
         """Of score j: "better" or "worse" than score k, "undecided", or "tie" if both are of the same samples."""
         if j == k or bool(self._same[j, k]):
@@ -165,8 +173,7 @@ class Comparison:
 
     @cached_property
     def _losses(self) -> list[float]:
-        values = [_value(one, self.at) for one in self.estimates]
-        return [value if one.lower_is_better else -value for one, value in zip(self.estimates, values, strict=True)]
+        return [self.value(j) if one.lower_is_better else -self.value(j) for j, one in enumerate(self.estimates)]
 
     def _excess(self, critical: float) -> Tensor:
         """How far `(K, K)` score j is worse than score i beyond chance, `[j, i]`; negative without an estimate."""
@@ -196,6 +203,8 @@ class Comparison:
 
     def _critical(self, asked: Tensor) -> float:
         """The quantile of the largest (draw j - draw i) / deviation over pairs `[j, i]` that are asked for."""
+        if not bool(asked.any()):
+            return 0.0
         draws, spread = self._draws
         largest = torch.zeros(len(draws), dtype=torch.float64)
         for j in asked.any(1).nonzero().flatten().tolist():

@@ -1,0 +1,177 @@
+"""Verdicts on the cells of a frontier: a file beside its records, and sentences.
+
+`verdicts.json` is an object with the `level` and with `groups`, one for each metric of each set of comparable cells,
+the primary metric first:
+
+- `metric`, `primary`, `n`, `lower_is_better`; `at`: whether values at "infinity" or at "n" are compared; `critical`:
+  the multiple of the standard error that |difference| must exceed.
+- `cells`: each with `cell` (the record's), `series`, `nfe`, `network_evaluations`, `value` (that is compared),
+  `standard_error` (its own), `standing` ("sure": surely better than all cells of no greater cost; "tied": none of them
+  is surely better; "dominated"), `paired` (whether influences were kept).
+- `pairs`: each with `a` and `b` (places in `cells`, a < b), `difference` (value of a less value of b), `standard_error`
+  (null without an estimate), `half_width` of the interval, `paired`, and `verdict` of a: "better", "worse", "undecided"
+  or "tie" (the same samples).
+- `budgets`: for each number of calls, each with `nfe`, the place of the `best` cell, `ties` and `surely_worse`, and
+  `sentence`.
+- `notes`: sentences on cells that were not paired, or have no verdict.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from denoiselab.evaluation.contracts import INFINITY
+from denoiselab.evaluation.records import Record
+from denoiselab.evaluation.report.tables import by_series
+from denoiselab.evaluation.store import Store
+from denoiselab.evaluation.verdicts import Comparison
+from denoiselab.evaluation.verdicts.frontiers import LEVEL, comparison, groups
+from denoiselab.files import write_json
+
+VERDICTS = "verdicts.json"
+
+
+def write_verdicts(store: Store, records: Sequence[Record], level: float = LEVEL) -> dict[str, Any]:
+    """Write `verdicts.json` of some records of a store, with its own checksum, and return its content."""
+    content = {"level": level, "groups": verdicts(store, records, level)}
+    write_json(store.directory / VERDICTS, content)
+    return content
+
+
+def verdicts(store: Store, records: Sequence[Record], level: float = LEVEL) -> list[dict[str, Any]]:
+    """The groups of `verdicts.json`."""
+    series = {record["cell"]: name for name, rows in by_series(records).items() for record in rows}
+    kept = {record["cell"]: store.influences(record) for record in records}
+    return [
+        _group(group, comparison(group, lambda record: kept[record["cell"]], metric, level), metric, series)
+        for group in groups(records)
+        for metric in _metrics(group)
+    ]
+
+
+def sentences(content: Mapping[str, Any]) -> list[str]:
+    """What `verdicts.json` says of primary metrics, for the end of a table."""
+    primary = [group for group in content["groups"] if group["primary"]]
+    return [text for group in primary for text in (*(b["sentence"] for b in group["budgets"]), *group["notes"])]
+
+
+def _metrics(group: Sequence[Record]) -> list[str]:
+    """The metrics that all records have, but for those of values at infinity and without any standard error."""
+    primary = group[0]["metric"]
+    shared = [record["scores"] or {} for record in group]
+    others = [
+        metric
+        for metric in shared[0]
+        if not metric.endswith(INFINITY)
+        and all((one.get(metric) or {}).get("value") is not None for one in shared)
+        and any(one[metric]["standard_error"] is not None for one in shared)
+    ]
+    return [primary, *(metric for metric in others if metric != primary)]
+
+
+def _group(group: Sequence[Record], both: Comparison, metric: str, series: Mapping[str, str]) -> dict[str, Any]:
+    standings = both.standings()
+    cells = [
+        {
+            "cell": record["cell"],
+            "series": series[record["cell"]],
+            "nfe": record["nfe"],
+            "network_evaluations": record["network_evaluations"],
+            "value": both.value(i),
+            "standard_error": _plain(both.error(i)),
+            "standing": standings[i],
+            "paired": bool(both.paired[i, i]),
+        }
+        for i, record in enumerate(group)
+    ]
+    return {
+        "metric": metric,
+        "primary": metric == group[0]["metric"],
+        "n": group[0]["n"],
+        "lower_is_better": both.estimates[0].lower_is_better,
+        "at": both.at,
+        "critical": _plain(both.critical),
+        "cells": cells,
+        "pairs": [_pair(both, a, b) for b in range(len(cells)) for a in range(b)],
+        "budgets": [_budget(both, cells, nfe, among) for nfe, among in _budgets(cells).items()],
+        "notes": _notes(both, cells, metric),
+    }
+
+
+def _pair(both: Comparison, a: int, b: int) -> dict[str, Any]:
+    return {
+        "a": a,
+        "b": b,
+        "difference": _plain(float(both.difference[a, b])),
+        "standard_error": _plain(float(both.standard_error[a, b])),
+        "half_width": _plain(both.half_width(a, b)),
+        "paired": bool(both.paired[a, b]),
+        "verdict": both.verdict(a, b),
+    }
+
+
+def _budgets(cells: Sequence[Mapping[str, Any]]) -> dict[float, list[int]]:
+    """The cells that can be compared at each number of calls that two series or more spend.
+
+    They are, of each series, the one of the most calls that are no more than the budget and more than half of it: a
+    sampler of two calls a step spends 9 of 10.
+    """
+    spent = [cell["nfe"] for cell in cells]
+    out = {}
+    for nfe in sorted({nfe for nfe in spent if spent.count(nfe) > 1}):
+        of_series: dict[str, int] = {}
+        for i in sorted(range(len(cells)), key=spent.__getitem__):
+            if nfe / 2 < spent[i] <= nfe:
+                of_series[cells[i]["series"]] = i
+        out[nfe] = [*of_series.values()]
+    return out
+
+
+def _budget(both: Comparison, cells: Sequence[Mapping[str, Any]], nfe: float, among: Sequence[int]) -> dict[str, Any]:
+    best, ties, worse = both.best(among)
+
+    def name(i: int) -> str:
+        return cells[i]["series"] if cells[i]["nfe"] == nfe else f"{cells[i]['series']} at {cells[i]['nfe']}"
+
+    parts = [f"NFE {nfe}: {name(best)}"]
+    if ties:
+        parts.append("ties: " + ", ".join(f"{name(i)}{_difference(both, i, best)}" for i in ties))
+    if worse:
+        parts.append("surely worse: " + ", ".join(map(name, worse)))
+    return {"nfe": nfe, "best": best, "ties": ties, "surely_worse": worse, "sentence": "; ".join(parts)}
+
+
+def _difference(both: Comparison, i: int, best: int) -> str:
+    width = both.half_width(i, best)
+    if not math.isfinite(width):
+        return ""
+    places = max(0, 1 - math.floor(math.log10(width))) if width else 2
+    return f" (difference {float(both.difference[i, best]):.{places}f} +- {width:.{places}f})"
+
+
+def _notes(both: Comparison, cells: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+    if len(cells) < 2:
+        return []
+    others = ~torch.eye(len(cells), dtype=torch.bool)
+    if not bool(both.standard_error[others].isfinite().any()):
+        return [f"No verdicts: {metric} has no standard error of these cells."]
+    at = "extrapolated to infinitely many samples" if both.at == "infinity" else f"at n = {both.estimates[0].n}"
+    count = len(cells) * (len(cells) - 1) // 2
+    out = [
+        f"Differences are those of {metric} {at}, and all {count} of them lie within +- at once with probability "
+        f"{1 - both.level:.0%}; standard errors in the plot and in frontier.csv are those of a cell alone."
+    ]
+    alone = [f"{cell['series']}@{cell['nfe']}" for cell in cells if not cell["paired"]]
+    if alone:
+        out.append(
+            f"Compared as if on noise of their own, as no influences of their samples are stored: {', '.join(alone)}."
+        )
+    return out
+
+
+def _plain(number: float) -> float | None:
+    return float(f"{number:.9g}") if math.isfinite(number) else None
