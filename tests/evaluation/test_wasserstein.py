@@ -1,13 +1,21 @@
 import math
+import statistics
 
 import pytest
+import scipy.stats
 import torch
 import torch.distributed as dist
 from ranks import on_ranks
 
 from denoiselab.data import ImageSet, PointSet
 from denoiselab.evaluation import DomainClassifier, FrechetDistance, SlicedWasserstein, Workspace
-from denoiselab.evaluation.metrics.wasserstein import Points, directions, sliced_wasserstein
+from denoiselab.evaluation.metrics.wasserstein import (
+    Points,
+    SlicedScorer,
+    directions,
+    potentials,
+    sliced_wasserstein,
+)
 
 
 def normal(n, d, seed):
@@ -42,6 +50,37 @@ def test_gaussians_of_other_widths():
     """W1 of N(0, 1) and N(0, 2^2) is E|z|: 4,000 points miss it by their sampling error."""
     score = sliced_wasserstein(normal(4000, 2, 0), 2 * normal(4000, 2, 1), directions(2, 64))
     assert score == pytest.approx(math.sqrt(2 / math.pi), abs=4 * math.sqrt((1 + 4) / 4000))
+
+
+@pytest.mark.parametrize(("n", "m"), [(12, 12), (12, 30)])
+def test_the_influence_is_the_derivative_by_the_weights_of_points(n, m):
+    p, q, along, h = normal(n, 2, 0), normal(m, 2, 1) + 0.3, directions(2, 16), 1e-5
+    psi = potentials(p, q, along)
+
+    def weighted(weights):
+        projected = zip((along @ p.double().T).numpy(), (along @ q.double().T).numpy(), strict=True)
+        return sum(scipy.stats.wasserstein_distance(a, b, u_weights=weights) for a, b in projected) / len(along)
+
+    for i, k in ((0, 1), (3, 7), (10, 2)):
+        moved = torch.zeros(n).double()
+        moved[i], moved[k] = h, -h
+        there, back = (weighted((1 / n + sign * moved).numpy()) for sign in (1, -1))
+        assert float(psi[i] - psi[k]) == pytest.approx((there - back) / (2 * h), rel=1e-6)
+
+
+@pytest.mark.parametrize(("wide", "shift", "low", "high"), [(1.3, 0.5, 0.75, 1.25), (1.0, 0.0, 1.0, 2.2)])
+def test_the_standard_error_is_that_of_many_draws_and_at_the_reference_an_upper_bound(wide, shift, low, high):
+    scorer = SlicedScorer(2, 32)
+    reference = scorer.statistics()
+    reference.update(normal(600, 2, 99))
+    values, errors = [], []
+    for number in range(60):
+        samples = scorer.statistics()
+        samples.update(wide * normal(300, 2, number) + shift)
+        score = scorer.scores(samples, reference)["sliced_w1"]
+        values.append(score.value)
+        errors.append(score.standard_error)
+    assert low < statistics.fmean(errors) / statistics.stdev(values) < high
 
 
 @pytest.mark.parametrize("d", [1, 2, 3, 7])
