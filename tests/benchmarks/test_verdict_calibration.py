@@ -48,7 +48,8 @@ def draws(n, means, spread, number, correlation=0.95):
 def test_standard_errors_of_differences_are_the_spread_of_two_hundred_draws(place, n):
     """Of the ratio of both, 0.05 is the error of 200 draws; at n = 2,000 there are 100."""
     q, spread = reference()
-    means, wide = tied(place, 2, spread)
+    (mean,), wide = tied(place, 1, spread)
+    means = [mean, 1.05 * mean]
     for at_infinity in (False, True):
         values, errors, alone = [], [], []
         for number in range(200 if n < 2000 else 100):

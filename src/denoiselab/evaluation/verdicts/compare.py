@@ -110,8 +110,7 @@ class Comparison:
         """Of score j: "better" or "worse" than score k, "undecided", or "tie" if both are of the same samples."""
         if j == k or bool(self._same[j, k]):
             return TIE
-        excess = self._excess(self.critical)
-        return BETTER if bool(excess[k, j] > 0) else WORSE if bool(excess[j, k] > 0) else UNDECIDED
+        return BETTER if bool(self._worse[k, j]) else WORSE if bool(self._worse[j, k]) else UNDECIDED
 
     def half_width(self, j: int, k: int) -> float:
         """Of the interval of `difference[j, k]`."""
@@ -123,7 +122,7 @@ class Comparison:
         All of it holds together with probability 1 - `level`, for all sets of indices at once.
         """
         among = sorted(indices, key=lambda i: self._losses[i])
-        worse = (self._excess(self.critical)[:, among] > 0).any(1)
+        worse = self._worse[:, among].any(1)
         rest = among[1:]
         return Best(among[0], [i for i in rest if not worse[i]], [i for i in rest if worse[i]])
 
@@ -163,13 +162,18 @@ class Comparison:
         "dominated": not one of `pareto`. "sure": one of `pareto`, and surely better than all of no greater cost.
         "tied": one of `pareto`, and some score of no greater cost may be as good.
         """
-        behind = (self._excess(self.critical) > 0).T | ~_cheaper(self._costs(costs))
+        behind = self._worse.T | ~_cheaper(self._costs(costs))
         sure = behind.all(1).tolist()
         return [(SURE if s else TIED) if p else DOMINATED for p, s in zip(self.pareto(costs), sure, strict=True)]
 
     def _costs(self, costs: Sequence[float] | None) -> Tensor:
         given = [one.cost for one in self.estimates] if costs is None else [*costs]
         return torch.tensor(given, dtype=torch.float64)
+
+    @cached_property
+    def _worse(self) -> Tensor:
+        """Whether score j is surely worse than score i, `[j, i]`."""
+        return self._excess(self.critical) > 0
 
     @cached_property
     def _losses(self) -> list[float]:
