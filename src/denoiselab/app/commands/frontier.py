@@ -95,8 +95,8 @@ class ScoreFrontier(Task):
         """Score; finished cells are stored where the program is stopped."""
         jobs = [_job(path, self.options(asked), asked) for path in checkpoints(asked.ckpt)]
         out = Path(asked.out or "")
-        holds_one = (out / "frontier.json").is_file() or (out.is_dir() and not any(out.iterdir()))
-        if asked.out is not None and len(jobs) == 1 and out.exists() and not holds_one:
+        first = asked.out is not None and len(jobs) == 1 and not (out / "frontier.json").is_file()
+        if first and out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise BadInput(f"out={out}: exists already, and holds no frontier; name another folder with out=...")
         leader = is_leader()
         interruption = Interruption("stopped; the same command goes on after the last cell that was finished.")

@@ -10,12 +10,7 @@ from denoiselab.interop.weights.unet_names import Part
 
 
 def require(config: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> None:
-    """Check that options have values that our networks support.
-
-    Args:
-        config: Of the diffusers model.
-        allowed: The supported values of each option; the first is assumed if the option is absent.
-    """
+    """Check that options have values that our networks support; the first of `allowed` stands for one left out."""
     for option, values in allowed.items():
         given = config.get(option, values[0])
         if not any(given == value and isinstance(given, bool) == isinstance(value, bool) for value in values):
@@ -43,11 +38,6 @@ def image_shape(config: Mapping[str, Any], channels: int) -> list[int]:
     return [channels, *sides]
 
 
-def sample_size(shape: Sequence[int]) -> int | list[int]:
-    """The `sample_size` of a shape (C, H, W)."""
-    return shape[1] if shape[1] == shape[2] else [*shape[1:]]
-
-
 def multiples(widths: Sequence[int]) -> list[int]:
     """The channels of each level as multiples of the first level's."""
     if not widths or any(width % widths[0] for width in widths):
@@ -65,13 +55,9 @@ def block_name(part: Part, last: int) -> str:
 def attention_levels(
     down: Sequence[str], up: Sequence[str], kinds: Sequence[tuple[str, str]], levels: int
 ) -> list[int]:
-    """The levels with attention, from the block types.
+    """The levels with attention, from the block types of encoder and decoder.
 
-    Args:
-        down: Block types of the encoder.
-        up: Block types of the decoder.
-        kinds: The types without and with attention, of the encoder and of the decoder.
-        levels: Number of levels.
+    `kinds` are the types without and with attention, of the encoder and of the decoder.
     """
     for option, blocks, known in zip(("down_block_types", "up_block_types"), (down, up), kinds, strict=True):
         if unknown := sorted(set(blocks) - set(known)):

@@ -14,12 +14,7 @@ _KINDS = {"AutoencoderKL": (autoencoder_kl, "KLCodec"), "VQModel": (vq_model, "V
 
 
 def codec(folder: Path, latent_shape: Sequence[int]) -> tuple[Node, list[int]]:
-    """The node of the autoencoder in a folder of diffusers, and the shape of its images.
-
-    Args:
-        folder: Such as a pipeline's `vae`.
-        latent_shape: Of the network's input.
-    """
+    """The node of the autoencoder in a folder of diffusers, and the shape of images with this `latent_shape`."""
     file = folder / "config.json"
     config = read_json(file)
     kind = str(config.get("_class_name"))
@@ -39,12 +34,7 @@ def codec(folder: Path, latent_shape: Sequence[int]) -> tuple[Node, list[int]]:
 
 
 def text_conditioner(folder: Path, features: int) -> Node:
-    """The node of a pipeline's text encoder.
-
-    Args:
-        folder: Of the pipeline, with `text_encoder` and `tokenizer`.
-        features: Of the network's tokens.
-    """
+    """The node of the text encoder in a pipeline's folder, whose tokens must have so many `features`."""
     encoder, tokenizer = folder / "text_encoder", folder / "tokenizer"
     for part in (encoder, tokenizer):
         if not part.is_dir():

@@ -11,11 +11,7 @@ Options = list[str]
 
 
 def sampling(config: Config) -> Options:
-    """The options of `sample.py` that sample as a scheduler does; none if no sampler equals it.
-
-    Args:
-        config: Content of a `scheduler_config.json`.
-    """
+    """The options of `sample.py` that sample as a scheduler of this configuration does; none if there are none."""
     rules = {
         "DDIMScheduler": _ddim,
         "DDPMScheduler": _ddpm,

@@ -14,7 +14,6 @@ from denoiselab.interop.diffusers.config_values import (
     image_shape,
     multiples,
     require,
-    sample_size,
 )
 from denoiselab.interop.options import completed, count, positive, require_only
 from denoiselab.interop.weights.layout import SAME, Entry, Layout, Stacked
@@ -95,7 +94,7 @@ def unet2d_config(module: type[nn.Module], options: Mapping[str, Any]) -> tuple[
     classes = full["num_classes"]
     config = {
         "_class_name": "UNet2DModel",
-        "sample_size": sample_size(full["shape"]),
+        "sample_size": full["shape"][1] if full["shape"][1] == full["shape"][2] else [*full["shape"][1:]],
         "in_channels": full["shape"][0],
         "out_channels": full["shape"][0] * full["outputs"],
         "block_out_channels": [int(width) for width in widths],

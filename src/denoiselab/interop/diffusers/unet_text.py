@@ -74,7 +74,6 @@ def unet_condition(config: Fields) -> Layout:
 def _entries(options: Mapping[str, Any], projection: Way) -> list[Entry]:
     """The list of weights; `projection` converts those of the layers before and after a transformer."""
     last = len(options["multipliers"]) - 1
-    depths = per_level("depth", options["depth"], last + 1)
     found = [
         *layer("time.1", "time_embedding.linear_1"),
         *layer("time.3", "time_embedding.linear_2"),
@@ -90,7 +89,7 @@ def _entries(options: Mapping[str, Any], projection: Way) -> list[Entry]:
             names = {**_RESIDUAL, **({"skip": "conv_shortcut"} if part.skip else {})}
             found += [entry for a, b in names.items() for entry in layer(f"{part.ours}.{a}", f"{theirs}.{b}")]
         elif part.kind == "attention":
-            found += _transformer(part.ours, theirs, depths[part.level], projection)
+            found += _transformer(part.ours, theirs, options["depth"][part.level], projection)
         else:
             found += layer(f"{part.ours}.conv", f"{theirs}.conv")
     return found

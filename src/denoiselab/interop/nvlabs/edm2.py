@@ -44,11 +44,7 @@ _ELSEWHERE = {"use_fp16", "sigma_data", "logvar_channels"}
 
 
 def edm2_layout(config: Mapping[str, Any]) -> Layout:
-    """EDM2's `UNet` as our EDM2UNet, its names without the prefix `unet.`.
-
-    Args:
-        config: Arguments of the constructor of `Precond`.
-    """
+    """EDM2's `UNet` as our EDM2UNet, from the arguments of `Precond`; its names are without the prefix `unet.`."""
     count("num_blocks", config.get("num_blocks", 1))
     size, mult = config["img_resolution"], list(config.get("channel_mult", [1, 2, 3, 4]))
     own = {"img_resolution", "img_channels", "label_dim", "channel_mult", "attn_resolutions", "resample_filter"}

@@ -20,12 +20,7 @@ from denoiselab.networks import ADMUNet, NCSNpp
 
 
 def edm_layout(kind: str, config: Mapping[str, Any]) -> Layout:
-    """The network in a preconditioner of EDM, its names without the prefix `model.`.
-
-    Args:
-        kind: Class of the preconditioner.
-        config: Its constructor's arguments.
-    """
+    """The network in a preconditioner of EDM of this class and arguments, its names without the prefix `model.`."""
     default = "SongUNet" if kind in ("VPPrecond", "VEPrecond") else "DhariwalUNet"
     network = config.get("model_type", default)
     layouts = {"SongUNet": song_layout, "DhariwalUNet": dhariwal_layout}

@@ -122,16 +122,15 @@ def unet_layout(
     new_order: bool = False,
     image_size: int | None = None,
     dropout: float = 0.0,
-    image_channels: int = 3,
 ) -> Layout:
     """The `ADMUNet` of a state dict of theirs, from its names and shapes.
 
-    `heads` are our options `heads`, `head_channels` and `heads_up`; the others are as in `UNet`. Channels beyond
-    `image_channels` are those of the small image of a super-resolution network.
+    `heads` are our options `heads`, `head_channels` and `heads_up`; the others are as in `UNet`. Channels of the input
+    beyond 3 are those of the small image of a super-resolution network.
     """
     inputs = width_of(state, "input_blocks.0.0.weight", where, axis=1)
     outputs = width_of(state, "out.2.weight", where)
-    channels = min(inputs, image_channels)
+    channels = min(inputs, 3)
     last = 0
     while f"output_blocks.{last + 1}.0.in_layers.0.weight" in state:
         last += 1

@@ -95,9 +95,7 @@ def as_state(value: Any, where: Path, what: str = "weights") -> State:
 def weights_file(folder: Path, variant: str | None = None) -> Path:
     """The file of weights, or the index of their files, in a model folder of diffusers.
 
-    Args:
-        folder: Of the model.
-        variant: Of the weights, such as `fp16` or `non_ema`.
+    `variant` is part of their names, such as `fp16` or `non_ema`.
     """
     middle = f".{variant}" if variant else ""
     names = [
@@ -138,12 +136,7 @@ def read_weights(path: Path) -> State:
 
 
 def local(path: str, revision: str | None = None) -> Path:
-    """The folder or file `path`; or, if it does not exist, a copy of the hub's repository of that id.
-
-    Args:
-        path: A path, or `owner/name`.
-        revision: Branch, tag or commit on the hub.
-    """
+    """The folder or file `path`; else a copy of the hub's repository of that id, at a branch, tag or commit."""
     here = Path(path).expanduser()
     if here.exists():
         return here

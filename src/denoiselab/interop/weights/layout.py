@@ -127,14 +127,7 @@ class Entry(NamedTuple):
 
 
 def layer(ours: str, theirs: str | Sequence[str], weight: Way = SAME, bias: Way | None = SAME) -> list[Entry]:
-    """The entries of a layer's `weight` and `bias`.
-
-    Args:
-        ours: Our name.
-        theirs: Their name, or the names of several layers.
-        weight: The conversion of the weights.
-        bias: That of the biases; None for a layer without biases.
-    """
+    """The entries of a layer's `weight` and `bias`, from one layer of theirs or several; `bias=None` for none."""
     names = (theirs,) if isinstance(theirs, str) else tuple(theirs)
     entries = [Entry(f"{ours}.weight", tuple(f"{name}.weight" for name in names), weight)]
     if bias is not None:
