@@ -106,7 +106,11 @@ class Metric(Protocol):
         ...
 
     def scores(self, samples: Layer, reference: Layer) -> dict[str, Score]:
-        """One `Score` for each name in `lower_is_better`, in that order."""
+        """One `Score` for each name in `lower_is_better`, in that order.
+
+        Scores with a standard error are compared with those of other samplers as if on noise of their own; with
+        `influences`, on the noise that they share, which takes several times fewer samples.
+        """
         ...
 
 

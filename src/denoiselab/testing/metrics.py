@@ -69,6 +69,10 @@ def _check_score(where: str, score: Score) -> None:
     assert score.reason or not math.isnan(score.value), f"{where}: is NaN; its Score must have a reason."
     error = score.standard_error
     assert error is None or error >= 0, f"{where}: the standard error is {error}; it must be at least 0, or None."
+    kept = score.influences
+    assert kept is None or (kept.first.ndim == 1 and len(kept.first) <= kept.n), (
+        f"{where}: influences.first must be those of the first m of the n samples, (m,)."
+    )
 
 
 def _same(a: float, b: float) -> bool:

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from denoiselab.data import DataSet
-from denoiselab.evaluation.contracts import INFINITY, ContractError, Extractor, Given, Score, Workspace
+from denoiselab.evaluation.contracts import (
+    INFINITY,
+    ContractError,
+    Extractor,
+    Given,
+    Influences,
+    Score,
+    Workspace,
+)
 from denoiselab.evaluation.feature_contracts import FeatureExtractor, Metric
 from denoiselab.evaluation.features.weights import WeightsFile
 from denoiselab.evaluation.metrics.collected import Collected
@@ -145,13 +153,15 @@ def check_scores(metric: Metric, scores: object) -> None:
         wrong = "" if [*scores] == names else f"a dict of {[*scores]}"
         for name, score in () if wrong else scores.items():
             numbers = [score.value, score.standard_error] if isinstance(score, Score) else [None]
-            if not isinstance(numbers[0], float | int) or not isinstance(numbers[-1], float | int | None):
+            kept = getattr(score, "influences", None)
+            typed = isinstance(numbers[0], float | int) and isinstance(numbers[-1], float | int | None)
+            if not typed or not isinstance(kept, Influences | None):
                 wrong = f"{score!r} for {name!r}"
     if wrong:
         raise ContractError(
             f"evaluation.metrics: {type(metric).__name__}.scores(samples, reference) returned {wrong}; expected is a "
-            f"dict of {names}, each to a Score(value: float, standard_error: float | None) (see "
-            "denoiselab.evaluation.Metric)."
+            f"dict of {names}, each to a Score(value: float, standard_error: float | None, influences: "
+            "Influences | None) (see denoiselab.evaluation.Metric)."
         )
 
 

@@ -11,8 +11,8 @@ the primary metric first:
 - `pairs`: each with `a` and `b` (places in `cells`, a < b), `difference` (value of a less value of b), `standard_error`
   (null without an estimate), `half_width` of the interval, `paired`, and `verdict` of a: "better", "worse", "undecided"
   or "tie" (the same samples).
-- `budgets`: for each number of calls, each with `nfe`, the place of the `best` cell, `ties` and `surely_worse`, and
-  `sentence`.
+- `budgets`: for each number of calls, each with `nfe`, the place of the `best` cell, `ties` and `surely_worse`,
+  `may_be_best` (cells among which the truly best one is with that probability, fewer than all ties), and `sentence`.
 - `notes`: sentences on cells that were not paired, or have no verdict.
 """
 
@@ -142,7 +142,14 @@ def _budget(both: Comparison, cells: Sequence[Mapping[str, Any]], nfe: float, am
         parts.append("ties: " + ", ".join(f"{name(i)}{_difference(both, i, best)}" for i in ties))
     if worse:
         parts.append("surely worse: " + ", ".join(map(name, worse)))
-    return {"nfe": nfe, "best": best, "ties": ties, "surely_worse": worse, "sentence": "; ".join(parts)}
+    return {
+        "nfe": nfe,
+        "best": best,
+        "ties": ties,
+        "surely_worse": worse,
+        "may_be_best": both.contenders(among),
+        "sentence": "; ".join(parts),
+    }
 
 
 def _difference(both: Comparison, i: int, best: int) -> str:
