@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from denoiselab.app.commands import cli
+
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -49,6 +51,7 @@ def pytest_xdist_auto_num_workers(config):
 
 def pytest_configure(config):
     """Quick runs share the classifiers that score them: those of one data set differ in nothing."""
+    cli.leave = sys.exit  # a program that a test calls in this process raises SystemExit at its end
     cache = tempfile.mkdtemp(prefix="denoiselab-")
     config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
     QUICK.append(f"paths.cache_dir={cache}")

@@ -112,6 +112,7 @@ def _parsed(module: str) -> tuple[str, list[str]]:
     return hashlib.sha256(ast.unparse(tree).encode()).hexdigest(), sorted(set(imports))
 
 
+@functools.cache
 def _tree(module: str) -> ast.Module | None:
     path = _file(module)
     if path is None:

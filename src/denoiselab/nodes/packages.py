@@ -29,8 +29,23 @@ ALLOW_VARIABLE = "DENOISELAB_ALLOW"
 
 def allowed() -> tuple[str, ...]:
     """The dotted names of all allowed packages, each with a dot behind it."""
-    named = (name.strip(" .") for name in os.environ.get(ALLOW_VARIABLE, "").split(","))
-    return tuple(dict.fromkeys(f"{name}." for name in (*named, *_installed(tuple(sys.path))) if name))
+    return tuple(dict.fromkeys(f"{name}." for name in (*_named(), *_installed(tuple(sys.path))) if name))
+
+
+def absent() -> list[str]:
+    """Names in the environment variable of which no package can be imported."""
+    return [name for name in _named() if name and not _exists(name.partition(".")[0])]
+
+
+def _named() -> list[str]:
+    return [name.strip(" .") for name in os.environ.get(ALLOW_VARIABLE, "").split(",")]
+
+
+def _exists(root: str) -> bool:
+    try:
+        return root in sys.modules or importlib.util.find_spec(root) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def folders() -> dict[str, Path]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -31,11 +32,12 @@ from denoiselab.app.config import overrides, resolvers, spelling, tasks
 from denoiselab.app.config.early import check_nodes, check_trust
 from denoiselab.app.config.hydra_node import CheckedLoader
 from denoiselab.app.config.settings import Config, replaced
+from denoiselab.app.runs.ending import leave, unread
 from denoiselab.app.runs.run_id import run_id
 from denoiselab.cleaning import line, lines
 from denoiselab.console import Logged, console
 from denoiselab.errors import BadInput, Failure
-from denoiselab.nodes import search_path
+from denoiselab.nodes import packages, search_path
 from denoiselab.training.interruption import Stopped
 
 Early = Callable[[Config], object]
@@ -98,6 +100,9 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
     if before is not signal.SIG_IGN:
         signal.signal(signal.SIGTERM, _terminate)
     try:
+        if absent := packages.absent():
+            text = f"{packages.ALLOW_VARIABLE}={','.join(absent)}: no such package; install it, or add its folder to"
+            console(stderr=True).print(f"{name}.py: {line(text)} PYTHONPATH.")
         arguments = _arguments()
         with search_path.initialized(_CONF, name, arguments.folders, CheckedLoader) as program:
             arguments.overrides = _written_out(name, arguments.overrides, words)
@@ -113,9 +118,8 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
         code = _say(name, str(error), bad_input)
     except KeyboardInterrupt:
         code = _say(name, "interrupted.", 130)
-    except BrokenPipeError:  # the reader of stdout, such as `head`, has ended
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
+    except BrokenPipeError:
+        code = unread()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         if advice := getattr(stop, "advice", ""):
@@ -131,14 +135,16 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
         code = _say(name, text, code)
     finally:
         signal.signal(signal.SIGTERM, before)
+        gc.unfreeze()
+        gc.enable()
         if "denoiselab.app.runs.sweep" in sys.modules:
             sys.modules["denoiselab.app.runs.sweep"].SweepTable.print()
-    sys.stdout.flush()
-    sys.exit(code)
+    leave(code)
 
 
 def _prepare() -> None:
     """What holds for the whole process: resolvers, variables of the environment, the format of warnings and logs."""
+    gc.disable()  # until a job starts: what imports make stays, and searching it for garbage takes a tenth of the time
     OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
     resolvers.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
@@ -189,6 +195,8 @@ def _written_out(name: str, asked: list[str], words: list[str]) -> list[str]:
 
 def _run_jobs(program: Hydra, name: str, arguments: Namespace) -> None:
     """Let Hydra run the job, or the jobs of a multirun one after another."""
+    gc.freeze()
+    gc.enable()
 
     def job(config: DictConfig) -> Any:
         plain = _plain(config, HydraConfig.get().overrides.task)

@@ -15,10 +15,10 @@ import torch
 
 from denoiselab import progress
 from denoiselab.app.building import checks
+from denoiselab.app.config.early import check_new
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.paths import checkpoint_file, device_of, new_folder
 from denoiselab.cleaning import path_part
-from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of
 from denoiselab.model import Model
 from denoiselab.nodes.instantiate import construct
@@ -122,8 +122,7 @@ class Opened(NamedTuple):
     def new_path(self, asked: SampleSettings, kind: str, name: str) -> Path:
         """The folder or file to write: `out`, or one of that name in the folder `kind` of the run's directory."""
         out = Path(asked.out) if asked.out else self.home / kind / path_part(name)
-        if out.exists():
-            raise BadInput(f"out={out}: exists already; nothing is written over, so name another one with out=...")
+        check_new(out)
         return out
 
 
@@ -141,6 +140,10 @@ class Work:
         """Stop if a signal has come, else count `size` units."""
         self.check()
         self.bar.update(size)
+
+    def finish(self) -> None:
+        """Count the rest: a sampler may make fewer steps than asked for, where its grid ends before clean data."""
+        self.bar.update(self.bar.total - self.bar.n)
 
 
 def open_checkpoint(asked: SampleSettings, conditions: Mapping[str, Any] = MappingProxyType({})) -> Opened:

@@ -61,6 +61,23 @@ def check_sample(config: Config) -> None:
         for path in config["ckpt"] if isinstance(config["ckpt"], list) else [config["ckpt"]]:
             if not glob.has_magic(path) and not Path(path).exists():
                 raise BadInput(f"ckpt={path}: no such run directory or checkpoint file.")
+    if config.get("out") is not None and _makes_out(config["task"]["_target_"]):
+        check_new(Path(config["out"]))
+
+
+def check_new(out: Path) -> None:
+    """Refuse a folder or file to write that exists.
+
+    Raises:
+        BadInput: If it does.
+    """
+    if out.exists():
+        raise BadInput(f"out={out}: exists already; nothing is written over, so name another one with out=...")
+
+
+def _makes_out(task: str) -> bool:
+    """Whether a task refuses an `out` that exists; a frontier goes on in it."""
+    return task.startswith("denoiselab.") and not task.endswith(".ScoreFrontier")
 
 
 def check_conditioner(config: Config) -> None:
