@@ -62,7 +62,7 @@ class CheckedLoader(Loader):
         config = self.stated(config_name, overrides, *rest)
         nodes.complete(config)
         if overrides:
-            own, asked = (_plain(self._of_files(config_name, some, run_mode)) for some in ((), typed))
+            own, asked = (self._of_hydra(config_name, some) for some in ((), typed))
             _check_typed(asked, own, typed)
             _check_chosen(config.hydra, asked, parsed)
             if any(asked[part] != own[part] for part in ("launcher", "sweeper")):
@@ -84,12 +84,22 @@ class CheckedLoader(Loader):
         parsed = OverridesParser.create().parse_overrides(overrides)
         if validate_sweep_overrides:
             self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
-        is_value = [run_mode is RunMode.RUN and self._is_value(one) for one in parsed]
-        files = tuple(text for text, value in zip(overrides, is_value, strict=True) if not value)
-        config = copy.deepcopy(self._of_files(config_name, files, run_mode))
-        ConfigLoaderImpl._apply_overrides_to_config([*itertools.compress(parsed, is_value)], config)
+        fixed = [one for one in parsed if not one.is_sweep_override()]
+        is_value = [self._is_value(one) for one in fixed]
+        files = tuple(str(one.input_line) for one, value in zip(fixed, is_value, strict=True) if not value)
+        try:
+            composed = self._of_files(config_name, files, RunMode.RUN)
+        except ConfigCompositionException:
+            if run_mode is RunMode.RUN:
+                raise
+            composed = self._of_files(config_name, files, run_mode)  # a sweep may fill what a file leaves open
+        config = copy.deepcopy(composed)
+        ConfigLoaderImpl._apply_overrides_to_config([*itertools.compress(fixed, is_value)], config)
         own = [one for one in parsed if not one.is_hydra_override()]
         config.hydra.overrides.task = [one.input_line for one in own]
+        typed = [(one.input_line, value) for one, value in zip(fixed, is_value, strict=True) if one.is_hydra_override()]
+        if config.hydra.overrides.hydra == [text for text, value in typed if not value]:  # else a file has set it
+            config.hydra.overrides.hydra = [text for text, _ in typed]
         style = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = get_overrides_dirname(
             own, kv_sep=style.kv_sep, item_sep=style.item_sep, exclude_keys=style.exclude_keys
@@ -97,9 +107,14 @@ class CheckedLoader(Loader):
         return config
 
     def _is_value(self, override: Override) -> bool:
-        """Whether an override of the program sets a value, rather than choosing a file."""
+        """Whether an override sets a value, rather than choosing a file."""
         choice = self.repository.group_exists(override.key_or_group) and not isinstance(override.value(), dict)
-        return not (choice or override.package is not None or override.is_hydra_override())
+        return not (choice or override.package is not None)
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019  # as long-lived as the program
+    def _of_hydra(self, config_name: str | None, typed: tuple[str, ...]) -> Node:
+        """The node `hydra` of the program's own file with overrides of it."""
+        return _plain(self.stated(config_name, [*typed], validate_sweep_overrides=False))
 
     @functools.lru_cache(maxsize=64)  # noqa: B019  # as long-lived as the program
     def _of_files(self, config_name: str | None, overrides: tuple[str, ...], run_mode: RunMode) -> DictConfig:
