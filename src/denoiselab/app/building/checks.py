@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +24,9 @@ from denoiselab.parameterizations import determinant
 from denoiselab.samplers import Sampler
 
 Config = Mapping[str, Any]
+
+# Weights times pixels of a network whose forward pass takes some 10 ms.
+_SMALL = 2**27
 
 
 @torch.no_grad()
@@ -85,7 +91,9 @@ def check_network(model: Model) -> None:
         raise BadInput(str(error)) from None
     rehearsal.check_condition(conditioner, cond)
     try:
-        out = denoiser.network(x, torch.zeros(2, device=device), cond)
+        out = _output_of_zeros(model)
+        if out is None:
+            out = denoiser.network(x, torch.zeros(2, device=device), cond)
     except ValueError as error:
         raise BadInput(f"network: {error}") from None
     except RuntimeError as error:
@@ -107,6 +115,25 @@ def check_network(model: Model) -> None:
             f"{list(out.shape[1:])}, where {wanted} x {model.shape[0]} channels are needed; choose the variance by "
             "variance=..., which sets it."
         )
+
+
+def _output_of_zeros(model: Model) -> Any:
+    """What a small network on the meta device returns where its weights are zeros on the CPU; None for others.
+
+    Arithmetic on the meta device imports torch._dynamo, which takes 2 s. What fails here is reported there.
+    """
+    network = model.denoiser.network
+    size = sum(weight.numel() for weight in network.parameters()) * math.prod(model.shape[1:])
+    if model.device.type != "meta" or size > _SMALL:
+        return None
+    try:
+        zeros = copy.deepcopy(network).to_empty(device="cpu")
+        for tensor in itertools.chain(zeros.parameters(), zeros.buffers()):
+            tensor.zero_()
+        cond = model.conditioner.given(Clean.blank(2, model.codec.shape))
+        return zeros(torch.zeros(2, *model.shape), torch.zeros(2), cond)
+    except Exception:
+        return None
 
 
 def check_scales(model: Model, scales: Sequence[float], asked: str) -> None:
