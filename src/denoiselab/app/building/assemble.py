@@ -84,11 +84,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     ema = parts.build_ema(config, path / CHECKPOINTS / SNAPSHOTS)
     lr_schedule = construct(config["lr_schedule"], "lr_schedule")
     check_contract("lr_schedule", lr_schedule, LRSchedule)
-    optimizer = construct(config["optimizer"], "optimizer")
-    try:
-        optimizer([torch.nn.Parameter(torch.zeros(1))])  # it checks its options only when it is built
-    except (ValueError, TypeError) as error:
-        raise BadInput(f"optimizer: {error}.") from None
+    optimizer = parts.build_optimizer(config["optimizer"], [torch.nn.Parameter(torch.zeros(1))])
     interruption = Interruption(f"stopped, and saved in {path}; to continue: {continues}")
     images, held_out = _load(config, model)
     objective = parts.build_objective(config)

@@ -44,6 +44,7 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
     _check_start(settings, sweeping=sweeping)
     check({name: config[name] for name in _OF_TRAINING})
+    parts.build_optimizer(config["optimizer"])
     _rehearse(json.dumps({name: node for name, node in config.items() if name not in (*_OF_TRAINING, *_ASIDE)}))
 
 

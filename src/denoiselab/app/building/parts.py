@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,31 @@ def build_augmentation(config: Config) -> Augmentation | None:
         except ValueError as error:
             raise BadInput(f"augmentation.{error}") from None
     return augmentation
+
+
+def build_optimizer(node: Config, parameters: Sequence[torch.nn.Parameter] = ()) -> Any:
+    """The maker of an optimizer, tried on parameters; without any, only its options are checked.
+
+    Raises:
+        BadInput: If a value is refused; the message names its option.
+    """
+    maker = construct(node, "optimizer")
+    try:
+        maker([*parameters])  # it checks its options only when it is built
+    except (ValueError, TypeError) as error:
+        text = " ".join(str(error).split())
+        if parameters or "empty parameter list" not in text:
+            raise BadInput(_refused(node, text)) from None
+    return maker
+
+
+def _refused(node: Config, text: str) -> str:
+    """A message of an optimizer, such as "Invalid beta parameter at index 1: 2.0", with the option that it is about."""
+    number = (re.findall(r"(?<![\w.])-?\d[\d.e+-]*", text) or [""])[-1]
+    values = {name: value if isinstance(value, list) else [value] for name, value in node.items()}
+    named = [f"optimizer.{name}={node[name]}" for name in values if number in map(str, values[name])]
+    allowed = "; it must be at least 0" if number.startswith("-") else ""
+    return f"{' '.join(named) or 'optimizer'}: {text[:1].lower()}{text[1:]}{allowed}."
 
 
 def build_ema(config: Config, folder: Path | None = None) -> EMA:
