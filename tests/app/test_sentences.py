@@ -22,6 +22,35 @@ def test_a_group_beside_an_unknown_key_is_not_blamed(hydra_):
         overrides.composed("train", ["schedule=edm", "optimizer.lrr=1"])
 
 
+@pytest.mark.parametrize(
+    ("program", "arguments", "sentence"),
+    [
+        (
+            "sample",
+            ["task=generate,export"],
+            "task=generate,export: several values; add -m to run one job for each, or",
+        ),
+        (
+            "train",
+            ["seed=0,1"],
+            "seed=0,1: several values; add -m to run one job for each, or write one list as seed=[",
+        ),
+        ("sample", ["sampler.spacing=karras"], "sampler.spacing=karras: it is a choice, not a value; write spacing@"),
+        ("train", ["evaluation.extractor=vgg16"], "evaluation.extractor=vgg16: it is a choice, not a value; write ev"),
+        ("sample", ["task=likelihood", "task.method=bound"], "task.method=bound: it is a choice, not a value; write t"),
+    ],
+)
+def test_choices_written_as_values_and_several_of_them(program, arguments, sentence, hydra_):
+    with pytest.raises(BadInput) as error:
+        overrides.composed(program, arguments)
+    assert str(error.value).startswith(sentence)
+
+
+def test_a_value_that_is_the_name_of_a_choice_elsewhere(hydra_):
+    config = overrides.composed("train", ["name=digits", "data.name=ddim", "evaluation.samplers=[ddim]"])
+    assert (config.name, config.data.name) == ("digits", "ddim")
+
+
 def test_a_sweep_keeps_the_sentence_of_its_parameters(hydra_, monkeypatch):
     def refuse(node):
         raise BadInput("hydra.sweeper.params: wrong.")

@@ -96,7 +96,14 @@ def test_options_of_a_task_are_found_without_its_name(invoke, monkeypatch):
             ["task=likelihood", "+task.guidance=2"],
             ["task.guidance=2: unknown", "MeasureLikelihood takes: method"],
         ),
-        (["task=likelihood", "task/method=local_errors"], ["task.method", "LocalErrors", "Likelihood"]),
+        (
+            ["task=likelihood", "task/method=local_errors"],
+            ["task/method=local_errors: not with this task; allowed: bound, continuous_bound, ode."],
+        ),
+        (
+            ["task=fit_grid", "task/method=ode"],
+            ["task/method=ode: not with this task; allowed: local_errors, nearest_end."],
+        ),
         (["split=train"], ["split=train: unknown option", "takes: num_samples, batch_size"]),
         (["n_samples=3"], ["did you mean 'num_samples'"]),
         (["task=frontier", "task.num_samples=1"], ["task.num_samples=1", "at least 2"]),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from denoiselab.app.building.imports import check_source, run_directory
 from denoiselab.app.commands.task import Task
+from denoiselab.app.config import overrides
 from denoiselab.app.config.settings import Config, SampleSettings, parse
 from denoiselab.app.runs.failures import enough_memory
 from denoiselab.app.runs.paths import check_accelerator
 from denoiselab.errors import BadInput
 from denoiselab.nodes.instantiate import check as check_nodes
 from denoiselab.nodes.instantiate import construct
+from denoiselab.nodes.packages import definition
 
 # What only a task that takes several may have as a list.
 _LISTS = ("ckpt", "weights")
@@ -45,7 +48,22 @@ def run(config: Config, directory: Path | None = None) -> None:
 
 
 def _task(asked: SampleSettings) -> Task:
-    task = construct(asked.task, "task")
+    try:
+        task = construct(asked.task, "task")
+    except BadInput as error:
+        raise _with_choices(error, asked.task) from None
     if not isinstance(task, Task):
         raise BadInput(f"task._target_={asked.task['_target_']}: it is no subclass of {Task.__module__}.Task.")
     return task
+
+
+def _with_choices(error: BadInput, task: Config) -> BadInput:
+    """An error about the class of a part of the task, in the names of `conf/task`; others as they are."""
+    wrong = re.match(r"task\.(\w+)=\w+: must be an instance of ([\w.]+),", str(error))
+    if wrong is None:
+        return error
+    group, wanted = f"task/{wrong[1]}", definition(wrong[2])
+    targets = {name: overrides.choice(group, name)["_target_"] for name in overrides.names(group)}
+    fitting = [name for name, target in targets.items() if issubclass(definition(target), wanted)]
+    chosen = next((name for name, target in targets.items() if target == task[wrong[1]]["_target_"]), None)
+    return BadInput(f"{group}={chosen}: not with this task; allowed: {', '.join(fitting)}.") if chosen else error

@@ -11,6 +11,7 @@ from typing import Any
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException
@@ -59,6 +60,10 @@ def given_in(node: str, overrides: Sequence[str]) -> set[str]:
 def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """The configuration of one job, without Hydra's own."""
     parsed = [_parse(text) for text in overrides]
+    if swept := next((one for one in parsed if one.is_sweep_override()), None):
+        key, _, values = str(swept.input_line).partition("=")
+        instead = "give one of them" if _loader().get_group_options(swept.key_or_group, None) else f"write one list as {key}=[{values}]"
+        raise BadInput(f"{key}={values}: several values; add -m to run one job for each, or {instead}.")
     is_group = [bool(_loader().get_group_options(override.key_or_group, None)) for override in parsed]
     groups = list(itertools.compress(overrides, is_group))
     for override in itertools.compress(parsed, is_group):
@@ -200,6 +205,7 @@ def _check_key(override: Override, base: DictConfig) -> None:
             raise unknown(override, parts, depth, node, [name for name in dotted(base) if name != key])
         if part not in here:
             return
+        _check_is_no_choice(parts[: depth + 1], node, override)
         node = node._get_node(part) if isinstance(node, DictConfig) else node._get_node(int(part))
         if node is not None and node._is_interpolation():
             node = node._maybe_dereference_node()
@@ -207,6 +213,21 @@ def _check_key(override: Override, base: DictConfig) -> None:
         raise BadInput(
             f"{key}={{}}: changes nothing, as options are merged; name those to change: {key}.{children(node)[0]}=..."
         )
+
+
+def _check_is_no_choice(parts: Sequence[str], node: Any, override: Override) -> None:
+    """Refuse a choice that is written as a value, such as sampler.spacing=karras, where a part is needed."""
+    key, value = ".".join(parts), override.value()
+    if key != override.key_or_group or not isinstance(value, str):
+        return
+    group, signature = "/".join(parts), nodes.signature_of(node)
+    takes = None if signature is None else signature.parameters.get(parts[-1])
+    groups = {group: group}
+    if takes is not None and not any(kind in takes.text for kind in ("str", "Literal", "Any")):
+        groups[parts[-1]] = f"{parts[-1]}@{key}"
+    for group, written in groups.items():
+        if value in _loader().get_group_options(group, ObjectType.CONFIG):
+            raise BadInput(f"{key}={value}: it is a choice, not a value; write {written}={value}.")
 
 
 def _one_line(error: Exception) -> str:
