@@ -28,6 +28,7 @@ def test_data_are_encoded_and_made_again(invoke, finished, tmp_path):
         ]
         result = invoke("sample.py", f"ckpt={finished}", *asked, f"out={out}", "accelerator=cpu")
         assert result.code == 0, result.err
+        assert "encoding: 100%" in result.err  # although the way to x_T takes a step less
     record = json.loads((out / "encoding.json").read_text())
     assert (record["nfe_encode"], record["nfe_decode"], record["n"], record["split"]) == (2, 3, 5, "held_out")
     assert f"RMSE {record['rmse']:.4g} of 5 samples of held_out" in result.out

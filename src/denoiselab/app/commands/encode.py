@@ -77,6 +77,7 @@ class Encode(task.Task):
                 self.guidance,
                 lambda moment: work.done(len(moment.x)),
             )
+            work.finish()
             rmses = result.squared_errors.sqrt()
             rmse = math.sqrt(float(result.squared_errors.mean()))
             self._write(partial, result, opened, data)

@@ -43,9 +43,9 @@ _CACHE = "logs/cache"  # for a run that names no other
 
 @dataclass(kw_only=True)
 class ScoreFrontier(Task):
-    """Score samplers, each checkpoint's into its run's directory; several checkpoints are written to one page too.
+    """Score samplers into each run's directory; an option that is null is as in the run's own evaluation.
 
-    Each option that is null is as in the run's own evaluation.
+    Several checkpoints are written to one page too.
 
     Args:
         samplers: Names of conf/sampler, each with a grid behind an @ if not its own.
