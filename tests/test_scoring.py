@@ -95,10 +95,10 @@ def test_points_are_scored_by_distances_between_projections(tmp_path):
         ("nowhere", images(9, 0), {}, "images=nowhere: no such folder or file."),
         (images(9, 0).float(), images(9, 0), {}, "images: an array of shape [9, 1, 8, 8] of float32; allowed"),
         (images(9, 0), torch.zeros(5, 1, 4, 4, dtype=torch.uint8), {}, "reference: its samples have shape [1, 4, 4]"),
-        (images(9, 0), images(9, 1), {"metrics": ["frechett"]}, "metric=frechett: unknown; did you mean 'frechet'?"),
-        (images(9, 0), images(9, 1), {"extractor": "inceptoin"}, "evaluation/extractor=inceptoin: unknown; did you"),
-        (images(9, 0), images(9, 1), {"extractor": Pixels(), "metrics": ["kernel"]}, "evaluation.metrics: kernel"),
-        (images(9, 0), "none.npz", {}, "evaluation.reference=none.npz: there is no such file."),
+        (images(9, 0), images(9, 1), {"metrics": ["frechett"]}, "metrics=frechett: unknown; did you mean 'frechet'?"),
+        (images(9, 0), images(9, 1), {"extractor": "inceptoin"}, "extractor=inceptoin: unknown; did you"),
+        (images(9, 0), images(9, 1), {"extractor": Pixels(), "metrics": ["kernel"]}, "metrics: kernel: 9 images"),
+        (images(9, 0), "none.npz", {}, "reference=none.npz: there is no such file."),
     ],
 )
 def test_what_cannot_be_scored_gets_a_sentence(given, reference, options, sentence, tmp_path):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,6 +58,18 @@ class Scored(NamedTuple):
     reason: str | None
 
 
+@contextmanager
+def _parameters() -> Iterator[None]:
+    """Errors within it call the options of the command line by the parameters of `score`."""
+    try:
+        yield
+    except ValueError as error:
+        text = re.sub(r"\bevaluation[./]", "", str(error))
+        text = re.sub(r"\bnum_samples=(\d+)", r"\1 images", re.sub(r"^metric=", "metrics=", text))
+        raise BadInput(text) from error
+
+
+@_parameters()
 def score(
     images: Samples,
     reference: Samples,
