@@ -1,5 +1,7 @@
 """Samples of a model: a function of (seed, index) alone, the sampler's own numbers, and sentences on wrong calls."""
 
+import re
+
 import pytest
 import torch
 
@@ -61,6 +63,12 @@ def test_conditions_are_those_of_the_index_unless_others_are_given():
     assert torch.equal(given[:1], alone)
     same = Conditioning(class_label=torch.arange(4) % 3)
     assert torch.equal(own, ours.sample(sampler, 4, cond=same))
+    assert torch.equal(given, ours.sample(sampler, 4, cond=[2, 0, 1, 1]))
+    assert torch.equal(given, ours.sample(sampler, 4, cond=torch.tensor([2, 0, 1, 1])))
+    assert torch.equal(ours.sample(sampler, 2, cond=[1, 1]), ours.sample(sampler, 2, cond=1))
+    for wrong in ([3], [-1], [0.5], ["a"], [[1]], [True]):
+        with pytest.raises(ValueError, match=re.escape(f"cond={wrong}: classes are whole numbers from 0 to 2.")):
+            ours.sample(sampler, 1, cond=wrong)
     assert not torch.equal(own, ours.sample(sampler, 4, guidance=3.0))
 
 

@@ -102,7 +102,7 @@ class Model:
         nfe: int | None = None,
         steps: int | None = None,
         guidance: float = 1.0,
-        cond: Conditioning | None = None,
+        cond: Conditioning | Tensor | Sequence[int] | Sequence[str] | int | str | None = None,
         on_step: OnStep | None = None,
         noise: type[Noise] = Noise,
         batch_size: int = 64,
@@ -118,7 +118,9 @@ class Model:
             nfe: Budget of network calls a sample, instead of `steps`.
             steps: Number of steps, instead of the sampler's own.
             guidance: Scale of classifier-free guidance; 1 is the conditional model.
-            cond: The condition of each sample, a row each; None for those that the conditioner gives their indices.
+            cond: The condition of each sample: a row of a `Conditioning`, or the number of a class or a text as the
+                conditioner takes it; one number or text for all; None for those that the conditioner gives their
+                indices.
             on_step: Called after each step of a batch; what it raises stops the sampling.
             noise: Source of random numbers: `Noise`, or `BrownianNoise`.
             batch_size: Samples a network call.
@@ -140,6 +142,10 @@ class Model:
         ):
             _check_whole(name, value, least)
         index = _index(which)
+        if isinstance(cond, int | str):
+            cond = self.conditioner.of([cond] * len(index), self.device)
+        elif cond is not None and not isinstance(cond, Conditioning):
+            cond = self.conditioner.of(cond, self.device)
         _check_rows(cond, len(index))
         if nfe is not None:
             steps = sampler.steps_for(nfe, self.denoiser.schedule)

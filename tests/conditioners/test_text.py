@@ -38,6 +38,9 @@ def test_captions_prompts_and_the_empty_text():
     assert text.sample(INDEX).mask.tolist() == [[True, True], [True, False]] * 2 + [[True, True]]
     assert words(text.null(INDEX)) == [""] * 5
     assert words(text.given(clean(["ab", "b"]))) == ["ab", "b"]
+    assert words(text.of(["b", "ab"], torch.device("cpu"))) == ["b", "ab"]
+    with pytest.raises(ValueError, match=r"cond=\[1, 2\]: give one text a sample."):
+        text.of([1, 2], torch.device("cpu"))
     with pytest.raises(ValueError, match="no captions"):
         text.given(Clean(torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64)))
     with pytest.raises(ValueError, match="prompts=null: captions of held-out data"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -69,6 +69,15 @@ class Conditioner(ABC):
         Raises:
             ValueError: If they are taken from held-out data and there are none.
         """
+
+    def of(self, values: Any, device: torch.device) -> Conditioning:
+        """The conditions `(B, ...)` of values as a user writes them: numbers of classes, or texts.
+
+        Raises:
+            ValueError: If the conditioner makes no conditions of them.
+        """
+        kind = type(self).__name__
+        raise ValueError(f"cond={values!r}: it must be a denoiselab.Conditioning; {kind} makes none of such values.")
 
     def described(self, index: Tensor) -> list[str] | None:
         """The conditions of generated samples `index` `(B,)` in words, for captions of pictures; None for no words."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,6 +59,16 @@ class ClassLabel(Conditioner):
 
     def given(self, clean: Clean) -> Conditioning:
         return Conditioning(class_label=clean.labels)
+
+    def of(self, values: Any, device: torch.device) -> Conditioning:
+        try:
+            labels = torch.as_tensor(values, device=device)
+        except (TypeError, ValueError):  # of texts
+            labels = torch.empty(0)
+        whole = labels.ndim == 1 and not labels.is_floating_point() and labels.dtype != torch.bool
+        if not whole or bool(((labels < 0) | (labels >= self.num_classes)).any()):
+            raise ValueError(f"cond={values!r}: classes are whole numbers from 0 to {self.num_classes - 1}.")
+        return Conditioning(class_label=labels.long())
 
     def sample(self, index: Tensor) -> Conditioning:
         return Conditioning(class_label=self.classes.to(index.device)[index % len(self.classes)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -77,6 +77,11 @@ class Text(Conditioner):
 
     def given(self, clean: Clean) -> Conditioning:
         return self._conditioning(_captions(clean), clean.labels.device)
+
+    def of(self, values: Any, device: torch.device) -> Conditioning:
+        if not all(isinstance(text, str) for text in values):
+            raise ValueError(f"cond={values!r}: give one text a sample.")
+        return self._conditioning(list(values), device)
 
     def sample(self, index: Tensor) -> Conditioning:
         texts = self.described(index)
