@@ -1,9 +1,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from denoiselab.networks import ADMUNet, Conditioning, DDPMUNet
-from denoiselab.networks.summary import summarize
+from denoiselab.networks.summary import Operations, summarize
 
 
 class Two(nn.Module):
@@ -24,6 +25,18 @@ def test_costs_of_a_network_that_can_be_counted_by_hand():
     assert summary.parameters == 70
     assert summary.forward_flops == 2 * 5 * 6 * 10 + 4 * 5 * 5 * 10
     assert summary.activation_bytes == 4 * (5 * 6 + 5 * 10 + 5 * 10 + 5)
+
+
+def test_operations_are_those_of_torchs_counter():
+    network = ADMUNet((3, 16, 16), 32, (1, 2), 1, (1,), num_classes=3).eval()
+    inputs = (torch.zeros(2, 3, 16, 16), torch.zeros(2), Conditioning(class_label=torch.zeros(2, dtype=torch.int64)))
+    kernel = torch.nn.attention.SDPBackend.MATH  # torch has no formula for that of the CPU
+    with torch.no_grad(), torch.nn.attention.sdpa_kernel(kernel):
+        with FlopCounterMode(display=False) as theirs:
+            network(*inputs)
+        with Operations() as ours:
+            network(*inputs)
+    assert ours.total == theirs.get_total_flops() > 0
 
 
 def test_costs_of_adm_are_the_published_ones():

@@ -146,15 +146,15 @@ def cost_of_call(model: Model, index: Tensor, guidance: float = 1.0, steer: Stee
     Raises:
         ValueError: If there is nothing to guide.
     """
-    from denoiselab.networks.summary import flop_counter  # slow to import
+    from denoiselab.networks.summary import Operations  # slow to import
 
     level = model.denoiser.schedule.at(torch.zeros((), dtype=torch.float64))
     x = Noise(0, index).normal(model.shape)
     own = model.bound(index[:1], guidance)
     own = own if steer is None else steer(own, index[:1])
-    with flop_counter() as counter:
+    with Operations() as counter:
         own(x[:1], level)
-    out: dict[str, float] = {"flops_per_call": counter.get_total_flops()}
+    out: dict[str, float] = {"flops_per_call": counter.total}
     if guidance != 1 or steer is not None:
         plain = model.bound(index)
         out["evaluation_ms"] = _rounded(median(_timed(lambda: plain(x, level), model.device)))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, shape_wrapper
 
 from denoiselab.networks.conditioning import Conditioning
 
@@ -60,28 +62,59 @@ def summarize(network: nn.Module, x: Tensor, label: Tensor, cond: Conditioning =
         }
     inputs = [mode.from_tensor(x), mode.from_tensor(label)]
     given = Conditioning(*(None if value is None else mode.from_tensor(value) for value in cond))
-    counter = flop_counter()
+    counter = Operations()
     with mode, torch.enable_grad(), counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         functional_call(network, state, (*inputs, given))
     for value in state.values():
         kept.pop(value.untyped_storage()._cdata, None)
     return Summary(
         sum(parameter.numel() for parameter in network.parameters()),
-        counter.get_total_flops() // len(x),
+        counter.total // len(x),
         sum(storage.nbytes() for storage in kept.values()) // len(x),
     )
 
 
-def flop_counter() -> FlopCounterMode:
-    """A context that counts the operations of convolutions, matrix products and attention on any device."""
-    return FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+class Operations(TorchDispatchMode):
+    """Counts the operations of convolutions, matrix products and attention, on any device.
+
+    The formulas are those of `torch.utils.flop_counter`, whose own context imports torch._dynamo, which takes 2 s.
+
+    Attributes:
+        total: A multiplication and its addition count as two.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        formula = _FORMULAS.get(func.overloadpacket)
+        if formula is None and func is not torch.ops.prim.device.default:
+            with self:
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=out)
+        return out
 
 
-def _attention_flops(q: Any, k: Any, v: Any, *rest: Any, **options: Any) -> int:
+def _attention(q: Any, k: Any, v: Any, *rest: Any, **options: Any) -> int:
     """Of shapes (B, N, T, D), (B, N, L, D) and (B, N, L, D'): both products."""
     batch, heads, length, features = q
     return int(2 * batch * heads * length * k[2] * (features + v[3]))
 
 
-# The counter has formulas for the kernels of GPUs only.
-_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+# Those of torch have the kernels of attention on GPUs only.
+_FORMULAS: dict[Any, Any] = {
+    **flop_registry,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: shape_wrapper(_attention),
+}
