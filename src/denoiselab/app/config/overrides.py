@@ -62,7 +62,11 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
     parsed = [_parse(text) for text in overrides]
     if swept := next((one for one in parsed if one.is_sweep_override()), None):
         key, _, values = str(swept.input_line).partition("=")
-        instead = "give one of them" if _loader().get_group_options(swept.key_or_group, None) else f"write one list as {key}=[{values}]"
+        instead = (
+            "give one of them"
+            if _loader().get_group_options(swept.key_or_group, None)
+            else f"write one list as {key}=[{values}]"
+        )
         raise BadInput(f"{key}={values}: several values; add -m to run one job for each, or {instead}.")
     is_group = [bool(_loader().get_group_options(override.key_or_group, None)) for override in parsed]
     groups = list(itertools.compress(overrides, is_group))
