@@ -78,10 +78,10 @@ def test_a_grid_is_fitted_to_the_guided_and_mended_model(scale, threshold):
     grid = NearestEnd(n, 64, evaluations=80)(sampler, denoise, VPLinear(), (1,), CPU, dtype=F64)
     sampler.spacing = Listed(grid.lam, Lam())
     fine = samplers.DPMSolverPP(UniformLogSNR(), 500, 3, published=False, threshold=threshold)
-    x, end = (
-        rule(denoise, VPLinear(), (1,), Noise(0, 2**40 + index), dtype=F64) for rule in (sampler, fine)
-    )  # the starts that it was fitted to
-    assert float((x - end).abs().mean()) == pytest.approx(grid.distance, rel=0.05)
+    for first, found in ((0, grid.distance), (n, grid.fresh)):  # the starts that it was fitted to, and others
+        starts = 2**40 + first + index
+        x, end = (rule(denoise, VPLinear(), (1,), Noise(0, starts), dtype=F64) for rule in (sampler, fine))
+        assert float((x - end).abs().mean()) == pytest.approx(found, rel=0.05)
     assert grid.distance < grid.before
 
 

@@ -69,11 +69,15 @@ class Grid(NamedTuple):
         lam: Half log-SNRs of its noisy levels, from noise to data; pure noise is minus infinity.
         distance: Mean over the starts of the RMS distance to the reference.
         before: The distance of the sampler's own grid.
+        fresh: As `distance`, of as many fresh starts: unlike `distance`, not the least of those that were tried.
+        fresh_before: As `before`, of the fresh starts.
     """
 
     lam: list[float]
     distance: float
     before: float
+    fresh: float
+    fresh_before: float
 
 
 class GridSearch(ABC):
@@ -123,31 +127,34 @@ class GridSearch(ABC):
         Raises:
             ValueError: If the sampler is stochastic or adaptive, or has more than `fine` / 4 steps.
         """
-        name = type(sampler).__name__
         if sampler.stochastic or sampler.adaptive:
-            raise ValueError(f"sampler={name}: it must be deterministic and not adaptive.")
-        own = sampler.grid(schedule)
-        if len(own) < 3:
+            raise ValueError(f"sampler={type(sampler).__name__}: it must be deterministic and not adaptive.")
+        if len(own := sampler.grid(schedule)) < 3:
             raise ValueError(f"steps={len(own) - 1}: it must be at least 2.")
         if len(own) - 1 > self.fine // 4:
             raise ValueError(f"steps={len(own) - 1}: it must be at most fine / 4 = {self.fine // 4}.")
-        noise = Noise(self.seed, _FIRST_INDEX + torch.arange(self.num_samples, device=device))
         thresholded = denoise if sampler.threshold is None else sampler.threshold.wrap(denoise)
         first_lam = sampler.spacing.first_lam
         fine = UniformLogSNR(first_lam=first_lam)(schedule, self.fine)
-        reference = self.reference(
-            thresholded, schedule, shape, noise, fine, clean=own[-1].is_end, check=check, dtype=dtype
-        )
 
-        def distance(levels: Sequence[Level]) -> float:
-            x = sampler.run(denoise, schedule, levels, reference.x[0], noise, on_step=check)
-            rms = (x - reference.end).flatten(1).square().mean(1).sqrt().mean()
-            return float(rms) if bool(rms.isfinite()) else math.inf
+        def of_starts(first: int) -> tuple[Reference, Callable[[Sequence[Level]], float]]:
+            noise = Noise(self.seed, _FIRST_INDEX + first + torch.arange(self.num_samples, device=device))
+            reference = self.reference(
+                thresholded, schedule, shape, noise, fine, clean=own[-1].is_end, check=check, dtype=dtype
+            )
 
-        tail = [Level.clean()] if own[-1].is_end else []
-        noisy = [level for level in own if level.sigma > 0]
+            def distance(levels: Sequence[Level]) -> float:
+                x = sampler.run(denoise, schedule, levels, reference.x[0], noise, on_step=check)
+                rms = (x - reference.end).flatten(1).square().mean(1).sqrt().mean()
+                return float(rms) if bool(rms.isfinite()) else math.inf
+
+            return reference, distance
+
+        reference, distance = of_starts(0)
+        noisy, tail = [level for level in own if level.sigma > 0], [Level.clean()] if own[-1].is_end else []
         found, best = self.search(Problem(schedule, reference, noisy, tail, distance, first_lam))
-        return Grid([float(level.lam) for level in found], best, distance(own))
+        fresh = of_starts(self.num_samples)[1]
+        return Grid([float(level.lam) for level in found], best, distance(own), fresh([*found, *tail]), fresh(own))
 
     def reference(
         self, denoise: Denoise, schedule: Schedule, shape: Sequence[int], noise: Noise, levels: Sequence[Level], *,
@@ -162,11 +169,10 @@ class GridSearch(ABC):
             states.append(moment.x)
             predictions.append(moment.x0)
 
-        end = DPMSolverPP(UniformLogSNR(), self.fine, order=3, published=False).run(
-            denoise, schedule, levels, start, noise, on_step=keep
-        )
-        x, x0 = torch.stack(states[:-1]), torch.stack(predictions)
-        return Reference(list(levels[:-1]), x, x0, end if clean else x[-1])
+        rule = DPMSolverPP(UniformLogSNR(), self.fine, order=3, published=False)
+        end = rule.run(denoise, schedule, levels, start, noise, on_step=keep)
+        x = torch.stack(states[:-1])
+        return Reference(list(levels[:-1]), x, torch.stack(predictions), end if clean else x[-1])
 
     @abstractmethod
     def search(self, problem: Problem) -> tuple[list[Level], float]:

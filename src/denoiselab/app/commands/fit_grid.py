@@ -50,20 +50,23 @@ class FitGrid(Task):
         facts = {**settings, "weights": opened.weights, "checkpoint_sha256": opened.sha256}
         name = f"{type(sampler).__name__.lower()}_steps{sampler.steps}_{opened.weights}_{short_hash(facts)}.json"
         out = opened.new_path(asked, "grids", name)
-        total = self.method.num_samples * (self.method.fine + self.method.runs * sampler.steps)
+        total = self.method.num_samples * (2 * self.method.fine + (self.method.runs + 2) * sampler.steps)
         with Interruption() as interruption, progress.bar("grid", total, unit="call") as bar:
             grid = self._fitted(sampler, opened, Work(bar, interruption))
             record = {
                 "lam": grid.lam,
                 "distance": grid.distance,
                 "distance_before": grid.before,
+                "fresh_distance": grid.fresh,
+                "fresh_distance_before": grid.fresh_before,
                 **facts,
                 "checkpoint": str(opened.path.resolve()),
             }
             write_json(out, record)
         console().print(
-            f"RMS distance to the reference {grid.distance:.4g}, {grid.before:.4g} on the sampler's own grid "
-            f"(n = {self.method.num_samples}, weights {opened.weights}): {out}\n"
+            f"RMS distance to the reference {grid.distance:.4g}, {grid.before:.4g} on the sampler's own grid; of fresh "
+            f"starts {grid.fresh:.4g}, {grid.fresh_before:.4g} (n = {self.method.num_samples}, weights "
+            f"{opened.weights}): {out}\n"
             f"use, with this sampler: {_use(sampler, out)}"
         )
         return out
