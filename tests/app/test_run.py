@@ -118,19 +118,25 @@ def test_a_table_that_was_lost_is_written_anew(finished, tmp_path, invoke):
     assert not list(copy.rglob("*.tmp"))
 
 
-def test_the_logged_loss_does_not_depend_on_accumulation(tmp_path, invoke):
-    losses = []
+def test_the_logged_loss_and_averages_do_not_depend_on_accumulation(tmp_path, invoke):
+    losses, averages = [], []
     for count in (1, 2, 4):
         path = tmp_path / str(count)
         result = invoke(
             "train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={path}", "evaluation.nfe=[2]",
-            f"trainer.accumulate_grad_batches={count}",
+            f"trainer.accumulate_grad_batches={count}", "ema=power", "ema.snapshots.every_images=32",
         )  # fmt: skip
         assert result.code == 0, result.err
+        files = sorted((path / "checkpoints" / "snapshots").iterdir())
+        assert [file.name for file in files] == ["000000000032.pt", "000000000064.pt"]
+        tracked = [torch.load(file, weights_only=True)["averages"] for file in files]
+        averages.append([tensor for one in tracked for average in one.values() for tensor in average.values()])
         with (path / "metrics.csv").open() as file:
             losses.append([float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert losses[2] == pytest.approx(losses[0], rel=1e-5)
+    for other in averages[1:]:
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(averages[0], other, strict=True))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, invoke):
