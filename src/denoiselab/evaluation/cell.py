@@ -77,6 +77,7 @@ class Scoring:
         seed: Sample i is a function of (seed, i).
         check: Called between sampling steps; an exception stops the run.
         bar: Counts network calls, summed over samples.
+        first: Index of the first sample.
     """
 
     subject: Subject
@@ -86,6 +87,7 @@ class Scoring:
     seed: int
     check: Callable[[object], None]
     bar: Any
+    first: int = 0
     _calls: dict[float | None, dict[str, float]] = field(default_factory=dict, init=False)  # cost, by kind of guidance
 
     def __call__(self, guidance: float, sampler: Sampler, steps: int, calls: int) -> tuple[Record, Tensor, Kept]:
@@ -150,7 +152,7 @@ class Scoring:
     def _share(self) -> range:
         """This rank's indices."""
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        return range(rank * self.num_samples // world, (rank + 1) * self.num_samples // world)
+        return range(*(self.first + place * self.num_samples // world for place in (rank, rank + 1)))
 
     def _warm_up(self, share: range, guidance: float) -> dict[str, float]:
         """Draw and measure a batch of each size in one step, drop it, and return the cost of a call.

@@ -54,6 +54,7 @@ class Frontier:
         weights: Names of the weights to score.
         guidance: Scales of classifier-free guidance; 1 is the conditional model.
         rescore: Score cells again that other code has scored, and keep both; if false, reuse those scores.
+        first: Index of the first sample of all cells: they are `first` to `first` + `num_samples` - 1.
 
     Raises:
         ValueError: If there is no sampler or no budget, a budget is too small for a sampler, or a number out of range.
@@ -73,6 +74,7 @@ class Frontier:
         guidance: Sequence[float] = (1.0,),
         *,
         rescore: bool = False,
+        first: int = 0,
     ) -> None:
         if not samplers:
             raise ValueError("evaluation.samplers=[]: name at least one sampler.")
@@ -81,8 +83,8 @@ class Frontier:
         if batch_size < 1:
             raise ValueError(f"evaluation.batch_size={batch_size}: it must be at least 1.")
         self.samplers, self.settings = samplers, settings
-        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
-        self.weights, self.guidance, self._rescore = list(weights), list(guidance), rescore
+        self.num_samples, self.batch_size, self.seed = self._numbers = num_samples, batch_size, seed
+        self.weights, self.guidance, self._rescore, self.first = list(weights), list(guidance), rescore, first
         self.cells: list[tuple[str, int]] = []  # (sampler, steps), each once
         self.inexact: list[tuple[str, int, int]] = []  # (sampler, budget, NFE) where they differ
         self.calls: list[int] = []  # of each cell; 1 if not known before
@@ -137,7 +139,7 @@ class Frontier:
         records: list[Record] = []
         total, due = len(self.weights) * len(self.guidance) * sum(self.calls) * self.num_samples, 0
         with progress.bar("frontier", total, unit="call", shown=control.shown and rank == 0) as bar:
-            scoring = Scoring(subject, measure, self.num_samples, self.batch_size, self.seed, control.check, bar)
+            scoring = Scoring(subject, measure, *self._numbers, control.check, bar, self.first)
             for weights in self.weights:
                 with subject.applied(weights):
                     learnt = {name: subject.learn(sampler) for name, sampler in self.samplers.items()}
@@ -175,6 +177,7 @@ class Frontier:
             "metric": scorer.metric,
             "n": self.num_samples,
             "seed": self.seed,
+            **({"first": self.first} if self.first else {}),
             "extractor": scorer.name,
             "extractor_sha256": scorer.fingerprint,
             "reference_n": reference.n,
