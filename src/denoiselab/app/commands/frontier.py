@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +101,7 @@ class ScoreFrontier(Task):
         leader = is_leader()
         interruption = Interruption("stopped; the same command goes on after the last cell that was finished.")
         with ExitStack() as stack, interruption:
-            device = _join_ranks(asked, stack)
+            device = join_ranks(asked, stack)
             for job in jobs:
                 _score(job, asked, device, interruption, leader=leader)
         homes = list(dict.fromkeys(_store_of(job, asked, len(jobs)).directory for job in jobs))
@@ -110,7 +110,7 @@ class ScoreFrontier(Task):
 
 
 @dataclass(frozen=True)
-class _Job:
+class Job:
     """One checkpoint to score."""
 
     path: Path
@@ -138,13 +138,24 @@ def checkpoints(asked: str | Sequence[str]) -> list[Path]:
     return [*found]
 
 
-def _job(path: Path, options: Config, asked: SampleSettings) -> _Job:
+def _job(path: Path, options: Config, asked: SampleSettings) -> Job:
     loaded = read(path, data=asked.data)
     own = {key: value for key, value in options.items() if value is not None}
     if asked.weights is not None:
         own["weights"] = asked.weights
         for one in [asked.weights] if isinstance(asked.weights, str) else asked.weights:
             loaded.names.chosen(one, "weights")
+    config, evaluation = evaluation_of(loaded, own)
+    frontier = frontier_of(config["evaluation"], loaded.model, loaded.names, "task")
+    return Job(path, home_of(path), loaded, frontier, config, evaluation)
+
+
+def evaluation_of(loaded: Loaded, own: Mapping[str, Any]) -> tuple[Config, Evaluation]:
+    """The evaluation of a checkpoint: its run's, with the options `own`; and what it is parsed to.
+
+    Raises:
+        BadInput: If an option is refused, or samples of the model cannot be scored so.
+    """
     trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
     default: Config = {
         "weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None,
@@ -157,18 +168,24 @@ def _job(path: Path, options: Config, asked: SampleSettings) -> _Job:
     check_nodes({"evaluation": evaluation}, MEASURES)  # the checkpoint's, where the user gives no other
     parts.build_extractor(config, parsed, parsed.num_samples, option="task")
     checks.check_conditions(loaded.model)
-    frontier = frontier_of(evaluation, loaded.model, loaded.names, "task")
-    return _Job(path, home_of(path), loaded, frontier, config, parsed)
+    return config, parsed
 
 
-def _score(job: _Job, asked: SampleSettings, device: torch.device, interruption: Interruption, *, leader: bool) -> None:
+def evaluator_of(
+    job: Job, asked: SampleSettings, store: Store, interruption: Interruption, device: torch.device
+) -> Evaluator:
+    """The evaluator of a job, whose model is put on the device.
+
+    Raises:
+        BadInput: If the data cannot be loaded.
+    """
     loaded, config = job.loaded, job.config
     try:
         images, held_out = construct(config["data"], "data").load()
     except ValueError as error:
         raise BadInput(str(error)) from None
     loaded.model.denoiser.to(device)
-    evaluator = Evaluator(
+    return Evaluator(
         model=loaded.model,
         identity=identity(loaded.config),
         applied=loaded.applied,
@@ -177,11 +194,16 @@ def _score(job: _Job, asked: SampleSettings, device: torch.device, interruption:
         held_out=held_out,
         data=config["data"]["name"],
         cache=Path(loaded.config.get("paths", {}).get("cache_dir", _CACHE)),
-        store=_store_of(job, asked, 1 if asked.out else 2),
+        store=store,
         name=name_of(job.home),
         interruption=interruption,
         steering=steering(asked.classifier_guidance, loaded.model, device),
     )
+
+
+def _score(job: Job, asked: SampleSettings, device: torch.device, interruption: Interruption, *, leader: bool) -> None:
+    loaded, store = job.loaded, _store_of(job, asked, 1 if asked.out else 2)
+    evaluator = evaluator_of(job, asked, store, interruption, device)
     if leader:
         console(stderr=True).print(f"{job.path}: {loaded.images_seen:,} images seen")
         outputs.tell_inexact(job.frontier)
@@ -192,7 +214,7 @@ def _score(job: _Job, asked: SampleSettings, device: torch.device, interruption:
     _report(job, asked, records, evaluator.store.directory)
 
 
-def _report(job: _Job, asked: SampleSettings, records: list[Record], directory: Path) -> None:
+def _report(job: Job, asked: SampleSettings, records: list[Record], directory: Path) -> None:
     """Print the frontier, and send it to trackers: an evaluation in the group of its training run."""
     try:
         group = str(json.loads((job.home / "run.json").read_text(encoding="utf-8"))["wandb_id"])
@@ -213,11 +235,11 @@ def _report(job: _Job, asked: SampleSettings, records: list[Record], directory: 
         logger.close(0)
 
 
-def _store_of(job: _Job, asked: SampleSettings, jobs: int) -> Store:
+def _store_of(job: Job, asked: SampleSettings, jobs: int) -> Store:
     return Store(Path(asked.out) if asked.out is not None and jobs == 1 else job.home)
 
 
-def _join_ranks(asked: SampleSettings, stack: ExitStack) -> torch.device:
+def join_ranks(asked: SampleSettings, stack: ExitStack) -> torch.device:
     """This process's device; processes that torchrun started share the samples among them."""
     device = device_of(asked.accelerator)
     on_gpu = device.type == "cuda"

@@ -1,0 +1,229 @@
+"""Search over options of sampling: all combinations on the same noise, then the best ones on fresh samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple
+
+from denoiselab.app.building import checks
+from denoiselab.app.building.evaluator import Evaluator
+from denoiselab.app.building.search_space import Combination, combinations
+from denoiselab.app.commands import outputs
+from denoiselab.app.commands.frontier import Job, evaluation_of, evaluator_of, join_ranks
+from denoiselab.app.commands.task import Task, check_finite, check_ranges, check_seed
+from denoiselab.app.config.settings import SampleSettings
+from denoiselab.app.runs.devices import is_leader
+from denoiselab.app.runs.paths import checkpoint_file, short_hash
+from denoiselab.console import console
+from denoiselab.errors import BadInput, Failure
+from denoiselab.evaluation import Extractor, Frontier, Store
+from denoiselab.evaluation.ranks import on_first_rank
+from denoiselab.evaluation.report import searches
+from denoiselab.evaluation.report.searches import Scouted
+from denoiselab.files import write_json
+from denoiselab.from_config import with_hashes
+from denoiselab.pretrained import Loaded, read
+from denoiselab.training.checkpoint_files import home_of
+from denoiselab.training.interruption import Interruption
+
+# Of a run's directory: where the cells of all its searches are.
+_FOLDER = "search"
+
+
+@dataclass(kw_only=True)
+class Search(Task):
+    """Score all combinations of options on the same noise, then those that may be the best on fresh samples.
+
+    The best of many scores looks better than it is, so its own score is no estimate; that on fresh samples is.
+
+    Each option that is null is as in the run's own evaluation.
+
+    Args:
+        over: Option to values: `guidance`, `weights`, `nfe`, `sampler` (names of conf/sampler), and any option of the
+            sampler as `sampler.<option>`; `sampler.spacing` and `sampler.threshold` take names of their choices too.
+        nfe: Network calls a sample, where `over` names none; null: those of sampler.steps.
+        guidance: Scale of classifier-free guidance, where `over` names none.
+        confirm: Combinations that are scored on fresh samples: the best one, and at most so many in all that tie.
+        level: Probability of any wrong verdict.
+        num_samples: Samples a combination, and as many fresh ones.
+        batch_size: Samples a network call; it does not change them.
+        seed: Sample i is a function of (seed, i).
+        extractor: Of features; a choice of evaluation/extractor@task.extractor.
+        metrics: Names of conf/metric; the first one decides.
+        metric_options: Options of single metrics.
+        reference: A file of statistics.
+        reference_n: Number of images of the reference, where it does not say so.
+        reference_data: `same`: a reference of other data is refused; `any`.
+    """
+
+    over: dict[str, list[Any]] = field(default_factory=dict)
+    nfe: int | None = None
+    guidance: float = 1.0
+    confirm: int = 3
+    level: float = 0.05
+    num_samples: int | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+    extractor: Extractor | None = None
+    metrics: list[str] | None = None
+    metric_options: dict[str, dict[str, Any]] | None = None
+    reference: str | None = None
+    reference_n: int | None = None
+    reference_data: Literal["same", "any"] | None = None
+
+    less_memory: ClassVar[str] = "a smaller task.batch_size"
+
+    def __post_init__(self) -> None:
+        check_ranges(2, num_samples=self.num_samples, reference_n=self.reference_n)
+        check_ranges(batch_size=self.batch_size, nfe=self.nfe, confirm=self.confirm)
+        check_seed(self.seed)
+        check_finite(self.guidance)
+        if not 0 < self.level < 1:
+            raise ValueError(f"level={self.level}: it must be between 0 and 1.")
+
+    def check(self, asked: SampleSettings) -> None:
+        self._combinations(asked)
+
+    def run(self, asked: SampleSettings) -> Path:
+        """Score, choose, and score the chosen ones again; returns the file of the result."""
+        path = checkpoint_file(asked.ckpt)
+        loaded = read(path, data=asked.data)
+        entrants = [_entrant(one, loaded) for one in self._combinations(asked)]
+        given = {name: value for name, value in self.options(asked).items() if name in _OF_EVALUATIONS}
+        config, evaluation = evaluation_of(loaded, {name: v for name, v in given.items() if v is not None})
+        numbers = (evaluation.num_samples, evaluation.batch_size, evaluation.seed)
+        frontier = _frontier(entrants, loaded, numbers)
+        job = Job(path, home_of(path), loaded, frontier, config, evaluation)
+        store = Store(Path(asked.out) if asked.out else job.home / _FOLDER)
+        stopped = "stopped; the same command goes on after the last combination that was finished."
+        with ExitStack() as stack, Interruption(stopped) as interruption:
+            evaluator = evaluator_of(job, asked, store, interruption, join_ranks(asked, stack))
+            if is_leader():
+                outputs.tell_inexact(frontier)
+                _tell_size(entrants, frontier)
+            found = _scored(evaluator, job, entrants, frontier)
+            chosen = on_first_rank(
+                lambda: searches.choices([one.scouted for one in found], store.influences, self.level)
+            )
+            again = {place for one in chosen for place in [one.best, *one.ties][: self.confirm]}
+            fresh = {}
+            for place in sorted(again):
+                alone = [found[place].entrant]
+                later = _frontier(alone, loaded, numbers, first=evaluation.num_samples)
+                fresh[place] = _scored(evaluator, job, alone, later)[0].scouted.record
+        outcome = searches.Outcome([one.scouted for one in found], chosen, fresh)
+        if not chosen:
+            raise Failure(f"task=search: all {len(found)} combinations failed: {found[0].scouted.record['error']}")
+        facts = [loaded.images_seen, asked.sampler, asked.weights, self.options(asked)]
+        out = store.directory / f"search_{short_hash(facts)}.json"
+        if is_leader():
+            write_json(out, {"over": self.over, "level": self.level, **outcome.plain()})
+            console().print("\n".join([outcome.table(), *outcome.sentences(), f"{'result':>15}: {out}"]))
+        return out
+
+    def _combinations(self, asked: SampleSettings) -> list[Combination]:
+        assert asked.sampler is not None
+        assert not isinstance(asked.weights, list)
+        return combinations(self.over, asked.sampler, self.nfe, self.guidance, asked.weights)
+
+
+# Options that the evaluation of a run has too.
+_OF_EVALUATIONS = (
+    "num_samples",
+    "batch_size",
+    "seed",
+    "extractor",
+    "metrics",
+    "metric_options",
+    "reference",
+    "reference_n",
+    "reference_data",
+)
+
+
+class _Entrant(NamedTuple):
+    """A combination, and the cell that scores it.
+
+    Args:
+        combination: Its options.
+        cell: Weights, scale of guidance, label of the sampler, and steps.
+        budget: Of network calls.
+    """
+
+    combination: Combination
+    cell: tuple[str, float, str, int]
+    budget: int
+
+
+class _Found(NamedTuple):
+    """A combination with its score."""
+
+    entrant: _Entrant
+    scouted: Scouted
+
+
+def _entrant(one: Combination, loaded: Loaded) -> _Entrant:
+    """Check a combination with the model.
+
+    Raises:
+        BadInput: If it has no such weights or guidance, or the sampler does not suit it.
+    """
+    model, sampler = loaded.model, one.rule.sampler
+    checks.check_scales(model, [one.guidance], f"guidance={one.guidance:g}")
+    checks.check_sampler(sampler, model, [one.guidance], "task.over", one.rule.label)
+    weights = loaded.names.chosen(one.weights, "weights")
+    try:
+        budget = one.budget(model.denoiser.schedule)
+        steps = sampler.steps if sampler.adaptive else sampler.steps_for(budget, model.denoiser.schedule)
+    except ValueError as error:
+        raise BadInput(f"task.over: {one.rule.label}: {error}") from None
+    return _Entrant(one, (weights, one.guidance, one.rule.label, steps), budget)
+
+
+def _frontier(entrants: Sequence[_Entrant], loaded: Loaded, numbers: tuple[int, int, int], first: int = 0) -> Frontier:
+    """The cells of combinations: all samplers with all weights and scales of guidance.
+
+    Args:
+        entrants: The combinations.
+        loaded: The model.
+        numbers: Samples a cell, of a batch, and the seed.
+        first: Index of the first sample.
+    """
+    rules = {one.combination.rule.label: one.combination.rule for one in entrants}
+    budgets: dict[str, list[int]] = {}
+    for one in entrants:
+        budgets.setdefault(one.combination.rule.label, []).append(one.budget)
+    try:
+        return Frontier(
+            {label: rule.sampler for label, rule in rules.items()},
+            {label: with_hashes(rule.node) for label, rule in rules.items()},
+            loaded.model.denoiser.schedule,
+            [],
+            budgets,
+            *numbers,
+            [*dict.fromkeys(one.cell[0] for one in entrants)],
+            [*dict.fromkeys(one.cell[1] for one in entrants)],
+            first=first,
+        )
+    except ValueError as error:
+        raise BadInput(str(error).replace("evaluation.", "task.")) from None
+
+
+def _scored(evaluator: Evaluator, job: Job, entrants: Sequence[_Entrant], frontier: Frontier) -> list[_Found]:
+    """Combinations with their scores, each cell once."""
+    records = evaluator.score(frontier, job.evaluation, job.loaded.images_seen)
+    cells = {(r["weights"], r["guidance"], r["sampler"], r["steps"]): r for r in reversed(records)}
+    once = {one.cell: one for one in reversed(entrants)}
+    return [
+        _Found(one, Scouted(one.combination.options, cells[cell], one.combination.group))
+        for cell, one in reversed(once.items())
+    ]
+
+
+def _tell_size(entrants: Sequence[_Entrant], frontier: Frontier) -> None:
+    calls = sum(frontier.calls) * len(frontier.weights) * len(frontier.guidance) * frontier.num_samples
+    text = f"search: {len({one.cell for one in entrants})} combinations, {calls:,} network calls, then fresh samples"
+    console(stderr=True).print(text)

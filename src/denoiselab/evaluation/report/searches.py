@@ -1,0 +1,169 @@
+"""The outcome of a search: which combination of options is the best, its score on fresh samples, and what ties."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from denoiselab.cleaning import aligned
+from denoiselab.evaluation.records import Record, loss, lower_is_better
+from denoiselab.evaluation.report.tables import digits
+from denoiselab.evaluation.verdicts.frontiers import Kept, comparison
+from denoiselab.evaluation.verdicts.winner import Confirmed, confirmed, optimism_of_ties
+
+
+class Scouted(NamedTuple):
+    """A combination of options.
+
+    Args:
+        options: Those that are searched.
+        record: Of its cell.
+        budget: Combinations of one budget compete; None where all do.
+    """
+
+    options: Mapping[str, Any]
+    record: Record
+    budget: int | None = None
+
+
+class Choice(NamedTuple):
+    """What is chosen of one budget, as places in the list of all combinations.
+
+    Args:
+        best: The best one.
+        ties: Those that are not surely worse, the best first.
+        among: All that have a score.
+        optimism: How much better the best of these ties would look if all of them were equal.
+    """
+
+    best: int
+    ties: list[int]
+    among: list[int]
+    optimism: float
+
+
+def choices(scouted: Sequence[Scouted], kept: Kept, level: float) -> list[Choice]:
+    """The choice of each budget; none of one whose combinations all failed.
+
+    Args:
+        scouted: All combinations, on the same noise.
+        kept: Influences of a record.
+        level: Probability of any wrong verdict, over all budgets.
+    """
+    known = [i for i, one in enumerate(scouted) if one.record["score"] is not None]
+    if not known:
+        return []
+    both = comparison([scouted[i].record for i in known], kept, level=level)
+    out = []
+    for budget in dict.fromkeys(scouted[i].budget for i in known):
+        among = [place for place, i in enumerate(known) if scouted[i].budget == budget]
+        best, ties, _ = both.best(among)
+        tied = [best, *ties]
+        optimism = optimism_of_ties(both.covariance[tied][:, tied])
+        out.append(Choice(known[best], [known[i] for i in ties], [known[i] for i in among], optimism))
+    return out
+
+
+class Outcome(NamedTuple):
+    """Of a search.
+
+    Args:
+        scouted: All combinations.
+        chosen: One choice a budget.
+        fresh: Records on fresh samples of some of them, by place.
+    """
+
+    scouted: Sequence[Scouted]
+    chosen: Sequence[Choice]
+    fresh: Mapping[int, Record]
+
+    def confirmed(self, place: int) -> Confirmed | None:
+        """Both scores of a combination; None if it has none on fresh samples."""
+        old, new = self.scouted[place].record, self.fresh.get(place)
+        if new is None or new["score"] is None:
+            return None
+        before, after = ((one["score"], one["standard_error"]) for one in (old, new))
+        return confirmed(before, after, lower_is_better=lower_is_better(old))
+
+    def verdict(self, place: int) -> str:
+        """On a combination, against those of its budget."""
+        if self.scouted[place].record["score"] is None:
+            return "failed"
+        if any(place == choice.best for choice in self.chosen):
+            return "chosen"
+        return "tie" if any(place in choice.ties for choice in self.chosen) else "surely worse"
+
+    def plain(self) -> dict[str, Any]:
+        """For a file."""
+        first = self.scouted[0].record
+        facts = {key: first[key] for key in ("metric", "n", "seed", "images_seen")}
+        chosen = [
+            {"budget": self.scouted[one.best].budget, "combination": one.best, "optimism_if_tied": one.optimism}
+            for one in self.chosen
+        ]
+        return {**facts, "chosen": chosen, "combinations": [self._plain(i) for i in range(len(self.scouted))]}
+
+    def table(self) -> str:
+        """For the screen: the best first, budget by budget."""
+        options = [*self.scouted[0].options]
+        metric = self.scouted[0].record["metric"]
+        rows = [[*options, "NFE", metric, "on fresh samples", "difference", ""]]
+        for place in sorted(range(len(self.scouted)), key=self._order):
+            one, both = self.scouted[place], self.confirmed(place)
+            rows.append(
+                [
+                    *(word(value) for value in one.options.values()),
+                    f"{one.record['nfe']:g}",
+                    _number(one.record["score"], one.record["standard_error"]),
+                    _number(both.fresh, both.standard_error) if both else "",
+                    _number(both.optimism, both.optimism_error, "+") if both else "",
+                    self.verdict(place),
+                ]
+            )
+        return aligned(rows, left=len(options))
+
+    def sentences(self) -> list[str]:
+        """What was chosen of each budget, and what is known of it."""
+        return [self._sentence(choice) for choice in self.chosen]
+
+    def _order(self, place: int) -> tuple[int, bool, float]:
+        record = self.scouted[place].record
+        failed = record["score"] is None
+        return self.scouted[place].budget or 0, failed, 0.0 if failed else loss(record)
+
+    def _plain(self, place: int) -> dict[str, Any]:
+        one, both = self.scouted[place], self.confirmed(place)
+        return {
+            "options": dict(one.options),
+            **{key: one.record[key] for key in ("sampler", "weights", "guidance", "nfe", "steps", "error", "cell")},
+            "score": one.record["score"],
+            "standard_error": one.record["standard_error"],
+            "fresh_cell": self.fresh[place]["cell"] if place in self.fresh else None,
+            "fresh_score": both and both.fresh,
+            "fresh_standard_error": both and both.standard_error,
+            "optimism": both and both.optimism,
+            "optimism_standard_error": both and both.optimism_error,
+            "verdict": self.verdict(place),
+        }
+
+    def _sentence(self, choice: Choice) -> str:
+        best, both = self.scouted[choice.best], self.confirmed(choice.best)
+        options = " ".join(f"{name}={word(value)}" for name, value in best.options.items())
+        fresh = f"{_number(both.fresh, both.standard_error)} on {best.record['n']} fresh samples" if both else "failed"
+        text = f"chosen: {options}: {fresh}; {digits(best.record['score'])} where it was best of {len(choice.among)}"
+        if choice.ties:
+            text += f"; {len(choice.ties)} more may be as good: the best of equals would look better by "
+            text += f"{digits(choice.optimism)} in the mean"
+        return f"{text}."
+
+
+def word(value: Any) -> str:
+    """A value of an option, short."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None, error: float | None, sign: str = "") -> str:
+    if value is None:
+        return ""
+    text = f"{sign if value > 0 else ''}{digits(value)}"
+    return text if error is None else f"{text} +- {digits(error)}"
