@@ -47,7 +47,7 @@ def estimate(name, metric, features, reference, which):
 METRICS = [
     (lambda seed: FrechetDistance(), "fd", 300, 4),
     (lambda seed: FrechetDistance("spatial"), "sfd", 300, 4),
-    (lambda seed: KernelDistance(blocks=4, block_size=300, seed=seed), "kd", 300, 4),
+    (lambda seed: KernelDistance(blocks=4, block_size=200, seed=seed), "kd", 200, 4),
     (lambda seed: PrecisionRecall(), "precision", 300, 4),
     (lambda seed: DensityCoverage(), "density", 300, 4),
     (lambda seed: InceptionScore(seed=seed), "is", 400, 5),

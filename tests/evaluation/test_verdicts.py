@@ -116,6 +116,7 @@ def test_variances_are_those_of_differences_within_strata_to_both_orders():
             assert float(found.covariance[j, k]) == pytest.approx(float(sum(among)) / strata / n, rel=1e-12)
             expected = float((seconds[j] - seconds[k]).square().mean()) / (8 * n**2)
             assert float(found.second[j, k]) == pytest.approx(expected, rel=1e-12, abs=1e-20)
+            assert float(plain.second[j, k]) == (0 if 2 in (j, k) else float(found.second[j, k]))
 
 
 def test_the_second_order_of_a_difference_is_that_of_the_same_samples():
@@ -257,13 +258,13 @@ def test_the_error_of_a_difference_at_the_reference_is_that_of_eighty_draws(at_i
 
 def test_fifteen_true_ties_seldom_have_any_verdict():
     """A mean over samples, whose errors are exact: 5 % of frontiers; pair by pair it would be 80 %."""
-    n, wrong, marked, each = 200, 0, 0, 0
-    for number in range(150):
+    n, wrong, marked, each = 1000, 0, 0, 0
+    for number in range(100):
         rows = 5 * normal(1, n, seed=2 * number) + normal(15, n, seed=2 * number + 1)
         both = compare(cells(rows.mean(1).tolist(), rows, [5, 10, 20] * 5))
         wrong += bool(both.best(range(15)).surely_worse)
         marked += not all(both.pareto())
         each += bool((both.difference.abs() > 1.96 * both.standard_error).any())
-    assert wrong / 150 < 0.1
-    assert marked / 150 < 0.1
-    assert each / 150 > 0.6
+    assert wrong <= 12
+    assert marked <= 12
+    assert each > 60

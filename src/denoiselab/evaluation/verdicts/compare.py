@@ -187,7 +187,7 @@ class Comparison:
 
     @cached_property
     def _draws(self) -> tuple[Tensor, Tensor]:
-        """Draws `(N, K)` of the errors of all scores, and the standard deviations `(K, K)` of their differences.
+        """Draws `(K, N)` of the errors of all scores, and the standard deviations `(K, K)` of their differences.
 
         A multiplier bootstrap with one N(0, 1) multiplier an index, common to all cells, is a draw of N(0, covariance).
         Pairs of the same samples, and scores without an estimate, have no deviation (infinity).
@@ -198,9 +198,9 @@ class Comparison:
         covariance = centre @ self.covariance.nan_to_num(0)[order][:, order] @ centre
         values, vectors = torch.linalg.eigh(covariance)
         generator = torch.Generator().manual_seed(self.seed)
-        normal = torch.randn(_DRAWS, len(order), generator=generator, dtype=torch.float64)
+        normal = torch.randn(len(order), _DRAWS, generator=generator, dtype=torch.float64)
         draws = torch.empty_like(normal)
-        draws[:, order] = normal @ (vectors * values.clamp_min(0).sqrt()).T
+        draws[order] = vectors * values.clamp_min(0).sqrt() @ normal
         own = self.covariance.diagonal()
         spread = (own[:, None] + own - 2 * self.covariance).clamp_min(0).sqrt()
         return draws, spread.where(known[:, None] & known & ~self._same & (spread > 0), torch.inf)
@@ -210,10 +210,10 @@ class Comparison:
         if not bool(asked.any()):
             return 0.0
         draws, spread = self._draws
-        largest = torch.zeros(len(draws), dtype=torch.float64)
+        largest = torch.zeros(_DRAWS, dtype=torch.float64)
         for j in asked.any(1).nonzero().flatten().tolist():
             i = asked[j].nonzero().flatten()
-            largest = largest.maximum(((draws[:, [j]] - draws[:, i]) / spread[j, i]).amax(1))
+            largest = largest.maximum(((draws[j] - draws[i]) / spread[j, i, None]).amax(0))
         return float(largest.quantile(1 - self.level))
 
 

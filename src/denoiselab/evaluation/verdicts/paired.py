@@ -76,7 +76,7 @@ def variances(cells: Sequence[Influences]) -> Variances:
     To first order, V1 = var(psi_j - psi_k) / n with variances within strata; cells of n_j and n_k samples that share
     their first indices have s_j^2 / n_j + s_k^2 / n_k - 2 cov(psi_j, psi_k) / max(n_j, n_k). The second order is that
     of `standard_errors.second_order`, of the differences of double differences. Cells that differ in strata are taken
-    for unstratified, which is an upper bound.
+    for unstratified, which is an upper bound, and have no second order.
 
     Args:
         cells: Each of at least two samples a stratum.
@@ -102,7 +102,8 @@ def variances(cells: Sequence[Influences]) -> Variances:
     first = (own[:, None] + own - 2 * covariance).clamp_min(0)
     alike = (n[:, None] == n) & (kept[:, None] == kept)
     first = torch.where(alike, spread / most, first)  # exactly 0 for equal influences
-    second = _of_rows([cell.second for cell in cells], alike) / (8 * most.square())
+    drawn = torch.tensor([cell.strata for cell in cells])  # from them, and from the number kept, `pairs` are drawn
+    second = _of_rows([cell.second for cell in cells], alike & (drawn[:, None] == drawn)) / (8 * most.square())
     blocks = [cell.blocks for cell in cells]
     centred = [block.double() - block.double().mean() for block in blocks]
     added = _of_rows([block / max(1, len(block) - 1) ** 0.5 for block in centred], common > 0)
