@@ -286,7 +286,7 @@ def coded(tmp_path, monkeypatch, factor):
     """A frontier of DDIM and of a sampler of a user's own module, whose file was just written."""
     (tmp_path / "own_sampler.py").write_text(SAMPLER.format(factor=factor))
     monkeypatch.syspath_prepend(str(tmp_path))
-    for cached in (code_digest._is_ours, code_digest._parsed, code_digest._origin):
+    for cached in (code_digest._is_ours, code_digest._tree, code_digest._parsed, code_digest._origin):
         cached.cache_clear()
     sys.modules.pop("own_sampler", None)
     importlib.invalidate_caches()

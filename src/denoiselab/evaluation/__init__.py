@@ -22,14 +22,16 @@ from denoiselab.evaluation.features.classifier import DomainClassifier
 from denoiselab.evaluation.features.dinov2 import DINOv2
 from denoiselab.evaluation.features.efficientnet import EfficientNetLite0
 from denoiselab.evaluation.features.fidelity import CLIP, VGG16, InceptionV3
-from denoiselab.evaluation.frontier import Control, Frontier
+from denoiselab.evaluation.frontier import Frontier
 from denoiselab.evaluation.metrics.frechet import FrechetDistance
 from denoiselab.evaluation.metrics.inception_score import InceptionScore
 from denoiselab.evaluation.metrics.kernel import KernelDistance
 from denoiselab.evaluation.metrics.neighbours import DensityCoverage, PrecisionRecall
 from denoiselab.evaluation.metrics.wasserstein import SlicedWasserstein
 from denoiselab.evaluation.optimized import OptimizedMetric
+from denoiselab.evaluation.plans import Control
 from denoiselab.evaluation.records import Record
+from denoiselab.evaluation.standing import Stopping, Undecidable
 from denoiselab.evaluation.store import Store
 
 __all__ = [
@@ -61,7 +63,9 @@ __all__ = [
     "Scorer",
     "SlicedWasserstein",
     "Statistics",
+    "Stopping",
     "Store",
     "Subject",
+    "Undecidable",
     "Workspace",
 ]

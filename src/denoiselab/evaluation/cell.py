@@ -15,8 +15,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from denoiselab import progress
-from denoiselab.evaluation.contracts import Influences, Measure, Score, Statistics
+from denoiselab.evaluation.contracts import Growing, Measure, Score, Statistics
 from denoiselab.evaluation.cost import Stopwatch, cost_of_call
+from denoiselab.evaluation.drawn import Drawn
 from denoiselab.evaluation.memory import PeakMemory, device_name
 from denoiselab.evaluation.ranks import REFUSALS
 from denoiselab.evaluation.records import Record
@@ -24,9 +25,6 @@ from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing, Model, NotFinite, Steer, mean_count
 from denoiselab.samplers import DDIM, Sampler
 from denoiselab.samplers.spacing import UniformTime
-
-# The influences of a cell's scores, by metric.
-Kept = Mapping[str, Influences]
 
 
 class Subject(NamedTuple):
@@ -90,8 +88,8 @@ class Scoring:
     first: int = 0
     _calls: dict[float | None, dict[str, float]] = field(default_factory=dict, init=False)  # cost, by kind of guidance
 
-    def __call__(self, guidance: float, sampler: Sampler, steps: int, calls: int) -> tuple[Record, Tensor, Kept]:
-        """Measurements of a cell, its first samples (on the first rank), and the influences of its scores, by metric.
+    def __call__(self, guidance: float, sampler: Sampler, steps: int, calls: int, before: Drawn | None = None) -> Drawn:
+        """A cell, of which some samples may have been drawn before.
 
         Seconds are wall-clock time of sampling and features on all `devices` together, after a warm-up that loads
         libraries, chooses kernels and moves weights.
@@ -101,40 +99,41 @@ class Scoring:
             sampler: Of the cell.
             steps: Of the cell.
             calls: Of each sample, if known before; else 1.
+            before: The cell so far, to whose samples those up to `num_samples` are added; the result has a state of the
+                statistics then. None if all are drawn at once.
 
         Raises:
             FeatureWriteError: If a disk is full.
         """
-        device = self.subject.model.device
-        share = self._share()
+        device, former = self.subject.model.device, before or Drawn()
+        share = self._share(former.n)
         kind = guidance if guidance in (0, 1) else None
         if kind not in self._calls:
             self._calls[kind] = self._warm_up(share, guidance)
         watch = Stopwatch(device, self._calls[kind])
         memory, start = PeakMemory(device), time.perf_counter()
-        statistics = self.measure.scorer.statistics(share.start, self.subject.strata)
+        start_at = share.start - former.n if former.statistics else share.start
+        statistics = self.measure.scorer.statistics(start_at, self.subject.strata)
+        if former.statistics:
+            statistics.load(former.statistics)
         drawing = Drawing(sampler, self.seed, steps, guidance, steer=self.subject.steer)
         mine, first = self._draw(share, statistics, drawing, calls, watch)
         shares = _gathered(mine._replace(memory=memory.megabytes()))
         failed = min((share.failure for share in shares if share.failure is not None), default=None)
+        counts = tuple(sum(count) for count in zip(former.counts, *(share[:3] for share in shares), strict=True))
         spent: tuple[float, float | None, float | None] = (calls, None, None)
         if failed is None:
             with _writing():
                 statistics.reduce(device)
             assert statistics.n == self.num_samples
-            totals = (sum(getattr(share, count) for share in shares) for count in _Share._fields[:3])
-            nfe, evaluations, classified = (mean_count(total, self.num_samples) for total in totals)
+            nfe, evaluations, classified = (mean_count(count, self.num_samples) for count in counts)
             spent = nfe, evaluations, classified
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start + former.record.get("seconds", 0.0)
         scores, error = self._scores(statistics) if failed is None else ({}, failed[1])
-        primary = Score(math.nan) if error else scores[self.measure.scorer.metric]
         record = {
             "nfe": spent[0],
             "steps": steps,
-            "score": _finite(primary.value),
-            "standard_error": _finite(primary.standard_error),
-            "scores": {} if error else {metric: self._plain(metric, score) for metric, score in scores.items()},
-            "error": error,
+            **self._measured(scores, error),
             "seconds": round(seconds, 3),
             "network_evaluations": spent[1],
             **({} if self.subject.steer is None else {"classifier_evaluations": spent[2]}),
@@ -147,12 +146,14 @@ class Scoring:
             "shape": list(self.subject.model.codec.shape),
         }
         kept = {metric: score.influences for metric, score in scores.items() if score.influences is not None}
-        return record, first, kept
+        state = statistics.state() if before is not None and not error and isinstance(statistics, Growing) else {}
+        return Drawn(self.num_samples, record, counts, kept, former.first if former.n else first, state)
 
-    def _share(self) -> range:
-        """This rank's indices."""
+    def _share(self, drawn: int) -> range:
+        """This rank's indices, of those from the number of samples that are drawn."""
         rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        return range(*(self.first + place * self.num_samples // world for place in (rank, rank + 1)))
+        left, start = self.num_samples - drawn, self.first + drawn
+        return range(start + rank * left // world, start + (rank + 1) * left // world)
 
     def _warm_up(self, share: range, guidance: float) -> dict[str, float]:
         """Draw and measure a batch of each size in one step, drop it, and return the cost of a call.
@@ -229,6 +230,15 @@ class Scoring:
             return {}, str(refusal)
         value = scores[self.measure.scorer.metric].value
         return scores, None if math.isfinite(value) else f"{self.measure.scorer.metric} is {value}."
+
+    def _measured(self, scores: Mapping[str, Score], error: str | None) -> Record:
+        primary = Score(math.nan) if error else scores[self.measure.scorer.metric]
+        return {
+            "score": _finite(primary.value),
+            "standard_error": _finite(primary.standard_error),
+            "scores": {} if error else {metric: self._plain(metric, score) for metric, score in scores.items()},
+            "error": error,
+        }
 
     def _plain(self, metric: str, score: Score) -> dict[str, Any]:
         return {

@@ -143,7 +143,7 @@ class Growing(Statistics, Protocol):
         ...
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Begin empty statistics, of index 0, with the samples of a state; samples that are added later follow them."""
+        """Begin empty statistics with the samples of a state; samples that are added later follow them."""
         ...
 
 

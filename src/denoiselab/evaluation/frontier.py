@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import closing
 from types import MappingProxyType
-from typing import Any, NamedTuple
-
-import torch.distributed as dist
-from torch import Tensor
+from typing import Any
 
 from denoiselab import progress
 from denoiselab.cleaning import line
-from denoiselab.code_digest import modules_of, sha256_of_code
-from denoiselab.evaluation.cell import FeatureWriteError, Kept, Scoring, Subject
-from denoiselab.evaluation.contracts import Measure
-from denoiselab.evaluation.ranks import on_first_rank
+from denoiselab.code_digest import modules_of
+from denoiselab.evaluation.cell import FeatureWriteError, Scoring, Subject
+from denoiselab.evaluation.contracts import INFINITY, Growing, Measure, Scorer
+from denoiselab.evaluation.decided import Outcome, UntilDecided
+from denoiselab.evaluation.plans import Control, Plan, Run, identity_of, record_of, write_files
+from denoiselab.evaluation.ranks import is_first_rank, on_first_rank
 from denoiselab.evaluation.records import Record, comparable, rule
-from denoiselab.evaluation.store import Store, find, key_of, mark_code
-from denoiselab.media.kinds import medium
+from denoiselab.evaluation.standing import Stopping, Undecidable
+from denoiselab.evaluation.store import Store, find, mark_code
 from denoiselab.model import digest
 from denoiselab.samplers import Sampler
 from denoiselab.schedules import Schedule
-
-
-class Control(NamedTuple):
-    """Interruption and progress of a run.
-
-    Args:
-        check: Called between sampling steps; an exception stops the run.
-        check_cell: Called after each cell, by all ranks together.
-        shown: Whether the first rank shows a progress bar.
-    """
-
-    check: Callable[[object], None] = lambda moment: None
-    check_cell: Callable[[], None] = lambda: None
-    shown: bool = True
 
 
 class Frontier:
@@ -55,6 +40,8 @@ class Frontier:
         guidance: Scales of classifier-free guidance; 1 is the conditional model.
         rescore: Score cells again that other code has scored, and keep both; if false, reuse those scores.
         first: Index of the first sample of all cells: they are `first` to `first` + `num_samples` - 1.
+        stopping: Draw until it is decided which cells are better, each as many samples as that takes; None:
+            `num_samples` a cell.
 
     Raises:
         ValueError: If there is no sampler or no budget, a budget is too small for a sampler, or a number out of range.
@@ -75,6 +62,7 @@ class Frontier:
         *,
         rescore: bool = False,
         first: int = 0,
+        stopping: Stopping | None = None,
     ) -> None:
         if not samplers:
             raise ValueError("evaluation.samplers=[]: name at least one sampler.")
@@ -83,9 +71,10 @@ class Frontier:
         if batch_size < 1:
             raise ValueError(f"evaluation.batch_size={batch_size}: it must be at least 1.")
         self.samplers, self.settings = samplers, settings
-        self.num_samples, self.batch_size, self.seed = self._numbers = num_samples, batch_size, seed
+        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
         self.weights, self.guidance, self._rescore, self.first = list(weights), list(guidance), rescore, first
         self.cells: list[tuple[str, int]] = []  # (sampler, steps), each once
+        self.stopping = stopping
         self.inexact: list[tuple[str, int, int]] = []  # (sampler, budget, NFE) where they differ
         self.calls: list[int] = []  # of each cell; 1 if not known before
         for name, sampler in samplers.items():
@@ -133,48 +122,98 @@ class Frontier:
         Raises:
             OSError: If a cell cannot be written.
         """
-        rank = dist.get_rank() if dist.is_initialized() else 0
         stored = on_first_rank(store.usable)  # files may change between two reads, or be on another machine
-        involved = modules_of(subject.model, subject.steer, *measure)
-        records: list[Record] = []
-        total, due = len(self.weights) * len(self.guidance) * sum(self.calls) * self.num_samples, 0
-        with progress.bar("frontier", total, unit="call", shown=control.shown and rank == 0) as bar:
-            scoring = Scoring(subject, measure, *self._numbers, control.check, bar, self.first)
-            for weights in self.weights:
-                with subject.applied(weights):
-                    learnt = {name: subject.learn(sampler) for name, sampler in self.samplers.items()}
-                    own = {**protocol, **self._protocol(subject, measure, weights)}
-                    for guidance, name, steps, calls in self._cells():
-                        sampler, settings = self.samplers[name], {**self.settings[name], **learnt[name], "steps": steps}
-                        cell = {**own, "guidance": guidance, "sampler": name, "settings": settings}
-                        identity = _identity(cell, sorted({*involved, *modules_of(sampler)}))
-                        reused = None if self._rescore else find(stored.values(), cell)
-                        former = stored.get(identity["cell"], reused)
-                        bar.update(due - bar.n)  # a failed cell did not make all of its calls
-                        due += self.num_samples * calls
-                        bar.set_postfix(sampler=line(name), nfe=calls, refresh=False)
-                        if former is not None:
-                            records.append(former)
-                            continue
-                        try:
-                            measured, first, influences = scoring(guidance, sampler, steps, calls)
-                        except FeatureWriteError as full:
-                            raise store.failure(full) from full
-                        now = datetime.now(UTC).isoformat(timespec="seconds")
-                        records.append({"sampler": name, **measured, **cell, **notes, "scored": now, **identity})
-                        if rank == 0:
-                            _write(store, records[-1], subject, first, influences)
-                        control.check_cell()
-            bar.update(due - bar.n)
-        if rank == 0:
+        run = Run(subject, measure, store, protocol, notes, control)
+        total = 0 if self.stopping else len(self.weights) * len(self.guidance) * sum(self.calls) * self.num_samples
+        with progress.bar("frontier", total, unit="call", shown=control.shown and is_first_rank()) as bar:
+            records = self._fixed(run, stored, bar) if self.stopping is None else self._decided(run, self.stopping, bar)
+        if is_first_rank():
             records = _stored(store, records, notes)
         return records + _others(records, stored.values())
+
+    def _fixed(self, run: Run, stored: Mapping[str, Record], bar: Any) -> list[Record]:
+        """Score the cells of `num_samples` samples that are not stored yet."""
+        records: list[Record] = []
+        due, scoring = 0, self._scoring(run, bar, self.num_samples)
+        with closing(self._plans(run)) as plans:
+            for plan in plans:
+                reused = None if self._rescore else find(stored.values(), plan.protocol)
+                former = stored.get(identity_of(plan)["cell"], reused)
+                bar.update(due - bar.n)  # a failed cell did not make all of its calls
+                due += self.num_samples * plan.calls
+                bar.set_postfix(sampler=line(plan.name), nfe=plan.calls, refresh=False)
+                if former is not None:
+                    records.append(former)
+                    continue
+                try:
+                    drawn = scoring(plan.guidance, plan.sampler, plan.steps, plan.calls)
+                except FeatureWriteError as full:
+                    raise run.store.failure(full) from full
+                records.append(record_of(run, plan, drawn))
+                if is_first_rank():
+                    write_files(run, records[-1], drawn)
+                    run.store.add(records[-1:])
+                run.control.check_cell()
+        bar.update(due - bar.n)
+        return records
+
+    def _decided(self, run: Run, stopping: Stopping, bar: Any) -> list[Record]:
+        """Draw until it is decided which cells are better.
+
+        Raises:
+            Undecidable: If samples cannot be added to the measure's statistics, or see `UntilDecided`.
+        """
+        scorer = run.measure.scorer
+        statistics = scorer.statistics(0, run.subject.strata)
+        if not isinstance(statistics, Growing):
+            raise Undecidable(f"stop=decided: scores of {scorer.name} take all samples at once; allowed: fixed.")
+
+        def scoring(n: int, calls: int) -> Scoring:
+            bar.total = bar.n + calls
+            return self._scoring(run, bar, n)
+
+        def record(outcomes: Sequence[Outcome]) -> list[Record]:
+            made = [record_of(run, one.plan, one.drawn) for one in outcomes]
+            for own, one in zip(made, outcomes, strict=True):
+                against = {made[i]["cell"]: numbers for i, numbers in one.against.items()}
+                undecided = {made[i]["cell"]: bound for i, bound in one.undecided.items()}
+                own |= {"stop": stopping._asdict(), "stopped": one.reason, "against": against, "undecided": undecided}
+                write_files(run, own, one.drawn)
+            return made
+
+        until = UntilDecided(
+            lambda: self._plans(run), scoring, scorer.metric, statistics.dimension, run.store, stopping,
+            run.control.check_cell,
+        )  # fmt: skip
+        try:
+            outcomes = until.run()
+        except FeatureWriteError as full:
+            raise run.store.failure(full) from full
+        return on_first_rank(lambda: record(outcomes))
+
+    def _scoring(self, run: Run, bar: Any, n: int) -> Scoring:
+        return Scoring(run.subject, run.measure, n, self.batch_size, self.seed, run.control.check, bar, self.first)
+
+    def _plans(self, run: Run) -> Generator[Plan, None, None]:
+        """All cells; while one is at hand, the model has its weights."""
+        subject, budgets = run.subject, {(name, spends): budget for name, budget, spends in self.inexact}
+        involved = modules_of(subject.model, subject.steer, *run.measure)
+        for weights in self.weights:
+            with subject.applied(weights):
+                learnt = {name: subject.learn(sampler) for name, sampler in self.samplers.items()}
+                own = {**run.protocol, **self._protocol(subject, run.measure, weights)}
+                for guidance in self.guidance:
+                    for (name, steps), calls in zip(self.cells, self.calls, strict=True):
+                        sampler, settings = self.samplers[name], {**self.settings[name], **learnt[name], "steps": steps}
+                        cell = {**own, "guidance": guidance, "sampler": name, "settings": settings}
+                        modules, budget = sorted({*involved, *modules_of(sampler)}), budgets.get((name, calls), calls)
+                        yield Plan(sampler, name, guidance, steps, calls, budget, cell, modules)
 
     def _protocol(self, subject: Subject, measure: Measure, weights: str) -> dict[str, Any]:
         """What all cells of these weights depend on."""
         scorer, reference = measure
         return {
-            "metric": scorer.metric,
+            "metric": scorer.metric if self.stopping is None else _unbiased(scorer),
             "n": self.num_samples,
             "seed": self.seed,
             **({"first": self.first} if self.first else {}),
@@ -186,27 +225,6 @@ class Frontier:
             "weights": weights,
             "weights_sha256": digest(subject.model.denoiser),
         }
-
-    def _cells(self) -> Iterator[tuple[float, str, int, int]]:
-        """(guidance, sampler, steps, calls)."""
-        for guidance in self.guidance:
-            for (name, steps), calls in zip(self.cells, self.calls, strict=True):
-                yield guidance, name, steps, calls
-
-
-def _identity(cell: Mapping[str, Any], modules: list[str]) -> dict[str, Any]:
-    """The hashes of a cell's protocol, of the code that scores it, and of both."""
-    code = {"code_sha256": sha256_of_code(modules)}
-    return {"protocol_sha256": key_of(cell), **code, "code_modules": modules, "cell": key_of({**cell, **code})}
-
-
-def _write(store: Store, record: Record, subject: Subject, first: Tensor, influences: Kept) -> None:
-    """Store a record, the picture of the cell's first samples and the influences of its scores."""
-    if record["error"] is None:
-        with store.writing():
-            medium(subject.model.codec.shape).write_cell(store.picture(record), first)
-        store.keep(record, influences)
-    store.add([record])
 
 
 def _stored(store: Store, records: list[Record], notes: Mapping[str, Any]) -> list[Record]:
@@ -242,3 +260,9 @@ def _series(record: Record) -> tuple[Any, ...]:
 def _model(record: Record) -> tuple[Any, ...]:
     """Identity of the model."""
     return record.get("model_sha256"), record.get("weights_sha256")
+
+
+def _unbiased(scorer: Scorer[Any, Any]) -> str:
+    """The primary metric at infinitely many samples, if there is one, as cells of different n are compared."""
+    infinite = scorer.metric + INFINITY
+    return infinite if infinite in scorer.lower_is_better else scorer.metric

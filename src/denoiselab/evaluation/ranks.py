@@ -22,6 +22,11 @@ def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
+def is_first_rank() -> bool:
+    """Whether this process is the first of its group, or alone."""
+    return not is_distributed() or dist.get_rank() == 0
+
+
 def gathered(rows: Tensor, device: torch.device) -> list[Tensor]:
     """Rows `(n, *)` of every rank, in the order of ranks; n may differ. They travel by way of `device`."""
     if not is_distributed():

@@ -8,9 +8,9 @@ from typing import Any
 
 Record = dict[str, Any]
 
-# Cells that agree in all of these, and in the versions of other packages, have comparable scores. The code of this
-# package has a digest of its own.
-_MEASURED = ("data", "split", "metric", "metrics", "n", "seed", "first", "extractor_sha256", "reference_sha256")
+# Cells that agree in all of these, in the number of samples or the rule by which it was decided, and in the versions of
+# other packages, have comparable scores. The code of this package has a digest of its own.
+_MEASURED = ("data", "split", "metric", "metrics", "seed", "first", "extractor_sha256", "reference_sha256")
 
 
 def comparable(record: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -21,7 +21,8 @@ def comparable(record: Mapping[str, Any]) -> tuple[Any, ...]:
 def measured(record: Mapping[str, Any]) -> tuple[str, ...]:
     """Equal for scores on the same scale."""
     versions = {name: version for name, version in record.get("versions", {}).items() if name != "denoiselab"}
-    return tuple(json.dumps(value, sort_keys=True) for value in (*map(record.get, _MEASURED), versions))
+    samples = record.get("stop") or record.get("n")
+    return tuple(json.dumps(value, sort_keys=True) for value in (*map(record.get, _MEASURED), samples, versions))
 
 
 def rule(record: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -77,9 +77,17 @@ class _Cell(BaseModel):
     protocol_sha256: str = ""
     versions: dict[str, Any] = {}
     scored: str | None = None
+    stop: dict[str, Any] | None = None
+    stopped: str | None = None
+    against: dict[str, Annotated[list[_Number], Field(min_length=4, max_length=4)]] = {}
+    undecided: dict[str, _Number] = {}
 
 
 _Cells = TypeAdapter(list[_Cell])
+
+
+# Fields that have columns of their own in the table, or none.
+_JSON_ONLY = ("scores", "against", "undecided")
 
 
 class Store:
@@ -205,7 +213,7 @@ def write_csv(path: Path, records: Sequence[Record]) -> None:
     """Write one row a record, atomically, with two columns a metric: value and standard error."""
     rows = []
     for record in records:
-        row = {k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in record.items() if k != "scores"}
+        row = {k: json.dumps(v) if isinstance(v, (dict, list)) else v for k, v in record.items() if k not in _JSON_ONLY}
         for metric, score in (record["scores"] or {}).items():
             row |= {metric: score["value"], f"{metric}_standard_error": score["standard_error"]}
         rows.append(row)

@@ -33,10 +33,13 @@ from denoiselab.evaluation import (
     Measure,
     OptimizedMetric,
     Record,
+    Stopping,
     Store,
     Subject,
+    Undecidable,
     Workspace,
 )
+from denoiselab.evaluation.verdicts.sequential import FEWEST
 from denoiselab.from_config import with_hashes
 from denoiselab.model import Model
 from denoiselab.samplers import Sampler
@@ -71,9 +74,21 @@ def frontier_of(evaluation: Config, model: Model, names: Names, option: str = "e
             [names.chosen(one, f"{option}.weights") for one in listed],
             scales,
             rescore=evaluation["rescore"],
+            stopping=_stopping(evaluation, option) if evaluation.get("stop") == "decided" else None,
         )
     except ValueError as error:
         raise BadInput(str(error).replace("evaluation.", f"{option}.")) from None
+
+
+def _stopping(evaluation: Config, option: str) -> Stopping:
+    """When cells have enough samples, of a node that says stop=decided."""
+    if not evaluation["metrics"]:
+        raise BadInput(f"{option}.stop=decided: it takes a metric of features; allowed without one: fixed.")
+    if evaluation["max_samples"] < FEWEST:
+        raise BadInput(
+            f"{option}.max_samples={evaluation['max_samples']}: the first look is at {FEWEST} samples or more."
+        )
+    return Stopping(evaluation["level"], evaluation["max_samples"], evaluation["boundary"])
 
 
 def optimized_metric(name: str, frontier: Frontier, advice: str = "") -> OptimizedMetric:
@@ -149,13 +164,13 @@ class Evaluator:
             "reference_data": dict(getattr(reference, "of", {})),
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
             **git_revision(),
-            **self._floor(evaluation, frontier.num_samples),
+            **(self._floor(evaluation, frontier.num_samples) if frontier.stopping is None else {}),
         }
         try:
             with self.model.evaluating():
                 control = Control(self.check, self._agree_to_stop, shown)
                 return frontier.run(subject, measure, self.store, protocol, notes, control)
-        except ContractError as error:
+        except (ContractError, Undecidable) as error:
             raise BadInput(str(error)) from None
 
     def measure(self, evaluation: Evaluation) -> Measure:

@@ -53,7 +53,7 @@ class PeriodicEvaluations:
     def frontier(self, samplers: Sequence[str], nfe: Sequence[int], num_samples: int) -> Scoring:
         """A function that scores a small frontier: the run's first weights, guidance scale and metric."""
         evaluation = self._config["evaluation"]
-        own = {"samplers": samplers, "nfe": nfe, "extra_nfe": {}, "num_samples": num_samples}
+        own = {"samplers": samplers, "nfe": nfe, "extra_nfe": {}, "num_samples": num_samples, "stop": "fixed"}
         small = {**evaluation, **own, "weights": self._weights(), "guidance": evaluation["guidance"][:1]}
         frontier = frontier_of(small, self._model, self._names, "callbacks.frontier")
         parts.build_extractor(self._config, self._measure, num_samples)

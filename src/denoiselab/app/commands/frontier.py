@@ -62,6 +62,10 @@ class ScoreFrontier(Task):
         reference_n: Number of images of the reference, where it does not say so.
         reference_data: `same`: a reference of other data is refused; `any`.
         rescore: Whether cells are scored again that another version of the code has scored; they are kept.
+        stop: `fixed`: num_samples a cell; `decided`: until it is sure which cells are better.
+        level: With stop=decided, the probability of any wrong verdict.
+        max_samples: With stop=decided, samples a cell at most.
+        boundary: With stop=decided, `simulated` for this max_samples, or `always_valid`, with which it may be raised.
     """
 
     samplers: list[str] | None = None
@@ -78,11 +82,17 @@ class ScoreFrontier(Task):
     reference_n: int | None = None
     reference_data: Literal["same", "any"] | None = None
     rescore: bool = False
+    stop: Literal["fixed", "decided"] | None = None
+    level: float | None = None
+    max_samples: int | None = None
+    boundary: Literal["simulated", "always_valid"] | None = None
 
     several: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_ranges(2, num_samples=self.num_samples, reference_n=self.reference_n)
+        check_ranges(2, num_samples=self.num_samples, reference_n=self.reference_n, max_samples=self.max_samples)
+        if self.level is not None and not 0 < self.level < 1:
+            raise ValueError(f"level={self.level}: it must be between 0 and 1.")
         check_ranges(batch_size=self.batch_size)
         check_seed(self.seed)
         for scale in self.guidance or []:
@@ -159,7 +169,7 @@ def evaluation_of(loaded: Loaded, own: Mapping[str, Any]) -> tuple[Config, Evalu
     trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
     default: Config = {
         "weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None,
-        "reference_data": "same",
+        "reference_data": "same", "stop": "fixed", "level": 0.05, "max_samples": 50_000, "boundary": "simulated",
     }  # fmt: skip
     evaluation = replaced({**default, **trained}, own)
     parsed = parse(Evaluation, evaluation, "task")

@@ -16,7 +16,7 @@ from denoiselab.evaluation import Frontier, Record, Store
 from denoiselab.evaluation.records import finished, loss
 from denoiselab.evaluation.report import plane, tables
 from denoiselab.evaluation.report.page import PAGE, page_run, write_page
-from denoiselab.evaluation.report.verdicts import VERDICTS, sentences, write_verdicts
+from denoiselab.evaluation.report.verdicts import ONE_TRAINING, VERDICTS, sentences, write_verdicts
 from denoiselab.files import read_json
 from denoiselab.media.kinds import medium
 from denoiselab.training.checkpoint_files import BEST, CHECKPOINT_KEY, CHECKPOINTS, LAST, newest_whole
@@ -101,7 +101,8 @@ def report_records(records: list[Record], path: Path, loggers: Sequence[Logger])
                 send_frontier(logger, records, path)
     out = console()
     out.print(tables.table(records))
-    for sentence in sentences(read_json(path / VERDICTS)):
+    said = sentences(read_json(path / VERDICTS))
+    for sentence in [*said, *([ONE_TRAINING] if said else [])]:
         out.print(line(sentence))
     if others := sum(record.get("other_code", False) for record in records):
         out.print(

@@ -52,6 +52,10 @@ class Evaluation(_Settings):
     reference_n: int | None = Field(ge=2)
     reference_data: Literal["same", "any"]
     rescore: bool
+    stop: Literal["fixed", "decided"]
+    level: float = Field(gt=0, lt=1)
+    max_samples: int = Field(ge=2)
+    boundary: Literal["simulated", "always_valid"]
 
 
 # Options of an evaluation that refine another one: where that one is given, they are as by default.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from denoiselab.evaluation.records import Record
 from denoiselab.evaluation.verdicts.compare import Comparison, Estimate, compare
+from denoiselab.evaluation.verdicts.decided import DecidedComparison, decided_comparison
 
 # Cells of a group, at most: the number of pairs grows with the square.
 _MOST = 120
@@ -31,15 +32,18 @@ def comparisons(cells: Sequence[Record]) -> list[dict[str, Any]]:
             for metric, estimate in cell["estimates"].items():
                 groups.setdefault((cell["group"], metric), []).append((number, estimate))
     return [
-        _compared(group, metric, sorted(among, key=lambda one: _loss(one[1]))[:_MOST])
+        _compared(group, metric, sorted(among, key=lambda one: _loss(one[1]))[:_MOST], cells)
         for (group, metric), among in groups.items()
         if len(among) > 1
     ]
 
 
-def _compared(group: str, metric: str, among: Iterable[tuple[int, Estimate]]) -> dict[str, Any]:
+def _compared(
+    group: str, metric: str, among: Iterable[tuple[int, Estimate]], cells: Sequence[Record]
+) -> dict[str, Any]:
     numbers, estimates = zip(*sorted(among, key=lambda one: one[0]), strict=True)
-    found: Comparison = compare(estimates)
+    records = [cells[number].get("record", {}) for number in numbers]
+    found: Comparison = decided_comparison(records) if records[0].get("stop") else compare(estimates)
     sign = 1 if estimates[0].lower_is_better else -1
     return {
         "group": group,
@@ -49,7 +53,7 @@ def _compared(group: str, metric: str, among: Iterable[tuple[int, Estimate]]) ->
         "at": found.at,
         "critical": round(found.critical, 4),
         "difference": _upper(sign * found.difference),
-        "error": _upper(found.standard_error),
+        "error": _upper(found.standard_error if not isinstance(found, DecidedComparison) else found.scaled_error),
         "paired": [int(pair) for pair in _upper(found.paired.double())],
     }
 

@@ -63,7 +63,13 @@ def page_run(name: str, directory: Path) -> PageRun:
     return PageRun(name, Store(directory), curve, text)
 
 
-def write_page(path: Path, runs: Sequence[PageRun], asked: Collection[str] = (), papers: Sequence[Paper] = ()) -> int:
+def write_page(
+    path: Path,
+    runs: Sequence[PageRun],
+    asked: Collection[str] = (),
+    papers: Sequence[Paper] = (),
+    panels: Sequence[Mapping[str, Any]] = (),
+) -> int:
     """Write the page, atomically.
 
     Args:
@@ -71,6 +77,7 @@ def write_page(path: Path, runs: Sequence[PageRun], asked: Collection[str] = (),
         runs: With different names.
         asked: Hashes (`cell`) of the cells that the page shows first.
         papers: With published values to show beside the cells.
+        panels: Scores over several trainings, as of `panel_of`, each with the names of its `runs`.
 
     Returns:
         The number of its cells, failed ones included.
@@ -92,6 +99,7 @@ def write_page(path: Path, runs: Sequence[PageRun], asked: Collection[str] = (),
         "curves": [{"run": run.name, **_curve(run.curve)} for run in runs],
         "configs": [{"run": run.name, "text": run.config} for run in runs if run.config],
         "comparisons": comparisons(cells),
+        "panels": [*panels],
         "published": published_curves(papers, cells, {run.name: run.config for run in runs}),
     }
     names = ", ".join(run.name for run in runs[:3]) + (" and others" if runs[3:] else "")
@@ -121,10 +129,10 @@ def _cells(run: PageRun) -> Iterator[dict[str, Any]]:
 
 
 def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
-    extractor, reference = record["extractor_sha256"][:8], record["reference_sha256"][:8]
+    extractor, reference, stop = record["extractor_sha256"][:8], record["reference_sha256"][:8], record.get("stop")
     measure = {
         "metric": record["metric"],
-        "n": f"n = {record['n']:,}",
+        "n": f"n = {record['n']:,}" if not stop else f"decided with n <= {stop['max_samples']:,}",
         "data": f"{record['data']} ({record['split']})",
         "seed": f"seed {record['seed']}",
         "extractor": f"extractor {record['extractor']} {extractor}",
@@ -137,7 +145,7 @@ def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
         "sampler", "nfe", "steps", "network_evaluations", "score", "standard_error", "n", "weights", "guidance",
         "images_seen", "seconds_per_1k_images", "ms_per_sample", "flops_per_sample", "timed_batch", "call_ms",
         "evaluation_ms", "rule_ms", "decode_ms", "peak_memory_mb", "device", "device_name", "devices", "seed", "metric",
-        "cell", "weights_sha256", "git", "git_changes", "floor", "error", "scored", "other_code",
+        "cell", "weights_sha256", "git", "git_changes", "floor", "error", "scored", "other_code", "stopped",
     )  # fmt: skip
     return {
         **{key: record.get(key) for key in keys},
@@ -161,6 +169,7 @@ def _estimates(record: Record, influences: Mapping[str, Influences]) -> dict[str
         metric: estimate(record, influences, metric)
         for metric, score in (record["scores"] or {}).items()
         if score["value"] is not None and score.get("standard_error") is not None
+        if not record.get("stop") or metric == record["metric"]  # of different n, which it alone decided
     }
 
 

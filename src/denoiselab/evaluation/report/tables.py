@@ -27,7 +27,7 @@ def write_pictures(store: Store, records: Sequence[Record], write_sheet: WriteSh
     for name, rows in by_series(done).items():
         strips = [read_strip(store.picture(r)) for r in rows]
         labels = [f"NFE {r['nfe']}: {digits(r['score'])}" for r in rows]
-        title = f"{name}: {rows[0]['metric']} at n = {rows[0]['n']}"
+        title = f"{name}: {rows[0]['metric']} at {samples_of(rows)}"
         write_sheet(sheet_of(store.directory, name), strips, labels, title)
 
 
@@ -63,9 +63,17 @@ def code_name(record: Record) -> str:
     return str(record.get("code_sha256") or record.get("git") or version)[:8]
 
 
+def samples_of(records: Sequence[Record]) -> str:
+    """The numbers of samples: `n = 512`, or `n = 256 to 4096` of a decided frontier."""
+    least, most = min(record["n"] for record in records), max(record["n"] for record in records)
+    return f"n = {records[0]['n']}" if least == most or not records[0].get("stop") else f"n = {least} to {most}"
+
+
 def metric_key(record: Record) -> str:
     """The metric with its number of samples, distinct for each n: fid50k, fid_64_n50k."""
     metric, n = path_part(record["metric"]), record["n"]
+    if record.get("stop"):  # of an n of its own
+        return metric
     between = "_n" if metric[-1].isdigit() else ""
     return f"{metric}{between}{n // 1000}k" if n % 1000 == 0 else f"{metric}{between}{n}"
 
@@ -85,7 +93,7 @@ def table(records: Sequence[Record]) -> str:
     budgets = sorted({record["nfe"] for record in records})
     weights = ", ".join(dict.fromkeys(record["weights"] for record in records))
     better = "lower" if lower_is_better(first) else "higher"
-    title = f"{first['metric']} ({better} is better), n = {first['n']}, weights = {weights}"
+    title = f"{first['metric']} ({better} is better), {samples_of(records)}, weights = {weights}"
     if "floor" in first:
         title += f"; fresh data score {digits(first['floor'])}"
     rows_of_text = [["NFE", *map(str, budgets)]]
@@ -156,7 +164,7 @@ def _plot(path: Path, records: Sequence[Record], standing: Mapping[str, str]) ->
         axes.yaxis.set_major_formatter(ScalarFormatter())
         axes.yaxis.set_minor_formatter(ScalarFormatter())
     weights = ", ".join(dict.fromkeys(record["weights"] for record in records))
-    title = figure_text(f"n = {records[0]['n']}, weights = {weights}, {records[0]['data']}")
+    title = figure_text(f"{samples_of(records)}, weights = {weights}, {records[0]['data']}")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3, which="both")
     figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=7)

@@ -3,8 +3,8 @@
 `verdicts.json` is an object with the `level` and with `groups`, one for each metric of each set of comparable cells,
 the primary metric first:
 
-- `metric`, `primary`, `n`, `lower_is_better`; `at`: whether values at "infinity" or at "n" are compared; `critical`:
-  the multiple of the standard error that |difference| must exceed.
+- `metric`, `primary`, `n` (of a decided frontier the largest), `lower_is_better`; `at`: whether values at "infinity" or
+  at "n" are compared; `critical`: the multiple of the standard error that |difference| must exceed.
 - `cells`: each with `cell` (the record's), `series`, `nfe`, `network_evaluations`, `value` (that is compared),
   `standard_error` (its own), `standing` ("sure": surely better than all cells of no greater cost; "tied": none of them
   is surely better; "dominated"), `paired` (whether influences were kept).
@@ -14,6 +14,7 @@ the primary metric first:
 - `budgets`: for each number of calls, each with `nfe`, the place of the `best` cell, `ties` and `surely_worse`,
   `may_be_best` (cells among which the truly best one is with that probability, fewer than all ties), and `sentence`.
 - `notes`: sentences on cells that were not paired, or have no verdict.
+- `trainings`: of the model, 1; see `evaluation.trainings` for verdicts over several.
 """
 
 from __future__ import annotations
@@ -26,13 +27,15 @@ import torch
 
 from denoiselab.evaluation.contracts import INFINITY
 from denoiselab.evaluation.records import Record
-from denoiselab.evaluation.report.tables import by_series
+from denoiselab.evaluation.report.tables import by_series, digits
 from denoiselab.evaluation.store import Store
 from denoiselab.evaluation.verdicts import Comparison
 from denoiselab.evaluation.verdicts.frontiers import LEVEL, comparison, groups
 from denoiselab.files import write_json
 
 VERDICTS = "verdicts.json"
+
+ONE_TRAINING = "One training: these verdicts are about this model; a page of runs with other seeds is about methods."
 
 
 def write_verdicts(store: Store, records: Sequence[Record], level: float = LEVEL) -> dict[str, Any]:
@@ -62,6 +65,8 @@ def sentences(content: Mapping[str, Any]) -> list[str]:
 def _metrics(group: Sequence[Record]) -> list[str]:
     """The metrics that all records have, but for those of values at infinity and without any standard error."""
     primary = group[0]["metric"]
+    if group[0].get("stop"):
+        return [primary]  # of different n, which it alone decided
     shared = [record["scores"] or {} for record in group]
     others = [
         metric
@@ -91,14 +96,15 @@ def _group(group: Sequence[Record], both: Comparison, metric: str, series: Mappi
     return {
         "metric": metric,
         "primary": metric == group[0]["metric"],
-        "n": group[0]["n"],
+        "n": max(record["n"] for record in group),
         "lower_is_better": both.estimates[0].lower_is_better,
         "at": both.at,
         "critical": _plain(both.critical),
         "cells": cells,
         "pairs": [_pair(both, a, b) for b in range(len(cells)) for a in range(b)],
         "budgets": [_budget(both, cells, nfe, among) for nfe, among in _budgets(cells).items()],
-        "notes": _notes(both, cells, metric),
+        "notes": [*_notes(both, cells, metric), *_spent(group, cells)],
+        "trainings": 1,
     }
 
 
@@ -177,6 +183,24 @@ def _notes(both: Comparison, cells: Sequence[Mapping[str, Any]], metric: str) ->
         out.append(
             f"Compared as if on noise of their own, as no influences of their samples are stored: {', '.join(alone)}."
         )
+    return out
+
+
+def _spent(group: Sequence[Record], cells: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How many samples a frontier took that was drawn until it was decided, and what is not."""
+    if not (stop := group[0].get("stop")):
+        return []
+    drawn = [record["n"] for record in group]
+    names = {cell["cell"]: f"{cell['series']}@{cell['nfe']}" for cell in cells}
+    out = [
+        f"Drawn until decided, at most {stop['max_samples']:,} samples a cell: {sum(drawn):,} samples in {len(drawn)} "
+        f"cells, {min(drawn):,} to {max(drawn):,} each."
+    ]
+    for record in group:
+        for other, bound in record["undecided"].items():
+            if other in names:
+                pair = f"{names[record['cell']]} and {names[other]}"
+                out.append(f"{pair}: undecided after {record['n']:,}, |difference| <= {digits(bound)}.")
     return out
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from denoiselab.evaluation.contracts import INFINITY, Influences
 from denoiselab.evaluation.records import Record, comparable, finished
 from denoiselab.evaluation.verdicts.compare import Comparison, Estimate, compare
+from denoiselab.evaluation.verdicts.decided import decided_comparison
 
 # The influences of a record's scores, by metric.
 Kept = Callable[[Record], Mapping[str, Influences]]
@@ -36,6 +37,8 @@ def comparison(
         level: Probability of any wrong verdict.
         seed: Of the draws for critical values.
     """
+    if group[0].get("stop"):
+        return decided_comparison(group)
     return compare([estimate(record, kept(record), metric or record["metric"]) for record in group], level, seed)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from torch import Tensor
 # Draws of the simulated boundary.
 _DRAWS = 20_000
 
-_FEWEST = 256
+# Samples of the first look, at least.
+FEWEST = 256
 
 # Pairs whose difference has less than this share of the largest variance are the same samples but for rounding.
 _SAME = 1e-12
@@ -35,10 +36,10 @@ def planned_looks(dimension: int, maximum: int) -> list[int]:
     Raises:
         ValueError: If the maximum is less than the first look.
     """
-    n = max(4 * dimension, _FEWEST)
+    n = max(4 * dimension, FEWEST)
     if maximum < n:
         raise ValueError(
-            f"max_samples={maximum}: the first look is at max(4 x {dimension} dimensions, {_FEWEST}) = {n} samples; "
+            f"max_samples={maximum}: the first look is at max(4 x {dimension} dimensions, {FEWEST}) = {n} samples; "
             "give at least as many."
         )
     looks = []
@@ -198,21 +199,3 @@ def wanted(
         if not line or losses[cell] < losses[line[-1]]:
             line.append(cell)
     return sorted(pairs | {(min(pair), max(pair)) for pair in itertools.pairwise(line)})
-
-
-def multiple_at(
-    boundary: str, covariance: Callable[[], Tensor], looks: Sequence[int], n: int, level: float, cells: int
-) -> float:
-    """The multiple of the standard error at a look.
-
-    Args:
-        boundary: `simulated` or `always_valid`.
-        covariance: Of the influences of all cells.
-        looks: The planned ones.
-        n: Samples of this look.
-        level: Probability of any wrong verdict.
-        cells: Number of cells.
-    """
-    if boundary == "simulated":
-        return simulated_multiple(covariance(), looks, level)
-    return always_valid_multiple(n, looks[-1] / 4, level, max(1, cells * (cells - 1) // 2))
