@@ -214,7 +214,12 @@ def test_jobs_of_a_sweep_are_called_by_what_was_swept(tmp_path, invoke):
     (joint,) = sweep.glob("frontier-*")
     with (joint / "frontiers.csv").open() as file:
         assert {row["run"] for row in csv.DictReader(file)} == {"seed=0", "seed=1"}
-    assert {cell["run"] for cell in content(joint / "frontiers.html")["cells"]} == {"seed=0", "seed=1"}
+    shown = content(joint / "frontiers.html")
+    assert {cell["run"] for cell in shown["cells"]} == {"seed=0", "seed=1"}
+    assert "2 trainings (seed 0, 1), 95% t intervals over trainings" in result.out
+    (panel,) = json.loads((joint / "panels.json").read_text())["panels"]
+    assert shown["panels"] == [panel]
+    assert panel["runs"] == ["seed=0", "seed=1"]
     # Runs of version 0.1 have no overrides of their own, but the sweep's table.
     for job in "01":
         info = json.loads((sweep / job / "run.json").read_text())
@@ -320,3 +325,28 @@ def test_bad_input_is_refused_in_a_sentence(program, arguments, says, finished, 
     assert result.code == 2
     assert says in result.last
     assert records(finished) == before
+
+
+def test_a_frontier_that_is_drawn_until_it_is_decided(copy, invoke):
+    decided = ["task=frontier", "task.samplers=[ddim,dpmpp_2m]", "task.nfe=[2,4]", "task.stop=decided"]
+    result = invoke("sample.py", f"ckpt={copy}", *decided, "task.max_samples=100")
+    assert result.code == 2
+    assert "task.max_samples=100: the first look is at 256 samples or more." in result.err
+    result = invoke("sample.py", f"ckpt={copy}", *decided, "task.max_samples=512", "task.level=2")
+    assert result.code == 2
+    assert "level=2" in result.err
+    result = invoke("sample.py", f"ckpt={copy}", *decided, "task.max_samples=512")
+    assert result.code == 0, result.err
+    new = [record for record in records(copy) if record.get("stop")]
+    assert {record["n"] for record in new} <= {256, 512}
+    spent = sum(record["n"] for record in new)
+    assert re.search(rf"at most 512 samples a cell: {spent:,} samples in 4 cells", " ".join(result.out.split()))
+    assert re.search("NFE 4: (ddim|dpmpp_2m)", result.out)
+    assert "One training: " in result.out
+    assert {record["metric"] for record in new} == {"fd_classifier_infinity"}
+    page = content(copy / "frontier.html")
+    shown = [number for number, cell in enumerate(page["cells"]) if cell["stopped"]]
+    assert len(shown) == 4
+    (compared,) = (one for one in page["comparisons"] if set(one["cells"]) & set(shown))
+    assert compared["metric"] == "fd_classifier_infinity"
+    assert sorted(compared["cells"]) == sorted(shown)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from denoiselab.app.commands.panel import PANELS, alone, panels, table
 from denoiselab.app.config.settings import Config, ReportSettings, parse
 from denoiselab.app.runs.names import distinct
 from denoiselab.choices import folder
@@ -18,6 +19,7 @@ from denoiselab.evaluation.report.page import page_run, write_page
 from denoiselab.evaluation.store import Store, mark_code, write_csv, write_json
 from denoiselab.evaluation.verdicts.frontiers import mark_pareto
 from denoiselab.evaluation.verdicts.published import Paper, read
+from denoiselab.files import write_json as write_object
 from denoiselab.training.wandb_frontier import CHART, FIELDS, chart_spec
 
 # Not the names that a run's own have: a pattern over runs must not find them.
@@ -103,13 +105,18 @@ def write_joint(homes: Sequence[Path], out: str | None) -> Path:
     digest = hashlib.sha256("\n".join(str(home.absolute()) for home in homes).encode()).hexdigest()[:8]
     page = (parent / f"frontier-{digest}" if out is None else Path(out)) / _JOINT
     named = dict(zip(distinct(homes), homes, strict=True))
-    count = write_page(page, [page_run(name, home) for name, home in named.items()], papers=papers())
+    found = panels(named)
+    runs = [page_run(name, home) for name, home in named.items()]
+    count = write_page(page, runs, papers=papers(), panels=found)
     stores = {name: Store(home) for name, home in named.items()}
     records = [{**record, "run": name} for name, store in stores.items() for record in store.read().values()]
     mark_code(records)
     mark_pareto(records, lambda record: stores[record["run"]].influences(record))  # each run's file has its own
     write_json(page.with_suffix(".json"), records)
     write_csv(page.with_suffix(".csv"), records)
+    write_object(page.with_name(PANELS), {"panels": found})
+    for text in (*map(table, found), *alone(named, found)):
+        console().print(text)
     console().print(f"{count} cells of {len(homes)} run(s): {page}")
     return page
 

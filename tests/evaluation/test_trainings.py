@@ -1,0 +1,100 @@
+import math
+
+import pytest
+import torch
+from scipy.stats import ttest_1samp
+from test_page import record
+
+from denoiselab.app.commands.panel import alone, panels, sentences, table
+from denoiselab.evaluation import Store
+from denoiselab.evaluation.contracts import Influences
+from denoiselab.evaluation.trainings import panel_of
+from denoiselab.evaluation.verdicts.panel import crossed
+
+N, RUNS = 512, 3
+
+
+def draws():
+    """Samples of two cells of each run, which share much by index, `(RUNS, 2, N)`."""
+    rng = torch.Generator().manual_seed(0)
+    index = torch.randn(1, 1, N, generator=rng, dtype=torch.float64)
+    training = torch.randn(RUNS, 1, 1, generator=rng, dtype=torch.float64)
+    own = torch.randn(RUNS, 2, N, generator=rng, dtype=torch.float64)
+    return index + 0.2 * own + 0.3 * training + torch.tensor([3.0, 4.0])[:, None]
+
+
+def runs(tmp_path, seeds=(0, 0, 0), kept=True, **other):
+    """Directories of runs, each with two cells."""
+    homes = []
+    for number, x in enumerate(draws()):
+        store = Store(tmp_path / f"run{number}")
+        records = []
+        for name, sample in zip(("ddim", "dpmpp_2m"), x, strict=True):
+            value, error = float(sample.mean()), float(sample.std() / math.sqrt(N))
+            one = record(name, 10, value, n=N, seed=seeds[number], weights_sha256=str(number) * 64, **other)
+            one |= {"cell": f"{name}{number}" * 8, "standard_error": error}
+            metric = one["metric"]
+            one["scores"] = {metric: {"value": value, "standard_error": error, "lower_is_better": True}}
+            if kept:
+                store.keep(one, {metric: Influences(sample - sample.mean(), torch.empty(0), N)})
+            records.append(one)
+        store.add(records)
+        homes.append(store.directory)
+        (store.directory / "config.yaml").write_text(
+            f"seed: {number}\nname: digits\noptimizer: {{lr: 0.001}}\npaths: {{run_dir: {number}}}\n"
+        )
+    return homes
+
+
+def test_a_panel_has_the_scores_over_trainings_and_their_differences(tmp_path):
+    panel = panel_of([Store(home) for home in runs(tmp_path)])
+    x = draws()
+    influences = x - x.mean(2, keepdim=True)
+    for cell, row in enumerate(panel["cells"]):
+        expected = crossed(x[:, cell].mean(1), influences[:, cell], N)
+        assert row["mean"] == pytest.approx(expected.mean)
+        assert row["interval"] == pytest.approx(expected.interval(), rel=1e-5)
+        assert row["training_sd"] == pytest.approx(expected.training, rel=1e-5)
+        assert row["draw_sd"] == pytest.approx(expected.draw, rel=1e-5)
+        assert row["crossed"]
+    (difference,) = panel["differences"]
+    assert (difference["best"]["sampler"], difference["other"]["sampler"]) == ("ddim", "dpmpp_2m")
+    expected = crossed(x[:, 1].mean(1) - x[:, 0].mean(1), influences[:, 1] - influences[:, 0], N)
+    assert difference["interval"] == pytest.approx(expected.interval(), rel=1e-4)
+    assert difference["sure"]
+    assert difference["seeds_needed"] in (2, 3)
+    alone_ = panel["cells"][0]["interval"]
+    assert (
+        difference["interval"][1] - difference["interval"][0] < (alone_[1] - alone_[0]) / 5
+    )  # what runs share cancels
+
+
+def test_runs_that_score_indices_of_their_own_have_the_plain_t_interval(tmp_path):
+    panel = panel_of([Store(home) for home in runs(tmp_path, seeds=(0, 1, 2), kept=False)])
+    low, high = ttest_1samp(draws()[:, 0].mean(1), 0).confidence_interval(0.95)
+    assert panel["cells"][0]["interval"] == pytest.approx([float(low), float(high)])
+    assert not panel["cells"][0]["crossed"]
+
+
+def test_runs_on_the_same_indices_without_influences_make_no_panel(tmp_path):
+    assert panel_of([Store(home) for home in runs(tmp_path, kept=False)]) is None
+
+
+def test_runs_that_differ_by_their_seed_alone_make_a_panel(tmp_path):
+    homes = runs(tmp_path)
+    named = {home.name: home for home in homes}
+    (panel,) = panels(named)
+    assert (panel["runs"], panel["seeds"]) == (["run0", "run1", "run2"], [0, 1, 2])
+    text = table(panel)
+    assert "3 trainings (seed 0, 1, 2)" in text
+    assert "sd of training" in text
+    (sentence,) = sentences(panel)
+    assert sentence.startswith("dpmpp_2m@10 less ddim@10: ")
+    assert sentence.endswith("sure over trainings")
+    assert alone(named, [panel]) == []
+    other = homes[2] / "config.yaml"
+    other.write_text(other.read_text().replace("0.001", "0.002"))
+    (panel,) = panels(named)
+    assert panel["runs"] == ["run0", "run1"]
+    assert alone(named, [panel])[0].endswith("seeds of training: run2")
+    assert panels({"run0": homes[0], "run2": homes[2]}) == []
