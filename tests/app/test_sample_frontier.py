@@ -233,6 +233,22 @@ def test_jobs_of_a_sweep_are_called_by_what_was_swept(tmp_path, invoke):
     assert distinct(four) == ["seed=0 (sweep/0)", "seed=1 (sweep/1)", "seed=0 (other/0)", "seed=1 (other/1)"]
 
 
+def test_runs_are_called_by_what_differs_between_them(tmp_path):
+    def run(name, *overrides):
+        (tmp_path / name).mkdir()
+        start = {"overrides": ["experiment=digits", *overrides], "name": name}
+        (tmp_path / name / "run.json").write_text(json.dumps({"starts": [start]}))
+        return tmp_path / name
+
+    first, second, third = run("2026-a", "seed=0"), run("2026-b", "seed=1"), run("2026-c")
+    again = run("2026-d", "seed=1")
+    assert distinct([first, second]) == ["seed=0", "seed=1"]
+    # Where that does not tell them apart, with their directories.
+    assert distinct([first, second, third]) == ["2026-a seed=0", "2026-b seed=1", "2026-c"]
+    assert distinct([first, second, again]) == ["2026-a seed=0", "2026-b seed=1", "2026-d seed=1"]
+    assert distinct([second, again]) == ["2026-b", "2026-d"]
+
+
 def wandb_runs(directory):
     for file in directory.glob("wandb/offline-run-*/*.wandb"):
         inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(file)]

@@ -10,8 +10,12 @@ import pytest
 
 from denoiselab.app.commands.report import wandb_report
 from denoiselab.evaluation.report import tables
+from denoiselab.evaluation.report.verdicts import VERDICTS
+from denoiselab.files import write_json
+from denoiselab.training import wandb_verdicts
+from denoiselab.training.frontier_entries import best
 from denoiselab.training.loggers import WandB
-from denoiselab.training.wandb_frontier import CHART, best, chart_spec, send_frontier
+from denoiselab.training.wandb_frontier import CHART, chart_spec, send_frontier
 
 METRIC = "fd_classifier8"
 
@@ -89,7 +93,9 @@ def test_pictures_and_artifacts(offline, finished):
     contents = {kind: [c["path"] for c in a["manifest"]["contents"]] for kind, a in kinds.items()}
     assert contents["checkpoint"] == ["best.ckpt", "last.ckpt"]
     assert [name[:20] for name in contents["reference"]] == ["reference-classifier"]
-    assert contents["frontier"] == ["frontier.csv", "frontier.html", "frontier.json", "frontier.png"]
+    assert contents["frontier"] == [
+        "frontier.csv", "frontier.html", "frontier.json", "frontier.png", "verdicts.json",
+    ]  # fmt: skip
     # What waits to be synced lies with the run.
     places = [c["local_path"] for a in offline["artifact"] for c in a["manifest"]["contents"]]
     assert all(place.startswith(str(finished / "wandb")) for place in places)
@@ -109,6 +115,49 @@ def test_an_evaluation_is_a_run_in_the_group_of_its_training(finished, tmp_path,
     assert len(runs) >= 2  # two segments of one run, which `wandb sync` joins by their id
 
 
+def test_verdicts_are_a_table_and_a_chart_of_differences_with_intervals(tmp_path):
+    cells = [("a", 5, 9.0), ("b", 5, 7.0), ("c", 5, 7.5)]
+    group = {
+        "metric": "fid", "primary": True, "n": 1000, "at": "n",
+        "cells": [{"cell": name * 8, "series": name, "nfe": nfe, "value": value} for name, nfe, value in cells],
+        "pairs": [
+            {"a": 0, "b": 1, "half_width": 0.5, "paired": True},
+            {"a": 0, "b": 2, "half_width": 0.4, "paired": True},
+            {"a": 1, "b": 2, "half_width": 0.75, "paired": False},
+        ],
+        "budgets": [{"nfe": 5, "best": 1, "ties": [2], "surely_worse": [0]}],
+    }  # fmt: skip
+    secondary = {**group, "metric": "kid", "primary": False}
+    write_json(tmp_path / VERDICTS, {"level": 0.05, "groups": [group, secondary]})
+    common = {"metric": "fid", "n": 1000, "weights": "ema", "guidance": 1, "reference_sha256": "", "error": None}
+    records = [{**common, "sampler": name, "nfe": nfe, "score": value} for name, nfe, value in cells]
+    for chart, preset in ((None, "wandb/bar/v0"), ("team/frontier", "team/frontier_differences")):
+        name = preset.replace("/", "_")
+        logger = WandB(mode="offline", artifacts=(), chart=chart).open(tmp_path / name, name, name, {})
+        send_frontier(logger, records, tmp_path)
+        logger.close(0)
+        offline = told(tmp_path / name)
+        key = wandb_verdicts.VERDICTS
+        (item,) = [h["item"] for h in offline["history"] if f"{key}_table.path" in h["item"]]
+        (path,) = (tmp_path / name).glob(f"wandb/offline-run-*/files/{item[f'{key}_table.path']}")
+        table = json.loads(path.read_text())
+        rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+        assert [(r["label"], r["verdict"], r["difference"], r["low"], r["high"]) for r in rows] == [
+            ("NFE 5: b", "best", 0.0, 0.0, 0.0),
+            ("NFE 5: c", "tie", 0.5, -0.25, 1.25),
+            ("NFE 5: a", "surely worse", 2.0, 1.5, 2.5),
+        ]
+        assert [r["paired"] for r in rows] == [None, False, True]
+        (told_chart,) = [c["update"] for c in offline["config"] if f"_wandb.visualize.{key}" in c["update"]]
+        assert told_chart[f"_wandb.visualize.{key}"]["panel_config"]["panelDefId"] == preset
+
+
+def test_a_run_without_verdicts_has_no_table_of_them(tmp_path):
+    assert wandb_verdicts.rows(tmp_path) == []
+    (tmp_path / VERDICTS).write_text("{")
+    assert wandb_verdicts.rows(tmp_path) == []
+
+
 def test_the_chart_reads_the_table_and_all_runs():
     spec = chart_spec()
     assert spec["data"] == {"name": "wandb"}
@@ -118,12 +167,21 @@ def test_the_chart_reads_the_table_and_all_runs():
     assert "datum.name" in text
 
 
-def test_names_of_the_best_are_fit_to_sort_by():
-    def record(nfe, score):
-        return {"metric": "fid", "n": 50000, "nfe": nfe, "score": score}
+SERIES = {"metric": "fid", "n": 50000, "weights": "ema", "guidance": 1.0, "sampler": "ddim"}
 
-    found = best([record(5, 9.0), record(10, 3.0), record(20, 4.0), record(35.5, 1.0), record(5, None)])
-    assert found == {"fid50k_best": 1.0, "fid50k_best_nfe5": 9.0, "fid50k_best_nfe10": 3.0, "fid50k_best_nfe20": 3.0}
+
+def numbers(found):
+    return {key: value for key, value in found.items() if not isinstance(value, str)}
+
+
+def test_names_of_the_best_are_fit_to_sort_by():
+    rows = [("a", 5, 9.0), ("b", 10, 3.0), ("a", 20, 4.0), ("c", 35.5, 1.0), ("c", 5, None)]
+    found = best([{**SERIES, "sampler": name, "nfe": nfe, "score": score} for name, nfe, score in rows])
+    assert found == {
+        "fid50k_best": 1.0, "fid50k_best_nfe5": 9.0, "fid50k_best_nfe10": 3.0, "fid50k_best_nfe20": 3.0,
+        "fid50k_best_sampler": "c@35.5", "fid50k_best_nfe5_sampler": "a@5", "fid50k_best_nfe10_sampler": "b@10",
+        "fid50k_best_nfe20_sampler": "b@10",
+    }  # fmt: skip
     assert all(name.isidentifier() for name in found)
 
 
@@ -134,8 +192,8 @@ def test_names_of_metrics_and_numbers_of_samples_do_not_run_together():
         ("sliced_w1", 2000): "sliced_w1_n2k", ("fd_dinov2", 50_000): "fd_dinov2_n50k",
     }  # fmt: skip
     for (metric, n), key in keys.items():
-        record = {"metric": metric, "n": n, "nfe": 5, "score": 1.0}
-        assert best([record]) == {f"{key}_best": 1.0, f"{key}_best_nfe5": 1.0}
+        record = {**SERIES, "metric": metric, "n": n, "nfe": 5, "score": 1.0}
+        assert numbers(best([record])) == {f"{key}_best": 1.0, f"{key}_best_nfe5": 1.0}
         assert tables.metric_key(record) == key
 
 
@@ -143,7 +201,9 @@ def test_a_report_shows_the_chart_the_training_and_the_samples():
     made = wandb_report("team", "project", "team/frontier", "Title")
     grids = [block for block in made.blocks if hasattr(block, "panels")]
     panels = [panel for grid in grids for panel in grid.panels]
-    chart = panels[0]
+    chart, differences = panels[:2]
+    assert differences.chart_name == "team/frontier_differences"
+    assert differences.query["summaryTable"] == {"tableKey": f"{wandb_verdicts.VERDICTS}_table"}
     assert (chart.chart_name, chart.query["summaryTable"]) == ("team/frontier", {"tableKey": f"{CHART}_table"})
     assert {type(panel).__name__ for panel in panels} >= {"CustomChart", "LinePlot", "MediaBrowser", "RunComparer"}
     assert {runset.entity for grid in grids for runset in grid.runsets} == {"team"}
@@ -167,9 +227,12 @@ def test_the_preset_is_registered_by_a_command(invoke, monkeypatch, tmp_path):
     assert result.code == 0, result.err
     assert "logger.wandb.chart=me/frontier" in result.out
     assert [(c["entity"], c["name"], c["spec_type"], c["access"]) for c in calls] == [
-        ("me", "frontier", "vega2", "private")
-    ]
-    assert calls[0]["spec"] == chart_spec()
+        ("me", "frontier", "vega2", "private"), ("me", "frontier_differences", "vega2", "private"),
+    ]  # fmt: skip
+    assert [c["spec"] for c in calls] == [chart_spec(), wandb_verdicts.chart_spec()]
+    used = json.dumps(calls[1]["spec"])
+    assert all(f"${{field:{field}}}" in used for field in wandb_verdicts.FIELDS)
+    assert {"low", "high", "verdict"} <= {*wandb_verdicts.COLUMNS}
 
 
 def test_where_more_is_better_the_largest_is_the_best(tmp_path):
@@ -189,4 +252,9 @@ def test_where_more_is_better_the_largest_is_the_best(tmp_path):
     assert {key: value for key, value in summary.items() if "frontier/is1k" in key} == {
         "frontier/is1k/ddim": {"max": 9}
     }
-    assert best(rows) == {"is1k_best": 9.0, "is1k_best_nfe5": 3.0, "is1k_best_nfe10": 9.0, "is1k_best_nfe20": 9.0}
+    assert numbers(best(rows)) == {
+        "is1k_best": 9.0,
+        "is1k_best_nfe5": 3.0,
+        "is1k_best_nfe10": 9.0,
+        "is1k_best_nfe20": 9.0,
+    }

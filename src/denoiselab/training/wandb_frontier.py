@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from denoiselab.cleaning import path_part
-from denoiselab.evaluation.records import Record, finished, loss, lower_is_better
-from denoiselab.evaluation.report import tables
+from denoiselab.evaluation.records import Record, finished, lower_is_better
+from denoiselab.evaluation.report import tables, verdicts
+from denoiselab.training import wandb_verdicts
 from denoiselab.training.checkpoint_files import BEST, CHECKPOINTS, LAST
+from denoiselab.training.frontier_entries import best, by_nfe, pictures_of, scalar
 
 if TYPE_CHECKING:
     from denoiselab.training.loggers import WandBRun  # imports Lightning
@@ -39,59 +40,32 @@ def send_frontier(logger: WandBRun, records: Sequence[Record], directory: Path) 
     """
     series = tables.by_series(records)
     rows = [[name if c == "series" else record.get(c) for c in _COLUMNS] for name, s in series.items() for record in s]
-    sheets = {f"samples/{path_part(name)}": tables.sheet_of(directory, name) for name in series}
-    pictures = {**sheets, "samples/plot": directory / "frontier.png", "samples/plane": directory / "toy_2d.png"}
+    pictures = pictures_of(series, directory)
+    said = wandb_verdicts.rows(directory)
 
     def send(run: Any) -> None:
         import wandb  # slow to import
 
         # An exact name overrides frontier/*, whose summary is the least value.
         for name, group in series.items():
-            for key in sorted({_scalar(name, record) for record in finished(group) if not lower_is_better(record)}):
+            for key in sorted({scalar(name, record) for record in finished(group) if not lower_is_better(record)}):
                 run.define_metric(key, step_metric="frontier/nfe", summary="max")
         table = wandb.Table([*_COLUMNS], rows)
         run.log({CHART: wandb.plot_table(logger.chart or LINE, table, FIELDS, {"title": "Score against NFE"})})
-        for step in _by_nfe(series):
+        if said:
+            preset = wandb_verdicts.preset_of(logger.chart) if logger.chart else wandb_verdicts.BAR
+            table = wandb.Table([*wandb_verdicts.COLUMNS], said)
+            title = {"title": "Difference from the best at each NFE"}
+            chart = wandb.plot_table(preset, table, wandb_verdicts.FIELDS, title)
+            run.log({wandb_verdicts.VERDICTS: chart})
+        for step in by_nfe(series):
             run.log(step)
-        run.log({key: wandb.Image(str(path)) for key, path in pictures.items() if path.is_file()})
+        run.log({key: wandb.Image(str(path)) for key, path in pictures.items()})
         run.summary.update({**tables.named(records), **best(records)})
         for artifact in _artifacts(wandb, run.id, records, directory, logger.artifacts):
             run.log_artifact(artifact)
 
     logger.do(send)
-
-
-def _by_nfe(series: Mapping[str, Sequence[Record]]) -> list[dict[str, float]]:
-    """An entry for each NFE with the scores of all series."""
-    steps: dict[float, dict[str, float]] = {}
-    for name, rows in series.items():
-        for row in finished(rows):
-            entry = steps.setdefault(row["nfe"], {"frontier/nfe": row["nfe"]})
-            entry[_scalar(name, row)] = row["score"]
-    return [steps[nfe] for nfe in sorted(steps)]
-
-
-def _scalar(series: str, record: Record) -> str:
-    return f"frontier/{tables.metric_key(record)}/{path_part(series)}"
-
-
-def best(records: Sequence[Record]) -> dict[str, float]:
-    """The best scores, in all and with at most each number of calls: `fid50k_best`, `fid50k_best_nfe10`.
-
-    W&B sorts and filters runs reliably only by names of this form.
-    """
-    done = finished(records)
-    out = _best(done)
-    for limit in sorted({record["nfe"] for record in done if float(record["nfe"]).is_integer()}):
-        within = _best([record for record in done if record["nfe"] <= limit])
-        out |= {f"{key}_nfe{limit}": value for key, value in within.items()}
-    return out
-
-
-def _best(records: Sequence[Record]) -> dict[str, float]:
-    # The last of a key counts, so the best comes last.
-    by_loss = sorted(records, key=loss, reverse=True)
-    return {f"{tables.metric_key(record)}_best": record["score"] for record in by_loss}
 
 
 def _artifacts(wandb: Any, run_id: str, records: Sequence[Record], directory: Path, kinds: Sequence[str]) -> list[Any]:
@@ -100,7 +74,10 @@ def _artifacts(wandb: Any, run_id: str, records: Sequence[Record], directory: Pa
     asked = records[0]  # later ones may come from an edited file, and name any file as their reference
     files = {
         "checkpoint": [directory / CHECKPOINTS / name for name in (LAST, BEST)],
-        "frontier": [directory / f"frontier.{kind}" for kind in ("csv", "json", "html", "png")],
+        "frontier": [
+            *(directory / f"frontier.{kind}" for kind in ("csv", "json", "html", "png")),
+            directory / verdicts.VERDICTS,
+        ],
         "reference": [Path(path) for path in (asked.get("reference_file"),) if path],
     }
     names = {

@@ -33,6 +33,7 @@ from denoiselab.training.loggers import WandB
 from denoiselab.training.lr_schedules import LRSchedule
 from denoiselab.training.module import DiffusionModule
 from denoiselab.training.snapshots import SNAPSHOTS
+from denoiselab.training.trackers import Tracker
 
 # How Lightning's classes refuse their arguments.
 _REFUSALS = (MisconfigurationException,)
@@ -65,7 +66,7 @@ class Run:
     frontier: Frontier
     evaluator: Evaluator
     optimized: OptimizedMetric
-    trackers: Mapping[str, WandB]
+    trackers: Mapping[str, WandB | Tracker]
     trainer: pl.Trainer
     interruption: Interruption
     images: DataSet

@@ -27,6 +27,7 @@ from denoiselab.app.runs.paths import device_of, newest
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Extractor, Frontier, Record, Store
+from denoiselab.evaluation.report.budget import Budget
 from denoiselab.files import sha256_of
 from denoiselab.from_config import identity
 from denoiselab.nodes.instantiate import MEASURES, MODEL, construct
@@ -37,6 +38,7 @@ from denoiselab.training.interruption import Interruption
 
 if TYPE_CHECKING:
     from denoiselab.training.loggers import WandB  # imports Lightning
+    from denoiselab.training.trackers import Tracker
 
 _CACHE = "logs/cache"  # for a run that names no other
 
@@ -66,6 +68,7 @@ class ScoreFrontier(Task):
         level: With stop=decided, the probability of any wrong verdict.
         max_samples: With stop=decided, samples a cell at most.
         boundary: With stop=decided, `simulated` for this max_samples, or `always_valid`, with which it may be raised.
+        best_under: A budget of a sample, such as 40ms, 10calls or 3.5GFLOPs, of which the best cells are named.
     """
 
     samplers: list[str] | None = None
@@ -86,6 +89,7 @@ class ScoreFrontier(Task):
     level: float | None = None
     max_samples: int | None = None
     boundary: Literal["simulated", "always_valid"] | None = None
+    best_under: str | None = None
 
     several: ClassVar[bool] = True
 
@@ -95,6 +99,8 @@ class ScoreFrontier(Task):
             raise ValueError(f"level={self.level}: it must be between 0 and 1.")
         check_ranges(batch_size=self.batch_size)
         check_seed(self.seed)
+        if self.best_under is not None:
+            Budget(self.best_under)  # checked
         for scale in self.guidance or []:
             check_finite(scale)
 
@@ -103,7 +109,8 @@ class ScoreFrontier(Task):
 
     def run(self, asked: SampleSettings) -> None:
         """Score; finished cells are stored where the program is stopped."""
-        jobs = [_job(path, self.options(asked), asked) for path in checkpoints(asked.ckpt)]
+        options = {key: value for key, value in self.options(asked).items() if key != "best_under"}
+        jobs = [_job(path, options, asked) for path in checkpoints(asked.ckpt)]
         out = Path(asked.out or "")
         first = asked.out is not None and len(jobs) == 1 and not (out / "frontier.json").is_file()
         if first and out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -232,7 +239,7 @@ def _report(job: Job, asked: SampleSettings, records: list[Record], directory: P
         group = ""
     checkpoint = sha256_of(job.path)[:8]
     group = group or checkpoint
-    trackers: dict[str, WandB] = construct(asked.logger, "logger")
+    trackers: dict[str, WandB | Tracker] = construct(asked.logger, "logger")
     opened = [
         tracker.open(
             directory, f"{group}-eval-{checkpoint}", f"{name_of(job.home)} frontier of {job.path.stem}",
@@ -240,7 +247,8 @@ def _report(job: Job, asked: SampleSettings, records: list[Record], directory: P
         )
         for tracker in trackers.values()
     ]  # fmt: skip
-    outputs.report_records(records, directory, opened)
+    budget = asked.task.get("best_under")
+    outputs.report_records(records, directory, opened, None if budget is None else Budget(budget))
     for logger in opened:
         logger.close(0)
 

@@ -15,6 +15,7 @@ from denoiselab.console import console
 from denoiselab.evaluation import Frontier, Record, Store
 from denoiselab.evaluation.records import finished, loss
 from denoiselab.evaluation.report import plane, tables
+from denoiselab.evaluation.report.budget import Budget
 from denoiselab.evaluation.report.page import PAGE, page_run, write_page
 from denoiselab.evaluation.report.verdicts import ONE_TRAINING, VERDICTS, sentences, write_verdicts
 from denoiselab.files import read_json
@@ -90,19 +91,27 @@ def _draw_plane(run: Run, records: list[Record], path: Path) -> None:
         )
 
 
-def report_records(records: list[Record], path: Path, loggers: Sequence[Logger]) -> None:
-    """Send the frontier to W&B, and print its table and what was written."""
+def report_records(
+    records: list[Record], path: Path, loggers: Sequence[Logger], best_under: Budget | None = None
+) -> None:
+    """Send the frontier to the loggers, and print its table, the best within a budget, and what was written."""
     if loggers:
+        from denoiselab.training.frontier_entries import log_frontier
         from denoiselab.training.loggers import WandBRun  # imports Lightning
+        from denoiselab.training.trackers import TrackedRun
         from denoiselab.training.wandb_frontier import send_frontier
 
         for logger in loggers:
             if isinstance(logger, WandBRun):
                 send_frontier(logger, records, path)
+            elif isinstance(logger, TrackedRun):
+                log_frontier(logger, records, path)
     out = console()
     out.print(tables.table(records))
     said = sentences(read_json(path / VERDICTS))
     for sentence in [*said, *([ONE_TRAINING] if said else [])]:
+        out.print(line(sentence))
+    for sentence in best_under.sentences(Store(path), records) if best_under is not None else ():
         out.print(line(sentence))
     if others := sum(record.get("other_code", False) for record in records):
         out.print(

@@ -20,6 +20,7 @@ from denoiselab.evaluation.store import Store, mark_code, write_csv, write_json
 from denoiselab.evaluation.verdicts.frontiers import mark_pareto
 from denoiselab.evaluation.verdicts.published import Paper, read
 from denoiselab.files import write_json as write_object
+from denoiselab.training import wandb_verdicts
 from denoiselab.training.wandb_frontier import CHART, FIELDS, chart_spec
 
 # Not the names that a run's own have: a pattern over runs must not find them.
@@ -55,15 +56,14 @@ def run(config: Config, directory: Path | None = None) -> None:
 
     entity = settings.entity or str(wandb.Api().default_entity)
     if settings.to == "wandb_chart":
-        preset = wandb.Api().create_custom_chart(
-            entity=entity,
-            name=settings.chart,
-            display_name=settings.title,
-            spec_type="vega2",
-            access=settings.access,
-            spec=chart_spec(),
-        )
-        console().print(f"registered {preset}: runs use it with logger.wandb.chart={entity}/{settings.chart}")
+        specs = {settings.chart: (settings.title, chart_spec())}
+        specs[wandb_verdicts.preset_of(settings.chart)] = ("Difference from the best", wandb_verdicts.chart_spec())
+        for name, (title, spec) in specs.items():
+            preset = wandb.Api().create_custom_chart(
+                entity=entity, name=name, display_name=title, spec_type="vega2", access=settings.access, spec=spec
+            )
+            console().print(f"registered {preset}")
+        console().print(f"runs use both with logger.wandb.chart={entity}/{settings.chart}")
     else:
         made = wandb_report(entity, settings.project, f"{entity}/{settings.chart}", settings.title)
         made.save()
@@ -142,8 +142,15 @@ def wandb_report(entity: str, project: str, preset: str, title: str) -> Any:
         chart_fields=FIELDS,
         chart_strings={"title": title},
     )
+    differences = reports.CustomChart(
+        query={"summaryTable": {"tableKey": f"{wandb_verdicts.VERDICTS}_table"}},
+        chart_name=wandb_verdicts.preset_of(preset),
+        chart_fields=wandb_verdicts.FIELDS,
+        chart_strings={"title": "Difference from the best at each NFE"},
+    )
     frontier = [
         chart,
+        differences,
         reports.LinePlot(title=title, x="frontier/nfe", metric_regex="frontier/.*", log_x=True, log_y=True),
     ]
     training = [
@@ -157,7 +164,11 @@ def wandb_report(entity: str, project: str, preset: str, title: str) -> Any:
 
     blocks = [
         reports.H1("Which sampler, at how many network calls"),
-        reports.P("One NFE is one call of the network for a sample. Compare scores of equal n and metric alone."),
+        reports.P(
+            "One NFE is one call of the network for a sample. Compare scores of equal n and metric alone. The "
+            "intervals of differences from the best hold for all pairs of a run's cells at once; a tie is not told "
+            "from the best."
+        ),
         panels(frontier),
         reports.H1("Training"),
         panels(training),

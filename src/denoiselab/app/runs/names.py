@@ -42,16 +42,17 @@ def name_of(directory: Path) -> str:
 
 
 def distinct(directories: Sequence[Path]) -> list[str]:
-    """Distinct names of different runs: their directories, and the overrides in which they differ.
+    """Distinct names of different runs: the overrides in which they differ, with directories where that is not enough.
 
     Jobs of a sweep have numbers as directories, so their names are these overrides alone.
     """
     given = [_overrides(directory) for directory in directories]
     shared = set.intersection(*map(set, given)) if given else set()
+    differing = [" ".join(text for text in own if text not in shared and not text.startswith(_ASIDE)) for own in given]
+    enough = len(set(differing)) == len(differing) and all(0 < len(options) <= _LONGEST for options in differing)
     names = []
-    for directory, base, own in zip(directories, distinct_ends(directories), given, strict=True):
-        options = " ".join(text for text in own if text not in shared and not text.startswith(_ASIDE))
-        if _is_job(directory) and options:
+    for directory, base, options in zip(directories, distinct_ends(directories), differing, strict=True):
+        if enough or (_is_job(directory) and options):
             names.append(options)
         else:
             names.append(f"{base} {options}".strip() if len(options) <= _LONGEST else base)
