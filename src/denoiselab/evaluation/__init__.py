@@ -24,8 +24,11 @@ from denoiselab.evaluation.features.efficientnet import EfficientNetLite0
 from denoiselab.evaluation.features.fidelity import CLIP, VGG16, InceptionV3
 from denoiselab.evaluation.frontier import Frontier
 from denoiselab.evaluation.metrics.frechet import FrechetDistance
+from denoiselab.evaluation.metrics.frechet_ratio import FrechetRatio
 from denoiselab.evaluation.metrics.inception_score import InceptionScore
 from denoiselab.evaluation.metrics.kernel import KernelDistance
+from denoiselab.evaluation.metrics.memorisation import Memorisation
+from denoiselab.evaluation.metrics.monge import MongeInceptionDistance
 from denoiselab.evaluation.metrics.neighbours import DensityCoverage, PrecisionRecall
 from denoiselab.evaluation.metrics.wasserstein import SlicedWasserstein
 from denoiselab.evaluation.optimized import OptimizedMetric
@@ -46,6 +49,7 @@ __all__ = [
     "Extractor",
     "FeatureExtractor",
     "FrechetDistance",
+    "FrechetRatio",
     "Frontier",
     "Given",
     "InceptionScore",
@@ -54,7 +58,9 @@ __all__ = [
     "KernelDistance",
     "Layer",
     "Measure",
+    "Memorisation",
     "Metric",
+    "MongeInceptionDistance",
     "OptimizedMetric",
     "PrecisionRecall",
     "Record",

@@ -63,11 +63,13 @@ class Layer:
         moments: Of the outputs; a `Sample` for samples, a `Gaussian` for a reference; None if no metric reads them.
         features: The outputs themselves, `(n, D)` float32; None if no metric reads them.
         strata: Image i is drawn from stratum i mod strata.
+        held_out: Of a reference, that of held-out data; None if no metric reads it, or there are none.
     """
 
     moments: Any
     features: Tensor | None
     strata: int = 1
+    held_out: Layer | None = None
 
     @property
     def outputs(self) -> Tensor:
@@ -84,6 +86,8 @@ class Metric(Protocol):
         reads_moments: Whether it needs `Layer.moments`.
         reads_features: Whether it needs `Layer.features`.
         reads_reference: Whether it compares with a reference.
+        reads_held_out: Whether it reads `Layer.held_out` of the reference; False if absent.
+        favours_data: Whether draws of the data score better than those of other distributions; True if absent.
         lower_is_better: By name of each score, without the extractor's name.
     """
 

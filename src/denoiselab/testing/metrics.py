@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,6 +30,8 @@ def check_metric(metric: Metric) -> None:
 
     name = type(metric).__name__
     reference, near, far = (_layer(metric, seed, shift) for seed, shift in ((0, 0.0), (1, 0.0), (2, 3.0)))
+    if getattr(metric, "reads_held_out", False):
+        reference = replace(reference, held_out=_layer(metric, 3, 0.0))
     scores, again, worse = (metric.scores(layer, reference) for layer in (near, near, far))
     try:
         check_scores(metric, scores)
@@ -37,7 +40,12 @@ def check_metric(metric: Metric) -> None:
     for called, score in scores.items():
         _check_score(f"{name}, {called}", score)
         assert _same(score.value, again[called].value), f"{name}, {called}: another call has another value."
-        if not metric.reads_reference or math.isnan(score.value) or math.isnan(worse[called].value):
+        if (
+            not metric.reads_reference
+            or not getattr(metric, "favours_data", True)
+            or math.isnan(score.value)
+            or math.isnan(worse[called].value)
+        ):
             continue
         lower = metric.lower_is_better[called]
         fits = score.value < worse[called].value if lower else score.value > worse[called].value

@@ -20,7 +20,7 @@ from denoiselab.evaluation.contracts import (
     Score,
     Workspace,
 )
-from denoiselab.evaluation.feature_contracts import FeatureExtractor, Metric
+from denoiselab.evaluation.feature_contracts import LOGITS, FeatureExtractor, Metric
 from denoiselab.evaluation.features.weights import WeightsFile
 from denoiselab.evaluation.metrics.collected import Collected
 from denoiselab.evaluation.ranks import on_first_rank
@@ -87,12 +87,19 @@ class FeatureScorer:
         extractor: Has the layers that the metrics read.
         metrics: At least one.
         settings: The configuration of each metric, for the record.
+        held_out: For metrics that read them; None if there are none.
     """
 
     split = "train"
 
-    def __init__(self, extractor: FeatureExtractor, metrics: Sequence[Metric], settings: Mapping[str, Any]) -> None:
-        self.extractor, self.metrics = extractor, metrics
+    def __init__(
+        self,
+        extractor: FeatureExtractor,
+        metrics: Sequence[Metric],
+        settings: Mapping[str, Any],
+        held_out: DataSet | None = None,
+    ) -> None:
+        self.extractor, self.metrics, self._held_out = extractor, metrics, held_out
         self.name, self.fingerprint, self.description = extractor.name, extractor.fingerprint, extractor.description
         self.facts: Mapping[str, Any] = {**extractor.facts, "metrics": dict(settings)}
         self.lower_is_better: Mapping[str, bool] = {
@@ -118,8 +125,30 @@ class FeatureScorer:
             ValueError: If there are too few images for a metric, or the file is of another protocol.
         """
         if given is not None:
-            return given_files.read(given, self.extractor, self.metrics, data, device)
-        return files.cached(self.extractor, self.metrics, data, identity, work, device)
+            found = given_files.read(given, self.extractor, self.metrics, data, device)
+        else:
+            found = files.cached(self.extractor, self.metrics, data, identity, work, device)
+        readers = [metric for metric in self.metrics if getattr(metric, "reads_held_out", False)]
+        if not readers:
+            return found
+        if self._held_out is None or not len(self._held_out):
+            raise ValueError(
+                f"evaluation.metrics: {type(readers[0]).__name__} compares with held-out data, and the data set has "
+                "none; choose another metric."
+            )
+        of = {**identity, "split": "held_out"}
+        return found.beside(files.cached(self.extractor, readers, self._held_out, of, work, device))
+
+    def features(self, samples: Tensor) -> Tensor:
+        """Features `(B, D)` float32 of stored images: the layer of the first metric that compares with the data.
+
+        Raises:
+            ValueError: If every metric reads logits.
+        """
+        layer = next((metric.layer for metric in self.metrics if metric.layer != LOGITS), None)
+        if layer is None:
+            raise ValueError("error_split: no metric reads features; add one that does, such as frechet.")
+        return self.extractor(samples)[layer]
 
     def scores(self, statistics: Collected, reference: FileReference) -> dict[str, Score]:
         """Title of each metric to its score; computed on the first rank, returned on all.
@@ -223,7 +252,8 @@ class ImageExtractor(Extractor):
     ) -> FeatureScorer:
         self.check(train.shape, metrics, None)
         self.check_data(train)
-        return FeatureScorer(self.extractor(layers_of(metrics), train, held_out, work), [*metrics.values()], settings)
+        extractor = self.extractor(layers_of(metrics), train, held_out, work)
+        return FeatureScorer(extractor, [*metrics.values()], settings, held_out)
 
     @abstractmethod
     def extractor(self, layers: frozenset[str], train: DataSet, held_out: DataSet, work: Workspace) -> FeatureExtractor:

@@ -44,7 +44,7 @@ class InceptionV3(Pretrained):
         self.weights = WeightsFile("InceptionV3", weights_path, sha256, url)
         self.layer = str(layer)
         suffix = "" if self.layer == "2048" else f"_{self.layer}"
-        unnamed = ("precision", "recall", "density", "coverage")
+        unnamed = ("precision", "recall", "density", "coverage", "mind")
         titles = {"fd": "fid", "kd": "kid", **dict(zip(unnamed, unnamed, strict=True))}
         self.titles = {"is": "is", "sfd": "sfid", **{metric: title + suffix for metric, title in titles.items()}}
 

@@ -60,7 +60,7 @@ class PrecisionRecall(_Neighbourhoods):
         x, data = samples.outputs, reference.outputs
         within, found = (torch.zeros(len(points), dtype=torch.bool) for points in (x, data))
         radii_x, radii_data = _radii(x, self.neighbours, self.batch_size), self.data_radii(data)
-        for rows, columns, distances in _blocks(data, x, self.batch_size):
+        for rows, columns, distances in blocks(data, x, self.batch_size):
             within[columns] |= (distances <= radii_data[rows, None]).any(0)
             found[rows] |= (distances <= radii_x[columns]).any(1)
         return {"precision": _mean(within.double(), samples.strata), "recall": Score(float(found.double().mean()))}
@@ -82,7 +82,7 @@ class DensityCoverage(_Neighbourhoods):
         x, data = samples.outputs, reference.outputs
         holding = torch.zeros(len(x), dtype=torch.int64)  # balls that hold each sample
         covered, radii = torch.zeros(len(data), dtype=torch.bool), self.data_radii(data)
-        for rows, columns, distances in _blocks(data, x, self.batch_size):
+        for rows, columns, distances in blocks(data, x, self.batch_size):
             inside = distances < radii[rows, None]
             holding[columns] += inside.sum(0)
             covered[rows] |= inside.any(1)
@@ -99,7 +99,7 @@ def _mean(values: Tensor, strata: int) -> Score:
 def _radii(points: Tensor, neighbours: int, batch_size: int) -> Tensor:
     """Distances `(n,)` float64 of points to their own k-th neighbours."""
     out: list[Tensor] = []
-    for rows, _, distances in _blocks(points, points, batch_size):
+    for rows, _, distances in blocks(points, points, batch_size):
         if rows.start == len(out) * batch_size:
             out.append(distances[:, :0])
         near = torch.cat((out[-1], distances), 1)
@@ -107,7 +107,7 @@ def _radii(points: Tensor, neighbours: int, batch_size: int) -> Tensor:
     return torch.cat([near[:, -1] for near in out])  # the nearest is itself
 
 
-def _blocks(x: Tensor, y: Tensor, size: int) -> Iterator[tuple[slice, slice, Tensor]]:
+def blocks(x: Tensor, y: Tensor, size: int) -> Iterator[tuple[slice, slice, Tensor]]:
     """Rows, columns and distances `(b, b)` float64 of the blocks of the matrix of distances, row by row.
 
     By matrix products, whose rounding is that of |x|^2: in single precision it exceeds the distances of features far

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class FileReference:
         path: Of the file.
         layers: Statistics by layer of the extractor.
         of: Data set, split and fingerprint of the data; empty for an .npz.
+        held_out: The same of held-out data; None if no metric reads them.
     """
 
     n: int
@@ -44,10 +45,17 @@ class FileReference:
     path: Path
     layers: Mapping[str, Layer]
     of: Mapping[str, Any]
+    held_out: FileReference | None = None
 
     def layer(self, name: str) -> Layer:
         """Statistics of a layer; empty if no metric reads it."""
-        return self.layers.get(name, Layer(None, None))
+        own = self.layers.get(name, Layer(None, None))
+        return own if self.held_out is None else replace(own, held_out=self.held_out.layer(name))
+
+    def beside(self, held_out: FileReference) -> FileReference:
+        """With the statistics of held-out data, and the hash of both fingerprints."""
+        both = hashlib.sha256(f"{self.fingerprint} {held_out.fingerprint}".encode()).hexdigest()
+        return replace(self, held_out=held_out, fingerprint=both)
 
 
 def cached(
