@@ -27,7 +27,8 @@ class OptimizedMetric:
         parts = _FORM.fullmatch(name)
         if parts is None:
             raise ValueError(
-                f"optimized_metric={name}: allowed: frontier/best, frontier/best@10, frontier/<sampler>@10."
+                f"optimized_metric={name}: allowed: frontier/best, frontier/best@10, frontier/<sampler>@10, "
+                "held_out/loss."
             )
         self.name = name
         self._sampler = None if parts["which"] == BEST else parts["which"]

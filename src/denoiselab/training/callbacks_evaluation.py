@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping
 
 from denoiselab.training.callbacks import LossLog, check_interval, crossed
 from denoiselab.training.checkpoint_files import BEST
@@ -136,6 +138,41 @@ class FrontierScores(_Interval):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         self._best = state_dict["best"]
+
+
+class HeldOutLosses(_Interval):
+    """Logs the loss on held-out data at fixed noise levels: one curve a level, and their mean `held_out/loss`.
+
+    Lightning's `EarlyStopping` is called after each evaluation; it monitors any of these names with
+    `check_on_train_epoch_end=false`.
+
+    Args:
+        prepare: Maps the number of samples to the function that measures, whose result is empty without held-out data.
+        every_images: Interval in images seen; None for never.
+        num_samples: Held-out samples.
+
+    Raises:
+        ValueError: If the interval or the number is less than 1.
+    """
+
+    def __init__(
+        self, prepare: Callable[[int], Callable[[], Mapping[str, float]]], every_images: int | None, num_samples: int
+    ) -> None:
+        super().__init__("held_out", every_images)
+        if num_samples < 1:
+            raise ValueError(f"callbacks.held_out.num_samples={num_samples}: it must be at least 1.")
+        self._measure = prepare(num_samples)
+
+    def evaluate(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
+        losses = dict(self._measure())
+        if not losses:
+            return
+        for logger in trainer.loggers:
+            logger.log_metrics(losses, step=module.images_seen)
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in losses.items()})
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, EarlyStopping):
+                callback.on_validation_end(trainer, module)
 
 
 class Preview(_Interval):

@@ -238,7 +238,7 @@ class WandBRun(Logger):
         settings = wandb.Settings(x_transaction_log_flush_interval=1, console="off", quiet=True)
         self._run = wandb.init(**options, settings=settings)
         self._run.define_metric(AXIS, hidden=True)
-        for own in ("train/*", "score/*", "preview/*"):
+        for own in ("train/*", "score/*", "held_out/*", "preview/*"):
             self._run.define_metric(own, step_metric=AXIS)
         self._run.define_metric("frontier/nfe", hidden=True)
         self._run.define_metric("frontier/*", step_metric="frontier/nfe", summary="min")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from denoiselab.app.building import parts
-from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_metric
+from denoiselab.app.building.evaluator import HELD_OUT_LOSS, Evaluator, frontier_of, optimized_metric
 from denoiselab.app.config.settings import Evaluation, parse
 from denoiselab.console import console
+from denoiselab.evaluation.level_losses import level_losses
 from denoiselab.evaluation.report import tables
 from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing, Model, NotFinite
@@ -26,6 +28,18 @@ _ADVICE = (
     " It chooses the best checkpoint, so callbacks.frontier.samplers and .nfe must hold such a cell; "
     "or set callbacks.frontier.every_images=null."
 )
+
+
+def held_out_losses(evaluator: Evaluator, weights: str, num_samples: int) -> dict[str, float]:
+    """The loss on held-out data at each level, and their mean `held_out/loss`; empty if there are no held-out data."""
+    model = evaluator.model
+    batch = min(num_samples, 64)
+    with evaluator.applied(weights), model.evaluating():
+        losses = level_losses(model, evaluator.held_out, num_samples, batch, check=evaluator.check)
+    if not losses:
+        return {}
+    named = {f"held_out/loss_lam{loss.lam:+g}": loss.value for loss in losses}
+    return {HELD_OUT_LOSS: fmean(named.values()), **named}
 
 
 class PeriodicEvaluations:
@@ -75,6 +89,11 @@ class PeriodicEvaluations:
             return {f"score/{name}": value for name, value in tables.named(mine).items()}, chosen
 
         return score
+
+    def held_out(self, num_samples: int) -> Callable[[], Mapping[str, float]]:
+        """A function that measures the loss on held-out data, of the run's first weights."""
+        weights = self._weights()
+        return lambda: {} if self._evaluator is None else held_out_losses(self._evaluator, weights, num_samples)
 
     def preview(self, sampler: str, nfe: int, num_samples: int) -> Callable[[Path], None]:
         """A function that draws samples and writes their picture."""

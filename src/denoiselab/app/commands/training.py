@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import shlex
@@ -17,6 +18,7 @@ from pytorch_lightning.loggers import Logger
 
 from denoiselab.app.building import starting
 from denoiselab.app.building.assemble import Run, assemble
+from denoiselab.app.building.evaluator import HELD_OUT_LOSS
 from denoiselab.app.building.starting import Former
 from denoiselab.app.commands import outputs
 from denoiselab.app.config.spelling import override
@@ -28,6 +30,7 @@ from denoiselab.conditioners import Clean
 from denoiselab.console import console
 from denoiselab.errors import BadInput, Failure
 from denoiselab.evaluation import Record
+from denoiselab.files import write_text
 from denoiselab.media.kinds import Images, medium
 from denoiselab.networks.summary import summarize
 from denoiselab.stored import to_stored
@@ -84,9 +87,14 @@ def run(config: Config, directory: Path | None = None) -> float:
             run.interruption.install()
             with enough_memory(f"evaluation.batch_size={max(1, run.settings.evaluation.batch_size // 2)}"):
                 records = outputs.score(run, path, leader=leader)
+                losses = run.held_out_losses()
             if leader:
                 check_there(path)
+                if losses:
+                    write_text(path / outputs.HELD_OUT_FILE, json.dumps(dict(losses), indent=1))
                 outputs.report_records(records, path, loggers)
+    if run.settings.optimized_metric == HELD_OUT_LOSS:
+        return losses[HELD_OUT_LOSS]
     return _value(run, records, leader=leader)
 
 

@@ -1,0 +1,81 @@
+"""The denoising loss on held-out data at fixed noise levels, with the same noise each time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from denoiselab.data import DataSet, clean
+from denoiselab.model import Model
+from denoiselab.noise import SAMPLING, Noise
+
+# Half log-SNRs; those outside a schedule's range are left out.
+LEVELS = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
+
+
+class LevelLoss(NamedTuple):
+    """The loss at one level.
+
+    Args:
+        lam: Half log-SNR.
+        value: Mean over samples and dimensions of (1 + exp(2 lam)) (x0_hat - x0)^2.
+        standard_error: Of drawing the held-out data and the noise; None for one sample.
+    """
+
+    lam: float
+    value: float
+    standard_error: float | None
+
+
+@torch.no_grad()
+def level_losses(
+    model: Model,
+    data: DataSet,
+    num_samples: int,
+    batch_size: int,
+    *,
+    levels: Sequence[float] = LEVELS,
+    seed: int = 0,
+    check: Callable[[object], None] = lambda batch: None,
+) -> list[LevelLoss]:
+    """The losses of a model with its present weights, on the first samples of a data set, which ranks share.
+
+    With alpha^2 + sigma^2 = 1 the loss is the squared error of v = alpha eps - sigma x0, near the variance of the data
+    at high noise and the squared error of eps at low noise. It depends on lam alone, not on schedule, parameterization
+    or objective, so that models trained with different ones can be compared.
+
+    Args:
+        model: In evaluation mode.
+        data: Held-out data.
+        num_samples: Fewer if the data are.
+        batch_size: Samples a network call.
+        levels: Half log-SNRs.
+        seed: Of the noise: sample i has the same at every call, whatever the batches and ranks are.
+        check: Called after each batch; an exception stops the measurement.
+    """
+    schedule, device = model.denoiser.schedule, model.device
+    grid = schedule.at(torch.tensor(levels, dtype=torch.float64)).unbind()
+    inside = [(lam, level) for lam, level in zip(levels, grid, strict=True) if abs(float(level.lam) - lam) < 0.01]
+    n = min(num_samples, len(data))
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    sums = torch.zeros(2, len(inside), dtype=torch.float64, device=device)
+    for index in torch.arange(rank * n // world, (rank + 1) * n // world).split(batch_size):
+        images, noise = clean(data, index, device), Noise(seed, index.to(device), SAMPLING)
+        cond = model.conditioner.given(images)
+        x0 = model.codec.encode_latents(model.codec.encode_pixels(images.images), noise.normal)
+        for place, (lam, level) in enumerate(inside):
+            x = float(level.alpha) * x0 + float(level.sigma) * noise.like(x0)
+            error = (model.denoiser(x, level, cond).x0.float() - x0.float()).square().flatten(1).mean(1)
+            error = (1 + math.exp(2 * lam)) * error.double()
+            sums[0, place] += error.sum()
+            sums[1, place] += error.square().sum()
+        check(index)
+    if dist.is_initialized():
+        dist.all_reduce(sums)
+    mean, square = (sums / max(1, n)).tolist() if n else ([], [])
+    spread = [math.sqrt(max(0.0, s - m * m) / (n - 1)) if n > 1 else None for m, s in zip(mean, square, strict=True)]
+    return [LevelLoss(lam, m, s) for (lam, _), m, s in zip(inside, mean, spread, strict=False)]

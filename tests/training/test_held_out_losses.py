@@ -1,0 +1,38 @@
+"""The loss on held-out data in training: its curves, the profile at the end, sweeps and early stopping."""
+
+import csv
+import json
+
+from conftest import QUICK
+
+EVERY = ["callbacks.held_out.every_images=32", "callbacks.held_out.num_samples=8", "evaluation.nfe=[2]"]
+
+
+def test_a_run_logs_a_curve_a_level_and_ends_with_a_profile(tmp_path, invoke):
+    run = tmp_path / "run"
+    result = invoke(
+        "train.py", *QUICK, *EVERY, f"paths.run_dir={run}", "optimized_metric=held_out/loss",
+        "callbacks.loss_log.every_images=32",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    with (run / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("held_out/loss")]
+    assert [row["images_seen"] for row in rows] == ["32", "64"]
+    names = ["held_out/loss", *(f"held_out/loss_lam{lam:+d}" for lam in range(-4, 4))]
+    assert all(float(row[name]) > 0 for row in rows for name in names)
+    profile = json.loads((run / "held_out_loss.json").read_text())
+    assert list(profile) == names
+    assert profile["held_out/loss"] == sum(profile[name] for name in names[1:]) / 8
+    assert f"loss by level: {run / 'held_out_loss.json'}" in result.out
+
+
+def test_early_stopping_monitors_it(tmp_path, invoke):
+    run = tmp_path / "run"
+    result = invoke(
+        "train.py", *QUICK, *EVERY, f"paths.run_dir={run}", "callbacks=early_stopping", "max_images=320",
+        "callbacks.early_stopping.patience=1", "callbacks.early_stopping.min_delta=100",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    with (run / "metrics.csv").open() as file:
+        seen = [int(row["images_seen"]) for row in csv.DictReader(file) if row.get("held_out/loss")]
+    assert seen == [32, 64]  # the second is no better than the first by 100
