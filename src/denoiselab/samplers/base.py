@@ -81,6 +81,14 @@ class Sampler(Declared):
                 "DDIM and Analytic do, and others take keep_eps=false."
             )
 
+    @property
+    def follows_ode(self) -> bool:
+        """Whether samples converge, with more steps, to the solution of the model's probability-flow ODE from x_T.
+
+        A threshold changes the model's predictions, and so the ODE.
+        """
+        return not self.stochastic and self.convergence_order is not None and self.threshold is None
+
     @abstractmethod
     def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
         """The steps along `levels`, none of them an end; the run has `to_come` more steps after them."""

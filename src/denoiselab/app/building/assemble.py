@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -12,7 +13,8 @@ from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
 from denoiselab.app.building import parts, rehearsal
-from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_metric
+from denoiselab.app.building.error_splits import fine_of
+from denoiselab.app.building.evaluator import HELD_OUT_LOSS, Evaluator, frontier_of, optimized_metric
 from denoiselab.app.building.training_callbacks import PeriodicEvaluations
 from denoiselab.app.config.settings import Config, TrainSettings, parse
 from denoiselab.app.runs.devices import resolve_accelerator
@@ -39,6 +41,10 @@ from denoiselab.training.trackers import Tracker
 _REFUSALS = (MisconfigurationException,)
 
 
+# Held-out samples of the profile at the end of training, without `callbacks.held_out`.
+_PROFILE = 128
+
+
 @dataclass(frozen=True)
 class Run:
     """The objects of a run.
@@ -49,8 +55,10 @@ class Run:
         model: What is trained and sampled.
         module: What the Trainer trains.
         frontier: The cells to score at the end.
+        fine: The fine runs with which their errors are split; None for none.
         evaluator: Scores them.
-        optimized: The metric that a sweep minimises.
+        held_out_losses: Measures the loss on held-out data at fixed levels, and the mean.
+        optimized: The metric of the frontier that a sweep minimises.
         trackers: Loggers besides the CSV file, not yet open.
         trainer: The Trainer, without loggers.
         interruption: Catches signals while it is entered.
@@ -64,7 +72,9 @@ class Run:
     model: Model
     module: DiffusionModule
     frontier: Frontier
+    fine: Frontier | None
     evaluator: Evaluator
+    held_out_losses: Callable[[], Mapping[str, float]]
     optimized: OptimizedMetric
     trackers: Mapping[str, WandB | Tracker]
     trainer: pl.Trainer
@@ -107,16 +117,22 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     )
     names = ema.planned(settings.max_images, settings.batch_size)
     frontier = frontier_of(config["evaluation"], model, names)
+    fine = fine_of(config["evaluation"], frontier, model, names, "evaluation")
+    periodic = PeriodicEvaluations(config, model, names, evaluator)
+    if settings.optimized_metric == HELD_OUT_LOSS and not len(held_out):
+        raise BadInput(f"optimized_metric={HELD_OUT_LOSS}: {config['data']['name']} has no held-out data.")
     return Run(
         config=config,
         settings=settings,
         model=model,
         module=module,
         frontier=frontier,
+        fine=fine,
         evaluator=evaluator,
+        held_out_losses=periodic.held_out((config["callbacks"].get("held_out") or {}).get("num_samples", _PROFILE)),
         optimized=optimized_metric(settings.optimized_metric, frontier),
         trackers=construct(config["logger"], "logger"),
-        trainer=_trainer(config, settings, path, interruption, PeriodicEvaluations(config, model, names, evaluator)),
+        trainer=_trainer(config, settings, path, interruption, periodic),
         interruption=interruption,
         images=images,
         held_out=held_out,
@@ -142,10 +158,11 @@ def _load(config: Config, model: Model) -> tuple[DataSet, DataSet]:
 def _trainer(
     config: Config, settings: TrainSettings, path: Path, interruption: Interruption, periodic: PeriodicEvaluations
 ) -> pl.Trainer:
-    given = {
+    given: dict[str, dict[str, Any]] = {
         "checkpoints": {"directory": path / CHECKPOINTS, "interruption": interruption},
         "frontier": {"directory": path / CHECKPOINTS, "prepare": periodic.frontier, "ready": periodic.ready},
         "preview": {"directory": path / "samples" / "preview", "prepare": periodic.preview},
+        "held_out": {"prepare": periodic.held_out},
     }
     callbacks = [
         construct(node, f"callbacks.{name}", _REFUSALS, **given.get(name, {}))

@@ -48,6 +48,9 @@ from denoiselab.training.interruption import Interruption
 
 Config = Mapping[str, Any]
 
+# The mean loss on held-out data, which a sweep may minimise; `callbacks.frontier` then keeps the best of all cells.
+HELD_OUT_LOSS = "held_out/loss"
+
 # Number of draws of fresh data whose score is averaged.
 _FRESH = 4
 
@@ -94,7 +97,7 @@ def _stopping(evaluation: Config, option: str) -> Stopping:
 def optimized_metric(name: str, frontier: Frontier, advice: str = "") -> OptimizedMetric:
     """The metric of a frontier by that name."""
     try:
-        metric = OptimizedMetric(name)
+        metric = OptimizedMetric("frontier/best" if name == HELD_OUT_LOSS else name)
         metric.check(frontier)
     except ValueError as error:
         raise BadInput(f"{error}{advice}") from None
@@ -136,7 +139,13 @@ class Evaluator:
     _floors: dict[int, dict[str, float]] = field(default_factory=dict, init=False)
 
     def score(
-        self, frontier: Frontier, evaluation: Evaluation, images_seen: int, *, shown: bool = True
+        self,
+        frontier: Frontier,
+        evaluation: Evaluation,
+        images_seen: int,
+        *,
+        shown: bool = True,
+        store: Store | None = None,
     ) -> list[Record]:
         """The records of a frontier, and stored ones of the same model and measure.
 
@@ -156,7 +165,6 @@ class Evaluator:
             "versions": {"torch": importlib.metadata.version("torch")},
             **({} if self.steering is None else self.steering.facts),
         }
-        subject = Subject(self.model, self.applied, self.steering, self._learn)
         file = getattr(reference, "path", None)
         notes = {
             "run": self.name,
@@ -168,10 +176,20 @@ class Evaluator:
         }
         try:
             with self.model.evaluating():
-                control = Control(self.check, self._agree_to_stop, shown)
-                return frontier.run(subject, measure, self.store, protocol, notes, control)
+                return frontier.run(
+                    self.subject, measure, store or self.store, protocol, notes, self.control(shown=shown)
+                )
         except (ContractError, Undecidable) as error:
             raise BadInput(str(error)) from None
+
+    def control(self, *, shown: bool = True) -> Control:
+        """Interruption by this evaluator's signals, and whether there is a progress bar."""
+        return Control(self.check, self._agree_to_stop, shown)
+
+    @property
+    def subject(self) -> Subject:
+        """The model, as cells are scored."""
+        return Subject(self.model, self.applied, self.steering, self._learn)
 
     def measure(self, evaluation: Evaluation) -> Measure:
         """The scorer by the metrics of a configuration, and its reference; made once."""

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from denoiselab.app.building import checks, parts
 from denoiselab.app.building.classifier_guidance import steering
+from denoiselab.app.building.error_splits import fine_of
 from denoiselab.app.building.evaluator import Evaluator, frontier_of
 from denoiselab.app.commands import outputs
 from denoiselab.app.commands.report import matches, write_joint
@@ -69,6 +70,9 @@ class ScoreFrontier(Task):
         max_samples: With stop=decided, samples a cell at most.
         boundary: With stop=decided, `simulated` for this max_samples, or `always_valid`, with which it may be raised.
         best_under: A budget of a sample, such as 40ms, 10calls or 3.5GFLOPs, of which the best cells are named.
+        error_split: Samples of each cell that are compared with fine runs of the ODE; 0 for none.
+        fine_samplers: Two ODE samplers, the fine runs.
+        fine_nfe: Network calls of each fine run.
     """
 
     samplers: list[str] | None = None
@@ -90,6 +94,9 @@ class ScoreFrontier(Task):
     max_samples: int | None = None
     boundary: Literal["simulated", "always_valid"] | None = None
     best_under: str | None = None
+    error_split: int | None = None
+    fine_samplers: list[str] | None = None
+    fine_nfe: int | None = None
 
     several: ClassVar[bool] = True
 
@@ -97,7 +104,8 @@ class ScoreFrontier(Task):
         check_ranges(2, num_samples=self.num_samples, reference_n=self.reference_n, max_samples=self.max_samples)
         if self.level is not None and not 0 < self.level < 1:
             raise ValueError(f"level={self.level}: it must be between 0 and 1.")
-        check_ranges(batch_size=self.batch_size)
+        check_ranges(batch_size=self.batch_size, fine_nfe=self.fine_nfe)
+        check_ranges(0, error_split=self.error_split)
         check_seed(self.seed)
         if self.best_under is not None:
             Budget(self.best_under)  # checked
@@ -136,6 +144,7 @@ class Job:
     frontier: Frontier
     config: Config
     evaluation: Evaluation
+    fine: Frontier | None = None
 
 
 def checkpoints(asked: str | Sequence[str]) -> list[Path]:
@@ -164,7 +173,8 @@ def _job(path: Path, options: Config, asked: SampleSettings) -> Job:
             loaded.names.chosen(one, "weights")
     config, evaluation = evaluation_of(loaded, own)
     frontier = frontier_of(config["evaluation"], loaded.model, loaded.names, "task")
-    return Job(path, home_of(path), loaded, frontier, config, evaluation)
+    fine = fine_of(config["evaluation"], frontier, loaded.model, loaded.names, "task")
+    return Job(path, home_of(path), loaded, frontier, config, evaluation, fine)
 
 
 def evaluation_of(loaded: Loaded, own: Mapping[str, Any]) -> tuple[Config, Evaluation]:
@@ -177,6 +187,7 @@ def evaluation_of(loaded: Loaded, own: Mapping[str, Any]) -> tuple[Config, Evalu
     default: Config = {
         "weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None,
         "reference_data": "same", "stop": "fixed", "level": 0.05, "max_samples": 50_000, "boundary": "simulated",
+        "error_split": 0, "fine_samplers": ["unipc", "heun"], "fine_nfe": 200,
     }  # fmt: skip
     evaluation = replaced({**default, **trained}, own)
     parsed = parse(Evaluation, evaluation, "task")
@@ -225,6 +236,8 @@ def _score(job: Job, asked: SampleSettings, device: torch.device, interruption: 
         console(stderr=True).print(f"{job.path}: {loaded.images_seen:,} images seen")
         outputs.tell_inexact(job.frontier)
     records = evaluator.score(job.frontier, job.evaluation, loaded.images_seen)
+    if job.fine is not None:
+        outputs.split_errors(evaluator, (job.frontier, job.fine), job.evaluation, loaded.images_seen, records)
     if not leader:
         return
     outputs.write_outputs(records, evaluator.store, loaded.model.codec.shape)

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 import torch.distributed as dist
 
+from denoiselab.app.building import error_splits
 from denoiselab.app.commands.report import papers
+from denoiselab.app.runs.devices import is_leader
 from denoiselab.cleaning import line
 from denoiselab.console import console
-from denoiselab.evaluation import Frontier, Record, Store
+from denoiselab.evaluation import Frontier, Record, Store, error_split
 from denoiselab.evaluation.records import finished, loss
-from denoiselab.evaluation.report import plane, tables
+from denoiselab.evaluation.report import error_picture, plane, tables
 from denoiselab.evaluation.report.budget import Budget
 from denoiselab.evaluation.report.page import PAGE, page_run, write_page
 from denoiselab.evaluation.report.verdicts import ONE_TRAINING, VERDICTS, sentences, write_verdicts
@@ -26,8 +28,11 @@ if TYPE_CHECKING:  # both import Lightning
     from pytorch_lightning.loggers import Logger
 
     from denoiselab.app.building.assemble import Run
+    from denoiselab.app.building.evaluator import Evaluator
+    from denoiselab.app.config.settings import Evaluation
 
 PICTURE = "toy_2d.png"
+HELD_OUT_FILE = "held_out_loss.json"  # of a training run
 
 
 def score(run: Run, path: Path, *, leader: bool) -> list[Record]:
@@ -48,12 +53,31 @@ def score(run: Run, path: Path, *, leader: bool) -> list[Record]:
         ema.averages = saved[CHECKPOINT_KEY]["ema"]
         run.module.images_seen = saved[CHECKPOINT_KEY]["images_seen"]
     ema.start(denoiser)
-    records = run.evaluator.score(run.frontier, run.settings.evaluation, run.module.images_seen)
+    evaluation, seen = run.settings.evaluation, run.module.images_seen
+    records = run.evaluator.score(run.frontier, evaluation, seen)
+    if run.fine is not None:
+        split_errors(run.evaluator, (run.frontier, run.fine), evaluation, seen, records)
     if leader:
         write_outputs(records, run.evaluator.store, run.model.codec.shape)
         if run.model.codec.shape == (2,):
             _draw_plane(run, records, path / PICTURE)
     return records
+
+
+def split_errors(
+    evaluator: Evaluator,
+    frontiers: tuple[Frontier, Frontier],
+    evaluation: Evaluation,
+    images_seen: int,
+    records: Sequence[Record],
+) -> None:
+    """Split the errors of a frontier's cells, the first of `frontiers`, by its fine runs; write the picture."""
+    content = error_splits.split_errors(evaluator, frontiers, evaluation, images_seen, records)
+    if is_leader():
+        error_picture.write(evaluator.store.directory / error_picture.NAME, content["groups"])
+        for group in content["groups"][: len(frontiers[0].weights) * len(frontiers[0].guidance)]:
+            for sentence in group["sentences"]:
+                console().print(sentence)
 
 
 def tell_inexact(frontier: Frontier) -> None:
@@ -128,8 +152,11 @@ def report_records(
         ("verdicts", VERDICTS),
         ("plot", "frontier.png"),
         ("samples", "samples/"),
+        ("error split", error_split.FILE),
+        ("its picture", error_picture.NAME),
         ("picture", PICTURE),
         ("training curve", "metrics.csv"),
+        ("loss by level", HELD_OUT_FILE),
         ("profile", "fit-profile.txt"),
         ("checkpoint", f"{CHECKPOINTS}/{LAST}"),
         ("best checkpoint", f"{CHECKPOINTS}/{BEST}"),

@@ -56,6 +56,9 @@ class Evaluation(_Settings):
     level: float = Field(gt=0, lt=1)
     max_samples: int = Field(ge=2)
     boundary: Literal["simulated", "always_valid"]
+    error_split: int = Field(ge=0)
+    fine_samplers: list[str]
+    fine_nfe: int = Field(ge=1)
 
 
 # Options of an evaluation that refine another one: where that one is given, they are as by default.

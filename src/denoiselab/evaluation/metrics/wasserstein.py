@@ -142,6 +142,10 @@ class SlicedScorer:
         out.update(data.stored(torch.arange(len(data))))
         return out
 
+    def features(self, samples: Tensor) -> Tensor:
+        """The points `(B, D)` float32 themselves."""
+        return samples.flatten(1).float()
+
     def scores(self, statistics: Points, reference: Points) -> dict[str, Score]:
         """The sliced W1 to sets of as many reference points as there are samples, averaged over these sets.
 
