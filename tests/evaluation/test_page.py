@@ -255,6 +255,27 @@ def test_published_curves_are_in_the_plot_where_protocol_and_model_match(tmp_pat
     assert trouble == []
 
 
+def test_scores_over_trainings_are_a_table_with_sentences(tmp_path, browser):
+    trouble = []
+    Store(tmp_path / "run").add(ladder())
+    cells = [{"sampler": name, "guidance": scale, "nfe": 10} for name, scale in (("<b>", 2), ("c", 1))]
+    mean = {"metric": "fid", "n": 512, "mean": 4.0, "interval": [3.5, 4.5], "training_sd": 0.2, "draw_sd": None}
+    means = [{**cell, **mean} for cell in cells]
+    one = {"best": cells[0], "other": cells[1], "mean": 0.25, "interval": [-0.1, 0.6]}
+    differences = [{**one, "sure": False, "seeds_needed": 9}, {**one, "sure": True, "seeds_needed": 3}]
+    panel = {"trainings": 3, "level": 0.05, "runs": ["a", "b"], "cells": means, "differences": differences}
+    write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")], panels=[panel])
+    page = opened(browser, tmp_path / "page.html", trouble)
+    rows = [row.locator("td").all_inner_texts() for row in page.locator("#panels tr").all()[1:]]
+    assert rows[0] == ["<b> scale=2@10", "fid", "512", "4.00", "[3.50, 4.50]", "0.20", ""]
+    told = page.inner_text("#panels")
+    assert "c@10 less <b> scale=2@10: 0.25, interval [-0.10, 0.60]: undecided; some 9 seeds would show" in told
+    assert "[-0.10, 0.60]: sure over trainings" in told
+    write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")])
+    assert not opened(browser, tmp_path / "page.html", trouble).locator("#trainings").is_visible()
+    assert trouble == []
+
+
 @pytest.mark.parametrize("size", [(1400, 900), (900, 800), (420, 800)])
 def test_the_answer_is_in_the_first_screen(size, tmp_path, browser):
     """Of a frontier of nine lines with long names, the nine cells within the budget and the pictures of three."""

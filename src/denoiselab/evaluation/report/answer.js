@@ -16,6 +16,14 @@ const lossOf = (cell, metric) => {
   return value === null ? null : lower_is_better === false ? -value : value;
 };
 
+// What is compared of a cell, its sign changed where more is better: at infinite n, or at n. Cells of different n have
+// different biases at n.
+function comparedLoss(cell, metric) {
+  const comparison = comparisonOf(cell.group, metric), place = comparison ? comparison.cells.indexOf(data.cells.indexOf(cell)) : -1;
+  if (place < 0) return lossOf(cell, metric);
+  return scoreOf(cell, metric).lower_is_better === false ? -comparison.values[place] : comparison.values[place];
+}
+
 // The comparison of all pairs of a group's cells by a metric, as it was computed when the page was written.
 function comparisonOf(group, metric) {
   return data.comparisons.find(c => c.group === group && c.metric === metric) ?? null;
@@ -59,10 +67,10 @@ function ranking(cells, metric, cost, budget) {
   const present = within.filter(c => !c.other_code), fair = present.length ? present : within;
   const rows = [];
   for (const [name, group] of lines(fair)) {
-    const cell = group.reduce((a, b) => lossOf(b, metric) < lossOf(a, metric) ? b : a);
+    const cell = group.reduce((a, b) => comparedLoss(b, metric) < comparedLoss(a, metric) ? b : a);
     rows.push({name, cell});
   }
-  rows.sort((a, b) => lossOf(a.cell, metric) - lossOf(b.cell, metric) || costOf(a.cell, cost) - costOf(b.cell, cost));
+  rows.sort((a, b) => comparedLoss(a.cell, metric) - comparedLoss(b.cell, metric) || costOf(a.cell, cost) - costOf(b.cell, cost));
   const beaten = row => rows.some(other => versus(row.cell, other.cell, metric)?.verdict === "worse");
   for (const row of rows) {
     row.against = row === rows[0] ? null : versus(row.cell, rows[0].cell, metric);
@@ -107,6 +115,7 @@ function answer({rows, cheaper}, metric, cost, budget) {
       + (Number.isFinite(needed) ? ` About ${(+needed.toPrecision(2)).toLocaleString("en")} samples a cell would tell them apart, if the differences stay.` : "");
   }
   const against = rows.map(r => r.against).filter(Boolean), unpaired = against.filter(a => !a.paired).length;
+  if (new Set(rows.map(r => r.cell.n)).size > 1) sure += " Cells have different n: they are ranked by their values at infinite n.";
   if (unpaired) sure += ` ${unpaired === against.length ? "The" : "Some"} differences are unpaired: cells have no stored influences.`;
   if (cheaper) sure += ` As good for less: ${cheaper.series} at ${atCost(costOf(cheaper, cost), cost)}, ${digits(scoreOf(cheaper, metric).value)}.`;
   return {headline, sure};

@@ -78,7 +78,7 @@ class Budget:
                 best, ties, worse = both.best([*within.values()])
                 named = [series[group[i]["cell"]] + f"@{group[i]['nfe']}" for i in range(len(group))]
                 cost = group[best][field] / _UNITS[unit][1]
-                parts = [f"under {self.text}: {named[best]}, {digits(both.value(best))} ({cost:.3g} {unit})"]
+                parts = [f"under {self.text}: {named[best]}, {digits(group[best]['score'])} ({cost:.3g} {unit})"]
                 parts += [f"{what}: {', '.join(named[i] for i in those)}" for what, those in
                           (("ties", ties), ("surely worse", worse)) if those]  # fmt: skip
                 out.append("; ".join(parts))

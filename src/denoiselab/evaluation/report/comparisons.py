@@ -19,8 +19,9 @@ _MOST = 120
 def comparisons(cells: Sequence[Record]) -> list[dict[str, Any]]:
     """For each group and metric, the differences of all pairs of the cells of each run's newest checkpoint.
 
-    `difference` and `error` (null without an estimate) are of the loss of cell i minus that of cell j for i < j, row by
-    row, and `paired` is 0 or 1; |difference| > critical x error is a verdict. Of more than 120 cells, the best.
+    `values` are what is compared, at infinite n or at n. `difference` and `error` (null without an estimate) are of the
+    loss of cell i minus that of cell j for i < j, row by row, and `paired` is 0 or 1; |difference| > critical x error
+    is a verdict. Of more than 120 cells, the best.
 
     Args:
         cells: Of the page, in its order, with their `group`, and their `estimates` by metric.
@@ -52,6 +53,7 @@ def _compared(
         "level": found.level,
         "at": found.at,
         "critical": round(found.critical, 4),
+        "values": [float(f"{found.value(i):.6g}") for i in range(len(estimates))],
         "difference": _upper(sign * found.difference),
         "error": _upper(found.standard_error if not isinstance(found, DecidedComparison) else found.scaled_error),
         "paired": [int(pair) for pair in _upper(found.paired.double())],

@@ -302,6 +302,29 @@ function grids(cells, metric, best) {
   for (const c of broken) element("div", `${label(c)}, NFE ${c.nfe}: ${c.error}`, failed);
 }
 
+// Scores over trainings that differ by their seed alone, and what they say of differences.
+function trainings() {
+  const box = $("panels"), interval = row => `[${row.interval.map(digits).join(", ")}]`;
+  const cell = c => `${c.sampler}${c.guidance === null || c.guidance === 1 ? "" : ` scale=${c.guidance}`}@${c.nfe}`;
+  $("trainings").style.display = data.panels.length ? "" : "none";
+  for (const panel of data.panels) {
+    element("p", `${panel.trainings} trainings: ${panel.runs.join(", ")}`, box);
+    const table = element("table", null, box), head = element("tr", null, table);
+    const names = ["cell", "metric", "n", "mean", `${number(100 - 100 * panel.level)} % interval`, "sd of training", "sd of draws"];
+    for (const text of names) element("th", text, head);
+    for (const row of panel.cells) {
+      const sd = v => v === null || v === undefined ? "" : digits(v), line = element("tr", null, table);
+      const texts = [cell(row), row.metric, String(row.n), digits(row.mean), interval(row), sd(row.training_sd), sd(row.draw_sd)];
+      for (const text of texts) element("td", text, line);
+    }
+    for (const one of panel.differences) {
+      const needed = one.seeds_needed ? `; some ${one.seeds_needed.toLocaleString("en")} seeds would show a difference of this size` : "";
+      const verdict = one.sure ? "sure over trainings" : `undecided${needed}`;
+      element("div", `${cell(one.other)} less ${cell(one.best)}: ${digits(one.mean)}, interval ${interval(one)}: ${verdict}`, box);
+    }
+  }
+}
+
 function curve() {
   const traces = [];
   let second = false;
@@ -373,3 +396,4 @@ $("frontier").on("plotly_hover", event => {
   if (cell) detail(cell);
 });
 curve();
+trainings();
