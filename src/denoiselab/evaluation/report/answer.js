@@ -112,7 +112,8 @@ function answer({rows, cheaper}, metric, cost, budget) {
   else {
     const needed = Math.max(...ties.map(r => samplesToDecide(r.cell, r.against) ?? Infinity));
     sure = "Not sure which of them" + (worse.length ? `; surely worse: ${listed(worse)}` : "") + "."
-      + (Number.isFinite(needed) ? ` About ${(+needed.toPrecision(2)).toLocaleString("en")} samples a cell would tell them apart, if the differences stay.` : "");
+      + (needed > 1e6 && Number.isFinite(needed) ? " More than a million samples a cell would have to tell them apart, if the differences stay."
+        : Number.isFinite(needed) ? ` About ${(+needed.toPrecision(2)).toLocaleString("en")} samples a cell would tell them apart, if the differences stay.` : "");
   }
   const against = rows.map(r => r.against).filter(Boolean), unpaired = against.filter(a => !a.paired).length;
   if (new Set(rows.map(r => r.cell.n)).size > 1) sure += " Cells have different n: they are ranked by their values at infinite n.";
@@ -136,4 +137,10 @@ function give(value, error) {
   if (error === null) return text;
   const shown = error.toFixed(decimals);
   return `${text} ± ${+shown === 0 && error > 0 ? error.toPrecision(1) : shown}`;
+}
+
+// A difference to as many decimals as the half width of its interval.
+function giveDifference(difference, half) {
+  const text = digits(half), decimals = (text.split(".")[1] ?? "").length;
+  return `${difference < 0 ? "−" : "+"}${Math.abs(difference).toFixed(Math.min(decimals, 8))} ± ${text}`;
 }

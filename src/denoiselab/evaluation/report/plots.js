@@ -156,7 +156,7 @@ function rank(cells, metric, cost, palette) {
     element("span", row.name, name);
     if (costOf(cell, cost) < budget * (1 - 1e-9)) element("span", ` at ${atCost(costOf(cell, cost), cost)}`, name, "note");
     element("td", give(score.value, score.standard_error), line, "figure");
-    element("td", against ? `${against.difference < 0 ? "−" : "+"}${give(Math.abs(against.difference), against.half)}` : "", line, "figure");
+    element("td", against ? giveDifference(against.difference, against.half) : "", line, "figure");
     element("span", verdict, element("td", null, line), "verdict");
     line.tabIndex = 0;
     for (const event of ["click", "focus"]) line.addEventListener(event, () => detail(cell));
