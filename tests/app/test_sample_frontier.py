@@ -366,3 +366,9 @@ def test_a_frontier_that_is_drawn_until_it_is_decided(copy, invoke):
     (compared,) = (one for one in page["comparisons"] if set(one["cells"]) & set(shown))
     assert compared["metric"] == "fd_classifier_infinity"
     assert sorted(compared["cells"]) == sorted(shown)
+    # One that was killed before its first record goes on in the folder that was asked for.
+    out = copy.parent / "out"
+    shutil.copytree(copy / "decided", out / "decided")
+    result = invoke("sample.py", f"ckpt={copy}", *decided, "task.max_samples=512", f"out={out}")
+    assert result.code == 0, result.err
+    assert {record["cell"] for record in records(out)} == {record["cell"] for record in new}

@@ -26,7 +26,7 @@ from denoiselab.evaluation.verdicts.compare import Estimate
 from denoiselab.evaluation.verdicts.frontiers import estimate
 from denoiselab.evaluation.verdicts.sequential import planned_looks
 
-_FOLDER, _LOOKS = "decided", "looks.json"
+DECIDED, _LOOKS = "decided", "looks.json"
 
 
 class Outcome(NamedTuple):
@@ -96,7 +96,7 @@ class UntilDecided:
         stopping = self.stopping._asdict()
         if self.stopping.boundary == ALWAYS_VALID:
             del stopping["max_samples"]
-        return self.store.directory / _FOLDER / key_of({**stopping, "cells": [one.key for one in entrants]})[:16]
+        return self.store.directory / DECIDED / key_of({**stopping, "cells": [one.key for one in entrants]})[:16]
 
     def _at_start(self, folder: Path, entrants: Sequence[Entrant], looks: Sequence[int]) -> Standing:
         """Where the frontier was left; its beginning if a file is missing or damaged."""

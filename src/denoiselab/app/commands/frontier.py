@@ -28,6 +28,7 @@ from denoiselab.app.runs.paths import device_of, newest
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Extractor, Frontier, Record, Store
+from denoiselab.evaluation.decided import DECIDED
 from denoiselab.evaluation.report.budget import Budget
 from denoiselab.files import sha256_of
 from denoiselab.from_config import identity
@@ -120,7 +121,8 @@ class ScoreFrontier(Task):
         options = {key: value for key, value in self.options(asked).items() if key != "best_under"}
         jobs = [_job(path, options, asked) for path in checkpoints(asked.ckpt)]
         out = Path(asked.out or "")
-        first = asked.out is not None and len(jobs) == 1 and not (out / "frontier.json").is_file()
+        begun = (out / "frontier.json").is_file() or (out / DECIDED).is_dir()
+        first = asked.out is not None and len(jobs) == 1 and not begun
         if first and out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise BadInput(f"out={out}: exists already, and holds no frontier; name another folder with out=...")
         leader = is_leader()
