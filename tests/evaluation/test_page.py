@@ -264,6 +264,7 @@ def test_scores_over_trainings_are_a_table_with_sentences(tmp_path, browser):
     one = {"best": cells[0], "other": cells[1], "mean": 0.25, "interval": [-0.1, 0.6]}
     differences = [{**one, "sure": False, "seeds_needed": 9}, {**one, "sure": True, "seeds_needed": 3}]
     panel = {"trainings": 3, "level": 0.05, "runs": ["a", "b"], "cells": means, "differences": differences}
+    Image.new("RGB", (90, 40), (9, 9, 9)).save(tmp_path / "run" / "error_split.png")
     write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")], panels=[panel])
     page = opened(browser, tmp_path / "page.html", trouble)
     rows = [row.locator("td").all_inner_texts() for row in page.locator("#panels tr").all()[1:]]
@@ -271,8 +272,12 @@ def test_scores_over_trainings_are_a_table_with_sentences(tmp_path, browser):
     told = page.inner_text("#panels")
     assert "c@10 less <b> scale=2@10: 0.25, interval [-0.10, 0.60]: undecided; some 9 seeds would show" in told
     assert "[-0.10, 0.60]: sure over trainings" in told
+    assert page.evaluate("document.querySelector('#errorsplit img').naturalWidth") == 90
+    (tmp_path / "run" / "error_split.png").write_bytes(b"damaged")
     write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")])
-    assert not opened(browser, tmp_path / "page.html", trouble).locator("#trainings").is_visible()
+    page = opened(browser, tmp_path / "page.html", trouble)
+    assert not page.locator("#trainings").is_visible()
+    assert not page.locator("#split").is_visible()
     assert trouble == []
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from denoiselab.evaluation.records import Record, comparable, measured, rule
+from denoiselab.evaluation.report import error_picture
 from denoiselab.evaluation.report.comparisons import comparisons
 from denoiselab.evaluation.report.published_curves import published_curves
 from denoiselab.evaluation.report.tables import by_series, code_name
@@ -100,6 +101,7 @@ def write_page(
         "configs": [{"run": run.name, "text": run.config} for run in runs if run.config],
         "comparisons": comparisons(cells),
         "panels": [*panels],
+        "errors": [{"run": run.name, "picture": picture} for run in runs if (picture := _error_split(run)) is not None],
         "published": published_curves(papers, cells, {run.name: run.config for run in runs}),
     }
     names = ", ".join(run.name for run in runs[:3]) + (" and others" if runs[3:] else "")
@@ -196,6 +198,17 @@ def _picture(path: Path, shape: Sequence[int]) -> str | None:
         return _embedded(path, shape)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
+
+
+def _error_split(run: PageRun) -> str | None:
+    """The picture of a run's solver error and model error as a data URI; None if it is missing or damaged."""
+    buffer = io.BytesIO()
+    try:
+        with Image.open(run.store.directory / error_picture.NAME, formats=("PNG",)) as picture:
+            picture.convert("RGB").save(buffer, "PNG", optimize=True)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _embedded(path: Path, shape: Sequence[int]) -> str:

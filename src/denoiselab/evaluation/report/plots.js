@@ -397,3 +397,8 @@ $("frontier").on("plotly_hover", event => {
 });
 curve();
 trainings();
+$("split").style.display = data.errors.length ? "" : "none";
+for (const {run, picture} of data.errors) {
+  if (manyRuns) element("p", run, $("errorsplit"));
+  const image = element("img", null, $("errorsplit")); image.src = picture; image.alt = `error of solver and model, ${run}`;
+}
