@@ -159,7 +159,8 @@ PLACES = [
     [], ["sampler=ddpm"], ["evaluation/extractor=inception"], ["data=image_folder"], ["data=litdata"], ["data=cifar10"],
     ["conditioner=label"], ["conditioner=text"], ["codec=autoencoder_kl"], ["task=frontier"],
     ["task=likelihood", "task/method=bound"], ["task=fit_grid"], ["task=encode"], ["task=interpolate"], ["task=export"],
-    ["schedule=ddpm"], ["network=adm"], ["ema=power"], ["trainer=ddp"], ["import=dit"], ["import=diffusers"], ["logger=wandb"],
+    ["schedule=ddpm"], ["network=adm"], ["ema=power"], ["trainer=ddp"], ["import=dit"], ["import=diffusers"],
+    ["logger=wandb"],
 ]  # fmt: skip
 
 
