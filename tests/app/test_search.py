@@ -2,8 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
+
+from denoiselab.app.commands import search
+from denoiselab.pretrained import read
+
+LATER = ("rescore", "stop", "level", "max_samples", "boundary", "error_split", "fine_samplers", "fine_nfe")
 
 
 @pytest.fixture
@@ -61,12 +67,28 @@ def test_a_search_scores_all_combinations_and_the_best_again(copy, invoke):
 
 def test_each_budget_has_a_choice_of_its_own(copy, invoke):
     words = [f"ckpt={copy}", "task=search", "num_samples=48", "confirm=1"]
-    result = invoke("sample.py", *words, "over={sampler:[ddim,dpmpp_2m],nfe:[2,4]}")
+    result = invoke("sample.py", *words, "over={sampler:[ddim,heun],nfe:[3,4]}")
     assert result.code == 0, result.err
     found = result_of(copy)
-    assert [one["budget"] for one in found["chosen"]] == [2, 4]
+    asked = [{"sampler": name, "nfe": nfe} for name in ("ddim", "heun") for nfe in (3, 4)]
+    assert [one["options"] for one in found["combinations"]] == asked  # heun spends 3 of both
+    assert [one["nfe"] for one in found["combinations"]] == [3, 4, 3, 3]
+    assert [one["budget"] for one in found["chosen"]] == [3, 4]
     assert sum(one["fresh_cell"] is not None for one in found["combinations"]) == 2
     assert result.out.count("chosen: sampler=") == 2
+
+
+def test_a_run_without_the_options_of_later_versions_is_searched(copy, invoke, monkeypatch):
+    """Runs of version 0.1 state none of them."""
+
+    def read_old(*given, **options):
+        loaded = read(*given, **options)
+        evaluation = {option: value for option, value in loaded.config["evaluation"].items() if option not in LATER}
+        return replace(loaded, config={**loaded.config, "evaluation": evaluation})
+
+    monkeypatch.setattr(search, "read", read_old)
+    result = invoke("sample.py", f"ckpt={copy}", *SMALL, "over={weights:[raw]}")
+    assert result.code == 0, result.err
 
 
 REFUSED = [

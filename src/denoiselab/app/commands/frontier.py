@@ -188,8 +188,8 @@ def evaluation_of(loaded: Loaded, own: Mapping[str, Any]) -> tuple[Config, Evalu
     trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
     default: Config = {
         "weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None,
-        "reference_data": "same", "stop": "fixed", "level": 0.05, "max_samples": 50_000, "boundary": "simulated",
-        "error_split": 0, "fine_samplers": ["unipc", "heun"], "fine_nfe": 200,
+        "reference_data": "same", "rescore": False, "stop": "fixed", "level": 0.05, "max_samples": 50_000,
+        "boundary": "simulated", "error_split": 0, "fine_samplers": ["unipc", "heun"], "fine_nfe": 200,
     }  # fmt: skip
     evaluation = replaced({**default, **trained}, own)
     parsed = parse(Evaluation, evaluation, "task")

@@ -213,17 +213,18 @@ def _frontier(entrants: Sequence[_Entrant], loaded: Loaded, numbers: tuple[int, 
 
 
 def _scored(evaluator: Evaluator, job: Job, entrants: Sequence[_Entrant], frontier: Frontier) -> list[_Found]:
-    """Combinations with their scores, each cell once."""
+    """Combinations with their scores, each cell once a budget; a sampler may spend the same calls of two budgets."""
     records = evaluator.score(frontier, job.evaluation, job.loaded.images_seen)
     cells = {(r["weights"], r["guidance"], r["sampler"], r["steps"]): r for r in reversed(records)}
-    once = {one.cell: one for one in reversed(entrants)}
+    once = {(one.cell, one.combination.group): one for one in reversed(entrants)}
     return [
-        _Found(one, Scouted(one.combination.options, cells[cell], one.combination.group))
-        for cell, one in reversed(once.items())
+        _Found(one, Scouted(one.combination.options, cells[one.cell], one.combination.group))
+        for one in reversed(once.values())
     ]
 
 
 def _tell_size(entrants: Sequence[_Entrant], frontier: Frontier) -> None:
     calls = sum(frontier.calls) * len(frontier.weights) * len(frontier.guidance) * frontier.num_samples
-    text = f"search: {len({one.cell for one in entrants})} combinations, {calls:,} network calls, then fresh samples"
+    count = len({(one.cell, one.combination.group) for one in entrants})
+    text = f"search: {count} combinations, {calls:,} network calls, then fresh samples"
     console(stderr=True).print(text)
