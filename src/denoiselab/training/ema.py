@@ -85,7 +85,7 @@ class Names:
     basis: Basis = field(default_factory=Basis)
 
     def chosen(self, asked: str | None, option: str) -> str:
-        """The name of weights asked for, or the first one.
+        """The name of weights asked for, or the first one; `ema@<width>` of an average that is stored is its name.
 
         Raises:
             BadInput: If there are none of that name; the message calls it `option`.
@@ -99,7 +99,7 @@ class Names:
             hint = closest(asked, self.stored)
             raise BadInput(f"{option}={asked}: unknown; {hint}allowed: {', '.join(self.stored)}{widths}.")
         self.basis.check(width, option)
-        return name_of(width)
+        return self.basis.tracked(width) or name_of(width)
 
 
 class EMA:

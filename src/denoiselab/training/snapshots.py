@@ -84,8 +84,12 @@ class Snapshots:
         try:
             with atomic(_file(folder, images_seen)) as file:
                 torch.save({"format": 1, "images_seen": images_seen, "averages": copies}, file)
-        except RuntimeError as error:  # torch does not say why a write failed
-            raise OSError(f"{_file(folder, images_seen)}: cannot be written; is the disk full?") from error
+        except (OSError, RuntimeError) as error:  # of the latter torch does not say why a write failed
+            reason = getattr(error, "strerror", None) or "is the disk full?"
+            raise OSError(
+                f"{_file(folder, images_seen)}: a snapshot of ema.snapshots cannot be written ({reason}); ema.snapshots=null "
+                "keeps none."
+            ) from error
         interval, first = self._interval(images_seen), dict[int, int]()
         for moment in found(folder):
             if moment < interval or first.setdefault(moment // interval, moment) != moment:
@@ -140,7 +144,7 @@ class Basis:
         asked = f"{option}={name_of(sigma_rel)}"
         if not self.widths or not self.images:
             raise BadInput(f"{asked}: this model has no averages by a power function; a run has them with ema=power.")
-        if self._tracked(sigma_rel) or (0 < sigma_rel <= WIDEST and self._error(sigma_rel) <= TOLERANCE):
+        if self.tracked(sigma_rel) or (0 < sigma_rel <= WIDEST and self._error(sigma_rel) <= TOLERANCE):
             return
         if not self.moments:
             where = "" if self.folder is None else f" in {self.folder}"
@@ -175,7 +179,7 @@ class Basis:
         Raises:
             BadInput: If a file is damaged, or of another network.
         """
-        if name := self._tracked(sigma_rel):
+        if name := self.tracked(sigma_rel):
             return dict(own[name])
         first = own[next(iter(self.widths))]
         total = {key: torch.zeros(tensor.shape, dtype=torch.float64) for key, tensor in first.items()}
@@ -191,7 +195,8 @@ class Basis:
     def _terms(self) -> list[Term]:
         return [Term(images, width) for images in (self.images, *self.moments) for width in self.widths.values()]
 
-    def _tracked(self, sigma_rel: float) -> str | None:
+    def tracked(self, sigma_rel: float) -> str | None:
+        """The name of the tracked average of a width, if there is one."""
         return next((name for name, width in self.widths.items() if math.isclose(width, sigma_rel)), None)
 
     def _error(self, sigma_rel: float) -> float:
