@@ -6,7 +6,7 @@ from scipy.stats import ttest_1samp
 from test_page import record
 
 from denoiselab.app.commands.panel import alone, panels, sentences, table
-from denoiselab.evaluation import Store
+from denoiselab.evaluation import Store, trainings
 from denoiselab.evaluation.contracts import Influences
 from denoiselab.evaluation.trainings import panel_of
 from denoiselab.evaluation.verdicts.panel import crossed
@@ -74,6 +74,32 @@ def test_runs_that_score_indices_of_their_own_have_the_plain_t_interval(tmp_path
     low, high = ttest_1samp(draws()[:, 0].mean(1), 0).confidence_interval(0.95)
     assert panel["cells"][0]["interval"] == pytest.approx([float(low), float(high)])
     assert not panel["cells"][0]["crossed"]
+
+
+class Scores:
+    """A store of cells with these scores, of indices of its own."""
+
+    def __init__(self, seed, scores):
+        rows = [record(f"sampler{i}", 10, value, n=N, seed=seed) | {"cell": f"{i}"} for i, value in enumerate(scores)]
+        self.rows = [one | {"scores": {one["metric"]: {"standard_error": None}}} for one in rows]
+
+    def read(self):
+        return dict(enumerate(self.rows))
+
+    def influences(self, record):
+        return {}
+
+
+def test_true_ties_over_trainings_are_seldom_sure_of_any_difference(monkeypatch):
+    monkeypatch.setattr(trainings, "seeds_needed", lambda ratio: None)  # slow
+    rng = torch.Generator().manual_seed(0)
+    wrong, frontiers = 0, 300
+    for _ in range(frontiers):
+        scores = 1 + 0.01 * torch.randn(6, 3, generator=rng, dtype=torch.float64)
+        panel = panel_of([Scores(seed, column.tolist()) for seed, column in enumerate(scores.T)])
+        assert len(panel["differences"]) == 5
+        wrong += any(difference["sure"] for difference in panel["differences"])
+    assert wrong / frontiers <= 0.06
 
 
 def test_runs_on_the_same_indices_without_influences_make_no_panel(tmp_path):

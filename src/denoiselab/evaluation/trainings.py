@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -52,7 +53,8 @@ def panel_of(stores: Sequence[Store], level: float = 0.05) -> dict[str, Any] | N
 
     `cells` has a row a cell: the mean over trainings with its t interval, and the standard deviations of a score by
     training alone and by drawing its samples alone. `differences` has the best cell of each number of network calls
-    against each other one, with intervals that hold together, and the trainings that a test of power 0.8 needs.
+    against each other one, with intervals that hold together for all pairs of them, as the best is chosen by the same
+    scores, and the trainings that a test of power 0.8 needs.
 
     Trainings that score the same indices share the draws, which is part of the intervals; trainings that score
     indices of their own (another `evaluation.seed` each) do not.
@@ -64,12 +66,13 @@ def panel_of(stores: Sequence[Store], level: float = 0.05) -> dict[str, Any] | N
     cells = [cell for cell in _cells(stores) if len(cell.seeds) == len(stores) or _paired([cell])]
     if not cells:
         return None
-    pairs = [(best, other) for best, *others in _budgets(cells) for other in others]
+    budgets = [*_budgets(cells)]
+    pairs = sum(math.comb(len(budget), 2) for budget in budgets)  # any of them may be the best and another one
     return {
         "trainings": len(stores),
         "level": level,
         "cells": [_row(cell, level) for cell in cells],
-        "differences": [_difference(*pair, level / len(pairs)) for pair in pairs],
+        "differences": [_difference(best, other, level / pairs) for best, *others in budgets for other in others],
     }
 
 
