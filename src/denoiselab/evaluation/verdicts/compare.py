@@ -22,6 +22,9 @@ _DRAWS = 20_000
 # Float32 features move an influence by 5e-6 of its spread. Cells that differ by less than this are of the same samples.
 _SAME = 1e-4
 
+# Influences are float32: a variance from them differs from that of a score, stored apart, by less than this, times it.
+_ROUNDING = 1e-5
+
 
 class Estimate(NamedTuple):
     """A score to be compared.
@@ -225,8 +228,9 @@ def compare(estimates: Sequence[Estimate], level: float = 0.05, seed: int = 0) -
 
     The variance of a difference of values at infinity is that of the jackknife, V1, and of values at n it is
     max(V1 - V2, V2 / 2), V1 at most: the jackknife counts the second order's variance V2 twice, and the value at
-    infinity, which is bilinear in both halves of the samples, has it twice. Scores without influences have the sum of
-    their own variances.
+    infinity, which is bilinear in both halves of the samples, has it twice. Added is the square of the difference of
+    what the lines of two scores to infinity miss, which is what their own variances have above V1. Scores without
+    influences have the sum of their own variances.
 
     Args:
         estimates: At least one. At values of different n, they must be unbiased.
@@ -250,14 +254,22 @@ def compare(estimates: Sequence[Estimate], level: float = 0.05, seed: int = 0) -
         paired[there[:, None], there] = True
         covariance[there[:, None], there] = found.covariance
         second = found.second if at == "n" else torch.zeros_like(found.second)
+        bent = _bent(own[there], found.covariance.diagonal()) if at == "infinity" else torch.zeros(())
         within = torch.minimum(found.first, torch.maximum(found.first - second, second / 2))
-        variance[there[:, None], there] = within + found.blocks
+        variance[there[:, None], there] = within + found.blocks + bent
     diagonal = covariance.diagonal()
     scale = diagonal[:, None] + diagonal
     difference = value[:, None] - value
     same = paired & (variance <= _SAME**2 * scale) & (difference.square() <= _SAME * scale)
     variance.fill_diagonal_(0)
     return Comparison(estimates, difference, variance.sqrt(), paired, level, at, covariance, seed, same)
+
+
+def _bent(own: Tensor, first: Tensor) -> Tensor:
+    """Squared differences `(K, K)` of what the lines to infinity miss, from variances with it and without, `(K,)`."""
+    over = own - first
+    missed = over.where(over > _ROUNDING * first, 0).sqrt()
+    return (missed[:, None] - missed).square()
 
 
 def _cheaper(cost: Tensor) -> Tensor:
