@@ -10,6 +10,7 @@ import torch
 from conftest import QUICK
 from omegaconf import OmegaConf
 
+from denoiselab.app.runs.processes import DirectoryCheck
 from denoiselab.training.callbacks_evaluation import FrontierScores
 from denoiselab.training.checkpoint_files import read_checkpoint
 from denoiselab.training.ema import EMA
@@ -225,3 +226,13 @@ def test_a_malformed_state_of_a_training_is_one_sentence(finished, tmp_path, inv
         result = invoke("train.py", *extended(copy))
         assert result.code == 2, (key, wrong, result.err)
         assert str(copy / LAST) in result.last
+
+
+def test_a_failure_after_the_last_step_loses_no_training(tmp_path, invoke, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("monitored metric not found")
+
+    monkeypatch.setattr(DirectoryCheck, "on_train_epoch_end", fail)
+    result = invoke("train.py", *QUICK, f"paths.run_dir={tmp_path / 'run'}", NEVER)
+    assert result.code == 1 and "monitored metric not found" in result.err
+    assert read_checkpoint(tmp_path / "run" / LAST)["denoiselab"]["images_seen"] == 64

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import pytest
 from conftest import QUICK
 
 EVERY = ["callbacks.held_out.every_images=32", "callbacks.held_out.num_samples=8", "evaluation.nfe=[2]"]
@@ -36,3 +37,18 @@ def test_early_stopping_monitors_it(tmp_path, invoke):
     with (run / "metrics.csv").open() as file:
         seen = [int(row["images_seen"]) for row in csv.DictReader(file) if row.get("held_out/loss")]
     assert seen == [32, 64]  # the second is no better than the first by 100
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["monitor=train/loss"], "monitor=train/loss: the run does not log it; allowed: held_out/loss, held_out/loss_"),
+        (["check_on_train_epoch_end=null"], "check_on_train_epoch_end=None: a training is one epoch"),
+    ],
+)
+def test_a_stop_that_cannot_work_is_refused(tmp_path, invoke, given, said):
+    options = [f"callbacks.early_stopping.{one}" for one in given]
+    result = invoke(
+        "train.py", *QUICK, *EVERY, f"paths.run_dir={tmp_path / 'run'}", "callbacks=early_stopping", *options
+    )
+    assert result.code == 2 and said in result.err and not (tmp_path / "run").exists()

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from denoiselab.data import DataSet, clean
 from denoiselab.model import Model
 from denoiselab.noise import SAMPLING, Noise
+from denoiselab.schedules import Level, Schedule
 
 # Half log-SNRs; those outside a schedule's range are left out.
 LEVELS = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
@@ -29,6 +30,12 @@ class LevelLoss(NamedTuple):
     lam: float
     value: float
     standard_error: float | None
+
+
+def inside_of(schedule: Schedule, levels: Sequence[float] = LEVELS) -> list[tuple[float, Level]]:
+    """The half log-SNRs that are in a schedule's range, each with its level."""
+    grid = schedule.at(torch.tensor(levels, dtype=torch.float64)).unbind()
+    return [(lam, level) for lam, level in zip(levels, grid, strict=True) if abs(float(level.lam) - lam) < 0.01]
 
 
 @torch.no_grad()
@@ -58,8 +65,7 @@ def level_losses(
         check: Called after each batch; an exception stops the measurement.
     """
     schedule, device = model.denoiser.schedule, model.device
-    grid = schedule.at(torch.tensor(levels, dtype=torch.float64)).unbind()
-    inside = [(lam, level) for lam, level in zip(levels, grid, strict=True) if abs(float(level.lam) - lam) < 0.01]
+    inside = inside_of(schedule, levels)
     n = min(num_samples, len(data))
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     sums = torch.zeros(2, len(inside), dtype=torch.float64, device=device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ class Checkpoints(Checkpoint):
     """Writes `last.ckpt` at intervals, at the end, and when a signal to stop is received.
 
     As a subclass of Lightning's `Checkpoint` it is called after all other callbacks, and saves their states after the
-    batch. All ranks agree on a stop at the end of an optimizer step, when the state is complete.
+    batch. All ranks agree on a stop at the end of an optimizer step, when the state is complete. On one device it also
+    saves when an exception ends the training between two steps.
 
     Args:
         directory: Of the checkpoints.
@@ -70,10 +72,14 @@ class Checkpoints(Checkpoint):
         self.keep_last = keep_last
         self._saved_at = -1  # images seen by `last.ckpt`
         self._due = self._keep_due = False
+        self._whole = False  # whether weights, optimizer and callbacks have the state after a step
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Replace the SIGTERM handler that Lightning has just installed, which hangs on several ranks."""
         self.interruption.install()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        self._whole = False
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -94,10 +100,19 @@ class Checkpoints(Checkpoint):
         self._due = self._keep_due = False
         if stop:
             self.interruption.stop()
+        self._whole = True
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, DiffusionModule)
+        self._whole = False
         self._save(trainer, module)
+
+    def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        """Save what a failure between two steps would lose; of several ranks one alone may have failed."""
+        assert isinstance(module, DiffusionModule)
+        if self._whole and trainer.world_size == 1 and isinstance(exception, Exception):
+            with suppress(Exception):  # the failure itself is what is reported
+                self._save(trainer, module)
 
     def _save(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         """Write `last.ckpt` and rename the former one, unless it holds the same weights."""

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException  # 
 from denoiselab.app.building import parts, rehearsal
 from denoiselab.app.building.error_splits import fine_of
 from denoiselab.app.building.evaluator import HELD_OUT_LOSS, Evaluator, frontier_of, optimized_metric
+from denoiselab.app.building.monitors import check_monitors
 from denoiselab.app.building.training_callbacks import PeriodicEvaluations
 from denoiselab.app.config.settings import Config, TrainSettings, parse
 from denoiselab.app.runs.devices import resolve_accelerator
@@ -119,6 +120,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     frontier = frontier_of(config["evaluation"], model, names)
     fine = fine_of(config["evaluation"], frontier, model, names, "evaluation")
     periodic = PeriodicEvaluations(config, model, names, evaluator)
+    trainer = _trainer(config, settings, path, interruption, periodic, evaluator)
     if settings.optimized_metric == HELD_OUT_LOSS and not len(held_out):
         raise BadInput(f"optimized_metric={HELD_OUT_LOSS}: {config['data']['name']} has no held-out data.")
     return Run(
@@ -132,7 +134,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         held_out_losses=periodic.held_out((config["callbacks"].get("held_out") or {}).get("num_samples", _PROFILE)),
         optimized=optimized_metric(settings.optimized_metric, frontier),
         trackers=construct(config["logger"], "logger"),
-        trainer=_trainer(config, settings, path, interruption, periodic),
+        trainer=trainer,
         interruption=interruption,
         images=images,
         held_out=held_out,
@@ -156,7 +158,12 @@ def _load(config: Config, model: Model) -> tuple[DataSet, DataSet]:
 
 
 def _trainer(
-    config: Config, settings: TrainSettings, path: Path, interruption: Interruption, periodic: PeriodicEvaluations
+    config: Config,
+    settings: TrainSettings,
+    path: Path,
+    interruption: Interruption,
+    periodic: PeriodicEvaluations,
+    evaluator: Evaluator,
 ) -> pl.Trainer:
     given: dict[str, dict[str, Any]] = {
         "checkpoints": {"directory": path / CHECKPOINTS, "interruption": interruption},
@@ -168,6 +175,7 @@ def _trainer(
         construct(node, f"callbacks.{name}", _REFUSALS, **given.get(name, {}))
         for name, node in config["callbacks"].items()
     ]
+    check_monitors(dict(zip(config["callbacks"], callbacks, strict=True)), config, evaluator)
     trainer: pl.Trainer = construct(
         {**config["trainer"], "accelerator": resolve_accelerator(config["trainer"]["accelerator"])},
         "trainer",

@@ -38,8 +38,13 @@ def held_out_losses(evaluator: Evaluator, weights: str, num_samples: int) -> dic
         losses = level_losses(model, evaluator.held_out, num_samples, batch, check=evaluator.check)
     if not losses:
         return {}
-    named = {f"held_out/loss_lam{loss.lam:+g}": loss.value for loss in losses}
+    named = {held_out_name(loss.lam): loss.value for loss in losses}
     return {HELD_OUT_LOSS: fmean(named.values()), **named}
+
+
+def held_out_name(lam: float) -> str:
+    """The name of the loss on held-out data at a half log-SNR."""
+    return f"{HELD_OUT_LOSS}_lam{lam:+g}"
 
 
 class PeriodicEvaluations:
