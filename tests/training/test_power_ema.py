@@ -143,6 +143,14 @@ def test_interrupted_and_continued_keeps_the_same_snapshots(tmp_path):
         assert torch.equal(one, two)
 
 
+def test_a_snapshot_that_cannot_be_written_names_the_option(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        OSError, match=r"/file/0{9}100\.pt: cannot be written \((File exists|Not a dir).*ema.snapshots=null"
+    ):
+        train(tmp_path / "file", [20] * 5, Snapshots(every_images=100))
+
+
 def test_names_of_widths(tmp_path):
     ema, end = train(tmp_path, [10] * 400, Snapshots(every_images=100))
     names = Names(["ema", "narrow", RAW], basis(end, ema.widths, tmp_path))

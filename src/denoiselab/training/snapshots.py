@@ -87,8 +87,8 @@ class Snapshots:
         except (OSError, RuntimeError) as error:  # of the latter torch does not say why a write failed
             reason = getattr(error, "strerror", None) or "is the disk full?"
             raise OSError(
-                f"{_file(folder, images_seen)}: a snapshot of ema.snapshots cannot be written ({reason}); ema.snapshots=null "
-                "keeps none."
+                f"{_file(folder, images_seen)}: cannot be written ({reason}); ema.snapshots=null writes none, and the "
+                "checkpoints before are kept"
             ) from error
         interval, first = self._interval(images_seen), dict[int, int]()
         for moment in found(folder):
