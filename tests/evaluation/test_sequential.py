@@ -116,7 +116,7 @@ def test_a_cell_is_dominated_by_one_of_equal_or_less_cost_alone():
     assert decisions.dominated([10, 10, 20, 20]) == [None, 0, 3, None]  # by the best of those that are better
 
 
-def test_wanted_pairs_are_the_best_of_each_budget_and_neighbours_on_the_pareto_line():
+def test_wanted_pairs_are_the_best_of_each_budget_and_each_cell_with_the_best_of_no_greater_cost():
     """The definition, over all pairs, on random frontiers."""
     rng = torch.Generator().manual_seed(0)
     for _ in range(50):
@@ -124,17 +124,14 @@ def test_wanted_pairs_are_the_best_of_each_budget_and_neighbours_on_the_pareto_l
         costs = [5, 5, 5, 10, 9, 10, 20, 20, 20]
         budgets = [5, 5, 5, 10, 10, 10, 20, 20, 20]
         kept = [cell for cell in range(9) if torch.rand((), generator=rng) < 0.8]
-        line = [
-            j for j in kept
-            if not any((costs[i] <= costs[j] and losses[i] < losses[j]) for i in kept if i != j)
-        ]  # fmt: skip
         expected = set()
         for i, j in itertools.combinations(kept, 2):
-            group = [cell for cell in kept if budgets[cell] == budgets[i]]
-            best = min(group, key=lambda cell: losses[cell])
-            neighbours = {i, j} <= {*line} and not any(
-                min(costs[i], costs[j]) < costs[k] < max(costs[i], costs[j]) for k in line
-            )
-            if (budgets[i] == budgets[j] and best in (i, j)) or neighbours:
+            best = min((cell for cell in kept if budgets[cell] == budgets[i]), key=losses.__getitem__)
+            if budgets[i] == budgets[j] and best in (i, j):
                 expected.add((i, j))
+        for j in kept:
+            rivals = [i for i in kept if costs[i] < costs[j] or (costs[i] == costs[j] and losses[i] < losses[j])]
+            if rivals:
+                best = min(rivals, key=losses.__getitem__)
+                expected.add((min(best, j), max(best, j)))
         assert {*wanted(losses, costs, budgets, kept)} == expected

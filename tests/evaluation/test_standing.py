@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from denoiselab.evaluation.standing import ALWAYS_VALID, Entrant, Standing, Stopping
+from denoiselab.evaluation.standing import ALWAYS_VALID, SIMULATED, Entrant, Standing, Stopping
 from denoiselab.evaluation.verdicts import Estimate, Influences
 
 LOOKS = [256, 512, 1024]
@@ -18,21 +18,21 @@ def draws(n=LOOKS[-1], cells=4, common=0.9, seed=0):
     return common**0.5 * shared + (1 - common) ** 0.5 * own
 
 
-def estimates(standing, samples, means, lower=True, failed=()):
+def estimates(standing, samples, means, lower=True, failed=(), costs=COSTS):
     n, out = standing.looks[standing.taken], []
     for cell in standing.open:
         x = samples[cell, :n] + means[cell]
         influences = Influences(x - x.mean(), torch.empty(0), n)
         value = float(x.mean()) if lower else -float(x.mean())
-        one = Estimate(NAMES[cell], value, float(x.std() / n**0.5), n, influences, lower, COSTS[cell], value, 0.1)
+        one = Estimate(NAMES[cell], value, float(x.std() / n**0.5), n, influences, lower, costs[cell], value, 0.1)
         out.append(None if cell in failed else one)
     return out
 
 
-def run(samples, means, stopping=None, looks=LOOKS, standing=None, stop=99, **options):
+def run(samples, means, stopping=None, looks=LOOKS, standing=None, stop=99, entrants=ENTRANTS, **options):
     standing = standing or Standing.at_start(len(means), looks)
     while standing.open and stop:
-        standing.take(estimates(standing, samples, means, **options), ENTRANTS, stopping or Stopping())
+        standing.take(estimates(standing, samples, means, **options), entrants, stopping or Stopping())
         stop -= 1
     return standing
 
@@ -77,6 +77,21 @@ def test_cells_that_are_dearer_and_worse_get_no_more_samples():
     standing = run(draws(), [1.0, 1.0, 2.0, 2.0])
     assert standing.n == [1024, 1024, 256, 256]
     assert [reason[:12] for reason in standing.reasons(ENTRANTS)[2:]] == ["surely worse"] * 2
+
+
+@pytest.mark.parametrize("gain", [0.001, -0.001])
+def test_a_cell_alone_at_its_budget_is_drawn_whichever_side_its_noise_is_on(gain):
+    samples = draws()
+    samples -= samples.mean(1, keepdim=True)
+    standing = run(samples[[0, 2]], [1.0, 1.0 - gain], entrants=ENTRANTS[1:3], costs=COSTS[1:3])
+    assert standing.n == [1024, 1024]
+    assert standing.reasons(ENTRANTS[1:3]) == ["undecided after 1024"] * 2
+
+
+@pytest.mark.parametrize("boundary", [SIMULATED, ALWAYS_VALID])
+def test_one_cell_is_decided_at_the_first_look(boundary):
+    standing = run(draws()[:1], [1.0], Stopping(boundary=boundary))
+    assert (standing.n, standing.reasons(ENTRANTS[:1])) == ([256], ["decided"])
 
 
 def test_a_failed_cell_is_out():

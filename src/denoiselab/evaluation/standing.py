@@ -121,7 +121,7 @@ class Standing:
             self.losses[cell], self.costs[cell] = sign * value, one.cost
         if stopping.boundary == ALWAYS_VALID:
             count = len(self.n)
-            multiple = always_valid_multiple(n, self.tightest, stopping.level, count * (count - 1) // 2)
+            multiple = always_valid_multiple(n, self.tightest, stopping.level, max(1, count * (count - 1) // 2))
         else:
             if self.multiple is None:
                 self.multiple = simulated_multiple(comparison.covariance, self.looks, stopping.level)

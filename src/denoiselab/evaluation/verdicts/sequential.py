@@ -7,7 +7,6 @@ looks and all pairs at once.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -182,7 +181,7 @@ def wanted(
 ) -> list[tuple[int, int]]:
     """The pairs whose verdicts answer which cell to take.
 
-    They are the best cell of each budget against each other one, and neighbours on the Pareto line.
+    They are the best cell of each budget against each other one, and each cell against the best of no greater cost.
 
     Args:
         losses: Of all cells.
@@ -190,12 +189,14 @@ def wanted(
         budgets: Of all cells; equal for cells that compete.
         kept: The cells that are not surely dominated.
     """
-    pairs = set()
+    pairs: set[tuple[int, int]] = set()
     for budget in {budgets[cell] for cell in kept}:
-        best, *others = sorted((cell for cell in kept if budgets[cell] == budget), key=losses.__getitem__)
-        pairs |= {(min(best, other), max(best, other)) for other in others}
-    line: list[int] = []
+        first, *others = sorted((cell for cell in kept if budgets[cell] == budget), key=losses.__getitem__)
+        pairs |= {(min(first, other), max(first, other)) for other in others}
+    best: int | None = None
     for cell in sorted(kept, key=lambda cell: (costs[cell], losses[cell])):
-        if not line or losses[cell] < losses[line[-1]]:
-            line.append(cell)
-    return sorted(pairs | {(min(pair), max(pair)) for pair in itertools.pairwise(line)})
+        if best is not None:
+            pairs.add((min(best, cell), max(best, cell)))
+        if best is None or losses[cell] < losses[best]:
+            best = cell
+    return sorted(pairs)
