@@ -96,15 +96,17 @@ class Operations(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         formula = _FORMULAS.get(func.overloadpacket)
-        if formula is None and func is not torch.ops.prim.device.default:
-            with self:
-                out = func.decompose(*args, **kwargs)
-            if out is not NotImplemented:
-                return out
+        if formula is None and func.namespace == "aten" and _is_composite(func.name(), _COMPOSITE.name):
+            with self:  # not `decompose`, whose kernels in Python import sympy
+                return func._op_dk(_COMPOSITE, *args, **kwargs)
         out = func(*args, **kwargs)
         if formula is not None:
             self.total += formula(*args, **kwargs, out_val=out)
         return out
+
+
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+_is_composite = torch._C._dispatch_has_kernel_for_dispatch_key
 
 
 def _attention(q: Any, k: Any, v: Any, *rest: Any, **options: Any) -> int:
