@@ -164,7 +164,19 @@ def test_a_finished_frontier_is_not_drawn_again_and_damaged_files_are(whole, tmp
     cells = sorted(file.parent.glob("*.pt"))
     assert len(cells) == len(records)
     assert max(cell.stat().st_size for cell in cells) < 50_000  # without sums
-    cells[0].write_bytes(cells[0].read_bytes()[:-2000])
+    damage = [
+        lambda cell: cell.write_bytes(cell.read_bytes()[:-2000]),
+        lambda cell: torch.save({"weights": torch.zeros(3)}, cell),  # a whole file of something else
+    ]
+    calls = max(record["n"] * record["nfe"] for record in records)
+    for spoil in damage:
+        spoil(cells[0])
+        drawn = []
+        with pytest.warns(UserWarning, match=rf"{cells[0].name}: damaged, or no cell of a frontier"):
+            again = run(directory, check=lambda moment: drawn.append(len(moment.x)))
+        assert of_interest(again) == of_interest(records)
+        assert 0 < sum(drawn) <= calls + 3 * 100 * 4  # of one cell, and the warm-up of each look
+    cells[0].unlink()
     assert of_interest(run(directory)) == of_interest(records)
 
 

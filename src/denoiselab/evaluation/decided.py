@@ -87,6 +87,7 @@ class UntilDecided:
             raise Undecidable(str(error)) from None
         folder = self._folder(entrants)
         standing = Standing.read(on_first_rank(lambda: self._at_start(folder, entrants, looks).state()))
+        self._draw_lost(folder, entrants, standing)
         while standing.open:
             standing = self._look(folder, plans, entrants, standing)
         return self._outcomes(folder, plans, entrants, standing) if is_first_rank() else []
@@ -99,17 +100,36 @@ class UntilDecided:
         return self.store.directory / DECIDED / key_of({**stopping, "cells": [one.key for one in entrants]})[:16]
 
     def _at_start(self, folder: Path, entrants: Sequence[Entrant], looks: Sequence[int]) -> Standing:
-        """Where the frontier was left; its beginning if a file is missing or damaged."""
+        """Where the frontier was left; its beginning if that file is missing or damaged."""
         try:
             standing = Standing.read(files.read_json(folder / _LOOKS))
         except (OSError, ValueError, KeyError, TypeError):
             return Standing.at_start(len(entrants), looks)
-        closed = [cell for cell in range(len(entrants)) if cell not in standing.open]
-        if any(cell_files.read(_file(folder, entrants[cell])).n != standing.n[cell] for cell in closed):
-            return Standing.at_start(len(entrants), looks)
         if self.stopping.boundary == ALWAYS_VALID:
             standing.extend(looks, entrants)
         return standing
+
+    def _draw_lost(self, folder: Path, entrants: Sequence[Entrant], standing: Standing) -> None:
+        """Draw the closed cells again whose files are missing or damaged, each by the looks that it had."""
+
+        def find() -> list[int]:
+            closed = [cell for cell in range(len(entrants)) if cell not in standing.open]
+            lost = [cell for cell in closed if cell_files.read(_file(folder, entrants[cell])).n != standing.n[cell]]
+            for cell in lost:
+                _file(folder, entrants[cell]).unlink(missing_ok=True)
+            return lost
+
+        if not (lost := on_first_rank(find)):
+            return
+        with closing(self.plans()) as cells:
+            for number, plan in enumerate(cells):
+                if number in lost:
+                    before = 0
+                    for n in (look for look in standing.looks if look <= standing.n[number]):
+                        scoring = self.scoring(n, plan.calls * (n - before))
+                        self._cell(_file(folder, entrants[number]), plan, scoring, n)
+                        before = n
+                        self.check_cell()
 
     def _look(self, folder: Path, plans: Sequence[Plan], entrants: Sequence[Entrant], standing: Standing) -> Standing:
         """Draw the samples of the open cells, and compare them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,9 +48,13 @@ def write(path: Path, drawn: Drawn) -> None:
 
 
 def read(path: Path) -> Drawn:
-    """A cell from its file, its tensors mapped; nothing drawn if the file is missing or damaged."""
-    if not path.is_file() or not zip_is_whole(path):
+    """A cell from its file, its tensors mapped; nothing drawn if the file is missing or, with a warning, damaged."""
+    if not path.is_file():
         return Drawn()
-    content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    influences = {metric: Influences(**one) for metric, one in content["influences"].items()}
-    return Drawn(**{**content, "record": json.loads(content["record"]), "influences": influences})
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True) if zip_is_whole(path) else {}
+        influences = {metric: Influences(**one) for metric, one in content["influences"].items()}
+        return Drawn(**{**content, "record": json.loads(content["record"]), "influences": influences})
+    except Exception:  # a hostile pickle fails with any error
+        warnings.warn(f"{path}: damaged, or no cell of a frontier; its samples are drawn again", stacklevel=2)
+        return Drawn()
