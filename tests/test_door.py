@@ -221,3 +221,26 @@ def test_a_model_refuses_what_it_cannot_sample(which, options, sentence):
         model.sample(denoiselab.sampler("ddim"), which, **options)
     with pytest.raises(ValueError, match="sampler='ddim': it must be a Sampler"):
         model.sample("ddim", 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: denoiselab.sampler(None), "sampler=None: unknown; allowed: "),
+        (lambda: denoiselab.sampler(5), "sampler=5: unknown; allowed: "),
+        (lambda: denoiselab.build(None, "ddim"), "None: there is no such group; allowed: "),
+        (lambda: denoiselab.names(3), "3: there is no such group; allowed: "),
+        (lambda: denoiselab.exact(3, denoiselab.schedule("flow")), "closed=3: it must be a closed form"),
+        (lambda: denoiselab.exact(GaussianDenoiser(torch.zeros(2), torch.eye(2)), "flow"), "schedule='flow': it must"),
+        (lambda: denoiselab.load(None), "source=None: it must be a path"),
+        (lambda: denoiselab.load(3), "source=3: it must be a path"),
+        (lambda: denoiselab.load(""), "source='': it must be a path"),
+        (lambda: denoiselab.load(".", weights=3), "weights=3: it must be a name"),
+        (lambda: denoiselab.load(".", device="cud"), "device='cud': this machine has no such device; allowed: 'cpu'"),
+        (lambda: denoiselab.load(".", device="cuda:99"), "device='cuda:99': this machine has no such device"),
+    ],
+)
+def test_a_wrong_argument_gets_a_sentence(call, sentence):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        call()
+    assert str(error.value).startswith(sentence)

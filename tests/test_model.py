@@ -1,7 +1,9 @@
 """Samples of a model: a function of (seed, index) alone, the sampler's own numbers, and sentences on wrong calls."""
 
+import math
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -72,6 +74,18 @@ def test_conditions_are_those_of_the_index_unless_others_are_given():
     assert not torch.equal(own, ours.sample(sampler, 4, guidance=3.0))
 
 
+@pytest.mark.parametrize("wrong", [torch.tensor([4]), torch.tensor([-1]), torch.tensor([0.0]), torch.tensor([[1]])])
+def test_classes_that_the_network_does_not_have_are_refused(wrong):
+    with pytest.raises(ValueError, match=r"cond\.class_label: it must be \(B,\) int64, with classes from 0 to 3 "):
+        model(3).sample(DDIM(UniformTime(), 2), 1, cond=Conditioning(class_label=wrong))
+
+
+def test_whole_numbers_of_numpy_are_taken():
+    ours, sampler = model(3), DDIM(UniformTime(), 2)
+    given = ours.sample(sampler, np.int64(2), np.int32(5), steps=np.int64(3), cond=np.int64(1))
+    assert torch.equal(given, ours.sample(sampler, 2, 5, steps=3, cond=1))
+
+
 @pytest.mark.parametrize(
     ("which", "options", "sentence"),
     [
@@ -81,6 +95,13 @@ def test_conditions_are_those_of_the_index_unless_others_are_given():
         ([0.5], {}, "which"),
         (2, {"batch_size": 0}, "batch_size=0"),
         (2, {"nfe": 0}, "nfe=0"),
+        (2, {"guidance": math.nan}, "guidance=nan: it must be a finite number"),
+        (2, {"guidance": "3"}, "guidance='3': it must be a finite number"),
+        (2, {"noise": "brownian"}, "noise='brownian': it must be a class"),
+        (2, {"on_step": 3}, "on_step=3: it must be a function"),
+        (2, {"seed": True}, "seed=True: it must be a whole number"),
+        (10**12, {}, "which=1000000000000: at most 100,000,000 samples"),
+        (10**30, {}, "which=1.*: give a number"),
         (2, {"guidance": 2.0}, "guidance=2.0: the model takes no condition"),
         (2, {"cond": Conditioning(class_label=torch.tensor([1]))}, "cond.class_label: has 1 rows, and there are 2"),
         (1, {"cond": Conditioning(class_label=torch.tensor([1]))}, "the network does not take class_label"),

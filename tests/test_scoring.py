@@ -99,12 +99,50 @@ def test_points_are_scored_by_distances_between_projections(tmp_path):
         (images(9, 0), images(9, 1), {"extractor": "inceptoin"}, "extractor=inceptoin: unknown; did you"),
         (images(9, 0), images(9, 1), {"extractor": Pixels(), "metrics": ["kernel"]}, "metrics: kernel: 9 images"),
         (images(9, 0), "none.npz", {}, "reference=none.npz: there is no such file."),
+        (None, images(9, 0), {}, "images: it is of type NoneType; allowed are folders"),
+        (images(9, 0), {"a": 1}, {}, "reference: it is of type dict; allowed are folders"),
+        (np.array(["a", "b"]), images(9, 0), {}, "images: it is an array of <U1; allowed are folders"),
+        (np.array([{}]), images(9, 0), {}, "images: it is an array of object; allowed are folders"),
+        (images(9, 0), images(9, 1), {"reference_n": -3}, "reference_n=-3: it must be a whole number of at least 1."),
+        (images(9, 0), images(9, 1), {"extractor": 3}, "extractor=3: it must be a name"),
+        (images(9, 0), images(9, 1), {"metrics": 3}, "metrics=3: it must be a name of conf/metric"),
+        (images(9, 0), images(9, 1), {"device": "cud"}, "device='cud': this machine has no such device"),
+        (
+            images(9, 0),
+            images(9, 1),
+            {"metric_options": {"kernel": {}}},
+            "metric_options: 'kernel' is none of metrics=",
+        ),
+        (
+            *(images(9, 0), images(9, 1), {"metrics": "kernel", "metric_options": {"kernel": {"block_sice": 2}}}),
+            "metric_options.kernel.block_sice=2: unknown option; did you mean 'metric_options.kernel.block_size'? "
+            "KernelDistance takes: blocks, block_size, seed.",
+        ),
     ],
 )
 def test_what_cannot_be_scored_gets_a_sentence(given, reference, options, sentence, tmp_path):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         denoiselab.score(given, reference, cache=tmp_path, **{"extractor": Pixels(), **options})
     assert str(error.value).startswith(sentence)
+
+
+@pytest.mark.parametrize("option", ["images", "reference"])
+def test_a_damaged_file_gets_a_sentence(option, tmp_path):
+    (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04broken")
+    given = {"images": images(9, 0), "reference": images(9, 1), option: tmp_path / "broken.npz"}
+    with pytest.raises(ValueError, match=f"^{option}=.*broken.npz: it is damaged"):
+        denoiselab.score(**given, extractor=Pixels(), cache=tmp_path)
+
+
+def test_a_metric_takes_options_and_a_built_data_set_is_a_reference(tmp_path):
+    options = {"metrics": ["kernel"], "extractor": Pixels(), "cache": tmp_path}
+    with pytest.raises(ValueError, match=r'metric_options=\{"kernel": \{"block_size": \.\.\.\}\} sets'):
+        denoiselab.score(images(40, 0), images(60, 1), **options)
+    few = {"kernel": {"block_size": 20}}
+    data = denoiselab.build("data", "digits")
+    own, named = (denoiselab.score(images(40, 0), one, metric_options=few, **options)[0] for one in (data, "digits"))
+    assert math.isfinite(own.value)
+    assert (own.value, own.reference_n) == (named.value, named.reference_n)
 
 
 def test_absent_weights_are_asked_for_by_file(tmp_path, monkeypatch):

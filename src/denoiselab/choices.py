@@ -45,7 +45,7 @@ def names(group: str, loader: ConfigLoaderImpl | None = None) -> list[str]:
     Raises:
         ValueError: If there is no such group.
     """
-    found = _names(group, loader)
+    found = _names(group, loader) if isinstance(group, str) else []
     if not found:
         from hydra.core.object_type import ObjectType
 
@@ -91,7 +91,8 @@ def build(group: str, name: str, /, **options: Any) -> Any:
     Raises:
         ValueError: If a name or an option is unknown, out of range or not given; the sentence of the command line.
     """
-    tree, path = node(group, name), group.replace("/", ".")
+    tree = node(group, name)
+    path = group.replace("/", ".")
     for key, value in options.items():
         if isinstance(value, str) and isinstance(tree.get(key, {}), Mapping) and _names(key):
             value = node(key, value)

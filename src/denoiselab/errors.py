@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -27,7 +28,23 @@ def check_given(node: Mapping[str, Any], option: str = "") -> None:
             raise not_given(f"{option}.{name}" if option else name)
 
 
+def whole(name: str, value: Any, least: int) -> int:
+    """A whole number from `least` to below 2**63, called `name`, as an int; NumPy's are taken too.
+
+    Raises:
+        BadInput: If it is none.
+    """
+    refusal = BadInput(f"{name}={value!r}: it must be a whole number of at least {least}.")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise refusal from None
+    if isinstance(value, bool) or not least <= number < 2**63:
+        raise refusal
+    return number
+
+
 def closest(word: str, allowed: Iterable[str]) -> str:
     """`did you mean 'x'? ` or nothing."""
-    match = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
+    match = difflib.get_close_matches(str(word), list(allowed), n=1, cutoff=0.6)
     return f"did you mean '{match[0]}'? " if match else ""

@@ -8,6 +8,7 @@ from denoiselab.analytic import ClosedForm
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.denoiser import Denoiser, Output, Prediction, ScaledTime
+from denoiselab.errors import BadInput
 from denoiselab.model import Model
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.parameterizations import x0
@@ -41,5 +42,12 @@ def exact(closed: ClosedForm, schedule: Schedule) -> Model:
     Args:
         closed: Of the data distribution.
         schedule: Along which samplers go from noise to data.
+
+    Raises:
+        ValueError: If one of them is something else.
     """
+    if not isinstance(closed, ClosedForm):
+        raise BadInput(f"closed={closed!r}: it must be a closed form, such as denoiselab.analytic.GaussianDenoiser.")
+    if not isinstance(schedule, Schedule):
+        raise BadInput(f"schedule={schedule!r}: it must be a Schedule, such as denoiselab.schedule('flow').")
     return Model(ExactDenoiser(closed, schedule), Unconditional(), Identity(closed.shape))

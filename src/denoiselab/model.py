@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from denoiselab.codecs import Codec
 from denoiselab.conditioners import Conditioner
 from denoiselab.denoiser import Denoise, Denoiser
+from denoiselab.errors import BadInput, whole
 from denoiselab.guidance import bind
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import SAMPLING, Noise
@@ -22,6 +25,10 @@ from denoiselab.stored import to_stored
 
 # Guides the denoiser of samples of an index `(B,)` further, as a classifier does.
 Steer = Callable[[Denoise, Tensor], Denoise]
+
+
+# Samples of a call: their indices alone take 0.8 GB.
+_MOST = 10**8
 
 
 class NotFinite(ValueError):  # noqa: N818
@@ -126,30 +133,34 @@ class Model:
             batch_size: Samples a network call.
 
         Raises:
-            ValueError: If both `steps` and `nfe` are given, the budget is too small, `which` or `batch_size` is out of
-                range, there is nothing to guide, or `cond` is not what the network takes.
+            ValueError: If both `steps` and `nfe` are given, the budget is too small, a number is out of range, there is
+                nothing to guide, `cond` is not what the network takes, or `noise` or `on_step` is not what it must be.
             NotFinite: If a sample is not finite.
         """
         if not isinstance(sampler, Sampler):
             raise ValueError(f"sampler={sampler!r}: it must be a Sampler, such as denoiselab.sampler('dpmpp_2m').")
         if steps is not None and nfe is not None:
             raise ValueError(f"steps={steps} and nfe={nfe}: give one of them.")
-        for name, value, least in (
-            ("steps", steps, 1),
-            ("nfe", nfe, 1),
-            ("seed", seed, 0),
-            ("batch_size", batch_size, 1),
-        ):
-            _check_whole(name, value, least)
+        steps = None if steps is None else whole("steps", steps, 1)
+        nfe = None if nfe is None else whole("nfe", nfe, 1)
+        seed, batch_size = whole("seed", seed, 0), whole("batch_size", batch_size, 1)
+        if isinstance(guidance, bool) or not isinstance(guidance, Real) or not math.isfinite(guidance):
+            raise ValueError(f"guidance={guidance!r}: it must be a finite number.")
+        if not (isinstance(noise, type) and issubclass(noise, Noise)):
+            raise ValueError(f"noise={noise!r}: it must be a class: denoiselab.Noise or denoiselab.BrownianNoise.")
+        if on_step is not None and not callable(on_step):
+            raise ValueError(f"on_step={on_step!r}: it must be a function of a Moment.")
         index = _index(which)
-        if isinstance(cond, int | str):
+        if isinstance(cond, Integral | str):
             cond = self.conditioner.of([cond] * len(index), self.device)
         elif cond is not None and not isinstance(cond, Conditioning):
             cond = self.conditioner.of(cond, self.device)
         _check_rows(cond, len(index))
+        if cond is not None:
+            self.conditioner.check(cond)
         if nfe is not None:
             steps = sampler.steps_for(nfe, self.denoiser.schedule)
-        drawing = Drawing(sampler, seed, steps, guidance, noise)
+        drawing = Drawing(sampler, seed, steps, float(guidance), noise)
         rows = torch.arange(len(index)).split(batch_size)
         with self.evaluating():
             return torch.cat([self.draw(index[part], drawing, on_step, cond=_rows(cond, part))[0] for part in rows])
@@ -213,6 +224,23 @@ class Model:
         return bind(self.denoiser, cond, given.null(index), guidance, given.guided_channels)
 
 
+def device_of(device: torch.device | str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: If there is no such device on this machine.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (AssertionError, NotImplementedError, RuntimeError, TypeError):
+        raise BadInput(
+            f"device={str(device)!r}: this machine has no such device; allowed: 'cpu'"
+            f"{''.join(f', {one!r}' for one in ('cuda',) if torch.cuda.is_available())}."
+        ) from None
+    return found
+
+
 def check_finite(x: Tensor, index: Tensor, what: str) -> None:
     """Refuse samples `x` `(B, *)` with indices `index` `(B,)`, which are `what`, the sentence after "sample 3 of ".
 
@@ -239,22 +267,18 @@ def digest(module: nn.Module) -> str:
     return total.hexdigest()
 
 
-def _check_whole(name: str, value: object, least: int) -> None:
-    """Refuse a value, called `name`, that is neither None nor a whole number from `least` to below 2**63."""
-    if value is not None and (type(value) is not int or not least <= value < 2**63):
-        raise ValueError(f"{name}={value!r}: it must be a whole number of at least {least}.")
-
-
 def _index(which: int | Sequence[int] | Tensor) -> Tensor:
     """Indices `(N,)` of samples: those below a number, or as they are given."""
     refusal = ValueError(f"which={which!r}: give a number of samples of at least 1, or indices of at least 0.")
     try:
         index = torch.as_tensor(which)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise refusal from None
     if index.is_floating_point() or index.is_complex() or index.dtype == torch.bool:
         raise refusal
     if index.ndim == 0:
+        if int(index) > _MOST:
+            raise ValueError(f"which={which!r}: at most {_MOST:,} samples are drawn at once.")
         index = torch.arange(max(int(index), 0))
     if index.ndim != 1 or not len(index) or bool((index < 0).any()):
         raise refusal

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from denoiselab.errors import BadInput
 from denoiselab.from_config import build_model, parts
-from denoiselab.model import Model
+from denoiselab.model import Model, device_of
 from denoiselab.nodes.instantiate import MODEL, check, construct
 from denoiselab.training.checkpoint_files import (
     CHECKPOINT_KEY,
@@ -132,6 +132,13 @@ def load(
     Raises:
         ValueError: If the source or the weights cannot be used; the sentence of the command line.
     """
+    if not isinstance(source, str | Path) or not str(source):
+        raise BadInput(f"source={source!r}: it must be a path, or the id of a repository of the hub.")
+    if not isinstance(weights, str | None):
+        raise BadInput(
+            f"weights={weights!r}: it must be a name, such as 'ema' or 'raw', or None for the first average."
+        )
+    where = device_of(device)
     path = Path(source).expanduser()
     ours = path.is_file() or (path / CHECKPOINTS).is_dir() or any(path.glob(f"*/{CHECKPOINTS}"))
     if importer is None and (ours or not (path.is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)))):
@@ -146,7 +153,7 @@ def load(
         if conditioner:
             raise BadInput("conditioner: its options are those of runs; an imported model takes none.")
     loaded.use(weights)
-    loaded.model.denoiser.to(device)
+    loaded.model.denoiser.to(where)
     return loaded.model
 
 

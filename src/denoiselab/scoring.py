@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import os
 import re
-from collections.abc import Iterator, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +22,16 @@ from denoiselab import choices
 from denoiselab.data import DataSet, ImageFolder, ImageSet, PointSet
 from denoiselab.data.reading.records import Strings
 from denoiselab.data.sources.image_folder import FileRecords
-from denoiselab.errors import BadInput
+from denoiselab.errors import BadInput, whole
 from denoiselab.evaluation import Extractor, Given, Workspace
+from denoiselab.model import device_of
 
 Samples = str | Path | np.ndarray[Any, Any] | Tensor
+
+# How reading a damaged file fails.
+_DAMAGED = (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+
+_NO_OPTIONS: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
 
 # What sample.py writes beside samples.
 _GRID = "grid.png"
@@ -66,6 +75,8 @@ def _parameters() -> Iterator[None]:
     except ValueError as error:
         text = re.sub(r"\bevaluation[./]", "", str(error))
         text = re.sub(r"\bnum_samples=(\d+)", r"\1 images", re.sub(r"^metric=", "metrics=", text))
+        text = re.sub(r"metric_options\.(\w+)\.(\w+)=\.\.\.", r'metric_options={"\1": {"\2": ...}}', text)
+        text = re.sub(r" \(--help [^)]*\)", "", text)
         raise BadInput(text) from error
 
 
@@ -76,6 +87,7 @@ def score(
     *,
     extractor: str | Extractor | None = None,
     metrics: str | Sequence[str] | None = None,
+    metric_options: Mapping[str, Mapping[str, Any]] = _NO_OPTIONS,
     reference_n: int | None = None,
     cache: str | Path | None = None,
     device: torch.device | str = "cpu",
@@ -87,10 +99,12 @@ def score(
             tensor: uint8 images `(N, H, W, C)` or `(N, C, H, W)`, else floats, points `(N, D)` or waveforms
             `(N, C, L)`.
         reference: The same; or a file of statistics, ours or the `.npz` of ADM, EDM, pytorch-fid or clean-fid; or the
-            name of a data set of `conf/data` that needs no further options, such as "digits".
+            name of a data set of `conf/data` that needs no further options, such as "digits", or one that
+            `denoiselab.build("data", ...)` made.
         extractor: A name of `conf/evaluation/extractor`; None for "inception", and for points and waveforms for
             "sliced_wasserstein".
         metrics: Names of `conf/metric`; None for the Fréchet distance.
+        metric_options: Options of metrics by name, such as `{"kernel": {"block_size": 100}}`.
         reference_n: Number of images of a file of statistics that does not say it.
         cache: Folder of statistics and classifiers, which are computed once; None for `denoiselab` in the user's own
             cache folder.
@@ -100,7 +114,9 @@ def score(
         ValueError: If something cannot be read, or they do not fit together, or weights are not there; the sentence
             says how to get them.
     """
-    kept, where = _cache(cache), torch.device(device)
+    kept, where = _cache(cache), device_of(device)
+    if not isinstance(extractor, str | None) and not hasattr(extractor, "fit"):
+        raise BadInput(f"extractor={extractor!r}: it must be a name of conf/evaluation/extractor, or an extractor.")
     samples = _data_set(images, "images", kept)
     given = _given(reference, reference_n)
     train, held_out = _reference_set(reference, samples, given, kept)
@@ -109,17 +125,19 @@ def score(
     of_images = len(samples.shape) == 3
     named = extractor or ("inception" if of_images else "sliced_wasserstein")
     maker: Extractor = choices.build("evaluation/extractor", named) if isinstance(named, str) else named
-    metrics = [metrics] if isinstance(metrics, str) else metrics
-    names = metrics if metrics is not None else (["frechet"] if of_images else [])
-    measures = {metric: choices.build("metric", metric) for metric in names}
+    names = _names(metrics, "frechet" if of_images else None)
+    nodes = {metric: {**choices.node("metric", metric), **metric_options.get(metric, {})} for metric in names}
+    measures = {metric: _measure(metric, metric_options.get(metric, {})) for metric in names}
+    if unused := [name for name in metric_options if name not in names]:
+        raise BadInput(f"metric_options: {unused[0]!r} is none of metrics={names}.")
     maker.check(samples.shape, measures, len(samples), given)
     if given is None:
         maker.check_data(train)
-    nodes = {metric: choices.node("metric", metric) for metric in names}
     work = Workspace(kept, shown=False)
     scorer = maker.fit(train, held_out, measures, nodes, work)
     against = {"train": train, "held_out": held_out}[scorer.split]
-    shown = str(reference) if isinstance(reference, str | Path) else f"array, {against.fingerprint[:16]}"
+    kind = "data set" if hasattr(reference, "load") else "array"
+    shown = str(reference) if isinstance(reference, str | Path) else f"{kind}, {against.fingerprint[:16]}"
     compared = scorer.reference(against, {"data": shown, "split": scorer.split}, work, where, given)
     statistics = scorer.statistics()
     for index in torch.arange(len(samples)).split(256):
@@ -132,25 +150,49 @@ def score(
     ]
 
 
-def _reference_set(reference: Samples, samples: DataSet, given: Given | None, cache: Path) -> tuple[DataSet, DataSet]:
+def _names(metrics: object, default: str | None) -> list[str]:
+    """The names of metrics."""
+    names = [default] if metrics is None and default else [metrics] if isinstance(metrics, str) else metrics or []
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise BadInput(f"metrics={metrics!r}: it must be a name of conf/metric, or a list of names.")
+    return [*names]
+
+
+def _measure(name: str, options: Mapping[str, Any]) -> Any:
+    """The metric of that name."""
+    try:
+        return choices.build("metric", name, **options)
+    except BadInput as error:
+        raise BadInput(re.sub(r"\bmetric\.", f"metric_options.{name}.", str(error))) from None
+
+
+def _reference_set(reference: Any, samples: DataSet, given: Given | None, cache: Path) -> tuple[DataSet, DataSet]:
     """What is compared with, as data to learn from and data held out; the samples stand for those in a file."""
     if given is not None:
         return samples, samples
     if isinstance(reference, str) and reference in choices.names("data"):
         return choices.build("data", reference).load()
+    if hasattr(reference, "load"):
+        train, held_out = reference.load()
+        return train, held_out
     one = _data_set(reference, "reference", cache)
     return one, one
 
 
 def _given(reference: Samples, n: int | None) -> Given | None:
     """The file of statistics, if it is one."""
+    if n is not None:
+        n = whole("reference_n", n, 1)
     if not isinstance(reference, str | Path):
         return None
     path = Path(reference).expanduser()
     if path.suffix == ".npz" and path.is_file():
-        with np.load(path, allow_pickle=False) as arrays:
-            if {"images", "points", "waveforms"} & {*arrays.files}:
-                return None
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                if {"images", "points", "waveforms"} & {*arrays.files}:
+                    return None
+        except _DAMAGED:
+            raise BadInput(f"reference={reference}: it is damaged, or no .npz file.") from None
     return Given(path, n, any_data=True) if path.suffix in (".npz", ".safetensors") else None
 
 
@@ -166,7 +208,13 @@ def _data_set(samples: Samples, option: str, cache: Path) -> DataSet:
             known = ", and no data set of conf/data" if option == "reference" else ""
             raise BadInput(f"{option}={samples}: no such folder or file{known}.")
         samples = _array(path, option)
-    array = torch.as_tensor(samples).detach().cpu()
+    try:
+        array = torch.as_tensor(samples).detach().cpu()
+    except (TypeError, ValueError, RuntimeError):
+        kind = (
+            f"an array of {samples.dtype}" if isinstance(samples, np.ndarray) else f"of type {type(samples).__name__}"
+        )
+        raise BadInput(f"{option}: it is {kind}; allowed are folders, files, and arrays of numbers.") from None
     labels = torch.zeros(len(array) if array.ndim else 0, dtype=torch.int64)
     if array.ndim in (2, 3) and array.is_floating_point() and len(array):
         if not bool(array.isfinite().all()):
@@ -193,7 +241,7 @@ def _array(path: Path, option: str) -> Any:
             for name in ("images", "points", "waveforms", "arr_0"):
                 if name in content.files:
                     return content[name]
-    except (OSError, ValueError, EOFError):
+    except _DAMAGED:
         raise BadInput(f"{option}={path}: it is damaged, or no .npy or .npz file.") from None
     raise BadInput(f"{option}={path}: it has no array images, points, waveforms or arr_0.")
 

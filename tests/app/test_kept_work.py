@@ -234,5 +234,6 @@ def test_a_failure_after_the_last_step_loses_no_training(tmp_path, invoke, monke
 
     monkeypatch.setattr(DirectoryCheck, "on_train_epoch_end", fail)
     result = invoke("train.py", *QUICK, f"paths.run_dir={tmp_path / 'run'}", NEVER)
-    assert result.code == 1 and "monitored metric not found" in result.err
+    assert result.code == 1
+    assert "monitored metric not found" in result.err
     assert read_checkpoint(tmp_path / "run" / LAST)["denoiselab"]["images_seen"] == 64

@@ -51,4 +51,6 @@ def test_a_stop_that_cannot_work_is_refused(tmp_path, invoke, given, said):
     result = invoke(
         "train.py", *QUICK, *EVERY, f"paths.run_dir={tmp_path / 'run'}", "callbacks=early_stopping", *options
     )
-    assert result.code == 2 and said in result.err and not (tmp_path / "run").exists()
+    assert result.code == 2
+    assert said in result.err
+    assert not (tmp_path / "run").exists()

@@ -79,6 +79,13 @@ class Conditioner(ABC):
         kind = type(self).__name__
         raise ValueError(f"cond={values!r}: it must be a denoiselab.Conditioning; {kind} makes none of such values.")
 
+    def check(self, cond: Conditioning) -> None:  # noqa: B027
+        """Refuse conditions `(B, ...)` that a user gives and the network cannot take.
+
+        Raises:
+            ValueError: If it cannot.
+        """
+
     def described(self, index: Tensor) -> list[str] | None:
         """The conditions of generated samples `index` `(B,)` in words, for captions of pictures; None for no words."""
         return None

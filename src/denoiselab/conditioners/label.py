@@ -70,6 +70,15 @@ class ClassLabel(Conditioner):
             raise ValueError(f"cond={values!r}: classes are whole numbers from 0 to {self.num_classes - 1}.")
         return Conditioning(class_label=labels.long())
 
+    def check(self, cond: Conditioning) -> None:
+        labels = cond.class_label
+        if labels is None:
+            return
+        highest = self.num_classes - (not self.null_class)
+        if labels.dtype != torch.int64 or labels.ndim != 1 or bool(((labels < 0) | (labels > highest)).any()):
+            null = " (the last is the null class)" if self.null_class else ""
+            raise ValueError(f"cond.class_label: it must be (B,) int64, with classes from 0 to {highest}{null}.")
+
     def sample(self, index: Tensor) -> Conditioning:
         return Conditioning(class_label=self.classes.to(index.device)[index % len(self.classes)])
 

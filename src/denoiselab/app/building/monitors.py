@@ -17,7 +17,8 @@ from denoiselab.evaluation.level_losses import inside_of
 def check_monitors(callbacks: Mapping[str, pl.Callback], config: Config, evaluator: Evaluator) -> None:
     """Refuse a callback that monitors what the run does not log: Lightning would fail at the end of the training.
 
-    Callbacks of other packages, and `LearningRateMonitor`, may log further metrics: with one of them nothing is refused.
+    Callbacks of other packages, and `LearningRateMonitor`, may log further metrics: with one of them nothing is
+    refused.
     """
     if any(map(_logs_others, callbacks.values())):
         return
