@@ -83,7 +83,8 @@ def test_points_are_scored_by_distances_between_projections(tmp_path):
     draw = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
     (near,) = denoiselab.score(draw[:250], draw[250:], cache=tmp_path)
     (far,) = denoiselab.score(draw[:250] + 3, draw[250:].numpy(), cache=tmp_path)
-    assert (near.metric, near.standard_error) == ("sliced_w1", None)
+    assert near.metric == "sliced_w1"
+    assert 0 < near.standard_error < 0.2
     assert far.value == pytest.approx(3 * math.sqrt(2) * 2 / math.pi, abs=0.15)  # the mean of |cos| is 2 / pi
     assert near.value < 0.2
 
