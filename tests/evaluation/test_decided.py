@@ -173,7 +173,7 @@ def test_a_finished_frontier_is_not_drawn_again_and_damaged_files_are(whole, tmp
         spoil(cells[0])
         drawn = []
         with pytest.warns(UserWarning, match=rf"{cells[0].name}: damaged, or no cell of a frontier"):
-            again = run(directory, check=lambda moment: drawn.append(len(moment.x)))
+            again = run(directory, check=lambda moment, drawn=drawn: drawn.append(len(moment.x)))
         assert of_interest(again) == of_interest(records)
         assert 0 < sum(drawn) <= calls + 3 * 100 * 4  # of one cell, and the warm-up of each look
     cells[0].unlink()
@@ -184,7 +184,9 @@ def test_an_always_valid_frontier_goes_on_with_more_samples(tmp_path):
     short = run(tmp_path, Stopping(0.05, 256, ALWAYS_VALID))
     assert {record["n"] for record in short} == {256}
     drawn = []
-    longer = run(tmp_path, Stopping(0.05, 1024, ALWAYS_VALID), check=lambda moment: drawn.append(len(moment.x)))
+    longer = run(
+        tmp_path, Stopping(0.05, 1024, ALWAYS_VALID), check=lambda moment, drawn=drawn: drawn.append(len(moment.x))
+    )
     assert max(record["n"] for record in longer) > 256
     more = sum((record["n"] - 256) * record["nfe"] for record in longer)
     assert 0 < sum(drawn) <= more + 2 * 100 * 4  # and the warm-up of each look

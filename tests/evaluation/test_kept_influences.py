@@ -163,13 +163,20 @@ def test_a_cell_whose_influences_are_lost_is_compared_as_independent_and_named(t
     (tmp_path / "influences" / f"{records[1]['cell']}.npz").write_bytes(b"no archive")
     content = write_verdicts(store, records)
     assert sentences(content)[-1] == (
-        "Compared as if on noise of their own, as no influences of their samples are stored: ddim@2, ddim@4."
+        "Compared as if on noise of their own, as no influences of their samples are stored: ddim@2, ddim@4; "
+        "evaluation.rescore=true (sample.py: task.rescore=true) scores them again."
     )
     pairs = content["groups"][0]["pairs"]
     assert [pair["paired"] for pair in pairs] == [pair["a"] > 1 for pair in pairs]
     lone = next(pair for pair in pairs if (pair["a"], pair["b"]) == (0, 2))
     errors = [records[i]["standard_error"] for i in (0, 2)]
     assert lone["standard_error"] == pytest.approx((errors[0] ** 2 + errors[1] ** 2) ** 0.5)
+    kept_ones = [file.stat().st_mtime_ns for file in sorted((tmp_path / "influences").iterdir())]
+    again = scored(tmp_path, rescore=True)
+    assert [(r["cell"], r["score"]) for r in again] == [(r["cell"], r["score"]) for r in records]
+    assert sentences(write_verdicts(store, again)) == before
+    now = [file.stat().st_mtime_ns for file in sorted((tmp_path / "influences").iterdir())]
+    assert len(set(now) - set(kept_ones)) == 2  # the others are not scored again
 
 
 def test_sentences_name_the_best_of_a_budget_its_ties_and_what_is_surely_worse(tmp_path):

@@ -38,7 +38,8 @@ class Frontier:
         seed: Sample i is a function of (seed, i).
         weights: Names of the weights to score.
         guidance: Scales of classifier-free guidance; 1 is the conditional model.
-        rescore: Score cells again that other code has scored, and keep both; if false, reuse those scores.
+        rescore: Score cells again that other code has scored, and keep both; and those whose influences are lost. If
+            false, reuse those scores.
         first: Index of the first sample of all cells: they are `first` to `first` + `num_samples` - 1.
         stopping: Draw until it is decided which cells are better, each as many samples as that takes; None:
             `num_samples` a cell.
@@ -135,10 +136,13 @@ class Frontier:
         """Score the cells of `num_samples` samples that are not stored yet."""
         records: list[Record] = []
         due, scoring = 0, self._scoring(run, bar, self.num_samples)
+        alone = on_first_rank(lambda: [*filter(run.store.lost, stored.values())]) if self._rescore else []
+        again = {record["cell"] for record in alone}
         with closing(self._plans(run)) as plans:
             for plan in plans:
                 reused = None if self._rescore else find(stored.values(), plan.protocol)
-                former = stored.get(identity_of(plan)["cell"], reused)
+                cell = identity_of(plan)["cell"]
+                former = None if cell in again else stored.get(cell, reused)
                 bar.update(due - bar.n)  # a failed cell did not make all of its calls
                 due += self.num_samples * plan.calls
                 bar.set_postfix(sampler=line(plan.name), nfe=plan.calls, refresh=False)

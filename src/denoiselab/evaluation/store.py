@@ -171,6 +171,10 @@ class Store:
         """The influences of a cell, by metric; empty if they were not kept, or the file is damaged."""
         return kept.read(self._influences(record))
 
+    def lost(self, record: Mapping[str, Any]) -> bool:
+        """Whether a score with a standard error has no influences here."""
+        return record.get("standard_error") is not None and not self.influences(record)
+
     def _influences(self, record: Mapping[str, Any]) -> Path:
         return self.directory / "influences" / f"{path_part(record['cell'])}.npz"
 

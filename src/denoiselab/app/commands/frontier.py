@@ -65,7 +65,8 @@ class ScoreFrontier(Task):
         reference: A file of statistics.
         reference_n: Number of images of the reference, where it does not say so.
         reference_data: `same`: a reference of other data is refused; `any`.
-        rescore: Whether cells are scored again that another version of the code has scored; they are kept.
+        rescore: Whether cells are scored again that another version of the code has scored, which are kept, and those
+            whose influences are lost.
         stop: `fixed`: num_samples a cell; `decided`: until it is sure which cells are better.
         level: With stop=decided, the probability of any wrong verdict.
         max_samples: With stop=decided, samples a cell at most.

@@ -181,7 +181,8 @@ def _notes(both: Comparison, cells: Sequence[Mapping[str, Any]], metric: str) ->
     alone = [f"{cell['series']}@{cell['nfe']}" for cell in cells if not cell["paired"]]
     if alone:
         out.append(
-            f"Compared as if on noise of their own, as no influences of their samples are stored: {', '.join(alone)}."
+            f"Compared as if on noise of their own, as no influences of their samples are stored: {', '.join(alone)}; "
+            "evaluation.rescore=true (sample.py: task.rescore=true) scores them again."
         )
     return out
 
