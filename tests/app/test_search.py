@@ -1,6 +1,7 @@
 """`task=search`: all combinations on the same noise, and the best of them on fresh samples."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -57,6 +58,15 @@ def test_a_search_scores_all_combinations_and_the_best_again(copy, invoke):
         assert (record["first"], record["n"], record["score"]) == (48, 48, one["fresh_score"])
         assert one["optimism"] == pytest.approx(one["fresh_score"] - one["score"])
     assert len(cells) == 4 + len(fresh)
+    assert len(fresh) == 2
+    (rival,) = found["fresh_differences"]
+    pair = [combinations[rival[place]]["fresh_score"] for place in ("place", "best")]
+    assert rival["best"] == best
+    if rival["at"] == "n":
+        assert rival["difference"] == pytest.approx(pair[0] - pair[1])
+    errors = [combinations[rival[place]]["fresh_standard_error"] for place in ("place", "best")]
+    assert 0 < rival["half_width"] < 1.96 * sum(errors)  # paired
+    assert re.search(r"on fresh samples \S+.* is (lower|higher) by \S+ \+- \S+.* than the chosen one: ", result.out)
     assert "on fresh samples" in result.out
     assert f"chosen: weights={combinations[best]['options']['weights']} sampler.spacing=" in result.out
     before = cells_of(copy)

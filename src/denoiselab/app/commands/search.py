@@ -114,7 +114,8 @@ class Search(Task):
                 alone = [found[place].entrant]
                 later = _frontier(alone, loaded, numbers, first=evaluation.num_samples)
                 fresh[place] = _scored(evaluator, job, alone, later)[0].scouted.record
-        outcome = searches.Outcome([one.scouted for one in found], chosen, fresh)
+        rivals = on_first_rank(lambda: searches.rivals(chosen, fresh, store.influences, self.level))
+        outcome = searches.Outcome([one.scouted for one in found], chosen, fresh, rivals)
         if not chosen:
             raise Failure(f"task=search: all {len(found)} combinations failed: {found[0].scouted.record['error']}")
         facts = [loaded.images_seen, asked.sampler, asked.weights, self.options(asked)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -64,6 +65,53 @@ def choices(scouted: Sequence[Scouted], kept: Kept, level: float) -> list[Choice
     return out
 
 
+class Rival(NamedTuple):
+    """A combination against the chosen one of its budget, both on the same fresh samples.
+
+    Args:
+        place: In the list of all combinations.
+        best: Place of the chosen one.
+        difference: Its score less that of the chosen one.
+        half_width: Of the interval of the difference; None without a standard error.
+        verdict: On it: "better", "worse", "undecided" or "tie" (the same samples).
+        at: Whether values at "infinity" or at "n" are compared.
+    """
+
+    place: int
+    best: int
+    difference: float
+    half_width: float | None
+    verdict: str
+    at: str
+
+
+def rivals(chosen: Sequence[Choice], fresh: Mapping[int, Record], kept: Kept, level: float) -> list[Rival]:
+    """The comparisons with the chosen ones of all others that were scored on fresh samples.
+
+    Args:
+        chosen: One choice a budget.
+        fresh: Records on fresh samples, by place.
+        kept: Influences of a record.
+        level: Probability of any wrong verdict, over all budgets.
+    """
+    known = {place for place, record in fresh.items() if record["score"] is not None}
+    out = []
+    for choice in chosen:
+        places = [place for place in (choice.best, *choice.ties) if place in known]
+        if choice.best not in known or len(places) < 2:
+            continue
+        both = comparison([fresh[place] for place in places], kept, level=level / len(chosen))
+        for j, place in enumerate(places[1:], start=1):
+            width = both.half_width(j, 0)
+            out.append(
+                Rival(
+                    place, choice.best, float(both.difference[j, 0]), width if math.isfinite(width) else None,
+                    both.verdict(j, 0), both.at,
+                )
+            )  # fmt: skip
+    return out
+
+
 class Outcome(NamedTuple):
     """Of a search.
 
@@ -71,11 +119,13 @@ class Outcome(NamedTuple):
         scouted: All combinations.
         chosen: One choice a budget.
         fresh: Records on fresh samples of some of them, by place.
+        rivals: Comparisons on fresh samples.
     """
 
     scouted: Sequence[Scouted]
     chosen: Sequence[Choice]
     fresh: Mapping[int, Record]
+    rivals: Sequence[Rival] = ()
 
     def confirmed(self, place: int) -> Confirmed | None:
         """Both scores of a combination; None if it has none on fresh samples."""
@@ -101,7 +151,12 @@ class Outcome(NamedTuple):
             {"budget": self.scouted[one.best].budget, "combination": one.best, "optimism_if_tied": one.optimism}
             for one in self.chosen
         ]
-        return {**facts, "chosen": chosen, "combinations": [self._plain(i) for i in range(len(self.scouted))]}
+        return {
+            **facts,
+            "chosen": chosen,
+            "fresh_differences": [one._asdict() for one in self.rivals],
+            "combinations": [self._plain(i) for i in range(len(self.scouted))],
+        }
 
     def table(self) -> str:
         """For the screen: the best first, budget by budget."""
@@ -123,8 +178,12 @@ class Outcome(NamedTuple):
         return aligned(rows, left=len(options))
 
     def sentences(self) -> list[str]:
-        """What was chosen of each budget, and what is known of it."""
-        return [self._sentence(choice) for choice in self.chosen]
+        """What was chosen of each budget, what is known of it, and how others compare with it on fresh samples."""
+        return [
+            text
+            for choice in self.chosen
+            for text in (self._sentence(choice), *(self._against(o) for o in self.rivals if o.best == choice.best))
+        ]
 
     def _order(self, place: int) -> tuple[int, bool, float]:
         record = self.scouted[place].record
@@ -155,6 +214,16 @@ class Outcome(NamedTuple):
             text += f"; {len(choice.ties)} more may be as good: the best of equals would look better by "
             text += f"{digits(choice.optimism)} in the mean"
         return f"{text}."
+
+    def _against(self, one: Rival) -> str:
+        own, best = (self.scouted[place].options for place in (one.place, one.best))
+        options = " ".join(f"{name}={word(value)}" for name, value in own.items() if value != best[name])
+        if one.verdict == "tie":
+            return f"on fresh samples {options} makes the same samples as the chosen one."
+        at = " at infinitely many samples" if one.at == "infinity" else ""
+        size, sure = _number(abs(one.difference), one.half_width), "" if one.verdict == "undecided" else "surely "
+        which = "lower" if one.difference < 0 else "higher"
+        return f"on fresh samples {options} is {which} by {size}{at} than the chosen one: {sure}{one.verdict}."
 
 
 def word(value: Any) -> str:
