@@ -223,6 +223,16 @@ def test_a_cell_without_influences_is_compared_as_independent_and_without_an_err
     assert compare([unknown]).verdict(0, 0) == "tie"
 
 
+def test_unlike_scores_whose_difference_has_an_error_of_zero_have_no_verdict():
+    row = torch.ones(2048)
+    a, b = (Estimate(name, value, 1e-4, 50_000, cell(row, 50_000)) for name, value in (("a", 1.0), ("b", 0.9)))
+    both = compare([a, b])
+    assert (both.verdict(0, 1), both.verdict(1, 0)) == ("undecided", "undecided")
+    assert math.isnan(both.half_width(0, 1))
+    assert both.best([0, 1]).ties == [0]
+    assert both.pareto([1, 1]) == [True, True]
+
+
 def test_the_spread_of_blocks_is_that_of_their_differences():
     rows, blocks = uncorrelated(2, 100), normal(2, 10, seed=4)
     both = [cell(row) for row in rows]
@@ -231,7 +241,7 @@ def test_the_spread_of_blocks_is_that_of_their_differences():
     assert float(variances(both).blocks[0, 1]) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("estimates", "level"), [([], 0.05), ([Estimate("a", 1.0, None, 4)], 0.0)])
+@pytest.mark.parametrize(("estimates", "level"), [([], 0.05), ([Estimate("a", 1.0, None, 4)], 0.0009)])
 def test_a_level_out_of_range_and_no_estimate_are_refused(estimates, level):
     with pytest.raises(ValueError, match=f"level={level}"):
         compare(estimates, level)

@@ -19,6 +19,9 @@ SURE, TIED, DOMINATED = "sure", "tied", "dominated"
 # Draws of all scores, from which critical values are taken: a quantile of 95 % is known to 0.01.
 _DRAWS = 20_000
 
+# Of critical values: 20 of the draws lie above that of this level.
+LEAST_LEVEL = 0.001
+
 # Float32 features move an influence by 5e-6 of its spread. Cells that differ by less than this are of the same samples.
 _SAME = 1e-4
 
@@ -116,8 +119,9 @@ class Comparison:
         return BETTER if bool(self._worse[k, j]) else WORSE if bool(self._worse[j, k]) else UNDECIDED
 
     def half_width(self, j: int, k: int) -> float:
-        """Of the interval of `difference[j, k]`."""
-        return self.critical * float(self.standard_error[j, k])
+        """Of the interval of `difference[j, k]`; NaN if its error has no estimate, or one of 0 for unlike scores."""
+        error = float(self.standard_error[j, k])
+        return self.critical * error if error or j == k or bool(self._same[j, k]) else float("nan")
 
     def best(self, indices: Sequence[int]) -> Best:
         """The best of some scores, those that tie with it, and those that one of them is surely better than.
@@ -183,10 +187,10 @@ class Comparison:
         return [self.value(j) if one.lower_is_better else -self.value(j) for j, one in enumerate(self.estimates)]
 
     def _excess(self, critical: float) -> Tensor:
-        """How far `(K, K)` score j is worse than score i beyond chance, `[j, i]`; negative without an estimate."""
+        """How far `(K, K)` score j is worse than score i beyond chance, `[j, i]`; negative without an error."""
         loss = torch.tensor(self._losses, dtype=torch.float64)
         excess = loss[:, None] - loss - critical * self.standard_error
-        return excess.where(~self._same, -1).nan_to_num(-1)
+        return excess.where(~self._same & (self.standard_error > 0), -1).nan_to_num(-1)
 
     @cached_property
     def _draws(self) -> tuple[Tensor, Tensor]:
@@ -238,10 +242,10 @@ def compare(estimates: Sequence[Estimate], level: float = 0.05, seed: int = 0) -
         seed: Of the draws for critical values.
 
     Raises:
-        ValueError: If there is no estimate, or level is not between 0 and 1.
+        ValueError: If there is no estimate, or level is not from 0.001 to 1, 1 left out.
     """
-    if not estimates or not 0 < level < 1:
-        raise ValueError(f"level={level}: it must be between 0 and 1, for at least one estimate.")
+    if not estimates or not LEAST_LEVEL <= level < 1:
+        raise ValueError(f"level={level}: it must be from {LEAST_LEVEL} to less than 1, for at least one estimate.")
     at = "n" if any(one.value_at_infinity is None for one in estimates) else "infinity"
     value = torch.tensor([_value(one, at) for one in estimates], dtype=torch.float64)
     own = torch.tensor([_error(one, at) for one in estimates], dtype=torch.float64).square()
