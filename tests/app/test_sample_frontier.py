@@ -37,9 +37,10 @@ def copy(finished, tmp_path):
 def test_a_checkpoint_has_the_cells_of_its_own_training(copy, invoke):
     """The same protocol, so the same hash: nothing is scored again."""
     before = records(copy)
-    result = invoke("sample.py", f"ckpt={copy}", "task=frontier")
+    result = invoke("sample.py", f"ckpt={copy}", "task=frontier", "task.level=0.01")
     assert result.code == 0, result.err
     assert records(copy) == before
+    assert json.loads((copy / "verdicts.json").read_text())["level"] == 0.01
     assert "64 images seen" in result.err
     assert f"page: {copy / 'frontier.html'}" in result.out
 
@@ -348,9 +349,9 @@ def test_a_frontier_that_is_drawn_until_it_is_decided(copy, invoke):
     result = invoke("sample.py", f"ckpt={copy}", *decided, "task.max_samples=100")
     assert result.code == 2
     assert "task.max_samples=100: the first look is at 256 samples or more." in result.err
-    result = invoke("sample.py", f"ckpt={copy}", *decided, "task.max_samples=512", "task.level=2")
+    result = invoke("sample.py", f"ckpt={copy}", *decided, "task.max_samples=512", "task.level=0.0005")
     assert result.code == 2
-    assert "level=2" in result.err
+    assert "level=0.0005: it must be from 0.001 to less than 1." in result.err
     result = invoke("sample.py", f"ckpt={copy}", *decided, "task.max_samples=512")
     assert result.code == 0, result.err
     new = [record for record in records(copy) if record.get("stop")]

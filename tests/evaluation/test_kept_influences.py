@@ -206,6 +206,49 @@ def test_sentences_name_the_best_of_a_budget_its_ties_and_what_is_surely_worse(t
     ]
 
 
+def cell(sampler, nfe, value, **other):
+    infinite = {"value": None, "standard_error": None, "lower_is_better": True}
+    return {
+        "cell": f"{sampler} {nfe}", "sampler": sampler, "nfe": nfe, "network_evaluations": nfe, "score": value,
+        "standard_error": 0.01, "metric": "fid", "n": 100, "guidance": 1, "weights": "ema", **other,
+        "scores": {"fid": {"value": value, "standard_error": 0.01, "lower_is_better": True}, "fid_infinity": infinite},
+    }  # fmt: skip
+
+
+def test_a_value_at_n_is_called_so_where_it_might_be_one_at_infinity(tmp_path):
+    found = sentences(write_verdicts(Store(tmp_path), [cell("ddim", 10, 5.0), cell("unipc", 10, 3.0)]))
+    assert found[0] == "NFE 10, at n = 100: unipc; surely worse: ddim"
+    assert sum(said.startswith("The bias of fid at n = 100 does not cancel") for said in found) == 1
+
+
+def test_samplers_that_spend_different_numbers_of_calls_are_compared(tmp_path):
+    records = [cell("ddim", 5, 9.0), cell("heun", 9, 3.0), cell("ddim", 10, 5.0), cell("heun", 19, 2.0)]
+    records += [cell("ddim", 20, 4.0)]
+    found = sentences(write_verdicts(Store(tmp_path), records))
+    assert [said for said in found if said.startswith("NFE")] == [
+        "NFE 10, at n = 100: heun at 9; surely worse: ddim",
+        "NFE 20, at n = 100: heun at 19; surely worse: ddim",
+    ]
+
+
+def test_cells_of_other_code_are_named_and_no_note_is_repeated(tmp_path):
+    other = {"other_code": True, "code_sha256": "0000"}
+    records = [cell("unipc", 10, 5.0), cell("unipc", 5, 7.0), cell("ddim", 10, 6.0, **other)]
+    records += [cell("ddim", 5, 6.0, **other)]
+    found = sentences(write_verdicts(Store(tmp_path), records))
+    assert found[-1] == "ddim code=0000 is not compared with the others: another version of the code scored it."
+    assert len(found) == 5 == len({*found})  # notes on differences and bias once, on pairing of each, and this one
+
+
+def test_verdicts_have_the_level_that_is_asked_for(tmp_path):
+    records = [cell("unipc", 10, 5.0), cell("ddim", 10, 5.03)]
+    both = [write_verdicts(Store(tmp_path), records, level) for level in (0.05, 0.01)]
+    assert [one["level"] for one in both] == [0.05, 0.01]
+    assert read_json(tmp_path / VERDICTS)["level"] == 0.01
+    assert [one["groups"][0]["pairs"][0]["verdict"] for one in both] == ["better", "undecided"]
+    assert "probability 99%" in sentences(both[1])[1]
+
+
 def test_only_groups_of_added_cells_are_marked_again(tmp_path, monkeypatch):
     """A run that is scored while it trains has a group of cells for each checkpoint."""
     compared = []

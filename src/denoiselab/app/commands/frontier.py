@@ -19,7 +19,7 @@ from denoiselab.app.building.error_splits import fine_of
 from denoiselab.app.building.evaluator import Evaluator, frontier_of
 from denoiselab.app.commands import outputs
 from denoiselab.app.commands.report import matches, write_joint
-from denoiselab.app.commands.task import Task, check_finite, check_ranges, check_seed
+from denoiselab.app.commands.task import Task, check_finite, check_level, check_ranges, check_seed
 from denoiselab.app.config import overrides
 from denoiselab.app.config.settings import Config, Evaluation, SampleSettings, parse, replaced
 from denoiselab.app.runs.devices import is_leader
@@ -68,7 +68,7 @@ class ScoreFrontier(Task):
         rescore: Whether cells are scored again that another version of the code has scored, which are kept, and those
             whose influences are lost.
         stop: `fixed`: num_samples a cell; `decided`: until it is sure which cells are better.
-        level: With stop=decided, the probability of any wrong verdict.
+        level: Probability of any wrong verdict.
         max_samples: With stop=decided, samples a cell at most.
         boundary: With stop=decided, `simulated` for this max_samples, or `always_valid`, with which it may be raised.
         best_under: A budget of a sample, such as 40ms, 10calls or 3.5GFLOPs, of which the best cells are named.
@@ -104,8 +104,7 @@ class ScoreFrontier(Task):
 
     def __post_init__(self) -> None:
         check_ranges(2, num_samples=self.num_samples, reference_n=self.reference_n, max_samples=self.max_samples)
-        if self.level is not None and not 0 < self.level < 1:
-            raise ValueError(f"level={self.level}: it must be between 0 and 1.")
+        check_level(self.level)
         check_ranges(batch_size=self.batch_size, fine_nfe=self.fine_nfe)
         check_ranges(0, error_split=self.error_split)
         check_seed(self.seed)
@@ -243,7 +242,7 @@ def _score(job: Job, asked: SampleSettings, device: torch.device, interruption: 
         outputs.split_errors(evaluator, (job.frontier, job.fine), job.evaluation, loaded.images_seen, records)
     if not leader:
         return
-    outputs.write_outputs(records, evaluator.store, loaded.model.codec.shape)
+    outputs.write_outputs(records, evaluator.store, loaded.model.codec.shape, job.evaluation.level)
     _report(job, asked, records, evaluator.store.directory)
 
 

@@ -58,7 +58,7 @@ def score(run: Run, path: Path, *, leader: bool) -> list[Record]:
     if run.fine is not None:
         split_errors(run.evaluator, (run.frontier, run.fine), evaluation, seen, records)
     if leader:
-        write_outputs(records, run.evaluator.store, run.model.codec.shape)
+        write_outputs(records, run.evaluator.store, run.model.codec.shape, evaluation.level)
         if run.model.codec.shape == (2,):
             _draw_plane(run, records, path / PICTURE)
     return records
@@ -87,9 +87,9 @@ def tell_inexact(frontier: Frontier) -> None:
         console(stderr=True).print(text)
 
 
-def write_outputs(records: list[Record], store: Store, shape: Sequence[int]) -> None:
-    """Write the plot, the sheets of samples and the page of a directory's frontier."""
-    write_verdicts(store, records)
+def write_outputs(records: list[Record], store: Store, shape: Sequence[int], level: float) -> None:
+    """Write the verdicts, the plot, the sheets of samples and the page of a directory's frontier."""
+    write_verdicts(store, records, level)
     tables.write_pictures(store, records, medium(shape).write_sheet)
     asked = {record["cell"] for record in records}
     write_page(store.directory / PAGE, [page_run(store.directory.name, store.directory)], asked, papers())
@@ -132,10 +132,11 @@ def report_records(
                 log_frontier(logger, records, path)
     out = console()
     out.print(tables.table(records))
-    said = sentences(read_json(path / VERDICTS))
+    found = read_json(path / VERDICTS)
+    said = sentences(found)
     for sentence in [*said, *([ONE_TRAINING] if said else [])]:
         out.print(line(sentence))
-    for sentence in best_under.sentences(Store(path), records) if best_under is not None else ():
+    for sentence in best_under.sentences(Store(path), records, found["level"]) if best_under is not None else ():
         out.print(line(sentence))
     if others := sum(record.get("other_code", False) for record in records):
         out.print(

@@ -13,7 +13,7 @@ from denoiselab.app.building.evaluator import Evaluator
 from denoiselab.app.building.search_space import Combination, combinations
 from denoiselab.app.commands import outputs
 from denoiselab.app.commands.frontier import Job, evaluation_of, evaluator_of, join_ranks
-from denoiselab.app.commands.task import Task, check_finite, check_ranges, check_seed
+from denoiselab.app.commands.task import Task, check_finite, check_level, check_ranges, check_seed
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.paths import checkpoint_file, short_hash
@@ -81,8 +81,7 @@ class Search(Task):
         check_ranges(batch_size=self.batch_size, nfe=self.nfe, confirm=self.confirm)
         check_seed(self.seed)
         check_finite(self.guidance)
-        if not 0 < self.level < 1:
-            raise ValueError(f"level={self.level}: it must be between 0 and 1.")
+        check_level(self.level)
 
     def check(self, asked: SampleSettings) -> None:
         self._combinations(asked)

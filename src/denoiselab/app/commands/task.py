@@ -19,6 +19,7 @@ from denoiselab.app.config.early import check_new
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.paths import checkpoint_file, device_of, new_folder
 from denoiselab.cleaning import path_part
+from denoiselab.evaluation.verdicts.compare import LEAST_LEVEL
 from denoiselab.files import sha256_of
 from denoiselab.model import Model
 from denoiselab.nodes.instantiate import construct
@@ -78,6 +79,12 @@ def check_ranges(least: int = 1, **options: int | None) -> None:
     for name, value in options.items():
         if value is not None and value < least:
             raise ValueError(f"{name}={value}: it must be at least {least}.")
+
+
+def check_level(level: float | None) -> None:
+    """Refuse a level that draws cannot resolve."""
+    if level is not None and not LEAST_LEVEL <= level < 1:
+        raise ValueError(f"level={level}: it must be from {LEAST_LEVEL} to less than 1.")
 
 
 def check_seed(seed: int | None) -> None:

@@ -53,7 +53,7 @@ class Evaluation(_Settings):
     reference_data: Literal["same", "any"]
     rescore: bool
     stop: Literal["fixed", "decided"]
-    level: float = Field(gt=0, lt=1)
+    level: float = Field(ge=0.001, lt=1)
     max_samples: int = Field(ge=2)
     boundary: Literal["simulated", "always_valid"]
     error_split: int = Field(ge=0)

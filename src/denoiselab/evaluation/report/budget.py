@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from denoiselab.evaluation.records import Record
 from denoiselab.evaluation.report.tables import by_series, digits
 from denoiselab.evaluation.store import Store
-from denoiselab.evaluation.verdicts.frontiers import comparison, groups
+from denoiselab.evaluation.verdicts.frontiers import LEVEL, comparison, groups
 
 # Unit to the field of a record, and how many of the field's are one of the unit.
 _UNITS = {
@@ -51,7 +51,7 @@ class Budget:
         field, scale = _UNITS[unit]
         return unit, field, float(found["number"]) * scale
 
-    def sentences(self, store: Store, records: Sequence[Record]) -> list[str]:
+    def sentences(self, store: Store, records: Sequence[Record], level: float = LEVEL) -> list[str]:
         """For each set of comparable cells, the best one that costs at most the budget, and how sure that is.
 
         Of each series its best cell within the budget is compared.
@@ -59,6 +59,7 @@ class Budget:
         Args:
             store: Has the influences of the cells.
             records: All cells of the frontier.
+            level: Probability of any wrong verdict.
         """
         unit, field, limit = self._parts
         series = {record["cell"]: name for name, rows in by_series(records).items() for record in rows}
@@ -66,7 +67,7 @@ class Budget:
         for group in groups(records):
             missing = sum(record.get(field) is None for record in group)
             within: dict[str, int] = {}
-            both = comparison(group, store.influences)
+            both = comparison(group, store.influences, level=level)
             sign = 1 if both.estimates[0].lower_is_better else -1
             for i, record in enumerate(group):
                 name = series[record["cell"]]

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from denoiselab.evaluation.contracts import INFINITY
-from denoiselab.evaluation.records import Record
+from denoiselab.evaluation.records import Record, comparable
 from denoiselab.evaluation.report.tables import by_series, digits
 from denoiselab.evaluation.store import Store
 from denoiselab.evaluation.verdicts import Comparison
@@ -49,17 +49,27 @@ def verdicts(store: Store, records: Sequence[Record], level: float = LEVEL) -> l
     """The groups of `verdicts.json`."""
     series = {record["cell"]: name for name, rows in by_series(records).items() for record in rows}
     kept = {record["cell"]: store.influences(record) for record in records}
-    return [
-        _group(group, comparison(group, lambda record: kept[record["cell"]], metric, level), metric, series)
-        for group in groups(records)
-        for metric in _metrics(group)
-    ]
+    out, found = [], groups(records)
+    present = {comparable(group[0]) for group in found if not group[0].get("other_code")}
+    for group in found:
+        for metric in _metrics(group):
+            both = comparison(group, lambda record: kept[record["cell"]], metric, level)
+            out.append(_group(group, both, metric, series))
+        if group[0].get("other_code") and comparable(group[0]) in present:
+            names = [*dict.fromkeys(series[record["cell"]] for record in group)]
+            are = "is" if len(names) == 1 else "are"
+            out[-len(_metrics(group))]["notes"].append(
+                f"{', '.join(names)} {are} not compared with the others: another version of the code scored "
+                f"{'it' if len(names) == 1 else 'them'}."
+            )
+    return out
 
 
 def sentences(content: Mapping[str, Any]) -> list[str]:
     """What `verdicts.json` says of primary metrics, for the end of a table."""
     primary = [group for group in content["groups"] if group["primary"]]
-    return [text for group in primary for text in (*(b["sentence"] for b in group["budgets"]), *group["notes"])]
+    said = [text for group in primary for text in (*(b["sentence"] for b in group["budgets"]), *group["notes"])]
+    return [*dict.fromkeys(said)]
 
 
 def _metrics(group: Sequence[Record]) -> list[str]:
@@ -80,6 +90,8 @@ def _metrics(group: Sequence[Record]) -> list[str]:
 
 def _group(group: Sequence[Record], both: Comparison, metric: str, series: Mapping[str, str]) -> dict[str, Any]:
     standings = both.standings()
+    biased = both.at == "n" and any(metric + INFINITY in (record.get("scores") or {}) for record in group)
+    where = f", at n = {group[0]['n']}" if biased else ""
     cells = [
         {
             "cell": record["cell"],
@@ -102,8 +114,8 @@ def _group(group: Sequence[Record], both: Comparison, metric: str, series: Mappi
         "critical": _plain(both.critical),
         "cells": cells,
         "pairs": [_pair(both, a, b) for b in range(len(cells)) for a in range(b)],
-        "budgets": [_budget(both, cells, nfe, among) for nfe, among in _budgets(cells).items()],
-        "notes": [*_notes(both, cells, metric), *_spent(group, cells)],
+        "budgets": [_budget(both, cells, (nfe, where), among) for nfe, among in _budgets(cells).items()],
+        "notes": [*_notes(both, cells, metric, biased=biased), *_spent(group, cells)],
         "trainings": 1,
     }
 
@@ -121,29 +133,35 @@ def _pair(both: Comparison, a: int, b: int) -> dict[str, Any]:
 
 
 def _budgets(cells: Sequence[Mapping[str, Any]]) -> dict[float, list[int]]:
-    """The cells that can be compared at each number of calls that two series or more spend.
+    """The cells that can be compared at each number of calls that a series spends.
 
     They are, of each series, the one of the most calls that are no more than the budget and more than half of it: a
-    sampler of two calls a step spends 9 of 10.
+    sampler of two calls a step spends 9 of 10. These are of two series at least, and calls that one series alone spends
+    are no budget of their own if that cell is compared at a larger one.
     """
     spent = [cell["nfe"] for cell in cells]
-    out = {}
-    for nfe in sorted({nfe for nfe in spent if spent.count(nfe) > 1}):
+    out: dict[float, list[int]] = {}
+    for nfe in sorted({*spent}, reverse=True):
         of_series: dict[str, int] = {}
         for i in sorted(range(len(cells)), key=spent.__getitem__):
             if nfe / 2 < spent[i] <= nfe:
                 of_series[cells[i]["series"]] = i
-        out[nfe] = [*of_series.values()]
-    return out
+        further = spent.count(nfe) > 1 or not any(spent.index(nfe) in among for among in out.values())
+        if further and len(of_series) > 1:
+            out[nfe] = [*of_series.values()]
+    return dict(sorted(out.items()))
 
 
-def _budget(both: Comparison, cells: Sequence[Mapping[str, Any]], nfe: float, among: Sequence[int]) -> dict[str, Any]:
-    best, ties, worse = both.best(among)
+def _budget(
+    both: Comparison, cells: Sequence[Mapping[str, Any]], budget: tuple[float, str], among: Sequence[int]
+) -> dict[str, Any]:
+    """Of a number of calls, with what its sentence says of n."""
+    (nfe, where), (best, ties, worse) = budget, both.best(among)
 
     def name(i: int) -> str:
         return cells[i]["series"] if cells[i]["nfe"] == nfe else f"{cells[i]['series']} at {cells[i]['nfe']}"
 
-    parts = [f"NFE {nfe}: {name(best)}"]
+    parts = [f"NFE {nfe}{where}: {name(best)}"]
     if ties:
         parts.append("ties: " + ", ".join(f"{name(i)}{_difference(both, i, best)}" for i in ties))
     if worse:
@@ -166,7 +184,7 @@ def _difference(both: Comparison, i: int, best: int) -> str:
     return f" (difference {float(both.difference[i, best]):.{places}f} +- {width:.{places}f})"
 
 
-def _notes(both: Comparison, cells: Sequence[Mapping[str, Any]], metric: str) -> list[str]:
+def _notes(both: Comparison, cells: Sequence[Mapping[str, Any]], metric: str, *, biased: bool) -> list[str]:
     if len(cells) < 2:
         return []
     others = ~torch.eye(len(cells), dtype=torch.bool)
@@ -178,6 +196,11 @@ def _notes(both: Comparison, cells: Sequence[Mapping[str, Any]], metric: str) ->
         f"Differences are those of {metric} {at}, and all {count} of them lie within +- at once with probability "
         f"{1 - both.level:.0%}; standard errors in the plot and in frontier.csv are those of a cell alone."
     ]
+    if biased:
+        out.append(
+            f"The bias of {metric} {at} does not cancel between cells of different spread; from n = 2 x dimensions on, "
+            "values at n = infinity are compared, which are free of it."
+        )
     alone = [f"{cell['series']}@{cell['nfe']}" for cell in cells if not cell["paired"]]
     if alone:
         out.append(
