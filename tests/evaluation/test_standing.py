@@ -23,8 +23,8 @@ def estimates(standing, samples, means, lower=True, failed=(), costs=COSTS):
     for cell in standing.open:
         x = samples[cell, :n] + means[cell]
         influences = Influences(x - x.mean(), torch.empty(0), n)
-        value = float(x.mean()) if lower else -float(x.mean())
-        one = Estimate(NAMES[cell], value, float(x.std() / n**0.5), n, influences, lower, costs[cell], value, 0.1)
+        value, error = float(x.mean()) if lower else -float(x.mean()), float(x.std() / n**0.5)
+        one = Estimate(NAMES[cell], value, error, n, influences, lower, costs[cell], value, error)
         out.append(None if cell in failed else one)
     return out
 
