@@ -44,6 +44,16 @@ def test_signatures_from_source_are_those_of_the_imported_objects():
                 assert factory or default == parameter.default, (name, parameter.name)
 
 
+def test_every_option_of_a_shipped_part_has_a_meaning():
+    """A function without defaults is called with a batch, so its parameters are no options."""
+    silent = []
+    for name in (name for name in named() if name.startswith("denoiselab.")):
+        signature = signatures.read(name)
+        options_ = [one for one in signature.parameters.values() if signature.is_class or one.default is not REQUIRED]
+        silent += [f"{name}.{one.name}" for one in options_ if not one.doc.strip()]
+    assert silent == []
+
+
 def test_almost_all_defaults_are_literals():
     computed = [
         f"{name}.{one.name}"

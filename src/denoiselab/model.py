@@ -27,8 +27,7 @@ from denoiselab.stored import to_stored
 Steer = Callable[[Denoise, Tensor], Denoise]
 
 
-# Samples of a call: their indices alone take 0.8 GB.
-_MOST = 10**8
+_MOST = 10**8  # samples of a call: their indices take 0.8 GB
 
 
 class NotFinite(ValueError):  # noqa: N818
@@ -137,19 +136,12 @@ class Model:
                 nothing to guide, `cond` is not what the network takes, or `noise` or `on_step` is not what it must be.
             NotFinite: If a sample is not finite.
         """
-        if not isinstance(sampler, Sampler):
-            raise ValueError(f"sampler={sampler!r}: it must be a Sampler, such as denoiselab.sampler('dpmpp_2m').")
+        _check_kinds(sampler, guidance, noise, on_step)
         if steps is not None and nfe is not None:
             raise ValueError(f"steps={steps} and nfe={nfe}: give one of them.")
         steps = None if steps is None else whole("steps", steps, 1)
         nfe = None if nfe is None else whole("nfe", nfe, 1)
         seed, batch_size = whole("seed", seed, 0), whole("batch_size", batch_size, 1)
-        if isinstance(guidance, bool) or not isinstance(guidance, Real) or not math.isfinite(guidance):
-            raise ValueError(f"guidance={guidance!r}: it must be a finite number.")
-        if not (isinstance(noise, type) and issubclass(noise, Noise)):
-            raise ValueError(f"noise={noise!r}: it must be a class: denoiselab.Noise or denoiselab.BrownianNoise.")
-        if on_step is not None and not callable(on_step):
-            raise ValueError(f"on_step={on_step!r}: it must be a function of a Moment.")
         index = _index(which)
         if isinstance(cond, Integral | str):
             cond = self.conditioner.of([cond] * len(index), self.device)
@@ -234,10 +226,7 @@ def device_of(device: torch.device | str) -> torch.device:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (AssertionError, NotImplementedError, RuntimeError, TypeError):
-        raise BadInput(
-            f"device={str(device)!r}: this machine has no such device; allowed: 'cpu'"
-            f"{''.join(f', {one!r}' for one in ('cuda',) if torch.cuda.is_available())}."
-        ) from None
+        raise BadInput(f"device={str(device)!r}: this machine has no such device; allowed: 'cpu' and GPUs.") from None
     return found
 
 
@@ -265,6 +254,18 @@ def digest(module: nn.Module) -> str:
     for name, tensor in module.state_dict().items():
         total.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return total.hexdigest()
+
+
+def _check_kinds(sampler: object, guidance: object, noise: object, on_step: object) -> None:
+    """Refuse arguments of `Model.sample` that are of another kind."""
+    if not isinstance(sampler, Sampler):
+        raise ValueError(f"sampler={sampler!r}: it must be a Sampler, such as denoiselab.sampler('dpmpp_2m').")
+    if isinstance(guidance, bool) or not isinstance(guidance, Real) or not math.isfinite(guidance):
+        raise ValueError(f"guidance={guidance!r}: it must be a finite number.")
+    if not (isinstance(noise, type) and issubclass(noise, Noise)):
+        raise ValueError(f"noise={noise!r}: it must be a class: denoiselab.Noise or denoiselab.BrownianNoise.")
+    if on_step is not None and not callable(on_step):
+        raise ValueError(f"on_step={on_step!r}: it must be a function of a Moment.")
 
 
 def _index(which: int | Sequence[int] | Tensor) -> Tensor:

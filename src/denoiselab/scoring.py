@@ -111,33 +111,26 @@ def score(
         device: Of the extractor.
 
     Raises:
-        ValueError: If something cannot be read, or they do not fit together, or weights are not there; the sentence
-            says how to get them.
+        ValueError: If something cannot be read or does not fit, or weights are not there: it says how to get them.
     """
     kept, where = _cache(cache), device_of(device)
-    if not isinstance(extractor, str | None) and not hasattr(extractor, "fit"):
-        raise BadInput(f"extractor={extractor!r}: it must be a name of conf/evaluation/extractor, or an extractor.")
     samples = _data_set(images, "images", kept)
     given = _given(reference, reference_n)
     train, held_out = _reference_set(reference, samples, given, kept)
     if tuple(train.shape) != tuple(samples.shape):
         raise BadInput(f"reference: its samples have shape {list(train.shape)}, and images {list(samples.shape)}.")
     of_images = len(samples.shape) == 3
-    named = extractor or ("inception" if of_images else "sliced_wasserstein")
-    maker: Extractor = choices.build("evaluation/extractor", named) if isinstance(named, str) else named
-    names = _names(metrics, "frechet" if of_images else None)
+    maker = _extractor(extractor or ("inception" if of_images else "sliced_wasserstein"))
+    names = _names(metrics, "frechet" if of_images else None, metric_options)
     nodes = {metric: {**choices.node("metric", metric), **metric_options.get(metric, {})} for metric in names}
     measures = {metric: _measure(metric, metric_options.get(metric, {})) for metric in names}
-    if unused := [name for name in metric_options if name not in names]:
-        raise BadInput(f"metric_options: {unused[0]!r} is none of metrics={names}.")
     maker.check(samples.shape, measures, len(samples), given)
     if given is None:
         maker.check_data(train)
     work = Workspace(kept, shown=False)
     scorer = maker.fit(train, held_out, measures, nodes, work)
     against = {"train": train, "held_out": held_out}[scorer.split]
-    kind = "data set" if hasattr(reference, "load") else "array"
-    shown = str(reference) if isinstance(reference, str | Path) else f"{kind}, {against.fingerprint[:16]}"
+    shown = str(reference) if isinstance(reference, str | Path) else f"array, {against.fingerprint[:16]}"
     compared = scorer.reference(against, {"data": shown, "split": scorer.split}, work, where, given)
     statistics = scorer.statistics()
     for index in torch.arange(len(samples)).split(256):
@@ -150,11 +143,21 @@ def score(
     ]
 
 
-def _names(metrics: object, default: str | None) -> list[str]:
-    """The names of metrics."""
+def _extractor(asked: Any) -> Extractor:
+    """The extractor of that name, or the one that is given."""
+    if not isinstance(asked, str) and not hasattr(asked, "fit"):
+        raise BadInput(f"extractor={asked!r}: it must be a name of conf/evaluation/extractor, or an extractor.")
+    found: Extractor = choices.build("evaluation/extractor", asked) if isinstance(asked, str) else asked
+    return found
+
+
+def _names(metrics: object, default: str | None, options: Mapping[str, object]) -> list[str]:
+    """The names of metrics, to which options may be given."""
     names = [default] if metrics is None and default else [metrics] if isinstance(metrics, str) else metrics or []
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise BadInput(f"metrics={metrics!r}: it must be a name of conf/metric, or a list of names.")
+    if unused := [name for name in options if name not in names]:
+        raise BadInput(f"metric_options: {unused[0]!r} is none of metrics={names}.")
     return [*names]
 
 

@@ -84,7 +84,11 @@ class Dequantise(Augmentation):
 
 
 class Chain(Augmentation):
-    """Several augmentations in turn; their descriptions are concatenated."""
+    """Several augmentations in turn; their descriptions are concatenated.
+
+    Args:
+        steps: The augmentations.
+    """
 
     def __init__(self, steps: Sequence[Augmentation]) -> None:
         self.steps = steps

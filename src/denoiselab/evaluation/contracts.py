@@ -252,5 +252,13 @@ class Extractor(Protocol):
         settings: Mapping[str, Any],
         work: Workspace,
     ) -> Scorer[Any, Any]:
-        """The scorer; what is trained for it comes from `work.cache` if it is there."""
+        """The scorer; what is trained for it comes from `work.cache` if it is there.
+
+        Args:
+            train: Training data.
+            held_out: Held-out data.
+            metrics: By name.
+            settings: Configuration of each metric, by name.
+            work: Cache, and whether progress is shown.
+        """
         ...

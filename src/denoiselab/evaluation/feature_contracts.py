@@ -114,6 +114,10 @@ class Metric(Protocol):
 
         Scores with a standard error are compared with those of other samplers as if on noise of their own; with
         `influences`, on the noise that they share, which takes several times fewer samples.
+
+        Args:
+            samples: Features of the samples, of the layer that the metric reads.
+            reference: The same of what they are compared with.
         """
         ...
 

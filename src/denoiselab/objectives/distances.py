@@ -27,7 +27,12 @@ def l1(error: Tensor) -> Tensor:
 
 
 def huber(error: Tensor, delta: float = 1.0) -> Tensor:
-    """error^2 up to delta, 2 delta |error| - delta^2 beyond: twice Huber's, so that it is `l2` near zero."""
+    """error^2 up to delta, 2 delta |error| - delta^2 beyond: twice Huber's, so that it is `l2` near zero.
+
+    Args:
+        error: Of the output, `(B, *)`.
+        delta: Where the square ends and the straight line starts.
+    """
     return 2 * torch.nn.functional.huber_loss(error, torch.zeros_like(error), reduction="none", delta=delta)
 
 

@@ -43,7 +43,12 @@ class LevelDistribution(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, schedule: Schedule, noise: Noise) -> Draw:
-        """Levels `(B,)` float64 of a schedule, on the device of `noise.index`, whose samples they are for."""
+        """Levels `(B,)` float64 of a schedule, on the device of `noise.index`, whose samples they are for.
+
+        Args:
+            schedule: The path from noise to data.
+            noise: Source of the draws, with the indices of the samples.
+        """
 
     def observe(self, level: Level, losses: Tensor) -> None:
         """Record the unweighted losses `(B,)` at levels `(B,)` that were drawn; called once a training step."""

@@ -39,17 +39,32 @@ def unit(level: Level, space: Parameterization) -> Tensor:
 
 
 def truncated_snr(level: Level, minimum: float = 1.0) -> Tensor:
-    """max(snr, minimum): Salimans and Ho, Progressive Distillation, arXiv 2202.00512, section 4."""
+    """max(snr, minimum): Salimans and Ho, Progressive Distillation, arXiv 2202.00512, section 4.
+
+    Args:
+        level: The noise level.
+        minimum: Least weight.
+    """
     return level.snr.clamp_min(minimum)
 
 
 def min_snr(level: Level, gamma: float = 5.0) -> Tensor:
-    """min(snr, gamma): Hang et al., Min-SNR, arXiv 2303.09556, eq. 6; the same loss for eps, x0 and v."""
+    """min(snr, gamma): Hang et al., Min-SNR, arXiv 2303.09556, eq. 6; the same loss for eps, x0 and v.
+
+    Args:
+        level: The noise level.
+        gamma: Largest weight.
+    """
     return level.snr.clamp_max(gamma)
 
 
 def soft_min_snr(level: Level, gamma: float = 4.0) -> Tensor:
-    """Snr gamma / (snr + gamma): Crowson et al., Hourglass Diffusion Transformers, arXiv 2401.11605, section 4.5."""
+    """Snr gamma / (snr + gamma): Crowson et al., Hourglass Diffusion Transformers, arXiv 2401.11605, section 4.5.
+
+    Args:
+        level: The noise level.
+        gamma: Weight that is approached at high SNR.
+    """
     return gamma * torch.sigmoid(2 * level.lam - torch.tensor(gamma, dtype=level.lam.dtype).log())
 
 
@@ -97,5 +112,10 @@ def p2(level: Level, gamma: float = 1.0, k: float = 1.0) -> Tensor:
 
 
 def annealed(level: Level, power: float = 2.0) -> Tensor:
-    """sigma^power |score_hat - score|^2 / 2: NCSN's loss (Song and Ermon, arXiv 1907.05600, eq. 6) at power 2."""
+    """sigma^power |score_hat - score|^2 / 2: NCSN's loss (Song and Ermon, arXiv 1907.05600, eq. 6) at power 2.
+
+    Args:
+        level: The noise level.
+        power: Of sigma.
+    """
     return level.sigma ** (power - 2) * level.snr / 2

@@ -47,7 +47,13 @@ class Multistep(Sampler):
 
     @abstractmethod
     def weights(self, schedule: Schedule, nodes: Sequence[Level], there: Level) -> list[float]:
-        """Weights, of sum 1, of the predictions at `nodes`; the step starts at the first of them."""
+        """Weights, of sum 1, of the predictions at `nodes`; the step starts at the first of them.
+
+        Args:
+            schedule: The path from noise to data.
+            nodes: Levels of the predictions, the newest first.
+            there: Level at which the step ends.
+        """
 
     def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
         count = len(levels) - 1

@@ -249,7 +249,7 @@ def _check_jobs(name: str, arguments: Namespace, early: Early, show: dict[str, b
             early(plain)
             jobs.append(plain)
     if jobs and "torch" not in sys.modules:
-        console(stderr=True).print(f"{name}.py: options are named and typed as they should be; loading torch.")
+        console(stderr=True).print(f"{name}.py: loading torch.")
     with progress.bar("checks", len(jobs), unit="job", shown=len(jobs) > 1) as bar:
         for plain in jobs:  # what follows imports the parts, which takes seconds
             _command(name).check(plain, sweeping=arguments.multirun)
