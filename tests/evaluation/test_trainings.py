@@ -106,6 +106,19 @@ def test_runs_on_the_same_indices_without_influences_make_no_panel(tmp_path):
     assert panel_of([Store(home) for home in runs(tmp_path, kept=False)]) is None
 
 
+def test_a_cell_of_other_numbers_of_samples_is_left_out_with_the_reason(tmp_path):
+    homes = runs(tmp_path, stop={"level": 0.05, "max_samples": 1024, "boundary": "simulated"}, against={}, undecided={})
+    store = Store(homes[0])
+    one = next(record for record in store.read().values() if record["sampler"] == "ddim")
+    store.add([{**one, "n": 2 * N}])
+    store.keep(one, {one["metric"]: Influences(torch.randn(N), torch.empty(0), 2 * N)})
+    panel = panel_of([Store(home) for home in homes])
+    assert [row["sampler"] for row in panel["cells"]] == ["dpmpp_2m"]
+    assert sentences(panel) == [
+        "ddim@10 is left out: trainings have 512 and 1024 samples of it; stop=fixed gives all of them as many."
+    ]
+
+
 def test_runs_that_differ_by_their_seed_alone_make_a_panel(tmp_path):
     homes = runs(tmp_path)
     named = {home.name: home for home in homes}

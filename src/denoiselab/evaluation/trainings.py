@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 import torch
@@ -54,7 +55,8 @@ def panel_of(stores: Sequence[Store], level: float = 0.05) -> dict[str, Any] | N
     `cells` has a row a cell: the mean over trainings with its t interval, and the standard deviations of a score by
     training alone and by drawing its samples alone. `differences` has the best cell of each number of network calls
     against each other one, with intervals that hold together for all pairs of them, as the best is chosen by the same
-    scores, and the trainings that a test of power 0.8 needs.
+    scores, and the trainings that a test of power 0.8 needs. `left_out` has the cells that cannot be compared over
+    trainings, each with the reason (`why`).
 
     Trainings that score the same indices share the draws, which is part of the intervals; trainings that score
     indices of their own (another `evaluation.seed` each) do not.
@@ -63,7 +65,9 @@ def panel_of(stores: Sequence[Store], level: float = 0.05) -> dict[str, Any] | N
         stores: One a training; at least two.
         level: Probability that an interval of a mean, or any one of those of differences, leaves out the truth.
     """
-    cells = [cell for cell in _cells(stores) if len(cell.seeds) == len(stores) or _paired([cell])]
+    found = [*_cells(stores)]
+    whole = [len(cell.seeds) == len(stores) or _paired([cell]) for cell in found]
+    cells = [*compress(found, whole)]
     if not cells:
         return None
     budgets = [*_budgets(cells)]
@@ -73,6 +77,7 @@ def panel_of(stores: Sequence[Store], level: float = 0.05) -> dict[str, Any] | N
         "level": level,
         "cells": [_row(cell, level) for cell in cells],
         "differences": [_difference(best, other, level / pairs) for best, *others in budgets for other in others],
+        "left_out": [_left_out(cell) for cell, used in zip(found, whole, strict=True) if not used],
     }
 
 
@@ -150,6 +155,15 @@ def _row(cell: _Cell, level: float) -> dict[str, Any]:
         "crossed": len(cell.seeds) == 1,
         "cells": [record["cell"] for record in cell.records],
     }
+
+
+def _left_out(cell: _Cell) -> dict[str, Any]:
+    drawn = sorted({record["n"] for record in cell.records})
+    if len(drawn) > 1:
+        why = f"trainings have {' and '.join(map(str, drawn))} samples of it; stop=fixed gives all of them as many"
+    else:
+        why = "trainings share its noise, and not all have influences of its samples; rescore=true scores it again"
+    return {**_named(cell.records[0]), "why": why}
 
 
 def _difference(best: _Cell, other: _Cell, level: float) -> dict[str, Any]:

@@ -61,8 +61,9 @@ def table(panel: Config) -> str:
 
 
 def sentences(panel: Config) -> list[str]:
-    """What a panel says about each difference of two samplers at one number of network calls."""
-    return [_sentence(one) for one in panel["differences"]]
+    """What a panel says about each difference of two samplers at one number of network calls, and cells left out."""
+    left_out = [f"{_name(one)} is left out: {one['why']}." for one in panel["left_out"]]
+    return [*(_sentence(one) for one in panel["differences"]), *left_out]
 
 
 def _sentence(one: Config) -> str:

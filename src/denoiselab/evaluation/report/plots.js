@@ -322,6 +322,7 @@ function trainings() {
       const verdict = one.sure ? "sure over trainings" : `undecided${needed}`;
       element("div", `${cell(one.other)} less ${cell(one.best)}: ${digits(one.mean)}, interval ${interval(one)}: ${verdict}`, box);
     }
+    for (const one of panel.left_out || []) element("div", `${cell(one)} is left out: ${one.why}.`, box);
   }
 }
 
