@@ -48,6 +48,8 @@ def check_train(config: Config) -> None:
     choices.sampler_nodes(evaluation.samplers)
     choices.sampler_nodes([*evaluation.extra_nfe])  # a misspelt name would be passed over
     choices.metric_nodes(evaluation)
+    for name, node in config["callbacks"].items():
+        _check_samplers(f"callbacks.{name}", node)
 
 
 def check_sample(config: Config) -> None:
@@ -57,12 +59,19 @@ def check_sample(config: Config) -> None:
             raise BadInput("ckpt: is not given; pass ckpt=<run directory or file>, or import=<source> import.path=...")
         parse(SampleSettings, config)
     check_nodes(config)
+    _check_samplers("task", config["task"])
     if config.get("import") is None:
         for path in config["ckpt"] if isinstance(config["ckpt"], list) else [config["ckpt"]]:
             if not glob.has_magic(path) and not Path(path).exists():
                 raise BadInput(f"ckpt={path}: no such run directory or checkpoint file.")
     if config.get("out") is not None and _makes_out(config["task"]["_target_"]):
         check_new(Path(config["out"]))
+
+
+def _check_samplers(option: str, node: Any) -> None:
+    """Check the names of samplers that a part of this package lists."""
+    if isinstance(node, Mapping) and str(node.get("_target_")).startswith("denoiselab."):
+        choices.sampler_nodes(node.get("samplers") or [], f"{option}.samplers")
 
 
 def check_new(out: Path) -> None:
