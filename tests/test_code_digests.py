@@ -30,7 +30,7 @@ def package(tmp_path, monkeypatch):
 
 
 def clear():
-    for cached in (code_digest._is_ours, code_digest._parsed, code_digest._origin):
+    for cached in (code_digest._is_ours, code_digest._tree, code_digest._parsed, code_digest._origin):
         cached.cache_clear()
 
 

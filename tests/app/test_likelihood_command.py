@@ -249,6 +249,6 @@ def test_data_that_the_user_names_stand_in_for_those_of_a_checkpoint(finished, t
     assert result.code == 0, result.err
     told = json.loads((tmp_path / "out" / "likelihood.json").read_text())
     assert (told["data"], told["split_n"]) == ("image_folder", 4)
-    result = invoke("sample.py", *place, *QUICK_ODE, "data.shape=[3,8,8]")
+    result = invoke("sample.py", *place[:-1], f"out={tmp_path / 'other'}", *QUICK_ODE, "data.shape=[3,8,8]")
     assert "data.shape=[3, 8, 8]: the network of" in result.last
     assert result.code == 2

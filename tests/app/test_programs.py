@@ -46,6 +46,8 @@ def test_help_lists_the_choices(run):
     ids=" ".join,
 )
 def test_every_choice_trains_and_samples(arguments, tmp_path, invoke):
+    if "logger=mlflow" in arguments:
+        pytest.importorskip("mlflow")
     if "lr_schedule=warmup_cosine" in arguments:
         arguments = [*arguments, "lr_schedule.images=32"]
     if "parameterization=previous_mean" in arguments:

@@ -18,8 +18,8 @@ from denoiselab.training.checkpoint_files import read_checkpoint
 def test_a_run_directory_holds_everything(finished):
     # Other tests' commands may have left results of their own.
     assert {p.name for p in finished.iterdir() if not p.name.endswith(".lock")} - {"moments", "likelihood"} == {
-        "checkpoints", "config.yaml", "frontier.csv", "frontier.html", "frontier.json", "frontier.png", "metrics.csv",
-        "run.json", "samples", "wandb",
+        "checkpoints", "config.yaml", "frontier.csv", "frontier.html", "frontier.json", "frontier.png",
+        "held_out_loss.json", "influences", "metrics.csv", "run.json", "samples", "verdicts.json", "wandb",
     }  # fmt: skip
     with (finished / "frontier.csv").open() as file:
         rows = list(csv.DictReader(file))

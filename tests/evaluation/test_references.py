@@ -145,7 +145,11 @@ def score_on_ranks(rank, path, out, cache, world):
     statistics = collect(mine, ImageSet(share, torch.zeros(len(share)).long()), 7, start)
     statistics.reduce(CPU)
     scores = mine.scores(statistics, reference(mine, data(), cache))
-    torch.save((statistics.n, {name: tuple(score) for name, score in scores.items()}), f"{out}{rank}")
+    plain = {
+        name: (score.value, score.standard_error, None if score.influences is None else score.influences.first)
+        for name, score in scores.items()
+    }
+    torch.save((statistics.n, plain), f"{out}{rank}")
     dist.destroy_process_group()
 
 
@@ -160,9 +164,12 @@ def test_every_score_is_that_of_one_process_on_every_rank(world, tmp_path):
         n, scores = torch.load(f"{tmp_path / 'out'}{rank}")
         assert n == 70
         for name, score in expected.items():
-            value, error, _ = scores[name]
+            value, error, first = scores[name]
             assert value == pytest.approx(score.value, rel=1e-9), name
             assert error == (score.standard_error and pytest.approx(score.standard_error, rel=1e-9)), name
+            assert (first is None) == (score.influences is None), name
+            if first is not None:
+                torch.testing.assert_close(first, score.influences.first, rtol=1e-6, atol=1e-6)
 
 
 def make(rank, cache, log):
