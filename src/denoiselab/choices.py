@@ -110,17 +110,20 @@ def build(group: str, name: str, /, **options: Any) -> Any:
 
 def sampler(name: str, /, **options: Any) -> Sampler:
     """A sampler of `conf/sampler`: `sampler("dpmpp_2m", steps=20, spacing="karras")`; see `build`."""
-    return build("sampler", name, **options)
+    out: Sampler = build("sampler", name, **options)
+    return out
 
 
 def schedule(name: str, /, **options: Any) -> Schedule:
     """A noise schedule of `conf/schedule`: `schedule("vp_linear")`; see `build`."""
-    return build("schedule", name, **options)
+    out: Schedule = build("schedule", name, **options)
+    return out
 
 
 def spacing(name: str, /, **options: Any) -> Spacing:
     """A grid of levels of `conf/spacing`: `spacing("karras", rho=5.0)`; see `build`."""
-    return build("spacing", name, **options)
+    out: Spacing = build("spacing", name, **options)
+    return out
 
 
 def network(name: str, /, **options: Any) -> Any:
@@ -130,7 +133,8 @@ def network(name: str, /, **options: Any) -> Any:
 
 def objective(name: str, /, **options: Any) -> Objective:
     """A loss of `conf/objective`: `objective("min_snr")`; see `build`."""
-    return build("objective", name, **options)
+    out: Objective = build("objective", name, **options)
+    return out
 
 
 def _loader() -> ConfigLoaderImpl:

@@ -233,7 +233,8 @@ class BrownianNoise(Noise):
 
     def _place(self, level: Level) -> int:
         unit = (float(level.lam) / self._SPAN + 1) / 2
-        return round(min(1.0, max(0.0, unit)) * 2**self._DEPTH)
+        out: int = round(min(1.0, max(0.0, unit)) * 2**self._DEPTH)
+        return out
 
     def _clock(self, place: int) -> float:
         return math.exp(2 * self._SPAN * (2 * place / 2**self._DEPTH - 1))

@@ -174,7 +174,8 @@ def _reference_set(reference: Any, samples: DataSet, given: Given | None, cache:
     if given is not None:
         return samples, samples
     if isinstance(reference, str) and reference in choices.names("data"):
-        return choices.build("data", reference).load()
+        out: tuple[DataSet, DataSet] = choices.build("data", reference).load()
+        return out
     if hasattr(reference, "load"):
         train, held_out = reference.load()
         return train, held_out

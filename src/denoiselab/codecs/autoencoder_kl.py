@@ -55,7 +55,8 @@ class AutoencoderKL(LatentModel):
 
     def encode_pixels(self, x: Tensor) -> Tensor:
         """Mean and log-variance of the latents of images `(B, C, H, W)`, as `(B, 2Z, h, w)`."""
-        return self.after_encoder(self.encoder(x))
+        out: Tensor = self.after_encoder(self.encoder(x))
+        return out
 
     def encode_latents(self, moments: Tensor, eps: Tensor | None = None) -> Tensor:
         """Scaled latents `(B, Z, h, w)`: the mean of `moments` `(B, 2Z, h, w)`, or a draw with the noise `eps`."""
@@ -65,4 +66,5 @@ class AutoencoderKL(LatentModel):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images `(B, C, H, W)` of scaled latents `(B, Z, h, w)`."""
-        return self.decoder(self.before_decoder(latents / self.scale + self.shift))
+        out: Tensor = self.decoder(self.before_decoder(latents / self.scale + self.shift))
+        return out

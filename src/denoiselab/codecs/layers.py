@@ -63,7 +63,8 @@ class Encoder(nn.Module):
         h = self.stem(x)
         for part in self.down:
             h = part(h)
-        return self.head(self.norm(self.middle(h)))
+        out: Tensor = self.head(self.norm(self.middle(h)))
+        return out
 
 
 class Decoder(nn.Module):
@@ -98,7 +99,8 @@ class Decoder(nn.Module):
         h = self.middle(self.stem(z))
         for part in self.up:
             h = part(h)
-        return self.head(self.norm(h))
+        out: Tensor = self.head(self.norm(h))
+        return out
 
 
 class _Stage(nn.Module):
@@ -117,7 +119,8 @@ class _Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(self.norm_in(x))
         h = self.conv_out(self.norm_out(h))
-        return self.attention(self.skip(x) + h)
+        out: Tensor = self.attention(self.skip(x) + h)
+        return out
 
 
 def _attention(channels: int, groups: int) -> SelfAttention:

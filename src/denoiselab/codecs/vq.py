@@ -33,7 +33,8 @@ class Quantizer(nn.Module):
 
     def entries(self, indices: Tensor) -> Tensor:
         """The entries `(B, Z, h, w)` of indices `(B, h, w)`."""
-        return self.codebook(indices).permute(0, 3, 1, 2)
+        out: Tensor = self.codebook(indices).permute(0, 3, 1, 2)
+        return out
 
     def forward(self, z: Tensor) -> Tensor:
         """The entries nearest to `(B, Z, h, w)`, in the same shape; its derivative is the identity's."""
@@ -81,7 +82,8 @@ class VQModel(LatentModel):
 
     def encode_pixels(self, x: Tensor) -> Tensor:
         """Latents `(B, Z, h, w)` of images `(B, C, H, W)`, not quantised."""
-        return self.after_encoder(self.encoder(x))
+        out: Tensor = self.after_encoder(self.encoder(x))
+        return out
 
     def encode_latents(self, z: Tensor, eps: Tensor | None = None) -> Tensor:
         """Scaled latents `(B, Z, h, w)`; nothing is drawn, so `eps` has no effect."""
@@ -89,4 +91,5 @@ class VQModel(LatentModel):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images `(B, C, H, W)` of scaled latents `(B, Z, h, w)`, which are quantised first."""
-        return self.decoder(self.before_decoder(self.quantizer(latents / self.scale)))
+        out: Tensor = self.decoder(self.before_decoder(self.quantizer(latents / self.scale)))
+        return out

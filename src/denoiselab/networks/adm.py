@@ -91,7 +91,8 @@ class AttentionPool(nn.Module):
         tokens = x.flatten(2).transpose(1, 2)  # (B, HW, C)
         tokens = torch.cat((tokens.mean(1, keepdim=True), tokens), dim=1) + self.position
         q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)
-        return self.out(attend(q[:, :, :1], k, v)[:, 0])
+        out: Tensor = self.out(attend(q[:, :, :1], k, v)[:, 0])
+        return out
 
 
 class ADMClassifier(Encoder):
@@ -143,4 +144,5 @@ class ADMClassifier(Encoder):
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
         """Map `x` `(B, C, H, W)` and time labels `(B,)` to logits `(B, num_classes)`."""
         h, _ = self.encode(x, Context(F.silu(self.time(label))))
-        return self.pool(self.norm(h))
+        out: Tensor = self.pool(self.norm(h))
+        return out

@@ -54,4 +54,5 @@ class SelfAttention(nn.Module):
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C), a view where channels come last
         q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)  # (B, N, HW, D) each
         h: Tensor = self.out(attend(q, k, v))  # (B, HW, C)
-        return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
+        out: Tensor = x + h.transpose(1, 2).unflatten(2, x.shape[2:])
+        return out

@@ -30,7 +30,8 @@ class Conv3x3(nn.Conv2d):
         """Map `(B, channels_in, H, W)` to `(B, channels_out, H, W)`."""
         if not self.wide or torch.compiler.is_compiling() or not _fits(x, self.weight):
             return super().forward(x)
-        return _Convolution.apply(x, self.weight, self.bias)
+        out: Tensor = _Convolution.apply(x, self.weight, self.bias)
+        return out
 
 
 def _fits(x: Tensor, weight: Tensor) -> bool:
@@ -81,4 +82,5 @@ def _weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
         inner[:, 1:, 0], inner[:, :, 1], inner[:, :-1, 2] = image[:, :-1], image, image[:, 1:]
         for row in range(3):
             out[row].addmm_(outer.t(), rows[row * width : (row + height) * width])
-    return out.unflatten(2, (3, channels)).permute(1, 3, 0, 2)
+    result: Tensor = out.unflatten(2, (3, channels)).permute(1, 3, 0, 2)
+    return result

@@ -156,7 +156,8 @@ class _Block(nn.Module):
         if self.cross is not None:
             tokens = tokens + self.cross(tokens, context, mask)
         h = self.mlp(_modulate(self.norm_mlp(tokens), shift_m, scale_m))
-        return tokens + gate_m * h
+        out: Tensor = tokens + gate_m * h
+        return out
 
 
 def _modulate(tokens: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

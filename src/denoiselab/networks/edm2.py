@@ -155,7 +155,8 @@ class EDM2UNet(ConditionalNetwork):
         for stage in self.decoder:
             checkpointed = len(skips) - 1 in self.checkpoint_levels
             h = run(self._decode, stage, h, skips.pop(), embedding, checkpointed=checkpointed)
-        return self.head(h, self.gain)
+        out: Tensor = self.head(h, self.gain)
+        return out
 
     def _encode(self, stage: nn.ModuleList, h: Tensor, embedding: Tensor) -> list[Tensor]:
         outs = []

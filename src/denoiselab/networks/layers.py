@@ -112,4 +112,5 @@ class ResidualBlock(nn.Module):
         modulation = self.embedding(embedding)[:, :, None, None]
         # A convolution does not need its output for its gradient: what is added to it may be added in place.
         h = self.norm_out(h, *modulation.chunk(2, dim=1)) if self.scale_shift else self.norm_out(h.add_(modulation))
-        return self.conv_out(self.dropout(h)).add_(self.resample(self.skip(x)))
+        out: Tensor = self.conv_out(self.dropout(h)).add_(self.resample(self.skip(x)))
+        return out

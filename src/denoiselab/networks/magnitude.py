@@ -156,4 +156,5 @@ class MPBlock(nn.Module):
         joint = self.qkv(x).flatten(2).unflatten(1, (self.heads, -1, 3))  # (B, N, D, 3, HW)
         q, k, v = normalize(joint, 2).transpose(2, 4).unbind(3)  # (B, N, HW, D) each
         h = attend(q, k, v).transpose(1, 2).unflatten(2, x.shape[2:])
-        return self.out(h)
+        out: Tensor = self.out(h)
+        return out

@@ -60,7 +60,8 @@ class MLP(EmbeddedNetwork):
         h = self.stem(x.flatten(1))
         for number, block in enumerate(self.blocks):
             h = run(block, h, embedding, checkpointed=number in self.checkpoint_levels)
-        return self.head(F.silu(h)).unflatten(1, (-1, *x.shape[2:]))
+        out: Tensor = self.head(F.silu(h)).unflatten(1, (-1, *x.shape[2:]))
+        return out
 
 
 class _Block(nn.Module):
@@ -74,4 +75,5 @@ class _Block(nn.Module):
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding).chunk(2, dim=1)
-        return h + self.out(F.silu(self.hidden(h) * (1 + scale) + shift))
+        out: Tensor = h + self.out(F.silu(self.hidden(h) * (1 + scale) + shift))
+        return out

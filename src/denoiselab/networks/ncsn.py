@@ -92,7 +92,8 @@ class _RefineNet(ConditionalNetwork):
         for refiner in self.refiners:
             h = run(refiner, inputs, index, checkpointed=len(skips) in self.checkpoint_levels)
             inputs = [skips.pop(), h] if skips else []
-        return self.head(F.elu(self.norm(h, index)))
+        out: Tensor = self.head(F.elu(self.norm(h, index)))
+        return out
 
     def _level(self, blocks: nn.ModuleList, h: Tensor, index: Tensor) -> Tensor:
         for block in blocks:

@@ -151,4 +151,5 @@ class Refiner(nn.Module):
         for norm, conv in zip(self.chain_norms, self.chain_convs, strict=True):
             path = conv(self.pool(norm(path, index)))
             h = h + path
-        return self.units(h, index)
+        out: Tensor = self.units(h, index)
+        return out

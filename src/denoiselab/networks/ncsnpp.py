@@ -207,7 +207,8 @@ class NCSNpp(ConditionalNetwork):
         if self.head is None:
             assert pyramid is not None
             return pyramid
-        return self.head(h)
+        out: Tensor = self.head(h)
+        return out
 
     def _middle(self, h: Tensor, embedding: Tensor) -> Tensor:
         for layer in self.middle:

@@ -84,7 +84,8 @@ class ResidualBlock(nn.Module):
             h, x = h if self.repeats else self.resample(h), self.resample(x)
         # A convolution does not need its output for its gradient: what is added to it may be added in place.
         h = self.norm_out(self.conv_in(h).add_(self.embedding(embedding)[:, :, None, None]))
-        return self.conv_out(self.dropout(h)).add_(self.skip(x)).mul_(self.scale)
+        out: Tensor = self.conv_out(self.dropout(h)).add_(self.skip(x)).mul_(self.scale)
+        return out
 
 
 class SelfAttention(nn.Module):
@@ -105,7 +106,8 @@ class SelfAttention(nn.Module):
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, HW, C)
         q, k, v = self.qkv(tokens)[:, None].chunk(3, dim=-1)  # (B, 1, HW, C) each
         h: Tensor = self.out(attend(q, k, v))  # (B, HW, C)
-        return (x + h.transpose(1, 2).unflatten(2, x.shape[2:])) * self.scale
+        out: Tensor = (x + h.transpose(1, 2).unflatten(2, x.shape[2:])) * self.scale
+        return out
 
 
 class Encoder(nn.Module):
@@ -183,7 +185,8 @@ class Decoder(nn.Module):
 
 def apply_layer(layer: nn.Module, h: Tensor, embedding: Tensor) -> Tensor:
     """Call a layer; residual blocks take the embedding too."""
-    return layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
+    out: Tensor = layer(h, embedding) if isinstance(layer, ResidualBlock) else layer(h)
+    return out
 
 
 def down_conv(channels_in: int, channels_out: int, fir: Sequence[float] | None) -> nn.Module:

@@ -55,7 +55,8 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, C, H, W)` to `(B, C, H/2, W/2)`."""
-        return self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
+        out: Tensor = self.conv(x if self.symmetric else F.pad(x, (0, 1, 0, 1)))
+        return out
 
 
 class UpConv2d(nn.Conv2d):
@@ -91,7 +92,8 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, C, H, W)` to `(B, C, 2H, 2W)`."""
-        return self.conv(x)
+        out: Tensor = self.conv(x)
+        return out
 
 
 class _Filtered(nn.Module):
@@ -158,7 +160,8 @@ class FIRDownsampleConv(_Filtered):
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, channels_in, H, W)` to `(B, channels_out, H/2, W/2)`."""
         h = F.conv2d(x, self._weight(x), padding=self.reach + 1, groups=x.shape[1])
-        return self.conv(h)
+        out: Tensor = self.conv(h)
+        return out
 
 
 class FIRUpsampleConv(_Filtered):
@@ -179,4 +182,5 @@ class FIRUpsampleConv(_Filtered):
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, channels_in, H, W)` to `(B, channels_out, 2H, 2W)`."""
         h = F.conv_transpose2d(x, self._weight(x, 4.0), stride=2, padding=self.reach - 1, groups=x.shape[1])
-        return self.conv(h)
+        out: Tensor = self.conv(h)
+        return out

@@ -28,7 +28,8 @@ class SpatialTransformer(nn.Module):
         tokens = self.before(self.norm(x).flatten(2).transpose(1, 2))  # (B, HW, C)
         for block in self.blocks:
             tokens = block(tokens, context, mask)
-        return x + self.after(tokens).transpose(1, 2).reshape(x.shape)
+        out: Tensor = x + self.after(tokens).transpose(1, 2).reshape(x.shape)
+        return out
 
 
 class _TextBlock(nn.Module):
@@ -46,4 +47,5 @@ class _TextBlock(nn.Module):
     def forward(self, tokens: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
         tokens = tokens + self.attention(self.norm_attention(tokens))
         tokens = tokens + self.cross(self.norm_cross(tokens), context, mask)
-        return tokens + self.mlp(self.norm_mlp(tokens))
+        out: Tensor = tokens + self.mlp(self.norm_mlp(tokens))
+        return out

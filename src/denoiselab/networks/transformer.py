@@ -55,7 +55,8 @@ class TokenAttention(nn.Module):
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        return self.out(attend(q.to(v.dtype), k.to(v.dtype), v))
+        out: Tensor = self.out(attend(q.to(v.dtype), k.to(v.dtype), v))
+        return out
 
 
 class CrossAttention(nn.Module):
@@ -81,7 +82,8 @@ class CrossAttention(nn.Module):
         """Map `(B, T, W)` and the context `(B, L, C)`, whose tokens count where `mask` `(B, L)`, to `(B, T, W)`."""
         q = self.q(tokens).unflatten(2, (self.heads, -1)).transpose(1, 2)  # (B, N, T, D)
         k, v = self.kv(context).unflatten(2, (2, self.heads, -1)).transpose(1, 3).unbind(2)  # (B, N, L, D) each
-        return self.out(attend(self.q_norm(q), self.k_norm(k), v, mask))
+        out: Tensor = self.out(attend(self.q_norm(q), self.k_norm(k), v, mask))
+        return out
 
 
 class FeedForward(nn.Module):
@@ -101,7 +103,8 @@ class FeedForward(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map `(B, T, W)` to the same shape."""
-        return self.out(F.gelu(self.hidden(tokens), approximate=self.approximate))
+        out: Tensor = self.out(F.gelu(self.hidden(tokens), approximate=self.approximate))
+        return out
 
 
 class GatedFeedForward(nn.Module):
@@ -120,7 +123,8 @@ class GatedFeedForward(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map `(B, T, W)` to the same shape."""
         values, gate = self.hidden(tokens).chunk(2, dim=-1)
-        return self.out(values * F.gelu(gate))
+        out: Tensor = self.out(values * F.gelu(gate))
+        return out
 
 
 class PatchEmbedding(nn.Module):
@@ -138,7 +142,8 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `(B, C, H, W)` to `(B, H/p W/p, width)`."""
-        return self.proj(x).flatten(2).transpose(1, 2)
+        out: Tensor = self.proj(x).flatten(2).transpose(1, 2)
+        return out
 
 
 def unpatchify(tokens: Tensor, patch: int, grid: Sequence[int]) -> Tensor:

@@ -234,4 +234,5 @@ class UNet(Encoder, EmbeddedNetwork):
         h, states = self.encode(join_image(x, cond.image), context)
         for stage in self.up:
             h = stage(context, h, states.pop())
-        return self.head(self.norm(h))
+        out: Tensor = self.head(self.norm(h))
+        return out

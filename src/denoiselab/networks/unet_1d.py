@@ -131,11 +131,13 @@ class UNet1D(EmbeddedNetwork):
                     h = torch.cat((h, skips.pop()), dim=1)
                 h = self._run(layer, level - number, h, embedding)
         out: Tensor = self.head(self.norm(h))  # (B, outputs C patch, L / patch)
-        return out.unflatten(1, (-1, self.patch)).transpose(2, 3).flatten(2)
+        result: Tensor = out.unflatten(1, (-1, self.patch)).transpose(2, 3).flatten(2)
+        return result
 
     def _run(self, layer: nn.Module, level: int, h: Tensor, embedding: Tensor) -> Tensor:
         inputs = (h, embedding) if isinstance(layer, _Stage) else (h,)
-        return run(layer, *inputs, checkpointed=level in self.checkpoint_levels)
+        out: Tensor = run(layer, *inputs, checkpointed=level in self.checkpoint_levels)
+        return out
 
 
 def _check_strides(shape: Sequence[int], patch: int, strides: Sequence[int], levels: int) -> None:
@@ -197,7 +199,8 @@ class _Shrink(nn.Module):
         self.conv = nn.Conv1d(channels, channels, 2 * stride + 1, stride=stride, padding=stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x)
+        out: Tensor = self.conv(x)
+        return out
 
 
 class _Stretch(nn.Module):
@@ -209,4 +212,5 @@ class _Stretch(nn.Module):
         self.conv = nn.Conv1d(channels, channels, 2 * factor + 1, padding=factor)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x.repeat_interleave(self.factor, dim=2))
+        out: Tensor = self.conv(x.repeat_interleave(self.factor, dim=2))
+        return out

@@ -117,7 +117,8 @@ class UViT(ConditionalNetwork):
         for number, block in enumerate(self.up, middle + 1):
             tokens = run(block, tokens, skips.pop(), checkpointed=number in self.checkpoint_levels)
         patches = self.head(self.norm(tokens))[:, -self.grid[0] * self.grid[1] :]
-        return self.conv(unpatchify(patches, self.patch, self.grid))
+        out: Tensor = self.conv(unpatchify(patches, self.patch, self.grid))
+        return out
 
 
 class _Block(nn.Module):
@@ -132,7 +133,8 @@ class _Block(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.attention(self.norm_attention(tokens))
-        return tokens + self.mlp(self.norm_mlp(tokens))
+        out: Tensor = tokens + self.mlp(self.norm_mlp(tokens))
+        return out
 
 
 class _SkipBlock(_Block):

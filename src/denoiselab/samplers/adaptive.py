@@ -160,7 +160,8 @@ def runge_kutta_45(
     solution = torchode.AutoDiffAdjoint(method, control).solve(problem)
     if bool((solution.status != 0).any()):
         raise ValueError(f"rtol={rtol}, atol={atol}: the ODE solver failed; use larger tolerances.")
-    return solution.ys[:, -1]
+    out: Tensor = solution.ys[:, -1]
+    return out
 
 
 @dataclass(eq=False)

@@ -83,7 +83,8 @@ def _measured(
 
     def denoise(x: Tensor, level: Level, rows: Tensor) -> Prediction:
         part = Conditioning(*(None if field is None else field[rows] for field in cond))
-        return model.denoiser(x, level, part)
+        out: Prediction = model.denoiser(x, level, part)
+        return out
 
     with model.evaluating():
         return measurement.measure(

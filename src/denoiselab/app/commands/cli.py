@@ -180,7 +180,8 @@ def _arguments() -> Namespace:
 
 def _command(name: str) -> Command:
     module: Any = importlib.import_module(f"denoiselab.app.commands.{name}")
-    return module
+    out: Command = module
+    return out
 
 
 def _written_out(name: str, asked: list[str], words: list[str]) -> list[str]:

@@ -121,13 +121,15 @@ def names(group: str) -> list[str]:
 
 def choice(group: str, name: str) -> dict[str, Any]:
     """The configuration of one choice of a group, as plain containers."""
-    return options.completed(choices.node(group, name, _loader()))
+    out: dict[str, Any] = options.completed(choices.node(group, name, _loader()))
+    return out
 
 
 def stated(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """What the files of a configuration and the overrides state, without the defaults of signatures."""
     try:
-        return _loader().stated(config_name, [*overrides], RunMode.RUN)
+        out: DictConfig = _loader().stated(config_name, [*overrides], RunMode.RUN)
+        return out
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise BadInput(_one_line(error)) from None
 

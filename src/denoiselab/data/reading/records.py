@@ -119,7 +119,8 @@ class ArrayRecords:
         return f"image {i} of {self.name}"
 
     def image(self, i: int) -> NDArray[np.uint8]:
-        return self.images[i]
+        out: NDArray[np.uint8] = self.images[i]
+        return out
 
 
 class Strings(Sequence[str]):

@@ -68,7 +68,8 @@ class HubRecords:
     def _content(self, i: int) -> bytes | str | None:
         """A file's bytes, or its path."""
         cell = self._data[i][self._image] or {"bytes": None, "path": None}
-        return cell["bytes"] if cell["bytes"] is not None else cell["path"]
+        out: bytes | str | None = cell["bytes"] if cell["bytes"] is not None else cell["path"]
+        return out
 
     @property
     def files(self) -> list[str]:

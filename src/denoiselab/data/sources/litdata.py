@@ -232,4 +232,5 @@ class LitData(ImageSource):
                     bar.update(1)
             return columns
 
-        return cached_json(Path(self.cache_dir) / f"litdata-{name}.json", read)
+        out: list[list[Any]] = cached_json(Path(self.cache_dir) / f"litdata-{name}.json", read)
+        return out

@@ -123,7 +123,8 @@ class VisionSource(ImageSource):
         return part.labels
 
     def _classes(self, part: Any) -> Sequence[str]:
-        return part.classes
+        out: Sequence[str] = part.classes
+        return out
 
     def _paths(self, part: Any) -> Sequence[Path] | None:
         return None

@@ -155,7 +155,8 @@ class _Photographs(VisionSource):
         return part._labels
 
     def _paths(self, part: Any) -> Sequence[Path] | None:
-        return part._image_files
+        out: Sequence[Path] | None = part._image_files
+        return out
 
 
 @dataclass(kw_only=True)

@@ -172,7 +172,8 @@ def read_index(shards: Sequence[Path], cache: Path) -> list[dict[str, Any]]:
                 bar.update(size)
         return found
 
-    return cached_json(cache / f"shards-{key[:16]}.json", index)
+    out: list[dict[str, Any]] = cached_json(cache / f"shards-{key[:16]}.json", index)
+    return out
 
 
 def _indexed(shard: Path) -> dict[str, Any]:
