@@ -251,3 +251,9 @@ def test_nodes_are_completed_by_literal_defaults():
     assert done == {**given, **node["sampler"][0]}
     assert "max_steps" not in options.completed({"_target_": "pytorch_lightning.Trainer"})
     assert options.completed({"a": [1, {"b": None}]}) == {"a": [1, {"b": None}]}
+
+
+def test_attributes_of_classes_are_read_from_source():
+    tasks = "denoiselab.app.commands"
+    read = [f"{tasks}.{name}" for name in ("search.Search", "frontier.ScoreFrontier", "encode.Encode", "gone.Gone")]
+    assert [signatures.class_attribute(name, "goes_on", default=False) for name in read] == [True, True, False, False]

@@ -131,3 +131,11 @@ def test_a_search_refuses(arguments, says, finished, tmp_path, invoke):
     for text in says:
         assert text in result.last
     assert not out.exists()
+
+
+def test_the_same_command_goes_on_in_its_folder(copy, tmp_path, invoke):
+    words = [f"ckpt={copy}", *SMALL, f"out={tmp_path / 'found'}", "task.over={sampler.spacing:[karras,vp_time]}"]
+    for _ in range(2):
+        result = invoke("sample.py", *words)
+        assert result.code == 0, result.err
+    assert len([*(tmp_path / "found").glob("search_*.json")]) == 1

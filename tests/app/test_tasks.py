@@ -90,7 +90,10 @@ def test_options_of_a_task_are_found_without_its_name(invoke, monkeypatch):
     ("arguments", "says"),
     [
         (["task=export", "seed=3"], ["seed=3: unknown option", "Export takes: format"]),
-        (["task=frontier", "noise=brownian"], ["noise=brownian: unknown option", "takes: samplers, nfe"]),
+        (
+            ["task=frontier", "noise=brownian"],
+            ["noise=brownian: unknown option", "ScoreFrontier takes: ", "samplers, nfe"],
+        ),
         (["task=frontier", "sampler=heun"], ["task=encode, fit_grid, generate, interpolate", "'task.samplers'"]),
         (
             ["task=likelihood", "+task.guidance=2"],

@@ -86,6 +86,18 @@ def read(target: str) -> Signature | None:
     return None
 
 
+def class_attribute(target: str, name: str, default: Any) -> Any:
+    """The literal value of an attribute that a class or one that it extends sets, imported nowhere."""
+    module_name, _, class_name = target.rpartition(".")
+    found = locate(module_name, class_name)
+    if found is not None and isinstance(found.node, ast.ClassDef):
+        for one in _ancestors(found):
+            for part in _class(one).body:
+                if isinstance(part, ast.AnnAssign) and part.value is not None and _last(part.target) == name:
+                    return one.module.literal(part.value)
+    return default
+
+
 def inspected(target: Callable[..., Any]) -> Signature:
     """The signature of an imported class or function."""
     function: Any = target.__init__ if inspect.isclass(target) else target

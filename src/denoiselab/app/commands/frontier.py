@@ -18,8 +18,9 @@ from denoiselab.app.building.classifier_guidance import steering
 from denoiselab.app.building.error_splits import fine_of
 from denoiselab.app.building.evaluator import Evaluator, frontier_of
 from denoiselab.app.commands import outputs
+from denoiselab.app.commands.measuring import Measuring
 from denoiselab.app.commands.report import matches, write_joint
-from denoiselab.app.commands.task import Task, check_finite, check_level, check_ranges, check_seed
+from denoiselab.app.commands.task import check_finite, check_level, check_ranges
 from denoiselab.app.config import overrides
 from denoiselab.app.config.settings import Config, Evaluation, SampleSettings, parse, replaced
 from denoiselab.app.runs.devices import is_leader
@@ -27,7 +28,7 @@ from denoiselab.app.runs.names import name_of
 from denoiselab.app.runs.paths import device_of, newest
 from denoiselab.console import console
 from denoiselab.errors import BadInput
-from denoiselab.evaluation import Extractor, Frontier, Record, Store
+from denoiselab.evaluation import Frontier, Record, Store
 from denoiselab.evaluation.decided import DECIDED
 from denoiselab.evaluation.report.budget import Budget
 from denoiselab.files import sha256_of
@@ -46,7 +47,7 @@ _CACHE = "logs/cache"  # for a run that names no other
 
 
 @dataclass(kw_only=True)
-class ScoreFrontier(Task):
+class ScoreFrontier(Measuring):
     """Score samplers into each run's directory; an option that is null is as in the run's own evaluation.
 
     Several checkpoints are written to one page too.
@@ -55,16 +56,7 @@ class ScoreFrontier(Task):
         samplers: Names of conf/sampler, each with a grid behind an @ if not its own.
         nfe: Network calls a sample.
         extra_nfe: Further budgets of single samplers; none where nfe alone is given.
-        num_samples: Samples a cell.
-        batch_size: Samples a network call; it does not change them.
-        seed: Sample i is a function of (seed, i).
         guidance: Scales of classifier-free guidance.
-        extractor: Of features; a choice of evaluation/extractor@task.extractor.
-        metrics: Names of conf/metric, the primary one first.
-        metric_options: Options of single metrics.
-        reference: A file of statistics.
-        reference_n: Number of images of the reference, where it does not say so.
-        reference_data: `same`: a reference of other data is refused; `any`.
         rescore: Whether cells are scored again that another version of the code has scored, which are kept, and those
             whose influences are lost.
         stop: `fixed`: num_samples a cell; `decided`: until it is sure which cells are better.
@@ -80,16 +72,7 @@ class ScoreFrontier(Task):
     samplers: list[str] | None = None
     nfe: list[int] | None = None
     extra_nfe: dict[str, list[int]] | None = None
-    num_samples: int | None = None
-    batch_size: int | None = None
-    seed: int | None = None
     guidance: list[float] | None = None
-    extractor: Extractor | None = None
-    metrics: list[str] | None = None
-    metric_options: dict[str, dict[str, Any]] | None = None
-    reference: str | None = None
-    reference_n: int | None = None
-    reference_data: Literal["same", "any"] | None = None
     rescore: bool = False
     stop: Literal["fixed", "decided"] | None = None
     level: float | None = None
@@ -101,13 +84,14 @@ class ScoreFrontier(Task):
     fine_nfe: int | None = None
 
     several: ClassVar[bool] = True
+    goes_on: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_ranges(2, num_samples=self.num_samples, reference_n=self.reference_n, max_samples=self.max_samples)
+        super().__post_init__()
         check_level(self.level)
-        check_ranges(batch_size=self.batch_size, fine_nfe=self.fine_nfe)
+        check_ranges(2, max_samples=self.max_samples)
+        check_ranges(fine_nfe=self.fine_nfe)
         check_ranges(0, error_split=self.error_split)
-        check_seed(self.seed)
         if self.best_under is not None:
             Budget(self.best_under)  # checked
         for scale in self.guidance or []:

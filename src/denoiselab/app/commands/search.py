@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from denoiselab.app.building import checks
 from denoiselab.app.building.evaluator import Evaluator
 from denoiselab.app.building.search_space import Combination, combinations
 from denoiselab.app.commands import outputs
 from denoiselab.app.commands.frontier import Job, evaluation_of, evaluator_of, join_ranks
-from denoiselab.app.commands.task import Task, check_finite, check_level, check_ranges, check_seed
+from denoiselab.app.commands.measuring import Measuring
+from denoiselab.app.commands.task import check_finite, check_level, check_ranges
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.paths import checkpoint_file, short_hash
 from denoiselab.console import console
 from denoiselab.errors import BadInput, Failure
-from denoiselab.evaluation import Extractor, Frontier, Store
+from denoiselab.evaluation import Frontier, Store
 from denoiselab.evaluation.ranks import on_first_rank
 from denoiselab.evaluation.report import searches
 from denoiselab.evaluation.report.searches import Scouted
@@ -34,12 +35,12 @@ _FOLDER = "search"
 
 
 @dataclass(kw_only=True)
-class Search(Task):
+class Search(Measuring):
     """Score all combinations of options on the same noise, then those that may be the best on fresh samples.
 
     The best of many scores looks better than it is, so its own score is no estimate; that on fresh samples is.
 
-    Each option that is null is as in the run's own evaluation.
+    Each combination is scored with `num_samples` samples, and the chosen ones with as many fresh ones.
 
     Args:
         over: Option to values: `guidance`, `weights`, `nfe`, `sampler` (names of conf/sampler), and any option of the
@@ -48,15 +49,6 @@ class Search(Task):
         guidance: Scale of classifier-free guidance, where `over` names none.
         confirm: Combinations that are scored on fresh samples: the best one, and at most so many in all that tie.
         level: Probability of any wrong verdict.
-        num_samples: Samples a combination, and as many fresh ones.
-        batch_size: Samples a network call; it does not change them.
-        seed: Sample i is a function of (seed, i).
-        extractor: Of features; a choice of evaluation/extractor@task.extractor.
-        metrics: Names of conf/metric; the first one decides.
-        metric_options: Options of single metrics.
-        reference: A file of statistics.
-        reference_n: Number of images of the reference, where it does not say so.
-        reference_data: `same`: a reference of other data is refused; `any`.
     """
 
     over: dict[str, list[Any]] = field(default_factory=dict)
@@ -64,22 +56,13 @@ class Search(Task):
     guidance: float = 1.0
     confirm: int = 3
     level: float = 0.05
-    num_samples: int | None = None
-    batch_size: int | None = None
-    seed: int | None = None
-    extractor: Extractor | None = None
-    metrics: list[str] | None = None
-    metric_options: dict[str, dict[str, Any]] | None = None
-    reference: str | None = None
-    reference_n: int | None = None
-    reference_data: Literal["same", "any"] | None = None
 
+    goes_on: ClassVar[bool] = True
     less_memory: ClassVar[str] = "a smaller task.batch_size"
 
     def __post_init__(self) -> None:
-        check_ranges(2, num_samples=self.num_samples, reference_n=self.reference_n)
-        check_ranges(batch_size=self.batch_size, nfe=self.nfe, confirm=self.confirm)
-        check_seed(self.seed)
+        super().__post_init__()
+        check_ranges(nfe=self.nfe, confirm=self.confirm)
         check_finite(self.guidance)
         check_level(self.level)
 
@@ -91,8 +74,9 @@ class Search(Task):
         path = checkpoint_file(asked.ckpt)
         loaded = read(path, data=asked.data)
         entrants = [_entrant(one, loaded) for one in self._combinations(asked)]
-        given = {name: value for name, value in self.options(asked).items() if name in _OF_EVALUATIONS}
-        config, evaluation = evaluation_of(loaded, {name: v for name, v in given.items() if v is not None})
+        options, shared = self.options(asked), [one.name for one in fields(Measuring)]
+        given = {name: options[name] for name in shared if options[name] is not None}
+        config, evaluation = evaluation_of(loaded, given)
         numbers = (evaluation.num_samples, evaluation.batch_size, evaluation.seed)
         frontier = _frontier(entrants, loaded, numbers)
         job = Job(path, home_of(path), loaded, frontier, config, evaluation)
@@ -128,20 +112,6 @@ class Search(Task):
         assert asked.sampler is not None
         assert not isinstance(asked.weights, list)
         return combinations(self.over, asked.sampler, self.nfe, self.guidance, asked.weights)
-
-
-# Options that the evaluation of a run has too.
-_OF_EVALUATIONS = (
-    "num_samples",
-    "batch_size",
-    "seed",
-    "extractor",
-    "metrics",
-    "metric_options",
-    "reference",
-    "reference_n",
-    "reference_data",
-)
 
 
 class _Entrant(NamedTuple):

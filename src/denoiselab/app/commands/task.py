@@ -42,6 +42,8 @@ class Task(ABC):
 
     # Whether it takes lists of checkpoints and of weights.
     several: ClassVar[bool] = False
+    # Whether the same command goes on in an `out` that exists; else that is refused before torch is imported.
+    goes_on: ClassVar[bool] = False
     # What to change if memory does not suffice.
     less_memory: ClassVar[str] = "a smaller batch_size"
 

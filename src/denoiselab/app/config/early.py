@@ -12,6 +12,7 @@ from denoiselab.app.config.settings import Config, SampleSettings, TrainSettings
 from denoiselab.errors import BadInput
 from denoiselab.nodes import options, signatures
 from denoiselab.nodes.instantiate import check_names, resolve
+from denoiselab.nodes.signatures import class_attribute
 
 # The option of data by which the user allows code in them to run.
 _TRUST = "trust_pickles"
@@ -64,7 +65,7 @@ def check_sample(config: Config) -> None:
         for path in config["ckpt"] if isinstance(config["ckpt"], list) else [config["ckpt"]]:
             if not glob.has_magic(path) and not Path(path).exists():
                 raise BadInput(f"ckpt={path}: no such run directory or checkpoint file.")
-    if config.get("out") is not None and _makes_out(config["task"]["_target_"]):
+    if config.get("out") is not None and not class_attribute(config["task"]["_target_"], "goes_on", default=False):
         check_new(Path(config["out"]))
 
 
@@ -82,11 +83,6 @@ def check_new(out: Path) -> None:
     """
     if out.exists():
         raise BadInput(f"out={out}: exists already; nothing is written over, so name another one with out=...")
-
-
-def _makes_out(task: str) -> bool:
-    """Whether a task refuses an `out` that exists; a frontier goes on in it."""
-    return task.startswith("denoiselab.") and not task.endswith(".ScoreFrontier")
 
 
 def check_conditioner(config: Config) -> None:
