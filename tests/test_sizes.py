@@ -28,6 +28,12 @@ def test_files_and_functions_are_short(path):
         assert node.end_lineno - node.lineno < 60 or exempt(node), node.name
 
 
+def test_files_of_the_page_are_short():
+    parts = [path for kind in ("js", "css", "html") for path in SOURCE.rglob(f"*.{kind}")]
+    assert len(parts) > 3
+    assert [path.name for path in parts if len(path.read_text(encoding="utf-8").splitlines()) > 300] == []
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 def test_functions_take_few_parameters(path):
     for node in functions(ast.parse(path.read_text(encoding="utf-8"))):

@@ -229,6 +229,17 @@ def test_marks_are_filled_where_it_is_sure_hollow_where_cells_tie_and_faded_wher
     assert trouble == []
 
 
+def test_the_comparisons_of_a_page_have_the_level_that_was_asked_for(tmp_path):
+    Store(tmp_path / "run").add(ladder())
+    critical = []
+    for level in (0.05, 0.5):
+        write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")], level=level)
+        (one,) = content(tmp_path / "page.html")["comparisons"]
+        assert one["level"] == level
+        critical.append(one["critical"])
+    assert critical[1] < critical[0]
+
+
 def test_published_curves_are_in_the_plot_where_protocol_and_model_match(tmp_path, browser):
     trouble, papers = [], read(folder() / "published")
     parts = {"network": "networks.DDPMUNet", "schedule": "schedules.DiscreteVP", "parameterization": "p.eps"}

@@ -92,7 +92,7 @@ def write_outputs(records: list[Record], store: Store, shape: Sequence[int], lev
     write_verdicts(store, records, level)
     tables.write_pictures(store, records, medium(shape).write_sheet)
     asked = {record["cell"] for record in records}
-    write_page(store.directory / PAGE, [page_run(store.directory.name, store.directory)], asked, papers())
+    write_page(store.directory / PAGE, [page_run(store.directory.name, store.directory)], asked, papers(), level=level)
 
 
 def _draw_plane(run: Run, records: list[Record], path: Path) -> None:

@@ -11,12 +11,13 @@ from torch import Tensor
 from denoiselab.evaluation.records import Record
 from denoiselab.evaluation.verdicts.compare import Comparison, Estimate, compare
 from denoiselab.evaluation.verdicts.decided import DecidedComparison, decided_comparison
+from denoiselab.evaluation.verdicts.frontiers import LEVEL
 
 # Cells of a group, at most: the number of pairs grows with the square.
 _MOST = 120
 
 
-def comparisons(cells: Sequence[Record]) -> list[dict[str, Any]]:
+def comparisons(cells: Sequence[Record], level: float = LEVEL) -> list[dict[str, Any]]:
     """For each group and metric, the differences of all pairs of the cells of each run's newest checkpoint.
 
     `values` are what is compared, at infinite n or at n. `difference` and `error` (null without an estimate) are of the
@@ -25,6 +26,7 @@ def comparisons(cells: Sequence[Record]) -> list[dict[str, Any]]:
 
     Args:
         cells: Of the page, in its order, with their `group`, and their `estimates` by metric.
+        level: Probability of any wrong verdict; decided cells have their own.
     """
     newest = {(cell["group"], cell["run"]): cell["images_seen"] for cell in cells}
     groups: dict[tuple[str, str], list[tuple[int, Estimate]]] = {}
@@ -33,18 +35,18 @@ def comparisons(cells: Sequence[Record]) -> list[dict[str, Any]]:
             for metric, estimate in cell["estimates"].items():
                 groups.setdefault((cell["group"], metric), []).append((number, estimate))
     return [
-        _compared(group, metric, sorted(among, key=lambda one: _loss(one[1]))[:_MOST], cells)
+        _compared(group, metric, sorted(among, key=lambda one: _loss(one[1]))[:_MOST], cells, level)
         for (group, metric), among in groups.items()
         if len(among) > 1
     ]
 
 
 def _compared(
-    group: str, metric: str, among: Iterable[tuple[int, Estimate]], cells: Sequence[Record]
+    group: str, metric: str, among: Iterable[tuple[int, Estimate]], cells: Sequence[Record], level: float
 ) -> dict[str, Any]:
     numbers, estimates = zip(*sorted(among, key=lambda one: one[0]), strict=True)
     records = [cells[number].get("record", {}) for number in numbers]
-    found: Comparison = decided_comparison(records) if records[0].get("stop") else compare(estimates)
+    found: Comparison = decided_comparison(records) if records[0].get("stop") else compare(estimates, level)
     sign = 1 if estimates[0].lower_is_better else -1
     return {
         "group": group,

@@ -23,7 +23,7 @@ from denoiselab.evaluation.report.published_curves import published_curves
 from denoiselab.evaluation.report.tables import by_series, code_name
 from denoiselab.evaluation.store import Store, mark_code
 from denoiselab.evaluation.verdicts import Estimate, Influences
-from denoiselab.evaluation.verdicts.frontiers import estimate
+from denoiselab.evaluation.verdicts.frontiers import LEVEL, estimate
 from denoiselab.evaluation.verdicts.published import Paper
 from denoiselab.files import write_text
 
@@ -70,6 +70,7 @@ def write_page(
     asked: Collection[str] = (),
     papers: Sequence[Paper] = (),
     panels: Sequence[Mapping[str, Any]] = (),
+    level: float = LEVEL,
 ) -> int:
     """Write the page, atomically.
 
@@ -79,6 +80,7 @@ def write_page(
         asked: Hashes (`cell`) of the cells that the page shows first.
         papers: With published values to show beside the cells.
         panels: Scores over several trainings, as of `panel_of`, each with the names of its `runs`.
+        level: Probability of any wrong verdict.
 
     Returns:
         The number of its cells, failed ones included.
@@ -99,13 +101,19 @@ def write_page(
         "cells": [{key: value for key, value in cell.items() if key not in _OWN} for cell in cells],
         "curves": [{"run": run.name, **_curve(run.curve)} for run in runs],
         "configs": [{"run": run.name, "text": run.config} for run in runs if run.config],
-        "comparisons": comparisons(cells),
+        "comparisons": comparisons(cells, level),
         "panels": [*panels],
         "errors": [{"run": run.name, "picture": picture} for run in runs if (picture := _error_split(run)) is not None],
         "published": published_curves(papers, cells, {run.name: run.config for run in runs}),
     }
     names = ", ".join(run.name for run in runs[:3]) + (" and others" if runs[3:] else "")
-    files = {"page": "page.html", "style": "page.css", "answer": "answer.js", "script": "plots.js"}
+    files = {
+        "page": "page.html",
+        "style": "page.css",
+        "answer": "answer.js",
+        "tables": "tables.js",
+        "script": "plots.js",
+    }
     read = {part: (Path(__file__).parent / name).read_text(encoding="utf-8") for part, name in files.items()}
     # Inside a string "</script>" would end the script, and "<!--<script>" would keep it from ending.
     data = json.dumps(content, allow_nan=False).replace("<", "\\u003c")
