@@ -35,7 +35,7 @@ CASES = [
     (["evaluation.nfe=[0]"], ["evaluation.nfe", "nfe=0", "at least 1"]),
     (["evaluation.nfe=[]"], ["evaluation.nfe=[]"]),
     (["evaluation.samplers=[]"], ["evaluation.samplers=[]"]),
-    (["evaluation.samplers=[dim]"], ["sampler=dim", "did you mean 'ddim'"]),
+    (["evaluation.samplers=[dim]"], ["evaluation.samplers: sampler=dim: unknown", "did you mean 'ddim'"]),
     (["evaluation.samplers=[ddim,ddim]"], ["ddim", "more than once"]),
     (["evaluation.num_samples=0"], ["evaluation.num_samples=0"]),
     (["+evaluation.extra_nfe.hein=[5]"], ["sampler=hein", "did you mean 'heun'"]),

@@ -37,7 +37,11 @@ def test_train_finds_what_the_command_computed(tmp_path, invoke):
         (PROGRAM, ["download=maybe"], ["download=maybe"]),
         (PROGRAM, ["evaluation.reference=a.npz"], ["evaluation.reference=a.npz", "leave it out"]),
         ("train.py", ["evaluation/extractor=clip"], ["CLIP vit-b-32", "sha256 40d36571", "download=true"]),
-        ("train.py", ["evaluation.metrics=[fid]"], ["metric=fid", "frechet, frechet_ratio, inception_score, kernel"]),
+        (
+            "train.py",
+            ["evaluation.metrics=[fid]"],
+            ["evaluation.metrics: metric=fid: unknown", "frechet, frechet_ratio, inception_score, kernel"],
+        ),
         ("train.py", ["evaluation.metrics=[frechet,frechet]"], ["evaluation.metrics", "more than once"]),
         ("train.py", ["evaluation.metrics=[]"], ["evaluation.metrics=[]", "at least one"]),
         ("train.py", ["evaluation.metrics=[kernel]"], ["kernel", "num_samples=", "block_size=1000"]),

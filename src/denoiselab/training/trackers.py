@@ -50,7 +50,9 @@ class Tracker(ABC):
 
     def __post_init__(self) -> None:
         if self.package is not None and importlib.util.find_spec(self.package) is None:
-            raise ValueError(f"logger={self.package}: needs the package {self.package}; pip install {self.package}.")
+            raise ValueError(
+                f"_target_={type(self).__name__}: needs the package {self.package}; pip install {self.package}."
+            )
 
     @abstractmethod
     def make(self, start: Start) -> tuple[Logger, WriteImage | None]:

@@ -23,10 +23,10 @@ def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict
     nodes: dict[str, Any] = {}
     for name in names:
         rule, at, grid = name.partition("@")
-        label, node = rule, overrides.choice("sampler", rule)
+        label, node = rule, _choice("sampler", rule, option)
         if at:
             own = grid.endswith(".json")
-            spacing = {"_target_": _FROM_FILE, "path": grid} if own else overrides.choice("spacing", grid)
+            spacing = {"_target_": _FROM_FILE, "path": grid} if own else _choice("spacing", grid, option)
             node = {**node, "spacing": spacing}
             label = f"{rule}@{Path(grid).stem if own else grid}"
         if label in nodes:
@@ -41,7 +41,7 @@ def metric_nodes(evaluation: Evaluation) -> dict[str, Any]:
     for name in evaluation.metrics:
         if evaluation.metrics.count(name) > 1:
             raise BadInput(f"evaluation.metrics={evaluation.metrics}: '{name}' is listed more than once.")
-    nodes = {name: overrides.choice("metric", name) for name in evaluation.metrics}
+    nodes = {name: _choice("metric", name, "evaluation.metrics") for name in evaluation.metrics}
     for name, given in evaluation.metric_options.items():
         if name not in nodes:
             raise BadInput(
@@ -50,3 +50,10 @@ def metric_nodes(evaluation: Evaluation) -> dict[str, Any]:
         nodes[name] |= given
     options.check({"evaluation": {"metric_options": nodes}})
     return nodes
+
+
+def _choice(group: str, name: str, option: str) -> dict[str, Any]:
+    try:
+        return overrides.choice(group, name)
+    except BadInput as error:
+        raise BadInput(f"{option}: {error}") from None
