@@ -1,4 +1,4 @@
-"""What a frontier has decided after some looks at its cells, and which cells need more samples."""
+"""Verdicts on cells whose number of samples grows look by look, and which cells need more samples."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ Config = dict[str, Any]
 
 
 def check_source(config: Config) -> str:
-    """Refuse a source that lacks an option, or stands beside a checkpoint; returns what stands for `ckpt` till then."""
+    """Refuse a source without a required option, or one given together with `ckpt`; returns the folder of imports."""
     if config["ckpt"] != "???":
         raise BadInput(f"ckpt={config['ckpt']}: there is an import beside it; give one of them.")
     check_given(config["import"], "import")

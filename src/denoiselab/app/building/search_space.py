@@ -159,7 +159,7 @@ def _suffix(option: str, value: Any) -> str:
 
 
 def _set(node: dict[str, Any], option: str, value: Any) -> dict[str, Any]:
-    """A node with an option of it, or of a node in it, set; a name of a choice stands for its node."""
+    """A node with an option of it, or of a node in it, set; a name of a choice is replaced by its node."""
     *path, last = option.split(".")[1:]
     if last in _GROUPS and isinstance(value, str):
         value = _named(last, value, option)

@@ -85,7 +85,7 @@ def directories(asked: Sequence[str]) -> list[Path]:
 
 
 def matches(pattern: str, option: str) -> list[str]:
-    """The paths that fit a pattern, in order; a path that is there stands for itself."""
+    """The paths that fit a pattern, in order; of an existing path, that path alone."""
     if not glob.has_magic(pattern) or Path(pattern).exists():
         return [pattern]
     fits = sorted(glob.glob(pattern))  # noqa: PTH207  # Path.glob takes no absolute pattern

@@ -48,7 +48,7 @@ class DecidedComparison(Comparison):
         return excess.where(~self._same, -1).nan_to_num(-1)
 
     def _critical(self, asked: Tensor) -> float:
-        """The same for any pairs that are asked for: pairs are chosen after looks at them."""
+        """The same critical value for any subset of pairs, since the pairs were chosen from the data."""
         return float(self.multiple.max())
 
 

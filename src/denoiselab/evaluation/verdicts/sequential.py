@@ -1,4 +1,4 @@
-"""Repeated looks at growing sets of samples: boundaries, and which pairs of cells still need samples.
+"""Sequential tests on growing sets of samples: boundaries, and which pairs of cells still need samples.
 
 Differences of cells that are tested again and again at the fixed-n level are called significant too often. A look at n
 samples is taken at planned n alone, and the multiple of the standard error that a difference must exceed holds for all

@@ -10,7 +10,7 @@ from denoiselab.interop.weights.unet_names import Part
 
 
 def require(config: Mapping[str, Any], allowed: Mapping[str, Sequence[Any]]) -> None:
-    """Check that options have values that our networks support; the first of `allowed` stands for one left out."""
+    """Check that options have values that our networks support; the first of `allowed` is an absent option's value."""
     for option, values in allowed.items():
         given = config.get(option, values[0])
         if not any(given == value and isinstance(given, bool) == isinstance(value, bool) for value in values):
