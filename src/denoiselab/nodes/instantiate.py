@@ -44,7 +44,7 @@ _FUNCTIONS = tuple(f"denoiselab.{part}." for part in ("parameterizations", "sche
 _ALL = (
     *MODEL,
     *MEASURES,
-    *(f"denoiselab.{part}." for part in ("training", "interop", "app.commands")),
+    *(f"denoiselab.{part}." for part in ("training", "interop", "inverse", "app.commands")),
     "torch.optim.",
     *(f"pytorch_lightning.{part}." for part in ("trainer", "callbacks", "profilers", "strategies")),
 )
