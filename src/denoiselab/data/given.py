@@ -1,0 +1,95 @@
+"""Images and masks in files that a user gives, taken as they are: nothing is resized, flattened or rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from denoiselab.data.images import ImageSet
+from denoiselab.data.reading.decoding import BadImage, Bytes, Decoder, read
+from denoiselab.data.reading.depth import stored_by
+from denoiselab.data.sources.image_folder import FileRecords, folder_records
+from denoiselab.errors import BadInput
+
+
+def image_folder(root: Path, shape: Sequence[int], option: str) -> tuple[ImageSet, list[str]]:
+    """The images below a folder, of the shape (C, H, W), in the order of their names, and their names.
+
+    They have the captions of `metadata.jsonl` or `metadata.csv`, as those of `ImageFolder`, and no classes. Where C is
+    1, an image whose three colours agree everywhere is grey.
+
+    Raises:
+        BadInput: If there is none, or one is no such image; it begins with `option`.
+    """
+    if len(shape) != 3:
+        raise BadInput(f"{option}={root}: the model's samples are no images; give held_out or train.")
+    try:
+        records = folder_records(root, classes=False, option=option)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    images = torch.stack([_pixels(records, i, shape, option) for i in range(len(records))])
+    return ImageSet(images, records.labels, records.captions), list(records.names)
+
+
+def known_pixels(path: Path, size: Sequence[int], known: str, option: str) -> Tensor:
+    """Which pixels a mask in a file marks as known, `(1, H, W)` bool.
+
+    Args:
+        path: An image of two values, black and white, in grey or in colours that agree.
+        size: (H, W).
+        known: Of which colour known pixels are, `white` or `black`.
+        option: The messages begin with.
+
+    Raises:
+        BadInput: If it is no mask of that size, or marks all pixels or none.
+    """
+    if not path.is_file():
+        raise BadInput(f"{option}={path}: there is no such file.")
+    records = FileRecords(path.parent, [path.name], torch.zeros(1, dtype=torch.int64), [], None, "")
+    pixels = _pixels(records, 0, (1, *size), option)
+    if others := sorted({*pixels.unique().tolist()} - {0, 255}):
+        raise BadInput(f"{option}={path}: a mask is black (0) and white (255) only, and it has {others[0]} too.")
+    found = pixels == (255 if known == "white" else 0)
+    if bool(found.all()) or not bool(found.any()):
+        which = "every" if bool(found.all()) else "no"
+        raise BadInput(f"{option}={path}: it marks {which} pixel as known ({known}); some must be, and some not.")
+    return found
+
+
+class _AsTheyAre(Decoder):
+    """Images of 8 bits without alpha, in the size of `shape`; others are refused."""
+
+    def original(self, image: Image.Image | NDArray[Any]) -> Bytes:
+        assert isinstance(image, Image.Image)
+        channels, *size = self.shape
+        if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+            raise ValueError("it has an alpha channel; give it without")
+        if image.mode.startswith(("I", "F")) or stored_by(image).colours:
+            raise ValueError("it has more than 8 bits a value; give it with 8")
+        pixels = super().original(image)
+        if [*pixels.shape[:2]] != size:
+            found, wanted = (" x ".join(map(str, sides)) for sides in (pixels.shape[:2], size))
+            raise ValueError(f"it has {found} pixels (height x width), and {wanted} are needed; resize it before")
+        if channels == 1 and image.mode not in ("1", "L"):
+            colours = np.asarray(image.convert("RGB"))
+            if bool((colours != colours[..., :1]).any()):
+                raise ValueError("it is in colour, and grey is needed; convert it before")
+        return pixels
+
+
+def _pixels(records: FileRecords, i: int, shape: Sequence[int], option: str) -> Tensor:
+    """Image `i`, `(C, H, W)` uint8."""
+    channels, height, width = shape
+    decoder = _AsTheyAre((channels, height, width), "none", Image.MAX_IMAGE_PIXELS or 2**28)
+    try:
+        pixels = read(records, i, decoder)
+    except BadImage as error:
+        raise BadInput(f"{option}: {error}.") from None
+    return torch.tensor(decoder.resized(pixels))
