@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from numbers import Integral, Real
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -17,14 +16,14 @@ from denoiselab.codecs import Codec
 from denoiselab.conditioners import Conditioner
 from denoiselab.denoiser import Denoise, Denoiser
 from denoiselab.errors import BadInput, whole
-from denoiselab.guidance import bind
+from denoiselab.guidance import Guidance, bind
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import SAMPLING, Noise
-from denoiselab.samplers import OnStep, Sampler, count_calls
+from denoiselab.samplers import OnStep, Sampler, Tally
 from denoiselab.stored import to_stored
 
-# Guides the denoiser of samples of an index `(B,)` further, as a classifier does.
-Steer = Callable[[Denoise, Tensor], Denoise]
+# Guides the denoiser of samples of an index `(B,)` further, as a classifier does; it adds to the tally what it spends.
+Steer = Callable[[Denoise, Tensor, Tally], Denoise]
 
 
 _MOST = 10**8  # samples of a call: their indices take 0.8 GB
@@ -51,7 +50,7 @@ class Drawing:
         sampler: The rule.
         seed: Sample i is a function of (seed, i) alone.
         steps: Instead of the sampler's own number.
-        guidance: Scale of classifier-free guidance; 1 is the conditional model.
+        guidance: Scale and rule.
         noise: Source of random numbers.
         steer: Further guidance; None for none.
     """
@@ -59,7 +58,7 @@ class Drawing:
     sampler: Sampler
     seed: int
     steps: int | None = None
-    guidance: float = 1.0
+    guidance: Guidance = Guidance()
     noise: type[Noise] = Noise
     steer: Steer | None = None
 
@@ -107,7 +106,7 @@ class Model:
         *,
         nfe: int | None = None,
         steps: int | None = None,
-        guidance: float = 1.0,
+        guidance: float | Guidance = 1.0,
         cond: Conditioning | Tensor | Sequence[int] | Sequence[str] | int | str | None = None,
         on_step: OnStep | None = None,
         noise: type[Noise] = Noise,
@@ -123,7 +122,7 @@ class Model:
             seed: Of all noise.
             nfe: Budget of network calls a sample, instead of `steps`.
             steps: Number of steps, instead of the sampler's own.
-            guidance: Scale of classifier-free guidance; 1 is the conditional model.
+            guidance: Scale of classifier-free guidance, where 1 is the conditional model; or a scale with another rule.
             cond: The condition of each sample: a row of a `Conditioning`, or the number of a class or a text as the
                 conditioner takes it; one number or text for all; None for those that the conditioner gives their
                 indices.
@@ -136,7 +135,8 @@ class Model:
                 nothing to guide, `cond` is not what the network takes, or `noise` or `on_step` is not what it must be.
             NotFinite: If a sample is not finite.
         """
-        _check_kinds(sampler, guidance, noise, on_step)
+        _check_kinds(sampler, noise, on_step)
+        guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
         if steps is not None and nfe is not None:
             raise ValueError(f"steps={steps} and nfe={nfe}: give one of them.")
         steps = None if steps is None else whole("steps", steps, 1)
@@ -152,7 +152,7 @@ class Model:
             self.conditioner.check(cond)
         if nfe is not None:
             steps = sampler.steps_for(nfe, self.denoiser.schedule)
-        drawing = Drawing(sampler, seed, steps, float(guidance), noise)
+        drawing = Drawing(sampler, seed, steps, guidance, noise)
         rows = torch.arange(len(index)).split(batch_size)
         with self.evaluating():
             return torch.cat([self.draw(index[part], drawing, on_step, cond=_rows(cond, part))[0] for part in rows])
@@ -166,8 +166,8 @@ class Model:
         *,
         start: Tensor | None = None,
         cond: Conditioning | None = None,
-    ) -> tuple[Tensor, count_calls]:
-        """Samples `index` `(B,)` as they are stored, `(B, *codec.shape)`, and the count of their network calls.
+    ) -> tuple[Tensor, Tally]:
+        """Samples `index` `(B,)` as they are stored, `(B, *codec.shape)`, and what they cost.
 
         Args:
             index: Of the samples, one batch.
@@ -183,10 +183,10 @@ class Model:
         index, sampler = index.to(self.device), drawing.sampler
         if cond is not None:
             cond = Conditioning(*(None if field is None else field.to(self.device) for field in cond))
-        bound = self.bound(index, drawing.guidance, cond)
-        counted = count_calls(bound if drawing.steer is None else drawing.steer(bound, index))
+        tally = Tally()
+        denoise = self.bound(index, drawing.guidance, cond, tally)
         x = sampler(
-            counted,
+            tally.counted(denoise if drawing.steer is None else drawing.steer(denoise, index, tally)),
             self.denoiser.schedule,
             self.shape,
             drawing.noise(drawing.seed, index, SAMPLING),
@@ -194,26 +194,33 @@ class Model:
             start=start,
             on_step=on_step,
         )
-        what = f"{type(sampler).__name__} at {counted.calls} NFE is not finite"
+        what = f"{type(sampler).__name__} at {tally.calls} NFE is not finite"
         check_finite(x, index, what)
         decoded = self.codec.decode(x)
         check_finite(decoded, index, f"{what} once {type(self.codec).__name__} has decoded it")
-        return to_stored(decoded), counted
+        return to_stored(decoded), tally
 
-    def bound(self, index: Tensor, guidance: float = 1.0, cond: Conditioning | None = None) -> Denoise:
-        """The denoiser of samples `index` `(B,)`, with their conditions bound and guided by a scale.
+    def bound(
+        self,
+        index: Tensor,
+        guidance: Guidance = Guidance(),
+        cond: Conditioning | None = None,
+        tally: Tally | None = None,
+    ) -> Denoise:
+        """The denoiser of samples `index` `(B,)`, with their conditions bound and guided, for one run.
 
         Args:
             index: Of the samples, on the denoiser's device.
-            guidance: Scale of classifier-free guidance.
+            guidance: Scale and rule.
             cond: The samples' conditions, instead of those that the conditioner gives them.
+            tally: Counts the evaluations; None for a tally that nobody reads.
 
         Raises:
-            ValueError: If the scale is not 1 and there is nothing to guide.
+            ValueError: If there is nothing to guide.
         """
         given = self.conditioner
         cond = given.sample(index) if cond is None else cond
-        return bind(self.denoiser, cond, given.null(index), guidance, given.guided_channels)
+        return bind(self.denoiser, cond, given.null(index), guidance, tally, given.guided_channels)
 
 
 def device_of(device: torch.device | str) -> torch.device:
@@ -256,12 +263,10 @@ def digest(module: nn.Module) -> str:
     return total.hexdigest()
 
 
-def _check_kinds(sampler: object, guidance: object, noise: object, on_step: object) -> None:
+def _check_kinds(sampler: object, noise: object, on_step: object) -> None:
     """Refuse arguments of `Model.sample` that are of another kind."""
     if not isinstance(sampler, Sampler):
         raise ValueError(f"sampler={sampler!r}: it must be a Sampler, such as denoiselab.sampler('dpmpp_2m').")
-    if isinstance(guidance, bool) or not isinstance(guidance, Real) or not math.isfinite(guidance):
-        raise ValueError(f"guidance={guidance!r}: it must be a finite number.")
     if not (isinstance(noise, type) and issubclass(noise, Noise)):
         raise ValueError(f"noise={noise!r}: it must be a class: denoiselab.Noise or denoiselab.BrownianNoise.")
     if on_step is not None and not callable(on_step):

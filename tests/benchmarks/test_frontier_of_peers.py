@@ -36,7 +36,7 @@ from peers import k_diffusion
 
 from denoiselab import samplers
 from denoiselab.analytic import MixtureDenoiser
-from denoiselab.samplers import count_calls, spacing, tableaus, unipc
+from denoiselab.samplers import Tally, spacing, tableaus, unipc
 from denoiselab.schedules import Level, VPLinear
 
 kd = k_diffusion()
@@ -188,9 +188,9 @@ def of_k_diffusion(lent=None):
 
 def median_error(run, x, exact, nfe):
     """The figure, infinite where the run is no number or does not fit."""
-    denoise = count_calls(ORACLE)
-    end = run(denoise, x, nfe)
-    assert denoise.calls <= nfe
+    tally = Tally()
+    end = run(tally.counted(ORACLE), x, nfe)
+    assert tally.calls <= nfe
     figure = math.inf if end is None else float((end - exact).square().mean(1).sqrt().median())
     return figure if math.isfinite(figure) else math.inf
 

@@ -23,6 +23,7 @@ from denoiselab.evaluation.memory import PeakMemory
 from denoiselab.evaluation.metrics.feature_file import FeatureFile
 from denoiselab.evaluation.metrics.statistics import GaussianStatistics
 from denoiselab.evaluation.verdicts.frontiers import mark_pareto
+from denoiselab.guidance import Guidance
 from denoiselab.model import Model
 from denoiselab.samplers import DDIM
 from denoiselab.samplers.spacing import UniformTime
@@ -113,7 +114,9 @@ def test_weights_and_guidance_are_axes_and_guidance_costs_two_evaluations(tmp_pa
         def __exit__(self, *error):
             network.one.data.fill_(1.0)
 
-    out = frontier(samplers={"ddim": DDIM(UniformTime(), 1)}, weights=["raw", "ema"], guidance=[1.0, 3.0])
+    out = frontier(
+        samplers={"ddim": DDIM(UniformTime(), 1)}, weights=["raw", "ema"], guidance=[Guidance(), Guidance(3.0)]
+    )
     reference = GaussianStatistics(16)
     reference.update(torch.rand(50, 16, generator=torch.Generator().manual_seed(0)))
     subject = Subject(Model(denoiser, ClassLabel(3), Identity(SHAPE)), With)
@@ -332,7 +335,7 @@ def test_an_unconditional_model_steered_by_a_classifier_has_its_classes_as_strat
     class Passes:
         strata, facts = steer.strata, {}
 
-        def __call__(self, denoise, index):
+        def __call__(self, denoise, index, tally):
             return denoise
 
     score(frontier(nfe=[2]), tmp_path, scorer=Asked(), steer=Passes())

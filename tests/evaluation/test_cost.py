@@ -9,6 +9,7 @@ from denoiselab.codecs import Identity
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation import cost
+from denoiselab.guidance import Guidance
 from denoiselab.model import Drawing, Model
 from denoiselab.samplers import DDIM
 from denoiselab.samplers.spacing import UniformTime
@@ -87,34 +88,33 @@ class TwoClasses(Works):
 def test_guidance_is_two_evaluations_in_parallel(clock):
     model = Model(denoiser(TwoClasses(clock)), ClassLabel(2, dropout=0.1), Identity(SHAPE))
     index = torch.arange(6)
-    guided, alone = (cost.cost_of_call(model, index, scale) for scale in (2.0, 1.0))
+    guided, alone = (cost.cost_of_call(model, index, Guidance(scale)) for scale in (2.0, 1.0))
     assert guided == {"flops_per_call": 2 * 2 * 16 * 16, "evaluation_ms": 6}
     assert alone == {"flops_per_call": 2 * 16 * 16}
     watch = cost.Stopwatch(torch.device("cpu"), guided)
-    watch.draw(model, index, Drawing(DDIM(UniformTime(), 1), 0, 3, 2.0), lambda moment: None)
+    watch.draw(model, index, Drawing(DDIM(UniformTime(), 1), 0, 3, Guidance(2.0)), lambda moment: None)
     record = watch.record(3, 3)
     assert (record["call_ms"], record["evaluation_ms"], record["flops_per_sample"]) == (12, 6, 3 * 4 * 16 * 16)
 
 
 def test_the_time_of_a_call_contains_that_of_further_guidance_and_its_counts_are_kept(clock):
     class Steered:
-        evaluations_per_call, classified_rows = 1, 7
-
-        def __init__(self, denoise):
+        def __init__(self, denoise, tally):
             self.denoise = denoise
+            tally.add("classifier", 7)
 
         def __call__(self, x, level):
             clock.now += 0.002
             return self.denoise(x, level)
 
     model = Model(denoiser(Works(clock)), Unconditional(), Identity(SHAPE))
-    steer = lambda denoise, index: Steered(denoise)  # noqa: E731
+    steer = lambda denoise, index, tally: Steered(denoise, tally)  # noqa: E731
     of_call = cost.cost_of_call(model, torch.arange(6), steer=steer)
     watch = cost.Stopwatch(torch.device("cpu"), of_call)
     drawing = Drawing(DDIM(UniformTime(), 1), 0, 3, steer=steer)
-    samples, counted = watch.draw(model, torch.arange(6), drawing, lambda moment: None)
+    samples, tally = watch.draw(model, torch.arange(6), drawing, lambda moment: None)
     assert torch.equal(samples, model.draw(torch.arange(6), drawing)[0])
-    assert (counted.rows, counted.evaluated_rows, counted.classified_rows) == (18, 18, 7)
+    assert tally.counts == {"nfe": 18, "network_evaluations": 18, "classifier_evaluations": 7}
     assert (watch.record(3, 3)["call_ms"], of_call["evaluation_ms"]) == (8, 6)
 
 

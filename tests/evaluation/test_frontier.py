@@ -18,6 +18,7 @@ from denoiselab.evaluation.metrics.frechet import frechet_distance
 from denoiselab.evaluation.metrics.statistics import GaussianStatistics
 from denoiselab.evaluation.records import measured
 from denoiselab.evaluation.report import tables
+from denoiselab.guidance import Guidance
 from denoiselab.model import Model
 from denoiselab.samplers import DDIM, Ancestral, DPMSolverPP, RhoRK
 from denoiselab.samplers.spacing import Karras, UniformLogSNR, UniformTime
@@ -145,7 +146,7 @@ def test_no_cell_pays_for_the_first_calls_of_the_process(tmp_path, monkeypatch):
     reference = GaussianStatistics(16)
     reference.update(torch.rand(50, 16, generator=torch.Generator().manual_seed(0)))
     subject = Subject(Model(denoiser, ClassLabel(3), Identity(SHAPE)), lambda name: nullcontext())
-    cells = frontier(guidance=[1.0, 3.0])
+    cells = frontier(guidance=[Guidance(), Guidance(3.0)])
     records = cells.run(subject, Measure(Slowly(), reference), Store(tmp_path), {"data": "toy"})
     assert len(records) == 8
     for record in records:

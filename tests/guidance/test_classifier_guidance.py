@@ -7,10 +7,10 @@ from oracles import F64, mixture
 from denoiselab import samplers
 from denoiselab.analytic import GaussianDenoiser, MixtureDenoiser
 from denoiselab.denoiser import ScaledTime
-from denoiselab.guidance import ClassifierFree, ClassifierGuided, NoisyClassifier
+from denoiselab.guidance import ClassifierGuided, Guidance, NoisyClassifier, bind
 from denoiselab.networks import Conditioning
 from denoiselab.noise import Noise
-from denoiselab.samplers import count_calls
+from denoiselab.samplers import Tally
 from denoiselab.samplers.spacing import UniformLogSNR
 from denoiselab.schedules import Level, VEGeometric, VPLinear
 
@@ -92,8 +92,11 @@ def test_a_classifier_is_asked_at_equal_log_snr(schedule):
 def test_calls_of_the_network_and_of_the_classifier_are_counted_apart():
     conditional = type("Network", (), {"__call__": lambda self, x, level, cond: ORACLE(x, level)})()
     cond = Conditioning(class_label=CLASSES)
-    for denoise, evaluations in ((ORACLE, 1), (ClassifierFree(conditional, cond, cond, 2.0), 2)):
-        guided = ClassifierGuided(denoise, posterior, CLASSES, 1.0)
-        counted = count_calls(guided)
-        samplers.DDIM(UniformLogSNR(), 5)(counted, VPLinear(), (1,), Noise(0, torch.arange(6)), dtype=F64)
-        assert (counted.calls, counted.evaluated_rows, guided.classified_rows) == (5, 30 * evaluations, 30)
+    for scale, evaluations in ((1.0, 1), (2.0, 2)):
+        tally = Tally()
+        bound = bind(conditional, cond, cond, Guidance(scale), tally)
+        guided = tally.counted(ClassifierGuided(bound, posterior, CLASSES, 1.0, tally))
+        samplers.DDIM(UniformLogSNR(), 5)(guided, VPLinear(), (1,), Noise(0, torch.arange(6)), dtype=F64)
+        assert tally.calls == 5
+        spent = {"network_evaluations": 30 * evaluations, "classifier_evaluations": 30}
+        assert tally.counts == {"nfe": 30, **spent}

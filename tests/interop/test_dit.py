@@ -13,10 +13,10 @@ from diffusers import DiTTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from randomised import batch, off, randomised
 
-from denoiselab.app.building.checks import check_scales
+from denoiselab.app.building.checks import check_guidance
 from denoiselab.errors import BadInput
 from denoiselab.from_config import build_model
-from denoiselab.guidance import bind
+from denoiselab.guidance import Guidance, bind
 from denoiselab.interop.dit import Checkpoint, to_official
 from denoiselab.interop.weights.state_dicts import InteropError
 from denoiselab.networks import Conditioning
@@ -114,14 +114,16 @@ def test_guidance_is_that_of_the_original(options, differs, tmp_path):
     x, _ = batch([4, 8, 8])
     level, index = model.denoiser.schedule.nodes().unbind()[17], torch.arange(3)
     labels = model.conditioner
-    guided = bind(model.denoiser, labels.sample(index), labels.null(index), 4.0, labels.guided_channels)(x, level)
+    guided = bind(
+        model.denoiser, labels.sample(index), labels.null(index), Guidance(4.0), channels=labels.guided_channels
+    )(x, level)
     expected = forward_with_cfg(theirs, x, torch.full((3,), 17.0), index, 4.0)[:, :4]
     assert off(guided.eps[:, :3], expected[:, :3]) <= 1e-5
     assert (off(guided.eps[:, 3:], expected[:, 3:]) > 0.1) == differs
     assert differs or off(guided.eps, expected) <= 1e-5
     labels.guided_channels = 9
     with pytest.raises(BadInput, match=r"conditioner\.guided_channels=9: the network has 4; give at most that"):
-        check_scales(model, [1.0], "guidance=1.0")
+        check_guidance(model, [Guidance()], "guidance=1.0")
 
 
 def test_a_model_trained_without_dropped_classes_keeps_its_last_class(tmp_path):

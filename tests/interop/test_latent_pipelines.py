@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from denoiselab.app.building import imports
 from denoiselab.errors import BadInput
-from denoiselab.guidance import bind
+from denoiselab.guidance import Guidance, bind
 from denoiselab.interop import dit as official
 from denoiselab.interop.config_nodes import node
 from denoiselab.interop.diffusers.dit import dit
@@ -98,7 +98,7 @@ def ours(run, conditions, scale):
     """Images of the run directory, in [0, 1]."""
     model = read_weights(run / "checkpoints" / "last.ckpt", None, conditions)[0].model
     denoiser, conditioner = model.denoiser.eval(), model.conditioner
-    denoise = bind(denoiser, conditioner.sample(INDEX), conditioner.null(INDEX), scale)
+    denoise = bind(denoiser, conditioner.sample(INDEX), conditioner.null(INDEX), Guidance(scale))
     sampler = DDIM(Leading(1), STEPS)
     x = sampler.run(denoise, denoiser.schedule, sampler.grid(denoiser.schedule), start(model.shape), Noise(0, INDEX))
     return (model.codec.decode(x) / 2 + 0.5).clamp(0, 1)

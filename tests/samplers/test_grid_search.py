@@ -7,7 +7,7 @@ from oracles import F64, mixture
 from denoiselab import parameterizations, samplers
 from denoiselab.conditioners import ClassLabel
 from denoiselab.denoiser import Denoiser, ScaledTime
-from denoiselab.guidance import bind
+from denoiselab.guidance import Guidance, bind
 from denoiselab.noise import Noise
 from denoiselab.samplers.fitted_grids import LocalErrors, NearestEnd
 from denoiselab.samplers.spacing import Karras, PowerTime, UniformLogSNR, UniformTime
@@ -73,7 +73,7 @@ def test_a_grid_is_fitted_to_the_guided_and_mended_model(scale, threshold):
     n, labels = 100, ClassLabel(1)
     denoiser = Denoiser(Shifted(), VPLinear(), parameterizations.eps, ScaledTime())
     index = torch.arange(n)
-    denoise = bind(denoiser, labels.sample(index), labels.null(index), scale)
+    denoise = bind(denoiser, labels.sample(index), labels.null(index), Guidance(scale))
     sampler = samplers.DDIM(UniformTime(), 5, threshold=threshold)
     grid = NearestEnd(n, 64, evaluations=80)(sampler, denoise, VPLinear(), (1,), CPU, dtype=F64)
     sampler.spacing = Listed(grid.lam, Lam())

@@ -10,7 +10,7 @@ from peers import distance
 
 from denoiselab.denoiser import Prediction
 from denoiselab.noise import Noise
-from denoiselab.samplers import PredictorCorrector, count_calls
+from denoiselab.samplers import PredictorCorrector, Tally
 from denoiselab.samplers.spacing import UniformTime
 from denoiselab.schedules import DiscreteVE, DiscreteVP, Level
 from denoiselab.schedules.betas import geometric, linear
@@ -114,15 +114,15 @@ def cases():
 @pytest.mark.parametrize(("kind", "name", "overrides", "theirs", "options"), cases())
 def test_we_end_where_song_et_al_do(kind, name, overrides, theirs, options):
     n = 1000 if name == "predictor_corrector" and not options else 100
-    chain, sampler, denoise = chain_of(kind, n), build("sampler", name, *overrides), count_calls(clouds)
+    chain, sampler, tally = chain_of(kind, n), build("sampler", name, *overrides), Tally()
     steps = n - 1 if name == "corrector_only" else n
     sampler.spacing = UniformTime(to_clean=sampler.spacing.to_clean)  # the chain's levels
     levels = sampler.grid(chain, steps)
     x = float(levels[0].sigma) * X
-    end = sampler.run(denoise, chain, levels, x, Drawn())
+    end = sampler.run(tally.counted(clouds), chain, levels, x, Drawn())
     assert distance(end, song(kind, n, *theirs, x, **options)) < 1e-10
     corrections = options.get("n_steps", 1) if theirs[1] else 0
-    assert denoise.calls == sampler.nfe(steps, chain) == n * (corrections + bool(theirs[0]))
+    assert tally.calls == sampler.nfe(steps, chain) == n * (corrections + bool(theirs[0]))
 
 
 @pytest.mark.parametrize("kind", ["ve", "vp"])

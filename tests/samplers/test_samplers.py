@@ -13,7 +13,7 @@ from oracles import F64, draws, interior_levels, measured, mixture, variant
 from denoiselab import samplers
 from denoiselab.denoiser import Prediction
 from denoiselab.noise import BrownianNoise, Noise
-from denoiselab.samplers import Sampler, count_calls
+from denoiselab.samplers import Sampler, Tally
 from denoiselab.samplers.spacing import Karras, UniformLogSNR, UniformTime
 from denoiselab.samplers.spacing.listed import Listed
 from denoiselab.samplers.tableaus import heun, rk4
@@ -47,14 +47,14 @@ SCHEDULES = {
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 10])
 def test_nfe_is_what_is_called(name, schedule, steps):
     sampler, schedule = sampler_of(name), SCHEDULES[schedule]
-    denoise = count_calls(mixture())
-    x = sampler(denoise, schedule, (1,), Noise(0, torch.arange(5)), steps=steps, dtype=F64)
+    tally = Tally()
+    x = sampler(tally.counted(mixture()), schedule, (1,), Noise(0, torch.arange(5)), steps=steps, dtype=F64)
     assert x.isfinite().all()
     if sampler.adaptive:
         return
     nfe = sampler.nfe(steps, schedule)
-    assert denoise.calls == nfe
-    assert denoise.rows == 5 * nfe
+    assert tally.calls == nfe
+    assert tally.rows == 5 * nfe
     assert sampler.steps_for(nfe, schedule) == steps
 
 
@@ -308,10 +308,11 @@ def test_align_your_steps_is_the_published_list_and_spans_any_schedule():
 
 
 def test_a_prediction_that_is_no_number_ends_an_adaptive_run():
-    denoise = count_calls(lambda x, level: Prediction(x * math.nan, x * math.nan))
+    tally = Tally()
+    denoise = tally.counted(lambda x, level: Prediction(x * math.nan, x * math.nan))
     x = sampler_of("dpm_solver_23")(denoise, VPLinear(), (1,), Noise(0, torch.arange(2)), dtype=F64)
     assert x.isnan().all()
-    assert denoise.calls < 20
+    assert tally.calls < 20
 
 
 def test_ancestral_noise_beyond_the_levels_own_is_refused():
@@ -328,11 +329,13 @@ def test_an_adaptive_run_is_seen_and_stopped_after_any_call(name):
         if moment.number == 3:
             raise KeyboardInterrupt
 
-    denoise = count_calls(mixture())
+    tally = Tally()
     with pytest.raises(KeyboardInterrupt):
-        sampler_of(name)(denoise, VPLinear(), (1,), Noise(0, torch.arange(2)), on_step=on_step, dtype=F64)
+        sampler_of(name)(
+            tally.counted(mixture()), VPLinear(), (1,), Noise(0, torch.arange(2)), on_step=on_step, dtype=F64
+        )
     assert seen == [(1, 0), (2, 0), (3, 0)]
-    assert denoise.calls == 3
+    assert tally.calls == 3
 
 
 def test_annealed_langevin_walks_at_every_level():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from denoiselab.evaluation.drawn import Drawn
 from denoiselab.evaluation.memory import PeakMemory, device_name
 from denoiselab.evaluation.ranks import REFUSALS
 from denoiselab.evaluation.records import Record
+from denoiselab.guidance import Guidance
 from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing, Model, NotFinite, Steer, mean_count
 from denoiselab.samplers import DDIM, Sampler
@@ -55,9 +57,7 @@ class FeatureWriteError(OSError):
 class _Share(NamedTuple):
     """What a rank did for a cell."""
 
-    calls: int = 0  # summed over its samples
-    evaluations: int = 0
-    classified: int = 0
+    counts: Mapping[str, int] = {}  # of `Tally`, summed over its samples
     memory: float = 0.0
     failure: tuple[int, str] | None = None  # index of the sample, and what is wrong
     full: str | None = None  # why features could not be written
@@ -86,16 +86,18 @@ class Scoring:
     check: Callable[[object], None]
     bar: Any
     first: int = 0
-    _calls: dict[float | None, dict[str, float]] = field(default_factory=dict, init=False)  # cost, by kind of guidance
+    _calls: dict[object, dict[str, float]] = field(default_factory=dict, init=False)  # cost, by kind of guidance
 
-    def __call__(self, guidance: float, sampler: Sampler, steps: int, calls: int, before: Drawn | None = None) -> Drawn:
+    def __call__(
+        self, guidance: Guidance, sampler: Sampler, steps: int, calls: int, before: Drawn | None = None
+    ) -> Drawn:
         """A cell, of which some samples may have been drawn before.
 
         Seconds are wall-clock time of sampling and features on all `devices` together, after a warm-up that loads
         libraries, chooses kernels and moves weights.
 
         Args:
-            guidance: Scale of classifier-free guidance.
+            guidance: Scale and rule.
             sampler: Of the cell.
             steps: Of the cell.
             calls: Of each sample, if known before; else 1.
@@ -107,7 +109,7 @@ class Scoring:
         """
         device, former = self.subject.model.device, before or Drawn()
         share = self._share(former.n)
-        kind = guidance if guidance in (0, 1) else None
+        kind = guidance.scale if guidance.scale in (0, 1) else None, guidance.guider
         if kind not in self._calls:
             self._calls[kind] = self._warm_up(share, guidance)
         watch = Stopwatch(device, self._calls[kind])
@@ -120,25 +122,22 @@ class Scoring:
         mine, first = self._draw(share, statistics, drawing, calls, watch)
         shares = _gathered(mine._replace(memory=memory.megabytes()))
         failed = min((share.failure for share in shares if share.failure is not None), default=None)
-        counts = tuple(sum(count) for count in zip(former.counts, *(share[:3] for share in shares), strict=True))
-        spent: tuple[float, float | None, float | None] = (calls, None, None)
+        counts = _summed(former.counts, *(one.counts for one in shares))
+        spent: dict[str, float | None] = {"nfe": calls, "network_evaluations": None}
         if failed is None:
             with _writing():
                 statistics.reduce(device)
             assert statistics.n == self.num_samples
-            nfe, evaluations, classified = (mean_count(count, self.num_samples) for count in counts)
-            spent = nfe, evaluations, classified
+            spent |= {name: mean_count(count, self.num_samples) for name, count in counts.items()}
         seconds = time.perf_counter() - start + former.record.get("seconds", 0.0)
         scores, error = self._scores(statistics) if failed is None else ({}, failed[1])
         record = {
-            "nfe": spent[0],
+            **spent,
             "steps": steps,
             **self._measured(scores, error),
             "seconds": round(seconds, 3),
-            "network_evaluations": spent[1],
-            **({} if self.subject.steer is None else {"classifier_evaluations": spent[2]}),
             "seconds_per_1k_images": None if failed else round(seconds / self.num_samples * 1000, 3),
-            **({} if failed else watch.record(steps, spent[0])),
+            **({} if failed else watch.record(steps, mean_count(counts["nfe"], self.num_samples))),
             "peak_memory_mb": round(max(share.memory for share in shares), 1),
             "device": device.type,
             "device_name": device_name(device),
@@ -155,7 +154,7 @@ class Scoring:
         left, start = self.num_samples - drawn, self.first + drawn
         return range(start + rank * left // world, start + (rank + 1) * left // world)
 
-    def _warm_up(self, share: range, guidance: float) -> dict[str, float]:
+    def _warm_up(self, share: range, guidance: Guidance) -> dict[str, float]:
         """Draw and measure a batch of each size in one step, drop it, and return the cost of a call.
 
         Errors are left to the cell itself.
@@ -183,26 +182,22 @@ class Scoring:
         model = self.subject.model
         first: list[Tensor] = []
         to_show = medium(model.codec.shape).shown
-        done = _Share()
+        done = Counter[str]()
         for index in torch.arange(share.start, share.stop, device=model.device).split(self.batch_size):
             on_step = progress.Steps(self.bar, len(index) * world * calls, self.check)
             try:
-                samples, counted = watch.draw(model, index, drawing, on_step)
+                samples, tally = watch.draw(model, index, drawing, on_step)
                 self._update(statistics, samples, index)
             except NotFinite as failure:
                 return _Share(failure=(failure.index, str(failure))), torch.empty(0)
             except FeatureWriteError as full:  # to be raised on all ranks
                 return _Share(full=str(full)), torch.empty(0)
-            done = _Share(
-                done.calls + counted.rows,
-                done.evaluations + counted.evaluated_rows,
-                done.classified + counted.classified_rows,
-            )
+            done.update(tally.counts)
             if to_show:
                 first.append(samples[:to_show].cpu())
                 to_show -= len(first[-1])
             on_step.finish()
-        return done, torch.cat(first) if first else torch.empty(0)
+        return _Share(done), torch.cat(first) if first else torch.empty(0)
 
     def _update(self, statistics: Statistics, samples: Tensor, index: Tensor) -> None:
         """Add samples.
@@ -247,6 +242,13 @@ class Scoring:
             "lower_is_better": self.measure.scorer.lower_is_better[metric],
             **({} if score.reason is None else {"reason": score.reason}),
         }
+
+
+def _summed(*counts: Mapping[str, int]) -> dict[str, int]:
+    total = Counter[str]()
+    for one in counts:
+        total.update(one)
+    return dict(total)
 
 
 def _gathered(mine: _Share) -> list[_Share]:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import Denoise, Prediction
+from denoiselab.guidance import Guidance
 from denoiselab.model import Drawing, Model, Steer
 from denoiselab.noise import Noise
-from denoiselab.samplers import OnStep, count_calls
+from denoiselab.samplers import OnStep, Tally
 from denoiselab.samplers.observers import Moment
 from denoiselab.schedules import Level
 
@@ -72,12 +73,12 @@ class Stopwatch:
         self._device, self._of_call = device, dict(of_call)
         self._batches: list[_Batch] = []
 
-    def draw(self, model: Model, index: Tensor, drawing: Drawing, on_step: OnStep) -> tuple[Tensor, count_calls]:
+    def draw(self, model: Model, index: Tensor, drawing: Drawing, on_step: OnStep) -> tuple[Tensor, Tally]:
         """`model.draw`, timed."""
         batch = _Batch(len(index), _Moment(self._device))
 
-        def steer(denoise: Denoise, index: Tensor) -> Denoise:
-            own = denoise if drawing.steer is None else drawing.steer(denoise, index)
+        def steer(denoise: Denoise, index: Tensor, tally: Tally) -> Denoise:
+            own = denoise if drawing.steer is None else drawing.steer(denoise, index, tally)
             return _Timed(own, batch.calls, self._device)
 
         def noted(moment: Moment) -> None:
@@ -114,7 +115,7 @@ class Stopwatch:
 
 
 class _Timed:
-    """A denoiser whose calls are timed; other attributes are the inner denoiser's."""
+    """A denoiser whose calls are timed."""
 
     def __init__(self, denoise: Denoise, calls: list[tuple[_Moment, _Moment]], device: torch.device) -> None:
         self._denoise, self._calls, self._device = denoise, calls, device
@@ -125,12 +126,11 @@ class _Timed:
         self._calls.append((before, _Moment(self._device)))
         return prediction
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._denoise, name)
-
 
 @torch.no_grad()
-def cost_of_call(model: Model, index: Tensor, guidance: float = 1.0, steer: Steer | None = None) -> dict[str, float]:
+def cost_of_call(
+    model: Model, index: Tensor, guidance: Guidance = Guidance(), steer: Steer | None = None
+) -> dict[str, float]:
     """Cost of a network call, measured apart from a cell, on the same batch and after a warm-up.
 
     `flops_per_call`: floating-point operations of a call, a sample, from one call of a single sample: convolutions,
@@ -140,7 +140,7 @@ def cost_of_call(model: Model, index: Tensor, guidance: float = 1.0, steer: Stee
     Args:
         model: In evaluation mode.
         index: Of the batch `(B,)`, on the model's device.
-        guidance: Scale of classifier-free guidance.
+        guidance: Scale and rule.
         steer: Further guidance; None for none.
 
     Raises:
@@ -151,11 +151,11 @@ def cost_of_call(model: Model, index: Tensor, guidance: float = 1.0, steer: Stee
     level = model.denoiser.schedule.at(torch.zeros((), dtype=torch.float64))
     x = Noise(0, index).normal(model.shape)
     own = model.bound(index[:1], guidance)
-    own = own if steer is None else steer(own, index[:1])
+    own = own if steer is None else steer(own, index[:1], Tally())
     with Operations() as counter:
         own(x[:1], level)
     out: dict[str, float] = {"flops_per_call": counter.total}
-    if guidance != 1 or steer is not None:
+    if guidance.scale != guidance.guider.neutral or steer is not None:
         plain = model.bound(index)
         out["evaluation_ms"] = _rounded(median(_timed(lambda: plain(x, level), model.device)))
     return out

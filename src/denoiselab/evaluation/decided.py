@@ -193,7 +193,7 @@ class UntilDecided:
 
 def _entrant(plan: Plan) -> Entrant:
     own = {key: value for key, value in plan.protocol.items() if key != "n"}
-    parts = [plan.name, "" if plan.guidance == 1 else f"scale={plan.guidance:g}", f"at NFE {plan.calls}"]
+    parts = [plan.name, "" if plan.guidance.scale == 1 else f"scale={plan.guidance.scale:g}", f"at NFE {plan.calls}"]
     return Entrant(key_of({**own, "code": sha256_of_code(plan.code)}), " ".join(filter(None, parts)), plan.budget)
 
 

@@ -21,7 +21,7 @@ class Drawn(NamedTuple):
     Args:
         n: Number of samples.
         record: Its measurements.
-        counts: Network calls, evaluations and classifier evaluations, summed over samples.
+        counts: Of `Tally`, summed over samples.
         influences: Of its scores, by metric.
         first: Its first samples, on the first rank.
         statistics: A state of `Growing`, on the first rank, by which more samples are added; empty if it was not asked.
@@ -29,7 +29,7 @@ class Drawn(NamedTuple):
 
     n: int = 0
     record: Mapping[str, Any] = {}
-    counts: tuple[int, ...] = (0, 0, 0)
+    counts: Mapping[str, int] = {}
     influences: Mapping[str, Influences] = {}
     first: Tensor = torch.empty(0)
     statistics: Mapping[str, Tensor] = {}

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from denoiselab.data import DataSet, clean
 from denoiselab.data.loading.stream import IndexStream
+from denoiselab.guidance import Guidance
 from denoiselab.model import Model, check_finite, mean_count
 from denoiselab.noise import SAMPLING, Noise
-from denoiselab.samplers import OnStep, Sampler, count_calls
+from denoiselab.samplers import OnStep, Sampler, Tally
 
 
 class Encoded(NamedTuple):
@@ -46,7 +47,7 @@ def encode(
     n: int,
     batch_size: int,
     seed: int,
-    guidance: float = 1.0,
+    guidance: Guidance = Guidance(),
     on_step: OnStep = lambda moment: None,
 ) -> Encoded:
     """Encode `n` samples of a data set, drawn without repetition, each under its own condition, and decode them.
@@ -60,7 +61,7 @@ def encode(
         n: How many of them.
         batch_size: Samples a network call.
         seed: Of the choice of samples.
-        guidance: Scale of classifier-free guidance, both ways.
+        guidance: Scale and rule, both ways.
         on_step: Called after each step; an exception stops the run.
 
     Raises:
@@ -72,8 +73,8 @@ def encode(
     indices = IndexStream(len(data), seed)[torch.arange(n)]
     for index in indices.split(batch_size):
         known, at = clean(data, index, device), index.to(device)
-        denoise = model.bound(at, guidance, model.conditioner.given(known))
-        there, back = count_calls(denoise), count_calls(denoise)
+        cond, tallies = model.conditioner.given(known), (Tally(), Tally())
+        there, back = (tally.counted(model.bound(at, guidance, cond, tally)) for tally in tallies)
         noise = Noise(seed, at, SAMPLING)
         z = codec.encode_latents(codec.encode_pixels(known.images), noise.normal)
         x_t = sampler.encode(there, schedule, z, on_step=on_step)
@@ -81,9 +82,9 @@ def encode(
         name = type(sampler).__name__
         check_finite(x_t, index.to(device), f"the x_T by {name} is not finite")
         check_finite(x0, index.to(device), f"the reconstructions by {name} is not finite")
-        for way, counted in enumerate((there, back)):
-            calls[way] += counted.rows
-            evaluations[way] += counted.evaluated_rows
+        for way, tally in enumerate(tallies):
+            calls[way] += tally.rows
+            evaluations[way] += tally.counts["network_evaluations"]
         rows.append(tuple(part.cpu() for part in (known.images, x_t, x0)))
     parts = [torch.cat(part) for part in zip(*rows, strict=True)]
     nfe, evaluated = ((mean_count(both[0], n), mean_count(both[1], n)) for both in (calls, evaluations))

@@ -24,6 +24,7 @@ from denoiselab.evaluation.score_parts import finished_group
 from denoiselab.evaluation.store import Store
 from denoiselab.evaluation.verdicts.error_split import squares, worst
 from denoiselab.files import write_text
+from denoiselab.guidance import Guidance
 from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing
 
@@ -81,7 +82,7 @@ class ErrorSplit:
             for weights in frontier.weights:
                 with subject.applied(weights):
                     for guidance in frontier.guidance:
-                        of = {"weights": weights, "guidance": guidance}
+                        of = {"weights": weights, **guidance.facts}
                         fine = [_record(fine_records, of, *cell) for cell in self.fine.cells]
                         if any(record is None or record["score"] is None for record in fine):
                             continue  # a fine run failed; its record says why
@@ -133,12 +134,15 @@ class ErrorSplit:
 
         def make() -> dict[str, Tensor]:
             drawing = Drawing(
-                self.fine.samplers[name], self.fine.seed, steps, record["guidance"], steer=draws.subject.steer
+                self.fine.samplers[name], self.fine.seed, steps, self._guidance(record), steer=draws.subject.steer
             )
             return vars(draws(drawing, self.fine.calls[self.fine.cells.index((name, steps))], fine=True))
 
         path = self._folder / f"fine_{path_part(name)}_{record['cell'][:16]}.safetensors"
         return Drawn(**kept(path, {"cell": record["cell"], "samples": self.count}, make))
+
+    def _guidance(self, record: Record) -> Guidance:
+        return next(one for one in self.frontier.guidance if one.made(record))
 
     def _of_fine(self, draws: Draws, record: Record, ends: Sequence[Drawn]) -> dict[str, Tensor]:
         first, second = ends
@@ -156,7 +160,11 @@ class ErrorSplit:
 
         def make() -> dict[str, Tensor]:
             drawing = Drawing(
-                self.frontier.samplers[name], self.frontier.seed, steps, record["guidance"], steer=draws.subject.steer
+                self.frontier.samplers[name],
+                self.frontier.seed,
+                steps,
+                self._guidance(record),
+                steer=draws.subject.steer,
             )
             drawn = draws(drawing, calls)
             squared = torch.stack([squares(drawn.features, end.features) for end in ends])
@@ -196,8 +204,8 @@ def read(directory: Path) -> dict[str, Any] | None:
 
 def _record(records: Sequence[Record], of: Mapping[str, Any], name: str, steps: int) -> Record | None:
     """The first record of a cell; later ones are of other runs."""
-    wanted = {**of, "sampler": name, "steps": steps}
-    return next((r for r in records if all(r[key] == value for key, value in wanted.items())), None)
+    wanted = {"guider": None, **of, "sampler": name, "steps": steps}
+    return next((r for r in records if all(r.get(key) == value for key, value in wanted.items())), None)
 
 
 def _merged(path: Path, groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from denoiselab.evaluation.ranks import is_first_rank, on_first_rank
 from denoiselab.evaluation.records import Record, comparable, rule
 from denoiselab.evaluation.standing import Stopping, Undecidable
 from denoiselab.evaluation.store import Store, find, mark_code
+from denoiselab.guidance import Guidance
 from denoiselab.model import digest
 from denoiselab.samplers import Sampler
 from denoiselab.schedules import Schedule
@@ -37,7 +38,7 @@ class Frontier:
         batch_size: Samples a network call; it does not change them.
         seed: Sample i is a function of (seed, i).
         weights: Names of the weights to score.
-        guidance: Scales of classifier-free guidance; 1 is the conditional model.
+        guidance: Scales and rules.
         rescore: Score cells again that other code has scored, and keep both; and those whose influences are lost. If
             false, reuse those scores.
         first: Index of the first sample of all cells: they are `first` to `first` + `num_samples` - 1.
@@ -59,7 +60,7 @@ class Frontier:
         batch_size: int,
         seed: int,
         weights: Sequence[str],
-        guidance: Sequence[float] = (1.0,),
+        guidance: Sequence[Guidance] = (Guidance(),),
         *,
         rescore: bool = False,
         first: int = 0,
@@ -207,10 +208,11 @@ class Frontier:
                 learnt = {name: subject.learn(sampler) for name, sampler in self.samplers.items()}
                 own = {**run.protocol, **self._protocol(subject, run.measure, weights)}
                 for guidance in self.guidance:
+                    of_guider = {*involved, *modules_of(guidance.guider)}
                     for (name, steps), calls in zip(self.cells, self.calls, strict=True):
                         sampler, settings = self.samplers[name], {**self.settings[name], **learnt[name], "steps": steps}
-                        cell = {**own, "guidance": guidance, "sampler": name, "settings": settings}
-                        modules, budget = sorted({*involved, *modules_of(sampler)}), budgets.get((name, calls), calls)
+                        cell = {**own, **guidance.facts, "sampler": name, "settings": settings}
+                        modules, budget = sorted({*of_guider, *modules_of(sampler)}), budgets.get((name, calls), calls)
                         yield Plan(sampler, name, guidance, steps, calls, budget, cell, modules)
 
     def _protocol(self, subject: Subject, measure: Measure, weights: str) -> dict[str, Any]:
@@ -258,7 +260,7 @@ def _others(records: Sequence[Record], stored: Collection[Record]) -> list[Recor
 
 def _series(record: Record) -> tuple[Any, ...]:
     """Identity of a line in the chart."""
-    return tuple(record.get(key) for key in ("weights", "guidance", "classifier_scale", "sampler"))
+    return tuple(record.get(key) for key in ("weights", "guidance", "guider", "classifier_scale", "sampler"))
 
 
 def _model(record: Record) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ from denoiselab.evaluation.contracts import Measure
 from denoiselab.evaluation.drawn import Drawn
 from denoiselab.evaluation.records import Record
 from denoiselab.evaluation.store import Store, key_of
+from denoiselab.guidance import Guidance
 from denoiselab.media.kinds import medium
 from denoiselab.samplers import Sampler
 
@@ -47,7 +48,7 @@ class Plan(NamedTuple):
     Args:
         sampler: Its rule.
         name: Of the sampler.
-        guidance: Scale of classifier-free guidance.
+        guidance: Scale and rule.
         steps: Of the sampler.
         calls: Network calls a sample, if known before; else 1.
         budget: The number of calls that was asked for.
@@ -57,7 +58,7 @@ class Plan(NamedTuple):
 
     sampler: Sampler
     name: str
-    guidance: float
+    guidance: Guidance
     steps: int
     calls: int
     budget: int

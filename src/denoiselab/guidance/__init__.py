@@ -1,6 +1,6 @@
 """Guidance: denoisers that change the predictions of another denoiser."""
 
+from denoiselab.guidance.base import ClassifierFree, Guidance, Guider, bind
 from denoiselab.guidance.classifier import ClassifierGuided, LogPosterior, NoisyClassifier
-from denoiselab.guidance.classifier_free import ClassifierFree, bind
 
-__all__ = ["ClassifierFree", "ClassifierGuided", "LogPosterior", "NoisyClassifier", "bind"]
+__all__ = ["ClassifierFree", "ClassifierGuided", "Guidance", "Guider", "LogPosterior", "NoisyClassifier", "bind"]

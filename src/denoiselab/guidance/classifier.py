@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoiselab.denoiser import Denoise, OfLevel, Prediction, labels
+from denoiselab.samplers.observers import Tally
 from denoiselab.schedules import Level, Schedule
 from denoiselab.schedules.base import like
 
@@ -67,16 +68,20 @@ class ClassifierGuided:
         classifier: Of noisy samples.
         classes: `(B,)` int64, the classes of the samples.
         scale: s; with 0 the classifier is not called.
+        tally: Counts its passes; None for a tally that nobody reads.
     """
 
-    def __init__(self, denoise: Denoise, classifier: LogPosterior, classes: Tensor, scale: float) -> None:
+    def __init__(
+        self,
+        denoise: Denoise,
+        classifier: LogPosterior,
+        classes: Tensor,
+        scale: float,
+        tally: Tally | None = None,
+    ) -> None:
         self._denoise, self._classifier, self._classes, self.scale = denoise, classifier, classes, scale
-        self.classified_rows = 0  # passes of the classifier, summed over the samples
-
-    @property
-    def evaluations_per_call(self) -> int:
-        """Network evaluations a call, without the classifier's."""
-        return int(getattr(self._denoise, "evaluations_per_call", 1))
+        self._tally = Tally() if tally is None else tally
+        self._tally.add("classifier", 0)
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
         """Predict from `x` `(B, *)` at `level` (scalar or `(B,)`)."""
@@ -86,7 +91,7 @@ class ClassifierGuided:
         with torch.enable_grad():
             at = x.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self._classifier(at, level, self._classes).sum(), at)
-        self.classified_rows += len(x)
+        self._tally.add("classifier", len(x))
         informed = level.alpha > 0
         shift = self.scale * torch.where(informed, level.sigma, 0)
         rho = torch.where(informed, level.rho, 0)

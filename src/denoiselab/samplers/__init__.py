@@ -17,7 +17,7 @@ from denoiselab.samplers.dpm_solver import (
 from denoiselab.samplers.edm import Churn, DPMSolverPPSDE, Renoised
 from denoiselab.samplers.langevin import AnnealedLangevin, NCSNLangevin
 from denoiselab.samplers.measurement import Measurement, Moments
-from denoiselab.samplers.observers import Moment, OnStep, Trajectory, count_calls
+from denoiselab.samplers.observers import Moment, OnStep, Tally, Trajectory
 from denoiselab.samplers.pndm import FON, FPNDM, PLMS, SPNDM
 from denoiselab.samplers.predictor_corrector import PredictorCorrector
 from denoiselab.samplers.runge_kutta import RhoRK, TimeRK
@@ -61,10 +61,10 @@ __all__ = [
     "RhoAB",
     "RhoRK",
     "Sampler",
+    "Tally",
     "TimeRK",
     "Trajectory",
     "UniPC",
     "UniPCNoise",
-    "count_calls",
     "slerp",
 ]

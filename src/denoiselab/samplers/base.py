@@ -223,6 +223,7 @@ class Sampler(Declared):
         memory = Memory()
         plan = self.plan(schedule, levels)
         for number, (step, level) in enumerate(plan, start=1):
+            watched.begun = (levels[0] if number == 1 else plan[number - 2].there) if known else None
             x = step(watched, x, memory, noise)
             if on_step is not None and known:
                 on_step(Moment(number, len(plan), level, x, watched.last.x0))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -31,9 +33,18 @@ class Moment(NamedTuple):
 
 OnStep = Callable[[Moment], None]
 
+# What is evaluated: the model's network, another one that guides it, the network's gradient (a backward pass), or a
+# classifier with its gradient.
+Evaluated = Literal["network", "guide", "gradient", "classifier"]
+
 
 class Watch:
-    """A denoiser that stores its last prediction.
+    """A denoiser that stores its last prediction, and tells the inner one where the sampler's step began.
+
+    Attributes:
+        last: The last prediction.
+        begun: The level at which the present step began (`Level.step` of all levels that it passes on); None if every
+            call begins one.
 
     Args:
         denoise: The denoiser.
@@ -45,6 +56,7 @@ class Watch:
     """
 
     last: Prediction
+    begun: Level | None = None
 
     def __init__(
         self,
@@ -56,6 +68,8 @@ class Watch:
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
         """Call the denoiser, and store its prediction."""
+        if self.begun is not None and self.begun is not level:
+            level = replace(level, step=self.begun)
         self.last = self._denoise(x, level)
         if self.last.renoise is not None and self._refuses is not None:
             raise ValueError(
@@ -67,34 +81,36 @@ class Watch:
         return self.last
 
 
-class count_calls:  # noqa: N801
-    """A denoiser that counts its calls: the only source of reported NFE.
+class Tally:
+    """What a run spends: the only source of reported NFE and evaluations.
 
-    Args:
-        denoise: The denoiser. Its attribute `evaluations_per_call`, if any, is the number of network evaluations of a
-            sample in one call (2 with classifier-free guidance); the default is 1.
+    Attributes:
+        calls: Calls of the denoiser that samplers see (`counted`), guided or not: the NFE.
+        rows: These calls, summed over the samples.
     """
 
-    def __init__(self, denoise: Denoise) -> None:
-        self._denoise = denoise
-        self.calls = 0
-        self.rows = 0  # calls, summed over the samples
+    def __init__(self) -> None:
+        self.calls = self.rows = 0
+        self._evaluations: Counter[Evaluated] = Counter({"network": 0})
 
-    def __call__(self, x: Tensor, level: Level, /) -> Prediction:
-        """Count and forward the call."""
-        self.calls += 1
-        self.rows += len(x)
-        return self._denoise(x, level)
+    def add(self, what: Evaluated, rows: int) -> None:
+        """Add evaluations of `rows` samples; of no sample, so that a count of 0 is reported."""
+        self._evaluations[what] += rows
+
+    def counted(self, denoise: Denoise) -> Denoise:
+        """A denoiser whose calls are counted as NFE."""
+
+        def call(x: Tensor, level: Level, /) -> Prediction:
+            self.calls += 1
+            self.rows += len(x)
+            return denoise(x, level)
+
+        return call
 
     @property
-    def evaluated_rows(self) -> int:
-        """Number of network evaluations, summed over the samples."""
-        return self.rows * int(getattr(self._denoise, "evaluations_per_call", 1))
-
-    @property
-    def classified_rows(self) -> int:
-        """Number of passes of a guiding classifier, summed over the samples."""
-        return int(getattr(self._denoise, "classified_rows", 0))
+    def counts(self) -> dict[str, int]:
+        """Sums over the samples as records name them: `nfe`, `network_evaluations`, and others where there are any."""
+        return {"nfe": self.rows, **{f"{what}_evaluations": rows for what, rows in self._evaluations.items()}}
 
 
 class Trajectory:

@@ -21,12 +21,14 @@ class Level:
         alpha: Signal scale, at least 0.
         sigma: Noise scale (a standard deviation), at least 0.
         path: The schedule that made it, if any. A denoiser with that schedule need not search for the time of a level.
+        step: The level at which the sampler's present step began; None if it is this one.
     """
 
     t: Tensor
     alpha: Tensor
     sigma: Tensor
     path: Schedule | None = field(default=None, repr=False)
+    step: Level | None = field(default=None, repr=False)
 
     @classmethod
     def clean(cls) -> Level:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from denoiselab.noise import Noise
-from denoiselab.samplers import Sampler, count_calls
+from denoiselab.samplers import Sampler, Tally
 from denoiselab.schedules import VPLinear
 from denoiselab.testing.convergence import Grid, errors, slope, weak_errors
 from denoiselab.testing.oracles import F64, flow_map, gaussian, measured, mixture, unbounded
@@ -59,8 +59,8 @@ def spends_its_calls(sampler: Sampler) -> None:
     """Check the number of network calls, which an adaptive sampler does not foresee."""
     name = type(sampler).__name__
     for steps in (1, 2, 3, 8):
-        denoise = count_calls(mixture())
-        sampler(denoise, _VP, (1,), Noise(0, torch.arange(3)), steps=steps, dtype=F64)
+        tally = Tally()
+        sampler(tally.counted(mixture()), _VP, (1,), Noise(0, torch.arange(3)), steps=steps, dtype=F64)
         if sampler.adaptive:
             said = "nothing was raised"
             try:
@@ -70,7 +70,7 @@ def spends_its_calls(sampler: Sampler) -> None:
             assert "chooses its own steps" in said, f"{name}.nfe: must raise ValueError: it is adaptive; found: {said}"
             continue
         stated = sampler.nfe(steps, _VP)
-        assert denoise.calls == stated, f"{name}.nfe({steps}) is {stated}: {denoise.calls} calls were made."
+        assert tally.calls == stated, f"{name}.nfe({steps}) is {stated}: {tally.calls} calls were made."
 
 
 def draws_noise_if_stochastic(sampler: Sampler) -> None:
@@ -131,11 +131,11 @@ def _adaptive_order(sampler: Sampler) -> float:
     start, calls, found = torch.tensor([[0.8]], dtype=F64), [], []
     noisy = [level for level in sampler.grid(_VP) if not level.is_end]
     for digits in range(2, 12):
-        own, denoise = copy.copy(sampler), count_calls(mixture())
+        own, tally = copy.copy(sampler), Tally()
         vars(own).update(rtol=10.0**-digits, atol=10.0**-digits)
-        x = own.run(denoise, _VP, noisy, start, Noise(0, torch.arange(1)))
+        x = own.run(tally.counted(mixture()), _VP, noisy, start, Noise(0, torch.arange(1)))
         found.append(float((x[:, 0] - flow_map(mixture(), start[:, 0], noisy[0], noisy[-1])).abs()))
-        calls.append(denoise.calls)
+        calls.append(tally.calls)
         if calls[-1] > 800:
             break
     return slope(calls[-4:], found[-4:])

@@ -16,7 +16,7 @@ from denoiselab.codecs import Identity
 from denoiselab.conditioners import Clean
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import BadInput
-from denoiselab.guidance import bind
+from denoiselab.guidance import Guidance
 from denoiselab.model import Model
 from denoiselab.nodes.contracts import described
 from denoiselab.objectives import Objective
@@ -136,27 +136,27 @@ def _output_of_zeros(model: Model) -> Any:
         return None
 
 
-def check_scales(model: Model, scales: Sequence[float], asked: str) -> None:
-    """Refuse scales of classifier-free guidance that a model does not have; `asked` is the option and its value."""
+def check_guidance(model: Model, guidance: Sequence[Guidance], asked: str) -> None:
+    """Refuse guidance that a model does not have; `asked` is the option and its value."""
     cond, guided = model.conditioner.given(Clean.blank(1, model.codec.shape)), model.conditioner.guided_channels
     if guided is not None and guided > model.shape[0]:
         raise BadInput(f"conditioner.guided_channels={guided}: the network has {model.shape[0]}; give at most that.")
-    for scale in scales:
+    for one in guidance:
         try:
-            bind(model.denoiser, cond, model.conditioner.null(torch.arange(1)), scale)
+            one.guider.check(cond, model.conditioner.null(torch.arange(1)), one.scale)
         except ValueError as error:
             raise BadInput(f"{asked}:{str(error).partition(':')[2]}") from None
 
 
 def check_sampler(
-    sampler: Sampler, model: Model, scales: Sequence[float], option: str | None = None, name: str = ""
+    sampler: Sampler, model: Model, guidance: Sequence[Guidance], option: str | None = None, name: str = ""
 ) -> None:
     """Refuse a sampler that does not suit a model.
 
     Args:
         sampler: Of any kind.
         model: With its codec.
-        scales: Of guidance.
+        guidance: Of the samples.
         option: The node whose `samplers` list it, for messages; None for the `sampler` of samples.
         name: It is listed under.
 
@@ -178,9 +178,10 @@ def check_sampler(
             f"{where}: {type(sampler.threshold).__name__} keeps x0 in the range of images; the network's input is "
             f"{sees}; {instead}."
         )
-    if sampler.measurement is not None and any(scale != 1 for scale in scales):
+    if sampler.measurement is not None and any(one.scale != one.guider.neutral for one in guidance):
         where = "guidance" if option is None else f"{option}.guidance"
-        raise BadInput(f"{where}={list(scales)}: {type(sampler).__name__} measures the model without guidance; use 1.")
+        scales = [one.scale for one in guidance]
+        raise BadInput(f"{where}={scales}: {type(sampler).__name__} measures the model without guidance; use 1.")
 
 
 def check_conditions(model: Model) -> None:

@@ -19,6 +19,7 @@ from denoiselab.guidance import ClassifierGuided, NoisyClassifier
 from denoiselab.interop import InteropError
 from denoiselab.model import Model
 from denoiselab.nodes.instantiate import construct
+from denoiselab.samplers import Tally
 
 _OPTION = "classifier_guidance"
 
@@ -50,11 +51,11 @@ class Steering:
         own = self.conditioner.sample(torch.zeros(1, dtype=torch.int64)).class_label
         return math.lcm(self.conditioner.strata, self.classifier.num_classes if own is None else 1)
 
-    def __call__(self, denoise: Denoise, index: Tensor) -> ClassifierGuided:
+    def __call__(self, denoise: Denoise, index: Tensor, tally: Tally) -> ClassifierGuided:
         """The guided denoiser of samples `index` `(B,)`: to the model's classes, or for sample i to class i mod K."""
         label = self.conditioner.sample(index).class_label
         label = index % self.classifier.num_classes if label is None else label
-        return ClassifierGuided(denoise, self.classifier, label, self.scale)
+        return ClassifierGuided(denoise, self.classifier, label, self.scale, tally)
 
     def described(self, index: Tensor) -> list[str]:
         """Labels of samples: the model's, or the numbers of the classes."""

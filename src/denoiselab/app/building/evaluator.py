@@ -41,6 +41,7 @@ from denoiselab.evaluation import (
 )
 from denoiselab.evaluation.verdicts.sequential import FEWEST
 from denoiselab.from_config import with_hashes
+from denoiselab.guidance import Guidance
 from denoiselab.model import Model
 from denoiselab.samplers import Sampler
 from denoiselab.training.ema import Names
@@ -58,12 +59,12 @@ _FRESH = 4
 def frontier_of(evaluation: Config, model: Model, names: Names, option: str = "evaluation") -> Frontier:
     """The frontier of a checked node `evaluation`."""
     nodes = parts.sampler_nodes(evaluation["samplers"], f"{option}.samplers")
-    asked, scales = evaluation["weights"], [float(scale) for scale in evaluation["guidance"]]
+    asked, guidance = evaluation["weights"], [Guidance(scale) for scale in evaluation["guidance"]]
     listed = asked if isinstance(asked, list) else [asked]
-    checks.check_scales(model, scales, f"{option}.guidance={scales}")
+    checks.check_guidance(model, guidance, f"{option}.guidance={[one.scale for one in guidance]}")
     samplers = parts.build_samplers(nodes)
     for name, sampler in samplers.items():
-        checks.check_sampler(sampler, model, scales, option, name)
+        checks.check_sampler(sampler, model, guidance, option, name)
     try:
         return Frontier(
             samplers,
@@ -75,7 +76,7 @@ def frontier_of(evaluation: Config, model: Model, names: Names, option: str = "e
             evaluation["batch_size"],
             evaluation["seed"],
             [names.chosen(one, f"{option}.weights") for one in listed],
-            scales,
+            guidance,
             rescore=evaluation["rescore"],
             stopping=_stopping(evaluation, option) if evaluation.get("stop") == "decided" else None,
         )

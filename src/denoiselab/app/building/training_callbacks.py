@@ -83,10 +83,9 @@ class PeriodicEvaluations:
         def score(images_seen: int) -> tuple[Mapping[str, float], float]:
             assert self._evaluator is not None
             records = self._evaluator.score(frontier, self._measure, images_seen, shown=False)
-            asked = (frontier.weights[0], frontier.guidance[0])
-            mine = [
-                r for r in records if (r["weights"], r["guidance"]) == asked and (r["sampler"], r["steps"]) in cells
-            ]
+            (weights,), (guidance,) = frontier.weights, frontier.guidance
+            own = [r for r in records if r["weights"] == weights and guidance.made(r)]
+            mine = [r for r in own if (r["sampler"], r["steps"]) in cells]
             try:
                 chosen = metric(mine)
             except ValueError:  # all cells failed

@@ -22,6 +22,7 @@ from denoiselab.app.runs.paths import short_hash
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import write_text
+from denoiselab.guidance import Guidance
 from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing, Model, mean_count
 from denoiselab.noise import Noise
@@ -96,7 +97,7 @@ class DrawingTask(task.Task):
         """Draw the samples, and write them to a new folder, which is returned."""
         conditions = {name: value for name, value in asked.conditioner or () if value is not None}
         opened = task.open_checkpoint(asked, conditions)
-        sampler = task.sampler_for(asked, opened.model, self.guidance)
+        sampler = task.sampler_for(asked, opened.model, Guidance(self.guidance))
         checks.check_conditions(opened.model)
         self.check_sampler(sampler)
         steer = steering(asked.classifier_guidance, opened.model, opened.device)
@@ -132,18 +133,16 @@ class DrawingTask(task.Task):
     ) -> tuple[Tensor, Tensor, dict[str, float]]:
         """The samples, on the CPU, whose conditions they have, and the calls and evaluations of networks of one."""
         model = opened.model
-        drawing = Drawing(sampler, self.seed, None, self.guidance, self.noise_class, steer)
+        drawing = Drawing(sampler, self.seed, None, Guidance(self.guidance), self.noise_class, steer)
         samples, indices, counts = [], [], Counter[str]()
         for rows in torch.arange(self.number, device=opened.device).split(self.batch_size):
             index, start = self.start(rows, sampler, model)
             on_step = progress.Steps(work.bar, len(rows) * calls, work.check)
-            drawn, counted = model.draw(index, drawing, on_step, start=start)
+            drawn, tally = model.draw(index, drawing, on_step, start=start)
             on_step.finish()
             samples.append(drawn.cpu())
             indices.append(index.cpu())
-            counts.update(nfe=counted.rows, network_evaluations=counted.evaluated_rows)
-            if steer is not None:
-                counts.update(classifier_evaluations=counted.classified_rows)
+            counts.update(tally.counts)
         means = {name: mean_count(rows, self.number) for name, rows in counts.items()}
         return torch.cat(samples), torch.cat(indices), means
 

@@ -20,6 +20,7 @@ from denoiselab.data import DataSet
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import encoding
 from denoiselab.files import atomic, write_text
+from denoiselab.guidance import Guidance
 from denoiselab.media.kinds import medium
 from denoiselab.stored import to_stored
 
@@ -53,7 +54,7 @@ class Encode(task.Task):
         """Encode, decode and write latents, reconstructions, pairs and `encoding.json`; returns the new folder."""
         opened = task.open_checkpoint(asked)
         model, number = opened.model, self.num_samples
-        sampler = task.sampler_for(asked, model, self.guidance)
+        sampler = task.sampler_for(asked, model, Guidance(self.guidance))
         try:
             sampler.backwards(model.denoiser.schedule)
         except ValueError as error:
@@ -74,7 +75,7 @@ class Encode(task.Task):
                 number,
                 self.batch_size,
                 self.seed,
-                self.guidance,
+                Guidance(self.guidance),
                 lambda moment: work.done(len(moment.x)),
             )
             work.finish()

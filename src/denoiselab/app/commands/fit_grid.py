@@ -16,6 +16,7 @@ from denoiselab.app.runs.paths import short_hash
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import write_json
+from denoiselab.guidance import Guidance
 from denoiselab.samplers import Sampler
 from denoiselab.samplers.fitted_grids import Grid, GridSearch
 from denoiselab.training.interruption import Interruption
@@ -45,7 +46,7 @@ class FitGrid(Task):
     def run(self, asked: SampleSettings) -> Path:
         """Fit and write it; returns the file."""
         opened = open_checkpoint(asked)
-        sampler = sampler_for(asked, opened.model, self.guidance)
+        sampler = sampler_for(asked, opened.model, Guidance(self.guidance))
         settings = {"sampler": asked.sampler, "grid": asked.task["method"], "guidance": self.guidance}
         facts = {**settings, "weights": opened.weights, "checkpoint_sha256": opened.sha256}
         name = f"{type(sampler).__name__.lower()}_steps{sampler.steps}_{opened.weights}_{short_hash(facts)}.json"
@@ -76,7 +77,7 @@ class FitGrid(Task):
         denoiser = opened.model.denoiser.to(opened.device)
         index = torch.arange(self.method.num_samples, device=opened.device)
         try:
-            denoise = opened.model.bound(index, self.guidance)
+            denoise = opened.model.bound(index, Guidance(self.guidance))
         except ValueError as error:
             raise BadInput(str(error)) from None
         try:

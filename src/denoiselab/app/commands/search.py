@@ -26,6 +26,7 @@ from denoiselab.evaluation.report import searches
 from denoiselab.evaluation.report.searches import Scouted
 from denoiselab.files import write_json
 from denoiselab.from_config import with_hashes
+from denoiselab.guidance import Guidance
 from denoiselab.pretrained import Loaded, read
 from denoiselab.training.checkpoint_files import home_of
 from denoiselab.training.interruption import Interruption
@@ -142,8 +143,9 @@ def _entrant(one: Combination, loaded: Loaded) -> _Entrant:
         BadInput: If it has no such weights or guidance, or the sampler does not suit it.
     """
     model, sampler = loaded.model, one.rule.sampler
-    checks.check_scales(model, [one.guidance], f"guidance={one.guidance:g}")
-    checks.check_sampler(sampler, model, [one.guidance], "task.over", one.rule.label)
+    guidance = [Guidance(one.guidance)]
+    checks.check_guidance(model, guidance, f"guidance={one.guidance:g}")
+    checks.check_sampler(sampler, model, guidance, "task.over", one.rule.label)
     weights = loaded.names.chosen(one.weights, "weights")
     try:
         budget = one.budget(model.denoiser.schedule)
@@ -175,7 +177,7 @@ def _frontier(entrants: Sequence[_Entrant], loaded: Loaded, numbers: tuple[int, 
             budgets,
             *numbers,
             [*dict.fromkeys(one.cell[0] for one in entrants)],
-            [*dict.fromkeys(one.cell[1] for one in entrants)],
+            [Guidance(scale) for scale in dict.fromkeys(one.cell[1] for one in entrants)],
             first=first,
         )
     except ValueError as error:

@@ -21,6 +21,7 @@ from denoiselab.app.runs.paths import checkpoint_file, device_of, new_folder
 from denoiselab.cleaning import path_part
 from denoiselab.evaluation.verdicts.compare import LEAST_LEVEL
 from denoiselab.files import sha256_of
+from denoiselab.guidance import Guidance
 from denoiselab.model import Model
 from denoiselab.nodes.instantiate import construct
 from denoiselab.pretrained import Loaded, read_weights
@@ -168,10 +169,10 @@ def open_checkpoint(asked: SampleSettings, conditions: Mapping[str, Any] = Mappi
     return Opened(path, sha256_of(path), loaded, weights, device_of(asked.accelerator))
 
 
-def sampler_for(asked: SampleSettings, model: Model, guidance: float) -> Sampler:
+def sampler_for(asked: SampleSettings, model: Model, guidance: Guidance) -> Sampler:
     """The sampler that is asked for."""
     sampler: Sampler = construct(asked.sampler, "sampler")
-    checks.check_scales(model, [guidance], f"guidance={guidance}")
+    checks.check_guidance(model, [guidance], f"guidance={guidance.scale}")
     checks.check_sampler(sampler, model, [guidance])
     return sampler
 
