@@ -249,12 +249,6 @@ def check_finite(x: Tensor, index: Tensor, what: str) -> None:
         raise NotFinite(first, f"sample {first} of {what}.")
 
 
-def mean_count(total: int, samples: int) -> float:
-    """Calls a sample, an int if it is whole."""
-    mean = total / samples
-    return int(mean) if mean.is_integer() else round(mean, 2)
-
-
 def digest(module: nn.Module) -> str:
     """sha256 of names and values of all weights."""
     total = hashlib.sha256()

@@ -24,8 +24,9 @@ from denoiselab.evaluation.ranks import REFUSALS
 from denoiselab.evaluation.records import Record
 from denoiselab.guidance import Guidance
 from denoiselab.media.kinds import medium
-from denoiselab.model import Drawing, Model, NotFinite, Steer, mean_count
+from denoiselab.model import Drawing, Model, NotFinite, Steer
 from denoiselab.samplers import DDIM, Sampler
+from denoiselab.samplers.observers import mean_count
 from denoiselab.samplers.spacing import UniformTime
 
 

@@ -10,9 +10,10 @@ from torch import Tensor
 from denoiselab.data import DataSet, clean
 from denoiselab.data.loading.stream import IndexStream
 from denoiselab.guidance import Guidance
-from denoiselab.model import Model, check_finite, mean_count
+from denoiselab.model import Model, check_finite
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import OnStep, Sampler, Tally
+from denoiselab.samplers.observers import mean_count
 
 
 class Encoded(NamedTuple):

@@ -113,6 +113,12 @@ class Tally:
         return {"nfe": self.rows, **{f"{what}_evaluations": rows for what, rows in self._evaluations.items()}}
 
 
+def mean_count(total: int, samples: int) -> float:
+    """Calls a sample, an int if it is whole."""
+    mean = total / samples
+    return int(mean) if mean.is_integer() else round(mean, 2)
+
+
 class Trajectory:
     """An `on_step` that stores x and the predicted x0 of every few steps on the CPU.
 

@@ -24,9 +24,10 @@ from denoiselab.errors import BadInput
 from denoiselab.files import write_text
 from denoiselab.guidance import Guidance
 from denoiselab.media.kinds import medium
-from denoiselab.model import Drawing, Model, mean_count
+from denoiselab.model import Drawing, Model
 from denoiselab.noise import Noise
 from denoiselab.samplers import Sampler
+from denoiselab.samplers.observers import mean_count
 from denoiselab.schedules import Schedule
 
 # Options that the samples do not depend on, and those that the name of a folder states.
