@@ -1,0 +1,152 @@
+"""Samplers that change the steps of another: what they fix, their bias on a Gaussian, and the calls that they spend."""
+
+import pytest
+import torch
+from affine_push import OPERATOR, PRIOR, ROWS, Y, errors, pushed
+from oracles import F64, measured, unbounded
+
+from denoiselab.denoiser import Prediction
+from denoiselab.inverse import AveragePool, RePaint, Replaced
+from denoiselab.noise import Noise
+from denoiselab.samplers import (
+    DDIM,
+    Analytic,
+    Ancestral,
+    AnnealedLangevin,
+    Churn,
+    DPMSolverPP,
+    PredictorCorrector,
+    RhoRK,
+)
+from denoiselab.samplers.spacing import DenoiseToZero, UniformLogSNR, VPTime
+from denoiselab.schedules import Flow, VPLinear
+
+LINEAR = VPLinear()
+ANCESTRAL = Ancestral(spacing=UniformLogSNR())
+DATA = torch.randn(200, 4, dtype=F64, generator=torch.Generator().manual_seed(0))
+
+
+def run(sampler, index=(0, 1, 2), steps=12, schedule=LINEAR):
+    """Samples, and the levels of the network calls."""
+    levels = []
+
+    def denoise(x, level):
+        levels.append(level)
+        return PRIOR(x, level)
+
+    noise = Noise(0, torch.tensor(index))
+    return sampler(denoise, schedule, (4,), noise, steps=steps, dtype=F64), levels
+
+
+def given(rows):
+    return Y.expand(rows, -1)
+
+
+# Without a return to noisier levels more steps do not help: the bias of replacement alone.
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(50, (0.594, 1.446)), pytest.param(800, (0.567, 1.580), marks=pytest.mark.benchmark)]
+)
+def test_replacement_is_biased_for_any_number_of_steps(steps, expected):
+    moments = pushed(lambda y: Replaced(ANCESTRAL, OPERATOR, y), steps, 2 * steps)
+    assert errors(*moments) == pytest.approx(expected, abs=2e-3)
+
+
+# (error of the mean, ratio of variances): resampling removes the first, steps the second.
+@pytest.mark.parametrize(
+    ("resample", "steps", "expected"),
+    [
+        (1, 50, (0.594, 1.447)),
+        (5, 50, (0.244, 0.919)),
+        (10, 50, (0.136, 0.876)),
+        pytest.param(20, 50, (0.0715, 0.857), marks=pytest.mark.benchmark),
+    ],
+)
+def test_repaint_removes_the_bias_of_the_mean_by_resampling(resample, steps, expected):
+    moments = pushed(lambda y: RePaint(ANCESTRAL, OPERATOR, y, 1, resample), steps, 3 * steps * resample)
+    assert errors(*moments) == pytest.approx(expected, abs=2e-3)
+
+
+def test_replaced_ends_with_the_measurements():
+    x, _ = run(Replaced(DDIM(), OPERATOR, given(3)))
+    assert torch.equal(OPERATOR(x), given(3))
+
+
+def test_replaced_ends_with_the_measured_means_of_blocks():
+    pool, y = AveragePool(2).bind((1, 4, 4)), torch.linspace(-1, 1, 8, dtype=F64).reshape(2, 1, 2, 2)
+
+    def denoise(x, level):  # of white noise
+        return Prediction(level.alpha * x, level.sigma * x)
+
+    x = Replaced(DDIM(), pool, y)(denoise, LINEAR, (1, 4, 4), Noise(0, torch.arange(2)), dtype=F64)
+    torch.testing.assert_close(pool(x), y)
+
+
+def test_replaced_has_the_noise_of_each_level():
+    inner = Ancestral(spacing=UniformLogSNR(to_clean=False))
+    mean, covariance = pushed(lambda y: Replaced(inner, OPERATOR, y), 10, 30)
+    level = inner.grid(LINEAR, 10)[-1]
+    assert level.sigma > 0.01
+    torch.testing.assert_close(mean[ROWS], level.alpha * Y)
+    torch.testing.assert_close(covariance[ROWS], level.sigma**2 * torch.eye(4, dtype=F64)[ROWS])
+
+
+@pytest.mark.parametrize("build", [Replaced, lambda *parts: RePaint(*parts, 3, 2)])
+@pytest.mark.parametrize("inner", [DDIM(), Ancestral(), PredictorCorrector(corrector_steps=2)])
+def test_batches_do_not_change_samples(build, inner):
+    together, _ = run(build(inner, OPERATOR, given(3)))
+    alone, _ = run(build(inner, OPERATOR, given(1)), [2])
+    torch.testing.assert_close(together[2:], alone, rtol=1e-12, atol=1e-12)
+
+
+# The released scheduler: t_T 250, jump_length 10, jump_n_sample 10.
+def test_repaint_spends_what_the_released_scheduler_does():
+    sampler = RePaint(DDIM(), OPERATOR, given(3), jump_length=10, resample=10)
+    assert sampler.nfe(250, LINEAR) == 2410
+    assert len(sampler.plan(LINEAR, sampler.grid(LINEAR, 250))) == 2410
+
+
+def test_repaint_goes_back_as_the_released_scheduler_does():
+    sampler = RePaint(DDIM(spacing=VPTime()), OPERATOR, given(3), jump_length=2, resample=2)
+    _, levels = run(sampler, steps=6)
+    grid = [float(level.t) for level in reversed(sampler.grid(LINEAR, 6)[:-1])]
+    # By hand, for t_T 6, of its list 5 4 3 2 (3 4) 3 2 1 0 (1 2) 1 0 -1, with the returns in brackets.
+    assert [grid.index(float(level.t)) for level in levels] == [5, 4, 3, 4, 3, 2, 1, 2, 1, 0]
+
+
+@pytest.mark.parametrize("schedule", [LINEAR, Flow()])
+@pytest.mark.parametrize(
+    "inner",
+    [
+        DDIM(),
+        DDIM(spacing=DenoiseToZero()),
+        RhoRK(),
+        Churn(),
+        Analytic(),
+        AnnealedLangevin(repeats=3),
+        PredictorCorrector(corrector_steps=2),
+    ],
+)
+def test_calls_are_counted(inner, schedule):
+    inner = measured(unbounded(inner), PRIOR, DATA)
+    for sampler in (Replaced(inner, OPERATOR, given(3)), RePaint(inner, OPERATOR, given(3), 2, 3)):
+        for steps in (5, 8):
+            x, levels = run(sampler, steps=steps, schedule=schedule)
+            assert len(levels) == sampler.nfe(steps, schedule)
+            assert x.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda: Replaced(DPMSolverPP(), OPERATOR, Y), "sampler=DPMSolverPP: it must be a single-step sampler."),
+        (lambda: RePaint(DDIM(), OPERATOR, Y, 10, 1), "resample=1: there are no returns, so jump_length=10 says"),
+        (lambda: RePaint(DDIM(), OPERATOR, Y, 0, 2), "jump_length=0: it must be at least 1."),
+        (
+            lambda: RePaint(DDIM(), OPERATOR, Y, 10, 2).nfe(10, LINEAR),
+            "jump_length=10: the grid has 10 noisy levels, and a return must pass fewer; use more steps.",
+        ),
+    ],
+)
+def test_bad_input_is_refused(build, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        build()
