@@ -104,6 +104,10 @@ def test_options_of_a_task_are_found_without_its_name(invoke, monkeypatch):
             ["task/method=local_errors: not with this task; allowed: bound, continuous_bound, ode."],
         ),
         (
+            ["task=likelihood", "task/method=mmps"],
+            ["task/method=mmps: not with this task; allowed: bound, continuous_bound, ode."],
+        ),
+        (
             ["task=fit_grid", "task/method=ode"],
             ["task/method=ode: not with this task; allowed: local_errors, nearest_end."],
         ),

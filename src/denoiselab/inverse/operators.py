@@ -23,7 +23,7 @@ class LinearOperator(nn.Module, ABC):
 
     Attributes:
         shape: Of a sample; empty before `bind`.
-        iterations: The most of conjugate gradients; rows that are solved stop before.
+        iterations: The most of conjugate gradients, which take no more than twice as many as there are measurements.
     """
 
     shape: tuple[int, ...] = ()
@@ -60,11 +60,14 @@ class LinearOperator(nn.Module, ABC):
             v: Not negative; a number, `()`, or shaped `(B, 1, ..., 1)` to multiply y.
             s2: Likewise.
         """
-        return conjugate_gradients(lambda u: v * self(self.adjoint(u)) + s2 * u, y, self.iterations)
+        return conjugate_gradients(lambda u: v * self(self.adjoint(u)) + s2 * u, y, self._enough(y))
 
     def pinv(self, y: Tensor) -> Tensor:
         """The x `(B, *shape)` of least norm among those of least |A x - y|."""
-        return conjugate_gradients(lambda x: self.adjoint(self(x)), self.adjoint(y), self.iterations)
+        return conjugate_gradients(lambda x: self.adjoint(self(x)), self.adjoint(y), self._enough(y))
+
+    def _enough(self, y: Tensor) -> int:
+        return min(self.iterations, 2 * y[0].numel())
 
     def shape_of(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The shape of y for one sample of a shape, that of `bind`."""
