@@ -131,8 +131,8 @@ class Model:
             batch_size: Samples a network call.
 
         Raises:
-            ValueError: If both `steps` and `nfe` are given, the budget is too small, a number is out of range, there is
-                nothing to guide, `cond` is not what the network takes, or `noise` or `on_step` is not what it must be.
+            ValueError: If both `steps` and `nfe` are given, the budget is too small, a number is out of range, guidance
+                is not possible, `cond` is not what the network takes, or `noise` or `on_step` is not what it must be.
             NotFinite: If a sample is not finite.
         """
         _check_kinds(sampler, noise, on_step)
@@ -152,6 +152,7 @@ class Model:
             self.conditioner.check(cond)
         if nfe is not None:
             steps = sampler.steps_for(nfe, self.denoiser.schedule)
+        guidance.check(sampler, self.denoiser.schedule, steps)
         drawing = Drawing(sampler, seed, steps, guidance, noise)
         rows = torch.arange(len(index)).split(batch_size)
         with self.evaluating():

@@ -155,7 +155,7 @@ def cost_of_call(
     with Operations() as counter:
         own(x[:1], level)
     out: dict[str, float] = {"flops_per_call": counter.total}
-    if guidance.scale != guidance.guider.neutral or steer is not None:
+    if guidance.acts or steer is not None:
         plain = model.bound(index)
         out["evaluation_ms"] = _rounded(median(_timed(lambda: plain(x, level), model.device)))
     return out

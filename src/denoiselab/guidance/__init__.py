@@ -1,6 +1,31 @@
 """Guidance: denoisers that change the predictions of another denoiser."""
 
-from denoiselab.guidance.base import ClassifierFree, Guidance, Guider, bind
 from denoiselab.guidance.classifier import ClassifierGuided, LogPosterior, NoisyClassifier
+from denoiselab.guidance.classifier_free import Auto, CFGPlusPlus, ClassifierFree
+from denoiselab.guidance.guided import Guidance, Guided, bind
+from denoiselab.guidance.guider import Guider, SpaceGuider, State
+from denoiselab.guidance.nonlinear import AdaptiveProjected, CFGZeroStar, MagnitudeAware, Tangential
+from denoiselab.guidance.scale_schedules import CosineScale, LinearScale, PowerCosineScale, ScaleSchedule
 
-__all__ = ["ClassifierFree", "ClassifierGuided", "Guidance", "Guider", "LogPosterior", "NoisyClassifier", "bind"]
+__all__ = [
+    "AdaptiveProjected",
+    "Auto",
+    "CFGPlusPlus",
+    "CFGZeroStar",
+    "ClassifierFree",
+    "ClassifierGuided",
+    "CosineScale",
+    "Guidance",
+    "Guided",
+    "Guider",
+    "LinearScale",
+    "LogPosterior",
+    "MagnitudeAware",
+    "NoisyClassifier",
+    "PowerCosineScale",
+    "ScaleSchedule",
+    "SpaceGuider",
+    "State",
+    "Tangential",
+    "bind",
+]

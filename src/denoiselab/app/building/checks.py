@@ -143,7 +143,7 @@ def check_guidance(model: Model, guidance: Sequence[Guidance], asked: str) -> No
         raise BadInput(f"conditioner.guided_channels={guided}: the network has {model.shape[0]}; give at most that.")
     for one in guidance:
         try:
-            one.guider.check(cond, model.conditioner.null(torch.arange(1)), one.scale)
+            one.guider.check(one.scale, cond, model.conditioner.null(torch.arange(1)))
         except ValueError as error:
             raise BadInput(f"{asked}:{str(error).partition(':')[2]}") from None
 
@@ -161,8 +161,8 @@ def check_sampler(
         name: It is listed under.
 
     Raises:
-        BadInput: If its threshold is for the range of images and the network's data are no images, or it measures the
-            model (without guidance) and a scale is not 1.
+        BadInput: If its threshold is for the range of images and the network's data are no images, guidance does not
+            work with it, or it measures the model (without guidance) and a scale is not 1.
     """
     pixels = isinstance(model.codec, Identity) and len(model.shape) == 3
     if sampler.threshold is not None and not pixels:
@@ -178,7 +178,9 @@ def check_sampler(
             f"{where}: {type(sampler.threshold).__name__} keeps x0 in the range of images; the network's input is "
             f"{sees}; {instead}."
         )
-    if sampler.measurement is not None and any(one.scale != one.guider.neutral for one in guidance):
+    for one in guidance:
+        one.check(sampler, model.denoiser.schedule)
+    if sampler.measurement is not None and any(one.acts for one in guidance):
         where = "guidance" if option is None else f"{option}.guidance"
         scales = [one.scale for one in guidance]
         raise BadInput(f"{where}={scales}: {type(sampler).__name__} measures the model without guidance; use 1.")
