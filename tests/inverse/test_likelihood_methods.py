@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import yaml
+from affine_push import OPERATOR, PRIOR, errors, posterior, pushed
 from configurations import CONF, build
 from oracles import F64, variant
 
@@ -29,45 +30,13 @@ from denoiselab.samplers.observers import Tally
 from denoiselab.schedules import Level, VPLinear
 from denoiselab.schedules.base import like
 
-# Four coordinates of unit variance, neighbours with correlation 0.9, of which the first and the third are measured.
-COVARIANCE = 0.9 ** (torch.arange(4)[:, None] - torch.arange(4)).abs().double()
-PRIOR = GaussianDenoiser(torch.zeros(4), COVARIANCE)
-OPERATOR = Mask([1, 0, 1, 0]).bind((4,))
 Y = torch.tensor([0.7, -0.5], dtype=F64)
 
 
-def posterior(covariance, operator, y, sigma_y):
-    """The exact mean and covariance of N(0, covariance) given y."""
-    matrix = operator(torch.eye(len(covariance), dtype=F64)).T
-    gram = matrix @ covariance @ matrix.T + sigma_y**2 * torch.eye(len(matrix), dtype=F64)
-    gain = covariance @ matrix.T @ torch.linalg.inv(gram)
-    return gain @ y, covariance - gain @ matrix @ covariance
-
-
-class Basis(Noise):
-    """Noise that is 0, but for coordinate j of draw k, which is 1 in row 1 + D k + j."""
-
-    def __init__(self, dimension, draws):
-        super().__init__(0, torch.arange(1 + dimension * draws))
-        self.dimension = dimension
-
-    def normal(self, shape, dtype=torch.float32):
-        z = torch.zeros(len(self.index), self.dimension, dtype=dtype)
-        first = 1 + self.draw * self.dimension
-        z[first : first + self.dimension] = torch.eye(self.dimension, dtype=dtype)
-        self.draw += 1
-        return z
-
-
-def errors(denoise, sampler, steps, sigma_y=0.1):
+def missed(denoise, sampler, steps, sigma_y=0.1):
     """The mean's distance in standard deviations of the posterior, and the ratio of variances: runs are affine."""
-    noise = Basis(4, steps + 1 if sampler.stochastic else 1)
-    x = sampler(denoise, VPLinear(), (4,), noise, steps=steps, dtype=F64)
-    moves = x[1:] - x[0]
-    mean, covariance = posterior(COVARIANCE, OPERATOR, Y, sigma_y)
-    return float((x[0] - mean).norm() / covariance.trace().sqrt()), float(
-        (moves.T @ moves).trace() / covariance.trace()
-    )
+    draws = steps + 1 if sampler.stochastic else 1
+    return errors(*pushed(lambda y: sampler, steps, draws, denoise, Y), Y, sigma_y)
 
 
 # The mean's distance and the ratio of variances: of 2M with 400 steps, and of ancestral steps, 100 of them.
@@ -85,7 +54,7 @@ BIASES = {
 @pytest.mark.parametrize("method", BIASES, ids=lambda method: type(method).__name__)
 def test_ancestral_steps_miss_the_posterior_of_a_gaussian_by_known_amounts(method):
     """MMPS alone has its mean; its variance is that of the exact posterior's denoiser, 0.841."""
-    mean, variance = errors(method.wrap(PRIOR, OPERATOR, Y[None], 0.1), build("sampler", "ancestral"), 100)
+    mean, variance = missed(method.wrap(PRIOR, OPERATOR, Y[None], 0.1), build("sampler", "ancestral"), 100)
     if isinstance(method, DPSLikelihood):
         assert variance > 1e12
     else:
@@ -96,13 +65,13 @@ def test_ancestral_steps_miss_the_posterior_of_a_gaussian_by_known_amounts(metho
 @pytest.mark.parametrize("method", BIASES, ids=lambda method: type(method).__name__)
 def test_the_ode_misses_the_posterior_of_a_gaussian_by_known_amounts(method, steps):
     """MMPS alone is exact, up to the error of the steps; the bias of the others does not fall with more steps."""
-    found = errors(method.wrap(PRIOR, OPERATOR, Y[None], 0.1), build("sampler", "dpmpp_2m"), steps)
+    found = missed(method.wrap(PRIOR, OPERATOR, Y[None], 0.1), build("sampler", "dpmpp_2m"), steps)
     assert found == pytest.approx(BIASES[method][0], abs=1e-3 if steps == 400 else 7e-3)
 
 
 @pytest.mark.parametrize(("steps", "sigma_y"), [(25, 0.1), (50, 0.1), (400, 0.01)])
 def test_dps_as_a_likelihood_diverges_with_few_steps(steps, sigma_y):
-    mean, variance = errors(
+    mean, variance = missed(
         DPSLikelihood().wrap(PRIOR, OPERATOR, Y[None], sigma_y), build("sampler", "dpmpp_2m"), steps, sigma_y
     )
     assert not mean < 1e4
@@ -113,7 +82,7 @@ def test_dps_as_a_likelihood_diverges_with_few_steps(steps, sigma_y):
 def test_ddnm_that_keeps_eps_converges(steps, found):
     """As published, without noise in y: DDIM without noise of its own has the posterior in the end."""
     denoise = DDNM(keep_eps=True).wrap(PRIOR, OPERATOR, Y[None], 0.0)
-    assert errors(denoise, build("sampler", "ddim"), steps, 0.0) == pytest.approx(found, abs=1e-3)
+    assert missed(denoise, build("sampler", "ddim"), steps, 0.0) == pytest.approx(found, abs=1e-3)
 
 
 SAMPLERS = [
@@ -125,7 +94,7 @@ SAMPLERS = [
 def pairs(name):
     """Samples of a sampler by MMPS with a solved system and by the exact posterior's denoiser."""
     sampler = variant(build("sampler", name), steps=5)
-    exact = GaussianDenoiser(*posterior(COVARIANCE, OPERATOR, Y, 0.1))
+    exact = GaussianDenoiser(*posterior(Y, 0.1))
     for denoise in (MMPS(2).wrap(PRIOR, OPERATOR, Y.expand(5, -1), 0.1), exact):
         yield sampler(denoise, VPLinear(), (4,), Noise(0, torch.arange(5)), dtype=F64)
 
@@ -141,7 +110,7 @@ def test_mmps_draws_the_posterior_within_three_standard_errors(name):
     n = 1000
     denoise = MMPS(2).wrap(PRIOR, OPERATOR, Y.expand(n, -1), 0.1)
     x = build("sampler", name)(denoise, VPLinear(), (4,), Noise(0, torch.arange(n)), steps=100, dtype=F64)
-    mean, covariance = posterior(COVARIANCE, OPERATOR, Y, 0.1)
+    mean, covariance = posterior(Y, 0.1)
     variances = covariance.diagonal()
     assert bool(((x.mean(0) - mean).abs() <= 3 * (variances / n).sqrt()).all())
     assert bool(((x.var(0) - variances).abs() <= 3 * variances * math.sqrt(2 / (n - 1))).all())
@@ -155,13 +124,15 @@ def test_more_iterations_of_mmps_come_nearer():
     y = operator(noise.normal((32,), F64) @ torch.linalg.cholesky(covariance).T)
     level = VPLinear().level(torch.tensor(0.3, dtype=F64))
     x = level.alpha * operator.adjoint(y) + level.sigma * noise.normal((32,), F64)
-    truth = torch.stack(
-        [GaussianDenoiser(*posterior(covariance, operator, row, 0.1))(x, level).x0[i] for i, row in enumerate(y)]
-    )
-    shift = (truth - prior(x, level).x0).norm()
-    found = [
-        float((MMPS(k).wrap(prior, operator, y, 0.1)(x, level).x0 - truth).norm() / shift) for k in (1, 2, 3, 5, 8, 16)
-    ]
+    before = prior(x, level).x0
+    # The posterior of x0 given x is N(before, v): that given y too has the gain of a Gaussian.
+    v = torch.linalg.inv(torch.linalg.inv(covariance) + (level.alpha / level.sigma) ** 2 * torch.eye(32, dtype=F64))
+    gram = v[::2, ::2] + 0.01 * torch.eye(16, dtype=F64)
+    moved = torch.linalg.solve(gram, (y - operator(before)).T).T @ v[::2]
+    found = []
+    for k in (1, 2, 3, 5, 8, 16):
+        x0 = MMPS(k).wrap(prior, operator, y, 0.1)(x, level).x0
+        found.append(float((x0 - before - moved).norm() / moved.norm()))
     assert found == pytest.approx([0.340, 0.174, 0.081, 0.014, 0.0006, 0.0], abs=1e-3)
 
 
@@ -213,8 +184,8 @@ def sliced(a, b):
     return float(((a @ directions).sort(0).values - (b @ directions).sort(0).values).abs().mean())
 
 
-# With 2M and 50 steps. The prior itself is 0.89 away, the exact denoiser 0.015, as are two sets of exact draws.
-DEVIATIONS = {"MMPS": 0.607, "PiGDMScore": 0.629, "DiffPIR": 0.676, "DDNM": 0.675, "DPSLikelihood": 0.657}
+# Sliced distances of 20,000 samples by 2M with 50 steps; the prior itself is 0.88 away, the exact denoiser 0.010.
+DEVIATIONS = {"MMPS": 0.588, "PiGDMScore": 0.610, "DiffPIR": 0.657, "DDNM": 0.655, "DPSLikelihood": 0.623}
 
 
 class Projection(LinearOperator):
@@ -238,10 +209,10 @@ def test_the_posterior_of_a_mixture_is_missed_by_known_amounts(n):
         x = build("sampler", "dpmpp_2m")(denoise, VPLinear(), (2,), Noise(0, torch.arange(n)), steps=50, dtype=F64)
         found[name] = sliced(x, wanted)
     wrong = {name: value for name, value in found.items() if name not in ("exact", "prior")}
-    assert found["exact"] < (0.06 if n < 1000 else 0.02)
+    assert found["exact"] < (0.05 if n < 1000 else 0.015)
     assert min(wrong, key=wrong.__getitem__) == "MMPS"
     assert wrong == pytest.approx(DEVIATIONS, abs=0.06 if n < 1000 else 0.01)
-    assert found["prior"] == pytest.approx(0.89, abs=0.06)
+    assert found["prior"] == pytest.approx(0.878, abs=0.06 if n < 1000 else 0.01)
 
 
 def methods():
@@ -303,7 +274,7 @@ def test_measurements_without_noise_are_met_by_the_prediction():
     found = [method.wrap(PRIOR, OPERATOR, Y[None], 0.0)(x, level).x0 for method in (DiffPIR(), DDNM())]
     torch.testing.assert_close(OPERATOR(found[0]), Y.expand(3, -1))
     torch.testing.assert_close(*found)
-    exact = GaussianDenoiser(*posterior(COVARIANCE, OPERATOR, Y, 0.0))
+    exact = GaussianDenoiser(*posterior(Y, 0.0))
     torch.testing.assert_close(MMPS(2).wrap(PRIOR, OPERATOR, Y[None], 0.0)(x, level).x0, exact(x, level).x0)
 
 
