@@ -1,12 +1,25 @@
 """Samplers that change the steps of another: what they fix, their bias on a Gaussian, and the calls that they spend."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from affine_push import OPERATOR, PRIOR, ROWS, Y, errors, pushed
 from oracles import F64, measured, unbounded
 
 from denoiselab.denoiser import Prediction
-from denoiselab.inverse import AveragePool, RePaint, Replaced
+from denoiselab.inverse import (
+    DDNM,
+    AveragePool,
+    PosteriorStep,
+    PublishedDiffPIR,
+    PublishedDPS,
+    PublishedPiGDM,
+    RePaint,
+    Replaced,
+    Replacement,
+    Resampling,
+)
 from denoiselab.noise import Noise
 from denoiselab.samplers import (
     DDIM,
@@ -17,8 +30,10 @@ from denoiselab.samplers import (
     DPMSolverPP,
     PredictorCorrector,
     RhoRK,
+    Tally,
 )
 from denoiselab.samplers.spacing import DenoiseToZero, UniformLogSNR, VPTime
+from denoiselab.samplers.thresholding import Clip
 from denoiselab.schedules import Flow, VPLinear
 
 LINEAR = VPLinear()
@@ -66,6 +81,88 @@ def test_repaint_removes_the_bias_of_the_mean_by_resampling(resample, steps, exp
     assert errors(*moments) == pytest.approx(expected, abs=2e-3)
 
 
+# Published PiGDM moves x as far in each step, however many there are; published DDNM, which keeps eps too, converges,
+# with noise in the steps as well.
+@pytest.mark.parametrize(
+    ("method", "eta", "steps", "expected"),
+    [
+        (PublishedPiGDM(), 0.0, 50, (0.157, 0.760)),
+        (PublishedPiGDM(), 0.0, 200, (0.406, 0.774)),
+        pytest.param(PublishedPiGDM(), 0.0, 800, (0.755, 0.785), marks=pytest.mark.benchmark),
+        (DDNM(keep_eps=True), 0.0, 50, (0.330, 1.144)),
+        (DDNM(keep_eps=True), 0.0, 200, (0.108, 1.028)),
+        (DDNM(keep_eps=True), 0.85, 200, (0.106, 1.006)),
+        pytest.param(DDNM(keep_eps=True), 0.0, 800, (0.0305, 1.006), marks=pytest.mark.benchmark),
+    ],
+)
+def test_methods_that_keep_eps_converge_or_get_worse(method, eta, steps, expected):
+    inner = DDIM(spacing=UniformLogSNR(), eta=eta)
+
+    def build(y):
+        return lambda denoise, *args, **options: inner(method.wrap(denoise, OPERATOR, y, 0.0), *args, **options)
+
+    assert errors(*pushed(build, steps, 2 + steps)) == pytest.approx(expected, abs=2e-3)
+
+
+# (error of the mean, ratio of variances), with noise in y.
+@pytest.mark.parametrize(
+    ("zeta", "steps", "expected"),
+    [(0.0, 100, (0.613, 2.654)), (0.3, 100, (0.446, 1.351)), (1.0, 20, (0.469, 0.657)), (1.0, 100, (0.172, 0.515))],
+)
+def test_new_noise_in_each_step_changes_what_diffpir_samples(zeta, steps, expected):
+    method = PublishedDiffPIR(zeta=zeta)
+
+    def build(y):
+        inner = method.steps(DDIM(spacing=UniformLogSNR()), OPERATOR, y)
+        return lambda denoise, *args, **options: inner(method.wrap(denoise, OPERATOR, y, 0.1), *args, **options)
+
+    assert errors(*pushed(build, steps, 2 + steps), std=0.1) == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_posterior_step_moves_down_the_gradient_of_the_distance():
+    inner, zeta, tally = DDIM(spacing=UniformLogSNR()), 0.3, Tally()
+    sampler = PosteriorStep(inner, OPERATOR, given(3), zeta, tally)
+    x, levels = run(sampler, steps=3)
+    by_hand = Noise(0, torch.arange(3)).normal((4,), F64) * levels[0].sigma
+    for here, there in pairwise(inner.grid(LINEAR, 3)):
+        prediction = PRIOR(by_hand, here)
+        jacobian = PRIOR(torch.eye(4, dtype=F64), here).x0  # of x0 in x, symmetric
+        r = Y - prediction.x0[:, ROWS]
+        gradient = -(r / r.norm(dim=1, keepdim=True)) @ jacobian[ROWS]
+        by_hand = there.alpha * prediction.x0 + there.sigma * prediction.eps - zeta * gradient
+    torch.testing.assert_close(x, by_hand, rtol=1e-10, atol=1e-10)
+    assert tally.counts["gradient_evaluations"] == 9
+
+
+# zeta is tuned for a number of steps: of 100, 250 and 1000 the second is best, as 1000 are too many.
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [(100, (0.626, 1.75)), (250, (0.186, 1.01)), pytest.param(1000, (0.446, 0.81), marks=pytest.mark.benchmark)],
+)
+def test_published_dps_depends_on_the_number_of_steps(steps, expected):
+    n = 2000 if steps == 1000 else 500
+    sampler = PublishedDPS(0.1).steps(ANCESTRAL, OPERATOR, given(n))
+    x = sampler(PRIOR, LINEAR, (4,), Noise(0, torch.arange(n)), steps=steps, dtype=F64)
+    assert errors(x.mean(0), torch.cov(x.T), std=0.1) == pytest.approx(expected, abs=0.02)
+
+
+def test_a_posterior_step_differentiates_through_the_threshold():
+    inner = DDIM(spacing=UniformLogSNR(), threshold=Clip(1e-3))
+    x, _ = run(PosteriorStep(inner, OPERATOR, given(3), 10.0), steps=4)
+    expected, _ = run(inner, steps=4)
+    torch.testing.assert_close(x, expected)  # clipped everywhere, x0 does not depend on x
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"), [(Replacement(), Replaced), (Resampling(2, 3), RePaint), (PublishedDPS(), PosteriorStep)]
+)
+def test_methods_make_samplers(method, expected):
+    method.check(0.0)
+    sampler = method.steps(DDIM(), OPERATOR, given(3))
+    assert type(sampler) is expected
+    assert run(sampler)[0].isfinite().all()
+
+
 def test_replaced_ends_with_the_measurements():
     x, _ = run(Replaced(DDIM(), OPERATOR, given(3)))
     assert torch.equal(OPERATOR(x), given(3))
@@ -90,7 +187,7 @@ def test_replaced_has_the_noise_of_each_level():
     torch.testing.assert_close(covariance[ROWS], level.sigma**2 * torch.eye(4, dtype=F64)[ROWS])
 
 
-@pytest.mark.parametrize("build", [Replaced, lambda *parts: RePaint(*parts, 3, 2)])
+@pytest.mark.parametrize("build", [Replaced, lambda *parts: RePaint(*parts, 3, 2), PosteriorStep])
 @pytest.mark.parametrize("inner", [DDIM(), Ancestral(), PredictorCorrector(corrector_steps=2)])
 def test_batches_do_not_change_samples(build, inner):
     together, _ = run(build(inner, OPERATOR, given(3)))
@@ -128,7 +225,11 @@ def test_repaint_goes_back_as_the_released_scheduler_does():
 )
 def test_calls_are_counted(inner, schedule):
     inner = measured(unbounded(inner), PRIOR, DATA)
-    for sampler in (Replaced(inner, OPERATOR, given(3)), RePaint(inner, OPERATOR, given(3), 2, 3)):
+    for sampler in (
+        Replaced(inner, OPERATOR, given(3)),
+        RePaint(inner, OPERATOR, given(3), 2, 3),
+        PosteriorStep(inner, OPERATOR, given(3), 0.01),
+    ):
         for steps in (5, 8):
             x, levels = run(sampler, steps=steps, schedule=schedule)
             assert len(levels) == sampler.nfe(steps, schedule)
@@ -140,6 +241,10 @@ def test_calls_are_counted(inner, schedule):
     [
         (lambda: Replaced(DPMSolverPP(), OPERATOR, Y), "sampler=DPMSolverPP: it must be a single-step sampler."),
         (lambda: RePaint(DDIM(), OPERATOR, Y, 10, 1), "resample=1: there are no returns, so jump_length=10 says"),
+        (lambda: Resampling(10, 1), "resample=1: there are no returns, so jump_length=10 says"),
+        (lambda: PublishedDiffPIR().steps(Ancestral(), OPERATOR, Y), "sampler=Ancestral: the steps of DiffPIR replace"),
+        (lambda: Replacement().steps(DPMSolverPP(), OPERATOR, Y), "sampler=DPMSolverPP: it must be a single-step"),
+        (lambda: PublishedDPS(-1), "zeta=-1: it must be at least 0."),
         (lambda: RePaint(DDIM(), OPERATOR, Y, 0, 2), "jump_length=0: it must be at least 1."),
         (
             lambda: RePaint(DDIM(), OPERATOR, Y, 10, 2).nfe(10, LINEAR),

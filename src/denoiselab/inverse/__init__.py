@@ -1,8 +1,8 @@
 """Linear inverse problems: operators, and methods that sample given measurements y = A x + sigma_y z.
 
 `operators` says what an operator is; `measurements` and `filters` have those with closed forms. `base` says what a
-method is; `likelihoods` has those that change the predictions of a denoiser, for any sampler, and `replacing` samplers
-that change the steps of another.
+method is; `likelihoods` has those that change the predictions of a denoiser, for any sampler, `replacing` samplers that
+change the steps of another, and `published` those and their like as methods.
 """
 
 from denoiselab.inverse.base import LikelihoodMethod, Method
@@ -18,6 +18,15 @@ from denoiselab.inverse.likelihoods import (
 )
 from denoiselab.inverse.measurements import AveragePool, Box, CompressedSensing, Grey, Identity, Mask, RandomPixels
 from denoiselab.inverse.operators import LinearOperator, check_adjoint, conjugate_gradients
+from denoiselab.inverse.published import (
+    PosteriorStep,
+    PublishedDiffPIR,
+    PublishedDPS,
+    PublishedPiGDM,
+    Refreshed,
+    Replacement,
+    Resampling,
+)
 from denoiselab.inverse.replacing import RePaint, Replaced, StepMethod
 
 __all__ = [
@@ -40,10 +49,17 @@ __all__ = [
     "Method",
     "MotionBlur",
     "PiGDMScore",
+    "PosteriorStep",
+    "PublishedDPS",
+    "PublishedDiffPIR",
+    "PublishedPiGDM",
     "RandomPixels",
     "RePaint",
     "ReconstructionGuidance",
+    "Refreshed",
     "Replaced",
+    "Replacement",
+    "Resampling",
     "StepMethod",
     "check_adjoint",
     "conjugate_gradients",

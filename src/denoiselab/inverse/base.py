@@ -12,6 +12,7 @@ from torch import Tensor
 
 from denoiselab.denoiser import Denoise, Prediction
 from denoiselab.inverse.operators import LinearOperator
+from denoiselab.samplers.base import Sampler
 from denoiselab.samplers.observers import Tally
 from denoiselab.schedules import Level
 from denoiselab.schedules.base import like
@@ -34,6 +35,19 @@ class Method(ABC):  # noqa: B024  # what it must have depends on whether it chan
         """
         if not 0 <= sigma_y < math.inf:
             raise ValueError(f"noise={sigma_y}: the standard deviation of the measurements' noise is at least 0.")
+
+    def steps(self, sampler: Sampler, operator: LinearOperator, y: Tensor) -> Sampler:
+        """The sampler of a batch with measurements: the one given, unless the method changes its steps.
+
+        Args:
+            sampler: Asked for.
+            operator: A, bound to the samples' shape, on their device.
+            y: The measurements of the batch, `(B, *)`.
+
+        Raises:
+            ValueError: If the method cannot change the steps of such a sampler.
+        """
+        return sampler
 
 
 @dataclass(frozen=True)
