@@ -11,11 +11,12 @@ from denoiselab import parameterizations
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
+from denoiselab.guidance import AdaptiveProjected, CFGPlusPlus, ClassifierFree, Guidance
 from denoiselab.model import Drawing, Model, NotFinite
 from denoiselab.networks import DDPMUNet
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import SAMPLING, BrownianNoise, Noise
-from denoiselab.samplers import DDIM, Ancestral
+from denoiselab.samplers import DDIM, Ancestral, DPMSolverPP
 from denoiselab.samplers.spacing import UniformTime
 from denoiselab.schedules import VPLinear
 from denoiselab.stored import to_stored, to_uint8
@@ -72,6 +73,19 @@ def test_conditions_are_those_of_the_index_unless_others_are_given():
         with pytest.raises(ValueError, match=re.escape(f"cond={wrong}: classes are whole numbers from 0 to 2.")):
             ours.sample(sampler, 1, cond=wrong)
     assert not torch.equal(own, ours.sample(sampler, 4, guidance=3.0))
+
+
+def test_a_guider_is_given_with_its_scale():
+    """A run of each batch has its own state, so that samples do not depend on the batch size."""
+    ours, sampler = model(3), DDIM(UniformTime(), 3)
+    assert torch.equal(ours.sample(sampler, 4, guidance=Guidance(3.0)), ours.sample(sampler, 4, guidance=3))
+    guidance = Guidance(3.0, AdaptiveProjected(momentum=-0.5))
+    apart = ours.sample(sampler, 4, guidance=guidance, batch_size=3).int() - ours.sample(sampler, 4, guidance=guidance)
+    assert int(apart.abs().max()) <= 1
+    with pytest.raises(ValueError, match="CFGPlusPlus: DPMSolverPP adds no predicted noise"):
+        ours.sample(DPMSolverPP(steps=2), 2, guidance=Guidance(0.5, CFGPlusPlus()))
+    with pytest.raises(ValueError, match=r"interval=\[900, 901\]: no step of DDIM begins there"):
+        ours.sample(sampler, 2, guidance=Guidance(3.0, ClassifierFree(interval=(900, 901))))
 
 
 @pytest.mark.parametrize("wrong", [torch.tensor([4]), torch.tensor([-1]), torch.tensor([0.0]), torch.tensor([[1]])])

@@ -21,6 +21,9 @@ from denoiselab.samplers.checks import check_number
 from denoiselab.schedules import Level, Schedule
 from denoiselab.schedules.base import like
 
+# A level of a grid that is meant to be an end of an interval may miss it by this share.
+_ROUNDING = 1e-9
+
 # The scale of a call: a number, or one a sample, `(B, 1, ..., 1)`.
 Scale = float | Tensor
 
@@ -57,8 +60,9 @@ class Guider(ABC):
     Args:
         interval: (lo, hi): guidance acts in steps that begin at lo < sigma / alpha <= hi, in all of their calls; others
             are the conditional model's, with one evaluation. None for all steps. With samples on levels of their own
-            (adaptive samplers) each call decides, and evaluates both predictions. Past predictions of multistep
-            samplers are kept across the ends, where their order is 1.
+            (adaptive samplers) each call decides, and evaluates both predictions. If ends of the interval are levels of
+            the grid, one-step samplers keep their order; multistep ones keep past predictions across the ends, and have
+            order 1.
         scale_schedule: The scale as a function of the level; None for a constant.
         split: Whether the two predictions are two calls of B rows, for small memory, instead of one of 2 B; they agree
             up to rounding.
@@ -116,7 +120,7 @@ class Guider(ABC):
         """Whether guidance acts in a step that began at a level; a bool for each sample `(B,)` on levels `(B,)`."""
         if self.interval is None:
             return True
-        lo, hi = self.interval
+        lo, hi = (end * (1 + _ROUNDING) for end in self.interval)
         within = (begun.rho > lo) & (begun.rho <= hi)
         return within if within.ndim else bool(within)
 
@@ -171,8 +175,9 @@ class Guider(ABC):
         if self.needs_renoise and not sampler.renoises:
             raise BadInput(f"guider={type(self).__name__}: {name} adds no predicted noise to x0; use DDIM or Analytic.")
         if self.interval is not None:
-            (lo, hi), rho = self.interval, [float(level.rho) for level in sampler.grid(schedule, steps)]
-            crossed = lo < rho[0] and rho[-1] <= hi if sampler.adaptive else any(lo < one <= hi for one in rho[:-1])
+            (lo, hi), levels = self.interval, sampler.grid(schedule, steps)
+            rho = [float(level.rho) for level in levels]
+            crossed = lo < rho[0] and rho[-1] <= hi if sampler.adaptive else any(map(self.acts, levels[:-1]))
             if not crossed:
                 raise BadInput(
                     f"guider.interval=[{lo:g}, {hi:g}]: no step of {name} begins there; they begin at sigma / alpha of "
