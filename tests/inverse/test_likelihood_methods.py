@@ -42,6 +42,7 @@ def missed(denoise, sampler, steps, sigma_y=0.1):
 # The mean's distance and the ratio of variances: of 2M with 400 steps, and of ancestral steps, 100 of them.
 BIASES = {
     MMPS(2): ((0.0025, 0.999), (0.0, 0.841)),
+    MMPS(2, "cg"): ((0.0025, 0.999), (0.0, 0.841)),
     TMPD(): ((0.473, 1.080), (0.270, 0.872)),
     PiGDMScore(): ((0.585, 1.120), (0.392, 0.974)),
     DiffPIR(): ((0.550, 2.721), (0.447, 1.622)),
@@ -116,7 +117,11 @@ def test_mmps_draws_the_posterior_within_three_standard_errors(name):
     assert bool(((x.var(0) - variances).abs() <= 3 * variances * math.sqrt(2 / (n - 1))).all())
 
 
-def test_more_iterations_of_mmps_come_nearer():
+@pytest.mark.parametrize(
+    ("solver", "expected"),
+    [("gmres", [0.298, 0.135, 0.064, 0.012, 0.0006, 0.0]), ("cg", [0.340, 0.174, 0.081, 0.014, 0.0006, 0.0])],
+)
+def test_more_iterations_of_mmps_come_nearer(solver, expected):
     """32 coordinates, 16 measured: the error of x0 in one call, relative to its shift."""
     covariance = 0.9 ** (torch.arange(32)[:, None] - torch.arange(32)).abs().double()
     prior, operator = GaussianDenoiser(torch.zeros(32), covariance), Mask([1, 0] * 16).bind((32,))
@@ -131,9 +136,9 @@ def test_more_iterations_of_mmps_come_nearer():
     moved = torch.linalg.solve(gram, (y - operator(before)).T).T @ v[::2]
     found = []
     for k in (1, 2, 3, 5, 8, 16):
-        x0 = MMPS(k).wrap(prior, operator, y, 0.1)(x, level).x0
+        x0 = MMPS(k, solver).wrap(prior, operator, y, 0.1)(x, level).x0
         found.append(float((x0 - before - moved).norm() / moved.norm()))
-    assert found == pytest.approx([0.340, 0.174, 0.081, 0.014, 0.0006, 0.0], abs=1e-3)
+    assert found == pytest.approx(expected, abs=1e-3)
 
 
 class Clusters(MixtureDenoiser):
@@ -226,8 +231,8 @@ def methods():
                 yield pytest.param(method, id=path.stem)
 
 
-# Backward passes of a call.
-SPENT = {MMPS: 4, TMPD: 2, PiGDMScore: 1, DPSLikelihood: 1, ReconstructionGuidance: 1}
+# Backward passes of a call, of methods that take several.
+SEVERAL = {MMPS: 4, TMPD: 2}
 
 
 @pytest.mark.parametrize("method", methods())
@@ -244,9 +249,9 @@ def test_what_every_method_keeps(method):
     given = method.wrap(denoise, operator, y, 0.1, tally)
     level = path.level(torch.tensor(0.4, dtype=F64))
     x0, eps, _, renoise = given(x.requires_grad_(), level)
-    assert tally.counts.get("gradient_evaluations", 0) == 3 * SPENT.get(type(method), 0)
+    assert tally.counts.get("gradient_evaluations", 0) == 3 * method.differentiates * SEVERAL.get(type(method), 1)
     assert (x0.requires_grad, eps.requires_grad, x.grad) == (False, False, None)
-    assert renoise is None
+    assert (renoise is not None) == method.renoises
     assert x0.dtype == eps.dtype == torch.float32
     assert not torch.allclose(x0, denoise(x, level).x0)
     torch.testing.assert_close(float(level.alpha) * x0 + float(level.sigma) * eps, x.detach(), rtol=1e-5, atol=1e-5)
@@ -297,6 +302,7 @@ def test_reconstruction_guidance_is_pigdm_of_wide_data_without_noise():
             r"y: its rows have the shape \[1\], and A x has \[2\]",
         ),
         (lambda: MMPS(0), "iterations=0"),
+        (lambda: MMPS(1, "lu"), "solver=lu: unknown; allowed: gmres, cg"),
         (lambda: PiGDMScore(0.0), "data_std=0.0"),
         (lambda: DPSLikelihood(-1.0), "scale=-1.0"),
         (lambda: DiffPIR(0.0), "weight=0.0"),

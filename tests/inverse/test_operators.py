@@ -23,6 +23,7 @@ from denoiselab.inverse import (
     RandomPixels,
     check_adjoint,
     conjugate_gradients,
+    minimal_residuals,
 )
 from denoiselab.nodes.instantiate import check, construct
 
@@ -118,6 +119,22 @@ def test_conjugate_gradients_stop_by_row():
     torch.testing.assert_close(x[0], torch.linalg.solve(m, b[0]))
     assert x[1:].tolist() == [[0, 0], [0, 0]]
     assert len(products) == 30
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 4, 6, 9])
+def test_minimal_residuals_are_those_of_the_krylov_space(iterations):
+    """Of matrices that are neither symmetric nor positive; more iterations than unknowns change nothing."""
+    draws = torch.randn(3, 7, 6, generator=torch.Generator().manual_seed(0), dtype=F64)
+    m, b = draws[:, 1:], draws[:, 0].clone()
+    b[2] = 0
+    x = minimal_residuals(lambda p: (m @ p[..., None])[..., 0], b, iterations)
+    powers = torch.stack([torch.linalg.matrix_power(m, k) @ b[..., None] for k in range(min(iterations, 6))], -1)[
+        :, :, 0
+    ]
+    for i in range(2):
+        best = torch.linalg.lstsq(m[i] @ powers[i], b[i, :, None]).solution
+        torch.testing.assert_close(x[i], (powers[i] @ best)[:, 0])
+    assert x[2].tolist() == [0] * 6
 
 
 class Identical(AveragePool):

@@ -17,7 +17,7 @@ from denoiselab.inverse.likelihoods import (
     ReconstructionGuidance,
 )
 from denoiselab.inverse.measurements import AveragePool, Box, CompressedSensing, Grey, Identity, Mask, RandomPixels
-from denoiselab.inverse.operators import LinearOperator, check_adjoint, conjugate_gradients
+from denoiselab.inverse.operators import LinearOperator, check_adjoint, conjugate_gradients, minimal_residuals
 from denoiselab.inverse.published import (
     PosteriorStep,
     PublishedDiffPIR,
@@ -63,4 +63,5 @@ __all__ = [
     "StepMethod",
     "check_adjoint",
     "conjugate_gradients",
+    "minimal_residuals",
 ]

@@ -113,6 +113,38 @@ def conjugate_gradients(
     return x
 
 
+def minimal_residuals(product: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
+    """Solve M x = b for each row of `b` `(B, *)`, from x = 0, where M need not be symmetric or positive.
+
+    The iterates are those of GMRES, whose residuals do not grow, in the form of generalised conjugate residuals, with a
+    fixed number of products and no wait for a device. A row stays as it is where a product has nothing new.
+
+    Source: Eisenstat, Elman and Schultz, Variational Iterative Methods for Nonsymmetric Systems of Linear Equations,
+    SIAM J. Numer. Anal. 20, 1983, algorithm 2.
+
+    Args:
+        product: M, of batches `(B, *)`.
+        b: Right sides.
+        iterations: Products of M.
+    """
+    eps = torch.finfo(b.dtype).eps
+    x, r, most = torch.zeros_like(b), b, torch.zeros_like(_dot(b, b))
+    past: list[tuple[Tensor, Tensor, Tensor]] = []
+    for _ in range(iterations):
+        p, moved = r, product(r)
+        whole = _dot(moved, moved)
+        for direction, image, size in past:
+            share = torch.where(size > 0, _dot(moved, image) / size, 0)
+            p, moved = p - share * direction, moved - share * image
+        size, pp = _dot(moved, moved), _dot(p, p)
+        most = torch.where(pp > 0, torch.maximum(most, size / pp), most)
+        size = torch.where((size > eps**2 * most * pp) & (size > eps * whole), size, 0)
+        step = torch.where(size > 0, _dot(r, moved) / size, 0)
+        x, r = x + step * p, r - step * moved
+        past.append((p, moved, size))
+    return x
+
+
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """Row-wise, `(B, 1, ..., 1)`."""
     return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
