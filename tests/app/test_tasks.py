@@ -94,7 +94,7 @@ def test_options_of_a_task_are_found_without_its_name(invoke, monkeypatch):
             ["task=frontier", "noise=brownian"],
             ["noise=brownian: unknown option", "ScoreFrontier takes: ", "samplers, nfe"],
         ),
-        (["task=frontier", "sampler=heun"], ["task=encode, fit_grid, generate, interpolate", "'task.samplers'"]),
+        (["task=frontier", "sampler=heun"], ["task=edit, encode, fit_grid, generate, interpolate", "'task.samplers'"]),
         (
             ["task=likelihood", "+task.guidance=2"],
             ["task.guidance=2: unknown", "MeasureLikelihood takes: method"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from denoiselab.guidance import Guidance
 from denoiselab.model import Model, check_finite
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import OnStep, Sampler, Tally
+from denoiselab.samplers.inversion import invert
 from denoiselab.samplers.observers import mean_count
 
 
@@ -26,6 +28,7 @@ class Encoded(NamedTuple):
         reconstructions: `(N, *)` float32, sampled from the x_T.
         nfe: Network calls a sample to encode, and to decode.
         evaluations: Network evaluations a sample to encode, and to decode.
+        residuals: `(N,)` float64, those of the inversion (`invert`).
     """
 
     indices: Tensor
@@ -34,11 +37,27 @@ class Encoded(NamedTuple):
     reconstructions: Tensor
     nfe: tuple[float, float]
     evaluations: tuple[float, float]
+    residuals: Tensor
 
     @property
     def squared_errors(self) -> Tensor:
         """Mean over each sample's elements of the reconstruction's squared error, `(N,)` float64."""
         return (self.reconstructions.double() - self.x0.double()).flatten(1).square().mean(1)
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How data are encoded and decoded.
+
+    Args:
+        guidance: In decoding.
+        inversion: In encoding. More than 1 leads to an x_T that is no standard noise.
+        fixed_point: Iterations that invert each step; 0 for a step the other way.
+    """
+
+    guidance: Guidance = Guidance()
+    inversion: Guidance = Guidance()
+    fixed_point: int = 0
 
 
 def encode(
@@ -48,7 +67,7 @@ def encode(
     n: int,
     batch_size: int,
     seed: int,
-    guidance: Guidance = Guidance(),
+    ways: Ways = Ways(),
     on_step: OnStep = lambda moment: None,
 ) -> Encoded:
     """Encode `n` samples of a data set, drawn without repetition, each under its own condition, and decode them.
@@ -62,7 +81,7 @@ def encode(
         n: How many of them.
         batch_size: Samples a network call.
         seed: Of the choice of samples.
-        guidance: Scale and rule, both ways.
+        ways: Guidance and refinement.
         on_step: Called after each step; an exception stops the run.
 
     Raises:
@@ -75,10 +94,13 @@ def encode(
     for index in indices.split(batch_size):
         known, at = clean(data, index, device), index.to(device)
         cond, tallies = model.conditioner.given(known), (Tally(), Tally())
-        there, back = (tally.counted(model.bound(at, guidance, cond, tally)) for tally in tallies)
+        there, back = (
+            tally.counted(model.bound(at, guidance, cond, tally))
+            for guidance, tally in zip((ways.inversion, ways.guidance), tallies, strict=True)
+        )
         noise = Noise(seed, at, SAMPLING)
         z = codec.encode_latents(codec.encode_pixels(known.images), noise.normal)
-        x_t = sampler.encode(there, schedule, z, on_step=on_step)
+        x_t, residual = invert(sampler, there, schedule, z, ways.fixed_point, on_step=on_step)
         x0 = codec.decode(sampler(back, schedule, codec.latent_shape, noise, start=x_t, on_step=on_step))
         name = type(sampler).__name__
         check_finite(x_t, index.to(device), f"the x_T by {name} is not finite")
@@ -86,7 +108,7 @@ def encode(
         for way, tally in enumerate(tallies):
             calls[way] += tally.rows
             evaluations[way] += tally.counts["network_evaluations"]
-        rows.append(tuple(part.cpu() for part in (known.images, x_t, x0)))
+        rows.append(tuple(part.cpu() for part in (known.images, x_t, x0, residual)))
     parts = [torch.cat(part) for part in zip(*rows, strict=True)]
     nfe, evaluated = ((mean_count(both[0], n), mean_count(both[1], n)) for both in (calls, evaluations))
-    return Encoded(indices, parts[0], parts[1], parts[2], nfe, evaluated)
+    return Encoded(indices, parts[0], parts[1], parts[2], nfe, evaluated, parts[3])

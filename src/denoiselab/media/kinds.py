@@ -54,8 +54,10 @@ class Medium(ABC):
         self.write_cell(path, samples)
 
     @abstractmethod
-    def write_pairs(self, path: Path, data: Tensor, reconstructions: Tensor) -> None:
-        """Write one picture of stored data and their reconstructions."""
+    def write_pairs(
+        self, path: Path, data: Tensor, reconstructions: Tensor, labels: Sequence[str] | None = None
+    ) -> None:
+        """Write one picture of stored data and their reconstructions, of images with labels below the latter."""
 
     def write_samples(
         self, folder: Path, samples: Tensor, kind: str, columns: int | None = None, labels: Sequence[str] | None = None
@@ -70,6 +72,10 @@ class Medium(ABC):
             labels: As in `write_grid`.
         """
         self.write_grid(folder / "grid.png", samples, columns, labels)
+        self.write_files(folder, samples, kind)
+
+    def write_files(self, folder: Path, samples: Tensor, kind: str) -> None:
+        """As `write_samples`, without the grid."""
         (self._write_array if kind == "npz" else self._write_files)(folder, samples)
 
     def _write_array(self, folder: Path, samples: Tensor) -> None:
@@ -104,9 +110,12 @@ class Images(Medium):
         else:
             figures.write_png(path, labelled_grid(samples, columns, labels, scale))
 
-    def write_pairs(self, path: Path, data: Tensor, reconstructions: Tensor) -> None:
+    def write_pairs(
+        self, path: Path, data: Tensor, reconstructions: Tensor, labels: Sequence[str] | None = None
+    ) -> None:
         both = torch.stack((data, reconstructions), 1).flatten(0, 1)
-        self.write_grid(path, both, 2 * max(1, round((len(data) / 2) ** 0.5)))
+        below = None if labels is None else [text for label in labels for text in ("", label)]
+        self.write_grid(path, both, 2 * max(1, round((len(data) / 2) ** 0.5)), below)
 
     def _write_array(self, folder: Path, samples: Tensor) -> None:
         super()._write_array(folder, samples.permute(0, 2, 3, 1))
@@ -130,7 +139,9 @@ class Points(Medium):
         pixels = colormaps[COLOURS](np.sqrt(counts / peak).clip(0, 1), bytes=True)[..., :3]
         figures.write_png(path, torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1), 2)
 
-    def write_pairs(self, path: Path, data: Tensor, reconstructions: Tensor) -> None:
+    def write_pairs(
+        self, path: Path, data: Tensor, reconstructions: Tensor, labels: Sequence[str] | None = None
+    ) -> None:
         from matplotlib.figure import Figure  # slow to import
 
         figure = Figure(figsize=(4, 4), dpi=110, layout="constrained")
@@ -168,7 +179,9 @@ class Waveforms(Medium):
     def write_sheet(self, path: Path, cells: Sequence[Any], labels: Sequence[str], title: str) -> None:
         super().write_sheet(path, cells, labels, f"{title}, same x_T in each row")
 
-    def write_pairs(self, path: Path, data: Tensor, reconstructions: Tensor) -> None:
+    def write_pairs(
+        self, path: Path, data: Tensor, reconstructions: Tensor, labels: Sequence[str] | None = None
+    ) -> None:
         self.write_cell(path, torch.stack((data, reconstructions), 1).flatten(0, 1))
 
     def _write_files(self, folder: Path, samples: Tensor) -> None:

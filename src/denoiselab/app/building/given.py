@@ -73,7 +73,20 @@ class Given:
             raise BadInput(
                 "conditioner.prompts=null: the images have no captions, which the model needs; give some, in turn."
             )
-        return model.conditioner.given(self.clean(rows, model.device))
+        found = model.conditioner.given(self.clean(rows, model.device))
+        try:
+            model.conditioner.check(found)
+        except ValueError as error:
+            raise BadInput(f"task.images: the model does not take their conditions: {error}") from None
+        return found
+
+    def described(self, model: Model, rows: Tensor, asked: Conditions | None = None) -> list[str] | None:
+        """The conditions of samples `rows` `(B,)` in words; None for no words."""
+        if asked is not None and (asked.classes, asked.prompts) != (None, None):
+            return model.conditioner.described(rows)
+        if self.labelled and "class_label" in model.conditioner.names:
+            return [str(label) for label in self.data.labels[self.index[rows % len(self)]].tolist()]
+        return None
 
 
 def given_images(loaded: Loaded, images: str, number: int | None = None, seed: int = 0) -> Given:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -25,10 +26,11 @@ from denoiselab.files import write_text
 from denoiselab.guidance import Guidance
 from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing, Model
+from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
-from denoiselab.samplers import Sampler
+from denoiselab.samplers import OnStep, Sampler, Tally
 from denoiselab.samplers.observers import mean_count
-from denoiselab.schedules import Schedule
+from denoiselab.schedules import Level, Schedule
 
 # Options that the samples do not depend on, and those that the name of a folder states.
 _NAMED = ("num_samples", "batch_size", "seed")
@@ -40,10 +42,14 @@ class Start(NamedTuple):
     Args:
         samples: `(B,)` int64, the samples whose noise and condition it has.
         x_t: `(B, *)`, x_T; None for that of `samples`.
+        cond: Their conditions; None for those that the conditioner gives `samples`.
+        sampler: Another sampler for this batch; None for the task's.
     """
 
     samples: Tensor
     x_t: Tensor | None = None
+    cond: Conditioning | None = None
+    sampler: Sampler | None = None
 
 
 @dataclass(kw_only=True)
@@ -87,8 +93,40 @@ class DrawingTask(task.Task):
         """Of the noise in the steps."""
         return Noise
 
+    @property
+    def said(self) -> str:
+        """What the last line says after the number of calls."""
+        return ""
+
+    def check_conditions(self, model: Model) -> None:
+        """Refuse a model that has no conditions for the samples."""
+        checks.check_conditions(model)
+
     def check_sampler(self, sampler: Sampler) -> None:
         """Refuse a sampler that does not suit the task."""
+
+    def prepare(self, asked: SampleSettings, opened: task.Opened, sampler: Sampler) -> Sampler:
+        """The sampler that the task needs in place of the one asked for; what it starts from is read and checked here.
+
+        Raises:
+            BadInput: If it cannot be used.
+        """
+        self.check_sampler(sampler)
+        return sampler
+
+    def facts(self) -> dict[str, Any]:
+        """What the protocol says beside the options, once the samples are drawn."""
+        return {}
+
+    def draw(self, start: Start, drawing: Drawing, model: Model, on_step: OnStep) -> tuple[Tensor, Tally]:
+        """The stored samples of a batch, `(B, *)` or more than one a row, and what they cost."""
+        index, x_t, cond, sampler = start
+        drawing = drawing if sampler is None else replace(drawing, sampler=sampler)
+        return model.draw(index, drawing, on_step, start=x_t, cond=cond)
+
+    def write(self, folder: Path, samples: Tensor, model: Model, labels: Sequence[str] | None) -> None:
+        """Write the stored samples of all batches, and what else belongs to them."""
+        medium(model.codec.shape).write_samples(folder, samples, self.format, self.row, labels)
 
     @abstractmethod
     def start(self, rows: Tensor, sampler: Sampler, model: Model) -> Start:
@@ -99,8 +137,9 @@ class DrawingTask(task.Task):
         conditions = {name: value for name, value in asked.conditioner or () if value is not None}
         opened = task.open_checkpoint(asked, conditions)
         sampler = task.sampler_for(asked, opened.model, Guidance(self.guidance))
-        checks.check_conditions(opened.model)
-        self.check_sampler(sampler)
+        self.check_conditions(opened.model)
+        opened.model.denoiser.to(opened.device)
+        sampler = self.prepare(asked, opened, sampler)
         steer = steering(asked.classifier_guidance, opened.model, opened.device)
         facts: dict[str, Any] = {} if steer is None else steer.facts
         options = {name: value for name, value in self.options(asked).items() if name not in _NAMED}
@@ -108,13 +147,12 @@ class DrawingTask(task.Task):
         rule = f"{type(sampler).__name__.lower()}_steps{sampler.steps}"
         name = f"{rule}_{opened.weights}_seed{self.seed}_n{self.num_samples}_{short}"
         out = opened.new_path(asked, self.folder, name)
-        opened.model.denoiser.to(opened.device)
         calls = _calls(sampler, opened.model.denoiser.schedule)
         with task.working(out, "sampling", self.number * calls, "call") as (partial, work):
             learn(sampler, opened.model, lambda: opened.loaded.data()[0], opened.home, work.check)
             samples, index, counts = self._drawn(sampler, opened, steer, calls, work)
             labels = (opened.model.conditioner if steer is None else steer).described(index)
-            medium(opened.model.codec.shape).write_samples(partial, samples, self.format, self.row, labels)
+            self.write(partial, samples, opened.model, labels)
             record = {
                 **self.record(asked),
                 "checkpoint": str(opened.path.resolve()),
@@ -123,10 +161,11 @@ class DrawingTask(task.Task):
                 **counts,
                 **({} if self.guidance == 1 else {"guided_channels": opened.model.conditioner.guided_channels}),
                 **facts,
+                **self.facts(),
             }
             write_text(partial / "samples.json", json.dumps(record, indent=1))
-        message = f"{self.number} samples, {counts['nfe']} network calls each, weights {opened.weights}: {out}"
-        console().print(message)
+        spent = f"{counts['nfe']} network calls each{self.said}"
+        console().print(f"{self.number} samples, {spent}, weights {opened.weights}: {out}")
         return out
 
     def _drawn(
@@ -137,12 +176,12 @@ class DrawingTask(task.Task):
         drawing = Drawing(sampler, self.seed, None, Guidance(self.guidance), self.noise_class, steer)
         samples, indices, counts = [], [], Counter[str]()
         for rows in torch.arange(self.number, device=opened.device).split(self.batch_size):
-            index, start = self.start(rows, sampler, model)
+            start = self.start(rows, sampler, model)
             on_step = progress.Steps(work.bar, len(rows) * calls, work.check)
-            drawn, tally = model.draw(index, drawing, on_step, start=start)
+            drawn, tally = self.draw(start, drawing, model, on_step)
             on_step.finish()
             samples.append(drawn.cpu())
-            indices.append(index.cpu())
+            indices.append(start.samples.cpu())
             counts.update(tally.counts)
         means = {name: mean_count(rows, self.number) for name, rows in counts.items()}
         return torch.cat(samples), torch.cat(indices), means
@@ -158,3 +197,8 @@ def _calls(sampler: Sampler, schedule: Schedule) -> int:
     except ValueError as error:
         raise BadInput(f"sampler: {error}") from None
     return calls
+
+
+def described(level: Level) -> dict[str, float]:
+    """A level in the protocol."""
+    return {name: float(getattr(level, name)) for name in ("t", "alpha", "sigma", "rho")}

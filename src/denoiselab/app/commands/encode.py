@@ -13,11 +13,11 @@ import numpy as np
 from denoiselab.app.building.analytic_moments import learn
 from denoiselab.app.building.loaded import protocol, split_of
 from denoiselab.app.commands import task
+from denoiselab.app.commands.from_images import check_inversion, span
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.paths import short_hash
 from denoiselab.console import console
 from denoiselab.data import DataSet
-from denoiselab.errors import BadInput
 from denoiselab.evaluation import encoding
 from denoiselab.files import atomic, write_text
 from denoiselab.guidance import Guidance
@@ -34,7 +34,9 @@ class Encode(task.Task):
         num_samples: Number of samples of the data.
         batch_size: Samples a network call; it does not change the result.
         seed: Of the choice of samples.
-        guidance: Scale of classifier-free guidance, both ways: 1 is the conditional model.
+        guidance: Scale of classifier-free guidance in decoding: 1 is the conditional model.
+        inversion_guidance: Scale in encoding. With more than 1 x_T is no standard noise.
+        fixed_point: Iterations that invert each step, with as many more calls each; 0 takes a step the other way.
         format: Of the reconstructions; `png`: a file a sample and a grid; `npz`: one array "images", and a grid.
     """
 
@@ -43,25 +45,29 @@ class Encode(task.Task):
     batch_size: int = 64
     seed: int = 0
     guidance: float = 1.0
+    inversion_guidance: float = 1.0
+    fixed_point: int = 0
     format: Literal["png", "npz"] = "png"
 
     def __post_init__(self) -> None:
         task.check_ranges(num_samples=self.num_samples, batch_size=self.batch_size)
         task.check_seed(self.seed)
+        task.check_ranges(0, fixed_point=self.fixed_point)
         task.check_finite(self.guidance)
+        task.check_finite(self.inversion_guidance, "inversion_guidance")
 
     def run(self, asked: SampleSettings) -> Path:
         """Encode, decode and write latents, reconstructions, pairs and `encoding.json`; returns the new folder."""
         opened = task.open_checkpoint(asked)
         model, number = opened.model, self.num_samples
         sampler = task.sampler_for(asked, model, Guidance(self.guidance))
-        try:
-            sampler.backwards(model.denoiser.schedule)
-        except ValueError as error:
-            raise BadInput(f"task=encode: {error}") from None
+        ways = encoding.Ways(Guidance(self.guidance), Guidance(self.inversion_guidance), self.fixed_point)
+        check_inversion("encode", sampler, model, ways.inversion, self.fixed_point)
         train, held_out = opened.loaded.data()
         data = split_of(train, held_out, opened.loaded.config["data"]["name"], self.split, number)
-        short = short_hash([asked.sampler, opened.sha256, self.format, self.guidance])
+        own = [self.inversion_guidance, self.fixed_point]
+        own = [] if (self.guidance, *own) == (1, 1, 0) else own
+        short = short_hash([asked.sampler, opened.sha256, self.format, self.guidance, *own])
         rule = f"{type(sampler).__name__.lower()}_steps{sampler.steps}"
         name = f"{rule}_{self.split}_{opened.weights}_seed{self.seed}_n{number}_{short}"
         out = opened.new_path(asked, "encodings", name)
@@ -75,7 +81,7 @@ class Encode(task.Task):
                 number,
                 self.batch_size,
                 self.seed,
-                Guidance(self.guidance),
+                ways,
                 lambda moment: work.done(len(moment.x)),
             )
             work.finish()
@@ -84,7 +90,7 @@ class Encode(task.Task):
             self._write(partial, result, opened, data)
             record = {
                 "rmse": rmse,
-                "rmse_of_samples": {"mean": float(rmses.mean()), "max": float(rmses.max())},
+                "rmse_of_samples": span(rmses),
                 "unit": "the network's range: [-1, 1] of images",
                 "n": number,
                 **dict(zip(("nfe_encode", "nfe_decode"), result.nfe, strict=True)),
@@ -94,6 +100,8 @@ class Encode(task.Task):
                 "latents_std": float(result.latents.std()),
                 "sampler": asked.sampler,
                 "guidance": self.guidance,
+                **(dict(zip(("inversion_guidance", "fixed_point"), own, strict=True)) if own else {}),
+                **({"residual": span(result.residuals)} if self.fixed_point else {}),
                 "seed": self.seed,
                 **protocol(opened.loaded, opened.path, opened.sha256, opened.weights, data, self.split),
             }

@@ -1,16 +1,24 @@
-"""Samples from a checkpoint."""
+"""Samples from a checkpoint, and the predicted data on the way to them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor
 
-from denoiselab.app.commands.drawing import DrawingTask, Start
-from denoiselab.model import Model
+from denoiselab.app.commands import task
+from denoiselab.app.commands.drawing import DrawingTask, Start, described
+from denoiselab.app.config.settings import SampleSettings
+from denoiselab.errors import BadInput
+from denoiselab.model import Drawing, Model
 from denoiselab.noise import BrownianNoise, Noise
-from denoiselab.samplers import Sampler
+from denoiselab.samplers import Moment, OnStep, Sampler, Tally
+from denoiselab.schedules import Level
+from denoiselab.stored import to_stored
 
 _NOISES = {"independent": Noise, "brownian": BrownianNoise}
 
@@ -34,3 +42,68 @@ class Generate(DrawingTask):
     def start(self, rows: Tensor, sampler: Sampler, model: Model) -> Start:
         """Their own noise."""
         return Start(rows)
+
+
+@dataclass(kw_only=True)
+class Progressive(Generate):
+    """Draw samples with the x0 that the model predicts on the way to them, a row of the grid a sample.
+
+    The last frame is the sample. The samples are those of task=generate.
+
+    Source: Ho et al., DDPM, arXiv 2006.11239, section 4.3 and figure 6.
+
+    Args:
+        frames: Images a sample, at equal numbers of steps; at least 2, and at most the number of steps.
+    """
+
+    num_samples: int = 8
+    frames: int = 8
+
+    folder: ClassVar[str] = "progressions"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        task.check_ranges(2, frames=self.frames)
+        self._levels = dict[int, Level]()
+
+    @property
+    def row(self) -> int | None:
+        return self.frames
+
+    def prepare(self, asked: SampleSettings, opened: task.Opened, sampler: Sampler) -> Sampler:
+        sampler = super().prepare(asked, opened, sampler)
+        if sampler.adaptive:
+            raise BadInput(
+                f"task=progressive: {type(sampler).__name__} chooses its own steps, other ones for each sample; use a "
+                "sampler with a number of steps."
+            )
+        if self.frames > sampler.steps:
+            raise BadInput(f"task.frames={self.frames}: the sampler has {sampler.steps} steps; give at most that.")
+        return sampler
+
+    def draw(self, start: Start, drawing: Drawing, model: Model, on_step: OnStep) -> tuple[Tensor, Tally]:
+        """All frames of the first sample, then those of the next."""
+        frames = dict[int, Tensor]()
+
+        def watch(moment: Moment) -> None:
+            on_step(moment)
+            # The last frame is the sample itself: after a step to clean data both are the same.
+            if moment.number in _shown(moment.steps, self.frames):
+                frames[moment.number] = to_stored(model.codec.decode(moment.x0)).cpu()
+                self._levels[moment.number] = moment.level
+
+        samples, tally = super().draw(start, drawing, model, watch)
+        strip = [*(frames[number] for number in sorted(frames)[:-1]), samples.cpu()]
+        return torch.stack(strip, 1).flatten(0, 1), tally
+
+    def facts(self) -> dict[str, Any]:
+        return {"frames_at": [{"step": number, **described(self._levels[number])} for number in sorted(self._levels)]}
+
+    def write(self, folder: Path, samples: Tensor, model: Model, labels: Sequence[str] | None) -> None:
+        repeated = None if labels is None else [label for label in labels for _ in range(self.frames)]
+        super().write(folder, samples, model, repeated)
+
+
+def _shown(steps: int, frames: int) -> list[int]:
+    """The numbers of the steps after which a frame is kept, the last included."""
+    return [round((k + 1) * steps / frames) for k in range(frames)]

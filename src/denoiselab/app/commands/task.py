@@ -96,10 +96,10 @@ def check_seed(seed: int | None) -> None:
         raise ValueError(f"seed={seed}: it must be from 0 to 2^63 - 1.")
 
 
-def check_finite(guidance: float) -> None:
+def check_finite(guidance: float, name: str = "guidance") -> None:
     """Refuse a scale of guidance that is no finite number."""
     if not math.isfinite(guidance):
-        raise ValueError(f"guidance={guidance}: it must be finite.")
+        raise ValueError(f"{name}={guidance}: it must be finite.")
 
 
 class Opened(NamedTuple):

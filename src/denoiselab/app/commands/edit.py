@@ -1,0 +1,106 @@
+"""Images changed by the model: noised to a level and sampled from there, whole or behind a mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from denoiselab.app.building.masks import in_latents, pasted, seam
+from denoiselab.app.commands import task
+from denoiselab.app.commands.drawing import Start, described
+from denoiselab.app.commands.from_images import Entry, FromImages, latents_of
+from denoiselab.app.config.settings import SampleSettings
+from denoiselab.data.given import known_pixels
+from denoiselab.errors import BadInput
+from denoiselab.files import sha256_of
+from denoiselab.inverse import Mask, Replaced
+from denoiselab.model import Model
+from denoiselab.noise import SAMPLING, Noise
+from denoiselab.samplers import OneStep, Sampler
+from denoiselab.schedules import Level
+
+
+@dataclass(kw_only=True)
+class Edit(FromImages):
+    """Noise images to a level, and sample from there: SDEdit. With a mask, the pixels that it marks as known are kept.
+
+    The level depends on the strength s by t = t_min + s (t_max - t_min), in the schedule's time, and is printed; all
+    steps of the sampler are below it, so that the number of network calls does not depend on s. A strength of 1 is no
+    sample from noise alone: x_T still holds alpha_T times the image.
+
+    With a mask each step is followed by a replacement of the known part (`denoiselab.inverse.Replaced`); samples of a
+    model in latents get the known pixels after decoding, and a latent counts as known if all pixels of its block do.
+
+    Source: Meng et al., SDEdit, arXiv 2108.01073, section 3.
+
+    Args:
+        strength: s, above 0 and at most 1.
+        steps: `all` as above. `floor`: the last int(N s) of the sampler's N steps, as in diffusers' pipelines for
+            Stable Diffusion; `ceil`: N - int(N - N s), as in those for Stable Diffusion 3 and Flux.
+        mask: A black and white picture, of the images' size, for all of them; null: none.
+        known: Colour of the pixels that are kept.
+    """
+
+    strength: float = 0.6
+    steps: Literal["all", "floor", "ceil"] = "all"
+    mask: str | None = None
+    known: Literal["white", "black"] = "white"
+
+    folder: ClassVar[str] = "edits"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._entry = Entry(self.strength, self.steps)
+        self._pixels: Tensor | None = None
+        self._latents: Tensor | None = None
+
+    def prepare(self, asked: SampleSettings, opened: task.Opened, sampler: Sampler) -> Sampler:
+        sampler = super().prepare(asked, opened, sampler)
+        model = opened.model
+        if self.mask is not None:
+            path = Path(self.mask).expanduser()
+            if len(model.codec.shape) != 3:
+                raise BadInput(f"task.mask={self.mask}: the model's samples are no images.")
+            self._pixels = known_pixels(path, model.codec.shape[1:], self.known, "task.mask")
+            self._latents = in_latents(self._pixels, model.codec, f"task.mask={self.mask}")
+            self._facts["mask_sha256"] = sha256_of(path)
+            if not isinstance(sampler, OneStep):
+                raise BadInput(
+                    f"task.mask={self.mask}: {type(sampler).__name__} combines its steps, which a replaced part "
+                    "breaks; use a single-step sampler, such as ddim or ancestral."
+                )
+        sampler = self._entry.of(sampler, model.denoiser.schedule)
+        self._level: Level = sampler.grid(model.denoiser.schedule)[0]
+        self._facts |= {"start": described(self._level), "start_steps": sampler.steps}
+        return sampler
+
+    @property
+    def said(self) -> str:
+        level = self._level
+        return f" from t={float(level.t):.4g} (rho={float(level.rho):.4g}) in {self._facts['start_steps']} steps"
+
+    def start(self, rows: Tensor, sampler: Sampler, model: Model) -> Start:
+        """The images, noised; with a mask a sampler that keeps its part."""
+        known = self._given.clean(rows, model.device)
+        z = latents_of(model, known.images)
+        noise = Noise(self.seed, rows, SAMPLING).normal(model.shape)
+        x = float(self._level.alpha) * z + float(self._level.sigma) * noise
+        if self._latents is not None:
+            assert isinstance(sampler, OneStep)
+            operator = Mask(self._latents[0]).bind(model.shape).to(z.device)
+            sampler = Replaced(sampler, operator, operator(z))
+        return Start(rows, x, self.conditions(model, rows), sampler)
+
+    def write(self, folder: Path, samples: Tensor, model: Model, labels: Sequence[str] | None) -> None:
+        if self._pixels is not None:
+            given = self._given.stored(torch.arange(self.number))
+            whole = pasted(samples, given, self._pixels)
+            self._facts["known_pixels"] = float(self._pixels.double().mean())
+            self._facts["seam"] = seam(samples, whole, given, self._pixels)
+            samples = whole
+        super().write(folder, samples, model, labels)
