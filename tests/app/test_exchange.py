@@ -234,7 +234,7 @@ def test_data_of_another_shape_are_refused(pipeline, tmp_path, invoke):
     assert "data.shape=[1, 8, 8]: the network of ddpm-tiny takes [3, 8, 8]." in result.last
     assert list(tmp_path.iterdir()) == []
     result = invoke("sample.py", "ckpt=x", "data=digits", "task=export", "task.format=diffusers")
-    assert "data=digits: not with this task, but with task=encode" in result.last
+    assert "data=digits: not with this task, but with task=edit, encode" in result.last
 
 
 def test_a_network_with_classes_and_no_null_class_samples_and_is_not_guided(tmp_path, tmp_path_factory, invoke):

@@ -39,11 +39,11 @@ class Edit(FromImages):
     Source: Meng et al., SDEdit, arXiv 2108.01073, section 3.
 
     Args:
-        strength: s, above 0 and at most 1.
-        steps: `all` as above. `floor`: the last int(N s) of the sampler's N steps, as in diffusers' pipelines for
-            Stable Diffusion; `ceil`: N - int(N - N s), as in those for Stable Diffusion 3 and Flux.
-        mask: A black and white picture, of the images' size, for all of them; null: none.
-        known: Colour of the pixels that are kept.
+        strength: s, how much changes: above 0 and at most 1.
+        steps: `all` steps of the sampler, at any strength; or, as in diffusers' pipelines, the last of its N steps:
+            int(N s) with `floor` (Stable Diffusion), N - int(N - N s) with `ceil` (Stable Diffusion 3, Flux).
+        mask: A file, black and white and of the images' size, that marks known pixels of all of them; null: none.
+        known: Colour in the mask of the pixels that are kept.
     """
 
     strength: float = 0.6

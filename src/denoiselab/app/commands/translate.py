@@ -40,10 +40,10 @@ class Translate(FromImages):
         source: The run, or a file of it, whose model encodes; null: the checkpoint's own.
         source_classes: Classes under which images are encoded, in turn; null: their own.
         source_prompts: Texts likewise.
-        inversion_guidance: Scale of guidance in encoding. With more than 1 the images come back, but their x_T is no
-            standard noise any more, which other conditions need.
-        fixed_point: Iterations that invert each step, instead of a step the other way (0); see
-            `denoiselab.samplers.inversion.invert`.
+        inversion_guidance: Scale of guidance in encoding; with more than 1 the images come back under the same
+            conditions and scale, but their x_T is no standard noise, which other conditions need.
+        fixed_point: Iterations that invert each step, with as many more calls; 0 takes a step the other way
+            (`denoiselab.samplers.inversion.invert`).
         strength: Part of the way to noise, above 0 and at most 1, as in task=edit.
     """
 
