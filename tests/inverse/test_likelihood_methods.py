@@ -144,10 +144,10 @@ def test_more_iterations_of_mmps_come_nearer(solver, expected):
 class Clusters(MixtureDenoiser):
     """Four modes in the plane, and the exact denoiser given y = A x + sigma_y z: the control."""
 
-    def __init__(self):
+    def __init__(self, row, y, sigma_y):
         means = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0], [1.0, 1.0]], dtype=F64)
         super().__init__(means, torch.full((4,), 0.3), torch.tensor([0.1, 0.2, 0.3, 0.4]))
-        self.row, self.y, self.sigma_y = torch.tensor([1.0, 0.5], dtype=F64), 0.8, 0.1
+        self.row, self.y, self.sigma_y = torch.tensor(row, dtype=F64), y, sigma_y
 
     def likelihood(self, x, level):
         """Log p(y | x), `(B,)`."""
@@ -196,28 +196,46 @@ DEVIATIONS = {"MMPS": 0.588, "PiGDMScore": 0.610, "DiffPIR": 0.657, "DDNM": 0.65
 class Projection(LinearOperator):
     """A user's operator, the call alone."""
 
+    def __init__(self, row):
+        super().__init__()
+        self.row = row
+
     def forward(self, x):
-        return x @ torch.tensor([[1.0], [0.5]], dtype=x.dtype)
+        return x @ self.row.to(x)[:, None]
+
+
+def deviations(prior, methods, n):
+    """Of samples by 2M with 50 steps from exact ones: of the exact denoiser, of the prior, and of methods."""
+    operator, wanted = Projection(prior.row).bind((2,)), prior.posterior_draws(n)
+    y = torch.full((n, 1), prior.y, dtype=F64)
+    denoisers = {"exact": prior.given, "prior": prior}
+    denoisers |= {type(method).__name__: method.wrap(prior, operator, y, prior.sigma_y) for method in methods}
+    out = {}
+    for name, denoise in denoisers.items():
+        x = build("sampler", "dpmpp_2m")(denoise, VPLinear(), (2,), Noise(0, torch.arange(n)), steps=50, dtype=F64)
+        out[name] = sliced(x, wanted)
+    return out
 
 
 @pytest.mark.parametrize("n", [500, pytest.param(20_000, marks=pytest.mark.benchmark)])
 def test_the_posterior_of_a_mixture_is_missed_by_known_amounts(n):
     """The modes' weights are decided at high noise, where x0 given x_t is not Gaussian: MMPS is far from it too."""
-    prior, operator = Clusters(), Projection().bind((2,))
-    wanted = prior.posterior_draws(n)
-    y = torch.full((n, 1), prior.y, dtype=F64)
-    wrapped = (MMPS(1), PiGDMScore(), DiffPIR(), DDNM(), DPSLikelihood())
-    denoisers = {"exact": prior.given, "prior": prior}
-    denoisers |= {type(method).__name__: method.wrap(prior, operator, y, prior.sigma_y) for method in wrapped}
-    found = {}
-    for name, denoise in denoisers.items():
-        x = build("sampler", "dpmpp_2m")(denoise, VPLinear(), (2,), Noise(0, torch.arange(n)), steps=50, dtype=F64)
-        found[name] = sliced(x, wanted)
-    wrong = {name: value for name, value in found.items() if name not in ("exact", "prior")}
+    methods = (MMPS(1), PiGDMScore(), DiffPIR(), DDNM(), DPSLikelihood())
+    found = deviations(Clusters([1.0, 0.5], 0.8, 0.1), methods, n)
+    wrong = {name: found[name] for name in DEVIATIONS}
     assert found["exact"] < (0.05 if n < 1000 else 0.015)
     assert min(wrong, key=wrong.__getitem__) == "MMPS"
     assert wrong == pytest.approx(DEVIATIONS, abs=0.06 if n < 1000 else 0.01)
     assert found["prior"] == pytest.approx(0.878, abs=0.06 if n < 1000 else 0.01)
+
+
+@pytest.mark.benchmark
+def test_inpainting_without_noise_misses_a_mixture_by_known_amounts():
+    """Less than with noise: one coordinate of a mode tells little of the other."""
+    found = deviations(Clusters([1.0, 0.0], 0.4, 0.0), (MMPS(1), PiGDMScore(), DiffPIR(), DDNM()), 20_000)
+    assert found.pop("DiffPIR") == found["DDNM"]
+    expected = {"exact": 0.012, "prior": 0.413, "MMPS": 0.041, "PiGDMScore": 0.037, "DDNM": 0.048}
+    assert found == pytest.approx(expected, abs=0.003)
 
 
 def methods():

@@ -139,7 +139,8 @@ class ReconstructionGuidance(LikelihoodMethod):
     """Reconstruction guidance: x0 moves by weight alpha J^T A^T r, which is S = sigma^2 / (weight alpha^2).
 
     A call takes one backward pass. Noise in y is not accounted for. Where A A^T = I and the weight is 1, it is
-    `PiGDMScore` of data of infinite variance and measurements without noise.
+    `PiGDMScore` of data of infinite variance and measurements without noise. The colourisation of score SDE (arXiv
+    2011.13456) takes no gradient: it is `Replaced` with `Grey`.
 
     Source: Ho et al., Video Diffusion Models, arXiv 2204.03458, eq. 7.
 
