@@ -23,6 +23,7 @@ from denoiselab.evaluation.features.dinov2 import DINOv2
 from denoiselab.evaluation.features.efficientnet import EfficientNetLite0
 from denoiselab.evaluation.features.fidelity import CLIP, VGG16, InceptionV3
 from denoiselab.evaluation.frontier import Frontier
+from denoiselab.evaluation.metrics.class_accuracy import ClassAccuracy
 from denoiselab.evaluation.metrics.frechet import FrechetDistance
 from denoiselab.evaluation.metrics.frechet_ratio import FrechetRatio
 from denoiselab.evaluation.metrics.inception_score import InceptionScore
@@ -40,6 +41,7 @@ from denoiselab.evaluation.store import Store
 __all__ = [
     "CLIP",
     "VGG16",
+    "ClassAccuracy",
     "ContractError",
     "Control",
     "DINOv2",

@@ -9,14 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from denoiselab import progress
-from denoiselab.evaluation.contracts import Growing, Measure, Score, Statistics
+from denoiselab.evaluation.contracts import Growing, Measure, Score, Scorer, Statistics
 from denoiselab.evaluation.cost import Stopwatch, cost_of_call
 from denoiselab.evaluation.drawn import Drawn
 from denoiselab.evaluation.memory import PeakMemory, device_name
@@ -49,6 +49,19 @@ class Subject(NamedTuple):
     def strata(self) -> int:
         """Sample i has the condition, or the class of further guidance, of sample i mod strata."""
         return int(getattr(self.steer, "strata", self.model.conditioner.strata))
+
+    @property
+    def classes(self) -> Tensor | None:
+        """The class of each stratum, `(strata,)` int64 on the CPU; None where samples have none."""
+        index = torch.arange(self.strata)
+        steered = getattr(self.steer, "classes", None)
+        own = self.model.conditioner.sample(index).class_label if steered is None else steered(index)
+        return None if own is None else own.cpu()
+
+    def statistics(self, scorer: Scorer[Any, Any], start: int) -> Statistics:
+        """A scorer's empty statistics of samples from index `start` on."""
+        of: dict[str, Any] = {"classes": self.classes} if getattr(scorer, "reads_classes", False) else {}
+        return cast(Statistics, scorer.statistics(start, self.strata, **of))
 
 
 class FeatureWriteError(OSError):
@@ -116,7 +129,7 @@ class Scoring:
         watch = Stopwatch(device, self._calls[kind])
         memory, start = PeakMemory(device), time.perf_counter()
         start_at = share.start - former.n if former.statistics else share.start
-        statistics = self.measure.scorer.statistics(start_at, self.subject.strata)
+        statistics = self.subject.statistics(self.measure.scorer, start_at)
         if former.statistics:
             statistics.load(former.statistics)
         drawing = Drawing(sampler, self.seed, steps, guidance, steer=self.subject.steer)
@@ -163,7 +176,7 @@ class Scoring:
         device = self.subject.model.device
         batches = torch.arange(share.start, share.stop, device=device).split(self.batch_size)
         drawing = Drawing(DDIM(UniformTime(), 1), self.seed, 1, guidance, steer=self.subject.steer)
-        dropped = self.measure.scorer.statistics(share.start, self.subject.strata)
+        dropped = self.subject.statistics(self.measure.scorer, share.start)
         for index in {len(index): index for index in batches}.values():
             with contextlib.suppress(ValueError, OSError):
                 dropped.update(self.subject.model.draw(index, drawing, self.check)[0])

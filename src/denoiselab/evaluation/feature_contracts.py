@@ -64,12 +64,15 @@ class Layer:
         features: The outputs themselves, `(n, D)` float32; None if no metric reads them.
         strata: Image i is drawn from stratum i mod strata.
         held_out: Of a reference, that of held-out data; None if no metric reads it, or there are none.
+        classes: The class that each sample was drawn for, `(n,)` int64; None for samples of no class, for data, and
+            if no metric reads it.
     """
 
     moments: Any
     features: Tensor | None
     strata: int = 1
     held_out: Layer | None = None
+    classes: Tensor | None = None
 
     @property
     def outputs(self) -> Tensor:
@@ -87,6 +90,7 @@ class Metric(Protocol):
         reads_features: Whether it needs `Layer.features`.
         reads_reference: Whether it compares with a reference.
         reads_held_out: Whether it reads `Layer.held_out` of the reference; False if absent.
+        reads_classes: Whether it reads `Layer.classes`; False if absent.
         favours_data: Whether draws of the data score better than those of other distributions; True if absent.
         lower_is_better: By name of each score, without the extractor's name.
     """

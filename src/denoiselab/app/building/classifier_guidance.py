@@ -51,11 +51,14 @@ class Steering:
         own = self.conditioner.sample(torch.zeros(1, dtype=torch.int64)).class_label
         return math.lcm(self.conditioner.strata, self.classifier.num_classes if own is None else 1)
 
+    def classes(self, index: Tensor) -> Tensor:
+        """Classes of samples `index` `(B,)`: the model's, or of sample i class i mod K."""
+        own = self.conditioner.sample(index).class_label
+        return index % self.classifier.num_classes if own is None else own
+
     def __call__(self, denoise: Denoise, index: Tensor, tally: Tally) -> ClassifierGuided:
-        """The guided denoiser of samples `index` `(B,)`: to the model's classes, or for sample i to class i mod K."""
-        label = self.conditioner.sample(index).class_label
-        label = index % self.classifier.num_classes if label is None else label
-        return ClassifierGuided(denoise, self.classifier, label, self.scale, tally)
+        """The guided denoiser of samples `index` `(B,)`."""
+        return ClassifierGuided(denoise, self.classifier, self.classes(index), self.scale, tally)
 
     def described(self, index: Tensor) -> list[str]:
         """Labels of samples: the model's, or the numbers of the classes."""

@@ -106,10 +106,11 @@ class FeatureScorer:
             extractor.title(name): lower for metric in metrics for name, lower in metric.lower_is_better.items()
         }
         self.metric = next(iter(self.lower_is_better))
+        self.reads_classes = any(getattr(metric, "reads_classes", False) for metric in metrics)
 
-    def statistics(self, start: int = 0, strata: int = 1) -> Collected:
-        """Empty statistics."""
-        return Collected(self.extractor, self.metrics, start=start, strata=strata)
+    def statistics(self, start: int = 0, strata: int = 1, classes: Tensor | None = None) -> Collected:
+        """Empty statistics; `classes`, `(strata,)` int64, are those of the strata, if samples have any."""
+        return Collected(self.extractor, self.metrics, start=start, strata=strata, classes=classes)
 
     def reference(
         self,

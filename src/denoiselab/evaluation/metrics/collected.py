@@ -26,6 +26,7 @@ class Collected:
         reference: Collect for a reference instead of samples.
         start: Index, among the samples of all ranks, of the first that is added.
         strata: Sample i is drawn from stratum i mod strata.
+        classes: The class of each stratum, `(strata,)` int64; None where samples have no class.
     """
 
     def __init__(
@@ -36,8 +37,9 @@ class Collected:
         reference: bool = False,
         start: int = 0,
         strata: int = 1,
+        classes: Tensor | None = None,
     ) -> None:
-        self._extractor, self._strata, self.n = extractor, strata, 0
+        self._extractor, self._start, self._strata, self._classes, self.n = extractor, start, strata, classes, 0
         dimensions = extractor.dimensions
         read = [metric for metric in metrics if metric.reads_reference or not reference]
         moments = {metric.layer for metric in read if metric.reads_moments}
@@ -95,7 +97,10 @@ class Collected:
     def layer(self, name: str) -> Layer:
         """Statistics of a layer."""
         features = self.features[name].features if name in self.features else None
-        return Layer(self.moments.get(name), features, self._strata)
+        classes = self._classes
+        if classes is not None:
+            classes = classes[(self._start + torch.arange(self.n)) % self._strata]
+        return Layer(self.moments.get(name), features, self._strata, classes=classes)
 
     @property
     def fingerprint(self) -> str:
