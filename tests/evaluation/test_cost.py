@@ -9,7 +9,7 @@ from denoiselab.codecs import Identity
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation import cost
-from denoiselab.guidance import Guidance
+from denoiselab.guidance import Auto, Guidance
 from denoiselab.model import Drawing, Model
 from denoiselab.samplers import DDIM
 from denoiselab.samplers.spacing import UniformTime
@@ -89,12 +89,30 @@ def test_guidance_is_two_evaluations_in_parallel(clock):
     model = Model(denoiser(TwoClasses(clock)), ClassLabel(2, dropout=0.1), Identity(SHAPE))
     index = torch.arange(6)
     guided, alone = (cost.cost_of_call(model, index, Guidance(scale)) for scale in (2.0, 1.0))
-    assert guided == {"flops_per_call": 2 * 2 * 16 * 16, "evaluation_ms": 6}
-    assert alone == {"flops_per_call": 2 * 16 * 16}
+    assert guided == {"flops": {"network_evaluations": 2 * 16 * 16}, "evaluation_ms": 6}
+    assert alone == {"flops": {"network_evaluations": 2 * 16 * 16}}
     watch = cost.Stopwatch(torch.device("cpu"), guided)
-    watch.draw(model, index, Drawing(DDIM(UniformTime(), 1), 0, 3, Guidance(2.0)), lambda moment: None)
-    record = watch.record(3, 3)
+    _, tally = watch.draw(model, index, Drawing(DDIM(UniformTime(), 1), 0, 3, Guidance(2.0)), lambda moment: None)
+    assert tally.counts == {"nfe": 18, "network_evaluations": 36}
+    record = watch.record(3, {"nfe": 3, "network_evaluations": 6})
     assert (record["call_ms"], record["evaluation_ms"], record["flops_per_sample"]) == (12, 6, 3 * 4 * 16 * 16)
+
+
+def test_operations_are_those_of_the_evaluations_that_were_made(clock):
+    """Of 3 steps, one is guided by a network of half the width, and a classifier is asked in all."""
+    model = Model(denoiser(TwoClasses(clock)), ClassLabel(2, dropout=0.1), Identity(SHAPE))
+    guide = denoiser(TwoClasses(clock))
+    guide.network.inner = torch.nn.Linear(16, 8, bias=False)
+    guide.network.forward = lambda x, label, cond: x + 0 * guide.network.inner(x.flatten(1)).sum()
+
+    def steer(denoise, index, tally):
+        return lambda x, level: (denoise(x, level), denoise(x, level))[1]
+
+    of_call = cost.cost_of_call(model, torch.arange(6), Guidance(2.0, Auto(guide=guide, named="half")), steer)
+    assert of_call["flops"] == {"network_evaluations": 512, "guide_evaluations": 256, "nfe": 512}
+    watch = cost.Stopwatch(torch.device("cpu"), of_call)
+    spent = {"nfe": 3, "network_evaluations": 3, "guide_evaluations": 1}
+    assert watch.record(3, spent)["flops_per_sample"] == 3 * 512 + 256 + 3 * 512
 
 
 def test_the_time_of_a_call_contains_that_of_further_guidance_and_its_counts_are_kept(clock):
@@ -115,7 +133,7 @@ def test_the_time_of_a_call_contains_that_of_further_guidance_and_its_counts_are
     samples, tally = watch.draw(model, torch.arange(6), drawing, lambda moment: None)
     assert torch.equal(samples, model.draw(torch.arange(6), drawing)[0])
     assert tally.counts == {"nfe": 18, "network_evaluations": 18, "classifier_evaluations": 7}
-    assert (watch.record(3, 3)["call_ms"], of_call["evaluation_ms"]) == (8, 6)
+    assert (watch.record(3, {"nfe": 3})["call_ms"], of_call["evaluation_ms"]) == (8, 6)
 
 
 def test_batches_of_less_than_the_full_size_and_hiccups_do_not_count(clock):
@@ -129,5 +147,5 @@ def test_batches_of_less_than_the_full_size_and_hiccups_do_not_count(clock):
             clock.now += 0.5 if number == 1 else 0.0
 
         watch.draw(model, torch.arange(size), Drawing(DDIM(UniformTime(), 1), 0, 2), slow)
-    record = watch.record(2, 2)
+    record = watch.record(2, {"nfe": 2})
     assert (record["timed_batch"], record["call_ms"], record["rule_ms"], record["ms_per_sample"]) == (4, 4, 0, 2)

@@ -100,7 +100,7 @@ class Scoring:
     check: Callable[[object], None]
     bar: Any
     first: int = 0
-    _calls: dict[object, dict[str, float]] = field(default_factory=dict, init=False)  # cost, by kind of guidance
+    _calls: dict[object, dict[str, Any]] = field(default_factory=dict, init=False)  # cost, by kind of guidance
 
     def __call__(
         self, guidance: Guidance, sampler: Sampler, steps: int, calls: int, before: Drawn | None = None
@@ -137,7 +137,7 @@ class Scoring:
         shares = _gathered(mine._replace(memory=memory.megabytes()))
         failed = min((share.failure for share in shares if share.failure is not None), default=None)
         counts = _summed(former.counts, *(one.counts for one in shares))
-        spent: dict[str, float | None] = {"nfe": calls, "network_evaluations": None}
+        spent: dict[str, Any] = {"nfe": calls, "network_evaluations": None}
         if failed is None:
             with _writing():
                 statistics.reduce(device)
@@ -151,7 +151,7 @@ class Scoring:
             **self._measured(scores, error),
             "seconds": round(seconds, 3),
             "seconds_per_1k_images": None if failed else round(seconds / self.num_samples * 1000, 3),
-            **({} if failed else watch.record(steps, mean_count(counts["nfe"], self.num_samples))),
+            **({} if failed else watch.record(steps, spent)),
             "peak_memory_mb": round(max(share.memory for share in shares), 1),
             "device": device.type,
             "device_name": device_name(device),
@@ -168,7 +168,7 @@ class Scoring:
         left, start = self.num_samples - drawn, self.first + drawn
         return range(start + rank * left // world, start + (rank + 1) * left // world)
 
-    def _warm_up(self, share: range, guidance: Guidance) -> dict[str, float]:
+    def _warm_up(self, share: range, guidance: Guidance) -> dict[str, Any]:
         """Draw and measure a batch of each size in one step, drop it, and return the cost of a call.
 
         Errors are left to the cell itself.
@@ -180,7 +180,7 @@ class Scoring:
         for index in {len(index): index for index in batches}.values():
             with contextlib.suppress(ValueError, OSError):
                 dropped.update(self.subject.model.draw(index, drawing, self.check)[0])
-        cost: dict[str, float] = {}
+        cost: dict[str, Any] = {}
         if share:
             with contextlib.suppress(ValueError):
                 cost = cost_of_call(self.subject.model, batches[0], guidance, self.subject.steer)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.denoiser import Denoise, Prediction
-from denoiselab.guidance import Guidance
+from denoiselab.guidance import Auto, Guidance
 from denoiselab.model import Drawing, Model, Steer
 from denoiselab.noise import Noise
 from denoiselab.samplers import OnStep, Tally
@@ -69,7 +69,7 @@ class Stopwatch:
         of_call: From `cost_of_call`; may be empty.
     """
 
-    def __init__(self, device: torch.device, of_call: Mapping[str, float]) -> None:
+    def __init__(self, device: torch.device, of_call: Mapping[str, Any]) -> None:
         self._device, self._of_call = device, dict(of_call)
         self._batches: list[_Batch] = []
 
@@ -90,8 +90,8 @@ class Stopwatch:
         self._batches.append(batch)
         return out
 
-    def record(self, steps: int, nfe: float) -> dict[str, float]:
-        """Fields of a cell of `steps` steps and `nfe` calls a sample: medians over its batches of full size.
+    def record(self, steps: int, counts: Mapping[str, float]) -> dict[str, float]:
+        """Fields of a cell of `steps` steps and the counts of `Tally` a sample: medians over its batches of full size.
 
         Milliseconds of a batch of `timed_batch` samples: `call_ms`, a network call, with guidance of two evaluations in
         parallel; `rule_ms`, a step without its calls; `decode_ms`, the decoding. `ms_per_sample` is all of it a sample,
@@ -99,9 +99,10 @@ class Stopwatch:
         """
         size = max((batch.size for batch in self._batches), default=0)
         whole = [batch.milliseconds(steps) for batch in self._batches if batch.size == size and batch.calls]
-        out = {key: value for key, value in self._of_call.items() if key != "flops_per_call"}
-        if "flops_per_call" in self._of_call:
-            out["flops_per_sample"] = round(nfe * self._of_call["flops_per_call"])
+        out = {key: value for key, value in self._of_call.items() if key != "flops"}
+        if "flops" in self._of_call:
+            flops = self._of_call["flops"]
+            out["flops_per_sample"] = round(sum(counts[what] * flops[what] for what in counts if what in flops))
         if whole:
             calls, rule, decoding, total = zip(*whole, strict=True)
             out |= {
@@ -130,11 +131,12 @@ class _Timed:
 @torch.no_grad()
 def cost_of_call(
     model: Model, index: Tensor, guidance: Guidance = Guidance(), steer: Steer | None = None
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Cost of a network call, measured apart from a cell, on the same batch and after a warm-up.
 
-    `flops_per_call`: floating-point operations of a call, a sample, from one call of a single sample: convolutions,
-    matrix products and attention, a multiplication and its addition counted as two. With guidance or a classifier also
+    `flops`: floating-point operations a sample by the counts of records (`Tally.counts`): of an evaluation of each
+    network, and of what further guidance adds to a call (`nfe`); from calls of a single sample: convolutions, matrix
+    products and attention, a multiplication and its addition counted as two. With guidance or a classifier also
     `evaluation_ms`: milliseconds of one evaluation alone, of the batch.
 
     Args:
@@ -142,19 +144,25 @@ def cost_of_call(
         index: Of the batch `(B,)`, on the model's device.
         guidance: Scale and rule.
         steer: Further guidance; None for none.
-
-    Raises:
-        ValueError: If there is nothing to guide.
     """
     from denoiselab.networks.summary import Operations  # slow to import
 
     level = model.denoiser.schedule.at(torch.zeros((), dtype=torch.float64))
     x = Noise(0, index).normal(model.shape)
-    own = model.bound(index[:1], guidance)
-    own = own if steer is None else steer(own, index[:1], Tally())
-    with Operations() as counter:
-        own(x[:1], level)
-    out: dict[str, float] = {"flops_per_call": counter.total}
+
+    def operations(guidance: Guidance, steer: Steer | None = None) -> int:
+        own = model.bound(index[:1], guidance)
+        own = own if steer is None else steer(own, index[:1], Tally())
+        with Operations() as counter:
+            own(x[:1], level)
+        return int(counter.total)
+
+    flops = {"network_evaluations": operations(Guidance())}
+    if steer is not None:
+        flops["nfe"] = operations(Guidance(), steer) - flops["network_evaluations"]
+    if isinstance(guidance.guider, Auto):
+        flops["guide_evaluations"] = operations(Guidance(0.0, Auto(guide=guidance.guider.guide, named="")))
+    out: dict[str, Any] = {"flops": flops}
     if guidance.acts or steer is not None:
         plain = model.bound(index)
         out["evaluation_ms"] = _rounded(median(_timed(lambda: plain(x, level), model.device)))
