@@ -47,6 +47,14 @@ def test_captions_prompts_and_the_empty_text():
         Text(Letters()).sample(INDEX)
 
 
+def test_negative_prompts_take_the_place_of_the_null_condition():
+    for prompts, negative, null in ((["a", "b"], ["x", "y"], ["x", "y", "x", "y", "x"]), (None, ["x"], ["x"] * 5)):
+        assert words(Text(Letters(), prompts=prompts, negative_prompts=negative).null(INDEX)) == null
+    for prompts, wrong in ((["a", "b"], ["x", "y", "z"]), (None, ["x", "y"]), (["a"], [])):
+        with pytest.raises(ValueError, match=r"negative_prompts=.*: give one text for all samples, or one a prompt"):
+            Text(Letters(), prompts=prompts, negative_prompts=wrong)
+
+
 def test_without_prompts_samples_are_of_held_out_captions():
     text = Text(Letters())
     text.set_held_out(lambda index: clean(["ab"[i % 2] for i in index.tolist()]))

@@ -42,9 +42,12 @@ class Text(Conditioner):
         prompts: Texts of generated samples, in turn; None for captions of held-out data.
         kept: Size of the cache on the CPU, in texts.
         gives: "tokens", "vector", or both.
+        negative_prompts: Texts whose features are the null condition of generated samples, one for all or one a prompt;
+            None for the empty text.
 
     Raises:
-        ValueError: If a value is out of range, or `prompts` or `gives` is empty.
+        ValueError: If a value is out of range, `prompts` or `gives` is empty, or negative prompts are neither one nor
+            one a prompt.
     """
 
     network_options: Mapping[str, str] = {"token_features": "texts", "vector_features": "vectors"}
@@ -56,6 +59,7 @@ class Text(Conditioner):
         prompts: Sequence[str] | None = None,
         kept: int = 4096,
         gives: Sequence[str] = ("tokens",),
+        negative_prompts: Sequence[str] | None = None,
     ) -> None:
         check_dropout(dropout)
         if prompts is not None and not prompts:
@@ -64,7 +68,13 @@ class Text(Conditioner):
             raise ValueError(f"kept={kept}: it must be at least 1.")
         if not gives or not set(gives) <= {"tokens", "vector"}:
             raise ValueError(f"gives={list(gives)}: it must be [tokens], [vector] or [tokens,vector].")
+        if negative_prompts is not None and len(negative_prompts) not in {1, len(prompts or [])} - {0}:
+            raise ValueError(
+                f"negative_prompts={list(negative_prompts)}: give one text for all samples, or one a prompt, of which "
+                f"there are {'none' if prompts is None else len(prompts)}."
+            )
         self.encoder, self.dropout, self.prompts, self.kept = encoder, dropout, prompts, kept
+        self.negative_prompts = negative_prompts
         self.strata = len(prompts) if prompts is not None else 1
         self.names = frozenset(gives) | ({"mask"} if encoder.masked and "tokens" in gives else set())
         self._held_out: HeldOut | None = None
@@ -95,7 +105,8 @@ class Text(Conditioner):
         return None if self._held_out is None else list(_captions(self._held_out(index)))
 
     def null(self, index: Tensor) -> Conditioning:
-        return self._conditioning([""] * len(index), index.device)
+        texts = self.negative_prompts or [""]
+        return self._conditioning([texts[i % len(texts)] for i in index.tolist()], index.device)
 
     def set_held_out(self, held_out: HeldOut) -> None:
         self._held_out = held_out
