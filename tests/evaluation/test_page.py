@@ -269,7 +269,7 @@ def test_published_curves_are_in_the_plot_where_protocol_and_model_match(tmp_pat
 def test_scores_over_trainings_are_a_table_with_sentences(tmp_path, browser):
     trouble = []
     Store(tmp_path / "run").add(ladder())
-    cells = [{"sampler": name, "guidance": scale, "nfe": 10} for name, scale in (("<b>", 2), ("c", 1))]
+    cells = [{"sampler": name, "guided": guided, "nfe": 10} for name, guided in (("<b>", "scale=2"), ("c", ""))]
     mean = {"metric": "fid", "n": 512, "mean": 4.0, "interval": [3.5, 4.5], "training_sd": 0.2, "draw_sd": None}
     means = [{**cell, **mean} for cell in cells]
     one = {"best": cells[0], "other": cells[1], "mean": 0.25, "interval": [-0.1, 0.6]}

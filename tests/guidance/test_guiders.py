@@ -192,11 +192,19 @@ def test_scales_rise_towards_the_data(schedule, clean, noise):
 def test_facts_name_what_matters_alone():
     assert Guidance(3.0).facts == Guidance(3.0, ClassifierFree(split=True)).facts == {"guidance": 3.0}
     assert Guidance(1.0, AdaptiveProjected()).facts == {"guidance": 1.0}
-    assert Guidance(1.0, CFGPlusPlus()).facts == {"guidance": 1.0, "guider": "CFGPlusPlus()"}
+    assert Guidance(1.0, CFGPlusPlus()).facts == {
+        "guidance": 1.0,
+        "guider": {"name": "cfgpp", "depends_on_nfe": True},
+    }
     named = Guidance(2.0, Auto(guide=Always(None), named="ab12", interval=[0.2, 1])).facts["guider"]
-    assert named == "Auto(interval=(0.2, 1.0), named='ab12')"
+    assert named == {"name": "auto", "interval": [0.2, 1.0], "named": "ab12"}
+    schedule = Guidance(2.0, ClassifierFree(scale_schedule=PowerCosineScale(2.0), interval=[0.2, math.inf])).facts[
+        "guider"
+    ]
+    power = {"name": "PowerCosineScale", "power": 2.0}
+    assert schedule == {"name": "cfg", "interval": [0.2, "inf"], "scale_schedule": power}
     assert Guidance(2.0).made({"guidance": 2.0})
-    assert not Guidance(2.0).made({"guidance": 2.0, "guider": "Tangential()"})
+    assert not Guidance(2.0).made({"guidance": 2.0, "guider": {"name": "tcfg"}})
     assert hash(Guidance(2.0)) == hash(Guidance(2))
     assert dataclasses.replace(Guidance(2.0), scale=3.0) != Guidance(2.0)
 

@@ -20,6 +20,7 @@ from denoiselab.evaluation.cell import Scoring
 from denoiselab.evaluation.drawn import Drawn
 from denoiselab.evaluation.plans import Plan
 from denoiselab.evaluation.ranks import is_first_rank, on_first_rank
+from denoiselab.evaluation.records import guidance_text
 from denoiselab.evaluation.standing import ALWAYS_VALID, Entrant, Standing, Stopping, Undecidable
 from denoiselab.evaluation.store import Store, key_of
 from denoiselab.evaluation.verdicts.compare import Estimate
@@ -193,7 +194,7 @@ class UntilDecided:
 
 def _entrant(plan: Plan) -> Entrant:
     own = {key: value for key, value in plan.protocol.items() if key != "n"}
-    parts = [plan.name, "" if plan.guidance.scale == 1 else f"scale={plan.guidance.scale:g}", f"at NFE {plan.calls}"]
+    parts = [plan.name, guidance_text(plan.protocol), f"at NFE {plan.calls}"]
     return Entrant(key_of({**own, "code": sha256_of_code(plan.code)}), " ".join(filter(None, parts)), plan.budget)
 
 

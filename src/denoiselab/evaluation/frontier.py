@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import closing
 from types import MappingProxyType
@@ -260,7 +261,8 @@ def _others(records: Sequence[Record], stored: Collection[Record]) -> list[Recor
 
 def _series(record: Record) -> tuple[Any, ...]:
     """Identity of a line in the chart."""
-    return tuple(record.get(key) for key in ("weights", "guidance", "guider", "classifier_scale", "sampler"))
+    keys = ("weights", "guidance", "guider", "classifier_scale", "sampler")
+    return tuple(json.dumps(record.get(key), sort_keys=True) for key in keys)
 
 
 def _model(record: Record) -> tuple[Any, ...]:

@@ -13,6 +13,10 @@ Record = dict[str, Any]
 _MEASURED = ("data", "split", "metric", "metrics", "seed", "first", "extractor_sha256", "reference_sha256")
 
 
+# What is said of guidance that depends on the number of steps.
+STRENGTH = "its strength grows with the number of steps, so that cells at different NFE sample different distributions."
+
+
 def comparable(record: Mapping[str, Any]) -> tuple[Any, ...]:
     """Equal for scores that can be compared: `measured`, and the length of training."""
     return (json.dumps(record.get("images_seen")), *measured(record))
@@ -30,6 +34,41 @@ def rule(record: Mapping[str, Any]) -> tuple[Any, ...]:
     settings = json.dumps({**record.get("settings", {}), "steps": None}, sort_keys=True)
     keys = ("model_sha256", "weights_sha256", "classifier_sha256")
     return *(record.get(key) for key in keys), settings
+
+
+def evaluations(record: Mapping[str, Any]) -> float:
+    """Network evaluations a sample, of the model and of a guide, whatever the guide's size: the cost of a cell."""
+    spent: float = record["network_evaluations"] + (record.get("guide_evaluations") or 0)
+    return spent
+
+
+def guidance_text(record: Mapping[str, Any], *, always: bool = False) -> str:
+    """The guidance of a cell in short, `scale=3 apg interval (0.19, 1.61]`; nothing for the conditional model.
+
+    Args:
+        record: Of the cell, or another mapping with its `guidance` and `guider`.
+        always: Whether a scale of 1 is said too.
+    """
+    scale, guider = record.get("guidance"), record.get("guider") or {}
+    words = [f"scale={1 if scale is None else scale:g}"] if always or guider or scale not in (None, 1) else []
+    options = {key: value for key, value in guider.items() if key not in ("name", "depends_on_nfe")}
+    words += [str(guider["name"])] if guider.get("name", "cfg") != "cfg" else []
+    return " ".join([*words, *(_option_text(key, value) for key, value in options.items())])
+
+
+def depends_on_nfe(record: Mapping[str, Any]) -> bool:
+    """Whether guidance of the cell grows stronger with the number of steps; `STRENGTH` says so."""
+    return bool((record.get("guider") or {}).get("depends_on_nfe"))
+
+
+def _option_text(key: str, value: Any) -> str:
+    if key == "interval" and isinstance(value, list) and len(value) == 2:
+        low, high = (end if isinstance(end, str) else f"{end:g}" for end in value)
+        return f"interval ({low}, {high}]"
+    if isinstance(value, Mapping):
+        words = (value.get("name"), str(value.get("weights_sha256", ""))[:8], value.get("weights"))
+        return " ".join([key, *(str(word) for word in words if word)])
+    return f"{key}={f'{value:g}' if isinstance(value, float) else value}"
 
 
 def finished(records: Iterable[Record]) -> list[Record]:

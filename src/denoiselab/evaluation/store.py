@@ -47,9 +47,11 @@ class _Cell(BaseModel):
     n: int
     weights: str
     guidance: _Number | None
+    guider: dict[str, Any] | None = None
     classifier_scale: _Number | None = None
     seconds: _Number
     network_evaluations: _Number | None
+    guide_evaluations: _Number | None = None
     seconds_per_1k_images: _Number | None = None
     ms_per_sample: _Number | None = None
     flops_per_sample: _Number | None = None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.evaluation.contracts import INFINITY, Influences
-from denoiselab.evaluation.records import Record, lower_is_better, measured
+from denoiselab.evaluation.records import Record, guidance_text, lower_is_better, measured
 from denoiselab.evaluation.store import Store, mark_code
 from denoiselab.evaluation.verdicts.panel import Panel, crossed, nested, seeds_needed
 
@@ -24,6 +24,7 @@ _CELL = (
     "classifier_sha256",
     "weights",
     "guidance",
+    "guider",
     "classifier_scale",
     "settings",
 )
@@ -182,7 +183,8 @@ def _difference(best: _Cell, other: _Cell, level: float) -> dict[str, Any]:
 
 
 def _named(record: Record) -> dict[str, Any]:
-    return {key: record[key] for key in ("sampler", "nfe", "weights", "guidance")}
+    own = {key: record[key] for key in ("sampler", "nfe", "weights", "guidance")}
+    return {**own, "guided": guidance_text(record)}
 
 
 def _numbers(panel: Panel, level: float) -> dict[str, Any]:

@@ -86,10 +86,19 @@ class WithGuide:
         guide: Of the other one, on a schedule of its own.
         cond: The batch's conditioning.
         tally: Counts the rows, of each apart.
+        of_guide: The guide's conditioning; None for the same.
     """
 
-    def __init__(self, denoiser: Denoiser, guide: Denoiser, cond: Conditioning, tally: Tally) -> None:
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        guide: Denoiser,
+        cond: Conditioning,
+        tally: Tally,
+        of_guide: Conditioning | None = None,
+    ) -> None:
         self._denoiser, self._guide, self._cond, self._tally = denoiser, guide, cond, tally
+        self._of_guide = cond if of_guide is None else of_guide
 
     def cond(self, x: Tensor, level: Level, /) -> Prediction:
         """The network's prediction."""
@@ -100,7 +109,7 @@ class WithGuide:
     def other(self, x: Tensor, level: Level, /) -> Prediction:
         """The guide's prediction."""
         self._tally.add("guide", len(x))
-        prediction: Prediction = self._guide(x, level, self._cond)
+        prediction: Prediction = self._guide(x, level, self._of_guide)
         return prediction
 
     def both(self, x: Tensor, level: Level, /) -> tuple[Prediction, Prediction]:

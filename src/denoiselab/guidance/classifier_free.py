@@ -8,11 +8,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from denoiselab.denoiser import Denoiser, Prediction
+from denoiselab.errors import BadInput
 from denoiselab.guidance.branches import Branches, WithGuide
 from denoiselab.guidance.guider import Guider, Scale, SpaceGuider, State, mix
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.samplers import Tally
-from denoiselab.samplers.checks import check_number
 from denoiselab.schedules import Level
 
 
@@ -26,6 +26,7 @@ class ClassifierFree(SpaceGuider):
     Source: Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv 2207.12598, eq. 6.
     """
 
+    name: ClassVar[str] = "cfg"
     affine: ClassVar[bool] = True
 
     def combine(self, cond: Tensor, other: Tensor, scale: Scale, state: State) -> Tensor:
@@ -46,6 +47,7 @@ class Auto(ClassifierFree):
         named: What distinguishes the guide from others in the protocol of results, such as a hash of its weights.
     """
 
+    name: ClassVar[str] = "auto"
     split: bool = field(init=False, repr=False, default=False)
     guide: Denoiser = field(kw_only=True, repr=False)
     named: str = field(kw_only=True)
@@ -68,6 +70,7 @@ class CFGPlusPlus(Guider):
     Source: Chung et al., CFG++, arXiv 2406.08070, algorithm 2.
     """
 
+    name: ClassVar[str] = "cfgpp"
     neutral: ClassVar[float | None] = None
     needs_renoise: ClassVar[bool] = True
     depends_on_nfe: ClassVar[bool] = True
@@ -77,5 +80,6 @@ class CFGPlusPlus(Guider):
 
     def check(self, scale: float, cond: Conditioning, null: Conditioning) -> None:
         """Refuse scales outside [0, 1] too."""
-        check_number("guidance", scale, 0, 1)
+        if not 0 <= scale <= 1:
+            raise BadInput(f"guidance={scale:g}: the scale of CFG++ is its lambda, from 0 to 1.")
         super().check(scale, cond, null)

@@ -51,8 +51,13 @@ class Guidance:
     @property
     def facts(self) -> dict[str, Any]:
         """The part of a protocol that it adds: `guidance`, and `guider` where it acts and is not the plain rule."""
-        named = str(self.guider)
-        return {"guidance": self.scale, **({"guider": named} if self.acts and named != "ClassifierFree()" else {})}
+        return {"guidance": self.scale, **self.rule}
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """`guider` with its facts, where it acts and is not the plain rule."""
+        named = self.guider.facts
+        return {"guider": named} if self.acts and named != ClassifierFree().facts else {}
 
     def made(self, record: Mapping[str, Any]) -> bool:
         """Whether it made the samples of a record."""

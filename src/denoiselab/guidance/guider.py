@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import ClassVar
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -75,6 +76,8 @@ class Guider(ABC):
     scale_schedule: ScaleSchedule | None = field(default=None, kw_only=True)
     split: bool = field(default=False, kw_only=True, repr=False)  # no result depends on it
 
+    # In records and labels; empty for that of the class.
+    name: ClassVar[str] = ""
     # The scale at which the guided prediction is the conditional one; None if there is none.
     neutral: ClassVar[float | None] = 1.0
     # Whether predictions have a `renoise`, so that the sampler must use one.
@@ -90,10 +93,11 @@ class Guider(ABC):
             raise BadInput(f"guider.interval=[{lo:g}, {hi:g}]: it must be [lo, hi] with 0 <= lo < hi, sigma / alpha.")
         object.__setattr__(self, "interval", (lo, hi))
 
-    def __str__(self) -> str:
-        """Its name, and the options that are not the default: what results depend on."""
-        shown = [one for one in fields(self) if one.repr and getattr(self, one.name) != one.default]
-        return f"{type(self).__name__}({', '.join(f'{one.name}={getattr(self, one.name)!r}' for one in shown)})"
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What results depend on, as JSON has it: its name, and the options that are not the default."""
+        marked = {"depends_on_nfe": True} if self.depends_on_nfe else {}
+        return {"name": self.name or type(self).__name__, **_plain_fields(self), **marked}
 
     @abstractmethod
     def guided(self, level: Level, cond: Prediction, other: Prediction, scale: Scale, state: State) -> Prediction:
@@ -247,6 +251,20 @@ class SpaceGuider(Guider):
         wanted, found = (one.to(wide).flatten(1).std(1, correction=0) for one in (cond, m))
         ratio = like(torch.where(found > 0, wanted / found, 1), m)
         return (self.rescale * ratio + (1 - self.rescale)) * m
+
+
+def _plain_fields(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass on which results depend, where they are not the default, as JSON has them."""
+    shown = [one for one in fields(value) if one.repr and getattr(value, one.name) != one.default]
+    return {one.name: _plain(getattr(value, one.name)) for one in shown}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {"name": type(value).__name__, **_plain_fields(value)}
+    if isinstance(value, tuple | list):
+        return [*map(_plain, value)]
+    return value if isinstance(value, str | int | None) or math.isfinite(value) else str(value)
 
 
 def mix(cond: Tensor, other: Tensor, scale: Scale) -> Tensor:

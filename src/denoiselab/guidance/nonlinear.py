@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ class AdaptiveProjected(SpaceGuider):
         ValueError: If |momentum| >= 1 or norm_threshold <= 0.
     """
 
+    name: ClassVar[str] = "apg"
     eta: float = 0.0
     momentum: float = 0.0
     norm_threshold: float | None = None
@@ -86,6 +88,7 @@ class CFGZeroStar(SpaceGuider):
         ValueError: If zero_init_steps < 0.
     """
 
+    name: ClassVar[str] = "cfg_zero_star"
     zero_init_steps: int = 1
     space: Space = field(default="flow", kw_only=True)
 
@@ -117,6 +120,8 @@ class Tangential(SpaceGuider):
     Source: Kwon et al., TCFG: Tangential Damping Classifier-free Guidance, arXiv 2503.18137, section 4.
     """
 
+    name: ClassVar[str] = "tcfg"
+
     def combine(self, cond: Tensor, other: Tensor, scale: Scale, state: State) -> Tensor:
         # The vector is cos(phi) c + sin(phi) n over its norm, with tan(2 phi) = 2 <c, n> / (<c, c> - <n, n>).
         cosine, sine = dot(cond, cond) - dot(other, other), 2 * dot(cond, other)
@@ -140,6 +145,7 @@ class MagnitudeAware(SpaceGuider):
         ValueError: If alpha < 0.
     """
 
+    name: ClassVar[str] = "mambo_g"
     alpha: float = 8.0
 
     def __post_init__(self) -> None:

@@ -78,8 +78,7 @@ def _sentence(one: Config) -> str:
 
 
 def _name(cell: Mapping[str, Any]) -> str:
-    scale = "" if cell["guidance"] in (None, 1) else f" scale={cell['guidance']:g}"
-    return f"{cell['sampler']}{scale}@{cell['nfe']:g}"
+    return f"{' '.join(filter(None, [cell['sampler'], cell['guided']]))}@{cell['nfe']:g}"
 
 
 def _interval(row: Mapping[str, Any]) -> str:

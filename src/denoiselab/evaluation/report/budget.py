@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from denoiselab.evaluation.records import Record
+from denoiselab.evaluation.records import Record, evaluations
 from denoiselab.evaluation.report.tables import by_series, digits
 from denoiselab.evaluation.store import Store
 from denoiselab.evaluation.verdicts.frontiers import LEVEL, comparison, groups
@@ -71,15 +71,16 @@ class Budget:
             sign = 1 if both.estimates[0].lower_is_better else -1
             for i, record in enumerate(group):
                 name = series[record["cell"]]
-                if record.get(field) is not None and record[field] <= limit:
+                cost = _cost(record, field)
+                if cost is not None and cost <= limit:
                     former = within.get(name)
                     if former is None or sign * both.value(i) < sign * both.value(former):
                         within[name] = i
             if within:
                 best, ties, worse = both.best([*within.values()])
                 named = [series[group[i]["cell"]] + f"@{group[i]['nfe']}" for i in range(len(group))]
-                cost = group[best][field] / _UNITS[unit][1]
-                parts = [f"under {self.text}: {named[best]}, {digits(group[best]['score'])} ({cost:.3g} {unit})"]
+                spent = (_cost(group[best], field) or 0.0) / _UNITS[unit][1]
+                parts = [f"under {self.text}: {named[best]}, {digits(group[best]['score'])} ({spent:.3g} {unit})"]
                 parts += [f"{what}: {', '.join(named[i] for i in those)}" for what, those in
                           (("ties", ties), ("surely worse", worse)) if those]  # fmt: skip
                 out.append("; ".join(parts))
@@ -88,3 +89,8 @@ class Budget:
             if missing:
                 out.append(f"{missing} of {len(group)} cells have no {unit}: they were scored before it was measured.")
         return out
+
+
+def _cost(record: Record, field: str) -> float | None:
+    value: float | None = record.get(field)
+    return evaluations(record) if field == "network_evaluations" and value is not None else value

@@ -16,7 +16,16 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from denoiselab.evaluation.records import Record, comparable, measured, rule
+from denoiselab.evaluation.records import (
+    STRENGTH,
+    Record,
+    comparable,
+    depends_on_nfe,
+    evaluations,
+    guidance_text,
+    measured,
+    rule,
+)
 from denoiselab.evaluation.report import error_picture
 from denoiselab.evaluation.report.comparisons import comparisons
 from denoiselab.evaluation.report.published_curves import published_curves
@@ -157,8 +166,13 @@ def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
         "evaluation_ms", "rule_ms", "decode_ms", "peak_memory_mb", "device", "device_name", "devices", "seed", "metric",
         "cell", "weights_sha256", "git", "git_changes", "floor", "error", "scored", "other_code", "stopped",
     )  # fmt: skip
+    spent = evaluations(record) if record.get("network_evaluations") is not None else None
     return {
         **{key: record.get(key) for key in keys},
+        "network_evaluations": spent,
+        "guide_evaluations": record.get("guide_evaluations"),
+        "guided": guidance_text(record),
+        "strength": STRENGTH if depends_on_nfe(record) else None,
         "run": run.name,
         "series": series,
         "measure": measure,

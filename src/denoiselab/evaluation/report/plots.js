@@ -73,8 +73,8 @@ function protocol(cell, metric) {
   const error = score.standard_error === null ? "" : ` ± ${number(score.standard_error)}`;
   return [
     ["run", cell.run], ["sampler", cell.sampler], ...(cell.settings ? [["settings", cell.settings]] : []), ["NFE", cell.nfe], ["steps", cell.steps],
-    ["evaluations", cell.network_evaluations], ...time(cell), [metric, number(score.value) + error],
-    ["weights", cell.weights], ["guidance", cell.guidance === null ? "none" : cell.guidance],
+    ["evaluations", cell.network_evaluations + (cell.guide_evaluations ? `, of the guide ${cell.guide_evaluations}` : "")], ...time(cell), [metric, number(score.value) + error],
+    ["weights", cell.weights], ["guidance", cell.guidance === null ? "none" : cell.guided || cell.guidance], ...(cell.strength ? [["guidance", cell.strength]] : []),
     ["images seen", cell.images_seen === null ? "" : cell.images_seen.toLocaleString("en")], ["measure", ["metric", "n", "data", "seed", "extractor", "reference"].map(key => cell.measure[key]).join(", ")],
     ["s per 1,000", number(cell.seconds_per_1k_images) + (cell.devices ? ` on ${cell.devices} × ${cell.device_name || cell.device}` : "")],
     ["peak memory", `${number(cell.peak_memory_mb)} MB (${cell.device})`],

@@ -195,6 +195,7 @@ class Outcome(NamedTuple):
         return {
             "options": dict(one.options),
             **{key: one.record[key] for key in ("sampler", "weights", "guidance", "nfe", "steps", "error", "cell")},
+            **({"guider": one.record["guider"]} if one.record.get("guider") else {}),
             "score": one.record["score"],
             "standard_error": one.record["standard_error"],
             "fresh_cell": self.fresh[place]["cell"] if place in self.fresh else None,

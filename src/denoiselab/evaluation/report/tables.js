@@ -52,6 +52,7 @@ function grids(cells, metric, best) {
       element("span", cell.error ? "failed" : number(scoreOf(cell, metric).value), box, best.has(cell) ? "best" : "");
     }
   }
+  for (const name of new Set(cells.filter(c => c.strength).map(label))) element("div", `${name}: ${cells.find(c => label(c) === name).strength}`, failed);
   const broken = cells.filter(c => c.error);
   if (broken.length) element("h2", "Failed cells", failed);
   for (const c of broken) element("div", `${label(c)}, NFE ${c.nfe}: ${c.error}`, failed);
@@ -60,7 +61,7 @@ function grids(cells, metric, best) {
 // Scores over trainings that differ by their seed alone, and what they say of differences.
 function trainings() {
   const box = $("panels"), interval = row => `[${row.interval.map(digits).join(", ")}]`;
-  const cell = c => `${c.sampler}${c.guidance === null || c.guidance === 1 ? "" : ` scale=${c.guidance}`}@${c.nfe}`;
+  const cell = c => `${[c.sampler, c.guided].filter(Boolean).join(" ")}@${c.nfe}`;
   $("trainings").style.display = data.panels.length ? "" : "none";
   for (const panel of data.panels) {
     element("p", `${panel.trainings} trainings: ${panel.runs.join(", ")}`, box);

@@ -9,7 +9,14 @@ from typing import Any
 from PIL import Image
 
 from denoiselab.cleaning import aligned, figure_text, line, path_part
-from denoiselab.evaluation.records import Record, finished, lower_is_better
+from denoiselab.evaluation.records import (
+    STRENGTH,
+    Record,
+    depends_on_nfe,
+    finished,
+    guidance_text,
+    lower_is_better,
+)
 from denoiselab.evaluation.store import Store
 from denoiselab.evaluation.verdicts.compare import DOMINATED, SURE, TIED
 from denoiselab.evaluation.verdicts.frontiers import standings
@@ -41,15 +48,14 @@ def by_series(records: Sequence[Record], *, code: bool = True) -> dict[str, list
 
     The name of a group has what differs between the groups.
     """
-    several = {key for key in ("weights", "guidance") if len({record[key] for record in records}) > 1}
+    several_weights = len({record["weights"] for record in records}) > 1
+    guided = len({guidance_text(record, always=True) for record in records}) > 1
     groups: dict[str, list[Record]] = {}
     for record in records:
-        scale, words = record["guidance"], [record["sampler"]]
-        if "guidance" in several or scale not in (None, 1):
-            words.append(f"scale={1 if scale is None else scale:g}")
+        words = [record["sampler"], *filter(None, [guidance_text(record, always=guided)])]
         if record.get("classifier_scale") is not None:
             words.append(f"classifier={record['classifier_scale']:g}")
-        if "weights" in several:
+        if several_weights:
             words.append(record["weights"])
         if code and record.get("other_code"):
             words.append(f"code={code_name(record)}")
@@ -103,7 +109,8 @@ def table(records: Sequence[Record]) -> str:
             for row in rows
         }
         rows_of_text.append([name, *[cells.get(budget, "") for budget in budgets]])
-    return f"{line(title)}\n{aligned(rows_of_text)}"
+    notes = [f"{name}: {STRENGTH}" for name, rows in by_series(records).items() if depends_on_nfe(rows[0])]
+    return "\n".join([line(title), aligned(rows_of_text), *map(line, notes)])
 
 
 def digits(score: float) -> str:

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from denoiselab.evaluation.contracts import INFINITY
-from denoiselab.evaluation.records import Record, comparable
+from denoiselab.evaluation.records import Record, comparable, evaluations
 from denoiselab.evaluation.report.tables import by_series, digits
 from denoiselab.evaluation.store import Store
 from denoiselab.evaluation.verdicts import Comparison
@@ -97,7 +97,7 @@ def _group(group: Sequence[Record], both: Comparison, metric: str, series: Mappi
             "cell": record["cell"],
             "series": series[record["cell"]],
             "nfe": record["nfe"],
-            "network_evaluations": record["network_evaluations"],
+            "network_evaluations": evaluations(record),
             "value": both.value(i),
             "standard_error": _plain(both.error(i)),
             "standing": standings[i],

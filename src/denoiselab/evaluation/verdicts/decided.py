@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.evaluation.contracts import INFINITY
-from denoiselab.evaluation.records import Record
+from denoiselab.evaluation.records import Record, evaluations
 from denoiselab.evaluation.verdicts.compare import Comparison, Estimate
 
 
@@ -82,4 +82,4 @@ def decided_comparison(group: Sequence[Record]) -> DecidedComparison:
 def _estimate(record: Record, at: str, *, lower: bool) -> Estimate:
     score, error = record["score"], record["standard_error"]
     infinite = (score, error) if at == "infinity" else (None, None)
-    return Estimate(record["cell"], score, error, record["n"], None, lower, record["network_evaluations"], *infinite)
+    return Estimate(record["cell"], score, error, record["n"], None, lower, evaluations(record), *infinite)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from denoiselab.evaluation.contracts import INFINITY, Influences
-from denoiselab.evaluation.records import Record, comparable, finished
+from denoiselab.evaluation.records import Record, comparable, evaluations, finished
 from denoiselab.evaluation.verdicts.compare import Comparison, Estimate, compare
 from denoiselab.evaluation.verdicts.decided import decided_comparison
 
@@ -63,7 +63,7 @@ def estimate(record: Record, influences: Mapping[str, Influences], metric: str) 
         record["n"],
         own if own is not None and own.n == record["n"] else None,
         bool(at_n.get("lower_is_better", True)),
-        record["network_evaluations"],
+        evaluations(record),
         infinite.get("value"),
         infinite.get("standard_error"),
     )
@@ -74,7 +74,7 @@ def mark_pareto(
 ) -> None:
     """Set `pareto` of each record: whether no comparable cell of no greater cost is surely better; see `Comparison`.
 
-    The cost is the number of network evaluations a sample; a call under guidance makes two.
+    The cost is the number of network evaluations a sample, those of a guide too; a call under guidance makes two.
 
     Args:
         records: Of cells.

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 import yaml  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from denoiselab.evaluation.records import guidance_text
+
 _Text = Annotated[str, Field(min_length=1)]
 _Calls = Annotated[int, Field(gt=0)]
 _Value = Annotated[float, Field(allow_inf_nan=False)]
@@ -193,6 +195,8 @@ def differences(table: Table, own: Own) -> list[str]:
     if record.get("classifier_scale") != theirs.classifier_scale:
         scales = (record.get("classifier_scale") or "none", theirs.classifier_scale or "none")
         out.append("classifier's scale: {}, theirs {}".format(*scales))
+    if record.get("guider"):
+        out.append(f"guider: {guidance_text(record)}, theirs plain guidance")
     averaged = "raw" if record["weights"] == "raw" else "ema"
     if theirs.weights is not None and averaged != theirs.weights:
         out.append(f"weights: {record['weights']}, theirs {theirs.weights}")
