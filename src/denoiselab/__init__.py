@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from denoiselab import analytic as analytic
     from denoiselab.choices import build as build
+    from denoiselab.choices import guider as guider
     from denoiselab.choices import names as names
     from denoiselab.choices import network as network
     from denoiselab.choices import objective as objective
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from denoiselab.choices import schedule as schedule
     from denoiselab.choices import spacing as spacing
     from denoiselab.exact_models import exact as exact
+    from denoiselab.guidance import Guidance as Guidance
     from denoiselab.model import Model as Model
     from denoiselab.networks.conditioning import Conditioning as Conditioning
     from denoiselab.noise import BrownianNoise as BrownianNoise
@@ -33,10 +35,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "BrownianNoise": "noise",
     "Conditioning": "networks.conditioning",
+    "Guidance": "guidance",
     "Model": "model",
     "Noise": "noise",
     "build": "choices",
     "exact": "exact_models",
+    "guider": "choices",
     "load": "pretrained",
     "names": "choices",
     "network": "choices",
@@ -50,11 +54,13 @@ _HOMES = {
 __all__ = [
     "BrownianNoise",
     "Conditioning",
+    "Guidance",
     "Model",
     "Noise",
     "analytic",
     "build",
     "exact",
+    "guider",
     "load",
     "names",
     "network",

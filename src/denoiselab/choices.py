@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hydra._internal.config_loader_impl import ConfigLoaderImpl
     from omegaconf import DictConfig
 
+    from denoiselab.guidance import Guider
     from denoiselab.objectives import Objective
     from denoiselab.samplers import Sampler
     from denoiselab.samplers.spacing import Spacing
@@ -111,6 +112,12 @@ def build(group: str, name: str, /, **options: Any) -> Any:
 def sampler(name: str, /, **options: Any) -> Sampler:
     """A sampler of `conf/sampler`: `sampler("dpmpp_2m", steps=20, spacing="karras")`; see `build`."""
     out: Sampler = build("sampler", name, **options)
+    return out
+
+
+def guider(name: str, /, **options: Any) -> Guider:
+    """A rule of guidance of `conf/guider`: `guider("apg", eta=0.5)`; see `build`."""
+    out: Guider = build("guider", name, **options)
     return out
 
 

@@ -19,9 +19,9 @@ from typing import Any
 _PACKAGE = "denoiselab"
 _ROOT = Path(__file__).parent
 
-# Modules that check, write and show; results do not depend on them.
+# Modules that check, read, write and show; results do not depend on them.
 _APART = re.compile(
-    r"denoiselab\.(app|training|cleaning|files|progress|code_digest|evaluation\.(report|store|ranks|memory))(\..*)?"
+    r"denoiselab\.(app|training|guides|cleaning|files|progress|code_digest|evaluation\.(report|store|ranks|memory))(\..*)?"
 )
 
 # The sources at the start of the process, since files may be edited while it runs; parsed when needed.

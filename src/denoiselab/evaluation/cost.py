@@ -161,7 +161,8 @@ def cost_of_call(
     if steer is not None:
         flops["nfe"] = operations(Guidance(), steer) - flops["network_evaluations"]
     if isinstance(guidance.guider, Auto):
-        flops["guide_evaluations"] = operations(Guidance(0.0, Auto(guide=guidance.guider.guide, named="")))
+        alone = dataclasses.replace(guidance.guider, interval=None, scale_schedule=None, rescale=0.0)
+        flops["guide_evaluations"] = operations(Guidance(0.0, alone))
     out: dict[str, Any] = {"flops": flops}
     if guidance.acts or steer is not None:
         plain = model.bound(index)

@@ -112,7 +112,8 @@ def check_type(path: str, value: Any, annotation: Any) -> None:
     except ValidationError as error:
         messages = dict.fromkeys(detail["msg"].removeprefix("Input ") for detail in error.errors())
         simple = [m for m in messages if "instance of" not in m and "callable" not in m]
-        readable = " or ".join(simple) or "it must be a node with a _target_"
+        otherwise = "a list" if any("Sequence" in one for one in messages) else "a node with a _target_"
+        readable = " or ".join(simple) or f"it must be {otherwise}"
         raise BadInput(f"{path}={value!r}: {readable.removeprefix('Value error, ')}.") from None
 
 

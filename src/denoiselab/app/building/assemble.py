@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException  # 
 from denoiselab.app.building import parts, rehearsal
 from denoiselab.app.building.error_splits import fine_of
 from denoiselab.app.building.evaluator import HELD_OUT_LOSS, Evaluator, frontier_of, optimized_metric
+from denoiselab.app.building.guiders import Guided
 from denoiselab.app.building.monitors import check_monitors
 from denoiselab.app.building.training_callbacks import PeriodicEvaluations
 from denoiselab.app.config.settings import Config, TrainSettings, parse
@@ -117,8 +118,9 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         interruption=interruption,
     )
     names = ema.planned(settings.max_images, settings.batch_size)
-    frontier = frontier_of(config["evaluation"], model, names)
-    fine = fine_of(config["evaluation"], frontier, model, names, "evaluation")
+    guided = Guided(model, config)
+    frontier = frontier_of(config["evaluation"], guided, names)
+    fine = fine_of(config["evaluation"], frontier, guided, names, "evaluation")
     periodic = PeriodicEvaluations(config, model, names, evaluator)
     trainer = _trainer(config, settings, path, interruption, periodic, evaluator)
     if settings.optimized_metric == HELD_OUT_LOSS and not len(held_out):

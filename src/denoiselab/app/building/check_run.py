@@ -10,6 +10,7 @@ import torch
 
 from denoiselab.app.building import checks, parts
 from denoiselab.app.building.evaluator import frontier_of, optimized_metric
+from denoiselab.app.building.guiders import Guided
 from denoiselab.app.building.training_callbacks import PeriodicEvaluations
 from denoiselab.app.config.settings import Config, Evaluation, TrainSettings, parse
 from denoiselab.app.runs.devices import check_devices
@@ -63,7 +64,7 @@ def _rehearse(content: str) -> None:
         _check_decoders(objective)
     parts.build_augmentation(config)
     names = parts.build_ema(config).planned(config["max_images"], config["batch_size"])
-    optimized_metric(config["optimized_metric"], frontier_of(config["evaluation"], model, names))
+    optimized_metric(config["optimized_metric"], frontier_of(config["evaluation"], Guided(model, config), names))
     periodic = PeriodicEvaluations(config, model, names)
     if "frontier" in config["callbacks"]:
         periodic.frontier(*(config["callbacks"]["frontier"][key] for key in ("samplers", "nfe", "num_samples")))

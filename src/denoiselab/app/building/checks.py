@@ -16,7 +16,7 @@ from denoiselab.codecs import Identity
 from denoiselab.conditioners import Clean
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import BadInput
-from denoiselab.guidance import Guidance
+from denoiselab.guidance import Auto, Guidance
 from denoiselab.model import Model
 from denoiselab.nodes.contracts import described
 from denoiselab.objectives import Objective
@@ -178,12 +178,37 @@ def check_sampler(
             f"{where}: {type(sampler.threshold).__name__} keeps x0 in the range of images; the network's input is "
             f"{sees}; {instead}."
         )
-    for one in guidance:
-        one.check(sampler, model.denoiser.schedule)
     if sampler.measurement is not None and any(one.acts for one in guidance):
         where = "guidance" if option is None else f"{option}.guidance"
         scales = [one.scale for one in guidance]
         raise BadInput(f"{where}={scales}: {type(sampler).__name__} measures the model without guidance; use 1.")
+
+
+def check_steps(
+    sampler: Sampler, model: Model, guidance: Sequence[Guidance], steps: int | None = None, where: str = ""
+) -> None:
+    """Refuse guidance that does not work with a sampler of so many steps, its own by default; `where` names the cell.
+
+    Raises:
+        BadInput: If a guider refuses the sampler, or its interval has none of the steps.
+    """
+    for one in guidance:
+        try:
+            one.check(sampler, model.denoiser.schedule, steps)
+        except ValueError as error:
+            raise BadInput(f"{where}{error}") from None
+
+
+def check_negative(model: Model, guidance: Guidance) -> None:
+    """Refuse negative prompts that have no effect."""
+    negative = getattr(model.conditioner, "negative_prompts", None)
+    if negative is None or (guidance.acts and not isinstance(guidance.guider, Auto)):
+        return
+    why = "guidance=1 evaluates no" if not guidance.acts else "the guide has the prompts themselves and no"
+    raise BadInput(
+        f"conditioner.negative_prompts={list(negative)}: {why} null condition, whose place they take; use guidance "
+        "other than 1 by a guider such as cfg, or leave them out."
+    )
 
 
 def check_conditions(model: Model) -> None:

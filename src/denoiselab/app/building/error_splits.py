@@ -7,20 +7,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from denoiselab.app.building.evaluator import Evaluator, frontier_of
+from denoiselab.app.building.guiders import Guided
 from denoiselab.app.config.settings import Config, Evaluation
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier, Record, Store, error_split
-from denoiselab.model import Model
 from denoiselab.training.ema import Names
 
 
-def fine_of(evaluation: Config, frontier: Frontier, model: Model, names: Names, option: str) -> Frontier | None:
+def fine_of(evaluation: Config, frontier: Frontier, guided: Guided, names: Names, option: str) -> Frontier | None:
     """The fine runs with which the errors of a frontier's cells are split; None if they are not.
 
     Args:
         evaluation: The checked node of `frontier`.
         frontier: The cells.
-        model: To be scored.
+        guided: The model to be scored.
         names: Of the model's weights.
         option: Name of the node, for messages.
 
@@ -34,7 +34,7 @@ def fine_of(evaluation: Config, frontier: Frontier, model: Model, names: Names, 
     asked = evaluation["fine_samplers"]
     own = {"samplers": asked, "nfe": [evaluation["fine_nfe"]], "extra_nfe": {}}
     try:
-        fine = frontier_of({**evaluation, **own}, model, names, option)
+        fine = frontier_of({**evaluation, **own}, guided, names, option)
     except BadInput as error:
         said = re.sub(rf"{re.escape(option)}\.(nfe|samplers)", rf"{option}.fine_\1", str(error))
         raise BadInput(said) from None

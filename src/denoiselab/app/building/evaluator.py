@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
@@ -18,6 +18,7 @@ import torch.distributed as dist
 from denoiselab.app.building import checks, parts
 from denoiselab.app.building.analytic_moments import learn
 from denoiselab.app.building.classifier_guidance import Steering
+from denoiselab.app.building.guiders import Guided
 from denoiselab.app.config.settings import Evaluation
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.run_directory import git_revision
@@ -41,7 +42,6 @@ from denoiselab.evaluation import (
 )
 from denoiselab.evaluation.verdicts.sequential import FEWEST
 from denoiselab.from_config import with_hashes
-from denoiselab.guidance import Guidance
 from denoiselab.model import Model
 from denoiselab.samplers import Sampler
 from denoiselab.training.ema import Names
@@ -56,17 +56,19 @@ HELD_OUT_LOSS = "held_out/loss"
 _FRESH = 4
 
 
-def frontier_of(evaluation: Config, model: Model, names: Names, option: str = "evaluation") -> Frontier:
-    """The frontier of a checked node `evaluation`."""
-    nodes = parts.sampler_nodes(evaluation["samplers"], f"{option}.samplers")
-    asked, guidance = evaluation["weights"], [Guidance(scale) for scale in evaluation["guidance"]]
-    listed = asked if isinstance(asked, list) else [asked]
-    checks.check_guidance(model, guidance, f"{option}.guidance={[one.scale for one in guidance]}")
+def frontier_of(evaluation: Config, guided: Guided, names: Names, option: str = "evaluation") -> Frontier:
+    """The frontier of a checked node `evaluation`, of a model that is guided."""
+    nodes, model = parts.sampler_nodes(evaluation["samplers"], f"{option}.samplers"), guided.model
+    asked = evaluation["weights"]
+    weights = [names.chosen(one, f"{option}.weights") for one in (asked if isinstance(asked, list) else [asked])]
+    guiders = parts.guider_nodes(evaluation.get("guiders", ["cfg"]), f"{option}.guiders")
+    guidance = replace(guided, weights=weights).all(evaluation["guidance"], guiders, f"{option}.guiders")
+    checks.check_guidance(model, guidance, f"{option}.guidance={[*map(float, evaluation['guidance'])]}")
     samplers = parts.build_samplers(nodes)
     for name, sampler in samplers.items():
         checks.check_sampler(sampler, model, guidance, option, name)
     try:
-        return Frontier(
+        frontier = Frontier(
             samplers,
             {name: with_hashes(node) for name, node in nodes.items()},
             model.denoiser.schedule,
@@ -75,13 +77,16 @@ def frontier_of(evaluation: Config, model: Model, names: Names, option: str = "e
             evaluation["num_samples"],
             evaluation["batch_size"],
             evaluation["seed"],
-            [names.chosen(one, f"{option}.weights") for one in listed],
+            weights,
             guidance,
             rescore=evaluation["rescore"],
             stopping=_stopping(evaluation, option) if evaluation.get("stop") == "decided" else None,
         )
     except ValueError as error:
         raise BadInput(str(error).replace("evaluation.", f"{option}.")) from None
+    for (name, steps), calls in zip(frontier.cells, frontier.calls, strict=True):
+        checks.check_steps(samplers[name], model, guidance, steps, f"{option}: {name} at {calls} calls: ")
+    return frontier
 
 
 def _stopping(evaluation: Config, option: str) -> Stopping:

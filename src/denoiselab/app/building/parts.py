@@ -115,6 +115,13 @@ def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict
     return nodes
 
 
+def guider_nodes(entries: Sequence[str | Mapping[str, Any]], option: str) -> list[dict[str, Any]]:
+    """The checked nodes of `choices.guider_nodes`."""
+    nodes = choices.guider_nodes(entries, option)
+    check({option: nodes})
+    return nodes
+
+
 def metric_nodes(evaluation: Evaluation) -> dict[str, Any]:
     """The checked nodes of `choices.metric_nodes`."""
     nodes = choices.metric_nodes(evaluation)

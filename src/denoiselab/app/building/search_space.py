@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field
 
@@ -27,7 +27,11 @@ _TYPES: Mapping[str, Any] = {
     "weights": str,
     "nfe": Annotated[int, Field(ge=1)],
     "sampler": str,
+    "guider": str,
 }
+
+# Options whose own ones are searched too, as `sampler.<option>`, and that are choices of `conf/`.
+_NODES = ("sampler", "guider")
 
 # Groups of `conf/` whose choices an option of a sampler may name.
 _GROUPS = ("spacing", "threshold")
@@ -57,7 +61,8 @@ class Combination:
         rule: Its sampler.
         steps: Of the sampler.
         nfe: Budget of network calls; None: those of `steps`.
-        guidance: Scale of classifier-free guidance.
+        guidance: Scale of the guider.
+        guider: Its configuration.
         weights: As they were asked for; None for the first.
     """
 
@@ -66,6 +71,7 @@ class Combination:
     steps: int
     nfe: int | None
     guidance: float
+    guider: Mapping[str, Any]
     weights: str | None
 
     @property
@@ -82,31 +88,45 @@ class Combination:
         return sampler.nfe(self.steps, schedule)
 
 
-def combinations(
-    over: Mapping[str, Sequence[Any]], sampler: Mapping[str, Any], nfe: int | None, guidance: float, weights: str | None
-) -> list[Combination]:
+class Base(NamedTuple):
+    """What a combination has where none is searched.
+
+    Args:
+        sampler: Its configuration.
+        nfe: Budget; None for that of the sampler's steps.
+        guidance: Scale of the guider.
+        guider: Its configuration.
+        weights: None for the first.
+    """
+
+    sampler: Mapping[str, Any]
+    nfe: int | None
+    guidance: float
+    guider: Mapping[str, Any]
+    weights: str | None
+
+
+def combinations(over: Mapping[str, Sequence[Any]], base: Base) -> list[Combination]:
     """All combinations, checked and built.
 
     Args:
         over: Option to values.
-        sampler: Configuration of the sampler where `over` names no other.
-        nfe: Budget where it names none.
-        guidance: Scale where it names none.
-        weights: Where it names none.
+        base: Where `over` names nothing.
 
     Raises:
         BadInput: If an option is unknown, or a value refused.
     """
-    _check(over, nfe)
+    _check(over, base.nfe)
     rules: dict[str, Rule] = {}
     out = []
     for values in itertools.product(*over.values()):
         chosen = dict(zip(over, values, strict=True))
-        rule = _rule(chosen, sampler)
+        rule = _rule(chosen, base.sampler)
         steps = rule.sampler.steps
         rule = rules.setdefault(json.dumps({**rule.node, "steps": None}, sort_keys=True), rule)
-        scale = float(chosen.get("guidance", guidance))
-        out.append(Combination(chosen, rule, steps, chosen.get("nfe", nfe), scale, chosen.get("weights", weights)))
+        scale, guider = float(chosen.get("guidance", base.guidance)), _guider(chosen, base.guider)
+        budget, weights = chosen.get("nfe", base.nfe), chosen.get("weights", base.weights)
+        out.append(Combination(chosen, rule, steps, budget, scale, guider, weights))
     return out
 
 
@@ -114,10 +134,13 @@ def _check(over: Mapping[str, Sequence[Any]], nfe: int | None) -> None:
     if not over:
         raise BadInput("task.over={}: name at least one option with its values, such as task.over={guidance:[1,2]}.")
     for option, values in over.items():
-        known = option in _TYPES or re.fullmatch(r"sampler(\.\w+)+", option)
+        known = option in _TYPES or re.fullmatch(rf"({'|'.join(_NODES)})(\.\w+)+", option)
         if not known:
             hint = closest(option, _TYPES)
-            raise BadInput(f"task.over.{option}: unknown option; {hint}allowed: {', '.join(_TYPES)}, sampler.<option>.")
+            raise BadInput(
+                f"task.over.{option}: unknown option; {hint}allowed: {', '.join(_TYPES)}, sampler.<option>, "
+                "guider.<option>."
+            )
         if not values:
             raise BadInput(f"task.over.{option}=[]: name at least one value.")
         if len({json.dumps(value, sort_keys=True) for value in values}) < len(values):
@@ -139,16 +162,30 @@ def _rule(chosen: Mapping[str, Any], base: Mapping[str, Any]) -> Rule:
     if "sampler" in chosen:
         ((label, found),) = choices.sampler_nodes([chosen["sampler"]], "task.over.sampler").items()
         node = copy.deepcopy(found)
-    own = {option: value for option, value in chosen.items() if option.startswith("sampler.")}
+    node = _with_options("sampler", node, chosen)
+    own = [option for option in chosen if option.startswith("sampler.") and option != "sampler.steps"]
+    label += "".join(_suffix(option, chosen[option]) for option in sorted(own, key=lambda one: one.count(".")))
+    return Rule(label, node, construct(node, "sampler"))
+
+
+def _guider(chosen: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """The checked configuration of the guider of a combination."""
+    node = copy.deepcopy(dict(base))
+    if "guider" in chosen:
+        (node,) = choices.guider_nodes([chosen["guider"]], "task.over.guider")
+    return _with_options("guider", node, chosen)
+
+
+def _with_options(part: str, node: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """The checked node of a part with the options of it that are searched."""
+    own = {option: value for option, value in chosen.items() if option.startswith(f"{part}.")}
     for option, value in sorted(own.items(), key=lambda item: item[0].count(".")):
         node = _set(node, option, value)
-        if option != "sampler.steps":
-            label += _suffix(option, value)
     node = options.completed(node)
-    tree = {"sampler": node}
+    tree = {part: node}
     options.check(tree)
     check_nodes(tree)
-    return Rule(label, node, construct(node, "sampler"))
+    return node
 
 
 def _suffix(option: str, value: Any) -> str:
@@ -167,7 +204,7 @@ def _set(node: dict[str, Any], option: str, value: Any) -> dict[str, Any]:
     for key in path:
         inner = place.get(key)
         if not isinstance(inner, dict):
-            raise BadInput(f"task.over.{option}: unknown option; this sampler's '{key}' has no options.")
+            raise BadInput(f"task.over.{option}: unknown option; '{key}' has no options here.")
         place = inner
     place[last] = value
     return node

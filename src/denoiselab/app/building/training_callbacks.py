@@ -12,6 +12,7 @@ import torch
 
 from denoiselab.app.building import parts
 from denoiselab.app.building.evaluator import HELD_OUT_LOSS, Evaluator, frontier_of, optimized_metric
+from denoiselab.app.building.guiders import Guided
 from denoiselab.app.config.settings import Evaluation, parse
 from denoiselab.console import console
 from denoiselab.evaluation.level_losses import level_losses
@@ -70,11 +71,11 @@ class PeriodicEvaluations:
         self._evaluator.measure(self._measure)
 
     def frontier(self, samplers: Sequence[str], nfe: Sequence[int], num_samples: int) -> Scoring:
-        """A function that scores a small frontier: the run's first weights, guidance scale and metric."""
+        """A function that scores a small frontier: the run's first weights, guidance and metric."""
         evaluation = self._config["evaluation"]
         own = {"samplers": samplers, "nfe": nfe, "extra_nfe": {}, "num_samples": num_samples, "stop": "fixed"}
-        small = {**evaluation, **own, "weights": self._weights(), "guidance": evaluation["guidance"][:1]}
-        frontier = frontier_of(small, self._model, self._names, "callbacks.frontier")
+        small = {**evaluation, **own, "weights": self._weights(), **_firsts(evaluation)}
+        frontier = frontier_of(small, Guided(self._model, self._config), self._names, "callbacks.frontier")
         parts.build_extractor(self._config, self._measure, num_samples)
         never = self._config["callbacks"]["frontier"]["every_images"] is None
         name = "frontier/best" if never else self._config["optimized_metric"]
@@ -103,7 +104,10 @@ class PeriodicEvaluations:
         """A function that draws samples and writes their picture."""
         evaluation, weights = self._config["evaluation"], self._weights()
         own = {"samplers": [sampler], "nfe": [nfe], "extra_nfe": {}, "num_samples": num_samples, "weights": weights}
-        frontier = frontier_of({**evaluation, **own}, self._model, self._names, "callbacks.preview")
+        own |= _firsts(evaluation)
+        frontier = frontier_of(
+            {**evaluation, **own}, Guided(self._model, self._config), self._names, "callbacks.preview"
+        )
         ((_, steps),) = frontier.cells
 
         drawing = Drawing(frontier.samplers[sampler], evaluation["seed"], steps, frontier.guidance[0])
@@ -128,3 +132,8 @@ class PeriodicEvaluations:
         listed = asked if isinstance(asked, list) else [asked]
         first = next((one for one in listed if one is None or width_of(one) is None), None)
         return self._names.chosen(first, "evaluation.weights")
+
+
+def _firsts(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """The first guidance of an evaluation alone."""
+    return {name: evaluation[name][:1] for name in ("guidance", "guiders")}

@@ -16,14 +16,13 @@ from torch import Tensor
 from denoiselab import progress
 from denoiselab.app.building import checks
 from denoiselab.app.building.analytic_moments import learn
-from denoiselab.app.building.classifier_guidance import Steering, steering
+from denoiselab.app.building.classifier_guidance import steering
 from denoiselab.app.commands import task
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.paths import short_hash
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import write_text
-from denoiselab.guidance import Guidance
 from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing, Model
 from denoiselab.networks.conditioning import Conditioning
@@ -60,7 +59,7 @@ class DrawingTask(task.Task):
         num_samples: Number of samples.
         batch_size: Samples a network call; it does not change the samples.
         seed: Sample i is a function of (seed, i).
-        guidance: Scale of classifier-free guidance: 1 is the conditional model, 0 the unconditional one.
+        guidance: Scale of the guider: of `cfg` 1 is the conditional model, 0 the unconditional one.
         format: `png`: a file a sample and a grid; `npz`: one array "images", (N, H, W, C) uint8, and a grid.
     """
 
@@ -136,12 +135,15 @@ class DrawingTask(task.Task):
         """Draw the samples, and write them to a new folder, which is returned."""
         conditions = {name: value for name, value in asked.conditioner or () if value is not None}
         opened = task.open_checkpoint(asked, conditions)
-        sampler = task.sampler_for(asked, opened.model, Guidance(self.guidance))
+        guidance = task.guidance_for(asked, self.guidance, opened)
+        sampler = task.sampler_for(asked, opened.model, guidance)
         self.check_conditions(opened.model)
+        checks.check_negative(opened.model, guidance)
         opened.model.denoiser.to(opened.device)
         sampler = self.prepare(asked, opened, sampler)
+        checks.check_steps(sampler, opened.model, [guidance])
         steer = steering(asked.classifier_guidance, opened.model, opened.device)
-        facts: dict[str, Any] = {} if steer is None else steer.facts
+        facts: dict[str, Any] = {**guidance.rule, **({} if steer is None else steer.facts)}
         options = {name: value for name, value in self.options(asked).items() if name not in _NAMED}
         short = short_hash([asked.sampler, opened.sha256, options, conditions, facts])
         rule = f"{type(sampler).__name__.lower()}_steps{sampler.steps}"
@@ -150,16 +152,18 @@ class DrawingTask(task.Task):
         calls = _calls(sampler, opened.model.denoiser.schedule)
         with task.working(out, "sampling", self.number * calls, "call") as (partial, work):
             learn(sampler, opened.model, lambda: opened.loaded.data()[0], opened.home, work.check)
-            samples, index, counts = self._drawn(sampler, opened, steer, calls, work)
+            samples, index, counts = self._drawn(
+                Drawing(sampler, self.seed, None, guidance, self.noise_class, steer), opened, calls, work
+            )
             labels = (opened.model.conditioner if steer is None else steer).described(index)
             self.write(partial, samples, opened.model, labels)
             record = {
-                **self.record(asked),
+                **{name: value for name, value in self.record(asked).items() if name != "guider"},
                 "checkpoint": str(opened.path.resolve()),
                 "checkpoint_sha256": opened.sha256,
                 "weights": opened.weights,
                 **counts,
-                **({} if self.guidance == 1 else {"guided_channels": opened.model.conditioner.guided_channels}),
+                **({} if not guidance.acts else {"guided_channels": opened.model.conditioner.guided_channels}),
                 **facts,
                 **self.facts(),
             }
@@ -169,14 +173,13 @@ class DrawingTask(task.Task):
         return out
 
     def _drawn(
-        self, sampler: Sampler, opened: task.Opened, steer: Steering | None, calls: int, work: task.Work
+        self, drawing: Drawing, opened: task.Opened, calls: int, work: task.Work
     ) -> tuple[Tensor, Tensor, dict[str, float]]:
         """The samples, on the CPU, whose conditions they have, and the calls and evaluations of networks of one."""
         model = opened.model
-        drawing = Drawing(sampler, self.seed, None, Guidance(self.guidance), self.noise_class, steer)
         samples, indices, counts = [], [], Counter[str]()
         for rows in torch.arange(self.number, device=opened.device).split(self.batch_size):
-            start = self.start(rows, sampler, model)
+            start = self.start(rows, drawing.sampler, model)
             on_step = progress.Steps(work.bar, len(rows) * calls, work.check)
             drawn, tally = self.draw(start, drawing, model, on_step)
             on_step.finish()

@@ -34,8 +34,8 @@ class Encode(task.Task):
         num_samples: Number of samples of the data.
         batch_size: Samples a network call; it does not change the result.
         seed: Of the choice of samples.
-        guidance: Scale of classifier-free guidance in decoding: 1 is the conditional model.
-        inversion_guidance: Scale in encoding. With more than 1 x_T is no standard noise.
+        guidance: Scale of the guider in decoding: of `cfg` 1 is the conditional model.
+        inversion_guidance: Scale of `cfg` in encoding. With more than 1 x_T is no standard noise.
         fixed_point: Iterations that invert each step, with as many more calls each; 0 takes a step the other way.
         format: Of the reconstructions; `png`: a file a sample and a grid; `npz`: one array "images", and a grid.
     """
@@ -60,14 +60,16 @@ class Encode(task.Task):
         """Encode, decode and write latents, reconstructions, pairs and `encoding.json`; returns the new folder."""
         opened = task.open_checkpoint(asked)
         model, number = opened.model, self.num_samples
-        sampler = task.sampler_for(asked, model, Guidance(self.guidance))
-        ways = encoding.Ways(Guidance(self.guidance), Guidance(self.inversion_guidance), self.fixed_point)
+        guidance = task.guidance_for(asked, self.guidance, opened)
+        sampler = task.sampler_for(asked, model, guidance)
+        ways = encoding.Ways(guidance, Guidance(self.inversion_guidance), self.fixed_point)
         check_inversion("encode", sampler, model, ways.inversion, self.fixed_point)
         train, held_out = opened.loaded.data()
         data = split_of(train, held_out, opened.loaded.config["data"]["name"], self.split, number)
         own = [self.inversion_guidance, self.fixed_point]
         own = [] if (self.guidance, *own) == (1, 1, 0) else own
-        short = short_hash([asked.sampler, opened.sha256, self.format, self.guidance, *own])
+        rules = [guidance.rule] if guidance.rule else []
+        short = short_hash([asked.sampler, opened.sha256, self.format, self.guidance, *own, *rules])
         rule = f"{type(sampler).__name__.lower()}_steps{sampler.steps}"
         name = f"{rule}_{self.split}_{opened.weights}_seed{self.seed}_n{number}_{short}"
         out = opened.new_path(asked, "encodings", name)
@@ -99,7 +101,7 @@ class Encode(task.Task):
                 ),
                 "latents_std": float(result.latents.std()),
                 "sampler": asked.sampler,
-                "guidance": self.guidance,
+                **guidance.facts,
                 **(dict(zip(("inversion_guidance", "fixed_point"), own, strict=True)) if own else {}),
                 **({"residual": span(result.residuals)} if self.fixed_point else {}),
                 "seed": self.seed,

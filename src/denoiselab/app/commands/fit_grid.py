@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from denoiselab import progress
-from denoiselab.app.commands.task import Opened, Task, Work, check_finite, open_checkpoint, sampler_for
+from denoiselab.app.commands.task import Opened, Task, Work, check_finite, guidance_for, open_checkpoint, sampler_for
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.config.spelling import override
 from denoiselab.app.runs.paths import short_hash
@@ -28,7 +28,7 @@ class FitGrid(Task):
 
     Args:
         method: How; a choice of task/method.
-        guidance: Scale of classifier-free guidance: 1 is the conditional model, 0 the unconditional one.
+        guidance: Scale of the guider: of `cfg` 1 is the conditional model, 0 the unconditional one.
     """
 
     method: GridSearch
@@ -46,14 +46,15 @@ class FitGrid(Task):
     def run(self, asked: SampleSettings) -> Path:
         """Fit and write it; returns the file."""
         opened = open_checkpoint(asked)
-        sampler = sampler_for(asked, opened.model, Guidance(self.guidance))
-        settings = {"sampler": asked.sampler, "grid": asked.task["method"], "guidance": self.guidance}
+        guidance = guidance_for(asked, self.guidance, opened)
+        sampler = sampler_for(asked, opened.model, guidance)
+        settings = {"sampler": asked.sampler, "grid": asked.task["method"], **guidance.facts}
         facts = {**settings, "weights": opened.weights, "checkpoint_sha256": opened.sha256}
         name = f"{type(sampler).__name__.lower()}_steps{sampler.steps}_{opened.weights}_{short_hash(facts)}.json"
         out = opened.new_path(asked, "grids", name)
         total = self.method.num_samples * (2 * self.method.fine + (self.method.runs + 2) * sampler.steps)
         with Interruption() as interruption, progress.bar("grid", total, unit="call") as bar:
-            grid = self._fitted(sampler, opened, Work(bar, interruption))
+            grid = self._fitted(sampler, opened, guidance, Work(bar, interruption))
             record = {
                 "lam": grid.lam,
                 "distance": grid.distance,
@@ -72,12 +73,12 @@ class FitGrid(Task):
         )
         return out
 
-    def _fitted(self, sampler: Sampler, opened: Opened, work: Work) -> Grid:
+    def _fitted(self, sampler: Sampler, opened: Opened, guidance: Guidance, work: Work) -> Grid:
         """The grid."""
         denoiser = opened.model.denoiser.to(opened.device)
         index = torch.arange(self.method.num_samples, device=opened.device)
         try:
-            denoise = opened.model.bound(index, Guidance(self.guidance))
+            denoise = opened.model.bound(index, guidance)
         except ValueError as error:
             raise BadInput(str(error)) from None
         try:

@@ -17,6 +17,7 @@ from denoiselab.app.building import checks, parts
 from denoiselab.app.building.classifier_guidance import steering
 from denoiselab.app.building.error_splits import fine_of
 from denoiselab.app.building.evaluator import Evaluator, frontier_of
+from denoiselab.app.building.guiders import Guided
 from denoiselab.app.commands import outputs
 from denoiselab.app.commands.measuring import Measuring
 from denoiselab.app.commands.report import matches, write_joint
@@ -56,7 +57,8 @@ class ScoreFrontier(Measuring):
         samplers: Names of conf/sampler, each with a grid behind an @ if not its own.
         nfe: Network calls a sample.
         extra_nfe: Further budgets of single samplers; none where nfe alone is given.
-        guidance: Scales of classifier-free guidance.
+        guidance: Scales of the guiders.
+        guiders: Names of conf/guider, or names with options, such as {name: apg, eta: 0.5}: each at every scale.
         rescore: Whether cells are scored again that another version of the code has scored, which are kept, and those
             whose influences are lost.
         stop: `fixed`: num_samples a cell; `decided`: until it is sure which cells are better.
@@ -73,6 +75,7 @@ class ScoreFrontier(Measuring):
     nfe: list[int] | None = None
     extra_nfe: dict[str, list[int]] | None = None
     guidance: list[float] | None = None
+    guiders: list[str | dict[str, Any]] | None = None
     rescore: bool = False
     stop: Literal["fixed", "decided"] | None = None
     level: float | None = None
@@ -99,6 +102,7 @@ class ScoreFrontier(Measuring):
 
     def check(self, asked: SampleSettings) -> None:
         parts.sampler_nodes(self.samplers or [], "task.samplers")
+        parts.guider_nodes(self.guiders or [], "task.guiders")
 
     def run(self, asked: SampleSettings) -> None:
         """Score; finished cells are stored where the program is stopped."""
@@ -158,8 +162,9 @@ def _job(path: Path, options: Config, asked: SampleSettings) -> Job:
         for one in [asked.weights] if isinstance(asked.weights, str) else asked.weights:
             loaded.names.chosen(one, "weights")
     config, evaluation = evaluation_of(loaded, own)
-    frontier = frontier_of(config["evaluation"], loaded.model, loaded.names, "task")
-    fine = fine_of(config["evaluation"], frontier, loaded.model, loaded.names, "task")
+    guided = Guided(loaded.model, loaded.config, path)
+    frontier = frontier_of(config["evaluation"], guided, loaded.names, "task")
+    fine = fine_of(config["evaluation"], frontier, guided, loaded.names, "task")
     return Job(path, home_of(path), loaded, frontier, config, evaluation, fine)
 
 
@@ -171,9 +176,10 @@ def evaluation_of(loaded: Loaded, own: Mapping[str, Any]) -> tuple[Config, Evalu
     """
     trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
     default: Config = {
-        "weights": None, "guidance": [1], "metric_options": {}, "reference": None, "reference_n": None,
-        "reference_data": "same", "rescore": False, "stop": "fixed", "level": 0.05, "max_samples": 50_000,
-        "boundary": "simulated", "error_split": 0, "fine_samplers": ["unipc", "heun"], "fine_nfe": 200,
+        "weights": None, "guidance": [1], "guiders": ["cfg"], "metric_options": {}, "reference": None,
+        "reference_n": None, "reference_data": "same", "rescore": False, "stop": "fixed", "level": 0.05,
+        "max_samples": 50_000, "boundary": "simulated", "error_split": 0, "fine_samplers": ["unipc", "heun"],
+        "fine_nfe": 200,
     }  # fmt: skip
     evaluation = replaced({**default, **trained}, own)
     parsed = parse(Evaluation, evaluation, "task")
@@ -221,6 +227,7 @@ def _score(job: Job, asked: SampleSettings, device: torch.device, interruption: 
     if leader:
         console(stderr=True).print(f"{job.path}: {loaded.images_seen:,} images seen")
         outputs.tell_inexact(job.frontier)
+        outputs.tell_one_sided(job.frontier, job.evaluation.metrics)
     records = evaluator.score(job.frontier, job.evaluation, loaded.images_seen)
     if job.fine is not None:
         outputs.split_errors(evaluator, (job.frontier, job.fine), job.evaluation, loaded.images_seen, records)

@@ -16,7 +16,6 @@ from denoiselab.app.commands.drawing import DrawingTask, Start, described
 from denoiselab.app.commands.from_images import Entry, check_inversion, latents_of
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.errors import BadInput
-from denoiselab.guidance import Guidance
 from denoiselab.media.kinds import medium
 from denoiselab.model import Model
 from denoiselab.noise import SAMPLING, Noise
@@ -105,7 +104,8 @@ class Interpolate(DrawingTask):
         if self.between == "noised":
             sampler = self._entry.of(sampler, opened.model.denoiser.schedule)
         else:
-            check_inversion("interpolate", sampler, opened.model, Guidance(self.guidance))
+            self._guidance = task.guidance_for(asked, self.guidance, opened)
+            check_inversion("interpolate", sampler, opened.model, self._guidance)
         level = sampler.grid(opened.model.denoiser.schedule)[0]
         self._facts = {
             "images_sha256": self._given.data.fingerprint,
@@ -126,7 +126,7 @@ class Interpolate(DrawingTask):
         cond = self._given.conditions(model, first, self._asked.conditioner)
         if self.between == "encoded":
             own, tally = self._given.conditions(model, pairs, self._asked.conditioner), Tally()
-            denoise = tally.counted(model.bound(pairs, Guidance(self.guidance), own, tally))
+            denoise = tally.counted(model.bound(pairs, self._guidance, own, tally))
             x = [sampler.encode(denoise, model.denoiser.schedule, end)[place] for end in z]
             self._facts["nfe_encode"] = mean_count(tally.rows, 2 * len(pairs))
             return Start(first, slerp(x[0], x[1], fraction), cond)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from denoiselab.app.building import error_splits
 from denoiselab.app.commands.report import papers
+from denoiselab.app.config import overrides
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.cleaning import line
 from denoiselab.console import console
@@ -84,6 +85,19 @@ def tell_inexact(frontier: Frontier) -> None:
     """Say which budgets a sampler cannot spend."""
     for name, budget, nfe in frontier.inexact:
         text = f"{name} cannot spend exactly {budget} network calls; it spends {nfe}."
+        console(stderr=True).print(text)
+
+
+def tell_one_sided(frontier: Frontier, metrics: Sequence[str]) -> None:
+    """Say that guidance trades diversity for fidelity, where no metric tells them apart."""
+    if (
+        any(one.acts for one in frontier.guidance)
+        and metrics
+        and not {"precision_recall", "density_coverage"} & {*metrics}
+    ):
+        more = [name for name in ("precision_recall", "class_accuracy") if name in overrides.names("metric")]
+        wanted = ",".join(dict.fromkeys([*metrics, *more]))
+        text = f"guidance trades diversity for fidelity, which one distance hides; metrics=[{wanted}] shows both."
         console(stderr=True).print(text)
 
 

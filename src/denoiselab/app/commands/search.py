@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from denoiselab.app.building import checks
 from denoiselab.app.building.evaluator import Evaluator
-from denoiselab.app.building.search_space import Combination, combinations
+from denoiselab.app.building.guiders import Guided, once
+from denoiselab.app.building.search_space import Base, Combination, combinations
 from denoiselab.app.commands import outputs
 from denoiselab.app.commands.frontier import Job, evaluation_of, evaluator_of, join_ranks
 from denoiselab.app.commands.measuring import Measuring
@@ -44,10 +46,11 @@ class Search(Measuring):
     Each combination is scored with `num_samples` samples, and the chosen ones with as many fresh ones.
 
     Args:
-        over: Option to values: `guidance`, `weights`, `nfe`, `sampler` (names of conf/sampler), and any option of the
-            sampler as `sampler.<option>`; `sampler.spacing` and `sampler.threshold` take names of their choices too.
+        over: Option to values: `guidance`, `weights`, `nfe`, `sampler` and `guider` (names of conf/sampler and
+            conf/guider), and any option of these as `sampler.<option>`, `guider.<option>`; `sampler.spacing` and
+            `sampler.threshold` take names of their choices too.
         nfe: Network calls a sample, where `over` names none; null: those of sampler.steps.
-        guidance: Scale of classifier-free guidance, where `over` names none.
+        guidance: Scale of the guider, where `over` names none.
         confirm: Combinations that are scored on fresh samples: the best one, and at most so many in all that tie.
         level: Probability of any wrong verdict.
     """
@@ -74,7 +77,7 @@ class Search(Measuring):
         """Score, choose, and score the chosen ones again; returns the file of the result."""
         path = checkpoint_file(asked.ckpt)
         loaded = read(path, data=asked.data)
-        entrants = [_entrant(one, loaded) for one in self._combinations(asked)]
+        entrants = [_entrant(one, loaded, path) for one in self._combinations(asked)]
         options, shared = self.options(asked), [one.name for one in fields(Measuring)]
         given = {name: options[name] for name in shared if options[name] is not None}
         config, evaluation = evaluation_of(loaded, given)
@@ -112,7 +115,8 @@ class Search(Measuring):
     def _combinations(self, asked: SampleSettings) -> list[Combination]:
         assert asked.sampler is not None
         assert not isinstance(asked.weights, list)
-        return combinations(self.over, asked.sampler, self.nfe, self.guidance, asked.weights)
+        assert asked.guider is not None
+        return combinations(self.over, Base(asked.sampler, self.nfe, self.guidance, asked.guider, asked.weights))
 
 
 class _Entrant(NamedTuple):
@@ -120,12 +124,14 @@ class _Entrant(NamedTuple):
 
     Args:
         combination: Its options.
-        cell: Weights, scale of guidance, label of the sampler, and steps.
+        guidance: Scale and rule.
+        cell: Weights, facts of the guidance, label of the sampler, and steps.
         budget: Of network calls.
     """
 
     combination: Combination
-    cell: tuple[str, float, str, int]
+    guidance: Guidance
+    cell: tuple[str, str, str, int]
     budget: int
 
 
@@ -136,23 +142,29 @@ class _Found(NamedTuple):
     scouted: Scouted
 
 
-def _entrant(one: Combination, loaded: Loaded) -> _Entrant:
+def _entrant(one: Combination, loaded: Loaded, path: Path) -> _Entrant:
     """Check a combination with the model.
 
     Raises:
         BadInput: If it has no such weights or guidance, or the sampler does not suit it.
     """
     model, sampler = loaded.model, one.rule.sampler
-    guidance = [Guidance(one.guidance)]
-    checks.check_guidance(model, guidance, f"guidance={one.guidance:g}")
-    checks.check_sampler(sampler, model, guidance, "task.over", one.rule.label)
     weights = loaded.names.chosen(one.weights, "weights")
+    guidance = Guided(model, loaded.config, path, [weights]).guidance(one.guidance, one.guider)
+    checks.check_guidance(model, [guidance], f"guidance={one.guidance:g}")
+    checks.check_sampler(sampler, model, [guidance], "task.over", one.rule.label)
     try:
         budget = one.budget(model.denoiser.schedule)
         steps = sampler.steps if sampler.adaptive else sampler.steps_for(budget, model.denoiser.schedule)
     except ValueError as error:
         raise BadInput(f"task.over: {one.rule.label}: {error}") from None
-    return _Entrant(one, (weights, one.guidance, one.rule.label, steps), budget)
+    checks.check_steps(sampler, model, [guidance], steps, f"task.over: {one.rule.label}: ")
+    return _Entrant(one, guidance, (weights, _facts(guidance.facts), one.rule.label, steps), budget)
+
+
+def _facts(record: Mapping[str, Any]) -> str:
+    """Of a guidance, or of the one that made the samples of a record."""
+    return json.dumps([record["guidance"], record.get("guider")], sort_keys=True)
 
 
 def _frontier(entrants: Sequence[_Entrant], loaded: Loaded, numbers: tuple[int, int, int], first: int = 0) -> Frontier:
@@ -177,7 +189,7 @@ def _frontier(entrants: Sequence[_Entrant], loaded: Loaded, numbers: tuple[int, 
             budgets,
             *numbers,
             [*dict.fromkeys(one.cell[0] for one in entrants)],
-            [Guidance(scale) for scale in dict.fromkeys(one.cell[1] for one in entrants)],
+            once([one.guidance for one in entrants]),
             first=first,
         )
     except ValueError as error:
@@ -187,7 +199,7 @@ def _frontier(entrants: Sequence[_Entrant], loaded: Loaded, numbers: tuple[int, 
 def _scored(evaluator: Evaluator, job: Job, entrants: Sequence[_Entrant], frontier: Frontier) -> list[_Found]:
     """Combinations with their scores, each cell once a budget; a sampler may spend the same calls of two budgets."""
     records = evaluator.score(frontier, job.evaluation, job.loaded.images_seen)
-    cells = {(r["weights"], r["guidance"], r["sampler"], r["steps"]): r for r in reversed(records)}
+    cells = {(r["weights"], _facts(r), r["sampler"], r["steps"]): r for r in reversed(records)}
     once = {(one.cell, one.combination.group): one for one in reversed(entrants)}
     return [
         _Found(one, Scouted(one.combination.options, cells[one.cell], one.combination.group))

@@ -15,6 +15,7 @@ import torch
 
 from denoiselab import progress
 from denoiselab.app.building import checks
+from denoiselab.app.building.guiders import Guided
 from denoiselab.app.config.early import check_new
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.paths import checkpoint_file, device_of, new_folder
@@ -35,8 +36,8 @@ class Task(ABC):
 
     A task is a dataclass: its fields are its options, with their types, ranges and defaults. A file of `conf/task`
     names the class as `_target_`, and composes the parts of the configuration that the task takes beside its own
-    options: `sampler`, `data`, `logger`, `classifier_guidance`, `conditioner`. An option or a part that a task does
-    not have cannot be set with it.
+    options: `sampler`, `guider`, `data`, `logger`, `classifier_guidance`, `conditioner`. An option or a part that a
+    task does not have cannot be set with it.
 
     Every task takes `ckpt` or `import`, `weights`, `out`, `accelerator` and `log_dir` (`SampleSettings`).
     """
@@ -169,11 +170,18 @@ def open_checkpoint(asked: SampleSettings, conditions: Mapping[str, Any] = Mappi
     return Opened(path, sha256_of(path), loaded, weights, device_of(asked.accelerator))
 
 
+def guidance_for(asked: SampleSettings, scale: float, opened: Opened) -> Guidance:
+    """The guidance of a scale and the guider that is asked for."""
+    guided = Guided(opened.model, opened.loaded.config, opened.path, [opened.weights])
+    return guided.guidance(scale, asked.guider)
+
+
 def sampler_for(asked: SampleSettings, model: Model, guidance: Guidance) -> Sampler:
     """The sampler that is asked for."""
     sampler: Sampler = construct(asked.sampler, "sampler")
     checks.check_guidance(model, [guidance], f"guidance={guidance.scale}")
     checks.check_sampler(sampler, model, [guidance])
+    checks.check_steps(sampler, model, [guidance])
     return sampler
 
 

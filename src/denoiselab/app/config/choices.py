@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,21 @@ def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict
             raise BadInput(f"{option}={names}: '{label}' is listed more than once.")
         nodes[label] = node
     options.check(nodes)
+    return nodes
+
+
+def guider_nodes(
+    entries: Sequence[str | Mapping[str, Any]], option: str = "evaluation.guiders"
+) -> list[dict[str, Any]]:
+    """The configurations of names of `conf/guider`, or of names with options: `{name: apg, eta: 0.5}`."""
+    nodes: list[dict[str, Any]] = []
+    for entry in entries:
+        given = {"name": entry} if isinstance(entry, str) else dict(entry)
+        name = given.pop("name", None)
+        if not isinstance(name, str):
+            raise BadInput(f"{option}={entry}: it needs a name of conf/guider, such as {{name: apg, eta: 0.5}}.")
+        nodes.append({**_choice("guider", name, option), **given})
+        options.check({f"{option}.{name}": nodes[-1]})
     return nodes
 
 

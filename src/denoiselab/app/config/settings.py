@@ -45,6 +45,7 @@ class Evaluation(_Settings):
     seed: int = Field(ge=0, lt=2**63)
     weights: str | list[str] | None
     guidance: list[Annotated[float, Field(allow_inf_nan=False)]]
+    guiders: list[str | Node]
     extractor: Node
     metrics: list[str]
     metric_options: dict[str, Node]
@@ -126,6 +127,7 @@ class Conditions(_Settings):
     """What samples are conditioned on, in turn, and which channels guidance acts on."""
 
     prompts: list[str] | None
+    negative_prompts: list[str] | None
     classes: list[int] | None
     guided_channels: int | None
 
@@ -142,6 +144,7 @@ class SampleSettings(_Settings):
     import_: Node | None = Field(default=None, alias="import")
     task: Node
     sampler: Node | None = None
+    guider: Node | None = None
     data: Node | None = None
     conditioner: Conditions | None = None
     classifier_guidance: ClassifierGuidance | None = None

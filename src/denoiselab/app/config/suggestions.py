@@ -29,6 +29,9 @@ _OTHER_NAMES = {
     "image_size": "data.shape",
     "n_samples": "num_samples",
     "prompt": "conditioner.prompts",
+    "negative_prompt": "conditioner.negative_prompts",
+    "guidance_rescale": "guider.rescale",
+    "guidance_interval": "guider.interval",
 }
 
 

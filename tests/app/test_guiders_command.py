@@ -1,0 +1,161 @@
+"""Guiders from the command line: tasks, frontiers, searches, autoguidance, and what is refused."""
+
+import json
+import re
+import subprocess
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import QUICK, command
+
+from denoiselab import load
+from denoiselab.app.building.guiders import Guided
+from denoiselab.codecs import Identity
+from denoiselab.guidance import CFGPlusPlus, Guidance
+from denoiselab.guides import AutoGuide
+from denoiselab.pretrained import read
+from denoiselab.samplers import DDIM
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    """A quick class-conditional run."""
+    logs = tmp_path_factory.mktemp("conditional")
+    own = ["conditioner=label", "logger=none", "callbacks.frontier.every_images=null", "evaluation.nfe=[2]"]
+    words = command("train.py", *QUICK, *own, f"paths.log_dir={logs}", f"paths.run_dir={logs / 'run'}")
+    run = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return logs / "run"
+
+
+@pytest.fixture
+def sample(invoke, conditional, tmp_path):
+    def call(*arguments, out="out"):
+        result = invoke("sample.py", f"ckpt={conditional}", f"out={tmp_path / out}", *arguments)
+        return result, tmp_path / out
+
+    return call
+
+
+DRAWN = ["num_samples=4", "sampler.steps=3", "format=npz"]
+
+
+def test_samples_state_the_guider_where_it_acts(sample, conditional):
+    drawn = {}
+    for name, options, wanted in (
+        ("plain", ["guidance=3"], None),
+        ("split", ["guidance=3", "guider.split=true"], None),
+        ("neutral", ["guidance=1", "guider=apg"], None),
+        ("apg", ["guidance=3", "guider=apg", "guider.interval=[0.2,1.6]"], {"name": "apg", "interval": [0.2, 1.6]}),
+        ("cfgpp", ["guidance=0.6", "guider=cfgpp"], {"name": "cfgpp", "depends_on_nfe": True}),
+    ):
+        result, out = sample(*DRAWN, *options, out=name)
+        assert result.code == 0, result.err
+        record = json.loads((out / "samples.json").read_text())
+        assert record.get("guider") == wanted
+        drawn[name] = np.load(out / "samples.npz")["images"], record
+    assert np.abs(drawn["split"][0].astype(int) - drawn["plain"][0]).max() <= 1
+    assert drawn["plain"][1]["network_evaluations"] == 6
+    assert drawn["neutral"][1]["network_evaluations"] == 3
+    assert 3 < drawn["apg"][1]["network_evaluations"] < 6
+    model = load(conditional)
+    own = model.sample(DDIM(steps=3), 4, guidance=Guidance(0.6, CFGPlusPlus()))
+    assert np.array_equal(own.numpy()[:, 0], drawn["cfgpp"][0][..., 0])
+
+
+def test_a_guide_is_a_checkpoint_with_weights_of_its_own(sample, conditional, finished):
+    result, out = sample(*DRAWN, "guidance=2", "guider=auto", "guider.weights=raw")
+    assert result.code == 0, result.err
+    record = json.loads((out / "samples.json").read_text())
+    assert (record["nfe"], record["network_evaluations"], record["guide_evaluations"]) == (3, 3, 3)
+    assert record["guider"]["guide"]["weights"] == "raw"
+    model, guide = load(conditional), load(conditional, "raw")
+    rows = torch.arange(4)
+    x = torch.randn(4, *model.shape, generator=torch.Generator().manual_seed(0))
+    level = model.denoiser.schedule.level(torch.tensor(0.5, dtype=torch.float64))
+    cond = model.conditioner.sample(rows)
+    a, b = model.denoiser(x, level, cond).x0, guide.denoiser(x, level, cond).x0
+    guided = model.bound(rows, Guidance(2.0, AutoGuide(model=str(conditional), weights="raw")))(x, level).x0
+    assert torch.allclose(guided, b + 2 * (a - b), atol=1e-6)
+    assert not torch.allclose(a, b)
+    result, _ = sample(*DRAWN, "guidance=2", "guider=auto", f"guider.model={finished}", out="uncond")
+    assert result.code == 0, result.err
+
+
+def test_a_guide_sees_what_the_model_sees(conditional):
+    loaded = read(conditional / "checkpoints" / "last.ckpt")
+    node = {"_target_": "denoiselab.guides.AutoGuide", "model": str(conditional), "weights": "raw"}
+
+    def refusal(model=loaded.model, **changed):
+        config = {**loaded.config, **{part: {**loaded.config[part], **options} for part, options in changed.items()}}
+        with pytest.raises(ValueError, match=re.escape(f"guider.model={conditional}: ")) as error:
+            Guided(model, config).guider(node, "guider")
+        return str(error.value)
+
+    assert Guided(loaded.model, loaded.config).guider(node, "guider").facts["guide"]["weights"] == "raw"
+    wide = replace(loaded.model, codec=Identity([1, 16, 16]))
+    assert "its network takes [1, 8, 8], the model's [1, 16, 16]" in refusal(wide)
+    assert "another codec" in refusal(codec={"_target_": "denoiselab.codecs.Logit"})
+    assert "conditioner.num_classes is 10, the model's 5" in refusal(conditioner={"num_classes": 5})
+    assert "it was trained on digits, the model on mnist" in refusal(data={"name": "mnist"})
+
+
+REFUSED = [
+    (["guider=agp"], ["guider=agp: unknown; did you mean 'apg'?"]),
+    (["guider=apg", "guider.etta=1"], ["guider.etta", "did you mean 'guider.eta'"]),
+    (["guider.interval=[2,1]"], ["guider.interval=[2, 1]", "0 <= lo < hi"]),
+    (["guider.interval=[500,600]"], ["guider.interval=[500, 600]: no step of DDIM begins there"]),
+    (["guider=apg", "guider.momentum=-0.5", "sampler=heun"], ["guider.momentum=-0.5", "several calls a step"]),
+    (["guider=cfgpp", "guidance=0.5", "sampler=dpmpp_2m"], ["CFGPlusPlus", "DPMSolverPP adds no predicted noise"]),
+    (["guider=cfgpp"], ["guidance=3", "lambda, from 0 to 1"]),
+    (["guider.interval=3"], ["guider.interval=3: it must be a list"]),
+    (["guidance=inf"], ["guidance=inf", "finite"]),
+    (["guider=auto", "guider.weights=ema"], ["guider.weights=ema: the guide is the model itself"]),
+    (["guider=auto", "guider.weights=emma"], ["guider.weights=emma", "did you mean 'ema'"]),
+    (["guider=auto", "guider.model=/nowhere"], ["guider.model=/nowhere: no such run directory or checkpoint file"]),
+    (["task=frontier", "guiders=[apq]"], ["task.guiders: guider=apq: unknown", "did you mean 'apg'"]),
+    (["task=frontier", "guiders=[{eta:1}]"], ["task.guiders", "needs a name"]),
+    (["task=search", "over={guider.eta:[1]}"], ["guider.eta=1: unknown option"]),
+    (["task=search", "over={guider:[apq]}"], ["guider=apq: unknown"]),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), REFUSED)
+def test_what_does_not_go_together_is_refused_before_a_file_is_written(arguments, says, sample):
+    task = any(text.startswith("task=") for text in arguments)
+    common = [] if task else ["num_samples=2", "sampler.steps=3", "guidance=3"]
+    given = {text.partition("=")[0] for text in arguments}
+    common = [text for text in common if text.partition("=")[0] not in given]
+    result, out = sample(*common, *arguments)
+    assert result.code == 2, result.err
+    for words in says:
+        assert words in result.last
+    assert not out.exists()
+
+
+def test_a_frontier_has_scales_and_guiders_as_axes(sample):
+    guiders = "guiders=[cfg,{name:apg,interval:[0.2,10]}]"
+    words = ["task=frontier", "samplers=[ddim]", "nfe=[3]", "num_samples=24", "guidance=[1,3]", guiders]
+    result, out = sample(*words)
+    assert result.code == 0, result.err
+    records = json.loads((out / "frontier.json").read_text())
+    told = [(record["guidance"], record.get("guider")) for record in records]
+    acts = {"name": "apg", "interval": [0.2, 10.0]}
+    assert told == [(1.0, None), (3.0, None), (3.0, acts)]  # at scale 1 they do not differ
+    assert "ddim scale=3 apg interval (0.2, 10]" in result.out
+    assert "metrics=[frechet,precision_recall" in result.err
+    plain, guided = (record["flops_per_sample"] / record["network_evaluations"] for record in records[1:])
+    assert plain == pytest.approx(guided)
+    assert len({record["cell"] for record in records}) == 3
+
+
+def test_a_search_is_over_guiders_and_their_options(sample):
+    over = "over={guidance:[1,3],guider.interval:[null,[0.2,10]]}"
+    result, out = sample("task=search", "nfe=3", "num_samples=24", "confirm=1", over)
+    assert result.code == 0, result.err
+    (file,) = out.glob("search_*.json")
+    found = json.loads(file.read_text())["combinations"]
+    acts = {"name": "cfg", "interval": [0.2, 10.0]}
+    assert [(one["guidance"], one.get("guider")) for one in found] == [(1.0, None), (3.0, None), (3.0, acts)]
