@@ -22,6 +22,7 @@ from denoiselab.evaluation.features.classifier import DomainClassifier
 from denoiselab.evaluation.features.dinov2 import DINOv2
 from denoiselab.evaluation.features.efficientnet import EfficientNetLite0
 from denoiselab.evaluation.features.fidelity import CLIP, VGG16, InceptionV3
+from denoiselab.evaluation.features.several import SeveralExtractors
 from denoiselab.evaluation.frontier import Frontier
 from denoiselab.evaluation.metrics.class_accuracy import ClassAccuracy
 from denoiselab.evaluation.metrics.frechet import FrechetDistance
@@ -69,6 +70,7 @@ __all__ = [
     "Reference",
     "Score",
     "Scorer",
+    "SeveralExtractors",
     "SlicedWasserstein",
     "Statistics",
     "Stopping",

@@ -91,6 +91,7 @@ class Metric(Protocol):
         reads_reference: Whether it compares with a reference.
         reads_held_out: Whether it reads `Layer.held_out` of the reference; False if absent.
         reads_classes: Whether it reads `Layer.classes`; False if absent.
+        averaged: Whether values by different extractors have one scale, so that their mean is a score; False if absent.
         favours_data: Whether draws of the data score better than those of other distributions; True if absent.
         lower_is_better: By name of each score, without the extractor's name.
     """

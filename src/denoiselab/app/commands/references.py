@@ -10,7 +10,7 @@ from denoiselab.app.config.settings import Config, TrainSettings, parse
 from denoiselab.app.runs.paths import check_accelerator, device_of
 from denoiselab.console import console
 from denoiselab.errors import BadInput
-from denoiselab.evaluation import Workspace
+from denoiselab.evaluation import SeveralExtractors, Workspace
 from denoiselab.evaluation.features.extractors import ImageExtractor
 from denoiselab.nodes.instantiate import check as check_nodes
 from denoiselab.nodes.instantiate import construct
@@ -41,18 +41,22 @@ def run(config: Config, directory: Path | None = None) -> Path:
     """Fetch weights if asked to, compute the statistics of the training split, and say where they are."""
     settings = check(config)
     extractor = construct(config["evaluation"]["extractor"], "evaluation.extractor")
-    if not isinstance(extractor, ImageExtractor):
+    each = [*extractor.extractors.values()] if isinstance(extractor, SeveralExtractors) else [extractor]
+    if not all(isinstance(one, ImageExtractor) for one in each):
         raise BadInput("evaluation.extractor: points are scored against fresh points; there is nothing to compute.")
     work, name = Workspace(Path(settings.paths.cache_dir)), config["data"]["name"]
     metrics, nodes = parts.build_metrics(settings.evaluation), parts.metric_nodes(settings.evaluation)
     try:
-        if config["download"] and extractor.weights is not None:
-            extractor.weights.download()
+        for one in each:
+            if config["download"] and one.weights is not None:
+                one.weights.download()
         train, held_out = construct(config["data"], "data").load()
-        scorer = extractor.fit(train, held_out, metrics, nodes, work)
-        identity = {"data": name, "split": scorer.split}
-        reference = scorer.reference(train, identity, work, device_of(config["accelerator"]))
+        for one in each:
+            scorer = one.fit(train, held_out, metrics, nodes, work)
+            identity = {"data": name, "split": scorer.split}
+            reference = scorer.reference(train, identity, work, device_of(config["accelerator"]))
+            console().print(f"{scorer.name} of {reference.n:,} images of {name} ({scorer.split}): {reference.path}")
     except (ValueError, OSError) as error:
         raise BadInput(str(error)) from None
-    console().print(f"{scorer.name} of {reference.n:,} images of {name} ({scorer.split}): {reference.path}")
-    return reference.path
+    path: Path = reference.path
+    return path

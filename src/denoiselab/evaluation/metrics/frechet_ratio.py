@@ -12,14 +12,14 @@ from denoiselab.evaluation.metrics.frechet import FrechetDistance, frechet_dista
 class FrechetRatio(Metric):
     """The Fréchet distance of samples to the training data over that of held-out data (FDr): 1 if as near as those.
 
-    Of one extractor; FDr-k is the mean of the ratios of k extractors. The distance of n images is too large by a
-    multiple of 1/n, so ratios are comparable at equal numbers of samples and of held-out images.
+    FDr-k is the mean of the ratios of k extractors, see `SeveralExtractors`. The distance of n images is too large by
+    a multiple of 1/n, so ratios are comparable at equal numbers of samples and of held-out images.
 
     Source: Representation Fréchet Loss for Visual Generation, arXiv 2604.28190.
     """
 
     layer = FEATURES
-    reads_moments, reads_features, reads_reference, reads_held_out = True, False, True, True
+    reads_moments, reads_features, reads_reference, reads_held_out, averaged = True, False, True, True, True
     lower_is_better: Mapping[str, bool] = {"fdr": True}
 
     def __init__(self) -> None:
