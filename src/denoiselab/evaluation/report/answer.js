@@ -16,49 +16,44 @@ const lossOf = (cell, metric) => {
   return value === null ? null : lower_is_better === false ? -value : value;
 };
 
+// The comparison of all pairs that a cell is one of, as it was computed when the page was written, and its place there.
+function comparisonOf(cell, metric) {
+  const number = data.cells.indexOf(cell);
+  const comparison = data.comparisons.find(c => c.metric === metric && c.cells.includes(number));
+  return comparison ? {comparison, place: comparison.cells.indexOf(number)} : null;
+}
+
 // What is compared of a cell, its sign changed where more is better: at infinite n, or at n. Cells of different n have
 // different biases at n.
 function comparedLoss(cell, metric) {
-  const comparison = comparisonOf(cell.group, metric), place = comparison ? comparison.cells.indexOf(data.cells.indexOf(cell)) : -1;
-  if (place < 0) return lossOf(cell, metric);
-  return scoreOf(cell, metric).lower_is_better === false ? -comparison.values[place] : comparison.values[place];
+  const found = comparisonOf(cell, metric);
+  if (!found) return lossOf(cell, metric);
+  const value = found.comparison.values[found.place];
+  return scoreOf(cell, metric).lower_is_better === false ? -value : value;
 }
 
-// The comparison of all pairs of a group's cells by a metric, as it was computed when the page was written.
-function comparisonOf(group, metric) {
-  return data.comparisons.find(c => c.group === group && c.metric === metric) ?? null;
-}
-
-// The loss of a minus that of b, with its standard error; null where the two were not compared.
+// The loss of a minus that of b, with its standard error and the verdict of a; null where the two were not compared.
 function versus(a, b, metric) {
-  const comparison = a.group === b.group ? comparisonOf(a.group, metric) : null;
-  if (!comparison) return null;
-  const i = comparison.cells.indexOf(data.cells.indexOf(a)), j = comparison.cells.indexOf(data.cells.indexOf(b));
-  if (i < 0 || j < 0) return null;
+  const first = comparisonOf(a, metric), second = comparisonOf(b, metric);
+  if (!first || first.comparison !== second?.comparison) return null;
+  const {comparison, place: i} = first, j = second.place;
   if (i === j) return {difference: 0, error: 0, half: 0, paired: true, verdict: "tie"};
   const [low, high] = i < j ? [i, j] : [j, i];
   const at = low * (2 * comparison.cells.length - low - 1) / 2 + high - low - 1;  // upper triangle, by rows
-  const error = comparison.error[at], difference = (i < j ? 1 : -1) * comparison.difference[at];
+  const error = comparison.error[at], difference = (i < j ? 1 : -1) * comparison.difference[at], own = comparison.verdict[at];
   if (error === null) return null;
-  const half = comparison.critical * error;
-  const verdict = difference === 0 && error === 0 ? "tie" : Math.abs(difference) <= half ? "undecided" : difference < 0 ? "better" : "worse";
-  return {difference, error, half, paired: comparison.paired[at] === 1, verdict};
+  const verdict = i < j ? own : {better: "worse", worse: "better"}[own] ?? own;
+  return {difference, error, half: comparison.critical * error, paired: comparison.paired[at] === 1, verdict};
 }
 
-// The kind of each cell's mark: dominated (surely beaten for no more cost), tied (not told from a cell of no more
-// cost), sure (surely better than all of these), or lowest where there is no comparison and only values decide.
+// The kind of each cell's mark: its standing, or lowest and higher where cells were not compared and only values decide.
 function marks(cells, metric, cost) {
-  const out = new Map();
-  for (const cell of cells) {
-    const rivals = cells.filter(c => c !== cell && !c.other_code === !cell.other_code && costOf(c, cost) <= costOf(cell, cost));
-    const against = rivals.map(c => versus(cell, c, metric));
-    if (against.some(v => v === null)) {
-      const least = Math.min(Infinity, ...rivals.map(c => lossOf(c, metric)));
-      out.set(cell, lossOf(cell, metric) < least ? "lowest" : "higher");
-    } else if (against.some(v => v.verdict === "worse")) out.set(cell, "dominated");
-    else out.set(cell, against.every(v => v.verdict === "better") ? "sure" : "tied");
-  }
-  return out;
+  const lowest = cell => cells.every(c => c === cell || !c.other_code !== !cell.other_code || costOf(c, cost) > costOf(cell, cost)
+    || lossOf(c, metric) > lossOf(cell, metric));
+  return new Map(cells.map(cell => {
+    const found = comparisonOf(cell, metric);
+    return [cell, found?.comparison.standings[cost]?.[found.place] ?? (lowest(cell) ? "lowest" : "higher")];
+  }));
 }
 
 // The best cell within a budget, those that tie with it, and those that another is surely better than: one cell a line.
@@ -122,7 +117,7 @@ function answer({rows, cheaper}, metric, cost, budget) {
   return {headline, sure};
 }
 
-const levelOf = (cell, metric) => comparisonOf(cell.group, metric)?.level ?? 0.05;
+const levelOf = (cell, metric) => comparisonOf(cell, metric)?.comparison.level ?? 0.05;
 const level = (cell, metric) => `${number(100 * levelOf(cell, metric))} %`;
 
 // A score with two or more significant digits.

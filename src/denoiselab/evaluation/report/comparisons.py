@@ -13,6 +13,9 @@ from denoiselab.evaluation.verdicts.compare import Comparison, Estimate, compare
 from denoiselab.evaluation.verdicts.decided import DecidedComparison, decided_comparison
 from denoiselab.evaluation.verdicts.frontiers import LEVEL
 
+# Fields of a record that are costs of a sample.
+COSTS = ("nfe", "network_evaluations", "ms_per_sample", "flops_per_sample", "seconds_per_1k_images")
+
 # Cells of a group, at most: the number of pairs grows with the square.
 _MOST = 120
 
@@ -21,22 +24,24 @@ def comparisons(cells: Sequence[Record], level: float = LEVEL) -> list[dict[str,
     """For each group and metric, the differences of all pairs of the cells of each run's newest checkpoint.
 
     `values` are what is compared, at infinite n or at n. `difference` and `error` (null without an estimate) are of the
-    loss of cell i minus that of cell j for i < j, row by row, and `paired` is 0 or 1; |difference| > critical x error
-    is a verdict. Of more than 120 cells, the best.
+    loss of cell i minus that of cell j for i < j, row by row, `paired` is 0 or 1, and `verdict` that of cell i.
+    `standings` are those of each cell by each cost, as of `Comparison.standings`. Of more than 120 cells, the best;
+    cells of another version of the code among themselves.
 
     Args:
         cells: Of the page, in its order, with their `group`, and their `estimates` by metric.
         level: Probability of any wrong verdict; decided cells have their own.
     """
     newest = {(cell["group"], cell["run"]): cell["images_seen"] for cell in cells}
-    groups: dict[tuple[str, str], list[tuple[int, Estimate]]] = {}
+    groups: dict[tuple[str, str, bool], list[tuple[int, Estimate]]] = {}
     for number, cell in enumerate(cells):
         if newest[cell["group"], cell["run"]] == cell["images_seen"]:
             for metric, estimate in cell["estimates"].items():
-                groups.setdefault((cell["group"], metric), []).append((number, estimate))
+                key = cell["group"], metric, bool(cell.get("other_code"))
+                groups.setdefault(key, []).append((number, estimate))
     return [
         _compared(group, metric, sorted(among, key=lambda one: _loss(one[1]))[:_MOST], cells, level)
-        for (group, metric), among in groups.items()
+        for (group, metric, _), among in groups.items()
         if len(among) > 1
     ]
 
@@ -59,7 +64,23 @@ def _compared(
         "difference": _upper(sign * found.difference),
         "error": _upper(found.standard_error if not isinstance(found, DecidedComparison) else found.scaled_error),
         "paired": [int(pair) for pair in _upper(found.paired.double())],
+        "verdict": [found.verdict(i, j) for i in range(len(numbers)) for j in range(i + 1, len(numbers))],
+        "standings": _standings(found, [cells[number] for number in numbers]),
     }
+
+
+def _standings(found: Comparison, cells: Sequence[Record]) -> dict[str, list[str | None]]:
+    """By each cost that all cells have; None without an error. Costs that rise together have the same."""
+    out, known = {}, dict[str, list[str | None]]()
+    compared = found.standard_error.isfinite().all(1).tolist()
+    for name in COSTS:
+        costs = [cell.get(name) for cell in cells]
+        if None not in costs:
+            order = str([[own <= other for own in costs] for other in costs])
+            if order not in known:
+                known[order] = [one if own else None for one, own in zip(found.standings(costs), compared, strict=True)]
+            out[name] = known[order]
+    return out
 
 
 def _upper(matrix: Tensor) -> list[Any]:

@@ -234,7 +234,7 @@ function floorOf(cells, metric) {
 function count(all, cells, scored, metric, cost) {
   const without = all.filter(c => !c.error && scoreOf(c, metric).value === null);
   const reasons = [...new Set(without.map(c => scoreOf(c, metric).reason).filter(Boolean))];
-  const comparison = cells.length ? comparisonOf(cells[0].group, metric) : null;
+  const comparison = cells.map(c => comparisonOf(c, metric)).find(Boolean)?.comparison;
   const ys = cells.map(c => scoreOf(c, metric).value);
   $("count").textContent = `${cells.length} of ${data.cells.length} cells shown.`
     + (comparison ? ` Verdicts are of all pairs at once, ${comparison.at === "infinity" ? "on the values at infinite n" : "at this n"}; the dotted line is the budget.` : "")
