@@ -30,7 +30,7 @@ def expected(lam):
 
 @pytest.mark.parametrize("schedule", [VPLinear(), Flow()])
 def test_the_exact_model_has_the_posterior_variance_at_each_level(schedule):
-    losses = level_losses(exact(DATA, schedule), points(), 4000, 512)
+    losses = level_losses(exact(DATA, schedule), points(), 4000, 512).levels
     assert [loss.lam for loss in losses] == list(LEVELS)
     for loss in losses:
         assert abs(loss.value - expected(loss.lam)) < 4 * loss.standard_error
@@ -39,25 +39,42 @@ def test_the_exact_model_has_the_posterior_variance_at_each_level(schedule):
 
 def test_it_depends_on_no_schedule_and_no_batch_size():
     first, *others = (
-        level_losses(exact(DATA, schedule), points(60), 50, size)
+        level_losses(exact(DATA, schedule), points(60), 50, size).levels
         for schedule, size in ((VPLinear(), 50), (VPLinear(), 7), (Flow(), 50))
     )
     for losses in others:
         assert [loss.value for loss in losses] == pytest.approx([loss.value for loss in first], rel=1e-4)
-    assert len(level_losses(exact(DATA, VPLinear()), points(60), 9, 9, levels=[-9.0, 0.0, 40.0])) == 1  # out of range
-    assert level_losses(exact(DATA, VPLinear()), points(1), 5, 5)[0].standard_error is None
+    assert (
+        len(level_losses(exact(DATA, VPLinear()), points(60), 9, 9, levels=[-9.0, 0.0, 40.0]).levels) == 1
+    )  # out of range
+    assert level_losses(exact(DATA, VPLinear()), points(1), 5, 5).levels[0].standard_error is None
+
+
+def test_the_error_of_the_mean_over_levels_is_its_spread():
+    """Levels share data and noise, so that their errors do not add as independent ones do."""
+    x, model = points(6400), exact(DATA, VPLinear())
+    found = [
+        level_losses(model, PointSet(x.points[part], x.labels[part]), 64, 64, seed=number)
+        for number, part in enumerate(torch.arange(6400).split(64))
+    ]
+    for one in found[:3]:
+        assert one.value == pytest.approx(sum(level.value for level in one.levels) / 8)
+        assert one.n == 64
+    spread = float(torch.tensor([one.value for one in found]).std())
+    assert sum(one.standard_error for one in found) / 100 == pytest.approx(spread, rel=0.15)
+    assert level_losses(model, x, 0, 5).levels == []
 
 
 def _on_rank(rank, path):
     dist.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=2)
-    losses = level_losses(exact(DATA, VPLinear()), points(60), 50, 16)
-    torch.save([tuple(loss) for loss in losses], path / f"{rank}.pt")
+    profile = level_losses(exact(DATA, VPLinear()), points(60), 50, 16)
+    torch.save([tuple(loss) for loss in profile.levels], path / f"{rank}.pt")
     dist.destroy_process_group()
 
 
 def test_ranks_share_the_samples_and_agree(tmp_path):
     on_ranks(_on_rank, (tmp_path,), 2)
-    alone = level_losses(exact(DATA, VPLinear()), points(60), 50, 16)
+    alone = level_losses(exact(DATA, VPLinear()), points(60), 50, 16).levels
     for rank in (0, 1):
         for found, loss in zip(torch.load(tmp_path / f"{rank}.pt"), alone, strict=True):
             assert found == pytest.approx(tuple(loss), rel=1e-6)

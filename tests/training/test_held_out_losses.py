@@ -22,8 +22,14 @@ def test_a_run_logs_a_curve_a_level_and_ends_with_a_profile(tmp_path, invoke):
     names = ["held_out/loss", *(f"held_out/loss_lam{lam:+d}" for lam in range(-4, 4))]
     assert all(float(row[name]) > 0 for row in rows for name in names)
     profile = json.loads((run / "held_out_loss.json").read_text())
-    assert list(profile) == names
-    assert profile["held_out/loss"] == sum(profile[name] for name in names[1:]) / 8
+    assert [level["lam"] for level in profile["levels"]] == [*range(-4, 4)]
+    assert profile["loss"] == pytest.approx(sum(level["loss"] for level in profile["levels"]) / 8)
+    assert all(level["standard_error"] > 0 for level in [profile, *profile["levels"]])
+    assert (profile["n"], profile["weights"], profile["split"], profile["images_seen"]) == (8, "ema", "held_out", 64)
+    assert profile["loss"] == pytest.approx(float(rows[-1]["held_out/loss"]))
+    assert (
+        f'"loss": {json.dumps([level["loss"] for level in profile["levels"]])}' in (run / "frontier.html").read_text()
+    )
     assert f"loss by level: {run / 'held_out_loss.json'}" in result.out
 
 

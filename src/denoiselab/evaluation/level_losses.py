@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from denoiselab.data import DataSet, clean
 from denoiselab.model import Model
@@ -16,6 +17,10 @@ from denoiselab.schedules import Level, Schedule
 
 # Half log-SNRs; those outside a schedule's range are left out.
 LEVELS = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
+
+
+# In a run's directory: the profile at the end of a training, and those of `task=losses`, in folders within FOLDER.
+HELD_OUT_FILE, FOLDER, LOSSES_FILE = "held_out_loss.json", "losses", "losses.json"
 
 
 class LevelLoss(NamedTuple):
@@ -30,6 +35,27 @@ class LevelLoss(NamedTuple):
     lam: float
     value: float
     standard_error: float | None
+
+
+class LossProfile(NamedTuple):
+    """The losses of a model by level.
+
+    Args:
+        value: Mean over the levels; NaN without any sample or level.
+        standard_error: Of the mean, whose terms are of the same samples; None for one sample.
+        n: Number of samples.
+        levels: By rising half log-SNR.
+    """
+
+    value: float
+    standard_error: float | None
+    n: int
+    levels: list[LevelLoss]
+
+    def record(self) -> dict[str, Any]:
+        """As plain containers: `loss`, `standard_error`, `n`, and of each of `levels` its `lam` and the same."""
+        levels = [{"lam": lam, "loss": value, "standard_error": error} for lam, value, error in self.levels]
+        return {"loss": self.value, "standard_error": self.standard_error, "n": self.n, "levels": levels}
 
 
 def inside_of(schedule: Schedule, levels: Sequence[float] = LEVELS) -> list[tuple[float, Level]]:
@@ -47,8 +73,8 @@ def level_losses(
     *,
     levels: Sequence[float] = LEVELS,
     seed: int = 0,
-    check: Callable[[object], None] = lambda batch: None,
-) -> list[LevelLoss]:
+    check: Callable[[Tensor], None] = lambda index: None,
+) -> LossProfile:
     """The losses of a model with its present weights, on the first samples of a data set, which ranks share.
 
     With alpha^2 + sigma^2 = 1 the loss is the squared error of v = alpha eps - sigma x0, near the variance of the data
@@ -62,26 +88,31 @@ def level_losses(
         batch_size: Samples a network call.
         levels: Half log-SNRs.
         seed: Of the noise: sample i has the same at every call, whatever the batches and ranks are.
-        check: Called after each batch; an exception stops the measurement.
+        check: Called with the indices of each batch, after it; an exception stops the measurement.
     """
     schedule, device = model.denoiser.schedule, model.device
     inside = inside_of(schedule, levels)
     n = min(num_samples, len(data))
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    sums = torch.zeros(2, len(inside), dtype=torch.float64, device=device)
+    sums = torch.zeros(2, len(inside) + 1, dtype=torch.float64, device=device)  # the last: of the mean over levels
     for index in torch.arange(rank * n // world, (rank + 1) * n // world).split(batch_size):
         images, noise = clean(data, index, device), Noise(seed, index.to(device), SAMPLING)
         cond = model.conditioner.given(images)
         x0 = model.codec.encode_latents(model.codec.encode_pixels(images.images), noise.normal)
-        for place, (lam, level) in enumerate(inside):
+        losses = []
+        for lam, level in inside:
             x = float(level.alpha) * x0 + float(level.sigma) * noise.like(x0)
             error = (model.denoiser(x, level, cond).x0.float() - x0.float()).square().flatten(1).mean(1)
-            error = (1 + math.exp(2 * lam)) * error.double()
-            sums[0, place] += error.sum()
-            sums[1, place] += error.square().sum()
+            losses.append((1 + math.exp(2 * lam)) * error.double())
+        if losses:
+            each = torch.stack([*losses, torch.stack(losses).mean(0)])
+            sums += torch.stack([each.sum(1), each.square().sum(1)])
         check(index)
     if dist.is_initialized():
         dist.all_reduce(sums)
-    mean, square = (sums / max(1, n)).tolist() if n else ([], [])
+    if not (n and inside):
+        return LossProfile(math.nan, None, n, [])
+    mean, square = (sums / n).tolist()
     spread = [math.sqrt(max(0.0, s - m * m) / (n - 1)) if n > 1 else None for m, s in zip(mean, square, strict=True)]
-    return [LevelLoss(lam, m, s) for (lam, _), m, s in zip(inside, mean, spread, strict=False)]
+    found = [LevelLoss(lam, m, s) for (lam, _), m, s in zip(inside, mean, spread, strict=False)]
+    return LossProfile(mean[-1], spread[-1], n, found)

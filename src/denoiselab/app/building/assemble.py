@@ -59,7 +59,7 @@ class Run:
         frontier: The cells to score at the end.
         fine: The fine runs with which their errors are split; None for none.
         evaluator: Scores them.
-        held_out_losses: Measures the loss on held-out data at fixed levels, and the mean.
+        held_out_losses: Measures the loss on held-out data by level, as of `LossProfile.record`; empty without any.
         optimized: The metric of the frontier that a sweep minimises.
         trackers: Loggers besides the CSV file, not yet open.
         trainer: The Trainer, without loggers.
@@ -76,7 +76,7 @@ class Run:
     frontier: Frontier
     fine: Frontier | None
     evaluator: Evaluator
-    held_out_losses: Callable[[], Mapping[str, float]]
+    held_out_losses: Callable[[], dict[str, Any]]
     optimized: OptimizedMetric
     trackers: Mapping[str, WandB | Tracker]
     trainer: pl.Trainer
@@ -113,7 +113,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         held_out=held_out,
         data=config["data"]["name"],
         cache=Path(settings.paths.cache_dir),
-        store=Store(path),
+        store=Store(path, settings.evaluation.level),
         name=run_name(path),
         interruption=interruption,
     )
@@ -133,7 +133,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         frontier=frontier,
         fine=fine,
         evaluator=evaluator,
-        held_out_losses=periodic.held_out((config["callbacks"].get("held_out") or {}).get("num_samples", _PROFILE)),
+        held_out_losses=periodic.profile((config["callbacks"].get("held_out") or {}).get("num_samples", _PROFILE)),
         optimized=optimized_metric(settings.optimized_metric, frontier),
         trackers=construct(config["logger"], "logger"),
         trainer=trainer,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +14,7 @@ from denoiselab.app.building.evaluator import HELD_OUT_LOSS, Evaluator, frontier
 from denoiselab.app.building.guiders import Guided
 from denoiselab.app.config.settings import Evaluation, parse
 from denoiselab.console import console
-from denoiselab.evaluation.level_losses import level_losses
+from denoiselab.evaluation.level_losses import LossProfile, level_losses
 from denoiselab.evaluation.report import tables
 from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing, Model, NotFinite
@@ -31,16 +30,12 @@ _ADVICE = (
 )
 
 
-def held_out_losses(evaluator: Evaluator, weights: str, num_samples: int) -> dict[str, float]:
-    """The loss on held-out data at each level, and their mean `held_out/loss`; empty if there are no held-out data."""
+def held_out_losses(evaluator: Evaluator, weights: str, num_samples: int) -> LossProfile:
+    """The loss on held-out data at each level."""
     model = evaluator.model
     batch = min(num_samples, 64)
     with evaluator.applied(weights), model.evaluating():
-        losses = level_losses(model, evaluator.held_out, num_samples, batch, check=evaluator.check)
-    if not losses:
-        return {}
-    named = {held_out_name(loss.lam): loss.value for loss in losses}
-    return {HELD_OUT_LOSS: fmean(named.values()), **named}
+        return level_losses(model, evaluator.held_out, num_samples, batch, check=evaluator.check)
 
 
 def held_out_name(lam: float) -> str:
@@ -96,9 +91,27 @@ class PeriodicEvaluations:
         return score
 
     def held_out(self, num_samples: int) -> Callable[[], Mapping[str, float]]:
-        """A function that measures the loss on held-out data, of the run's first weights."""
+        """A function that measures the loss on held-out data by name, and the mean `held_out/loss`; {} without data."""
         weights = self._weights()
-        return lambda: {} if self._evaluator is None else held_out_losses(self._evaluator, weights, num_samples)
+
+        def measure() -> dict[str, float]:
+            assert self._evaluator is not None
+            profile = held_out_losses(self._evaluator, weights, num_samples)
+            named = {held_out_name(loss.lam): loss.value for loss in profile.levels}
+            return {HELD_OUT_LOSS: profile.value, **named} if named else {}
+
+        return measure
+
+    def profile(self, num_samples: int) -> Callable[[], dict[str, Any]]:
+        """A function that measures the whole profile of the loss on held-out data, of the run's first weights."""
+        weights = self._weights()
+
+        def measure() -> dict[str, Any]:
+            assert self._evaluator is not None
+            profile = held_out_losses(self._evaluator, weights, num_samples)
+            return {"split": "held_out", "weights": weights, **profile.record()} if profile.levels else {}
+
+        return measure
 
     def preview(self, sampler: str, nfe: int, num_samples: int) -> Callable[[Path], None]:
         """A function that draws samples and writes their picture."""

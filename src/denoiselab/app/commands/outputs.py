@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -13,15 +14,17 @@ from denoiselab.app.building import error_splits
 from denoiselab.app.commands.report import papers
 from denoiselab.app.config import overrides
 from denoiselab.app.runs.devices import is_leader
+from denoiselab.app.runs.failures import check_there
 from denoiselab.cleaning import line
 from denoiselab.console import console
 from denoiselab.evaluation import Frontier, Record, Store, error_split
+from denoiselab.evaluation.level_losses import HELD_OUT_FILE
 from denoiselab.evaluation.records import finished, loss
 from denoiselab.evaluation.report import error_picture, plane, tables
 from denoiselab.evaluation.report.budget import Budget
 from denoiselab.evaluation.report.page import PAGE, page_run, write_page
 from denoiselab.evaluation.report.verdicts import ONE_TRAINING, VERDICTS, sentences, write_verdicts
-from denoiselab.files import read_json
+from denoiselab.files import read_json, write_text
 from denoiselab.media.kinds import medium
 from denoiselab.training.checkpoint_files import BEST, CHECKPOINT_KEY, CHECKPOINTS, LAST, newest_whole
 
@@ -33,11 +36,10 @@ if TYPE_CHECKING:  # both import Lightning
     from denoiselab.app.config.settings import Evaluation
 
 PICTURE = "toy_2d.png"
-HELD_OUT_FILE = "held_out_loss.json"  # of a training run
 
 
-def score(run: Run, path: Path, *, leader: bool) -> list[Record]:
-    """The records of the frontier, computed with the weights that the configuration names.
+def score(run: Run, path: Path, *, leader: bool) -> tuple[list[Record], dict[str, Any]]:
+    """The records of the frontier, computed with the weights that the configuration names, and the losses by level.
 
     Raises:
         Stopped: If the run was asked to stop; finished cells are stored.
@@ -58,11 +60,15 @@ def score(run: Run, path: Path, *, leader: bool) -> list[Record]:
     records = run.evaluator.score(run.frontier, evaluation, seen)
     if run.fine is not None:
         split_errors(run.evaluator, (run.frontier, run.fine), evaluation, seen, records)
+    losses = run.held_out_losses()
     if leader:
+        check_there(path)
+        if losses:
+            write_text(path / HELD_OUT_FILE, json.dumps({**losses, "images_seen": seen}, indent=1))
         write_outputs(records, run.evaluator.store, run.model.codec.shape, evaluation.level)
         if run.model.codec.shape == (2,):
             _draw_plane(run, records, path / PICTURE)
-    return records
+    return records, losses
 
 
 def split_errors(
@@ -103,6 +109,7 @@ def tell_one_sided(frontier: Frontier, metrics: Sequence[str]) -> None:
 
 def write_outputs(records: list[Record], store: Store, shape: Sequence[int], level: float) -> None:
     """Write the verdicts, the plot, the sheets of samples and the page of a directory's frontier."""
+    store.add([])  # marks of cells that were scored before have the level that is asked for now
     write_verdicts(store, records, level)
     tables.write_pictures(store, records, medium(shape).write_sheet)
     asked = {record["cell"] for record in records}

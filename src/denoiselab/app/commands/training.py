@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import shlex
@@ -23,14 +22,13 @@ from denoiselab.app.building.starting import Former
 from denoiselab.app.commands import outputs
 from denoiselab.app.config.spelling import override
 from denoiselab.app.runs.devices import is_leader
-from denoiselab.app.runs.failures import check_there, enough_memory, less_memory
+from denoiselab.app.runs.failures import enough_memory, less_memory
 from denoiselab.app.runs.processes import whole
 from denoiselab.app.runs.run_directory import RunDirectory
 from denoiselab.conditioners import Clean
 from denoiselab.console import console
 from denoiselab.errors import BadInput, Failure
 from denoiselab.evaluation import Record
-from denoiselab.files import write_text
 from denoiselab.media.kinds import Images, medium
 from denoiselab.networks.summary import summarize
 from denoiselab.stored import to_stored
@@ -86,15 +84,11 @@ def run(config: Config, directory: Path | None = None) -> float:
                     _fit(run, path, continued.path if continued else None)
             run.interruption.install()
             with enough_memory(f"evaluation.batch_size={max(1, run.settings.evaluation.batch_size // 2)}"):
-                records = outputs.score(run, path, leader=leader)
-                losses = run.held_out_losses()
+                records, losses = outputs.score(run, path, leader=leader)
             if leader:
-                check_there(path)
-                if losses:
-                    write_text(path / outputs.HELD_OUT_FILE, json.dumps(dict(losses), indent=1))
                 outputs.report_records(records, path, loggers)
     if run.settings.optimized_metric == HELD_OUT_LOSS:
-        return losses[HELD_OUT_LOSS]
+        return float(losses["loss"])
     return _value(run, records, leader=leader)
 
 

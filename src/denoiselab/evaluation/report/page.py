@@ -28,6 +28,7 @@ from denoiselab.evaluation.records import (
 )
 from denoiselab.evaluation.report import error_picture
 from denoiselab.evaluation.report.comparisons import comparisons
+from denoiselab.evaluation.report.profiles import profiles
 from denoiselab.evaluation.report.published_curves import published_curves
 from denoiselab.evaluation.report.tables import by_series, code_name
 from denoiselab.evaluation.store import Store, mark_code
@@ -113,6 +114,7 @@ def write_page(
         "comparisons": comparisons(cells, level),
         "panels": [*panels],
         "errors": [{"run": run.name, "picture": picture} for run in runs if (picture := _error_split(run)) is not None],
+        "profiles": profiles({run.name: run.store.directory for run in runs}),
         "published": published_curves(papers, cells, {run.name: run.config for run in runs}),
     }
     names = ", ".join(run.name for run in runs[:3]) + (" and others" if runs[3:] else "")

@@ -286,6 +286,7 @@ $("frontier").on("plotly_hover", event => {
   if (cell) detail(cell);
 });
 curve();
+profiles();
 trainings();
 $("split").style.display = data.errors.length ? "" : "none";
 for (const {run, picture} of data.errors) {

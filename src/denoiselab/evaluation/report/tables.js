@@ -105,6 +105,20 @@ function curve() {
   }, {responsive: true, displaylogo: false});
 }
 
+// The losses of models by noise level.
+function profiles() {
+  if (!data.profiles.length) { $("profiles").style.display = "none"; return; }
+  const traces = data.profiles.map(({name, lam, loss, error}) => ({
+    name: escaped(name), type: "scatter", mode: "lines+markers", x: lam, y: loss,
+    error_y: {type: "data", array: error, thickness: 1.2, width: 3},
+  }));
+  Plotly.newPlot("losses", traces, {
+    font, margin: {l: 64, r: 12, t: 10, b: 50}, hovermode: "closest", showlegend: true, legend: {orientation: "h", x: 0, y: -0.25, yanchor: "top"},
+    xaxis: {title: {text: "half log-SNR (left: noise)", standoff: 12}, gridcolor: "#e8ecf0", zeroline: false},
+    yaxis: {title: {text: "loss of v", standoff: 10}, automargin: true, type: "log", gridcolor: "#e8ecf0", ...logTicks(traces.flatMap(t => t.y))},
+  }, {responsive: true, displaylogo: false, displayModeBar: false});
+}
+
 function metrics() {
   const names = [...new Set(data.cells.filter(c => c.group === $("measure").value).flatMap(c => Object.keys(c.scores || {})))];
   const before = $("metric").value;
