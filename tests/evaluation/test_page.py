@@ -234,10 +234,29 @@ def test_the_comparisons_of_a_page_have_the_level_that_was_asked_for(tmp_path):
     critical = []
     for level in (0.05, 0.5):
         write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")], level=level)
-        (one,) = content(tmp_path / "page.html")["comparisons"]
+        found = content(tmp_path / "page.html")
+        (one,) = found["comparisons"]
         assert one["level"] == level
+        records = [found["cells"][number] for number in one["cells"]]
+        cells = [Estimate(r["cell"], r["score"], 0.1, r["n"], cost=r["nfe"]) for r in records]
+        own = compare(cells, level)
+        pairs = [(i, j) for i in range(len(cells)) for j in range(i + 1, len(cells))]
+        assert one["verdict"] == [own.verdict(i, j) for i, j in pairs]
+        assert one["standings"]["nfe"] == one["standings"]["flops_per_sample"] == own.standings()
+        assert one["standings"]["ms_per_sample"] == own.standings([r["ms_per_sample"] for r in records])
         critical.append(one["critical"])
     assert critical[1] < critical[0]
+
+
+def test_pareto_marks_have_the_level_of_the_store(tmp_path):
+    cells = [scored("a", 10, 5.0, 0.1), scored("b", 10, 5.15, 0.1)]  # 1.06 standard errors apart
+    for level, marks in ((0.05, [True, True]), (0.4, [True, False]), (0.05, [True, True])):
+        store = Store(tmp_path, level)
+        store.add(cells)
+        found = [*store.read().values()]
+        assert [record["pareto"] for record in found] == marks
+        assert [record.get("pareto_level", 0.05) for record in found] == [level, level]
+        cells = []
 
 
 def test_published_curves_are_in_the_plot_where_protocol_and_model_match(tmp_path, browser):

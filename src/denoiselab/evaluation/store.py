@@ -18,7 +18,7 @@ from denoiselab.code_digest import sha256_of_code
 from denoiselab.evaluation.contracts import Influences
 from denoiselab.evaluation.records import Record
 from denoiselab.evaluation.verdicts import kept
-from denoiselab.evaluation.verdicts.frontiers import mark_pareto
+from denoiselab.evaluation.verdicts.frontiers import LEVEL, mark_pareto
 from denoiselab.files import atomic
 from denoiselab.nodes.options import completed
 
@@ -97,10 +97,11 @@ class Store:
 
     Args:
         directory: Of both files.
+        level: Probability that `pareto` of any cell is wrong; a record states another one than 0.05 as `pareto_level`.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, level: float = LEVEL) -> None:
+        self.directory, self.level = directory, level
         self._path = directory / "frontier.json"
 
     def read(self) -> dict[str, Record]:
@@ -130,11 +131,12 @@ class Store:
                 for half in self.directory.glob(".frontier.*.tmp"):
                     half.unlink()  # left by a kill in the middle of a write
                 cells, added = self.read(), {record["cell"]: record for record in records}
-                former = {cell: record.get("other_code") for cell, record in cells.items() if "pareto" in record}
+                former = {cell: _marked_by(record) for cell, record in cells.items() if "pareto" in record}
                 cells |= added
                 mark_code(cells.values())
-                changed = {cell for cell, record in cells.items() if former.get(cell) != record["other_code"]}
-                mark_pareto([*cells.values()], self.influences, {*changed, *added})
+                asked = {cell: (record["other_code"], self.level) for cell, record in cells.items()}
+                changed = {cell for cell in cells if former.get(cell) != asked[cell]}
+                mark_pareto([*cells.values()], self.influences, {*changed, *added}, self.level)
                 write_json(self._path, [*cells.values()])
                 write_csv(self.directory / "frontier.csv", [*cells.values()])
 
@@ -179,6 +181,11 @@ class Store:
 
     def _influences(self, record: Mapping[str, Any]) -> Path:
         return self.directory / "influences" / f"{path_part(record['cell'])}.npz"
+
+
+def _marked_by(record: Record) -> tuple[Any, float]:
+    """What its mark depends on beside the other cells."""
+    return record.get("other_code"), record.get("pareto_level", LEVEL)
 
 
 def key_of(cell: Mapping[str, Any]) -> str:

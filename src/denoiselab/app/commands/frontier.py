@@ -121,7 +121,7 @@ class ScoreFrontier(Measuring):
                 _score(job, asked, device, interruption, leader=leader)
         homes = list(dict.fromkeys(_store_of(job, asked, len(jobs)).directory for job in jobs))
         if len(homes) > 1 and leader:
-            write_joint(homes, asked.out)
+            write_joint(homes, asked.out, jobs[0].evaluation.level)
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,7 @@ def _report(job: Job, asked: SampleSettings, records: list[Record], directory: P
 
 
 def _store_of(job: Job, asked: SampleSettings, jobs: int) -> Store:
-    return Store(Path(asked.out) if asked.out is not None and jobs == 1 else job.home)
+    return Store(Path(asked.out) if asked.out is not None and jobs == 1 else job.home, job.evaluation.level)
 
 
 def join_ranks(asked: SampleSettings, stack: ExitStack) -> torch.device:

@@ -23,11 +23,12 @@ PANELS = "panels.json"
 _ASIDE = ("seed", "name", "paths", "evaluation", "logger", "traceback")
 
 
-def panels(named: Mapping[str, Path]) -> list[Config]:
+def panels(named: Mapping[str, Path], level: float = 0.05) -> list[Config]:
     """The panel of each set of runs that differ by their seed alone, with their names as `runs`; see `panel_of`.
 
     Args:
         named: Name to directory.
+        level: As of `panel_of`.
     """
     groups: dict[str, dict[int, str]] = {}
     for name, directory in named.items():
@@ -38,7 +39,7 @@ def panels(named: Mapping[str, Path]) -> list[Config]:
     out = []
     for seeds in groups.values():
         names = [seeds[seed] for seed in sorted(seeds)]
-        panel = panel_of([Store(named[name]) for name in names]) if len(names) > 1 else None
+        panel = panel_of([Store(named[name]) for name in names], level) if len(names) > 1 else None
         if panel is not None:
             out.append({"runs": names, "seeds": sorted(seeds), **panel})
     return out

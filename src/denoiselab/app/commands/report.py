@@ -17,7 +17,7 @@ from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation.report.page import page_run, write_page
 from denoiselab.evaluation.store import Store, mark_code, write_csv, write_json
-from denoiselab.evaluation.verdicts.frontiers import mark_pareto
+from denoiselab.evaluation.verdicts.frontiers import LEVEL, mark_pareto
 from denoiselab.evaluation.verdicts.published import Paper, read
 from denoiselab.files import write_json as write_object
 from denoiselab.training import wandb_verdicts
@@ -48,7 +48,7 @@ def run(config: Config, directory: Path | None = None) -> None:
     if settings.to == "page":
         homes = directories(settings.runs)
         try:
-            write_joint(homes, settings.out)
+            write_joint(homes, settings.out, settings.level)
         except ValueError as error:
             raise BadInput(str(error)) from None
         return
@@ -94,24 +94,25 @@ def matches(pattern: str, option: str) -> list[str]:
     return fits
 
 
-def write_joint(homes: Sequence[Path], out: str | None) -> Path:
+def write_joint(homes: Sequence[Path], out: str | None, level: float = LEVEL) -> Path:
     """Write page, table and records of several runs into one folder, and return the page.
 
     Args:
         homes: Directories with frontiers.
         out: The folder; None for one beside the runs, named by them.
+        level: Probability of any wrong verdict; cells that were drawn until decided have their own.
     """
     parent = Path(os.path.commonpath([home.absolute().parent for home in homes]))
     digest = hashlib.sha256("\n".join(str(home.absolute()) for home in homes).encode()).hexdigest()[:8]
     page = (parent / f"frontier-{digest}" if out is None else Path(out)) / _JOINT
     named = dict(zip(distinct(homes), homes, strict=True))
-    found = panels(named)
+    found = panels(named, level)
     runs = [page_run(name, home) for name, home in named.items()]
-    count = write_page(page, runs, papers=papers(), panels=found)
+    count = write_page(page, runs, papers=papers(), panels=found, level=level)
     stores = {name: Store(home) for name, home in named.items()}
     records = [{**record, "run": name} for name, store in stores.items() for record in store.read().values()]
     mark_code(records)
-    mark_pareto(records, lambda record: stores[record["run"]].influences(record))  # each run's file has its own
+    mark_pareto(records, lambda record: stores[record["run"]].influences(record), level=level)
     write_json(page.with_suffix(".json"), records)
     write_csv(page.with_suffix(".csv"), records)
     write_object(page.with_name(PANELS), {"panels": found})

@@ -157,6 +157,7 @@ class ReportSettings(_Settings):
     to: Literal["page", "wandb_chart", "wandb_report"]
     runs: list[str]
     out: str | None
+    level: float = Field(ge=0.001, lt=1)
     project: str
     entity: str | None
     chart: str

@@ -70,23 +70,30 @@ def estimate(record: Record, influences: Mapping[str, Influences], metric: str) 
 
 
 def mark_pareto(
-    records: Sequence[Record], kept: Kept = lambda record: {}, changed: Collection[str] | None = None
+    records: Sequence[Record],
+    kept: Kept = lambda record: {},
+    changed: Collection[str] | None = None,
+    level: float = LEVEL,
 ) -> None:
     """Set `pareto` of each record: whether no comparable cell of no greater cost is surely better; see `Comparison`.
 
-    The cost is the number of network evaluations a sample, those of a guide too; a call under guidance makes two.
+    The cost is the number of network evaluations a sample, those of a guide too; a call under guidance makes two. A
+    record states another level than 0.05 as `pareto_level`.
 
     Args:
         records: Of cells.
         kept: Influences of a record.
         changed: The `cell`s that were added or changed since the others were marked; None for all.
+        level: Probability of any wrong mark; decided cells have their own.
     """
     touched = {comparable(record) for record in records if changed is None or record["cell"] in changed}
     among = [record for record in records if comparable(record) in touched]
     for record in among:
         record["pareto"] = False
+        record.pop("pareto_level", None)
+        record |= {} if level == LEVEL else {"pareto_level": level}
     for group in groups(among):
-        for record, mark in zip(group, comparison(group, kept).pareto(), strict=True):
+        for record, mark in zip(group, comparison(group, kept, level=level).pareto(), strict=True):
             record["pareto"] = mark
 
 
