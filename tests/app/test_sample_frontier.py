@@ -281,9 +281,11 @@ def test_many_checkpoints_are_scored_and_shown_together(finished, tmp_path, invo
     assert marks["a"] == marks["b"]
     assert "True" in marks["a"]
     # The page of runs that were scored before: the same, and the folder of a former page is no run.
-    result = invoke("src/denoiselab/report.py", f"runs=[{tmp_path}/runs/*]", f"out={tmp_path / 'out'}")
+    result = invoke("src/denoiselab/report.py", f"runs=[{tmp_path}/runs/*]", f"out={tmp_path / 'out'}", "level=0.3")
     assert result.code == 0, result.err
     assert f"{len(rows)} cells of 2 run(s)" in result.out
+    joint = json.loads((tmp_path / "out" / "frontiers.json").read_text())
+    assert {record["pareto_level"] for record in joint} == {0.3}
     assert len(records(finished)) == before
 
 
@@ -322,6 +324,7 @@ def test_many_checkpoints_are_scored_and_shown_together(finished, tmp_path, invo
         ),
         ("src/denoiselab/report.py", ["runs=[]"], "runs=[]"),
         ("src/denoiselab/report.py", ["runs=[{run}/samples]"], "no frontier.json there"),
+        ("src/denoiselab/report.py", ["runs=[{run}]", "level=2"], "level=2"),
         ("src/denoiselab/report.py", ["to=wandb_chart"], "no key here"),
         ("src/denoiselab/report.py", ["to=wandb_reprot"], "wandb_report"),
         ("train.py", ["optimized_metric=frontier/best@1"], "optimized_metric=frontier/best@1"),
