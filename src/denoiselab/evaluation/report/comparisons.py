@@ -74,8 +74,8 @@ def _standings(found: Comparison, cells: Sequence[Record]) -> dict[str, list[str
     out, known = {}, dict[str, list[str | None]]()
     compared = found.standard_error.isfinite().all(1).tolist()
     for name in COSTS:
-        costs = [cell.get(name) for cell in cells]
-        if None not in costs:
+        costs = [float(cell[name]) for cell in cells if cell.get(name) is not None]
+        if len(costs) == len(cells):
             order = str([[own <= other for own in costs] for other in costs])
             if order not in known:
                 known[order] = [one if own else None for one, own in zip(found.standings(costs), compared, strict=True)]
