@@ -48,11 +48,11 @@ function versus(a, b, metric) {
 
 // The kind of each cell's mark: its standing, or lowest and higher where cells were not compared and only values decide.
 function marks(cells, metric, cost) {
-  const lowest = cell => cells.every(c => c === cell || !c.other_code !== !cell.other_code || costOf(c, cost) > costOf(cell, cost)
-    || lossOf(c, metric) > lossOf(cell, metric));
   return new Map(cells.map(cell => {
-    const found = comparisonOf(cell, metric);
-    return [cell, found?.comparison.standings[cost]?.[found.place] ?? (lowest(cell) ? "lowest" : "higher")];
+    const found = comparisonOf(cell, metric), standing = found?.comparison.standings[cost]?.[found.place];
+    const rivals = cells.filter(c => c !== cell && !c.other_code === !cell.other_code && costOf(c, cost) <= costOf(cell, cost));
+    const lowest = rivals.every(c => lossOf(c, metric) > lossOf(cell, metric)) ? "lowest" : "higher";
+    return [cell, standing ?? (rivals.length ? lowest : "sure")];
   }));
 }
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from denoiselab.evaluation.records import Record
@@ -70,15 +71,16 @@ def _compared(
 
 
 def _standings(found: Comparison, cells: Sequence[Record]) -> dict[str, list[str | None]]:
-    """By each cost that all cells have; None without an error. Costs that rise together have the same."""
-    out, known = {}, dict[str, list[str | None]]()
-    compared = found.standard_error.isfinite().all(1).tolist()
+    """By each cost that all cells have; None where a difference from a cell of no more cost has no error."""
+    out, known = {}, dict[str, list[str | None]]()  # costs that rise together have the same
     for name in COSTS:
         costs = [float(cell[name]) for cell in cells if cell.get(name) is not None]
         if len(costs) == len(cells):
-            order = str([[own <= other for own in costs] for other in costs])
-            if order not in known:
-                known[order] = [one if own else None for one, own in zip(found.standings(costs), compared, strict=True)]
+            cost = torch.tensor(costs, dtype=torch.float64)
+            cheaper = cost <= cost[:, None]
+            if (order := str(cheaper.tolist())) not in known:
+                tested = (found.standard_error.isfinite() | ~cheaper).all(1).tolist()
+                known[order] = [one if own else None for one, own in zip(found.standings(costs), tested, strict=True)]
             out[name] = known[order]
     return out
 
