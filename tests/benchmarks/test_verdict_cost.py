@@ -9,7 +9,7 @@ from configurations import build
 from test_frontier_cost import Clock
 
 from denoiselab import parameterizations
-from denoiselab.choices import node
+from denoiselab.choices import network, node
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.data import Digits
@@ -50,8 +50,8 @@ def test_the_default_frontier_takes_at_most_a_twentieth_more(tmp_path, monkeypat
     )
     work = Workspace(tmp_path, shown=False)
     reference = scorer.reference(train, {"data": "digits", "split": "train"}, work, torch.device("cpu"))
-    network = build("network", "ddpm_tiny", shape=[1, 8, 8]).to(memory_format=torch.channels_last).eval()
-    denoiser = Denoiser(network, VPLinear(), parameterizations.eps, ScaledTime())
+    unet = network("ddpm_tiny", shape=[1, 8, 8]).to(memory_format=torch.channels_last).eval()
+    denoiser = Denoiser(unet, VPLinear(), parameterizations.eps, ScaledTime())
     samplers = {name: build("sampler", name) for name in options["samplers"]}
     frontier = Frontier(
         samplers, {name: {} for name in samplers}, denoiser.schedule, options["nfe"], options["extra_nfe"],
