@@ -161,6 +161,7 @@ class SeveralScorer:
         self.description = "; ".join(one.description for one in scorers if one.description)
         own = {one.name: {"sha256": one.fingerprint, **one.extractor.facts} for one in scorers}
         self.facts: Mapping[str, Any] = {"metrics": first.facts["metrics"], "extractors": own}
+        self.reads_classes = first.reads_classes
         ratios = [metric for metric in first.metrics if getattr(metric, "averaged", False)]
         self._means = {f"{name}_mean": name for metric in ratios for name in metric.lower_is_better}
         means = {f"{name}_mean": lower for metric in ratios for name, lower in metric.lower_is_better.items()}
@@ -168,9 +169,9 @@ class SeveralScorer:
         self.lower_is_better: Mapping[str, bool] = means | each if first.metrics[0] in ratios else each | means
         self.metric = next(iter(self.lower_is_better))
 
-    def statistics(self, start: int = 0, strata: int = 1) -> SeveralStatistics:
-        """Empty statistics."""
-        return SeveralStatistics([one.statistics(start, strata) for one in self.scorers])
+    def statistics(self, start: int = 0, strata: int = 1, classes: Tensor | None = None) -> SeveralStatistics:
+        """Empty statistics; `classes` as of `FeatureScorer`."""
+        return SeveralStatistics([one.statistics(start, strata, classes) for one in self.scorers])
 
     def reference(
         self,
