@@ -131,7 +131,7 @@ class Scoring:
         start_at = share.start - former.n if former.statistics else share.start
         statistics = self.subject.statistics(self.measure.scorer, start_at)
         if former.statistics:
-            statistics.load(former.statistics)
+            cast(Growing, statistics).load(former.statistics)
         drawing = Drawing(sampler, self.seed, steps, guidance, steer=self.subject.steer)
         mine, first = self._draw(share, statistics, drawing, calls, watch)
         shares = _gathered(mine._replace(memory=memory.megabytes()))
