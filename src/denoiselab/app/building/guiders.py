@@ -62,7 +62,7 @@ class Guided:
             BadInput: As in `guidance`.
         """
         try:
-            guider = construct(node, option)
+            guider: Guider = construct(node, option)
             check_contract(option, guider, Guider)
             if not isinstance(guider, AutoGuide):
                 return guider
