@@ -10,6 +10,7 @@ from denoiselab.app.building.checks import check_sampler
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import Unconditional
 from denoiselab.errors import BadInput
+from denoiselab.guidance import Guidance
 from denoiselab.model import Model
 from denoiselab.noise import Noise
 from denoiselab.samplers.spacing import UniformTime
@@ -18,6 +19,7 @@ from denoiselab.schedules import VPLinear
 
 STD, MEAN, N = 0.4, 0.3, 4000
 GAUSSIAN = GaussianDenoiser(torch.full((1,), MEAN, dtype=F64), torch.full((1, 1), STD**2, dtype=F64))
+GAUSSIAN.schedule = VPLinear()
 DATA = MEAN + STD * Noise(9, torch.arange(N)).normal((1,), F64)
 
 
@@ -87,10 +89,10 @@ def test_the_moments_are_of_the_mended_prediction_and_guidance_is_refused():
     assert float(clipped[0]) == pytest.approx(float(plain[0]), rel=0.01)  # far from them it is the mean, inside
     model = Model(GAUSSIAN, Unconditional(), Identity([1]))
     free = samplers.Analytic(UniformTime(), 5)
-    check_sampler(free, model, [1.0])
-    check_sampler(samplers.DDIM(UniformTime(), 5), model, [2.0])
+    check_sampler(free, model, [Guidance()])
+    check_sampler(samplers.DDIM(UniformTime(), 5), model, [Guidance(2.0)])
     with pytest.raises(BadInput, match=r"guidance=\[1\.0, 2\.0\].*use 1"):
-        check_sampler(free, model, [1.0, 2.0])
+        check_sampler(free, model, [Guidance(), Guidance(2.0)])
 
 
 @pytest.mark.parametrize(
@@ -106,9 +108,9 @@ def test_the_moments_are_of_the_mended_prediction_and_guidance_is_refused():
 )
 def test_a_threshold_is_for_images(shape, option, says):
     sampler = samplers.Ancestral(UniformTime(), 5, threshold=Clip())
-    check_sampler(sampler, Model(GAUSSIAN, Unconditional(), Identity([1, 8, 8])), [1.0], option, "ddpm")
+    check_sampler(sampler, Model(GAUSSIAN, Unconditional(), Identity([1, 8, 8])), [Guidance()], option, "ddpm")
     with pytest.raises(BadInput, match=says):
-        check_sampler(sampler, Model(GAUSSIAN, Unconditional(), Identity(shape)), [1.0], option, "ddpm")
+        check_sampler(sampler, Model(GAUSSIAN, Unconditional(), Identity(shape)), [Guidance()], option, "ddpm")
 
 
 def test_a_model_that_was_not_measured_is_refused():
