@@ -2,6 +2,7 @@
 
 from denoiselab.data.base import DataSet
 from denoiselab.data.clean_samples import clean, in_turn
+from denoiselab.data.given import MaskFile
 from denoiselab.data.images import ImageSet
 from denoiselab.data.points import PointSet
 from denoiselab.data.reading.record_set import RecordSet
@@ -27,6 +28,6 @@ __all__ = [
     "AFHQ", "CIFAR10", "CIFAR100", "FFHQ", "LSUN", "MNIST", "STL10", "SVHN", "Arrays", "CelebA", "Checkerboard",
     "DataSet", "Digits", "EightGaussians", "Emoji", "EmojiFont", "FashionMNIST", "Flowers102", "Food101",
     "HarmonicTones", "HuggingFace", "ImageFolder", "ImageNet", "ImageSet", "ImageSource", "ImageZip", "LitData",
-    "Pinwheel", "PointSet", "RecordSet", "Records", "SwissRoll", "TwoMoons", "WebDataset", "clean", "from_uint8",
-    "in_turn", "to_uint8",
+    "MaskFile", "Pinwheel", "PointSet", "RecordSet", "Records", "SwissRoll", "TwoMoons", "WebDataset", "clean",
+    "from_uint8", "in_turn", "to_uint8",
 ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -17,6 +17,9 @@ from denoiselab.data.reading.decoding import BadImage, Bytes, Decoder, read
 from denoiselab.data.reading.depth import stored_by
 from denoiselab.data.sources.image_folder import FileRecords, folder_records
 from denoiselab.errors import BadInput
+from denoiselab.files import sha256_of
+from denoiselab.inverse import LinearOperator, Mask
+from denoiselab.inverse.measurements import check_images
 
 
 def image_folder(root: Path, shape: Sequence[int], option: str) -> tuple[ImageSet, list[str]]:
@@ -61,6 +64,25 @@ def known_pixels(path: Path, size: Sequence[int], known: str, option: str) -> Te
         which = "every" if bool(found.all()) else "no"
         raise BadInput(f"{option}={path}: it marks {which} pixel as known ({known}); some must be, and some not.")
     return found
+
+
+class MaskFile(Mask):
+    """The known pixels of a mask in a file: inpainting.
+
+    Args:
+        mask: A black and white picture, of the size of samples.
+        known: Colour of the known pixels.
+    """
+
+    def __init__(self, mask: str, known: Literal["white", "black"] = "white") -> None:
+        LinearOperator.__init__(self)
+        self.path, self.colour = Path(mask).expanduser(), known
+
+    def bind(self, shape: Sequence[int]) -> Self:
+        check_images(f"operator.mask={self.path}", shape)
+        self._know(known_pixels(self.path, shape[1:], self.colour, "task.operator.mask")[0])
+        self.sha256 = sha256_of(self.path)
+        return super().bind(shape)
 
 
 class _AsTheyAre(Decoder):

@@ -49,13 +49,21 @@ class FromImages(DrawingTask, ABC):
     def prepare(self, asked: SampleSettings, opened: task.Opened, sampler: Sampler) -> Sampler:
         sampler = super().prepare(asked, opened, sampler)
         self._asked = asked
-        self._given: Given = given_images(self.holder(opened), self.images, self.num_samples, self.seed)
+        self._given: Given = self.read(opened)
         self.num_samples = len(self._given) if self.num_samples is None else self.num_samples
         self.conditions(opened.model, torch.arange(min(self.num_samples, len(self._given))))
         self._facts["num_samples"] = self.num_samples
         self._facts["images_sha256"] = self._given.data.fingerprint
         self._facts["given"] = self._given.names_of(torch.arange(self.number))
         return sampler
+
+    def read(self, opened: task.Opened) -> Given:
+        """The images, or what stands for them.
+
+        Raises:
+            BadInput: If they cannot be used.
+        """
+        return given_images(self.holder(opened), self.images, self.num_samples, self.seed)
 
     def holder(self, opened: task.Opened) -> Loaded:
         """The run whose data `images` names."""

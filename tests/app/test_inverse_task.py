@@ -1,0 +1,165 @@
+"""`sample.py task=inverse`: images restored from measurements, and how near they are to the true ones."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from denoiselab.evaluation.restoration import fidelity, read_lpips
+
+
+def pictures(folder):
+    return np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("0*.png"))]).astype(float)
+
+
+@pytest.fixture
+def restore(finished, tmp_path, invoke):
+    """Restorations of the run's held-out digits, their record and what was printed."""
+
+    def call(*arguments, name="out"):
+        out = tmp_path / name
+        result = invoke("sample.py", f"ckpt={finished}", "task=inverse", "sampler.steps=4", f"out={out}", *arguments)
+        assert result.code == 0, result.err
+        return out, json.loads((out / "samples.json").read_text()), result.out
+
+    return call
+
+
+@pytest.fixture
+def left(tmp_path):
+    """A mask whose left half is white."""
+    half = np.zeros((8, 8), np.uint8)
+    half[:, :4] = 255
+    Image.fromarray(half).save(tmp_path / "mask.png")
+    return tmp_path / "mask.png"
+
+
+def test_images_are_restored_and_scored(restore):
+    out, record, said = restore("num_samples=3", "operator.factor=2", "task.method.iterations=2", "noise=0.1")
+    result, reference, given = (pictures(folder) for folder in (out, out / "reference", out / "given"))
+    psnr = (10 * np.log10(255**2 / ((result - reference) ** 2).mean((1, 2)))).mean()
+    assert record["psnr"] == pytest.approx(psnr)
+    assert f"psnr {psnr:.4g}" in said
+    assert record["ssim"] is None  # no window of 11 pixels fits
+    assert record["lpips"] is None
+    assert (record["nfe"], record["network_evaluations"], record["gradient_evaluations"]) == (4, 4, 12)
+    assert record["operator"] == {"_target_": "denoiselab.inverse.AveragePool", "factor": 2}
+    assert record["start"]["rho"] > 50
+
+    def pooled(x):
+        return x.reshape(3, 4, 2, 4, 2).mean((2, 4))
+
+    # What is given is the measurements as bytes; the noise is 0.1 of a range of 2, clipped at black and white.
+    off = (pooled(given) - pooled(reference)) / 127.5
+    assert 0.05 < off.std() < 0.15
+    residual = np.sqrt(((pooled(result) - pooled(given)) ** 2).mean()) / 127.5
+    assert record["residual_rms"] == pytest.approx(residual, rel=0.1)
+    assert record["residual"] == pytest.approx(record["residual_rms"] / 0.1)
+    assert record["grid"] == ["given", "result", "reference"]
+
+
+def test_draws_of_an_image_share_its_measurements_and_depend_on_no_batch(restore):
+    ours = ["num_samples=2", "operator.factor=2", "sampler=ancestral", "task/method=ddnm"]
+    out, record, said = restore(*ours, "draws=3", "batch_size=4")
+    again, _, _ = restore(*ours, "draws=2", "batch_size=1", name="again")
+    drawn, fewer = pictures(out).reshape(2, 3, 8, 8), pictures(again).reshape(2, 2, 8, 8)
+    assert np.abs(drawn[:, :2] - fewer).max() <= 1
+    assert np.abs(drawn[:, 0] - drawn[:, 1]).max() > 10
+    assert np.abs(pictures(out / "mean") - drawn.mean(1)).max() <= 0.5
+    spread = drawn.std(1, ddof=1)
+    assert record["std_of_white"] == pytest.approx(spread.max() / 127.5)
+    assert np.abs(pictures(out / "std") - spread * 255 / spread.max()).max() <= 0.5
+    assert record["psnr_of_mean"] > record["psnr"]
+    assert "gradient_evaluations" not in record
+    assert said.startswith("6 samples, 4 network calls each")
+
+
+def test_known_pixels_of_a_mask_are_kept_and_returns_are_counted(restore, left):
+    ours = ["num_samples=2", "noise=0", "task/operator=mask", f"operator.mask={left}", "sampler=ancestral"]
+    out, record, _ = restore(*ours, "task/method=replacement")
+    known = np.asarray(Image.open(left)) > 0
+    result, reference, given = (pictures(folder) for folder in (out, out / "reference", out / "given"))
+    assert np.array_equal(result[:, known], reference[:, known])
+    assert np.array_equal(given[:, known], reference[:, known])
+    assert (result[:, ~known] != reference[:, ~known]).any()
+    assert len(record["mask_sha256"]) == 64
+    assert (record["residual"], record["nfe"]) == (None, 4)
+    ours += ["task/method=repaint", "method.jump_length=2", "method.resample=3", "operator.known=black"]
+    again, record, _ = restore(*ours, name="again")
+    assert record["nfe"] == 4 + 2 * 2
+    assert np.array_equal(pictures(again / "given")[:, ~known], reference[:, ~known])
+
+
+def test_measurements_in_a_folder_have_no_reference(restore, tmp_path):
+    (tmp_path / "small").mkdir()
+    Image.fromarray(np.full((4, 4), 255, np.uint8)).save(tmp_path / "small" / "a.png")
+    folder = f"measurements={tmp_path / 'small'}"
+    out, record, _ = restore("operator.factor=2", folder, "task/method=dps_published", "method.zeta=0.1")
+    assert (record["given"], record["grid"]) == (["a.png"], ["given", "result"])
+    assert "psnr" not in record
+    assert record["gradient_evaluations"] == 4
+    assert (pictures(out / "given") == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["operator.factor=3"], "task.operator.factor=3: samples have the shape [1, 8, 8]"),
+        (["task/operator=grey"], "task.operator=Grey: samples of shape [1, 8, 8] have no colours"),
+        (["task/operator=mask", "operator.mask=none.png"], "task.operator.mask=none.png: there is no such file"),
+        (
+            ["task/method=repaint", "sampler=dpmpp_2m"],
+            "task.method=Resampling: sampler=DPMSolverPP: it must be a single-",
+        ),
+        (["task/method=repaint"], "task.method.jump_length=10: the grid has 4 noisy levels"),
+        (["task/method=repaint", "method.resample=1"], "resample=1: there are no returns"),
+        (["task/method=pigdm_published", "sampler=dpmpp_2m"], "task.method=PublishedPiGDM: it keeps eps"),
+        (["task/method=tmpd", "noise=0"], "noise=0: TMPD divides"),
+        (["noise=-1"], "task.noise=-1: the standard deviation"),
+        (["draws=0"], "draws=0: it must be at least 1"),
+        (["lpips=none.pth"], "task.lpips=none.pth: there is no such file"),
+        (["task/operator=compressed_sensing", "measurements=."], "measurements by CompressedSensing are no images"),
+    ],
+)
+def test_bad_input_is_refused(finished, invoke, tmp_path, arguments, sentence):
+    out = tmp_path / "out"
+    result = invoke("sample.py", f"ckpt={finished}", "task=inverse", "sampler.steps=4", f"out={out}", *arguments)
+    assert result.code == 2
+    assert sentence in result.err
+    assert not out.exists()
+
+
+def test_an_operator_with_a_wrong_adjoint_is_refused(finished, invoke, tmp_path, monkeypatch):
+    monkeypatch.setattr("denoiselab.inverse.AveragePool.adjoint", lambda self, y: self.pinv(y))
+    result = invoke("sample.py", f"ckpt={finished}", "task=inverse", "operator.factor=2", f"out={tmp_path / 'out'}")
+    assert result.code == 2
+    assert "task.operator=AveragePool: its adjoint is not that of its call" in result.err
+
+
+def test_ssim_is_that_of_torchmetrics_inside_the_images():
+    from torchmetrics.functional.image import structural_similarity_index_measure  # slow to import
+
+    x, y = torch.randint(256, (2, 2, 3, 24, 16), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    y = (0.7 * x.double() + 0.3 * y.double()).round().to(torch.uint8)
+    _, full = structural_similarity_index_measure(x.double(), y.double(), data_range=255.0, return_full_image=True)
+    assert torch.allclose(fidelity(x, y)["ssim"], full[..., 5:-5, 5:-5].mean((1, 2, 3)), rtol=1e-6)
+
+
+def test_lpips_reads_its_network_from_a_file(tmp_path):
+    from torchmetrics.functional.image.lpips import _LPIPS
+
+    torch.manual_seed(0)
+    network = _LPIPS(net="alex", pnet_rand=True)
+    state = {f"features.{name.partition('.')[2]}": value for name, value in network.net.state_dict().items()}
+    torch.save(state, tmp_path / "alexnet.pth")
+    distance, sha256 = read_lpips(tmp_path / "alexnet.pth")
+    x, y = torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    assert torch.equal(distance(x, y), network(x, y).flatten())
+    assert len(sha256) == 64
+    grey = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
+    assert fidelity(grey, grey, distance)["lpips"].tolist() == [0.0]
+    torch.save({"a": x}, tmp_path / "alexnet.pth")
+    with pytest.raises(ValueError, match="does not hold"):
+        read_lpips(tmp_path / "alexnet.pth")
