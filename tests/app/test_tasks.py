@@ -81,7 +81,7 @@ def test_options_of_a_task_are_found_without_its_name(invoke, monkeypatch):
         ]
         assert written_out(["task=export", "num_samples=8"], "generate") == ["task=export", "num_samples=8"]
         assert written_out(["task=export,encode", "split=train"], "generate")[1] == "task.split=train"
-        with pytest.raises(BadInput, match="task=null: one is needed; allowed: encode, export"):
+        with pytest.raises(BadInput, match="task=null: one is needed; allowed: edit, encode, export"):
             written_out(["task=null"], "generate")
     check_spelling(["gridded=1", "callbacks.frontier.nfe=3"])
 
