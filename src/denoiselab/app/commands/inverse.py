@@ -148,7 +148,8 @@ class Inverse(FromImages):
         blank = self.operator(torch.zeros(1, *model.shape, device=model.device))
         try:
             out = self.method.steps(sampler, self.operator, blank)
-            out.nfe(out.steps, model.denoiser.schedule)
+            if isinstance(out, StepMethod):
+                out.nfe(out.steps, model.denoiser.schedule)
         except ValueError as error:
             text = str(error)
             raise BadInput(f"{name}: {text}" if text.startswith("sampler=") else f"task.method.{text}") from None
