@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from denoiselab.choices import sampler as sampler
     from denoiselab.choices import schedule as schedule
     from denoiselab.choices import spacing as spacing
+    from denoiselab.classifiers import load_classifier as load_classifier
     from denoiselab.exact_models import exact as exact
     from denoiselab.guidance import Guidance as Guidance
     from denoiselab.model import Model as Model
@@ -42,6 +43,7 @@ _HOMES = {
     "exact": "exact_models",
     "guider": "choices",
     "load": "pretrained",
+    "load_classifier": "classifiers",
     "names": "choices",
     "network": "choices",
     "objective": "choices",
@@ -62,6 +64,7 @@ __all__ = [
     "exact",
     "guider",
     "load",
+    "load_classifier",
     "names",
     "network",
     "objective",

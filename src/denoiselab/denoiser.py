@@ -31,12 +31,14 @@ class Prediction(NamedTuple):
         eps: The expected noise, `(B, *)`.
         variance: The log-variance of a reverse step from here, where the model has one.
         renoise: The noise `(B, *)` that a step adds back to x0, where it is not eps; for samplers that `renoises`.
+        gradient: `(B, *)`, times its variance what a step adds to its mean; for samplers that `moves_mean`.
     """
 
     x0: Tensor
     eps: Tensor
     variance: StepVariance | None = None
     renoise: Tensor | None = None
+    gradient: Tensor | None = None
 
     @property
     def added(self) -> Tensor:
@@ -223,7 +225,7 @@ class Denoiser(nn.Module):
         # give the rest to eps, so that alpha x0 + sigma eps = x all the same.
         # Where both are pure noise, fmin and fmax pass over the undefined ratio of alphas.
         scale = torch.fmin(at_home.sigma / level.sigma, at_home.alpha / level.alpha)
-        x0, eps, variance, _ = self.output(x * like(scale, x), at_home, cond).prediction()
+        x0, eps, variance = self.output(x * like(scale, x), at_home, cond).prediction()[:3]
         stretch = torch.fmax(at_home.rho / level.rho, torch.ones_like(level.rho))
         excess = (1 / at_home.rho - 1 / level.rho).clamp_min(0)
         return Prediction(x0, like(stretch, x) * eps + like(excess, x) * x0, variance)

@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from denoiselab.classifier_model import ClassifierModel, Trained
 from denoiselab.codecs import Codec, Identity
-from denoiselab.conditioners import Conditioner
+from denoiselab.conditioners import ClassLabel, Conditioner
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of
 from denoiselab.model import Model
-from denoiselab.networks import Conditioning, Network
+from denoiselab.networks import ClassifierNetwork, Conditioning, Network
 from denoiselab.networks.conditioning import OPTIONAL, listed
 from denoiselab.nodes.instantiate import check_contract, construct
 from denoiselab.parameterizations import Parameterization
@@ -27,17 +28,33 @@ Config = Mapping[str, Any]
 # The parts of a configuration that a model is made of.
 _PARTS = ("codec", "network", "schedule", "parameterization", "denoiser", "conditioner")
 
+# The names in configurations of what stands in a denoiser's place where a classifier is trained.
+_CLASSIFIERS = ("denoiselab.guidance.NoisyClassifier", "denoiselab.guidance.classifier.NoisyClassifier")
+
 
 def parts(config: Config) -> dict[str, Any]:
     """The nodes of a configuration that a model is made of.
 
     Raises:
-        KeyError: One is missing. Only a codec may be: there is none.
+        KeyError: One is missing. Only a codec may be, where there is none, and a classifier's parameterization.
     """
-    return {part: config[part] for part in _PARTS if part != "codec" or part in config}
+    optional = {"codec", "parameterization"} if classifies(config) else {"codec"}
+    return {part: config[part] for part in _PARTS if part not in optional or part in config}
+
+
+def classifies(config: Config) -> bool:
+    """Whether a configuration is that of a classifier."""
+    return config["denoiser"].get("_target_") in _CLASSIFIERS
 
 
 def build_model(config: Config) -> Model:
+    """As `build`, of a configuration that is not a classifier's."""
+    model = build(config)
+    assert isinstance(model, Model)
+    return model
+
+
+def build(config: Config) -> Trained:
     """The untrained model of a checked configuration; its weights are a function of `seed`.
 
     Raises:
@@ -50,16 +67,46 @@ def build_model(config: Config) -> Model:
         raise BadInput(f"network.shape={list(shape)}: it must be {list(codec.latent_shape)}, as codec and data are.")
     conditioner: Conditioner = construct(config["conditioner"], "conditioner")
     check_contract("conditioner", conditioner, Conditioner)
-    parameterization = construct(config["parameterization"], "parameterization")
-    check_contract("parameterization", parameterization, Parameterization)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
         network: nn.Module = construct(config["network"], "network")
         with torch.device("cpu"):  # a rehearsal has no numbers, but a schedule's are checked
             schedule = construct(config["schedule"], "schedule")
-    for part, contract in (("network", nn.Module), ("network", Network), ("schedule", Schedule)):
-        check_contract(part, {"network": network, "schedule": schedule}[part], contract)
+    check_contract("network", network, nn.Module)
+    check_contract("network", network, ClassifierNetwork if classifies(config) else Network)
+    check_contract("schedule", schedule, Schedule)
     network.to(memory_format=torch.channels_last)
+    if classifies(config):
+        return _classifier(config, network, schedule, conditioner, codec)
+    _check_conditions(network, conditioner)
+    if config.get("parameterization") is None:
+        raise BadInput("parameterization: is missing from the configuration.")
+    parameterization = construct(config["parameterization"], "parameterization")
+    check_contract("parameterization", parameterization, Parameterization)
+    denoiser = construct(
+        config["denoiser"], "denoiser", network=network, schedule=schedule, parameterization=parameterization
+    )
+    return Model(denoiser, conditioner, codec)
+
+
+def _classifier(
+    config: Config, network: nn.Module, schedule: Schedule, conditioner: Conditioner, codec: Codec
+) -> ClassifierModel:
+    """A classifier of the classes that a conditioner gives."""
+    if not isinstance(conditioner, ClassLabel) or conditioner.dropout or conditioner.null_class:
+        raise BadInput(
+            "conditioner: a classifier learns the class of each sample; choose conditioner=label with "
+            "conditioner.dropout=0 and conditioner.null_class=false."
+        )
+    classifier = construct(
+        config["denoiser"], "denoiser", network=network, schedule=schedule, num_classes=conditioner.num_classes,
+        shape=codec.latent_shape,
+    )  # fmt: skip
+    return ClassifierModel(classifier, conditioner, codec)
+
+
+def _check_conditions(network: nn.Module, conditioner: Conditioner) -> None:
+    """Refuse a network and a conditioner that do not go together."""
     takes: frozenset[str] = getattr(network, "conditioning", frozenset())
     if not isinstance(takes, Set) or not takes <= set(Conditioning._fields):
         raise BadInput(
@@ -71,10 +118,6 @@ def build_model(config: Config) -> Model:
             f"conditioner: it gives {listed(conditioner.names)}, but network takes {listed(takes)}; "
             "choose the conditioner=... that gives these (it sets what the network takes), else conditioner=none."
         )
-    denoiser = construct(
-        config["denoiser"], "denoiser", network=network, schedule=schedule, parameterization=parameterization
-    )
-    return Model(denoiser, conditioner, codec)
 
 
 def with_hashes(node: Any) -> Any:

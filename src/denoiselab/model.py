@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import chain
 from numbers import Integral
 
 import torch
@@ -17,6 +16,7 @@ from denoiselab.conditioners import Conditioner
 from denoiselab.denoiser import Denoise, Denoiser
 from denoiselab.errors import BadInput, whole
 from denoiselab.guidance import Guidance, bind
+from denoiselab.networks import base
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import OnStep, Sampler, Tally
@@ -85,18 +85,16 @@ class Model:
     @property
     def device(self) -> torch.device:
         """Where the denoiser is."""
-        tensors = chain(self.denoiser.parameters(), self.denoiser.buffers())
-        return next((tensor.device for tensor in tensors), torch.device("cpu"))
+        return base.device_of(self.denoiser)
 
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
+    @property
+    def trained(self) -> Denoiser:
+        """What a training trains."""
+        return self.denoiser
+
+    def evaluating(self) -> AbstractContextManager[None]:
         """Within it the denoiser does not train; exceptions undo it too."""
-        training = self.denoiser.training
-        try:
-            self.denoiser.eval()
-            yield
-        finally:
-            self.denoiser.train(training)
+        return base.evaluating(self.denoiser)
 
     def sample(
         self,

@@ -18,24 +18,14 @@ from denoiselab.errors import BadInput
 from denoiselab.from_config import build_model, parts
 from denoiselab.model import Model, device_of
 from denoiselab.nodes.instantiate import MODEL, check, construct
-from denoiselab.training.checkpoint_files import (
-    CHECKPOINT_KEY,
-    CHECKPOINTS,
-    CheckpointError,
-    check_weights,
-    home_of,
-    newest,
-    read_checkpoint,
-)
+from denoiselab.rebuilding import check_state, rebuild
+from denoiselab.training.checkpoint_files import CHECKPOINTS, CheckpointError, newest
 from denoiselab.training.ema import RAW, Names, applied
-from denoiselab.training.snapshots import Basis, basis_of
+from denoiselab.training.snapshots import Basis
 
 if TYPE_CHECKING:
     from denoiselab.data import DataSet
     from denoiselab.interop import Imported
-
-# Options of data that count where the user gives them, not where a checkpoint does: to run code, and to fetch files.
-_OF_USERS = ("trust_pickles", "download")
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
@@ -168,37 +158,17 @@ def read(path: Path, conditioner: Mapping[str, Any] = _NO_OPTIONS, data: Mapping
     Raises:
         BadInput: If it cannot be used.
     """
-    try:
-        checkpoint = read_checkpoint(path)
-        ours = checkpoint[CHECKPOINT_KEY]
-        config = ours["config"]
-        if unnamed := [name for name in ours["ema"] if not re.fullmatch(r"\w[\w.-]*", str(name))]:
-            raise BadInput(
-                f"ckpt={path}: {unnamed[0]!r} is no name of averages; letters, digits, '.', '-' and '_' are."
-            )
-        config = {**config, **{part: _rooted(node, home_of(path)) for part, node in parts(config).items()}}
-        config["conditioner"] = {**config["conditioner"], **conditioner}
-        config["data"] = _data(path, config["data"], data)
-        prefix = "denoiser."
-        state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-        model = _rebuilt(path, config, state, ours["ema"])
-    except CheckpointError as error:
-        raise BadInput(f"ckpt={error}") from None
-    except BadInput:
-        raise
-    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError):
+    rebuilt = rebuild(path, conditioner, data)
+    if not isinstance(rebuilt.model, Model):
         raise BadInput(
-            f"ckpt={path}: its configuration is incomplete or malformed, so the network cannot be rebuilt."
-        ) from None
-    loaded = Loaded(model, ours["ema"], config, ours["images_seen"], basis_of(path, ours))
-    try:
-        model.codec.load()
-    except ValueError as error:
-        raise BadInput(f"ckpt={path}: {error}") from None
-    if "_target_" in config["data"]:
+            f"ckpt={path}: it is a classifier, which draws no samples; it guides those of a model with "
+            "classifier_guidance=trained and classifier_guidance.classifier.path."
+        )
+    loaded = Loaded(rebuilt.model, *rebuilt[1:])
+    if "_target_" in loaded.config["data"]:
         from denoiselab.data import in_turn  # imports every source of data
 
-        model.conditioner.set_held_out(in_turn(lambda: loaded.data()[1]))
+        loaded.model.conditioner.set_held_out(in_turn(lambda: loaded.data()[1]))
     return loaded
 
 
@@ -229,7 +199,7 @@ def weights_of(imported: Imported, model: Model) -> tuple[dict[str, Tensor], dic
         profile: {f"network.{name}": tensor for name, tensor in average.items() if name in parameters}
         for profile, average in imported.averages.items()
     }
-    _check_weights(imported.files[0], model, state, averages)
+    check_state(imported.files[0], model, state, averages)
     return state, averages
 
 
@@ -254,45 +224,3 @@ def _imported(source: str, importer: str, options: Mapping[str, Any]) -> Loaded:
     except ValueError as error:
         raise BadInput(f"import.path={source}: {error}") from None
     return Loaded(model, averages, config, 0)
-
-
-def _rebuilt(
-    path: Path, config: Mapping[str, Any], state: Mapping[str, Tensor], averages: Mapping[str, Mapping[str, Tensor]]
-) -> Model:
-    """The model of a configuration that was read from a file, with the weights `state`, in evaluation mode."""
-    check(parts(config), MODEL)
-    with torch.device("meta"):  # a network of absurd sizes is refused before it takes memory
-        skeleton = build_model(config)
-    _check_weights(path, skeleton, state, averages)
-    model = build_model(config)
-    model.denoiser.load_state_dict(state)
-    model.denoiser.eval()
-    return model
-
-
-def _check_weights(
-    path: Path, model: Model, state: Mapping[str, Tensor], averages: Mapping[str, Mapping[str, Tensor]]
-) -> None:
-    check_weights(path, model.denoiser.state_dict(), state)
-    for average in averages.values():
-        check_weights(path, dict(model.denoiser.named_parameters()), average)
-
-
-def _data(path: Path, own: Mapping[str, Any], named: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The node of the data set that the user names, else the checkpoint's, which may not run code or fetch files."""
-    if named is None:
-        return {**own, **{option: False for option in _OF_USERS if option in own}}
-    if list(named["shape"]) != list(own["shape"]):
-        raise BadInput(f"data.shape={list(named['shape'])}: the network of {path} takes {list(own['shape'])}.")
-    return dict(named)
-
-
-def _rooted(node: Any, home: Path) -> Any:
-    """A node with each `path` that names something in the run's directory `home` as a whole path."""
-    if not isinstance(node, dict):
-        return node
-    out = {key: _rooted(value, home) for key, value in node.items()}
-    path = out.get("path")
-    if isinstance(path, str) and not Path(path).is_absolute() and (home / path).exists():
-        out["path"] = str(home / path)
-    return out

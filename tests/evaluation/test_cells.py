@@ -328,9 +328,9 @@ def test_an_unconditional_model_steered_by_a_classifier_has_its_classes_as_strat
             return super().statistics()
 
     classifier = SimpleNamespace(num_classes=7, shape=SHAPE)
-    steer = Steering(classifier, Unconditional(), 1.0, "0" * 64)
+    steer = Steering(classifier, Unconditional(), 1.0, {})
     assert steer.strata == 7
-    assert Steering(classifier, ClassLabel(7, classes=[1, 2]), 1.0, "0" * 64).strata == 2
+    assert Steering(classifier, ClassLabel(7, classes=[1, 2]), 1.0, {}).strata == 2
 
     class Passes:
         strata, facts = steer.strata, {}

@@ -1,6 +1,6 @@
 import pytest
 
-from denoiselab.training.lr_schedules import Warmup, WarmupCosine
+from denoiselab.training.lr_schedules import Warmup, WarmupCosine, WarmupLinear
 
 
 def test_warmup():
@@ -12,3 +12,7 @@ def test_warmup_cosine():
     assert [WarmupCosine(100, 300)(n) for n in (0, 50, 100, 200, 300, 400)] == pytest.approx([0, 0.5, 1, 0.5, 0, 0])
     with pytest.raises(ValueError, match="shorter"):
         WarmupCosine(100, 100)
+
+
+def test_warmup_linear():
+    assert [WarmupLinear(100, 300)(n) for n in (0, 50, 100, 150, 300, 400)] == pytest.approx([0, 0.5, 1, 0.75, 0, 0])

@@ -1,4 +1,4 @@
-"""The denoising loss on held-out data at fixed noise levels, with the same noise each time."""
+"""The loss on held-out data at fixed noise levels, with the same noise each time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
+from denoiselab.classifier_model import ClassifierModel, Trained
 from denoiselab.data import DataSet, clean
-from denoiselab.model import Model
+from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.schedules import Level, Schedule
 
@@ -28,13 +30,15 @@ class LevelLoss(NamedTuple):
 
     Args:
         lam: Half log-SNR.
-        value: Mean over samples and dimensions of (1 + exp(2 lam)) (x0_hat - x0)^2.
+        value: Mean over samples and dimensions of (1 + exp(2 lam)) (x0_hat - x0)^2; of a classifier the cross-entropy.
         standard_error: Of drawing the held-out data and the noise; None for one sample.
+        accuracy: Of a classifier, the fraction of samples whose class has the largest logit.
     """
 
     lam: float
     value: float
     standard_error: float | None
+    accuracy: float | None = None
 
 
 class LossProfile(NamedTuple):
@@ -45,17 +49,26 @@ class LossProfile(NamedTuple):
         standard_error: Of the mean, whose terms are of the same samples; None for one sample.
         n: Number of samples.
         levels: By rising half log-SNR.
+        accuracy: Of a classifier, mean over the levels.
     """
 
     value: float
     standard_error: float | None
     n: int
     levels: list[LevelLoss]
+    accuracy: float | None = None
 
     def record(self) -> dict[str, Any]:
-        """As plain containers: `loss`, `standard_error`, `n`, and of each of `levels` its `lam` and the same."""
-        levels = [{"lam": lam, "loss": value, "standard_error": error} for lam, value, error in self.levels]
-        return {"loss": self.value, "standard_error": self.standard_error, "n": self.n, "levels": levels}
+        """As plain containers: `loss`, `standard_error`, `n`, and of each of `levels` its `lam` and the same.
+
+        The profile of a classifier and its levels have their `accuracy` too.
+        """
+
+        def plain(of: LevelLoss | LossProfile) -> dict[str, Any]:
+            accuracy = {} if of.accuracy is None else {"accuracy": of.accuracy}
+            return {"loss": of.value, "standard_error": of.standard_error, **accuracy}
+
+        return {**plain(self), "n": self.n, "levels": [{"lam": one.lam, **plain(one)} for one in self.levels]}
 
 
 def inside_of(schedule: Schedule, levels: Sequence[float] = LEVELS) -> list[tuple[float, Level]]:
@@ -66,7 +79,7 @@ def inside_of(schedule: Schedule, levels: Sequence[float] = LEVELS) -> list[tupl
 
 @torch.no_grad()
 def level_losses(
-    model: Model,
+    model: Trained,
     data: DataSet,
     num_samples: int,
     batch_size: int,
@@ -82,7 +95,7 @@ def level_losses(
     or objective, so that models trained with different ones can be compared.
 
     Args:
-        model: In evaluation mode.
+        model: In evaluation mode; of a classifier the loss is the cross-entropy in nats.
         data: Held-out data.
         num_samples: Fewer if the data are.
         batch_size: Samples a network call.
@@ -90,11 +103,11 @@ def level_losses(
         seed: Of the noise: sample i has the same at every call, whatever the batches and ranks are.
         check: Called with the indices of each batch, after it; an exception stops the measurement.
     """
-    schedule, device = model.denoiser.schedule, model.device
+    schedule, device = model.trained.schedule, model.device
     inside = inside_of(schedule, levels)
     n = min(num_samples, len(data))
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    sums = torch.zeros(2, len(inside) + 1, dtype=torch.float64, device=device)  # the last: of the mean over levels
+    sums = torch.zeros(3, len(inside) + 1, dtype=torch.float64, device=device)  # the last: of the mean over levels
     for index in torch.arange(rank * n // world, (rank + 1) * n // world).split(batch_size):
         images, noise = clean(data, index, device), Noise(seed, index.to(device), SAMPLING)
         cond = model.conditioner.given(images)
@@ -102,17 +115,31 @@ def level_losses(
         losses = []
         for lam, level in inside:
             x = float(level.alpha) * x0 + float(level.sigma) * noise.like(x0)
-            error = (model.denoiser(x, level, cond).x0.float() - x0.float()).square().flatten(1).mean(1)
-            losses.append((1 + math.exp(2 * lam)) * error.double())
+            losses.append(_scored(model, x, level, lam, x0, cond))
         if losses:
-            each = torch.stack([*losses, torch.stack(losses).mean(0)])
-            sums += torch.stack([each.sum(1), each.square().sum(1)])
+            each, right = (torch.stack([*one, torch.stack(one).mean(0)]) for one in zip(*losses, strict=True))
+            sums += torch.stack([each.sum(1), each.square().sum(1), right.sum(1)])
         check(index)
     if dist.is_initialized():
         dist.all_reduce(sums)
     if not (n and inside):
         return LossProfile(math.nan, None, n, [])
-    mean, square = (sums / n).tolist()
+    mean, square, right = (sums / n).tolist()
     spread = [math.sqrt(max(0.0, s - m * m) / (n - 1)) if n > 1 else None for m, s in zip(mean, square, strict=True)]
-    found = [LevelLoss(lam, m, s) for (lam, _), m, s in zip(inside, mean, spread, strict=False)]
-    return LossProfile(mean[-1], spread[-1], n, found)
+    accuracy = right if isinstance(model, ClassifierModel) else [None] * len(mean)
+    found = [LevelLoss(lam, *one) for (lam, _), *one in zip(inside, mean, spread, accuracy, strict=False)]
+    return LossProfile(mean[-1], spread[-1], n, found, accuracy[-1])
+
+
+def _scored(
+    model: Trained, x: Tensor, level: Level, lam: float, x0: Tensor, cond: Conditioning
+) -> tuple[Tensor, Tensor]:
+    """The loss of each sample at a level, and of a classifier whether it is right, `(B,)` float64."""
+    if isinstance(model, ClassifierModel):
+        label = cond.class_label
+        assert label is not None
+        logits = model.classifier.logits(x, level).double()
+        return F.cross_entropy(logits, label, reduction="none"), (logits.argmax(1) == label).double()
+    error = (model.denoiser(x, level, cond).x0.float() - x0.float()).square().flatten(1).mean(1)
+    error = (1 + math.exp(2 * lam)) * error.double()
+    return error, torch.zeros_like(error)

@@ -1,6 +1,6 @@
 """Guidance: denoisers that change the predictions of another denoiser."""
 
-from denoiselab.guidance.classifier import ClassifierGuided, LogPosterior, NoisyClassifier
+from denoiselab.guidance.classifier import ClassifierGuided, Form, LogLikelihood, LogPosterior, NoisyClassifier
 from denoiselab.guidance.classifier_free import Auto, CFGPlusPlus, ClassifierFree
 from denoiselab.guidance.guided import Guidance, Guided, bind
 from denoiselab.guidance.guider import Guider, SpaceGuider, State
@@ -15,10 +15,12 @@ __all__ = [
     "ClassifierFree",
     "ClassifierGuided",
     "CosineScale",
+    "Form",
     "Guidance",
     "Guided",
     "Guider",
     "LinearScale",
+    "LogLikelihood",
     "LogPosterior",
     "MagnitudeAware",
     "NoisyClassifier",

@@ -62,7 +62,7 @@ class Conditions:
         if level.t.ndim:
             t, alpha, sigma = (torch.cat((part, part)) for part in (level.t, level.alpha, level.sigma))
             level = Level(t, alpha, sigma, level.path)
-        x0, eps, variance, _ = self._of(torch.cat((x, x)), level, self._doubled)
+        x0, eps, variance = self._of(torch.cat((x, x)), level, self._doubled)[:3]
         variance = None if variance is None else _first_half(variance, len(x))
         (x0, null_x0), (eps, null_eps) = x0.chunk(2), eps.chunk(2)
         return Prediction(x0, eps, variance), Prediction(null_x0, null_eps)

@@ -98,11 +98,12 @@ class _Distance:
         self._first = False
         with torch.enable_grad():
             at = x.detach().requires_grad_()
-            x0, eps, variance, renoise = self._denoise(at, level)
-            distance = (self._y.to(x0) - self._operator(x0)).flatten(1).norm(dim=1)
+            prediction = self._denoise(at, level)
+            distance = (self._y.to(at) - self._operator(prediction.x0)).flatten(1).norm(dim=1)
             (self.gradient,) = torch.autograd.grad(distance.sum(), at)
         self._tally.add("gradient", len(x))
-        return Prediction(x0.detach(), eps.detach(), variance, None if renoise is None else renoise.detach())
+        renoise = None if prediction.renoise is None else prediction.renoise.detach()
+        return prediction._replace(x0=prediction.x0.detach(), eps=prediction.eps.detach(), renoise=renoise)
 
 
 @dataclass(eq=False)

@@ -1,7 +1,7 @@
 """Networks, called as `network(x, label, cond)`; they depend on no schedule and no configuration."""
 
 from denoiselab.networks.adm import ADMClassifier, ADMUNet
-from denoiselab.networks.base import Network
+from denoiselab.networks.base import ClassifierNetwork, Network
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.networks.ddpm import DDPMUNet
 from denoiselab.networks.dit import DiT
@@ -18,6 +18,7 @@ __all__ = [
     "NCSN",
     "ADMClassifier",
     "ADMUNet",
+    "ClassifierNetwork",
     "Conditioning",
     "DDPMUNet",
     "DiT",

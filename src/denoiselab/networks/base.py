@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from denoiselab.networks.conditioning import Conditioning, check_conditioning
@@ -27,6 +31,14 @@ class Network(Protocol):
         Returns:
             `(B, outputs C, *)` in the dtype of `x`; `outputs` is 2 with a learned variance, else 1.
         """
+        ...
+
+
+class ClassifierNetwork(Protocol):
+    """What a `NoisyClassifier` calls: an `nn.Module` of any class that maps noisy samples to logits."""
+
+    def __call__(self, x: Tensor, label: Tensor, /) -> Tensor:
+        """Map `x` `(B, C, *)` and the time labels `(B,)` of their noise levels to logits `(B, num_classes)`."""
         ...
 
 
@@ -92,3 +104,19 @@ class EmbeddedNetwork(ConditionalNetwork):
         if self.vector is not None:
             embedding = embedding + self.vector(cond.vector)
         return embedding
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module is; the CPU if it has no tensors."""
+    return next((tensor.device for tensor in chain(module.parameters(), module.buffers())), torch.device("cpu"))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Within it a module does not train; exceptions undo it too."""
+    training = module.training
+    try:
+        module.eval()
+        yield
+    finally:
+        module.train(training)

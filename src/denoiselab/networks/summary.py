@@ -36,14 +36,14 @@ class Summary(NamedTuple):
         )
 
 
-def summarize(network: nn.Module, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Summary:
+def summarize(network: nn.Module, x: Tensor, label: Tensor, cond: Conditioning | None = Conditioning()) -> Summary:
     """The costs of a network, from a call with fake tensors, in less than a second.
 
     Args:
         network: On any device, in the mode and dtype to be summarised.
         x: `(B, *)`, on the CPU.
         label: `(B,)`.
-        cond: The conditions that the network takes.
+        cond: The conditions that the network takes; None for one that is called without.
     """
     kept: dict[int, Any] = {}  # storages: a view counts once, with what it is a view of
 
@@ -60,11 +60,13 @@ def summarize(network: nn.Module, x: Tensor, label: Tensor, cond: Conditioning =
             )
             for name, value in (*network.named_parameters(), *network.named_buffers())
         }
-    inputs = [mode.from_tensor(x), mode.from_tensor(label)]
-    given = Conditioning(*(None if value is None else mode.from_tensor(value) for value in cond))
+    inputs: list[Any] = [mode.from_tensor(x), mode.from_tensor(label)]
+    if cond is not None:
+        given = (None if value is None else mode.from_tensor(value) for value in cond)
+        inputs.append(Conditioning(*given))
     counter = Operations()
     with mode, torch.enable_grad(), counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        functional_call(network, state, (*inputs, given))
+        functional_call(network, state, tuple(inputs))
     for value in state.values():
         kept.pop(value.untyped_storage()._cdata, None)
     return Summary(

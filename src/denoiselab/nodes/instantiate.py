@@ -26,6 +26,7 @@ MODEL = tuple(
         "schedules",
         "networks",
         "denoiser",
+        "guidance",
         "variances",
         "codecs",
         "conditioners",
@@ -44,7 +45,7 @@ _FUNCTIONS = tuple(f"denoiselab.{part}." for part in ("parameterizations", "sche
 _ALL = (
     *MODEL,
     *MEASURES,
-    *(f"denoiselab.{part}." for part in ("guidance", "guides", "training", "interop", "inverse", "app.commands")),
+    *(f"denoiselab.{part}." for part in ("classifiers", "guides", "training", "interop", "inverse", "app.commands")),
     "torch.optim.",
     *(f"pytorch_lightning.{part}." for part in ("trainer", "callbacks", "profilers", "strategies")),
 )

@@ -1,6 +1,7 @@
 """Training objectives: one loss per sample, unreduced."""
 
 from denoiselab.objectives.base import Objective
+from denoiselab.objectives.classification import CrossEntropy
 from denoiselab.objectives.continuous import ContinuousBound
 from denoiselab.objectives.denoising import DenoisingObjective
 from denoiselab.objectives.score_matching import ImplicitScoreMatching, SlicedScoreMatching
@@ -8,6 +9,7 @@ from denoiselab.objectives.variational import Hybrid, SohlDickstein, Variational
 
 __all__ = [
     "ContinuousBound",
+    "CrossEntropy",
     "DenoisingObjective",
     "Hybrid",
     "ImplicitScoreMatching",

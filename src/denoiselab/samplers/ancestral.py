@@ -23,7 +23,8 @@ class Ancestral(OneStep):
 
     The variance is posterior^(1 - large) beta^large: `large=0` is DDPM's fixed-small, 1 its fixed-large (with x0
     clipped: DDIM's sigma-hat, `ddpm_noisy` in its code), and values between are the interpolation of Nichol and
-    Dhariwal (arXiv 2102.09672, eq. 15). Or it is predicted by the model.
+    Dhariwal (arXiv 2102.09672, eq. 15). Or it is predicted by the model. Of a denoiser that predicts a gradient
+    (`Prediction.gradient`), the mean moves by the variance times it.
 
     Source: Ho et al., DDPM, arXiv 2006.11239, algorithm 2, for any schedule and any step.
 
@@ -37,6 +38,7 @@ class Ancestral(OneStep):
 
     convergence_order = 1
     stochastic = True
+    moves_mean = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,8 +55,12 @@ class Ancestral(OneStep):
             prediction = denoise(x, here)
             x = linear(mean, (x, prediction.x0))
             z = noise.between(x, here, there)
+            spread: Tensor | float = std
             if own and prediction.variance is not None:
-                return x.add_((prediction.variance(here, there) / 2).exp() * z)
-            return x.add_(z, alpha=std)
+                spread = (prediction.variance(here, there) / 2).exp()
+                x.add_(spread * z)
+            else:
+                x.add_(z, alpha=std)
+            return x if prediction.gradient is None else x.add_(spread**2 * prediction.gradient)
 
         return step

@@ -218,7 +218,7 @@ class Sampler(Declared):
         watched = Watch(
             denoise if self.threshold is None else self.threshold.wrap(denoise),
             None if known or on_step is None else on_call,
-            None if self.renoises else type(self).__name__,
+            self.refused(),
         )
         memory = Memory()
         plan = self.plan(schedule, levels)

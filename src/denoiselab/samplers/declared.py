@@ -21,6 +21,7 @@ class Declared(ABC):
         path_dependent: Whether steps depend on the time or the scale of the schedule, not only on its log-SNR, so that
             runs along two schedules differ by the error of the solver.
         renoises: Whether steps add a predicted noise to x0, which need not be eps (`Prediction.renoise`).
+        moves_mean: Whether steps add their variance times a gradient to their mean (`Prediction.gradient`).
         measurement: What must be measured of a model before it is sampled (`Sampler.measure`); None for nothing.
     """
 
@@ -32,4 +33,19 @@ class Declared(ABC):
     adaptive: bool = False
     path_dependent: bool = False
     renoises: bool = False
+    moves_mean: bool = False
     measurement: Measurement | None = None
+
+    def refused(self) -> dict[str, str]:
+        """Fields of predictions that the steps would pass over, each with a sentence that refuses it."""
+        name, out = type(self).__name__, {}
+        if not self.renoises:
+            out["renoise"] = (
+                f"the denoiser predicts a noise to add back to x0, and {name} adds none; use DDIM or Analytic."
+            )
+        if not self.moves_mean:
+            out["gradient"] = (
+                f"the denoiser predicts a gradient that moves the mean of ancestral steps, and {name} makes none; use "
+                "Ancestral, or guidance of the form eps."
+            )
+        return out

@@ -81,7 +81,7 @@ def invert(
         return Inverted(x, torch.full((len(x0),), torch.nan, device=x0.device))
     assert isinstance(sampler, OneStep)
     levels = sampler.backwards(schedule)
-    watched = Watch(denoise if sampler.threshold is None else sampler.threshold.wrap(denoise), None, None)
+    watched = Watch(denoise if sampler.threshold is None else sampler.threshold.wrap(denoise), None)
     nothing = Noise(0, torch.arange(len(x0), device=x0.device))
     x, worst = x0 * float(levels[0].alpha), torch.zeros(len(x0), dtype=torch.float64, device=x0.device)
 

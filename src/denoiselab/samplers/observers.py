@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -49,10 +50,10 @@ class Watch:
     Args:
         denoise: The denoiser.
         on_call: Called after each call with its number from 1, x, the level and the prediction; None for nothing.
-        refuses: Name of a sampler that does not use `Prediction.renoise`; None for one that does.
+        refused: Fields of a prediction that the sampler does not use, each with a sentence that says so.
 
     Raises:
-        ValueError: (call) If a prediction has a `renoise` that the sampler does not use.
+        ValueError: (call) If a prediction has such a field.
     """
 
     last: Prediction
@@ -62,19 +63,18 @@ class Watch:
         self,
         denoise: Denoise,
         on_call: Callable[[int, Tensor, Level, Prediction], None] | None,
-        refuses: str | None = None,
+        refused: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        self._denoise, self._on_call, self._refuses, self._calls = denoise, on_call, refuses, 0
+        self._denoise, self._on_call, self._refused, self._calls = denoise, on_call, refused, 0
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
         """Call the denoiser, and store its prediction."""
         if self.begun is not None and self.begun is not level:
             level = replace(level, step=self.begun)
         self.last = self._denoise(x, level)
-        if self.last.renoise is not None and self._refuses is not None:
-            raise ValueError(
-                f"the denoiser predicts a noise to add back to x0, and {self._refuses} adds none; use DDIM or Analytic."
-            )
+        for name, sentence in self._refused.items():
+            if getattr(self.last, name) is not None:
+                raise ValueError(sentence)
         self._calls += 1
         if self._on_call is not None:
             self._on_call(self._calls, x, level, self.last)

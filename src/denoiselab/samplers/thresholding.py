@@ -36,7 +36,7 @@ class Threshold(ABC):
             x0 = self(prediction.x0)
             eps = (x - like(level.alpha, x) * x0) / like(level.sigma, x)
             renoise = prediction.added if self.keep_eps else prediction.renoise
-            return Prediction(x0, eps.to(x), prediction.variance, renoise)
+            return prediction._replace(x0=x0, eps=eps.to(x), renoise=renoise)
 
         return corrected
 

@@ -33,8 +33,8 @@ class Warmup:
         return min(1.0, images_seen / self.images) if self.images else 1.0
 
 
-class WarmupCosine(Warmup):
-    """Linear from 0 to 1, then half a cosine to 0 at the end of training.
+class WarmupLinear(Warmup):
+    """Linear from 0 to 1, then linear to 0 at the end of training.
 
     Args:
         total: Images of the whole training.
@@ -50,5 +50,16 @@ class WarmupCosine(Warmup):
         self.total = total
 
     def __call__(self, images_seen: int) -> float:
-        progress = (images_seen - self.images) / (self.total - self.images)
-        return super().__call__(images_seen) * (0.5 + 0.5 * math.cos(math.pi * min(1.0, max(0.0, progress))))
+        return super().__call__(images_seen) * (1 - self.progress(images_seen))
+
+    def progress(self, images_seen: int) -> float:
+        """The fraction of the training after the warm-up that is over."""
+        return min(1.0, max(0.0, (images_seen - self.images) / (self.total - self.images)))
+
+
+class WarmupCosine(WarmupLinear):
+    """Linear from 0 to 1, then half a cosine to 0 at the end of training."""
+
+    def __call__(self, images_seen: int) -> float:
+        warm = Warmup.__call__(self, images_seen)
+        return warm * (0.5 + 0.5 * math.cos(math.pi * self.progress(images_seen)))

@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from denoiselab.classifier_model import Trained
 from denoiselab.conditioners import Clean
 from denoiselab.data.loading.batches import Batch
-from denoiselab.model import Model
 from denoiselab.networks.layers import Constrained
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.objectives import Objective
@@ -23,12 +23,12 @@ from denoiselab.training.lr_schedules import LRSchedule
 
 
 class DiffusionModule(pl.LightningModule):
-    """Trains a denoiser on an objective.
+    """Trains a denoiser, or a classifier in its place, on an objective.
 
     All random numbers are functions of (seed, images seen), so a resumed run equals an uninterrupted one.
 
     Args:
-        model: The model whose denoiser is trained.
+        model: The model whose denoiser, or classifier, is trained.
         objective: The loss of each sample.
         optimizer: Makes the optimizer from parameters.
         lr_schedule: Factor on the optimizer's learning rate.
@@ -40,7 +40,7 @@ class DiffusionModule(pl.LightningModule):
 
     def __init__(
         self,
-        model: Model,
+        model: Trained,
         objective: Objective,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         lr_schedule: LRSchedule,
@@ -50,7 +50,8 @@ class DiffusionModule(pl.LightningModule):
         data_sha256: str | None = None,
     ) -> None:
         super().__init__()
-        self.denoiser, self.objective = model.denoiser, objective
+        # Its name begins the keys of weights in checkpoints, those of a classifier too.
+        self.denoiser, self.objective = model.trained, objective
         self.conditioner, self.codec = model.conditioner, model.codec
         self.optimizer, self.lr_schedule, self.ema = optimizer, lr_schedule, ema
         self.seed, self.config, self.data_sha256 = seed, config, data_sha256

@@ -14,24 +14,27 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException  # 
 
 from denoiselab.app.building import parts, rehearsal
 from denoiselab.app.building.error_splits import fine_of
-from denoiselab.app.building.evaluator import HELD_OUT_LOSS, Evaluator, frontier_of, optimized_metric
+from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_metric
 from denoiselab.app.building.guiders import Guided
+from denoiselab.app.building.held_out import HELD_OUT_LOSS, HeldOut
 from denoiselab.app.building.monitors import check_monitors
-from denoiselab.app.building.training_callbacks import PeriodicEvaluations
+from denoiselab.app.building.training_callbacks import OF_SAMPLES, PeriodicEvaluations, first_weights
 from denoiselab.app.config.settings import Config, TrainSettings, parse
 from denoiselab.app.runs.devices import resolve_accelerator
 from denoiselab.app.runs.names import run_name
 from denoiselab.app.runs.processes import DirectoryCheck
+from denoiselab.classifier_model import Trained
 from denoiselab.data import DataSet, clean, in_turn
 from denoiselab.data.loading.datamodule import DataModule
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier, OptimizedMetric, Store
-from denoiselab.from_config import build_model, identity
+from denoiselab.from_config import build, identity
 from denoiselab.model import Model
 from denoiselab.nodes.instantiate import check, check_contract, construct
 from denoiselab.training.callbacks import ProgressBar
 from denoiselab.training.checkpoint_files import CHECKPOINTS
 from denoiselab.training.checkpoints import AtomicCheckpointIO
+from denoiselab.training.ema import Names
 from denoiselab.training.interruption import Interruption
 from denoiselab.training.loggers import WandB
 from denoiselab.training.lr_schedules import LRSchedule
@@ -48,19 +51,37 @@ _PROFILE = 128
 
 
 @dataclass(frozen=True)
+class Scoring:
+    """How the samples of a run are scored.
+
+    Args:
+        model: What is trained and sampled.
+        frontier: The cells to score at the end.
+        fine: The fine runs with which their errors are split; None for none.
+        evaluator: Scores them.
+        optimized: The metric of the frontier that a sweep minimises.
+        periodic: Scores and samples during the training.
+    """
+
+    model: Model
+    frontier: Frontier
+    fine: Frontier | None
+    evaluator: Evaluator
+    optimized: OptimizedMetric
+    periodic: PeriodicEvaluations
+
+
+@dataclass(frozen=True)
 class Run:
     """The objects of a run.
 
     Args:
         config: Resolved configuration, plain containers.
         settings: Its typed part.
-        model: What is trained and sampled.
+        model: What is trained.
         module: What the Trainer trains.
-        frontier: The cells to score at the end.
-        fine: The fine runs with which their errors are split; None for none.
-        evaluator: Scores them.
+        scoring: Of its samples; None for a classifier, which draws none.
         held_out_losses: Measures the loss on held-out data by level, as of `LossProfile.record`; empty without any.
-        optimized: The metric of the frontier that a sweep minimises.
         trackers: Loggers besides the CSV file, not yet open.
         trainer: The Trainer, without loggers.
         interruption: Catches signals while it is entered.
@@ -71,13 +92,10 @@ class Run:
 
     config: Config
     settings: TrainSettings
-    model: Model
+    model: Trained
     module: DiffusionModule
-    frontier: Frontier
-    fine: Frontier | None
-    evaluator: Evaluator
+    scoring: Scoring | None
     held_out_losses: Callable[[], dict[str, Any]]
-    optimized: OptimizedMetric
     trackers: Mapping[str, WandB | Tracker]
     trainer: pl.Trainer
     interruption: Interruption
@@ -93,7 +111,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     """
     settings = parse(TrainSettings, config)
     check(config)
-    model = build_model(config)
+    model = build(config)
     ema = parts.build_ema(config, path / CHECKPOINTS / SNAPSHOTS)
     lr_schedule = construct(config["lr_schedule"], "lr_schedule")
     check_contract("lr_schedule", lr_schedule, LRSchedule)
@@ -104,25 +122,26 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     module = DiffusionModule(
         model, objective, optimizer, lr_schedule, ema, settings.seed, config, images.fingerprint
     )  # fmt: skip
-    evaluator = Evaluator(
-        model=model,
-        identity=identity(config),
-        applied=module.applied,
-        extractor=parts.build_extractor(config, settings.evaluation, settings.evaluation.num_samples, images),
-        images=images,
-        held_out=held_out,
-        data=config["data"]["name"],
-        cache=Path(settings.paths.cache_dir),
-        store=Store(path, settings.evaluation.level),
-        name=run_name(path),
-        interruption=interruption,
-    )
     names = ema.planned(settings.max_images, settings.batch_size)
-    guided = Guided(model, config)
-    frontier = frontier_of(config["evaluation"], guided, names)
-    fine = fine_of(config["evaluation"], frontier, guided, names, "evaluation")
-    periodic = PeriodicEvaluations(config, model, names, evaluator)
-    trainer = _trainer(config, settings, path, interruption, periodic, evaluator)
+    scoring = None
+    if isinstance(model, Model):
+        evaluator = Evaluator(
+            model=model,
+            identity=identity(config),
+            applied=module.applied,
+            extractor=parts.build_extractor(config, settings.evaluation, settings.evaluation.num_samples, images),
+            images=images,
+            held_out=held_out,
+            data=config["data"]["name"],
+            cache=Path(settings.paths.cache_dir),
+            store=Store(path, settings.evaluation.level),
+            name=run_name(path),
+            interruption=interruption,
+        )
+        scoring = _scoring(config, settings, model, names, evaluator)
+    stop = interruption.check if scoring is None else scoring.evaluator.check
+    measured = HeldOut(model, held_out, module.applied, first_weights(config, names), lambda batch: stop())
+    trainer = _trainer(config, settings, path, interruption, scoring, measured)
     if settings.optimized_metric == HELD_OUT_LOSS and not len(held_out):
         raise BadInput(f"optimized_metric={HELD_OUT_LOSS}: {config['data']['name']} has no held-out data.")
     return Run(
@@ -130,11 +149,8 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         settings=settings,
         model=model,
         module=module,
-        frontier=frontier,
-        fine=fine,
-        evaluator=evaluator,
-        held_out_losses=periodic.profile((config["callbacks"].get("held_out") or {}).get("num_samples", _PROFILE)),
-        optimized=optimized_metric(settings.optimized_metric, frontier),
+        scoring=scoring,
+        held_out_losses=measured.record_of((config["callbacks"].get("held_out") or {}).get("num_samples", _PROFILE)),
         trackers=construct(config["logger"], "logger"),
         trainer=trainer,
         interruption=interruption,
@@ -144,7 +160,20 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     )
 
 
-def _load(config: Config, model: Model) -> tuple[DataSet, DataSet]:
+def _scoring(config: Config, settings: TrainSettings, model: Model, names: Names, evaluator: Evaluator) -> Scoring:
+    guided = Guided(model, config)
+    frontier = frontier_of(config["evaluation"], guided, names)
+    return Scoring(
+        model,
+        frontier,
+        fine_of(config["evaluation"], frontier, guided, names, "evaluation"),
+        evaluator,
+        optimized_metric(settings.optimized_metric, frontier),
+        PeriodicEvaluations(config, model, names, evaluator),
+    )
+
+
+def _load(config: Config, model: Trained) -> tuple[DataSet, DataSet]:
     """Training and held-out data, and the files of the model's codec, tried on a sample."""
     try:
         images, held_out = construct(config["data"], "data").load()
@@ -164,20 +193,22 @@ def _trainer(
     settings: TrainSettings,
     path: Path,
     interruption: Interruption,
-    periodic: PeriodicEvaluations,
-    evaluator: Evaluator,
+    scoring: Scoring | None,
+    held_out: HeldOut,
 ) -> pl.Trainer:
     given: dict[str, dict[str, Any]] = {
         "checkpoints": {"directory": path / CHECKPOINTS, "interruption": interruption},
-        "frontier": {"directory": path / CHECKPOINTS, "prepare": periodic.frontier, "ready": periodic.ready},
-        "preview": {"directory": path / "samples" / "preview", "prepare": periodic.preview},
-        "held_out": {"prepare": periodic.held_out},
+        "held_out": {"prepare": held_out.of},
     }
-    callbacks = [
-        construct(node, f"callbacks.{name}", _REFUSALS, **given.get(name, {}))
-        for name, node in config["callbacks"].items()
-    ]
-    check_monitors(dict(zip(config["callbacks"], callbacks, strict=True)), config, evaluator)
+    nodes = config["callbacks"]
+    if scoring is None:
+        nodes = {name: node for name, node in nodes.items() if name not in OF_SAMPLES}
+    else:
+        periodic = scoring.periodic
+        given["frontier"] = {"directory": path / CHECKPOINTS, "prepare": periodic.frontier, "ready": periodic.ready}
+        given["preview"] = {"directory": path / "samples" / "preview", "prepare": periodic.preview}
+    callbacks = [construct(node, f"callbacks.{name}", _REFUSALS, **given.get(name, {})) for name, node in nodes.items()]
+    check_monitors(dict(zip(nodes, callbacks, strict=True)), config, held_out.names)
     trainer: pl.Trainer = construct(
         {**config["trainer"], "accelerator": resolve_accelerator(config["trainer"]["accelerator"])},
         "trainer",
@@ -192,7 +223,7 @@ def _trainer(
         use_distributed_sampler=False,
         default_root_dir=str(path),
     )
-    for name, callback in zip(config["callbacks"], callbacks, strict=True):
+    for name, callback in zip(nodes, callbacks, strict=True):
         _check_place(f"callbacks.{name}", callback, path)
     _check_place("trainer.profiler", vars(trainer)["profiler"], path)
     if isinstance(config["trainer"]["profiler"], str):  # without a file Lightning would log its report

@@ -11,12 +11,14 @@ import torch
 from denoiselab.app.building import checks, parts
 from denoiselab.app.building.evaluator import frontier_of, optimized_metric
 from denoiselab.app.building.guiders import Guided
+from denoiselab.app.building.held_out import HELD_OUT_LOSS
 from denoiselab.app.building.training_callbacks import PeriodicEvaluations
 from denoiselab.app.config.settings import Config, Evaluation, TrainSettings, parse
 from denoiselab.app.runs.devices import check_devices
+from denoiselab.classifier_model import ClassifierModel
 from denoiselab.codecs import Identity
 from denoiselab.errors import BadInput
-from denoiselab.from_config import build_model
+from denoiselab.from_config import build, classifies
 from denoiselab.nodes.instantiate import check
 from denoiselab.objectives import Objective
 from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
@@ -55,15 +57,23 @@ def _rehearse(content: str) -> None:
     config = json.loads(content)
     evaluation = parse(Evaluation, config["evaluation"], "evaluation")
     check({name: node for name, node in config.items() if name not in _LATER})
-    parts.build_extractor(config, evaluation, evaluation.num_samples)
+    if not classifies(config):
+        parts.build_extractor(config, evaluation, evaluation.num_samples)
     objective = parts.build_objective(config)
     with torch.device("meta"):  # no memory, no arithmetic: a sweep checks every job so
-        model = build_model(config)
+        model = build(config)
     checks.check_model(model, objective)
     if not isinstance(model.codec, Identity):
         _check_decoders(objective)
     parts.build_augmentation(config)
     names = parts.build_ema(config).planned(config["max_images"], config["batch_size"])
+    if isinstance(model, ClassifierModel):
+        if config["optimized_metric"] != HELD_OUT_LOSS:
+            raise BadInput(
+                f"optimized_metric={config['optimized_metric']}: a classifier draws no samples, so its training has no "
+                f"frontier; give {HELD_OUT_LOSS}."
+            )
+        return
     optimized_metric(config["optimized_metric"], frontier_of(config["evaluation"], Guided(model, config), names))
     periodic = PeriodicEvaluations(config, model, names)
     if "frontier" in config["callbacks"]:

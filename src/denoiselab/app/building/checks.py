@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.app.building import rehearsal
+from denoiselab.classifier_model import ClassifierModel, Trained
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import Clean
 from denoiselab.denoiser import Denoiser
@@ -19,7 +20,7 @@ from denoiselab.errors import BadInput
 from denoiselab.guidance import Auto, Guidance
 from denoiselab.model import Model
 from denoiselab.nodes.contracts import described
-from denoiselab.objectives import Objective
+from denoiselab.objectives import CrossEntropy, Objective
 from denoiselab.parameterizations import determinant
 from denoiselab.samplers import Sampler
 
@@ -30,13 +31,16 @@ _SMALL = 2**27
 
 
 @torch.no_grad()
-def check_model(model: Model, objective: Objective) -> None:
+def check_model(model: Trained, objective: Objective) -> None:
     """Refuse parts of a model that do not go together or break their contracts.
 
     Args:
         model: May be on the meta device.
         objective: On the CPU.
     """
+    if isinstance(model, ClassifierModel):
+        check_classifier(model, objective)
+        return
     try:
         objective.check(model.denoiser)
     except ValueError as error:
@@ -44,6 +48,39 @@ def check_model(model: Model, objective: Objective) -> None:
     check_ends(model.denoiser)
     rehearsal.check_objective(objective, model.denoiser, model.shape[0], len(model.shape))
     check_network(model)
+
+
+@torch.no_grad()
+def check_classifier(model: ClassifierModel, objective: Objective) -> None:
+    """As `check_model`, of a classifier."""
+    classifier, name = model.classifier, type(model.classifier.network).__name__
+    if not isinstance(objective, CrossEntropy):
+        raise BadInput(
+            f"objective={type(objective).__name__}: it trains a denoiser, and denoiser=classifier is none; choose "
+            "objective=cross_entropy."
+        )
+    try:
+        objective.check(classifier)
+        x, schedule = torch.zeros(2, *model.shape, device=model.device), classifier.schedule
+        ends = schedule.level(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64, device="cpu"))
+        label = classifier.time_label(ends)
+        out = classifier.network(x, torch.zeros(2, device=model.device))
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    except RuntimeError as error:
+        raise BadInput(
+            f"network: its sizes do not fit samples of shape {list(model.shape)} ({' '.join(str(error).split())})."
+        ) from None
+    if not bool(label.isfinite().all()):
+        raise BadInput(
+            f"denoiser.time_label={type(classifier.time_label).__name__}: it is infinite at an end of schedule "
+            f"{type(schedule).__name__}; choose denoiser=classifier."
+        )
+    if not isinstance(out, Tensor) or out.shape != (2, classifier.num_classes):
+        raise BadInput(
+            f"network={name}: a classifier's network maps samples (B, *) to logits (B, {classifier.num_classes}); "
+            f"found {rehearsal.found(out)} for two; choose one of the group classifier, as in classifier@network=adm."
+        )
 
 
 @torch.no_grad()

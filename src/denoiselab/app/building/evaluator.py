@@ -19,6 +19,7 @@ from denoiselab.app.building import checks, parts
 from denoiselab.app.building.analytic_moments import learn
 from denoiselab.app.building.classifier_guidance import Steering
 from denoiselab.app.building.guiders import Guided
+from denoiselab.app.building.held_out import HELD_OUT_LOSS
 from denoiselab.app.config.settings import Evaluation
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.run_directory import git_revision
@@ -48,9 +49,6 @@ from denoiselab.training.ema import Names
 from denoiselab.training.interruption import Interruption
 
 Config = Mapping[str, Any]
-
-# The mean loss on held-out data, which a sweep may minimise; `callbacks.frontier` then keeps the best of all cells.
-HELD_OUT_LOSS = "held_out/loss"
 
 # Number of draws of fresh data whose score is averaged.
 _FRESH = 4

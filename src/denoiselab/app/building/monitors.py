@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping, LearningRateMonitor
 
-from denoiselab.app.building.evaluator import HELD_OUT_LOSS, Evaluator
-from denoiselab.app.building.training_callbacks import held_out_name
 from denoiselab.app.config.settings import Config
 from denoiselab.errors import BadInput
-from denoiselab.evaluation.level_losses import inside_of
 
 
-def check_monitors(callbacks: Mapping[str, pl.Callback], config: Config, evaluator: Evaluator) -> None:
+def check_monitors(callbacks: Mapping[str, pl.Callback], config: Config, logged: Sequence[str]) -> None:
     """Refuse a callback that monitors what the run does not log: Lightning would fail at the end of the training.
 
     Callbacks of other packages, and `LearningRateMonitor`, may log further metrics: with one of them nothing is
     refused.
+
+    Args:
+        callbacks: By name.
+        config: Of the run.
+        logged: Names of what `callbacks.held_out` logs.
     """
     if any(map(_logs_others, callbacks.values())):
         return
     every = (config["callbacks"].get("held_out") or {}).get("every_images")
-    logs = every is not None and every <= config["max_images"] and len(evaluator.held_out) > 0
-    levels = [lam for lam, _ in inside_of(evaluator.model.denoiser.schedule)]
-    names = [HELD_OUT_LOSS, *map(held_out_name, levels)] if logs else []
+    names = logged if every is not None and every <= config["max_images"] else []
     nothing = "nothing, as callbacks.held_out needs held-out data and every_images of at most max_images"
     for name, callback in callbacks.items():
         monitor = getattr(callback, "monitor", None)

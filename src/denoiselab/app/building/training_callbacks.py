@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from denoiselab.app.building import parts
-from denoiselab.app.building.evaluator import HELD_OUT_LOSS, Evaluator, frontier_of, optimized_metric
+from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_metric
 from denoiselab.app.building.guiders import Guided
 from denoiselab.app.config.settings import Evaluation, parse
 from denoiselab.console import console
-from denoiselab.evaluation.level_losses import LossProfile, level_losses
 from denoiselab.evaluation.report import tables
 from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing, Model, NotFinite
@@ -30,17 +29,8 @@ _ADVICE = (
 )
 
 
-def held_out_losses(evaluator: Evaluator, weights: str, num_samples: int) -> LossProfile:
-    """The loss on held-out data at each level."""
-    model = evaluator.model
-    batch = min(num_samples, 64)
-    with evaluator.applied(weights), model.evaluating():
-        return level_losses(model, evaluator.held_out, num_samples, batch, check=evaluator.check)
-
-
-def held_out_name(lam: float) -> str:
-    """The name of the loss on held-out data at a half log-SNR."""
-    return f"{HELD_OUT_LOSS}_lam{lam:+g}"
+# The callbacks that draw samples: a classifier's training has none of them.
+OF_SAMPLES = ("frontier", "preview")
 
 
 class PeriodicEvaluations:
@@ -69,7 +59,7 @@ class PeriodicEvaluations:
         """A function that scores a small frontier: the run's first weights, guidance and metric."""
         evaluation = self._config["evaluation"]
         own = {"samplers": samplers, "nfe": nfe, "extra_nfe": {}, "num_samples": num_samples, "stop": "fixed"}
-        small = {**evaluation, **own, "weights": self._weights(), **_firsts(evaluation)}
+        small = {**evaluation, **own, "weights": first_weights(self._config, self._names), **_firsts(evaluation)}
         frontier = frontier_of(small, Guided(self._model, self._config), self._names, "callbacks.frontier")
         parts.build_extractor(self._config, self._measure, num_samples)
         never = self._config["callbacks"]["frontier"]["every_images"] is None
@@ -90,32 +80,9 @@ class PeriodicEvaluations:
 
         return score
 
-    def held_out(self, num_samples: int) -> Callable[[], Mapping[str, float]]:
-        """A function that measures the loss on held-out data by name, and the mean `held_out/loss`; {} without data."""
-        weights = self._weights()
-
-        def measure() -> dict[str, float]:
-            assert self._evaluator is not None
-            profile = held_out_losses(self._evaluator, weights, num_samples)
-            named = {held_out_name(loss.lam): loss.value for loss in profile.levels}
-            return {HELD_OUT_LOSS: profile.value, **named} if named else {}
-
-        return measure
-
-    def profile(self, num_samples: int) -> Callable[[], dict[str, Any]]:
-        """A function that measures the whole profile of the loss on held-out data, of the run's first weights."""
-        weights = self._weights()
-
-        def measure() -> dict[str, Any]:
-            assert self._evaluator is not None
-            profile = held_out_losses(self._evaluator, weights, num_samples)
-            return {"split": "held_out", "weights": weights, **profile.record()} if profile.levels else {}
-
-        return measure
-
     def preview(self, sampler: str, nfe: int, num_samples: int) -> Callable[[Path], None]:
         """A function that draws samples and writes their picture."""
-        evaluation, weights = self._config["evaluation"], self._weights()
+        evaluation, weights = self._config["evaluation"], first_weights(self._config, self._names)
         own = {"samplers": [sampler], "nfe": [nfe], "extra_nfe": {}, "num_samples": num_samples, "weights": weights}
         own |= _firsts(evaluation)
         frontier = frontier_of(
@@ -139,12 +106,13 @@ class PeriodicEvaluations:
 
         return write
 
-    def _weights(self) -> str:
-        """The first weights of the evaluation that need no snapshot, as there are few early in a training."""
-        asked = self._config["evaluation"]["weights"]
-        listed = asked if isinstance(asked, list) else [asked]
-        first = next((one for one in listed if one is None or width_of(one) is None), None)
-        return self._names.chosen(first, "evaluation.weights")
+
+def first_weights(config: Mapping[str, Any], names: Names) -> str:
+    """The first weights of the evaluation that need no snapshot, as there are few early in a training."""
+    asked = config["evaluation"]["weights"]
+    listed = asked if isinstance(asked, list) else [asked]
+    first = next((one for one in listed if one is None or width_of(one) is None), None)
+    return names.chosen(first, "evaluation.weights")
 
 
 def _firsts(evaluation: Mapping[str, Any]) -> dict[str, Any]:

@@ -142,7 +142,9 @@ class DrawingTask(task.Task):
         opened.model.denoiser.to(opened.device)
         sampler = self.prepare(asked, opened, sampler)
         checks.check_steps(sampler, opened.model, [guidance])
-        steer = steering(asked.classifier_guidance, opened.model, opened.device)
+        steer = steering(asked.classifier_guidance, opened.loaded, opened.device)
+        if steer is not None:
+            steer.check_sampler(sampler, type(sampler).__name__)
         facts: dict[str, Any] = {**guidance.rule, **({} if steer is None else steer.facts)}
         options = {name: value for name, value in self.options(asked).items() if name not in _NAMED}
         short = short_hash([asked.sampler, opened.sha256, options, conditions, facts])

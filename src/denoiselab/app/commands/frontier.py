@@ -204,6 +204,10 @@ def evaluator_of(
         images, held_out = construct(config["data"], "data").load()
     except ValueError as error:
         raise BadInput(str(error)) from None
+    steer = steering(asked.classifier_guidance, loaded, device)
+    if steer is not None:
+        for name, sampler in {**job.frontier.samplers, **(job.fine.samplers if job.fine else {})}.items():
+            steer.check_sampler(sampler, name)
     loaded.model.denoiser.to(device)
     return Evaluator(
         model=loaded.model,
@@ -217,7 +221,7 @@ def evaluator_of(
         store=store,
         name=name_of(job.home),
         interruption=interruption,
-        steering=steering(asked.classifier_guidance, loaded.model, device),
+        steering=steer,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,23 +31,16 @@ from denoiselab.training.checkpoint_files import BEST, CHECKPOINT_KEY, CHECKPOIN
 if TYPE_CHECKING:  # both import Lightning
     from pytorch_lightning.loggers import Logger
 
-    from denoiselab.app.building.assemble import Run
+    from denoiselab.app.building.assemble import Run, Scoring
     from denoiselab.app.building.evaluator import Evaluator
     from denoiselab.app.config.settings import Evaluation
 
 PICTURE = "toy_2d.png"
 
 
-def score(run: Run, path: Path, *, leader: bool) -> tuple[list[Record], dict[str, Any]]:
-    """The records of the frontier, computed with the weights that the configuration names, and the losses by level.
-
-    Raises:
-        Stopped: If the run was asked to stop; finished cells are stored.
-    """
-    # Lightning leaves the module on the CPU.
-    denoiser, ema = run.model.denoiser.to(run.trainer.strategy.root_device), run.module.ema
-    if leader:
-        tell_inexact(run.frontier)
+def restore(run: Run, path: Path) -> None:
+    """Give what was trained its weights and averages, on the device of the training."""
+    trained, ema = run.model.trained.to(run.trainer.strategy.root_device), run.module.ema  # Lightning leaves the CPU
     if not ema.averages:  # the training was complete before this start
         found = newest_whole(path / CHECKPOINTS)
         assert found is not None
@@ -55,20 +48,42 @@ def score(run: Run, path: Path, *, leader: bool) -> tuple[list[Record], dict[str
         run.module.load_state_dict(saved["state_dict"])
         ema.averages = saved[CHECKPOINT_KEY]["ema"]
         run.module.images_seen = saved[CHECKPOINT_KEY]["images_seen"]
-    ema.start(denoiser)
-    evaluation, seen = run.settings.evaluation, run.module.images_seen
-    records = run.evaluator.score(run.frontier, evaluation, seen)
-    if run.fine is not None:
-        split_errors(run.evaluator, (run.frontier, run.fine), evaluation, seen, records)
-    losses = run.held_out_losses()
+    ema.start(trained)
+
+
+def score(run: Run, scoring: Scoring, *, leader: bool) -> list[Record]:
+    """The records of the frontier, computed with the weights that the configuration names.
+
+    Raises:
+        Stopped: If the run was asked to stop; finished cells are stored.
+    """
     if leader:
-        check_there(path)
-        if losses:
-            write_text(path / HELD_OUT_FILE, json.dumps({**losses, "images_seen": seen}, indent=1))
-        write_outputs(records, run.evaluator.store, run.model.codec.shape, evaluation.level)
-        if run.model.codec.shape == (2,):
-            _draw_plane(run, records, path / PICTURE)
-    return records, losses
+        tell_inexact(scoring.frontier)
+    evaluation, seen = run.settings.evaluation, run.module.images_seen
+    records = scoring.evaluator.score(scoring.frontier, evaluation, seen)
+    if scoring.fine is not None:
+        split_errors(scoring.evaluator, (scoring.frontier, scoring.fine), evaluation, seen, records)
+    return records
+
+
+def write(run: Run, path: Path, records: list[Record], losses: Mapping[str, Any]) -> None:
+    """Write the losses by level, and what shows the frontier."""
+    check_there(path)
+    if losses:
+        write_text(path / HELD_OUT_FILE, json.dumps({**losses, "images_seen": run.module.images_seen}, indent=1))
+    if run.scoring is not None:
+        shape = run.scoring.model.codec.shape
+        write_outputs(records, run.scoring.evaluator.store, shape, run.settings.evaluation.level)
+        if shape == (2,):
+            _draw_plane(run, run.scoring, records, path / PICTURE)
+
+
+def report_held_out(losses: Mapping[str, Any], path: Path) -> None:
+    """Print the losses and accuracies of a classifier on held-out data, and where what was written is."""
+    for one in losses.get("levels", ()):
+        text = f"half log-SNR {one['lam']:+g}: cross-entropy {one['loss']:.3f} nats, accuracy {one['accuracy']:.1%}"
+        console().print(f"held-out data at {text}")
+    report_files(path)
 
 
 def split_errors(
@@ -116,19 +131,19 @@ def write_outputs(records: list[Record], store: Store, shape: Sequence[int], lev
     write_page(store.directory / PAGE, [page_run(store.directory.name, store.directory)], asked, papers(), level=level)
 
 
-def _draw_plane(run: Run, records: list[Record], path: Path) -> None:
+def _draw_plane(run: Run, scoring: Scoring, records: list[Record], path: Path) -> None:
     """The picture of the best cell of this run's samplers."""
-    cells = [record for record in finished(records) if record["sampler"] in run.frontier.samplers]
+    cells = [record for record in finished(records) if record["sampler"] in scoring.frontier.samplers]
     if not cells:
         return
     best = min(cells, key=loss)
     data = run.images.fresh(plane.DATA, 4) or run.held_out
-    parts = (run.module.objective, run.model.denoiser.schedule)
-    with run.evaluator.applied(best["weights"]), run.model.evaluating():
+    parts = (run.module.objective, scoring.model.denoiser.schedule)
+    with scoring.evaluator.applied(best["weights"]), scoring.model.evaluating():
         plane.write_picture(
             path,
-            run.model,
-            run.frontier.samplers[best["sampler"]],
+            scoring.model,
+            scoring.frontier.samplers[best["sampler"]],
             best,
             data.stored(torch.arange(len(data))),
             ", ".join(type(part).__name__ for part in parts),
@@ -167,6 +182,11 @@ def report_records(
     for record in records:
         if record["error"]:
             out.print(f"failed: {record['sampler']} at NFE {record['nfe']}: {record['error']}")
+    report_files(path)
+
+
+def report_files(path: Path) -> None:
+    """Print where what was written is."""
     for what, name in (
         ("page", PAGE),
         ("scores", "frontier.csv"),
@@ -184,4 +204,4 @@ def report_records(
         ("best checkpoint", f"{CHECKPOINTS}/{BEST}"),
     ):
         if (path / name).exists():
-            out.print(f"{what:>15}: {path / name}")
+            console().print(f"{what:>15}: {path / name}")

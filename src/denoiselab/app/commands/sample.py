@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from denoiselab.app.building.classifier_guidance import check_function
 from denoiselab.app.building.imports import check_source, run_directory
 from denoiselab.app.commands.task import Task
 from denoiselab.app.config import overrides
@@ -32,6 +33,7 @@ def check(config: Config, *, sweeping: bool = False) -> None:
     for name in _LISTS:
         if isinstance(value := getattr(asked, name), list) and not task.several:
             raise BadInput(f"{name}={value}: this task takes one; task=frontier takes several.")
+    check_function(asked.classifier_guidance)
     check_accelerator(asked.accelerator)
     task.check(asked)
 

@@ -17,18 +17,19 @@ from pytorch_lightning.loggers import Logger
 
 from denoiselab.app.building import starting
 from denoiselab.app.building.assemble import Run, assemble
-from denoiselab.app.building.evaluator import HELD_OUT_LOSS
+from denoiselab.app.building.held_out import HELD_OUT_LOSS
 from denoiselab.app.building.starting import Former
 from denoiselab.app.commands import outputs
 from denoiselab.app.config.spelling import override
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.failures import enough_memory, less_memory
+from denoiselab.app.runs.names import run_name
 from denoiselab.app.runs.processes import whole
 from denoiselab.app.runs.run_directory import RunDirectory
 from denoiselab.conditioners import Clean
 from denoiselab.console import console
 from denoiselab.errors import BadInput, Failure
-from denoiselab.evaluation import Record
+from denoiselab.evaluation import OptimizedMetric, Record
 from denoiselab.media.kinds import Images, medium
 from denoiselab.networks.summary import summarize
 from denoiselab.stored import to_stored
@@ -84,12 +85,19 @@ def run(config: Config, directory: Path | None = None) -> float:
                     _fit(run, path, continued.path if continued else None)
             run.interruption.install()
             with enough_memory(f"evaluation.batch_size={max(1, run.settings.evaluation.batch_size // 2)}"):
-                records, losses = outputs.score(run, path, leader=leader)
-            if leader:
+                outputs.restore(run, path)
+                records = [] if run.scoring is None else outputs.score(run, run.scoring, leader=leader)
+                losses = run.held_out_losses()
+                if leader:
+                    outputs.write(run, path, records, losses)
+            if leader and run.scoring is None:
+                outputs.report_held_out(losses, path)
+            elif leader:
                 outputs.report_records(records, path, loggers)
     if run.settings.optimized_metric == HELD_OUT_LOSS:
         return float(losses["loss"])
-    return _value(run, records, leader=leader)
+    assert run.scoring is not None  # a classifier's metric is the loss
+    return _value(run.scoring.optimized, run.module.images_seen, records, leader=leader)
 
 
 class _Checkpoints(NamedTuple):
@@ -109,7 +117,7 @@ class _Checkpoints(NamedTuple):
 
 
 def _checkpoints(run: Run) -> _Checkpoints:
-    parameters = sum(p.numel() for p in run.model.denoiser.parameters())
+    parameters = sum(p.numel() for p in run.model.trained.parameters())
     size = 4 * parameters * (3 + len(run.module.ema.profiles))  # weights, two moments, averages
     keep = (run.config["callbacks"].get("checkpoints") or {}).get("keep_last", 2)
     number = keep + 2  # the last ones, the best one and the one being written; and what waits to be uploaded:
@@ -128,8 +136,13 @@ def _describe(run: Run, directory: RunDirectory, continued: Former | None, initi
     if continued:
         continued.put_aside()
     cond, x = run.model.conditioner.given(Clean.blank(2, run.model.codec.shape)), torch.zeros(2, *run.model.shape)
-    costs = summarize(run.model.denoiser.network, x, torch.zeros(2), cond)
+    costs = summarize(run.model.trained.network, x, torch.zeros(2), None if run.scoring is None else cond)
     err.print(f"network {run.config['network']['_target_'].rpartition('.')[2]}: {costs}")
+    if run.scoring is None:
+        err.print(
+            "a classifier draws no samples: evaluation, callbacks.frontier and callbacks.preview do nothing; its loss "
+            "and accuracy on held-out data are logged by callbacks.held_out."
+        )
     if initial:
         err.print(
             f"starts from {initial['checkpoint']}: {initial['weights']} weights of {initial['images_seen']:,} images "
@@ -144,10 +157,10 @@ def _describe(run: Run, directory: RunDirectory, continued: Former | None, initi
     )
 
 
-def _value(run: Run, records: list[Record], *, leader: bool) -> float:
+def _value(optimized: OptimizedMetric, images_seen: int, records: list[Record], *, leader: bool) -> float:
     """The number that a sweep minimises."""
     try:
-        return run.optimized(record for record in records if record["images_seen"] == run.module.images_seen)
+        return optimized(record for record in records if record["images_seen"] == images_seen)
     except ValueError as failed:  # the run is complete, and its table says which cells failed
         if leader:
             console(stderr=True).print(f"{failed} The value of this run is inf.")
@@ -198,7 +211,7 @@ def _loggers(run: Run, directory: RunDirectory, images_seen: int, *, leader: boo
         return
     metrics.truncate()
     opened = [
-        tracker.open(directory.path, directory.info["wandb_id"], run.evaluator.name, run.config)
+        tracker.open(directory.path, directory.info["wandb_id"], run_name(directory.path), run.config)
         for tracker in run.trackers.values()
     ]
     code = 1

@@ -101,7 +101,6 @@ class TrainSettings(_Settings):
     data: Node
     network: Node
     schedule: Node
-    parameterization: Node
     denoiser: Node
     objective: Node
     codec: Node
@@ -113,14 +112,17 @@ class TrainSettings(_Settings):
     callbacks: dict[str, Node]
     logger: dict[str, Node]
     trainer: Node
+    parameterization: Node | None = None  # a classifier has none
     augmentation: Node | None = None
 
 
 class ClassifierGuidance(_Settings):
-    """A classifier whose gradient guides the sampler."""
+    """A classifier, or another log-likelihood, whose gradient guides the sampler."""
 
     scale: float = Field(allow_inf_nan=False)
-    classifier: Node
+    form: Literal["eps", "mean"] = "eps"
+    classifier: Node | None = None
+    function: str | Node | None = None
 
 
 class Conditions(_Settings):
