@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from conftest import QUICK
 from frozen_models import LENGTH, autoencoder, edited, write_text_encoder
@@ -18,6 +19,7 @@ SMALL = ["network=ddpm_tiny", "network.channels=8", "network.groups=4"]
 VECTOR = ["conditioner=text_vector", "conditioner.encoder.path=TEXT", f"conditioner.encoder.length={LENGTH}"]
 UNET = ["network=adm_upsampler", "network.multipliers=[1,1]", "network.blocks=1", "network.attention_levels=[]"]
 UNET += ["network.channels=8", "network.groups=4", "network.head_channels=null", "conditioner=low_resolution"]
+MASK = np.repeat(np.array([[255], [0]], np.uint8), [5, 3], axis=0).repeat(8, axis=1)  # two and a half rows of latents
 FAST = [argument for argument in QUICK if not argument.startswith("network.")]
 FAST += ["callbacks.frontier.every_images=null", "evaluation.nfe=[2]", "logger=none"]
 
@@ -59,7 +61,18 @@ def test_a_run_on_latents_writes_images(models, train, invoke, tmp_path):
         assert image.size == (8, 8)
         assert image.mode == "L"
     assert json.loads((samples / "samples.json").read_text())["conditioner"]["classes"] == [7]
+    Image.fromarray(MASK).save("mask.png")
+    edit = ["task=edit", "num_samples=2", "sampler.steps=2", "format=npz"]
+    result = invoke("sample.py", f"ckpt={run}", *edit, "task.mask=mask.png", "strength=1", "out=edit")
+    assert result.code == 0, result.err
+    ours, given = (np.load(f"edit/{name}samples.npz")["images"][..., 0] for name in ("", "given/"))
+    assert np.array_equal(ours[:, MASK > 0], given[:, MASK > 0])
+    assert json.loads((tmp_path / "edit" / "samples.json").read_text())["seam"]["known_rmse"] > 0.1
+    for number, image in enumerate(given):
+        Image.fromarray(image).save(f"edit/given/{number}.png")
     for arguments, says in (
+        ([*edit, "sampler=ddpm"], "input is what KLCodec makes of them; give sampler.threshold=null"),
+        ([*edit, "images=edit/given"], "conditioner.classes=null: the images have no classes, which the model needs"),
         (["task=export", "task.format=diffusers"], "task.format=diffusers: it has no place for what KLCodec does"),
         (["task=export", "task.format=openai"], "task.format=openai: it has no place for what KLCodec does"),
         (["sampler=ddpm"], "input is what KLCodec makes of them; give sampler.threshold=null"),
@@ -68,7 +81,7 @@ def test_a_run_on_latents_writes_images(models, train, invoke, tmp_path):
         (["conditioner.classes=[10]"], "conditioner.classes=[10]: at least one is needed, from 0 to 9"),
         (["conditioner.classes=[1]", "task=frontier"], "conditioner.classes=[1]: unknown option; allowed at the top: "),
     ):
-        few = [] if arguments[-1].startswith("task") else ["num_samples=2", "sampler.steps=2"]
+        few = [] if any(text.startswith("task") for text in arguments) else ["num_samples=2", "sampler.steps=2"]
         result = invoke("sample.py", f"ckpt={run}", *few, *arguments)
         assert result.code == 2
         assert says in result.last

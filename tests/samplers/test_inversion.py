@@ -4,10 +4,10 @@ import functools
 
 import pytest
 import torch
-from exact import noise
+from exact import exact, noise
 from oracles import F64
 
-from denoiselab.analytic import MixtureDenoiser
+from denoiselab.analytic import GaussianDenoiser, MixtureDenoiser
 from denoiselab.denoiser import Prediction
 from denoiselab.samplers import DDIM, DPMSolverPP, RhoRK, Tally
 from denoiselab.samplers.inversion import invert
@@ -110,3 +110,16 @@ def test_a_sample_does_not_depend_on_the_others():
     part = invert(sampler, denoise, VP, DATA[:7], 4)
     assert torch.allclose(whole.x[:7], part.x, rtol=1e-12)
     assert torch.allclose(whole.residual[:7], part.residual, rtol=1e-9)
+
+
+def test_two_gaussians_are_mapped_to_each_other_though_their_schedules_differ():
+    """Encoded by a model of one schedule along that of the other, which decodes: an affine map of normal data."""
+
+    def model(mean, std, schedule):
+        return exact(GaussianDenoiser(torch.full((2,), mean, dtype=F64), torch.eye(2, dtype=F64) * std**2), schedule)
+
+    ours, theirs, sampler = model(-1.0, 0.6, VP), model(0.5, 0.3, Flow()), DPMSolverPP(steps=100, order=2)
+    x = 0.5 + 0.3 * noise(50).normal((2,), F64)
+    x_t = invert(sampler, theirs, VP, x, 0).x
+    error = sampler(ours, VP, (2,), noise(50), start=x_t) - (-1.0 + 2 * (x - 0.5))
+    assert float(error.abs().max()) < 0.01  # 0.0066 of the means' difference is left in x_T

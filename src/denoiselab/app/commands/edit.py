@@ -82,7 +82,7 @@ class Edit(FromImages):
     @property
     def said(self) -> str:
         level = self._level
-        return f" from t={float(level.t):.4g} (rho={float(level.rho):.4g}) in {self._facts['start_steps']} steps"
+        return f", from t={float(level.t):.4g} (rho={float(level.rho):.4g}) in {self._facts['start_steps']} steps"
 
     def start(self, rows: Tensor, sampler: Sampler, model: Model) -> Start:
         """The images, noised; with a mask a sampler that keeps its part."""

@@ -88,6 +88,8 @@ class FromImages(DrawingTask, ABC):
         kind.write_files(folder, samples, self.format)
         words = self._given.described(model, rows, self._asked.conditioner)
         kind.write_pairs(folder / "grid.png", given, samples, words)
+        if words is not None:
+            self._facts["conditions"] = words
 
 
 def latents_of(model: Model, images: Tensor) -> Tensor:

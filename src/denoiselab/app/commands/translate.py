@@ -116,6 +116,10 @@ class Translate(FromImages):
         self._residuals.append(residual.cpu())
         return Start(rows, x, self.conditions(model, rows))
 
+    @property
+    def said(self) -> str:
+        return f", {mean_count(self._counts['nfe'], self.number)} more to encode"
+
     def facts(self) -> dict[str, Any]:
         inversion: dict[str, Any] = {name: mean_count(rows, self.number) for name, rows in self._counts.items()}
         inversion["x_t_std"] = float(torch.cat(self._stds).square().mean().sqrt())
