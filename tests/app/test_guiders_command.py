@@ -145,7 +145,7 @@ def test_a_frontier_has_scales_and_guiders_as_axes(sample):
     acts = {"name": "apg", "interval": [0.2, 10.0]}
     assert told == [(1.0, None), (3.0, None), (3.0, acts)]  # at scale 1 they do not differ
     assert "ddim scale=3 apg interval (0.2, 10]" in result.out
-    assert "metrics=[frechet,precision_recall" in result.err
+    assert "task.metrics=[frechet,precision_recall,class_accuracy] shows both" in result.err
     plain, guided = (record["flops_per_sample"] / record["network_evaluations"] for record in records[1:])
     assert plain == pytest.approx(guided)
     assert len({record["cell"] for record in records}) == 3

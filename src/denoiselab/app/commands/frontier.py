@@ -231,7 +231,8 @@ def _score(job: Job, asked: SampleSettings, device: torch.device, interruption: 
     if leader:
         console(stderr=True).print(f"{job.path}: {loaded.images_seen:,} images seen")
         outputs.tell_inexact(job.frontier)
-        outputs.tell_one_sided(job.frontier, job.evaluation.metrics)
+        classes = hasattr(loaded.model.conditioner, "num_classes")
+        outputs.tell_one_sided(job.frontier, job.evaluation.metrics, "task", classes=classes)
     records = evaluator.score(job.frontier, job.evaluation, loaded.images_seen)
     if job.fine is not None:
         outputs.split_errors(evaluator, (job.frontier, job.fine), job.evaluation, loaded.images_seen, records)

@@ -12,7 +12,6 @@ import torch.distributed as dist
 
 from denoiselab.app.building import error_splits
 from denoiselab.app.commands.report import papers
-from denoiselab.app.config import overrides
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.failures import check_there
 from denoiselab.cleaning import line
@@ -59,6 +58,8 @@ def score(run: Run, scoring: Scoring, *, leader: bool) -> list[Record]:
     """
     if leader:
         tell_inexact(scoring.frontier)
+        classes = hasattr(scoring.model.conditioner, "num_classes")
+        tell_one_sided(scoring.frontier, run.settings.evaluation.metrics, "evaluation", classes=classes)
     evaluation, seen = run.settings.evaluation, run.module.images_seen
     records = scoring.evaluator.score(scoring.frontier, evaluation, seen)
     if scoring.fine is not None:
@@ -109,17 +110,24 @@ def tell_inexact(frontier: Frontier) -> None:
         console(stderr=True).print(text)
 
 
-def tell_one_sided(frontier: Frontier, metrics: Sequence[str]) -> None:
-    """Say that guidance trades diversity for fidelity, where no metric tells them apart."""
-    if (
-        any(one.acts for one in frontier.guidance)
-        and metrics
-        and not {"precision_recall", "density_coverage"} & {*metrics}
-    ):
-        more = [name for name in ("precision_recall", "class_accuracy") if name in overrides.names("metric")]
-        wanted = ",".join(dict.fromkeys([*metrics, *more]))
-        text = f"guidance trades diversity for fidelity, which one distance hides; metrics=[{wanted}] shows both."
-        console(stderr=True).print(text)
+def tell_one_sided(frontier: Frontier, metrics: Sequence[str], option: str, *, classes: bool) -> None:
+    """Say how diversity and fidelity are told apart, where guidance trades them and no metric does.
+
+    Args:
+        frontier: To be scored.
+        metrics: Names of its metrics.
+        option: The node that names them.
+        classes: Whether samples have classes.
+    """
+    acts = any(one.acts for one in frontier.guidance)
+    if not acts or not metrics or {"precision_recall", "density_coverage"} & {*metrics}:
+        return
+    wanted = ",".join([*metrics, "precision_recall", *(["class_accuracy"] if classes else [])])
+    text = (
+        f"guidance trades diversity for fidelity, which one distance hides: {option}.metrics=[{wanted}] shows both, "
+        f"and evaluation/extractor@{option}.extractor=several a distance by another extractor."
+    )
+    console(stderr=True).print(text)
 
 
 def write_outputs(records: list[Record], store: Store, shape: Sequence[int], level: float) -> None:
