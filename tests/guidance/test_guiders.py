@@ -242,7 +242,7 @@ def test_samplers_that_a_guider_cannot_use_are_refused(guidance, sampler, senten
         (lambda: CFGZeroStar(zero_init_steps=-1), "zero_init_steps=-1"),
         (lambda: MagnitudeAware(alpha=-1.0), r"alpha=-1\.0"),
         (lambda: Guidance(math.inf), "guidance=inf: it must be a finite number"),
-        (lambda: bound(Pair(None, None), Guidance(7.5, CFGPlusPlus()), 2), r"guidance=7\.5: .* between 0 and 1"),
+        (lambda: bound(Pair(None, None), Guidance(7.5, CFGPlusPlus()), 2), r"guidance=7\.5: .* from 0 to 1"),
         (lambda: bind(None, Conditioning(), Conditioning(), Guidance(1.0, CFGPlusPlus())), "takes no condition"),
     ],
 )  # fmt: skip
