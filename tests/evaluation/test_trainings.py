@@ -5,7 +5,7 @@ import torch
 from scipy.stats import ttest_1samp
 from test_page import record
 
-from denoiselab.app.commands.panel import alone, panels, sentences, table
+from denoiselab.app.runs.panel import alone, panels, sentences, table
 from denoiselab.evaluation import Store, trainings
 from denoiselab.evaluation.contracts import Influences
 from denoiselab.evaluation.trainings import panel_of

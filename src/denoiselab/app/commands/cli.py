@@ -27,9 +27,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab import choices, progress
-from denoiselab.app.commands.explain import explain
 from denoiselab.app.config import overrides, resolvers, spelling, tasks
 from denoiselab.app.config.early import check_nodes, check_trust
+from denoiselab.app.config.explain import explain
 from denoiselab.app.config.hydra_node import CheckedLoader
 from denoiselab.app.config.settings import Config, replaced
 from denoiselab.app.runs.ending import leave, unread

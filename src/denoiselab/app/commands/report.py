@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from denoiselab.app.commands.panel import PANELS, alone, panels, table
 from denoiselab.app.config.settings import Config, ReportSettings, parse
 from denoiselab.app.runs.names import distinct
+from denoiselab.app.runs.panel import PANELS, alone, panels, table
 from denoiselab.choices import folder
 from denoiselab.console import console
 from denoiselab.errors import BadInput
