@@ -1,13 +1,18 @@
 """`sample.py task=inverse`: images restored from measurements, and how near they are to the true ones."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from denoiselab.app.commands.inverse import Inverse
+from denoiselab.codecs import Logit
+from denoiselab.errors import BadInput
 from denoiselab.evaluation.restoration import fidelity, read_lpips
+from denoiselab.inverse import MMPS, AveragePool
 
 
 def pictures(folder):
@@ -136,6 +141,13 @@ def test_an_operator_with_a_wrong_adjoint_is_refused(finished, invoke, tmp_path,
     result = invoke("sample.py", f"ckpt={finished}", "task=inverse", "operator.factor=2", f"out={tmp_path / 'out'}")
     assert result.code == 2
     assert "task.operator=AveragePool: its adjoint is not that of its call" in result.err
+
+
+def test_models_of_latents_are_refused():
+    asked = Inverse(method=MMPS(), operator=AveragePool(2))
+    opened = SimpleNamespace(model=SimpleNamespace(codec=Logit((1, 8, 8)), shape=(1, 8, 8)))
+    with pytest.raises(BadInput, match="operators act on pixels, and the model's samples are latents of Logit"):
+        asked.prepare(None, opened, None)
 
 
 def test_ssim_is_that_of_torchmetrics_inside_the_images():
