@@ -75,7 +75,7 @@ def test_known_pixels_are_kept(edit, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["strength=0"], "task.strength=0.0: it must be above 0 and at most 1."),
+        (["strength=0"], "task.strength=0: it must be above 0 and at most 1."),
         (["strength=1.5"], "task.strength=1.5: it must be above 0 and at most 1."),
         (["strength=0.1", "task.steps=floor"], "task.strength=0.1, task.steps=floor: DDIM: 0 of 4 steps are left"),
         (["task.mask=mask.png", "sampler=dpmpp_2m"], "use a single-step sampler, such as ddim or ancestral."),
@@ -83,7 +83,7 @@ def test_known_pixels_are_kept(edit, tmp_path):
         (["task.mask=none.png"], "task.mask=none.png: there is no such file."),
         (["images=nowhere"], "task.images=nowhere: there is no such folder."),
         (["images=."], "small.png: it has 6 x 6 pixels"),
-        (["task.known=grey"], "task.known=grey"),
+        (["task.known=grey"], "task.known='grey': should be 'white' or 'black'."),
         (["sampler.steps=3", "spacing@sampler.spacing=listed", "sampler.spacing.values=[1,.5,.1]", "strength=.9"],
          "below t="),
     ],
