@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,12 +39,19 @@ def complete(group: str) -> list[str]:
 
 def build(group: str, name: str, *overrides: str) -> Any:
     """The object of a choice, for data of standard deviation 0.5 and batches of 128."""
+    plain = copy.deepcopy(_plain(CONF, group, name, overrides))
+    check({group: plain})
+    return construct(plain, group)
+
+
+@functools.cache
+def _plain(conf: Path, group: str, name: str, overrides: tuple[str, ...]) -> Any:
+    """Composing takes most of the time of `build`, and many modules build the same choices."""
     context = {"sigma_data": 0.5, "batch_size": 128}
     with composing():
         node = compose(
             f"{group}/{name}",
             [re.sub(r"^\+?", rf"\g<0>{group}.", override) for override in overrides],
         )[group]
-    plain = OmegaConf.to_container(OmegaConf.create({**context, group: node}), resolve=True)
-    check({group: plain[group]})
-    return construct(plain[group], group)
+    plain: Any = OmegaConf.to_container(OmegaConf.create({**context, group: node}), resolve=True)
+    return plain[group]
