@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.core.utils import JobRuntime
 
 from denoiselab.app.commands import cli
+from denoiselab.app.config.hydra_node import CheckedLoader
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -43,6 +45,24 @@ QUICK = [
 ]
 
 
+SHIPPED = {f"file://{ROOT / 'conf'}", "pkg://hydra.conf", "structured://"}
+
+
+class SharedLoader(CheckedLoader):
+    """Programs in this process compose the shipped files once; a folder that a test makes is read each time."""
+
+    def _state(self):
+        folders = tuple(source.full_path() for source in self.repository.get_sources())
+        job = JobRuntime.instance().get("name"), Path.cwd()  # are in the node hydra
+        return (folders, job) if SHIPPED.issuperset(folders) else id(self)
+
+    def __hash__(self):
+        return hash(self._state())
+
+    def __eq__(self, other):
+        return self._state() == other._state()
+
+
 def pytest_xdist_auto_num_workers(config):
     """The whole suite takes two processes (`-n 8`: eight), a named part of it one; so do comparisons of speed."""
     whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and config.option.markexpr == "not benchmark"
@@ -51,6 +71,7 @@ def pytest_xdist_auto_num_workers(config):
 
 def pytest_configure(config):
     """Quick runs share the classifiers that score them: those of one data set differ in nothing."""
+    cli.CheckedLoader = SharedLoader
     cli.leave = sys.exit  # a program that a test calls in this process raises SystemExit at its end
     cache = tempfile.mkdtemp(prefix="denoiselab-")
     config.add_cleanup(lambda: shutil.rmtree(cache, ignore_errors=True))
