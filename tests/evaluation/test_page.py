@@ -71,16 +71,24 @@ def content(page):
     return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page.read_text(), re.S)[1])
 
 
-@pytest.fixture
-def browser():
+@pytest.fixture(scope="module")
+def chromium():
     """CI installs Chromium; without it the test fails, since a page that nobody opened is not tested."""
     from playwright.sync_api import sync_playwright
 
     assert CHROMIUM, "these tests open the page in Chromium: apt-get install chromium"
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def browser(chromium):
+    """Each page that it opens has a context of its own: no storage, cookies or cache of another."""
+    yield chromium
+    for context in chromium.contexts:
+        context.close()
 
 
 def opened(browser, path, trouble):
