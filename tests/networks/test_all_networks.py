@@ -12,8 +12,7 @@ from functools import cache
 
 import pytest
 import torch
-from configurations import CONF, names
-from hydra import compose, initialize_config_dir
+from configurations import CONF, names, stated
 from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 from torch import nn
@@ -125,8 +124,7 @@ COUNTS = [(name, sizes, count) for sizes, counts in COUNTED for name, count in c
 
 @cache
 def configuration(name: str) -> str:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        node = compose(f"network/{name}").network
+    node = stated(f"network/{name}").network
     plain = OmegaConf.to_container(OmegaConf.create({"data": {"shape": [3, 256, 256]}, "network": node}), resolve=True)
     return json.dumps(plain["network"])
 
