@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import runpy
 import shutil
@@ -50,6 +51,8 @@ SHIPPED = {f"file://{ROOT / 'conf'}", "pkg://hydra.conf", "structured://"}
 
 class SharedLoader(CheckedLoader):
     """Programs in this process compose the shipped files once; a folder that a test makes is read each time."""
+
+    _of_files = functools.lru_cache(maxsize=256)(CheckedLoader._of_files.__wrapped__)
 
     def _state(self):
         folders = tuple(source.full_path() for source in self.repository.get_sources())

@@ -9,11 +9,10 @@ import sys
 import tomllib
 
 import pytest
-from conftest import ROOT, Result
+from conftest import ROOT, Result, SharedLoader
 
 from denoiselab.app.commands import cli
 from denoiselab.app.config import overrides, spelling
-from denoiselab.app.config.hydra_node import CheckedLoader
 from denoiselab.errors import BadInput
 from denoiselab.interop.nvlabs import pickles
 from denoiselab.nodes import search_path
@@ -181,7 +180,7 @@ def test_every_option_that_a_message_advises_exists(text, where):
     likely = sorted(PLACES, key=lambda place: not any(word.startswith(group) for word in place))
     for place in likely:
         for program in ("train", "sample", "references", "convert", "report"):
-            with search_path.initialized(ROOT / "conf", program, loader=CheckedLoader):
+            with search_path.initialized(ROOT / "conf", program, loader=SharedLoader):
                 try:
                     overrides.composed(program, [*place, spelling.readable(text)])
                 except BadInput as error:
