@@ -97,7 +97,7 @@ class Frontier:
                     self.cells.append((name, steps))
                     self.calls.append(spends)
         if not weights or not guidance:
-            raise ValueError("evaluation.weights or guidance=[]: name at least one; leave it out for the default.")
+            raise ValueError("evaluation.weights, guidance or guiders=[]: name one at least; else leave it out.")
         if not self.cells:
             raise ValueError("evaluation.nfe=[]: name at least one budget of network calls.")
 
