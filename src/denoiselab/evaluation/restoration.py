@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from denoiselab.files import sha256_of
@@ -35,22 +34,15 @@ def fidelity(images: Tensor, references: Tensor, lpips: Distance | None = None) 
     x, y = images.double(), references.double()
     out = {"psnr": 10 * (255**2 / (x - y).square().flatten(1).mean(1)).log10()}
     if min(x.shape[-2:]) >= _WINDOW:
-        out["ssim"] = _ssim(x, y)
+        from torchmetrics.functional.image import structural_similarity_index_measure as ssim  # slow to import
+
+        found = ssim(x, y, data_range=255.0, reduction="none")
+        assert isinstance(found, Tensor)
+        out["ssim"] = found.reshape(len(x))
     if lpips is not None:
         a, b = (from_uint8(part).expand(-1, 3, -1, -1) for part in (images, references))
         out["lpips"] = lpips(a, b).double()
     return out
-
-
-def _ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Of images in [0, 255], `(B,)`; the package that has it takes seconds to import."""
-    line = torch.exp(-(torch.arange(_WINDOW, dtype=x.dtype) - _WINDOW // 2).square() / (2 * 1.5**2))
-    window = torch.outer(line, line).expand(x.shape[1], 1, -1, -1) / line.sum() ** 2
-    mean_x, mean_y, xx, yy, xy = (F.conv2d(z, window, groups=x.shape[1]) for z in (x, y, x * x, y * y, x * y))
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    products = (2 * mean_x * mean_y + c1) * (2 * (xy - mean_x * mean_y) + c2)
-    squares = mean_x.square() + mean_y.square()
-    return (products / ((squares + c1) * (xx + yy - squares + c2))).flatten(1).mean(1)
 
 
 @torch.no_grad()
