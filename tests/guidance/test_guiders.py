@@ -223,6 +223,7 @@ def test_facts_name_what_matters_alone():
         (Guidance(3.0, CFGZeroStar()), AdaptiveODE(), "zero_init_steps=1: AdaptiveODE chooses its own steps"),
         (Guidance(3.0, ClassifierFree(interval=(300, 400))), DDIM(), r"interval=\[300, 400\]: no step of DDIM begins"),
         (Guidance(3.0, ClassifierFree(interval=(300, 400))), AdaptiveODE(), "no step of AdaptiveODE begins"),
+        (Guidance(0.0, ClassifierFree(interval=(300, 400))), DDIM(), "no step of DDIM begins"),
     ],
 )
 def test_samplers_that_a_guider_cannot_use_are_refused(guidance, sampler, sentence):
@@ -235,6 +236,8 @@ def test_samplers_that_a_guider_cannot_use_are_refused(guidance, sampler, senten
     ("make", "sentence"),
     [
         (lambda: ClassifierFree(interval=(2.0, 1.0)), r"interval=\[2, 1\]: it must be \[lo, hi\] with 0 <= lo < hi"),
+        (lambda: ClassifierFree(interval=(1.0,)), r"interval=\[1\]: it must be \[lo, hi\]"),
+        (lambda: ClassifierFree(interval=(1.0, 2.0, 3.0)), r"interval=\[1, 2, 3\]: it must be \[lo, hi\]"),
         (lambda: ClassifierFree(rescale=1.5), r"rescale=1\.5"),
         (lambda: ClassifierFree(space="y"), "space='y': allowed: x0, eps, v, flow"),
         (lambda: AdaptiveProjected(momentum=1.0), r"momentum=1\.0"),

@@ -75,7 +75,8 @@ class Guidance:
         Raises:
             ValueError: As in `Guider.check_sampler`.
         """
-        if self.acts and not (self.scale == 0 and self.guider.other_alone):
+        plain = self.scale == 0 and self.guider.other_alone and self.guider.interval is None
+        if self.acts and not plain:
             self.guider.check_sampler(sampler, schedule, steps)
 
 

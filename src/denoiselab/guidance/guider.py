@@ -88,10 +88,11 @@ class Guider(ABC):
     def __post_init__(self) -> None:
         if self.interval is None:
             return
-        lo, hi = (float(end) for end in self.interval)
-        if not 0 <= lo < hi:
-            raise BadInput(f"guider.interval=[{lo:g}, {hi:g}]: it must be [lo, hi] with 0 <= lo < hi, sigma / alpha.")
-        object.__setattr__(self, "interval", (lo, hi))
+        ends = tuple(float(end) for end in self.interval)
+        if len(ends) != 2 or not 0 <= ends[0] < ends[1]:
+            given = ", ".join(f"{end:g}" for end in ends)
+            raise BadInput(f"guider.interval=[{given}]: it must be [lo, hi] with 0 <= lo < hi, sigma / alpha.")
+        object.__setattr__(self, "interval", ends)
 
     @property
     def facts(self) -> dict[str, Any]:
