@@ -11,7 +11,7 @@ from PIL import Image
 from denoiselab.app.commands.inverse import Inverse
 from denoiselab.codecs import Logit
 from denoiselab.errors import BadInput
-from denoiselab.evaluation.restoration import fidelity, read_lpips
+from denoiselab.evaluation.restoration import LPIPS_SIDE, fidelity, read_lpips
 from denoiselab.inverse import MMPS, AveragePool
 
 
@@ -124,7 +124,7 @@ def test_measurements_in_a_folder_have_no_reference(restore, tmp_path):
         (["task/method=tmpd", "noise=0"], "noise=0: TMPD divides"),
         (["noise=-1"], "task.noise=-1: the standard deviation"),
         (["draws=0"], "draws=0: it must be at least 1"),
-        (["lpips=none.pth"], "task.lpips=none.pth: there is no such file"),
+        (["lpips=none.pth"], "task.lpips=none.pth: LPIPS takes sides of at least 31 pixels, and samples have 8 x 8"),
         (["task/operator=compressed_sensing", "measurements=."], "measurements by CompressedSensing are no images"),
     ],
 )
@@ -169,8 +169,12 @@ def test_lpips_reads_its_network_from_a_file(tmp_path):
     x, y = torch.rand(2, 2, 3, 64, 64) * 2 - 1
     assert torch.equal(distance(x, y), network(x, y).flatten())
     assert len(sha256) == 64
-    grey = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
+    grey = torch.zeros(1, 1, LPIPS_SIDE, LPIPS_SIDE, dtype=torch.uint8)
     assert fidelity(grey, grey, distance)["lpips"].tolist() == [0.0]
+    with pytest.raises(RuntimeError, match="too small"):
+        fidelity(grey[..., 1:], grey[..., 1:], distance)
+    with pytest.raises(ValueError, match="there is no such file"):
+        read_lpips(tmp_path / "none.pth")
     torch.save({"a": x}, tmp_path / "alexnet.pth")
     with pytest.raises(ValueError, match="does not hold"):
         read_lpips(tmp_path / "alexnet.pth")

@@ -15,6 +15,9 @@ from denoiselab.stored import from_uint8
 # Side of the window of SSIM, in pixels.
 _WINDOW = 11
 
+# The least side of images that LPIPS takes: after three strides of AlexNet nothing is left of smaller ones.
+LPIPS_SIDE = 31
+
 # A distance of images `(B, 3, H, W)` in [-1, 1], `(B,)`.
 Distance = Callable[[Tensor, Tensor], Tensor]
 

@@ -20,7 +20,7 @@ from denoiselab.codecs import Identity
 from denoiselab.data.given import image_folder
 from denoiselab.denoiser import Denoise
 from denoiselab.errors import BadInput
-from denoiselab.evaluation.restoration import Distance, fidelity, read_lpips
+from denoiselab.evaluation.restoration import LPIPS_SIDE, Distance, fidelity, read_lpips
 from denoiselab.inverse import LikelihoodMethod, LinearOperator, Mask, Method, PosteriorStep, StepMethod
 from denoiselab.inverse import check_adjoint as check_operator
 from denoiselab.media.kinds import medium
@@ -85,6 +85,11 @@ class Inverse(FromImages):
             what = "no images" if len(model.codec.shape) != 3 else f"latents of {type(model.codec).__name__}"
             raise BadInput(f"task=inverse: operators act on pixels, and the model's samples are {what}.")
         if self.lpips is not None:
+            if min(sides := model.codec.shape[1:]) < LPIPS_SIDE:
+                raise BadInput(
+                    f"task.lpips={self.lpips}: LPIPS takes sides of at least {LPIPS_SIDE} pixels, and samples have "
+                    f"{' x '.join(map(str, sides))}; leave it out."
+                )
             try:
                 self._lpips, self._facts["lpips_sha256"] = read_lpips(Path(self.lpips).expanduser())
             except ValueError as error:
