@@ -189,6 +189,7 @@ def test_operators_that_do_not_fit_are_refused(operator, said):
         (lambda: GaussianBlur(0.0), "std=0.0"),
         (lambda: MotionBlur(-1.0), "length=-1.0"),
         (lambda: Blur([[1.0, -1.0]]), "kernel: it must be"),
+        (lambda: Blur([[1.0, 2.0], [3.0]]), "kernel: its rows must be of numbers, and of one length"),
         (lambda: Blur([[1.0]], cut=-1), "cut=-1"),
         (lambda: GaussianBlur().bind((16,)), r"samples have the shape \[16\]; it takes images"),
     ],

@@ -34,7 +34,11 @@ class Blur(LinearOperator):
         super().__init__()
         if cut < 0:
             raise ValueError(f"cut={cut}: it must not be negative.")
-        self.cut, self._kernel = cut, torch.as_tensor(kernel, dtype=torch.float64)
+        self.cut = cut
+        try:
+            self._kernel = torch.as_tensor(kernel, dtype=torch.float64)
+        except ValueError:
+            raise ValueError("kernel: its rows must be of numbers, and of one length.") from None
         if self._kernel.ndim != 2 or not bool(self._kernel.isfinite().all()) or float(self._kernel.sum()) == 0:
             raise ValueError("kernel: it must be a matrix of finite numbers whose sum is not 0.")
 
