@@ -23,6 +23,9 @@ from denoiselab.samplers import Sampler, Tally
 from denoiselab.samplers.inversion import invert
 from denoiselab.samplers.observers import mean_count
 
+# Options of the conditions under which images are encoded.
+_SOURCE = ("source_classes", "source_prompts")
+
 
 @dataclass(kw_only=True)
 class Translate(FromImages):
@@ -60,6 +63,9 @@ class Translate(FromImages):
         super().__post_init__()
         task.check_ranges(0, fixed_point=self.fixed_point)
         task.check_finite(self.inversion_guidance, "inversion_guidance")
+        for name in _SOURCE:
+            if getattr(self, name) == []:
+                raise ValueError(f"{name}=[]: at least one is needed; null: those of the images.")
         self._entry = Entry(self.strength)
         self._counts, self._stds, self._residuals = Counter[str](), list[Tensor](), list[Tensor]()
 
@@ -69,7 +75,7 @@ class Translate(FromImages):
         source = self._encoder.model
         check_inversion("translate", sampler, source, Guidance(self.inversion_guidance), self.fixed_point)
         sampler = super().prepare(asked, opened, sampler)
-        self.source_conditions(source, torch.arange(1))
+        self.source_conditions(source, torch.arange(max(len(getattr(self, name) or "1") for name in _SOURCE)))
         sampler = self._entry.of(sampler, schedule)
         self._level = sampler.grid(schedule)[0]
         self._facts["start"] = described(self._level)
@@ -79,7 +85,12 @@ class Translate(FromImages):
         """The run whose model encodes."""
         if self.source is None:
             return opened
-        other = task.open_checkpoint(asked.model_copy(update={"ckpt": self.source, "weights": None, "data": None}))
+        try:
+            other = task.open_checkpoint(asked.model_copy(update={"ckpt": self.source, "weights": None, "data": None}))
+        except BadInput as error:
+            text = str(error)
+            own = text.startswith("ckpt=")
+            raise BadInput(f"task.source={text[5:]}" if own else f"task.source={self.source}: {text}") from None
         for name in ("shape", "latent_shape"):
             theirs, ours = (list(getattr(model.codec, name)) for model in (other.model, opened.model))
             if theirs != ours:
@@ -94,12 +105,12 @@ class Translate(FromImages):
 
     def source_conditions(self, model: Model, rows: Tensor) -> Conditioning:
         """The conditions under which the images of samples `rows` `(B,)` are encoded."""
-        for name in ("source_classes", "source_prompts"):
+        for name in _SOURCE:
             values: Sequence[int] | Sequence[str] | None = getattr(self, name)
             if values is not None:
                 try:
                     return model.conditioner.of([values[i % len(values)] for i in rows.tolist()], model.device)
-                except (ValueError, ZeroDivisionError) as error:
+                except ValueError as error:
                     raise BadInput(f"task.{name}={list(values)}: {str(error).partition(': ')[2] or error}") from None
         return self._given.conditions(model, rows)
 
