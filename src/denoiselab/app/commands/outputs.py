@@ -134,7 +134,7 @@ def write_outputs(records: list[Record], store: Store, shape: Sequence[int], lev
     """Write the verdicts, the plot, the sheets of samples and the page of a directory's frontier."""
     store.add([])  # marks of cells that were scored before have the level that is asked for now
     write_verdicts(store, records, level)
-    tables.write_pictures(store, records, medium(shape).write_sheet)
+    tables.write_pictures(store, records, medium(shape).write_sheet, level)
     asked = {record["cell"] for record in records}
     write_page(store.directory / PAGE, [page_run(store.directory.name, store.directory)], asked, papers(), level=level)
 

@@ -19,18 +19,21 @@ from denoiselab.evaluation.records import (
 )
 from denoiselab.evaluation.store import Store
 from denoiselab.evaluation.verdicts.compare import DOMINATED, SURE, TIED
-from denoiselab.evaluation.verdicts.frontiers import standings
+from denoiselab.evaluation.verdicts.frontiers import LEVEL, standings
 from denoiselab.media import figures
 
 WriteSheet = Callable[[Path, Sequence[Any], Sequence[str], str], None]
 
 
-def write_pictures(store: Store, records: Sequence[Record], write_sheet: WriteSheet) -> None:
-    """Write `frontier.png` and, for each series of finished cells, `samples/<series>.png`: the picture of each NFE."""
+def write_pictures(store: Store, records: Sequence[Record], write_sheet: WriteSheet, level: float = LEVEL) -> None:
+    """Write `frontier.png` and, for each series of finished cells, `samples/<series>.png`: the picture of each NFE.
+
+    Marks of `frontier.png` are wrong with probability `level` at most.
+    """
     done = finished(records)
     if not done:
         return
-    _plot(store.directory / "frontier.png", done, standings(done, store.influences))
+    _plot(store.directory / "frontier.png", done, standings(done, store.influences, level))
     for name, rows in by_series(done).items():
         strips = [read_strip(store.picture(r)) for r in rows]
         labels = [f"NFE {r['nfe']}: {digits(r['score'])}" for r in rows]

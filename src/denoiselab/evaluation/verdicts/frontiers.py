@@ -97,10 +97,10 @@ def mark_pareto(
             record["pareto"] = mark
 
 
-def standings(records: Sequence[Record], kept: Kept) -> dict[str, str]:
+def standings(records: Sequence[Record], kept: Kept, level: float = LEVEL) -> dict[str, str]:
     """How sure each finished cell's place on the frontier is, by `cell`; see `Comparison.standings`."""
     return {
         record["cell"]: standing
         for group in groups(records)
-        for record, standing in zip(group, comparison(group, kept).standings(), strict=True)
+        for record, standing in zip(group, comparison(group, kept, level=level).standings(), strict=True)
     }
