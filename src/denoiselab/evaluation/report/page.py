@@ -202,7 +202,7 @@ def _estimates(record: Record, influences: Mapping[str, Influences]) -> dict[str
 def _grid(settings: Mapping[str, Any]) -> str | None:
     """The name of a sampler's grid in words: `uniform time`."""
     name = str((settings.get("spacing") or {}).get("_target_", "")).rpartition(".")[2]
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower() or None
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name).lower() or None
 
 
 def _text(node: Any) -> str:
