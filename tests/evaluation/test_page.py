@@ -16,6 +16,7 @@ from denoiselab.choices import folder
 from denoiselab.code_digest import sha256_of_code
 from denoiselab.evaluation import Store
 from denoiselab.evaluation.report.page import page_run, write_page
+from denoiselab.evaluation.report.tables import write_pictures
 from denoiselab.evaluation.verdicts.compare import Estimate, compare
 from denoiselab.evaluation.verdicts.published import read
 from denoiselab.media.figures import write_strip
@@ -220,6 +221,56 @@ def test_the_page_answers_which_sampler_is_best_at_a_budget_and_how_sure_it_is(t
     assert "GFLOPs" in page.text_content("#frontier .xtitle")
     assert page.inner_text("#headline").startswith("At 40 GFLOPs: b on uniform time, 4.00")
     assert trouble == []
+
+
+def test_a_budget_in_another_unit_has_the_cell_that_it_is_the_cost_of(tmp_path, browser):
+    trouble, store = [], Store(tmp_path / "run")
+    costs = {("a", 5): 0.30597189, ("a", 10): 0.61194378, ("b", 5): 0.1, ("b", 10): 0.2}
+    store.add(
+        [
+            scored(name, nfe, 20.0 - nfe - (name == "a"), 0.1, flops_per_sample=cost * 1e9)
+            for (name, nfe), cost in costs.items()
+        ]
+    )
+    write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")])
+    page = opened(browser, tmp_path / "page.html", trouble)
+    page.select_option("#cost", "flops_per_sample")
+    assert page.input_value("#budget") == "0.61195"
+    for place, headline in (
+        ("3", "At 0.612 GFLOPs: a, 9.00"),
+        ("2", "At 0.306 GFLOPs: b"),
+        ("3", "At 0.612 GFLOPs: a"),
+    ):
+        page.fill("#slide", place)
+        assert page.inner_text("#headline").startswith(headline)
+        assert page.input_value("#slide") == place
+    assert trouble == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("UniformTime", "uniform time"), ("VPTime", "vp time"), ("UniformLogSNR", "uniform log snr"), ("Asinh", "asinh")],
+)
+def test_a_grid_is_named_in_words(name, words, tmp_path):
+    store = Store(tmp_path / "run")
+    store.add([scored("a", 10, 1.0, 0.1, settings={"spacing": {"_target_": f"a.{name}"}})])
+    write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")])
+    (cell,) = content(tmp_path / "page.html")["cells"]
+    assert cell["grid"] == words
+
+
+def test_marks_of_the_picture_have_the_level_that_was_asked_for(tmp_path):
+    store = Store(tmp_path / "run")
+    store.add(
+        records := [scored(name, 10, value, 0.1) for name, value in (("a", 4.0), ("b", 4.15))]
+    )  # 1.06 standard errors
+    for one in records:
+        write_strip(store.picture(one), strip(9))
+    pictures = []
+    for level in (0.05, 0.5):
+        write_pictures(store, records, lambda *given: None, level)
+        pictures.append((tmp_path / "run" / "frontier.png").read_bytes())
+    assert pictures[0] != pictures[1]
 
 
 def test_marks_are_filled_where_it_is_sure_hollow_where_cells_tie_and_faded_where_one_is_surely_worse(

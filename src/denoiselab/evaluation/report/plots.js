@@ -5,6 +5,8 @@ const $ = id => document.getElementById(id);
 const manyRuns = new Set(data.cells.map(c => c.run)).size > 1;
 const colors = ["#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22"];
 const number = v => v === null || v === undefined ? "" : typeof v === "number" ? String(+v.toPrecision(5)) : String(v);
+// A budget that is not rounded below the cost that it is of, so that the cell of that cost is within it.
+const enough = v => +number(v) >= v ? number(v) : number(+number(v) + 10 ** (Math.floor(Math.log10(v)) - 4));
 const element = (tag, text, parent, cls) => {
   const e = document.createElement(tag);
   if (text !== null) e.textContent = text;
@@ -139,7 +141,7 @@ const budgets = (cells, cost) => [...new Set(cells.map(c => costOf(c, cost)))].s
 function rank(cells, metric, cost, palette) {
   const steps = budgets(cells, cost), field = $("budget"), slide = $("slide");
   if (field.value === "" || !(+field.value >= 0))
-    field.value = number(steps.includes(10) || cost !== "nfe" ? Math.max(...steps.filter(s => cost !== "nfe" || s <= 10)) : steps.findLast(s => s <= 10) ?? steps[0] ?? 10);
+    field.value = enough(steps.includes(10) || cost !== "nfe" ? Math.max(...steps.filter(s => cost !== "nfe" || s <= 10)) : steps.findLast(s => s <= 10) ?? steps[0] ?? 10);
   const budget = +field.value;
   slide.max = Math.max(0, steps.length - 1);
   slide.value = Math.max(0, steps.findLastIndex(s => s <= budget * (1 + 1e-9)));
@@ -268,12 +270,12 @@ $("cost").addEventListener("change", () => {
   const metric = $("metric").value, {rows} = ranking(shown(), metric, unit, +$("budget").value);
   unit = $("cost").value;
   const own = rows.length ? costOf(rows[0].cell, unit) : null;
-  $("budget").value = own === null ? "" : number(own);
+  $("budget").value = own === null ? "" : enough(own);
   draw();
 });
 $("slide").addEventListener("input", () => {
   const cells = shown().filter(c => scoreOf(c, $("metric").value).value !== null && costOf(c, $("cost").value) !== null);
-  $("budget").value = number(budgets(cells, $("cost").value)[+$("slide").value]);
+  $("budget").value = enough(budgets(cells, $("cost").value)[+$("slide").value]);
   draw();
 });
 for (const {run, text} of data.configs) {
