@@ -84,6 +84,19 @@ def test_a_guide_is_a_checkpoint_with_weights_of_its_own(sample, conditional, fi
     assert result.code == 0, result.err
 
 
+def test_decoding_by_a_guide_counts_its_evaluations(sample):
+    asked = ["task=encode", "num_samples=2", "sampler.steps=3", "guidance=2", "guider=auto", "guider.weights=raw"]
+    result, out = sample(*asked)
+    assert result.code == 0, result.err
+    record = json.loads((out / "encoding.json").read_text())
+    found = {name: value for name, value in record.items() if "evaluations" in name}
+    assert found == {
+        "network_evaluations_encode": 2,
+        "network_evaluations_decode": 3,
+        "guide_evaluations_decode": 3,
+    }
+
+
 def test_a_guide_sees_what_the_model_sees(conditional):
     loaded = read(conditional / "checkpoints" / "last.ckpt")
     node = {"_target_": "denoiselab.guides.AutoGuide", "model": str(conditional), "weights": "raw"}

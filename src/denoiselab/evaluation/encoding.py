@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,8 +27,7 @@ class Encoded(NamedTuple):
         x0: `(N, *)` float32, the samples in the network's range.
         latents: `(N, *)` float32, their x_T, of the denoiser's shape.
         reconstructions: `(N, *)` float32, sampled from the x_T.
-        nfe: Network calls a sample to encode, and to decode.
-        evaluations: Network evaluations a sample to encode, and to decode.
+        counts: Of `Tally`, a sample: to encode, and to decode.
         residuals: `(N,)` float64, those of the inversion (`invert`).
     """
 
@@ -35,8 +35,7 @@ class Encoded(NamedTuple):
     x0: Tensor
     latents: Tensor
     reconstructions: Tensor
-    nfe: tuple[float, float]
-    evaluations: tuple[float, float]
+    counts: tuple[dict[str, float], dict[str, float]]
     residuals: Tensor
 
     @property
@@ -89,7 +88,7 @@ def encode(
     """
     device, schedule, codec = model.device, model.denoiser.schedule, model.codec
     rows: list[tuple[Tensor, ...]] = []
-    calls, evaluations = [0, 0], [0, 0]
+    counts = Counter[str](), Counter[str]()
     indices = IndexStream(len(data), seed)[torch.arange(n)]
     for index in indices.split(batch_size):
         known, at = clean(data, index, device), index.to(device)
@@ -105,10 +104,9 @@ def encode(
         name = type(sampler).__name__
         check_finite(x_t, index.to(device), f"the x_T by {name} is not finite")
         check_finite(x0, index.to(device), f"the reconstructions by {name} is not finite")
-        for way, tally in enumerate(tallies):
-            calls[way] += tally.rows
-            evaluations[way] += tally.counts["network_evaluations"]
+        for total, tally in zip(counts, tallies, strict=True):
+            total.update(tally.counts)
         rows.append(tuple(part.cpu() for part in (known.images, x_t, x0, residual)))
     parts = [torch.cat(part) for part in zip(*rows, strict=True)]
-    nfe, evaluated = ((mean_count(both[0], n), mean_count(both[1], n)) for both in (calls, evaluations))
-    return Encoded(indices, parts[0], parts[1], parts[2], nfe, evaluated, parts[3])
+    there_mean, back_mean = ({name: mean_count(rows, n) for name, rows in total.items()} for total in counts)
+    return Encoded(indices, parts[0], parts[1], parts[2], (there_mean, back_mean), parts[3])

@@ -95,10 +95,11 @@ class Encode(task.Task):
                 "rmse_of_samples": span(rmses),
                 "unit": "the network's range: [-1, 1] of images",
                 "n": number,
-                **dict(zip(("nfe_encode", "nfe_decode"), result.nfe, strict=True)),
-                **dict(
-                    zip(("network_evaluations_encode", "network_evaluations_decode"), result.evaluations, strict=True)
-                ),
+                **{
+                    f"{name}_{way}": count
+                    for way, counts in zip(("encode", "decode"), result.counts, strict=True)
+                    for name, count in counts.items()
+                },
                 "latents_std": float(result.latents.std()),
                 "sampler": asked.sampler,
                 **guidance.facts,
@@ -108,9 +109,10 @@ class Encode(task.Task):
                 **protocol(opened.loaded, opened.path, opened.sha256, opened.weights, data, self.split),
             }
             write_text(partial / "encoding.json", json.dumps(record, indent=1))
+        calls = [counts["nfe"] for counts in result.counts]
         console().print(
-            f"RMSE {rmse:.4g} of {number} samples of {self.split} (images lie in [-1, 1]), {result.nfe[0]} network "
-            f"calls to encode and {result.nfe[1]} to decode each, weights {opened.weights}: {out}"
+            f"RMSE {rmse:.4g} of {number} samples of {self.split} (images lie in [-1, 1]), {calls[0]} network "
+            f"calls to encode and {calls[1]} to decode each, weights {opened.weights}: {out}"
         )
         return out
 
