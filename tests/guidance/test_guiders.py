@@ -221,6 +221,7 @@ def test_facts_name_what_matters_alone():
         (Guidance(3.0, AdaptiveProjected(momentum=-0.5)), PredictorCorrector(), "PredictorCorrector makes several"),
         (Guidance(3.0, AdaptiveProjected(momentum=-0.5)), AdaptiveODE(), "AdaptiveODE chooses its own steps"),
         (Guidance(3.0, CFGZeroStar()), AdaptiveODE(), "zero_init_steps=1: AdaptiveODE chooses its own steps"),
+        (Guidance(3.0, CFGZeroStar(zero_init_steps=50)), DDIM(), "zero_init_steps=50: the run has 50 steps"),
         (Guidance(3.0, ClassifierFree(interval=(300, 400))), DDIM(), r"interval=\[300, 400\]: no step of DDIM begins"),
         (Guidance(3.0, ClassifierFree(interval=(300, 400))), AdaptiveODE(), "no step of AdaptiveODE begins"),
         (Guidance(0.0, ClassifierFree(interval=(300, 400))), DDIM(), "no step of DDIM begins"),

@@ -109,6 +109,13 @@ class CFGZeroStar(SpaceGuider):
             raise BadInput(
                 f"guider.zero_init_steps={self.zero_init_steps}: {type(sampler).__name__} chooses its own steps; use 0."
             )
+        if self.zero_init_steps and not sampler.adaptive:
+            run = len(sampler.grid(schedule, steps)) - 1
+            if self.zero_init_steps >= run:
+                raise BadInput(
+                    f"guider.zero_init_steps={self.zero_init_steps}: the run has {run} steps, all of which would "
+                    "predict 0; use less."
+                )
 
 
 @dataclass(frozen=True)
