@@ -12,7 +12,7 @@ from denoiselab.errors import BadInput
 from denoiselab.samplers import DDIM, DPMSolverPP, Moments, Tally
 from denoiselab.samplers.partial import last_steps, starting_at
 from denoiselab.samplers.spacing import Leading, Linspace, Listed, ToLeastNoise, Trailing
-from denoiselab.schedules import DiscreteVP, Flow, VPLinear
+from denoiselab.schedules import EDM, DiscreteVP, Flow, Shifted, VPLinear
 
 VP = VPLinear()
 GAUSSIAN = GaussianDenoiser(torch.tensor([0.3, -0.2], dtype=F64), torch.eye(2, dtype=F64) * 0.25)
@@ -104,6 +104,15 @@ def test_two_rules_round_as_diffusers_pipelines_do(steps, strength, floor, ceil)
 def test_the_level_of_a_fraction_of_steps_depends_on_the_grid(spacing, index):
     part = Entry(0.5, "floor").of(DDIM(steps=20, spacing=spacing), DiscreteVP())
     assert round(float(part.grid(DiscreteVP())[0].t) * 1000) - 1 == index
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.4, 0.9])
+def test_a_strength_of_edm_is_the_level_of_the_flow(strength):
+    rho = float(Entry(strength).of(DDIM(steps=9), EDM()).grid(EDM())[0].rho)
+    flow = Flow(0.002 / 1.002, 80 / 81)
+    assert rho == pytest.approx(float(Entry(strength).of(DDIM(steps=9), flow).grid(flow)[0].rho), rel=1e-9)
+    half = Shifted(EDM(), 0.5)
+    assert float(Entry(strength).of(DDIM(steps=9), half).grid(half)[0].rho) == pytest.approx(2 * rho)
 
 
 def test_what_has_no_such_steps_is_refused():

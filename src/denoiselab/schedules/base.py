@@ -136,6 +136,13 @@ class Schedule(nn.Module, ABC):
             raise ValueError(f"first_lam={lam}: it must be below {float(ends[1]):.4g}, where the schedule ends.")
         return float(t)
 
+    def part_way(self, fraction: float, top: float) -> float:
+        """The time at a fraction of the way from data, 0, to the noise at time `top`, 1: in equal steps of t.
+
+        A family whose time does not run as noise replaces the image has another rule.
+        """
+        return self.t_min + fraction * (top - self.t_min)
+
     def chain(self, steps: int | None = None) -> int:
         """The length of a chain along the schedule: the one asked for, or the number of trained levels.
 

@@ -95,6 +95,9 @@ class Shifted(Schedule):
         """As in `Schedule`; without `lam`, where the base starts."""
         return self.base.start() if lam is None else super().start(lam)
 
+    def part_way(self, fraction: float, top: float) -> float:
+        return self.base.part_way(fraction, top)
+
     def alpha(self, t: Tensor) -> Tensor:
         return self.base.normalise(self.ratio * self.base.alpha(t), self.base.sigma(t))[0]
 

@@ -72,6 +72,12 @@ class EDM(_Exploding):
     def time_of(self, lam: Tensor) -> Tensor:
         return torch.exp(-lam)
 
+    def part_way(self, fraction: float, top: float) -> float:
+        """In equal steps of the flow's time sigma / (1 + sigma), as most of the range of sigma is nearly pure noise."""
+        low, high = (sigma / (1 + sigma) for sigma in (self.t_min, top))
+        u = low + fraction * (high - low)
+        return u / (1 - u)
+
 
 def check_sigmas(sigma_min: float, sigma_max: float) -> None:
     """Check a range of noise scales.

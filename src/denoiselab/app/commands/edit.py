@@ -29,9 +29,10 @@ from denoiselab.schedules import Level
 class Edit(FromImages):
     """Noise images to a level, and sample from there: SDEdit. With a mask, the pixels that it marks as known are kept.
 
-    The level depends on the strength s by t = t_min + s (t_max - t_min), in the schedule's time, and is printed; all
-    steps of the sampler are below it, so that the number of network calls does not depend on s. A strength of 1 is no
-    sample from noise alone: x_T still holds alpha_T times the image.
+    The level depends on the strength s by t = t_min + s (t_max - t_min), in the schedule's time, or on EDM's schedule,
+    whose time is sigma, likewise in sigma / (1 + sigma); it is printed. All steps of the sampler are below it, so that
+    the number of network calls does not depend on s. A strength of 1 is no sample from noise alone: x_T still holds
+    alpha_T times the image.
 
     With a mask each step is followed by a replacement of the known part (`denoiselab.inverse.Replaced`); samples of a
     model in latents get the known pixels after decoding, and a latent counts as known if all pixels of its block do.

@@ -104,7 +104,7 @@ class Entry:
 
     Args:
         strength: From above 0, for the data, to 1, for where the sampler's grid may start.
-        steps: `all`: t = t_min + strength (t_max - t_min), and all steps are below; `floor`, `ceil`: the last
+        steps: `all`: the schedule's `part_way` of strength, and all steps are below; `floor`, `ceil`: the last
             int(N strength), or N - int(N - N strength), of the grid's N steps.
     """
 
@@ -125,7 +125,7 @@ class Entry:
         try:
             if self.steps == "all":
                 top = schedule.start(sampler.spacing.first_lam)
-                t = schedule.t_min + self.strength * (top - schedule.t_min)
+                t = schedule.part_way(self.strength, top)
                 return sampler if self.strength == 1 else starting_at(sampler, schedule, t)
             floor, ceil = int(whole * self.strength), whole - int(max(whole - whole * self.strength, 0))
             return last_steps(sampler, schedule, floor if self.steps == "floor" else ceil)
