@@ -121,6 +121,15 @@ class Brighter:
 
 def wrong(x):
     return x
+
+def total(x, level, index):
+    return x.mean()
+
+def flat(x, level, index):
+    return x.flatten(1)
+
+def still(x, level, index):
+    return x.detach().flatten(1).mean(1)
 """
 
 
@@ -153,6 +162,18 @@ def test_a_function_of_the_user_guides_samples(finished, tmp_path, invoke, monke
     assert (
         "classifier_guidance.function=wrong: must be called as function(x: Tensor, level: Level, index:" in result.err
     )
+    rule = "for 2 samples; it must give one number a sample, (B,), differentiable in x."
+    for name, gave in (
+        ("total", "a tensor of shape []"),
+        ("flat", "a tensor of shape [2, 64]"),
+        ("still", "numbers that have no gradient"),
+    ):
+        result = guided(invoke, finished, tmp_path / "none", *by, f"{function}.{name}")
+        assert (result.code, result.last) == (
+            2,
+            f"sample.py: classifier_guidance.function=likelihoods_of_mine.{name}: it gave {gave} {rule}",
+        )
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from denoiselab.app.building import rehearsal
 from denoiselab.app.config.settings import ClassifierGuidance
 from denoiselab.classifiers import TrainedClassifier
 from denoiselab.codecs import Identity
@@ -110,6 +111,7 @@ def steering(given: ClassifierGuidance | None, loaded: Loaded, device: torch.dev
         function = _function(given.function)
         if isinstance(function, torch.nn.Module):
             function.to(device).eval().requires_grad_(False)
+        _check_output(given.function, function, loaded.model, device)
         return Steering(function, conditioner, given.scale, {"log_likelihood": with_hashes(given.function)}, given.form)
     if given.classifier is None:
         raise not_given(f"{_OPTION}.classifier")
@@ -133,6 +135,28 @@ def _function(given: str | Mapping[str, Any]) -> Callable[..., Tensor]:
     function: Callable[..., Tensor] = construct(node, f"{_OPTION}.function")
     check_contract(f"{_OPTION}.function", function, LogLikelihood)
     return function
+
+
+def _check_output(
+    given: str | Mapping[str, Any], function: Callable[..., Tensor], model: Model, device: torch.device
+) -> None:
+    """Refuse a log-likelihood that is not one number a sample with a gradient, tried on zeros at alpha = sigma."""
+    level = model.denoiser.schedule.at(torch.zeros((), dtype=torch.float64))
+    with torch.enable_grad():
+        x = torch.zeros(2, *model.shape, device=device, requires_grad=True)
+        # The index of a first sample: others need not have a measurement.
+        out = function(x, level, torch.zeros(2, dtype=torch.int64, device=device))
+        fits = isinstance(out, Tensor) and out.shape == (2,)
+        found = rehearsal.found(out)
+        if fits:
+            slope = torch.autograd.grad(out.sum(), x, allow_unused=True)[0] if out.requires_grad else None
+            fits, found = slope is not None, "numbers that have no gradient"
+    if not fits:
+        name = given if isinstance(given, str) else given["_target_"]
+        raise BadInput(
+            f"{_OPTION}.function={name}: it gave {found} for 2 samples; it must give one number a sample, (B,), "
+            "differentiable in x."
+        )
 
 
 def _check_classifier(classifier: NoisyClassifier, model: Model) -> None:
