@@ -29,7 +29,7 @@ from denoiselab.guidance import (
 from denoiselab.guidance.spaces import moved, still, value
 from denoiselab.networks import Conditioning
 from denoiselab.noise import Noise
-from denoiselab.samplers import DDIM, AdaptiveODE, DPMSolverPP, PredictorCorrector, RhoRK
+from denoiselab.samplers import DDIM, AdaptiveODE, DPMSolverFast, DPMSolverPP, PredictorCorrector, RhoRK
 from denoiselab.samplers.spacing import Karras, UniformLogSNR
 from denoiselab.schedules import EDM, Flow, Level, Trigonometric, VPLinear
 
@@ -225,6 +225,11 @@ def test_facts_name_what_matters_alone():
         (Guidance(3.0, ClassifierFree(interval=(300, 400))), DDIM(), r"interval=\[300, 400\]: no step of DDIM begins"),
         (Guidance(3.0, ClassifierFree(interval=(300, 400))), AdaptiveODE(), "no step of AdaptiveODE begins"),
         (Guidance(0.0, ClassifierFree(interval=(300, 400))), DDIM(), "no step of DDIM begins"),
+        (
+            Guidance(3.0, ClassifierFree(interval=(5.33, 5.44))),
+            DPMSolverFast(steps=12),
+            r"no step of DPMSolverFast begins there; they begin at .* of 152 to",
+        ),
     ],
 )
 def test_samplers_that_a_guider_cannot_use_are_refused(guidance, sampler, sentence):

@@ -181,12 +181,15 @@ class Guider(ABC):
             raise BadInput(f"guider={type(self).__name__}: {name} adds no predicted noise to x0; use DDIM or Analytic.")
         if self.interval is not None:
             (lo, hi), levels = self.interval, sampler.grid(schedule, steps)
-            rho = [float(level.rho) for level in levels]
-            crossed = lo < rho[0] and rho[-1] <= hi if sampler.adaptive else any(map(self.acts, levels[:-1]))
+            begins, measurement = levels[:-1], sampler.measurement
+            if not sampler.adaptive and (measurement is None or measurement.moments is not None):
+                begins = [levels[0], *(step.there for step in sampler.plan(schedule, levels)[:-1])]  # as in `run`
+            first, last = float(begins[0].rho), float(begins[-1].rho)
+            crossed = lo < first and float(levels[-1].rho) <= hi if sampler.adaptive else any(map(self.acts, begins))
             if not crossed:
                 raise BadInput(
                     f"guider.interval=[{lo:g}, {hi:g}]: no step of {name} begins there; they begin at sigma / alpha of "
-                    f"{rho[0]:.3g} to {rho[-2]:.3g}."
+                    f"{first:.3g} to {last:.3g}."
                 )
 
 
