@@ -361,11 +361,15 @@ def test_scores_over_trainings_are_a_table_with_sentences(tmp_path, browser):
     told = page.inner_text("#panels")
     assert "c@10 less <b> scale=2@10: 0.25, interval [-0.10, 0.60]: undecided; some 9 seeds would show" in told
     assert "[-0.10, 0.60]: sure over trainings" in told
+    assert "about these trained models; samplers over seeds of training are compared below" in page.inner_text("#sure")
+    assert "One training" not in page.inner_text("#count")
     assert page.evaluate("document.querySelector('#errorsplit img').naturalWidth") == 90
     (tmp_path / "run" / "error_split.png").write_bytes(b"damaged")
     write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")])
     page = opened(browser, tmp_path / "page.html", trouble)
     assert not page.locator("#trainings").is_visible()
+    assert "One training: verdicts are about this model" in page.inner_text("#count")
+    assert "below" not in page.inner_text("#sure")
     assert not page.locator("#split").is_visible()
     assert trouble == []
 

@@ -134,6 +134,10 @@ function draw() {
   papers(metric);
 }
 
+// Verdicts of a training are no verdicts on methods.
+const oneTraining = data.panels.length ? ""
+  : ` One training${manyRuns ? " each" : ""}: verdicts are about ${manyRuns ? "these models" : "this model"}; a page of runs with other seeds is about methods.`;
+
 // The budgets at which something changes: the costs of the cells.
 const budgets = (cells, cost) => [...new Set(cells.map(c => costOf(c, cost)))].sort((a, b) => a - b);
 
@@ -146,7 +150,7 @@ function rank(cells, metric, cost, palette) {
   slide.max = Math.max(0, steps.length - 1);
   slide.value = Math.max(0, steps.findLastIndex(s => s <= budget * (1 + 1e-9)));
   const ranked = ranking(cells, metric, cost, budget), said = answer(ranked, metric, cost, budget);
-  $("headline").textContent = said.headline; $("sure").textContent = said.sure;
+  $("headline").textContent = said.headline; $("sure").textContent = said.sure + (data.panels.length ? " This is about these trained models; samplers over seeds of training are compared below." : "");
   const table = $("ranking"), three = $("three"), {rows} = ranked, most = window.innerWidth < 720 ? 6 : 8;
   table.replaceChildren(); three.replaceChildren();
   const head = element("tr", null, table);
@@ -239,7 +243,7 @@ function count(all, cells, scored, metric, cost) {
   const comparison = cells.map(c => comparisonOf(c, metric)).find(Boolean)?.comparison;
   const ys = cells.map(c => scoreOf(c, metric).value);
   $("count").textContent = `${cells.length} of ${data.cells.length} cells shown.`
-    + (comparison ? ` Verdicts are of all pairs at once, ${comparison.at === "infinity" ? "on the values at infinite n" : "at this n"}; the dotted line is the budget.` : "")
+    + (comparison ? ` Verdicts are of all pairs at once, ${comparison.at === "infinity" ? "on the values at infinite n" : "at this n"}; the dotted line is the budget.${oneTraining}` : "")
     + (scored.length > cells.length ? ` ${scored.length - cells.length} have no ${COSTS[cost].unit}: they were scored before it was measured.` : "")
     + (without.length ? ` ${without.length} without a value of ${metric}${reasons.length ? ": " + reasons.join(" ") : "."}` : "")
     + (ys.every(v => v > 0) || !$("ylog").checked ? "" : " Some values are not positive: the axis is linear.")
