@@ -116,7 +116,7 @@ def test_whole_numbers_of_numpy_are_taken():
         (2, {"seed": True}, "seed=True: it must be a whole number"),
         (10**12, {}, "which=1000000000000: at most 100,000,000 samples"),
         (10**30, {}, "which=1.*: give a number"),
-        (2, {"guidance": 2.0}, "guidance=2.0: the model takes no condition"),
+        (2, {"guidance": 2.0}, "guidance=2: the model takes no condition"),
         (2, {"cond": Conditioning(class_label=torch.tensor([1]))}, "cond.class_label: has 1 rows, and there are 2"),
         (1, {"cond": Conditioning(class_label=torch.tensor([1]))}, "the network does not take class_label"),
     ],

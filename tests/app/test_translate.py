@@ -68,7 +68,7 @@ def test_frames_between_images(drawn):
     [
         (["task=translate", "sampler=ancestral"], "task=translate: Ancestral is stochastic"),
         (["task=translate", "fixed_point=2", "sampler=dpmpp_2m"], "task.fixed_point=2: DPMSolverPP is no single-step"),
-        (["task=translate", "inversion_guidance=2"], "task.inversion_guidance=2.0: the model takes no condition"),
+        (["task=translate", "inversion_guidance=2"], "task.inversion_guidance=2: the model takes no condition"),
         (["task=translate", "source=nowhere"], "task.source=nowhere: no such run directory or checkpoint file"),
         (["task=translate", "source_classes=[]"], "task.source_classes=[]: at least one is needed"),
         (["task=encode", "fixed_point=-1"], "task.fixed_point=-1: it must be at least 0."),

@@ -27,8 +27,10 @@ class Owner:
     conditioner = ClassLabel(num_classes=3, classes=LISTED)
 
 
-def scored(start, images):
-    scorer = FeatureScorer(NetworkFeatures("means", "", Means(), 1, {}, {}, ""), [ClassAccuracy()], {})
+def scored(start, images, of_data=True):
+    features = NetworkFeatures("means", "", Means(), 1, {}, {}, "")
+    features.classifies_data = of_data
+    scorer = FeatureScorer(features, [ClassAccuracy()], {})
     statistics = Subject(Owner(), None).statistics(scorer, start)
     statistics.update(images)
     return ClassAccuracy().scores(statistics.layer(LOGITS), Layer(None, None))["accuracy"]
@@ -60,4 +62,8 @@ def test_the_standard_error_is_that_of_a_share_within_classes():
 def test_samples_without_a_class_have_no_accuracy():
     score = ClassAccuracy().scores(Layer(None, torch.eye(3)), Layer(None, None))["accuracy"]
     assert math.isnan(score.value)
-    assert score.reason == "the samples are of no class"
+    assert score.reason == "samples or logits are of no class of the data"
+
+
+def test_logits_of_other_classes_have_no_accuracy():
+    assert math.isnan(scored(0, torch.zeros(4, 1, 2, 2, dtype=torch.uint8), of_data=False).value)

@@ -353,7 +353,7 @@ def test_a_classifier_guides_samples_from_the_command_line(finished, tmp_path, i
     assert "classifier_guidance.classifier.path: is not given" in result.err
     result = command(1, 1.0, "none", "task=likelihood")
     assert result.code == 2
-    assert "classifier_guidance=adm: not with this task, but with task=frontier, generate" in result.err
+    assert "classifier_guidance=adm: not with this task, but with task=edit, frontier, generate," in result.err
     assert not (tmp_path / "none").exists()
     few = ("task.samplers=[ddim]", "task.nfe=[2]", "task.num_samples=4")
     for scale in (5.0, 6.0):

@@ -85,7 +85,7 @@ def test_a_denoiser_says_which_noise_ddim_adds_back(eta, threshold):
     sampler = rule(DDIM, eta, threshold=threshold)
     levels, x, draws = UniformTime()(CHAIN, 6), X, iter(DRAWS)
     for here, there in itertools.pairwise(levels):
-        x0, _, _, added = null_and_guided(x, here)
+        x0, _, _, added, _ = null_and_guided(x, here)
         variance = eta**2 * there.sigma**2 / here.sigma**2 * (1 - (here.alpha / there.alpha) ** 2)
         x = there.alpha * (x0 if threshold is None else threshold(x0)) + (there.sigma**2 - variance).sqrt() * added
         x = x + variance.sqrt() * next(draws) if eta and there.sigma else x

@@ -136,6 +136,7 @@ class FeatureExtractor(Protocol):
         dimensions: D of each layer.
         facts: For the record: what else the features depend on.
         description: For the user; may be empty.
+        classifies_data: Whether its logits are of the classes of the data; False if absent.
     """
 
     name: str

@@ -158,10 +158,10 @@ class Guider(ABC):
         if scale == self.neutral:
             return
         if not any(one is not None for one in cond):
-            raise BadInput(f"guidance={scale}: the model takes no condition, so there is nothing to guide; use 1.")
+            raise BadInput(f"guidance={scale:g}: the model takes no condition, so there is nothing to guide; use 1.")
         if any(a is not None and b is None for a, b in zip(cond, null, strict=True)):
             raise BadInput(
-                f"guidance={scale}: the model was trained without a null class or its like, so it has no guidance; "
+                f"guidance={scale:g}: the model was trained without a null class or its like, so it has no guidance; "
                 "use 1."
             )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -50,7 +49,7 @@ class Watch:
     Args:
         denoise: The denoiser.
         on_call: Called after each call with its number from 1, x, the level and the prediction; None for nothing.
-        refused: Fields of a prediction that the sampler does not use, each with a sentence that says so.
+        refused: Fields of a prediction that the sampler does not use, each with a sentence that says so; None for none.
 
     Raises:
         ValueError: (call) If a prediction has such a field.
@@ -63,9 +62,9 @@ class Watch:
         self,
         denoise: Denoise,
         on_call: Callable[[int, Tensor, Level, Prediction], None] | None,
-        refused: Mapping[str, str] = MappingProxyType({}),
+        refused: Mapping[str, str] | None = None,
     ) -> None:
-        self._denoise, self._on_call, self._refused, self._calls = denoise, on_call, refused, 0
+        self._denoise, self._on_call, self._refused, self._calls = denoise, on_call, refused or {}, 0
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
         """Call the denoiser, and store its prediction."""

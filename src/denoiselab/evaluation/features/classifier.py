@@ -110,7 +110,9 @@ class DomainClassifier(ImageExtractor):
         n = len(_checked(held_out))
         description = "" if accuracy is None else f"a classifier: {accuracy:.2%} right on {n:,} held-out images"
         facts = {"extractor_accuracy": accuracy}
-        return NetworkFeatures(self.name, digest.hexdigest(), network, train.shape[0], facts, {}, description)
+        out = NetworkFeatures(self.name, digest.hexdigest(), network, train.shape[0], facts, {}, description)
+        out.classifies_data = True
+        return out
 
     def _train(self, network: _Classifier, train: DataSet, work: Workspace) -> None:
         steps = -(-len(train) // self.batch_size)

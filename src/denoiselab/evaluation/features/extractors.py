@@ -52,6 +52,7 @@ class NetworkFeatures(FeatureExtractor):
         titles: Mapping[str, str],
         description: str,
     ) -> None:
+        self.classifies_data = False
         self._network = network.eval().requires_grad_(requires_grad=False)
         self._channels, self._titles, self._device = channels, titles, torch.device("cpu")
         self.name, self.fingerprint, self.facts, self.description = name, fingerprint, facts, description
@@ -106,11 +107,13 @@ class FeatureScorer:
             extractor.title(name): lower for metric in metrics for name, lower in metric.lower_is_better.items()
         }
         self.metric = next(iter(self.lower_is_better))
-        self.reads_classes = any(getattr(metric, "reads_classes", False) for metric in metrics)
+        of_data = getattr(extractor, "classifies_data", False)
+        self.reads_classes = of_data and any(getattr(metric, "reads_classes", False) for metric in metrics)
 
     def statistics(self, start: int = 0, strata: int = 1, classes: Tensor | None = None) -> Collected:
         """Empty statistics; `classes`, `(strata,)` int64, are those of the strata, if samples have any."""
-        return Collected(self.extractor, self.metrics, start=start, strata=strata, classes=classes)
+        read = classes if self.reads_classes else None
+        return Collected(self.extractor, self.metrics, start=start, strata=strata, classes=read)
 
     def reference(
         self,

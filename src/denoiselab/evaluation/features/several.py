@@ -161,7 +161,7 @@ class SeveralScorer:
         self.description = "; ".join(one.description for one in scorers if one.description)
         own = {one.name: {"sha256": one.fingerprint, **one.extractor.facts} for one in scorers}
         self.facts: Mapping[str, Any] = {"metrics": first.facts["metrics"], "extractors": own}
-        self.reads_classes = first.reads_classes
+        self.reads_classes = any(one.reads_classes for one in self.scorers)
         ratios = [metric for metric in first.metrics if getattr(metric, "averaged", False)]
         self._means = {f"{name}_mean": name for metric in ratios for name in metric.lower_is_better}
         means = {f"{name}_mean": lower for metric in ratios for name, lower in metric.lower_is_better.items()}

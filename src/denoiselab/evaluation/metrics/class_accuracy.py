@@ -29,7 +29,7 @@ class ClassAccuracy(Metric):
         """See `Metric`: `accuracy`."""
         classes, logits = samples.classes, samples.outputs
         if classes is None:
-            return {"accuracy": Score(math.nan, reason="the samples are of no class")}
+            return {"accuracy": Score(math.nan, reason="samples or logits are of no class of the data")}
         right = (logits.argmax(1) == classes).double()
         value, n, strata = right.mean(), len(right), samples.strata
         influence = right - value
