@@ -110,9 +110,9 @@ class DomainClassifier(ImageExtractor):
         n = len(_checked(held_out))
         description = "" if accuracy is None else f"a classifier: {accuracy:.2%} right on {n:,} held-out images"
         facts = {"extractor_accuracy": accuracy}
-        out = NetworkFeatures(self.name, digest.hexdigest(), network, train.shape[0], facts, {}, description)
-        out.classifies_data = True
-        return out
+        classifier = NetworkFeatures(self.name, digest.hexdigest(), network, train.shape[0], facts, {}, description)
+        classifier.classifies_data = True
+        return classifier
 
     def _train(self, network: _Classifier, train: DataSet, work: Workspace) -> None:
         steps = -(-len(train) // self.batch_size)
