@@ -10,6 +10,7 @@ from oracles import F64, measured, unbounded
 from denoiselab.denoiser import Prediction
 from denoiselab.inverse import (
     DDNM,
+    MMPS,
     AveragePool,
     PosteriorStep,
     PublishedDiffPIR,
@@ -132,6 +133,20 @@ def test_a_posterior_step_moves_down_the_gradient_of_the_distance():
         by_hand = there.alpha * prediction.x0 + there.sigma * prediction.eps - zeta * gradient
     torch.testing.assert_close(x, by_hand, rtol=1e-10, atol=1e-10)
     assert tally.counts["gradient_evaluations"] == 9
+
+
+def test_backward_passes_are_counted_in_all_evaluations_of_a_guided_call():
+    tally = Tally()
+
+    def denoise(x, level):  # guided: two evaluations a sample
+        tally.add("network", 2 * len(x))
+        return PRIOR(x, level)
+
+    MMPS(2).wrap(denoise, OPERATOR, given(3), 0.1, tally)(torch.ones(3, 4, dtype=F64), LINEAR.level(torch.tensor(0.5)))
+    assert (tally.counts["network_evaluations"], tally.counts["gradient_evaluations"]) == (6, 3 * 6)
+    sampler = PosteriorStep(DDIM(), OPERATOR, given(3), 0.3, tally)
+    sampler(denoise, LINEAR, (4,), Noise(0, torch.arange(3)), steps=2, dtype=F64)
+    assert tally.counts["gradient_evaluations"] == 3 * 6 + tally.counts["network_evaluations"] - 6
 
 
 # zeta is tuned for a number of steps: of 100, 250 and 1000 the second is best, as 1000 are too many.

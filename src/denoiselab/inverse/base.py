@@ -120,7 +120,8 @@ class LikelihoodMethod(Method):
             operator: Bound to the samples' shape, on their device.
             y: The measurements of the batch, `(B, *)`.
             sigma_y: Standard deviation of their noise, in the network's range.
-            tally: Counts backward passes, as `gradient`; None for a tally that nobody reads.
+            tally: Counts backward passes, as `gradient`: in each the evaluations of the call, which guidance doubles.
+                None for a tally that nobody reads.
 
         Raises:
             ValueError: If the method does not take such noise, or y is not what the operator makes of samples.
@@ -170,6 +171,7 @@ class Conditioned:
         with torch.set_grad_enabled(self._method.differentiates):
             if self._method.differentiates:
                 at.requires_grad_()
+            before = self._tally.differentiated
             predicted = self._denoise(at, level)
         x0, eps = predicted.x0.detach(), predicted.eps.detach()
         with torch.no_grad():
@@ -178,7 +180,7 @@ class Conditioned:
             if alpha.ndim:
                 alpha = torch.where(informed, alpha, 1)
             r = self._y.to(x0) - self._operator(x0)
-            jacobian = _Jacobian(predicted.x0, at, self._tally)
+            jacobian = _Jacobian(predicted.x0, at, self._tally, max(len(x), self._tally.differentiated - before))
             d = self._method.shift(Problem(self._operator, x0, r, self._sigma_y, alpha, sigma, jacobian))
             if alpha.ndim:
                 d = torch.where(informed, d, 0)
@@ -189,15 +191,15 @@ class Conditioned:
 class _Jacobian:
     """Products with the transpose of dx0 / dx, counted; results are at least float32."""
 
-    def __init__(self, x0: Tensor, x: Tensor, tally: Tally) -> None:
-        self._x0, self._x, self._tally = x0, x, tally
+    def __init__(self, x0: Tensor, x: Tensor, tally: Tally, rows: int) -> None:
+        self._x0, self._x, self._tally, self._rows = x0, x, tally, rows
 
     def __call__(self, u: Tensor, *, last: bool = False) -> Tensor:
         if not self._x0.requires_grad:
             raise ValueError(
                 "the denoiser's prediction is not differentiable in x, as this method needs; DDNM and DiffPIR do not."
             )
-        self._tally.add("gradient", len(u))
+        self._tally.add("gradient", self._rows)
         (out,) = torch.autograd.grad(self._x0, self._x, u.to(self._x0), retain_graph=not last)
         # sigma^2 / alpha multiplies it afterwards: at high noise J underflows in half precision.
         return out.to(torch.promote_types(out.dtype, torch.float32))

@@ -35,7 +35,7 @@ class PosteriorStep(StepMethod):
 
     Args:
         zeta: Size of a move, at least 0; the paper's are from 0.3 to 1, for 1000 steps.
-        tally: Counts the backward passes, as `gradient`.
+        tally: Counts the backward passes, as `gradient`: in each the evaluations of the call, which guidance doubles.
 
     Raises:
         ValueError: If the sampler is multistep, or zeta is out of range.
@@ -95,13 +95,13 @@ class _Distance:
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
         if not self._first:
             return self._denoise(x, level)
-        self._first = False
+        self._first, before = False, self._tally.differentiated
         with torch.enable_grad():
             at = x.detach().requires_grad_()
             prediction = self._denoise(at, level)
             distance = (self._y.to(at) - self._operator(prediction.x0)).flatten(1).norm(dim=1)
             (self.gradient,) = torch.autograd.grad(distance.sum(), at)
-        self._tally.add("gradient", len(x))
+        self._tally.add("gradient", max(len(x), self._tally.differentiated - before))
         renoise = None if prediction.renoise is None else prediction.renoise.detach()
         return prediction._replace(x0=prediction.x0.detach(), eps=prediction.eps.detach(), renoise=renoise)
 

@@ -96,6 +96,11 @@ class Tally:
         """Add evaluations of `rows` samples; of no sample, so that a count of 0 is reported."""
         self._evaluations[what] += rows
 
+    @property
+    def differentiated(self) -> int:
+        """Evaluations so far of the networks that a backward pass goes through: the model's, and one that guides it."""
+        return self._evaluations["network"] + self._evaluations["guide"]
+
     def counted(self, denoise: Denoise) -> Denoise:
         """A denoiser whose calls are counted as NFE."""
 
