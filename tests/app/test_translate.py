@@ -51,10 +51,15 @@ def test_the_last_frames_of_a_progression_are_the_samples(drawn):
 
 def test_frames_between_images(drawn):
     asked = ["task=interpolate", "images=held_out", "num_samples=4", "frames=3", "sampler.steps=20"]
-    frames, given, record = drawn("encoded", *asked, "batch_size=4")
+    frames, given, record = drawn("encoded", *asked, "batch_size=3")
     ends = frames.reshape(2, 3, 8, 8)[:, [0, 2]].reshape(4, 8, 8)
     assert np.sqrt(((ends - given) ** 2).mean()) / 127.5 < 0.2
-    assert record["nfe_encode"] == 19
+    assert record["nfe_encode"] == record["network_evaluations_encode"] == 19
+    assert "strength" not in record
+    few = [*asked[:-1], "sampler.steps=3", "batch_size=2", "fixed_point=1"]
+    _, _, record = drawn("fixed", *few)  # three batches encode two pairs four times
+    assert record["nfe_encode"] == (1 + 2 * 2) * 2
+    assert record["residual"]["mean"] > 0
     assert len(record["given"]) == 4
     near, given, record = drawn("noised", *asked, "between=noised", "strength=0.02", "sampler=ancestral")
     ends = near.reshape(2, 3, 8, 8)
@@ -76,6 +81,9 @@ def test_frames_between_images(drawn):
         (["task=progressive", "frames=9", "sampler.steps=8"], "task.frames=9: the sampler has 8 steps"),
         (["task=progressive", "sampler=ode_adaptive"], "AdaptiveODE chooses its own steps"),
         (["task=interpolate", "between=noised"], "task.between=noised: images are noised; give task.images="),
+        (["task=interpolate", "strength=0.2"], "task.strength=0.2: it has no effect without task.images"),
+        (["task=interpolate", "images=train", "strength=0.2"], "it has no effect with task.between=encoded"),
+        (["task=interpolate", "images=train", "fixed_point=1", "between=noised"], "no effect with task.between=noised"),
         (["task=interpolate", "images=held_out", "sampler=ancestral"], "task=interpolate: Ancestral is stochastic"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

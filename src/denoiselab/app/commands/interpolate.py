@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +14,20 @@ from torch import Tensor
 from denoiselab.app.building.given import Given, given_images
 from denoiselab.app.commands import task
 from denoiselab.app.commands.drawing import DrawingTask, Start, described
-from denoiselab.app.commands.from_images import Entry, check_inversion, latents_of
+from denoiselab.app.commands.from_images import Entry, check_inversion, latents_of, span
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.errors import BadInput
+from denoiselab.guidance import Guidance
 from denoiselab.media.kinds import medium
 from denoiselab.model import Model
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import Sampler, Tally, slerp
+from denoiselab.samplers.inversion import invert
 from denoiselab.samplers.observers import mean_count
 from denoiselab.schedules.base import like
 
-# Options that count with `images` only.
-_OF_IMAGES = ("images", "between", "strength")
+# Options that count for images that are noised, or encoded.
+_OF = {"noised": ("strength",), "encoded": ("inversion_guidance", "fixed_point")}
 
 
 @dataclass(kw_only=True)
@@ -43,21 +46,28 @@ class Interpolate(DrawingTask):
         images: `held_out`, `train` or a folder, of which the first `num_samples` are taken; null: between samples.
         between: Interpolate `encoded` images (their x_T) or `noised` ones.
         strength: Of `noised`, as in task=edit.
+        inversion_guidance: Of `encoded`, the scale of guidance in encoding, as in task=translate.
+        fixed_point: Of `encoded`, iterations that invert each step, as in task=translate.
     """
 
     frames: int = 8
     images: str | None = None
     between: Literal["encoded", "noised"] = "encoded"
     strength: float = 0.5
+    inversion_guidance: float = 1.0
+    fixed_point: int = 0
 
     folder: ClassVar[str] = "interpolations"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         task.check_ranges(2, frames=self.frames)
+        task.check_ranges(0, fixed_point=self.fixed_point)
+        task.check_finite(self.inversion_guidance, "inversion_guidance")
         self._entry = Entry(self.strength)
         self._given: Given | None = None
         self._facts: dict[str, Any] = {}
+        self._counts, self._residuals = Counter[str](), list[Tensor]()
 
     @property
     def number(self) -> int:
@@ -69,7 +79,13 @@ class Interpolate(DrawingTask):
 
     def options(self, asked: SampleSettings) -> dict[str, Any]:
         found = super().options(asked)
-        return {name: value for name, value in found.items() if self.images is not None or name not in _OF_IMAGES}
+        unused = ("images", "between", *self._unused) if self.images is None else self._unused
+        return {name: value for name, value in found.items() if name not in unused}
+
+    @property
+    def _unused(self) -> list[str]:
+        """Options that have no effect."""
+        return [name for way, names in _OF.items() if self.images is None or way != self.between for name in names]
 
     def check(self, asked: SampleSettings) -> None:
         if self.num_samples % 2:
@@ -78,6 +94,10 @@ class Interpolate(DrawingTask):
             )
         if self.images is None and self.between == "noised":
             raise BadInput("task.between=noised: images are noised; give task.images=held_out, train or a folder.")
+        for name in self._unused:
+            if getattr(self, name) != getattr(type(self), name):
+                why = "without task.images" if self.images is None else f"with task.between={self.between}"
+                raise BadInput(f"task.{name}={getattr(self, name)}: it has no effect {why}; leave it out.")
 
     def check_sampler(self, sampler: Sampler) -> None:
         if sampler.stochastic and (self.images is None or self.between == "encoded"):
@@ -104,8 +124,7 @@ class Interpolate(DrawingTask):
         if self.between == "noised":
             sampler = self._entry.of(sampler, opened.model.denoiser.schedule)
         else:
-            self._guidance = task.guidance_for(asked, self.guidance, opened)
-            check_inversion("interpolate", sampler, opened.model, self._guidance)
+            check_inversion("interpolate", sampler, opened.model, Guidance(self.inversion_guidance), self.fixed_point)
         level = sampler.grid(opened.model.denoiser.schedule)[0]
         self._facts = {
             "images_sha256": self._given.data.fingerprint,
@@ -126,16 +145,24 @@ class Interpolate(DrawingTask):
         cond = self._given.conditions(model, first, self._asked.conditioner)
         if self.between == "encoded":
             own, tally = self._given.conditions(model, pairs, self._asked.conditioner), Tally()
-            denoise = tally.counted(model.bound(pairs, self._guidance, own, tally))
-            x = [sampler.encode(denoise, model.denoiser.schedule, end)[place] for end in z]
-            self._facts["nfe_encode"] = mean_count(tally.rows, 2 * len(pairs))
-            return Start(first, slerp(x[0], x[1], fraction), cond)
+            denoise = tally.counted(model.bound(pairs, Guidance(self.inversion_guidance), own, tally))
+            there = [invert(sampler, denoise, model.denoiser.schedule, end, self.fixed_point) for end in z]
+            self._counts.update(tally.counts)  # a pair whose frames are in two batches is encoded for each
+            self._residuals += [end.residual.cpu() for end in there]
+            return Start(first, slerp(there[0].x[place], there[1].x[place], fraction), cond)
         noise = Noise(self.seed, pairs, SAMPLING).normal(model.shape)
         x = [(float(level.alpha) * end + float(level.sigma) * noise)[place] for end in z]
         return Start(first, x[0] + like(fraction, x[0]) * (x[1] - x[0]), cond)
 
+    @property
+    def said(self) -> str:
+        return f", {mean_count(self._counts['nfe'], self.num_samples)} more to encode an image" if self._counts else ""
+
     def facts(self) -> dict[str, Any]:
-        return self._facts
+        """Counts of encoding are an image."""
+        counts = {f"{name}_encode": mean_count(rows, self.num_samples) for name, rows in self._counts.items()}
+        residual = {"residual": span(torch.cat(self._residuals))} if self._counts and self.fixed_point else {}
+        return {**self._facts, **counts, **residual}
 
     def write(self, folder: Path, samples: Tensor, model: Model, labels: Sequence[str] | None) -> None:
         if self._given is None:
