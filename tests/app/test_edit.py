@@ -1,6 +1,7 @@
 """`sample.py task=edit`: images in, images and what was done with them out."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -22,7 +23,8 @@ def edit(finished, tmp_path, invoke):
 
     def call(*arguments, name="out"):
         out = tmp_path / name
-        result = invoke("sample.py", f"ckpt={finished}", "task=edit", "sampler.steps=4", f"out={out}", *arguments)
+        steps = [] if "sampler=ode_adaptive" in arguments else ["sampler.steps=4"]
+        result = invoke("sample.py", f"ckpt={finished}", "task=edit", *steps, f"out={out}", *arguments)
         assert result.code == 0, result.err
         return out, json.loads((out / "samples.json").read_text()), result.out
 
@@ -83,6 +85,7 @@ def test_known_pixels_are_kept(edit, tmp_path):
         (["task.mask=none.png"], "task.mask=none.png: there is no such file."),
         (["images=nowhere"], "task.images=nowhere: there is no such folder."),
         (["images=."], "small.png: it has 6 x 6 pixels"),
+        (["task.known=black"], "task.known=black: it has no effect without mask; leave it out."),
         (["task.known=grey"], "task.known='grey': should be 'white' or 'black'."),
         (["sampler.steps=3", "spacing@sampler.spacing=listed", "sampler.spacing.values=[1,.5,.1]", "strength=.9"],
          "below t="),
@@ -99,6 +102,12 @@ def test_bad_input_is_a_sentence(arguments, says, finished, tmp_path, invoke, mo
     assert result.code == 2, result.err
     assert says in result.last
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adaptive_sampler_says_no_number_of_steps(edit):
+    _, record, said = edit("num_samples=1", "strength=0.1", "sampler=ode_adaptive", "sampler.rtol=0.1")
+    assert "start_steps" not in record
+    assert re.search(r"from t=0\.1009 \(rho=[\d.]+\), ", said)
 
 
 def test_a_latent_is_known_if_its_whole_block_is():

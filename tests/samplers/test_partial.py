@@ -10,7 +10,7 @@ from denoiselab.analytic import GaussianDenoiser
 from denoiselab.app.commands.from_images import Entry
 from denoiselab.errors import BadInput
 from denoiselab.samplers import DDIM, DPMSolverPP, Moments, Tally
-from denoiselab.samplers.partial import last_steps, starting_at
+from denoiselab.samplers.partial import starting_at
 from denoiselab.samplers.spacing import Leading, Linspace, Listed, ToLeastNoise, Trailing
 from denoiselab.schedules import EDM, DiscreteVP, Flow, Shifted, VPLinear
 
@@ -116,8 +116,8 @@ def test_a_strength_of_edm_is_the_level_of_the_flow(strength):
 
 
 def test_what_has_no_such_steps_is_refused():
-    with pytest.raises(ValueError, match="chooses its own steps"):
-        last_steps(build("sampler", "ode_adaptive"), VP, 2)
+    with pytest.raises(BadInput, match=r"task.steps=ceil: AdaptiveODE: it chooses its own steps, so"):
+        Entry(0.5, "ceil").of(build("sampler", "ode_adaptive"), VP)
     with pytest.raises(BadInput, match=r"task.strength=0.01, .*Trailing has no grid of 50 steps from t=.*; use fewer"):
         Entry(0.01).of(DDIM(steps=50, spacing=Trailing()), DiscreteVP())
     with pytest.raises(ValueError, match="strength=0: it must be above 0"):

@@ -47,7 +47,7 @@ def last_steps(sampler: Sampler, schedule: Schedule, steps: int) -> Sampler:
     """
     whole = sampler.steps
     if sampler.adaptive:
-        raise ValueError(f"{type(sampler).__name__} chooses its own steps, so there is no number of them to keep")
+        raise ValueError("it chooses its own steps, so there is no number of them to keep")
     if not 1 <= steps <= whole:
         raise ValueError(f"{steps} of {whole} steps are left; there must be at least 1")
     return _with(sampler, Last(sampler.spacing, whole), schedule, steps)

@@ -56,6 +56,8 @@ class Edit(FromImages):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.mask is None and self.known != "white":
+            raise ValueError(f"known={self.known}: it has no effect without mask; leave it out.")
         self._entry = Entry(self.strength, self.steps)
         self._pixels: Tensor | None = None
         self._latents: Tensor | None = None
@@ -77,13 +79,14 @@ class Edit(FromImages):
                 )
         sampler = self._entry.of(sampler, model.denoiser.schedule)
         self._level: Level = sampler.grid(model.denoiser.schedule)[0]
-        self._facts |= {"start": described(self._level), "start_steps": sampler.steps}
+        self._facts |= {"start": described(self._level)} | ({} if sampler.adaptive else {"start_steps": sampler.steps})
         return sampler
 
     @property
     def said(self) -> str:
         level = self._level
-        return f", from t={float(level.t):.4g} (rho={float(level.rho):.4g}) in {self._facts['start_steps']} steps"
+        steps = f" in {self._facts['start_steps']} steps" if "start_steps" in self._facts else ""
+        return f", from t={float(level.t):.4g} (rho={float(level.rho):.4g}){steps}"
 
     def start(self, rows: Tensor, sampler: Sampler, model: Model) -> Start:
         """The images, noised; with a mask a sampler that keeps its part."""
