@@ -154,9 +154,21 @@ class Short(Identity):
         return y[..., :2]
 
 
+class Doubled(Identity):
+    def pinv(self, y):
+        return 2 * y
+
+
+class Flat(Identity):
+    def pinv(self, y):
+        return y.flatten(1)
+
+
 @pytest.mark.parametrize(
     ("operator", "said"),
     [
+        (Doubled(), r"operator=Doubled: its pseudo-inverse is not that of its call, as A\^\+ A changes .* by 1 of it"),
+        (Flat(), r"operator=Flat: A\^\+ y has the shape \[2, 96\], and x has \[2, 3, 8, 4\]"),
         (Identical(2), r"operator=Identical: its adjoint is not that of its call, as <A x, y> = .* and <x, A\^T y>"),
         (Affine(), "operator=Affine: its adjoint is not that of its call"),
         (Short(), r"operator=Short: A\^T y has the shape \[2, 3, 8, 2\], and x has \[2, 3, 8, 4\]"),

@@ -14,6 +14,9 @@ from denoiselab.noise import Noise
 # Seed of the draws of `check_adjoint`.
 _PROBE = 20190
 
+# How far A^+ A x' may be from x' = A^+ A x, relative to it, for a pseudo-inverse that is computed by few iterations.
+_INEXACT = 0.05
+
 
 class LinearOperator(nn.Module, ABC):
     """A linear operator on samples `(B, *shape)`, in the network's range; rows of a batch do not mix.
@@ -155,6 +158,9 @@ def check_adjoint(
 ) -> None:
     """Bind an operator to samples of a shape, move it to a device, and check that <A x, y> = <x, A^T y>.
 
+    Its own pseudo-inverse, if it writes one, is checked too: A^+ A does not change its results, within 5 %. One that
+    leaves out what A almost removes passes.
+
     Args:
         operator: Of any class.
         shape: Of a sample.
@@ -163,7 +169,7 @@ def check_adjoint(
 
     Raises:
         ValueError: If the operator does not take samples of this shape, its results have other shapes than they should,
-            or the difference is larger.
+            or a difference is larger.
     """
     name = f"operator={type(operator).__name__}"
     index = torch.arange(2, device=device)
@@ -184,4 +190,18 @@ def check_adjoint(
         raise ValueError(
             f"{name}: its adjoint is not that of its call, as <A x, y> = {forth:.6g} and <x, A^T y> = {home:.6g} for "
             "random x and y; correct `adjoint`, or leave it out, and see that A is linear."
+        )
+    if type(operator).pinv is not LinearOperator.pinv:
+        _check_pinv(operator, name, x, ax)
+
+
+def _check_pinv(operator: LinearOperator, name: str, x: Tensor, ax: Tensor) -> None:
+    back = operator.pinv(ax.to(x))
+    if back.shape != x.shape:
+        raise ValueError(f"{name}: A^+ y has the shape {list(back.shape)}, and x has {list(x.shape)}.")
+    off = float((operator.pinv(operator(back)) - back).norm() / back.norm())
+    if not off <= _INEXACT:
+        raise ValueError(
+            f"{name}: its pseudo-inverse is not that of its call, as A^+ A changes A^+ A x by {off:.3g} of it for "
+            "random x; correct `pinv`, or leave it out."
         )
