@@ -11,6 +11,7 @@ from denoiselab import parameterizations
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
+from denoiselab.errors import Failure
 from denoiselab.guidance import AdaptiveProjected, CFGPlusPlus, ClassifierFree, Guidance
 from denoiselab.model import Drawing, Model, NotFinite
 from denoiselab.networks import DDPMUNet
@@ -82,7 +83,7 @@ def test_a_guider_is_given_with_its_scale():
     guidance = Guidance(3.0, AdaptiveProjected(momentum=-0.5))
     apart = ours.sample(sampler, 4, guidance=guidance, batch_size=3).int() - ours.sample(sampler, 4, guidance=guidance)
     assert int(apart.abs().max()) <= 1
-    with pytest.raises(ValueError, match="CFGPlusPlus: DPMSolverPP adds no predicted noise"):
+    with pytest.raises(ValueError, match="guider=cfgpp: DPMSolverPP adds no predicted noise"):
         ours.sample(DPMSolverPP(steps=2), 2, guidance=Guidance(0.5, CFGPlusPlus()))
     with pytest.raises(ValueError, match=r"interval=\[900, 901\]: no step of DDIM begins there"):
         ours.sample(sampler, 2, guidance=Guidance(3.0, ClassifierFree(interval=(900, 901))))
@@ -136,6 +137,7 @@ def test_the_first_sample_that_is_not_finite_is_named():
     with pytest.raises(NotFinite, match="sample 7 of Broken at 0 NFE is not finite") as error:
         ours.sample(Broken(UniformTime(), 2), 9, batch_size=4)
     assert error.value.index == 7
+    assert isinstance(error.value, Failure)  # programs say it as it is
 
 
 def test_only_images_are_stored_as_bytes():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from denoiselab.codecs import Codec
 from denoiselab.conditioners import Conditioner
 from denoiselab.denoiser import Denoise, Denoiser
-from denoiselab.errors import BadInput, whole
+from denoiselab.errors import BadInput, Failure, whole
 from denoiselab.guidance import Guidance, bind
 from denoiselab.networks import base
 from denoiselab.networks.conditioning import Conditioning
@@ -29,7 +29,7 @@ Steer = Callable[[Denoise, Tensor, Tally], Denoise]
 _MOST = 10**8  # samples of a call: their indices take 0.8 GB
 
 
-class NotFinite(ValueError):  # noqa: N818
+class NotFinite(ValueError, Failure):  # noqa: N818
     """Samples, or features of them, that hold NaN or infinity.
 
     Args:

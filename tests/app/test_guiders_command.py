@@ -121,11 +121,12 @@ REFUSED = [
     (["guider.interval=[2,1]"], ["guider.interval=[2, 1]", "0 <= lo < hi"]),
     (["guider.interval=[500,600]"], ["guider.interval=[500, 600]: no step of DDIM begins there"]),
     (["guider=apg", "guider.momentum=-0.5", "sampler=heun"], ["guider.momentum=-0.5", "several calls a step"]),
-    (["guider=cfgpp", "guidance=0.5", "sampler=dpmpp_2m"], ["CFGPlusPlus", "DPMSolverPP adds no predicted noise"]),
+    (["guider=cfgpp", "guidance=0.5", "sampler=dpmpp_2m"], ["guider=cfgpp: DPMSolverPP adds no predicted noise"]),
     (["guider=cfgpp"], ["guidance=3", "lambda, from 0 to 1"]),
     (["guider.interval=3"], ["guider.interval=3: it must be a list"]),
     (["guidance=inf"], ["guidance=inf", "finite"]),
     (["guider=auto", "guider.weights=ema"], ["guider.weights=ema: the guide is the model itself"]),
+    (["guider=auto"], ["guider.weights=null: the guide is the model itself"]),
     (["guider=auto", "guider.weights=emma"], ["guider.weights=emma", "did you mean 'ema'"]),
     (["guider=auto", "guider.model=/nowhere"], ["guider.model=/nowhere: no such run directory or checkpoint file"]),
     (["task=frontier", "guiders=[apq]"], ["task.guiders: guider=apq: unknown", "did you mean 'apg'"]),
@@ -172,3 +173,5 @@ def test_a_search_is_over_guiders_and_their_options(sample):
     found = json.loads(file.read_text())["combinations"]
     acts = {"name": "cfg", "interval": [0.2, 10.0]}
     assert [(one["guidance"], one.get("guider")) for one in found] == [(1.0, None), (3.0, None), (3.0, acts)]
+    assert "null" in result.out
+    assert "None" not in result.out

@@ -212,7 +212,7 @@ def test_facts_name_what_matters_alone():
 @pytest.mark.parametrize(
     ("guidance", "sampler", "sentence"),
     [
-        (Guidance(0.6, CFGPlusPlus()), DPMSolverPP(), "CFGPlusPlus: DPMSolverPP adds no predicted noise"),
+        (Guidance(0.6, CFGPlusPlus()), DPMSolverPP(), "guider=cfgpp: DPMSolverPP adds no predicted noise"),
         (
             Guidance(3.0, AdaptiveProjected(momentum=-0.5)),
             RhoRK(),

@@ -178,7 +178,8 @@ class Guider(ABC):
         """
         name = type(sampler).__name__
         if self.needs_renoise and not sampler.renoises:
-            raise BadInput(f"guider={type(self).__name__}: {name} adds no predicted noise to x0; use DDIM or Analytic.")
+            own = self.name or type(self).__name__
+            raise BadInput(f"guider={own}: {name} adds no predicted noise to x0; use DDIM or Analytic.")
         if self.interval is not None:
             (lo, hi), levels = self.interval, sampler.grid(schedule, steps)
             begins, measurement = levels[:-1], sampler.measurement

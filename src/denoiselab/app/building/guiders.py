@@ -89,9 +89,9 @@ class Guided:
         if guide.model.conditioner.names:
             self._check_conditions(said, other)
         if self.path is not None and path == self.path.resolve() and weights in self.weights:
+            named = guider.weights or "null"
             raise BadInput(
-                f"guider.weights={guider.weights}: the guide is the model itself; name other weights of it, or another "
-                "model."
+                f"guider.weights={named}: the guide is the model itself; name other weights of it, or another model."
             )
 
     def _check_conditions(self, said: str, other: Config) -> None:

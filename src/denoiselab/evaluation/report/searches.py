@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -228,7 +229,9 @@ class Outcome(NamedTuple):
 
 
 def word(value: Any) -> str:
-    """A value of an option, short."""
+    """A value of an option, short, as it is given."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
