@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from conftest import QUICK, command
 
 from denoiselab import load
 from denoiselab.app.building.guiders import Guided
+from denoiselab.app.commands.task import guidance_for
 from denoiselab.codecs import Identity
 from denoiselab.guidance import CFGPlusPlus, Guidance
 from denoiselab.guides import AutoGuide
@@ -63,6 +65,19 @@ def test_samples_state_the_guider_where_it_acts(sample, conditional):
     model = load(conditional)
     own = model.sample(DDIM(steps=3), 4, guidance=Guidance(0.6, CFGPlusPlus()))
     assert np.array_equal(own.numpy()[:, 0], drawn["cfgpp"][0][..., 0])
+
+
+def test_the_default_scale_of_cfgpp_is_told_to_be_its_largest(capsys):
+    opened = SimpleNamespace(model=None, loaded=SimpleNamespace(config={}), path=None, weights="ema")
+    for target, scale, told in (
+        ("CFGPlusPlus", 1.0, True),
+        ("CFGPlusPlus", 0.6, False),
+        ("ClassifierFree", 1.0, False),
+    ):
+        asked = SimpleNamespace(guider={"_target_": f"denoiselab.guidance.{target}"})
+        assert guidance_for(asked, scale, opened).scale == scale
+        said = " ".join(capsys.readouterr().err.split())
+        assert ("guider=cfgpp: guidance=1 is its largest scale, not the conditional model" in said) == told
 
 
 def test_a_guide_is_a_checkpoint_with_weights_of_its_own(sample, conditional, finished):

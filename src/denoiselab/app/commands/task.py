@@ -20,6 +20,7 @@ from denoiselab.app.config.early import check_new
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.paths import checkpoint_file, device_of, new_folder
 from denoiselab.cleaning import path_part
+from denoiselab.console import console
 from denoiselab.evaluation.verdicts.compare import LEAST_LEVEL
 from denoiselab.files import sha256_of
 from denoiselab.guidance import Guidance
@@ -173,7 +174,13 @@ def open_checkpoint(asked: SampleSettings, conditions: Mapping[str, Any] = Mappi
 def guidance_for(asked: SampleSettings, scale: float, opened: Opened) -> Guidance:
     """The guidance of a scale and the guider that is asked for."""
     guided = Guided(opened.model, opened.loaded.config, opened.path, [opened.weights])
-    return guided.guidance(scale, asked.guider)
+    made = guided.guidance(scale, asked.guider)
+    if made.guider.neutral is None and made.scale == 1:
+        console(stderr=True).print(
+            f"guider={made.guider.name}: guidance=1 is its largest scale, not the conditional model, and samples of "
+            "many steps may be noise; give less, such as guidance=0.6."
+        )
+    return made
 
 
 def sampler_for(asked: SampleSettings, model: Model, guidance: Guidance) -> Sampler:
