@@ -9,7 +9,7 @@ from denoiselab.codecs import Identity
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.evaluation import cost
-from denoiselab.guidance import Auto, Guidance
+from denoiselab.guidance import Auto, ClassifierFree, Guidance
 from denoiselab.model import Drawing, Model
 from denoiselab.samplers import DDIM
 from denoiselab.samplers.spacing import UniformTime
@@ -96,6 +96,14 @@ def test_guidance_is_two_evaluations_in_parallel(clock):
     assert tally.counts == {"nfe": 18, "network_evaluations": 36}
     record = watch.record(3, {"nfe": 3, "network_evaluations": 6})
     assert (record["call_ms"], record["evaluation_ms"], record["flops_per_sample"]) == (12, 6, 3 * 4 * 16 * 16)
+
+
+def test_the_time_of_a_call_is_the_mean_of_calls_with_and_without_guidance(clock):
+    model = Model(denoiser(TwoClasses(clock)), ClassLabel(2, dropout=0.1), Identity(SHAPE))
+    watch = cost.Stopwatch(torch.device("cpu"), {})
+    first_of_three = Guidance(2.0, ClassifierFree(interval=(100, 200)))
+    watch.draw(model, torch.arange(6), Drawing(DDIM(UniformTime(), 1), 0, 3, first_of_three), lambda moment: None)
+    assert watch.record(3, {"nfe": 3, "network_evaluations": 4})["call_ms"] == 8  # 12, 6 and 6
 
 
 def test_operations_are_those_of_the_evaluations_that_were_made(clock):

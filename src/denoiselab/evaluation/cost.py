@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, pairwise
-from statistics import median
+from itertools import pairwise
+from statistics import mean, median
 from time import perf_counter
 from typing import Any
 
@@ -93,9 +93,9 @@ class Stopwatch:
     def record(self, steps: int, counts: Mapping[str, float]) -> dict[str, float]:
         """Fields of a cell of `steps` steps and the counts of `Tally` a sample: medians over its batches of full size.
 
-        Milliseconds of a batch of `timed_batch` samples: `call_ms`, a network call, with guidance of two evaluations in
-        parallel; `rule_ms`, a step without its calls; `decode_ms`, the decoding. `ms_per_sample` is all of it a sample,
-        `flops_per_sample` that of the calls.
+        Milliseconds of a batch of `timed_batch` samples: `call_ms`, a network call, the mean of a batch's calls, of
+        which guidance may double some; `rule_ms`, a step without its calls; `decode_ms`, the decoding. `ms_per_sample`
+        is all of it a sample, `flops_per_sample` that of the calls.
         """
         size = max((batch.size for batch in self._batches), default=0)
         whole = [batch.milliseconds(steps) for batch in self._batches if batch.size == size and batch.calls]
@@ -107,7 +107,7 @@ class Stopwatch:
             calls, rule, decoding, total = zip(*whole, strict=True)
             out |= {
                 "timed_batch": size,
-                "call_ms": _rounded(median(chain(*calls))),
+                "call_ms": _rounded(median(map(mean, calls))),
                 "rule_ms": _rounded(median(rule)),
                 "decode_ms": _rounded(median(decoding)),
                 "ms_per_sample": _rounded(median(total) / size),
