@@ -19,6 +19,7 @@ from denoiselab.evaluation.report.page import page_run, write_page
 from denoiselab.evaluation.report.tables import write_pictures
 from denoiselab.evaluation.verdicts.compare import Estimate, compare
 from denoiselab.evaluation.verdicts.published import read
+from denoiselab.media import figures
 from denoiselab.media.figures import write_strip
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -271,6 +272,29 @@ def test_marks_of_the_picture_have_the_level_that_was_asked_for(tmp_path):
         write_pictures(store, records, lambda *given: None, level)
         pictures.append((tmp_path / "run" / "frontier.png").read_bytes())
     assert pictures[0] != pictures[1]
+
+
+def test_the_picture_of_guidance_has_evaluations_as_its_axis_and_a_legend_within_it(tmp_path, monkeypatch):
+    store, drawn = Store(tmp_path / "run"), []
+    guider = {"name": "apg", "interval": [0.19, 1.61], "momentum": -0.5}
+    records = [
+        scored("dpm_solver_pp", 10, 4.0 + scale, 0.1, guidance=scale, guider=guider, network_evaluations=spent,
+               cell=f"{spent}".ljust(64, "0"))
+        for scale, spent in ((1.5, 10), (2.5, 13), (3.5, 20))
+    ]  # fmt: skip
+    store.add(records)
+    for one in records:
+        write_strip(store.picture(one), strip(9))
+    monkeypatch.setattr(figures, "save", lambda figure, path: drawn.append(figure))
+    write_pictures(store, records, lambda *given: None)
+    (figure,) = drawn
+    (axes,), (legend,) = figure.axes, figure.legends
+    assert [float(x) for line in axes.containers for x in line[0].get_xdata()] == [10, 13, 20]
+    assert (axes.get_xlabel(), [text.get_text() for text in axes.get_xticklabels()]) == (
+        "network evaluations per sample",
+        ["10", "13", "20"],
+    )
+    assert legend.get_window_extent().width <= figure.bbox.width
 
 
 def test_marks_are_filled_where_it_is_sure_hollow_where_cells_tie_and_faded_where_one_is_surely_worse(

@@ -13,6 +13,7 @@ from denoiselab.evaluation.records import (
     STRENGTH,
     Record,
     depends_on_nfe,
+    evaluations,
     finished,
     guidance_text,
     lower_is_better,
@@ -148,27 +149,29 @@ def _plot(path: Path, records: Sequence[Record], standing: Mapping[str, str]) ->
 
     figure = Figure(figsize=(6.4, 4.6), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    for name, rows in by_series(records).items():
-        nfe, scores = [r["nfe"] for r in rows], [r["score"] for r in rows]
+    for name, group in by_series(records).items():
+        rows = sorted(group, key=evaluations)
+        spent, scores = [evaluations(r) for r in rows], [r["score"] for r in rows]
         errors = [r["standard_error"] or 0.0 for r in rows]
-        drawn = axes.errorbar(nfe, scores, errors if any(errors) else None, capsize=2, label=figure_text(name))
+        drawn = axes.errorbar(spent, scores, errors if any(errors) else None, capsize=2, label=figure_text(name))
         for record in rows:
-            _mark(axes, [record["nfe"]], [record["score"]], drawn[0].get_color(), standing[record["cell"]])
+            _mark(axes, [evaluations(record)], [record["score"]], drawn[0].get_color(), standing[record["cell"]])
     for kind in (kind for kind in _MARKS if kind in standing.values()):
         _mark(axes, [], [], "0.3", kind, label=_MARKS[kind][2])
     if "floor" in records[0]:
         axes.axhline(records[0]["floor"], color="0.5", linestyle="--", linewidth=1, label="fresh data")
-    budgets = sorted({record["nfe"] for record in records})
+    budgets = sorted({evaluations(record) for record in records})
+    plain = all(evaluations(record) == record["nfe"] for record in records)
     scores = [record["score"] for record in records]
     better = "lower" if lower_is_better(records[0]) else "higher"
     axes.set(
         xscale="log",
-        xlabel="NFE (network calls per sample)",
+        xlabel="NFE (network calls per sample)" if plain else "network evaluations per sample",
         ylabel=figure_text(f"{records[0]['metric']} ({better} is better)"),
     )
     if min(scores) > 0:  # an unbiased estimate may be negative
         axes.set_yscale("log")
-    axes.set_xticks(budgets, [str(b) for b in budgets], minor=False)
+    axes.set_xticks(budgets, [f"{b:g}" for b in budgets], minor=False)
     axes.set_xticks([], minor=True)
     if 0 < max(scores) < 100 * min(scores):  # within two decades, plain numbers read better than powers of ten
         axes.yaxis.set_major_formatter(ScalarFormatter())
@@ -177,5 +180,9 @@ def _plot(path: Path, records: Sequence[Record], standing: Mapping[str, str]) ->
     title = figure_text(f"{samples_of(records)}, weights = {weights}, {records[0]['data']}")
     axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3, which="both")
-    figure.legend(frameon=False, loc="outside lower center", ncols=3, fontsize=7)
+    for columns in (3, 2, 1):  # the most that fit
+        legend = figure.legend(frameon=False, loc="outside lower center", ncols=columns, fontsize=7)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
     figures.save(figure, path)
