@@ -83,7 +83,7 @@ def test_draws_of_an_image_share_its_measurements_and_depend_on_no_batch(restore
 
 def test_known_pixels_of_a_mask_are_kept_and_returns_are_counted(restore, left):
     ours = ["num_samples=2", "noise=0", "task/operator=mask", f"operator.mask={left}", "sampler=ancestral"]
-    out, record, _ = restore(*ours, "task/method=replacement")
+    out, record, said = restore(*ours, "task/method=replacement")
     known = np.asarray(Image.open(left)) > 0
     result, reference, given = (pictures(folder) for folder in (out, out / "reference", out / "given"))
     assert np.array_equal(result[:, known], reference[:, known])
@@ -91,6 +91,7 @@ def test_known_pixels_of_a_mask_are_kept_and_returns_are_counted(restore, left):
     assert (result[:, ~known] != reference[:, ~known]).any()
     assert len(record["mask_sha256"]) == 64
     assert (record["residual"], record["nfe"]) == (None, 4)
+    assert f"residual_rms {record['residual_rms']:.4g}," in said
     ours += ["task/method=repaint", "method.jump_length=2", "method.resample=3", "operator.known=black"]
     again, record, _ = restore(*ours, name="again")
     assert record["nfe"] == 4 + 2 * 2

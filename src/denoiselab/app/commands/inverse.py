@@ -76,7 +76,8 @@ class Inverse(FromImages):
 
     @property
     def said(self) -> str:
-        found = {name: self._facts.get(name) for name in ("psnr", "residual")}
+        residual = "residual" if self.noise > 0 else "residual_rms"
+        found = {name: self._facts.get(name) for name in ("psnr", residual)}
         return "".join(f", {name} {value:.4g}" for name, value in found.items() if value is not None)
 
     def prepare(self, asked: SampleSettings, opened: task.Opened, sampler: Sampler) -> Sampler:
