@@ -144,6 +144,14 @@ def test_an_operator_with_a_wrong_adjoint_is_refused(finished, invoke, tmp_path,
     assert "task.operator=AveragePool: its adjoint is not that of its call" in result.err
 
 
+def test_samples_that_equal_their_reference_are_left_out_of_the_mean_psnr():
+    reference = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+    images = reference + torch.tensor([0, 1, 1], dtype=torch.uint8).reshape(3, 1, 1, 1)
+    scores = Inverse(method=MMPS(), operator=AveragePool(2))._scored({"reference": reference}, images)
+    assert scores["psnr"] == pytest.approx(20 * np.log10(255))
+    assert scores["equal"] == 1
+
+
 def test_models_of_latents_are_refused():
     asked = Inverse(method=MMPS(), operator=AveragePool(2))
     opened = SimpleNamespace(model=SimpleNamespace(codec=Logit((1, 8, 8)), shape=(1, 8, 8)))

@@ -46,7 +46,8 @@ class Inverse(FromImages):
 
     Args:
         method: How; a choice of task/method, such as mmps, ddnm or repaint.
-        operator: A; a choice of task/operator, such as average_pool, box or mask.
+        operator: A; a choice of task/operator, such as average_pool, box or mask, or a class of your own:
+            task.operator._target_=package.Class, with DENOISELAB_ALLOW=package in the environment.
         noise: Standard deviation of the noise in the measurements, at least 0.
         draws: Samples an image.
         measurements: Folder of measurements as images, of the size of A x (of masks: of x), in place of those made of
@@ -203,7 +204,10 @@ class Inverse(FromImages):
         self._facts["grid"] = [*columns]
 
     def _scored(self, columns: dict[str, Tensor], samples: Tensor) -> dict[str, Any]:
-        """Means over samples, and of the pictures of means, by name; null where there is no such score."""
+        """Means over samples, and of the pictures of means, by name; null where there is no such score.
+
+        PSNR is infinite of samples that equal their reference: they are left out of its mean, and counted (`equal`).
+        """
         reference = columns["reference"]
         parts = {"": (samples, reference.repeat_interleave(self.draws, 0))}
         if self.draws > 1:
@@ -211,6 +215,10 @@ class Inverse(FromImages):
         out: dict[str, Any] = {}
         for end, (images, true) in parts.items():
             found = fidelity(images, true, self._lpips)
+            differs = found["psnr"].isfinite()
+            found["psnr"] = found["psnr"][differs]
+            if equal := int((~differs).sum()):
+                out["equal" + end] = equal
             means = {name: float(found[name].mean()) if name in found else None for name in ("psnr", "ssim", "lpips")}
             out |= {
                 name + end: value if value is None or math.isfinite(value) else None for name, value in means.items()
