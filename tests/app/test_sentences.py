@@ -37,6 +37,11 @@ def test_a_group_beside_an_unknown_key_is_not_blamed(hydra_):
         ),
         ("sample", ["sampler.spacing=karras"], "sampler.spacing=karras: it is a choice, not a value; write spacing@"),
         ("train", ["evaluation.extractor=vgg16"], "evaluation.extractor=vgg16: it is a choice, not a value; write ev"),
+        (
+            "sample",
+            ["task=inverse", "task.method=dps"],
+            "task.method=dps: no choice; write task/method=NAME, one of bou",
+        ),
         ("sample", ["task=likelihood", "task.method=bound"], "task.method=bound: it is a choice, not a value; write t"),
     ],
 )

@@ -197,5 +197,6 @@ def check_returns(jump_length: int, resample: int) -> None:
     check_number("resample", resample, 1)
     if resample == 1 and jump_length > 1:
         raise ValueError(
-            f"resample=1: there are no returns, so jump_length={jump_length} says nothing; use 1, or more resamplings."
+            f"resample=1: there are no returns, so jump_length={jump_length} says nothing; use "
+            "jump_length=1, or more resamplings."
         )

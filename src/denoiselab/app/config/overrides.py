@@ -234,6 +234,11 @@ def _check_is_no_choice(parts: Sequence[str], node: Any, override: Override) -> 
     for group, written in groups.items():
         if value in _loader().get_group_options(group, ObjectType.CONFIG):
             raise BadInput(f"{key}={value}: it is a choice, not a value; write {written}={value}.")
+    if len(groups) > 1 and takes is not None and takes.text[:1].isupper() and "$" not in value and value != "???":
+        for group, written in groups.items():
+            if allowed := _loader().get_group_options(group, ObjectType.CONFIG):
+                near = closest(value, allowed)
+                raise BadInput(f"{key}={value}: no choice; {near}write {written}=NAME, one of {', '.join(allowed)}.")
 
 
 def _one_line(error: Exception) -> str:
