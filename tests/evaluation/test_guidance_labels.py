@@ -39,3 +39,21 @@ def test_series_differ_by_what_differs():
     names = [*by_series([{**common, **one.facts} for one in kinds])]
     assert names == ["ddim scale=1", "ddim scale=3", "ddim scale=3 apg"]
     assert [*by_series([{**common, **kinds[0].facts}])] == ["ddim"]
+
+
+def test_the_code_is_in_a_name_only_where_it_tells_cells_apart():
+    def cell(sampler, nfe, code, *, other=True):
+        return {
+            "sampler": sampler,
+            "weights": "ema",
+            "nfe": nfe,
+            "guidance": 1,
+            "code_sha256": code,
+            "other_code": other,
+        }
+
+    former = [cell("ddim", 5, "aaaa"), cell("unipc", 5, "bbbb")]
+    assert [*by_series(former)] == ["ddim", "unipc"]
+    assert [*by_series([*former, cell("ddim", 9, "cccc")])] == ["ddim code=aaaa", "ddim code=cccc", "unipc"]
+    again = [*former, cell("unipc", 5, "cccc", other=False)]
+    assert [*by_series(again)] == ["ddim code=aaaa", "unipc code=bbbb", "unipc"]

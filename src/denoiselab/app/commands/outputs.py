@@ -183,8 +183,9 @@ def report_records(
     for sentence in best_under.sentences(Store(path), records, found["level"]) if best_under is not None else ():
         out.print(line(sentence))
     if others := sum(record.get("other_code", False) for record in records):
+        label = "code=...: " if others < len(records) else ""
         out.print(
-            f"code=...: {others} of these {len(records)} cells were scored by another version of the code, and are "
+            f"{label}{others} of these {len(records)} cells were scored by another version of the code, and are "
             "kept; evaluation.rescore=true (sample.py: task.rescore=true) scores again those that are asked for."
         )
     for record in records:

@@ -139,9 +139,8 @@ def _cells(run: PageRun) -> Iterator[dict[str, Any]]:
     mark_code(stored)
     for record in stored:
         groups.setdefault(comparable(record), []).append(record)
-    one_code = len({code_name(record) for record in stored}) == 1  # then it is not part of names
     for group in groups.values():
-        for series, records in by_series(group, code=not one_code).items():
+        for series, records in by_series(group).items():
             rules = list(dict.fromkeys(rule(record) for record in records))
             for record in records:
                 # One line is one model by one rule, but `by_series` groups by names.

@@ -47,24 +47,29 @@ def sheet_of(directory: Path, series: str) -> Path:
     return directory / "samples" / f"{path_part(series)}.png"
 
 
-def by_series(records: Sequence[Record], *, code: bool = True) -> dict[str, list[Record]]:
-    """Records grouped by sampler, guidance, weights and (with `code`) other code, each group by rising NFE.
+def by_series(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records grouped by sampler, guidance, weights and other code, each group by rising NFE.
 
-    The name of a group has what differs between the groups.
+    The name of a group has what differs between the groups. It has the code where some records are of the present
+    code, or where one sampler's are of several codes: digests of different samplers always differ.
     """
     several_weights = len({record["weights"] for record in records}) > 1
     guided = len({guidance_text(record, always=True) for record in records}) > 1
-    groups: dict[str, list[Record]] = {}
+    present = any(not record.get("other_code") for record in records)
+    groups: dict[str, dict[str, list[Record]]] = {}
     for record in records:
         words = [record["sampler"], *filter(None, [guidance_text(record, always=guided)])]
         if record.get("classifier_scale") is not None:
             words.append(f"classifier={record['classifier_scale']:g}")
         if several_weights:
             words.append(record["weights"])
-        if code and record.get("other_code"):
-            words.append(f"code={code_name(record)}")
-        groups.setdefault(" ".join(words), []).append(record)
-    return {name: sorted(group, key=lambda r: r["nfe"]) for name, group in groups.items()}
+        code = f" code={code_name(record)}" if record.get("other_code") else ""
+        groups.setdefault(" ".join(words), {}).setdefault(code, []).append(record)
+    return {
+        name + (code if present or len(codes) > 1 else ""): sorted(group, key=lambda r: r["nfe"])
+        for name, codes in groups.items()
+        for code, group in codes.items()
+    }
 
 
 def code_name(record: Record) -> str:
