@@ -184,6 +184,7 @@ def test_a_search_is_over_guiders_and_their_options(sample):
     over = "over={guidance:[1,3],guider.interval:[null,[0.2,10]]}"
     result, out = sample("task=search", "nfe=3", "num_samples=24", "confirm=1", over)
     assert result.code == 0, result.err
+    assert "task.metrics=[frechet,precision_recall,class_accuracy] shows both" in result.err
     (file,) = out.glob("search_*.json")
     found = json.loads(file.read_text())["combinations"]
     acts = {"name": "cfg", "interval": [0.2, 10.0]}

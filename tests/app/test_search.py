@@ -31,7 +31,8 @@ def cells_of(run):
 
 
 def test_a_search_scores_all_combinations_and_the_best_again(copy, invoke):
-    words = [f"ckpt={copy}", *SMALL, "confirm=2", "task.over={weights:[raw,ema],sampler.spacing:[karras,vp_time]}"]
+    over = "task.over={weights:[raw,ema],sampler.spacing:[karras,vp_time]}"
+    words = [f"ckpt={copy}", *SMALL, "task.metrics=[frechet,precision_recall]", "confirm=2", over]
     result = invoke("sample.py", *words)
     assert result.code == 0, result.err
     found = result_of(copy)
@@ -56,6 +57,11 @@ def test_a_search_scores_all_combinations_and_the_best_again(copy, invoke):
     for one in fresh:
         record = cells[one["fresh_cell"]]
         assert (record["first"], record["n"], record["score"]) == (48, 48, one["fresh_score"])
+        assert one["scores"] == cells[one["cell"]]["scores"]
+        assert one["fresh_scores"] == record["scores"]
+        (recall,) = (score["value"] for name, score in record["scores"].items() if name.startswith("recall"))
+        options = r"\s+".join(one["options"].values())
+        assert re.search(rf"{options}\s.* {recall:.2f}\b", result.out)
         assert one["optimism"] == pytest.approx(one["fresh_score"] - one["score"])
     assert len(cells) == 4 + len(fresh)
     assert len(fresh) == 2

@@ -90,6 +90,8 @@ class Search(Measuring):
             evaluator = evaluator_of(job, asked, store, interruption, join_ranks(asked, stack))
             if is_leader():
                 outputs.tell_inexact(frontier)
+                classes = hasattr(loaded.model.conditioner, "num_classes")
+                outputs.tell_one_sided(frontier, evaluation.metrics, "task", classes=classes)
                 _tell_size(entrants, frontier)
             found = _scored(evaluator, job, entrants, frontier)
             chosen = on_first_rank(

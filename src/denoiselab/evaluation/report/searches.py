@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from denoiselab.cleaning import aligned
+from denoiselab.evaluation.contracts import INFINITY
 from denoiselab.evaluation.records import Record, loss, lower_is_better
 from denoiselab.evaluation.report.tables import digits
 from denoiselab.evaluation.verdicts.frontiers import Kept, comparison
@@ -163,7 +164,8 @@ class Outcome(NamedTuple):
         """For the screen: the best first, budget by budget."""
         options = [*self.scouted[0].options]
         metric = self.scouted[0].record["metric"]
-        rows = [[*options, "NFE", metric, "on fresh samples", "difference", ""]]
+        others = self._others(metric)
+        rows = [[*options, "NFE", metric, "on fresh samples", "difference", *(f"fresh {name}" for name in others), ""]]
         for place in sorted(range(len(self.scouted)), key=self._order):
             one, both = self.scouted[place], self.confirmed(place)
             rows.append(
@@ -173,6 +175,7 @@ class Outcome(NamedTuple):
                     _number(one.record["score"], one.record["standard_error"]),
                     _number(both.fresh, both.standard_error) if both else "",
                     _number(both.optimism, both.optimism_error, "+") if both else "",
+                    *(self._fresh(place, name) for name in others),
                     self.verdict(place),
                 ]
             )
@@ -185,6 +188,16 @@ class Outcome(NamedTuple):
             for choice in self.chosen
             for text in (self._sentence(choice), *(self._against(o) for o in self.rivals if o.best == choice.best))
         ]
+
+    def _others(self, primary: str) -> list[str]:
+        """The further metrics on fresh samples, at their number of samples."""
+        names = dict.fromkeys(name for record in self.fresh.values() for name in record["scores"] or ())
+        return [name for name in names if name != primary and not name.endswith(INFINITY)]
+
+    def _fresh(self, place: int, metric: str) -> str:
+        """A further metric of a combination on fresh samples, for the screen."""
+        score = ((self.fresh[place]["scores"] if place in self.fresh else None) or {}).get(metric, {})
+        return _number(score.get("value"), score.get("standard_error"))
 
     def _order(self, place: int) -> tuple[int, bool, float]:
         record = self.scouted[place].record
@@ -199,9 +212,11 @@ class Outcome(NamedTuple):
             **({"guider": one.record["guider"]} if one.record.get("guider") else {}),
             "score": one.record["score"],
             "standard_error": one.record["standard_error"],
+            "scores": one.record["scores"],
             "fresh_cell": self.fresh[place]["cell"] if place in self.fresh else None,
             "fresh_score": both and both.fresh,
             "fresh_standard_error": both and both.standard_error,
+            "fresh_scores": self.fresh[place]["scores"] if place in self.fresh else None,
             "optimism": both and both.optimism,
             "optimism_standard_error": both and both.optimism_error,
             "verdict": self.verdict(place),
