@@ -191,3 +191,7 @@ def test_a_search_is_over_guiders_and_their_options(sample):
     assert [(one["guidance"], one.get("guider")) for one in found] == [(1.0, None), (3.0, None), (3.0, acts)]
     assert "null" in result.out
     assert "None" not in result.out
+    spent = [one["evaluations"] for one in found]
+    assert spent[:2] == [3, 6]
+    assert 3 < spent[2] < 6
+    assert re.search(r"\n\s*3 +null +3 +6 ", result.out)  # guidance, interval, NFE, evaluations

@@ -212,5 +212,6 @@ def _scored(evaluator: Evaluator, job: Job, entrants: Sequence[_Entrant], fronti
 def _tell_size(entrants: Sequence[_Entrant], frontier: Frontier) -> None:
     calls = sum(frontier.calls) * len(frontier.weights) * len(frontier.guidance) * frontier.num_samples
     count = len({(one.cell, one.combination.group) for one in entrants})
-    text = f"search: {count} combinations, {calls:,} network calls, then fresh samples"
+    double = " (of guidance, each of two evaluations)" if any(one.acts for one in frontier.guidance) else ""
+    text = f"search: {count} combinations, {calls:,} network calls{double}, then fresh samples"
     console(stderr=True).print(text)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from denoiselab.cleaning import aligned
 from denoiselab.evaluation.contracts import INFINITY
-from denoiselab.evaluation.records import Record, loss, lower_is_better
+from denoiselab.evaluation.records import Record, evaluations, loss, lower_is_better
 from denoiselab.evaluation.report.tables import digits
 from denoiselab.evaluation.verdicts.frontiers import Kept, comparison
 from denoiselab.evaluation.verdicts.winner import Confirmed, confirmed, optimism_of_ties
@@ -165,13 +165,25 @@ class Outcome(NamedTuple):
         options = [*self.scouted[0].options]
         metric = self.scouted[0].record["metric"]
         others = self._others(metric)
-        rows = [[*options, "NFE", metric, "on fresh samples", "difference", *(f"fresh {name}" for name in others), ""]]
+        rows = [
+            [
+                *options,
+                "NFE",
+                "evaluations",
+                metric,
+                "on fresh samples",
+                "difference",
+                *(f"fresh {name}" for name in others),
+                "",
+            ]
+        ]
         for place in sorted(range(len(self.scouted)), key=self._order):
             one, both = self.scouted[place], self.confirmed(place)
             rows.append(
                 [
                     *(word(value) for value in one.options.values()),
                     f"{one.record['nfe']:g}",
+                    "" if (spent := _spent(one.record)) is None else f"{spent:g}",
                     _number(one.record["score"], one.record["standard_error"]),
                     _number(both.fresh, both.standard_error) if both else "",
                     _number(both.optimism, both.optimism_error, "+") if both else "",
@@ -209,6 +221,7 @@ class Outcome(NamedTuple):
         return {
             "options": dict(one.options),
             **{key: one.record[key] for key in ("sampler", "weights", "guidance", "nfe", "steps", "error", "cell")},
+            "evaluations": _spent(one.record),
             **({"guider": one.record["guider"]} if one.record.get("guider") else {}),
             "score": one.record["score"],
             "standard_error": one.record["standard_error"],
@@ -241,6 +254,11 @@ class Outcome(NamedTuple):
         size, sure = _number(abs(one.difference), one.half_width), "" if one.verdict == "undecided" else "surely "
         which = "lower" if one.difference < 0 else "higher"
         return f"on fresh samples {options} is {which} by {size}{at} than the chosen one: {sure}{one.verdict}."
+
+
+def _spent(record: Record) -> float | None:
+    """Network evaluations a sample, of the model and of a guide; None of a cell that failed."""
+    return None if record["network_evaluations"] is None else evaluations(record)
 
 
 def word(value: Any) -> str:
