@@ -15,7 +15,8 @@ from denoiselab.app.building.given import Given
 from denoiselab.app.commands import task
 from denoiselab.app.commands.drawing import Start, described
 from denoiselab.app.commands.from_images import FromImages
-from denoiselab.app.config.settings import SampleSettings
+from denoiselab.app.config import overrides
+from denoiselab.app.config.settings import Node, SampleSettings
 from denoiselab.codecs import Identity
 from denoiselab.data.given import image_folder
 from denoiselab.denoiser import Denoise
@@ -105,7 +106,7 @@ class Inverse(FromImages):
                 text if own else f"task.{'' if text.startswith('operator=') else 'operator.'}{text}"
             ) from None
         model.denoiser.requires_grad_(False)
-        sampler = self._stepped(super().prepare(asked, opened, sampler), model)
+        sampler = self._stepped(super().prepare(asked, opened, sampler), model, asked.task["method"])
         self._facts["given"] = self._given.names_of(torch.arange(self.number // self.draws))
         self._facts["noise_unit"] = "the network's range: [-1, 1] of images"
         self._facts["start"] = described(sampler.grid(model.denoiser.schedule)[0])
@@ -145,12 +146,12 @@ class Inverse(FromImages):
 
         return super().draw(start, replace(drawing, sampler=sampler, steer=steer), model, on_step)
 
-    def _stepped(self, sampler: Sampler, model: Model) -> Sampler:
+    def _stepped(self, sampler: Sampler, model: Model, node: Node) -> Sampler:
         """The sampler with the method's steps, if it changes them, for a batch that is put in later."""
-        name = f"task.method={type(self.method).__name__}"
         if self.method.renoises and not sampler.renoises:
             raise BadInput(
-                f"{name}: it keeps eps while x0 changes, and {type(sampler).__name__} adds none to x0; use ddim."
+                f"{overrides.written('task/method', node)}: it keeps eps while x0 changes, and "
+                f"{type(sampler).__name__} adds none to x0; use ddim."
             )
         blank = self.operator(torch.zeros(1, *model.shape, device=model.device))
         try:
@@ -159,7 +160,10 @@ class Inverse(FromImages):
                 out.nfe(out.steps, model.denoiser.schedule)
         except ValueError as error:
             text = str(error)
-            raise BadInput(f"{name}: {text}" if text.startswith("sampler=") else f"task.method.{text}") from None
+            own = text.startswith("sampler=")
+            raise BadInput(
+                f"{overrides.written('task/method', node)}: {text}" if own else f"task.method.{text}"
+            ) from None
         return out
 
     def _measurements(self, images: Tensor, model: Model) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,13 @@ def choice(group: str, name: str) -> dict[str, Any]:
     """The configuration of one choice of a group, as plain containers."""
     out: dict[str, Any] = options.completed(choices.node(group, name, _loader()))
     return out
+
+
+def written(group: str, node: Mapping[str, Any]) -> str:
+    """The class of a node as a user writes it: the group's choice of it, else the class."""
+    target = node["_target_"]
+    named = next((name for name in names(group) if choice(group, name)["_target_"] == target), None)
+    return f"{group.replace('/', '.')}._target_={target}" if named is None else f"{group}={named}"
 
 
 def stated(config_name: str, overrides: Sequence[str]) -> DictConfig:
