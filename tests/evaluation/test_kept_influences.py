@@ -244,6 +244,7 @@ def test_verdicts_have_the_level_that_is_asked_for(tmp_path):
     records = [cell("unipc", 10, 5.0), cell("ddim", 10, 5.03)]
     both = [write_verdicts(Store(tmp_path), records, level) for level in (0.05, 0.01)]
     assert [one["level"] for one in both] == [0.05, 0.01]
+    assert sentences(both[0])[1].startswith("The difference is that of fid at n = 100, and it lies within +- with ")
     assert read_json(tmp_path / VERDICTS)["level"] == 0.01
     assert [one["groups"][0]["pairs"][0]["verdict"] for one in both] == ["better", "undecided"]
     assert "probability 99%" in sentences(both[1])[1]

@@ -192,9 +192,10 @@ def _notes(both: Comparison, cells: Sequence[Mapping[str, Any]], metric: str, *,
         return [f"No verdicts: {metric} has no standard error of these cells."]
     at = "extrapolated to infinitely many samples" if both.at == "infinity" else f"at n = {both.estimates[0].n}"
     count = len(cells) * (len(cells) - 1) // 2
+    within = "it lies within +-" if count == 1 else f"all {count} of them lie within +- at once"
     out = [
-        f"Differences are those of {metric} {at}, and all {count} of them lie within +- at once with probability "
-        f"{1 - both.level:.0%}; standard errors in the plot and in frontier.csv are those of a cell alone."
+        f"{'The difference is that' if count == 1 else 'Differences are those'} of {metric} {at}, and {within} with "
+        f"probability {1 - both.level:.0%}; standard errors in the plot and in frontier.csv are those of a cell alone."
     ]
     if biased:
         out.append(
