@@ -114,6 +114,8 @@ def test_options_of_a_task_are_found_without_its_name(invoke, monkeypatch):
         (["split=train"], ["split=train: unknown option", "takes: num_samples, batch_size"]),
         (["n_samples=3"], ["did you mean 'num_samples'"]),
         (["task=frontier", "task.num_samples=1"], ["task.num_samples=1", "at least 2"]),
+        (["task=frontier", "task.best_under=40"], ["best_under=40: it must be a number above 0 and a unit: 40ms"]),
+        (["task=search", "logger=wandb"], ["logger=wandb: not with this task, but with task=frontier; Search"]),
         (["task=fontier"], ["task=fontier: unknown; did you mean 'frontier'"]),
         (["weights=[ema,raw]"], ["weights=['ema', 'raw']", "task=frontier takes several"]),
         (["task._target_=denoiselab.schedules.VPLinear"], ["task._target_=denoiselab.schedules.VPLinear", "Task"]),

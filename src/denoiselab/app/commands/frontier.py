@@ -81,7 +81,7 @@ class ScoreFrontier(Measuring):
     level: float | None = None
     max_samples: int | None = None
     boundary: Literal["simulated", "always_valid"] | None = None
-    best_under: str | None = None
+    best_under: str | float | None = None
     error_split: int | None = None
     fine_samplers: list[str] | None = None
     fine_nfe: int | None = None
@@ -96,7 +96,7 @@ class ScoreFrontier(Measuring):
         check_ranges(fine_nfe=self.fine_nfe)
         check_ranges(0, error_split=self.error_split)
         if self.best_under is not None:
-            Budget(self.best_under)  # checked
+            Budget(str(self.best_under))  # checked: a number has no unit
         for scale in self.guidance or []:
             check_finite(scale)
 

@@ -96,7 +96,7 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
         given = next((override for override in parsed if override.key_or_group == key), None)
         if given is not None and (tasks := _tasks_with(config_name, str(given.input_line))):
             task = compose(config_name, [text for text in groups if text.startswith("task=")]).task
-            near = closest(key, nodes.takes(task) or []).replace("'", "'task.", 1)
+            near = f"did you mean 'task.{key}s'? " if f"{key}s" in (nodes.takes(task) or []) else ""
             others = ", ".join(tasks)
             raise BadInput(
                 f"{given.input_line}: not with this task, but with task={others}; {near}{nodes.taken(task, 'task')}"
