@@ -72,6 +72,24 @@ def test_frames_lie_between_two_samples_under_the_class_of_the_first(invoke, fin
         assert grid.size == (3 * 72, 2 * 72)
 
 
+def test_a_folder_is_encoded(invoke, finished, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for k in range(3):
+        Image.fromarray(np.full((8, 8), 80 * k, np.uint8)).save(tmp_path / "folder" / f"{k}.png")
+    asked = [
+        "task=encode",
+        f"images={tmp_path / 'folder'}",
+        "sampler.steps=3",
+        "batch_size=2",
+        f"out={tmp_path / 'out'}",
+    ]
+    result = invoke("sample.py", f"ckpt={finished}", *asked)
+    assert result.code == 0, result.err
+    record = json.loads((tmp_path / "out" / "encoding.json").read_text())
+    assert (record["n"], record["split"], record["given"]) == (3, "folder", ["0.png", "1.png", "2.png"])
+    assert np.load(tmp_path / "out" / "latents.npz")["x_T"].shape == (3, 1, 8, 8)
+
+
 def test_what_has_no_latents_is_refused(invoke, finished, tmp_path):
     for given, words in (
         (
@@ -84,9 +102,10 @@ def test_what_has_no_latents_is_refused(invoke, finished, tmp_path):
             ["task=encode", "task.split=train", "num_samples=100000"],
             ["num_samples=100000", "task.split=train", "give at most that"],
         ),
+        (["task=encode", "images=train"], ["task.images=train: it is a folder here", "task.split"]),
         (["task=encode", "task.split=test"], ["task.split='test'", "'held_out' or 'train'"]),
         (["task=encode", "task.split=train", "guidance=2"], ["guidance=2", "takes no condition"]),
-        (["task=encode", "noise=brownian"], ["noise=brownian: unknown option", "takes: split, num_samples"]),
+        (["task=encode", "noise=brownian"], ["noise=brownian: unknown option", "takes: split, images"]),
         (
             ["task=interpolate", "task.frames=3", "sampler.eta=0.5"],
             ["task=interpolate: DDIM is stochastic", "deterministic"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,13 +11,28 @@ import torch
 from torch import Tensor
 
 from denoiselab.data import DataSet, clean
-from denoiselab.data.loading.stream import IndexStream
 from denoiselab.guidance import Guidance
 from denoiselab.model import Model, check_finite
+from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import OnStep, Sampler, Tally
 from denoiselab.samplers.inversion import invert
 from denoiselab.samplers.observers import mean_count
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is encoded.
+
+    Args:
+        data: That holds the samples.
+        index: `(N,)` int64, their positions in it.
+        conditions: Of samples `(B,)`, counted from 0 to N - 1.
+    """
+
+    data: DataSet
+    index: Tensor
+    conditions: Callable[[Tensor], Conditioning]
 
 
 class Encoded(NamedTuple):
@@ -62,24 +78,22 @@ class Ways:
 def encode(
     model: Model,
     sampler: Sampler,
-    data: DataSet,
-    n: int,
+    source: Source,
     batch_size: int,
     seed: int,
     ways: Ways = Ways(),
     on_step: OnStep = lambda moment: None,
 ) -> Encoded:
-    """Encode `n` samples of a data set, drawn without repetition, each under its own condition, and decode them.
+    """Encode samples of a data set, and decode them.
 
     Source: Song et al., Denoising Diffusion Implicit Models, arXiv 2010.02502, section 5.4.
 
     Args:
         model: In evaluation mode; the error includes that of its codec.
         sampler: A deterministic one, with its own number of steps both ways.
-        data: The samples.
-        n: How many of them.
+        source: The samples.
         batch_size: Samples a network call.
-        seed: Of the choice of samples.
+        seed: Of the noise of a codec that draws latents.
         ways: Guidance and refinement.
         on_step: Called after each step; an exception stops the run.
 
@@ -89,10 +103,11 @@ def encode(
     device, schedule, codec = model.device, model.denoiser.schedule, model.codec
     rows: list[tuple[Tensor, ...]] = []
     counts = Counter[str](), Counter[str]()
-    indices = IndexStream(len(data), seed)[torch.arange(n)]
-    for index in indices.split(batch_size):
-        known, at = clean(data, index, device), index.to(device)
-        cond, tallies = model.conditioner.given(known), (Tally(), Tally())
+    n = len(source.index)
+    for row in torch.arange(n).split(batch_size):
+        index = source.index[row]
+        known, at = clean(source.data, index, device), index.to(device)
+        cond, tallies = source.conditions(row), (Tally(), Tally())
         there, back = (
             tally.counted(model.bound(at, guidance, cond, tally))
             for guidance, tally in zip((ways.inversion, ways.guidance), tallies, strict=True)
@@ -109,4 +124,4 @@ def encode(
         rows.append(tuple(part.cpu() for part in (known.images, x_t, x0, residual)))
     parts = [torch.cat(part) for part in zip(*rows, strict=True)]
     there_mean, back_mean = ({name: mean_count(rows, n) for name, rows in total.items()} for total in counts)
-    return Encoded(indices, parts[0], parts[1], parts[2], (there_mean, back_mean), parts[3])
+    return Encoded(source.index, parts[0], parts[1], parts[2], (there_mean, back_mean), parts[3])

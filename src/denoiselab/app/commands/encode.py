@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
 from denoiselab.app.building.analytic_moments import learn
+from denoiselab.app.building.given import SPLITS, Given, given_images
 from denoiselab.app.building.loaded import protocol, split_of
 from denoiselab.app.commands import task
 from denoiselab.app.commands.from_images import check_inversion, span
@@ -18,6 +20,8 @@ from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.paths import short_hash
 from denoiselab.console import console
 from denoiselab.data import DataSet
+from denoiselab.data.loading.stream import IndexStream
+from denoiselab.errors import BadInput
 from denoiselab.evaluation import encoding
 from denoiselab.files import atomic, write_text
 from denoiselab.guidance import Guidance
@@ -31,7 +35,8 @@ class Encode(task.Task):
 
     Args:
         split: The data, `held_out` or `train`.
-        num_samples: Number of samples of the data.
+        images: A folder of images like the model's, in the order of their names, in place of the data; null: none.
+        num_samples: Number of samples of the data; of a folder, at most as many as it has.
         batch_size: Samples a network call; it does not change the result.
         seed: Of the choice of samples.
         guidance: Scale of the guider in decoding: of `cfg` 1 is the conditional model.
@@ -41,6 +46,7 @@ class Encode(task.Task):
     """
 
     split: Literal["held_out", "train"] = "held_out"
+    images: str | None = None
     num_samples: int = 64
     batch_size: int = 64
     seed: int = 0
@@ -58,38 +64,34 @@ class Encode(task.Task):
 
     def run(self, asked: SampleSettings) -> Path:
         """Encode, decode and write latents, reconstructions, pairs and `encoding.json`; returns the new folder."""
-        opened = task.open_checkpoint(asked)
-        model, number = opened.model, self.num_samples
+        conditions = {name: value for name, value in asked.conditioner or () if value is not None}
+        opened = task.open_checkpoint(asked, conditions)
+        model = opened.model
         guidance = task.guidance_for(asked, self.guidance, opened)
         sampler = task.sampler_for(asked, model, guidance)
         ways = encoding.Ways(guidance, Guidance(self.inversion_guidance), self.fixed_point)
         check_inversion("encode", sampler, model, ways.inversion, self.fixed_point)
-        train, held_out = opened.loaded.data()
-        data = split_of(train, held_out, opened.loaded.config["data"]["name"], self.split, number)
+        given = self._chosen(opened)
+        number, split = len(given), self.split if self.images is None else "folder"
+        source = encoding.Source(given.data, given.index, lambda rows: given.conditions(model, rows, asked.conditioner))
+        source.conditions(torch.arange(min(number, self.batch_size)))
         own = [self.inversion_guidance, self.fixed_point]
         own = [] if (self.guidance, *own) == (1, 1, 0) else own
-        rules = [guidance.rule] if guidance.rule else []
+        rules = [rule for rule in (guidance.rule, conditions, self.images) if rule]
         short = short_hash([asked.sampler, opened.sha256, self.format, self.guidance, *own, *rules])
         rule = f"{type(sampler).__name__.lower()}_steps{sampler.steps}"
-        name = f"{rule}_{self.split}_{opened.weights}_seed{self.seed}_n{number}_{short}"
+        name = f"{rule}_{split}_{opened.weights}_seed{self.seed}_n{number}_{short}"
         out = opened.new_path(asked, "encodings", name)
         model.denoiser.to(opened.device)
         with task.working(out, "encoding", 2 * number * sampler.steps, "step") as (partial, work):
-            learn(sampler, model, lambda: train, opened.home, work.check)
+            learn(sampler, model, lambda: opened.loaded.data()[0], opened.home, work.check)
             result = encoding.encode(
-                model,
-                sampler,
-                data,
-                number,
-                self.batch_size,
-                self.seed,
-                ways,
-                lambda moment: work.done(len(moment.x)),
+                model, sampler, source, self.batch_size, self.seed, ways, lambda moment: work.done(len(moment.x))
             )
             work.finish()
             rmses = result.squared_errors.sqrt()
             rmse = math.sqrt(float(result.squared_errors.mean()))
-            self._write(partial, result, opened, data)
+            self._write(partial, result, opened, given.data)
             record = {
                 "rmse": rmse,
                 "rmse_of_samples": span(rmses),
@@ -106,15 +108,30 @@ class Encode(task.Task):
                 **(dict(zip(("inversion_guidance", "fixed_point"), own, strict=True)) if own else {}),
                 **({"residual": span(result.residuals)} if self.fixed_point else {}),
                 "seed": self.seed,
-                **protocol(opened.loaded, opened.path, opened.sha256, opened.weights, data, self.split),
+                **protocol(opened.loaded, opened.path, opened.sha256, opened.weights, given.data, split),
+                **({} if self.images is None else {"data": self.images, "given": list(given.names)}),
+                **({"conditioner": conditions} if conditions else {}),
             }
             write_text(partial / "encoding.json", json.dumps(record, indent=1))
         calls = [counts["nfe"] for counts in result.counts]
         console().print(
-            f"RMSE {rmse:.4g} of {number} samples of {self.split} (images lie in [-1, 1]), {calls[0]} network "
-            f"calls to encode and {calls[1]} to decode each, weights {opened.weights}: {out}"
+            f"RMSE {rmse:.4g} of {number} samples of {self.images or split} (images lie in [-1, 1]), {calls[0]} "
+            f"network calls to encode and {calls[1]} to decode each, weights {opened.weights}: {out}"
         )
         return out
+
+    def _chosen(self, opened: task.Opened) -> Given:
+        """The samples, of the run's data by the seed without repetition, or of the folder; those have names."""
+        if self.images is not None:
+            if self.images in SPLITS:
+                raise BadInput(f"task.images={self.images}: it is a folder here; for the run's data give task.split.")
+            given = given_images(opened.loaded, self.images)
+            number = min(self.num_samples, len(given))
+            return replace(given, index=given.index[:number], names=given.names[:number])
+        train, held_out = opened.loaded.data()
+        data = split_of(train, held_out, opened.loaded.config["data"]["name"], self.split, self.num_samples)
+        index = IndexStream(len(data), self.seed)[torch.arange(self.num_samples)]
+        return Given(data, index, [], labelled=True)
 
     def _write(self, folder: Path, result: encoding.Encoded, opened: task.Opened, data: DataSet) -> None:
         """Write the reconstructions, the pairs of data and reconstruction, and the x_T."""
