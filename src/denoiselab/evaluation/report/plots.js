@@ -135,8 +135,7 @@ function draw() {
 }
 
 // Verdicts of a training are no verdicts on methods.
-const oneTraining = data.panels.length ? ""
-  : ` One training${manyRuns ? " each" : ""}: verdicts are about ${manyRuns ? "these models" : "this model"}; a page of runs with other seeds is about methods.`;
+const oneTraining = data.panels.length ? "" : ` One training${manyRuns ? " each" : ""}: verdicts are about ${manyRuns ? "these models" : "this model"}; a page of runs with other seeds is about methods.`;
 
 // The budgets at which something changes: the costs of the cells.
 const budgets = (cells, cost) => [...new Set(cells.map(c => costOf(c, cost)))].sort((a, b) => a - b);
