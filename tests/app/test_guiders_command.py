@@ -9,12 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from configurations import CONF
 from conftest import QUICK, command
+from hydra import initialize_config_dir
 
 from denoiselab import load
 from denoiselab.app.building.guiders import Guided
+from denoiselab.app.building.search_space import Base, combinations
 from denoiselab.app.commands.task import guidance_for
+from denoiselab.app.config.overrides import choice
 from denoiselab.codecs import Identity
+from denoiselab.evaluation.report.searches import word
 from denoiselab.guidance import CFGPlusPlus, Guidance
 from denoiselab.guides import AutoGuide
 from denoiselab.pretrained import read
@@ -110,6 +115,14 @@ def test_decoding_by_a_guide_counts_its_evaluations(sample):
         "network_evaluations_decode": 3,
         "guide_evaluations_decode": 3,
     }
+
+
+def test_a_search_takes_a_guider_with_options():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        base = Base(choice("sampler", "ddim"), 3, 2.0, choice("guider", "cfg"), None)
+        one, other = combinations({"guider": [{"name": "apg", "eta": 0.5}, "cfg"]}, base)
+    assert (one.guider["eta"], "eta" in other.guider) == (0.5, False)
+    assert word(one.options["guider"]) == "{name:apg,eta:0.5}"
 
 
 def test_a_guide_sees_what_the_model_sees(conditional):

@@ -27,7 +27,7 @@ _TYPES: Mapping[str, Any] = {
     "weights": str,
     "nfe": Annotated[int, Field(ge=1)],
     "sampler": str,
-    "guider": str,
+    "guider": str | dict[str, Any],
 }
 
 # Options whose own ones are searched too, as `sampler.<option>`, and that are choices of `conf/`.

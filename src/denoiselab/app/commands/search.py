@@ -47,8 +47,8 @@ class Search(Measuring):
 
     Args:
         over: Option to values: `guidance`, `weights`, `nfe`, `sampler` and `guider` (names of conf/sampler and
-            conf/guider), and any option of these as `sampler.<option>`, `guider.<option>`; `sampler.spacing` and
-            `sampler.threshold` take names of their choices too.
+            conf/guider; {name: apg, eta: 0.5} has options too), and any option of these as `sampler.<option>`,
+            `guider.<option>`; `sampler.spacing` and `sampler.threshold` take names of their choices too.
         nfe: Network calls a sample, where `over` names none; null: those of sampler.steps.
         guidance: Scale of the guider, where `over` names none.
         confirm: Combinations that are scored on fresh samples: the best one, and at most so many in all that tie.

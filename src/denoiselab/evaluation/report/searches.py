@@ -263,6 +263,8 @@ def _spent(record: Record) -> float | None:
 
 def word(value: Any) -> str:
     """A value of an option, short, as it is given."""
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{word(one)}' for key, one in value.items())}}}"
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
