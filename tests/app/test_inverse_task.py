@@ -126,6 +126,7 @@ def test_measurements_in_a_folder_have_no_reference(restore, tmp_path):
         (["noise=-1"], "task.noise=-1: the standard deviation"),
         (["draws=0"], "draws=0: it must be at least 1"),
         (["lpips=none.pth"], "task.lpips=none.pth: LPIPS takes sides of at least 31 pixels, and samples have 8 x 8"),
+        (["images=train", "measurements=."], "task.images=train: it has no effect with measurements; leave it out."),
         (["task/operator=compressed_sensing", "measurements=."], "measurements by CompressedSensing are no images"),
     ],
 )

@@ -69,6 +69,8 @@ class Inverse(FromImages):
         super().__post_init__()
         self._lpips: Distance | None = None
         task.check_ranges(draws=self.draws)
+        if self.measurements is not None and self.images != "held_out":
+            raise ValueError(f"images={self.images}: it has no effect with measurements; leave it out.")
         self.method.check(self.noise)
 
     @property
