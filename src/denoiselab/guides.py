@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import warnings
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import BadInput
@@ -84,8 +86,19 @@ class AutoGuide(Auto):
         if self.model is None:
             raise BadInput("guider.model: is not given; name a run directory or a checkpoint file.")
         guide, device = self.guide, next(chain(denoiser.parameters(), denoiser.buffers())).device
+        if _equal(denoiser, guide):
+            raise BadInput(
+                f"guider.model={self.model}: the guide has the model's own weights; name another model, or others by "
+                "guider.weights."
+            )
         own = cond if self.loaded.model.conditioner.names else Conditioning()
         return WithGuide(denoiser, guide.to(device), cond, tally, own)
+
+
+def _equal(one: Denoiser, other: Denoiser) -> bool:
+    """Whether all weights are equal; it ends at the first that is not."""
+    pairs = zip_longest(one.parameters(), other.parameters())
+    return all(a is not None and b is not None and torch.equal(a, b.to(a)) for a, b in pairs)
 
 
 @functools.lru_cache(maxsize=8)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from denoiselab.app.building.search_space import Base, combinations
 from denoiselab.app.commands.task import guidance_for
 from denoiselab.app.config.overrides import choice
 from denoiselab.codecs import Identity
+from denoiselab.errors import BadInput
 from denoiselab.evaluation.report.searches import word
 from denoiselab.guidance import CFGPlusPlus, Guidance
 from denoiselab.guides import AutoGuide
@@ -85,7 +87,7 @@ def test_the_default_scale_of_cfgpp_is_told_to_be_its_largest(capsys):
         assert ("guider=cfgpp: guidance=1 is its largest scale, not the conditional model" in said) == told
 
 
-def test_a_guide_is_a_checkpoint_with_weights_of_its_own(sample, conditional, finished):
+def test_a_guide_is_a_checkpoint_with_weights_of_its_own(sample, conditional, finished, tmp_path):
     result, out = sample(*DRAWN, "guidance=2", "guider=auto", "guider.weights=raw")
     assert result.code == 0, result.err
     record = json.loads((out / "samples.json").read_text())
@@ -100,6 +102,9 @@ def test_a_guide_is_a_checkpoint_with_weights_of_its_own(sample, conditional, fi
     guided = model.bound(rows, Guidance(2.0, AutoGuide(model=str(conditional), weights="raw")))(x, level).x0
     assert torch.allclose(guided, b + 2 * (a - b), atol=1e-6)
     assert not torch.allclose(a, b)
+    shutil.copy(conditional / "checkpoints" / "last.ckpt", tmp_path / "copy.ckpt")
+    with pytest.raises(BadInput, match="the guide has the model's own weights"):
+        model.bound(rows, Guidance(2.0, AutoGuide(model=str(tmp_path / "copy.ckpt"))))
     result, _ = sample(*DRAWN, "guidance=2", "guider=auto", f"guider.model={finished}", out="uncond")
     assert result.code == 0, result.err
 
