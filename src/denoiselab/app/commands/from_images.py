@@ -144,7 +144,7 @@ def check_inversion(name: str, sampler: Sampler, model: Model, guidance: Guidanc
         check_fixed_point(sampler, fixed_point)
     except ValueError as error:
         raise BadInput(f"task.{error}.") from None
-    checks.check_guidance(model, [guidance], f"task.inversion_guidance={guidance.scale}")
+    checks.check_guidance(model, [guidance], f"task.inversion_guidance={guidance.scale:g}")
 
 
 def span(values: Tensor) -> dict[str, float]:

@@ -186,7 +186,7 @@ def guidance_for(asked: SampleSettings, scale: float, opened: Opened) -> Guidanc
 def sampler_for(asked: SampleSettings, model: Model, guidance: Guidance) -> Sampler:
     """The sampler that is asked for."""
     sampler: Sampler = construct(asked.sampler, "sampler")
-    checks.check_guidance(model, [guidance], f"guidance={guidance.scale}")
+    checks.check_guidance(model, [guidance], f"guidance={guidance.scale:g}")
     checks.check_sampler(sampler, model, [guidance])
     checks.check_steps(sampler, model, [guidance])
     return sampler
