@@ -57,7 +57,7 @@ def test_without_a_null_class_there_is_no_guidance():
         bind(denoiser(), labels.sample(INDEX), labels.null(INDEX))(X, level).x0, denoiser()(X, level, COND).x0
     )
     for scale in (0.0, 2.5):
-        with pytest.raises(ValueError, match=f"guidance={scale}: the model was trained without a null class"):
+        with pytest.raises(ValueError, match=f"guidance={scale:g}: the model was trained without a null class"):
             bind(denoiser(), labels.sample(INDEX), labels.null(INDEX), Guidance(scale))
     with pytest.raises(ValueError, match=r"dropout=0\.1: it must be 0 where there is no null class"):
         ClassLabel(3, null_class=False)
