@@ -13,7 +13,7 @@ from denoiselab.schedules import Level
 from denoiselab.schedules.base import like
 
 # x0; eps; v = (alpha eps - sigma x0) / sqrt(alpha^2 + sigma^2), which v-prediction gives; flow: eps - x0, the velocity
-# of rectified flow. In pure noise (alpha = 0), where eps says nothing, it stands for x0.
+# of rectified flow. In pure noise (alpha = 0) eps has no information on x0, so `eps` is x0 there.
 Space = Literal["x0", "eps", "v", "flow"]
 
 

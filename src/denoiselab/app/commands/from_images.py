@@ -58,7 +58,7 @@ class FromImages(DrawingTask, ABC):
         return sampler
 
     def read(self, opened: task.Opened) -> Given:
-        """The images, or what stands for them.
+        """The images that the task starts from, or measurements of them.
 
         Raises:
             BadInput: If they cannot be used.

@@ -111,7 +111,7 @@ def tell_inexact(frontier: Frontier) -> None:
 
 
 def tell_one_sided(frontier: Frontier, metrics: Sequence[str], option: str, *, classes: bool) -> None:
-    """Say how diversity and fidelity are told apart, where guidance trades them and no metric does.
+    """Print which metrics measure diversity, where a model is guided and none of its metrics does.
 
     Args:
         frontier: To be scored.
