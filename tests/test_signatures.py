@@ -254,6 +254,6 @@ def test_nodes_are_completed_by_literal_defaults():
 
 
 def test_attributes_of_classes_are_read_from_source():
-    tasks = "denoiselab.app.commands"
+    tasks = "denoiselab.app.tasks"
     read = [f"{tasks}.{name}" for name in ("search.Search", "frontier.ScoreFrontier", "encode.Encode", "gone.Gone")]
     assert [signatures.class_attribute(name, "goes_on", default=False) for name in read] == [True, True, False, False]

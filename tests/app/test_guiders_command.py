@@ -17,8 +17,8 @@ from hydra import initialize_config_dir
 from denoiselab import load
 from denoiselab.app.building.guiders import Guided
 from denoiselab.app.building.search_space import Base, combinations
-from denoiselab.app.commands.task import guidance_for
 from denoiselab.app.config.overrides import choice
+from denoiselab.app.tasks.task import guidance_for
 from denoiselab.codecs import Identity
 from denoiselab.errors import BadInput
 from denoiselab.evaluation.report.searches import word

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from denoiselab.app.commands.inverse import Inverse
+from denoiselab.app.tasks.inverse import Inverse
 from denoiselab.codecs import Logit
 from denoiselab.errors import BadInput
 from denoiselab.evaluation.restoration import LPIPS_SIDE, fidelity, read_lpips

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from denoiselab.app.commands import search
+from denoiselab.app.tasks import search
 from denoiselab.pretrained import read
 
 LATER = ("rescore", "stop", "level", "max_samples", "boundary", "error_split", "fine_samplers", "fine_nfe")

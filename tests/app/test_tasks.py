@@ -11,9 +11,9 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 
 from denoiselab.app.commands import cli
-from denoiselab.app.commands.task import Task
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.config.tasks import check_spelling, written_out
+from denoiselab.app.tasks.task import Task
 from denoiselab.errors import BadInput
 from denoiselab.nodes.instantiate import resolve
 
@@ -131,7 +131,7 @@ def test_what_does_not_belong_to_a_task_is_refused(arguments, says, finished, in
 def test_a_task_of_another_package(finished, tmp_path, invoke, monkeypatch):
     (tmp_path / "countlab.py").write_text(
         "from dataclasses import dataclass\n"
-        "from denoiselab.app.commands.task import Task, open_checkpoint\n"
+        "from denoiselab.app.tasks.task import Task, open_checkpoint\n"
         "@dataclass(kw_only=True)\n"
         "class CountParameters(Task):\n"
         "    times: int = 1\n"

@@ -17,7 +17,7 @@ print(*[name for name in heavy if name in sys.modules])
 
 
 EVALUATION = "denoiselab.evaluation, denoiselab.likelihood, denoiselab.evaluation.report.page"
-SAMPLING = "denoiselab.app.commands.generate, denoiselab.app.commands.frontier"
+SAMPLING = "denoiselab.app.tasks.generate, denoiselab.app.tasks.frontier"
 
 
 @pytest.mark.parametrize(("modules", "more"), [(EVALUATION, '"hydra", "omegaconf", '), (SAMPLING, "")])

@@ -7,7 +7,7 @@ from exact import noise
 from oracles import F64, variant
 
 from denoiselab.analytic import GaussianDenoiser
-from denoiselab.app.commands.from_images import Entry
+from denoiselab.app.tasks.from_images import Entry
 from denoiselab.errors import BadInput
 from denoiselab.samplers import DDIM, DPMSolverPP, Moments, Tally
 from denoiselab.samplers.partial import starting_at

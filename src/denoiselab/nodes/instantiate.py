@@ -45,7 +45,7 @@ _FUNCTIONS = tuple(f"denoiselab.{part}." for part in ("parameterizations", "sche
 _ALL = (
     *MODEL,
     *MEASURES,
-    *(f"denoiselab.{part}." for part in ("classifiers", "guides", "training", "interop", "inverse", "app.commands")),
+    *(f"denoiselab.{part}." for part in ("classifiers", "guides", "training", "interop", "inverse", "app.tasks")),
     "torch.optim.",
     *(f"pytorch_lightning.{part}." for part in ("trainer", "callbacks", "profilers", "strategies")),
 )

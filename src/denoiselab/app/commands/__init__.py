@@ -1,1 +1,1 @@
-"""One file a command: what it checks, and what it does."""
+"""One file a program: what it checks, and what it does."""

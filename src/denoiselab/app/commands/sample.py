@@ -7,11 +7,11 @@ from pathlib import Path
 
 from denoiselab.app.building.classifier_guidance import check_function
 from denoiselab.app.building.imports import check_source, run_directory
-from denoiselab.app.commands.task import Task
 from denoiselab.app.config import overrides
 from denoiselab.app.config.settings import Config, SampleSettings, parse
 from denoiselab.app.runs.failures import enough_memory
 from denoiselab.app.runs.paths import check_accelerator
+from denoiselab.app.tasks.task import Task
 from denoiselab.errors import BadInput
 from denoiselab.nodes.instantiate import check as check_nodes
 from denoiselab.nodes.instantiate import construct

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from denoiselab.app.building.given import Given, given_images
-from denoiselab.app.commands import task
-from denoiselab.app.commands.drawing import DrawingTask, Start, described
-from denoiselab.app.commands.from_images import Entry, check_inversion, latents_of, span
 from denoiselab.app.config.settings import SampleSettings
+from denoiselab.app.tasks import task
+from denoiselab.app.tasks.drawing import DrawingTask, Start, described
+from denoiselab.app.tasks.from_images import Entry, check_inversion, latents_of, span
 from denoiselab.errors import BadInput
 from denoiselab.guidance import Guidance
 from denoiselab.media.kinds import medium

@@ -14,12 +14,12 @@ from denoiselab.app.building.evaluator import Evaluator
 from denoiselab.app.building.guiders import Guided, once
 from denoiselab.app.building.search_space import Base, Combination, combinations
 from denoiselab.app.commands import outputs
-from denoiselab.app.commands.frontier import Job, evaluation_of, evaluator_of, join_ranks
-from denoiselab.app.commands.measuring import Measuring
-from denoiselab.app.commands.task import check_finite, check_level, check_ranges
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.paths import checkpoint_file, short_hash
+from denoiselab.app.tasks.frontier import Job, evaluation_of, evaluator_of, join_ranks
+from denoiselab.app.tasks.measuring import Measuring
+from denoiselab.app.tasks.task import check_finite, check_level, check_ranges
 from denoiselab.console import console
 from denoiselab.errors import BadInput, Failure
 from denoiselab.evaluation import Frontier, Store

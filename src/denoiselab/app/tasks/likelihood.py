@@ -10,9 +10,9 @@ from typing import Literal
 import torch
 
 from denoiselab.app.building.loaded import protocol, split_of
-from denoiselab.app.commands import task
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.paths import short_hash
+from denoiselab.app.tasks import task
 from denoiselab.codecs import Bijection, Identity
 from denoiselab.console import console
 from denoiselab.data import DataSet

@@ -11,9 +11,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from denoiselab.app.commands.task import Task, open_checkpoint
 from denoiselab.app.config.settings import Config, SampleSettings
 from denoiselab.app.runs.paths import new_folder
+from denoiselab.app.tasks.task import Task, open_checkpoint
 from denoiselab.codecs import Identity
 from denoiselab.console import console
 from denoiselab.errors import BadInput

@@ -19,14 +19,14 @@ from denoiselab.app.building.error_splits import fine_of
 from denoiselab.app.building.evaluator import Evaluator, frontier_of
 from denoiselab.app.building.guiders import Guided
 from denoiselab.app.commands import outputs
-from denoiselab.app.commands.measuring import Measuring
 from denoiselab.app.commands.report import matches, write_joint
-from denoiselab.app.commands.task import check_finite, check_level, check_ranges
 from denoiselab.app.config import overrides
 from denoiselab.app.config.settings import Config, Evaluation, SampleSettings, parse, replaced
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.names import name_of
 from denoiselab.app.runs.paths import device_of, newest
+from denoiselab.app.tasks.measuring import Measuring
+from denoiselab.app.tasks.task import check_finite, check_level, check_ranges
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier, Record, Store

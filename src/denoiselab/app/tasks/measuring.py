@@ -6,7 +6,7 @@ from abc import ABC
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from denoiselab.app.commands.task import Task, check_ranges, check_seed
+from denoiselab.app.tasks.task import Task, check_ranges, check_seed
 from denoiselab.evaluation import Extractor
 
 

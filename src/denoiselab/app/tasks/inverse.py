@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from denoiselab.app.building.given import Given
-from denoiselab.app.commands import task
-from denoiselab.app.commands.drawing import Start, described
-from denoiselab.app.commands.from_images import FromImages
 from denoiselab.app.config import overrides
 from denoiselab.app.config.settings import Node, SampleSettings
+from denoiselab.app.tasks import task
+from denoiselab.app.tasks.drawing import Start, described
+from denoiselab.app.tasks.from_images import FromImages
 from denoiselab.codecs import Identity
 from denoiselab.data.given import image_folder
 from denoiselab.denoiser import Denoise

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from denoiselab.app.building.masks import in_latents, pasted, seam
-from denoiselab.app.commands import task
-from denoiselab.app.commands.drawing import Start, described
-from denoiselab.app.commands.from_images import Entry, FromImages, latents_of
 from denoiselab.app.config.settings import SampleSettings
+from denoiselab.app.tasks import task
+from denoiselab.app.tasks.drawing import Start, described
+from denoiselab.app.tasks.from_images import Entry, FromImages, latents_of
 from denoiselab.data.given import known_pixels
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of

@@ -14,10 +14,10 @@ import torch
 from denoiselab.app.building.analytic_moments import learn
 from denoiselab.app.building.given import SPLITS, Given, given_images
 from denoiselab.app.building.loaded import protocol, split_of
-from denoiselab.app.commands import task
-from denoiselab.app.commands.from_images import check_inversion, span
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.paths import short_hash
+from denoiselab.app.tasks import task
+from denoiselab.app.tasks.from_images import check_inversion, span
 from denoiselab.console import console
 from denoiselab.data import DataSet
 from denoiselab.data.loading.stream import IndexStream

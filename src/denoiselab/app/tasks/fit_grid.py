@@ -9,10 +9,10 @@ from typing import ClassVar
 import torch
 
 from denoiselab import progress
-from denoiselab.app.commands.task import Opened, Task, Work, check_finite, guidance_for, open_checkpoint, sampler_for
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.config.spelling import override
 from denoiselab.app.runs.paths import short_hash
+from denoiselab.app.tasks.task import Opened, Task, Work, check_finite, guidance_for, open_checkpoint, sampler_for
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import write_json

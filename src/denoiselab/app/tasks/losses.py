@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from denoiselab.app.building.loaded import protocol, split_of
-from denoiselab.app.commands import task
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.paths import short_hash
+from denoiselab.app.tasks import task
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation.level_losses import FOLDER, LOSSES_FILE, level_losses

@@ -17,9 +17,9 @@ from denoiselab import progress
 from denoiselab.app.building import checks
 from denoiselab.app.building.analytic_moments import learn
 from denoiselab.app.building.classifier_guidance import steering
-from denoiselab.app.commands import task
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.paths import short_hash
+from denoiselab.app.tasks import task
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import write_text

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from denoiselab.app.commands import task
-from denoiselab.app.commands.drawing import DrawingTask, Start, described
 from denoiselab.app.config.settings import SampleSettings
+from denoiselab.app.tasks import task
+from denoiselab.app.tasks.drawing import DrawingTask, Start, described
 from denoiselab.errors import BadInput
 from denoiselab.model import Drawing, Model
 from denoiselab.noise import BrownianNoise, Noise

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from denoiselab.app.building import checks
 from denoiselab.app.building.given import Given, given_images
-from denoiselab.app.commands import task
-from denoiselab.app.commands.drawing import DrawingTask
 from denoiselab.app.config.settings import SampleSettings
+from denoiselab.app.tasks import task
+from denoiselab.app.tasks.drawing import DrawingTask
 from denoiselab.errors import BadInput
 from denoiselab.guidance import Guidance
 from denoiselab.media.kinds import medium

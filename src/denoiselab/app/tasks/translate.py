@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from denoiselab.app.commands import task
-from denoiselab.app.commands.drawing import Start, described
-from denoiselab.app.commands.from_images import Entry, FromImages, check_inversion, latents_of, span
 from denoiselab.app.config.settings import SampleSettings
+from denoiselab.app.tasks import task
+from denoiselab.app.tasks.drawing import Start, described
+from denoiselab.app.tasks.from_images import Entry, FromImages, check_inversion, latents_of, span
 from denoiselab.errors import BadInput
 from denoiselab.guidance import Guidance
 from denoiselab.model import Model, check_finite
