@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from denoiselab.classifier_model import ClassifierModel
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of
 from denoiselab.guidance import NoisyClassifier
 from denoiselab.model import device_of
 from denoiselab.rebuilding import rebuild
+from denoiselab.trained import ClassifierModel
 from denoiselab.training.checkpoint_files import newest
 from denoiselab.training.ema import RAW, Names
 

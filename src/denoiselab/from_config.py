@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from denoiselab.classifier_model import ClassifierModel, Trained
 from denoiselab.codecs import Codec, Identity
 from denoiselab.conditioners import ClassLabel, Conditioner
 from denoiselab.errors import BadInput
@@ -22,6 +21,7 @@ from denoiselab.networks.conditioning import OPTIONAL, listed
 from denoiselab.nodes.instantiate import check_contract, construct
 from denoiselab.parameterizations import Parameterization
 from denoiselab.schedules import Schedule
+from denoiselab.trained import ClassifierModel, Trained
 
 Config = Mapping[str, Any]
 

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from denoiselab.classifier_model import Trained
 from denoiselab.errors import BadInput
 from denoiselab.from_config import build, parts
 from denoiselab.nodes.instantiate import MODEL, check
+from denoiselab.trained import Trained
 from denoiselab.training.checkpoint_files import (
     CHECKPOINT_KEY,
     CheckpointError,

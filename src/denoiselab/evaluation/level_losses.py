@@ -11,11 +11,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from denoiselab.classifier_model import ClassifierModel, Trained
 from denoiselab.data import DataSet, clean
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.schedules import Level, Schedule
+from denoiselab.trained import ClassifierModel, Trained
 
 # Half log-SNRs; those outside a schedule's range are left out.
 LEVELS = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)

@@ -122,7 +122,7 @@ class Checkpoints(Checkpoint):
 
 
 class LossLog(pl.Callback):
-    """Logs the mean loss since the last entry, the learning rate and the speed.
+    """Logs the mean loss and its parts since the last entry, the learning rate and the speed.
 
     Args:
         every_images: Interval in images seen.
@@ -135,6 +135,7 @@ class LossLog(pl.Callback):
         check_interval("callbacks.loss_log.every_images", every_images)
         self.every_images = every_images
         self._sum: torch.Tensor | float = 0.0
+        self._parts: dict[str, torch.Tensor | float] = {}
         self._batches = 0
         self._since = (0, 0.0)
         self._strategy: Strategy | None = None
@@ -150,6 +151,8 @@ class LossLog(pl.Callback):
         assert isinstance(module, DiffusionModule)
         # Lightning's loss is divided by the number of accumulated batches.
         self._sum = self._sum + outputs["loss"].detach().double() * trainer.accumulate_grad_batches
+        for name, part in outputs.get("parts", {}).items():
+            self._parts[name] = self._parts.get(name, 0.0) + part.double()
         self._batches += 1
         if not crossed(module, batch, trainer, self.every_images):
             return
@@ -159,12 +162,13 @@ class LossLog(pl.Callback):
         (images, start), now = self._since, time.perf_counter()
         metrics = {
             "train/loss": mean,
+            **{f"train/{name}": float(self._mean(total)) / self._batches for name, total in self._parts.items()},
             "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
             "train/images_per_second": (module.images_seen - images) / (now - start),
         }
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=module.images_seen)
-        self._sum, self._batches, self._since = 0.0, 0, (module.images_seen, now)
+        self._sum, self._parts, self._batches, self._since = 0.0, {}, 0, (module.images_seen, now)
 
     def leave_out(self, seconds: float) -> None:
         """Exclude time that was not spent on training from the speed."""
@@ -172,14 +176,23 @@ class LossLog(pl.Callback):
         self._since = (images, start + seconds)
 
     def state_dict(self) -> dict[str, Any]:
-        """The running mean over all ranks, as all of them will load the state that the first one saves."""
-        total = torch.as_tensor(self._sum, dtype=torch.float64)
-        if self._strategy is not None:
-            total = self._strategy.reduce(total.to(self._strategy.root_device), reduce_op="mean")
-        return {"sum": float(total), "batches": self._batches}
+        """The running means over all ranks, as all of them will load the state that the first one saves."""
+        parts = {name: float(self._mean(total)) for name, total in self._parts.items()}
+        state = {"sum": float(self._mean(self._sum)), "batches": self._batches}
+        return {**state, **({"parts": parts} if parts else {})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sum, self._batches = state_dict["sum"], state_dict["batches"]
+        self._parts = dict(state_dict.get("parts", {}))
+
+    def _mean(self, total: torch.Tensor | float) -> torch.Tensor:
+        """The mean over all ranks."""
+        value = torch.as_tensor(total, dtype=torch.float64)
+        return (
+            value
+            if self._strategy is None
+            else self._strategy.reduce(value.to(self._strategy.root_device), reduce_op="mean")
+        )
 
 
 class ProgressBar(pl.Callback):

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from denoiselab.classifier_model import Trained
-from denoiselab.conditioners import Clean
 from denoiselab.data.loading.batches import Batch
 from denoiselab.networks.layers import Constrained
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.objectives import Objective
+from denoiselab.trained import Trained, batch_loss
 from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, WEIGHTS_KEYS
 from denoiselab.training.ema import EMA
 from denoiselab.training.finite import DivergedError, not_finite
@@ -52,7 +51,7 @@ class DiffusionModule(pl.LightningModule):
         super().__init__()
         # Its name begins the keys of weights in checkpoints, those of a classifier too.
         self.denoiser, self.objective = model.trained, objective
-        self.conditioner, self.codec = model.conditioner, model.codec
+        self.batch_loss = batch_loss(model, objective)
         self.optimizer, self.lr_schedule, self.ema = optimizer, lr_schedule, ema
         self.seed, self.config, self.data_sha256 = seed, config, data_sha256
         self.initial_optimizer: dict[str, Any] | None = None  # another run's state of the same parameters
@@ -80,20 +79,16 @@ class DiffusionModule(pl.LightningModule):
         self.initial_optimizer = None
         self._constrained = [layer for layer in self.denoiser.modules() if isinstance(layer, Constrained)]
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The batch's mean loss, a float32 scalar."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The batch's mean loss, a float32 scalar, as `loss`, and the `parts` of it that are logged."""
         # Dropout uses torch's generator, which is seeded by images seen and rank.
         word = (self.seed * 0x9E3779B1 + self.images_seen * 0x10001 + self.global_rank) % 2**63
         torch.default_generator.manual_seed(word)
         if self.device.type == "cuda":  # not torch.manual_seed: without a GPU that queues a stack trace each call
             torch.cuda.manual_seed(word)
-        noise = Noise(self.seed, batch["position"], TRAINING)
-        clean = Clean(batch["images"], batch["labels"], batch.get("captions"), batch.get("augmentation"))
-        cond = self.conditioner.train(clean, noise)._replace(augmentation=clean.augmentation)
-        x0 = self.codec.encode_latents(self.codec.encode_pixels(clean.images), noise.normal)
-        loss: Tensor = self.objective(self.denoiser, x0, noise, cond).mean()
+        loss = self.batch_loss.loss(batch, Noise(self.seed, batch["position"], TRAINING))
         self.images_seen += len(batch["position"]) * self.trainer.world_size
-        return loss
+        return {"loss": loss.total, **({"parts": dict(loss.parts)} if loss.parts else {})}
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Set the learning rate, step, restore constraints on weights, then update the averages."""

@@ -23,7 +23,6 @@ from denoiselab.app.config.settings import Config, TrainSettings, parse
 from denoiselab.app.runs.devices import resolve_accelerator
 from denoiselab.app.runs.names import run_name
 from denoiselab.app.runs.processes import DirectoryCheck
-from denoiselab.classifier_model import Trained
 from denoiselab.data import DataSet, clean, in_turn
 from denoiselab.data.loading.datamodule import DataModule
 from denoiselab.errors import BadInput
@@ -31,6 +30,7 @@ from denoiselab.evaluation import Frontier, OptimizedMetric, Store
 from denoiselab.from_config import build, identity
 from denoiselab.model import Model
 from denoiselab.nodes.instantiate import check, check_contract, construct
+from denoiselab.trained import Trained
 from denoiselab.training.callbacks import ProgressBar
 from denoiselab.training.checkpoint_files import CHECKPOINTS
 from denoiselab.training.checkpoints import AtomicCheckpointIO

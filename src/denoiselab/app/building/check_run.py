@@ -15,12 +15,12 @@ from denoiselab.app.building.held_out import HELD_OUT_LOSS
 from denoiselab.app.building.training_callbacks import PeriodicEvaluations
 from denoiselab.app.config.settings import Config, Evaluation, TrainSettings, parse
 from denoiselab.app.runs.devices import check_devices
-from denoiselab.classifier_model import ClassifierModel
 from denoiselab.codecs import Identity
 from denoiselab.errors import BadInput
 from denoiselab.from_config import build, classifies
 from denoiselab.nodes.instantiate import check
 from denoiselab.objectives import Objective
+from denoiselab.trained import ClassifierModel
 from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 from denoiselab.training.ema import RAW
 

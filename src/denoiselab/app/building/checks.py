@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from denoiselab.app.building import rehearsal
-from denoiselab.classifier_model import ClassifierModel, Trained
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import Clean
 from denoiselab.denoiser import Denoiser
@@ -23,6 +22,7 @@ from denoiselab.nodes.contracts import described
 from denoiselab.objectives import CrossEntropy, Objective
 from denoiselab.parameterizations import determinant
 from denoiselab.samplers import Sampler
+from denoiselab.trained import ClassifierModel, Trained
 
 Config = Mapping[str, Any]
 

@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from denoiselab.classifier_model import ClassifierModel, Trained
 from denoiselab.data import DataSet
 from denoiselab.evaluation.level_losses import LossProfile, inside_of, level_losses
+from denoiselab.trained import ClassifierModel, Trained
 
 # The mean loss on held-out data, which a sweep may minimise; `callbacks.frontier` then keeps the best of all cells.
 HELD_OUT_LOSS = "held_out/loss"

@@ -10,7 +10,6 @@ import torch
 from denoiselab.codecs import Codec
 from denoiselab.conditioners import Conditioner
 from denoiselab.guidance import NoisyClassifier
-from denoiselab.model import Model
 from denoiselab.networks import base
 
 
@@ -46,7 +45,3 @@ class ClassifierModel:
     def evaluating(self) -> AbstractContextManager[None]:
         """Within it the classifier does not train; exceptions undo it too."""
         return base.evaluating(self.classifier)
-
-
-# What a run trains.
-Trained = Model | ClassifierModel
