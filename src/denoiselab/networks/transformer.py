@@ -35,27 +35,37 @@ class TokenAttention(nn.Module):
     """Multi-head self-attention of tokens.
 
     Args:
-        width: Features of a token, divisible by `heads`.
+        width: Features of a token, divisible by `heads`, unless `inner` is given.
         bias: Of queries, keys and values.
         qk_norm: Divide queries and keys of each head by their root mean square, with a learned scale, to bound the
             attention's logits (Esser et al., Scaling Rectified Flow Transformers, arXiv 2403.03206, section 5.3.2).
+        inner: Features of all heads together; None for `width`.
     """
 
-    def __init__(self, width: int, heads: int, bias: bool = True, qk_norm: bool = False) -> None:
+    def __init__(
+        self, width: int, heads: int, bias: bool = True, qk_norm: bool = False, inner: int | None = None
+    ) -> None:
         super().__init__()
+        inner = width if inner is None else inner
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=bias)
-        self.q_norm = HeadNorm(width // heads) if qk_norm else nn.Identity()
-        self.k_norm = HeadNorm(width // heads) if qk_norm else nn.Identity()
-        self.out = nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * inner, bias=bias)
+        self.q_norm = HeadNorm(inner // heads) if qk_norm else nn.Identity()
+        self.k_norm = HeadNorm(inner // heads) if qk_norm else nn.Identity()
+        self.out = nn.Linear(inner, width)
 
-    def forward(self, tokens: Tensor, rotation: Tensor | None = None) -> Tensor:
-        """Map `(B, T, W)` to the same shape; `rotation` `(2, T, D/2)` is of `rotary`, D = W / heads."""
+    def forward(self, tokens: Tensor, rotation: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Map `(B, T, W)` to the same shape.
+
+        Args:
+            tokens: The features.
+            rotation: `(2, T, D/2)`, of `rotary`, with D features a head.
+            mask: `(B, T)` bool, True where a token is attended to, at least one a sample; None if all are.
+        """
         q, k, v = self.qkv(tokens).unflatten(2, (3, self.heads, -1)).transpose(1, 3).unbind(2)  # (B, N, T, D) each
         q, k = self.q_norm(q), self.k_norm(k)
         if rotation is not None:
             q, k = rotate(q, rotation), rotate(k, rotation)
-        out: Tensor = self.out(attend(q.to(v.dtype), k.to(v.dtype), v))
+        out: Tensor = self.out(attend(q.to(v.dtype), k.to(v.dtype), v, mask))
         return out
 
 
