@@ -1,7 +1,9 @@
 import pytest
 import torch
+import torch.distributed as dist
+from ranks import on_ranks
 
-from denoiselab.codecs import AutoencoderKL, Bijection, Identity, Logit, VQModel
+from denoiselab.codecs import AutoencoderKL, Bijection, Identity, Logit, VQModel, normalisation
 from denoiselab.data import from_uint8, to_uint8
 
 TINY = {"channels": 8, "multipliers": (1, 2), "blocks": 1, "groups": 4}
@@ -77,6 +79,55 @@ def test_scaled_latents_are_undone_by_decode():
     assert torch.allclose(scaled.decode((z - 0.5) / 4), plain.decode(z), atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [AutoencoderKL, VQModel])
+def test_measured_scale_and_shift_normalise_each_channel(kind):
+    torch.manual_seed(0)
+    sizes = {**TINY, "latent_channels": 3}
+    plain = kind((1, 8, 8), **sizes, scale=1.0)
+    with torch.no_grad():
+        bias = plain.after_encoder.bias
+        bias[: len(bias)] = torch.tensor([5.0, -200.0, 1.0, 2.0, -3.0, 0.0])[: len(bias)]
+    x = torch.randn(300, 1, 8, 8)
+    options = normalisation(plain, x.split(128))
+    codec = kind((1, 8, 8), **sizes, **options)
+    codec.load_state_dict(plain.state_dict())  # scale and shift are no weights
+    with torch.no_grad():
+        kept = codec.encode_pixels(x)
+        z = codec.encode_latents(kept, torch.randn(300, *codec.latent_shape)).double()
+        assert torch.allclose(
+            codec.decode(codec.encode_latents(kept)), plain.decode(plain.encode_latents(kept)), atol=1e-4
+        )
+    error = 1e-3 if kind is VQModel else 0.03  # of a draw: about 1 / sqrt(4800)
+    assert torch.allclose(z.mean((0, 2, 3)), torch.zeros(3, dtype=torch.float64), atol=error)
+    assert torch.allclose(z.std((0, 2, 3)), torch.ones(3, dtype=torch.float64), atol=error)
+    with pytest.raises(ValueError, match="there are none"):
+        normalisation(plain, [])
+    with torch.no_grad():
+        plain.after_encoder.weight[1] = 0
+        if kind is AutoencoderKL:
+            plain.after_encoder.weight[4], bias[4] = 0, -99
+    with pytest.raises(ValueError, match="channel 1 of the latents is constant" if kind is VQModel else "channel 1"):
+        normalisation(plain, [x])
+
+
+def one_rank(rank, path, out):
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    codec = AutoencoderKL((1, 4, 4), **TINY)
+    x = torch.randn(7, 1, 4, 4)
+    torch.save((normalisation(codec, x[:4].split(4) if rank == 0 else x[4:].split(1)), codec, x), f"{out}{rank}")
+    dist.destroy_process_group()
+
+
+def test_all_ranks_measure_together(tmp_path):
+    on_ranks(one_rank, (tmp_path / "store", str(tmp_path / "out")), 2)
+    (found, codec, x), (other, _, _) = (torch.load(tmp_path / f"out{n}", weights_only=False) for n in range(2))
+    assert found == other
+    alone = normalisation(codec, [x])
+    for name, numbers in alone.items():
+        assert found[name] == pytest.approx(numbers, rel=1e-6, abs=1e-7)
+
+
 def test_quantizer_takes_the_nearest_entry_and_passes_gradients():
     torch.manual_seed(0)
     codec = VQModel((3, 8, 8), **TINY, codes=7, code_features=2)
@@ -99,6 +150,9 @@ def test_quantizer_takes_the_nearest_entry_and_passes_gradients():
         ({"latent_channels": 0}, "latent_channels=0"),
         ({"attention_levels": (2,)}, "attention_levels=.2."),
         ({"scale": 0.0}, "scale=0.0"),
+        ({"scale": [1.0, 2.0], "latent_channels": 3}, "scale: has 2 numbers; give one, or one for each of 3 channels"),
+        ({"scale": [1.0, -2.0], "latent_channels": 2}, "scale=.1.0, -2.0.: it must be positive"),
+        ({"shift": [0.0, float("nan")], "latent_channels": 2}, "shift=.0.0, nan.: it must be numbers and finite"),
         ({"multipliers": ()}, "multipliers"),
     ],
 )

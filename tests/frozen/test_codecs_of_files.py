@@ -52,6 +52,13 @@ def test_our_own_format_holds_the_same(models, tmp_path):
     assert torch.equal(kept, codec.encode_pixels(X))
     torch.testing.assert_close(own.encode_latents(kept, normal), codec.encode_latents(kept, normal) / 5)
     assert KLCodec(str(tmp_path / "own"), (1, 16, 8)).latent_shape == (4, 8, 4)
+    channels = KLCodec(str(tmp_path / "own"), (1, 8, 8), scale=[0.1, 0.2, 0.5, 1.0], posterior="mean")
+    mean = kept[:, :4] * torch.tensor([0.1, 0.2, 0.5, 1.0]).view(-1, 1, 1)
+    torch.testing.assert_close(channels.encode_latents(kept, normal), mean)
+    write(tmp_path / "again", type(module), channels.options, module.state_dict())
+    assert torch.equal(KLCodec(str(tmp_path / "again"), (1, 8, 8), posterior="mean").encode_latents(kept, normal), mean)
+    with pytest.raises(ValueError, match="posterior=median: it must be draw or mean"):
+        KLCodec(str(tmp_path / "own"), (1, 8, 8), posterior="median")
     half = (tmp_path / "own" / "model.safetensors").read_bytes()[:1000]
     (tmp_path / "own" / "model.safetensors").write_bytes(half)
     with pytest.raises(ValueError, match="damaged or truncated"):

@@ -70,6 +70,7 @@ KLS = {
         "scaling_factor": 0.3,
         "shift_factor": 0.1,
     },
+    "a channel": {**KL, "latents_mean": [-1.5, 0.25, 0.0, 2.0], "latents_std": [0.5, 2.0, 4.0, 1.0]},
 }
 VQS = {
     "f2": {**KL, "mid_block_add_attention": False},
@@ -277,6 +278,9 @@ def test_autoencoder_kl_equals_diffusers_both_ways(name, tmp_path):
     ours, layout = imported(theirs, autoencoders.autoencoder_kl, tmp_path / "theirs")
     x, eps = torch.randn(2, 3, 16, 16), torch.randn(2, *ours.latent_shape)
     scale, shift = KLS[name].get("scaling_factor", 0.18215), KLS[name].get("shift_factor", 0.0)
+    if "latents_mean" in KLS[name]:  # as the pipelines of Stable Diffusion XL apply them
+        shift, std = (torch.tensor(KLS[name][f"latents_{what}"]).view(-1, 1, 1) for what in ("mean", "std"))
+        scale = scale / std
     gaussian = theirs.encode(x).latent_dist
     drawn = (gaussian.mean + gaussian.std * eps - shift) * scale
     assert_equal(ours.encode_latents(ours.encode_pixels(x), eps), drawn)
@@ -339,6 +343,12 @@ def test_vq_model_equals_diffusers_both_ways(name, tmp_path):
         (dit, {}, {"norm_type": "ada_norm_single"}, "norm_type"),
         (dit, {}, {"out_channels": 6}, "out_channels=6"),
         (autoencoders.autoencoder_kl, KL, {"latents_mean": [0.0]}, "latents_mean"),
+        (
+            autoencoders.autoencoder_kl,
+            KL,
+            {"latents_mean": [0.0] * 4, "latents_std": [1.0] * 4, "shift_factor": 0.1},
+            "shift_factor=0.1",
+        ),
         (autoencoders.autoencoder_kl, KL, {"use_quant_conv": False}, "use_post_quant_conv"),
         (autoencoders.autoencoder_kl, KL, {"out_channels": 1}, "out_channels=1"),
         (autoencoders.vq_model, KL, {"norm_type": "spatial"}, "norm_type=spatial"),

@@ -7,6 +7,7 @@ maps latents to samples.
 from denoiselab.codecs.autoencoder_kl import AutoencoderKL
 from denoiselab.codecs.base import Autoencoder, Bijection, Codec, Identity
 from denoiselab.codecs.logit import Logit
+from denoiselab.codecs.normalisation import normalisation
 from denoiselab.codecs.vq import VQModel
 
-__all__ = ["Autoencoder", "AutoencoderKL", "Bijection", "Codec", "Identity", "Logit", "VQModel"]
+__all__ = ["Autoencoder", "AutoencoderKL", "Bijection", "Codec", "Identity", "Logit", "VQModel", "normalisation"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -25,7 +24,6 @@ class AutoencoderKL(LatentModel):
     Args:
         latent_channels: Channels Z of the latent.
         quantization_convs: Have 1x1 convolutions after the encoder and before the decoder.
-        shift: Subtracted from latents before they are scaled.
 
     Further options and errors are those of `LatentModel`.
     """
@@ -41,15 +39,12 @@ class AutoencoderKL(LatentModel):
         latent_channels: int = 4,
         quantization_convs: bool = True,
         groups: int = 32,
-        scale: float = 0.18215,
-        shift: float = 0.0,
+        scale: float | Sequence[float] = 0.18215,
+        shift: float | Sequence[float] = 0.0,
     ) -> None:
         z = latent_channels
-        parts = (channels, multipliers, blocks, attention_levels, middle_attention, groups, scale)
+        parts = (channels, multipliers, blocks, attention_levels, middle_attention, groups, scale, shift)
         super().__init__(shape, *parts, encoded=2 * z, decoded=z, features=z, sizes={"latent_channels": z})
-        if not math.isfinite(shift):
-            raise ValueError(f"shift={shift}: it must be finite.")
-        self.shift = shift
         self.after_encoder = nn.Conv2d(2 * z, 2 * z, 1) if quantization_convs else nn.Identity()
         self.before_decoder = nn.Conv2d(z, z, 1) if quantization_convs else nn.Identity()
 
@@ -58,13 +53,17 @@ class AutoencoderKL(LatentModel):
         out: Tensor = self.after_encoder(self.encoder(x))
         return out
 
+    def gaussian(self, kept: Tensor) -> tuple[Tensor, Tensor | None]:
+        mean, log_variance = kept.chunk(2, dim=1)
+        return mean, torch.exp(log_variance.clamp(*_LOG_VARIANCES) / 2)
+
     def encode_latents(self, moments: Tensor, eps: Tensor | None = None) -> Tensor:
         """Scaled latents `(B, Z, h, w)`: the mean of `moments` `(B, 2Z, h, w)`, or a draw with the noise `eps`."""
-        mean, log_variance = moments.chunk(2, dim=1)
-        z = mean if eps is None else mean + torch.exp(log_variance.clamp(*_LOG_VARIANCES) / 2) * eps
-        return (z - self.shift) * self.scale
+        mean, std = self.gaussian(moments)
+        assert std is not None
+        return self.scaled(mean if eps is None else mean + std * eps)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images `(B, C, H, W)` of scaled latents `(B, Z, h, w)`."""
-        out: Tensor = self.decoder(self.before_decoder(latents / self.scale + self.shift))
+        out: Tensor = self.decoder(self.before_decoder(self.unscaled(latents)))
         return out

@@ -7,9 +7,11 @@ Esser et al., Taming Transformers, arXiv 2012.09841, table 7.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from denoiselab.networks.attention import SelfAttention
@@ -135,7 +137,7 @@ def _middle(width: int, groups: int, attention: bool) -> nn.Sequential:
     return nn.Sequential(_Stage(width, width, groups, attention), _Stage(width, width, groups, attention=False))
 
 
-class LatentModel(nn.Module):
+class LatentModel(nn.Module, ABC):
     """An autoencoder of images; its options that are documented here are the same in all of them.
 
     Args:
@@ -146,7 +148,8 @@ class LatentModel(nn.Module):
         attention_levels: Levels, counted from 0, whose blocks are followed by self-attention.
         middle_attention: Have self-attention at the lowest resolution.
         groups: Groups of the group norms.
-        scale: Factor on latents, one over their standard deviation.
+        scale: Factor on latents, one over their standard deviation: one number, or one a channel of the latent.
+        shift: Subtracted from latents before they are scaled: one number, or one a channel.
         encoded: Channels of the encoder's output.
         decoded: Channels of the decoder's input.
         features: Channels of the latent.
@@ -155,6 +158,9 @@ class LatentModel(nn.Module):
     Raises:
         ValueError: If `shape` is not an image's, a value is out of range, or one does not divide another.
     """
+
+    scale: float | Tensor
+    shift: float | Tensor
 
     def __init__(
         self,
@@ -165,7 +171,8 @@ class LatentModel(nn.Module):
         attention_levels: Sequence[int],
         middle_attention: bool,
         groups: int,
-        scale: float,
+        scale: float | Sequence[float],
+        shift: float | Sequence[float],
         *,
         encoded: int,
         decoded: int,
@@ -178,10 +185,43 @@ class LatentModel(nn.Module):
         check_levels(len(multipliers), attention_levels=attention_levels)
         if channels % groups:
             raise ValueError(f"groups={groups} must divide channels={channels}.")
-        if not 0 < scale < math.inf:
-            raise ValueError(f"scale={scale}: it must be positive and finite.")
         stride = 2 ** (len(multipliers) - 1)
         check_image(type(self).__name__, shape, stride, f"multipliers={list(multipliers)}")
-        self.latent_shape, self.scale = (features, shape[1] // stride, shape[2] // stride), scale
+        self.latent_shape = (features, shape[1] // stride, shape[2] // stride)
+        self._number("scale", scale, features)
+        self._number("shift", shift, features)
         layers = Sizes(channels, multipliers, blocks, attention_levels, middle_attention, groups)
         self.encoder, self.decoder = Encoder(shape[0], encoded, layers), Decoder(decoded, shape[0], layers)
+
+    @abstractmethod
+    def encode_pixels(self, x: Tensor) -> Tensor:
+        """What latents of images `(B, C, H, W)` are computed from, `(B, *, h, w)`."""
+
+    def scaled(self, z: Tensor) -> Tensor:
+        """Latents `(B, Z, h, w)` as a network takes them, of those that the encoder gives."""
+        return (z - self.shift) * self.scale
+
+    def unscaled(self, latents: Tensor) -> Tensor:
+        """What `scaled` makes `latents` `(B, Z, h, w)` of."""
+        return latents / self.scale + self.shift
+
+    def gaussian(self, kept: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Mean and standard deviation of unscaled latents, `(B, Z, h, w)`; None if they are not random.
+
+        Args:
+            kept: What `encode_pixels` gives.
+        """
+        return kept, None
+
+    def _number(self, name: str, value: float | Sequence[float], features: int) -> None:
+        """Keep a number, or one a channel as a buffer `(Z, 1, 1)` that is no part of the weights."""
+        numbers = list(value) if isinstance(value, Sequence) else [value]
+        if isinstance(value, Sequence) and len(numbers) != features:
+            raise ValueError(f"{name}: has {len(numbers)} numbers; give one, or one for each of {features} channels.")
+        low, what = (0.0, "positive") if name == "scale" else (-math.inf, "numbers")
+        if not all(isinstance(number, int | float) and low < number < math.inf for number in numbers):
+            raise ValueError(f"{name}={value}: it must be {what} and finite.")
+        if isinstance(value, Sequence):
+            self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        else:
+            setattr(self, name, value)

@@ -69,10 +69,11 @@ class VQModel(LatentModel):
         code_features: int | None = None,
         codes: int = 8192,
         groups: int = 32,
-        scale: float = 1.0,
+        scale: float | Sequence[float] = 1.0,
+        shift: float | Sequence[float] = 0.0,
     ) -> None:
         features = latent_channels if code_features is None else code_features
-        parts = (channels, multipliers, blocks, attention_levels, middle_attention, groups, scale)
+        parts = (channels, multipliers, blocks, attention_levels, middle_attention, groups, scale, shift)
         z = latent_channels
         sizes = {"code_features": features, "codes": codes}
         super().__init__(shape, *parts, encoded=z, decoded=z, features=features, sizes={"latent_channels": z, **sizes})
@@ -87,9 +88,9 @@ class VQModel(LatentModel):
 
     def encode_latents(self, z: Tensor, eps: Tensor | None = None) -> Tensor:
         """Scaled latents `(B, Z, h, w)`; nothing is drawn, so `eps` has no effect."""
-        return z * self.scale
+        return self.scaled(z)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images `(B, C, H, W)` of scaled latents `(B, Z, h, w)`, which are quantised first."""
-        out: Tensor = self.decoder(self.before_decoder(self.quantizer(latents / self.scale)))
+        out: Tensor = self.decoder(self.before_decoder(self.quantizer(self.unscaled(latents))))
         return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from safetensors.torch import save
@@ -31,7 +31,7 @@ class FolderCodec(Autoencoder):
     Args:
         path: The folder.
         shape: Shape (C, H, W) of an image; the autoencoder takes any that its stride divides.
-        scale: Factor on latents; None for the folder's own.
+        scale: Factor on latents, one number or one a channel; None for the folder's own.
         sha256: Of the folder's files; None for any.
         batch_size: Images at a time.
 
@@ -47,7 +47,7 @@ class FolderCodec(Autoencoder):
         self,
         path: str,
         shape: Sequence[int],
-        scale: float | None = None,
+        scale: float | Sequence[float] | None = None,
         sha256: str | None = None,
         batch_size: int = 16,
     ) -> None:
@@ -91,9 +91,29 @@ class FolderCodec(Autoencoder):
 
 
 class KLCodec(FolderCodec):
-    """An `AutoencoderKL`; latents are drawn from its posterior."""
+    """An `AutoencoderKL`.
+
+    Args:
+        posterior: "draw": latents are drawn from the posterior of their image; "mean": they are its mean.
+
+    Further options and errors are those of `FolderCodec`.
+    """
 
     kind, draws, choice = AutoencoderKL, True, "autoencoder_kl"
+
+    def __init__(
+        self,
+        path: str,
+        shape: Sequence[int],
+        scale: float | Sequence[float] | None = None,
+        sha256: str | None = None,
+        batch_size: int = 16,
+        posterior: Literal["draw", "mean"] = "draw",
+    ) -> None:
+        if posterior not in ("draw", "mean"):
+            raise ValueError(f"posterior={posterior}: it must be draw or mean.")
+        super().__init__(path, shape, scale, sha256, batch_size)
+        self._draws = posterior == "draw"
 
 
 class VQCodec(FolderCodec):

@@ -36,7 +36,7 @@ def autoencoder_kl(config: Fields) -> Layout:
     quantization = config["use_quant_conv"]
     if config["use_post_quant_conv"] != quantization:
         raise InteropError(f"use_post_quant_conv: it must equal use_quant_conv={quantization}.")
-    return _layout(AutoencoderKL, {**_options(config, _KL), "shift": config["shift_factor"] or 0.0})
+    return _layout(AutoencoderKL, {**_options(config, _KL), **_normalisation(config)})
 
 
 @reads("VQModel")
@@ -44,6 +44,18 @@ def vq_model(config: Fields) -> Layout:
     """Our `VQModel` that equals diffusers' of the same name."""
     require(config, _SUPPORTED)
     return _layout(VQModel, _options(config, _VQ))
+
+
+def _normalisation(config: Fields) -> dict[str, Any]:
+    """Scale and shift; with `latents_mean` and `latents_std`, z is (latent - mean) / std * scaling_factor."""
+    mean, std, factor = config["latents_mean"], config["latents_std"], config["scaling_factor"]
+    if mean is None and std is None:
+        return {"shift": config["shift_factor"] or 0.0}
+    if not all(isinstance(given, list | tuple) and len(given) == config["latent_channels"] for given in (mean, std)):
+        raise InteropError("latents_mean, latents_std: each must have one number a channel of the latent.")
+    if config["shift_factor"]:
+        raise InteropError(f"shift_factor={config['shift_factor']}: it must be null or 0 where latents_mean is given.")
+    return {"scale": [factor / value for value in std], "shift": list(mean)}
 
 
 def _layout(module: type[AutoencoderKL] | type[VQModel], options: Mapping[str, Any]) -> Layout:
