@@ -8,7 +8,7 @@ from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBe
 from randomised import randomised
 
 from denoiselab.interop import InteropError
-from denoiselab.interop.ldm.text_transformer import ldm_bert, text_transformer
+from denoiselab.interop.ldm.token_encoder import ldm_bert, token_encoder
 
 CONFIG = {
     "vocab_size": 20,
@@ -23,13 +23,13 @@ NUMBERS = torch.arange(16).reshape(2, 8)
 
 
 @torch.no_grad()
-def test_the_text_transformer_equals_diffusers_under_both_sets_of_names():
+def test_the_token_encoder_equals_diffusers_under_both_sets_of_names():
     theirs = randomised(LDMBertModel(LDMBertConfig(**CONFIG)))
     layout = ldm_bert({**theirs.config.to_dict()})
     state = layout.to_ours(theirs.state_dict(), Path("bert"))
     ours = layout.built(state)
     assert (ours(NUMBERS) - theirs(NUMBERS)[0]).abs().max() < 1e-5
-    compvis = text_transformer(_compvis(state, layout), Path("model.ckpt"), heads=2)
+    compvis = token_encoder(_compvis(state, layout), Path("model.ckpt"), heads=2)
     assert compvis.options == layout.options
     again = compvis.to_ours(_compvis(state, layout), Path("model.ckpt"))
     assert all(torch.equal(again[name], value) for name, value in state.items())
@@ -73,4 +73,4 @@ def test_features_that_are_not_of_so_many_heads_are_refused():
     layout = ldm_bert(CONFIG)
     state = _compvis(layout.module(**layout.options).state_dict(), layout)
     with pytest.raises(InteropError, match="8 features of its text encoder's attention are not of 3 heads"):
-        text_transformer(state, Path("model.ckpt"), heads=3)
+        token_encoder(state, Path("model.ckpt"), heads=3)

@@ -4,7 +4,7 @@ from denoiselab.conditioners.base import Clean, Conditioner, HeldOut, Unconditio
 from denoiselab.conditioners.label import ClassLabel
 from denoiselab.conditioners.low_resolution import LowResolution
 from denoiselab.conditioners.text import Text, TextEncoder
-from denoiselab.conditioners.text_transformer import TextTransformer
+from denoiselab.conditioners.token_encoder import TokenEncoder
 
 __all__ = [
     "ClassLabel",
@@ -14,6 +14,6 @@ __all__ = [
     "LowResolution",
     "Text",
     "TextEncoder",
-    "TextTransformer",
+    "TokenEncoder",
     "Unconditional",
 ]

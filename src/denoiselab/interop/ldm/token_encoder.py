@@ -1,4 +1,4 @@
-"""LDM's trained text encoder as our `TextTransformer`: under its own names, and under diffusers'.
+"""LDM's trained text encoder as our `TokenEncoder`: under its own names, and under diffusers'.
 
 Sources of the names: `BERTEmbedder` of CompVis/latent-diffusion (`ldm/modules/encoders/modules.py` and
 `ldm/modules/x_transformer.py`), and `LDMBertModel` of diffusers.
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from denoiselab.conditioners import TextTransformer
+from denoiselab.conditioners import TokenEncoder
 from denoiselab.interop.diffusers.config_values import require
 from denoiselab.interop.options import count
 from denoiselab.interop.weights.layout import Entry, Layout, Stacked, layer
@@ -40,8 +40,8 @@ _DIFFUSERS = {
 }
 
 
-def text_transformer(state: State, where: Path, heads: int = 8) -> Layout:
-    """The `TextTransformer` of a state dict with the names in LDM's `BERTEmbedder.transformer`.
+def token_encoder(state: State, where: Path, heads: int = 8) -> Layout:
+    """The `TokenEncoder` of a state dict with the names in LDM's `BERTEmbedder.transformer`.
 
     Args:
         state: Without the prefix of the module.
@@ -59,11 +59,11 @@ def text_transformer(state: State, where: Path, heads: int = 8) -> Layout:
         "heads": heads,
         "head_features": inner // heads,
     }
-    return Layout(TextTransformer, options, _entries(options, _LDM), ["to_logits.*"])
+    return Layout(TokenEncoder, options, _entries(options, _LDM), ["to_logits.*"])
 
 
 def ldm_bert(config: Mapping[str, Any]) -> Layout:
-    """The `TextTransformer` that equals an `LDMBertModel` of diffusers."""
+    """The `TokenEncoder` that equals an `LDMBertModel` of diffusers."""
     require(config, {"activation_function": ("gelu",), "scale_embedding": (False,)})
     width = count("d_model", config["d_model"], most=10**5)
     require(config, {"encoder_ffn_dim": (4 * width,)})
@@ -75,7 +75,7 @@ def ldm_bert(config: Mapping[str, Any]) -> Layout:
         "heads": count("encoder_attention_heads", config["encoder_attention_heads"]),
         "head_features": count("head_dim", config["head_dim"], most=10**5),
     }
-    return Layout(TextTransformer, options, _entries(options, _DIFFUSERS), ["to_logits.*"])
+    return Layout(TokenEncoder, options, _entries(options, _DIFFUSERS), ["to_logits.*"])
 
 
 def _entries(options: Mapping[str, Any], names: Mapping[str, Any]) -> list[Entry]:

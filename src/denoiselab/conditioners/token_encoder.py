@@ -8,7 +8,7 @@ from denoiselab.networks.checks import check_dropout, check_sizes
 from denoiselab.networks.transformer import FeedForward, TokenAttention
 
 
-class TextTransformer(nn.Module):
+class TokenEncoder(nn.Module):
     """Numbers of tokens to features: learned embeddings and positions, pre-norm blocks, and a last layer norm.
 
     The defaults are those of LDM's 1.45 B model, whose tokens are those of BERT's uncased tokenizer. Its heads have 64
