@@ -65,7 +65,9 @@ def build(config: Config) -> Trained:
     shape = config["network"].get("shape", codec.latent_shape)
     if tuple(shape) != tuple(codec.latent_shape):
         raise BadInput(f"network.shape={list(shape)}: it must be {list(codec.latent_shape)}, as codec and data are.")
-    conditioner: Conditioner = construct(config["conditioner"], "conditioner")
+    with torch.random.fork_rng(devices=[]):  # the objective's weights are of seed + 1
+        torch.manual_seed((config["seed"] + 2) % 2**63)
+        conditioner: Conditioner = construct(config["conditioner"], "conditioner")
     check_contract("conditioner", conditioner, Conditioner)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
@@ -86,6 +88,8 @@ def build(config: Config) -> Trained:
     denoiser = construct(
         config["denoiser"], "denoiser", network=network, schedule=schedule, parameterization=parameterization
     )
+    if conditioner.module is not None:  # then it is trained, averaged, saved and moved with the denoiser
+        denoiser.add_module("conditioner", conditioner.module)
     return Model(denoiser, conditioner, codec)
 
 
@@ -121,10 +125,15 @@ def _check_conditions(network: nn.Module, conditioner: Conditioner) -> None:
 
 
 def with_hashes(node: Any) -> Any:
-    """A node with the sha256 of each file or folder instead of its `path`: what is in there counts, not where it is."""
+    """A node with the sha256 of each file or folder instead of its `path`: what is in there counts, not where it is.
+
+    Of a `store` only counts that there is one.
+    """
     if not isinstance(node, dict):
         return node
     out = {key: with_hashes(value) for key, value in node.items()}
+    if isinstance(node.get("store"), str):
+        out["store"] = True
     if isinstance(path := node.get("path"), str):
         if node.get("sha256") is not None:
             del out["path"]

@@ -166,9 +166,9 @@ def read(path: Path, conditioner: Mapping[str, Any] = _NO_OPTIONS, data: Mapping
         )
     loaded = Loaded(rebuilt.model, *rebuilt[1:])
     if "_target_" in loaded.config["data"]:
-        from denoiselab.data import in_turn  # imports every source of data
+        from denoiselab.data import supply  # imports every source of data
 
-        loaded.model.conditioner.set_held_out(in_turn(lambda: loaded.data()[1]))
+        supply(loaded.model.conditioner, loaded.data)
     return loaded
 
 

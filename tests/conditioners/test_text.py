@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from denoiselab.conditioners import Clean, Text
+from denoiselab.conditioners import Clean, SeveralEncoders, Text
 from denoiselab.noise import TRAINING, Noise
 
 INDEX = torch.arange(5)
@@ -85,3 +85,41 @@ def test_a_text_is_encoded_once_while_it_is_kept():
     for captions in (["a", "b", "a"], ["b"], ["c"], ["b", "a"]):
         assert words(text.given(clean(captions))) == captions
     assert encoder.calls == [["a", "b"], ["c"], ["a"]]
+
+
+class Numbers:
+    """Tokens 1, 2, ... of a text, each times a factor in `width` features."""
+
+    def __init__(self, factor, width, length, masked=True):
+        self.factor, self.width, self.length, self.masked = factor, width, length, masked
+
+    def __call__(self, texts, device):
+        row = self.factor * torch.arange(1.0, self.length + 1)[:, None].expand(-1, self.width)
+        mask = torch.tensor([[len(text) > i for i in range(self.length)] for text in texts])
+        return row.expand(len(texts), -1, -1), mask
+
+    def cut(self, texts):
+        return sum(len(text) > self.length for text in texts)
+
+
+def test_several_encoders_are_joined_by_features_or_tokens():
+    one, two = Numbers(1, 2, 3), Numbers(10, 3, 3, masked=False)
+    tokens, mask, vector = SeveralEncoders({"one": one, "two": two})(["a", "abc"], torch.device("cpu"))
+    assert tokens[0].tolist() == [[i, i, 10 * i, 10 * i, 10 * i] for i in (1, 2, 3)]
+    assert mask.all()  # the second's padding counts
+    assert vector.tolist() == [[1, 1, 10, 10, 10], [2, 2, 20, 20, 20]]
+    joined = SeveralEncoders({"one": one, "two": two}, "tokens", ["two"])
+    tokens, mask, vector = joined(["a"], torch.device("cpu"))
+    assert tokens[0].tolist() == [*([i, i, 0] for i in (1, 2, 3)), *([10 * i] * 3 for i in (1, 2, 3))]
+    assert mask.tolist() == [[True, False, False, True, True, True]]
+    assert vector.tolist() == [[10, 10, 10]]
+    assert joined.cut(["abcd", "a"]) == 1
+    assert Text(joined, gives=["tokens", "vector"]).of(["a"], torch.device("cpu")).vector.tolist() == [[10, 10, 10]]
+    for arguments, says in (
+        (({},), "encoders={}: name at least one"),
+        (({"one": one}, "tokens", ["three"]), "there is no encoder three"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            SeveralEncoders(*arguments)
+    with pytest.raises(ValueError, match="join=features: the encoders give 3, 4 tokens"):
+        SeveralEncoders({"one": one, "two": Numbers(1, 2, 4)})(["a"], torch.device("cpu"))

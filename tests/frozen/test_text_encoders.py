@@ -6,6 +6,7 @@ import pytest
 import torch
 from frozen_models import FEATURES, LENGTH, edited, text_encoder, write_text_encoder
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
 from denoiselab.frozen import TextEncoder
 
@@ -29,6 +30,77 @@ def test_features_are_those_of_the_model(folder):
         torch.testing.assert_close(features, model(theirs.input_ids, **told).last_hidden_state)
         assert torch.equal(mask, theirs.attention_mask.bool())
     assert mask.sum(1).tolist() == [6, 2, LENGTH]
+
+
+@torch.no_grad()
+def test_an_earlier_layer_and_the_pooled_vector_are_those_of_the_model(folder, tmp_path):
+    model, tokenizer = text_encoder()
+    theirs = tokenizer(TEXTS, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+    out = model(theirs, output_hidden_states=True)
+    features, _, vector = TextEncoder(str(folder), length=LENGTH, masked=False, layer=-2, pooled=True)(TEXTS, CPU)
+    torch.testing.assert_close(features, out.hidden_states[-2])
+    torch.testing.assert_close(vector, out.pooler_output)
+    torch.manual_seed(1)
+    config = CLIPTextConfig(**{**model.config.to_dict(), "projection_dim": 3})
+    projected = CLIPTextModelWithProjection(config).eval()
+    projected.save_pretrained(tmp_path / "text_encoder")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    _, _, vector = TextEncoder(str(tmp_path / "text_encoder"), length=LENGTH, masked=False, pooled=True)(TEXTS, CPU)
+    torch.testing.assert_close(vector, projected(theirs).text_embeds)
+    assert vector.shape == (3, 3)
+    for options, says in (({"layer": 0}, "layer=0: it must be -1"), ({"layer": -3}, "layer=-3: the encoder has 2")):
+        with pytest.raises(ValueError, match=says):
+            TextEncoder(str(folder), length=LENGTH, **options)(TEXTS, CPU)
+
+
+def test_t5_has_no_vector_and_an_earlier_layer(folder, tmp_path):
+    config = T5Config(vocab_size=60, d_model=6, d_kv=3, d_ff=8, num_layers=2, num_heads=2)
+    torch.manual_seed(0)
+    model = T5EncoderModel(config).eval()
+    model.save_pretrained(tmp_path)
+    options = {"tokenizer": str(folder.parent / "tokenizer"), "length": LENGTH}
+    features, mask = TextEncoder(str(tmp_path), **options, layer=-2)(TEXTS, CPU)
+    _, tokenizer = text_encoder()
+    batch = tokenizer(TEXTS, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt")
+    with torch.no_grad():
+        theirs = model(batch.input_ids, attention_mask=batch.attention_mask, output_hidden_states=True)
+    torch.testing.assert_close(features[mask], theirs.hidden_states[-2][mask])
+    with pytest.raises(ValueError, match=r"pooled=true: .* has no vector of its own"):
+        TextEncoder(str(tmp_path), **options, pooled=True)(TEXTS, CPU)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_store_has_the_features_in_half_precision_and_needs_no_encoder(folder, tmp_path, masked, monkeypatch):
+    options = {"length": LENGTH, "masked": masked, "pooled": True}
+    features, mask, vector = TextEncoder(str(folder), **options)(TEXTS, CPU)
+    TextEncoder(str(folder), **options, store=str(tmp_path)).keep(TEXTS[:2])
+    first = TextEncoder(str(folder), **options, store=str(tmp_path))
+    mixed = first([TEXTS[2], *TEXTS], CPU)  # of which one is not in the store
+    first.keep(TEXTS)
+    assert len([*tmp_path.glob("*/*.safetensors")]) == 2
+    monkeypatch.setattr(TextEncoder, "_model", None)
+    found = TextEncoder(str(folder), **options, store=str(tmp_path))([TEXTS[2], *TEXTS], CPU)
+    for one, other in zip(found, mixed, strict=True):
+        counted = mask[[2, 0, 1, 2]] if one.ndim == 3 and masked else ...
+        assert torch.equal(one[counted], other[counted])
+    assert torch.equal(found[1][1:], mask)
+    assert torch.equal(found[2][1:], vector.half().float())
+    kept = mask if masked else torch.ones_like(mask)
+    assert torch.equal(found[0][1:][kept], features[kept].half().float())
+    assert found[0].dtype == torch.float32
+    if masked:
+        assert bool((found[0][1:][~mask] == 0).all())
+    monkeypatch.undo()
+    other = TextEncoder(str(folder), **{**options, "length": LENGTH - 1}, store=str(tmp_path))
+    assert other(["a dog"], CPU)[0].shape[1] == LENGTH - 1  # nothing of the other length is found
+    file = next(tmp_path.glob("*/*.safetensors"))
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=rf"store={tmp_path}: .*{file.name} is damaged .*; delete it"):
+        TextEncoder(str(folder), **options, store=str(tmp_path))
+
+
+def test_texts_that_are_cut_are_counted(folder):
+    assert TextEncoder(str(folder), length=LENGTH).cut([*TEXTS, "abcdef", "abcdefg"]) == 2  # with two ends
 
 
 def test_it_can_be_read_while_a_model_is_rehearsed_without_memory(folder):

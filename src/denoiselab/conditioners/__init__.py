@@ -3,7 +3,9 @@
 from denoiselab.conditioners.base import Clean, Conditioner, HeldOut, Unconditional
 from denoiselab.conditioners.label import ClassLabel
 from denoiselab.conditioners.low_resolution import LowResolution
+from denoiselab.conditioners.several_texts import SeveralEncoders
 from denoiselab.conditioners.text import Text, TextEncoder
+from denoiselab.conditioners.text_transformer import TextTransformer, Tokenizer
 from denoiselab.conditioners.token_encoder import TokenEncoder
 
 __all__ = [
@@ -12,8 +14,11 @@ __all__ = [
     "Conditioner",
     "HeldOut",
     "LowResolution",
+    "SeveralEncoders",
     "Text",
     "TextEncoder",
+    "TextTransformer",
     "TokenEncoder",
+    "Tokenizer",
     "Unconditional",
 ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
@@ -45,14 +45,21 @@ class Conditioner(ABC):
     Attributes:
         names: The fields of `Conditioning` that it fills, each with one row a sample.
         strata: Sample i has the condition of sample i mod strata; 1 if conditions are independent.
+        pictures: "held_out" or "train", where sample i has the condition of that data's sample i, modulo their number.
         guided_channels: Classifier-free guidance acts on the first so many channels; None for all.
         network_options: Options of networks that its configuration sets, and what they stand for in messages.
     """
 
     names: frozenset[str] = frozenset()
     strata: int = 1
+    pictures: str | None = None
     guided_channels: int | None = None
     network_options: Mapping[str, str] = {}
+
+    @property
+    def module(self) -> nn.Module | None:
+        """What of it is trained, averaged and saved with the denoiser; None for nothing."""
+        return None
 
     @abstractmethod
     def train(self, clean: Clean, noise: Noise) -> Conditioning:
@@ -85,6 +92,10 @@ class Conditioner(ABC):
         Raises:
             ValueError: If it cannot.
         """
+
+    def classes_of(self, index: Tensor) -> Tensor | None:
+        """The classes `(B,)` int64 of generated samples `index` `(B,)`; None for samples of no class."""
+        return self.sample(index).class_label
 
     def described(self, index: Tensor) -> list[str] | None:
         """The conditions of generated samples `index` `(B,)` in words, for captions of pictures; None for no words."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from denoiselab.conditioners.base import Clean, Conditioner, HeldOut
 from denoiselab.networks.checks import check_dropout
@@ -16,32 +16,40 @@ from denoiselab.noise import Noise
 
 
 class TextEncoder(Protocol):
-    """A frozen model from texts to token features; with `masked` the network gets the mask of the tokens that count."""
+    """A model from texts to token features; with `masked` the network gets the mask of the tokens that count.
+
+    It is frozen, or an `nn.Module` with an attribute `trained` that is true, which is trained with the denoiser. It may
+    have a method `cut(texts)` that says how many texts are longer than it takes.
+    """
 
     masked: bool
 
-    def __call__(self, texts: Sequence[str], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Features `(B, L, D)` float32 and mask `(B, L)` bool, True where a token counts; L never changes."""
+    def __call__(self, texts: Sequence[str], device: torch.device) -> tuple[Tensor, ...]:
+        """Features `(B, L, D)` float32 and mask `(B, L)` bool, True where a token counts; L never changes.
+
+        A third tensor `(B, V)` float32 is the vector of the text, instead of the mean of the tokens that count.
+        """
         ...
 
 
 class Text(Conditioner):
-    """The features of a text from a frozen encoder; the null condition is the empty text.
+    """The features of a text; the null condition is the empty text.
 
-    They are `tokens` `(B, L, D)`, with `mask` `(B, L)` if the encoder is masked, or `vector` `(B, D)`, the mean of the
-    tokens that count, or both. They are computed once a text and cached. Generated samples have `prompts`, in turn;
-    without those, the captions of held-out data.
+    They are `tokens` `(B, L, D)`, with `mask` `(B, L)` if the encoder is masked, or `vector` `(B, D)`, the encoder's
+    own or the mean of the tokens that count, or both. A frozen encoder computes them once a text, and they are cached.
+    Generated samples have `prompts`, in turn; without those, the captions of `split`.
 
     Source: Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, arXiv 2112.10752, section
     3.3; the dropped condition is Ho and Salimans', arXiv 2207.12598, algorithm 1; the mean Reimers and Gurevych's,
     Sentence-BERT, arXiv 1908.10084, section 3.
 
     Args:
-        encoder: Frozen: it is not trained, averaged or saved.
+        encoder: One that is frozen is not trained, averaged or saved; a `TextTransformer` is.
         dropout: Probability of the empty text in training.
-        prompts: Texts of generated samples, in turn; None for captions of held-out data.
+        prompts: Texts of generated samples, in turn; None for captions of `split`.
         kept: Size of the cache on the CPU, in texts.
         gives: "tokens", "vector", or both.
+        split: "held_out" or "train": of whose captions samples are drawn without prompts.
         negative_prompts: Texts whose features are the null condition of generated samples, one for all or one a prompt;
             None for the empty text.
 
@@ -60,6 +68,7 @@ class Text(Conditioner):
         kept: int = 4096,
         gives: Sequence[str] = ("tokens",),
         negative_prompts: Sequence[str] | None = None,
+        split: Literal["held_out", "train"] = "held_out",
     ) -> None:
         check_dropout(dropout)
         if prompts is not None and not prompts:
@@ -74,11 +83,17 @@ class Text(Conditioner):
                 f"there are {'none' if prompts is None else len(prompts)}."
             )
         self.encoder, self.dropout, self.prompts, self.kept = encoder, dropout, prompts, kept
-        self.negative_prompts = negative_prompts
+        self.negative_prompts, self.split = negative_prompts, split
+        self.pictures = None if prompts is not None else split
         self.strata = len(prompts) if prompts is not None else 1
         self.names = frozenset(gives) | ({"mask"} if encoder.masked and "tokens" in gives else set())
         self._held_out: HeldOut | None = None
-        self._cache: OrderedDict[str, _Features] = OrderedDict()
+        self._cache: OrderedDict[str, list[Tensor]] = OrderedDict()  # as of the encoder, of one text
+
+    @property
+    def module(self) -> nn.Module | None:
+        trained = getattr(self.encoder, "trained", False)
+        return self.encoder if trained and isinstance(self.encoder, nn.Module) else None
 
     def train(self, clean: Clean, noise: Noise) -> Conditioning:
         dropped = (noise.uniform() < self.dropout).tolist()
@@ -104,6 +119,9 @@ class Text(Conditioner):
             return [self.prompts[i % len(self.prompts)] for i in index.tolist()]
         return None if self._held_out is None else list(_captions(self._held_out(index)))
 
+    def classes_of(self, index: Tensor) -> Tensor | None:
+        return None if self.prompts is not None or self._held_out is None else self._held_out(index).labels
+
     def null(self, index: Tensor) -> Conditioning:
         texts = self.negative_prompts or [""]
         return self._conditioning([texts[i % len(texts)] for i in index.tolist()], index.device)
@@ -112,30 +130,32 @@ class Text(Conditioner):
         self._held_out = held_out
 
     def _conditioning(self, texts: Sequence[str], device: torch.device) -> Conditioning:
-        new = [text for text in dict.fromkeys(texts) if text not in self._cache]
-        found = {text: self._cache[text] for text in dict.fromkeys(texts) if text in self._cache}
+        tokens, mask, *vector = self._features(texts, device)
+        given = {"tokens": tokens, "mask": mask}
+        if "vector" in self.names:
+            counted = mask[:, :, None].to(tokens)
+            given["vector"] = vector[0] if vector else (tokens * counted).sum(1) / counted.sum(1).clamp_min(1)
+        return Conditioning(**{name: given[name] for name in self.names})
+
+    def _features(self, texts: Sequence[str], device: torch.device) -> list[Tensor]:
+        """What the encoder makes of texts; of a frozen one from the cache, where they are."""
+        distinct = dict.fromkeys(texts)
+        if self.module is not None:
+            places = {text: place for place, text in enumerate(distinct)}
+            features = self.encoder([*distinct], device)
+            rows = torch.tensor([places[text] for text in texts], device=features[0].device)
+            return [part[rows] for part in features]
+        new = [text for text in distinct if text not in self._cache]
+        found = {text: self._cache[text] for text in distinct if text in self._cache}
         if new:
-            features = (part.cpu() for part in self.encoder(new, device))
-            found |= {text: _Features(*pair) for text, *pair in zip(new, *features, strict=True)}
+            made = (part.cpu() for part in self.encoder(new, device))
+            found |= {text: parts for text, *parts in zip(new, *made, strict=True)}
         for text, value in found.items():
             self._cache[text] = value
             self._cache.move_to_end(text)
         while len(self._cache) > self.kept:
             self._cache.popitem(last=False)
-        tokens = torch.stack([found[text].tokens for text in texts]).to(device)
-        mask = torch.stack([found[text].mask for text in texts]).to(device)
-        given = {"tokens": tokens, "mask": mask}
-        if "vector" in self.names:
-            counted = mask[:, :, None].to(tokens)
-            given["vector"] = (tokens * counted).sum(1) / counted.sum(1).clamp_min(1)
-        return Conditioning(**{name: given[name] for name in self.names})
-
-
-class _Features(NamedTuple):
-    """Of one text: `tokens` `(L, D)` and `mask` `(L,)`."""
-
-    tokens: Tensor
-    mask: Tensor
+        return [torch.stack(parts).to(device) for parts in zip(*(found[text] for text in texts), strict=True)]
 
 
 def _captions(clean: Clean) -> Sequence[str]:

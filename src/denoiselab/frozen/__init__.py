@@ -1,9 +1,10 @@
-"""Models of others that runs use and never train, from local folders: autoencoders and text encoders.
+"""What runs use and never train: autoencoders and text encoders of others, from local folders; tokenizers.
 
 A folder that is missing, damaged, changed or of another kind is a `ValueError`.
 """
 
 from denoiselab.frozen.autoencoders import KLCodec, VQCodec
 from denoiselab.frozen.text_encoders import TextEncoder
+from denoiselab.frozen.tokenizers import BytePairs
 
-__all__ = ["KLCodec", "TextEncoder", "VQCodec"]
+__all__ = ["BytePairs", "KLCodec", "TextEncoder", "VQCodec"]

@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
-from denoiselab.app.building import parts, rehearsal
+from denoiselab.app.building import captions, parts, rehearsal
 from denoiselab.app.building.error_splits import fine_of
 from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_metric
 from denoiselab.app.building.guiders import Guided
@@ -23,7 +23,7 @@ from denoiselab.app.config.settings import Config, TrainSettings, parse
 from denoiselab.app.runs.devices import resolve_accelerator
 from denoiselab.app.runs.names import run_name
 from denoiselab.app.runs.processes import DirectoryCheck
-from denoiselab.data import DataSet, clean, in_turn
+from denoiselab.data import DataSet, clean, supply
 from denoiselab.data.loading.datamodule import DataModule
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier, OptimizedMetric, Store
@@ -88,6 +88,7 @@ class Run:
         images: Training images or points.
         held_out: Held-out images or points.
         batches: Feeds the Trainer.
+        files: Name to content of further files that the run's directory keeps.
     """
 
     config: Config
@@ -102,6 +103,7 @@ class Run:
     images: DataSet
     held_out: DataSet
     batches: DataModule
+    files: Mapping[str, str]
 
 
 def assemble(config: Config, path: Path, continues: str) -> Run:
@@ -117,7 +119,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     check_contract("lr_schedule", lr_schedule, LRSchedule)
     optimizer = parts.build_optimizer(config["optimizer"], [torch.nn.Parameter(torch.zeros(1))])
     interruption = Interruption(f"stopped, and saved in {path}; to continue: {continues}")
-    images, held_out = _load(config, model)
+    images, held_out, files = _load(config, model, path)
     objective = parts.build_objective(config)
     module = DiffusionModule(
         model, objective, optimizer, lr_schedule, ema, settings.seed, config, images.fingerprint
@@ -157,6 +159,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         images=images,
         held_out=held_out,
         batches=DataModule(images, settings.seed, settings.batch_size, parts.build_augmentation(config)),
+        files=files,
     )
 
 
@@ -173,19 +176,20 @@ def _scoring(config: Config, settings: TrainSettings, model: Model, names: Names
     )
 
 
-def _load(config: Config, model: Trained) -> tuple[DataSet, DataSet]:
-    """Training and held-out data, and the files of the model's codec, tried on a sample."""
+def _load(config: Config, model: Trained, run: Path) -> tuple[DataSet, DataSet, dict[str, str]]:
+    """Training and held-out data, tried on a sample with the model's codec, and further files that the run keeps."""
     try:
         images, held_out = construct(config["data"], "data").load()
         model.codec.load()
         rehearsal.check_codec(model.codec)
-        model.conditioner.set_held_out(in_turn(lambda: held_out))
+        files = captions.prepare(config, model, images, held_out, run) if isinstance(model, Model) else {}
+        supply(model.conditioner, lambda: (images, held_out))
         first = torch.zeros(1, dtype=torch.int64)
         model.conditioner.given(clean(images, first))
         model.conditioner.sample(first)
     except ValueError as error:
         raise BadInput(str(error)) from None
-    return images, held_out
+    return images, held_out, files
 
 
 def _trainer(

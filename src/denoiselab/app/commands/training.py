@@ -30,6 +30,7 @@ from denoiselab.conditioners import Clean
 from denoiselab.console import console
 from denoiselab.errors import BadInput, Failure
 from denoiselab.evaluation import OptimizedMetric, Record
+from denoiselab.files import write_text
 from denoiselab.media.kinds import Images, medium
 from denoiselab.networks.summary import summarize
 from denoiselab.stored import to_stored
@@ -76,6 +77,8 @@ def run(config: Config, directory: Path | None = None) -> float:
             return math.nan  # nothing to train, so no group of processes: the leader scores alone
         if leader:
             home.describe(config, run.images.fingerprint, initial, continued.data_sha256 if continued else None)
+            for name, content in run.files.items():
+                write_text(path / name, content)
             _describe(run, home, continued, initial)
             _show_data(run, path / "samples" / "data.png")
         with _loggers(run, home, images_seen, leader=leader) as loggers:

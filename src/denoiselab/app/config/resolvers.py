@@ -43,10 +43,11 @@ def _latent_shape(path: str, shape: Sequence[int]) -> list[int]:
     return _resolved("codec", lambda: latent_shape(path, list(shape)))
 
 
-def _token_features(path: str) -> int:
+def _token_features(*paths: str) -> int:
+    """Features of a token of one encoder, or of several that are joined by features."""
     from denoiselab.frozen.folders import token_features
 
-    return _resolved("conditioner.encoder", lambda: token_features(path))
+    return sum(_resolved("conditioner.encoder", functools.partial(token_features, path)) for path in paths)
 
 
 def _num_classes(*, _root_: DictConfig) -> int | None:

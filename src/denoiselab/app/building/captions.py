@@ -1,0 +1,108 @@
+"""A conditioner of texts made ready for the captions of the training data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from denoiselab.app.runs.devices import is_leader
+from denoiselab.conditioners import Text
+from denoiselab.console import console
+from denoiselab.data import DataSet
+from denoiselab.errors import BadInput
+from denoiselab.frozen import BytePairs
+from denoiselab.model import Model
+from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
+
+# The file of a run's tokenizer in its directory.
+TOKENIZER = "tokenizer.json"
+
+# Captions of which those are counted that are cut.
+_COUNTED = 100_000
+
+
+def prepare(config: dict[str, Any], model: Model, images: DataSet, held_out: DataSet, run: Path) -> dict[str, str]:
+    """Learn the tokenizer, fill the store of features, and say how many captions are cut.
+
+    Args:
+        config: Of the run; its tokenizer becomes the file that the run keeps, with its hash.
+        model: Whose conditioner is made ready.
+        images: Training data.
+        held_out: Held-out data.
+        run: The run's directory, which need not exist.
+
+    Returns:
+        Name to content of the files that the run keeps of it.
+
+    Raises:
+        BadInput: If captions are missing or empty, or the tokenizer of a run that continues is.
+    """
+    conditioner = model.conditioner
+    if not isinstance(conditioner, Text):
+        return {}
+    if images.captions is None:
+        raise BadInput(
+            "conditioner=text: the data set has no captions; choose data with captions or another conditioner."
+        )
+    _check_written(images.captions)
+    encoder, files = conditioner.encoder, dict[str, str]()
+    tokenizer = getattr(encoder, "tokenizer", None)
+    if isinstance(tokenizer, BytePairs):
+        files[TOKENIZER] = _learned(tokenizer, images.captions, run)
+        node = config["conditioner"]["encoder"]["tokenizer"]
+        config["conditioner"] = {
+            **config["conditioner"],
+            "encoder": {
+                **config["conditioner"]["encoder"],
+                "tokenizer": {**node, "path": TOKENIZER, "sha256": tokenizer.sha256},
+            },
+        }
+    if (keep := getattr(encoder, "keep", None)) is not None:
+        keep([*images.captions, *(held_out.captions or ()), ""])
+    _tell_cut(encoder, images.captions)
+    return files
+
+
+def _check_written(captions: Sequence[str]) -> None:
+    """Refuse empty captions, which would stand for no text."""
+    empty = [number for number, text in enumerate(captions) if not text.strip()]
+    if empty:
+        raise BadInput(
+            f"data: {len(empty):,} of {len(captions):,} captions are empty, the first of image {empty[0]}; write them, "
+            "or leave these images out (conditioner.dropout replaces captions by the empty text at random)."
+        )
+
+
+def _learned(tokenizer: BytePairs, captions: Sequence[str], run: Path) -> str:
+    """The content of the run's tokenizer: its own file, or the one that is named, or one learned on the captions."""
+    own = run / TOKENIZER
+    try:
+        if own.is_file():
+            tokenizer.read(own)
+        elif saved(run / CHECKPOINTS):
+            raise BadInput(
+                f"{own}: is missing, and the run's weights are of its tokens; restore it, or start a new run."
+            )
+        elif tokenizer.content is None:
+            tokenizer.learn(captions)
+    except BadInput:
+        raise
+    except ValueError as error:
+        raise BadInput(f"conditioner.encoder.tokenizer.{error}") from None
+    assert tokenizer.content is not None
+    return tokenizer.content
+
+
+def _tell_cut(encoder: Any, captions: Sequence[str]) -> None:
+    """Say how many captions are longer than the encoder takes."""
+    if not is_leader() or not hasattr(encoder, "cut"):
+        return
+    counted = [*islice(captions, _COUNTED)]
+    if cut := encoder.cut(counted):
+        first = "the first " if len(counted) < len(captions) else ""
+        console(stderr=True).print(
+            f"conditioner.encoder.length={encoder.length}: {cut:,} of {first}{len(counted):,} captions are longer, and "
+            "what is beyond is not read."
+        )
