@@ -79,7 +79,10 @@ def test_a_run_on_latents_writes_images(models, train, invoke, tmp_path):
         (["task=likelihood", "task/method=ode"], "this model is one of a codec's latents"),
         (["conditioner.prompts=[a dog]"], "conditioner.prompts=['a dog']: unknown option"),
         (["conditioner.classes=[10]"], "conditioner.classes=[10]: at least one is needed, from 0 to 9"),
-        (["conditioner.classes=[1]", "task=frontier"], "conditioner.classes=[1]: unknown option; allowed at the top: "),
+        (
+            ["conditioner.classes=[1]", "task=frontier"],
+            "conditioner.classes=[1]: unknown option; allowed in conditioner: ",
+        ),
     ):
         few = [] if any(text.startswith("task") for text in arguments) else ["num_samples=2", "sampler.steps=2"]
         result = invoke("sample.py", f"ckpt={run}", *few, *arguments)
@@ -113,11 +116,13 @@ def test_a_run_on_captions_draws_prompts(kind, told, models, train, invoke, tmp_
     names = read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"]
     assert not [name for name in names if "encoder" in name]
     drawn = ["num_samples=2", "sampler.steps=2", "guidance=2", "format=npz"]
-    for prompts in ([], ["conditioner.prompts=[a dog, seven]"]):
+    (tmp_path / "prompts.txt").write_text("nine\na dog\n")
+    for prompts in ([], ["conditioner.prompts=[a dog, seven]"], ["conditioner.prompts_file=prompts.txt"]):
         result = invoke("sample.py", f"ckpt={run}", *drawn, *prompts)
         assert result.code == 0, result.err
     records = [json.loads(path.read_text()) for path in (run / "samples").glob("ddim_*/samples.json")]
-    assert sorted(str(record["conditioner"]["prompts"]) for record in records) == ["None", "['a dog', 'seven']"]
+    told = sorted(str(record["conditioner"]["prompts"]) for record in records)
+    assert told == ["None", "['a dog', 'seven']", "['nine', 'a dog']"]
 
 
 @pytest.mark.parametrize(

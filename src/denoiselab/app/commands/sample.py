@@ -8,6 +8,7 @@ from pathlib import Path
 from denoiselab.app.building.classifier_guidance import check_function
 from denoiselab.app.building.imports import check_source, run_directory
 from denoiselab.app.config import overrides
+from denoiselab.app.config.prompts import with_prompts
 from denoiselab.app.config.settings import Config, SampleSettings, parse
 from denoiselab.app.runs.failures import enough_memory
 from denoiselab.app.runs.paths import check_accelerator
@@ -23,6 +24,7 @@ _LISTS = ("ckpt", "weights")
 
 def check(config: Config, *, sweeping: bool = False) -> None:
     """Check all that can be checked before any file is read."""
+    config = with_prompts(config)
     if config.get("import") is not None:
         config = {**config, "ckpt": check_source(config)}
     asked = parse(SampleSettings, config)
@@ -40,6 +42,7 @@ def check(config: Config, *, sweeping: bool = False) -> None:
 
 def run(config: Config, directory: Path | None = None) -> None:
     """Run the task."""
+    config = with_prompts(config)
     if config.get("import") is not None:
         path = run_directory(config["import"], Path(config["log_dir"]), config.get("data"))
         config = {**config, "ckpt": str(path)}

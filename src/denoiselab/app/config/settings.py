@@ -128,10 +128,17 @@ class ClassifierGuidance(_Settings):
 class Conditions(_Settings):
     """What samples are conditioned on, in turn, and which channels guidance acts on."""
 
-    prompts: list[str] | None
-    negative_prompts: list[str] | None
-    classes: list[int] | None
-    guided_channels: int | None
+    prompts: list[str] | None = None
+    prompts_file: str | None = None
+    split: Literal["held_out", "train"] | None = None
+    negative_prompts: list[str] | None = None
+    classes: list[int] | None = None
+    guided_channels: int | None = None
+
+    @property
+    def given(self) -> Node:
+        """Options of a run's conditioner to be others than in training."""
+        return {name: value for name, value in self if value is not None}
 
 
 class SampleSettings(_Settings):

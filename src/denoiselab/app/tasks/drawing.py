@@ -133,7 +133,7 @@ class DrawingTask(task.Task):
 
     def run(self, asked: SampleSettings) -> Path:
         """Draw the samples, and write them to a new folder, which is returned."""
-        conditions = {name: value for name, value in asked.conditioner or () if value is not None}
+        conditions = {} if asked.conditioner is None else asked.conditioner.given
         opened = task.open_checkpoint(asked, conditions)
         guidance = task.guidance_for(asked, self.guidance, opened)
         sampler = task.sampler_for(asked, opened.model, guidance)

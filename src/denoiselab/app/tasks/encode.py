@@ -64,7 +64,7 @@ class Encode(task.Task):
 
     def run(self, asked: SampleSettings) -> Path:
         """Encode, decode and write latents, reconstructions, pairs and `encoding.json`; returns the new folder."""
-        conditions = {name: value for name, value in asked.conditioner or () if value is not None}
+        conditions = {} if asked.conditioner is None else asked.conditioner.given
         opened = task.open_checkpoint(asked, conditions)
         model = opened.model
         guidance = task.guidance_for(asked, self.guidance, opened)

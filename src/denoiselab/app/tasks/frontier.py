@@ -155,7 +155,7 @@ def checkpoints(asked: str | Sequence[str]) -> list[Path]:
 
 
 def _job(path: Path, options: Config, asked: SampleSettings) -> Job:
-    loaded = read(path, data=asked.data)
+    loaded = read(path, {} if asked.conditioner is None else asked.conditioner.given, asked.data)
     own = {key: value for key, value in options.items() if value is not None}
     if asked.weights is not None:
         own["weights"] = asked.weights
