@@ -5,6 +5,7 @@ import torch
 
 from denoiselab.data import from_uint8, to_uint8
 from denoiselab.data.augmentation import SYM6, Chain, Dequantise, HorizontalFlip, NonLeaky, Shift, resample
+from denoiselab.data.loading.datamodule import augmented
 from denoiselab.noise import AUGMENTING, Noise
 
 ALL = [HorizontalFlip(), Shift(2), Dequantise(), NonLeaky(p=0.5), Chain([HorizontalFlip(), NonLeaky(p=0.9), Shift(1)])]
@@ -157,3 +158,18 @@ def test_options_out_of_range_are_refused(options):
         NonLeaky(**options)
     with pytest.raises(ValueError, match="pixels=0"):
         Shift(0)
+
+
+def test_images_of_some_classes_are_not_mirrored():
+    images = torch.arange(200 * 4, dtype=torch.int64).reshape(200, 1, 1, 4).to(torch.uint8)
+    labels = torch.arange(200) % 3
+    batch = {"images": images, "labels": labels, "position": torch.arange(200)}
+    before = augmented(batch, 0, None)["images"]
+    mirrored = [
+        (augmented(batch, 0, HorizontalFlip(spared))["images"] == before.flip(-1)).all((1, 2, 3))
+        for spared in ([], [0, 2])
+    ]
+    assert 80 < mirrored[0].sum() < 120
+    assert torch.equal(mirrored[1], mirrored[0] & (labels == 1))
+    with pytest.raises(ValueError, match="except_classes is for an augmentation alone"):
+        Chain([HorizontalFlip([1])])

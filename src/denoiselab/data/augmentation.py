@@ -21,9 +21,13 @@ SYM6 = (
 
 
 class Augmentation(ABC):
-    """A random change of a batch; `features` numbers per image describe it to the network, 0 for none."""
+    """A random change of a batch; `features` numbers per image describe it to the network, 0 for none.
+
+    Images of `except_classes` stay as they are.
+    """
 
     features: int = 0
+    except_classes: Sequence[int] = ()
 
     @abstractmethod
     def __call__(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor | None]:
@@ -39,7 +43,14 @@ class Augmentation(ABC):
 
 
 class HorizontalFlip(Augmentation):
-    """Mirrors images left to right with probability 1/2; samples are mirrored at times, too."""
+    """Mirrors images left to right with probability 1/2; samples are mirrored at times, too.
+
+    Args:
+        except_classes: Numbers of classes whose images are not mirrored, such as letters or flags.
+    """
+
+    def __init__(self, except_classes: Sequence[int] = ()) -> None:
+        self.except_classes = except_classes
 
     def __call__(self, x: Tensor, noise: Noise) -> tuple[Tensor, None]:
         return torch.where(_rows(noise.uniform() < 0.5, x), x.flip(-1), x), None
@@ -88,9 +99,14 @@ class Chain(Augmentation):
 
     Args:
         steps: The augmentations.
+
+    Raises:
+        ValueError: If one has exceptions.
     """
 
     def __init__(self, steps: Sequence[Augmentation]) -> None:
+        if any(step.except_classes for step in steps):
+            raise ValueError("steps: except_classes is for an augmentation alone, not for one of several.")
         self.steps = steps
         self.features = sum(step.features for step in steps)
 

@@ -53,6 +53,11 @@ def augmented(batch: Batch, seed: int, augmentation: Augmentation | None) -> Bat
     images = as_inputs(batch["images"])
     if augmentation is None:
         return {**batch, "images": images}
+    before = images
     images, features = augmentation(images, Noise(seed, batch["position"], AUGMENTING))
+    if len(augmentation.except_classes):
+        left = torch.isin(batch["labels"], torch.tensor(augmentation.except_classes, device=before.device))
+        images = torch.where(left.view(-1, *[1] * (before.ndim - 1)), before, images)
+        features = None if features is None else features * ~left[:, None]
     changed: Batch = {**batch, "images": images.contiguous(memory_format=torch.channels_last)}
     return changed if features is None else {**changed, "augmentation": features}
