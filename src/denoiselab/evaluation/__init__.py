@@ -22,6 +22,7 @@ from denoiselab.evaluation.features.classifier import DomainClassifier
 from denoiselab.evaluation.features.dinov2 import DINOv2
 from denoiselab.evaluation.features.efficientnet import EfficientNetLite0
 from denoiselab.evaluation.features.fidelity import CLIP, VGG16, InceptionV3
+from denoiselab.evaluation.features.judge import LinearJudge
 from denoiselab.evaluation.features.several import SeveralExtractors
 from denoiselab.evaluation.frontier import Frontier
 from denoiselab.evaluation.metrics.class_accuracy import ClassAccuracy
@@ -32,6 +33,7 @@ from denoiselab.evaluation.metrics.kernel import KernelDistance
 from denoiselab.evaluation.metrics.memorisation import Memorisation
 from denoiselab.evaluation.metrics.monge import MongeInceptionDistance
 from denoiselab.evaluation.metrics.neighbours import DensityCoverage, PrecisionRecall
+from denoiselab.evaluation.metrics.retrieval import Retrieval
 from denoiselab.evaluation.metrics.wasserstein import SlicedWasserstein
 from denoiselab.evaluation.optimized import OptimizedMetric
 from denoiselab.evaluation.plans import Control
@@ -60,6 +62,7 @@ __all__ = [
     "Influences",
     "KernelDistance",
     "Layer",
+    "LinearJudge",
     "Measure",
     "Memorisation",
     "Metric",
@@ -68,6 +71,7 @@ __all__ = [
     "PrecisionRecall",
     "Record",
     "Reference",
+    "Retrieval",
     "Score",
     "Scorer",
     "SeveralExtractors",

@@ -50,17 +50,16 @@ class Subject(NamedTuple):
         """Sample i has the condition, or the class of further guidance, of sample i mod strata."""
         return int(getattr(self.steer, "strata", self.model.conditioner.strata))
 
-    @property
-    def classes(self) -> Tensor | None:
-        """The class of each stratum, `(strata,)` int64 on the CPU; None where samples have none."""
-        index = torch.arange(self.strata)
-        steered = getattr(self.steer, "classes", None)
-        own = self.model.conditioner.sample(index).class_label if steered is None else steered(index)
+    def classes(self, index: Tensor) -> Tensor | None:
+        """The classes `(B,)` int64 on the CPU of samples `index` `(B,)`; None where samples have none."""
+        own = getattr(self.steer, "classes", self.model.conditioner.classes_of)(index)
         return None if own is None else own.cpu()
 
     def statistics(self, scorer: Scorer[Any, Any], start: int) -> Statistics:
         """A scorer's empty statistics of samples from index `start` on."""
         of: dict[str, Any] = {"classes": self.classes} if getattr(scorer, "reads_classes", False) else {}
+        if getattr(scorer, "reads_pictures", False):
+            of["pictures"] = self.model.conditioner.pictures
         return cast(Statistics, scorer.statistics(start, self.strata, **of))
 
 

@@ -66,6 +66,8 @@ class Layer:
         held_out: Of a reference, that of held-out data; None if no metric reads it, or there are none.
         classes: The class that each sample was drawn for, `(n,)` int64; None for samples of no class, for data, and
             if no metric reads it.
+        pictures: "held_out" or "train", and the rows `(n,)` int64, modulo their number, of the data of that split whose
+            captions the samples were drawn for; None for samples of no such caption, and if no metric reads it.
     """
 
     moments: Any
@@ -73,6 +75,7 @@ class Layer:
     strata: int = 1
     held_out: Layer | None = None
     classes: Tensor | None = None
+    pictures: tuple[str, Tensor] | None = None
 
     @property
     def outputs(self) -> Tensor:
@@ -91,6 +94,7 @@ class Metric(Protocol):
         reads_reference: Whether it compares with a reference.
         reads_held_out: Whether it reads `Layer.held_out` of the reference; False if absent.
         reads_classes: Whether it reads `Layer.classes`; False if absent.
+        reads_pictures: Whether it reads `Layer.pictures`; False if absent.
         averaged: Whether values by different extractors have one scale, so that their mean is a score; False if absent.
         favours_data: Whether draws of the data score better than those of other distributions; True if absent.
         lower_is_better: By name of each score, without the extractor's name.

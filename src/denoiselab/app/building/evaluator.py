@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from denoiselab.app.building import checks, parts
+from denoiselab.app.building import checks, controls, parts
 from denoiselab.app.building.analytic_moments import learn
 from denoiselab.app.building.classifier_guidance import Steering
 from denoiselab.app.building.guiders import Guided
@@ -177,6 +177,7 @@ class Evaluator:
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
             **git_revision(),
             **(self._floor(evaluation, frontier.num_samples) if frontier.stopping is None else {}),
+            **self._controls(measure, frontier.num_samples),
         }
         try:
             with self.model.evaluating():
@@ -229,6 +230,15 @@ class Evaluator:
             dist.all_reduce(flag, dist.ReduceOp.MAX)
             if flag:
                 self.interruption.stop()
+
+    def _controls(self, measure: Measure, num_samples: int) -> dict[str, Any]:
+        """What the pictures of the captions have, where metrics read these; empty without."""
+        split = self.model.conditioner.pictures
+        data = self.images if split == "train" else self.held_out
+        found = controls.controls(self.model, measure, data, num_samples)
+        if found and is_leader():
+            controls.tell(found, split, min(num_samples, len(data)))
+        return {"controls": found} if found else {}
 
     def _floor(self, evaluation: Evaluation, num_samples: int) -> dict[str, float]:
         """The mean score of as many fresh draws of the data as a cell has samples: the best that a model can reach.

@@ -22,7 +22,7 @@ from denoiselab.evaluation.contracts import (
 )
 from denoiselab.evaluation.feature_contracts import LOGITS, FeatureExtractor, Metric
 from denoiselab.evaluation.features.weights import WeightsFile
-from denoiselab.evaluation.metrics.collected import Collected
+from denoiselab.evaluation.metrics.collected import Classes, Collected
 from denoiselab.evaluation.ranks import on_first_rank
 from denoiselab.evaluation.references import files
 from denoiselab.evaluation.references import given as given_files
@@ -109,11 +109,15 @@ class FeatureScorer:
         self.metric = next(iter(self.lower_is_better))
         of_data = getattr(extractor, "classifies_data", False)
         self.reads_classes = of_data and any(getattr(metric, "reads_classes", False) for metric in metrics)
+        self.reads_pictures = any(getattr(metric, "reads_pictures", False) for metric in metrics)
 
-    def statistics(self, start: int = 0, strata: int = 1, classes: Tensor | None = None) -> Collected:
-        """Empty statistics; `classes`, `(strata,)` int64, are those of the strata, if samples have any."""
+    def statistics(
+        self, start: int = 0, strata: int = 1, classes: Classes | None = None, pictures: str | None = None
+    ) -> Collected:
+        """Empty statistics; `classes` are those of samples by their indices, `pictures` as of `Conditioner`."""
         read = classes if self.reads_classes else None
-        return Collected(self.extractor, self.metrics, start=start, strata=strata, classes=read)
+        shown = pictures if self.reads_pictures else None
+        return Collected(self.extractor, self.metrics, start=start, strata=strata, classes=read, pictures=shown)
 
     def reference(
         self,

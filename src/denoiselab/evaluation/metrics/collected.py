@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from denoiselab.evaluation.ranks import gathered
 
 _Collector = GaussianStatistics | FeatureFile
 
+# The classes `(B,)` int64 of samples of indices `(B,)`; None for samples of no class.
+Classes = Callable[[Tensor], Tensor | None]
+
 
 class Collected:
     """Moments, and features if a metric needs them, of the layers that metrics read.
@@ -26,7 +29,8 @@ class Collected:
         reference: Collect for a reference instead of samples.
         start: Index, among the samples of all ranks, of the first that is added.
         strata: Sample i is drawn from stratum i mod strata.
-        classes: The class of each stratum, `(strata,)` int64; None where samples have no class.
+        classes: The classes of samples; None where they have none.
+        pictures: As of `Conditioner`.
     """
 
     def __init__(
@@ -37,9 +41,11 @@ class Collected:
         reference: bool = False,
         start: int = 0,
         strata: int = 1,
-        classes: Tensor | None = None,
+        classes: Classes | None = None,
+        pictures: str | None = None,
     ) -> None:
-        self._extractor, self._start, self._strata, self._classes, self.n = extractor, start, strata, classes, 0
+        self._extractor, self._start, self._strata, self.n = extractor, start, strata, 0
+        self._classes, self._pictures = classes, pictures
         dimensions = extractor.dimensions
         read = [metric for metric in metrics if metric.reads_reference or not reference]
         moments = {metric.layer for metric in read if metric.reads_moments}
@@ -97,10 +103,10 @@ class Collected:
     def layer(self, name: str) -> Layer:
         """Statistics of a layer."""
         features = self.features[name].features if name in self.features else None
-        classes = self._classes
-        if classes is not None:
-            classes = classes[(self._start + torch.arange(self.n)) % self._strata]
-        return Layer(self.moments.get(name), features, self._strata, classes=classes)
+        index = self._start + torch.arange(self.n)
+        classes = None if self._classes is None else self._classes(index)
+        pictures = None if self._pictures is None else (self._pictures, index)
+        return Layer(self.moments.get(name), features, self._strata, classes=classes, pictures=pictures)
 
     @property
     def fingerprint(self) -> str:

@@ -1,0 +1,60 @@
+"""What metrics of captions give for the pictures of these captions, which no sample can be expected to exceed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from denoiselab.codecs import Identity
+from denoiselab.console import console
+from denoiselab.data import DataSet
+from denoiselab.evaluation import Measure
+from denoiselab.model import Model
+from denoiselab.stored import to_stored
+
+_BATCH = 64  # images at a time
+
+Controls = dict[str, dict[str, float]]
+
+
+@torch.no_grad()
+def controls(model: Model, measure: Measure, data: DataSet, number: int) -> Controls:
+    """Scores of pictures of the data, as `data`, and of what the codec makes of them, as `reconstructed`.
+
+    Args:
+        model: Whose samples have the captions of the data, in turn.
+        measure: Its metrics read classes or pictures of samples; else there are no controls.
+        data: The data.
+        number: Of samples of a cell.
+    """
+    scorer, reference = measure
+    of: dict[str, Any] = {}
+    if getattr(scorer, "reads_classes", False):
+        of["classes"] = lambda index: data.labels[index % len(data)]
+    if getattr(scorer, "reads_pictures", False):
+        of["pictures"] = model.conditioner.pictures
+    if not of or model.conditioner.pictures is None or not len(data):
+        return {}
+    out, index = {}, torch.arange(min(number, len(data)))
+    for name in ("data",) if isinstance(model.codec, Identity) else ("data", "reconstructed"):
+        statistics = scorer.statistics(0, 1, **of)
+        for rows in index.split(_BATCH):
+            images = data.stored(rows)
+            if name == "reconstructed":
+                kept = model.codec.encode_pixels(data.inputs(rows).to(model.device))
+                images = to_stored(model.codec.decode(model.codec.encode_latents(kept, torch.zeros)))
+            statistics.update(images.to(model.device))
+        out[name] = {title: score.value for title, score in scorer.scores(statistics, reference).items()}
+    return out
+
+
+def tell(found: Controls, split: str | None, number: int) -> None:
+    """Say what the pictures themselves have."""
+    words = {
+        "data": f"{number:,} {str(split).replace('_', '-')} pictures",
+        "reconstructed": "the same through the codec",
+    }
+    for name, scores in found.items():
+        told = ", ".join(f"{title} {value:.3f}" for title, value in scores.items())
+        console(stderr=True).print(f"{words[name]}: {told}")
