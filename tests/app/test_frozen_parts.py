@@ -81,7 +81,7 @@ def test_a_run_on_latents_writes_images(models, train, invoke, tmp_path):
         (["conditioner.classes=[10]"], "conditioner.classes=[10]: at least one is needed, from 0 to 9"),
         (
             ["conditioner.classes=[1]", "task=frontier"],
-            "conditioner.classes=[1]: unknown option; allowed in conditioner: ",
+            "conditioner.classes=[1]: unknown option; allowed in 'conditioner': ",
         ),
     ):
         few = [] if any(text.startswith("task") for text in arguments) else ["num_samples=2", "sampler.steps=2"]

@@ -64,6 +64,9 @@ def test_a_run_keeps_its_tokenizer_and_samples_with_averaged_text_weights(train,
     drawn = ["num_samples=2", "sampler.steps=2", "format=npz", "guidance=2", "conditioner.prompts=[seven,a dog]"]
     result = invoke("sample.py", f"ckpt={tmp_path / 'whole'}", *drawn, "out=samples")
     assert result.code == 0, result.err
+    result = invoke("sample.py", f"ckpt={tmp_path / 'whole'}", *drawn, "guider=auto", "guider.weights=raw", "out=auto")
+    assert result.code == 2
+    assert "its text encoder was trained with it" in result.last
     for weights, wanted in (("ema", average), ("raw", {k.removeprefix("denoiser."): v for k, v in own.items()})):
         model = denoiselab.load(tmp_path / "whole", weights)
         name = "conditioner.transformer.embedding.weight"

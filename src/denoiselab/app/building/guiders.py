@@ -86,6 +86,11 @@ class Guided:
             raise BadInput(
                 f"{said}: it was trained with another codec than the model, so its input means another thing."
             )
+        if guide.model.conditioner.module is not None:
+            raise BadInput(
+                f"{said}: its text encoder was trained with it, and the guide gets what the model's makes of a text; a "
+                "guide has a frozen encoder, or no conditions."
+            )
         if guide.model.conditioner.names:
             self._check_conditions(said, other)
         if self.path is not None and path == self.path.resolve() and weights in self.weights:
