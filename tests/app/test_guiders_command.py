@@ -185,26 +185,46 @@ def test_what_does_not_go_together_is_refused_before_a_file_is_written(arguments
 def test_a_frontier_has_scales_and_guiders_as_axes(sample):
     guiders = "guiders=[cfg,{name:apg,interval:[0.2,10]}]"
     words = ["task=frontier", "samplers=[ddim]", "nfe=[3]", "num_samples=24", "guidance=[1,3]", guiders]
-    result, out = sample(*words)
+    result, out = sample(*words, "diversity=false")
     assert result.code == 0, result.err
-    records = json.loads((out / "frontier.json").read_text())
-    told = [(record["guidance"], record.get("guider")) for record in records]
+    plain = json.loads((out / "frontier.json").read_text())
+    told = [(record["guidance"], record.get("guider")) for record in plain]
     acts = {"name": "apg", "interval": [0.2, 10.0]}
     assert told == [(1.0, None), (3.0, None), (3.0, acts)]  # at scale 1 they do not differ
     assert "ddim scale=3 apg interval (0.2, 10]" in result.out
-    assert "task.metrics=[frechet,precision_recall,class_accuracy] shows both" in result.err
-    plain, guided = (record["flops_per_sample"] / record["network_evaluations"] for record in records[1:])
-    assert plain == pytest.approx(guided)
-    assert len({record["cell"] for record in records}) == 3
+    unguided, guided = (record["flops_per_sample"] / record["network_evaluations"] for record in plain[1:])
+    assert unguided == pytest.approx(guided)
+    assert len({record["cell"] for record in plain}) == 3
+    assert not any("recall" in text for text in (result.out, result.err))
+
+    added = {"precision_classifier": False, "recall_classifier": False, "sliced_w1_pixels": True}
+    result, _ = sample(*words)  # finished cells are kept as they are
+    assert f"3 cells were scored before without {', '.join(added)}; evaluation.rescore=true" in result.err
+    assert json.loads((out / "frontier.json").read_text()) == plain
+
+    result, _ = sample(*words, "rescore=true")
+    assert "task.diversity=false leaves them out" in result.err
+    records = json.loads((out / "frontier.json").read_text())
+    for record, former in zip(records, plain, strict=True):
+        own = ("cell", "protocol_sha256", "score", "standard_error", "metric", "metrics", "reference_sha256")
+        assert {key: record[key] for key in own} == {key: former[key] for key in own}
+        scores = {name: record["scores"].get(name, {}) for name in added}
+        assert {name: score["lower_is_better"] for name, score in scores.items()} == added
+        assert record["beside"]["sliced_w1_pixels"]["extractor"] == "pixels"
+        assert record["beside"]["recall_classifier"]["extractor_sha256"] == record["extractor_sha256"]
+    assert "recall_classifier (higher is better)" in result.out
+    row = next(line for line in (out / "frontier.csv").read_text().splitlines()[:1])
+    assert "sliced_w1_pixels_standard_error" in row
+    assert '"sliced_w1_pixels": {"value"' in (out / "frontier.html").read_text()
 
 
 def test_a_search_is_over_guiders_and_their_options(sample):
     over = "over={guidance:[1,3],guider.interval:[null,[0.2,10]]}"
     result, out = sample("task=search", "nfe=3", "num_samples=24", "confirm=1", over)
     assert result.code == 0, result.err
-    assert "task.metrics=[frechet,precision_recall,class_accuracy] shows both" in result.err
     (file,) = out.glob("search_*.json")
     found = json.loads(file.read_text())["combinations"]
+    assert all({"recall_classifier", "sliced_w1_pixels"} < one["scores"].keys() for one in found)
     acts = {"name": "cfg", "interval": [0.2, 10.0]}
     assert [(one["guidance"], one.get("guider")) for one in found] == [(1.0, None), (3.0, None), (3.0, acts)]
     assert "null" in result.out

@@ -209,10 +209,12 @@ class Measure(NamedTuple):
     Args:
         scorer: Measures samples.
         reference: That scorer's statistics of the data.
+        beside: The same with further scores, which are no part of a cell's identity; None for none.
     """
 
     scorer: Scorer[Any, Any]
     reference: Reference
+    beside: Measure | None = None
 
 
 class Extractor(Protocol):

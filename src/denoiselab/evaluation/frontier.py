@@ -40,8 +40,8 @@ class Frontier:
         seed: Sample i is a function of (seed, i).
         weights: Names of the weights to score.
         guidance: Scales and rules.
-        rescore: Score cells again that other code has scored, and keep both; and those whose influences are lost. If
-            false, reuse those scores.
+        rescore: Score cells again that other code has scored, and keep both; and those whose influences are lost, or
+            which lack scores of `Measure.beside`. If false, reuse those scores.
         first: Index of the first sample of all cells: they are `first` to `first` + `num_samples` - 1.
         stopping: Draw until it is decided which cells are better, each as many samples as that takes; None:
             `num_samples` a cell.
@@ -138,7 +138,7 @@ class Frontier:
         """Score the cells of `num_samples` samples that are not stored yet."""
         records: list[Record] = []
         due, scoring = 0, self._scoring(run, bar, self.num_samples)
-        alone = on_first_rank(lambda: [*filter(run.store.lost, stored.values())]) if self._rescore else []
+        alone = on_first_rank(lambda: [one for one in stored.values() if _lacks(run, one)]) if self._rescore else []
         again = {record["cell"] for record in alone}
         with closing(self._plans(run)) as plans:
             for plan in plans:
@@ -198,12 +198,13 @@ class Frontier:
         return on_first_rank(lambda: record(outcomes))
 
     def _scoring(self, run: Run, bar: Any, n: int) -> Scoring:
-        return Scoring(run.subject, run.measure, n, self.batch_size, self.seed, run.control.check, bar, self.first)
+        measure = run.measure.beside or run.measure
+        return Scoring(run.subject, measure, n, self.batch_size, self.seed, run.control.check, bar, self.first)
 
     def _plans(self, run: Run) -> Generator[Plan, None, None]:
         """All cells; while one is at hand, the model has its weights."""
         subject, budgets = run.subject, {(name, spends): budget for name, budget, spends in self.inexact}
-        involved = modules_of(subject.model, subject.steer, *run.measure)
+        involved = modules_of(subject.model, subject.steer, *run.measure[:2])
         for weights in self.weights:
             with subject.applied(weights):
                 learnt = {name: subject.learn(sampler) for name, sampler in self.samplers.items()}
@@ -218,7 +219,7 @@ class Frontier:
 
     def _protocol(self, subject: Subject, measure: Measure, weights: str) -> dict[str, Any]:
         """What all cells of these weights depend on."""
-        scorer, reference = measure
+        scorer, reference = measure.scorer, measure.reference
         return {
             "metric": scorer.metric if self.stopping is None else _unbiased(scorer),
             "n": self.num_samples,
@@ -257,6 +258,13 @@ def _others(records: Sequence[Record], stored: Collection[Record]) -> list[Recor
         and models.get(record["weights"], _model(record)) == _model(record)
         and rules.get(_series(record), rule(record)) == rule(record)
     ]
+
+
+def _lacks(run: Run, record: Record) -> bool:
+    """Whether influences of a stored record are lost, or scores that are asked for beside its own are not there."""
+    beside = run.measure.beside
+    wanted = set() if beside is None or record["error"] else {*beside.scorer.lower_is_better}
+    return run.store.lost(record) or not wanted <= {*record["scores"]}
 
 
 def _series(record: Record) -> tuple[Any, ...]:

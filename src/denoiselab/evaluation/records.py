@@ -71,6 +71,12 @@ def _option_text(key: str, value: Any) -> str:
     return f"{key}={f'{value:g}' if isinstance(value, float) else value}"
 
 
+def beside(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The scores that are computed beside the metrics of a guided cell, by name, those that have a value."""
+    scores = {name: (record.get("scores") or {}).get(name) for name in record.get("beside") or {}}
+    return {name: score for name, score in scores.items() if score and score["value"] is not None}
+
+
 def finished(records: Iterable[Record]) -> list[Record]:
     """The records that have a score."""
     return [record for record in records if record["score"] is not None]

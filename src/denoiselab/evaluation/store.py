@@ -65,6 +65,7 @@ class _Cell(BaseModel):
     settings: dict[str, Any] = {}
     data: str
     split: str = ""
+    beside: dict[str, Any] = {}
     extractor: str
     extractor_sha256: str
     reference_sha256: str

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from denoiselab.cleaning import path_part
-from denoiselab.evaluation.records import Record, finished, loss
+from denoiselab.evaluation.records import Record, beside, finished, loss
 from denoiselab.evaluation.report import tables
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def by_nfe(series: Mapping[str, Sequence[Record]]) -> list[dict[str, float]]:
         for row in finished(rows):
             entry = steps.setdefault(row["nfe"], {NFE: row["nfe"]})
             entry[scalar(name, row)] = row["score"]
+            for metric, score in beside(row).items():
+                entry[scalar(name, {**row, "metric": metric})] = score["value"]
     return [steps[nfe] for nfe in sorted(steps)]
 
 

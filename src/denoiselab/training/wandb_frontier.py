@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from denoiselab.evaluation.records import Record, finished, lower_is_better
+from denoiselab.evaluation.records import Record, beside, finished, lower_is_better
 from denoiselab.evaluation.report import tables, verdicts
 from denoiselab.training import wandb_verdicts
 from denoiselab.training.checkpoint_files import BEST, CHECKPOINTS, LAST
@@ -48,7 +48,7 @@ def send_frontier(logger: WandBRun, records: Sequence[Record], directory: Path) 
 
         # An exact name overrides frontier/*, whose summary is the least value.
         for name, group in series.items():
-            for key in sorted({scalar(name, record) for record in finished(group) if not lower_is_better(record)}):
+            for key in sorted({key for record in finished(group) for key in _rising(name, record)}):
                 run.define_metric(key, step_metric="frontier/nfe", summary="max")
         table = wandb.Table([*_COLUMNS], rows)
         run.log({CHART: wandb.plot_table(logger.chart or LINE, table, FIELDS, {"title": "Score against NFE"})})
@@ -66,6 +66,12 @@ def send_frontier(logger: WandBRun, records: Sequence[Record], directory: Path) 
             run.log_artifact(artifact)
 
     logger.do(send)
+
+
+def _rising(series: str, record: Record) -> list[str]:
+    """The keys of a record's scores of which more is better."""
+    further = [{**record, "metric": name} for name, score in beside(record).items() if not score["lower_is_better"]]
+    return [scalar(series, one) for one in [*([] if lower_is_better(record) else [record]), *further]]
 
 
 def _artifacts(wandb: Any, run_id: str, records: Sequence[Record], directory: Path, kinds: Sequence[str]) -> list[Any]:

@@ -41,6 +41,7 @@ from denoiselab.evaluation import (
     Undecidable,
     Workspace,
 )
+from denoiselab.evaluation.diversity import with_diversity
 from denoiselab.evaluation.verdicts.sequential import FEWEST
 from denoiselab.from_config import with_hashes
 from denoiselab.model import Model
@@ -158,7 +159,9 @@ class Evaluator:
             BadInput: If a metric or an extractor breaks its contract.
         """
         measure = self.measure(evaluation)
-        scorer, reference = measure
+        scorer, reference = measure.scorer, measure.reference
+        if evaluation.diversity and frontier.stopping is None and any(one.acts for one in frontier.guidance):
+            measure = self._with_diversity(measure, frontier.num_samples)
         protocol = {
             "data": self.data,
             "split": scorer.split,
@@ -176,16 +179,25 @@ class Evaluator:
             "reference_data": dict(getattr(reference, "of", {})),
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
             **git_revision(),
+            **({} if measure.beside is None else {"beside": measure.beside.scorer.facts["beside"]}),
             **(self._floor(evaluation, frontier.num_samples) if frontier.stopping is None else {}),
             **self._controls(measure, frontier.num_samples),
         }
         try:
             with self.model.evaluating():
-                return frontier.run(
+                records = frontier.run(
                     self.subject, measure, store or self.store, protocol, notes, self.control(shown=shown)
                 )
         except (ContractError, Undecidable) as error:
             raise BadInput(str(error)) from None
+        wanted = set() if measure.beside is None else {*measure.beside.scorer.lower_is_better}
+        lacking = sum(not wanted <= {*record["scores"]} for record in records if not record["error"])
+        if lacking and is_leader():
+            console(stderr=True).print(
+                f"{lacking} cells were scored before without {', '.join(sorted(wanted - {*scorer.lower_is_better}))}; "
+                "evaluation.rescore=true (sample.py: task.rescore=true) scores them again."
+            )
+        return records
 
     def control(self, *, shown: bool = True) -> Control:
         """Interruption by this evaluator's signals, and whether there is a progress bar."""
@@ -211,6 +223,15 @@ class Evaluator:
             if scorer.description and work.shown and not self._measures:
                 console(stderr=True).print(f"{self.data} is scored by {scorer.description}")
             self._measures[key] = Measure(scorer, reference)
+        return self._measures[key]
+
+    def _with_diversity(self, measure: Measure, num_samples: int) -> Measure:
+        """A measure with precision, recall and another distance beside its scores, made once."""
+        key = f"{id(measure)} {num_samples}"
+        if key not in self._measures:
+            work = Workspace(self.cache, self.check, shown=is_leader())
+            data = self.images if measure.scorer.split == "train" else self.held_out
+            self._measures[key] = with_diversity(measure, data, self.data, num_samples, work, self.model.device)
         return self._measures[key]
 
     def _learn(self, sampler: Sampler) -> dict[str, Any]:
@@ -247,7 +268,7 @@ class Evaluator:
         """
         if num_samples not in self._floors:
             self._floors[num_samples] = {}
-            scorer, reference = self.measure(evaluation)
+            scorer, reference = self.measure(evaluation)[:2]
             draws = [self.images.fresh(num_samples, number) for number in range(_FRESH)]
             values = []
             for data in (draw for draw in draws if draw is not None):

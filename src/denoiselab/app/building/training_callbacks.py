@@ -48,7 +48,7 @@ class PeriodicEvaluations:
         whole = parse(Evaluation, config["evaluation"], "evaluation")
         first = whole.metrics[:1]  # the others may need more samples
         options = {name: whole.metric_options[name] for name in first if name in whole.metric_options}
-        self._measure = whole.model_copy(update={"metrics": first, "metric_options": options})
+        self._measure = whole.model_copy(update={"metrics": first, "metric_options": options, "diversity": False})
 
     def ready(self) -> None:
         """Train the extractor and compute the reference."""

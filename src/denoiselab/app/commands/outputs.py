@@ -17,6 +17,7 @@ from denoiselab.app.runs.failures import check_there
 from denoiselab.cleaning import line
 from denoiselab.console import console
 from denoiselab.evaluation import Frontier, Record, Store, error_split
+from denoiselab.evaluation.diversity import MOST
 from denoiselab.evaluation.level_losses import HELD_OUT_FILE
 from denoiselab.evaluation.records import finished, loss
 from denoiselab.evaluation.report import error_picture, plane, tables
@@ -58,8 +59,7 @@ def score(run: Run, scoring: Scoring, *, leader: bool) -> list[Record]:
     """
     if leader:
         tell_inexact(scoring.frontier)
-        classes = hasattr(scoring.model.conditioner, "num_classes")
-        tell_one_sided(scoring.frontier, run.settings.evaluation.metrics, "evaluation", classes=classes)
+        tell_diversity(scoring.frontier, run.settings.evaluation, "evaluation")
     evaluation, seen = run.settings.evaluation, run.module.images_seen
     records = scoring.evaluator.score(scoring.frontier, evaluation, seen)
     if scoring.fine is not None:
@@ -110,24 +110,21 @@ def tell_inexact(frontier: Frontier) -> None:
         console(stderr=True).print(text)
 
 
-def tell_one_sided(frontier: Frontier, metrics: Sequence[str], option: str, *, classes: bool) -> None:
-    """Print which metrics measure diversity, where a model is guided and none of its metrics does.
+def tell_diversity(frontier: Frontier, evaluation: Evaluation, option: str) -> None:
+    """Say what is computed beside the metrics of a frontier where guidance acts.
 
     Args:
         frontier: To be scored.
-        metrics: Names of its metrics.
-        option: The node that names them.
-        classes: Whether samples have classes.
+        evaluation: Its options.
+        option: The node of these.
     """
-    acts = any(one.acts for one in frontier.guidance)
-    if not acts or not metrics or {"precision_recall", "density_coverage"} & {*metrics}:
-        return
-    wanted = ",".join([*metrics, "precision_recall", *(["class_accuracy"] if classes else [])])
-    text = (
-        f"guidance trades diversity for fidelity, which one distance hides: {option}.metrics=[{wanted}] shows both, "
-        f"and evaluation/extractor@{option}.extractor=several a distance by another extractor."
-    )
-    console(stderr=True).print(text)
+    if evaluation.diversity and frontier.stopping is None and any(one.acts for one in frontier.guidance):
+        text = (
+            "guidance trades diversity for fidelity, which one distance hides: precision, recall and a distance by "
+            f"another extractor are computed too, of each cell's samples against at most {MOST:,} of the data; "
+            f"{option}.diversity=false leaves them out."
+        )
+        console(stderr=True).print(text)
 
 
 def write_outputs(records: list[Record], store: Store, shape: Sequence[int], level: float) -> None:

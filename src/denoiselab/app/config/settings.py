@@ -49,6 +49,7 @@ class Evaluation(_Settings):
     extractor: Node
     metrics: list[str]
     metric_options: dict[str, Node]
+    diversity: bool = True
     reference: str | None
     reference_n: int | None = Field(ge=2)
     reference_data: Literal["same", "any"]

@@ -176,10 +176,10 @@ def evaluation_of(loaded: Loaded, own: Mapping[str, Any]) -> tuple[Config, Evalu
     """
     trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
     default: Config = {
-        "weights": None, "guidance": [1], "guiders": ["cfg"], "metric_options": {}, "reference": None,
-        "reference_n": None, "reference_data": "same", "rescore": False, "stop": "fixed", "level": 0.05,
-        "max_samples": 50_000, "boundary": "simulated", "error_split": 0, "fine_samplers": ["unipc", "heun"],
-        "fine_nfe": 200,
+        "weights": None, "guidance": [1], "guiders": ["cfg"], "metric_options": {}, "diversity": True,
+        "reference": None, "reference_n": None, "reference_data": "same", "rescore": False, "stop": "fixed",
+        "level": 0.05, "max_samples": 50_000, "boundary": "simulated", "error_split": 0,
+        "fine_samplers": ["unipc", "heun"], "fine_nfe": 200,
     }  # fmt: skip
     evaluation = replaced({**default, **trained}, own)
     parsed = parse(Evaluation, evaluation, "task")
@@ -231,8 +231,7 @@ def _score(job: Job, asked: SampleSettings, device: torch.device, interruption: 
     if leader:
         console(stderr=True).print(f"{job.path}: {loaded.images_seen:,} images seen")
         outputs.tell_inexact(job.frontier)
-        classes = hasattr(loaded.model.conditioner, "num_classes")
-        outputs.tell_one_sided(job.frontier, job.evaluation.metrics, "task", classes=classes)
+        outputs.tell_diversity(job.frontier, job.evaluation, "task")
     records = evaluator.score(job.frontier, job.evaluation, loaded.images_seen)
     if job.fine is not None:
         outputs.split_errors(evaluator, (job.frontier, job.fine), job.evaluation, loaded.images_seen, records)

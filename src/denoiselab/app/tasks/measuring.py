@@ -21,6 +21,7 @@ class Measuring(Task, ABC):
         extractor: Of features; a choice of evaluation/extractor@task.extractor.
         metrics: Names of conf/metric, the primary one first.
         metric_options: Options of single metrics.
+        diversity: Whether precision, recall and a distance by another extractor are computed too, where guidance acts.
         reference: A file of statistics.
         reference_n: Number of images of the reference, where it does not say so.
         reference_data: `same`: a reference of other data is refused; `any`.
@@ -32,6 +33,7 @@ class Measuring(Task, ABC):
     extractor: Extractor | None = None
     metrics: list[str] | None = None
     metric_options: dict[str, dict[str, Any]] | None = None
+    diversity: bool | None = None
     reference: str | None = None
     reference_n: int | None = None
     reference_data: Literal["same", "any"] | None = None

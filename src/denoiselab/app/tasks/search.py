@@ -90,8 +90,7 @@ class Search(Measuring):
             evaluator = evaluator_of(job, asked, store, interruption, join_ranks(asked, stack))
             if is_leader():
                 outputs.tell_inexact(frontier)
-                classes = hasattr(loaded.model.conditioner, "num_classes")
-                outputs.tell_one_sided(frontier, evaluation.metrics, "task", classes=classes)
+                outputs.tell_diversity(frontier, evaluation, "task")
                 _tell_size(entrants, frontier)
             found = _scored(evaluator, job, entrants, frontier)
             chosen = on_first_rank(

@@ -106,6 +106,26 @@ def potentials(p: Tensor, q: Tensor, along: Tensor) -> Tensor:
     return out
 
 
+def sliced_score(points: Tensor, data: Tensor, along: Tensor, strata: int) -> Score:
+    """The sliced W1 to sets of as many points of the data as there are samples, averaged over these sets.
+
+    The distance of two finite sets of one distribution is positive and varies; the average varies less. The standard
+    error is that of drawing samples, to first order; where the sets are of one distribution, it is up to 1.7 times too
+    large, as there the sign of F - G is chance.
+
+    Args:
+        points: Of samples, `(n, D)`.
+        data: `(m, D)`.
+        along: Unit vectors `(K, D)`.
+        strata: Sample i is drawn from stratum i mod strata.
+    """
+    whole = [part for part in data.split(len(points)) if len(part) == len(points)] or [data]
+    mean = sum(sliced_wasserstein(points, part, along) for part in whole) / len(whole)
+    influence = torch.stack([potentials(points, part, along) for part in whole]).mean(0)
+    kept = influences(influence, len(points), strata)
+    return Score(mean, standard_error(influence, len(points), strata), influences=kept)
+
+
 class SlicedScorer:
     """Sliced W1 to fresh points.
 
@@ -147,20 +167,9 @@ class SlicedScorer:
         return samples.flatten(1).float()
 
     def scores(self, statistics: Points, reference: Points) -> dict[str, Score]:
-        """The sliced W1 to sets of as many reference points as there are samples, averaged over these sets.
-
-        The distance of two finite sets of one distribution is positive and varies; the average varies less. The
-        standard error is that of drawing samples, to first order; where the sets are of one distribution, it is up to
-        1.7 times too large, as there the sign of F - G is chance.
-        """
-        points = statistics.points
-        parts = reference.points.split(len(points))
-        whole = [part for part in parts if len(part) == len(points)] or [reference.points]
-        mean = sum(sliced_wasserstein(points, part, self._directions) for part in whole) / len(whole)
-        influence = torch.stack([potentials(points, part, self._directions) for part in whole]).mean(0)
-        n, strata = len(points), statistics.strata
-        kept = influences(influence, n, strata)
-        return {self.metric: Score(mean, standard_error(influence, n, strata), influences=kept)}
+        """The `sliced_score` of the points."""
+        score = sliced_score(statistics.points, reference.points, self._directions, statistics.strata)
+        return {self.metric: score}
 
 
 class SlicedWasserstein(Extractor):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from denoiselab.cleaning import aligned, figure_text, line, path_part
 from denoiselab.evaluation.records import (
     STRENGTH,
     Record,
+    beside,
     depends_on_nfe,
     evaluations,
     finished,
@@ -111,15 +113,27 @@ def table(records: Sequence[Record]) -> str:
     title = f"{first['metric']} ({better} is better), {samples_of(records)}, weights = {weights}"
     if "floor" in first:
         title += f"; fresh data score {digits(first['floor'])}"
-    rows_of_text = [["NFE", *map(str, budgets)]]
-    for name, rows in by_series(records).items():
-        cells = {
-            row["nfe"]: "failed" if row["score"] is None else f"{digits(row['score'])} ({row['seconds']:.0f}s)"
-            for row in rows
-        }
-        rows_of_text.append([name, *[cells.get(budget, "") for budget in budgets]])
-    notes = [f"{name}: {STRENGTH}" for name, rows in by_series(records).items() if depends_on_nfe(rows[0])]
-    return "\n".join([line(title), aligned(rows_of_text), *map(line, notes)])
+    series = by_series(records)
+
+    def rows_of(text: Callable[[Record], str]) -> str:
+        cells = {name: {row["nfe"]: text(row) for row in rows} for name, rows in series.items()}
+        lines = [[name, *[own.get(budget, "") for budget in budgets]] for name, own in cells.items()]
+        return aligned([["NFE", *map(str, budgets)], *lines])
+
+    def score_of(row: Record) -> str:
+        return "failed" if row["score"] is None else f"{digits(row['score'])} ({row['seconds']:.0f}s)"
+
+    def further_of(metric: str, row: Record) -> str:
+        score = beside(row).get(metric)
+        return "" if score is None else digits(score["value"])
+
+    found = [line(title), rows_of(score_of)]
+    further = {name: score["lower_is_better"] for record in records for name, score in beside(record).items()}
+    for name, lower in further.items():
+        better = "lower" if lower else "higher"
+        found += [line(f"{name} ({better} is better)"), rows_of(partial(further_of, name))]
+    notes = [f"{name}: {STRENGTH}" for name, rows in series.items() if depends_on_nfe(rows[0])]
+    return "\n".join([*found, *map(line, notes)])
 
 
 def digits(score: float) -> str:
