@@ -143,6 +143,7 @@ class _Joined:
         self.facts: Mapping[str, Any] = {**scorer.facts, "beside": beside}
         self.description = scorer.description
         self.reads_classes = getattr(scorer, "reads_classes", False)
+        self.reads_pictures = getattr(scorer, "reads_pictures", False)
         each = [scorer, *others]
         self.lower_is_better = {name: lower for one in each for name, lower in one.lower_is_better.items()}
 
