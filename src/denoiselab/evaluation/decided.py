@@ -58,6 +58,7 @@ class UntilDecided:
         scoring: From the number of samples of the cells, and the number of network calls to come.
         metric: That decides; its value at infinitely many samples, if there is one.
         dimension: Of what is scored.
+        strata: Sample i is drawn from stratum i mod strata.
         store: Of the frontier.
         stopping: When cells have enough samples.
         check_cell: Called after each cell, by all ranks together.
@@ -67,6 +68,7 @@ class UntilDecided:
     scoring: Callable[[int, int], Scoring]
     metric: str
     dimension: int
+    strata: int
     store: Store
     stopping: Stopping
     check_cell: Callable[[], None]
@@ -83,7 +85,7 @@ class UntilDecided:
             plans = [*cells]
         entrants = [_entrant(plan) for plan in plans]
         try:
-            looks = planned_looks(self.dimension, self.stopping.max_samples)
+            looks = planned_looks(self.dimension, self.stopping.max_samples, self.strata)
         except ValueError as error:
             raise Undecidable(str(error)) from None
         folder = self._folder(entrants)

@@ -172,7 +172,10 @@ class Frontier:
         scorer = run.measure.scorer
         statistics = scorer.statistics(0, run.subject.strata)
         if not isinstance(statistics, Growing):
-            raise Undecidable(f"stop=decided: scores of {scorer.name} take all samples at once; allowed: fixed.")
+            raise Undecidable(
+                f"stop=decided: scores of {scorer.name} take all samples at once and have a bias that depends on their "
+                "number, so cells of different n cannot be compared; allowed: fixed."
+            )
 
         def scoring(n: int, calls: int) -> Scoring:
             bar.total = bar.n + calls
@@ -188,8 +191,8 @@ class Frontier:
             return made
 
         until = UntilDecided(
-            lambda: self._plans(run), scoring, scorer.metric, statistics.dimension, run.store, stopping,
-            run.control.check_cell,
+            lambda: self._plans(run), scoring, scorer.metric, statistics.dimension, run.subject.strata, run.store,
+            stopping, run.control.check_cell,
         )  # fmt: skip
         try:
             outcomes = until.run()

@@ -19,33 +19,34 @@ from torch import Tensor
 _DRAWS = 20_000
 
 # Samples of the first look, at least.
-FEWEST = 256
+FEWEST = 128
 
 # Pairs whose difference has less than this share of the largest variance are the same samples but for rounding.
 _SAME = 1e-12
 
 
-def planned_looks(dimension: int, maximum: int) -> list[int]:
-    """Numbers of samples at which cells are compared: max(4 D, 256), doubled up to the maximum, and the maximum.
+def planned_looks(dimension: int, maximum: int, strata: int = 1) -> list[int]:
+    """Numbers of samples at which cells are compared: max(2 D, 2 strata, 128), times sqrt 2 to the maximum, and it.
+
+    From 2 D samples on, a distance has a value at infinity. Twice as many looks as by doubling raise the multiple of
+    the standard error by 0.1, and spend a sixth less.
 
     Args:
         dimension: D of the features.
         maximum: Samples of a cell, at most.
+        strata: Sample i is drawn from stratum i mod strata, each of two samples at least.
 
     Raises:
         ValueError: If the maximum is less than the first look.
     """
-    n = max(4 * dimension, FEWEST)
-    if maximum < n:
+    first = max(2 * dimension, 2 * strata, FEWEST)
+    if maximum < first:
         raise ValueError(
-            f"max_samples={maximum}: the first look is at max(4 x {dimension} dimensions, {FEWEST}) = {n} samples; "
-            "give at least as many."
+            f"max_samples={maximum}: the first look is at max(2 x {dimension} dimensions, 2 x {strata} classes, "
+            f"{FEWEST}) = {first} samples; give at least as many."
         )
-    looks = []
-    while n < maximum:
-        looks.append(n)
-        n *= 2
-    return [*looks, maximum]
+    count = math.ceil(2 * math.log2(maximum / first))
+    return [*(n for i in range(count) if (n := round(first * 2 ** (i / 2))) < maximum), maximum]
 
 
 def simulated_multiple(
