@@ -118,7 +118,7 @@ def test_an_evaluation_is_a_run_in_the_group_of_its_training(finished, tmp_path,
 def test_verdicts_are_a_table_and_a_chart_of_differences_with_intervals(tmp_path):
     cells = [("a", 5, 9.0), ("b", 5, 7.0), ("c", 5, 7.5)]
     group = {
-        "metric": "fid", "primary": True, "n": 1000, "at": "n",
+        "metric": "fid", "primary": True, "n": 1000, "at": "n", "level": 0.1, "trainings": 1,
         "cells": [{"cell": name * 8, "series": name, "nfe": nfe, "value": value} for name, nfe, value in cells],
         "pairs": [
             {"a": 0, "b": 1, "half_width": 0.5, "paired": True},
@@ -148,6 +148,7 @@ def test_verdicts_are_a_table_and_a_chart_of_differences_with_intervals(tmp_path
             ("NFE 5: a", "surely worse", 2.0, 1.5, 2.5),
         ]
         assert [r["paired"] for r in rows] == [None, False, True]
+        assert {(r["level"], r["trainings"]) for r in rows} == {(0.1, 1)}
         (told_chart,) = [c["update"] for c in offline["config"] if f"_wandb.visualize.{key}" in c["update"]]
         assert told_chart[f"_wandb.visualize.{key}"]["panel_config"]["panelDefId"] == preset
 

@@ -17,7 +17,7 @@ BAR = "wandb/bar/v0"
 
 COLUMNS = (
     "label", "metric", "n", "at", "budget", "series", "nfe", "value", "difference", "low", "high", "verdict", "paired",
-    "cell",
+    "level", "trainings", "cell",
 )  # fmt: skip
 
 
@@ -31,7 +31,8 @@ def rows(directory: Path) -> list[list[Any]]:
 
     At each number of calls they are the best cell and the others of that budget. `difference` is the value less that of
     the best, and `low` to `high` its interval, simultaneous for all pairs; null without a standard error. `verdict` is
-    "best", "tie" or "surely worse".
+    "best", "tie" or "surely worse", wrong anywhere with probability `level` at most; with 1 of `trainings` it is about
+    that model alone.
     """
     try:
         content = read_json(directory / FILE)
@@ -58,6 +59,7 @@ def _budget(group: Mapping[str, Any], budget: Mapping[str, Any]) -> Iterator[dic
         half = 0.0 if place == best else pair.get("half_width")
         yield {
             **{key: group[key] for key in ("metric", "n", "at")},
+            **{key: group.get(key) for key in ("level", "trainings")},
             **{key: cell[key] for key in ("series", "nfe", "value", "cell")},
             "label": f"NFE {budget['nfe']}: {cell['series']}",
             "budget": budget["nfe"],

@@ -3,8 +3,9 @@
 `verdicts.json` is an object with the `level` and with `groups`, one for each metric of each set of comparable cells,
 the primary metric first:
 
-- `metric`, `primary`, `n` (of a decided frontier the largest), `lower_is_better`; `at`: whether values at "infinity" or
-  at "n" are compared; `critical`: the multiple of the standard error that |difference| must exceed.
+- `metric`, `primary`, `level` (of a decided frontier its own), `n` (of a decided frontier the largest),
+  `lower_is_better`; `at`: whether values at "infinity" or at "n" are compared; `critical`: the multiple of the
+  standard error that |difference| must exceed.
 - `cells`: each with `cell` (the record's), `series`, `nfe`, `network_evaluations`, `value` (that is compared),
   `standard_error` (its own), `standing` ("sure": surely better than all cells of no greater cost; "tied": none of them
   is surely better; "dominated"), `paired` (whether influences were kept).
@@ -30,6 +31,7 @@ from denoiselab.evaluation.records import Record, comparable, evaluations
 from denoiselab.evaluation.report.tables import by_series, digits
 from denoiselab.evaluation.store import Store
 from denoiselab.evaluation.verdicts import Comparison
+from denoiselab.evaluation.verdicts.decided import DecidedComparison
 from denoiselab.evaluation.verdicts.frontiers import LEVEL, comparison, groups
 from denoiselab.files import write_json
 
@@ -108,6 +110,7 @@ def _group(group: Sequence[Record], both: Comparison, metric: str, series: Mappi
     return {
         "metric": metric,
         "primary": metric == group[0]["metric"],
+        "level": both.level,
         "n": max(record["n"] for record in group),
         "lower_is_better": both.estimates[0].lower_is_better,
         "at": both.at,
@@ -181,7 +184,8 @@ def _difference(both: Comparison, i: int, best: int) -> str:
     if not math.isfinite(width):
         return ""
     places = max(0, 1 - math.floor(math.log10(width))) if width else 2
-    return f" (difference {float(both.difference[i, best]):.{places}f} +- {width:.{places}f})"
+    at = f" at n = {int(both.n[i, best])}" if isinstance(both, DecidedComparison) else ""
+    return f" (difference {float(both.difference[i, best]):.{places}f} +- {width:.{places}f}{at})"
 
 
 def _notes(both: Comparison, cells: Sequence[Mapping[str, Any]], metric: str, *, biased: bool) -> list[str]:
