@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from denoiselab.evaluation.report.page import page_run, write_page
+from denoiselab.evaluation.report.profiles import profiles
 
 
 def content(page):
@@ -34,6 +35,14 @@ def test_a_profile_of_a_checkpoint_is_the_runs_own_and_is_on_its_page(finished, 
     assert [line["name"] for line in lines] == ["ema · held out", "ema · held out", "raw · train"]
     assert lines[0]["loss"] == [level["loss"] for level in own["levels"]]
     assert all(error > 0 for line in lines for error in line["error"])
+    assert f"python -m denoiselab.report 'runs=[{run}]'" in result.out
+    # The first files of a training had no standard errors.
+    (run / "held_out_loss.json").write_text(
+        '{"held_out/loss": 0.5, "held_out/loss_lam-4": 0.75, "held_out/loss_lam+1": 0.25}'
+    )
+    (first, *_) = profiles({"mine": run})
+    assert (first["lam"], first["loss"], first["error"]) == ([-4.0, 1.0], [0.75, 0.25], [0.0, 0.0])
+    assert first["name"] == "end of training · held out"
 
 
 def test_more_samples_than_there_are_is_refused(finished, tmp_path, invoke):

@@ -42,7 +42,7 @@ class MeasureLosses(task.Task):
         task.check_seed(self.seed)
 
     def run(self, asked: SampleSettings) -> Path:
-        """Measure, write `losses.json`, and print the losses; a page of the run shows them."""
+        """Measure, write `losses.json`, and print the losses; pages of the run that are written later show them."""
         opened = task.open_checkpoint(asked)
         train, held_out = opened.loaded.data()
         data = split_of(train, held_out, opened.loaded.config["data"]["name"], self.split, self.num_samples or 0)
@@ -68,4 +68,8 @@ class MeasureLosses(task.Task):
             f"mean {profile.value:.4g} +- {profile.standard_error or 0:.2g}, n = {n} of {self.split}, weights "
             f"{opened.weights}: {out}"
         )
+        if out.absolute().parent == (opened.home / FOLDER).absolute():
+            console().print(
+                f"A page that is written from now on shows it: python -m denoiselab.report 'runs=[{opened.home}]'"
+            )
         return out

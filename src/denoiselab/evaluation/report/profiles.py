@@ -17,13 +17,14 @@ _NAMES = ("run", "images_seen", "weights", "split")
 def profiles(runs: Mapping[str, Path]) -> list[dict[str, Any]]:
     """The profiles in the directories of runs, by name of the run: each with `name`, `lam`, `loss` and `error`.
 
-    They are that of the end of a training, and those of `task=losses`. Damaged files are left out.
+    They are that of the end of a training, and those of `task=losses`. Damaged files are left out; the first files of a
+    training have no standard errors, and their lines no bars.
     """
     found = [{**record, "run": run} for run, directory in runs.items() for record in _records(directory)]
     differing = [key for key in _NAMES if len({str(record.get(key)) for record in found}) > 1] or ["weights", "split"]
     return [
         {
-            "name": " · ".join(_text(key, record.get(key)) for key in differing),
+            "name": " · ".join(_text(key, record.get(key)) for key in differing if record.get(key)),
             "lam": [float(level["lam"]) for level in record["levels"]],
             "loss": [float(level["loss"]) for level in record["levels"]],
             "error": [float(level["standard_error"] or 0) for level in record["levels"]],
@@ -32,14 +33,23 @@ def profiles(runs: Mapping[str, Path]) -> list[dict[str, Any]]:
     ]
 
 
-def _records(directory: Path) -> Iterator[dict[str, Any]]:
+def _records(directory: Path) -> Iterator[Mapping[str, Any]]:
     for path in (directory / HELD_OUT_FILE, *sorted((directory / FOLDER).glob(f"*/{LOSSES_FILE}"))):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = _read(json.loads(path.read_text(encoding="utf-8")))
             if _is_profile(record["levels"]):
                 yield record
         except (OSError, ValueError, KeyError, TypeError):
             continue
+
+
+def _read(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A record; the first ones were names of levels, `held_out/loss_lam-4`, and their losses."""
+    if "levels" in record:
+        return record
+    named = ((name.partition("_lam")[2], loss) for name, loss in record.items())
+    levels = [{"lam": float(lam), "loss": loss, "standard_error": None} for lam, loss in named if lam]
+    return {"weights": "end of training", "split": "held_out", "levels": levels} if levels else {}
 
 
 def _is_profile(levels: Sequence[Mapping[str, Any]]) -> bool:
