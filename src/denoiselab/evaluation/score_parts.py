@@ -65,7 +65,7 @@ def finished_group(
 
 
 def sentences(group: Mapping[str, Any]) -> list[str]:
-    """What the best cell of an ODE solver lacks, over all budgets and at each of them."""
+    """What the best cell of an ODE solver lacks, over all budgets and at each of the others."""
     lower, low_high = group["lower_is_better"], group["model_error"]
     cells = [cell for cell in group["cells"] if "distance" in cell]
     if not cells:
@@ -82,9 +82,10 @@ def sentences(group: Mapping[str, Any]) -> list[str]:
         return f"{cell['sampler']} {cell['score']:.3g} = {parts_of_it}{f': {advice(parts)}' if lower else ''}"
 
     whole = best(cells)
-    budgets = sorted({cell["nfe"] for cell in cells})
+    budgets = sorted({cell["nfe"] for cell in cells} - {whole["nfe"]})
+    at = "infinity" if group["metric"].endswith(INFINITY) else group["n"]
     return [
-        f"best ODE cell, NFE {whole['nfe']:g}: {said(whole)}",
+        f"best ODE cell, NFE {whole['nfe']:g}, at n = {at}: {said(whole)}",
         *(f"NFE {nfe:g}: {said(best([cell for cell in cells if cell['nfe'] == nfe]))}" for nfe in budgets),
     ]
 
