@@ -133,7 +133,7 @@ def test_the_page_in_a_browser(directory, browser, tmp_path):
     page.locator(POINTS).nth(5).hover(force=True)
     page.wait_for_selector("#frontier .hoverlayer text")
     hover = page.locator("#frontier .hoverlayer text .line").all_text_contents()
-    assert hover == ["heun, 9 calls: 9.00, best", "surely better than all cells of no more cost"]
+    assert hover == ["heun, 9 calls: 9.00, best", "surely better than all cells of no more calls"]
     protocol = ("heun", "9 ± 0.9", "n = 50,000", "ema", "inception eeeeeeee", "ffffffff", "1,000", "aaaaaaaaaaaaaaaa")
     assert all(part in page.inner_text("#detail") for part in protocol)
     picture = page.get_attribute("#detail img", "src")

@@ -3,11 +3,12 @@ import math
 import pytest
 import torch
 from scipy.stats import ttest_1samp
-from test_page import record
+from test_page import browser, chromium, opened, record  # noqa: F401
 
 from denoiselab.app.runs.panel import alone, panels, sentences, table
 from denoiselab.evaluation import Store, trainings
 from denoiselab.evaluation.contracts import Influences
+from denoiselab.evaluation.report.page import page_run, write_page
 from denoiselab.evaluation.trainings import panel_of
 from denoiselab.evaluation.verdicts.panel import crossed
 
@@ -137,3 +138,21 @@ def test_runs_that_differ_by_their_seed_alone_make_a_panel(tmp_path):
     assert panel["runs"] == ["run0", "run1"]
     assert alone(named, [panel])[0].endswith("seeds of training: run2")
     assert panels({"run0": homes[0], "run2": homes[2]}) == []
+
+
+def test_the_page_of_a_panel_answers_by_means_over_trainings(tmp_path, browser):  # noqa: F811
+    homes, trouble = runs(tmp_path), []
+    named = {f"seed={number}": home for number, home in enumerate(homes)}
+    (panel,) = panels(named)
+    write_page(tmp_path / "page.html", [page_run(name, home) for name, home in named.items()], panels=[panel])
+    page = opened(browser, tmp_path / "page.html", trouble)
+    mean, error = panel["cells"][0]["mean"], panel["cells"][0]["standard_error"]
+    assert page.inner_text("#headline") == f"At 10 calls, mean of 3 trainings: ddim, {mean:.2f} ± {error:.2f}."
+    assert page.inner_text("#sure") == "Sure over trainings at the 5 % level: better than dpmpp_2m."
+    rows = [row.locator("td").all_inner_texts() for row in page.locator("#ranking tr").all()[1:]]
+    assert [(row[0], row[3]) for row in rows] == [("ddim", "best"), ("dpmpp_2m", "surely worse")]
+    (difference,) = panel["differences"]
+    low, high = difference["interval"]
+    shown = [float(text) for text in rows[1][2].split(" ± ")]
+    assert shown == pytest.approx([difference["mean"], (high - low) / 2], abs=0.006)
+    assert trouble == []

@@ -10,6 +10,9 @@ const COSTS = {
 };
 const costOf = (cell, cost) => cell[cost] === null || cell[cost] === undefined ? null : cell[cost] * COSTS[cost].scale;
 
+// The budgets at which something changes: the costs of the cells.
+const budgets = (cells, cost) => [...new Set(cells.map(c => costOf(c, cost)))].sort((a, b) => a - b);
+
 const scoreOf = (cell, metric) => (cell.scores || {})[metric] || {value: null, standard_error: null};
 const lossOf = (cell, metric) => {
   const {value, lower_is_better} = scoreOf(cell, metric);
@@ -43,7 +46,7 @@ function versus(a, b, metric) {
   const error = comparison.error[at], difference = (i < j ? 1 : -1) * comparison.difference[at], own = comparison.verdict[at];
   if (error === null) return null;
   const verdict = i < j ? own : {better: "worse", worse: "better"}[own] ?? own;
-  return {difference, error, half: comparison.critical * error, paired: comparison.paired[at] === 1, verdict};
+  return {difference, error, half: comparison.critical * error, paired: comparison.paired[at] === 1, verdict, n: comparison.n?.[at]};
 }
 
 // The kind of each cell's mark: its standing, or lowest and higher where cells were not compared and only values decide.
@@ -63,7 +66,7 @@ function ranking(cells, metric, cost, budget) {
   const rows = [];
   for (const [name, group] of lines(fair)) {
     const cell = group.reduce((a, b) => comparedLoss(b, metric) < comparedLoss(a, metric) ? b : a);
-    rows.push({name, cell});
+    rows.push({name, cell, cells: [cell], value: scoreOf(cell, metric).value, error: scoreOf(cell, metric).standard_error});
   }
   rows.sort((a, b) => comparedLoss(a.cell, metric) - comparedLoss(b.cell, metric) || costOf(a.cell, cost) - costOf(b.cell, cost));
   const beaten = row => rows.some(other => versus(row.cell, other.cell, metric)?.verdict === "worse");
@@ -80,6 +83,44 @@ function ranking(cells, metric, cost, budget) {
   return {rows, cheaper: cheaper[0] ?? null};
 }
 
+// The panel of trainings that has all runs of the cells, if any: its means are ranked, as ranking seeds says nothing.
+const panelOf = (cells, metric) => data.panels.find(p => new Set(cells.map(c => c.run)).size > 1
+  && cells.every(c => p.runs.includes(c.run)) && p.cells.some(row => isOf(row, metric)));
+const isOf = (row, metric) => [metric, `${metric}_infinity`].includes(row.metric);
+
+// As `ranking`, of the means over the trainings of a panel, each line at the most calls within the budget, as a panel
+// compares cells of equal calls. Samples and details are those of the first training.
+function meanRanking(panel, cells, metric, cost, budget) {
+  const best = new Map();
+  for (const mean of panel.cells.filter(row => isOf(row, metric))) {
+    const own = cells.filter(c => mean.cells.includes(c.cell)), costs = own.map(c => costOf(c, cost));
+    if (!own.length || costs.some(v => v === null || v > budget * (1 + 1e-9))) continue;
+    const sign = scoreOf(own[0], metric).lower_is_better === false ? -1 : 1, name = own[0].series;
+    const row = {name, cell: own[0], cells: own, value: mean.mean, error: mean.standard_error, loss: sign * mean.mean, mean, sign};
+    if (!best.has(name) || mean.nfe > best.get(name).mean.nfe) best.set(name, row);
+  }
+  const rows = [...best.values()].sort((a, b) => a.loss - b.loss);
+  const same = (a, b) => ["sampler", "nfe", "weights", "guided"].every(key => a[key] === b[key]);
+  for (const row of rows) {
+    const found = panel.differences.find(d => isOf(d, metric) && same(d.best, rows[0].mean) && same(d.other, row.mean));
+    row.against = found ? {difference: row.sign * found.mean, half: (found.interval[1] - found.interval[0]) / 2, paired: true, seeds: found.seeds_needed} : null;
+    row.verdict = row === rows[0] ? "best" : !found ? "not compared" : found.sure ? "surely worse" : "tie";
+  }
+  return {rows, cheaper: null, panel};
+}
+
+// How sure the answer over trainings is.
+function sureOfMeans(rows, panel) {
+  const of = verdict => rows.filter(r => r.verdict === verdict), listed = part => part.map(r => r.name).join(", ");
+  const ties = of("tie"), worse = of("surely worse"), unknown = of("not compared");
+  const seeds = ties.length && ties.every(r => r.against.seeds) ? Math.max(...ties.map(r => r.against.seeds)) : null;
+  return (rows.length === 1 ? "There is no other line to compare it with."
+    : unknown.length === rows.length - 1 ? "" : (ties.length ? "Not sure over trainings which of them" : `Sure over trainings at the ${number(100 * panel.level)} % level`)
+      + (worse.length ? `${ties.length ? "; surely worse" : ": better than"}${ties.length ? ":" : ""} ${listed(worse)}` : "") + "."
+      + (seeds ? ` Some ${seeds.toLocaleString("en")} trainings would tell them apart, if the differences stay.` : ""))
+    + (unknown.length ? ` Not compared, as they take other numbers of calls: ${listed(unknown)}.` : "");
+}
+
 // Samples a cell that would tell a pair apart, if the difference stays as it is.
 function samplesToDecide(cell, against) {
   if (!against || against.difference === 0) return null;
@@ -90,16 +131,17 @@ const atCost = (value, cost) => cost === "nfe" && value === 1 ? "1 call" : `${nu
 const called = ({name, cell}) => cell.grid && !name.includes("@") ? `${name} on ${cell.grid}` : name;
 
 // The answer in words: a sentence, and how sure it is.
-function answer({rows, cheaper}, metric, cost, budget) {
+function answer({rows, cheaper, panel}, metric, cost, budget) {
   if (rows.length === 0) return {headline: `At ${atCost(budget, cost)}: no cell costs so little.`, sure: ""};
-  const best = rows[0], score = scoreOf(best.cell, metric), own = costOf(best.cell, cost);
+  const best = rows[0], own = costOf(best.cell, cost), mean = panel ? `, mean of ${panel.trainings} trainings` : "";
   const ties = rows.filter(r => r.verdict === "tie"), worse = rows.filter(r => r.verdict === "surely worse");
   const unknown = rows.filter(r => r.verdict === "not compared");
   const listed = part => part.map(r => r.name).join(", ");
-  let headline = `At ${atCost(budget, cost)}: ${called(best)}, ${give(score.value, score.standard_error)}`;
+  let headline = `At ${atCost(budget, cost)}${mean}: ${called(best)}, ${give(best.value, best.error)}`;
   if (Math.abs(own - budget) > 1e-6 * budget) headline += ` (it takes ${atCost(own, cost)})`;
   if (ties.length) headline += `; ties: ${listed(ties)}`;
   headline += ".";
+  if (panel) return {headline, sure: sureOfMeans(rows, panel)};
   let sure;
   if (rows.length === 1) sure = "There is no other line to compare it with.";
   else if (unknown.length) sure = `Not known to be sure: no standard error of ${metric} for ${listed(unknown)}.`;
@@ -111,7 +153,7 @@ function answer({rows, cheaper}, metric, cost, budget) {
         : Number.isFinite(needed) ? ` About ${(+needed.toPrecision(2)).toLocaleString("en")} samples a cell would tell them apart, if the differences stay.` : "");
   }
   const against = rows.map(r => r.against).filter(Boolean), unpaired = against.filter(a => !a.paired).length;
-  if (new Set(rows.map(r => r.cell.n)).size > 1) sure += " Cells have different n: they are ranked by their values at infinite n.";
+  if (new Set(rows.map(r => r.cell.n)).size > 1) sure += " Cells have different n: they are ranked by their values at infinite n, and a difference is at the n that both have.";
   if (unpaired) sure += ` ${unpaired === against.length ? "The" : "Some"} differences are unpaired: cells have no stored influences.`;
   if (cheaper) sure += ` As good for less: ${cheaper.series} at ${atCost(costOf(cheaper, cost), cost)}, ${digits(scoreOf(cheaper, metric).value)}.`;
   return {headline, sure};
@@ -135,7 +177,7 @@ function give(value, error) {
 }
 
 // A difference to as many decimals as the half width of its interval.
-function giveDifference(difference, half) {
+function giveDifference({difference, half}) {
   const text = digits(half), decimals = (text.split(".")[1] ?? "").length;
   return `${difference < 0 ? "−" : "+"}${Math.abs(difference).toFixed(Math.min(decimals, 8))} ± ${text}`;
 }

@@ -26,6 +26,7 @@ def comparisons(cells: Sequence[Record], level: float = LEVEL) -> list[dict[str,
 
     `values` are what is compared, at infinite n or at n. `difference` and `error` (null without an estimate) are of the
     loss of cell i minus that of cell j for i < j, row by row, `paired` is 0 or 1, and `verdict` that of cell i.
+    Of decided cells, `n` is that of both cells of a pair.
     `standings` are those of each cell by each cost, as of `Comparison.standings`. Of more than 120 cells, the best;
     cells of another version of the code among themselves.
 
@@ -54,6 +55,7 @@ def _compared(
     records = [cells[number].get("record", {}) for number in numbers]
     found: Comparison = decided_comparison(records) if records[0].get("stop") else compare(estimates, level)
     sign = 1 if estimates[0].lower_is_better else -1
+    decided = found if isinstance(found, DecidedComparison) else None
     return {
         "group": group,
         "metric": metric,
@@ -63,7 +65,8 @@ def _compared(
         "critical": round(found.critical, 4),
         "values": [float(f"{found.value(i):.6g}") for i in range(len(estimates))],
         "difference": _upper(sign * found.difference),
-        "error": _upper(found.standard_error if not isinstance(found, DecidedComparison) else found.scaled_error),
+        "error": _upper(decided.scaled_error if decided else found.standard_error),
+        **({"n": _upper(decided.n)} if decided else {}),
         "paired": [int(pair) for pair in _upper(found.paired.double())],
         "verdict": [found.verdict(i, j) for i in range(len(numbers)) for j in range(i + 1, len(numbers))],
         "standings": _standings(found, [cells[number] for number in numbers]),

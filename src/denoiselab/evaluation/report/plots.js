@@ -74,7 +74,7 @@ function protocol(cell, metric) {
   const score = scoreOf(cell, metric);
   const error = score.standard_error === null ? "" : ` ± ${number(score.standard_error)}`;
   return [
-    ["run", cell.run], ["sampler", cell.sampler], ...(cell.settings ? [["settings", cell.settings]] : []), ["NFE", cell.nfe], ["steps", cell.steps],
+    ["run", cell.run], ["sampler", cell.sampler], ...(cell.stopped ? [["samples", `${cell.n.toLocaleString("en")}: ${cell.stopped}`]] : []), ...(cell.settings ? [["settings", cell.settings]] : []), ["NFE", cell.nfe], ["steps", cell.steps],
     ["evaluations", cell.network_evaluations + (cell.guide_evaluations ? `, of the guide ${cell.guide_evaluations}` : "")], ...time(cell), [metric, number(score.value) + error],
     ["weights", cell.weights], ["guidance", cell.guidance === null ? "none" : cell.guided || cell.guidance], ...(cell.strength ? [["guidance", cell.strength]] : []),
     ["images seen", cell.images_seen === null ? "" : cell.images_seen.toLocaleString("en")], ["measure", ["metric", "n", "data", "seed", "extractor", "reference"].map(key => cell.measure[key]).join(", ")],
@@ -115,11 +115,11 @@ const escaped = text => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;"
 const colorOf = cells => new Map(lines(cells).map(([name], i) => [name, colors[i % colors.length]]));
 
 const MARKS = {
-  sure: {symbol: "circle", size: 10, opacity: 1, says: "surely better than all cells of no more cost"},
-  tied: {symbol: "circle-open", size: 10, opacity: 1, says: "ties with a cell of no more cost"},
-  dominated: {symbol: "circle", size: 7, opacity: 0.35, says: "surely worse than a cell of no more cost"},
-  lowest: {symbol: "diamond", size: 10, opacity: 1, says: "best value for its cost, not tested"},
-  higher: {symbol: "circle", size: 7, opacity: 0.35, says: "not the best value for its cost, not tested"},
+  sure: {symbol: "circle", size: 10, opacity: 1, says: unit => `surely better than all cells of no more ${unit}`},
+  tied: {symbol: "circle-open", size: 10, opacity: 1, says: unit => `ties with a cell of no more ${unit}`},
+  dominated: {symbol: "circle", size: 7, opacity: 0.35, says: unit => `surely worse than a cell of no more ${unit}`},
+  lowest: {symbol: "diamond", size: 10, opacity: 1, says: unit => `best value for its ${unit}, not tested`},
+  higher: {symbol: "circle", size: 7, opacity: 0.35, says: unit => `not the best value for its ${unit}, not tested`},
 };
 
 // Draw everything for the present choices.
@@ -130,15 +130,12 @@ function draw() {
   const palette = colorOf(scored), ranked = rank(cells, metric, cost, palette);
   plot(cells, metric, cost, palette, ranked);
   count(all, cells, scored, metric, cost);
-  grids(all, metric, new Set(ranked.rows.slice(0, 1).map(r => r.cell)));
+  grids(all, metric, new Set(ranked.rows[0]?.cells));
   papers(metric);
 }
 
 // Verdicts of a training are no verdicts on methods.
 const oneTraining = data.panels.length ? "" : ` One training${manyRuns ? " each" : ""}: verdicts are about ${manyRuns ? "these models" : "this model"}; a page of runs with other seeds is about methods.`;
-
-// The budgets at which something changes: the costs of the cells.
-const budgets = (cells, cost) => [...new Set(cells.map(c => costOf(c, cost)))].sort((a, b) => a - b);
 
 // Sentence, list and pictures of the chosen budget.
 function rank(cells, metric, cost, palette) {
@@ -148,20 +145,23 @@ function rank(cells, metric, cost, palette) {
   const budget = +field.value;
   slide.max = Math.max(0, steps.length - 1);
   slide.value = Math.max(0, steps.findLastIndex(s => s <= budget * (1 + 1e-9)));
-  const ranked = ranking(cells, metric, cost, budget), said = answer(ranked, metric, cost, budget);
-  $("headline").textContent = said.headline; $("sure").textContent = said.sure + (data.panels.length ? " This is about these trained models; samplers over seeds of training are compared below." : "");
+  const panel = panelOf(cells, metric), ranked = panel ? meanRanking(panel, cells, metric, cost, budget) : ranking(cells, metric, cost, budget);
+  const said = answer(ranked, metric, cost, budget), sureness = panel?.level ?? (ranked.rows.length ? levelOf(ranked.rows[0].cell, metric) : 0.05);
+  $("headline").textContent = said.headline; $("sure").textContent = said.sure + (data.panels.length && !panel ? " This is about these trained models; samplers over seeds of training are compared below." : "");
   const table = $("ranking"), three = $("three"), {rows} = ranked, most = window.innerWidth < 720 ? 6 : 8;
   table.replaceChildren(); three.replaceChildren();
   const head = element("tr", null, table);
-  for (const [text, cls] of [[`within ${atCost(budget, cost)}`], [`${metric} ± s.e.`, "figure"], [`minus the best, ${rows.length ? number(100 - 100 * levelOf(rows[0].cell, metric)) : 95} %`, "figure"], [""]]) element("th", text, head, cls);
+  for (const [text, cls] of [[`within ${atCost(budget, cost)}`], [`${panel ? "mean" : metric} ± s.e.`, "figure"], [`minus the best, ${number(100 - 100 * sureness)} %`, "figure"], [""]]) element("th", text, head, cls);
   for (const row of rows.slice(0, most)) {
     const {cell, against, verdict} = row, line = element("tr", null, table, {best: "best", tie: "tie", "surely worse": "worse"}[verdict] ?? "");
-    const name = element("td", null, line), score = scoreOf(cell, metric);
-    element("span", null, name, "swatch").style.background = palette.get(row.name);
+    const name = element("td", null, line);
+    element("span", null, name, "swatch").style.background = palette.get(label(cell));
     element("span", row.name, name);
     if (costOf(cell, cost) < budget * (1 - 1e-9)) element("span", ` at ${atCost(costOf(cell, cost), cost)}`, name, "note");
-    element("td", give(score.value, score.standard_error), line, "figure");
-    element("td", against ? giveDifference(against.difference, against.half) : "", line, "figure");
+    if (cell.stopped) element("div", `n = ${cell.n.toLocaleString("en")}, ${cell.stopped.replace(/ (than|after) .*/, "")}`, name, "note");
+    element("td", give(row.value, row.error), line, "figure");
+    const apart = element("td", against ? giveDifference(against) : "", line, "figure");
+    if (against?.n) element("div", `at n = ${against.n.toLocaleString("en")}`, apart, "note");
     element("span", verdict, element("td", null, line), "verdict");
     line.tabIndex = 0;
     for (const event of ["click", "focus"]) line.addEventListener(event, () => detail(cell));
@@ -174,14 +174,14 @@ function rank(cells, metric, cost, palette) {
   for (const {name, cell} of rows.slice(0, 3).filter(r => r.cell.picture)) {
     const figure = element("figure", null, three);
     const image = element("img", null, figure); image.src = cell.picture; image.alt = `samples of ${name}`;
-    element("figcaption", `${name}, ${digits(scoreOf(cell, metric).value)}`, figure);
+    element("figcaption", `${name}, ${panel ? `${cell.run}: ` : ""}${digits(scoreOf(cell, metric).value)}`, figure);
   }
   if (rows.length) detail(rows[0].cell); else $("detail").replaceChildren();
   return ranked;
 }
 
 function plot(cells, metric, cost, palette, ranked) {
-  const kinds = marks(cells, metric, cost), verdicts = new Map(ranked.rows.map(r => [r.cell, r.verdict]));
+  const kinds = marks(cells, metric, cost), verdicts = new Map(ranked.rows.flatMap(r => ranked.panel ? [] : [[r.cell, r.verdict]]));
   const traces = lines(cells).map(([line, group], i) => {
     group.sort((a, b) => costOf(a, cost) - costOf(b, cost));
     const color = palette.get(line), kind = group.map(c => MARKS[kinds.get(c)]);
@@ -193,7 +193,7 @@ function plot(cells, metric, cost, palette, ranked) {
       error_y: {type: "data", visible: $("errors").checked, array: group.map(c => scoreOf(c, metric).standard_error ?? 0), thickness: 1.2, width: 3},
       hoverlabel: {bordercolor: color},
       text: group.map(c => `${escaped(line)}, ${atCost(costOf(c, cost), cost)}: ${digits(scoreOf(c, metric).value)}`
-        + (verdicts.has(c) ? `, ${verdicts.get(c)}` : "") + `<br>${MARKS[kinds.get(c)].says}`),
+        + (verdicts.has(c) ? `, ${verdicts.get(c)}` : "") + `<br>${MARKS[kinds.get(c)].says(COSTS[cost].unit)}`),
       hovertemplate: "%{text}<extra></extra>",
     };
   });
@@ -204,7 +204,7 @@ function plot(cells, metric, cost, palette, ranked) {
   }));
   for (const kind of Object.keys(MARKS).filter(k => [...kinds.values()].includes(k)))
     keys.push({
-      name: MARKS[kind].says, type: "scatter", mode: "markers", x: [null], y: [null],
+      name: MARKS[kind].says(COSTS[cost].unit), type: "scatter", mode: "markers", x: [null], y: [null],
       marker: {symbol: MARKS[kind].symbol, size: MARKS[kind].size, opacity: MARKS[kind].opacity, color: "#222", line: {width: 2, color: "#222"}},
     });
   keys.push(...theirs(cells, metric, cost));

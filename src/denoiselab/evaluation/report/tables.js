@@ -120,9 +120,11 @@ function profiles() {
 }
 
 function metrics() {
-  const names = [...new Set(data.cells.filter(c => c.group === $("measure").value).flatMap(c => Object.keys(c.scores || {})))];
+  const cells = data.cells.filter(c => c.group === $("measure").value), names = [...new Set(cells.flatMap(c => Object.keys(c.scores || {})))];
   const before = $("metric").value;
   $("metric").replaceChildren();
   for (const name of names) option($("metric"), name, name);
-  if (names.includes(before)) $("metric").value = before;
+  // Decided cells are compared by the metric that decided.
+  const own = cells.find(c => c.stopped)?.metric;
+  if (names.includes(own ?? before)) $("metric").value = own ?? before;
 }

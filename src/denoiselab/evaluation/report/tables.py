@@ -148,11 +148,11 @@ def read_strip(path: Path) -> Any:
         return image.copy()
 
 
-# How cells are marked by their standing: hollow or not, opacity, and what it says.
+# How cells are marked by their standing: hollow or not, opacity, and what it says of those of no more cost.
 _MARKS = {
-    SURE: (False, 1.0, "surely better than all of no more cost"),
-    TIED: (True, 1.0, "may be as good as all of no more cost"),
-    DOMINATED: (False, 0.3, "surely worse than one of no more cost"),
+    SURE: (False, 1.0, "surely better than all of no more"),
+    TIED: (True, 1.0, "ties with one of no more"),
+    DOMINATED: (False, 0.3, "surely worse than one of no more"),
 }
 
 
@@ -175,12 +175,12 @@ def _plot(path: Path, records: Sequence[Record], standing: Mapping[str, str]) ->
         drawn = axes.errorbar(spent, scores, errors if any(errors) else None, capsize=2, label=figure_text(name))
         for record in rows:
             _mark(axes, [evaluations(record)], [record["score"]], drawn[0].get_color(), standing[record["cell"]])
+    plain = all(evaluations(record) == record["nfe"] for record in records)
     for kind in (kind for kind in _MARKS if kind in standing.values()):
-        _mark(axes, [], [], "0.3", kind, label=_MARKS[kind][2])
+        _mark(axes, [], [], "0.3", kind, label=f"{_MARKS[kind][2]} {'calls' if plain else 'evaluations'}")
     if "floor" in records[0]:
         axes.axhline(records[0]["floor"], color="0.5", linestyle="--", linewidth=1, label="fresh data")
     budgets = sorted({evaluations(record) for record in records})
-    plain = all(evaluations(record) == record["nfe"] for record in records)
     scores = [record["score"] for record in records]
     better = "lower" if lower_is_better(records[0]) else "higher"
     axes.set(
