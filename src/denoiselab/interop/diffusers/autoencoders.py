@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from denoiselab.codecs import AutoencoderKL, VQModel
 from denoiselab.interop.diffusers.config_defaults import Fields, reads
 from denoiselab.interop.diffusers.config_values import attention_levels, image_shape, multiples, require
 from denoiselab.interop.options import completed, count
-from denoiselab.interop.weights.layout import Entry, Layout, Stacked, layer
+from denoiselab.interop.weights.autoencoder_names import AutoencoderNames, autoencoder_entries
+from denoiselab.interop.weights.layout import SAME, Layout, Stacked, layer
 from denoiselab.interop.weights.state_dicts import InteropError
 
 _KINDS = (("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D"))
@@ -60,7 +61,7 @@ def _normalisation(config: Fields) -> dict[str, Any]:
 
 def _layout(module: type[AutoencoderKL] | type[VQModel], options: Mapping[str, Any]) -> Layout:
     full = completed(module, options)
-    found = _entries(full)
+    found = autoencoder_entries(full, _names(len(full["multipliers"]) - 1))
     if full.get("quantization_convs", True):
         found += [*layer("after_encoder", "quant_conv"), *layer("before_decoder", "post_quant_conv")]
     if module is VQModel:
@@ -83,41 +84,25 @@ def _options(config: Fields, names: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _entries(options: Mapping[str, Any]) -> list[Entry]:
-    multipliers, blocks = options["multipliers"], options["blocks"]
-    last, attention = len(multipliers) - 1, options["attention_levels"]
-    found: list[Entry] = []
-    for side in ("encoder", "decoder"):
-        for ours, theirs in (("stem", "conv_in"), ("norm", "conv_norm_out"), ("head", "conv_out")):
-            found += layer(f"{side}.{ours}", f"{side}.{theirs}")
-        for number in range(2):
-            with_attention = options["middle_attention"] and number == 0
-            found += _stage(f"{side}.middle.{number}", f"{side}.mid_block", number, False, with_attention)
-    width = 1
-    for level, multiplier in enumerate(multipliers):
-        theirs = f"encoder.down_blocks.{level}"
-        for number in range(blocks):
-            found += _stage(f"encoder.down.{level}.{number}", theirs, number, width != multiplier, level in attention)
-            width = multiplier
-        if level < last:
-            found += layer(f"encoder.down.{level}.{blocks}.conv", f"{theirs}.downsamplers.0.conv")
-    for place, level in enumerate(range(last, -1, -1)):
-        ours, theirs = f"decoder.up.{place}", f"decoder.up_blocks.{place}"
-        for number in range(blocks + 1):
-            found += _stage(f"{ours}.{number}", theirs, number, width != multipliers[level], level in attention)
-            width = multipliers[level]
-        if level:
-            found += layer(f"{ours}.{blocks + 1}.conv", f"{theirs}.upsamplers.0.conv")
-    return found
+def _names(last: int) -> AutoencoderNames:
+    """Diffusers' names; `last` is the number of the coarsest level."""
 
+    def inside(kind: str) -> Callable[[str, int | None, int], str]:
+        return lambda side, level, number: f"{place(side, level)}.{kind}.{number}"
 
-def _stage(ours: str, theirs: str, number: int, skip: bool, attention: bool) -> list[Entry]:
-    names = {"norm_in": "norm1", "conv_in": "conv1", "norm_out": "norm2", "conv_out": "conv2"}
-    names |= {"skip": "conv_shortcut"} if skip else {}
-    found = [entry for a, b in names.items() for entry in layer(f"{ours}.{a}", f"{theirs}.resnets.{number}.{b}")]
-    if attention:
-        a, b = f"{ours}.attention", f"{theirs}.attentions.{number}"
-        found += layer(f"{a}.norm", f"{b}.group_norm")
-        found += layer(f"{a}.qkv", [f"{b}.to_{x}" for x in "qkv"], Stacked(3), Stacked(3))
-        found += layer(f"{a}.out", f"{b}.to_out.0")
-    return found
+    def place(side: str, level: int | None) -> str:
+        if level is None:
+            return f"{side}.mid_block"
+        return f"encoder.down_blocks.{level}" if side == "encoder" else f"decoder.up_blocks.{last - level}"
+
+    samplers = {"encoder": "downsamplers", "decoder": "upsamplers"}
+    return AutoencoderNames(
+        block=inside("resnets"),
+        attention=inside("attentions"),
+        resample=lambda side, level: f"{place(side, level)}.{samplers[side]}.0.conv",
+        norm="conv_norm_out",
+        skip="conv_shortcut",
+        inside=("group_norm", "to_q", "to_k", "to_v", "to_out.0"),
+        qkv=Stacked(3),
+        out=SAME,
+    )

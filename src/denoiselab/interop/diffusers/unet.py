@@ -15,10 +15,11 @@ from denoiselab.interop.diffusers.config_values import (
     multiples,
     require,
 )
+from denoiselab.interop.diffusers.unet_text import names
 from denoiselab.interop.options import completed, count, positive, require_only
-from denoiselab.interop.weights.layout import SAME, Entry, Layout, Stacked
+from denoiselab.interop.weights.layout import SAME, Entry, Layout
 from denoiselab.interop.weights.state_dicts import InteropError
-from denoiselab.interop.weights.unet_names import Halves, Names, Part, entries
+from denoiselab.interop.weights.unet_names import Halves, Part, entries
 from denoiselab.networks import ADMUNet, DDPMUNet
 
 # Block types without and with attention, of encoder and decoder: resampling by convolutions, and by blocks.
@@ -129,18 +130,6 @@ def _layout(module: type[nn.Module], options: Mapping[str, Any], *, cosine_first
             part = part._replace(kind=part.side, number=0)
         return block_name(part, last)
 
-    names = Names(
-        place=place,
-        residual=("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut"),
-        norm="group_norm",
-        qkv=("to_q", "to_k", "to_v"),
-        out="to_out.0",
-        resample={"down": "conv", "up": "conv"},
-        time=("time_embedding.linear_1", "time_embedding.linear_2"),
-        ends=("conv_in", "conv_norm_out", "conv_out"),
-        first=SAME if cosine_first == (module is ADMUNet) else Halves(),
-        qkv_ways=lambda part: (Stacked(3), Stacked(3)),
-        out_way=SAME,
-    )
+    own = names(place)._replace(first=SAME if cosine_first == (module is ADMUNet) else Halves())
     classes = [] if full["num_classes"] is None else [Entry("classes.weight", ("class_embedding.weight",))]
-    return Layout(module, options, [*entries(full, names), *classes])
+    return Layout(module, options, [*entries(full, own), *classes])

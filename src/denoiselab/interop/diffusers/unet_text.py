@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from denoiselab.interop.diffusers.config_defaults import Fields, reads
@@ -17,19 +17,10 @@ from denoiselab.interop.diffusers.config_values import (
 from denoiselab.interop.options import count
 from denoiselab.interop.weights.layout import SAME, Entry, Layout, Pointwise, Stacked, Way, layer
 from denoiselab.interop.weights.state_dicts import InteropError
-from denoiselab.interop.weights.unet_names import parts
+from denoiselab.interop.weights.unet_names import Names, Part, entries
 from denoiselab.networks import TextUNet
 
 _KINDS = (("DownBlock2D", "CrossAttnDownBlock2D"), ("UpBlock2D", "CrossAttnUpBlock2D"))
-
-# Layers of a residual block, our names to theirs.
-_RESIDUAL = {
-    "norm_in": "norm1",
-    "conv_in": "conv1",
-    "embedding": "time_emb_proj",
-    "norm_out": "norm2",
-    "conv_out": "conv2",
-}
 
 
 @reads("UNet2DConditionModel")
@@ -74,45 +65,23 @@ def unet_condition(config: Fields) -> Layout:
 def _entries(options: Mapping[str, Any], projection: Way) -> list[Entry]:
     """The list of weights; `projection` converts those of the layers before and after a transformer."""
     last = len(options["multipliers"]) - 1
-    found = [
-        *layer("time.1", "time_embedding.linear_1"),
-        *layer("time.3", "time_embedding.linear_2"),
-        *layer("stem", "conv_in"),
-        *layer("norm", "conv_norm_out"),
-        *layer("head", "conv_out"),
-    ]
-    if options["num_classes"] is not None:
-        found += layer("classes", "class_embedding", bias=None)
-    for part in parts(options):
-        theirs = block_name(part, last)
-        if part.kind == "residual":
-            names = {**_RESIDUAL, **({"skip": "conv_shortcut"} if part.skip else {})}
-            found += [entry for a, b in names.items() for entry in layer(f"{part.ours}.{a}", f"{theirs}.{b}")]
-        elif part.kind == "attention":
-            found += _transformer(part.ours, theirs, options["depth"][part.level], projection)
-        else:
-            found += layer(f"{part.ours}.conv", f"{theirs}.conv")
-    return found
+    classes = [] if options["num_classes"] is None else layer("classes", "class_embedding", bias=None)
+    return [*entries(options, names(lambda part: block_name(part, last), projection)), *classes]
 
 
-def _transformer(ours: str, theirs: str, depth: int, projection: Way) -> list[Entry]:
-    found = [
-        *layer(f"{ours}.norm", f"{theirs}.norm"),
-        *layer(f"{ours}.before", f"{theirs}.proj_in", projection),
-        *layer(f"{ours}.after", f"{theirs}.proj_out", projection),
-    ]
-    for number in range(depth):
-        a, b = f"{ours}.blocks.{number}", f"{theirs}.transformer_blocks.{number}"
-        found += [
-            *layer(f"{a}.norm_attention", f"{b}.norm1"),
-            *layer(f"{a}.attention.qkv", [f"{b}.attn1.to_{x}" for x in "qkv"], Stacked(3), None),
-            *layer(f"{a}.attention.out", f"{b}.attn1.to_out.0"),
-            *layer(f"{a}.norm_cross", f"{b}.norm2"),
-            *layer(f"{a}.cross.q", f"{b}.attn2.to_q", bias=None),
-            *layer(f"{a}.cross.kv", [f"{b}.attn2.to_{x}" for x in "kv"], Stacked(2), None),
-            *layer(f"{a}.cross.out", f"{b}.attn2.to_out.0"),
-            *layer(f"{a}.norm_mlp", f"{b}.norm3"),
-            *layer(f"{a}.mlp.hidden", f"{b}.ff.net.0.proj"),
-            *layer(f"{a}.mlp.out", f"{b}.ff.net.2"),
-        ]
-    return found
+def names(place: Callable[[Part], str], projection: Way | None = None) -> Names:
+    """Diffusers' names in a UNet, whose layers are at `place`."""
+    return Names(
+        place=place,
+        residual=("norm1", "conv1", "time_emb_proj", "norm2", "conv2", "conv_shortcut"),
+        norm="group_norm",
+        qkv=("to_q", "to_k", "to_v"),
+        out="to_out.0",
+        resample={"down": "conv", "up": "conv"},
+        time=("time_embedding.linear_1", "time_embedding.linear_2"),
+        ends=("conv_in", "conv_norm_out", "conv_out"),
+        first=SAME,
+        qkv_ways=lambda part: (Stacked(3), Stacked(3)),
+        out_way=SAME,
+        projection=projection,
+    )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from denoiselab.interop.weights.layout import SAME, Entry, Way, layer
+from denoiselab.interop.weights.layout import SAME, Entry, Stacked, Way, layer
 
 
 class Part(NamedTuple):
@@ -84,6 +84,7 @@ class Names(NamedTuple):
         first: Conversion of the weights of the time embedding's first layer.
         qkv_ways: Conversions of the weights and biases of queries, keys and values; a function of the part.
         out_way: Conversion of the weights of the attention's last layer.
+        projection: In a `TextUNet`, whose attentions are transformers: conversion of the layers around their blocks.
     """
 
     place: Callable[[Part], str]
@@ -97,6 +98,7 @@ class Names(NamedTuple):
     first: Way
     qkv_ways: Callable[[Part], tuple[Way, Way]]
     out_way: Way
+    projection: Way | None = None
 
 
 def entries(options: Mapping[str, Any], names: Names, *, encoder_only: bool = False) -> list[Entry]:
@@ -116,12 +118,38 @@ def entries(options: Mapping[str, Any], names: Names, *, encoder_only: bool = Fa
         if part.kind == "residual":
             for ours, name in zip(inside[: 6 if part.skip else 5], names.residual, strict=False):
                 found += layer(f"{part.ours}.{ours}", f"{theirs}.{name}")
+        elif part.kind == "attention" and names.projection is not None:
+            found += _transformer(part.ours, theirs, options["depth"][part.level], names.projection)
         elif part.kind == "attention":
             found += layer(f"{part.ours}.norm", f"{theirs}.{names.norm}")
             found += layer(f"{part.ours}.qkv", [f"{theirs}.{name}" for name in names.qkv], *names.qkv_ways(part))
             found += layer(f"{part.ours}.out", f"{theirs}.{names.out}", names.out_way)
         else:
             found += layer(f"{part.ours}.conv", f"{theirs}.{names.resample[part.kind]}")
+    return found
+
+
+def _transformer(ours: str, theirs: str, depth: int, projection: Way) -> list[Entry]:
+    """The list of a transformer's weights, whose names CompVis' and diffusers' code share."""
+    found = [
+        *layer(f"{ours}.norm", f"{theirs}.norm"),
+        *layer(f"{ours}.before", f"{theirs}.proj_in", projection),
+        *layer(f"{ours}.after", f"{theirs}.proj_out", projection),
+    ]
+    for number in range(depth):
+        a, b = f"{ours}.blocks.{number}", f"{theirs}.transformer_blocks.{number}"
+        found += [
+            *layer(f"{a}.norm_attention", f"{b}.norm1"),
+            *layer(f"{a}.attention.qkv", [f"{b}.attn1.to_{x}" for x in "qkv"], Stacked(3), None),
+            *layer(f"{a}.attention.out", f"{b}.attn1.to_out.0"),
+            *layer(f"{a}.norm_cross", f"{b}.norm2"),
+            *layer(f"{a}.cross.q", f"{b}.attn2.to_q", bias=None),
+            *layer(f"{a}.cross.kv", [f"{b}.attn2.to_{x}" for x in "kv"], Stacked(2), None),
+            *layer(f"{a}.cross.out", f"{b}.attn2.to_out.0"),
+            *layer(f"{a}.norm_mlp", f"{b}.norm3"),
+            *layer(f"{a}.mlp.hidden", f"{b}.ff.net.0.proj"),
+            *layer(f"{a}.mlp.out", f"{b}.ff.net.2"),
+        ]
     return found
 
 
