@@ -36,17 +36,16 @@ def autoencoder(kind, **options):
     return getattr(diffusers, kind)(**{**KL, **options}).eval()
 
 
-def text_encoder():
+def text_encoder(**options):
     """A CLIP and its tokenizer, which knows letters alone."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     words = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: number for number, word in enumerate(words)}
     ends = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1, "pad_token_id": len(words) - 1}
     torch.manual_seed(0)
-    config = CLIPTextConfig(
-        vocab_size=len(words), hidden_size=FEATURES, intermediate_size=8, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=LENGTH, **ends,
-    )  # fmt: skip
+    sizes = {"hidden_size": FEATURES, "intermediate_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    given = {"vocab_size": len(words), "max_position_embeddings": LENGTH, **sizes, **ends, **options}
+    config = CLIPTextConfig(**given)
     return CLIPTextModel(config).eval(), CLIPTokenizer(vocabulary, [], model_max_length=LENGTH)
 
 

@@ -69,6 +69,7 @@ def build(config: Config) -> Trained:
         torch.manual_seed((config["seed"] + 2) % 2**63)
         conditioner: Conditioner = construct(config["conditioner"], "conditioner")
     check_contract("conditioner", conditioner, Conditioner)
+    conditioner.set_codec(codec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
         network: nn.Module = construct(config["network"], "network")

@@ -219,7 +219,8 @@ class Model:
         """
         given = self.conditioner
         cond = given.sample(index) if cond is None else cond
-        return bind(self.denoiser, cond, given.null(index), guidance, tally, given.guided_channels)
+        null = given.null(index).filled(cond)
+        return bind(self.denoiser, cond, null, guidance, tally, given.guided_channels)
 
 
 def device_of(device: torch.device | str) -> torch.device:

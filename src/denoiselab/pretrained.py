@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +20,7 @@ from denoiselab.from_config import build_model, parts
 from denoiselab.model import Model, device_of
 from denoiselab.nodes.instantiate import MODEL, check, construct
 from denoiselab.rebuilding import check_state, rebuild
+from denoiselab.released import released
 from denoiselab.training.checkpoint_files import CHECKPOINTS, CheckpointError, newest
 from denoiselab.training.ema import RAW, Names, applied
 from denoiselab.training.snapshots import Basis
@@ -111,7 +113,8 @@ def load(
 
     Args:
         source: A run directory (its newest whole checkpoint is read), a checkpoint file, a folder of diffusers, the id
-            of a repository of the Hugging Face hub, or with `importer` a file of that code base.
+            of a repository of the Hugging Face hub, a released model as `model:<name>` (`denoiselab.released`), or with
+            `importer` a file of that code base.
         weights: Name of an average of the weights, "ema@0.10" for one of that relative width where the run has
             snapshots, or "raw" for those without averaging; None for the first average.
         importer: A name of `conf/import`, for models of other code bases: "diffusers", "edm", "openai", ...
@@ -129,6 +132,8 @@ def load(
             f"weights={weights!r}: it must be a name, such as 'ema' or 'raw', or None for the first average."
         )
     where = device_of(device)
+    if model := released(str(source), "source"):
+        source, importer, options = model.path, model.importer, {**model.options, **options}
     path = Path(source).expanduser()
     ours = path.is_file() or (path / CHECKPOINTS).is_dir() or any(path.glob(f"*/{CHECKPOINTS}"))
     if importer is None and (ours or not (path.is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)))):
@@ -209,18 +214,21 @@ def _imported(source: str, importer: str, options: Mapping[str, Any]) -> Loaded:
     from denoiselab.interop import InteropError
 
     reader = choices.build("import", importer, path=source, **options)
-    try:
-        imported: Imported = reader.read()
-        config = imported.config()
-        check(parts(config), MODEL)
-        model = build_model(config)
-        state, averages = weights_of(imported, model)
-    except (InteropError, CheckpointError) as error:
-        raise BadInput(f"import.path={error}") from None
-    model.denoiser.load_state_dict(state)
-    model.denoiser.eval()
-    try:
-        model.codec.load()
-    except ValueError as error:
-        raise BadInput(f"import.path={source}: {error}") from None
+    with tempfile.TemporaryDirectory() as folder:  # of the parts that are in the source's own file
+        try:
+            imported: Imported = reader.read()
+            config = imported.placed(Path(folder))
+            check(parts(config), MODEL)
+            model = build_model(config)
+            state, averages = weights_of(imported, model)
+        except (InteropError, CheckpointError) as error:
+            raise BadInput(f"import.path={error}") from None
+        model.denoiser.load_state_dict(state)
+        model.denoiser.eval()
+        try:
+            model.codec.load()
+            if imported.frozen:
+                model.conditioner.load()
+        except ValueError as error:
+            raise BadInput(f"import.path={source}: {error}") from None
     return Loaded(model, averages, config, 0)

@@ -2,29 +2,23 @@
 
 import json
 import shutil
-import sys
 
 import diffusers
 import pytest
 import torch
 from frozen_models import FEATURES, autoencoder, edited, text_encoder
+from latent_runs import ours, scheduler, theirs
 from omegaconf import OmegaConf
 from randomised import randomised
 from safetensors.torch import load_file, save_file
 
 from denoiselab.app.building import imports
 from denoiselab.errors import BadInput
-from denoiselab.guidance import Guidance, bind
 from denoiselab.interop import dit as official
 from denoiselab.interop.config_nodes import node
 from denoiselab.interop.diffusers.dit import dit
-from denoiselab.noise import Noise
-from denoiselab.pretrained import read_weights
-from denoiselab.samplers import DDIM
-from denoiselab.samplers.spacing.trained import Leading
 from denoiselab.training.checkpoint_files import read_checkpoint
 
-STEPS, INDEX = 5, torch.arange(2)
 BLOCKS = {
     "block_out_channels": (8, 16),
     "layers_per_block": 1,
@@ -32,12 +26,6 @@ BLOCKS = {
     "attention_head_dim": 2,
     "sample_size": 4,
 }
-
-
-def scheduler():
-    return diffusers.DDIMScheduler(
-        beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False, steps_offset=1
-    )
 
 
 def dit_pipeline():
@@ -79,29 +67,6 @@ PIPELINES = {
     "Stable Diffusion": (stable_diffusion, {"prompt": PROMPTS, "guidance_scale": 3.0}, {"prompts": PROMPTS}, 3.0),
     "LDM": (latent_diffusion, {"batch_size": 2}, {}, 1.0),
 }
-
-
-def start(shape):
-    return Noise(7, INDEX).normal(shape)
-
-
-def theirs(pipeline, options, monkeypatch):
-    """Images of the pipeline, in [0, 1]."""
-    monkeypatch.setattr(sys.modules[type(pipeline).__module__], "randn_tensor", lambda shape, **_: start(shape[1:]))
-    pipeline.set_progress_bar_config(disable=True)
-    images = pipeline(**options, num_inference_steps=STEPS, output_type="np").images
-    return torch.from_numpy(images).permute(0, 3, 1, 2)
-
-
-@torch.no_grad()
-def ours(run, conditions, scale):
-    """Images of the run directory, in [0, 1]."""
-    model = read_weights(run / "checkpoints" / "last.ckpt", None, conditions)[0].model
-    denoiser, conditioner = model.denoiser.eval(), model.conditioner
-    denoise = bind(denoiser, conditioner.sample(INDEX), conditioner.null(INDEX), Guidance(scale))
-    sampler = DDIM(Leading(1), STEPS)
-    x = sampler.run(denoise, denoiser.schedule, sampler.grid(denoiser.schedule), start(model.shape), Noise(0, INDEX))
-    return (model.codec.decode(x) / 2 + 0.5).clamp(0, 1)
 
 
 @pytest.mark.parametrize(("name", "variant"), [*((name, None) for name in PIPELINES), ("Stable Diffusion", "fp16")])

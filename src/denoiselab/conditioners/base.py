@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from denoiselab.codecs import Codec
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 
@@ -21,18 +22,21 @@ class Clean(NamedTuple):
         labels: `(B,)` int64, classes.
         captions: One text a sample; None if the data have none.
         augmentation: `(B, A)`, how the images were augmented; None if they were not.
+        maps: `(B, H, W)` int64, the class of each pixel; None if the data have none.
     """
 
     images: Tensor
     labels: Tensor
     captions: Sequence[str] | None = None
     augmentation: Tensor | None = None
+    maps: Tensor | None = None
 
     @classmethod
     def blank(cls, count: int, shape: Sequence[int], device: torch.device | None = None) -> Clean:
         """`count` placeholder samples of a shape: zeros of class 0 with empty captions."""
         labels = torch.zeros(count, dtype=torch.int64, device=device)
-        return cls(torch.zeros(count, *shape, device=device), labels, [""] * count)
+        maps = torch.zeros(count, *shape[1:], dtype=torch.int64, device=device) if len(shape) == 3 else None
+        return cls(torch.zeros(count, *shape, device=device), labels, [""] * count, maps=maps)
 
 
 # Held-out samples of indices `(B,)` int64, modulo their number.
@@ -107,6 +111,16 @@ class Conditioner(ABC):
 
     def set_held_out(self, held_out: HeldOut) -> None:  # noqa: B027
         """Set the held-out data from which conditions of generated samples are taken."""
+
+    def load(self) -> None:  # noqa: B027
+        """Read frozen models that it uses, unless they have been read.
+
+        Raises:
+            ValueError: If they cannot be read.
+        """
+
+    def set_codec(self, codec: Codec) -> None:  # noqa: B027
+        """Set the model's codec, for conditions that are latents of images."""
 
 
 class Unconditional(Conditioner):

@@ -126,6 +126,10 @@ class Text(Conditioner):
         texts = self.negative_prompts or [""]
         return self._conditioning([texts[i % len(texts)] for i in index.tolist()], index.device)
 
+    def load(self) -> None:
+        if (load := getattr(self.encoder, "load", None)) is not None:
+            load()
+
     def set_held_out(self, held_out: HeldOut) -> None:
         self._held_out = held_out
 

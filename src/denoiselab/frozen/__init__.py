@@ -4,7 +4,8 @@ A folder that is missing, damaged, changed or of another kind is a `ValueError`.
 """
 
 from denoiselab.frozen.autoencoders import KLCodec, VQCodec
+from denoiselab.frozen.ldm_text import LDMTextEncoder
 from denoiselab.frozen.text_encoders import TextEncoder
 from denoiselab.frozen.tokenizers import BytePairs
 
-__all__ = ["BytePairs", "KLCodec", "TextEncoder", "VQCodec"]
+__all__ = ["BytePairs", "KLCodec", "LDMTextEncoder", "TextEncoder", "VQCodec"]

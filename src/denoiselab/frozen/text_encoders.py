@@ -119,6 +119,14 @@ class TextEncoder:
             len(row) > self.length for row in tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
         )
 
+    def load(self) -> None:
+        """Read model and tokenizer, unless they have been read.
+
+        Raises:
+            ValueError: If the files cannot be read or have changed.
+        """
+        self._read = self._loaded
+
     @property
     def _loaded(self) -> tuple[Any, Any]:
         if self._read is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -57,3 +57,15 @@ def conditioner(num_classes: int | None, **options: Any) -> Node:
     if num_classes is None:
         return node("denoiselab.conditioners.Unconditional")
     return node("denoiselab.conditioners.ClassLabel", num_classes=num_classes, **options)
+
+
+def combined(parts: Mapping[str, Node]) -> Node:
+    """The conditioner of several parts by name: unconditional without one, that one alone, or `Combined`."""
+    if len(parts) < 2:
+        return next(iter(parts.values()), node("denoiselab.conditioners.Unconditional"))
+    return node("denoiselab.conditioners.Combined", parts=dict(parts))
+
+
+def inpainting(shape: Sequence[int], **options: Any) -> Node:
+    """The mask and the masked image of images of a shape (C, H, W); by default as Stable Diffusion's."""
+    return node("denoiselab.conditioners.Inpainting", shape=list(shape), **options)

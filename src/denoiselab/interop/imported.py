@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -39,6 +40,8 @@ class Imported:
         shape: Of a sample, in pixels; None if it is that of the network.
         files: That were read.
         sampling: Options of `sample.py` that sample as the original does, if known.
+        frozen: Of the parts that are in the file itself, such as the codec: the place of its node in `config()` to what
+            writes it to a folder, which is the node's `path`.
     """
 
     name: str
@@ -53,6 +56,19 @@ class Imported:
     shape: Sequence[int] | None = None
     files: Sequence[Path] = ()
     sampling: Sequence[str] = ()
+    frozen: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
+
+    def placed(self, folder: Path) -> Node:
+        """`config()`, with the `frozen` parts written below an existing folder."""
+        config = copy.deepcopy(self.config())
+        for place, write in self.frozen.items():
+            part: Node = config
+            for key in place.split("."):
+                part = part[key]
+            part["path"] = str(folder / place)
+            (folder / place).mkdir()
+            write(folder / place)
+        return config
 
     def config(self) -> Node:
         """The model's part of the configuration of a run directory."""

@@ -32,6 +32,12 @@ class Conditioning(NamedTuple):
     image: Tensor | None = None
     augmentation: Tensor | None = None
 
+    def filled(self, other: Conditioning) -> Conditioning:
+        """A null condition with the fields of the condition `other` that it does not replace; without any, as it is."""
+        if all(field is None for field in self):
+            return self
+        return Conditioning(*(b if a is None else a for a, b in zip(self, other, strict=True)))
+
 
 def taken(**sizes: int | None) -> frozenset[str]:
     """The names of sizes that are not None."""

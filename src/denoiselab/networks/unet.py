@@ -229,8 +229,12 @@ class UNet(Encoder, EmbeddedNetwork):
         self.norm = NormSiLU(plan.groups, width, plan.norm_eps)
         self.head = zero_init(nn.Conv2d(width, outputs * plan.shape[0], 3, padding=1))
 
+    def context(self, label: Tensor, cond: Conditioning) -> Context:
+        """What time labels `(B,)` and conditions pass to every block."""
+        return Context(F.silu(self.embed(label, cond)), cond.tokens, cond.mask)
+
     def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
-        context = Context(F.silu(self.embed(label, cond)), cond.tokens, cond.mask)
+        context = self.context(label, cond)
         h, states = self.encode(join_image(x, cond.image), context)
         for stage in self.up:
             h = stage(context, h, states.pop())

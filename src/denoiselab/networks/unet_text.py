@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor, nn
+
 from denoiselab.networks.checks import Levels
-from denoiselab.networks.unet import Plan, UNet
+from denoiselab.networks.conditioning import Conditioning, check_conditioning
+from denoiselab.networks.unet import Context, Plan, UNet
 
 
 class TextUNet(UNet):
@@ -22,6 +25,11 @@ class TextUNet(UNet):
         attention_levels: Levels, counted from 0, whose blocks are followed by a transformer; the middle always has one.
         depth: Blocks of a transformer: one number, or one a level.
         heads: Heads of each attention: one number, or one a level.
+        class_token: Attend to the class as one token of `token_features` (LDM's `ClassEmbedder`), in place of a text's;
+            otherwise it is added to the time's embedding.
+
+    Raises:
+        ValueError: If `class_token` is set without classes.
 
     Further options and errors are those of `SharedOptions`.
     """
@@ -44,7 +52,10 @@ class TextUNet(UNet):
         vector_features: int | None = None,
         outputs: int = 1,
         checkpoint_levels: Levels = (),
+        class_token: bool = False,
     ) -> None:
+        if class_token and num_classes is None:
+            raise ValueError("class_token=true: it needs the number of classes, num_classes.")
         sizes = (shape, channels, multipliers, blocks, attention_levels, dropout, groups)
         plan = Plan(
             *(*sizes, checkpoint_levels, image_channels, vector_features),
@@ -54,6 +65,25 @@ class TextUNet(UNet):
             depths=_per_level("depth", depth, len(multipliers)),
         )
         super().__init__(plan, num_classes, null_class, outputs)
+        self.class_token = class_token
+        if class_token:
+            assert num_classes is not None
+            self.conditioning -= {"tokens", "mask"}
+            self.classes = nn.Embedding(num_classes + null_class, token_features)
+
+    def embed(self, label: Tensor, cond: Conditioning) -> Tensor:
+        if not self.class_token:
+            return super().embed(label, cond)
+        check_conditioning(cond, self.conditioning)
+        embedding: Tensor = self.time(label)
+        return embedding if self.vector is None else embedding + self.vector(cond.vector)
+
+    def context(self, label: Tensor, cond: Conditioning) -> Context:
+        context = super().context(label, cond)
+        if not self.class_token:
+            return context
+        assert self.classes is not None
+        return context._replace(tokens=self.classes(cond.class_label)[:, None])
 
 
 def _per_level(name: str, value: int | Sequence[int], levels: int) -> list[int]:

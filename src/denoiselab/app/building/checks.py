@@ -180,7 +180,7 @@ def check_guidance(model: Model, guidance: Sequence[Guidance], asked: str) -> No
         raise BadInput(f"conditioner.guided_channels={guided}: the network has {model.shape[0]}; give at most that.")
     for one in guidance:
         try:
-            one.guider.check(one.scale, cond, model.conditioner.null(torch.arange(1)))
+            one.guider.check(one.scale, cond, model.conditioner.null(torch.arange(1)).filled(cond))
         except ValueError as error:
             raise BadInput(f"{asked}:{str(error).partition(':')[2]}") from None
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import shlex
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from denoiselab.app.building import checks
 from denoiselab.app.runs.paths import new_folder
 from denoiselab.app.runs.run_directory import start_record, write_description
 from denoiselab.cleaning import path_part
-from denoiselab.conditioners import Text
+from denoiselab.conditioners import Combined, Conditioner, Text
 from denoiselab.console import console
 from denoiselab.errors import BadInput, check_given
 from denoiselab.files import sha256_of
 from denoiselab.from_config import build_model, with_hashes
 from denoiselab.from_config import parts as model_parts
-from denoiselab.frozen import TextEncoder, folders
+from denoiselab.frozen import LDMTextEncoder, TextEncoder, folders
 from denoiselab.frozen.autoencoders import FolderCodec
 from denoiselab.interop import Imported, InteropError, Source
 from denoiselab.model import Model
@@ -62,7 +63,14 @@ def run_directory(node: Mapping[str, Any], log_dir: Path, data: Mapping[str, Any
         imported = source.read()
     except InteropError as error:
         raise BadInput(f"import.path={error}") from None
-    config = imported.config()
+    with tempfile.TemporaryDirectory() as folder:  # of the parts that are in the source's own file
+        return _written(node, imported, imported.placed(Path(folder)), log_dir, data)
+
+
+def _written(
+    node: Mapping[str, Any], imported: Imported, config: Config, log_dir: Path, data: Mapping[str, Any] | None
+) -> Path:
+    """The run directory of what was read, whose frozen parts are where `config` names them."""
     if data is not None:
         if list(data["shape"]) != config["data"]["shape"]:
             raise BadInput(
@@ -129,11 +137,28 @@ def _with_frozen_parts(config: Config, model: Model, folder: Path) -> Config:
         except ValueError as error:
             raise BadInput(f"import.vae: {error}") from None
         config = {**config, "codec": {**config["codec"], **_place(folder, "codec")}}
-    if isinstance(model.conditioner, Text) and isinstance(model.conditioner.encoder, TextEncoder):
-        model.conditioner.encoder.write(folder / "text_encoder")
-        encoder = {**config["conditioner"]["encoder"], **_place(folder, "text_encoder")}
-        config = {**config, "conditioner": {**config["conditioner"], "encoder": encoder}}
+    for place, encoder in _encoders(config["conditioner"], model.conditioner):
+        name = "_".join(["text_encoder", *place])
+        encoder.write(folder / name)
+        config = _with(config, ("conditioner", *place, "encoder"), _place(folder, name))
     return config
+
+
+def _encoders(node: Config, conditioner: Conditioner) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The places in a conditioner's node of the frozen text encoders, and the encoders."""
+    if isinstance(conditioner, Combined):
+        for name, part in conditioner.parts.items():
+            for place, encoder in _encoders(node["parts"][name], part):
+                yield ("parts", name, *place), encoder
+    elif isinstance(conditioner, Text) and isinstance(conditioner.encoder, LDMTextEncoder | TextEncoder):
+        yield (), conditioner.encoder
+
+
+def _with(config: Config, place: Sequence[str], changes: Config) -> Config:
+    """A configuration with changed options of one node."""
+    if not place:
+        return {**config, **changes}
+    return {**config, place[0]: _with(config[place[0]], place[1:], changes)}
 
 
 def _place(folder: Path, name: str) -> Config:

@@ -26,7 +26,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab import choices, progress
+from denoiselab import choices, progress, released
 from denoiselab.app.config import overrides, resolvers, spelling, tasks
 from denoiselab.app.config.early import check_nodes, check_trust
 from denoiselab.app.config.explain import explain
@@ -185,13 +185,13 @@ def _command(name: str) -> Command:
 
 
 def _written_out(name: str, asked: list[str], words: list[str]) -> list[str]:
-    """Overrides with the options of a task in full, where the program has tasks."""
+    """Overrides with the options of a task and released models in full, where the program has tasks."""
     defaults = OmegaConf.load(_CONF / f"{name}.yaml").defaults
     default = next((entry["task"] for entry in defaults if isinstance(entry, DictConfig) and "task" in entry), None)
     if default is None:
         return asked
     tasks.check_spelling(words)
-    return tasks.written_out(asked, default)
+    return tasks.written_out(released.written_out(asked), default)
 
 
 def _run_jobs(program: Hydra, name: str, arguments: Namespace) -> None:

@@ -12,6 +12,9 @@ from denoiselab.interop.weights.state_dicts import InteropError, making
 
 _KINDS = {"AutoencoderKL": (autoencoder_kl, "KLCodec"), "VQModel": (vq_model, "VQCodec")}
 
+# Folders of text encoders in pipelines; LDM's is the second.
+TEXT_ENCODERS = ("text_encoder", "bert")
+
 
 def codec(folder: Path, latent_shape: Sequence[int]) -> tuple[Node, list[int]]:
     """The node of the autoencoder in a folder of diffusers, and the shape of images with this `latent_shape`."""
@@ -35,17 +38,20 @@ def codec(folder: Path, latent_shape: Sequence[int]) -> tuple[Node, list[int]]:
 
 def text_conditioner(folder: Path, features: int) -> Node:
     """The node of the text encoder in a pipeline's folder, whose tokens must have so many `features`."""
-    encoder, tokenizer = folder / "text_encoder", folder / "tokenizer"
+    encoder = next((folder / name for name in TEXT_ENCODERS if (folder / name).is_dir()), folder / TEXT_ENCODERS[0])
+    tokenizer = folder / "tokenizer"
     for part in (encoder, tokenizer):
         if not part.is_dir():
             raise InteropError(f"{folder}: its network needs the tokens of a text, but it has no {part.name}.")
     config, words = read_json(encoder / "config.json"), read_json(tokenizer / "tokenizer_config.json")
     if config.get("use_attention_mask"):
         raise InteropError(f"{encoder}: use_attention_mask=true is not supported.")
-    if config.get("hidden_size") != features:
-        raise InteropError(
-            f"{encoder}: its tokens have {config.get('hidden_size')} features, and the network takes {features}."
-        )
+    ldm = config.get("model_type") == "ldmbert"
+    width = config.get("d_model" if ldm else "hidden_size")
+    if width != features:
+        raise InteropError(f"{encoder}: its tokens have {width} features, and the network takes {features}.")
+    if ldm:
+        return node("denoiselab.conditioners.Text", encoder=node("denoiselab.frozen.LDMTextEncoder", path=str(encoder)))
     with making("tokenizer", tokenizer / "tokenizer_config.json"):
         longest = int(words.get("model_max_length", 10**9))
     with making("text encoder", encoder / "config.json"):

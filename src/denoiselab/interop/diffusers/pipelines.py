@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from safetensors.torch import save
 from denoiselab.denoiser import Denoiser
 from denoiselab.files import atomic, write_text
 from denoiselab.interop import config_nodes
+from denoiselab.interop.config_nodes import Node
 from denoiselab.interop.diffusers.autoencoders import autoencoder_kl, vq_model
 from denoiselab.interop.diffusers.dit import dit
-from denoiselab.interop.diffusers.pipeline_parts import codec, text_conditioner
+from denoiselab.interop.diffusers.pipeline_parts import TEXT_ENCODERS, codec, text_conditioner
 from denoiselab.interop.diffusers.scheduler_samplers import sampling
 from denoiselab.interop.diffusers.schedulers import from_scheduler, to_scheduler
 from denoiselab.interop.diffusers.unet import unet2d, unet2d_config
@@ -71,12 +72,6 @@ class Pipeline(Source):
         above = folder.resolve().parent if _CHECKPOINT.fullmatch(folder.resolve().name) else folder
         if layout.module not in (DDPMUNet, ADMUNet, DiT, TextUNet):
             raise InteropError(f"{home}: {layout.module.__name__} is not a network; import a pipeline or its network.")
-        for option in ("image_channels", "num_classes") if layout.module is TextUNet else ():
-            if options[option] is not None:
-                raise InteropError(
-                    f"{home}: besides a text it takes {option}, for which there is no conditioner; "
-                    "`denoiselab.interop.diffusers.pipelines.read_model` loads it."
-                )
         places = [place / name for place in (folder, above) for name in ("vae", "vqvae") if home != folder]
         found = next((place for place in places if place.is_dir()), None)
         vae = found if self.vae is None else Path(self.vae).expanduser()
@@ -84,20 +79,23 @@ class Pipeline(Source):
         scheduler = self._scheduler_file(folder, above)
         stated = read_json(scheduler)
         meaning = from_scheduler(stated, scheduler, layout.options["outputs"])
+        parts = {}
         if layout.module is TextUNet:
-            has_text = (folder / "text_encoder").is_dir()
-            conditioner = text_conditioner(folder if has_text else above, options["token_features"])
-        else:
+            has_text = any((folder / name).is_dir() for name in TEXT_ENCODERS)
+            parts["text"] = text_conditioner(folder if has_text else above, options["token_features"])
+        if options["num_classes"] is not None:
             null = options.get("null_class", True)
-            conditioner = config_nodes.conditioner(
+            parts["label"] = config_nodes.conditioner(
                 options["num_classes"], dropout=0.1 if null else 0.0, null_class=null
             )
+        if options.get("image_channels") is not None:
+            parts["image"] = _image(options, home, shape)
         return Imported(
             named(self.path, folder),
             layout,
             state,
             *meaning,
-            conditioner=conditioner,
+            conditioner=config_nodes.combined(parts),
             codec=codec_node,
             shape=shape,
             averages=averages,
@@ -134,6 +132,16 @@ class Pipeline(Source):
         raise InteropError(
             f"{folder}: has no {name}, which states the noise schedule of the training; set import.scheduler=<file>."
         )
+
+
+def _image(options: Mapping[str, Any], home: Path, shape: Sequence[int] | None) -> Node:
+    """The node of what is concatenated to the latents."""
+    if shape is not None and options["image_channels"] == options["shape"][0] + 1:
+        return config_nodes.inpainting(shape)
+    raise InteropError(
+        f"{home}: beside the latents it takes {options['image_channels']} channels, for which there is no conditioner; "
+        "`denoiselab.interop.diffusers.pipelines.read_model` loads it."
+    )
 
 
 def _checkpoints(folder: Path) -> list[str]:

@@ -1,6 +1,7 @@
-"""Command that converts networks in the pickles of NVlabs (EDM, EDM2) to safetensors and JSON.
+"""Command that converts networks in pickles to safetensors: of NVlabs (EDM, EDM2), with JSON, and Lightning's `.ckpt`.
 
     python -m denoiselab.interop.nvlabs.pickles --trust-pickle network.pkl folder
+    python -m denoiselab.interop.nvlabs.pickles --trust-pickle model.ckpt folder
 
 Loading a pickle the usual way runs code of its author; these even contain the source of their classes to be executed.
 So no other module reads pickles, and this command needs `--trust-pickle`. It executes none of that source and calls
@@ -19,10 +20,12 @@ import io
 import json
 import pickle
 import sys
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -65,6 +68,9 @@ def read_pickle(path: Path, *, trusted: bool) -> Any:
             f"{path}: a pickle can run any code when it is loaded; add --trust-pickle if you trust its author."
         )
     try:
+        if zipfile.is_zipfile(path):  # of torch.save
+            module = SimpleNamespace(Unpickler=_Lenient, load=None, __name__="denoiselab")
+            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=module)
         with path.open("rb") as file:
             return _Reader(file, path).load()
     except InteropError:
@@ -75,13 +81,13 @@ def read_pickle(path: Path, *, trusted: bool) -> Any:
         raise InteropError(f"{path}: damaged or truncated, or not a pickle.") from None
 
 
-def convert(path: Path, out: Path, key: str = "ema", *, trusted: bool = False) -> None:
-    """Write a network of a pickle as `model.safetensors` and `config.json` into a new folder.
+def convert(path: Path, out: Path, key: str | None = None, *, trusted: bool = False) -> None:
+    """Write a network of a pickle as `model.safetensors` into a new folder, with `config.json` if it has arguments.
 
     Args:
         path: The pickle: a network, or a dictionary of networks.
         out: The folder, which must not exist.
-        key: Of the network in the dictionary.
+        key: Of the network in the dictionary; None for `ema` of NVlabs' files, and `state_dict` of Lightning's.
         trusted: Whether the file may be loaded.
 
     Raises:
@@ -89,40 +95,56 @@ def convert(path: Path, out: Path, key: str = "ema", *, trusted: bool = False) -
     """
     content = read_pickle(path, trusted=trusted)
     if isinstance(content, Mapping):
+        key = key or ("state_dict" if "state_dict" in content else "ema")
         if key not in content:
             raise InteropError(f"{path}: has no '{key}'; it has: {', '.join(map(str, content))}.")
         content = content[key]
     with making("network", path):
-        state: State = dict(content.tensors()) if isinstance(content, Record) else {}
+        state, text = _state(content), _description(content)
         if not state:
             raise InteropError("it contains no network.")
         tensors = save({name: tensor.clone().contiguous() for name, tensor in state.items()})
-        attributes = content.__dict__
-        description = {
-            "class_name": content.class_name,
-            "init_args": plain(list(attributes.get("_init_args") or ())),
-            "init_kwargs": plain(dict(attributes.get("_init_kwargs") or {})),
-        }
-        text = json.dumps(description, indent=1)
     try:
         with new_folder(out) as partial:
             with atomic(partial / MODEL) as file:
                 file.write(tensors)
-            write_text(partial / CONFIG, text)
+            if text is not None:
+                write_text(partial / CONFIG, text)
     except OSError as error:
         raise InteropError(f"{out}: cannot be written ({error.strerror or error}).") from None
+
+
+def _state(content: Any) -> State:
+    """The tensors of a network: of a record, or of a state dict."""
+    if isinstance(content, Record):
+        return dict(content.tensors())
+    found = content if isinstance(content, Mapping) else {}
+    return {str(name): tensor.detach() for name, tensor in found.items() if isinstance(tensor, Tensor)}
+
+
+def _description(content: Any) -> str | None:
+    """The class and the arguments of a record, as JSON; None of a state dict."""
+    if not isinstance(content, Record):
+        return None
+    attributes = content.__dict__
+    description = {
+        "class_name": content.class_name,
+        "init_args": plain(list(attributes.get("_init_args") or ())),
+        "init_kwargs": plain(dict(attributes.get("_init_kwargs") or {})),
+    }
+    return json.dumps(description, indent=1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m denoiselab.interop.nvlabs.pickles",
-        description="Writes a network of an EDM or EDM2 pickle as model.safetensors and config.json into a new folder, "
-        "which sample.py imports.",
+        description="Writes a network of an EDM or EDM2 pickle, or of a checkpoint of Lightning, as model.safetensors "
+        "into a new folder, which sample.py imports.",
     )
     parser.add_argument("file", type=Path, help="the pickle")
     parser.add_argument("out", type=Path, help="the folder to write")
-    parser.add_argument("--key", default="ema", help="which network of the pickle (default: ema)")
+    parser.add_argument("--key", help="which network of the pickle (default: ema, or state_dict of a checkpoint)")
     parser.add_argument("--trust-pickle", action="store_true", help="confirm that you trust the author of the file")
     options = parser.parse_args(arguments)
     try:
@@ -151,6 +173,36 @@ class _Reader(pickle.Unpickler):
         if module.startswith("torch.nn.modules.") and "." not in name:
             return type(name, (Record,), {"class_name": name})
         raise InteropError(f"{self._path}: it imports {module}.{name}, which is not data; it is not loaded.")
+
+
+class _Lenient(pickle.Unpickler):
+    """An unpickler of files of torch, for which every class is a record: no code of a class is run."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The object that replaces a name in the pickle."""
+        known = _KNOWN.get((module, name))
+        if known is not None:
+            return known
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            return getattr(torch, name)
+        if module in ("torch", "torch.storage") and name.endswith("Storage"):  # the kind of numbers
+            return getattr(importlib.import_module(module), name)
+        return type(name.rpartition(".")[2], (_Object,), {"class_name": name})
+
+
+class _Object(Record):
+    """A record of any class, built with any arguments."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+    def append(self, value: Any) -> None:
+        """Leave a value out."""
 
 
 class _EasyDict(dict):  # type: ignore[type-arg]

@@ -122,27 +122,18 @@ def unet_layout(
     new_order: bool = False,
     image_size: int | None = None,
     dropout: float = 0.0,
+    channels: int = 3,
 ) -> Layout:
     """The `ADMUNet` of a state dict of theirs, from its names and shapes.
 
-    `heads` are our options `heads`, `head_channels` and `heads_up`; the others are as in `UNet`. Channels of the input
-    beyond 3 are those of the small image of a super-resolution network.
+    `heads` are our options `heads`, `head_channels` and `heads_up`; the others are as in `UNet`. Inputs beyond
+    `channels` are those of an image that it is conditioned on.
     """
     inputs = width_of(state, "input_blocks.0.0.weight", where, axis=1)
     outputs = width_of(state, "out.2.weight", where)
-    channels = min(inputs, 3)
-    last = 0
-    while f"output_blocks.{last + 1}.0.in_layers.0.weight" in state:
-        last += 1
-    # The first decoder block that ends in a change of resolution is the last of its level.
-    ends = (
-        place
-        for place in range(last + 1)
-        if any(f"output_blocks.{place}.{k}.{what}.weight" in state for k in (1, 2) for what in ("conv", "in_layers.0"))
-    )
-    blocks = next(ends, last)
+    channels = min(inputs, channels)
     options = {
-        **encoder_options(state, where, blocks, channels, image_size),
+        **encoder_options(state, where, decoder_blocks(state), channels, image_size),
         "dropout": dropout,
         "num_classes": width_of(state, "label_emb.weight", where) if "label_emb.weight" in state else None,
         "null_class": False,
@@ -152,6 +143,19 @@ def unet_layout(
     }
     classes = [] if options["num_classes"] is None else [Entry("classes.weight", ("label_emb.weight",))]
     return Layout(ADMUNet, options, [*entries(options, names(options, new_order)), *classes])
+
+
+def decoder_blocks(state: State) -> int:
+    """The residual blocks of a level, but one, by the decoder: the last of its level ends in a change of resolution."""
+    last = 0
+    while f"output_blocks.{last + 1}.0.in_layers.0.weight" in state:
+        last += 1
+    ends = (
+        place
+        for place in range(last + 1)
+        if any(f"output_blocks.{place}.{k}.{what}.weight" in state for k in (1, 2) for what in ("conv", "in_layers.0"))
+    )
+    return next(ends, last)
 
 
 def to_official(options: Mapping[str, Any], weights: State, meaning: Mapping[str, Any]) -> tuple[State, dict[str, Any]]:
@@ -224,7 +228,7 @@ def encoder_options(
     widths, attention, place = [], [], 1
     while f"input_blocks.{place}.0.out_layers.3.weight" in state:
         widths.append(width_of(state, f"input_blocks.{place}.0.out_layers.3.weight", where))
-        if f"input_blocks.{place}.1.qkv.weight" in state:
+        if f"input_blocks.{place}.1.norm.weight" in state:
             attention.append(len(widths) - 1)
         place += blocks + 1
     multipliers = [width // channels if width % channels == 0 else width / channels for width in widths]

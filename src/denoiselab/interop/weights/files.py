@@ -11,7 +11,7 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,18 @@ WEIGHTS = "diffusion_pytorch_model"  # diffusers' name of files of weights, with
 _VARIANT = re.compile(
     rf"{WEIGHTS}\.(?!safetensors|bin)([\w-]+)\.(?:safetensors|bin)"
     rf"|{WEIGHTS}\.(?:safetensors|bin)\.index\.([\w-]+)\.json"
+)
+
+# Files on the hub of a pipeline, and of a tokenizer.
+_PIPELINE_FILES = (
+    *(f"*{suffix}" for suffix in (".json", f"{WEIGHTS}*.safetensors", f"{WEIGHTS}*.bin")),
+    *(f"{part}/{name}" for part in ("text_encoder", "bert") for name in ("model*.safetensors", "pytorch_model*.bin")),
+    *(f"tokenizer/*{end}" for end in (".txt", ".model")),
+)
+TOKENIZER_FILES = tuple(
+    f"{place}{name}"
+    for place in ("", "tokenizer/")
+    for name in ("tokenizer*.json", "special_tokens_map.json", "vocab.*", "merges.txt")
 )
 
 _log = logging.getLogger(__name__)
@@ -135,8 +147,14 @@ def read_weights(path: Path) -> State:
     return state
 
 
-def local(path: str, revision: str | None = None) -> Path:
-    """The folder or file `path`; else a copy of the hub's repository of that id, at a branch, tag or commit."""
+def local(path: str, revision: str | None = None, patterns: Sequence[str] | None = None) -> Path:
+    """The folder or file `path`; else a copy of the hub's repository of that id, at a branch, tag or commit.
+
+    Args:
+        path: Of the folder or file, or the id.
+        revision: On the hub.
+        patterns: Of the repository's files; None for those of a pipeline of diffusers.
+    """
     here = Path(path).expanduser()
     if here.exists():
         return here
@@ -149,14 +167,8 @@ def local(path: str, revision: str | None = None) -> Path:
         raise InteropError(
             f"{path}: there is no such folder; to download it from the hub, pip install denoiselab[hub]."
         ) from None
-    patterns = [f"*{suffix}" for suffix in (".json", f"{WEIGHTS}*.safetensors", f"{WEIGHTS}*.bin")]
-    patterns += [
-        "text_encoder/model*.safetensors",
-        "text_encoder/pytorch_model*.bin",
-        *(f"tokenizer/*{end}" for end in (".txt", ".model")),
-    ]
     try:
-        return Path(snapshot_download(path, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(path, revision=revision, allow_patterns=list(patterns or _PIPELINE_FILES)))
     except RepositoryNotFoundError:
         raise InteropError(f"{path}: there is no such folder, nor such a repository on the hub.") from None
     except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError):
