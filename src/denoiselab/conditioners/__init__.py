@@ -5,8 +5,8 @@ from denoiselab.conditioners.combined import Combined
 from denoiselab.conditioners.inpainting import Inpainting
 from denoiselab.conditioners.label import ClassLabel
 from denoiselab.conditioners.low_resolution import LowResolution
-from denoiselab.conditioners.several_texts import SeveralEncoders
 from denoiselab.conditioners.semantic_map import SemanticMap
+from denoiselab.conditioners.several_texts import SeveralEncoders
 from denoiselab.conditioners.text import Text, TextEncoder
 from denoiselab.conditioners.text_transformer import TextTransformer, Tokenizer
 from denoiselab.conditioners.token_encoder import TokenEncoder
@@ -19,8 +19,8 @@ __all__ = [
     "HeldOut",
     "Inpainting",
     "LowResolution",
-    "SeveralEncoders",
     "SemanticMap",
+    "SeveralEncoders",
     "Text",
     "TextEncoder",
     "TextTransformer",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from denoiselab.codecs import Codec
 from denoiselab.conditioners.base import Clean, Conditioner, HeldOut
@@ -40,7 +40,14 @@ class Combined(Conditioner):
         self.strata = math.lcm(*(part.strata for part in self.parts.values()))
         guided = [part.guided_channels for part in self.parts.values() if part.guided_channels is not None]
         self.guided_channels = min(guided, default=None)
+        self.pictures = next((part.pictures for part in self.parts.values() if part.pictures is not None), None)
         self.network_options = {k: v for part in self.parts.values() for k, v in part.network_options.items()}
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The parts that have one, by name; None if none has."""
+        own = {name: part.module for name, part in self.parts.items() if part.module is not None}
+        return nn.ModuleDict(own) if own else None
 
     def train(self, clean: Clean, noise: Noise) -> Conditioning:
         return self._joined(lambda part: part.train(clean, noise))
