@@ -28,7 +28,7 @@ def controls(model: Model, measure: Measure, data: DataSet, number: int) -> Cont
         data: The data.
         number: Of samples of a cell.
     """
-    scorer, reference = measure
+    scorer, reference = measure.scorer, measure.reference
     of: dict[str, Any] = {}
     if getattr(scorer, "reads_classes", False):
         of["classes"] = lambda index: data.labels[index % len(data)]
