@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from denoiselab.data import rows_of
 from denoiselab.evaluation import ClassAccuracy, Layer, Retrieval
 from denoiselab.evaluation.metrics.retrieval import areas
 
@@ -48,8 +49,8 @@ def test_the_area_is_that_of_its_definition(features):
 def test_pictures_themselves_have_one_and_noise_shuffles_and_one_picture_a_half(features):
     data, pictures, generator = features
     assert scored(pictures, features).value == 1
-    assert scored(data[:100], features, "train").value == 1
-    assert scored(data[7:9], features, "train", torch.tensor([507, 8])).value == 1  # rows count modulo their number
+    assert scored(pictures[7:9], features, rows=torch.tensor([N + 7, 8])).value == 1  # in turn
+    assert scored(data[rows_of(torch.arange(50), 500, "train")], features, "train").value == 1
     shuffled = pictures[torch.randperm(N, generator=generator)]
     noise = torch.randn(N, 32, generator=generator)
     for samples in (shuffled, noise):

@@ -49,7 +49,7 @@ class Conditioner(ABC):
     Attributes:
         names: The fields of `Conditioning` that it fills, each with one row a sample.
         strata: Sample i has the condition of sample i mod strata; 1 if conditions are independent.
-        pictures: "held_out" or "train", where sample i has the condition of that data's sample i, modulo their number.
+        pictures: "held_out" or "train", where samples have the conditions of these data (`denoiselab.data.rows_of`).
         guided_channels: Classifier-free guidance acts on the first so many channels; None for all.
         network_options: Options of networks that its configuration sets, and what they stand for in messages.
     """

@@ -1,7 +1,7 @@
 """Data sets: images or points by name, in an order that is a pure function of (seed, images seen)."""
 
 from denoiselab.data.base import DataSet
-from denoiselab.data.clean_samples import clean, in_turn, supply
+from denoiselab.data.clean_samples import clean, in_turn, rows_of, supply
 from denoiselab.data.given import MaskFile
 from denoiselab.data.images import ImageSet
 from denoiselab.data.points import PointSet
@@ -29,5 +29,5 @@ __all__ = [
     "DataSet", "Digits", "EightGaussians", "Emoji", "EmojiFont", "FashionMNIST", "Flowers102", "Food101",
     "HarmonicTones", "HuggingFace", "ImageFolder", "ImageNet", "ImageSet", "ImageSource", "ImageZip", "LitData",
     "MaskFile", "Pinwheel", "PointSet", "RecordSet", "Records", "SwissRoll", "TwoMoons", "WebDataset", "clean",
-    "from_uint8", "in_turn", "supply", "to_uint8",
+    "from_uint8", "in_turn", "rows_of", "supply", "to_uint8",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -25,14 +26,28 @@ def supply(conditioner: Conditioner, load: Callable[[], Sequence[DataSet]]) -> N
         conditioner: Takes them from held-out data, unless it says so.
         load: Returns training and held-out data; called at the first use.
     """
-    conditioner.set_held_out(in_turn(lambda: load()[conditioner.pictures != "train"]))
+    split = conditioner.pictures or "held_out"
+    conditioner.set_held_out(in_turn(lambda: load()[split != "train"], split))
 
 
-def in_turn(load: Callable[[], DataSet]) -> HeldOut:
-    """Held-out data from which sampling conditions are taken: index i gives sample i modulo their number.
+def rows_of(index: Tensor, number: int, split: str = "held_out") -> Tensor:
+    """The rows `(B,)` of data from which samples `index` `(B,)` have their conditions.
+
+    Of held-out data they are taken in turn. Training data may be sorted, so that few samples have rows from everywhere:
+    the row of sample i is the rank of the fractional part of i times the golden section.
+    """
+    if split != "train":
+        return index % number
+    places = torch.arange(number, dtype=torch.float64) * ((math.sqrt(5) - 1) / 2) % 1
+    return places.argsort().argsort()[index % number]
+
+
+def in_turn(load: Callable[[], DataSet], split: str = "held_out") -> HeldOut:
+    """Data from which sampling conditions are taken.
 
     Args:
         load: Returns the data set; called at the first use.
+        split: As of `rows_of`, which says which sample has which condition.
     """
     loaded = functools.cache(load)
 
@@ -40,6 +55,6 @@ def in_turn(load: Callable[[], DataSet]) -> HeldOut:
         data = loaded()
         if not len(data):
             raise ValueError("conditioner: sampling conditions are taken from held-out data, and there are none.")
-        return clean(data, index.cpu() % len(data), index.device)
+        return clean(data, rows_of(index.cpu(), len(data), split), index.device)
 
     return samples

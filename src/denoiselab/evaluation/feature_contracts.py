@@ -66,8 +66,9 @@ class Layer:
         held_out: Of a reference, that of held-out data; None if no metric reads it, or there are none.
         classes: The class that each sample was drawn for, `(n,)` int64; None for samples of no class, for data, and
             if no metric reads it.
-        pictures: "held_out" or "train", and the rows `(n,)` int64, modulo their number, of the data of that split whose
-            captions the samples were drawn for; None for samples of no such caption, and if no metric reads it.
+        pictures: "held_out" or "train", for whose captions the samples were drawn, and the samples' indices `(n,)`
+            int64, of which `denoiselab.data.rows_of` makes rows; None for samples of no such caption, and if no metric
+            reads it.
     """
 
     moments: Any

@@ -8,7 +8,7 @@ import torch
 
 from denoiselab.codecs import Identity
 from denoiselab.console import console
-from denoiselab.data import DataSet
+from denoiselab.data import DataSet, rows_of
 from denoiselab.evaluation import Measure
 from denoiselab.model import Model
 from denoiselab.stored import to_stored
@@ -28,18 +28,20 @@ def controls(model: Model, measure: Measure, data: DataSet, number: int) -> Cont
         data: The data.
         number: Of samples of a cell.
     """
-    scorer, reference = measure.scorer, measure.reference
+    scorer, reference, split = measure.scorer, measure.reference, model.conditioner.pictures
+    if split is None or not len(data):
+        return {}
     of: dict[str, Any] = {}
     if getattr(scorer, "reads_classes", False):
-        of["classes"] = lambda index: data.labels[index % len(data)]
+        of["classes"] = lambda index: data.labels[rows_of(index, len(data), split)]
     if getattr(scorer, "reads_pictures", False):
-        of["pictures"] = model.conditioner.pictures
-    if not of or model.conditioner.pictures is None or not len(data):
+        of["pictures"] = split
+    if not of:
         return {}
     out, index = {}, torch.arange(min(number, len(data)))
     for name in ("data",) if isinstance(model.codec, Identity) else ("data", "reconstructed"):
         statistics = scorer.statistics(0, 1, **of)
-        for rows in index.split(_BATCH):
+        for rows in rows_of(index, len(data), split).split(_BATCH):
             images = data.stored(rows)
             if name == "reconstructed":
                 kept = model.codec.encode_pixels(data.inputs(rows).to(model.device))

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from denoiselab.data import rows_of
 from denoiselab.evaluation.contracts import Score
 from denoiselab.evaluation.feature_contracts import FEATURES, Layer, Metric
 from denoiselab.evaluation.metrics.standard_errors import influences, standard_error
@@ -43,7 +44,7 @@ class Retrieval(Metric):
         """
         if samples.pictures is None:
             return {"retrieval_auc": Score(math.nan, reason="samples are of no caption of the data")}
-        split, rows = samples.pictures
+        split, index = samples.pictures
         data = reference.outputs
         if split == "held_out":
             if reference.held_out is None:
@@ -51,7 +52,7 @@ class Retrieval(Metric):
             pictures = reference.held_out.outputs
         else:
             pictures = data
-        values = areas(samples.outputs, pictures, rows % len(pictures), data)
+        values = areas(samples.outputs, pictures, rows_of(index, len(pictures), split), data)
         n, strata = len(values), samples.strata
         kept = influences(values - values.mean(), n, strata)
         return {
