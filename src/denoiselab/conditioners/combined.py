@@ -75,6 +75,10 @@ class Combined(Conditioner):
         for part in self.parts.values():
             part.check(cond)
 
+    def classes_of(self, index: Tensor) -> Tensor | None:
+        found = (part.classes_of(index) for part in self.parts.values())
+        return next((classes for classes in found if classes is not None), None)
+
     def described(self, index: Tensor) -> list[str] | None:
         texts = [found for part in self.parts.values() if (found := part.described(index)) is not None]
         return [", ".join(row) for row in zip(*texts, strict=True)] if texts else None

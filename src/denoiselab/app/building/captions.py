@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from denoiselab.app.runs.devices import is_leader
-from denoiselab.conditioners import Text
+from denoiselab.conditioners import Combined, Conditioner, Text
 from denoiselab.console import console
 from denoiselab.data import DataSet
 from denoiselab.errors import BadInput
@@ -39,30 +40,32 @@ def prepare(config: dict[str, Any], model: Model, images: DataSet, held_out: Dat
     Raises:
         BadInput: If captions are missing or empty, or the tokenizer of a run that continues is.
     """
-    conditioner = model.conditioner
-    if not isinstance(conditioner, Text):
-        return {}
-    if images.captions is None:
-        raise BadInput(
-            "conditioner=text: the data set has no captions; choose data with captions or another conditioner."
-        )
-    _check_written(images.captions)
-    encoder, files = conditioner.encoder, dict[str, str]()
-    tokenizer = getattr(encoder, "tokenizer", None)
-    if isinstance(tokenizer, BytePairs):
-        files[TOKENIZER] = _learned(tokenizer, images.captions, run)
-        node = config["conditioner"]["encoder"]["tokenizer"]
-        config["conditioner"] = {
-            **config["conditioner"],
-            "encoder": {
-                **config["conditioner"]["encoder"],
-                "tokenizer": {**node, "path": TOKENIZER, "sha256": tokenizer.sha256},
-            },
-        }
-    if (keep := getattr(encoder, "keep", None)) is not None:
-        keep([*images.captions, *(held_out.captions or ()), ""])
-    _tell_cut(encoder, images.captions)
+    files: dict[str, str] = {}
+    nodes = copy.deepcopy(config["conditioner"])
+    for conditioner, node in _texts(model.conditioner, nodes):
+        if images.captions is None:
+            raise BadInput(
+                "conditioner=text: the data set has no captions; choose data with captions or another conditioner."
+            )
+        _check_written(images.captions)
+        encoder = conditioner.encoder
+        if isinstance(tokenizer := getattr(encoder, "tokenizer", None), BytePairs):
+            files[TOKENIZER] = _learned(tokenizer, images.captions, run)
+            node["encoder"]["tokenizer"] |= {"path": TOKENIZER, "sha256": tokenizer.sha256}
+            config["conditioner"] = nodes
+        if (keep := getattr(encoder, "keep", None)) is not None:
+            keep([*images.captions, *(held_out.captions or ()), ""])
+        _tell_cut(encoder, images.captions)
     return files
+
+
+def _texts(conditioner: Conditioner, node: dict[str, Any]) -> Iterator[tuple[Text, dict[str, Any]]]:
+    """The conditioners of texts in one, with their nodes."""
+    if isinstance(conditioner, Text):
+        yield conditioner, node
+    elif isinstance(conditioner, Combined):
+        for name, part in conditioner.parts.items():
+            yield from _texts(part, node["parts"][name])
 
 
 def _check_written(captions: Sequence[str]) -> None:
