@@ -17,6 +17,7 @@ from hydra import initialize_config_dir
 from denoiselab import load
 from denoiselab.app.building.guiders import Guided
 from denoiselab.app.building.search_space import Base, combinations
+from denoiselab.app.config import overrides
 from denoiselab.app.config.overrides import choice
 from denoiselab.app.tasks.task import guidance_for
 from denoiselab.codecs import Identity
@@ -109,6 +110,24 @@ def test_a_guide_is_a_checkpoint_with_weights_of_its_own(sample, conditional, fi
     assert result.code == 0, result.err
 
 
+def test_published_settings_of_edm2_guide_samples(sample, invoke, tmp_path):
+    guide = tmp_path / "guide"
+    power = ["ema=power", "ema.snapshots.every_images=16", "evaluation.nfe=[2]", "callbacks.frontier.every_images=null"]
+    own = ["conditioner=label", "logger=none", f"paths.log_dir={tmp_path}", f"paths.run_dir={guide}"]
+    assert invoke("train.py", *QUICK, *power, *own).code == 0
+    presets = [path.stem for path in (CONF / "guider").glob("edm2_*.yaml")]
+    assert len(presets) == 6
+    for name in presets:
+        heun = ["num_samples=2", "format=npz", "sampler=heun", "sampler.steps=6", "spacing@sampler.spacing=karras"]
+        result, out = sample(*heun, "guidance=2", f"guider={name}", f"guider.model={guide}", out=name)
+        assert result.code == 0, result.err
+        record, (_, node) = json.loads((out / "samples.json").read_text()), overrides.stated_choice("guider", name)
+        assert record["guider"]["guide"]["weights"] == node.get("weights", "ema")
+        assert record["guider"].get("interval") == node.get("interval")
+        assert 0 < record["guide_evaluations"] <= record["network_evaluations"] == 11
+        assert (record["guide_evaluations"] < 11) == ("interval" in node)
+
+
 def test_decoding_by_a_guide_counts_its_evaluations(sample):
     asked = ["task=encode", "num_samples=2", "sampler.steps=3", "guidance=2", "guider=auto", "guider.weights=raw"]
     result, out = sample(*asked)
@@ -125,8 +144,10 @@ def test_decoding_by_a_guide_counts_its_evaluations(sample):
 def test_a_search_takes_a_guider_with_options():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         base = Base(choice("sampler", "ddim"), 3, 2.0, choice("guider", "cfg"), None)
-        one, other = combinations({"guider": [{"name": "apg", "eta": 0.5}, "cfg"]}, base)
+        guiders = [{"name": "apg", "eta": 0.5}, "cfg", {"name": "cfgpp", "scale": 0.6}]
+        one, other, own = combinations({"guider": guiders}, base)
     assert (one.guider["eta"], "eta" in other.guider) == (0.5, False)
+    assert (one.guidance, other.guidance, own.guidance) == (2.0, 2.0, 0.6)
     assert word(one.options["guider"]) == "{name:apg,eta:0.5}"
 
 
@@ -152,9 +173,11 @@ REFUSED = [
     (["guider=agp"], ["guider=agp: unknown; did you mean 'apg'?"]),
     (["guider=apg", "guider.etta=1"], ["guider.etta", "did you mean 'guider.eta'"]),
     (["guider.interval=[2,1]"], ["guider.interval=[2, 1]", "0 <= lo < hi"]),
-    (["guider.interval=[500,600]"], ["guider.interval=[500, 600]: no step of DDIM begins there"]),
+    (["guider.interval=[500,600]"], ["guider.interval=[500, 600]: no step of sampler=ddim begins there"]),
     (["guider=apg", "guider.momentum=-0.5", "sampler=heun"], ["guider.momentum=-0.5", "several calls a step"]),
-    (["guider=cfgpp", "guidance=0.5", "sampler=dpmpp_2m"], ["guider=cfgpp: DPMSolverPP adds no predicted noise"]),
+    (["guider=cfgpp", "guidance=0.5", "sampler=dpmpp_2m"], ["guider=cfgpp: sampler=dpmpp_2m adds no predicted noise"]),
+    (["guider=cfgpp", "guidance=0.5", "sampler=heun"], ["guider=cfgpp: sampler=heun adds no predicted noise"]),
+    (["task=frontier", "guiders=[{name:cfgpp,scale:much}]"], ["task.guiders=", "its scale must be a finite number"]),
     (["guider=cfgpp"], ["guidance=3", "lambda, from 0 to 1"]),
     (["guider.interval=3"], ["guider.interval=3: it must be a list"]),
     (["guidance=inf"], ["guidance=inf", "finite"]),
@@ -183,23 +206,24 @@ def test_what_does_not_go_together_is_refused_before_a_file_is_written(arguments
 
 
 def test_a_frontier_has_scales_and_guiders_as_axes(sample):
-    guiders = "guiders=[cfg,{name:apg,interval:[0.2,10]}]"
+    guiders = "guiders=[cfg,{name:apg,interval:[0.2,10]},{name:cfgpp,scale:0.6}]"
     words = ["task=frontier", "samplers=[ddim]", "nfe=[3]", "num_samples=24", "guidance=[1,3]", guiders]
     result, out = sample(*words, "diversity=false")
     assert result.code == 0, result.err
     plain = json.loads((out / "frontier.json").read_text())
     told = [(record["guidance"], record.get("guider")) for record in plain]
     acts = {"name": "apg", "interval": [0.2, 10.0]}
-    assert told == [(1.0, None), (3.0, None), (3.0, acts)]  # at scale 1 they do not differ
+    assert told == [(1.0, None), (3.0, None), (3.0, acts), (0.6, plain[-1]["guider"])]  # at scale 1 two do not differ
+    assert plain[-1]["guider"]["name"] == "cfgpp"
     assert "ddim scale=3 apg interval (0.2, 10]" in result.out
-    unguided, guided = (record["flops_per_sample"] / record["network_evaluations"] for record in plain[1:])
+    unguided, guided = (record["flops_per_sample"] / record["network_evaluations"] for record in plain[1:3])
     assert unguided == pytest.approx(guided)
-    assert len({record["cell"] for record in plain}) == 3
+    assert len({record["cell"] for record in plain}) == 4
     assert not any("recall" in text for text in (result.out, result.err))
 
     added = {"precision_classifier": False, "recall_classifier": False, "sliced_w1_pixels": True}
     result, _ = sample(*words)  # finished cells are kept as they are
-    assert f"3 cells were scored before without {', '.join(added)}; evaluation.rescore=true" in result.err
+    assert f"4 cells were scored before without {', '.join(added)}; evaluation.rescore=true" in result.err
     assert json.loads((out / "frontier.json").read_text()) == plain
 
     result, _ = sample(*words, "rescore=true")

@@ -65,6 +65,12 @@ PROMPTS = ["a dog", "seven"]
 PIPELINES = {
     "DiT": (dit_pipeline, {"class_labels": [3, 0], "guidance_scale": 4.0}, {"classes": [3, 0]}, 4.0),
     "Stable Diffusion": (stable_diffusion, {"prompt": PROMPTS, "guidance_scale": 3.0}, {"prompts": PROMPTS}, 3.0),
+    "negative prompts": (
+        stable_diffusion,
+        {"prompt": PROMPTS, "negative_prompt": ["seven", "a cat"], "guidance_scale": 3.0},
+        {"prompts": PROMPTS, "negative_prompts": ["seven", "a cat"]},
+        3.0,
+    ),
     "LDM": (latent_diffusion, {"batch_size": 2}, {}, 1.0),
 }
 

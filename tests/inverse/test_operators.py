@@ -159,6 +159,16 @@ class Doubled(Identity):
         return 2 * y
 
 
+class Halved(Identity):
+    def gram_inverse(self, y, v, s2):
+        return y / 2 / (v + s2)
+
+
+class Cut(Identity):
+    def gram_inverse(self, y, v, s2):
+        return y[..., :2]
+
+
 class Flat(Identity):
     def pinv(self, y):
         return y.flatten(1)
@@ -168,6 +178,11 @@ class Flat(Identity):
     ("operator", "said"),
     [
         (Doubled(), r"operator=Doubled: its pseudo-inverse is not that of its call, as A\^\+ A changes .* by 1 of it"),
+        (
+            Halved(),
+            r"operator=Halved: its gram_inverse\(y, v, s2\) is not \(v A A\^T \+ s2\)\^-1 y, .* differs from y by 50",
+        ),
+        (Cut(), r"operator=Cut: gram_inverse\(y\) has the shape \[2, 3, 8, 2\], and y has \[2, 3, 8, 4\]"),
         (Flat(), r"operator=Flat: A\^\+ y has the shape \[2, 96\], and x has \[2, 3, 8, 4\]"),
         (Identical(2), r"operator=Identical: its adjoint is not that of its call, as <A x, y> = .* and <x, A\^T y>"),
         (Affine(), "operator=Affine: its adjoint is not that of its call"),

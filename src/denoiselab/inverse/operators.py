@@ -17,6 +17,9 @@ _PROBE = 20190
 # How far A^+ A x' may be from x' = A^+ A x, relative to it, for a pseudo-inverse that is computed by few iterations.
 _INEXACT = 0.05
 
+# How far (v A A^T + s2) gram_inverse(y) may be from y, relative to it.
+_GRAM = 0.01
+
 
 class LinearOperator(nn.Module, ABC):
     """A linear operator on samples `(B, *shape)`, in the network's range; rows of a batch do not mix.
@@ -159,7 +162,7 @@ def check_adjoint(
     """Bind an operator to samples of a shape, move it to a device, and check that <A x, y> = <x, A^T y>.
 
     Its own pseudo-inverse, if it writes one, is checked too: A^+ A does not change its results, within 5 %. One that
-    leaves out what A almost removes passes.
+    leaves out what A almost removes passes. So is its own `gram_inverse`, within 1 %.
 
     Args:
         operator: Of any class.
@@ -193,6 +196,20 @@ def check_adjoint(
         )
     if type(operator).pinv is not LinearOperator.pinv:
         _check_pinv(operator, name, x, ax)
+    if type(operator).gram_inverse is not LinearOperator.gram_inverse:
+        _check_gram_inverse(operator, name, y.to(x))
+
+
+def _check_gram_inverse(operator: LinearOperator, name: str, y: Tensor) -> None:
+    solved = operator.gram_inverse(y, 1.0, 0.1)
+    if solved.shape != y.shape:
+        raise ValueError(f"{name}: gram_inverse(y) has the shape {list(solved.shape)}, and y has {list(y.shape)}.")
+    off = float((operator(operator.adjoint(solved)) + 0.1 * solved - y).norm() / y.norm())
+    if not off <= _GRAM:
+        raise ValueError(
+            f"{name}: its gram_inverse(y, v, s2) is not (v A A^T + s2)^-1 y, as v A A^T + s2 of it differs from y by "
+            f"{off:.1%}; correct it, or leave it out."
+        )
 
 
 def _check_pinv(operator: LinearOperator, name: str, x: Tensor, ax: Tensor) -> None:

@@ -20,6 +20,7 @@ from denoiselab.app.building.analytic_moments import learn
 from denoiselab.app.building.classifier_guidance import Steering
 from denoiselab.app.building.guiders import Guided
 from denoiselab.app.building.held_out import HELD_OUT_LOSS
+from denoiselab.app.config.choices import own_scale
 from denoiselab.app.config.settings import Evaluation
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.run_directory import git_revision
@@ -60,8 +61,9 @@ def frontier_of(evaluation: Config, guided: Guided, names: Names, option: str = 
     nodes, model = parts.sampler_nodes(evaluation["samplers"], f"{option}.samplers"), guided.model
     asked = evaluation["weights"]
     weights = [names.chosen(one, f"{option}.weights") for one in (asked if isinstance(asked, list) else [asked])]
-    guiders = parts.guider_nodes(evaluation.get("guiders", ["cfg"]), f"{option}.guiders")
-    guidance = replace(guided, weights=weights).all(evaluation["guidance"], guiders, f"{option}.guiders")
+    entries = evaluation.get("guiders", ["cfg"])
+    guiders, own = parts.guider_nodes(entries, f"{option}.guiders"), [*map(own_scale, entries)]
+    guidance = replace(guided, weights=weights).all(evaluation["guidance"], guiders, f"{option}.guiders", own)
     checks.check_guidance(model, guidance, f"{option}.guidance={[*map(float, evaluation['guidance'])]}")
     samplers = parts.build_samplers(nodes)
     for name, sampler in samplers.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,14 +45,23 @@ class Guided:
         """
         return Guidance(scale) if node is None else Guidance(scale, self.guider(node, option))
 
-    def all(self, scales: Sequence[float], nodes: Sequence[Config], option: str) -> list[Guidance]:
+    def all(
+        self, scales: Sequence[float], nodes: Sequence[Config], option: str, own: Sequence[float | None] = ()
+    ) -> list[Guidance]:
         """The guidance of all scales with all guiders, each once: at their neutral scale guiders do not differ.
+
+        Args:
+            scales: Of guiders that have no own one.
+            nodes: Checked, of guiders.
+            option: Names these.
+            own: The own scale of each, if any has one.
 
         Raises:
             BadInput: As in `guidance`.
         """
-        guiders = [self.guider(node, option) for node in nodes]
-        return once([Guidance(*pair) for pair in itertools.product(scales, guiders)])
+        guiders = [*zip((self.guider(node, option) for node in nodes), own or [None] * len(nodes), strict=True)]
+        swept = [Guidance(scale, guider) for scale in scales for guider, alone in guiders if alone is None]
+        return once([*swept, *(Guidance(alone, guider) for guider, alone in guiders if alone is not None)])
 
     def guider(self, node: Config, option: str) -> Guider:
         """The guider of a checked node.

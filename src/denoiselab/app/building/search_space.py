@@ -124,7 +124,9 @@ def combinations(over: Mapping[str, Sequence[Any]], base: Base) -> list[Combinat
         rule = _rule(chosen, base.sampler)
         steps = rule.sampler.steps
         rule = rules.setdefault(json.dumps({**rule.node, "steps": None}, sort_keys=True), rule)
-        scale, guider = float(chosen.get("guidance", base.guidance)), _guider(chosen, base.guider)
+        own = choices.own_scale(chosen.get("guider", ""), "task.over.guider")
+        scale = float(chosen.get("guidance", base.guidance)) if own is None else own
+        guider = _guider(chosen, base.guider)
         budget, weights = chosen.get("nfe", base.nfe), chosen.get("weights", base.weights)
         out.append(Combination(chosen, rule, steps, budget, scale, guider, weights))
     return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,29 @@ def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict
 def guider_nodes(
     entries: Sequence[str | Mapping[str, Any]], option: str = "evaluation.guiders"
 ) -> list[dict[str, Any]]:
-    """The configurations of names of `conf/guider`, or of names with options: `{name: apg, eta: 0.5}`."""
+    """The configurations of names of `conf/guider`, or of names with options: `{name: apg, eta: 0.5}`.
+
+    `scale` is none of them; see `own_scale`.
+    """
     nodes: list[dict[str, Any]] = []
     for entry in entries:
         given = {"name": entry} if isinstance(entry, str) else dict(entry)
+        own_scale(entry, option)
+        given.pop("scale", None)
         name = given.pop("name", None)
         if not isinstance(name, str):
             raise BadInput(f"{option}={entry}: it needs a name of conf/guider, such as {{name: apg, eta: 0.5}}.")
         nodes.append({**_choice("guider", name, option), **given})
         options.check({f"{option}.{name}": nodes[-1]})
     return nodes
+
+
+def own_scale(entry: str | Mapping[str, Any], option: str = "evaluation.guiders") -> float | None:
+    """The scale of a guider that has its own, `{name: cfgpp, scale: 0.6}`; None for those that are asked for."""
+    scale = None if isinstance(entry, str) else entry.get("scale")
+    if scale is None or (type(scale) in (int, float) and math.isfinite(scale)):
+        return None if scale is None else float(scale)
+    raise BadInput(f"{option}={entry}: its scale must be a finite number.")
 
 
 def metric_nodes(evaluation: Evaluation) -> dict[str, Any]:

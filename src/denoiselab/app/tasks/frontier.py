@@ -58,7 +58,8 @@ class ScoreFrontier(Measuring):
         nfe: Network calls a sample.
         extra_nfe: Further budgets of single samplers; none where nfe alone is given.
         guidance: Scales of the guiders.
-        guiders: Names of conf/guider, or names with options, such as {name: apg, eta: 0.5}: each at every scale.
+        guiders: Names of conf/guider, or names with options, such as {name: apg, eta: 0.5}: each at every scale, or
+            at one of its own, as {name: cfgpp, scale: 0.6}.
         rescore: Whether cells are scored again that another version of the code has scored, which are kept, and those
             whose influences are lost.
         stop: `fixed`: num_samples a cell; `decided`: until it is sure which cells are better.
