@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from denoiselab.data.given import image_folder, known_pixels
+from denoiselab.data.given import classes_of, image_folder, known_pixels
 from denoiselab.errors import BadInput
 
 GREY = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
@@ -40,6 +40,16 @@ def test_grey_and_palettes_suit_a_model_of_colours(folder):
     images, _ = image_folder(folder, (3, 4, 4), "task.images")
     assert torch.equal(images.samples[0], torch.from_numpy(GREY).expand(3, 4, 4))
     assert torch.equal(images.samples[1], torch.from_numpy(COLOUR).permute(2, 0, 1))
+
+
+def test_folders_of_numbers_are_classes(folder):
+    for name in ("7", "10"):
+        (folder / name).mkdir()
+        save(folder / name / "a.png", GREY)
+    images, names = image_folder(folder, (1, 4, 4), "task.images")
+    assert (names, images.labels.tolist()) == (["10/a.png", "7/a.png"], [10, 7])
+    assert classes_of(names).tolist() == [10, 7]
+    assert classes_of([*names, "a.png"]) is classes_of(["seven/a.png"]) is None
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ from denoiselab.inverse.measurements import check_images
 def image_folder(root: Path, shape: Sequence[int], option: str) -> tuple[ImageSet, list[str]]:
     """The images below a folder, of the shape (C, H, W), in the order of their names, and their names.
 
-    They have the captions of `metadata.jsonl` or `metadata.csv`, as those of `ImageFolder`, and no classes. Where C is
-    1, an image whose three colours agree everywhere is grey.
+    They have the captions of `metadata.jsonl` or `metadata.csv`, as those of `ImageFolder`, and the `classes_of` their
+    names, 0 where they have none. Where C is 1, an image whose three colours agree everywhere is grey.
 
     Raises:
         BadInput: If there is none, or one is no such image; it begins with `option`.
@@ -38,7 +38,15 @@ def image_folder(root: Path, shape: Sequence[int], option: str) -> tuple[ImageSe
     except ValueError as error:
         raise BadInput(str(error)) from None
     images = torch.stack([_pixels(records, i, shape, option) for i in range(len(records))])
-    return ImageSet(images, records.labels, records.captions), list(records.names)
+    names, classes = list(records.names), classes_of(records.names)
+    return ImageSet(images, records.labels if classes is None else classes, records.captions), names
+
+
+def classes_of(names: Sequence[str]) -> Tensor | None:
+    """The classes `(N,)` int64 of files in folders that are named by their numbers, such as 7/a.png; None otherwise."""
+    folders = [name.partition("/")[0] if "/" in name else "" for name in names]
+    whole = all(folder.isascii() and folder.isdigit() and len(folder) < 10 for folder in folders)
+    return torch.tensor([int(folder) for folder in folders]) if whole else None
 
 
 def known_pixels(path: Path, size: Sequence[int], known: str, option: str) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from denoiselab.app.config.settings import Conditions
 from denoiselab.conditioners import Clean
 from denoiselab.data import DataSet, clean
-from denoiselab.data.given import image_folder
+from denoiselab.data.given import classes_of, image_folder
 from denoiselab.data.loading.stream import IndexStream
 from denoiselab.errors import BadInput
 from denoiselab.model import Model
@@ -67,7 +67,8 @@ class Given:
             return model.conditioner.sample(rows.to(model.device))
         if not self.labelled and "class_label" in model.conditioner.names:
             raise BadInput(
-                "conditioner.classes=null: the images have no classes, which the model needs; give some, in turn."
+                "conditioner.classes=null: the images have no classes, which the model needs; give some, in turn, or "
+                "put the images in folders named by the numbers of their classes."
             )
         if self.data.captions is None and {"tokens", "vector"} & model.conditioner.names:
             raise BadInput(
@@ -103,7 +104,7 @@ def given_images(loaded: Loaded, images: str, number: int | None = None, seed: i
     """
     if images not in SPLITS:
         found, names = image_folder(Path(images).expanduser(), loaded.model.codec.shape, "task.images")
-        return Given(found, torch.arange(len(found)), names, labelled=False)
+        return Given(found, torch.arange(len(found)), names, labelled=classes_of(names) is not None)
     data = dict(zip(("train", "held_out"), loaded.data(), strict=True))[images]
     if not len(data):
         raise BadInput(f"task.images={images}: the run's data have no such part; give train, or a folder.")

@@ -35,7 +35,7 @@ class FromImages(DrawingTask, ABC):
 
     Args:
         images: `held_out` or `train`: some of the run's data, chosen by the seed; or a folder of images like the
-            model's, in the order of their names.
+            model's, in the order of their names; folders in it that are named by numbers are their classes.
         num_samples: Number of samples; null: as many as there are images, at most 64 of the run's data.
     """
 
