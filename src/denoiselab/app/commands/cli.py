@@ -32,6 +32,7 @@ from denoiselab.app.config.early import check_nodes, check_trust
 from denoiselab.app.config.explain import explain
 from denoiselab.app.config.hydra_node import CheckedLoader
 from denoiselab.app.config.settings import Config, replaced
+from denoiselab.app.runs.allocator import keep_freed_memory
 from denoiselab.app.runs.ending import leave, unread
 from denoiselab.app.runs.run_id import run_id
 from denoiselab.cleaning import line, lines
@@ -150,6 +151,7 @@ def _prepare() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed
     # Idle OpenMP threads that spin starve every other process on a shared CPU.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     logging.setLogRecordFactory(Logged)
     warnings.formatwarning = lambda message, *_: f"warning: {lines(message)}\n"  # without a line of source
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")  # torch's own use, in func.jvp
