@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from denoiselab.codecs.decoding import batch_within, tile_within, tiled
+
 # Standard normal numbers `(B, *shape)` for a shape: `Noise.normal`.
 Normal = Callable[[Sequence[int]], Tensor]
 
@@ -94,6 +96,8 @@ class Autoencoder(ABC):
         self.shape, self.latent_shape = tuple(shape), tuple(latent_shape)
         self._draws, self._size = draws, batch_size
         self._module: nn.Module | None = None
+        self._spared = False
+        self._plan: tuple[int, int | None] | None = None
 
     @abstractmethod
     def read(self) -> nn.Module:
@@ -103,27 +107,76 @@ class Autoencoder(ABC):
             ValueError: If they cannot be read.
         """
 
+    def spare_encoder(self) -> None:
+        """Keep no encoder in memory: from now on `encode_pixels` reads it at each call, and forgets it."""
+        self._spared = True
+        if self._module is not None:
+            _drop_encoder(self._module)
+
     def load(self) -> None:
         if self._module is None:
             self._module = self.read().eval().requires_grad_(False)
+            if self._spared:
+                _drop_encoder(self._module)
 
     def encode_pixels(self, x: Tensor) -> Tensor:
-        return self._in_parts(self._on(x.device).encode_pixels, x.float())
+        module: Any = self.read().to(x.device) if self._spared else self._on(x.device)
+        return self._in_parts(module.encode_pixels, x.float())
 
     def encode_latents(self, kept: Tensor, normal: Normal) -> Tensor:
         eps = normal(self.latent_shape).to(kept) if self._draws else None
         latents: Tensor = self._on(kept.device).encode_latents(kept, eps)
         return latents.contiguous(memory_format=torch.channels_last)
 
+    def decode_within(self, memory: float) -> int | None:
+        """Decode so that no more memory is needed at once, besides weights and results, and say how.
+
+        Fewer images are decoded at a time, which changes nothing. Where one is too many, it is decoded in tiles that
+        overlap by a fourth, which changes it somewhat.
+
+        Args:
+            memory: In bytes.
+
+        Returns:
+            The side of a tile in latents; None if images are decoded whole.
+
+        Raises:
+            ValueError: If not even the smallest tile can be decoded.
+        """
+        self.load()
+        assert self._module is not None
+        count, side = min(self._size, batch_within(self._module, self.latent_shape, memory)), None
+        if not count:
+            side = tile_within(self._module, self.latent_shape, memory)
+            tile = (self.latent_shape[0], *(min(side, size) for size in self.latent_shape[1:]))
+            count = max(1, min(self._size, batch_within(self._module, tile, memory)))
+        self._plan = (count, side)
+        return side
+
+    @property
+    def tile(self) -> int | None:
+        """The side of the tiles in which latents are decoded; None if they are decoded whole."""
+        return None if self._plan is None else self._plan[1]
+
     def decode(self, latents: Tensor) -> Tensor:
-        return self._in_parts(self._on(latents.device).decode, latents.float())
+        decode = self._on(latents.device).decode
+        count, side = self._plan or (self._size, None)
+        if side is not None:
+            whole, decode = decode, lambda part: tiled(whole, part, side)
+        return self._in_parts(decode, latents.float(), count)
 
     @torch.no_grad()
-    def _in_parts(self, apply: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    def _in_parts(self, apply: Callable[[Tensor], Tensor], x: Tensor, count: int | None = None) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):  # published decoders overflow in half precision
-            return torch.cat([apply(part) for part in x.split(self._size)])
+            return torch.cat([apply(part) for part in x.split(count or self._size)])
 
     def _on(self, device: torch.device) -> Any:
         self.load()
         assert self._module is not None
         return self._module.to(device)
+
+
+def _drop_encoder(module: nn.Module) -> None:
+    for name in ("encoder", "after_encoder"):
+        if hasattr(module, name):
+            delattr(module, name)

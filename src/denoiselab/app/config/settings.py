@@ -115,6 +115,7 @@ class TrainSettings(_Settings):
     trainer: Node
     parameterization: Node | None = None  # a classifier has none
     augmentation: Node | None = None
+    latents: str | None = None
 
 
 class ClassifierGuidance(_Settings):
@@ -151,6 +152,7 @@ class SampleSettings(_Settings):
     accelerator: Literal["auto", "cpu", "gpu"]
     log_dir: str
     traceback: bool
+    decode_memory: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     import_: Node | None = Field(default=None, alias="import")
     task: Node
     sampler: Node | None = None

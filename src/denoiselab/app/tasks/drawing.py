@@ -97,6 +97,10 @@ class DrawingTask(task.Task):
         """What the last line says after the number of calls."""
         return ""
 
+    def opened(self, opened: task.Opened, asked: SampleSettings) -> task.Opened:
+        """The checkpoint as the task needs it."""
+        return opened
+
     def check_conditions(self, model: Model) -> None:
         """Refuse a model that has no conditions for the samples."""
         checks.check_conditions(model)
@@ -134,7 +138,7 @@ class DrawingTask(task.Task):
     def run(self, asked: SampleSettings) -> Path:
         """Draw the samples, and write them to a new folder, which is returned."""
         conditions = {} if asked.conditioner is None else asked.conditioner.given
-        opened = task.open_checkpoint(asked, conditions)
+        opened = self.opened(task.open_checkpoint(asked, conditions), asked)
         guidance = task.guidance_for(asked, self.guidance, opened)
         sampler = task.sampler_for(asked, opened.model, guidance)
         self.check_conditions(opened.model)
@@ -145,7 +149,7 @@ class DrawingTask(task.Task):
         steer = steering(asked.classifier_guidance, opened.loaded, opened.device)
         if steer is not None:
             steer.check_sampler(sampler, type(sampler).__name__)
-        facts: dict[str, Any] = {**guidance.rule, **({} if steer is None else steer.facts)}
+        facts: dict[str, Any] = {**guidance.rule, **({} if steer is None else steer.facts), **tiles(opened.model)}
         options = {name: value for name, value in self.options(asked).items() if name not in _NAMED}
         short = short_hash([asked.sampler, opened.sha256, options, conditions, facts])
         rule = f"{type(sampler).__name__.lower()}_steps{sampler.steps}"
@@ -202,6 +206,12 @@ def _calls(sampler: Sampler, schedule: Schedule) -> int:
     except ValueError as error:
         raise BadInput(f"sampler: {error}") from None
     return calls
+
+
+def tiles(model: Model) -> dict[str, int]:
+    """The side of the tiles in which latents are decoded, in the protocol; empty if they are decoded whole."""
+    side = getattr(model.codec, "tile", None)
+    return {} if side is None else {"decode_tile": side}
 
 
 def described(level: Level) -> dict[str, float]:

@@ -26,7 +26,7 @@ from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.names import name_of
 from denoiselab.app.runs.paths import device_of, newest
 from denoiselab.app.tasks.measuring import Measuring
-from denoiselab.app.tasks.task import check_finite, check_level, check_ranges
+from denoiselab.app.tasks.task import bound_decoding, check_finite, check_level, check_ranges
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier, Record, Store
@@ -209,6 +209,7 @@ def evaluator_of(
     if steer is not None:
         for name, sampler in {**job.frontier.samplers, **(job.fine.samplers if job.fine else {})}.items():
             steer.check_sampler(sampler, name)
+    bound_decoding(loaded.model, asked.decode_memory)
     loaded.model.denoiser.to(device)
     return Evaluator(
         model=loaded.model,

@@ -13,9 +13,10 @@ from torch import Tensor
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.tasks import task
 from denoiselab.app.tasks.drawing import DrawingTask, Start, described
+from denoiselab.app.tasks.sizes import resized
 from denoiselab.errors import BadInput
 from denoiselab.model import Drawing, Model
-from denoiselab.noise import BrownianNoise, Noise
+from denoiselab.noise import SAMPLING, BrownianNoise, Noise
 from denoiselab.samplers import Moment, OnStep, Sampler, Tally
 from denoiselab.schedules import Level
 from denoiselab.stored import to_stored
@@ -29,15 +30,36 @@ class Generate(DrawingTask):
 
     Args:
         noise: Of stochastic samplers; `brownian`: one path a sample, so that more steps refine the same image.
+        same_noise: Prompts, or classes, have the same noise: with P of them, sample i has that of sample i // P.
+        size: [H, W] of images, where the network takes others than those of its training.
     """
 
     noise: Literal["independent", "brownian"] = "independent"
+    same_noise: bool = False
+    size: list[int] | None = None
 
     folder: ClassVar[str] = "samples"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise ValueError(f"size={self.size}: it must be [H,W], numbers of at least 1.")
+        self._together = 1
+
     @property
     def noise_class(self) -> type[Noise]:
-        return _NOISES[self.noise]
+        return shared_by(self._together, _NOISES[self.noise])
+
+    def opened(self, opened: task.Opened, asked: SampleSettings) -> task.Opened:
+        if self.same_noise:
+            self._together = opened.model.conditioner.strata
+            if self._together == 1:
+                raise BadInput("same_noise=true: this model draws no prompts or classes in turn; leave it out.")
+        return opened if self.size is None else resized(opened, self.size, asked)
+
+    def options(self, asked: SampleSettings) -> dict[str, Any]:
+        new = {"same_noise": False, "size": None}  # names of folders do not depend on them
+        return {name: value for name, value in super().options(asked).items() if value != new.get(name, ...)}
 
     def start(self, rows: Tensor, sampler: Sampler, model: Model) -> Start:
         """Their own noise."""
@@ -102,6 +124,18 @@ class Progressive(Generate):
     def write(self, folder: Path, samples: Tensor, model: Model, labels: Sequence[str] | None) -> None:
         repeated = None if labels is None else [label for label in labels for _ in range(self.frames)]
         super().write(folder, samples, model, repeated)
+
+
+def shared_by(count: int, kind: type[Noise]) -> type[Noise]:
+    """Noise of a kind, of which each `count` consecutive samples have the same."""
+    if count == 1:
+        return kind
+
+    class Shared(kind):  # type: ignore[misc,valid-type]
+        def __init__(self, seed: int, index: Tensor, family: int = SAMPLING) -> None:
+            super().__init__(seed, index // count, family)
+
+    return Shared
 
 
 def _shown(steps: int, frames: int) -> list[int]:
