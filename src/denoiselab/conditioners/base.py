@@ -51,6 +51,8 @@ class Conditioner(ABC):
         strata: Sample i has the condition of sample i mod strata; 1 if conditions are independent.
         pictures: "held_out" or "train", where samples have the conditions of these data (`denoiselab.data.rows_of`).
         guided_channels: Classifier-free guidance acts on the first so many channels; None for all.
+        uses_images: Whether conditions of training batches are made of their images; without them, trainings from
+            stored latents read no images.
         network_options: Options of networks that its configuration sets, and what they stand for in messages.
     """
 
@@ -58,6 +60,7 @@ class Conditioner(ABC):
     strata: int = 1
     pictures: str | None = None
     guided_channels: int | None = None
+    uses_images: bool = True
     network_options: Mapping[str, str] = {}
 
     @property
@@ -125,6 +128,8 @@ class Conditioner(ABC):
 
 class Unconditional(Conditioner):
     """No conditioning."""
+
+    uses_images = False
 
     def train(self, clean: Clean, noise: Noise) -> Conditioning:
         return Conditioning()

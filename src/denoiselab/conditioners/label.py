@@ -30,6 +30,7 @@ class ClassLabel(Conditioner):
     """
 
     names = frozenset({"class_label"})
+    uses_images = False
     network_options: Mapping[str, str] = {"num_classes": "classes"}
 
     def __init__(

@@ -58,6 +58,7 @@ class Text(Conditioner):
             one a prompt.
     """
 
+    uses_images = False
     network_options: Mapping[str, str] = {"token_features": "texts", "vector_features": "vectors"}
 
     def __init__(

@@ -115,7 +115,7 @@ def _write_all(
     total = len(records)
     digits = max(6, len(str(total // images_per_shard)))
     names = [f"{number:0{digits}d}.tar" for number in range(-(-total // images_per_shard))]
-    known = [_known(out / name) for name in names]
+    known = [known_shard(out / name) for name in names]
     first = next((number for number, facts in enumerate(known) if facts is None), len(names))
     shards = [facts for facts in known[:first] if facts is not None]
     encode = _Encode(records, decoder)
@@ -132,7 +132,7 @@ def _write_all(
     return shards
 
 
-def _known(path: Path) -> dict[str, Any] | None:
+def known_shard(path: Path) -> dict[str, Any] | None:
     """The facts noted on a shard, if its checksum matches."""
     try:
         facts = read_json(path.with_name(f".{path.name}.json"))

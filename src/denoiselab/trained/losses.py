@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -51,7 +52,10 @@ class Denoising:
 
     def loss(self, batch: Batch, noise: Noise) -> Loss:
         codec, conditioner = self.model.codec, self.model.conditioner
-        clean = Clean(batch["images"], batch["labels"], batch.get("captions"), batch.get("augmentation"))
+        kept = batch["kept"].float() if "kept" in batch else codec.encode_pixels(batch["images"])
+        # Conditions that are made of images have them; what else asks for them gets no numbers.
+        images = batch["images"] if "images" in batch else kept.new_full((), math.nan).expand(len(kept), *codec.shape)
+        clean = Clean(images, batch["labels"], batch.get("captions"), batch.get("augmentation"))
         cond = conditioner.train(clean, noise)._replace(augmentation=clean.augmentation)
-        x0 = codec.encode_latents(codec.encode_pixels(clean.images), noise.normal)
+        x0 = codec.encode_latents(kept, noise.normal)
         return Loss(self.objective(self.model.trained, x0, noise, cond).mean())

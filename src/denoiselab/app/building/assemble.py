@@ -12,7 +12,7 @@ import torch
 from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
-from denoiselab.app.building import captions, parts, rehearsal
+from denoiselab.app.building import captions, parts, rehearsal, stored_latents
 from denoiselab.app.building.error_splits import fine_of
 from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_metric
 from denoiselab.app.building.guiders import Guided
@@ -20,9 +20,10 @@ from denoiselab.app.building.held_out import HELD_OUT_LOSS, HeldOut
 from denoiselab.app.building.monitors import check_monitors
 from denoiselab.app.building.training_callbacks import OF_SAMPLES, PeriodicEvaluations, first_weights
 from denoiselab.app.config.settings import Config, TrainSettings, parse
-from denoiselab.app.runs.devices import resolve_accelerator
+from denoiselab.app.runs.devices import is_leader, resolve_accelerator
 from denoiselab.app.runs.names import run_name
 from denoiselab.app.runs.processes import DirectoryCheck
+from denoiselab.codecs import Autoencoder
 from denoiselab.data import DataSet, clean, supply
 from denoiselab.data.loading.datamodule import DataModule
 from denoiselab.errors import BadInput
@@ -120,6 +121,10 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     optimizer = parts.build_optimizer(config["optimizer"], [torch.nn.Parameter(torch.zeros(1))])
     interruption = Interruption(f"stopped, and saved in {path}; to continue: {continues}")
     images, held_out, files = _load(config, model, path)
+    augmentation = parts.build_augmentation(config)
+    latents = stored_latents.read(
+        config, model.codec, model.conditioner, images, augmentation, verify=is_leader()
+    )  # fmt: skip
     objective = parts.build_objective(config)
     module = DiffusionModule(
         model, objective, optimizer, lr_schedule, ema, settings.seed, config, images.fingerprint
@@ -158,7 +163,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         interruption=interruption,
         images=images,
         held_out=held_out,
-        batches=DataModule(images, settings.seed, settings.batch_size, parts.build_augmentation(config)),
+        batches=DataModule(images, settings.seed, settings.batch_size, augmentation, latents),
         files=files,
     )
 
@@ -180,6 +185,8 @@ def _load(config: Config, model: Trained, run: Path) -> tuple[DataSet, DataSet, 
     """Training and held-out data, tried on a sample with the model's codec, and further files that the run keeps."""
     try:
         images, held_out = construct(config["data"], "data").load()
+        if config.get("latents") is not None and isinstance(model.codec, Autoencoder):
+            model.codec.spare_encoder()
         model.codec.load()
         rehearsal.check_codec(model.codec)
         files = captions.prepare(config, model, images, held_out, run) if isinstance(model, Model) else {}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from denoiselab.app.building import checks, parts
+from denoiselab.app.building import checks, parts, stored_latents
 from denoiselab.app.building.evaluator import frontier_of, optimized_metric
 from denoiselab.app.building.guiders import Guided
 from denoiselab.app.building.held_out import HELD_OUT_LOSS
@@ -35,6 +35,7 @@ _ASIDE = (
     "traceback",
     "trainer",
     "logger",
+    "latents",
 )
 
 # Nodes of Lightning's classes, which `assemble` checks by their imported signatures; these checks read their source.
@@ -46,6 +47,7 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     settings = parse(TrainSettings, config)
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
     _check_start(settings, sweeping=sweeping)
+    stored_latents.check_augmentation(config, parts.build_augmentation(config))
     check({name: config[name] for name in _OF_TRAINING})
     parts.build_optimizer(config["optimizer"])
     _rehearse(json.dumps({name: node for name, node in config.items() if name not in (*_OF_TRAINING, *_ASIDE)}))

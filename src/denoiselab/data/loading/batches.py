@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from denoiselab.data.base import DataSet
+from denoiselab.data.latents import StoredLatents
 from denoiselab.data.loading.processes import clean_processes, end_with_parent
 from denoiselab.data.loading.stream import IndexStream
 from denoiselab.noise import LOADING, Noise
@@ -25,18 +26,20 @@ class Batch(TypedDict):
     `Batches` gives `images` as stored; the data module converts them to the network's range.
 
     Args:
-        images: `(B, *)`: images `(B, C, H, W)`, points `(B, D)`.
+        images: `(B, *)`: images `(B, C, H, W)`, points `(B, D)`; not there where `kept` suffices.
         labels: Classes `(B,)` int64.
         position: `(B,)` int64, in images seen.
         captions: One per sample, if the set has captions.
         augmentation: `(B, A)` how each image was augmented, if augmentations report it.
+        kept: `(B, *)` what the codec keeps of the images, augmented, if it is read from a store.
     """
 
-    images: Tensor
+    images: NotRequired[Tensor]
     labels: Tensor
     position: Tensor
     captions: NotRequired[list[str]]
     augmentation: NotRequired[Tensor]
+    kept: NotRequired[Tensor]
 
 
 class Positions(Sampler[range]):
@@ -65,20 +68,24 @@ class Reader(Dataset[Batch | Exception]):
     Args:
         data: The samples.
         seed: Of the order, and of random crops.
+        latents: Read instead of the images, or beside them; None for the images alone.
     """
 
-    def __init__(self, data: DataSet, seed: int) -> None:
-        self.data, self.seed = data, seed
+    def __init__(self, data: DataSet, seed: int, latents: StoredLatents | None = None) -> None:
+        self.data, self.seed, self.latents = data, seed, latents
         self.stream = IndexStream(len(data), seed)
 
     def __getitem__(self, positions: range) -> Batch | Exception:
         position = torch.arange(positions.start, positions.stop, positions.step)
         index = self.stream[position]
+        batch = Batch(labels=self.data.labels[index], position=position)
         try:
-            images = self.data.drawn(index, Noise(self.seed, position, LOADING))
+            if self.latents is not None:
+                batch["kept"] = self.latents.drawn(index, position, batch["labels"])
+            if self.latents is None or self.latents.images:
+                batch["images"] = self.data.drawn(index, Noise(self.seed, position, LOADING))
         except (ValueError, OSError) as error:
             return error  # raised in the main process; DataLoader would wrap it in the worker's traceback
-        batch = Batch(images=images, labels=self.data.labels[index], position=position)
         if self.data.captions is not None:
             batch["captions"] = [self.data.captions[i] for i in index.tolist()]
         return batch
@@ -97,6 +104,7 @@ class Batches:
         rank: Of this process.
         world: Number of processes.
         pinned: Use pinned memory, which a GPU copies faster.
+        latents: As in `Reader`; without images nothing is decoded, so no processes are started.
     """
 
     def __init__(
@@ -109,12 +117,14 @@ class Batches:
         world: int = 1,
         *,
         pinned: bool = False,
+        latents: StoredLatents | None = None,
     ) -> None:
-        self.reader, self.pinned = Reader(data, seed), pinned
+        self.reader, self.pinned = Reader(data, seed, latents), pinned
+        self._workers = 0 if latents is not None and not latents.images else data.workers
         self.positions = Positions(batch_size, start, rank, world)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._read_ahead() if self.reader.data.workers else map(self.reader.__getitem__, self.positions):
+        for batch in self._read_ahead() if self._workers else map(self.reader.__getitem__, self.positions):
             if isinstance(batch, Exception):
                 raise batch
             yield batch
@@ -124,7 +134,7 @@ class Batches:
             self.reader,
             batch_size=None,
             sampler=self.positions,
-            num_workers=self.reader.data.workers,
+            num_workers=self._workers,
             pin_memory=self.pinned,
             multiprocessing_context=clean_processes(),
             worker_init_fn=functools.partial(_ignore_signals_from_others, os.getpid()),

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from denoiselab.data.augmentation import Augmentation
 from denoiselab.data.base import DataSet
+from denoiselab.data.latents import StoredLatents
 from denoiselab.data.loading.batches import Batch, Batches, Reader
 from denoiselab.noise import AUGMENTING, Noise
 from denoiselab.stored import as_inputs
@@ -21,11 +22,20 @@ class DataModule(pl.LightningDataModule):
         seed: Of the order.
         batch_size: Images per optimizer step, over all ranks and accumulated batches.
         augmentation: Random changes of batches; None for none.
+        latents: Of the training images, read instead of them; None for the images themselves.
     """
 
-    def __init__(self, train: DataSet, seed: int, batch_size: int, augmentation: Augmentation | None = None) -> None:
+    def __init__(
+        self,
+        train: DataSet,
+        seed: int,
+        batch_size: int,
+        augmentation: Augmentation | None = None,
+        latents: StoredLatents | None = None,
+    ) -> None:
         super().__init__()
         self.train, self.seed, self.batch_size, self.augmentation = train, seed, batch_size, augmentation
+        self.latents = latents
 
     def train_dataloader(self) -> Batches:
         """Batches from the images seen so far; Lightning calls it after it has restored a checkpoint."""
@@ -34,7 +44,9 @@ class DataModule(pl.LightningDataModule):
         start: int = getattr(self.trainer.lightning_module, "images_seen")  # noqa: B009
         rank, world = self.trainer.global_rank, self.trainer.world_size
         pinned = self.trainer.strategy.root_device.type == "cuda"
-        return Batches(self.train, self.seed, micro_batch, start, rank, world, pinned=pinned)
+        return Batches(
+            self.train, self.seed, micro_batch, start, rank, world, pinned=pinned, latents=self.latents
+        )  # fmt: skip
 
     def first(self, n: int) -> Tensor:
         """The first `n` training samples in the network's range, `(n, *)`."""
@@ -50,6 +62,8 @@ class DataModule(pl.LightningDataModule):
 
 def augmented(batch: Batch, seed: int, augmentation: Augmentation | None) -> Batch:
     """A stored batch in the network's range, augmented: a function of (seed, positions)."""
+    if "images" not in batch:
+        return batch
     images = as_inputs(batch["images"])
     if augmentation is None:
         return {**batch, "images": images}
