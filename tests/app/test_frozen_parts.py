@@ -45,8 +45,8 @@ def train(invoke, tmp_path, monkeypatch):
 
 def test_a_run_on_latents_writes_images(models, train, invoke, tmp_path):
     shutil.copytree(models / "vae", tmp_path / "vae")
-    result = train(*DIT, "codec=autoencoder_kl", f"codec.path={tmp_path / 'vae'}", "conditioner=label")
-    assert result.code == 0, result.err
+    trained = train(*DIT, "codec=autoencoder_kl", f"codec.path={tmp_path / 'vae'}", "conditioner=label")
+    assert trained.code == 0, trained.err
     run = tmp_path / "run"
     config = OmegaConf.to_container(OmegaConf.load(run / "config.yaml"))
     assert config["network"]["shape"] == [4, 4, 4]
@@ -61,6 +61,16 @@ def test_a_run_on_latents_writes_images(models, train, invoke, tmp_path):
         assert image.size == (8, 8)
         assert image.mode == "L"
     assert json.loads((samples / "samples.json").read_text())["conditioner"]["classes"] == [7]
+    (record, *_) = json.loads((run / "frontier.json").read_text())
+    assert record["codec_n"] == record["n"] == 8
+    assert record["codec_score"] > 0
+    assert "the codec's reconstructions of 8 images score" in trained.out
+    same = ["num_samples=4", "sampler.steps=2", "format=npz", "task.same_noise=true", "conditioner.classes=[7,3]"]
+    for name, given in (("both", same), ("one", [*same[:3], "conditioner.classes=[7]"])):
+        result = invoke("sample.py", f"ckpt={run}", *given, f"out={name}", "decode_memory=1")
+        assert result.code == 0, result.err
+    both, one = (np.load(f"{name}/samples.npz")["images"] for name in ("both", "one"))
+    assert np.array_equal(both[::2], one[:2])
     Image.fromarray(MASK).save("mask.png")
     edit = ["task=edit", "num_samples=2", "sampler.steps=2", "format=npz"]
     result = invoke("sample.py", f"ckpt={run}", *edit, "task.mask=mask.png", "strength=1", "out=edit")
@@ -75,6 +85,10 @@ def test_a_run_on_latents_writes_images(models, train, invoke, tmp_path):
         ([*edit, "images=edit/given"], "conditioner.classes=null: the images have no classes, which the model needs"),
         (["task=export", "task.format=diffusers"], "task.format=diffusers: it has no place for what KLCodec does"),
         (["task=export", "task.format=openai"], "task.format=openai: it has no place for what KLCodec does"),
+        (["decode_memory=1e-6"], "decode_memory=1e-06: a tile of 8x8 latents needs "),
+        (["task.size=[16,15]"], "task.size=[16,15]: "),
+        (["task.size=[16]"], "task.size=[16]: it must be [H,W]"),
+        (["task.same_noise=true", "conditioner.classes=[7]"], "task.same_noise=true: this model draws no prompts or"),
         (["sampler=ddpm"], "input is what KLCodec makes of them; give sampler.threshold=null"),
         (["task=likelihood", "task/method=ode"], "this model is one of a codec's latents"),
         (["conditioner.prompts=[a dog]"], "conditioner.prompts=['a dog']: unknown option"),

@@ -21,7 +21,7 @@ def test_a_convolutional_network_draws_other_sizes(invoke, finished, tmp_path):
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ("task.size=[7,8]", "size=[7,8]: "),
+        ("task.size=[7,8]", "task.size=[7,8]: "),
         ("task.size=[8,8,8]", "task.size=[8, 8, 8]: it must be [H,W]"),
         ("task.same_noise=true", "this model draws no prompts or classes in turn"),
         ("decode_memory=1", "decode_memory=1: this model has no autoencoder"),

@@ -61,6 +61,9 @@ class _Cell(BaseModel):
     seed: int
     devices: int | None = None
     floor: _Number | None = None
+    codec_score: _Number | None = None
+    codec_n: int | None = None
+    columns: list[str] | None = Field(default=None, max_length=16)
     shape: list[Annotated[int, Field(gt=0, lt=2**31)]] = []
     settings: dict[str, Any] = {}
     data: str

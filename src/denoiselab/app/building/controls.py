@@ -14,6 +14,7 @@ from denoiselab.model import Model
 from denoiselab.stored import to_stored
 
 _BATCH = 64  # images at a time
+_SHOWN = 16  # samples of a cell's picture
 
 Controls = dict[str, dict[str, float]]
 
@@ -60,3 +61,11 @@ def tell(found: Controls, split: str | None, number: int) -> None:
     for name, scores in found.items():
         told = ", ".join(f"{title} {value:.3f}" for title, value in scores.items())
         console(stderr=True).print(f"{words[name]}: {told}")
+
+
+def columns(model: Model) -> dict[str, list[str]]:
+    """The prompts that samples have in turn, the columns of pictures on the page; empty without, or if many."""
+    strata = model.conditioner.strata
+    if getattr(model.conditioner, "prompts", None) is None or not 1 < strata <= _SHOWN:
+        return {}
+    return {"columns": model.conditioner.described(torch.arange(strata)) or []}

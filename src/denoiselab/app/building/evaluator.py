@@ -18,6 +18,7 @@ import torch.distributed as dist
 from denoiselab.app.building import checks, controls, parts
 from denoiselab.app.building.analytic_moments import learn
 from denoiselab.app.building.classifier_guidance import Steering
+from denoiselab.app.building.codec_score import codec_score
 from denoiselab.app.building.guiders import Guided
 from denoiselab.app.building.held_out import HELD_OUT_LOSS
 from denoiselab.app.config.choices import own_scale
@@ -173,6 +174,7 @@ class Evaluator:
             **scorer.facts,
             "versions": {"torch": importlib.metadata.version("torch")},
             **({} if self.steering is None else self.steering.facts),
+            **({} if (side := getattr(self.model.codec, "tile", None)) is None else {"decode_tile": side}),
         }
         file = getattr(reference, "path", None)
         notes = {
@@ -183,7 +185,13 @@ class Evaluator:
             **git_revision(),
             **({} if measure.beside is None else {"beside": measure.beside.scorer.facts["beside"]}),
             **(self._floor(evaluation, frontier.num_samples) if frontier.stopping is None else {}),
+            **(
+                codec_score(self.model, self.held_out, measure, frontier.num_samples, self.store.directory)
+                if frontier.stopping is None
+                else {}
+            ),
             **self._controls(measure, frontier.num_samples),
+            **controls.columns(self.model),
         }
         try:
             with self.model.evaluating():

@@ -54,7 +54,7 @@ class Generate(DrawingTask):
         if self.same_noise:
             self._together = opened.model.conditioner.strata
             if self._together == 1:
-                raise BadInput("same_noise=true: this model draws no prompts or classes in turn; leave it out.")
+                raise BadInput("task.same_noise=true: this model draws no prompts or classes in turn; leave it out.")
         return opened if self.size is None else resized(opened, self.size, asked)
 
     def options(self, asked: SampleSettings) -> dict[str, Any]:

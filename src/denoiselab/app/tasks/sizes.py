@@ -28,7 +28,7 @@ def resized(opened: Opened, size: Sequence[int], asked: SampleSettings) -> Opene
             divide the size.
     """
     model, config = opened.model, copy.deepcopy(dict(opened.loaded.config))
-    given, kind = f"size=[{','.join(map(str, size))}]", config["network"]["_target_"].rpartition(".")[2]
+    given, kind = f"task.size=[{','.join(map(str, size))}]", config["network"]["_target_"].rpartition(".")[2]
     if len(model.codec.shape) != 3:
         raise BadInput(f"{given}: it is for images; leave it out.")
     if model.conditioner.uses_images:

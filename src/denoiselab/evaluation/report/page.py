@@ -165,7 +165,8 @@ def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
         "sampler", "nfe", "steps", "network_evaluations", "score", "standard_error", "n", "weights", "guidance",
         "images_seen", "seconds_per_1k_images", "ms_per_sample", "flops_per_sample", "timed_batch", "call_ms",
         "evaluation_ms", "rule_ms", "decode_ms", "peak_memory_mb", "device", "device_name", "devices", "seed", "metric",
-        "cell", "weights_sha256", "git", "git_changes", "floor", "error", "scored", "other_code", "stopped",
+        "cell", "weights_sha256", "git", "git_changes", "floor", "codec_score", "columns", "error", "scored",
+        "other_code", "stopped",
     )  # fmt: skip
     spent = evaluations(record) if record.get("network_evaluations") is not None else None
     return {
@@ -185,7 +186,7 @@ def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:
         "scores": record["scores"],
         "estimates": _estimates(record, run.store.influences(record)),
         "record": record,
-        "picture": _picture(picture, record.get("shape", [])),
+        "picture": _picture(picture, record.get("shape", []), len(record.get("columns") or ()) or _COLUMNS),
     }
 
 
@@ -215,10 +216,10 @@ def _text(node: Any) -> str:
     return f"{name} ({inner})" if name and inner else name or inner
 
 
-def _picture(path: Path, shape: Sequence[int]) -> str | None:
+def _picture(path: Path, shape: Sequence[int], columns: int) -> str | None:
     """A cell's picture as a data URI; None if it is missing or damaged."""
     try:
-        return _embedded(path, shape)
+        return _embedded(path, shape, columns)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
 
@@ -234,8 +235,8 @@ def _error_split(run: PageRun) -> str | None:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _embedded(path: Path, shape: Sequence[int]) -> str:
-    """A cell's picture as a data URI; a strip of images is folded to rows of four."""
+def _embedded(path: Path, shape: Sequence[int], columns: int) -> str:
+    """A cell's picture as a data URI; a strip of images is folded to rows of `columns`."""
     with Image.open(path, formats=("PNG",)) as opened:  # PNG only: the file may be another's
         picture = opened.convert("L" if opened.mode == "L" else "RGB")
     if len(shape) == 3:
@@ -244,13 +245,13 @@ def _embedded(path: Path, shape: Sequence[int]) -> str:
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
         step = (size[0] + 1, size[1] + 1)  # a line between tiles
         folded = Image.new(
-            picture.mode, (_COLUMNS * step[0] - 1, -(-count // _COLUMNS) * step[1] - 1), _GAP[picture.mode]
+            picture.mode, (columns * step[0] - 1, -(-count // columns) * step[1] - 1), _GAP[picture.mode]
         )
         for number in range(count):
             tile = picture.crop((number * width, 0, (number + 1) * width, height)).resize(
                 size, Image.Resampling.LANCZOS
             )
-            folded.paste(tile, (number % _COLUMNS * step[0], number // _COLUMNS * step[1]))
+            folded.paste(tile, (number % columns * step[0], number // columns * step[1]))
         picture = folded  # the browser enlarges it
         exact = max(size) <= _EXACT
     else:

@@ -230,9 +230,9 @@ function plot(cells, metric, cost, palette, ranked) {
   }, {responsive: true, displaylogo: false, displayModeBar: false});
 }
 
-// The score of fresh data, by the primary metric.
+// The score of fresh data, or of the codec's reconstructions, by the primary metric.
 function floorOf(cells, metric) {
-  const floor = cells.map(c => c.floor).find(f => f !== null && f !== undefined);
+  const floor = cells.map(c => c.floor ?? c.codec_score).find(f => f !== null && f !== undefined);
   return floor === undefined || cells[0].metric !== metric ? null : floor;
 }
 
@@ -246,7 +246,7 @@ function count(all, cells, scored, metric, cost) {
     + (scored.length > cells.length ? ` ${scored.length - cells.length} have no ${COSTS[cost].unit}: they were scored before it was measured.` : "")
     + (without.length ? ` ${without.length} without a value of ${metric}${reasons.length ? ": " + reasons.join(" ") : "."}` : "")
     + (ys.every(v => v > 0) || !$("ylog").checked ? "" : " Some values are not positive: the axis is linear.")
-    + (floorOf(cells, metric) === null ? "" : " Dashed: fresh data.")
+    + (floorOf(cells, metric) === null ? "" : cells.some(c => c.codec_score) ? ` Dashed: the codec's reconstructions of held-out images.` : " Dashed: fresh data.")
     + (!cells.some(c => c.other_code) ? "" : cells.every(c => c.other_code) ? " Another version of the code scored these cells."
       : " code=...: scored by another version of the code, and compared among themselves.");
 }

@@ -48,7 +48,13 @@ function grids(cells, metric, best) {
     for (const nfe of costs) {
       const box = element("td", null, row), cell = group.find(c => c.nfe === nfe);
       if (!cell) continue;
-      if (cell.picture) { const img = element("img", null, box); img.src = cell.picture; img.loading = "lazy"; }
+      if (cell.picture) {
+        const prompts = cell.columns ?? [], width = `${Math.max(148, 56 * prompts.length)}px`;
+        const words = element("div", null, box, "columns");  // the prompts, each above its images
+        for (const text of prompts) element("span", text, words).title = text;
+        const img = element("img", null, box); img.src = cell.picture; img.loading = "lazy";
+        words.style.width = img.style.width = width;
+      }
       element("span", cell.error ? "failed" : number(scoreOf(cell, metric).value), box, best.has(cell) ? "best" : "");
     }
   }

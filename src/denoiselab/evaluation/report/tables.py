@@ -113,6 +113,8 @@ def table(records: Sequence[Record]) -> str:
     title = f"{first['metric']} ({better} is better), {samples_of(records)}, weights = {weights}"
     if "floor" in first:
         title += f"; fresh data score {digits(first['floor'])}"
+    if "codec_score" in first:
+        title += f"; the codec's reconstructions of {first['codec_n']} images score {digits(first['codec_score'])}"
     series = by_series(records)
 
     def rows_of(text: Callable[[Record], str]) -> str:
@@ -180,6 +182,9 @@ def _plot(path: Path, records: Sequence[Record], standing: Mapping[str, str]) ->
         _mark(axes, [], [], "0.3", kind, label=f"{_MARKS[kind][2]} {'calls' if plain else 'evaluations'}")
     if "floor" in records[0]:
         axes.axhline(records[0]["floor"], color="0.5", linestyle="--", linewidth=1, label="fresh data")
+    if "codec_score" in records[0]:
+        of = f"reconstructions of {records[0]['codec_n']} images"
+        axes.axhline(records[0]["codec_score"], color="0.5", linestyle="--", linewidth=1, label=of)
     budgets = sorted({evaluations(record) for record in records})
     scores = [record["score"] for record in records]
     better = "lower" if lower_is_better(records[0]) else "higher"
