@@ -15,7 +15,7 @@ from PIL import Image
 from denoiselab.choices import folder
 from denoiselab.code_digest import sha256_of_code
 from denoiselab.evaluation import Store
-from denoiselab.evaluation.report.page import page_run, write_page
+from denoiselab.evaluation.report.page import _picture, page_run, write_page
 from denoiselab.evaluation.report.tables import write_pictures
 from denoiselab.evaluation.verdicts.compare import Estimate, compare
 from denoiselab.evaluation.verdicts.published import read
@@ -559,3 +559,13 @@ def test_a_line_is_one_rule_and_a_measure_is_the_stores(tmp_path):
     assert found["c"]["versions"] == "torch 2.9"
     assert found["d"]["measure"]["options"] == "is InceptionScore (splits 5)"
     assert len({cell["group"] for cell in found.values()}) == 3
+
+
+def test_prompts_in_turn_are_columns_of_pictures(tmp_path):
+    """Sample i has prompt i mod 3."""
+    greys = np.arange(6, dtype=np.uint8) * 40
+    Image.fromarray(np.repeat(np.repeat(greys[None], 8, 0), 8, 1)).save(tmp_path / "strip.png")
+    uri = _picture(tmp_path / "strip.png", [1, 8, 8], 3)
+    with Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) as folded:
+        assert folded.size == (3 * 9 - 1, 2 * 9 - 1)
+        assert np.array_equal(np.asarray(folded)[4::9, 4::9].flatten(), greys)

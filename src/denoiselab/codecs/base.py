@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -9,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from denoiselab.codecs.decoding import batch_within, tile_within, tiled
+from denoiselab.codecs.decoding import Bound, bound, tiled
 
 # Standard normal numbers `(B, *shape)` for a shape: `Noise.normal`.
 Normal = Callable[[Sequence[int]], Tensor]
@@ -97,7 +98,7 @@ class Autoencoder(ABC):
         self._draws, self._size = draws, batch_size
         self._module: nn.Module | None = None
         self._spared = False
-        self._plan: tuple[int, int | None] | None = None
+        self._bound: Bound | None = None
 
     @abstractmethod
     def read(self) -> nn.Module:
@@ -129,7 +130,7 @@ class Autoencoder(ABC):
         return latents.contiguous(memory_format=torch.channels_last)
 
     def decode_within(self, memory: float) -> int | None:
-        """Decode so that no more memory is needed at once, besides weights and results, and say how.
+        """Decode so that no more memory is needed at once, besides weights, and say how.
 
         Fewer images are decoded at a time, which changes nothing. Where one is too many, it is decoded in tiles that
         overlap by a fourth, which changes it somewhat.
@@ -145,30 +146,34 @@ class Autoencoder(ABC):
         """
         self.load()
         assert self._module is not None
-        count, side = min(self._size, batch_within(self._module, self.latent_shape, memory)), None
-        if not count:
-            side = tile_within(self._module, self.latent_shape, memory)
-            tile = (self.latent_shape[0], *(min(side, size) for size in self.latent_shape[1:]))
-            count = max(1, min(self._size, batch_within(self._module, tile, memory)))
-        self._plan = (count, side)
-        return side
+        self._bound = bound(self._module, self.latent_shape, memory)
+        return self._bound.side
 
     @property
     def tile(self) -> int | None:
         """The side of the tiles in which latents are decoded; None if they are decoded whole."""
-        return None if self._plan is None else self._plan[1]
+        return None if self._bound is None else self._bound.side
 
     def decode(self, latents: Tensor) -> Tensor:
-        decode = self._on(latents.device).decode
-        count, side = self._plan or (self._size, None)
-        if side is not None:
-            whole, decode = decode, lambda part: tiled(whole, part, side)
+        decode, count = self._on(latents.device).decode, self._size
+        if self._bound is not None:
+            count = min(count, self._bound.count(4 * len(latents) * math.prod(self.shape)))
+            if (side := self._bound.side) is not None:
+                whole, decode = decode, lambda part: tiled(whole, part, side)
         return self._in_parts(decode, latents.float(), count)
 
     @torch.no_grad()
     def _in_parts(self, apply: Callable[[Tensor], Tensor], x: Tensor, count: int | None = None) -> Tensor:
+        parts = x.split(count or self._size)
         with torch.autocast(x.device.type, enabled=False):  # published decoders overflow in half precision
-            return torch.cat([apply(part) for part in x.split(count or self._size)])
+            first = apply(parts[0])
+            if len(parts) == 1:
+                return first
+            # Filled part by part: joining all at the end would need their memory twice.
+            out = first.new_empty(len(x), *first.shape[1:])
+            for place, part in zip(out.split(len(parts[0])), parts, strict=True):
+                place.copy_(first if part is parts[0] else apply(part))
+        return out
 
     def _on(self, device: torch.device) -> Any:
         self.load()

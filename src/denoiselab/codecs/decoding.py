@@ -7,7 +7,7 @@ import itertools
 import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch.utils._pytree import tree_leaves
 
 # Sides of tiles, in latents, are multiples of it, so that a fourth of them is whole, too.
 _UNIT = 8
+
+# Of the memory given; the rest is for what libraries keep, such as reordered weights.
+_SHARE = 0.9
 
 
 class _Peak(TorchDispatchMode):
@@ -68,27 +71,52 @@ def peak_memory(module: nn.Module, shape: Sequence[int], count: int = 1) -> int:
     return int(counted.peak + latents.nbytes)
 
 
-def batch_within(module: nn.Module, shape: Sequence[int], memory: float) -> int:
-    """How many latents of `shape` can be decoded at once within `memory` bytes; 0 if not even one."""
-    one, two = (peak_memory(module, shape, count) for count in (1, 2))
-    return 0 if one > memory else 1 + int((memory - one) // max(1, two - one))
+class Bound(NamedTuple):
+    """How latents are decoded within a memory.
+
+    Args:
+        memory: In bytes, without what libraries keep for themselves.
+        one: Bytes that one image, or one tile, needs.
+        more: Bytes that each further one needs.
+        side: Of a square tile, in latents; None for whole images.
+    """
+
+    memory: float
+    one: int
+    more: int
+    side: int | None
+
+    def count(self, results: int) -> int:
+        """How many images are decoded at a time, at least 1, where all results take so many bytes."""
+        return max(1, 1 + int((self.memory - results - self.one) // max(1, self.more)))
 
 
-def tile_within(module: nn.Module, shape: Sequence[int], memory: float) -> int:
-    """The largest side of a square tile of latents of `shape` (Z, h, w) that can be decoded within `memory` bytes.
+def bound(module: nn.Module, shape: Sequence[int], memory: float) -> Bound:
+    """How `module` decodes latents of `shape` (Z, h, w) within `memory` bytes: whole if it can, else in tiles.
 
     Raises:
-        ValueError: If the smallest cannot.
+        ValueError: If the smallest tile needs more.
     """
+    available, size, side = _SHARE * memory, tuple(shape), None
+    one = peak_memory(module, size)
+    if one > available:
+        side = _tile(module, size, available, memory)
+        size = (size[0], min(side, size[1]), min(side, size[2]))
+        one = peak_memory(module, size)
+    return Bound(available, one, peak_memory(module, size, 2) - one, side)
+
+
+def _tile(module: nn.Module, shape: Sequence[int], available: float, memory: float) -> int:
+    """The largest side of a tile that can be decoded."""
     side = 0
-    while (least := peak_memory(module, (shape[0], side + _UNIT, side + _UNIT))) <= memory:
+    while (least := peak_memory(module, (shape[0], side + _UNIT, side + _UNIT))) <= available:
         side += _UNIT
         if side >= max(shape[1:]):
             break
     if not side:
         raise ValueError(
-            f"decode_memory={memory / 1e9:g}: a tile of {_UNIT}x{_UNIT} latents needs {least / 1e9:.2g} GB; give at "
-            "least that."
+            f"decode_memory={memory / 1e9:g}: a tile of {_UNIT}x{_UNIT} latents needs {least / _SHARE / 1e9:.2g} GB; "
+            "give at least that."
         )
     return side
 

@@ -184,12 +184,7 @@ class Evaluator:
             "versions": {name: importlib.metadata.version(name) for name in ("denoiselab", "torch")},
             **git_revision(),
             **({} if measure.beside is None else {"beside": measure.beside.scorer.facts["beside"]}),
-            **(self._floor(evaluation, frontier.num_samples) if frontier.stopping is None else {}),
-            **(
-                codec_score(self.model, self.held_out, measure, frontier.num_samples, self.store.directory)
-                if frontier.stopping is None
-                else {}
-            ),
+            **self._bounds(evaluation, frontier, measure),
             **self._controls(measure, frontier.num_samples),
             **controls.columns(self.model),
         }
@@ -270,6 +265,13 @@ class Evaluator:
         if found and is_leader():
             controls.tell(found, split, min(num_samples, len(data)))
         return {"controls": found} if found else {}
+
+    def _bounds(self, evaluation: Evaluation, frontier: Frontier, measure: Measure) -> dict[str, Any]:
+        """The scores of fresh data and of the codec at the cells' number of samples, where they have the same."""
+        if frontier.stopping is not None:
+            return {}
+        of_codec = codec_score(self.model, self.held_out, measure, frontier.num_samples, self.store.directory)
+        return {**self._floor(evaluation, frontier.num_samples), **of_codec}
 
     def _floor(self, evaluation: Evaluation, num_samples: int) -> dict[str, float]:
         """The mean score of as many fresh draws of the data as a cell has samples: the best that a model can reach.
