@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from denoiselab.codecs import Codec, Identity
+from denoiselab.codecs import Codec, FirstStageNetwork, Identity
 from denoiselab.conditioners import ClassLabel, Conditioner
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of
@@ -21,7 +21,7 @@ from denoiselab.networks.conditioning import OPTIONAL, listed
 from denoiselab.nodes.instantiate import check_contract, construct
 from denoiselab.parameterizations import Parameterization
 from denoiselab.schedules import Schedule
-from denoiselab.trained import ClassifierModel, Trained
+from denoiselab.trained import ClassifierModel, FirstStage, Trained
 
 Config = Mapping[str, Any]
 
@@ -36,19 +36,29 @@ def parts(config: Config) -> dict[str, Any]:
     """The nodes of a configuration that a model is made of.
 
     Raises:
-        KeyError: One is missing. Only a codec may be, where there is none, and a classifier's parameterization.
+        KeyError: One is missing. Only a codec may be, where there is none, a classifier's parameterization, and all
+            that is about noise of a first stage.
     """
-    optional = {"codec", "parameterization"} if classifies(config) else {"codec"}
-    return {part: config[part] for part in _PARTS if part not in optional or part in config}
+    optional = {"codec"}
+    if reconstructs(config):
+        optional |= {"schedule", "parameterization", "denoiser"}
+    elif classifies(config):
+        optional |= {"parameterization"}
+    return {part: config[part] for part in _PARTS if part not in optional or config.get(part) is not None}
 
 
 def classifies(config: Config) -> bool:
     """Whether a configuration is that of a classifier."""
-    return config["denoiser"].get("_target_") in _CLASSIFIERS
+    return not reconstructs(config) and config["denoiser"].get("_target_") in _CLASSIFIERS
+
+
+def reconstructs(config: Config) -> bool:
+    """Whether a configuration is that of a first stage: it has no denoiser."""
+    return config.get("denoiser") is None
 
 
 def build_model(config: Config) -> Model:
-    """As `build`, of a configuration that is not a classifier's."""
+    """As `build`, of a configuration of a model that draws samples."""
     model = build(config)
     assert isinstance(model, Model)
     return model
@@ -73,6 +83,8 @@ def build(config: Config) -> Trained:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config["seed"])
         network: nn.Module = construct(config["network"], "network")
+        if reconstructs(config):
+            return _first_stage(config, network, conditioner, codec)
         with torch.device("cpu"):  # a rehearsal has no numbers, but a schedule's are checked
             schedule = construct(config["schedule"], "schedule")
     check_contract("network", network, nn.Module)
@@ -92,6 +104,20 @@ def build(config: Config) -> Trained:
     if conditioner.module is not None:  # then it is trained, averaged, saved and moved with the denoiser
         denoiser.add_module("conditioner", conditioner.module)
     return Model(denoiser, conditioner, codec)
+
+
+def _first_stage(config: Config, network: nn.Module, conditioner: Conditioner, codec: Codec) -> FirstStage:
+    """An autoencoder of images."""
+    check_contract("network", network, nn.Module)
+    if not hasattr(network, "train_pass"):
+        raise BadInput(
+            f"network={type(network).__name__}: it is no autoencoder, and without a denoiser one is trained; choose "
+            "one of the group autoencoder, as experiment=autoencoder_kl_digits does, or give denoiser=default."
+        )
+    check_contract("network", network, FirstStageNetwork)
+    if conditioner.names or not isinstance(codec, Identity):
+        raise BadInput("network: a first stage learns from images alone; choose codec=none and conditioner=none.")
+    return FirstStage(network.to(memory_format=torch.channels_last), conditioner, codec)
 
 
 def _classifier(

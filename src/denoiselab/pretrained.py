@@ -21,6 +21,7 @@ from denoiselab.model import Model, device_of
 from denoiselab.nodes.instantiate import MODEL, check, construct
 from denoiselab.rebuilding import check_state, rebuild
 from denoiselab.released import released
+from denoiselab.trained import FirstStage
 from denoiselab.training.checkpoint_files import CHECKPOINTS, CheckpointError, newest
 from denoiselab.training.ema import RAW, Names, applied
 from denoiselab.training.snapshots import Basis
@@ -164,6 +165,11 @@ def read(path: Path, conditioner: Mapping[str, Any] = _NO_OPTIONS, data: Mapping
         BadInput: If it cannot be used.
     """
     rebuilt = rebuild(path, conditioner, data)
+    if isinstance(rebuilt.model, FirstStage):
+        raise BadInput(
+            f"ckpt={path}: it is a first stage, which draws no samples; see its reconstructions with task=reconstruct, "
+            "or train a latent model with codec=autoencoder_kl or vq and codec.path=<run>/first_stage."
+        )
     if not isinstance(rebuilt.model, Model):
         raise BadInput(
             f"ckpt={path}: it is a classifier, which draws no samples; it guides those of a model with "

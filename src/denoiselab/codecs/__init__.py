@@ -4,10 +4,31 @@
 maps latents to samples.
 """
 
+from denoiselab.codecs.adversaries import Adversary, PatchDiscriminator
 from denoiselab.codecs.autoencoder_kl import AutoencoderKL
 from denoiselab.codecs.base import Autoencoder, Bijection, Codec, Identity
+from denoiselab.codecs.first_stage import FirstStageNetwork
 from denoiselab.codecs.logit import Logit
 from denoiselab.codecs.normalisation import normalisation
+from denoiselab.codecs.reconstruction import Perceptual, ReconstructionLoss
+from denoiselab.codecs.regularisers import CodebookPenalty, KLPenalty, Regulariser
 from denoiselab.codecs.vq import VQModel
 
-__all__ = ["Autoencoder", "AutoencoderKL", "Bijection", "Codec", "Identity", "Logit", "VQModel", "normalisation"]
+__all__ = [
+    "Adversary",
+    "Autoencoder",
+    "AutoencoderKL",
+    "Bijection",
+    "CodebookPenalty",
+    "Codec",
+    "FirstStageNetwork",
+    "Identity",
+    "KLPenalty",
+    "Logit",
+    "PatchDiscriminator",
+    "Perceptual",
+    "ReconstructionLoss",
+    "Regulariser",
+    "VQModel",
+    "normalisation",
+]

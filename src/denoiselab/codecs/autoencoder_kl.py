@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from denoiselab.codecs.base import Normal
+from denoiselab.codecs.first_stage import Pass
 from denoiselab.codecs.layers import LatentModel
 
 # LDM keeps log-variances in this range.
@@ -67,3 +69,8 @@ class AutoencoderKL(LatentModel):
         """Images `(B, C, H, W)` of scaled latents `(B, Z, h, w)`."""
         out: Tensor = self.decoder(self.before_decoder(self.unscaled(latents)))
         return out
+
+    def train_pass(self, x: Tensor, normal: Normal) -> Pass:
+        moments = self.encode_pixels(x)
+        eps = normal(self.latent_shape).to(moments)
+        return Pass(self.decode(self.encode_latents(moments, eps)), moments)

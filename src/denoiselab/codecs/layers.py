@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from denoiselab.codecs.base import Normal
+from denoiselab.codecs.first_stage import Pass
 from denoiselab.networks.attention import SelfAttention
 from denoiselab.networks.checks import check_image, check_levels, check_multipliers, check_sizes
 from denoiselab.networks.layers import NormSiLU
@@ -159,6 +161,8 @@ class LatentModel(nn.Module, ABC):
         ValueError: If `shape` is not an image's, a value is out of range, or one does not divide another.
     """
 
+    shape: tuple[int, ...]
+    latent_shape: tuple[int, ...]
     scale: float | Tensor
     shift: float | Tensor
 
@@ -187,6 +191,7 @@ class LatentModel(nn.Module, ABC):
             raise ValueError(f"groups={groups} must divide channels={channels}.")
         stride = 2 ** (len(multipliers) - 1)
         check_image(type(self).__name__, shape, stride, f"multipliers={list(multipliers)}")
+        self.shape = tuple(shape)
         self.latent_shape = (features, shape[1] // stride, shape[2] // stride)
         self._number("scale", scale, features)
         self._number("shift", shift, features)
@@ -196,6 +201,28 @@ class LatentModel(nn.Module, ABC):
     @abstractmethod
     def encode_pixels(self, x: Tensor) -> Tensor:
         """What latents of images `(B, C, H, W)` are computed from, `(B, *, h, w)`."""
+
+    @abstractmethod
+    def encode_latents(self, kept: Tensor, eps: Tensor | None = None) -> Tensor:
+        """Scaled latents `(B, *latent_shape)` of what `encode_pixels` gives: the mode, or a draw with noise `eps`."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images `(B, C, H, W)` of scaled latents."""
+
+    @abstractmethod
+    def train_pass(self, x: Tensor, normal: Normal) -> Pass:
+        """As of `FirstStageNetwork`."""
+
+    @property
+    def last_layer(self) -> Tensor:
+        """The weight of the decoder's last layer, `(C, channels, 3, 3)`."""
+        return self.decoder.head.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstructions of images `(B, C, H, W)`, by the mode of their latents."""
+        out: Tensor = self.decode(self.encode_latents(self.encode_pixels(x), None))
+        return out
 
     def scaled(self, z: Tensor) -> Tensor:
         """Latents `(B, Z, h, w)` as a network takes them, of those that the encoder gives."""

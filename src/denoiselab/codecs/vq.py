@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from denoiselab.codecs.base import Normal
+from denoiselab.codecs.first_stage import Pass
 from denoiselab.codecs.layers import LatentModel
 
 
@@ -18,23 +21,32 @@ class Quantizer(nn.Module):
     Args:
         codes: Number of entries.
         features: Features of an entry.
+        normalised: Entries and vectors have length 1 (Yu et al., arXiv 2110.04627, section 3.2).
     """
 
-    def __init__(self, codes: int, features: int) -> None:
+    def __init__(self, codes: int, features: int, normalised: bool = False) -> None:
         super().__init__()
+        self.normalised = normalised
         self.codebook = nn.Embedding(codes, features)
         nn.init.uniform_(self.codebook.weight, -1 / codes, 1 / codes)
 
     def indices(self, z: Tensor) -> Tensor:
         """The indices `(B, h, w)` int64 of the entries nearest to `(B, Z, h, w)`."""
         vectors = z.permute(0, 2, 3, 1)  # (B, h, w, Z)
-        nearest = torch.cdist(vectors.flatten(0, 2), self.codebook.weight).argmin(1)
+        nearest = torch.cdist(vectors.flatten(0, 2), self._unit(self.codebook.weight, 1)).argmin(1)
         return nearest.reshape(vectors.shape[:3])
 
     def entries(self, indices: Tensor) -> Tensor:
         """The entries `(B, Z, h, w)` of indices `(B, h, w)`."""
-        out: Tensor = self.codebook(indices).permute(0, 3, 1, 2)
+        out: Tensor = self._unit(self.codebook(indices).permute(0, 3, 1, 2), 1)
         return out
+
+    def vectors(self, z: Tensor) -> Tensor:
+        """What is quantised of `(B, Z, h, w)`: the same, or of length 1."""
+        return self._unit(z, 1)
+
+    def _unit(self, vectors: Tensor, dim: int) -> Tensor:
+        return F.normalize(vectors, dim=dim) if self.normalised else vectors
 
     def forward(self, z: Tensor) -> Tensor:
         """The entries nearest to `(B, Z, h, w)`, in the same shape; its derivative is the identity's."""
@@ -53,6 +65,7 @@ class VQModel(LatentModel):
         latent_channels: Channels between encoder and codebook, and codebook and decoder.
         code_features: Channels Z of the latent, the features of an entry; None for `latent_channels`.
         codes: Entries of the codebook.
+        normalised: Latents and entries have length 1.
 
     Further options and errors are those of `LatentModel`.
     """
@@ -71,6 +84,7 @@ class VQModel(LatentModel):
         groups: int = 32,
         scale: float | Sequence[float] = 1.0,
         shift: float | Sequence[float] = 0.0,
+        normalised: bool = False,
     ) -> None:
         features = latent_channels if code_features is None else code_features
         parts = (channels, multipliers, blocks, attention_levels, middle_attention, groups, scale, shift)
@@ -79,12 +93,11 @@ class VQModel(LatentModel):
         super().__init__(shape, *parts, encoded=z, decoded=z, features=features, sizes={"latent_channels": z, **sizes})
         self.after_encoder = nn.Conv2d(latent_channels, features, 1)
         self.before_decoder = nn.Conv2d(features, latent_channels, 1)
-        self.quantizer = Quantizer(codes, features)
+        self.quantizer = Quantizer(codes, features, normalised)
 
     def encode_pixels(self, x: Tensor) -> Tensor:
         """Latents `(B, Z, h, w)` of images `(B, C, H, W)`, not quantised."""
-        out: Tensor = self.after_encoder(self.encoder(x))
-        return out
+        return self.quantizer.vectors(self.after_encoder(self.encoder(x)))
 
     def encode_latents(self, z: Tensor, eps: Tensor | None = None) -> Tensor:
         """Scaled latents `(B, Z, h, w)`; nothing is drawn, so `eps` has no effect."""
@@ -94,3 +107,12 @@ class VQModel(LatentModel):
         """Images `(B, C, H, W)` of scaled latents `(B, Z, h, w)`, which are quantised first."""
         out: Tensor = self.decoder(self.before_decoder(self.quantizer(self.unscaled(latents))))
         return out
+
+    def train_pass(self, x: Tensor, normal: Normal) -> Pass:
+        z = self.encode_pixels(x)
+        with torch.autocast(x.device.type, enabled=False):  # distances to entries are compared
+            z = z.float()
+            indices = self.quantizer.indices(z.detach())
+            entries = self.quantizer.entries(indices)
+        images = self.decoder(self.before_decoder(z + (entries - z).detach()))
+        return Pass(images, z, entries, indices)

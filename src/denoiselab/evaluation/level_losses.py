@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from denoiselab.data import DataSet, clean
+from denoiselab.model import Model
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.schedules import Level, Schedule
-from denoiselab.trained import ClassifierModel, Trained
+from denoiselab.trained import ClassifierModel
 
 # Half log-SNRs; those outside a schedule's range are left out.
 LEVELS = (-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0)
@@ -79,7 +80,7 @@ def inside_of(schedule: Schedule, levels: Sequence[float] = LEVELS) -> list[tupl
 
 @torch.no_grad()
 def level_losses(
-    model: Trained,
+    model: Model | ClassifierModel,
     data: DataSet,
     num_samples: int,
     batch_size: int,
@@ -132,7 +133,7 @@ def level_losses(
 
 
 def _scored(
-    model: Trained, x: Tensor, level: Level, lam: float, x0: Tensor, cond: Conditioning
+    model: Model | ClassifierModel, x: Tensor, level: Level, lam: float, x0: Tensor, cond: Conditioning
 ) -> tuple[Tensor, Tensor]:
     """The loss of each sample at a level, and of a classifier whether it is right, `(B,)` float64."""
     if isinstance(model, ClassifierModel):

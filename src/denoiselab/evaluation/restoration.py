@@ -5,9 +5,10 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from denoiselab.files import sha256_of
 from denoiselab.stored import from_uint8
@@ -48,33 +49,48 @@ def fidelity(images: Tensor, references: Tensor, lpips: Distance | None = None) 
     return out
 
 
-@torch.no_grad()
-def read_lpips(path: Path) -> tuple[Distance, str]:
-    """LPIPS by AlexNet, and the sha256 of its file; the linear layers come with torchmetrics.
+# Names of torchvision's files, by the network as the linear layers name it.
+LPIPS_FILES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth"}
+_NETS = {"alex": "AlexNet", "vgg": "VGG16"}
+
+
+def lpips_network(path: Path, net: Literal["alex", "vgg"] = "alex") -> nn.Module:
+    """LPIPS by AlexNet or VGG16: maps two batches `(B, 3, H, W)` in [-1, 1] to distances `(B, 1, 1, 1)`.
+
+    The linear layers come with torchmetrics.
 
     Source: Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, arXiv 1801.03924,
     version 0.1.
 
     Args:
-        path: Of torchvision's weights, https://download.pytorch.org/models/alexnet-owt-7be5be79.pth.
+        path: Of torchvision's weights, a file of https://download.pytorch.org/models/.
+        net: Whose weights they are.
 
     Raises:
         ValueError: If the file is missing, or is no such file.
     """
     if not path.is_file():
         raise ValueError(
-            "there is no such file; get https://download.pytorch.org/models/alexnet-owt-7be5be79.pth, or leave it out."
+            f"there is no such file; get https://download.pytorch.org/models/{LPIPS_FILES[net]}, or leave it out."
         )
     from torchmetrics.functional.image.lpips import _LPIPS  # slow to import; the public class downloads its network
 
-    network = _LPIPS(net="alex", pnet_rand=True)
+    network: nn.Module = _LPIPS(net=net, pnet_rand=True)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-        own = {name: state[f"features.{name.partition('.')[2]}"] for name in network.net.state_dict()}
-        network.net.load_state_dict(own)
+        inner: Any = network.net
+        own = {name: state[f"features.{name.partition('.')[2]}"] for name in inner.state_dict()}
+        inner.load_state_dict(own)
     except (RuntimeError, LookupError, AttributeError, TypeError, EOFError, pickle.UnpicklingError):
-        raise ValueError("it does not hold torchvision's weights of AlexNet.") from None
+        raise ValueError(f"it does not hold torchvision's weights of {_NETS[net]}.") from None
+    return network
 
+
+def read_lpips(path: Path) -> tuple[Distance, str]:
+    """LPIPS by AlexNet, without gradients, and the sha256 of its file; see `lpips_network`."""
+    network = lpips_network(path)
+
+    @torch.no_grad()
     def distance(x: Tensor, y: Tensor) -> Tensor:
         out: Tensor = network(x, y).flatten()
         return out

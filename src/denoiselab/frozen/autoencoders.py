@@ -151,6 +151,11 @@ def latent_shape(path: str, shape: Sequence[int]) -> list[int]:
     return list(codec(path, shape).latent_shape)
 
 
+def can_write(kind: type[nn.Module]) -> bool:
+    """Whether `write` takes autoencoders of a class."""
+    return kind in _CLASSES.values()
+
+
 def write(folder: Path, kind: type[nn.Module], options: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> None:
     """Write an autoencoder in our own format.
 

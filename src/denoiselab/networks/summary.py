@@ -36,13 +36,15 @@ class Summary(NamedTuple):
         )
 
 
-def summarize(network: nn.Module, x: Tensor, label: Tensor, cond: Conditioning | None = Conditioning()) -> Summary:
+def summarize(
+    network: nn.Module, x: Tensor, label: Tensor | None = None, cond: Conditioning | None = Conditioning()
+) -> Summary:
     """The costs of a network, from a call with fake tensors, in less than a second.
 
     Args:
         network: On any device, in the mode and dtype to be summarised.
         x: `(B, *)`, on the CPU.
-        label: `(B,)`.
+        label: `(B,)`; None for a network that is called without.
         cond: The conditions that the network takes; None for one that is called without.
     """
     kept: dict[int, Any] = {}  # storages: a view counts once, with what it is a view of
@@ -60,7 +62,7 @@ def summarize(network: nn.Module, x: Tensor, label: Tensor, cond: Conditioning |
             )
             for name, value in (*network.named_parameters(), *network.named_buffers())
         }
-    inputs: list[Any] = [mode.from_tensor(x), mode.from_tensor(label)]
+    inputs: list[Any] = [mode.from_tensor(one) for one in (x, label) if one is not None]
     if cond is not None:
         given = (None if value is None else mode.from_tensor(value) for value in cond)
         inputs.append(Conditioning(*given))

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from denoiselab.codecs import ReconstructionLoss
 from denoiselab.conditioners import Clean
 from denoiselab.data.loading.batches import Batch
 from denoiselab.model import Model
 from denoiselab.noise import Noise
-from denoiselab.objectives import Objective
 from denoiselab.trained.classifier import ClassifierModel
+from denoiselab.trained.first_stage import FirstStage
 
 
 class Loss(NamedTuple):
@@ -30,11 +31,37 @@ class Loss(NamedTuple):
     parts: Mapping[str, Tensor] = MappingProxyType({})
 
 
+class Group(NamedTuple):
+    """Parameters that the optimizer steps with one learning rate, and that are clipped together.
+
+    Args:
+        parameters: Of what is trained, then of the objective, each in their order.
+        lr: Factor on the learning rate.
+    """
+
+    parameters: list[nn.Parameter]
+    lr: float = 1.0
+
+
 class BatchLoss(Protocol):
     """What differs between the kinds of what a run trains."""
 
-    def loss(self, batch: Batch, noise: Noise, /) -> Loss:
-        """The loss of a batch in the network's range; all random numbers but dropout's come from `noise`."""
+    def loss(self, batch: Batch, noise: Noise, images_seen: int, /) -> Loss:
+        """The loss of a batch in the network's range; all random numbers but dropout's come from `noise`.
+
+        Args:
+            batch: On the device.
+            noise: Of the training, at the batch's positions.
+            images_seen: Before this batch, of all ranks.
+        """
+        ...
+
+    def groups(self) -> list[Group]:
+        """All parameters of what is trained and of the objective."""
+        ...
+
+    def idle(self, images_seen: int, /) -> list[nn.Parameter]:
+        """Parameters that the optimizer leaves alone in a step whose last batch began at `images_seen`."""
         ...
 
 
@@ -48,9 +75,15 @@ class Denoising:
     """
 
     model: Model | ClassifierModel
-    objective: Objective
+    objective: nn.Module
 
-    def loss(self, batch: Batch, noise: Noise) -> Loss:
+    def groups(self) -> list[Group]:
+        return [Group([*self.model.trained.parameters(), *self.objective.parameters()])]
+
+    def idle(self, images_seen: int) -> list[nn.Parameter]:
+        return []
+
+    def loss(self, batch: Batch, noise: Noise, images_seen: int) -> Loss:
         codec, conditioner = self.model.codec, self.model.conditioner
         kept = batch["kept"].float() if "kept" in batch else codec.encode_pixels(batch["images"])
         # Conditions that are made of images have them; what else asks for them gets no numbers.
@@ -59,3 +92,32 @@ class Denoising:
         cond = conditioner.train(clean, noise)._replace(augmentation=clean.augmentation)
         x0 = codec.encode_latents(kept, noise.normal)
         return Loss(self.objective(self.model.trained, x0, noise, cond).mean())
+
+
+@dataclass(frozen=True)
+class Reconstructing:
+    """The training of a first stage, with a discriminator if the objective has one.
+
+    Args:
+        model: What is trained.
+        objective: Its loss.
+    """
+
+    model: FirstStage
+    objective: ReconstructionLoss
+
+    def groups(self) -> list[Group]:
+        adversary = self.objective.adversary
+        judged = [] if adversary is None else [*adversary.parameters()]
+        apart = {id(parameter) for parameter in judged}
+        own = [parameter for parameter in self.objective.parameters() if id(parameter) not in apart]
+        first = Group([*self.model.trained.parameters(), *own])
+        return [first] if adversary is None else [first, Group(judged, adversary.lr)]
+
+    def idle(self, images_seen: int) -> list[nn.Parameter]:
+        adversary = self.objective.adversary
+        return [] if adversary is None or images_seen >= adversary.start else [*adversary.parameters()]
+
+    def loss(self, batch: Batch, noise: Noise, images_seen: int) -> Loss:
+        found = self.objective(self.model.autoencoder, batch["images"], noise.normal, images_seen)
+        return Loss(found.total, found.parts)

@@ -13,7 +13,6 @@ from torch import nn
 from denoiselab.data.loading.batches import Batch
 from denoiselab.networks.layers import Constrained
 from denoiselab.noise import TRAINING, Noise
-from denoiselab.objectives import Objective
 from denoiselab.trained import Trained, batch_loss
 from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, WEIGHTS_KEYS
 from denoiselab.training.ema import EMA
@@ -22,16 +21,16 @@ from denoiselab.training.lr_schedules import LRSchedule
 
 
 class DiffusionModule(pl.LightningModule):
-    """Trains a denoiser, or a classifier in its place, on an objective.
+    """Trains a denoiser, or a classifier or a first stage in its place, on an objective.
 
     All random numbers are functions of (seed, images seen), so a resumed run equals an uninterrupted one.
 
     Args:
-        model: The model whose denoiser, or classifier, is trained.
-        objective: The loss of each sample.
-        optimizer: Makes the optimizer from parameters.
+        model: The model whose denoiser, classifier or autoencoder is trained.
+        objective: Its loss.
+        optimizer: Makes the optimizer from parameters, or from groups of them.
         lr_schedule: Factor on the optimizer's learning rate.
-        ema: Moving averages of the denoiser.
+        ema: Moving averages of what is trained, the objective aside.
         seed: Any integer from 0 to 2^63 - 1.
         config: The run's resolved configuration, plain containers, saved in each checkpoint.
         data_sha256: Fingerprint of the samples, saved in each checkpoint.
@@ -40,8 +39,8 @@ class DiffusionModule(pl.LightningModule):
     def __init__(
         self,
         model: Trained,
-        objective: Objective,
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        objective: nn.Module,
+        optimizer: Callable[[Iterable[Any]], torch.optim.Optimizer],
         lr_schedule: LRSchedule,
         ema: EMA,
         seed: int,
@@ -49,24 +48,26 @@ class DiffusionModule(pl.LightningModule):
         data_sha256: str | None = None,
     ) -> None:
         super().__init__()
-        # Its name begins the keys of weights in checkpoints, those of a classifier too.
+        # Its name begins the keys of weights in checkpoints, those of classifiers and first stages too.
         self.denoiser, self.objective = model.trained, objective
         self.batch_loss = batch_loss(model, objective)
         self.optimizer, self.lr_schedule, self.ema = optimizer, lr_schedule, ema
         self.seed, self.config, self.data_sha256 = seed, config, data_sha256
         self.initial_optimizer: dict[str, Any] | None = None  # another run's state of the same parameters
         self.images_seen = 0
-        self._step_start = 0
+        self._step_start = self._batch_start = 0
         self._constrained: list[Constrained] = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer; each group has its full learning rate as `initial_lr`."""
-        optimizer = self.optimizer([*self.denoiser.parameters(), *self.objective.parameters()])
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
+        groups = self.batch_loss.groups()
+        alone = len(groups) == 1
+        optimizer = self.optimizer(groups[0].parameters if alone else [{"params": one.parameters} for one in groups])
+        for group, made in zip(groups, optimizer.param_groups, strict=True):
+            made["lr"] = made["initial_lr"] = made["lr"] * group.lr
         if self.initial_optimizer is not None:
-            groups = optimizer.state_dict()["param_groups"]  # learning rate and all else are this run's own
-            optimizer.load_state_dict({"state": self.initial_optimizer, "param_groups": groups})
+            own = optimizer.state_dict()["param_groups"]  # learning rate and all else are this run's own
+            optimizer.load_state_dict({"state": self.initial_optimizer, "param_groups": own})
         return optimizer
 
     def on_fit_start(self) -> None:
@@ -86,9 +87,28 @@ class DiffusionModule(pl.LightningModule):
         torch.default_generator.manual_seed(word)
         if self.device.type == "cuda":  # not torch.manual_seed: without a GPU that queues a stack trace each call
             torch.cuda.manual_seed(word)
-        loss = self.batch_loss.loss(batch, Noise(self.seed, batch["position"], TRAINING))
+        self._batch_start = self.images_seen
+        loss = self.batch_loss.loss(batch, Noise(self.seed, batch["position"], TRAINING), self.images_seen)
         self.images_seen += len(batch["position"]) * self.trainer.world_size
         return {"loss": loss.total, **({"parts": dict(loss.parts)} if loss.parts else {})}
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Take the gradients, which are zeros, from parameters whose training has not begun."""
+        for parameter in self.batch_loss.idle(self._batch_start):
+            parameter.grad = None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradients of each group of parameters by its own norm."""
+        if len(optimizer.param_groups) == 1 or not gradient_clip_val or gradient_clip_algorithm == "value":
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        for group in optimizer.param_groups:
+            nn.utils.clip_grad_norm_(group["params"], gradient_clip_val)
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Set the learning rate, step, restore constraints on weights, then update the averages."""

@@ -15,6 +15,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException  # 
 from denoiselab.app.building import captions, parts, rehearsal, stored_latents
 from denoiselab.app.building.error_splits import fine_of
 from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_metric
+from denoiselab.app.building.first_stages import Reconstructions
 from denoiselab.app.building.guiders import Guided
 from denoiselab.app.building.held_out import HELD_OUT_LOSS, HeldOut
 from denoiselab.app.building.monitors import check_monitors
@@ -23,7 +24,7 @@ from denoiselab.app.config.settings import Config, TrainSettings, parse
 from denoiselab.app.runs.devices import is_leader, resolve_accelerator
 from denoiselab.app.runs.names import run_name
 from denoiselab.app.runs.processes import DirectoryCheck
-from denoiselab.codecs import Autoencoder
+from denoiselab.codecs import Autoencoder, ReconstructionLoss
 from denoiselab.data import DataSet, clean, supply
 from denoiselab.data.loading.datamodule import DataModule
 from denoiselab.errors import BadInput
@@ -31,7 +32,7 @@ from denoiselab.evaluation import Frontier, OptimizedMetric, Store
 from denoiselab.from_config import build, identity
 from denoiselab.model import Model
 from denoiselab.nodes.instantiate import check, check_contract, construct
-from denoiselab.trained import Trained
+from denoiselab.trained import FirstStage, Trained
 from denoiselab.training.callbacks import ProgressBar
 from denoiselab.training.checkpoint_files import CHECKPOINTS
 from denoiselab.training.checkpoints import AtomicCheckpointIO
@@ -81,7 +82,8 @@ class Run:
         settings: Its typed part.
         model: What is trained.
         module: What the Trainer trains.
-        scoring: Of its samples; None for a classifier, which draws none.
+        scoring: Of its samples; None for what draws none.
+        reconstructions: Of held-out images; None for what is no first stage.
         held_out_losses: Measures the loss on held-out data by level, as of `LossProfile.record`; empty without any.
         trackers: Loggers besides the CSV file, not yet open.
         trainer: The Trainer, without loggers.
@@ -97,6 +99,7 @@ class Run:
     model: Trained
     module: DiffusionModule
     scoring: Scoring | None
+    reconstructions: Reconstructions | None
     held_out_losses: Callable[[], dict[str, Any]]
     trackers: Mapping[str, WandB | Tracker]
     trainer: pl.Trainer
@@ -147,16 +150,16 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         )
         scoring = _scoring(config, settings, model, names, evaluator)
     stop = interruption.check if scoring is None else scoring.evaluator.check
-    measured = HeldOut(model, held_out, module.applied, first_weights(config, names), lambda batch: stop())
+    weights = first_weights(config, names)
+    measured = _measured(config, settings, module, model, (images, held_out), weights, stop)
     trainer = _trainer(config, settings, path, interruption, scoring, measured)
-    if settings.optimized_metric == HELD_OUT_LOSS and not len(held_out):
-        raise BadInput(f"optimized_metric={HELD_OUT_LOSS}: {config['data']['name']} has no held-out data.")
     return Run(
         config=config,
         settings=settings,
         model=model,
         module=module,
         scoring=scoring,
+        reconstructions=measured if isinstance(measured, Reconstructions) else None,
         held_out_losses=measured.record_of((config["callbacks"].get("held_out") or {}).get("num_samples", _PROFILE)),
         trackers=construct(config["logger"], "logger"),
         trainer=trainer,
@@ -165,6 +168,35 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         held_out=held_out,
         batches=DataModule(images, settings.seed, settings.batch_size, augmentation, latents),
         files=files,
+    )
+
+
+def _measured(
+    config: Config,
+    settings: TrainSettings,
+    module: DiffusionModule,
+    model: Trained,
+    data: tuple[DataSet, DataSet],
+    weights: str,
+    stop: Callable[[], None],
+) -> HeldOut | Reconstructions:
+    """What measures a model on `data`, those for training and those held out."""
+    if not len(data[1]) and (settings.optimized_metric == HELD_OUT_LOSS or isinstance(model, FirstStage)):
+        raise BadInput(f"optimized_metric={settings.optimized_metric}: {config['data']['name']} has no held-out data.")
+    if not isinstance(model, FirstStage):
+        return HeldOut(model, data[1], module.applied, weights, lambda batch: stop())
+    assert isinstance(module.objective, ReconstructionLoss)
+    return Reconstructions(
+        model=model,
+        objective=module.objective,
+        data=data[1],
+        applied=module.applied,
+        weights=weights,
+        check=lambda batch: stop(),
+        extractor=parts.build_extractor(config, settings.evaluation, None, data[0]),
+        evaluation=settings.evaluation,
+        train=data[0],
+        cache=Path(settings.paths.cache_dir),
     )
 
 
@@ -205,19 +237,22 @@ def _trainer(
     path: Path,
     interruption: Interruption,
     scoring: Scoring | None,
-    held_out: HeldOut,
+    held_out: HeldOut | Reconstructions,
 ) -> pl.Trainer:
     given: dict[str, dict[str, Any]] = {
         "checkpoints": {"directory": path / CHECKPOINTS, "interruption": interruption},
         "held_out": {"prepare": held_out.of},
     }
     nodes = config["callbacks"]
+    drawn = held_out if scoring is None else scoring.periodic
     if scoring is None:
-        nodes = {name: node for name, node in nodes.items() if name not in OF_SAMPLES}
+        absent = OF_SAMPLES[:1] if isinstance(held_out, Reconstructions) else OF_SAMPLES
+        nodes = {name: node for name, node in nodes.items() if name not in absent}
     else:
         periodic = scoring.periodic
         given["frontier"] = {"directory": path / CHECKPOINTS, "prepare": periodic.frontier, "ready": periodic.ready}
-        given["preview"] = {"directory": path / "samples" / "preview", "prepare": periodic.preview}
+    if isinstance(drawn, PeriodicEvaluations | Reconstructions):
+        given["preview"] = {"directory": path / "samples" / "preview", "prepare": drawn.preview}
     callbacks = [construct(node, f"callbacks.{name}", _REFUSALS, **given.get(name, {})) for name, node in nodes.items()]
     check_monitors(dict(zip(nodes, callbacks, strict=True)), config, held_out.names)
     trainer: pl.Trainer = construct(

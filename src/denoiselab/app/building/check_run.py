@@ -10,17 +10,18 @@ import torch
 
 from denoiselab.app.building import checks, parts, stored_latents
 from denoiselab.app.building.evaluator import frontier_of, optimized_metric
+from denoiselab.app.building.first_stages import check_metric
 from denoiselab.app.building.guiders import Guided
 from denoiselab.app.building.held_out import HELD_OUT_LOSS
 from denoiselab.app.building.training_callbacks import PeriodicEvaluations
 from denoiselab.app.config.settings import Config, Evaluation, TrainSettings, parse
 from denoiselab.app.runs.devices import check_devices
-from denoiselab.codecs import Identity
+from denoiselab.codecs import Identity, ReconstructionLoss
 from denoiselab.errors import BadInput
-from denoiselab.from_config import build, classifies
+from denoiselab.from_config import build, classifies, reconstructs
 from denoiselab.nodes.instantiate import check
 from denoiselab.objectives import Objective
-from denoiselab.trained import ClassifierModel
+from denoiselab.trained import ClassifierModel, FirstStage
 from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 from denoiselab.training.ema import RAW
 
@@ -60,15 +61,20 @@ def _rehearse(content: str) -> None:
     evaluation = parse(Evaluation, config["evaluation"], "evaluation")
     check({name: node for name, node in config.items() if name not in _LATER})
     if not classifies(config):
-        parts.build_extractor(config, evaluation, evaluation.num_samples)
+        parts.build_extractor(config, evaluation, None if reconstructs(config) else evaluation.num_samples)
     objective = parts.build_objective(config)
     with torch.device("meta"):  # no memory, no arithmetic: a sweep checks every job so
         model = build(config)
     checks.check_model(model, objective)
     if not isinstance(model.codec, Identity):
+        assert isinstance(objective, Objective)
         _check_decoders(objective)
     parts.build_augmentation(config)
     names = parts.build_ema(config).planned(config["max_images"], config["batch_size"])
+    if isinstance(model, FirstStage):
+        assert isinstance(objective, ReconstructionLoss)
+        check_metric(config["optimized_metric"], objective)
+        return
     if isinstance(model, ClassifierModel):
         if config["optimized_metric"] != HELD_OUT_LOSS:
             raise BadInput(

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from denoiselab.app.building import rehearsal
-from denoiselab.codecs import Identity
+from denoiselab.codecs import Identity, ReconstructionLoss
 from denoiselab.conditioners import Clean
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import BadInput
@@ -22,7 +22,7 @@ from denoiselab.nodes.contracts import described
 from denoiselab.objectives import CrossEntropy, Objective
 from denoiselab.parameterizations import determinant
 from denoiselab.samplers import Sampler
-from denoiselab.trained import ClassifierModel, Trained
+from denoiselab.trained import ClassifierModel, FirstStage, Trained
 
 Config = Mapping[str, Any]
 
@@ -31,13 +31,17 @@ _SMALL = 2**27
 
 
 @torch.no_grad()
-def check_model(model: Trained, objective: Objective) -> None:
+def check_model(model: Trained, objective: Objective | ReconstructionLoss) -> None:
     """Refuse parts of a model that do not go together or break their contracts.
 
     Args:
         model: May be on the meta device.
         objective: On the CPU.
     """
+    if isinstance(model, FirstStage):
+        check_first_stage(model, objective)
+        return
+    assert isinstance(objective, Objective)
     if isinstance(model, ClassifierModel):
         check_classifier(model, objective)
         return
@@ -48,6 +52,18 @@ def check_model(model: Trained, objective: Objective) -> None:
     check_ends(model.denoiser)
     rehearsal.check_objective(objective, model.denoiser, model.shape[0], len(model.shape))
     check_network(model)
+
+
+def check_first_stage(model: FirstStage, objective: nn.Module) -> None:
+    """As `check_model`, of a first stage."""
+    assert isinstance(objective, ReconstructionLoss)
+    network = model.autoencoder
+    if tuple(network.shape) != tuple(model.shape):
+        raise BadInput(f"network.shape={list(network.shape)}: it must be data.shape={list(model.shape)}.")
+    try:
+        objective.check(network, model.shape)
+    except ValueError as error:
+        raise BadInput(f"objective.{error}") from None
 
 
 @torch.no_grad()

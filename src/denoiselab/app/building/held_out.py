@@ -9,7 +9,8 @@ from typing import Any
 
 from denoiselab.data import DataSet
 from denoiselab.evaluation.level_losses import LossProfile, inside_of, level_losses
-from denoiselab.trained import ClassifierModel, Trained
+from denoiselab.model import Model
+from denoiselab.trained import ClassifierModel
 
 # The mean loss on held-out data, which a sweep may minimise; `callbacks.frontier` then keeps the best of all cells.
 HELD_OUT_LOSS = "held_out/loss"
@@ -29,7 +30,7 @@ class HeldOut:
         check: Called after each batch; an exception stops the measurement.
     """
 
-    model: Trained
+    model: Model | ClassifierModel
     data: DataSet
     applied: Callable[[str], AbstractContextManager[None]]
     weights: str

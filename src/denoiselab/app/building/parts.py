@@ -11,11 +11,13 @@ import torch
 
 from denoiselab.app.config import choices
 from denoiselab.app.config.settings import Evaluation
+from denoiselab.codecs import ReconstructionLoss
 from denoiselab.data import DataSet
 from denoiselab.data.augmentation import Augmentation
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Extractor, Given, Metric
 from denoiselab.evaluation.references import given as given_files
+from denoiselab.from_config import reconstructs
 from denoiselab.nodes.instantiate import check, check_contract, construct
 from denoiselab.noise import AUGMENTING, Noise
 from denoiselab.objectives import Objective
@@ -94,13 +96,25 @@ def build_ema(config: Config, folder: Path | None = None) -> EMA:
         raise BadInput(str(error)) from None
 
 
-def build_objective(config: Config) -> Objective:
+def build_objective(config: Config) -> Objective | ReconstructionLoss:
     """The objective of a checked configuration; its own weights, if any, are a function of `seed`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed((config["seed"] + 1) % 2**63)
-        objective: Objective = construct(config["objective"], "objective")
-    check_contract("objective", objective, Objective)
-    return objective
+        objective: Any = construct(config["objective"], "objective")
+    if isinstance(objective, ReconstructionLoss) != reconstructs(config):
+        raise BadInput(
+            f"objective={type(objective).__name__}: "
+            + (
+                "it does not train a first stage, which a run without a denoiser trains; choose "
+                "reconstruction@objective=kl or vq, or give denoiser=default."
+                if reconstructs(config)
+                else "it trains a first stage, and this run trains a denoiser; choose one of conf/objective, or "
+                "experiment=autoencoder_kl_digits or its like."
+            )
+        )
+    check_contract("objective", objective, ReconstructionLoss if reconstructs(config) else Objective)
+    made: Objective | ReconstructionLoss = objective
+    return made
 
 
 def build_samplers(nodes: Mapping[str, Any]) -> dict[str, Sampler]:

@@ -79,6 +79,16 @@ def write(run: Run, path: Path, records: list[Record], losses: Mapping[str, Any]
             _draw_plane(run, run.scoring, records, path / PICTURE)
 
 
+def report(
+    run: Run, path: Path, records: Sequence[Record], losses: Mapping[str, Any], loggers: Sequence[Logger]
+) -> None:
+    """Print what was found, and send it to the loggers."""
+    if run.scoring is None:
+        report_held_out(losses, path)
+    else:
+        report_records([*records], path, loggers)
+
+
 def report_held_out(losses: Mapping[str, Any], path: Path) -> None:
     """Print the losses and accuracies of a classifier on held-out data, and where what was written is."""
     for one in losses.get("levels", ()):

@@ -19,7 +19,7 @@ from denoiselab.app.building import starting
 from denoiselab.app.building.assemble import Run, assemble
 from denoiselab.app.building.held_out import HELD_OUT_LOSS
 from denoiselab.app.building.starting import Former
-from denoiselab.app.commands import outputs
+from denoiselab.app.commands import first_stage_outputs, outputs
 from denoiselab.app.config.spelling import override
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.failures import enough_memory, less_memory
@@ -32,8 +32,9 @@ from denoiselab.errors import BadInput, Failure
 from denoiselab.evaluation import OptimizedMetric, Record
 from denoiselab.files import write_text
 from denoiselab.media.kinds import Images, medium
-from denoiselab.networks.summary import summarize
+from denoiselab.networks.summary import Summary, summarize
 from denoiselab.stored import to_stored
+from denoiselab.trained import FirstStage
 from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, CHECKPOINTS, CheckpointError, newest_whole, saved
 from denoiselab.training.finite import DivergedError
 from denoiselab.training.loggers import MetricsCSV
@@ -93,10 +94,10 @@ def run(config: Config, directory: Path | None = None) -> float:
                 losses = run.held_out_losses()
                 if leader:
                     outputs.write(run, path, records, losses)
-            if leader and run.scoring is None:
-                outputs.report_held_out(losses, path)
-            elif leader:
-                outputs.report_records(records, path, loggers)
+            if run.reconstructions is not None:
+                return first_stage_outputs.finish(run, run.reconstructions, path, leader=leader)
+            if leader:
+                outputs.report(run, path, records, losses, loggers)
     if run.settings.optimized_metric == HELD_OUT_LOSS:
         return float(losses["loss"])
     assert run.scoring is not None  # a classifier's metric is the loss
@@ -138,10 +139,10 @@ def _describe(run: Run, directory: RunDirectory, continued: Former | None, initi
         err.print(f"warning: {directory.edited}")
     if continued:
         continued.put_aside()
-    cond, x = run.model.conditioner.given(Clean.blank(2, run.model.codec.shape)), torch.zeros(2, *run.model.shape)
-    costs = summarize(run.model.trained.network, x, torch.zeros(2), None if run.scoring is None else cond)
-    err.print(f"network {run.config['network']['_target_'].rpartition('.')[2]}: {costs}")
-    if run.scoring is None:
+    err.print(f"network {run.config['network']['_target_'].rpartition('.')[2]}: {_costs(run)}")
+    if isinstance(run.model, FirstStage):
+        err.print(first_stage_outputs.described(run.model, run.module.objective))
+    elif run.scoring is None:
         err.print(
             "a classifier draws no samples: evaluation, callbacks.frontier and callbacks.preview do nothing; its loss "
             "and accuracy on held-out data are logged by callbacks.held_out."
@@ -158,6 +159,15 @@ def _describe(run: Run, directory: RunDirectory, continued: Former | None, initi
         f"{checkpoints.number} checkpoints of up to {checkpoints.size / 1e6:,.0f} MB at a time"
         + (f", snapshots of up to {checkpoints.snapshots / 1e6:,.0f} MB in all" if checkpoints.snapshots else "")
     )
+
+
+def _costs(run: Run) -> Summary:
+    """The costs of the network, of a first stage those of encoding and decoding."""
+    x = torch.zeros(2, *run.model.shape)
+    if isinstance(run.model, FirstStage):
+        return summarize(run.model.trained, x, None, None)
+    cond = run.model.conditioner.given(Clean.blank(2, run.model.codec.shape))
+    return summarize(run.model.trained.network, x, torch.zeros(2), None if run.scoring is None else cond)
 
 
 def _value(optimized: OptimizedMetric, images_seen: int, records: list[Record], *, leader: bool) -> float:

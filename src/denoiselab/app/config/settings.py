@@ -101,8 +101,6 @@ class TrainSettings(_Settings):
     paths: Paths
     data: Node
     network: Node
-    schedule: Node
-    denoiser: Node
     objective: Node
     codec: Node
     conditioner: Node
@@ -114,6 +112,8 @@ class TrainSettings(_Settings):
     logger: dict[str, Node]
     trainer: Node
     parameterization: Node | None = None  # a classifier has none
+    schedule: Node | None = None  # a first stage has neither
+    denoiser: Node | None = None
     augmentation: Node | None = None
     latents: str | None = None
 
