@@ -96,4 +96,5 @@ _RESOLVERS: dict[str, Callable[..., Any]] = {
     "num_classes": _num_classes,
     "token_features": _token_features,
     "folder_sha256": _folder_sha256,
+    "inpainting_channels": lambda shape: 1 + shape[0],
 }
