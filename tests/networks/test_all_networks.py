@@ -48,6 +48,7 @@ OF_CLASS = {
     "MLP": {"shape": [2]},
     "NCSN": {"channels": 8, "multipliers": [1, 2], "dilations": [1, 1]},
     "NCSNv2": {"channels": 8, "multipliers": [1, 2, 2], "dilations": [1, 1, 2]},
+    "ControlledTextUNet": {"depth": 1},
     "TextUNet": {"depth": 1},
     "UNet1D": {"shape": [2, 48], "strides": [3]},
 }
@@ -132,8 +133,11 @@ def configuration(name: str) -> str:
 def full(name: str) -> dict:
     """The options of a network, with the defaults of its class."""
     config = json.loads(configuration(name))
-    parameters = inspect.signature(resolve(config["_target_"], "network")).parameters.values()
-    return {**{p.name: p.default for p in parameters if p.default is not p.empty}, **config}
+    kind = resolve(config["_target_"], "network")
+    taken = inspect.signature(kind).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in taken.values()):  # which its base class takes
+        taken = {**inspect.signature(kind.__base__).parameters, **taken}
+    return {**{p.name: p.default for p in taken.values() if p.default is not p.empty}, **config}
 
 
 def tiny(name: str, **options):

@@ -92,8 +92,7 @@ class Inpainting(Conditioner):
                 f"images: they must be (B, {', '.join(map(str, self.shape))}) and masks of one channel as large; found "
                 f"{tuple(images.shape)} and {tuple(masked.shape)}."
             )
-        kept = self.codec.encode_pixels(torch.where(masked, self.hidden, images))
-        latents = self.codec.encode_latents(kept, lambda shape: kept.new_zeros(len(kept), *shape))
+        latents = self._encoded(torch.where(masked, self.hidden, images))
         mask = torch.where(F.interpolate(masked.to(latents), latents.shape[2:], mode="nearest") > 0.5, 1.0, self.known)
         return Conditioning(image=torch.cat((mask, latents) if self.mask_first else (latents, mask), dim=1))
 
@@ -120,6 +119,13 @@ class Inpainting(Conditioner):
 
     def set_codec(self, codec: Codec) -> None:
         self.codec = codec
+
+    def _encoded(self, images: Tensor) -> Tensor:
+        """The latents of images, without a draw; of images on the meta device, where no codec is, their shape."""
+        if images.is_meta:
+            return images.new_empty(len(images), *self.codec.latent_shape)
+        kept = self.codec.encode_pixels(images)
+        return self.codec.encode_latents(kept, lambda shape: kept.new_zeros(len(kept), *shape))
 
     def _hole(self, count: int, device: torch.device) -> Tensor:
         assert self.hole is not None

@@ -3,6 +3,7 @@
 from denoiselab.networks.adm import ADMClassifier, ADMUNet
 from denoiselab.networks.base import ClassifierNetwork, Network
 from denoiselab.networks.conditioning import Conditioning
+from denoiselab.networks.control import ControlledTextUNet
 from denoiselab.networks.ddpm import DDPMUNet
 from denoiselab.networks.dit import DiT
 from denoiselab.networks.edm2 import EDM2UNet
@@ -20,6 +21,7 @@ __all__ = [
     "ADMUNet",
     "ClassifierNetwork",
     "Conditioning",
+    "ControlledTextUNet",
     "DDPMUNet",
     "DiT",
     "EDM2UNet",

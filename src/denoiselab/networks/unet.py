@@ -193,9 +193,9 @@ class Encoder(SharedOptions):
                 self.skips.append(width)
         self.middle = plan.middle()
 
-    def encode(self, x: Tensor, context: Context) -> tuple[Tensor, list[Tensor]]:
-        """The middle's output for `x` `(B, C, H, W)`, and the states before it."""
-        states = [self.stem(x)]
+    def encode(self, x: Tensor, context: Context, added: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """The middle's output for `x` `(B, C, H, W)`, and the states before it; `added` is added to the first."""
+        states = [self.stem(x) if added is None else self.stem(x) + added]
         for stage in self.down:
             states.append(stage(context, states[-1]))
         return self.middle(context, states[-1]), states
@@ -235,7 +235,10 @@ class UNet(Encoder, EmbeddedNetwork):
 
     def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
         context = self.context(label, cond)
-        h, states = self.encode(join_image(x, cond.image), context)
+        return self.decode(*self.encode(join_image(x, cond.image), context), context)
+
+    def decode(self, h: Tensor, states: list[Tensor], context: Context) -> Tensor:
+        """The output for what `encode` gives, whose list is emptied."""
         for stage in self.up:
             h = stage(context, h, states.pop())
         out: Tensor = self.head(self.norm(h))

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from denoiselab.app.building.assemble import Run
 from denoiselab.app.runs.paths import newest
 from denoiselab.app.runs.run_directory import RunDirectory, differences
@@ -14,6 +16,7 @@ from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import sha256_of
 from denoiselab.from_config import parts
+from denoiselab.networks import ControlledTextUNet
 from denoiselab.nodes.options import completed
 from denoiselab.training.checkpoint_files import (
     CHECKPOINT_KEY,
@@ -84,13 +87,12 @@ def initialise(run: Run) -> dict[str, Any] | None:
         ours = checkpoint[CHECKPOINT_KEY]
         snapshots = basis_of(path, ours)
         weights = Names([*ours["ema"], RAW], snapshots).chosen(config["init_weights"], "init_weights")
-        own = module.denoiser.state_dict()
         found = _part(checkpoint, "denoiser.")
-        check_weights(path, own, found)
-        if weights != RAW:
-            average = snapshots.weights(weights, ours["ema"])
-            check_weights(path, dict(module.denoiser.named_parameters()), average)
-            found |= average
+        average = {} if weights == RAW else snapshots.weights(weights, ours["ema"])
+        if average.keys() - found.keys():
+            raise CheckpointError(f"{path}: malformed: its averages are not those of its weights.")
+        found = _with_control(module.denoiser, found | average)
+        check_weights(path, module.denoiser.state_dict(), found)
         module.denoiser.load_state_dict(found)
         _initialise_objective(run, path, _part(checkpoint, "objective."))
         if config["init_optimizer"]:
@@ -106,6 +108,17 @@ def initialise(run: Run) -> dict[str, Any] | None:
         "weights": weights,
         "optimizer": config["init_optimizer"],
     }
+
+
+def _with_control(denoiser: nn.Module, found: dict[str, Any]) -> dict[str, Any]:
+    """The state of a denoiser; of the frozen part of a controlled network, completed by the part that is trained."""
+    network = getattr(denoiser, "network", None)
+    if not isinstance(network, ControlledTextUNet) or any(name.startswith("network.control.") for name in found):
+        return found
+    prefix = "network."
+    frozen = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+    others = {name: value for name, value in found.items() if not name.startswith(prefix)}
+    return {**others, **{f"{prefix}{name}": value for name, value in network.start(frozen).items()}}
 
 
 def _part(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Any]:
