@@ -38,3 +38,11 @@ def test_files_count_by_what_is_in_them_and_not_by_where_they_are(tmp_path):
     assert found[0] == found[1] != found[2]
     moved = {**CONFIG["codec"], "path": "elsewhere"}
     assert identity(CONFIG | {"codec": moved, "seed": 3, "paths": {}}) == identity(CONFIG)
+
+
+def test_of_a_store_counts_that_there_is_one():
+    def of(**options):
+        return identity(CONFIG | {"conditioner": {"_target_": "p", "encoder": {"_target_": "e", **options}}})
+
+    assert of(store="a") == of(store="b/c") != of()
+    assert of(store=None) != of(store="a")
