@@ -156,6 +156,15 @@ def test_a_run_on_captions_draws_prompts(kind, told, models, train, invoke, tmp_
         ([*TEXT, "conditioner.encoder.path=VAE"], ["states no hidden_size"]),
         ([*TEXT, "conditioner.encoder.path=TEXT"], ["the data set has no captions"]),
         ([*TEXT, "conditioner.encoder.path=TEXT", "conditioner.encoder.length=9"], ["at most 8 tokens"]),
+        (
+            [*TEXT, "conditioner.encoder.path=TEXT", "network.token_features=5"],
+            ["network: its sizes do not fit", "tokens of shape [8, 6]"],
+        ),
+        ([*DIT, "conditioner=text_transformer"], ["the data set has no captions"]),
+        (
+            [*DIT, "conditioner=text_transformer", "conditioner.encoder.tokenizer.path=/no"],
+            ["path=/no: there is no such"],
+        ),
         ([*VECTOR, "network=uvit_tiny"], ["conditioner: UViT takes no vectors"]),
         ([*VECTOR, "conditioner.gives=[word]"], ["gives=['word']: it must be [tokens], [vector] or [tokens,vector]"]),
         ([*VECTOR, "conditioner.gives=[tokens]", *CAPTIONS], ["it gives mask, tokens, but network takes vector"]),
