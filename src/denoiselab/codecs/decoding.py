@@ -17,8 +17,9 @@ from torch.utils._pytree import tree_leaves
 # Sides of tiles, in latents, are multiples of it, so that a fourth of them is whole, too.
 _UNIT = 8
 
-# Of the memory given; the rest is for what libraries keep, such as reordered weights.
-_SHARE = 0.9
+# What a process takes for tensors of a size: measured up to 1.9 times as much, as its heap gets holes (tensors of more
+# than 32 MB are apart from it), and some bytes that libraries keep.
+_HOLES, _KEPT = 2, 16_000_000
 
 
 class _Peak(TorchDispatchMode):
@@ -76,8 +77,8 @@ class Bound(NamedTuple):
 
     Args:
         memory: In bytes, without what libraries keep for themselves.
-        one: Bytes that one image, or one tile, needs.
-        more: Bytes that each further one needs.
+        one: Bytes that one image, or one tile, takes.
+        more: Bytes that each further one takes.
         side: Of a square tile, in latents; None for whole images.
     """
 
@@ -97,25 +98,25 @@ def bound(module: nn.Module, shape: Sequence[int], memory: float) -> Bound:
     Raises:
         ValueError: If the smallest tile needs more.
     """
-    available, size, side = _SHARE * memory, tuple(shape), None
-    one = peak_memory(module, size)
+    available, size, side = memory - _KEPT, tuple(shape), None
+    one = _HOLES * peak_memory(module, size)
     if one > available:
         side = _tile(module, size, available, memory)
         size = (size[0], min(side, size[1]), min(side, size[2]))
-        one = peak_memory(module, size)
-    return Bound(available, one, peak_memory(module, size, 2) - one, side)
+        one = _HOLES * peak_memory(module, size)
+    return Bound(available, one, _HOLES * peak_memory(module, size, 2) - one, side)
 
 
 def _tile(module: nn.Module, shape: Sequence[int], available: float, memory: float) -> int:
     """The largest side of a tile that can be decoded."""
     side = 0
-    while (least := peak_memory(module, (shape[0], side + _UNIT, side + _UNIT))) <= available:
+    while (least := _HOLES * peak_memory(module, (shape[0], side + _UNIT, side + _UNIT))) <= available:
         side += _UNIT
         if side >= max(shape[1:]):
             break
     if not side:
         raise ValueError(
-            f"decode_memory={memory / 1e9:g}: a tile of {_UNIT}x{_UNIT} latents needs {least / _SHARE / 1e9:.2g} GB; "
+            f"decode_memory={memory / 1e9:g}: a tile of {_UNIT}x{_UNIT} latents needs {(least + _KEPT) / 1e9:.2g} GB; "
             "give at least that."
         )
     return side
