@@ -163,6 +163,11 @@ def test_names_of_widths(tmp_path):
     for asked in ("ema@0.01", "ema@0.28", "ema@0.5", "ema@0"):
         with pytest.raises(BadInput, match=rf"weights={asked[:5]}.*widths from {least:.3g} to {greatest:.3g}"):
             names.chosen(asked, "weights")
+    few = Names(["ema", RAW], Basis(64, {"ema": 0.2, "narrow": 0.05}, [32], tmp_path))
+    with pytest.raises(
+        BadInput, match=r"1 snapshots reconstruct it with an error of 20%, and 5% .*ema@0.05, ema@0.2\)"
+    ):
+        few.chosen("ema@0.11", "weights")
     with pytest.raises(BadInput, match=r"did you mean 'narrow'.*allowed: ema, narrow, raw, ema@<width>"):
         names.chosen("narow", "weights")
     alone = Names(["ema", RAW], Basis(end, ema.widths, folder=tmp_path / "none"))

@@ -151,6 +151,12 @@ class Basis:
             given = ", ".join(name_of(width) for width in sorted(self.widths.values()))
             raise BadInput(f"{asked}: there are no snapshots{where} to reconstruct it from; allowed: {given}.")
         least, greatest = self.reach()
+        if least < sigma_rel < greatest:
+            raise BadInput(
+                f"{asked}: {len(self.moments)} snapshots reconstruct it with an error of {self._error(sigma_rel):.0%}, "
+                f"and {TOLERANCE:.0%} is allowed; give a width nearer to one of those tracked "
+                f"({', '.join(map(name_of, sorted(self.widths.values())))}), or train with more snapshots."
+            )
         raise BadInput(
             f"{asked}: {len(self.moments)} snapshots give widths from {least:.3g} to {greatest:.3g}; allowed are these."
         )
