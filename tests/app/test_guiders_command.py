@@ -13,6 +13,7 @@ import torch
 from configurations import CONF
 from conftest import QUICK, command
 from hydra import initialize_config_dir
+from omegaconf import OmegaConf
 
 from denoiselab import load
 from denoiselab.app.building.guiders import Guided
@@ -109,6 +110,25 @@ def test_a_guide_is_a_checkpoint_with_weights_of_its_own(sample, conditional, fi
     assert result.code == 0, result.err
 
 
+def test_published_settings_of_edm2_guide_samples(sample, invoke, tmp_path):
+    guide = tmp_path / "guide"
+    power = ["ema=power", "ema.profiles.ema.sigma_rel=0.2", "ema.profiles.narrow.sigma_rel=0.1", "batch_size=16"]
+    power += ["ema.snapshots.every_images=16", "evaluation.nfe=[2]", "callbacks.frontier.every_images=null"]
+    own = ["conditioner=label", "logger=none", f"paths.log_dir={tmp_path}", f"paths.run_dir={guide}"]
+    assert invoke("train.py", *QUICK, *power, *own).code == 0
+    presets = [path.stem for path in (CONF / "guider").glob("edm2_*.yaml")]
+    assert len(presets) == 6
+    for name in presets:
+        heun = ["num_samples=2", "format=npz", "sampler=heun", "sampler.steps=6", "spacing@sampler.spacing=karras"]
+        result, out = sample(*heun, "guidance=2", f"guider={name}", f"guider.model={guide}", out=name)
+        assert result.code == 0, result.err
+        record, node = json.loads((out / "samples.json").read_text()), OmegaConf.load(CONF / "guider" / f"{name}.yaml")
+        assert record["guider"]["guide"]["weights"] == node.get("weights", "ema")
+        assert record["guider"].get("interval") == node.get("interval")
+        assert 0 < record["guide_evaluations"] <= record["network_evaluations"] == 11
+        assert (record["guide_evaluations"] < 11) == ("interval" in node)
+
+
 def test_decoding_by_a_guide_counts_its_evaluations(sample):
     asked = ["task=encode", "num_samples=2", "sampler.steps=3", "guidance=2", "guider=auto", "guider.weights=raw"]
     result, out = sample(*asked)
@@ -154,9 +174,10 @@ REFUSED = [
     (["guider=agp"], ["guider=agp: unknown; did you mean 'apg'?"]),
     (["guider=apg", "guider.etta=1"], ["guider.etta", "did you mean 'guider.eta'"]),
     (["guider.interval=[2,1]"], ["guider.interval=[2, 1]", "0 <= lo < hi"]),
-    (["guider.interval=[500,600]"], ["guider.interval=[500, 600]: no step of DDIM begins there"]),
+    (["guider.interval=[500,600]"], ["guider.interval=[500, 600]: no step of sampler=ddim begins there"]),
     (["guider=apg", "guider.momentum=-0.5", "sampler=heun"], ["guider.momentum=-0.5", "several calls a step"]),
-    (["guider=cfgpp", "guidance=0.5", "sampler=dpmpp_2m"], ["guider=cfgpp: DPMSolverPP adds no predicted noise"]),
+    (["guider=cfgpp", "guidance=0.5", "sampler=dpmpp_2m"], ["guider=cfgpp: sampler=dpmpp_2m adds no predicted noise"]),
+    (["guider=cfgpp", "guidance=0.5", "sampler=heun"], ["guider=cfgpp: sampler=heun adds no predicted noise"]),
     (["task=frontier", "guiders=[{name:cfgpp,scale:much}]"], ["task.guiders=", "its scale must be a finite number"]),
     (["guider=cfgpp"], ["guidance=3", "lambda, from 0 to 1"]),
     (["guider.interval=3"], ["guider.interval=3: it must be a list"]),

@@ -126,9 +126,10 @@ def choice(group: str, name: str) -> dict[str, Any]:
 
 
 def written(group: str, node: Mapping[str, Any]) -> str:
-    """The class of a node as a user writes it: the group's choice of it, else the class."""
-    target = node["_target_"]
-    named = next((name for name in names(group) if choice(group, name)["_target_"] == target), None)
+    """The class of a node as a user writes it: the group's choice of it with most of its options, else the class."""
+    target, own = node["_target_"], options.completed(node)
+    found = {name: one for name in names(group) if (one := choice(group, name))["_target_"] == target}
+    named = max(found, key=lambda name: sum(found[name].get(key) == own[key] for key in own), default=None)
     return f"{group.replace('/', '.')}._target_={target}" if named is None else f"{group}={named}"
 
 

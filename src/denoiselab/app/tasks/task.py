@@ -16,6 +16,7 @@ import torch
 from denoiselab import progress
 from denoiselab.app.building import checks
 from denoiselab.app.building.guiders import Guided
+from denoiselab.app.config import overrides
 from denoiselab.app.config.early import check_new
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.paths import checkpoint_file, device_of, new_folder
@@ -214,7 +215,12 @@ def sampler_for(asked: SampleSettings, model: Model, guidance: Guidance) -> Samp
     sampler: Sampler = construct(asked.sampler, "sampler")
     checks.check_guidance(model, [guidance], f"guidance={guidance.scale:g}")
     checks.check_sampler(sampler, model, [guidance])
-    checks.check_steps(sampler, model, [guidance])
+    try:
+        checks.check_steps(sampler, model, [guidance])
+    except BadInput as error:
+        assert asked.sampler is not None
+        named = overrides.written("sampler", asked.sampler)
+        raise BadInput(str(error).replace(type(sampler).__name__, named, 1)) from None
     return sampler
 
 
