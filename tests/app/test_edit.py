@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,9 +75,35 @@ def test_known_pixels_are_kept(edit, tmp_path):
     assert len(record["mask_sha256"]) == 64
 
 
+def test_a_folder_has_a_mask_of_its_name_for_each_image(edit, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    (tmp_path / "masks").mkdir()
+    for i, name in enumerate("ab"):
+        Image.fromarray(np.full((8, 8), 60 + i, np.uint8)).save(images / f"{name}.bmp")
+    white = np.stack([mask(tmp_path / "masks" / "a.png"), ~mask(tmp_path / "mask.png")])
+    Image.fromarray((white[1] * 255).astype(np.uint8)).save(tmp_path / "masks" / "b.png")
+    own = [f"images={images}", "num_samples=3", "strength=1"]
+    out, record, _ = edit(*own, f"task.mask={tmp_path / 'masks'}")
+    result, given, rows = pictures(out), pictures(out / "given"), [0, 1, 0]
+    kept = result == given
+    assert kept[white[rows]].all()
+    assert kept[~white[rows]].mean() < 0.5
+    assert record["seam"]["known_rmse"] < 1e-2
+    assert [len(one) for one in record["mask_sha256"]] == [64, 64]
+    split, _, _ = edit(*own, f"task.mask={tmp_path / 'masks'}", "batch_size=1", name="split")
+    assert np.abs(pictures(split).astype(int) - result).max() <= 1
+    whole, _, _ = edit(*own, f"task.mask={tmp_path / 'mask.png'}", "task.known=black", name="one")
+    assert np.array_equal(pictures(whole)[1], result[1])
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        (["task.mask=masks"], "task.mask=masks: masks by names need images in a folder; give task.images, or one"),
+        (["task.mask=masks", "images=masks"], "black (0) and white (255) only, and it has 128 too"),
+        (["task.mask=masks", "images=wrong"], "task.mask=masks: the image B.png has no mask of its name (1 such)"),
+        (["task.mask=wrong", "images=a"], "task.mask=wrong: the mask B.png has no image of its name (1 such)"),
         (["strength=0"], "task.strength=0: it must be above 0 and at most 1."),
         (["strength=1.5"], "task.strength=1.5: it must be above 0 and at most 1."),
         (["strength=0.1", "task.steps=floor"], "task.strength=0.1, task.steps=floor: DDIM: 0 of 4 steps are left"),
@@ -96,6 +123,11 @@ def test_bad_input_is_a_sentence(arguments, says, finished, tmp_path, invoke, mo
     monkeypatch.chdir(tmp_path)
     mask("mask.png")
     mask("small.png", 6)
+    for folder, names in (("masks", "ab"), ("wrong", "aB"), ("a", "a")):
+        Path(folder).mkdir()
+        for name in names:
+            mask(f"{folder}/{name}.png")
+    Image.fromarray(np.full((8, 8), 128, np.uint8)).save("masks/b.png")
     given = ["sample.py", f"ckpt={finished}", "task=edit", f"out={tmp_path / 'out'}"]
     given += [] if any(text.startswith("sampler.steps") for text in arguments) else ["sampler.steps=4"]
     result = invoke(*given, *arguments)
@@ -125,7 +157,7 @@ def test_a_latent_is_known_if_its_whole_block_is():
 def test_the_seam_is_the_jump_across_the_edge_of_the_mask():
     given = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
     samples = torch.full_like(given, 255)
-    known = (torch.arange(4) < 2).expand(1, 4, 4)
+    known = (torch.arange(4) < 2).expand(1, 1, 4, 4)
     whole = pasted(samples, given, known)
     assert whole[0, 0, 0].tolist() == [0, 0, 255, 255]
     found = seam(samples, whole, given, known)

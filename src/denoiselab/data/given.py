@@ -61,6 +61,8 @@ def known_pixels(path: Path, size: Sequence[int], known: str, option: str) -> Te
     Raises:
         BadInput: If it is no mask of that size, or marks all pixels or none.
     """
+    if path.is_dir():
+        raise BadInput(f"{option}={path}: it is a folder, and one file is needed, the mask of all images.")
     if not path.is_file():
         raise BadInput(f"{option}={path}: there is no such file.")
     records = FileRecords(path.parent, [path.name], torch.zeros(1, dtype=torch.int64), [], None, "")
@@ -72,6 +74,48 @@ def known_pixels(path: Path, size: Sequence[int], known: str, option: str) -> Te
         which = "every" if bool(found.all()) else "no"
         raise BadInput(f"{option}={path}: it marks {which} pixel as known ({known}); some must be, and some not.")
     return found
+
+
+def masks_of(
+    path: Path, names: Sequence[str], size: Sequence[int], known: str, option: str
+) -> tuple[Tensor, str | list[str]]:
+    """Which pixels of images are known, `(N, 1, H, W)` bool, by a mask in a folder for each; or by one file for all.
+
+    The mask of 3/a.jpg is 3/a.png, in any format.
+
+    Args:
+        path: A file, for `(1, 1, H, W)`, or a folder.
+        names: Of the images' files, N.
+        size: (H, W).
+        known: As in `known_pixels`.
+        option: The messages begin with.
+
+    Returns:
+        The pixels, and the SHA-256 of the file, or of each.
+
+    Raises:
+        BadInput: If a mask is refused, or images and masks of a folder are not in pairs.
+    """
+    if not path.is_dir():
+        return known_pixels(path, size, known, option)[None], sha256_of(path)
+    masks = dict[str, str]()
+    for name in folder_records(path, classes=False, option=option).names:
+        if (other := masks.setdefault(_stem(name), name)) != name:
+            raise BadInput(f"{option}={path}: {other} and {name} are masks of one name; remove one.")
+    images = {_stem(name): name for name in names}
+    for have, lack, what in ((images, masks, "image"), (masks, images, "mask")):
+        if alone := sorted(have.keys() - lack.keys()):
+            other = "mask" if what == "image" else "image"
+            raise BadInput(
+                f"{option}={path}: the {what} {have[alone[0]]} has no {other} of its name ({len(alone)} such); a "
+                "folder needs a mask for each image, such as a.png for a.jpg; one file is a mask for all."
+            )
+    files = [path / masks[_stem(name)] for name in names]
+    return torch.stack([known_pixels(file, size, known, option) for file in files]), [*map(sha256_of, files)]
+
+
+def _stem(name: str) -> str:
+    return str(Path(name).with_suffix(""))
 
 
 class MaskFile(Mask):

@@ -8,7 +8,29 @@ from torch import Tensor
 
 from denoiselab.codecs import Codec
 from denoiselab.errors import BadInput
+from denoiselab.inverse import LinearOperator
 from denoiselab.stored import from_uint8
+
+
+class Kept(LinearOperator):
+    """The entries of each sample that its own mask marks as known, and 0 in place of the others.
+
+    Args:
+        known: Of the samples of a batch, `(B or 1, 1, h, w)` bool.
+    """
+
+    def __init__(self, known: Tensor) -> None:
+        super().__init__()
+        self.known = known
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.known
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return y * self.known
+
+    def pinv(self, y: Tensor) -> Tensor:
+        return y * self.known
 
 
 def in_latents(known: Tensor, codec: Codec, option: str) -> Tensor:
@@ -32,7 +54,7 @@ def in_latents(known: Tensor, codec: Codec, option: str) -> Tensor:
 
 
 def pasted(samples: Tensor, given: Tensor, known: Tensor) -> Tensor:
-    """Stored samples `(N, C, H, W)` with the known pixels of the given ones, `known` `(1, H, W)` bool."""
+    """Stored samples `(N, C, H, W)` with the known pixels of the given ones, `known` `(N or 1, 1, H, W)` bool."""
     return torch.where(known, given, samples)
 
 
@@ -46,17 +68,18 @@ def seam(samples: Tensor, whole: Tensor, given: Tensor, known: Tensor) -> dict[s
         samples: Before they were pasted, `(N, C, H, W)` uint8.
         whole: Pasted.
         given: Images.
-        known: `(1, H, W)` bool.
+        known: `(N or 1, 1, H, W)` bool.
     """
+    known = known.expand(len(given), -1, -1, -1)
     before, x, y = (from_uint8(part) for part in (samples, whole, given))
     return {
         "jump": _jump(x, known),
         "jump_given": _jump(y, known),
-        "known_rmse": float((before - y)[..., known[0]].double().square().mean().sqrt()),
+        "known_rmse": float((before - y)[known.expand_as(y)].double().square().mean().sqrt()),
     }
 
 
 def _jump(x: Tensor, known: Tensor) -> float:
     """The mean absolute difference of neighbours of which one is known, in rows and columns."""
-    across = [(x.diff(dim=d).abs(), known.int().diff(dim=d)[0] != 0) for d in (-1, -2)]
-    return float(torch.cat([size[..., where].flatten() for size, where in across]).double().mean())
+    across = [(x.diff(dim=d).abs(), known.int().diff(dim=d) != 0) for d in (-1, -2)]
+    return float(torch.cat([size[where.expand_as(size)] for size, where in across]).double().mean())

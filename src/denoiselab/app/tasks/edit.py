@@ -10,15 +10,15 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from denoiselab.app.building.masks import in_latents, pasted, seam
+from denoiselab.app.building.given import SPLITS
+from denoiselab.app.building.masks import Kept, in_latents, pasted, seam
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.tasks import task
 from denoiselab.app.tasks.drawing import Start, described
 from denoiselab.app.tasks.from_images import Entry, FromImages, latents_of
-from denoiselab.data.given import known_pixels
+from denoiselab.data.given import masks_of
 from denoiselab.errors import BadInput
-from denoiselab.files import sha256_of
-from denoiselab.inverse import Mask, Replaced
+from denoiselab.inverse import Replaced
 from denoiselab.model import Model
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.samplers import OneStep, Sampler
@@ -43,7 +43,8 @@ class Edit(FromImages):
         strength: s, how much changes: above 0 and at most 1.
         steps: `all` steps of the sampler, at any strength; or, as in diffusers' pipelines, the last of its N steps:
             int(N s) with `floor` (Stable Diffusion), N - int(N - N s) with `ceil` (Stable Diffusion 3, Flux).
-        mask: A file, black and white and of the images' size, that marks known pixels of all of them; null: none.
+        mask: A file, black and white and of the images' size, that marks known pixels of all of them; or a folder with
+            one for each image of the folder `images`, of its name; null: none.
         known: Colour in the mask of the pixels that are kept.
     """
 
@@ -59,22 +60,24 @@ class Edit(FromImages):
         if self.mask is None and self.known != "white":
             raise ValueError(f"known={self.known}: it has no effect without mask; leave it out.")
         self._entry = Entry(self.strength, self.steps)
-        self._pixels: Tensor | None = None
+        self._known: Tensor | None = None
         self._latents: Tensor | None = None
 
     def prepare(self, asked: SampleSettings, opened: task.Opened, sampler: Sampler) -> Sampler:
         sampler = super().prepare(asked, opened, sampler)
         model = opened.model
         if self.mask is not None:
-            path = Path(self.mask).expanduser()
+            path, option = Path(self.mask).expanduser(), f"task.mask={self.mask}"
             if len(model.codec.shape) != 3:
-                raise BadInput(f"task.mask={self.mask}: the model's samples are no images.")
-            self._pixels = known_pixels(path, model.codec.shape[1:], self.known, "task.mask")
-            self._latents = in_latents(self._pixels, model.codec, f"task.mask={self.mask}")
-            self._facts["mask_sha256"] = sha256_of(path)
+                raise BadInput(f"{option}: the model's samples are no images.")
+            if path.is_dir() and self.images in SPLITS:
+                raise BadInput(f"{option}: masks by names need images in a folder; give task.images, or one mask file.")
+            sides = model.codec.shape[1:]
+            self._known, self._facts["mask_sha256"] = masks_of(path, self._given.names, sides, self.known, "task.mask")
+            self._latents = torch.stack([in_latents(one, model.codec, option) for one in self._known])
             if not isinstance(sampler, OneStep):
                 raise BadInput(
-                    f"task.mask={self.mask}: {type(sampler).__name__} combines its steps, which a replaced part "
+                    f"{option}: {type(sampler).__name__} combines its steps, which a replaced part "
                     "breaks; use a single-step sampler, such as ddim or ancestral."
                 )
         sampler = self._entry.of(sampler, model.denoiser.schedule)
@@ -96,15 +99,16 @@ class Edit(FromImages):
         x = float(self._level.alpha) * z + float(self._level.sigma) * noise
         if self._latents is not None:
             assert isinstance(sampler, OneStep)
-            operator = Mask(self._latents[0]).bind(model.shape).to(z.device)
+            operator = Kept(self._latents[rows.cpu() % len(self._latents)].to(z.device))
             sampler = Replaced(sampler, operator, operator(z))
         return Start(rows, x, self.conditions(model, rows), sampler)
 
     def write(self, folder: Path, samples: Tensor, model: Model, labels: Sequence[str] | None) -> None:
-        if self._pixels is not None:
-            given = self._given.stored(torch.arange(self.number))
-            whole = pasted(samples, given, self._pixels)
-            self._facts["known_pixels"] = float(self._pixels.double().mean())
-            self._facts["seam"] = seam(samples, whole, given, self._pixels)
+        if self._known is not None:
+            rows = torch.arange(self.number)
+            given, known = self._given.stored(rows), self._known[rows % len(self._known)]
+            whole = pasted(samples, given, known)
+            self._facts["known_pixels"] = float(known.double().mean())
+            self._facts["seam"] = seam(samples, whole, given, known)
             samples = whole
         super().write(folder, samples, model, labels)
