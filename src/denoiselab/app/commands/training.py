@@ -122,7 +122,8 @@ class _Checkpoints(NamedTuple):
 
 def _checkpoints(run: Run) -> _Checkpoints:
     parameters = sum(p.numel() for p in run.model.trained.parameters())
-    size = 4 * parameters * (3 + len(run.module.ema.profiles))  # weights, two moments, averages
+    trained = parameters + sum(p.numel() for p in run.module.objective.parameters())
+    size = 4 * (3 * trained + parameters * len(run.module.ema.profiles))  # weights, two moments; averages
     keep = (run.config["callbacks"].get("checkpoints") or {}).get("keep_last", 2)
     number = keep + 2  # the last ones, the best one and the one being written; and what waits to be uploaded:
     ema = run.module.ema
