@@ -80,6 +80,11 @@ def test_a_run_keeps_its_tokenizer_and_samples_with_averaged_text_weights(train,
     result = invoke("sample.py", f"ckpt={tmp_path / 'lost'}", *drawn, "out=lost_samples")
     assert result.code == 2
     assert "conditioner.encoder.tokenizer.path=tokenizer.json: there is no such file" in result.last
+    small = train(
+        "other", "max_images=16", f"init_from={tmp_path / 'whole'}", "conditioner.encoder.tokenizer.vocabulary=259"
+    )
+    assert small.code == 2
+    assert f"give conditioner.encoder.tokenizer.path={tmp_path / 'whole' / 'tokenizer.json'}" in small.last
     other = BytePairs(260)
     other.learn(["dogs and cats"] * 3)
     (tmp_path / "lost" / "tokenizer.json").write_text(other.content, encoding="utf-8")

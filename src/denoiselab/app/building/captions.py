@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from denoiselab.data import DataSet
 from denoiselab.errors import BadInput
 from denoiselab.frozen import BytePairs
 from denoiselab.model import Model
-from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
+from denoiselab.training.checkpoint_files import CHECKPOINTS, home_of, saved
+
+Config = Mapping[str, Any]
 
 # The file of a run's tokenizer in its directory.
 TOKENIZER = "tokenizer.json"
@@ -57,6 +59,29 @@ def prepare(config: dict[str, Any], model: Model, images: DataSet, held_out: Dat
             keep([*images.captions, *(held_out.captions or ()), ""])
         _tell_cut(encoder, images.captions)
     return files
+
+
+def check_same_tokenizer(checkpoint: Path, theirs: Config, ours: Config) -> None:
+    """Refuse to start from weights of a text encoder whose tokens have other numbers.
+
+    Raises:
+        BadInput: If a tokenizer in the configuration of the checkpoint is another one than here.
+    """
+    there, here = ([*_tokenizers(config["conditioner"])] for config in (theirs, ours))
+    if there and here and there != here:
+        raise BadInput(
+            f"init_from={checkpoint}: its text encoder has another tokenizer, so its tokens mean other texts; give "
+            f"conditioner.encoder.tokenizer.path={home_of(checkpoint) / TOKENIZER}."
+        )
+
+
+def _tokenizers(node: Any) -> Iterator[str]:
+    """The hashes of the tokenizers in a node."""
+    for name, value in node.items() if isinstance(node, Mapping) else ():
+        if name == "tokenizer" and isinstance(value, Mapping):
+            yield str(value.get("sha256"))
+        else:
+            yield from _tokenizers(value)
 
 
 def _texts(conditioner: Conditioner, node: dict[str, Any]) -> Iterator[tuple[Text, dict[str, Any]]]:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from denoiselab.app.building.assemble import Run
+from denoiselab.app.building.captions import check_same_tokenizer
 from denoiselab.app.runs.paths import newest
 from denoiselab.app.runs.run_directory import RunDirectory, differences
 from denoiselab.console import console
@@ -85,6 +86,7 @@ def initialise(run: Run) -> dict[str, Any] | None:
         checkpoint = read_checkpoint(path)
         check_finite(path, checkpoint)
         ours = checkpoint[CHECKPOINT_KEY]
+        check_same_tokenizer(path, ours["config"], config)
         snapshots = basis_of(path, ours)
         weights = Names([*ours["ema"], RAW], snapshots).chosen(config["init_weights"], "init_weights")
         found = _part(checkpoint, "denoiser.")
