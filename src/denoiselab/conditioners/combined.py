@@ -40,6 +40,7 @@ class Combined(Conditioner):
         self.strata = math.lcm(*(part.strata for part in self.parts.values()))
         guided = [part.guided_channels for part in self.parts.values() if part.guided_channels is not None]
         self.guided_channels = min(guided, default=None)
+        self.uses_images = any(part.uses_images for part in self.parts.values())
         self.pictures = next((part.pictures for part in self.parts.values() if part.pictures is not None), None)
         self.network_options = {k: v for part in self.parts.values() for k, v in part.network_options.items()}
 

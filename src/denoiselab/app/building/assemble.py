@@ -217,7 +217,8 @@ def _load(config: Config, model: Trained, run: Path) -> tuple[DataSet, DataSet, 
     """Training and held-out data, tried on a sample with the model's codec, and further files that the run keeps."""
     try:
         images, held_out = construct(config["data"], "data").load()
-        if config.get("latents") is not None and isinstance(model.codec, Autoencoder):
+        reads = config.get("latents") is not None and not model.conditioner.uses_images  # else it may encode them
+        if reads and isinstance(model.codec, Autoencoder):
             model.codec.spare_encoder()
         model.codec.load()
         rehearsal.check_codec(model.codec)
