@@ -199,6 +199,11 @@ def test_sentences_name_the_best_of_a_budget_its_ties_and_what_is_surely_worse(t
     assert found[2].startswith(
         "Differences are those of fid at n = 100, and all 15 of them lie within +- at once with "
     )
+    # The best is not sure enough to be better than ddim; what ties with it is.
+    unsure = [record("heun", 10, 3.70, 0.5), record("unipc", 10, 3.73), record("ddim", 10, 4.2)]
+    (sentence, *_) = sentences(write_verdicts(Store(tmp_path), unsure))
+    assert sentence.startswith("NFE 10: heun; ties: unipc (")
+    assert sentence.endswith("; surely worse: ddim (than unipc)")
     blind = [record("ddim", 5, 2.0, None), record("heun", 5, 3.0, None)]
     assert sentences(write_verdicts(Store(tmp_path), blind)) == [
         "NFE 5: ddim; ties: heun",

@@ -224,6 +224,18 @@ def test_the_page_answers_which_sampler_is_best_at_a_budget_and_how_sure_it_is(t
     assert trouble == []
 
 
+def test_what_another_line_than_the_best_is_surely_better_than_names_that_line(tmp_path, browser):
+    trouble, store = [], Store(tmp_path / "run")
+    store.add([scored("heun", 10, 3.7, 0.5), scored("unipc", 10, 3.73, 0.01), scored("ddim", 10, 4.2, 0.01)])
+    write_page(tmp_path / "page.html", [page_run("a", tmp_path / "run")])
+    page = opened(browser, tmp_path / "page.html", trouble)
+    assert page.inner_text("#sure").startswith("Not sure which of them; surely worse: ddim (than unipc).")
+    difference, verdict = page.locator("#ranking tr").all()[3].locator("td").all_inner_texts()[2:]
+    assert verdict == "surely worse"
+    assert difference.splitlines()[1].startswith("minus unipc: +0.4700 ± 0.0")
+    assert trouble == []
+
+
 def test_a_budget_in_another_unit_has_the_cell_that_it_is_the_cost_of(tmp_path, browser):
     trouble, store = [], Store(tmp_path / "run")
     costs = {("a", 5): 0.30597189, ("a", 10): 0.61194378, ("b", 5): 0.1, ("b", 10): 0.2}

@@ -69,10 +69,12 @@ function ranking(cells, metric, cost, budget) {
     rows.push({name, cell, cells: [cell], value: scoreOf(cell, metric).value, error: scoreOf(cell, metric).standard_error});
   }
   rows.sort((a, b) => comparedLoss(a.cell, metric) - comparedLoss(b.cell, metric) || costOf(a.cell, cost) - costOf(b.cell, cost));
-  const beaten = row => rows.some(other => versus(row.cell, other.cell, metric)?.verdict === "worse");
+  const beaten = row => rows.find(other => versus(row.cell, other.cell, metric)?.verdict === "worse");
   for (const row of rows) {
     row.against = row === rows[0] ? null : versus(row.cell, rows[0].cell, metric);
     row.verdict = row === rows[0] ? "best" : row.against === null ? "not compared" : beaten(row) ? "surely worse" : "tie";
+    const than = row.verdict === "surely worse" ? beaten(row) : rows[0];
+    if (than !== rows[0]) row.than = {name: than.name, against: versus(row.cell, than.cell, metric)};  // the best one ties
   }
   // Cheaper cells, of any line, that are not told from the best.
   const cheaper = rows.length === 0 ? [] : fair.filter(c => {
@@ -121,6 +123,10 @@ function sureOfMeans(rows, panel) {
     + (unknown.length ? ` Not compared, as they take other numbers of calls: ${listed(unknown)}.` : "");
 }
 
+// What is below the difference of a line from the best.
+const differenceNotes = ({against, than}) => [...(against?.n ? [`at n = ${against.n.toLocaleString("en")}`] : []),
+  ...(than ? [`minus ${than.name}: ${giveDifference(than.against)}`] : [])];
+
 // Samples a cell that would tell a pair apart, if the difference stays as it is.
 function samplesToDecide(cell, against) {
   if (!against || against.difference === 0) return null;
@@ -136,7 +142,7 @@ function answer({rows, cheaper, panel}, metric, cost, budget) {
   const best = rows[0], own = costOf(best.cell, cost), mean = panel ? `, mean of ${panel.trainings} trainings` : "";
   const ties = rows.filter(r => r.verdict === "tie"), worse = rows.filter(r => r.verdict === "surely worse");
   const unknown = rows.filter(r => r.verdict === "not compared");
-  const listed = part => part.map(r => r.name).join(", ");
+  const listed = part => part.map(r => r.name + (r.than ? ` (than ${r.than.name})` : "")).join(", ");
   let headline = `At ${atCost(budget, cost)}${mean}: ${called(best)}, ${give(best.value, best.error)}`;
   if (Math.abs(own - budget) > 1e-6 * budget) headline += ` (it takes ${atCost(own, cost)})`;
   if (ties.length) headline += `; ties: ${listed(ties)}`;

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from denoiselab.evaluation.records import Record, evaluations
 from denoiselab.evaluation.report.tables import by_series, digits
+from denoiselab.evaluation.report.verdicts import than
 from denoiselab.evaluation.store import Store
 from denoiselab.evaluation.verdicts.frontiers import LEVEL, comparison, groups
 
@@ -81,8 +82,10 @@ class Budget:
                 named = [series[group[i]["cell"]] + f"@{group[i]['nfe']}" for i in range(len(group))]
                 spent = (_cost(group[best], field) or 0.0) / _UNITS[unit][1]
                 parts = [f"under {self.text}: {named[best]}, {digits(group[best]['score'])} ({spent:.3g} {unit})"]
-                parts += [f"{what}: {', '.join(named[i] for i in those)}" for what, those in
-                          (("ties", ties), ("surely worse", worse)) if those]  # fmt: skip
+                ranked = [best, *ties, *worse]
+                behind = [named[i] + than(both, i, ranked, named.__getitem__) for i in worse]
+                parts += [f"{what}: {', '.join(those)}" for what, those in
+                          (("ties", [named[i] for i in ties]), ("surely worse", behind)) if those]  # fmt: skip
                 out.append("; ".join(parts))
             else:
                 out.append(f"under {self.text}: no cell of {group[0]['metric']} costs so little.")

@@ -161,7 +161,7 @@ function rank(cells, metric, cost, palette) {
     if (cell.stopped) element("div", `n = ${cell.n.toLocaleString("en")}, ${cell.stopped.replace(/ (than|after) .*/, "")}`, name, "note");
     element("td", give(row.value, row.error), line, "figure");
     const apart = element("td", against ? giveDifference(against) : "", line, "figure");
-    if (against?.n) element("div", `at n = ${against.n.toLocaleString("en")}`, apart, "note");
+    for (const note of differenceNotes(row)) element("div", note, apart, "note");
     element("span", verdict, element("td", null, line), "verdict");
     line.tabIndex = 0;
     for (const event of ["click", "focus"]) line.addEventListener(event, () => detail(cell));

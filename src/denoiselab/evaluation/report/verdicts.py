@@ -21,7 +21,7 @@ the primary metric first:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from denoiselab.evaluation.records import Record, comparable, evaluations
 from denoiselab.evaluation.report.tables import by_series, digits
 from denoiselab.evaluation.store import Store
 from denoiselab.evaluation.verdicts import Comparison
+from denoiselab.evaluation.verdicts.compare import WORSE
 from denoiselab.evaluation.verdicts.decided import DecidedComparison
 from denoiselab.evaluation.verdicts.frontiers import LEVEL, comparison, groups
 from denoiselab.files import write_json
@@ -168,7 +169,7 @@ def _budget(
     if ties:
         parts.append("ties: " + ", ".join(f"{name(i)}{_difference(both, i, best)}" for i in ties))
     if worse:
-        parts.append("surely worse: " + ", ".join(map(name, worse)))
+        parts.append("surely worse: " + ", ".join(name(i) + than(both, i, [best, *ties, *worse], name) for i in worse))
     return {
         "nfe": nfe,
         "best": best,
@@ -177,6 +178,19 @@ def _budget(
         "may_be_best": both.contenders(among),
         "sentence": "; ".join(parts),
     }
+
+
+def than(both: Comparison, i: int, ranked: Sequence[int], name: Callable[[int], str]) -> str:
+    """What score i is surely worse than, where that is not the best one, from which its difference may be 0.
+
+    Args:
+        both: The comparison.
+        i: A score that is surely worse than one of `ranked`.
+        ranked: Scores, the best first.
+        name: Of a score.
+    """
+    better = next(k for k in ranked if both.verdict(i, k) == WORSE)
+    return "" if better == ranked[0] else f" (than {name(better)})"
 
 
 def _difference(both: Comparison, i: int, best: int) -> str:
