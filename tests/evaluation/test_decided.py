@@ -105,7 +105,7 @@ def test_samples_are_spent_on_open_verdicts_and_each_cell_says_how_many_and_why(
     assert {record["metric"] for record in records} == {"fd_infinity"}
     assert all(record["score"] == record["scores"]["fd_infinity"]["value"] for record in records)
     spent = {(record["sampler"], record["nfe"]): record["n"] for record in records}
-    assert {128} < {*spent.values()} <= {*LOOKS}
+    assert {256} < {*spent.values()} <= {*LOOKS}
     assert spent["ddim", 2] == spent["twin", 2]  # the same samples
     assert all(record["stop"] == STOPPING._asdict() for record in records)
     reasons = {(record["sampler"], record["nfe"]): record["stopped"] for record in records}
@@ -190,19 +190,19 @@ def test_a_finished_frontier_is_not_drawn_again_and_damaged_files_are(whole, tmp
 
 
 def test_an_always_valid_frontier_goes_on_with_more_samples(tmp_path):
-    short = run(tmp_path, Stopping(0.05, 128, ALWAYS_VALID))
-    assert {record["n"] for record in short} == {128}
+    short = run(tmp_path, Stopping(0.05, 256, ALWAYS_VALID))
+    assert {record["n"] for record in short} == {256}
     drawn = []
     longer = run(
         tmp_path, Stopping(0.05, 1024, ALWAYS_VALID), check=lambda moment, drawn=drawn: drawn.append(len(moment.x))
     )
-    assert max(record["n"] for record in longer) > 128
-    more = sum((record["n"] - 128) * record["nfe"] for record in longer)
+    assert max(record["n"] for record in longer) > 256
+    more = sum((record["n"] - 256) * record["nfe"] for record in longer)
     assert 0 < sum(drawn) <= more + 2 * 100 * 4  # and the warm-up of each look
 
 
 def test_what_cannot_be_decided_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(Undecidable, match=r"max_samples=100: the first look is at .* = 128 samples"):
+    with pytest.raises(Undecidable, match=r"max_samples=100: the first look is at .* = 256 samples"):
         run(tmp_path, Stopping(0.05, 100))
     points = SlicedScorer(16, 4)
     with pytest.raises(

@@ -17,13 +17,13 @@ def exchangeable(cells, common=0.7):
     return torch.eye(cells, dtype=torch.float64) * (1 - common) + common
 
 
-def test_looks_grow_by_the_root_of_two_from_two_dimensions_up_to_the_maximum():
-    assert planned_looks(64, 1024) == [128, 181, 256, 362, 512, 724, 1024]
-    assert planned_looks(2048, 10_000) == [4096, 5793, 8192, 10_000]
-    assert planned_looks(2, 300) == [128, 181, 256, 300]
-    assert planned_looks(2, 128) == [128]
-    assert planned_looks(2, 400, strata=100) == [200, 283, 400]
-    with pytest.raises(ValueError, match=r"max_samples=4000: .*= 4096 samples"):
+def test_looks_grow_by_the_root_of_two_from_four_dimensions_up_to_the_maximum():
+    assert planned_looks(64, 1024) == [256, 362, 512, 724, 1024]
+    assert planned_looks(2048, 20_000) == [8192, 11585, 16384, 20_000]
+    assert planned_looks(2, 300) == [256, 300]
+    assert planned_looks(2, 256) == [256]
+    assert planned_looks(2, 800, strata=200) == [400, 566, 800]
+    with pytest.raises(ValueError, match=r"max_samples=4000: .*= 8192 samples"):
         planned_looks(2048, 4000)
 
 

@@ -19,17 +19,18 @@ from torch import Tensor
 _DRAWS = 20_000
 
 # Samples of the first look, at least.
-FEWEST = 128
+FEWEST = 256
 
 # Pairs whose difference has less than this share of the largest variance are the same samples but for rounding.
 _SAME = 1e-12
 
 
 def planned_looks(dimension: int, maximum: int, strata: int = 1) -> list[int]:
-    """Numbers of samples at which cells are compared: max(2 D, 2 strata, 128), times sqrt 2 to the maximum, and it.
+    """Numbers of samples at which cells are compared: max(4 D, 2 strata, 256), times sqrt 2 to the maximum, and it.
 
-    From 2 D samples on, a distance has a value at infinity. Twice as many looks as by doubling raise the multiple of
-    the standard error by 0.1, and spend a sixth less.
+    Twice as many looks as by doubling raise the multiple of the standard error by 0.1, and spend a sixth less. From
+    2 D samples on, a distance has a value at infinity, but ties of two cells at the reference were called better in
+    0.079 of 800 draws from 2 D samples on, in 0.068 from 4 D on (D = 64, level 0.05).
 
     Args:
         dimension: D of the features.
@@ -39,10 +40,10 @@ def planned_looks(dimension: int, maximum: int, strata: int = 1) -> list[int]:
     Raises:
         ValueError: If the maximum is less than the first look.
     """
-    first = max(2 * dimension, 2 * strata, FEWEST)
+    first = max(4 * dimension, 2 * strata, FEWEST)
     if maximum < first:
         raise ValueError(
-            f"max_samples={maximum}: the first look is at max(2 x {dimension} dimensions, 2 x {strata} classes, "
+            f"max_samples={maximum}: the first look is at max(4 x {dimension} dimensions, 2 x {strata} classes, "
             f"{FEWEST}) = {first} samples; give at least as many."
         )
     count = math.ceil(2 * math.log2(maximum / first))
