@@ -155,4 +155,9 @@ def test_the_page_of_a_panel_answers_by_means_over_trainings(tmp_path, browser):
     low, high = difference["interval"]
     shown = [float(text) for text in rows[1][2].split(" ± ")]
     assert shown == pytest.approx([difference["mean"], (high - low) / 2], abs=0.006)
+    for row in panel["cells"] + panel["differences"]:
+        row["metric"] += "_infinity"
+    write_page(tmp_path / "page.html", [page_run(name, home) for name, home in named.items()], panels=[panel])
+    page = opened(browser, tmp_path / "page.html", trouble)
+    assert page.inner_text("#sure").endswith("better than dpmpp_2m. Means are of values at infinite n.")
     assert trouble == []

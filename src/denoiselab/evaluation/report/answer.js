@@ -120,7 +120,8 @@ function sureOfMeans(rows, panel) {
     : unknown.length === rows.length - 1 ? "" : (ties.length ? "Not sure over trainings which of them" : `Sure over trainings at the ${number(100 * panel.level)} % level`)
       + (worse.length ? `${ties.length ? "; surely worse" : ": better than"}${ties.length ? ":" : ""} ${listed(worse)}` : "") + "."
       + (seeds ? ` Some ${seeds.toLocaleString("en")} trainings would tell them apart, if the differences stay.` : ""))
-    + (unknown.length ? ` Not compared, as they take other numbers of calls: ${listed(unknown)}.` : "");
+    + (unknown.length ? ` Not compared, as they take other numbers of calls: ${listed(unknown)}.` : "")
+    + (rows[0].mean.metric.endsWith("_infinity") ? " Means are of values at infinite n." : "");
 }
 
 // What is below the difference of a line from the best.

@@ -243,6 +243,8 @@ class Outcome(NamedTuple):
         if choice.ties:
             text += f"; {len(choice.ties)} more may be as good: the best of equals would look better by "
             text += f"{digits(choice.optimism)} in the mean"
+        if any(loss(self.scouted[place].record) < loss(best.record) for place in choice.among):
+            text += "; chosen by values at infinitely many samples, in which it is the best"
         return f"{text}."
 
     def _against(self, one: Rival) -> str:
