@@ -117,11 +117,14 @@ def test_measurements_in_a_folder_have_no_reference(restore, tmp_path):
         (["task/operator=mask", "operator.mask=none.png"], "task.operator.mask=none.png: there is no such file"),
         (
             ["task/method=repaint", "sampler=dpmpp_2m"],
-            "task/method=repaint: sampler=DPMSolverPP: it must be a single-",
+            "task/method=repaint: sampler=dpmpp_2m: it must be a single-",
         ),
         (["task/method=repaint"], "task.method.jump_length=10: the grid has 4 noisy levels"),
         (["task/method=repaint", "method.resample=1"], "resample=1: there are no returns"),
-        (["task/method=pigdm_published", "sampler=dpmpp_2m"], "task/method=pigdm_published: it keeps eps"),
+        (
+            ["task/method=pigdm_published", "sampler=dpmpp_2m"],
+            "task/method=pigdm_published: it keeps eps while x0 changes, and sampler=dpmpp_2m adds",
+        ),
         (["task/method=tmpd", "noise=0"], "noise=0: TMPD divides"),
         (["noise=-1"], "task.noise=-1: the standard deviation"),
         (["draws=0"], "draws=0: it must be at least 1"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from denoiselab.app.building.given import Given
 from denoiselab.app.config import overrides
-from denoiselab.app.config.settings import Node, SampleSettings
+from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.tasks import task
 from denoiselab.app.tasks.drawing import Start, described
 from denoiselab.app.tasks.from_images import FromImages
@@ -108,7 +108,7 @@ class Inverse(FromImages):
                 text if own else f"task.{'' if text.startswith('operator=') else 'operator.'}{text}"
             ) from None
         model.denoiser.requires_grad_(False)
-        sampler = self._stepped(super().prepare(asked, opened, sampler), model, asked.task["method"])
+        sampler = self._stepped(super().prepare(asked, opened, sampler), model, asked)
         self._facts["given"] = self._given.names_of(torch.arange(self.number // self.draws))
         self._facts["noise_unit"] = "the network's range: [-1, 1] of images"
         self._facts["start"] = described(sampler.grid(model.denoiser.schedule)[0])
@@ -148,12 +148,14 @@ class Inverse(FromImages):
 
         return super().draw(start, replace(drawing, sampler=sampler, steer=steer), model, on_step)
 
-    def _stepped(self, sampler: Sampler, model: Model, node: Node) -> Sampler:
+    def _stepped(self, sampler: Sampler, model: Model, asked: SampleSettings) -> Sampler:
         """The sampler with the method's steps, if it changes them, for a batch that is put in later."""
+        node = asked.task["method"]
         if self.method.renoises and not sampler.renoises:
+            assert asked.sampler is not None
             raise BadInput(
                 f"{overrides.written('task/method', node)}: it keeps eps while x0 changes, and "
-                f"{type(sampler).__name__} adds none to x0; use ddim."
+                f"{overrides.written('sampler', asked.sampler)} adds none to x0; use ddim."
             )
         blank = self.operator(torch.zeros(1, *model.shape, device=model.device))
         try:
@@ -161,8 +163,10 @@ class Inverse(FromImages):
             if isinstance(out, StepMethod):
                 out.nfe(out.steps, model.denoiser.schedule)
         except ValueError as error:
-            text = str(error)
+            text, class_ = str(error), f"sampler={type(sampler).__name__}"
             own = text.startswith("sampler=")
+            if text.startswith(class_) and asked.sampler is not None:
+                text = overrides.written("sampler", asked.sampler) + text.removeprefix(class_)
             raise BadInput(
                 f"{overrides.written('task/method', node)}: {text}" if own else f"task.method.{text}"
             ) from None
