@@ -121,9 +121,9 @@ def test_verdicts_are_a_table_and_a_chart_of_differences_with_intervals(tmp_path
         "metric": "fid", "primary": True, "n": 1000, "at": "n", "level": 0.1, "trainings": 1,
         "cells": [{"cell": name * 8, "series": name, "nfe": nfe, "value": value} for name, nfe, value in cells],
         "pairs": [
-            {"a": 0, "b": 1, "half_width": 0.5, "paired": True},
-            {"a": 0, "b": 2, "half_width": 0.4, "paired": True},
-            {"a": 1, "b": 2, "half_width": 0.75, "paired": False},
+            {"a": 0, "b": 1, "half_width": 2.5, "paired": True, "verdict": "undecided"},
+            {"a": 0, "b": 2, "half_width": 0.4, "paired": True, "verdict": "worse"},
+            {"a": 1, "b": 2, "half_width": 0.75, "paired": False, "verdict": "undecided"},
         ],
         "budgets": [{"nfe": 5, "best": 1, "ties": [2], "surely_worse": [0]}],
     }  # fmt: skip
@@ -145,9 +145,10 @@ def test_verdicts_are_a_table_and_a_chart_of_differences_with_intervals(tmp_path
         assert [(r["label"], r["verdict"], r["difference"], r["low"], r["high"]) for r in rows] == [
             ("NFE 5: b", "best", 0.0, 0.0, 0.0),
             ("NFE 5: c", "tie", 0.5, -0.25, 1.25),
-            ("NFE 5: a", "surely worse", 2.0, 1.5, 2.5),
+            ("NFE 5: a", "surely worse", 2.0, -0.5, 4.5),
         ]
         assert [r["paired"] for r in rows] == [None, False, True]
+        assert [r["than"] for r in rows] == [None, None, "c"]
         assert {(r["level"], r["trainings"]) for r in rows} == {(0.1, 1)}
         (told_chart,) = [c["update"] for c in offline["config"] if f"_wandb.visualize.{key}" in c["update"]]
         assert told_chart[f"_wandb.visualize.{key}"]["panel_config"]["panelDefId"] == preset

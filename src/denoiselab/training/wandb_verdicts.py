@@ -16,8 +16,8 @@ FIELDS = {"label": "label", "value": "difference"}
 BAR = "wandb/bar/v0"
 
 COLUMNS = (
-    "label", "metric", "n", "at", "budget", "series", "nfe", "value", "difference", "low", "high", "verdict", "paired",
-    "level", "trainings", "cell",
+    "label", "metric", "n", "at", "budget", "series", "nfe", "value", "difference", "low", "high", "verdict", "than",
+    "paired", "level", "trainings", "cell",
 )  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def rows(directory: Path) -> list[list[Any]]:
     At each number of calls they are the best cell and the others of that budget. `difference` is the value less that of
     the best, and `low` to `high` its interval, simultaneous for all pairs; null without a standard error. `verdict` is
     "best", "tie" or "surely worse", wrong anywhere with probability `level` at most; with 1 of `trainings` it is about
-    that model alone.
+    that model alone. `than` is the first cell of the budget that is surely better than one that is surely worse.
     """
     try:
         content = read_json(directory / FILE)
@@ -52,6 +52,11 @@ def _budget(group: Mapping[str, Any], budget: Mapping[str, Any]) -> Iterator[dic
     best = budget["best"]
     ties, worse = dict.fromkeys(budget["ties"], "tie"), dict.fromkeys(budget["surely_worse"], "surely worse")
     said = {best: "best", **ties, **worse}
+
+    def behind(place: int, other: int) -> bool:
+        pair = pairs.get((min(place, other), max(place, other)), {})
+        return pair.get("verdict") == ("worse" if place < other else "better")
+
     for place, verdict in said.items():
         cell = group["cells"][place]
         pair = pairs.get((min(place, best), max(place, best)), {})
@@ -67,6 +72,7 @@ def _budget(group: Mapping[str, Any], budget: Mapping[str, Any]) -> Iterator[dic
             "low": None if half is None else difference - half,
             "high": None if half is None else difference + half,
             "verdict": verdict,
+            "than": next((group["cells"][k]["series"] for k in said if place in worse and behind(place, k)), None),
             "paired": pair.get("paired"),
         }
 
