@@ -38,6 +38,7 @@ def train(invoke, tmp_path, monkeypatch):
     return call
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_tokenizer_and_samples_with_averaged_text_weights(train, invoke, tmp_path):
     result = train("whole", "max_images=96")
     assert result.code == 0, result.err
@@ -85,12 +86,6 @@ def test_a_run_keeps_its_tokenizer_and_samples_with_averaged_text_weights(train,
     )
     assert small.code == 2
     assert f"give conditioner.encoder.tokenizer.path={tmp_path / 'whole' / 'tokenizer.json'}" in small.last
-    other = BytePairs(260)
-    other.learn(["dogs and cats"] * 3)
-    (tmp_path / "lost" / "tokenizer.json").write_text(other.content, encoding="utf-8")
-    result = invoke("sample.py", f"ckpt={tmp_path / 'lost'}", *drawn, "out=lost_samples")
-    assert result.code == 2
-    assert "has changed, so its tokens have other numbers" in result.last
 
 
 def test_empty_captions_are_refused(train):
