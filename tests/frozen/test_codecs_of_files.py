@@ -1,10 +1,11 @@
 """Frozen autoencoders against diffusers' own."""
 
+import diffusers
 import pytest
 import torch
 from frozen_models import autoencoder, edited
 
-from denoiselab.frozen import KLCodec, VQCodec
+from denoiselab.frozen import DCCodec, KLCodec, TinyCodec, VQCodec
 from denoiselab.frozen.autoencoders import latent_shape, write
 from denoiselab.noise import Noise
 
@@ -69,6 +70,48 @@ def test_our_own_format_holds_the_same(models, tmp_path):
             ValueError, match=r"^path=.*own/config\.json: no AutoencoderKL can be built from it: [^\n]*\.$"
         ):
             KLCodec(str(tmp_path / "own"), (1, 8, 8))
+
+
+TINY = {
+    "encoder_block_out_channels": (8, 8),
+    "decoder_block_out_channels": (8, 8),
+    "num_encoder_blocks": (1, 1),
+    "num_decoder_blocks": (1, 1),
+    "in_channels": 1,
+    "out_channels": 1,
+}
+DC = {
+    "in_channels": 1,
+    "latent_channels": 8,
+    **{f"{side}_block_out_channels": (4, 8) for side in ("encoder", "decoder")},
+    **{f"{side}_layers_per_block": (1, 1) for side in ("encoder", "decoder")},
+    **{f"{side}_qkv_multiscales": ((), ()) for side in ("encoder", "decoder")},
+    "scaling_factor": 0.5,
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("theirs", "options", "kind", "shape"),
+    [(diffusers.AutoencoderTiny, TINY, TinyCodec, (4, 4, 4)), (diffusers.AutoencoderDC, DC, DCCodec, (8, 4, 4))],
+)
+def test_codecs_without_draws_are_those_of_diffusers_and_keep_in_our_format(theirs, options, kind, shape, tmp_path):
+    torch.manual_seed(0)
+    model = theirs(**options).eval()
+    model.save_pretrained(tmp_path / "theirs")
+    codec = kind(str(tmp_path / "theirs"), (1, 8, 8), batch_size=2)
+    assert codec.latent_shape == shape == tuple(latent_shape(str(tmp_path / "theirs"), (1, 8, 8)))
+    z = model.encode(X)[0]
+    latents = codec.encode_latents(codec.encode_pixels(X), normal)
+    torch.testing.assert_close(latents, z * model.config.scaling_factor, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(codec.decode(latents), model.decode(z).sample, atol=1e-5, rtol=1e-5)
+    codec.write(tmp_path / "own")
+    own = kind(str(tmp_path / "own"), (1, 8, 8))
+    own.spare_encoder()
+    assert torch.equal(own.decode(latents[:2]), codec.decode(latents[:2]))
+    assert own.decode_within(1e9) is None
+    with pytest.raises(ValueError, match=rf"choose codec={kind.choice}"):
+        KLCodec(str(tmp_path / "own"), (1, 8, 8))
 
 
 def test_what_is_no_such_autoencoder_is_refused(models, tmp_path):

@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from denoiselab.codecs import AutoencoderKL
+from denoiselab.codecs import AutoencoderDC, AutoencoderKL, AutoencoderTiny
 from denoiselab.interop import InteropError
-from denoiselab.interop.diffusers import autoencoders
+from denoiselab.interop.diffusers import autoencoders, deterministic
 from denoiselab.interop.diffusers.config_defaults import DEFAULTS
 from denoiselab.interop.diffusers.dit import dit
+from denoiselab.interop.diffusers.pipeline_parts import codec
 from denoiselab.interop.diffusers.pipelines import Pipeline, read_model
 from denoiselab.interop.diffusers.unet_text import unet_condition
 from denoiselab.interop.weights.files import read_json, read_weights, weights_file
@@ -75,6 +76,41 @@ KLS = {
 VQS = {
     "f2": {**KL, "mid_block_add_attention": False},
     "codes": {**KL, **ATTENTION, "vq_embed_dim": 5, "num_vq_embeddings": 16, "scaling_factor": 2.0},
+}
+TINY = {
+    "encoder_block_out_channels": (8, 8, 8),
+    "decoder_block_out_channels": (8, 8, 8),
+    "num_encoder_blocks": (1, 2, 1),
+    "num_decoder_blocks": (2, 0, 1),
+}
+BLOCKS = ("ResBlock", "ResBlock", "EfficientViTBlock")
+DC = {
+    "latent_channels": 4,
+    "attention_head_dim": 4,
+    **{f"{side}_block_types": BLOCKS for side in ("encoder", "decoder")},
+    **{f"{side}_block_out_channels": (4, 8, 16) for side in ("encoder", "decoder")},
+    **{f"{side}_qkv_multiscales": ((), (), (5,)) for side in ("encoder", "decoder")},
+    "encoder_layers_per_block": (1, 2, 1),
+    "decoder_layers_per_block": (2, 1, 2),
+}
+# As in SANA's, and as in those of DC-AE's ImageNet models, which have no layers at the finest level.
+DETERMINISTIC = {
+    "small": (diffusers.AutoencoderTiny, {**TINY, "scaling_factor": 0.5, "shift_factor": 0.1}),
+    "sana": (
+        diffusers.AutoencoderDC,
+        {**DC, "downsample_block_type": "conv", "upsample_block_type": "interpolate", "scaling_factor": 0.41407},
+    ),
+    "imagenet": (
+        diffusers.AutoencoderDC,
+        {
+            **DC,
+            **{f"{side}_qkv_multiscales": ((), (), ()) for side in ("encoder", "decoder")},
+            "encoder_layers_per_block": (0, 1, 1),
+            "decoder_layers_per_block": (0, 2, 1),
+            "decoder_norm_types": ("batch_norm", "batch_norm", "rms_norm"),
+            "decoder_act_fns": ("relu", "relu", "silu"),
+        },
+    ),
 }
 LABEL, CLASSES = torch.tensor([3.0, 987.0]), torch.tensor([0, 2])
 
@@ -329,6 +365,33 @@ def test_vq_model_equals_diffusers_both_ways(name, tmp_path):
     assert_same_gradients(ours, theirs, layout, run_ours, run_theirs)
 
 
+@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("size", [(8, 8), (20, 12)])
+def test_deterministic_autoencoders_equal_diffusers_both_ways(name, size, tmp_path, caplog):
+    kind, options = DETERMINISTIC[name]
+    theirs = randomised(kind(**options))
+    for module in theirs.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2.0)
+    layout_of = deterministic.autoencoder_tiny if name == "small" else deterministic.autoencoder_dc
+    ours, layout = imported(theirs, layout_of, tmp_path / "theirs")
+    assert isinstance(ours, AutoencoderTiny if name == "small" else AutoencoderDC)
+    assert not caplog.records
+    x = torch.randn(2, 3, *size)
+    encoded = theirs.encode(x)
+    z = (encoded.latents if name == "small" else encoded.latent).detach()
+    scale, shift = options.get("scaling_factor", 1.0), options.get("shift_factor", 0.0)
+    assert ours.scale == scale
+    assert_equal(ours.encode_latents(ours.encode_pixels(x)), (z - shift) * scale)
+    assert_equal(ours.decode((z - shift) * scale), theirs.decode(z).sample)
+    node, shape = codec(tmp_path / "theirs", [4, 5, 3])
+    assert (node["_target_"], shape) == (f"denoiselab.frozen.{'Tiny' if name == 'small' else 'DC'}Codec", [3, 20, 12])
+    if name != "imagenet":  # whose batch norms have counters, which ours leave out
+        back = exported(ours, layout, theirs, tmp_path / "back")
+        assert_equal(back.decode(z).sample, theirs.decode(z).sample)
+
+
 @pytest.mark.parametrize(
     ("layout_of", "config", "change", "says"),
     [
@@ -352,6 +415,12 @@ def test_vq_model_equals_diffusers_both_ways(name, tmp_path):
         (autoencoders.autoencoder_kl, KL, {"use_quant_conv": False}, "use_post_quant_conv"),
         (autoencoders.autoencoder_kl, KL, {"out_channels": 1}, "out_channels=1"),
         (autoencoders.vq_model, KL, {"norm_type": "spatial"}, "norm_type=spatial"),
+        (deterministic.autoencoder_tiny, TINY, {"act_fn": "gelu"}, "act_fn=gelu"),
+        (deterministic.autoencoder_tiny, TINY, {"decoder_block_out_channels": (8, 8, 16)}, "block_out_channels"),
+        (deterministic.autoencoder_dc, DC, {"decoder_block_out_channels": (4, 8, 32)}, "decoder_block_out_channels"),
+        (deterministic.autoencoder_dc, DC, {"decoder_act_fns": ("relu", "silu", "silu")}, "decoder_act_fns"),
+        (deterministic.autoencoder_dc, DC, {"upsample_block_type": "interpolate"}, "upsample_block_type"),
+        (deterministic.autoencoder_dc, DC, {"encoder_out_shortcut": False}, "encoder_out_shortcut=False"),
     ],
 )
 def test_what_has_no_counterpart_is_refused(layout_of, config, change, says):
@@ -373,6 +442,20 @@ FULL = {
         },
         83_653_863,
     ),
+    "TAESD": (deterministic.autoencoder_tiny, diffusers.AutoencoderTiny, {}, 2_445_063),
+    "DC-AE f32c32 of SANA": (
+        deterministic.autoencoder_dc,
+        diffusers.AutoencoderDC,
+        {
+            **{
+                f"{side}_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3 for side in ("encoder", "decoder")
+            },
+            "downsample_block_type": "conv",
+            "upsample_block_type": "interpolate",
+            "scaling_factor": 0.41407,
+        },
+        312_250_275,
+    ),
 }
 
 
@@ -380,7 +463,7 @@ FULL = {
 def test_names_and_shapes_of_the_full_size_fit(name):
     layout_of, kind, options, count = FULL[name]
     with torch.device("meta"):
-        theirs = kind(sample_size=64, **options)
+        theirs = kind(**({"sample_size": 64} if "sample_size" in DEFAULTS[kind.__name__] else {}), **options)
     layout = layout_of(dict(theirs.config))
     expected = layout.to_theirs(layout.skeleton())
     assert {n: tensor.shape for n, tensor in expected.items()} == {n: t.shape for n, t in theirs.state_dict().items()}

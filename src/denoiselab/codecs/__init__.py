@@ -5,7 +5,9 @@ maps latents to samples.
 """
 
 from denoiselab.codecs.adversaries import Adversary, PatchDiscriminator
+from denoiselab.codecs.autoencoder_dc import AutoencoderDC
 from denoiselab.codecs.autoencoder_kl import AutoencoderKL
+from denoiselab.codecs.autoencoder_tiny import AutoencoderTiny
 from denoiselab.codecs.base import Autoencoder, Bijection, Codec, Identity
 from denoiselab.codecs.first_stage import FirstStageNetwork
 from denoiselab.codecs.logit import Logit
@@ -17,7 +19,9 @@ from denoiselab.codecs.vq import VQModel
 __all__ = [
     "Adversary",
     "Autoencoder",
+    "AutoencoderDC",
     "AutoencoderKL",
+    "AutoencoderTiny",
     "Bijection",
     "CodebookPenalty",
     "Codec",

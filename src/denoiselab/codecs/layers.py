@@ -6,18 +6,17 @@ Esser et al., Taming Transformers, arXiv 2012.09841, table 7.
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from denoiselab.codecs.base import Normal
 from denoiselab.codecs.first_stage import Pass
+from denoiselab.codecs.images import ImageAutoencoder
 from denoiselab.networks.attention import SelfAttention
-from denoiselab.networks.checks import check_image, check_levels, check_multipliers, check_sizes
+from denoiselab.networks.checks import check_levels, check_multipliers, check_sizes
 from denoiselab.networks.layers import NormSiLU
 from denoiselab.networks.resampling import Downsample, Upsample
 
@@ -139,32 +138,28 @@ def _middle(width: int, groups: int, attention: bool) -> nn.Sequential:
     return nn.Sequential(_Stage(width, width, groups, attention), _Stage(width, width, groups, attention=False))
 
 
-class LatentModel(nn.Module, ABC):
+class LatentModel(ImageAutoencoder):
     """An autoencoder of images; its options that are documented here are the same in all of them.
 
     Args:
-        shape: Shape (C, H, W) of an image, whose values are in [-1, 1].
         channels: Channels of the first level.
         multipliers: Channels of each level, as multiples of `channels`; the resolution halves between levels.
         blocks: Residual blocks a level (one more in the decoder).
         attention_levels: Levels, counted from 0, whose blocks are followed by self-attention.
         middle_attention: Have self-attention at the lowest resolution.
         groups: Groups of the group norms.
-        scale: Factor on latents, one over their standard deviation: one number, or one a channel of the latent.
-        shift: Subtracted from latents before they are scaled: one number, or one a channel.
         encoded: Channels of the encoder's output.
         decoded: Channels of the decoder's input.
-        features: Channels of the latent.
         sizes: Further options that must be at least 1, by name.
+
+    Further options are those of `ImageAutoencoder`.
 
     Raises:
         ValueError: If `shape` is not an image's, a value is out of range, or one does not divide another.
     """
 
-    shape: tuple[int, ...]
-    latent_shape: tuple[int, ...]
-    scale: float | Tensor
-    shift: float | Tensor
+    encoder: Encoder
+    decoder: Decoder
 
     def __init__(
         self,
@@ -183,32 +178,15 @@ class LatentModel(nn.Module, ABC):
         features: int,
         sizes: Mapping[str, int],
     ) -> None:
-        super().__init__()
         check_sizes({"channels": channels, "groups": groups, "blocks": blocks, **sizes})
         check_multipliers(multipliers)
         check_levels(len(multipliers), attention_levels=attention_levels)
         if channels % groups:
             raise ValueError(f"groups={groups} must divide channels={channels}.")
         stride = 2 ** (len(multipliers) - 1)
-        check_image(type(self).__name__, shape, stride, f"multipliers={list(multipliers)}")
-        self.shape = tuple(shape)
-        self.latent_shape = (features, shape[1] // stride, shape[2] // stride)
-        self._number("scale", scale, features)
-        self._number("shift", shift, features)
+        super().__init__(shape, features, stride, f"multipliers={list(multipliers)}", scale, shift)
         layers = Sizes(channels, multipliers, blocks, attention_levels, middle_attention, groups)
         self.encoder, self.decoder = Encoder(shape[0], encoded, layers), Decoder(decoded, shape[0], layers)
-
-    @abstractmethod
-    def encode_pixels(self, x: Tensor) -> Tensor:
-        """What latents of images `(B, C, H, W)` are computed from, `(B, *, h, w)`."""
-
-    @abstractmethod
-    def encode_latents(self, kept: Tensor, eps: Tensor | None = None) -> Tensor:
-        """Scaled latents `(B, *latent_shape)` of what `encode_pixels` gives: the mode, or a draw with noise `eps`."""
-
-    @abstractmethod
-    def decode(self, latents: Tensor) -> Tensor:
-        """Images `(B, C, H, W)` of scaled latents."""
 
     @abstractmethod
     def train_pass(self, x: Tensor, normal: Normal) -> Pass:
@@ -218,37 +196,3 @@ class LatentModel(nn.Module, ABC):
     def last_layer(self) -> Tensor:
         """The weight of the decoder's last layer, `(C, channels, 3, 3)`."""
         return self.decoder.head.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Reconstructions of images `(B, C, H, W)`, by the mode of their latents."""
-        out: Tensor = self.decode(self.encode_latents(self.encode_pixels(x), None))
-        return out
-
-    def scaled(self, z: Tensor) -> Tensor:
-        """Latents `(B, Z, h, w)` as a network takes them, of those that the encoder gives."""
-        return (z - self.shift) * self.scale
-
-    def unscaled(self, latents: Tensor) -> Tensor:
-        """What `scaled` makes `latents` `(B, Z, h, w)` of."""
-        return latents / self.scale + self.shift
-
-    def gaussian(self, kept: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Mean and standard deviation of unscaled latents, `(B, Z, h, w)`; None if they are not random.
-
-        Args:
-            kept: What `encode_pixels` gives.
-        """
-        return kept, None
-
-    def _number(self, name: str, value: float | Sequence[float], features: int) -> None:
-        """Keep a number, or one a channel as a buffer `(Z, 1, 1)` that is no part of the weights."""
-        numbers = list(value) if isinstance(value, Sequence) else [value]
-        if isinstance(value, Sequence) and len(numbers) != features:
-            raise ValueError(f"{name}: has {len(numbers)} numbers; give one, or one for each of {features} channels.")
-        low, what = (0.0, "positive") if name == "scale" else (-math.inf, "numbers")
-        if not all(isinstance(number, int | float) and low < number < math.inf for number in numbers):
-            raise ValueError(f"{name}={value}: it must be {what} and finite.")
-        if isinstance(value, Sequence):
-            self.register_buffer(name, torch.tensor(numbers, dtype=torch.float32).view(-1, 1, 1), persistent=False)
-        else:
-            setattr(self, name, value)

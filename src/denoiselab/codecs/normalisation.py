@@ -8,11 +8,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from denoiselab.codecs.layers import LatentModel
+from denoiselab.codecs.images import ImageAutoencoder
 
 
 @torch.no_grad()
-def normalisation(autoencoder: LatentModel, images: Iterable[Tensor]) -> dict[str, list[float]]:
+def normalisation(autoencoder: ImageAutoencoder, images: Iterable[Tensor]) -> dict[str, list[float]]:
     """The options `scale` and `shift` by which each channel of latents has mean 0 and standard deviation 1.
 
     The variance of random latents is that of their means plus the mean of their variances, so that nothing is drawn.

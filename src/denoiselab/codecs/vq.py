@@ -99,10 +99,6 @@ class VQModel(LatentModel):
         """Latents `(B, Z, h, w)` of images `(B, C, H, W)`, not quantised."""
         return self.quantizer.vectors(self.after_encoder(self.encoder(x)))
 
-    def encode_latents(self, z: Tensor, eps: Tensor | None = None) -> Tensor:
-        """Scaled latents `(B, Z, h, w)`; nothing is drawn, so `eps` has no effect."""
-        return self.scaled(z)
-
     def decode(self, latents: Tensor) -> Tensor:
         """Images `(B, C, H, W)` of scaled latents `(B, Z, h, w)`, which are quantised first."""
         out: Tensor = self.decoder(self.before_decoder(self.quantizer(self.unscaled(latents))))

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
-from denoiselab.codecs import Autoencoder, AutoencoderKL, VQModel
+from denoiselab.codecs import Autoencoder, AutoencoderDC, AutoencoderKL, AutoencoderTiny, VQModel
 from denoiselab.files import atomic, write_text
 from denoiselab.frozen.folders import check_sha256, configuration, folder_of
 from denoiselab.interop import InteropError
@@ -22,7 +22,8 @@ from denoiselab.interop.weights.state_dicts import checked_state, making
 
 # Our own format: the class and its options in `config.json`, and these weights.
 _WEIGHTS = "model.safetensors"
-_CLASSES: dict[Any, type[nn.Module]] = {f"denoiselab.codecs.{kind.__name__}": kind for kind in (AutoencoderKL, VQModel)}
+_KINDS = (AutoencoderKL, VQModel, AutoencoderTiny, AutoencoderDC)
+_CLASSES: dict[Any, type[nn.Module]] = {f"denoiselab.codecs.{kind.__name__}": kind for kind in _KINDS}
 
 
 class FolderCodec(Autoencoder):
@@ -54,7 +55,7 @@ class FolderCodec(Autoencoder):
         self.folder, self.sha256 = folder_of(path), sha256
         kind, options = described(self.folder)
         if kind is not self.kind:
-            raise ValueError(f"path={path}: is of the kind {kind.__name__}; choose codec={_CHOICES[kind]}.")
+            raise ValueError(f"path={path}: is of the kind {kind.__name__}; choose codec={_CODECS[kind].choice}.")
         channels = options["shape"][0]
         if len(shape) != 3 or shape[0] != channels:
             raise ValueError(
@@ -122,15 +123,30 @@ class VQCodec(FolderCodec):
     kind, draws, choice = VQModel, False, "vq"
 
 
-_CHOICES: dict[type[nn.Module], str] = {codec.kind: codec.choice for codec in (KLCodec, VQCodec)}
+class TinyCodec(FolderCodec):
+    """An `AutoencoderTiny`, cheap to decode with."""
+
+    kind, draws, choice = AutoencoderTiny, False, "autoencoder_tiny"
+
+
+class DCCodec(FolderCodec):
+    """An `AutoencoderDC`."""
+
+    kind, draws, choice = AutoencoderDC, False, "autoencoder_dc"
+
+
+_CODECS: dict[type[nn.Module], type[FolderCodec]] = {
+    codec.kind: codec for codec in (KLCodec, VQCodec, TinyCodec, DCCodec)
+}
 
 
 def described(folder: Path) -> tuple[type[nn.Module], dict[str, Any]]:
     """The class and the options of the autoencoder in a folder."""
     config = configuration(folder)
     kind = _CLASSES.get(str(config.get("_target_")))
-    if kind is None and str(config.get("_class_name")) not in {kind.__name__ for kind in _CHOICES}:
-        raise ValueError(f"path={folder}: holds no autoencoder, neither an AutoencoderKL nor a VQModel.")
+    if kind is None and str(config.get("_class_name")) not in {kind.__name__ for kind in _KINDS}:
+        names = ", ".join(kind.__name__ for kind in _KINDS)
+        raise ValueError(f"path={folder}: holds no autoencoder; it must be one of {names}.")
     file = folder / "config.json"
     try:
         if kind is None:
@@ -147,8 +163,7 @@ def described(folder: Path) -> tuple[type[nn.Module], dict[str, Any]]:
 def latent_shape(path: str, shape: Sequence[int]) -> list[int]:
     """The shape of the latents of images of `shape`."""
     kind, _ = described(folder_of(path))
-    codec = next(codec for codec in (KLCodec, VQCodec) if codec.kind is kind)
-    return list(codec(path, shape).latent_shape)
+    return list(_CODECS[kind](path, shape).latent_shape)
 
 
 def can_write(kind: type[nn.Module]) -> bool:
@@ -161,7 +176,7 @@ def write(folder: Path, kind: type[nn.Module], options: Mapping[str, Any], state
 
     Args:
         folder: A new folder.
-        kind: `AutoencoderKL` or `VQModel` of `denoiselab.codecs`.
+        kind: A class of `denoiselab.codecs` that `can_write` knows.
         options: Arguments of its constructor, plain containers.
         state: Its weights.
     """

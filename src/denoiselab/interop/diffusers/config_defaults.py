@@ -150,6 +150,44 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "lookup_from_codebook": False,
         "force_upcast": False,
     },
+    "AutoencoderTiny": {
+        "in_channels": 3,
+        "out_channels": 3,
+        "encoder_block_out_channels": (64, 64, 64, 64),
+        "decoder_block_out_channels": (64, 64, 64, 64),
+        "act_fn": "relu",
+        "upsample_fn": "nearest",
+        "latent_channels": 4,
+        "upsampling_scaling_factor": 2,
+        "num_encoder_blocks": (1, 3, 3, 3),
+        "num_decoder_blocks": (3, 3, 3, 1),
+        "latent_magnitude": 3,
+        "latent_shift": 0.5,
+        "force_upcast": False,
+        "scaling_factor": 1.0,
+        "shift_factor": 0.0,
+    },
+    "AutoencoderDC": {
+        "in_channels": 3,
+        "latent_channels": 32,
+        "attention_head_dim": 32,
+        "encoder_block_types": "ResBlock",
+        "decoder_block_types": "ResBlock",
+        "encoder_block_out_channels": (128, 256, 512, 512, 1024, 1024),
+        "decoder_block_out_channels": (128, 256, 512, 512, 1024, 1024),
+        "encoder_layers_per_block": (2, 2, 2, 3, 3, 3),
+        "decoder_layers_per_block": (3, 3, 3, 3, 3, 3),
+        "encoder_qkv_multiscales": ((), (), (), (5,), (5,), (5,)),
+        "decoder_qkv_multiscales": ((), (), (), (5,), (5,), (5,)),
+        "upsample_block_type": "pixel_shuffle",
+        "downsample_block_type": "pixel_unshuffle",
+        "decoder_norm_types": "rms_norm",
+        "decoder_act_fns": "silu",
+        "encoder_out_shortcut": True,
+        "decoder_in_shortcut": True,
+        "decoder_conv_act_fn": "relu",
+        "scaling_factor": 1.0,
+    },
 }
 
 # Fields that do not change outputs: of precision, or of parts that other fields enable, which are refused.
@@ -157,6 +195,7 @@ _NEUTRAL = frozenset(
     {
         *("addition_embed_type_num_heads", "addition_time_embed_dim", "force_upcast", "num_train_timesteps"),
         *("projection_class_embeddings_input_dim", "upcast_attention"),
+        *("latent_magnitude", "latent_shift"),  # of latents stored in bytes
     }
 )
 
@@ -197,7 +236,9 @@ class Fields(Mapping[str, Any]):
         unknown = [
             name
             for name, value in self._values.items()
-            if name not in self._defaults.keys() | _OF_AVERAGES and name[:1] != "_" and value not in (None, False)
+            if name not in self._defaults.keys() | self._read | _OF_AVERAGES
+            and name[:1] != "_"
+            and value not in (None, False)
         ]
         if unknown:
             _log.warning(

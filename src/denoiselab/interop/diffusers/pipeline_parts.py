@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from denoiselab.interop.config_nodes import Node, node
 from denoiselab.interop.diffusers.autoencoders import autoencoder_kl, vq_model
+from denoiselab.interop.diffusers.deterministic import autoencoder_dc, autoencoder_tiny
 from denoiselab.interop.weights.files import read_json
 from denoiselab.interop.weights.state_dicts import InteropError, making
 
-_KINDS = {"AutoencoderKL": (autoencoder_kl, "KLCodec"), "VQModel": (vq_model, "VQCodec")}
+_KINDS = {
+    "AutoencoderKL": (autoencoder_kl, "KLCodec"),
+    "VQModel": (vq_model, "VQCodec"),
+    "AutoencoderTiny": (autoencoder_tiny, "TinyCodec"),
+    "AutoencoderDC": (autoencoder_dc, "DCCodec"),
+}
 
 # Folders of text encoders in pipelines; LDM's is the second.
 TEXT_ENCODERS = ("text_encoder", "bert")
@@ -26,13 +35,12 @@ def codec(folder: Path, latent_shape: Sequence[int]) -> tuple[Node, list[int]]:
     layout_of, name = _KINDS[kind]
     with making(kind, file):
         layout = layout_of(config)
-        layout.skeleton()
-    options = layout.options
-    stride = 2 ** (len(options["multipliers"]) - 1)
-    channels = options.get("code_features") or options["latent_channels"]
+        with torch.device("meta"):
+            own: Any = layout.module(**layout.options)
+    (channels, height, _), pixels = own.latent_shape, own.shape
     if channels != latent_shape[0]:
         raise InteropError(f"{file}: its latents have {channels} channels, and the network takes {latent_shape[0]}.")
-    shape = [options["shape"][0], *(stride * size for size in latent_shape[1:])]
+    shape = [pixels[0], *(pixels[1] // height * size for size in latent_shape[1:])]
     return node(f"denoiselab.frozen.{name}", path=str(folder), shape=shape), shape
 
 

@@ -16,6 +16,7 @@ from denoiselab.files import atomic, write_text
 from denoiselab.interop import config_nodes
 from denoiselab.interop.config_nodes import Node
 from denoiselab.interop.diffusers.autoencoders import autoencoder_kl, vq_model
+from denoiselab.interop.diffusers.deterministic import autoencoder_dc, autoencoder_tiny
 from denoiselab.interop.diffusers.dit import dit
 from denoiselab.interop.diffusers.pipeline_parts import TEXT_ENCODERS, codec, text_conditioner
 from denoiselab.interop.diffusers.scheduler_samplers import sampling
@@ -223,4 +224,6 @@ _LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Layout]] = {
     "Transformer2DModel": dit,
     "AutoencoderKL": autoencoder_kl,
     "VQModel": vq_model,
+    "AutoencoderTiny": autoencoder_tiny,
+    "AutoencoderDC": autoencoder_dc,
 }
