@@ -77,7 +77,7 @@ def test_an_imported_run_is_exported_as_it_came(pipeline, bring, invoke, tmp_pat
     (run,) = (tmp_path / "logs" / "imported").iterdir()
     result = invoke("sample.py", f"ckpt={run}", "task=export", "task.format=diffusers", f"out={tmp_path / 'out'}")
     assert result.code == 0, result.err
-    assert f"pipeline of diffusers, weights raw: {tmp_path / 'out'}" in result.out
+    assert f"DDPMPipeline of diffusers, weights raw: {tmp_path / 'out'}" in result.out
     theirs, ours = (DDPMPipeline.from_pretrained(path) for path in (pipeline, tmp_path / "out"))
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([3, 700])
     torch.testing.assert_close(ours.unet(x, t).sample, theirs.unet(x, t).sample)

@@ -83,7 +83,10 @@ def test_a_run_on_latents_writes_images(models, train, invoke, tmp_path):
     for arguments, says in (
         ([*edit, "sampler=ddpm"], "input is what KLCodec makes of them; give sampler.threshold=null"),
         ([*edit, "images=edit/given"], "conditioner.classes=null: the images have no classes, which the model needs"),
-        (["task=export", "task.format=diffusers"], "task.format=diffusers: it has no place for what KLCodec does"),
+        (
+            ["task=export", "task.format=diffusers"],
+            "task.format=diffusers: network=DiT: only DDPMUNet, ADMUNet and, on ",
+        ),
         (["task=export", "task.format=openai"], "task.format=openai: it has no place for what KLCodec does"),
         (["decode_memory=1e-6"], "decode_memory=1e-06: a tile of 8x8 latents needs "),
         (["task.size=[16,15]"], "task.size=[16,15]: "),

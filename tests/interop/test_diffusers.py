@@ -8,8 +8,9 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from randomised import batch, off, randomised
 
 from denoiselab.denoiser import Denoiser, StepIndex
-from denoiselab.interop.diffusers.pipelines import Pipeline, layout_of, write_pipeline
+from denoiselab.interop.diffusers.pipelines import Pipeline, layout_of
 from denoiselab.interop.diffusers.unet import unet2d_config
+from denoiselab.interop.diffusers.writing import write_pipeline
 from denoiselab.interop.weights.files import read_json
 from denoiselab.interop.weights.layout import Layout
 from denoiselab.networks import ADMUNet, DDPMUNet
@@ -161,7 +162,7 @@ def test_a_pipeline_that_nothing_loads_is_not_written(tmp_path, monkeypatch):
         write_pipeline(tmp_path, network, options)
     config, layout = unet2d_config(DDPMUNet, OURS)
     forgetful = config, Layout(DDPMUNet, options, layout.entries)
-    monkeypatch.setattr("denoiselab.interop.diffusers.pipelines.unet2d_config", lambda *_: forgetful)
+    monkeypatch.setattr("denoiselab.interop.diffusers.writing.unet2d_config", lambda *_: forgetful)
     with pytest.raises(ValueError, match="has shape"):
         write_pipeline(tmp_path, network, options)
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ from randomised import off, randomised
 from denoiselab.app.building import imports
 from denoiselab.denoiser import Denoiser, ScaledTime, StepIndex
 from denoiselab.interop.config_nodes import node
-from denoiselab.interop.diffusers.pipelines import write_pipeline
+from denoiselab.interop.diffusers.writing import write_pipeline
 from denoiselab.networks import DDPMUNet
 from denoiselab.noise import Noise
 from denoiselab.parameterizations import eps, v, x0

@@ -167,6 +167,15 @@ class TextEncoder:
         for part in self._loaded:
             part.save_pretrained(folder)
 
+    def write_parts(self, folder: Path) -> dict[str, str]:
+        """Write model and tokenizer into a pipeline's folder; returns the names of their classes by part."""
+        model, tokenizer = self._loaded
+        tokenizer.model_max_length = self.length  # what pipelines pad texts to
+        parts = {"text_encoder": model, "tokenizer": tokenizer}
+        for name, part in parts.items():
+            part.save_pretrained(folder / name)
+        return {name: type(part).__name__ for name, part in parts.items()}
+
     def _model(self) -> tuple[Any, Any]:
         import transformers
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,14 @@ from denoiselab.app.config.settings import Config, SampleSettings
 from denoiselab.app.runs.paths import new_folder
 from denoiselab.app.tasks.task import Task, open_checkpoint
 from denoiselab.codecs import Identity
+from denoiselab.conditioners import Text
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import atomic, write_text
-from denoiselab.frozen import KLCodec
+from denoiselab.frozen import KLCodec, TextEncoder
+from denoiselab.frozen.autoencoders import FolderCodec
 from denoiselab.interop import dit
-from denoiselab.interop.diffusers.pipelines import write_pipeline
+from denoiselab.interop.diffusers.writing import Latent, Texts, write_pipeline
 from denoiselab.interop.openai import unets
 from denoiselab.networks import ADMUNet, DiT
 from denoiselab.pretrained import Loaded
@@ -46,7 +48,7 @@ class Export(Task):
         opened = open_checkpoint(asked)
         codec = opened.model.codec
         # The networks of DiT's own code are of latents, and its files never hold the autoencoder.
-        if not isinstance(codec, (Identity, KLCodec) if self.format == "dit" else Identity):
+        if not isinstance(codec, (Identity, *_CODECS.get(self.format, ()))):
             raise BadInput(f"task.format={self.format}: it has no place for what {type(codec).__name__} does.")
         options = {key: value for key, value in opened.loaded.config["network"].items() if key != "_target_"}
         out = opened.new_path(asked, "export", f"{self.format}_{opened.weights}_{opened.sha256[:8]}")
@@ -60,9 +62,34 @@ class Export(Task):
 
 
 def _diffusers(folder: Path, loaded: Loaded, options: Config) -> str:
-    write_pipeline(folder, loaded.model.denoiser, options)
-    whole = (folder / "model_index.json").exists()
-    return f"{'pipeline' if whole else 'unet and scheduler (DDPMPipeline gives a network no classes)'} of diffusers"
+    model, latent = loaded.model, None
+    if isinstance(model.codec, FolderCodec):
+        texts = texts_of(model.conditioner) if isinstance(model.conditioner, Text) else None
+        latent = Latent(model.codec.kind, model.codec.options, model.codec.read().state_dict(), texts)
+    kind = write_pipeline(folder, model.denoiser, options, latent)
+    if kind is None:
+        parts = "unet and scheduler" if latent is None else "unet, scheduler and autoencoder"
+        return f"{parts} of diffusers (none of its pipelines samples such a network)"
+    return f"{kind} of diffusers"
+
+
+def texts_of(conditioner: Text) -> Texts:
+    """The text encoder, which must be one that StableDiffusionPipeline uses as we do."""
+    encoder: Any = conditioner.encoder
+    if not isinstance(encoder, TextEncoder):
+        why = "it was trained with the denoiser, and " if conditioner.module is not None else ""
+        raise ValueError(
+            f"conditioner.encoder={type(encoder).__name__}: {why}transformers has no class for it; a TextEncoder is "
+            "exported."
+        )
+    for option, value, why in (
+        ("masked", False, "passes no mask to the network"),
+        ("layer", -1, "takes the encoder's output"),
+        ("pooled", False, "takes the features of tokens alone"),
+    ):
+        if (given := getattr(encoder, option)) != value:
+            raise ValueError(f"conditioner.encoder.{option}={str(given).lower()}: StableDiffusionPipeline {why}.")
+    return Texts(encoder.length, encoder.write_parts)
 
 
 def _openai(folder: Path, loaded: Loaded, options: Config) -> str:
@@ -98,6 +125,9 @@ def _save(folder: Path, state: dict[str, Tensor]) -> None:
         # Written in their layout: ours may have channels last.
         torch.save({name: tensor.cpu().contiguous().clone() for name, tensor in state.items()}, file)
 
+
+# Autoencoders that a format has a place for, or leaves out.
+_CODECS: dict[str, tuple[type, ...]] = {"diffusers": (FolderCodec,), "dit": (KLCodec,)}
 
 _WRITERS: dict[str, Callable[[Path, Loaded, Config], str]] = {
     "diffusers": _diffusers,

@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from denoiselab.codecs import AutoencoderKL, VQModel
 from denoiselab.interop.diffusers.config_defaults import Fields, reads
-from denoiselab.interop.diffusers.config_values import attention_levels, image_shape, multiples, require
+from denoiselab.interop.diffusers.config_values import (
+    attention_levels,
+    image_shape,
+    multiples,
+    require,
+    written_blocks,
+    written_sizes,
+)
 from denoiselab.interop.options import completed, count
 from denoiselab.interop.weights.autoencoder_names import AutoencoderNames, autoencoder_entries
 from denoiselab.interop.weights.layout import SAME, Layout, Stacked, layer
-from denoiselab.interop.weights.state_dicts import InteropError
+from denoiselab.interop.weights.state_dicts import InteropError, State
 
 _KINDS = (("DownEncoderBlock2D", "AttnDownEncoderBlock2D"), ("UpDecoderBlock2D", "AttnUpDecoderBlock2D"))
 
@@ -45,6 +55,56 @@ def vq_model(config: Fields) -> Layout:
     """Our `VQModel` that equals diffusers' of the same name."""
     require(config, _SUPPORTED)
     return _layout(VQModel, _options(config, _VQ))
+
+
+def autoencoder_config(
+    module: type[Any], options: Mapping[str, Any], state: Mapping[str, Tensor]
+) -> tuple[dict[str, Any], Layout, Mapping[str, Tensor]]:
+    """The configuration of diffusers' model that equals one of ours, its layout, and the state to write.
+
+    Their pipelines of latent diffusion divide latents by `scaling_factor` and ignore `shift_factor`, `latents_mean` and
+    `latents_std`. So a shift, and a scale of each channel, go into the convolutions next to the latents.
+    """
+    full = completed(module, options)
+    if module is VQModel:
+        allowed = {"normalised": False, "shift": 0.0}
+        wrong = [name for name, value in allowed.items() if full[name] != value]
+        if wrong or not isinstance(full["scale"], int | float):
+            name = wrong[0] if wrong else "scale"
+            raise ValueError(
+                f"codec.{name}={full[name]}: diffusers' VQModel has one factor on all channels and the nearest entries."
+            )
+    elif not isinstance(full["scale"], int | float) or full["shift"] != 0.0:
+        full, state = _folded(full, state)
+    names = _VQ if module is VQModel else _KL
+    config = {
+        "_class_name": module.__name__,
+        **written_sizes(full, module.__name__, "codec"),
+        **written_blocks(full["attention_levels"], _KINDS, len(full["multipliers"])),
+        **dict.fromkeys(("in_channels", "out_channels"), full["shape"][0]),
+        **{theirs: full[ours] for ours, theirs in names.items()},
+    }
+    if module is AutoencoderKL:
+        config["use_post_quant_conv"] = full["quantization_convs"]
+    return config, _layout(module, full), state
+
+
+def _folded(full: Mapping[str, Any], state: Mapping[str, Tensor]) -> tuple[dict[str, Any], State]:
+    """The `AutoencoderKL` of scale 1 and shift 0 with the same latents and images: its options and its state."""
+    z, state = full["latent_channels"], dict(state)
+    scale, shift = (torch.tensor(full[name], dtype=torch.float64).expand(z) for name in ("scale", "shift"))
+    if not full["quantization_convs"]:
+        for name, width in (("after_encoder", 2 * z), ("before_decoder", z)):
+            state |= {f"{name}.weight": torch.eye(width)[..., None, None], f"{name}.bias": torch.zeros(width)}
+    # The mean is shifted and scaled; twice the logarithm of the scale is added to the log-variance.
+    factor = torch.cat([scale, torch.ones_like(scale)])
+    weight, bias = (state[f"after_encoder.{name}"].double() for name in ("weight", "bias"))
+    after = weight * factor[:, None, None, None], bias * factor + torch.cat([-shift * scale, 2 * scale.log()])
+    weight, bias = (state[f"before_decoder.{name}"].double() for name in ("weight", "bias"))
+    before = weight / scale[:, None, None], bias + weight[:, :, 0, 0] @ shift
+    for name, tensors in (("after_encoder", after), ("before_decoder", before)):
+        state |= {f"{name}.{part}": tensor.float() for part, tensor in zip(("weight", "bias"), tensors, strict=True)}
+    return {**full, "scale": 1.0, "shift": 0.0, "quantization_convs": True}, state
 
 
 def _normalisation(config: Fields) -> dict[str, Any]:

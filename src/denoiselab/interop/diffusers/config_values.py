@@ -38,6 +38,31 @@ def image_shape(config: Mapping[str, Any], channels: int) -> list[int]:
     return [channels, *sides]
 
 
+def written_sizes(options: Mapping[str, Any], kind: str, part: str = "network") -> dict[str, Any]:
+    """`sample_size` and `block_out_channels` of a model of `kind` that equals one of ours of these options.
+
+    Raises:
+        ValueError: If theirs have no such widths; the message begins with `part`.
+    """
+    widths = [options["channels"] * multiplier for multiplier in options["multipliers"]]
+    if widths[0] != options["channels"] or any(width != int(width) for width in widths):
+        raise ValueError(f"{part}.multipliers={list(options['multipliers'])}: {kind} needs whole numbers, the first 1.")
+    _, height, width = options["shape"]
+    return {
+        "sample_size": height if height == width else [height, width],
+        "block_out_channels": [int(width) for width in widths],
+    }
+
+
+def written_blocks(attention: Sequence[int], kinds: Sequence[tuple[str, str]], levels: int) -> dict[str, Any]:
+    """The block types of encoder and decoder with attention at these levels; `kinds` as in `attention_levels`."""
+    attends = [level in attention for level in range(levels)]
+    return {
+        "down_block_types": [kinds[0][attention] for attention in attends],
+        "up_block_types": [kinds[1][attention] for attention in reversed(attends)],
+    }
+
+
 def multiples(widths: Sequence[int]) -> list[int]:
     """The channels of each level as multiples of the first level's."""
     if not widths or any(width % widths[0] for width in widths):

@@ -1,18 +1,13 @@
-"""Pipelines of diffusers: a network with its scheduler, read and written."""
+"""Pipelines of diffusers, read: a network with its scheduler, autoencoder and text encoder."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
-
-from denoiselab.denoiser import Denoiser
-from denoiselab.files import atomic, write_text
 from denoiselab.interop import config_nodes
 from denoiselab.interop.config_nodes import Node
 from denoiselab.interop.diffusers.autoencoders import autoencoder_kl, vq_model
@@ -20,16 +15,14 @@ from denoiselab.interop.diffusers.deterministic import autoencoder_dc, autoencod
 from denoiselab.interop.diffusers.dit import dit
 from denoiselab.interop.diffusers.pipeline_parts import TEXT_ENCODERS, codec, text_conditioner
 from denoiselab.interop.diffusers.scheduler_samplers import sampling
-from denoiselab.interop.diffusers.schedulers import from_scheduler, to_scheduler
-from denoiselab.interop.diffusers.unet import unet2d, unet2d_config
+from denoiselab.interop.diffusers.schedulers import from_scheduler
+from denoiselab.interop.diffusers.unet import unet2d
 from denoiselab.interop.diffusers.unet_text import unet_condition
 from denoiselab.interop.imported import Imported, Source, named
-from denoiselab.interop.weights.files import WEIGHTS, local, read_json, read_weights, weights_file
+from denoiselab.interop.weights.files import local, read_json, read_weights, weights_file
 from denoiselab.interop.weights.layout import Layout
-from denoiselab.interop.weights.state_dicts import InteropError, State, checked_state, making, renamed
+from denoiselab.interop.weights.state_dicts import InteropError, State, making, renamed
 from denoiselab.networks import ADMUNet, DDPMUNet, DiT, TextUNet
-
-_VERSION = "0.35.0"  # release of the written files
 
 # Names of attention layers before diffusers 0.15, and the current ones.
 _OLD_NAMES = [
@@ -179,42 +172,6 @@ def layout_of(config: Mapping[str, Any], where: Path) -> Layout:
         layout = _LAYOUTS[kind](config)
         layout.skeleton()
     return layout
-
-
-def write_pipeline(folder: Path, denoiser: Denoiser, options: Mapping[str, Any]) -> None:
-    """Write a denoiser as a pipeline for `DDPMPipeline.from_pretrained`.
-
-    A class-conditional network is written without the pipeline's index, since DDPMPipeline supports no classes:
-    `UNet2DModel.from_pretrained` loads `unet/`, and `DDPMScheduler.from_pretrained` `scheduler/`.
-
-    Args:
-        folder: An empty one.
-        denoiser: With the weights to write.
-        options: Of its network's constructor.
-
-    Raises:
-        ValueError: If diffusers has no such network or scheduler.
-    """
-    config, layout = unet2d_config(type(denoiser.network), options)
-    config["_diffusers_version"] = _VERSION
-    scheduler = {**to_scheduler(denoiser), "_diffusers_version": _VERSION}
-    state = layout.to_theirs(denoiser.network.state_dict())
-    # Check that the written files can be read back.
-    back = layout_of(config, folder / "unet" / "config.json")
-    checked_state(back.to_theirs(back.skeleton()), state, folder / "unet" / f"{WEIGHTS}.safetensors")
-    with atomic(folder / "unet" / f"{WEIGHTS}.safetensors") as file:
-        # Ours may have channels last.
-        file.write(save({name: tensor.cpu().contiguous() for name, tensor in state.items()}, {"format": "pt"}))
-    for path, content in (("unet/config.json", config), ("scheduler/scheduler_config.json", scheduler)):
-        write_text(folder / path, json.dumps(content, indent=2))
-    if config["num_class_embeds"] is None:
-        index = {
-            "_class_name": "DDPMPipeline",
-            "_diffusers_version": _VERSION,
-            "scheduler": ["diffusers", "DDPMScheduler"],
-            "unet": ["diffusers", "UNet2DModel"],
-        }
-        write_text(folder / "model_index.json", json.dumps(index, indent=2))
 
 
 _LAYOUTS: dict[str, Callable[[Mapping[str, Any]], Layout]] = {

@@ -14,6 +14,8 @@ from denoiselab.interop.diffusers.config_values import (
     image_shape,
     multiples,
     require,
+    written_blocks,
+    written_sizes,
 )
 from denoiselab.interop.diffusers.unet_text import names
 from denoiselab.interop.options import completed, count, positive, require_only
@@ -76,7 +78,9 @@ def unet2d(config: Fields) -> Layout:
 def unet2d_config(module: type[nn.Module], options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
     """The configuration of the `UNet2DModel` that equals a `DDPMUNet` or `ADMUNet` of these options, and its layout."""
     if module not in (DDPMUNet, ADMUNet):
-        raise ValueError(f"network={module.__name__}: only DDPMUNet and ADMUNet can be written as a UNet2DModel.")
+        raise ValueError(
+            f"network={module.__name__}: only DDPMUNet, ADMUNet and, on latents, TextUNet can be written as a UNet."
+        )
     full = completed(module, options)
     require_only(full, {"image_channels": None, "vector_features": None, "patch": 1}, "UNet2DModel")
     if full["head_channels"] is None:
@@ -84,24 +88,15 @@ def unet2d_config(module: type[nn.Module], options: Mapping[str, Any]) -> tuple[
             raise ValueError(f"network.heads={full['heads']}: UNet2DModel needs heads of equal width, head_channels.")
         if full.get("heads_up") is not None:
             raise ValueError(f"network.heads_up={full['heads_up']}: UNet2DModel has equal heads in both halves.")
-    widths = [full["channels"] * multiplier for multiplier in full["multipliers"]]
-    if widths[0] != full["channels"] or any(width != int(width) for width in widths):
-        raise ValueError(
-            f"network.multipliers={list(full['multipliers'])}: UNet2DModel needs whole numbers, the first 1."
-        )
     blocks = full.get("block_resampling", False)
-    (down, attn_down), (up, attn_up) = _BLOCK if blocks else _CONV
-    attends = [level in full["attention_levels"] for level in range(len(widths))]
     classes = full["num_classes"]
     config = {
         "_class_name": "UNet2DModel",
-        "sample_size": full["shape"][1] if full["shape"][1] == full["shape"][2] else [*full["shape"][1:]],
+        **written_sizes(full, "UNet2DModel"),
+        **written_blocks(full["attention_levels"], _BLOCK if blocks else _CONV, len(full["multipliers"])),
         "in_channels": full["shape"][0],
         "out_channels": full["shape"][0] * full["outputs"],
-        "block_out_channels": [int(width) for width in widths],
         "layers_per_block": full["blocks"],
-        "down_block_types": [attn_down if attention else down for attention in attends],
-        "up_block_types": [attn_up if attention else up for attention in reversed(attends)],
         "add_attention": full.get("middle_attention", True),
         "attention_head_dim": full["head_channels"],
         "attn_norm_num_groups": full["groups"],

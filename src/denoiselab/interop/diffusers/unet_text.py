@@ -13,8 +13,10 @@ from denoiselab.interop.diffusers.config_values import (
     multiples,
     per_level,
     require,
+    written_blocks,
+    written_sizes,
 )
-from denoiselab.interop.options import count
+from denoiselab.interop.options import completed, count, require_only
 from denoiselab.interop.weights.layout import SAME, Entry, Layout, Pointwise, Stacked, Way, layer
 from denoiselab.interop.weights.state_dicts import InteropError
 from denoiselab.interop.weights.unet_names import Names, Part, entries
@@ -60,6 +62,32 @@ def unet_condition(config: Fields) -> Layout:
     }
     projection = SAME if config["use_linear_projection"] else Pointwise(2)
     return Layout(TextUNet, options, _entries(options, projection))
+
+
+def unet_condition_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+    """The configuration of the `UNet2DConditionModel` that equals a `TextUNet` of these options, and its layout.
+
+    It has one output and takes a text's tokens alone, as `StableDiffusionPipeline` needs.
+    """
+    full = completed(TextUNet, options)
+    others = dict.fromkeys(("num_classes", "vector_features", "image_channels"))
+    require_only(full, {"class_token": False, **others, "outputs": 1}, "StableDiffusionPipeline")
+    levels = len(full["multipliers"])
+    full |= {name: per_level(name, full[name], levels) for name in ("depth", "heads")}
+    config = {
+        "_class_name": "UNet2DConditionModel",
+        **written_sizes(full, "UNet2DConditionModel"),
+        **written_blocks(full["attention_levels"], _KINDS, levels),
+        **dict.fromkeys(("in_channels", "out_channels"), full["shape"][0]),
+        "layers_per_block": full["blocks"],
+        "transformer_layers_per_block": full["depth"],
+        "attention_head_dim": full["heads"],  # the number of heads, by a mistake that diffusers keeps
+        "dropout": full["dropout"],
+        "norm_num_groups": full["groups"],
+        "cross_attention_dim": full["token_features"],
+        "num_class_embeds": None,
+    }
+    return config, Layout(TextUNet, full, _entries(full, Pointwise(2)))
 
 
 def _entries(options: Mapping[str, Any], projection: Way) -> list[Entry]:
