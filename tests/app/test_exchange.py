@@ -202,7 +202,9 @@ def test_every_source_composes():
             source = resolve(node.pop("_target_"), "import")
             missing = {key for key, value in node.items() if value == "???"}
             assert "path" in missing
-            source(**{**node, **dict.fromkeys(missing, "linear"), "num_heads": 1} if name == "openai" else node)
+            own = {"image_size": 8, "linear_start": 1e-3, "linear_end": 1e-2} if name == "ldm" else {}
+            asked = {**dict.fromkeys(missing, "linear"), **own, "num_heads": 1} if name in ("openai", "ldm") else {}
+            source(**{**node, **asked})
 
 
 def test_an_import_with_data_has_a_frontier(tmp_path, tmp_path_factory, invoke, monkeypatch):

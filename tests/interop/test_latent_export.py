@@ -10,7 +10,7 @@ from test_latent_pipelines import PROMPTS, latent_diffusion, stable_diffusion
 
 from denoiselab.app.building import imports
 from denoiselab.app.tasks.export import texts_of
-from denoiselab.codecs import AutoencoderKL, VQModel
+from denoiselab.codecs import AutoencoderKL, AutoencoderTiny, VQModel
 from denoiselab.conditioners import Text, TextTransformer
 from denoiselab.denoiser import Denoiser, StepIndex
 from denoiselab.frozen import TextEncoder
@@ -128,6 +128,8 @@ def test_parts_that_diffusers_does_not_have_are_not_written(tmp_path):
     for change in ({"shift": 0.5}, {"scale": [1.0, 2.0, 3.0]}, {"normalised": True}):
         with pytest.raises(ValueError, match=f"codec.{next(iter(change))}=.*: diffusers' VQModel has one factor"):
             autoencoder_config(VQModel, {**AUTOENCODER, **change}, {})
+    with pytest.raises(ValueError, match="codec=AutoencoderTiny: only AutoencoderKL and VQModel can be written"):
+        autoencoder_config(AutoencoderTiny, {}, {})
     denoiser = Denoiser(TextUNet(**TEXT_UNET), DiscreteVP(betas.linear()), eps, StepIndex())
     latent = Latent(AutoencoderKL, AUTOENCODER, {})
     with pytest.raises(ValueError, match="conditioner: StableDiffusionPipeline needs a text encoder"):

@@ -1,1 +1,1 @@
-"""Model folders of diffusers: pipelines, networks, autoencoders and schedulers are read; UNets' pipelines are written."""
+"""Model folders of diffusers: pipelines, networks, autoencoders and schedulers, read; pipelines of UNets, written."""

@@ -65,6 +65,8 @@ def autoencoder_config(
     Their pipelines of latent diffusion divide latents by `scaling_factor` and ignore `shift_factor`, `latents_mean` and
     `latents_std`. So a shift, and a scale of each channel, go into the convolutions next to the latents.
     """
+    if module not in (AutoencoderKL, VQModel):
+        raise ValueError(f"codec={module.__name__}: only AutoencoderKL and VQModel can be written.")
     full = completed(module, options)
     if module is VQModel:
         allowed = {"normalised": False, "shift": 0.0}
