@@ -55,7 +55,7 @@ def _budget(group: Mapping[str, Any], budget: Mapping[str, Any]) -> Iterator[dic
 
     def behind(place: int, other: int) -> bool:
         pair = pairs.get((min(place, other), max(place, other)), {})
-        return pair.get("verdict") == ("worse" if place < other else "better")
+        return bool(pair.get("verdict") == ("worse" if place < other else "better"))
 
     for place, verdict in said.items():
         cell = group["cells"][place]
