@@ -111,7 +111,9 @@ def write_pipeline(
 def _of_latents(config: Mapping[str, Any]) -> dict[str, Any]:
     """The `DDIMScheduler` on the chain of a `DDPMScheduler`: it does not clip, and ends at clean latents."""
     chain = {key: value for key, value in config.items() if key not in ("variance_type", "clip_sample_range")}
-    return {**chain, "_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": True}
+    # StableDiffusionPipeline replaces another offset, and warns.
+    own = {"clip_sample": False, "set_alpha_to_one": True, "steps_offset": 1}
+    return {**chain, "_class_name": "DDIMScheduler", **own}
 
 
 def _write_model(folder: Path, config: Mapping[str, Any], layout: Layout, ours: Mapping[str, Tensor]) -> None:
