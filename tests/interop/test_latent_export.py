@@ -2,6 +2,7 @@
 
 import diffusers
 import pytest
+import test_ldm
 import torch
 from frozen_models import FEATURES, LENGTH, edited, write_text_encoder
 from latent_runs import ours, theirs
@@ -52,13 +53,17 @@ def changed(run, encoder):
     torch.save(content, path)
 
 
-@pytest.mark.parametrize("kind", ["text", "no text"])
+@pytest.mark.parametrize("kind", ["text", "LDM's text", "no text"])
 def test_an_exported_latent_model_gives_our_images_there_and_back(kind, tmp_path, invoke, monkeypatch):
     """Of one factor a channel, a shift, and texts shorter than the encoder takes."""
     if kind == "text":
         run = stored(stable_diffusion(), tmp_path, length=SHORT)
         edited(run / "codec" / "config.json", scale=[0.5, 0.7, 0.4, 1.5], shift=[0.1, -0.2, 0.3, 0.0])
         options, conditions, scale = {"prompt": PROMPTS, "guidance_scale": 3.0}, {"prompts": PROMPTS}, 3.0
+    elif kind == "LDM's text":
+        run = stored(test_ldm.latent_diffusion()[0], tmp_path)
+        options, conditions, scale = {"prompt": PROMPTS, "guidance_scale": 3.0}, {"prompts": PROMPTS}, 3.0
+        options |= {"height": 32, "width": 32}  # it takes every factor for 8
     else:
         run = stored(latent_diffusion(), tmp_path)
         edited(run / "codec" / "config.json", scale=0.7)
@@ -68,7 +73,7 @@ def test_an_exported_latent_model_gives_our_images_there_and_back(kind, tmp_path
     result = invoke("sample.py", f"ckpt={run}", "task=export", f"out={out}")
     assert result.code == 0, result.err
     pipeline = diffusers.DiffusionPipeline.from_pretrained(out)
-    name = "StableDiffusionPipeline" if kind == "text" else "LDMPipeline"
+    name = {"text": "StableDiffusionPipeline", "LDM's text": "LDMTextToImagePipeline"}.get(kind, "LDMPipeline")
     assert type(pipeline).__name__ == name
     assert f"{name} of diffusers, weights raw" in result.out
     assert type(pipeline.scheduler) is diffusers.DDIMScheduler
@@ -143,7 +148,7 @@ def test_parts_that_diffusers_does_not_have_are_not_written(tmp_path):
             return list(text.encode())
 
     joint = TextTransformer(Letters(), width=8, depth=1, heads=1, head_features=4)
-    with pytest.raises(ValueError, match="encoder=TextTransformer: it was trained with the denoiser, and transformers"):
+    with pytest.raises(ValueError, match="encoder=TextTransformer: it was trained with the denoiser, and diffusers a"):
         texts_of(Text(joint))
     pooled = TextEncoder(str(write_text_encoder(tmp_path)), length=LENGTH, masked=False, pooled=True)
     with pytest.raises(ValueError, match=r"encoder\.pooled=true: StableDiffusionPipeline takes the features"):

@@ -14,7 +14,7 @@ from denoiselab.conditioners import TokenEncoder
 from denoiselab.frozen.folders import check_sha256, configuration, folder_of
 from denoiselab.interop import InteropError
 from denoiselab.interop.imported import target
-from denoiselab.interop.ldm.token_encoder import ldm_bert
+from denoiselab.interop.ldm.token_encoder import ldm_bert, ldm_bert_config
 from denoiselab.interop.weights.files import read_weights
 from denoiselab.interop.weights.folders import copy_tokenizer, write_model
 from denoiselab.interop.weights.layout import Layout
@@ -103,6 +103,17 @@ class LDMTextEncoder:
         """Write model and tokenizer to a folder, in our own format."""
         write_model(folder, _TARGET, self._layout.options, self._state())
         copy_tokenizer(self.tokenizer, folder)
+
+    def write_parts(self, folder: Path) -> dict[str, str]:
+        """Write model and tokenizer into a pipeline's folder, as diffusers has them; returns their classes by part."""
+        self.load()
+        assert self._read is not None
+        config, layout = ldm_bert_config(self._layout.options)
+        for name in ("bert", "tokenizer"):
+            (folder / name).mkdir()
+        write_model(folder / "bert", None, config, layout.to_theirs(self._state()))
+        self._read[1].save_pretrained(folder / "tokenizer")
+        return {"bert": "LDMBertModel", "tokenizer": type(self._read[1]).__name__}
 
     def _state(self) -> Mapping[str, Tensor]:
         file = next((self.folder / name for name in _WEIGHTS if (self.folder / name).is_file()), None)

@@ -19,7 +19,7 @@ from denoiselab.conditioners import Text
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import atomic, write_text
-from denoiselab.frozen import KLCodec, TextEncoder
+from denoiselab.frozen import KLCodec, LDMTextEncoder, TextEncoder
 from denoiselab.frozen.autoencoders import FolderCodec
 from denoiselab.interop import dit
 from denoiselab.interop.diffusers.writing import Latent, Texts, write_pipeline
@@ -74,13 +74,15 @@ def _diffusers(folder: Path, loaded: Loaded, options: Config) -> str:
 
 
 def texts_of(conditioner: Text) -> Texts:
-    """The text encoder, which must be one that StableDiffusionPipeline uses as we do."""
+    """The text encoder, which must be one that a pipeline uses as we do."""
     encoder: Any = conditioner.encoder
+    if isinstance(encoder, LDMTextEncoder):
+        return Texts("LDMTextToImagePipeline", encoder.length, encoder.write_parts)
     if not isinstance(encoder, TextEncoder):
         why = "it was trained with the denoiser, and " if conditioner.module is not None else ""
         raise ValueError(
-            f"conditioner.encoder={type(encoder).__name__}: {why}transformers has no class for it; a TextEncoder is "
-            "exported."
+            f"conditioner.encoder={type(encoder).__name__}: {why}diffusers and transformers have no class for it; "
+            "a TextEncoder or an LDMTextEncoder is exported."
         )
     for option, value, why in (
         ("masked", False, "passes no mask to the network"),
@@ -89,7 +91,7 @@ def texts_of(conditioner: Text) -> Texts:
     ):
         if (given := getattr(encoder, option)) != value:
             raise ValueError(f"conditioner.encoder.{option}={str(given).lower()}: StableDiffusionPipeline {why}.")
-    return Texts(encoder.length, encoder.write_parts)
+    return Texts("StableDiffusionPipeline", encoder.length, encoder.write_parts)
 
 
 def _openai(folder: Path, loaded: Loaded, options: Config) -> str:

@@ -25,19 +25,27 @@ from denoiselab.networks import TextUNet
 
 _VERSION = "0.35.0"  # release of the written files
 
-# Parts of StableDiffusionPipeline that are not written.
-_NONE = dict.fromkeys(("feature_extractor", "image_encoder", "safety_checker"), (None, None))
+# What an index has beside the parts that are written.
+_OTHERS: dict[str, dict[str, Any]] = {
+    "StableDiffusionPipeline": {
+        **dict.fromkeys(("feature_extractor", "image_encoder", "safety_checker"), (None, None)),
+        "requires_safety_checker": False,
+    }
+}
+
+_LENGTH = 77  # tokens of a text in LDMTextToImagePipeline
 
 
 class Texts(NamedTuple):
     """A frozen text encoder.
 
     Args:
+        pipeline: `StableDiffusionPipeline` or `LDMTextToImagePipeline`.
         length: Tokens of a text.
-        write: Writes `text_encoder` and `tokenizer` into a folder, and returns the names of their classes of
-            transformers.
+        write: Writes encoder and tokenizer into a pipeline's folder, and returns the names of their classes by part.
     """
 
+    pipeline: str
     length: int
     write: Callable[[Path], Mapping[str, str]]
 
@@ -63,7 +71,7 @@ def write_pipeline(
 ) -> str | None:
     """Write a denoiser as a pipeline, which `DiffusionPipeline.from_pretrained` loads; returns its class.
 
-    It is a `DDPMPipeline` of pixels, an `LDMPipeline` of latents, or a `StableDiffusionPipeline` of latents with text.
+    It is a `DDPMPipeline` of pixels, an `LDMPipeline` of latents, or one of latents with text.
     A class-conditional network is written without the pipeline's index, since none of these takes classes:
     `UNet2DModel.from_pretrained` loads `unet/`, and `from_pretrained` of the other classes their folders.
 
@@ -95,17 +103,18 @@ def write_pipeline(
     classes = {"scheduler": ("diffusers", scheduler["_class_name"]), "unet": ("diffusers", config["_class_name"])}
     if latent is None:
         return None if config["num_class_embeds"] else _write_index(folder, "DDPMPipeline", classes)
-    place = "vqvae" if texts is None else "vae"
+    place = "vae" if texts is not None and texts.pipeline == "StableDiffusionPipeline" else "vqvae"
     _write_model(folder / place, *parts)
     classes[place] = ("diffusers", latent.kind.__name__)
-    if texts is not None:
-        classes |= {part: ("transformers", kind) for part, kind in texts.write(folder).items()}
-        read = text_conditioner(folder, config["cross_attention_dim"])["encoder"]["length"]
-        if read != texts.length:
-            raise ValueError(f"conditioner.encoder.length={texts.length}: StableDiffusionPipeline would take {read}.")
-        return _write_index(folder, "StableDiffusionPipeline", {**classes, **_NONE, "requires_safety_checker": False})
-    square = isinstance(config["sample_size"], int)
-    return _write_index(folder, "LDMPipeline", classes) if square and not config["num_class_embeds"] else None
+    if texts is None:
+        square = isinstance(config["sample_size"], int)
+        return _write_index(folder, "LDMPipeline", classes) if square and not config["num_class_embeds"] else None
+    for part, name in texts.write(folder).items():
+        classes[part] = ("latent_diffusion" if part == "bert" else "transformers", name)
+    read = text_conditioner(folder, config["cross_attention_dim"])["encoder"].get("length", _LENGTH)
+    if read != texts.length:
+        raise ValueError(f"conditioner.encoder.length={texts.length}: {texts.pipeline} would take {read}.")
+    return _write_index(folder, texts.pipeline, classes | _OTHERS.get(texts.pipeline, {}))
 
 
 def _of_latents(config: Mapping[str, Any]) -> dict[str, Any]:

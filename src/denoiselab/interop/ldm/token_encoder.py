@@ -12,7 +12,7 @@ from typing import Any
 
 from denoiselab.conditioners import TokenEncoder
 from denoiselab.interop.diffusers.config_values import require
-from denoiselab.interop.options import count
+from denoiselab.interop.options import completed, count
 from denoiselab.interop.weights.layout import Entry, Layout, Stacked, layer
 from denoiselab.interop.weights.state_dicts import InteropError, State, numbered, width_of
 
@@ -76,6 +76,24 @@ def ldm_bert(config: Mapping[str, Any]) -> Layout:
         "head_features": count("head_dim", config["head_dim"], most=10**5),
     }
     return Layout(TokenEncoder, options, _entries(options, _DIFFUSERS), ["to_logits.*"])
+
+
+def ldm_bert_config(options: Mapping[str, Any]) -> tuple[dict[str, Any], Layout]:
+    """The configuration of the `LDMBertModel` that equals a `TokenEncoder` of these options, and its layout."""
+    full = completed(TokenEncoder, options)
+    config = {
+        "model_type": "ldmbert",
+        "architectures": ["LDMBertModel"],
+        "vocab_size": full["vocabulary"],
+        "max_position_embeddings": full["length"],
+        "d_model": full["width"],
+        "encoder_ffn_dim": 4 * full["width"],
+        "encoder_layers": full["depth"],
+        "encoder_attention_heads": full["heads"],
+        "head_dim": full["head_features"],
+        "activation_function": "gelu",
+    }
+    return config, ldm_bert(config)
 
 
 def _entries(options: Mapping[str, Any], names: Mapping[str, Any]) -> list[Entry]:
