@@ -96,7 +96,7 @@ def test_options_are_values_names_and_objects():
     ("group", "name", "options", "sentence"),
     [
         ("sampler", "dpmpp2m", {}, "sampler=dpmpp2m: unknown; did you mean 'dpmpp_2m'? allowed: analytic_ddim"),
-        ("samplr", "ddim", {}, "samplr: there is no such group; did you mean 'sampler'? allowed: augmentation"),
+        ("samplr", "ddim", {}, "samplr: there is no such group; did you mean 'sampler'? allowed: adversary"),
         ("sampler", "dpmpp_2m", {"stepz": 3}, "sampler.stepz=3: unknown option; did you mean 'sampler.steps'?"),
         ("sampler", "dpmpp_2m", {"steps": 0}, "sampler.steps=0: it must be at least 1."),
         ("sampler", "dpmpp_2m", {"steps": "x"}, "sampler.steps='x': should be a valid integer."),
