@@ -14,6 +14,7 @@ from torch import Tensor
 from denoiselab.errors import BadInput
 from denoiselab.from_config import build, parts
 from denoiselab.nodes.instantiate import MODEL, check
+from denoiselab.nodes.signatures import read
 from denoiselab.trained import Trained
 from denoiselab.training.checkpoint_files import (
     CHECKPOINT_KEY,
@@ -72,7 +73,7 @@ def rebuild(
                 f"{option}={path}: {unnamed[0]!r} is no name of averages; letters, digits, '.', '-' and '_' are."
             )
         config = {**config, **{part: _rooted(node, home_of(path)) for part, node in parts(config).items()}}
-        config["conditioner"] = {**config["conditioner"], **conditioner}
+        config["conditioner"] = _conditioned(config["conditioner"], conditioner)
         config["data"] = _data(path, config["data"], data)
         prefix = "denoiser."
         state = {k.removeprefix(prefix): v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
@@ -103,6 +104,18 @@ def check_state(
     check_weights(path, model.trained.state_dict(), state)
     for average in averages.values():
         check_weights(path, dict(model.trained.named_parameters()), average)
+
+
+def _conditioned(node: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """A conditioner's node with other options; those of joined conditioners go to the parts that take them."""
+    out, joined = dict(node), dict(node.get("parts") or {})
+    for name, value in options.items():
+        takers = [part for part, of in joined.items() if name in getattr(read(of["_target_"]), "parameters", ())]
+        for part in takers:
+            joined[part] = {**joined[part], name: value}
+        if not takers:
+            out[name] = value
+    return {**out, "parts": joined} if joined else out
 
 
 def _built(

@@ -28,16 +28,16 @@ def test_a_hybrid_of_text_and_inpainting_in_latents(train, invoke, tmp_path, mon
     own = ["conditioner=text_inpainting", encoder, f"conditioner.parts.text.encoder.length={LENGTH}"]
     result = train(*UNET, *CAPTIONS, "codec=autoencoder_kl", f"codec.path={tmp_path / 'vae'}", *own)
     assert result.code == 0, result.err
-    asked = [f"ckpt={tmp_path / 'run'}", "num_samples=2", "sampler.steps=2", "guidance=2", "format=npz"]
+    asked = [f"ckpt={tmp_path / 'run'}", "num_samples=2", "sampler.steps=2", "guidance=100", "format=npz"]
     for name in ("first", "second"):
-        changed = ["conditioner.parts.text.prompts=[seven]"] * (name == "second")
+        changed = ["conditioner.prompts=[seven]"] * (name == "second")
         result = invoke("sample.py", *asked, f"out={tmp_path / name}", *changed)
         assert result.code == 0, result.err
     first, second = (np.load(tmp_path / name / "samples.npz")["images"] for name in ("first", "second"))
     assert first.shape == (2, 8, 8, 1)
     assert (first != second).any()
     record = json.loads((tmp_path / "second" / "samples.json").read_text())
-    assert record["conditioner"]["parts"]["text"]["prompts"] == ["seven"]
+    assert record["conditioner"]["prompts"] == ["seven"]
 
 
 @pytest.mark.parametrize("choice", ["class_token", "low_resolution_noise"])

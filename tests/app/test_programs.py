@@ -39,8 +39,9 @@ def test_help_lists_the_choices(run):
         assert f"{group}: {', '.join(names(group))}" in " ".join(result.out.split())
 
 
-# Others are trained in test_toy.py and test_trained_classifiers.py.
-EXPERIMENTS = [name for name in names("experiment") if name not in ("toy_2d", "tones") and "classifier" not in name]
+# Others are trained in test_toy.py, test_trained_classifiers.py, test_first_stages.py and test_text_runs.py.
+OWN = re.compile("toy_2d|tones|classifier|autoencoder|vq|ldm")
+EXPERIMENTS = [name for name in names("experiment") if not OWN.match(name)]
 
 
 @pytest.mark.parametrize(
