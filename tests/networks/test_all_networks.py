@@ -327,7 +327,7 @@ def test_compiles_to_machine_code():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "unet_text_control"])  # frozen but for a copy
 def test_a_denoiser_learns_in_200_steps(name):
     """Noise is predicted from digits (rows of them as waves, two pixels as points) at ten levels."""
     few = dict.fromkeys(("num_classes", "image_channels", "token_features", "num_tokens", "vector_features"))
