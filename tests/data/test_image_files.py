@@ -82,5 +82,5 @@ def test_nor_is_it_in_a_run_of_others(marker, tmp_path):
     with pytest.raises(UnidentifiedImageError):
         read_strip(tmp_path / "ddim.png")
     with pytest.raises(UnidentifiedImageError):
-        _embedded(tmp_path / "ddim.png", (1, 8, 8))
+        _embedded(tmp_path / "ddim.png", (1, 8, 8), 8)
     assert not marker.exists()
