@@ -148,7 +148,10 @@ def with_bias(change):
         (lambda folder: shutil.rmtree(folder / "text_encoder"), "it has no text_encoder"),
         (lambda folder: shutil.rmtree(folder / "tokenizer"), "it has no tokenizer"),
         (unlike, "its latents have 3 channels, and the network takes 4"),
-        (lambda folder: edited(folder / "vae" / "config.json", _class_name="AutoencoderTiny"), "AutoencoderTiny is no"),
+        (
+            lambda folder: edited(folder / "vae" / "config.json", _class_name="AutoencoderOobleck"),
+            "AutoencoderOobleck is no",
+        ),
         (lambda folder: (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"x" * 99), "damaged"),
         (lambda folder: (folder / "text_encoder" / "model.safetensors").write_bytes(b"x" * 99), "cannot be read"),
         (with_bias(lambda bias: bias * torch.nan), "'final_layer_norm.bias' holds numbers that are not finite"),

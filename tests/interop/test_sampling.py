@@ -150,7 +150,7 @@ def test_the_chain_of_a_continuous_model_stands_at_its_labels(schedule, tmp_path
         ({"input_scale": lambda level: level.alpha}, "denoiser.input_scale"),
         ({"time_label": StepIndex(scale=0.25)}, "denoiser.time_label: .* needs step indices"),
         ({"variance": Learned()}, "denoiser.variance=Learned: .* supports FixedSmall, FixedLarge, LearnedRange"),
-        ({"network": torch.nn.Identity()}, "network=Identity: only DDPMUNet and ADMUNet"),
+        ({"network": torch.nn.Identity()}, "network=Identity: only DDPMUNet, ADMUNet and"),
     ],
 )
 def test_what_diffusers_does_not_have_is_refused(change, says, tmp_path):

@@ -39,7 +39,7 @@ class NetworkDistance(ABC):
         if min(shape[1:]) < self.least:
             raise ValueError(
                 f"perceptual={name}: it takes images of {self.least} pixels or more, and samples have "
-                f"{min(shape[1:])}; choose another, or perceptual@objective.perceptual=null."
+                f"{min(shape[1:])}; choose another, or objective.perceptual=null."
             )
         with torch.device("cpu"):
             self._loaded()
