@@ -156,6 +156,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _rebuilding(module: str, name: str) -> Any:
+    """What replaces a name in a pickle that rebuilds data, or a dtype; None for another name."""
+    if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
+        return dtype
+    return _KNOWN.get((module, name))
+
+
 class _Reader(pickle.Unpickler):
     """An unpickler that calls only functions that rebuild data."""
 
@@ -165,11 +172,8 @@ class _Reader(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """The object that replaces a name in the pickle."""
-        known = _KNOWN.get((module, name))
-        if known is not None:
+        if (known := _rebuilding(module, name)) is not None:
             return known
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
         if module.startswith("torch.nn.modules.") and "." not in name:
             return type(name, (Record,), {"class_name": name})
         raise InteropError(f"{self._path}: it imports {module}.{name}, which is not data; it is not loaded.")
@@ -180,11 +184,8 @@ class _Lenient(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """The object that replaces a name in the pickle."""
-        known = _KNOWN.get((module, name))
-        if known is not None:
+        if (known := _rebuilding(module, name)) is not None:
             return known
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
         if module in ("torch", "torch.storage") and name.endswith("Storage"):  # the kind of numbers
             return getattr(importlib.import_module(module), name)
         return type(name.rpartition(".")[2], (_Object,), {"class_name": name})
