@@ -12,6 +12,7 @@ from torch import Tensor
 
 from denoiselab.conditioners import TokenEncoder
 from denoiselab.frozen.folders import check_sha256, configuration, folder_of
+from denoiselab.frozen.text_encoders import tokenized
 from denoiselab.interop import InteropError
 from denoiselab.interop.imported import target
 from denoiselab.interop.ldm.token_encoder import ldm_bert, ldm_bert_config
@@ -21,9 +22,6 @@ from denoiselab.interop.weights.layout import Layout
 from denoiselab.interop.weights.state_dicts import checked_state, making
 
 _TARGET = target(TokenEncoder)
-
-# Texts at a time.
-_BATCH = 64
 
 
 class LDMTextEncoder:
@@ -87,14 +85,7 @@ class LDMTextEncoder:
         device = torch.device("cpu") if device.type == "meta" else device
         features, masks = [], []
         with torch.device("cpu"), torch.autocast(device.type, enabled=False):
-            for start in range(0, len(texts), _BATCH):
-                batch = tokenizer(
-                    list(texts[start : start + _BATCH]),
-                    padding="max_length",
-                    max_length=self.length,
-                    truncation=True,
-                    return_tensors="pt",
-                ).to(device)
+            for batch in tokenized(tokenizer, texts, self.length, device):
                 features.append(model.to(device)(batch["input_ids"]).float())
                 masks.append(batch["attention_mask"].bool())
         return torch.cat(features), torch.cat(masks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,14 @@ _VARIANT = re.compile(r"(?:pytorch_)?model\.(?!safetensors|bin)([\w-]+)\.(?:safe
 
 # Texts at a time.
 _BATCH = 64
+
+
+def tokenized(tokenizer: Any, texts: Sequence[str], length: int, device: torch.device) -> Iterator[Any]:
+    """Batches of texts as a tokenizer of transformers gives them: `input_ids` and `attention_mask`, `(B, length)`."""
+    for start in range(0, len(texts), _BATCH):
+        batch = list(texts[start : start + _BATCH])
+        found = tokenizer(batch, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+        yield found.to(device)
 
 
 class TextEncoder:
@@ -145,14 +153,7 @@ class TextEncoder:
         model, tokenizer = self._loaded
         parts = []
         with torch.device("cpu"), torch.autocast(device.type, enabled=False):
-            for start in range(0, len(texts), _BATCH):
-                batch = tokenizer(
-                    list(texts[start : start + _BATCH]),
-                    padding="max_length",
-                    max_length=self.length,
-                    truncation=True,
-                    return_tensors="pt",
-                ).to(device)
+            for batch in tokenized(tokenizer, texts, self.length, device):
                 told = {"attention_mask": batch["attention_mask"]} if self.masked else {}
                 if self.layer < -1:
                     told["output_hidden_states"] = True
