@@ -52,7 +52,7 @@ RELEASED: dict[str, Released] = {
 
 
 def written_out(arguments: Sequence[str]) -> list[str]:
-    """Arguments of `sample.py` with `ckpt=model:<name>` and `import=model:<name>` as the import that they stand for.
+    """Arguments of `sample.py` with `ckpt=model:<name>` and `import=model:<name>` as the import that the name means.
 
     Raises:
         BadInput: If there is no model of that name.

@@ -94,7 +94,7 @@ def _texts(conditioner: Conditioner, node: dict[str, Any]) -> Iterator[tuple[Tex
 
 
 def _check_written(captions: Sequence[str]) -> None:
-    """Refuse empty captions, which would stand for no text."""
+    """Refuse empty captions, which mean no text."""
     empty = [number for number, text in enumerate(captions) if not text.strip()]
     if empty:
         raise BadInput(

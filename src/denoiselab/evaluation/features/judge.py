@@ -123,7 +123,7 @@ def _fitted(features: Tensor, labels: Tensor, c: float) -> tuple[Tensor, Tensor]
     standard = ((features.double() - mean) / deviation)[:, varies]
     fit = LogisticRegression(C=c, max_iter=_STEPS).fit(standard.numpy(), labels.numpy())
     classes, features_used = int(labels.max()) + 1, torch.from_numpy(fit.coef_).double() / deviation[varies]
-    if len(fit.classes_) == 2:  # one row of logits stands for two
+    if len(fit.classes_) == 2:  # scikit-learn keeps the logit of the second class alone
         features_used = torch.cat([-features_used, features_used]) / 2
         fit.intercept_ = torch.tensor([-fit.intercept_[0], fit.intercept_[0]]).numpy() / 2
     weight = torch.zeros(classes, features.shape[1], dtype=torch.float64)
