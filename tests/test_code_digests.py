@@ -87,3 +87,25 @@ def test_a_sampler_does_not_depend_on_another_and_none_on_what_shows_numbers():
         ["denoiselab.samplers.ddim", "denoiselab.evaluation.report.tables", "denoiselab.app.commands.cli"]
     )
     assert digest != sha256_of_code(["denoiselab.samplers.unipc"])
+
+
+def test_a_package_that_imports_from_itself_has_a_digest(package):
+    """As `from .mine import Part` in `mine/__init__.py` does, of a module with the package's name."""
+    (package / "mine.py").write_text("class Part: pass\n")
+    (package / "__init__.py").write_text("from .mine import Part\nfrom mine import Part as Again\n")
+    (package / "rules.py").write_text("from mine import Again, Part\n")
+    importlib.import_module("mine.rules")
+    assert len(sha256_of_code(["mine.rules"])) == 64
+
+
+def test_packages_of_another_environment_are_not_ours(package, monkeypatch):
+    """An environment may see another one's packages, by `--system-site-packages` or PYTHONPATH."""
+    place = package.parent / "lib" / "site-packages"
+    (place / "theirs").mkdir(parents=True)
+    (place / "theirs" / "__init__.py").write_text("z = 1\n")
+    monkeypatch.syspath_prepend(str(place))
+    importlib.import_module("theirs")
+    try:
+        assert not code_digest._is_ours("theirs")
+    finally:
+        del sys.modules["theirs"]

@@ -78,7 +78,9 @@ def _is_ours(module: str) -> bool:
         return True
     path = _file(module)
     installed = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return path is not None and not any(path.is_relative_to(place) for place in installed)
+    # An environment may see the packages of another one: of the system, of the user, by PYTHONPATH or a .pth file.
+    elsewhere = path is not None and {"site-packages", "dist-packages"} & {*path.parts}
+    return path is not None and not elsewhere and not any(path.is_relative_to(place) for place in installed)
 
 
 def _file(module: str) -> Path | None:
@@ -148,7 +150,10 @@ def _origin(module: str, name: str) -> str:
     tree = _tree(module)
     if tree is not None and _package(module) == module:
         for node in tree.body:
-            if isinstance(node, ast.ImportFrom) and node.module and _is_ours(node.module):
+            # A relative import names no module of that name; an import of the package from itself defines nothing.
+            if not isinstance(node, ast.ImportFrom) or node.level or node.module in (None, module):
+                continue
+            if _is_ours(node.module):
                 for alias in node.names:
                     if (alias.asname or alias.name) == name:
                         return _origin(node.module, alias.name)

@@ -38,6 +38,12 @@ _APART = (
 
 _PLUGINS = ("hydra._internal.core_plugins.", "hydra_plugins.")
 
+# What a sweeper may be given: samplers as Optuna exports them, and what Hydra's Optuna plugin makes some of them by. A
+# longer name could reach any module that these import.
+_SAMPLERS = re.compile(
+    r"optuna\.samplers\.(nsgaii\.)?[A-Z]\w*|hydra_plugins\.hydra_optuna_sweeper\._impl\.create_nsgaiii?_sampler"
+)
+
 
 class CheckedLoader(Loader):
     """Composes configurations whose node `hydra` is that of the program's own file and of the command line.
@@ -206,11 +212,21 @@ def _check_chosen(node: DictConfig, asked: Node, parsed: Sequence[Override]) -> 
 
 
 def _check_plugins(node: DictConfig) -> None:
-    """Refuse what is not a launcher or sweeper of Hydra, or has a `_target_` within."""
+    """Refuse what is not a launcher or sweeper of Hydra, or calls something else than Optuna's samplers."""
     for part in ("launcher", "sweeper"):
-        for path, name in _calls(_resolved(node, part), f"hydra.{part}"):
-            if path != f"hydra.{part}" or not name.startswith(_PLUGINS):
-                raise BadInput(f"{path}: {name} is not allowed there; hydra.{part} takes plugins of Hydra only.")
+        content = _resolved(node, part)
+        for path, name in _calls(content, f"hydra.{part}"):
+            plugin = path == f"hydra.{part}" and name.startswith(_PLUGINS)
+            if not plugin and not (path.startswith("hydra.sweeper.sampler") and _SAMPLERS.fullmatch(name)):
+                raise BadInput(
+                    f"{path}: {name} is not allowed there; hydra.{part} takes plugins of Hydra only, and "
+                    "hydra.sweeper.sampler Optuna's samplers."
+                )
+        if isinstance(content, Mapping) and content.get("custom_search_space") is not None:
+            raise BadInput(
+                f"hydra.{part}.custom_search_space={content['custom_search_space']}: is not allowed, as it calls a "
+                "function by its name; give the search space as overrides, optimizer.lr='interval(1e-4,1e-2)'."
+            )
 
 
 def _resolved(node: DictConfig, part: str) -> Any:
