@@ -15,6 +15,8 @@ from PIL import Image
 from published.mnist import write_mnist
 
 from denoiselab import parameterizations
+from denoiselab.app.sweeps.records import Sweep
+from denoiselab.app.sweeps.table import write_table
 from denoiselab.noise import Noise
 from denoiselab.pretrained import read_weights as load
 from denoiselab.samplers import DDIM, Ancestral
@@ -179,6 +181,15 @@ def test_a_sweep_runs_each_job_in_its_own_directory(tmp_path, invoke):
         with (sweep / str(number) / "frontier.csv").open() as file:
             assert min(float(r["score"]) for r in csv.DictReader(file)) == float(row["best_score"])
     assert re.search(r"optimizer.lr=0.0003 seed=1 +done", result.out)
+    table = (sweep / "sweep.csv").read_text()
+    (sweep / "sweep.csv").unlink()
+    found = Sweep.read(sweep)
+    write_table(found)
+    assert (sweep / "sweep.csv").read_text() == table
+    assert (found.swept, found.launcher, len(found.planned)) == (("optimizer.lr", "seed"), "BasicLauncher", 4)
+    for job, row in zip(found.jobs, rows, strict=True):
+        assert (job.cell["score"], job.n, job.images_seen) == (float(row["best_score"]), 8, 64)
+        assert found.own(job) == row["overrides"].split()[-2:]
 
 
 def test_a_failing_job_does_not_stop_a_sweep_which_can_be_continued(tmp_path, invoke):

@@ -47,17 +47,25 @@ class OptimizedMetric:
                 f"[{', '.join(frontier.samplers)}], network calls {sorted(set(frontier.calls))}."
             )
 
+    def best(self, records: Iterable[Record]) -> Record:
+        """The cell with the best score.
+
+        Raises:
+            ValueError: If all of its cells failed.
+        """
+        cells = [record for record in records if self._covers(record["sampler"], record["nfe"])]
+        scored = [record for record in cells if record["score"] is not None]
+        if not scored:
+            raise ValueError(f"optimized_metric={self.name}: none of its cells has a score; {_reasons(cells)}")
+        return min(scored, key=loss)
+
     def __call__(self, records: Iterable[Record]) -> float:
         """The value of the metric.
 
         Raises:
             ValueError: If all of its cells failed.
         """
-        cells = [record for record in records if self._covers(record["sampler"], record["nfe"])]
-        scores = [loss(record) for record in cells if record["score"] is not None]
-        if not scores:
-            raise ValueError(f"optimized_metric={self.name}: none of its cells has a score; {_reasons(cells)}")
-        return min(scores)
+        return loss(self.best(records))
 
     def _covers(self, sampler: str, nfe: float) -> bool:
         return self._sampler in (None, sampler) and (self._nfe is None or nfe <= self._nfe)

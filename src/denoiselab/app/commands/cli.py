@@ -10,6 +10,7 @@ import importlib
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import traceback
@@ -138,8 +139,8 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
         signal.signal(signal.SIGTERM, before)
         gc.unfreeze()
         gc.enable()
-        if "denoiselab.app.runs.sweep" in sys.modules:
-            sys.modules["denoiselab.app.runs.sweep"].SweepTable.print()
+        if "denoiselab.app.sweeps.table" in sys.modules:
+            sys.modules["denoiselab.app.sweeps.table"].SweepTable.finish()
     leave(code)
 
 
@@ -213,7 +214,10 @@ def _run_jobs(program: Hydra, name: str, arguments: Namespace) -> None:
 
     try:
         if arguments.multirun:
-            program.multirun(name, job, [*arguments.overrides, "hydra.mode=MULTIRUN"])
+            given = [*arguments.overrides, "hydra.mode=MULTIRUN"]
+            if (place := overrides.sweep_directory(name, arguments.overrides)) is not None:
+                given.append(shlex.split(spelling.override("hydra.sweep.dir", place))[0])  # one for all jobs
+            program.multirun(name, job, given)
         else:
             program.run(name, job, arguments.overrides)
     except _Failed as failed:
@@ -242,6 +246,8 @@ def _check_jobs(name: str, arguments: Namespace, early: Early, show: dict[str, b
         raise BadInput("hydra.mode: cannot be set; start a multirun with -m.")
     if arguments.multirun and any(text.startswith("paths.run_dir=") for text in arguments.overrides):
         raise BadInput("paths.run_dir: a multirun gives each job a directory of its own; see hydra.sweep.dir.")
+    if overrides.typed(arguments.overrides, "hydra.sweep.subdir"):
+        raise BadInput("hydra.sweep.subdir: the folders of a sweep's jobs are called by their numbers; leave it out.")
     jobs = []
     for job in overrides.jobs(name, arguments.overrides, multirun=arguments.multirun):
         config = overrides.composed(name, job)

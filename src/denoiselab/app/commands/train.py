@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab.app.building.check_run import check_config
+from denoiselab.app.runs.names import job_overrides
+from denoiselab.app.sweeps.results import recorded
 
 Config = dict[str, Any]
 
@@ -16,7 +18,10 @@ def check(config: Config, *, sweeping: bool = False) -> None:
 
 
 def run(config: Config, directory: Path | None = None) -> float:
-    """Train, score, report; see `training.run`."""
+    """Train, score, report; see `training.run`; of a job of a sweep, how it went is written too."""
     from denoiselab.app.commands.training import run as train
 
-    return train(config, directory)
+    with recorded(directory or Path(config["paths"]["run_dir"]), job_overrides()) as record:
+        outcome = train(config, directory)
+        record(outcome)
+    return outcome.value

@@ -26,10 +26,12 @@ from denoiselab.app.runs.failures import enough_memory, less_memory
 from denoiselab.app.runs.names import run_name
 from denoiselab.app.runs.processes import whole
 from denoiselab.app.runs.run_directory import RunDirectory
+from denoiselab.app.sweeps.results import Outcome
 from denoiselab.conditioners import Clean
 from denoiselab.console import console
 from denoiselab.errors import BadInput, Failure
 from denoiselab.evaluation import OptimizedMetric, Record
+from denoiselab.evaluation.records import loss
 from denoiselab.files import write_text
 from denoiselab.media.kinds import Images, medium
 from denoiselab.networks.summary import Summary, summarize
@@ -42,8 +44,8 @@ from denoiselab.training.loggers import MetricsCSV
 Config = dict[str, Any]
 
 
-def run(config: Config, directory: Path | None = None) -> float:
-    """Train, score, report; returns the `optimized_metric`, infinity where all of its cells failed.
+def run(config: Config, directory: Path | None = None) -> Outcome:
+    """Train, score, report; the value of the outcome is the `optimized_metric`, infinity where all its cells failed.
 
     Args:
         config: Checked configuration, plain containers.
@@ -75,7 +77,7 @@ def run(config: Config, directory: Path | None = None) -> float:
             raise BadInput(f"max_images={run.settings.max_images}: the run in {path} has seen {images_seen} already.")
         initial = None if continued else starting.initialise(run)
         if not leader and images_seen >= run.settings.max_images:
-            return math.nan  # nothing to train, so no group of processes: the leader scores alone
+            return Outcome(math.nan)  # nothing to train, so no group of processes: the leader scores alone
         if leader:
             home.describe(config, run.images.fingerprint, initial, continued.data_sha256 if continued else None)
             for name, content in run.files.items():
@@ -95,13 +97,14 @@ def run(config: Config, directory: Path | None = None) -> float:
                 if leader:
                     outputs.write(run, path, records, losses)
             if run.reconstructions is not None:
-                return first_stage_outputs.finish(run, run.reconstructions, path, leader=leader)
+                found = first_stage_outputs.finish(run, run.reconstructions, path, leader=leader)
+                return Outcome(found, images_seen=run.module.images_seen)
             if leader:
                 outputs.report(run, path, records, losses, loggers)
     if run.settings.optimized_metric == HELD_OUT_LOSS:
-        return float(losses["loss"])
+        return Outcome(float(losses["loss"]), images_seen=run.module.images_seen)
     assert run.scoring is not None  # a classifier's metric is the loss
-    return _value(run.scoring.optimized, run.module.images_seen, records, leader=leader)
+    return _outcome(run.scoring.optimized, run.module.images_seen, records, leader=leader)
 
 
 class _Checkpoints(NamedTuple):
@@ -171,14 +174,15 @@ def _costs(run: Run) -> Summary:
     return summarize(run.model.trained.network, x, torch.zeros(2), None if run.scoring is None else cond)
 
 
-def _value(optimized: OptimizedMetric, images_seen: int, records: list[Record], *, leader: bool) -> float:
-    """The number that a sweep minimises."""
+def _outcome(optimized: OptimizedMetric, images_seen: int, records: list[Record], *, leader: bool) -> Outcome:
+    """The best cell, with the number that a sweep minimises."""
     try:
-        return optimized(record for record in records if record["images_seen"] == images_seen)
+        best = optimized.best(record for record in records if record["images_seen"] == images_seen)
+        return Outcome(loss(best), best, images_seen)
     except ValueError as failed:  # the run is complete, and its table says which cells failed
         if leader:
             console(stderr=True).print(f"{failed} The value of this run is inf.")
-        return math.inf
+        return Outcome(math.inf, None, images_seen, str(failed))
 
 
 def _continues(option: str, place: Path) -> str:

@@ -45,6 +45,25 @@ def jobs(config_name: str, overrides: Sequence[str], *, multirun: bool) -> list[
         raise BadInput(_one_line(error)) from None
 
 
+def sweep_directory(config_name: str, overrides: Sequence[str]) -> str | None:
+    """The directory of a multirun, which an option that is swept must not change; None if a sweep has to fill it."""
+    fixed = [text for text in overrides if not _parse(text).is_sweep_override()]
+    try:
+        return str(compose(config_name, fixed, return_hydra_config=True).hydra.sweep.dir)
+    except BadInput:
+        raise
+    except (HydraException, OmegaConfBaseException, ValueError):  # refused where each job is composed
+        return None
+
+
+def swept_keys(overrides: Sequence[str], jobs: Sequence[Sequence[str]]) -> list[str]:
+    """The keys of options in which jobs differ, and of the sweeps that the overrides name."""
+    shared = set.intersection(*map(set, jobs)) if jobs else set()
+    differing = [_parse(text).key_or_group for job in jobs for text in job if text not in shared]
+    named = [override.key_or_group for override in map(_parse, overrides) if override.is_sweep_override()]
+    return [*dict.fromkeys([*named, *differing])]
+
+
 def swept(overrides: Sequence[str], job: Sequence[str]) -> list[str]:
     """The overrides of a job of a multirun that are swept."""
     keys = {override.key_or_group for override in map(_parse, overrides) if override.is_sweep_override()}

@@ -1,1 +1,1 @@
-"""Runs: their directories (`run_directory`, `run_id`, `names`, `sweep`), paths, devices, and errors from outside."""
+"""Runs: their directories (`run_directory`, `run_id`, `names`), paths, devices, and errors from outside."""

@@ -36,6 +36,9 @@ _FREE = (
 # Options that earlier versions did not have, with their values in such runs.
 _SINCE = {"init_weights": "raw", "init_optimizer": False}
 
+# What may be in a directory before the run: its lock, and what a sweep writes about its job.
+_BEFORE = (".lock", ".job.lock", "result.json", "job.log")
+
 _PACKAGES = ("denoiselab", "torch", "pytorch-lightning", "hydra-core", "wandb", "numpy")
 
 
@@ -63,7 +66,7 @@ class RunDirectory:
         if path.exists() and not path.is_dir():
             raise BadInput(f"{option}: it is a file; name a directory.")
         if path.is_dir() and not (path / "config.yaml").exists() and not saved(path / CHECKPOINTS):
-            others = [p.name for p in path.iterdir() if p.name != ".lock" and not p.match(".*.tmp")]
+            others = [p.name for p in path.iterdir() if p.name not in _BEFORE and not p.match(".*.tmp")]
             if others:
                 raise BadInput(f"{option}: directory is not empty and not a run; choose a new one or that of a run.")
         try:
