@@ -9,10 +9,12 @@ from oracles import F64
 from denoiselab import parameterizations
 from denoiselab.analytic import GaussianDenoiser
 from denoiselab.denoiser import Denoiser, ScaledTime
+from denoiselab.networks import DiT
 from denoiselab.noise import Noise
 from denoiselab.objectives import DenoisingObjective, ImplicitScoreMatching, SlicedScoreMatching, projections, weights
 from denoiselab.objectives.level_distributions import SingleLevel, UniformTime
 from denoiselab.schedules import VPLinear
+from denoiselab.testing.networks import wake
 
 SCHEDULE = VPLinear()
 MEAN = torch.tensor([0.3, -0.4], dtype=F64)
@@ -290,3 +292,18 @@ def test_refusals():
         sliced(UniformTime(), count=0)
     with pytest.raises(ValueError, match=r"t=7.0"):
         ImplicitScoreMatching(SingleLevel(7.0)).check(denoiser())
+
+
+@pytest.mark.parametrize("objective", [sliced(SingleLevel(T)), ImplicitScoreMatching(SingleLevel(T))])
+def test_activations_that_are_computed_again_change_no_gradient(objective):
+    """The second pass, too, needs the attention that can be differentiated twice, outside of the objective's call."""
+    wanted, found = [], []
+    for levels, out in ((), wanted), ("all", found):
+        torch.manual_seed(0)
+        network = DiT((1, 4, 4), width=16, depth=2, heads=2, checkpoint_levels=levels)
+        wake(network, torch.Generator().manual_seed(0))
+        x0 = torch.ones(2, 1, 4, 4)
+        objective(denoiser(network), x0, Noise(0, torch.arange(2))).mean().backward()
+        out += [p.grad for p in network.parameters() if p.grad is not None]
+    assert len(wanted) > 20
+    assert all(map(torch.equal, found, wanted))

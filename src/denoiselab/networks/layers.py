@@ -8,11 +8,13 @@ both; `groups` and `eps` are of the group norms, `embedding` is the number of fe
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeVar, runtime_checkable
+from contextlib import nullcontext
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from denoiselab.networks.convolution import Conv3x3
@@ -33,9 +35,22 @@ def run(function: Callable[..., _T], *arguments: object, checkpointed: bool = Fa
 
     Source: Chen et al., Training Deep Nets with Sublinear Memory Cost, arXiv 1604.06174.
     """
-    if checkpointed and torch.is_grad_enabled():
+    if not (checkpointed and torch.is_grad_enabled()):
+        return function(*arguments)
+    if torch.compiler.is_compiling() or torch.backends.cuda.flash_sdp_enabled():
         return checkpoint(function, *arguments, use_reentrant=False)
-    return function(*arguments)
+    return checkpoint(function, *arguments, use_reentrant=False, context_fn=lambda: (nullcontext(), _PlainAttention()))
+
+
+class _PlainAttention:
+    """A context in which attention is the one that can be differentiated twice; unlike torch's, entered repeatedly."""
+
+    def __enter__(self) -> None:
+        self._context = sdpa_kernel(SDPBackend.MATH)
+        self._context.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._context.__exit__(*error)
 
 
 def join_image(x: Tensor, image: Tensor | None) -> Tensor:
