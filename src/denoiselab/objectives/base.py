@@ -19,9 +19,14 @@ class Objective(nn.Module, ABC):
 
     One that evaluates a decoder of discrete data keeps it as the attribute `decoder`.
 
+    Attributes:
+        second_derivatives: Whether its loss is made of derivatives of the network, which are differentiated again.
+
     Raises:
         ValueError: If an option of a subclass is out of range.
     """
+
+    second_derivatives = False
 
     @abstractmethod
     def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:

@@ -29,6 +29,8 @@ class _ScoreMatching(LevelObjective):
         power: Of sigma in the weight; with 2 all levels have the same weight.
     """
 
+    second_derivatives = True
+
     def __init__(self, level_distribution: LevelDistribution, power: float = 2.0, sum_dimensions: bool = False) -> None:
         super().__init__(level_distribution, sum_dimensions)
         self.power = power

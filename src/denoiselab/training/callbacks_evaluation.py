@@ -77,7 +77,8 @@ class _Interval(pl.Callback, ABC):
     def _evaluate_unless_stopped(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         start = time.perf_counter()
         try:
-            self.evaluate(trainer, module)
+            with module.preparation.suspended():
+                self.evaluate(trainer, module)
             self._due = False
         except Stopped:
             pass  # the checkpoints' callback saves and stops at the same signal

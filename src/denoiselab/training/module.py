@@ -18,6 +18,7 @@ from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, WEIGHTS_KEYS
 from denoiselab.training.ema import EMA
 from denoiselab.training.finite import DivergedError, not_finite
 from denoiselab.training.lr_schedules import LRSchedule
+from denoiselab.training.preparing import Preparation
 
 
 class DiffusionModule(pl.LightningModule):
@@ -34,6 +35,7 @@ class DiffusionModule(pl.LightningModule):
         seed: Any integer from 0 to 2^63 - 1.
         config: The run's resolved configuration, plain containers, saved in each checkpoint.
         data_sha256: Fingerprint of the samples, saved in each checkpoint.
+        preparation: Of the network; None for none.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class DiffusionModule(pl.LightningModule):
         seed: int,
         config: dict[str, Any],
         data_sha256: str | None = None,
+        preparation: Preparation | None = None,
     ) -> None:
         super().__init__()
         # Its name begins the keys of weights in checkpoints, those of classifiers and first stages too.
@@ -53,10 +56,15 @@ class DiffusionModule(pl.LightningModule):
         self.batch_loss = batch_loss(model, objective)
         self.optimizer, self.lr_schedule, self.ema = optimizer, lr_schedule, ema
         self.seed, self.config, self.data_sha256 = seed, config, data_sha256
+        self.preparation = preparation or Preparation()
         self.initial_optimizer: dict[str, Any] | None = None  # another run's state of the same parameters
         self.images_seen = 0
         self._step_start = self._batch_start = 0
         self._constrained: list[Constrained] = []
+
+    def configure_model(self) -> None:
+        """Prepare the network, before the optimizer is made."""
+        self.preparation(getattr(self.denoiser, "network", self.denoiser))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer; each group has its full learning rate as `initial_lr`."""
@@ -79,6 +87,10 @@ class DiffusionModule(pl.LightningModule):
         self._step_start = self.images_seen
         self.initial_optimizer = None
         self._constrained = [layer for layer in self.denoiser.modules() if isinstance(layer, Constrained)]
+
+    def on_fit_end(self) -> None:
+        """Leave the network as it was before the training."""
+        self.preparation.undo()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The batch's mean loss, a float32 scalar, as `loss`, and the `parts` of it that are logged."""

@@ -41,6 +41,7 @@ from denoiselab.training.interruption import Interruption
 from denoiselab.training.loggers import WandB
 from denoiselab.training.lr_schedules import LRSchedule
 from denoiselab.training.module import DiffusionModule
+from denoiselab.training.preparing import Preparation
 from denoiselab.training.snapshots import SNAPSHOTS
 from denoiselab.training.trackers import Tracker
 
@@ -130,7 +131,8 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     )  # fmt: skip
     objective = parts.build_objective(config)
     module = DiffusionModule(
-        model, objective, optimizer, lr_schedule, ema, settings.seed, config, images.fingerprint
+        model, objective, optimizer, lr_schedule, ema, settings.seed, config, images.fingerprint,
+        Preparation(settings.compile),
     )  # fmt: skip
     names = ema.planned(settings.max_images, settings.batch_size)
     scoring = None

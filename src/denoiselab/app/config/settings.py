@@ -116,6 +116,7 @@ class TrainSettings(_Settings):
     denoiser: Node | None = None
     augmentation: Node | None = None
     latents: str | None = None
+    compile: Literal["off", "per_block", "whole"] = "off"
 
 
 class ClassifierGuidance(_Settings):
