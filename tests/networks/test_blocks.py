@@ -3,7 +3,7 @@
 import pytest
 from test_all_networks import LABEL, NAMES, awake
 
-from denoiselab.networks.blocks import blocks
+from denoiselab.networks.base import blocks
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch._dynamo.utils import counters
 
-from denoiselab.networks.blocks import blocks
+from denoiselab.networks.base import blocks
 from denoiselab.training.preparing import Preparation
 
 

@@ -6,6 +6,9 @@ are sharded, block by block; then the optimizer is made.
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +17,11 @@ from typing import Literal
 import torch
 from torch import nn
 
-from denoiselab.networks.blocks import blocks
+from denoiselab.codecs import ReconstructionLoss
+from denoiselab.errors import BadInput
+from denoiselab.networks.base import blocks
+from denoiselab.objectives import Objective
+from denoiselab.trained import FirstStage, Trained
 
 How = Literal["off", "per_block", "whole"]
 
@@ -60,15 +67,13 @@ class Preparation:
         """Prepare a network; of one that was prepared before, nothing is changed.
 
         Raises:
-            ValueError: If it has no blocks.
+            BadInput: If it has no blocks.
         """
         if self.compile == "off" or self._parts:
             return
         parts = [network] if self.compile == "whole" else blocks(network)
         if not parts:
-            raise ValueError(
-                f"compile=per_block: {type(network).__name__} keeps no blocks in a ModuleList; give compile=whole."
-            )
+            raise _no_blocks(network)
         import torch._dynamo
 
         # All blocks of a class share one list of compiled graphs, which has room for 8 by default; the 9th block of
@@ -107,6 +112,40 @@ class Preparation:
         for part in self._parts:
             part._compiled_call_impl = None
         self._parts = []
+
+
+def check_compile(how: str, model: Trained, objective: Objective | ReconstructionLoss) -> None:
+    """Refuse `compile=how` where the compiler is missing or cannot compile what is trained.
+
+    Raises:
+        BadInput: If so.
+    """
+    if how == "off":
+        return
+    option = f"compile={how}"
+    network = model.trained if isinstance(model, FirstStage) else model.trained.get_submodule("network")
+    if isinstance(model, FirstStage) and how == "whole":
+        raise BadInput(f"{option}: a first stage is no single call of a network; give compile=per_block or off.")
+    if how == "per_block" and not blocks(network):
+        raise BadInput(
+            f"{option}: {type(network).__name__} keeps no blocks in a ModuleList; give compile=whole or off."
+        )
+    if getattr(objective, "second_derivatives", False):
+        raise BadInput(
+            f"{option}: objective {type(objective).__name__} differentiates the network twice, which compiled networks "
+            "do not offer; give compile=off."
+        )
+    if torch.cuda.is_available():
+        if importlib.util.find_spec("triton") is None:
+            raise BadInput(f"{option}: torch's compiler needs the package triton on a GPU; install it, or compile=off.")
+    elif not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise BadInput(f"{option}: torch's compiler needs a C++ compiler on the CPU; install g++, or give compile=off.")
+
+
+def _no_blocks(network: nn.Module) -> BadInput:
+    return BadInput(
+        f"compile=per_block: {type(network).__name__} keeps no blocks in a ModuleList; give compile=whole or off."
+    )
 
 
 def _short(reason: str) -> str:

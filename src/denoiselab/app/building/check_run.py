@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from denoiselab.app.building import checks, compiling, parts, stored_latents
+from denoiselab.app.building import checks, parts, stored_latents
 from denoiselab.app.building.evaluator import frontier_of, optimized_metric
 from denoiselab.app.building.first_stages import check_metric
 from denoiselab.app.building.guiders import Guided
@@ -24,6 +24,7 @@ from denoiselab.objectives import Objective
 from denoiselab.trained import ClassifierModel, FirstStage
 from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 from denoiselab.training.ema import RAW
+from denoiselab.training.preparing import check_compile
 
 # What the model, its objective and its scores do not depend on.
 _OF_TRAINING = ("optimizer", "lr_schedule")
@@ -66,7 +67,7 @@ def _rehearse(content: str) -> None:
     with torch.device("meta"):  # no memory, no arithmetic: a sweep checks every job so
         model = build(config)
     checks.check_model(model, objective)
-    compiling.check(config.get("compile", "off"), model, objective)
+    check_compile(config.get("compile", "off"), model, objective)
     if not isinstance(model.codec, Identity):
         assert isinstance(objective, Objective)
         _check_decoders(objective)
