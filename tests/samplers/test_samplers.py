@@ -42,9 +42,12 @@ SCHEDULES = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+# Those that choose their steps themselves are tried with one number.
+COUNTED = [(name, steps) for name in NAMES for steps in ((10,) if sampler_of(name).adaptive else (1, 2, 3, 7, 10))]
+
+
+@pytest.mark.parametrize(("name", "steps"), COUNTED)
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("steps", [1, 2, 3, 7, 10])
 def test_nfe_is_what_is_called(name, schedule, steps):
     sampler, schedule = sampler_of(name), SCHEDULES[schedule]
     tally = Tally()
@@ -62,7 +65,7 @@ def test_a_budget_is_never_exceeded():
     for name in NAMES:
         sampler = sampler_of(name)
         if not sampler.adaptive and sampler.calls_per_step < 5:
-            for budget in range(sampler.nfe(1, VPLinear()), 30):
+            for budget in range(least := sampler.nfe(1, VPLinear()), least + 10):
                 steps = sampler.steps_for(budget, VPLinear())
                 assert sampler.nfe(steps, VPLinear()) <= budget < sampler.nfe(steps + 1, VPLinear()), name
 
@@ -98,6 +101,8 @@ def test_any_sampler_takes_any_grid(spacing):
     for name in NAMES:
         sampler = copy.copy(sampler_of(name))
         sampler.spacing = grid
+        if sampler.adaptive:
+            sampler.rtol = sampler.atol = 0.05
         x = sampler(mixture(), VPLinear(), (1,), Noise(0, torch.arange(3)), steps=4, dtype=F64)
         assert x.isfinite().all(), name
 
@@ -224,7 +229,7 @@ def draws_between(name):
     sampler = copy.copy(sampler_of(name))
     sampler.spacing = UniformLogSNR()
     start = torch.zeros(40, 1, dtype=F64)
-    ends = sampler(mixture(), VPLinear(), (1,), Spy(0, torch.arange(40)), steps=200, start=start, dtype=F64)
+    ends = sampler(mixture(), VPLinear(), (1,), Spy(0, torch.arange(40)), steps=50, start=start, dtype=F64)
     return set(drawn) == {"between"} and bool((ends[:20] - ends[20:]).abs().mean() > 0.6)
 
 
@@ -240,7 +245,7 @@ def test_halving_the_steps_refines_the_same_path(name):
         sampler.spacing = UniformLogSNR()
         runs = [
             sampler(mixture(), VPLinear(), (1,), kind(0, torch.arange(200)), steps=steps, dtype=F64)
-            for steps in (50, 100, 200)
+            for steps in (25, 50, 100)
         ]
         means[kind] = [float((a - b).abs().mean()) for a, b in itertools.pairwise(runs)]
     print(name, means)
