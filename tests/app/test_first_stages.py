@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from PIL import Image
 import denoiselab
 from denoiselab.app.building import check_run
 from denoiselab.app.config import overrides, resolvers
+from denoiselab.codecs import Adversary
 from denoiselab.from_config import build as built
 from denoiselab.frozen import KLCodec
 from denoiselab.stored import to_uint8
@@ -95,20 +99,66 @@ def test_interrupted_and_continued_equals_uninterrupted(run, tmp_path, invoke):
     for length in ("16", "48", "64"):
         result = invoke("train.py", *options, f"max_images={length}")
         assert result.code == 0, result.err
-    whole, continued = (torch.load(path / "checkpoints" / "last.ckpt", weights_only=True) for path in (run, part))
-    for name, value in whole["state_dict"].items():
-        assert torch.equal(value, continued["state_dict"][name]), name
-    assert any(name.startswith("objective.adversary.discriminator.") for name in whole["state_dict"])
-    for name, value in whole["denoiselab"]["ema"]["ema"].items():
-        assert torch.equal(value, continued["denoiselab"]["ema"]["ema"][name]), name
-    states = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (whole, continued)]
-    assert states[0].keys() == states[1].keys()
-    for number, state in states[0].items():
-        assert all(torch.equal(value, states[1][number][key]) for key, value in state.items())
-    steps = {int(state["step"]) for state in states[0].values()}
+    whole, continued = tensors(run), tensors(part)
+    assert whole.keys() == continued.keys()
+    assert all(torch.equal(value, continued[name]) for name, value in whole.items())
+    assert any(name.startswith("objective.adversary.discriminator.") for name in whole)
+    steps = {int(value) for name, value in whole.items() if name.endswith(" step")}
     assert steps == {4, 2}  # the discriminator's begin with the first of its batches
-    groups = whole["optimizer_states"][0]["param_groups"]
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    groups = saved["optimizer_states"][0]["param_groups"]
     assert [group["initial_lr"] for group in groups] == [2e-3, 1e-3]
+
+
+@pytest.mark.slow
+def test_killed_and_continued_equals_uninterrupted(tmp_path, start, invoke, monkeypatch):
+    """Killed while the discriminator learns, ended by a signal after that, and continued to the end."""
+    drawn, begin, length = random.Random(11), 32, 320
+    killed, ended = drawn.randrange(begin, 100), drawn.randrange(200, length - 32)
+    alone = ["callbacks.held_out.every_images=null", "callbacks.preview.every_images=null"]
+    options = [*SMALL, *ADVERSARY, *alone, f"max_images={length}", "callbacks.checkpoints.every_images=32"]
+    part, whole = tmp_path / "part", tmp_path / "whole"
+    last = part / "checkpoints" / "last.ckpt"
+
+    def seen():
+        return torch.load(last, weights_only=True)["denoiselab"]["images_seen"] if last.exists() else 0
+
+    process = start("train.py", *options, f"paths.run_dir={part}", "max_images=100000")
+    while seen() < killed:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait(timeout=120) == -signal.SIGKILL
+    assert killed <= seen() < ended
+
+    def forward(self, *arguments):
+        if arguments[-1] >= ended:
+            monkeypatch.setattr(Adversary, "forward", judged)
+            signal.raise_signal(signal.SIGTERM)
+        return judged(self, *arguments)
+
+    judged = Adversary.forward
+    monkeypatch.setattr(Adversary, "forward", forward)
+    assert invoke("train.py", *options, f"paths.run_dir={part}").code == 128 + signal.SIGTERM
+    assert ended <= seen() < length
+    for path in (part, whole):
+        result = invoke("train.py", *options, f"paths.run_dir={path}")
+        assert result.code == 0, result.err
+    one, two = (tensors(path) for path in (part, whole))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+def tensors(path):
+    """Weights, averages and the optimizer's state of a run."""
+    saved = torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
+    found = {
+        **saved["state_dict"],
+        **{f"ema {name}": value for name, value in saved["denoiselab"]["ema"]["ema"].items()},
+    }
+    for number, state in saved["optimizer_states"][0]["state"].items():
+        found |= {f"optimizer {number} {key}": value for key, value in state.items()}
+    return found
 
 
 def test_no_average_follows_the_discriminator(run):
