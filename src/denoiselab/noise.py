@@ -33,6 +33,9 @@ _SHARED = 2**31
 _PATHS = 2**30
 _SECOND = 2**29
 
+# The first block of four words of keys, above those of all elements of a draw.
+_KEYS = 2**31
+
 
 def philox(
     counter: Sequence[Tensor], key: tuple[int, int], rounds: int = _ROUNDS, work: Tensor | None = None
@@ -107,6 +110,13 @@ class Noise:
         other.draw, other._first = self.draw + _SHARED, self._first + _SHARED
         self.draw += 1
         return other
+
+    def keys(self, count: int) -> Tensor:
+        """Two 64-bit words a sample and key, `(count, B, 2)` int64: no draw, and the same on each call."""
+        block = torch.arange(count, device=self.index.device)[:, None] + _KEYS
+        draw = torch.tensor(self._first, device=self.index.device)
+        even, odd = philox((block, draw, self.index & _MASK, self.index >> 32), self._key)
+        return (even | odd << 32).movedim(0, -1)
 
     def _words(
         self, draws: Sequence[int], elements: int, rows: slice = slice(None), work: Tensor | None = None

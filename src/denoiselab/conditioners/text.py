@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from denoiselab.conditioners.base import Clean, Conditioner, HeldOut
 from denoiselab.networks.checks import check_dropout
 from denoiselab.networks.conditioning import Conditioning
+from denoiselab.networks.dropout import Dropout
 from denoiselab.noise import Noise
 
 
@@ -146,6 +147,8 @@ class Text(Conditioner):
         """What the encoder makes of texts; of a frozen one from the cache, where they are."""
         distinct = dict.fromkeys(texts)
         if self.module is not None:
+            if any(isinstance(layer, Dropout) and layer.p and layer.training for layer in self.module.modules()):
+                return [*self.encoder(texts, device)]  # whose masks differ between samples of one text
             places = {text: place for place, text in enumerate(distinct)}
             features = self.encoder([*distinct], device)
             rows = torch.tensor([places[text] for text in texts], device=features[0].device)

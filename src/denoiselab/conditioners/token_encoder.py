@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from denoiselab.networks.checks import check_dropout, check_sizes
+from denoiselab.networks.dropout import Dropout
 from denoiselab.networks.transformer import FeedForward, TokenAttention
 
 
@@ -75,9 +76,9 @@ class _Block(nn.Module):
         self.attention = TokenAttention(width, heads, bias=False, inner=heads * head_features)
         self.norm_mlp = nn.LayerNorm(width)
         self.mlp = FeedForward(width, 4 * width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout_attention, self.dropout_mlp = Dropout(dropout), Dropout(dropout)
 
     def forward(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        tokens = tokens + self.dropout(self.attention(self.norm_attention(tokens), mask=mask))
-        out: Tensor = tokens + self.dropout(self.mlp(self.norm_mlp(tokens)))
+        tokens = tokens + self.dropout_attention(self.attention(self.norm_attention(tokens), mask=mask))
+        out: Tensor = tokens + self.dropout_mlp(self.mlp(self.norm_mlp(tokens)))
         return out

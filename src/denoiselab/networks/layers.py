@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from denoiselab.networks.convolution import Conv3x3
+from denoiselab.networks.dropout import Dropout
 from denoiselab.networks.resampling import Averages, Repeats, UpConv2d
 
 _T = TypeVar("_T")
@@ -114,7 +115,7 @@ class ResidualBlock(nn.Module):
         self.conv_in = UpConv2d(channels_in, channels_out) if up else Conv3x3(channels_in, channels_out)
         self.embedding = nn.Linear(embedding, 2 * channels_out if scale_shift else channels_out)
         self.norm_out = NormSiLU(groups, channels_out, eps)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv_out = zero_init(Conv3x3(channels_out, channels_out))
         same = channels_in == channels_out
         self.skip: nn.Module = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)

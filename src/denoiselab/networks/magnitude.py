@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoiselab.networks.attention import attend
+from denoiselab.networks.dropout import Dropout
 
 # Added to a vector's length, so that zeros are not divided by 0.
 EPS = 1e-4
@@ -128,7 +129,7 @@ class MPBlock(nn.Module):
         self.embedding_gain = nn.Parameter(torch.zeros(()))
         self.conv_in = MPConv(channels_out if encoder else channels_in, channels_out, 3)
         self.embedding = MPConv(embedding, channels_out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv_out = MPConv(channels_out, channels_out, 3)
         self.skip: nn.Module = nn.Identity()
         if channels_in != channels_out:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from denoiselab.networks.attention import attend
 from denoiselab.networks.convolution import Conv3x3
+from denoiselab.networks.dropout import Dropout
 from denoiselab.networks.layers import NormSiLU
 from denoiselab.networks.resampling import FIRDownsampleConv, FIRUpsampleConv, Repeats, UpConv2d
 
@@ -70,7 +71,7 @@ class ResidualBlock(nn.Module):
         self.conv_in = scaled(conv)
         self.embedding = scaled(nn.Linear(embedding, channels_out))
         self.norm_out = norm_silu(channels_out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv_out = scaled(Conv3x3(channels_out, channels_out), 0.0)
         self.resample, self.scale = resample, scale
         self.skip: nn.Module = nn.Identity()

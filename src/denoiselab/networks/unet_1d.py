@@ -20,6 +20,7 @@ from denoiselab.networks.checks import (
     level_widths,
 )
 from denoiselab.networks.conditioning import Conditioning, taken
+from denoiselab.networks.dropout import Dropout
 from denoiselab.networks.embeddings import time_embedding
 from denoiselab.networks.layers import NormSiLU, run, zero_init
 from denoiselab.networks.transformer import TokenAttention
@@ -173,7 +174,7 @@ class _Stage(nn.Module):
         self.conv_in = nn.Conv1d(channels_in, channels_out, kernel, padding=kernel // 2)
         self.embedding = nn.Linear(embedding, 2 * channels_out)
         self.norm_out = NormSiLU(groups, channels_out)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv_out = zero_init(nn.Conv1d(channels_out, channels_out, kernel, padding=kernel // 2))
         same = channels_in == channels_out
         self.skip: nn.Module = nn.Identity() if same else nn.Conv1d(channels_in, channels_out, 1)

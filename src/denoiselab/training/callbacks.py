@@ -122,7 +122,7 @@ class Checkpoints(Checkpoint):
 
 
 class LossLog(pl.Callback):
-    """Logs the mean loss and its parts since the last entry, the learning rate and the speed.
+    """Logs the mean loss and its parts since the last entry, the learning rate and the speed, after optimizer steps.
 
     Args:
         every_images: Interval in images seen.
@@ -138,6 +138,7 @@ class LossLog(pl.Callback):
         self._parts: dict[str, torch.Tensor | float] = {}
         self._batches = 0
         self._since = (0, 0.0)
+        self._due = False
         self._strategy: Strategy | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -154,8 +155,10 @@ class LossLog(pl.Callback):
         for name, part in outputs.get("parts", {}).items():
             self._parts[name] = self._parts.get(name, 0.0) + part.double()
         self._batches += 1
-        if not crossed(module, batch, trainer, self.every_images):
+        self._due |= crossed(module, batch, trainer, self.every_images)
+        if not self._due or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
+        self._due = False
         mean = float(trainer.strategy.reduce(self._sum / self._batches, reduce_op="mean"))
         if not math.isfinite(mean):
             raise DivergedError(f"train/loss is {mean} at {module.images_seen:,} images seen")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from denoiselab.data.loading.batches import Batch
+from denoiselab.networks.dropout import Dropout
 from denoiselab.networks.layers import Constrained
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.trained import Trained, batch_loss
@@ -61,6 +62,7 @@ class DiffusionModule(pl.LightningModule):
         self.images_seen = 0
         self._step_start = self._batch_start = 0
         self._constrained: list[Constrained] = []
+        self._dropout: list[Dropout] = []
 
     def configure_model(self) -> None:
         """Prepare the network, before the optimizer is made."""
@@ -87,6 +89,12 @@ class DiffusionModule(pl.LightningModule):
         self._step_start = self.images_seen
         self.initial_optimizer = None
         self._constrained = [layer for layer in self.denoiser.modules() if isinstance(layer, Constrained)]
+        self._dropout = [layer for layer in self.modules() if isinstance(layer, Dropout) and layer.p]
+
+    def on_fit_end(self) -> None:
+        """Take the last batch's keys from dropout."""
+        for layer in self._dropout:
+            layer.key = None
 
     def on_fit_end(self) -> None:
         """Leave the network as it was before the training."""
@@ -94,13 +102,17 @@ class DiffusionModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The batch's mean loss, a float32 scalar, as `loss`, and the `parts` of it that are logged."""
-        # Dropout uses torch's generator, which is seeded by images seen and rank.
+        # What the networks of users draw by torch's generator is seeded by images seen and rank.
         word = (self.seed * 0x9E3779B1 + self.images_seen * 0x10001 + self.global_rank) % 2**63
         torch.default_generator.manual_seed(word)
         if self.device.type == "cuda":  # not torch.manual_seed: without a GPU that queues a stack trace each call
             torch.cuda.manual_seed(word)
         self._batch_start = self.images_seen
-        loss = self.batch_loss.loss(batch, Noise(self.seed, batch["position"], TRAINING), self.images_seen)
+        noise = Noise(self.seed, batch["position"], TRAINING)
+        if self._dropout:
+            for layer, key in zip(self._dropout, noise.keys(len(self._dropout)), strict=True):
+                layer.key = key
+        loss = self.batch_loss.loss(batch, noise, self.images_seen)
         self.images_seen += len(batch["position"]) * self.trainer.world_size
         return {"loss": loss.total, **({"parts": dict(loss.parts)} if loss.parts else {})}
 
