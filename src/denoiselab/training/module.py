@@ -92,12 +92,9 @@ class DiffusionModule(pl.LightningModule):
         self._dropout = [layer for layer in self.modules() if isinstance(layer, Dropout) and layer.p]
 
     def on_fit_end(self) -> None:
-        """Take the last batch's keys from dropout."""
+        """Leave the network as it was before the training."""
         for layer in self._dropout:
             layer.key = None
-
-    def on_fit_end(self) -> None:
-        """Leave the network as it was before the training."""
         self.preparation.undo()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
