@@ -186,8 +186,9 @@ def advised():
 def test_every_option_that_a_message_advises_exists(text, where):
     failed, group = [], text.lstrip("+").partition("=")[0].partition(".")[0]
     likely = sorted(PLACES, key=lambda place: not any(word.startswith(group) for word in place))
-    for place in likely:
-        for program in ("train", "sample", "references", "convert", "report"):
+    first = "sample" if group.startswith(("task", "sampler")) else "train"
+    for program in dict.fromkeys((first, "train", "sample", "references", "convert", "report")):
+        for place in likely:
             with search_path.initialized(ROOT / "conf", program, loader=SharedLoader):
                 try:
                     overrides.composed(program, [*place, spelling.readable(text)])
