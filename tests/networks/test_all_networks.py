@@ -328,7 +328,7 @@ def test_compiles_to_machine_code():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in FAMILIES if name != "unet_text_control"])  # frozen but for a copy
-def test_a_denoiser_learns_in_200_steps(name):
+def test_a_denoiser_learns_in_100_steps(name):
     """Noise is predicted from digits (rows of them as waves, two pixels as points) at ten levels."""
     few = dict.fromkeys(("num_classes", "image_channels", "token_features", "num_tokens", "vector_features"))
     few = {key: value for key, value in {**few, "augmentation_features": None}.items() if key in tiny(name)}
@@ -344,7 +344,7 @@ def test_a_denoiser_learns_in_200_steps(name):
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3, fused=True)
     cond = Conditioning(tokens=torch.ones(16, 5, 6)) if "tokens" in network.conditioning else Conditioning()
     losses = []
-    for _ in range(200):
+    for _ in range(100):
         x0 = data[torch.randint(len(data), (16,), generator=draw)]
         step = torch.randint(10, (16,), generator=draw)
         eps = torch.randn(x0.shape, generator=draw)
