@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from denoiselab.conditioners.base import Clean, Conditioner, HeldOut
 from denoiselab.networks.checks import check_dropout
 from denoiselab.networks.conditioning import Conditioning
-from denoiselab.networks.dropout import Dropout
+from denoiselab.networks.layers import Dropout
 from denoiselab.noise import Noise
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from denoiselab.networks.checks import check_dropout, check_sizes
-from denoiselab.networks.dropout import Dropout
+from denoiselab.networks.layers import Dropout
 from denoiselab.networks.transformer import FeedForward, TokenAttention
 
 

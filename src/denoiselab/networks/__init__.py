@@ -6,8 +6,8 @@ from denoiselab.networks.conditioning import Conditioning
 from denoiselab.networks.control import ControlledTextUNet
 from denoiselab.networks.ddpm import DDPMUNet
 from denoiselab.networks.dit import DiT
-from denoiselab.networks.dropout import Dropout
 from denoiselab.networks.edm2 import EDM2UNet
+from denoiselab.networks.layers import Dropout
 from denoiselab.networks.mlp import MLP
 from denoiselab.networks.ncsn import NCSN, NCSNv2
 from denoiselab.networks.ncsnpp import NCSNpp

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from denoiselab.networks.attention import attend
-from denoiselab.networks.dropout import Dropout
+from denoiselab.networks.layers import Dropout
 
 # Added to a vector's length, so that zeros are not divided by 0.
 EPS = 1e-4

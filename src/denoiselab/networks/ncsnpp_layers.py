@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from denoiselab.networks.attention import attend
 from denoiselab.networks.convolution import Conv3x3
-from denoiselab.networks.dropout import Dropout
-from denoiselab.networks.layers import NormSiLU
+from denoiselab.networks.layers import Dropout, NormSiLU
 from denoiselab.networks.resampling import FIRDownsampleConv, FIRUpsampleConv, Repeats, UpConv2d
 
 # The source's initial scale of 0: its square root, 1e-5, multiplies the weights.

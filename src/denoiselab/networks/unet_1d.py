@@ -20,9 +20,8 @@ from denoiselab.networks.checks import (
     level_widths,
 )
 from denoiselab.networks.conditioning import Conditioning, taken
-from denoiselab.networks.dropout import Dropout
 from denoiselab.networks.embeddings import time_embedding
-from denoiselab.networks.layers import NormSiLU, run, zero_init
+from denoiselab.networks.layers import Dropout, NormSiLU, run, zero_init
 from denoiselab.networks.transformer import TokenAttention
 
 

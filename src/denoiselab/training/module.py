@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from denoiselab.data.loading.batches import Batch
-from denoiselab.networks.dropout import Dropout
-from denoiselab.networks.layers import Constrained
+from denoiselab.networks.layers import Constrained, Dropout
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.trained import Trained, batch_loss
 from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, WEIGHTS_KEYS
