@@ -16,7 +16,7 @@ from published.mnist import write_mnist
 
 from denoiselab import parameterizations
 from denoiselab.app.sweeps.records import Sweep
-from denoiselab.app.sweeps.table import write_table
+from denoiselab.app.sweeps.summary import write_table
 from denoiselab.noise import Noise
 from denoiselab.pretrained import read_weights as load
 from denoiselab.samplers import DDIM, Ancestral
@@ -180,7 +180,7 @@ def test_a_sweep_runs_each_job_in_its_own_directory(tmp_path, invoke):
     for number, row in enumerate(rows):
         with (sweep / str(number) / "frontier.csv").open() as file:
             assert min(float(r["score"]) for r in csv.DictReader(file)) == float(row["best_score"])
-    assert re.search(r"optimizer.lr=0.0003 seed=1 +done", result.out)
+    assert re.search(r"^3 +0\.0003 +1 +0\.\d+ +ddim@\d+ ema +\d:\d\d +done$", result.out, re.M)
     table = (sweep / "sweep.csv").read_text()
     (sweep / "sweep.csv").unlink()
     found = Sweep.read(sweep)

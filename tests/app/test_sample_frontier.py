@@ -208,8 +208,17 @@ def test_jobs_of_a_sweep_are_called_by_what_was_swept(tmp_path, invoke):
     )  # fmt: skip
     assert result.code == 0, result.err
     assert {r["run"] for job in "01" for r in records(sweep / job)} == {"seed=0", "seed=1"}
-    names = {json.loads(line)["run"]["display_name"] for job in "01" for line in wandb_runs(sweep / job)}
-    assert names == {"seed=0", "seed=1"}
+    sent = [json.loads(text)["run"] for place in ("0", "1", ".") for text in wandb_runs(sweep / place)]
+    group = json.loads((sweep / "sweep.json").read_text())["group"]
+    assert {run["run_group"] for run in sent} == {group}
+    assert [run["display_name"] for run in sent] == ["seed=0", "seed=1", f"sweep {group}"]
+    assert sent[2]["job_type"] == "sweep"
+    (table,) = (sweep / "wandb").glob("offline-run-*/files/media/table/sweep_jobs_*.table.json")
+    assert [row[2] for row in json.loads(table.read_text())["data"]] == ["0", "1"]
+    assert "in the mean over 2 seeds, 95% interval [" in result.out
+    shown = content(sweep / "sweep.html")
+    assert [job["link"] for job in shown["jobs"]] == [f"{job['texts'][0]}/frontier.html" for job in shown["jobs"]]
+    assert shown["panels"][0]["title"] == "seeds 0, 1"
     result = invoke("sample.py", f"ckpt={sweep}/*", "task=frontier", "task.nfe=[2]")
     assert result.code == 0, result.err
     (joint,) = sweep.glob("frontier-*")

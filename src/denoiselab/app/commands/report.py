@@ -12,6 +12,8 @@ from typing import Any
 from denoiselab.app.config.settings import Config, ReportSettings, parse
 from denoiselab.app.runs.names import distinct
 from denoiselab.app.runs.panel import PANELS, alone, panels, table
+from denoiselab.app.sweeps.records import Sweep
+from denoiselab.app.sweeps.summary import summarise
 from denoiselab.choices import folder
 from denoiselab.console import console
 from denoiselab.errors import BadInput
@@ -30,8 +32,10 @@ _JOINT = "frontiers.html"
 def check(config: Config, *, sweeping: bool = False) -> ReportSettings:
     """Check all options."""
     settings = parse(ReportSettings, config)
-    if settings.to == "page" and not settings.runs:
-        raise BadInput("runs=[]: name at least one run directory, runs=[logs/digits/<run id>].")
+    if settings.sweep is not None and (settings.runs or settings.to != "page"):
+        raise BadInput(f"sweep={settings.sweep}: goes without runs and with to=page alone.")
+    if settings.to == "page" and not settings.runs and settings.sweep is None:
+        raise BadInput("runs=[]: name at least one run directory, runs=[logs/digits/<run id>], or sweep=<directory>.")
     if settings.to != "page":
         from denoiselab.training.loggers import has_wandb_key  # imports Lightning
 
@@ -45,13 +49,21 @@ def check(config: Config, *, sweeping: bool = False) -> ReportSettings:
 def run(config: Config, directory: Path | None = None) -> None:
     """Do what is asked, and say where it is."""
     settings = check(config)
-    if settings.to == "page":
+    if settings.sweep is not None:
+        sweep = Sweep.read(Path(settings.sweep))
+        summarise(sweep, settings.level, None if settings.out is None else Path(settings.out), track=False)
+    elif settings.to == "page":
         homes = directories(settings.runs)
         try:
             write_joint(homes, settings.out, settings.level)
         except ValueError as error:
             raise BadInput(str(error)) from None
-        return
+    else:
+        _to_wandb(settings)
+
+
+def _to_wandb(settings: ReportSettings) -> None:
+    """Register the presets of the charts, or write a report."""
     import wandb  # slow to import
 
     entity = settings.entity or str(wandb.Api().default_entity)

@@ -26,6 +26,7 @@ from denoiselab.app.runs.failures import enough_memory, less_memory
 from denoiselab.app.runs.names import run_name
 from denoiselab.app.runs.processes import whole
 from denoiselab.app.runs.run_directory import RunDirectory
+from denoiselab.app.sweeps.records import group_of
 from denoiselab.app.sweeps.results import Outcome
 from denoiselab.conditioners import Clean
 from denoiselab.console import console
@@ -55,10 +56,7 @@ def run(config: Config, directory: Path | None = None) -> Outcome:
         BadInput: If parts do not fit together, or the directory cannot be used.
         Stopped: If the run was asked to stop; it has saved its state.
     """
-    # What Lightning says of defaults, tips and loaders is said better here, or is not so.
-    for package in ("pytorch_lightning", "lightning_fabric"):
-        warnings.filterwarnings("ignore", module=package)
-        logging.getLogger(package).setLevel(logging.WARNING)
+    _silence_lightning()
     path = directory or Path(config["paths"]["run_dir"])
     config["paths"]["run_dir"] = str(path)
     option, place = ("paths.run_dir", path) if directory is None else ("hydra.sweep.dir", directory.parent)
@@ -105,6 +103,13 @@ def run(config: Config, directory: Path | None = None) -> Outcome:
         return Outcome(float(losses["loss"]), images_seen=run.module.images_seen)
     assert run.scoring is not None  # a classifier's metric is the loss
     return _outcome(run.scoring.optimized, run.module.images_seen, records, leader=leader)
+
+
+def _silence_lightning() -> None:
+    """What Lightning says of defaults, tips, loaders and srun is said better here, or is not so."""
+    for package in ("pytorch_lightning", "lightning_fabric"):
+        warnings.filterwarnings("ignore", module=package)
+        logging.getLogger(package).setLevel(logging.WARNING)
 
 
 class _Checkpoints(NamedTuple):
@@ -228,8 +233,9 @@ def _loggers(run: Run, directory: RunDirectory, images_seen: int, *, leader: boo
         yield [metrics]
         return
     metrics.truncate()
+    path, group = directory.path, group_of(directory.path)
     opened = [
-        tracker.open(directory.path, directory.info["wandb_id"], run_name(directory.path), run.config)
+        tracker.open(path, directory.info["wandb_id"], run_name(path), run.config, group=group)
         for tracker in run.trackers.values()
     ]
     code = 1

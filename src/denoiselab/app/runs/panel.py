@@ -32,7 +32,7 @@ def panels(named: Mapping[str, Path], level: float = 0.05) -> list[Config]:
     """
     groups: dict[str, dict[int, str]] = {}
     for name, directory in named.items():
-        config = _config(directory)
+        config = config_of(directory)
         if isinstance(seed := config.get("seed"), int):
             own = {key: value for key, value in config.items() if key not in _ASIDE}
             groups.setdefault(json.dumps(own, sort_keys=True, default=str), {}).setdefault(seed, name)
@@ -47,18 +47,22 @@ def panels(named: Mapping[str, Path], level: float = 0.05) -> list[Config]:
 
 def table(panel: Config) -> str:
     """A table of a panel, and a sentence on each difference."""
-    level, rows = 1 - panel["level"], panel["cells"]
     seeds = ", ".join(map(str, panel["seeds"]))
-    title = f"{panel['trainings']} trainings (seed {seeds}), {level:.0%} t intervals over trainings"
+    title = f"{panel['trainings']} trainings (seed {seeds}), {1 - panel['level']:.0%} t intervals over trainings"
+    return "\n".join([line(title), aligned(rows(panel)), *map(line, sentences(panel))])
+
+
+def rows(panel: Config) -> list[list[str]]:
+    """Heads, and a row a cell."""
     heads = ["cell", "metric", "n", "mean", "interval", "sd of training", "sd of draws"]
     cells = [
         [
             _name(row), row["metric"], str(row["n"]), digits(row["mean"]), _interval(row),
             _digits(row["training_sd"]), _digits(row["draw_sd"]),
         ]
-        for row in rows
+        for row in panel["cells"]
     ]  # fmt: skip
-    return "\n".join([line(title), aligned([heads, *cells]), *map(line, sentences(panel))])
+    return [heads, *cells]
 
 
 def sentences(panel: Config) -> list[str]:
@@ -90,7 +94,7 @@ def _digits(value: float | None) -> str:
     return "" if value is None else digits(value)
 
 
-def _config(directory: Path) -> Config:
+def config_of(directory: Path) -> Config:
     """The configuration of a run; empty if it cannot be read."""
     try:
         config = OmegaConf.to_container(OmegaConf.load(directory / "config.yaml"))

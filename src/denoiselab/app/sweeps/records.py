@@ -186,6 +186,14 @@ def job_of(directory: Path) -> int | None:
     return int(name) if there else None
 
 
+def group_of(directory: Path) -> str | None:
+    """The group on trackers of the run in a folder: its sweep's; None of a run that is no job's."""
+    try:
+        return None if job_of(directory) is None else Sweep.read(directory.absolute().parent).id
+    except BadInput:
+        return None
+
+
 @contextmanager
 def alive(directory: Path) -> Iterator[int]:
     """Within it the job of a folder counts as alive; gives the descriptor, which a child may inherit.

@@ -1,4 +1,4 @@
-"""The summary of a sweep: `sweep.csv`, and the table at the end."""
+"""What Hydra calls in a sweep: its record before the first job, its table after each, its summary at the end."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from denoiselab.app.config import overrides
-from denoiselab.app.runs.names import SWEEP
 from denoiselab.app.runs.run_id import run_id
 from denoiselab.app.sweeps.records import Sweep
-from denoiselab.cleaning import aligned
+from denoiselab.cleaning import line
 from denoiselab.console import console
-from denoiselab.files import write_csv
+from denoiselab.errors import BadInput
 
 
 class SweepTable(Callback):
@@ -43,41 +42,18 @@ class SweepTable(Callback):
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write the table after a job of a multirun."""
         if config.hydra.mode is not None and config.hydra.mode.name == "MULTIRUN":
+            from denoiselab.app.sweeps.summary import write_table  # imports torch, for single runs too
+
             write_table(Sweep.read(Path(config.hydra.sweep.dir)))
 
     @classmethod
     def finish(cls) -> None:
-        """Write and print the table of the sweep that this process has started, if there is one."""
+        """Write and print the summary of the sweep that this process has started, if there is one."""
         if cls.started is not None:
-            sweep = Sweep.read(cls.started)
-            cls.started = None
-            write_table(sweep)
-            print_table(sweep)
+            from denoiselab.app.sweeps.summary import summarise
 
-
-def write_table(sweep: Sweep) -> None:
-    """Write `sweep.csv`, a row a job."""
-    rows = [
-        {
-            "job": job.number,
-            "overrides": " ".join(job.overrides),
-            "status": job.status,
-            "best_score": "" if job.value is None else job.value,
-            "optimized_metric": sweep.metric,
-            "error": job.error or "",
-            "directory": str(job.directory),
-        }
-        for job in sweep.jobs
-    ]
-    write_csv(sweep.directory / SWEEP, rows)
-
-
-def print_table(sweep: Sweep) -> None:
-    """Print the jobs, with the overrides that are swept."""
-    out = console()
-    table = [["job", "overrides", "status", "best score", "error"]]
-    for job in sweep.jobs:
-        score = "" if job.value is None else f"{job.value:.3f}"
-        table.append([str(job.number), " ".join(sweep.own(job)), job.status, score, job.error or ""])
-    out.print(aligned(table, left=5))
-    out.print(f"best score: {sweep.metric} of each job, lower is better: {sweep.directory}")
+            started, cls.started = cls.started, None
+            try:
+                summarise(Sweep.read(started))
+            except (BadInput, OSError) as error:  # after all jobs, whose records stay
+                console(stderr=True).print(f"no summary of the sweep: {line(error)}")

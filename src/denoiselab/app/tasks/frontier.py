@@ -25,6 +25,7 @@ from denoiselab.app.config.settings import Config, Evaluation, SampleSettings, p
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.names import name_of
 from denoiselab.app.runs.paths import device_of, newest
+from denoiselab.app.sweeps.records import group_of
 from denoiselab.app.tasks.measuring import Measuring
 from denoiselab.app.tasks.task import bound_decoding, check_finite, check_level, check_ranges
 from denoiselab.console import console
@@ -244,7 +245,7 @@ def _score(job: Job, asked: SampleSettings, device: torch.device, interruption: 
 
 
 def _report(job: Job, asked: SampleSettings, records: list[Record], directory: Path) -> None:
-    """Print the frontier, and send it to trackers: an evaluation in the group of its training run."""
+    """Print the frontier, and send it to trackers: an evaluation in the group of its training run, or of its sweep."""
     try:
         group = str(json.loads((job.home / "run.json").read_text(encoding="utf-8"))["wandb_id"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -255,7 +256,7 @@ def _report(job: Job, asked: SampleSettings, records: list[Record], directory: P
     opened = [
         tracker.open(
             directory, f"{group}-eval-{checkpoint}", f"{name_of(job.home)} frontier of {job.path.stem}",
-            job.loaded.config, group=group, job_type="evaluation",
+            job.loaded.config, group=group_of(job.home) or group, job_type="evaluation",
         )
         for tracker in trackers.values()
     ]  # fmt: skip

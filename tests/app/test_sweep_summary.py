@@ -1,0 +1,132 @@
+"""A sweep is looked at later: `python -m denoiselab.report sweep=<directory>`, from the records of its jobs alone."""
+
+import csv
+import json
+
+import pytest
+from PIL import Image
+
+from denoiselab.app.sweeps.records import Job, Sweep
+from denoiselab.app.sweeps.summary import commands, ranked
+
+REPORT = "src/denoiselab/report.py"
+TIMES = {"started": "2026-11-30T10:00:00+00:00", "ended": "2026-11-30T10:01:05+00:00"}
+CELL = {"sampler": "ddim", "nfe": 10, "weights": "ema", "guidance": None}
+
+
+def write(folder, *jobs, swept=("optimizer.lr",), launcher="BasicLauncher"):
+    """A sweep whose jobs are given as (overrides, result); None for one that has not started."""
+    planned = {number: tuple(overrides) for number, (overrides, _) in enumerate(jobs)}
+    words = ("train.py", "-m", "optimizer.lr=1e-4,1e-3")
+    sweep = Sweep(folder, "x-1", launcher, swept, "frontier/best", words, planned)
+    sweep.write()
+    for number, (overrides, result) in enumerate(jobs):
+        if result is not None:
+            job = Job(number, folder / str(number), tuple(overrides), **{**TIMES, "metric": "frontier/best", **result})
+            job.write()
+    return Sweep.read(folder)
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    done = {"status": "done", "cell": CELL, "n": 1000, "images_seen": 51200}
+    jobs = [
+        (["optimizer.lr=1e-4", "batch_size=64"], {**done, "value": 12.5}),
+        (["optimizer.lr=3e-4", "batch_size=64"], {"status": "failed", "error": "out of memory; batch_size=32."}),
+        (["optimizer.lr=1e-3", "batch_size=64"], {**done, "value": 11.25}),
+        (["optimizer.lr=3e-3", "batch_size=64"], {"status": "pruned", "value": 3.0, "error": "worse than the median."}),
+        (["optimizer.lr=1e-2", "batch_size=64"], None),
+    ]
+    return write(tmp_path / "sweep", *jobs)
+
+
+def test_the_report_of_a_sweep(sweep, invoke):
+    """Sorted, the best on top; of the options only the swept one; what is not done with its reason."""
+    result = invoke(REPORT, f"sweep={sweep.directory}")
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert lines[0].split() == ["job", "optimizer.lr", "frontier/best", "by", "time", "status"]
+    assert [text.split()[0] for text in lines[1:6]] == ["2", "0", "1", "3", "4"]  # a pruned value is of less training
+    assert lines[1].split() == ["2", "1e-3", "11.25", "ddim@10", "ema", "1:05", "done"]
+    assert lines[6] == "best: optimizer.lr=1e-3: frontier/best 11.25 by ddim@10 ema (job 2)"
+    assert "job 1 is failed (optimizer.lr=3e-4): out of memory; batch_size=32." in lines
+    assert "job 3 is pruned (optimizer.lr=3e-3): worse than the median." in lines
+    assert "job 4 is waiting (optimizer.lr=1e-2)" in lines
+    with (sweep.directory / "sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["job"] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert [row["rank"] for row in rows] == ["2", "", "1", "", ""]
+    assert rows[1]["error"] == "out of memory; batch_size=32."
+    assert Image.open(sweep.directory / "sweep.png").size[0] > 400
+    page = (sweep.directory / "sweep.html").read_text()
+    content = json.loads(page.split('<script id="data" type="application/json">')[1].split("</script>")[0])
+    assert content["headline"] == lines[6]
+    assert content["counts"] == "5 jobs: 2 done, 1 failed, 1 pruned, 1 waiting; 4:20 of job time"
+    assert [axis["name"] for axis in content["axes"]] == ["optimizer.lr", "frontier/best"]
+
+
+def test_its_commands(sweep):
+    again, resume = commands(sweep, ranked(sweep))
+    assert again == f"python sample.py ckpt={sweep.directory / '2'}"
+    assert resume == f"python train.py -m optimizer.lr=1e-4,1e-3 hydra.sweep.dir={sweep.directory}"
+
+
+def test_to_another_folder(sweep, invoke, tmp_path):
+    (sweep.directory / "2" / "frontier.html").write_text("")
+    result = invoke(REPORT, f"sweep={sweep.directory}", f"out={tmp_path / 'out'}")
+    assert result.code == 0, result.err
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"sweep.csv", "sweep.html", "sweep.png"}
+    assert '"link": "../sweep/2/frontier.html"' in (tmp_path / "out" / "sweep.html").read_text()
+    assert not (sweep.directory / "sweep.html").exists()
+
+
+def test_of_jobs_none_of_which_is_done(tmp_path, invoke):
+    write(tmp_path / "s", (["seed=0"], {"status": "failed", "error": "<b>no</b> data."}), swept=("seed",))
+    result = invoke(REPORT, f"sweep={tmp_path / 's'}")
+    assert result.code == 0, result.err
+    assert "no job of 1 has a value." in result.out
+    assert "job 0 is failed (seed=0): <b>no</b> data." in result.out
+    assert "<b>no" not in (tmp_path / "s" / "sweep.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "result.json: damaged, or not JSON."),
+        ('{"status": "done", "value": "low", "overrides": 5, "cell": [], "n": {}}', "it has no value"),
+        ('{"status": ["done"], "value": NaN}', "job 0 is ['done']"),
+        ('{"status": "done", "value": 1.0, "checksum": "0"}', "changed since it was written"),
+    ],
+)
+def test_a_damaged_record_is_a_job_without_a_value(tmp_path, invoke, text, says):
+    sweep = write(tmp_path / "s", (["seed=0"], None), (["seed=1"], {"status": "done", "value": 2.0}), swept=("seed",))
+    (sweep.directory / "0").mkdir()
+    (sweep.directory / "0" / "result.json").write_text(text)
+    result = invoke(REPORT, f"sweep={sweep.directory}")
+    assert result.code == 0, result.err
+    assert says in result.out
+    assert "best: all options equal: frontier/best 2.00 (job 1)" in result.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["sweep=none"], "sweep=none: no sweep.json there"),
+        (["sweep=."], "sweep=.: no sweep.json there"),
+        (["sweep=x", "runs=[y]"], "sweep=x: goes without runs and with to=page alone."),
+        (["sweep=x", "to=wandb_chart"], "sweep=x: goes without runs and with to=page alone."),
+    ],
+)
+def test_bad_input(arguments, says, invoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = invoke(REPORT, *arguments)
+    assert result.code == 2, result.err
+    assert says in result.last
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"id": 1}', '{"jobs": {"x": []}}'])
+def test_a_damaged_record_of_the_sweep(tmp_path, invoke, text):
+    (tmp_path / "sweep.json").write_text(text)
+    result = invoke(REPORT, f"sweep={tmp_path}")
+    assert result.code == 2
+    assert "sweep.json: damaged (" in result.last
