@@ -13,6 +13,7 @@ from denoiselab.training.callbacks import LossLog
 from denoiselab.training.callbacks_evaluation import FrontierScores, Preview
 from denoiselab.training.interruption import Stopped
 from denoiselab.training.module import DiffusionModule
+from denoiselab.training.preparing import Preparation
 
 LONGER = [*QUICK, "max_images=160", "network.dropout=0.1", "callbacks.checkpoints.every_images=64"]
 
@@ -63,7 +64,7 @@ class Trainer(SimpleNamespace):
 def module(images_seen):
     out = DiffusionModule.__new__(DiffusionModule)
     torch.nn.Module.__init__(out)
-    out.images_seen = images_seen
+    out.images_seen, out.preparation = images_seen, Preparation()
     return out
 
 

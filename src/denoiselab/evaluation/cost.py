@@ -24,7 +24,7 @@ from denoiselab.schedules import Level
 _REPEATS = 3
 
 
-class _Moment:
+class Instant:
     """A point in time: of the CPU's clock, or an event of CUDA's stream, which the host does not wait for."""
 
     def __init__(self, device: torch.device) -> None:
@@ -36,7 +36,7 @@ class _Moment:
         else:
             self._clock = perf_counter()
 
-    def since(self, start: _Moment) -> float:
+    def since(self, start: Instant) -> float:
         """Milliseconds from `start`."""
         if self._event is None:
             return 1000 * (self._clock - start._clock)
@@ -47,10 +47,10 @@ class _Moment:
 @dataclass
 class _Batch:
     size: int
-    start: _Moment
-    calls: list[tuple[_Moment, _Moment]] = field(default_factory=list)
-    sampled: _Moment | None = None  # the end of the last step
-    drawn: _Moment | None = None
+    start: Instant
+    calls: list[tuple[Instant, Instant]] = field(default_factory=list)
+    sampled: Instant | None = None  # the end of the last step
+    drawn: Instant | None = None
 
     def milliseconds(self, steps: int) -> tuple[list[float], float, float, float]:
         """Of each call, of a step without its calls, of decoding, and of all."""
@@ -75,18 +75,18 @@ class Stopwatch:
 
     def draw(self, model: Model, index: Tensor, drawing: Drawing, on_step: OnStep) -> tuple[Tensor, Tally]:
         """`model.draw`, timed."""
-        batch = _Batch(len(index), _Moment(self._device))
+        batch = _Batch(len(index), Instant(self._device))
 
         def steer(denoise: Denoise, index: Tensor, tally: Tally) -> Denoise:
             own = denoise if drawing.steer is None else drawing.steer(denoise, index, tally)
             return _Timed(own, batch.calls, self._device)
 
         def noted(moment: Moment) -> None:
-            batch.sampled = _Moment(self._device)
+            batch.sampled = Instant(self._device)
             on_step(moment)
 
         out = model.draw(index, dataclasses.replace(drawing, steer=steer), noted)
-        batch.drawn = _Moment(self._device)
+        batch.drawn = Instant(self._device)
         self._batches.append(batch)
         return out
 
@@ -118,13 +118,13 @@ class Stopwatch:
 class _Timed:
     """A denoiser whose calls are timed."""
 
-    def __init__(self, denoise: Denoise, calls: list[tuple[_Moment, _Moment]], device: torch.device) -> None:
+    def __init__(self, denoise: Denoise, calls: list[tuple[Instant, Instant]], device: torch.device) -> None:
         self._denoise, self._calls, self._device = denoise, calls, device
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
-        before = _Moment(self._device)
+        before = Instant(self._device)
         prediction = self._denoise(x, level)
-        self._calls.append((before, _Moment(self._device)))
+        self._calls.append((before, Instant(self._device)))
         return prediction
 
 
@@ -171,10 +171,10 @@ def cost_of_call(
 
 
 def _timed(call: Callable[[], object], device: torch.device) -> Sequence[float]:
-    moments = [_Moment(device)]
+    moments = [Instant(device)]
     for _ in range(_REPEATS):
         call()
-        moments.append(_Moment(device))
+        moments.append(Instant(device))
     return [after.since(before) for before, after in pairwise(moments)]
 
 

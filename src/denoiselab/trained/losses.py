@@ -48,6 +48,11 @@ class Group(NamedTuple):
 class BatchLoss(Protocol):
     """What differs between the kinds of what a run trains."""
 
+    @property
+    def model(self) -> Model | ClassifierModel | FirstStage:
+        """What is trained."""
+        ...
+
     def loss(self, batch: Batch, noise: Noise, images_seen: int, /) -> Loss:
         """The loss of a batch in the network's range; all random numbers but dropout's come from `noise`.
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
 
-from denoiselab.training.callbacks import LossLog, check_interval, crossed
+from denoiselab.training.callbacks import check_interval, crossed, left_out
 from denoiselab.training.checkpoint_files import BEST
 from denoiselab.training.interruption import Stopped
 from denoiselab.training.module import DiffusionModule
@@ -75,16 +75,10 @@ class _Interval(pl.Callback, ABC):
         """Score or draw samples of the module's present weights."""
 
     def _evaluate_unless_stopped(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
-        start = time.perf_counter()
-        try:
-            with module.preparation.suspended():
-                self.evaluate(trainer, module)
+        # At a signal the checkpoints' callback saves and stops.
+        with left_out(trainer), suppress(Stopped), module.preparation.suspended():
+            self.evaluate(trainer, module)
             self._due = False
-        except Stopped:
-            pass  # the checkpoints' callback saves and stops at the same signal
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, LossLog):
-                callback.leave_out(time.perf_counter() - start)
 
 
 class FrontierScores(_Interval):

@@ -33,6 +33,7 @@ from denoiselab.from_config import build, identity
 from denoiselab.model import Model
 from denoiselab.nodes.instantiate import check, check_contract, construct
 from denoiselab.trained import FirstStage, Trained
+from denoiselab.trained.costs import step_costs
 from denoiselab.training.callbacks import ProgressBar
 from denoiselab.training.checkpoint_files import CHECKPOINTS
 from denoiselab.training.checkpoints import AtomicCheckpointIO
@@ -43,6 +44,7 @@ from denoiselab.training.lr_schedules import LRSchedule
 from denoiselab.training.module import DiffusionModule
 from denoiselab.training.preparing import Preparation
 from denoiselab.training.snapshots import SNAPSHOTS
+from denoiselab.training.throughput import CompilerReport
 from denoiselab.training.trackers import Tracker
 
 # How Lightning's classes refuse their arguments.
@@ -154,7 +156,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     stop = interruption.check if scoring is None else scoring.evaluator.check
     weights = first_weights(config, names)
     measured = _measured(config, settings, module, model, (images, held_out), weights, stop)
-    trainer = _trainer(config, settings, path, interruption, scoring, measured)
+    trainer = _trainer(config, settings, module, path, interruption, scoring, measured)
     return Run(
         config=config,
         settings=settings,
@@ -237,6 +239,7 @@ def _load(config: Config, model: Trained, run: Path) -> tuple[DataSet, DataSet, 
 def _trainer(
     config: Config,
     settings: TrainSettings,
+    module: DiffusionModule,
     path: Path,
     interruption: Interruption,
     scoring: Scoring | None,
@@ -245,6 +248,10 @@ def _trainer(
     given: dict[str, dict[str, Any]] = {
         "checkpoints": {"directory": path / CHECKPOINTS, "interruption": interruption},
         "held_out": {"prepare": held_out.of},
+        "throughput": {
+            "flops": lambda: step_costs(module.batch_loss.model, module.objective).flops,
+            "precision": str(config["trainer"]["precision"]),
+        },
     }
     nodes = config["callbacks"]
     drawn = held_out if scoring is None else scoring.periodic
@@ -258,6 +265,7 @@ def _trainer(
         given["preview"] = {"directory": path / "samples" / "preview", "prepare": drawn.preview}
     callbacks = [construct(node, f"callbacks.{name}", _REFUSALS, **given.get(name, {})) for name, node in nodes.items()]
     check_monitors(dict(zip(nodes, callbacks, strict=True)), config, held_out.names)
+    report = [] if settings.compile == "off" else [CompilerReport()]
     trainer: pl.Trainer = construct(
         {**config["trainer"], "accelerator": resolve_accelerator(config["trainer"]["accelerator"])},
         "trainer",
@@ -265,7 +273,7 @@ def _trainer(
         max_steps=-(-settings.max_images // settings.batch_size),
         max_epochs=-1,
         logger=False,
-        callbacks=[*callbacks, ProgressBar(settings.max_images), DirectoryCheck(path)],
+        callbacks=[ProgressBar(settings.max_images), *callbacks, *report, DirectoryCheck(path)],
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,
