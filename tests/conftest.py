@@ -97,6 +97,16 @@ def command(program: str, *arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / program), *arguments]
 
 
+def quick_to_start(script: str, seconds: float) -> bool:
+    """Whether a script, which prints the seconds of an import and what it must not load, is quick once in three."""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        (taken,) = done.stdout.split()
+        if float(taken) < seconds:
+            return True
+    return False
+
+
 @pytest.fixture
 def start():
     """Start a program as a process; what still runs at the end of the test is killed."""

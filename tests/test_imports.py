@@ -1,7 +1,6 @@
 """The mathematics is light to import: torch, and nothing of Lightning or Hydra."""
 
-import subprocess
-import sys
+from conftest import quick_to_start
 
 SCRIPT = """
 import time
@@ -16,10 +15,5 @@ print(seconds, *[name for name in heavy if name in sys.modules])
 
 
 def test_the_core_imports_torch_alone_in_a_fifth_of_a_second():
-    """Of the processor's time, which other work on the machine does not stretch; the least of three starts."""
-    results = [
-        subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True).stdout.split()
-        for _ in range(3)
-    ]
-    assert all(len(result) == 1 for result in results), results
-    assert min(float(result[0]) for result in results) < 0.2
+    """Of the processor's time, which other work on the machine does not stretch; in one of three starts."""
+    assert quick_to_start(SCRIPT, 0.2)
