@@ -6,7 +6,8 @@ import json
 import pytest
 from PIL import Image
 
-from denoiselab.app.sweeps.records import Job, Sweep
+from denoiselab.app.runs import names
+from denoiselab.app.sweeps.records import Job, Sweep, group_of
 from denoiselab.app.sweeps.summary import commands, ranked
 
 REPORT = "src/denoiselab/report.py"
@@ -130,3 +131,17 @@ def test_a_damaged_record_of_the_sweep(tmp_path, invoke, text):
     result = invoke(REPORT, f"sweep={tmp_path}")
     assert result.code == 2
     assert "sweep.json: damaged (" in result.last
+
+
+def test_a_job_is_called_by_what_is_swept_in_any_process(sweep, monkeypatch):
+    """A launcher's process has a command line of its own; so has that of a job that is run alone."""
+    words = ["+optimizer.lr=3e-4", "batch_size=64", f"paths.run_dir={sweep.directory / '1'}"]
+    monkeypatch.setattr("sys.argv", ["_submit.py", "logs/.submitit/%j"])
+    monkeypatch.setattr(names, "job_overrides", lambda: words)
+    assert names.run_name(sweep.directory / "1") == "+optimizer.lr=3e-4"
+    assert group_of(sweep.directory / "1") == "x-1"
+    assert names.run_name(sweep.directory) == "sweep"
+    assert group_of(sweep.directory) is None
+    (sweep.directory / "sweep.json").write_text("[]")
+    assert names.run_name(sweep.directory / "1") == "1"
+    assert group_of(sweep.directory / "1") is None

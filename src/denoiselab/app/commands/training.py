@@ -26,7 +26,7 @@ from denoiselab.app.runs.failures import enough_memory, less_memory
 from denoiselab.app.runs.names import run_name
 from denoiselab.app.runs.processes import whole
 from denoiselab.app.runs.run_directory import RunDirectory
-from denoiselab.app.sweeps.records import group_of
+from denoiselab.app.sweeps.records import Sweep, group_of
 from denoiselab.app.sweeps.results import Outcome
 from denoiselab.conditioners import Clean
 from denoiselab.console import console
@@ -192,9 +192,13 @@ def _outcome(optimized: OptimizedMetric, images_seen: int, records: list[Record]
 
 def _continues(option: str, place: Path) -> str:
     """The command that continues this run, which `option` finds again in its place."""
-    given = any(argument.startswith(f"{option}=") for argument in sys.argv)
+    try:
+        words = Sweep.read(place).command  # of a sweep: a launcher's processes have a command line of their own
+    except BadInput:
+        words = tuple(sys.argv)
+    given = any(argument.startswith(f"{option}=") for argument in words)
     lightnings = ("hydra.run.dir=", "hydra.job.name=", "hydra.output_subdir=")  # for the processes that it starts
-    command = shlex.join(["python", *(argument for argument in sys.argv if not argument.startswith(lightnings))])
+    command = shlex.join(["python", *(argument for argument in words if not argument.startswith(lightnings))])
     return command if given else f"{command} {override(option, place)}"
 
 

@@ -64,12 +64,6 @@ def swept_keys(overrides: Sequence[str], jobs: Sequence[Sequence[str]]) -> list[
     return [*dict.fromkeys([*named, *differing])]
 
 
-def swept(overrides: Sequence[str], job: Sequence[str]) -> list[str]:
-    """The overrides of a job of a multirun that are swept."""
-    keys = {override.key_or_group for override in map(_parse, overrides) if override.is_sweep_override()}
-    return [text for text in job if _parse(text).key_or_group in keys]
-
-
 def given_in(node: str, overrides: Sequence[str]) -> set[str]:
     """Names of the options of a node that the overrides set, whole or in part."""
     keys = (_parse(text).key_or_group.split(".") for text in overrides)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-
-from denoiselab.app.config import overrides
 
 SWEEP = "sweep.csv"
+SWEEP_RECORD = "sweep.json"
 
 # Options of paths and output.
 _ASIDE = ("paths.", "hydra", "name=", "logger", "traceback")
@@ -29,11 +26,14 @@ def job_overrides() -> list[str]:
 
 
 def run_name(directory: Path) -> str:
-    """The name of this job's run: in a multirun the swept options, else that of the directory."""
-    if HydraConfig.initialized() and HydraConfig.get().mode is RunMode.MULTIRUN:
-        given = [text for text in sys.argv[1:] if not text.startswith("-")]
-        return " ".join(overrides.swept(given, job_overrides())) or directory.absolute().name
-    return directory.absolute().name
+    """The name of this job's run: of a job of a sweep the swept options, else that of the directory."""
+    try:
+        swept = json.loads((directory.absolute().parent / SWEEP_RECORD).read_text(encoding="utf-8"))["swept"]
+        # Not by the command line: a launcher's processes have one of their own.
+        own = [text for text in job_overrides() if text.partition("=")[0].lstrip("+~") in swept]
+    except (OSError, ValueError, KeyError, TypeError):
+        own = []
+    return " ".join(own) or directory.absolute().name
 
 
 def name_of(directory: Path) -> str:

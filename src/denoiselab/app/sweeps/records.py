@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from denoiselab.app.runs.names import SWEEP_RECORD
 from denoiselab.errors import BadInput
 from denoiselab.files import read_json, write_json
 
 FORMAT = 1
-MANIFEST = "sweep.json"
+MANIFEST = SWEEP_RECORD
 RESULT = "result.json"
 LOG = "job.log"
 LOCK = ".job.lock"
