@@ -14,6 +14,7 @@ from torch import nn
 from denoiselab.codecs import Autoencoder, AutoencoderDC, AutoencoderKL, AutoencoderTiny, VQModel
 from denoiselab.files import atomic, write_text
 from denoiselab.frozen.folders import check_sha256, configuration, folder_of
+from denoiselab.frozen.representations import RepresentationAutoencoder
 from denoiselab.interop import InteropError
 from denoiselab.interop.diffusers.pipelines import layout_of, read_model
 from denoiselab.interop.weights.files import read_safetensors
@@ -22,8 +23,15 @@ from denoiselab.interop.weights.state_dicts import checked_state, making
 
 # Our own format: the class and its options in `config.json`, and these weights.
 _WEIGHTS = "model.safetensors"
-_KINDS = (AutoencoderKL, VQModel, AutoencoderTiny, AutoencoderDC)
-_CLASSES: dict[Any, type[nn.Module]] = {f"denoiselab.codecs.{kind.__name__}": kind for kind in _KINDS}
+_KINDS = (AutoencoderKL, VQModel, AutoencoderTiny, AutoencoderDC, RepresentationAutoencoder)
+
+
+def _name(kind: type[nn.Module]) -> str:
+    """As YAMLs name it."""
+    return f"denoiselab.{kind.__module__.split('.')[1]}.{kind.__name__}"
+
+
+_CLASSES: dict[Any, type[nn.Module]] = {_name(kind): kind for kind in _KINDS}
 
 
 class FolderCodec(Autoencoder):
@@ -135,8 +143,27 @@ class DCCodec(FolderCodec):
     kind, draws, choice = AutoencoderDC, False, "autoencoder_dc"
 
 
+class RAECodec(FolderCodec):
+    """A `RepresentationAutoencoder`, of images of the size with which it was trained."""
+
+    kind, draws, choice = RepresentationAutoencoder, False, "rae"
+
+    def __init__(
+        self,
+        path: str,
+        shape: Sequence[int],
+        scale: float | Sequence[float] | None = None,
+        sha256: str | None = None,
+        batch_size: int = 16,
+    ) -> None:
+        kind, options = described(folder_of(path))
+        if kind is self.kind and list(shape) != list(options["shape"]):
+            raise ValueError(f"path={path}: its images are {list(options['shape'])}; data.shape={list(shape)} is not.")
+        super().__init__(path, shape, scale, sha256, batch_size)
+
+
 _CODECS: dict[type[nn.Module], type[FolderCodec]] = {
-    codec.kind: codec for codec in (KLCodec, VQCodec, TinyCodec, DCCodec)
+    codec.kind: codec for codec in (KLCodec, VQCodec, TinyCodec, DCCodec, RAECodec)
 }
 
 
@@ -176,11 +203,11 @@ def write(folder: Path, kind: type[nn.Module], options: Mapping[str, Any], state
 
     Args:
         folder: A new folder.
-        kind: A class of `denoiselab.codecs` that `can_write` knows.
+        kind: A class that `can_write` knows.
         options: Arguments of its constructor, plain containers.
         state: Its weights.
     """
-    write_text(folder / "config.json", json.dumps({"_target_": f"denoiselab.codecs.{kind.__name__}", **options}))
+    write_text(folder / "config.json", json.dumps({"_target_": _name(kind), **options}))
     with atomic(folder / _WEIGHTS) as file:
         file.write(save({name: tensor.cpu().contiguous() for name, tensor in state.items()}))
 

@@ -91,10 +91,17 @@ def _resolved(option: str, call: Callable[[], _T]) -> _T:
         raise BadInput(f"{option}.{error}") from None
 
 
+def _timm_config(path: str) -> dict[str, Any]:
+    from denoiselab.frozen.representations import timm_config
+
+    return _resolved("objective.regulariser", lambda: timm_config(path))
+
+
 _RESOLVERS: dict[str, Callable[..., Any]] = {
     "latent_shape": _latent_shape,
     "num_classes": _num_classes,
     "token_features": _token_features,
     "folder_sha256": _folder_sha256,
+    "timm_config": _timm_config,
     "inpainting_channels": lambda shape: 1 + shape[0],
 }
