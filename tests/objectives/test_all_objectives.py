@@ -4,7 +4,7 @@ import functools
 
 import pytest
 import torch
-from configurations import build, names
+from configurations import build, complete
 from oracles import F64, mixture
 
 from denoiselab import parameterizations, variances
@@ -135,7 +135,7 @@ def accepted(objective, denoisers):
     raise AssertionError("no denoiser suits the objective")
 
 
-@pytest.mark.parametrize("name", [name for name in names("objective") if name != "cross_entropy"])
+@pytest.mark.parametrize("name", [name for name in complete("objective") if name != "cross_entropy"])
 def test_every_configured_objective_has_its_optimum_at_the_posterior_mean(name):
     """Along scalings of the output, on a continuous schedule if it takes one; distances but the square differ."""
     objective = build("objective", name)

@@ -1,5 +1,6 @@
 """Training objectives: one loss per sample, unreduced."""
 
+from denoiselab.objectives.alignment import RepresentationAlignment
 from denoiselab.objectives.base import Objective
 from denoiselab.objectives.classification import CrossEntropy
 from denoiselab.objectives.continuous import ContinuousBound
@@ -14,6 +15,7 @@ __all__ = [
     "Hybrid",
     "ImplicitScoreMatching",
     "Objective",
+    "RepresentationAlignment",
     "SlicedScoreMatching",
     "SohlDickstein",
     "VariationalBound",

@@ -21,12 +21,14 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         second_derivatives: Whether its loss is made of derivatives of the network, which are differentiated again.
+        uses_images: Whether it is of the images too where the network's data are stored latents of them.
 
     Raises:
         ValueError: If an option of a subclass is out of range.
     """
 
     second_derivatives = False
+    uses_images: bool = False
 
     @abstractmethod
     def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:

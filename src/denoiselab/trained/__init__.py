@@ -4,9 +4,10 @@ from torch import nn
 
 from denoiselab.codecs import ReconstructionLoss
 from denoiselab.model import Model
+from denoiselab.objectives import RepresentationAlignment
 from denoiselab.trained.classifier import ClassifierModel
 from denoiselab.trained.first_stage import FirstStage
-from denoiselab.trained.losses import BatchLoss, Denoising, Group, Loss, Reconstructing
+from denoiselab.trained.losses import Aligning, BatchLoss, Denoising, Group, Loss, Reconstructing
 
 # What a run trains.
 Trained = Model | ClassifierModel | FirstStage
@@ -18,10 +19,14 @@ def batch_loss(model: Trained, objective: nn.Module) -> BatchLoss:
         assert isinstance(objective, ReconstructionLoss)
         objective.check(model.trained, model.shape)
         return Reconstructing(model, objective)
+    if isinstance(objective, RepresentationAlignment):
+        assert isinstance(model, Model)
+        return Aligning(model, objective)
     return Denoising(model, objective)
 
 
 __all__ = [
+    "Aligning",
     "BatchLoss",
     "ClassifierModel",
     "Denoising",

@@ -14,6 +14,7 @@ from denoiselab.codecs import ReconstructionLoss
 from denoiselab.conditioners import Clean
 from denoiselab.model import Model
 from denoiselab.noise import Noise
+from denoiselab.objectives import RepresentationAlignment
 from denoiselab.trained.classifier import ClassifierModel
 from denoiselab.trained.first_stage import FirstStage
 
@@ -99,6 +100,30 @@ class Denoising:
         cond = conditioner.train(clean, noise)._replace(augmentation=clean.augmentation)
         x0 = codec.encode_latents(kept, noise.normal)
         return Loss(self.objective(self.model.trained, x0, noise, cond).mean())
+
+
+@dataclass(frozen=True)
+class Aligning:
+    """As `Denoising`, with the features of a layer of the network aligned to those of a frozen one."""
+
+    model: Model
+    objective: RepresentationAlignment
+
+    def groups(self) -> list[Group]:
+        return self._plain.groups()
+
+    def idle(self, images_seen: int) -> list[nn.Parameter]:
+        return []
+
+    def loss(self, batch: Batch, noise: Noise, images_seen: int) -> Loss:
+        with self.objective.watched(self.model.denoiser) as seen:
+            total = self._plain.loss(batch, noise, images_seen).total
+        cosine = self.objective.cosine(seen[-1], batch["images"])
+        return Loss(total - self.objective.weight * cosine, {"alignment": cosine.detach()})
+
+    @property
+    def _plain(self) -> Denoising:
+        return Denoising(self.model, self.objective)
 
 
 @dataclass(frozen=True)

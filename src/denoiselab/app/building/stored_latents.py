@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab.codecs import Codec
-from denoiselab.conditioners import Conditioner
 from denoiselab.data import DataSet
 from denoiselab.data.augmentation import Augmentation, HorizontalFlip
 from denoiselab.data.latents import LatentStore, StoredLatents
@@ -42,10 +41,10 @@ def origin(codec: Codec, data: DataSet, option: str) -> Config:
 def read(
     config: Config,
     codec: Codec,
-    conditioner: Conditioner,
     data: DataSet,
     augmentation: Augmentation | None,
     *,
+    uses_images: bool,
     verify: bool,
 ) -> StoredLatents | None:
     """The latents that `latents` names, once they are known to be those of the codec and of the data; None for none.
@@ -53,9 +52,9 @@ def read(
     Args:
         config: Of a run.
         codec: Its codec.
-        conditioner: Its conditioner.
         data: Training images.
         augmentation: Of the training, which `check_augmentation` accepts.
+        uses_images: Whether its conditioner or its objective needs the images too.
         verify: Compare checksums, not only sizes.
 
     Raises:
@@ -85,15 +84,15 @@ def read(
     if cropped != (store.crops is not None):
         has, needs = ("random", "fixed") if store.crops is not None else ("no random", "random")
         raise BadInput(f"{option}: they are of images with {has} crops, and data.resize asks for {needs} ones; {again}")
-    if cropped and conditioner.uses_images:
-        raise BadInput(f"{option}: conditions are made of the images, whose crops are not those of the latents.")
+    if cropped and uses_images:
+        raise BadInput(f"{option}: conditions or features are of images, whose crops are not those of the latents.")
     if augmentation is not None and not store.flips:
         raise BadInput(
             f"augmentation=flip: {option} are not of mirrored images; make them with flips=true, or choose "
             "augmentation=null."
         )
     assert augmentation is None or isinstance(augmentation, HorizontalFlip)
-    return StoredLatents(store, config["seed"], augmentation, conditioner.uses_images)
+    return StoredLatents(store, config["seed"], augmentation, uses_images)
 
 
 def check_augmentation(config: Config, augmentation: Augmentation | None) -> None:
