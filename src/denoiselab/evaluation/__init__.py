@@ -19,6 +19,7 @@ from denoiselab.evaluation.contracts import (
 )
 from denoiselab.evaluation.feature_contracts import FeatureExtractor, Layer, Metric
 from denoiselab.evaluation.features.classifier import DomainClassifier
+from denoiselab.evaluation.features.clip_folder import CLIPFolder
 from denoiselab.evaluation.features.dinov2 import DINOv2
 from denoiselab.evaluation.features.efficientnet import EfficientNetLite0
 from denoiselab.evaluation.features.fidelity import CLIP, VGG16, InceptionV3
@@ -26,6 +27,7 @@ from denoiselab.evaluation.features.judge import LinearJudge
 from denoiselab.evaluation.features.several import SeveralExtractors
 from denoiselab.evaluation.frontier import Frontier
 from denoiselab.evaluation.metrics.class_accuracy import ClassAccuracy
+from denoiselab.evaluation.metrics.clip_score import CLIPScore
 from denoiselab.evaluation.metrics.frechet import FrechetDistance
 from denoiselab.evaluation.metrics.frechet_ratio import FrechetRatio
 from denoiselab.evaluation.metrics.inception_score import InceptionScore
@@ -44,6 +46,8 @@ from denoiselab.evaluation.store import Store
 __all__ = [
     "CLIP",
     "VGG16",
+    "CLIPFolder",
+    "CLIPScore",
     "ClassAccuracy",
     "ContractError",
     "Control",

@@ -60,6 +60,9 @@ class Subject(NamedTuple):
         of: dict[str, Any] = {"classes": self.classes} if getattr(scorer, "reads_classes", False) else {}
         if getattr(scorer, "reads_pictures", False):
             of["pictures"] = self.model.conditioner.pictures
+        if getattr(scorer, "reads_texts", False):
+            own = self.model.conditioner
+            of["texts"] = own.described if own.names & {"tokens", "vector"} else None
         return cast(Statistics, scorer.statistics(start, self.strata, **of))
 
 

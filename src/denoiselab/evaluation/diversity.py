@@ -144,6 +144,7 @@ class _Joined:
         self.description = scorer.description
         self.reads_classes = getattr(scorer, "reads_classes", False)
         self.reads_pictures = getattr(scorer, "reads_pictures", False)
+        self.reads_texts = getattr(scorer, "reads_texts", False)
         each = [scorer, *others]
         self.lower_is_better = {name: lower for one in each for name, lower in one.lower_is_better.items()}
 
@@ -167,6 +168,12 @@ class _Once(FeatureExtractor):
 
     def title(self, metric: str) -> str:
         return self._extractor.title(metric)
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Those of the extractor, if it has any."""
+        extractor: Any = self._extractor
+        out: Tensor = extractor.texts(texts)
+        return out
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         if self._last[0] is not images:

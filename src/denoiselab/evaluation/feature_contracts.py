@@ -5,7 +5,7 @@ A choice of `conf/metric` is a `Metric`. It reads statistics of a layer of a `Fe
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -69,6 +69,8 @@ class Layer:
         pictures: "held_out" or "train", for whose captions the samples were drawn, and the samples' indices `(n,)`
             int64, of which `denoiselab.data.rows_of` makes rows; None for samples of no such caption, and if no metric
             reads it.
+        texts: A beginning to the extractor's features `(n, D)` float32 of the samples' texts after it; None for samples
+            of no text, and if no metric reads it.
     """
 
     moments: Any
@@ -77,6 +79,7 @@ class Layer:
     held_out: Layer | None = None
     classes: Tensor | None = None
     pictures: tuple[str, Tensor] | None = None
+    texts: Callable[[str], Tensor] | None = None
 
     @property
     def outputs(self) -> Tensor:
@@ -96,6 +99,7 @@ class Metric(Protocol):
         reads_held_out: Whether it reads `Layer.held_out` of the reference; False if absent.
         reads_classes: Whether it reads `Layer.classes`; False if absent.
         reads_pictures: Whether it reads `Layer.pictures`; False if absent.
+        reads_texts: Whether it reads `Layer.texts`, which needs an extractor with a method `texts`; False if absent.
         averaged: Whether values by different extractors have one scale, so that their mean is a score; False if absent.
         favours_data: Whether draws of the data score better than those of other distributions; True if absent.
         lower_is_better: By name of each score, without the extractor's name.

@@ -20,7 +20,7 @@ from torch import nn
 from denoiselab.codecs import ReconstructionLoss
 from denoiselab.errors import BadInput
 from denoiselab.networks.base import blocks
-from denoiselab.objectives import Objective
+from denoiselab.objectives import Objective, RepresentationAlignment
 from denoiselab.trained import FirstStage, Trained
 
 How = Literal["off", "per_block", "whole"]
@@ -135,6 +135,8 @@ def check_compile(how: str, model: Trained, objective: Objective | Reconstructio
             f"{option}: objective {type(objective).__name__} differentiates the network twice, which compiled networks "
             "do not offer; give compile=off."
         )
+    if isinstance(objective, RepresentationAlignment):
+        raise BadInput(f"{option}: objective=repa reads a layer inside the network; give compile=off.")
     if torch.cuda.is_available():
         if importlib.util.find_spec("triton") is None:
             raise BadInput(f"{option}: torch's compiler needs the package triton on a GPU; install it, or compile=off.")

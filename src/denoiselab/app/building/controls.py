@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ def controls(model: Model, measure: Measure, data: DataSet, number: int) -> Cont
 
     Args:
         model: Whose samples have the captions of the data, in turn.
-        measure: Its metrics read classes or pictures of samples; else there are no controls.
+        measure: Its metrics read classes, pictures or texts of samples; else there are no controls.
         data: The data.
         number: Of samples of a cell.
     """
@@ -37,6 +38,8 @@ def controls(model: Model, measure: Measure, data: DataSet, number: int) -> Cont
         of["classes"] = lambda index: data.labels[rows_of(index, len(data), split)]
     if getattr(scorer, "reads_pictures", False):
         of["pictures"] = split
+    if getattr(scorer, "reads_texts", False) and (captions := data.captions) is not None:
+        of["texts"] = lambda index: [captions[row] for row in rows_of(index, len(data), split).tolist()]
     if not of:
         return {}
     out, index = {}, torch.arange(min(number, len(data)))
@@ -48,7 +51,8 @@ def controls(model: Model, measure: Measure, data: DataSet, number: int) -> Cont
                 kept = model.codec.encode_pixels(data.inputs(rows).to(model.device))
                 images = to_stored(model.codec.decode(model.codec.encode_latents(kept, torch.zeros)))
             statistics.update(images.to(model.device))
-        out[name] = {title: score.value for title, score in scorer.scores(statistics, reference).items()}
+        found = {title: score.value for title, score in scorer.scores(statistics, reference).items()}
+        out[name] = {title: value for title, value in found.items() if math.isfinite(value)}
     return out
 
 

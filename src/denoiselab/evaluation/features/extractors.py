@@ -22,7 +22,7 @@ from denoiselab.evaluation.contracts import (
 )
 from denoiselab.evaluation.feature_contracts import LOGITS, FeatureExtractor, Metric
 from denoiselab.evaluation.features.weights import WeightsFile
-from denoiselab.evaluation.metrics.collected import Classes, Collected
+from denoiselab.evaluation.metrics.collected import Collected
 from denoiselab.evaluation.ranks import on_first_rank
 from denoiselab.evaluation.references import files
 from denoiselab.evaluation.references import given as given_files
@@ -110,14 +110,12 @@ class FeatureScorer:
         of_data = getattr(extractor, "classifies_data", False)
         self.reads_classes = of_data and any(getattr(metric, "reads_classes", False) for metric in metrics)
         self.reads_pictures = any(getattr(metric, "reads_pictures", False) for metric in metrics)
+        self.reads_texts = any(getattr(metric, "reads_texts", False) for metric in metrics)
 
-    def statistics(
-        self, start: int = 0, strata: int = 1, classes: Classes | None = None, pictures: str | None = None
-    ) -> Collected:
-        """Empty statistics; `classes` are those of samples by their indices, `pictures` as of `Conditioner`."""
-        read = classes if self.reads_classes else None
-        shown = pictures if self.reads_pictures else None
-        return Collected(self.extractor, self.metrics, start=start, strata=strata, classes=read, pictures=shown)
+    def statistics(self, start: int = 0, strata: int = 1, **of: Any) -> Collected:
+        """Empty statistics of samples, whose `classes`, `pictures` and `texts`, as of `Collected`, may be given."""
+        read = {name: value for name, value in of.items() if getattr(self, f"reads_{name}")}
+        return Collected(self.extractor, self.metrics, start=start, strata=strata, **read)
 
     def reference(
         self,
@@ -210,12 +208,14 @@ class ImageExtractor(Extractor):
         layers: Layers that metrics can read.
         weights: The file of its weights; None if it has none.
         channels: Allowed numbers of channels; None for any.
+        reads_texts: Whether its features have a method `texts`, of texts to features of the same space.
     """
 
     name: str
     layers: frozenset[str]
     weights: WeightsFile | None = None
     channels: tuple[int, ...] | None = (1, 3)
+    reads_texts: bool = False
 
     def check(
         self, shape: Sequence[int], metrics: Mapping[str, Metric], num_samples: int | None, given: Given | None = None
@@ -236,6 +236,11 @@ class ImageExtractor(Extractor):
         for key, metric in metrics.items():
             if metric.layer not in self.layers:
                 raise ValueError(f"evaluation.metrics: {key} reads {metric.layer}, which {name} does not have.")
+            if getattr(metric, "reads_texts", False) and not self.reads_texts:
+                raise ValueError(
+                    f"evaluation.metrics: {key} reads texts, which {name} does not; choose "
+                    "evaluation/extractor=clip_folder."
+                )
             if num_samples is not None:
                 metric.check(num_samples, f"evaluation.metrics: {key}: num_samples")
         sha256 = self.check_weights(layers_of(metrics))

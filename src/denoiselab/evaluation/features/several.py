@@ -14,7 +14,7 @@ from torch import Tensor
 from denoiselab.data import DataSet
 from denoiselab.evaluation.contracts import Extractor, Given, Influences, Score, Workspace
 from denoiselab.evaluation.features.extractors import FeatureScorer, ImageExtractor
-from denoiselab.evaluation.metrics.collected import Classes, Collected
+from denoiselab.evaluation.metrics.collected import Collected
 from denoiselab.evaluation.metrics.standard_errors import second_order, standard_error, without_second_order
 from denoiselab.evaluation.references.files import FileReference
 
@@ -163,6 +163,7 @@ class SeveralScorer:
         self.facts: Mapping[str, Any] = {"metrics": first.facts["metrics"], "extractors": own}
         self.reads_classes = any(one.reads_classes for one in self.scorers)
         self.reads_pictures = any(one.reads_pictures for one in self.scorers)
+        self.reads_texts = any(one.reads_texts for one in self.scorers)
         ratios = [metric for metric in first.metrics if getattr(metric, "averaged", False)]
         self._means = {f"{name}_mean": name for metric in ratios for name in metric.lower_is_better}
         means = {f"{name}_mean": lower for metric in ratios for name, lower in metric.lower_is_better.items()}
@@ -170,11 +171,9 @@ class SeveralScorer:
         self.lower_is_better: Mapping[str, bool] = means | each if first.metrics[0] in ratios else each | means
         self.metric = next(iter(self.lower_is_better))
 
-    def statistics(
-        self, start: int = 0, strata: int = 1, classes: Classes | None = None, pictures: str | None = None
-    ) -> SeveralStatistics:
-        """Empty statistics; `classes` and `pictures` as of `FeatureScorer`."""
-        return SeveralStatistics([one.statistics(start, strata, classes, pictures) for one in self.scorers])
+    def statistics(self, start: int = 0, strata: int = 1, **of: Any) -> SeveralStatistics:
+        """Empty statistics; further arguments are those of `FeatureScorer`."""
+        return SeveralStatistics([one.statistics(start, strata, **of) for one in self.scorers])
 
     def reference(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,9 @@ _Collector = GaussianStatistics | FeatureFile
 # The classes `(B,)` int64 of samples of indices `(B,)`; None for samples of no class.
 Classes = Callable[[Tensor], Tensor | None]
 
+# The texts of samples of indices `(B,)`; None for samples of no text.
+Texts = Callable[[Tensor], Sequence[str] | None]
+
 
 class Collected:
     """Moments, and features if a metric needs them, of the layers that metrics read.
@@ -31,6 +35,7 @@ class Collected:
         strata: Sample i is drawn from stratum i mod strata.
         classes: The classes of samples; None where they have none.
         pictures: As of `Conditioner`.
+        texts: Those of samples; None where they have none.
     """
 
     def __init__(
@@ -43,9 +48,10 @@ class Collected:
         strata: int = 1,
         classes: Classes | None = None,
         pictures: str | None = None,
+        texts: Texts | None = None,
     ) -> None:
         self._extractor, self._start, self._strata, self.n = extractor, start, strata, 0
-        self._classes, self._pictures = classes, pictures
+        self._classes, self._pictures, self._texts = classes, pictures, texts
         dimensions = extractor.dimensions
         read = [metric for metric in metrics if metric.reads_reference or not reference]
         moments = {metric.layer for metric in read if metric.reads_moments}
@@ -106,7 +112,11 @@ class Collected:
         index = self._start + torch.arange(self.n)
         classes = None if self._classes is None else self._classes(index)
         pictures = None if self._pictures is None else (self._pictures, index)
-        return Layer(self.moments.get(name), features, self._strata, classes=classes, pictures=pictures)
+        own = None if self._texts is None else self._texts(index)
+        extractor: Any = self._extractor
+        texts = None if own is None else lambda before: extractor.texts([before + text for text in own])
+        moments = self.moments.get(name)
+        return Layer(moments, features, self._strata, classes=classes, pictures=pictures, texts=texts)
 
     @property
     def fingerprint(self) -> str:
