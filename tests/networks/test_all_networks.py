@@ -314,7 +314,7 @@ def compiled(name, backend, **options):
     return all(map(close, got, want))
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", [name for name in CLASSES if name != "unet_text"])  # unet_text_control contains it
 def test_compiles_without_graph_breaks(name):
     assert compiled(name, "aot_eager")
 
