@@ -129,9 +129,8 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     images, held_out, files = _load(config, model, path)
     augmentation = parts.build_augmentation(config)
     objective = parts.build_objective(config)
-    uses_images = model.conditioner.uses_images or getattr(objective, "uses_images", False)
     latents = stored_latents.read(
-        config, model.codec, images, augmentation, uses_images=uses_images, verify=is_leader()
+        config, model.codec, (model.conditioner, objective), images, augmentation, verify=is_leader()
     )  # fmt: skip
     module = DiffusionModule(
         model, objective, optimizer, lr_schedule, ema, settings.seed, config, images.fingerprint,

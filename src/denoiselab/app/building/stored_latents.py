@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +42,10 @@ def origin(codec: Codec, data: DataSet, option: str) -> Config:
 def read(
     config: Config,
     codec: Codec,
+    users: Sequence[Any],
     data: DataSet,
     augmentation: Augmentation | None,
     *,
-    uses_images: bool,
     verify: bool,
 ) -> StoredLatents | None:
     """The latents that `latents` names, once they are known to be those of the codec and of the data; None for none.
@@ -52,9 +53,9 @@ def read(
     Args:
         config: Of a run.
         codec: Its codec.
+        users: Its conditioner and its objective, each of which may need the images too (`uses_images`).
         data: Training images.
         augmentation: Of the training, which `check_augmentation` accepts.
-        uses_images: Whether its conditioner or its objective needs the images too.
         verify: Compare checksums, not only sizes.
 
     Raises:
@@ -80,6 +81,7 @@ def read(
     if theirs["normalisation"] != ours["normalisation"]:
         was, now = (" ".join(f"{k}={v}" for k, v in of["normalisation"].items()) for of in (theirs, ours))
         raise BadInput(f"{option}: they were made with {was}, and the codec has {now}; {again}")
+    uses_images = any(getattr(user, "uses_images", False) for user in users)
     cropped = config["data"].get("resize") == "random_crop"
     if cropped != (store.crops is not None):
         has, needs = ("random", "fixed") if store.crops is not None else ("no random", "random")
