@@ -167,6 +167,8 @@ class WandB:
             "group": path_part(group or run_id),
             "job_type": job_type,
         }
+        if os.environ.get("WANDB_SWEEP_ID"):  # its agent has chosen these, and wandb would warn
+            options = {key: value for key, value in options.items() if key not in ("project", "entity", "id")}
         return WandBRun(options, self.artifacts, self.chart)
 
 
@@ -184,7 +186,7 @@ class WandBRun(Logger):
 
     def __init__(self, options: dict[str, Any], artifacts: Sequence[str] = (), chart: str | None = None) -> None:
         super().__init__()
-        self._id, self.artifacts, self.chart = options["id"], artifacts, chart
+        self._id, self.artifacts, self.chart = options.get("id", ""), artifacts, chart
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wandb")
         self._run: Any = None
         self._tasks: list[Future[Any]] = [self._worker.submit(self._open, options)]

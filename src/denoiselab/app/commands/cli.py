@@ -35,7 +35,7 @@ from denoiselab.app.config.hydra_node import CheckedLoader
 from denoiselab.app.config.settings import Config, replaced
 from denoiselab.app.runs.allocator import keep_freed_memory
 from denoiselab.app.runs.ending import leave, unread
-from denoiselab.app.runs.run_id import run_id
+from denoiselab.app.runs.run_id import run_id, trial
 from denoiselab.cleaning import line, lines
 from denoiselab.console import Logged, console
 from denoiselab.errors import BadInput, Failure
@@ -92,7 +92,8 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
     """
     _prepare()
     # argparse takes all overrides in one piece, so flags are moved before them.
-    words = sorted(sys.argv[1:], key=lambda word: word not in _FLAGS and not re.match("--[a-z-]+=", word))
+    given = sys.argv[1:] if trial() is None else map(spelling.of_agent, sys.argv[1:])
+    words = sorted(given, key=lambda word: word not in _FLAGS and not re.match("--[a-z-]+=", word))
     multirun = bool({"-m", "--multirun"} & {*words})
     sys.argv[1:] = [spelling.readable(word, multirun=multirun) for word in words]
     show = {"traceback": False}

@@ -7,7 +7,7 @@ import math
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +31,7 @@ from denoiselab.app.sweeps.results import Outcome
 from denoiselab.conditioners import Clean
 from denoiselab.console import console
 from denoiselab.errors import BadInput, Failure
-from denoiselab.evaluation import OptimizedMetric, Record
+from denoiselab.evaluation import Record
 from denoiselab.evaluation.records import loss
 from denoiselab.files import write_text
 from denoiselab.media.kinds import Images, medium
@@ -43,6 +43,8 @@ from denoiselab.training.finite import DivergedError
 from denoiselab.training.loggers import MetricsCSV
 
 Config = dict[str, Any]
+
+OPTIMIZED = "optimized"  # what trackers call the value that a sweep minimises, whatever it is of
 
 
 def run(config: Config, directory: Path | None = None) -> Outcome:
@@ -96,13 +98,14 @@ def run(config: Config, directory: Path | None = None) -> Outcome:
                     outputs.write(run, path, records, losses)
             if run.reconstructions is not None:
                 found = first_stage_outputs.finish(run, run.reconstructions, path, leader=leader)
-                return Outcome(found, images_seen=run.module.images_seen)
-            if leader:
-                outputs.report(run, path, records, losses, loggers)
-    if run.settings.optimized_metric == HELD_OUT_LOSS:
-        return Outcome(float(losses["loss"]), images_seen=run.module.images_seen)
-    assert run.scoring is not None  # a classifier's metric is the loss
-    return _outcome(run.scoring.optimized, run.module.images_seen, records, leader=leader)
+                outcome = Outcome(found, images_seen=run.module.images_seen)
+            else:
+                if leader:
+                    outputs.report(run, path, records, losses, loggers)
+                outcome = _outcome(run, records, losses, leader=leader)
+            for tracker in loggers[1:] if math.isfinite(outcome.value) else ():
+                tracker.log_metrics({OPTIMIZED: outcome.value}, run.module.images_seen)
+    return outcome
 
 
 def _silence_lightning() -> None:
@@ -179,10 +182,14 @@ def _costs(run: Run) -> Summary:
     return summarize(run.model.trained.network, x, torch.zeros(2), None if run.scoring is None else cond)
 
 
-def _outcome(optimized: OptimizedMetric, images_seen: int, records: list[Record], *, leader: bool) -> Outcome:
+def _outcome(run: Run, records: list[Record], losses: Mapping[str, Any], *, leader: bool) -> Outcome:
     """The best cell, with the number that a sweep minimises."""
+    images_seen = run.module.images_seen
+    if run.settings.optimized_metric == HELD_OUT_LOSS:
+        return Outcome(float(losses["loss"]), images_seen=images_seen)
+    assert run.scoring is not None  # a classifier's metric is the loss
     try:
-        best = optimized.best(record for record in records if record["images_seen"] == images_seen)
+        best = run.scoring.optimized.best(record for record in records if record["images_seen"] == images_seen)
         return Outcome(loss(best), best, images_seen)
     except ValueError as failed:  # the run is complete, and its table says which cells failed
         if leader:

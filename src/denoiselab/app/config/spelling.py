@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -22,6 +25,29 @@ def override(key: str, value: str | Path | list[str]) -> str:
         value: A text, a path, or texts.
     """
     return shlex.quote(f"{key}={_listed(value) if isinstance(value, list) else _quoted(str(value))}")
+
+
+def of_agent(argument: str) -> str:
+    """Rewrite the value of an argument that a W&B agent has written as Python does: `None`, `['ddim', 'heun']`.
+
+    Hydra would take `None` for a text, and reads no quoted keys. Other values are the same in both.
+    """
+    key, equals, value = argument.partition("=")
+    try:
+        parsed = ast.literal_eval(value) if equals else ""
+    except (ValueError, SyntaxError, RecursionError):
+        return argument
+    return f"{key}={_of_python(parsed)}" if parsed is None or isinstance(parsed, (list, dict)) else argument
+
+
+def _of_python(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, list):
+        return f"[{','.join(map(_of_python, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{_quoted(str(name))}:{_of_python(one)}' for name, one in value.items())}}}"
+    return _quoted(value) if isinstance(value, str) else str(value)
 
 
 def readable(argument: str, *, multirun: bool = False) -> str:

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from denoiselab.app.runs.names import job_overrides, run_name
+from denoiselab.app.runs.run_id import trial
 from denoiselab.errors import BadInput
 from denoiselab.files import write_text
 from denoiselab.nodes.options import completed
@@ -177,7 +178,7 @@ class RunDirectory:
     def _describe(
         self, config: Mapping[str, Any], data_sha256: str, initial: Mapping[str, Any] | None, trained_on: str | None
     ) -> None:
-        info: dict[str, Any] = {"wandb_id": secrets.token_hex(4), "starts": []}
+        info: dict[str, Any] = {"wandb_id": trial() or secrets.token_hex(4), "starts": []}
         if (self.path / "run.json").exists():
             info = self.info
         for known in (trained_on, info.setdefault("data_sha256", data_sha256)):

@@ -9,8 +9,18 @@ from datetime import datetime
 ID_VARIABLE = "DENOISELAB_RUN_ID"
 
 
+def trial() -> str | None:
+    """The id that a W&B agent gave to this trial of its sweep; None where no agent has started this process."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+
+
 def run_id() -> str:
-    """One id for all processes of a run: given, else the cluster's, else made once and handed to children."""
+    """One id for all processes of a run: given, else the cluster's, else made once and handed to children.
+
+    The trials of a W&B agent have ids of their own first, as one job of the cluster may run many of them.
+    """
+    if (own := trial()) is not None:
+        return own
     for variable in (ID_VARIABLE, "SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
         if os.environ.get(variable, "none") != "none":
             return os.environ[variable]

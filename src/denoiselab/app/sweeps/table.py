@@ -11,6 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from denoiselab.app.config import overrides
+from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.run_id import run_id
 from denoiselab.app.sweeps.records import Sweep
 from denoiselab.cleaning import line
@@ -41,7 +42,7 @@ class SweepTable(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write the table after a job of a multirun."""
-        if config.hydra.mode is not None and config.hydra.mode.name == "MULTIRUN":
+        if config.hydra.mode is not None and config.hydra.mode.name == "MULTIRUN" and is_leader():
             from denoiselab.app.sweeps.summary import write_table  # imports torch, for single runs too
 
             write_table(Sweep.read(Path(config.hydra.sweep.dir)))
