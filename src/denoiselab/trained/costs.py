@@ -9,8 +9,10 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.overrides import TorchFunctionMode
 
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import Clean, Conditioner
@@ -24,8 +26,8 @@ class StepCosts(NamedTuple):
     """The costs of a training step.
 
     Args:
-        parameters: Numbers that the optimizer changes.
-        averaged: Those of them that moving averages are of.
+        parameters: Numbers in what is trained, those that stay as they are too; averages are of these.
+        optimized: Numbers that the optimizer changes, the objective's own included.
         flops: Of an image, forward and backward, in convolutions, matrix products and attention, as the objective calls
             the network; a multiplication and its addition count as two. Without a codec, and without what encodes
             conditions; activations that are computed again count once.
@@ -34,7 +36,7 @@ class StepCosts(NamedTuple):
     """
 
     parameters: int
-    averaged: int
+    optimized: int
     flops: float
     activation_bytes: float
     fixed_bytes: float
@@ -60,9 +62,9 @@ def step_costs(
         if _keep_all(parts[0].trained):
             flops, doubled = (_step(*parts, count, autocast, images_seen)[1] for count in (2, 4))
     slope = (more - few) / 2
-    trained = sum(parameter.numel() for parameter in model.trained.parameters() if parameter.requires_grad)
-    own = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
-    return StepCosts(trained + own, trained, (doubled - flops) / 2, slope, few - 2 * slope)
+    trained, own = [*model.trained.parameters()], [*objective.parameters()]
+    optimized = sum(parameter.numel() for parameter in (*trained, *own) if parameter.requires_grad)
+    return StepCosts(sum(map(torch.numel, trained)), optimized, (doubled - flops) / 2, slope, few - 2 * slope)
 
 
 def _step(
@@ -86,14 +88,24 @@ def _step(
         "labels": torch.zeros(count, dtype=torch.int64),
     }
     cast: AbstractContextManager[Any] = nullcontext()
+    norms: AbstractContextManager[Any] = nullcontext()
     if autocast is not None:
-        cast = torch.autocast("cpu", autocast)
+        cast, norms = torch.autocast("cpu", autocast), _Norms()
     with torch.random.fork_rng(devices=[]), counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept):
-        with cast:
+        with cast, norms:
             total = loss.loss(batch, Noise(0, batch["position"], TRAINING), images_seen).total
         held = sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
         total.backward()
     return held, counter.total
+
+
+class _Norms(TorchFunctionMode):
+    """Takes norms in float32, as mixed precision does on GPUs, while on the CPU it does not."""
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        if func in (F.layer_norm, F.group_norm):
+            args = (args[0].float(), *args[1:])
+        return func(*args, **(kwargs or {}))
 
 
 class _Blank(Conditioner):

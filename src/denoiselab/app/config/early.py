@@ -53,6 +53,14 @@ def check_train(config: Config) -> None:
         _check_samplers(f"callbacks.{name}", node)
 
 
+def check_plan(config: Config) -> None:
+    """Check the configuration of `denoiselab.plan`, whose data need not be there."""
+    check_nodes(
+        {name: node for name, node in config.items() if name not in ("data", "evaluation", "callbacks", "logger")}
+    )
+    check_shape(config["data"])
+
+
 def check_sample(config: Config) -> None:
     """Check the configuration of `sample.py`."""
     if config.get("import") is None:

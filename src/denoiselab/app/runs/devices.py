@@ -66,16 +66,25 @@ def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool
             )
         if count > cores:
             raise BadInput(f"trainer.devices={devices}: this run is on the CPU, which has {cores} core(s).")
-    shares = count * trainer["num_nodes"] * trainer["accumulate_grad_batches"]
-    if batch_size % shares:
-        raise BadInput(
-            f"batch_size={batch_size}: must be divisible by devices x trainer.num_nodes x "
-            f"trainer.accumulate_grad_batches = {shares}."
-        )
+    check_shares(count, trainer, batch_size)
     if sweeping and (trainer["num_nodes"] > 1 or count > 1):
         raise BadInput(
             f"trainer.devices={devices}: a multirun in one process trains on one device (each rank would run its own "
             "sweep); use trainer.devices=1, or start each job separately."
+        )
+
+
+def check_shares(devices: int, trainer: Mapping[str, Any], batch_size: int) -> None:
+    """Refuse a batch that is not divisible among the devices of each node.
+
+    Raises:
+        BadInput: If so.
+    """
+    shares = devices * trainer["num_nodes"] * trainer["accumulate_grad_batches"]
+    if batch_size % shares:
+        raise BadInput(
+            f"batch_size={batch_size}: must be divisible by devices x trainer.num_nodes x "
+            f"trainer.accumulate_grad_batches = {shares}."
         )
 
 
