@@ -73,7 +73,7 @@ def test_a_plan_is_shown_and_needs_neither_data_nor_gpus(invoke):
     ("override", "says"),
     [
         ("gpu=h1000", "gpu=h1000: unknown; did you mean 'h100'? allowed: a100, h100,"),
-        ("mfu=1.5", "mfu=1.5: it is a share of the peak, more than 0 and at most 1; 0.4 is good."),
+        ("mfu=1.5", "mfu=1.5: it is a share of the peak, more than 0 and at most 1; the default is 0.4."),
         ("trainer.devices=auto", "trainer.devices=auto: a plan needs their number, from 1."),
         ("trainer.devices=3", "batch_size=128: must be divisible by devices x trainer.num_nodes x"),
         ("trainer.precision=32-true", "trainer.precision=32-true: peaks are of half precision; give bf16-mixed or"),

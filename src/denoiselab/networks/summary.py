@@ -119,8 +119,14 @@ def _attention(q: Any, k: Any, v: Any, *rest: Any, **options: Any) -> int:
     return int(2 * batch * heads * length * k[2] * (features + v[3]))
 
 
+def _attention_backward(grad: Any, q: Any, k: Any, v: Any, *rest: Any, **options: Any) -> int:
+    """Four products; the scores, which the kernel computes again, do not count."""
+    return 2 * _attention(q, k, v)
+
+
 # Those of torch have the kernels of attention on GPUs only.
 _FORMULAS: dict[Any, Any] = {
     **flop_registry,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: shape_wrapper(_attention),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: shape_wrapper(_attention_backward),
 }
