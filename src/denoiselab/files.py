@@ -22,6 +22,8 @@ from typing import IO, Any
 
 from denoiselab.cleaning import csv_cell
 
+MANIFEST = "manifest.json"  # of a folder, whose other files it lists
+
 _DIGEST = "checksum"  # key of a JSON object's own checksum
 
 
@@ -77,6 +79,50 @@ def _shift(path: Path, former: Sequence[Path]) -> None:
         return
     link.replace(former[0])
     link.unlink(missing_ok=True)  # a rename onto another link of the same file does nothing
+
+
+def put(new: Path, path: Path, former: Sequence[Path] = ()) -> None:
+    """As `atomic` replaces a file, give the name `path` to a complete file or folder `new`, whatever has it before.
+
+    A folder cannot replace another at once: for a moment `path` is missing, and the first of `former` is the newest. If
+    there is none, that is `<stem>.0<suffix>`, which is removed in the end.
+    """
+    spare = path.with_suffix(f".0{path.suffix}")
+    names = [path, *(former or [spare])]
+    _drop(names[-1])
+    for older, newer in zip(reversed(names[1:]), reversed(names[:-1]), strict=True):
+        if newer.exists():
+            newer.rename(older)
+    new.rename(path)
+    for folder in {new.parent, path.parent}:
+        _sync(folder)
+    _drop(spare)
+
+
+def _drop(path: Path) -> None:
+    """Remove a file or a folder, which is never there in part."""
+    if path.exists():
+        aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        path.rename(aside)
+        remove(aside)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    """Bring the names in a folder to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -247,6 +293,7 @@ def zip_is_whole(path: Path) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file; of a folder that of its manifest, which holds those of its files."""
+    path = path / MANIFEST if path.is_dir() else path
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -78,7 +78,7 @@ class AutoGuide(Auto):
         path, warning = newest(Path(self.model).expanduser(), "guider.model")
         if warning:
             warnings.warn(warning, stacklevel=2)
-        if not path.is_file():
+        if not path.exists():
             raise BadInput(f"guider.model={self.model}: no such run directory or checkpoint file.")
         return _read(path.resolve(), path.stat().st_mtime_ns, self.weights)
 

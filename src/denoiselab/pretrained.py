@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from denoiselab.errors import BadInput
+from denoiselab.files import MANIFEST
 from denoiselab.from_config import build_model, parts
 from denoiselab.model import Model, device_of
 from denoiselab.nodes.instantiate import MODEL, check, construct
@@ -136,7 +137,7 @@ def load(
     if model := released(str(source), "source"):
         source, importer, options = model.path, model.importer, {**model.options, **options}
     path = Path(source).expanduser()
-    ours = path.is_file() or (path / CHECKPOINTS).is_dir() or any(path.glob(f"*/{CHECKPOINTS}"))
+    ours = path.is_file() or any(True for name in (MANIFEST, CHECKPOINTS, f"*/{CHECKPOINTS}") for _ in path.glob(name))
     if importer is None and (ours or not (path.is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)))):
         if options:
             raise BadInput(f"{next(iter(options))}: is an option of an importer; a run takes none. Give importer=...")

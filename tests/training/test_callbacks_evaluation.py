@@ -64,7 +64,7 @@ class Trainer(SimpleNamespace):
 def module(images_seen):
     out = DiffusionModule.__new__(DiffusionModule)
     torch.nn.Module.__init__(out)
-    out.images_seen, out.preparation = images_seen, Preparation()
+    out.images_seen, out.preparation, out._device_mesh = images_seen, Preparation(), None
     return out
 
 

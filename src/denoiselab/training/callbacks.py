@@ -68,6 +68,8 @@ class Checkpoints(Checkpoint):
         every_images: Interval in images seen.
         keep_every_images: Interval at which a copy is kept as `images_<images seen>.ckpt`; None for none.
         keep_last: Number of last states kept: `last.ckpt`, before it `last.1.ckpt`, and so on.
+        asynchronous: Write those at intervals while the training goes on, from a copy of each rank's part in its main
+            memory. For sharded trainings (`trainer=fsdp2`); the last one is waited for.
 
     Raises:
         ValueError: If an interval or `keep_last` is less than 1.
@@ -80,6 +82,7 @@ class Checkpoints(Checkpoint):
         every_images: int,
         keep_every_images: int | None = None,
         keep_last: int = 2,
+        asynchronous: bool = False,
     ) -> None:
         check_interval("callbacks.checkpoints.every_images", every_images)
         check_interval("callbacks.checkpoints.keep_last", keep_last)
@@ -87,7 +90,7 @@ class Checkpoints(Checkpoint):
             check_interval("callbacks.checkpoints.keep_every_images", keep_every_images)
         self.directory, self.interruption = directory, interruption
         self.every_images, self.keep_every_images = every_images, keep_every_images
-        self.keep_last = keep_last
+        self.keep_last, self.asynchronous = keep_last, asynchronous
         self._saved_at = -1  # images seen by `last.ckpt`
         self._due = self._keep_due = False
         self._whole = False  # whether weights, optimizer and callbacks have the state after a step
@@ -114,9 +117,10 @@ class Checkpoints(Checkpoint):
         if self._due or self._keep_due or stop:
             with left_out(trainer):
                 if self._due or stop:
-                    self._save(trainer, module)
+                    self._save(trainer, module, asynchronous=self.asynchronous and not stop)
                 if self._keep_due:
-                    trainer.save_checkpoint(self.directory / f"images_{module.images_seen:012d}.ckpt")
+                    name = f"images_{module.images_seen:012d}.ckpt"
+                    self._write(trainer, name, 1, asynchronous=self.asynchronous)
         self._due = self._keep_due = False
         if stop:
             self.interruption.stop()
@@ -134,11 +138,16 @@ class Checkpoints(Checkpoint):
             with suppress(Exception):  # the failure itself is what is reported
                 self._save(trainer, module)
 
-    def _save(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
+    def _save(self, trainer: pl.Trainer, module: DiffusionModule, *, asynchronous: bool = False) -> None:
         """Write `last.ckpt` and rename the former one, unless it holds the same weights."""
-        keep = self.keep_last if module.images_seen != self._saved_at else 1
-        trainer.save_checkpoint(self.directory / LAST, storage_options={"keep": keep})
+        self._write(
+            trainer, LAST, self.keep_last if module.images_seen != self._saved_at else 1, asynchronous=asynchronous
+        )
         self._saved_at = module.images_seen
+
+    def _write(self, trainer: pl.Trainer, name: str, keep: int, *, asynchronous: bool) -> None:
+        options = {"keep": keep, **({"asynchronous": True} if asynchronous else {})}
+        trainer.save_checkpoint(self.directory / name, storage_options=options)
 
 
 class LossLog(pl.Callback):

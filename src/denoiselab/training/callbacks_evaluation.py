@@ -120,7 +120,8 @@ class FrontierScores(_Interval):
         super().on_train_start(trainer, module)
 
     def evaluate(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
-        scores, chosen = self._score(module.images_seen)
+        with module.whole():
+            scores, chosen = self._score(module.images_seen)
         for logger in trainer.loggers:
             logger.log_metrics(dict(scores), step=module.images_seen)
         if chosen < self._best:
@@ -159,7 +160,8 @@ class HeldOutLosses(_Interval):
         self._measure = prepare(num_samples)
 
     def evaluate(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
-        losses = dict(self._measure())
+        with module.whole():
+            losses = dict(self._measure())
         if not losses:
             return
         for logger in trainer.loggers:
@@ -200,8 +202,11 @@ class Preview(_Interval):
         self._draw = prepare(sampler, nfe, num_samples)
 
     def evaluate(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
-        if not trainer.is_global_zero:
-            return
+        with module.whole():  # all ranks gather it, one draws
+            if trainer.is_global_zero:
+                self._draw_and_log(trainer, module)
+
+    def _draw_and_log(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         path = self.directory / f"images_{module.images_seen:012d}.png"
         self._draw(path)
         for logger in trainer.loggers if path.is_file() else ():

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from denoiselab.errors import BadInput
-from denoiselab.files import atomic, zip_is_whole
-from denoiselab.training.finite import not_finite
+from denoiselab.files import MANIFEST, atomic, put, zip_is_whole
+from denoiselab.training import sharded_checkpoints
+from denoiselab.training.finite import not_finite, tensors_in
 from denoiselab.training.power_ema import WIDEST
+from denoiselab.training.sharded_tensors import is_sharded
 
 # The key of our own part of a Lightning checkpoint.
 CHECKPOINT_KEY = "denoiselab"
@@ -48,11 +50,11 @@ def newest(path: Path, option: str = "ckpt") -> tuple[Path, str]:
     Raises:
         BadInput: If it is no run's directory but one of runs.
     """
-    if not path.is_dir():
+    if not path.is_dir() or (path / MANIFEST).exists() or (path.suffix == ".ckpt" and path.parent.name == CHECKPOINTS):
         return path, ""
     found = saved(path / CHECKPOINTS)
     last = path / CHECKPOINTS / LAST
-    whole = next((file for file in found if zip_is_whole(file)), None)
+    whole = next((one for one in found if _is_whole(one)), None)
     if whole is not None:
         state = "damaged" if found[0].name == LAST else "missing"
         return whole, "" if whole.name == LAST else f"{last} is {state}; {whole.name} is used, the newest whole one."
@@ -73,9 +75,15 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path, keep: int = 1) -> N
         OSError: If it cannot be written.
     """
     former = [path.with_suffix(f".{number}{path.suffix}") for number in range(1, keep)]
+    if any(is_sharded(tensor) for _, tensor in tensors_in(checkpoint)):
+        raise ValueError(f"{path}: its tensors are parts of a rank; a file would lack those of the others.")
+    folders = any(one.is_dir() for one in (path, *former))  # of a sharded training that goes on as one that is not
+    made = path.with_name(f".{path.name}.tmp") if folders else path
     try:
-        with atomic(path, former=former) as file:
+        with atomic(made, former=() if folders else former) as file:
             torch.save(checkpoint, file)
+        if folders:
+            put(made, path, former)
     except RuntimeError as error:  # torch does not say why a write failed
         raise OSError(f"{path}: cannot be written; is the disk full?") from error
 
@@ -85,11 +93,22 @@ def saved(folder: Path) -> list[Path]:
     former = [(int(n[1]), p) for p in folder.glob("last.*.ckpt") if (n := re.fullmatch(r"last\.(\d+)\.ckpt", p.name))]
     kept = sorted(folder.glob("images_*.ckpt"), reverse=True)
     files = [folder / LAST, *(path for _, path in sorted(former)), *kept, folder / BEST]
-    return [path for path in files if path.is_file()]
+    return [path for path in files if path.exists()]
+
+
+def _is_whole(path: Path) -> bool:
+    if not path.is_dir():
+        return zip_is_whole(path)
+    try:
+        return bool(sharded_checkpoints.verify(path))
+    except sharded_checkpoints.BrokenError:
+        return False
 
 
 def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], dict[Path, str]] | None:
     """The first of the `saved` checkpoints that is whole and finite, its content, and errors of those before it.
+
+    Tensors of a directory are on the meta device: ranks read their parts of them later.
 
     Returns:
         None if there is no checkpoint at all.
@@ -100,7 +119,7 @@ def newest_whole(folder: Path) -> tuple[Path, dict[str, Any], dict[Path, str]] |
     passed_over: dict[Path, str] = {}
     for path in saved(folder):
         try:
-            checkpoint = read_checkpoint(path)
+            checkpoint = read_checkpoint(path, "meta" if path.is_dir() else "cpu")
             check_finite(path, checkpoint)
         except DamagedError as error:
             passed_over[path] = str(error)
@@ -118,15 +137,23 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         DamagedError: If the file's content does not match its checksums.
         CheckpointError: If the file is missing, not ours, malformed, or holds pickled objects.
     """
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"{path}: no such run directory or checkpoint file.")
     others = [file.name for file in saved(path.parent) if file.name != path.name]
     beside = f"; beside it: {', '.join(others)}" if others else ""
     damaged = DamagedError(f"{path}: damaged or truncated, or not a checkpoint{beside}.")
-    if not zip_is_whole(path):
-        raise damaged
     try:
-        checkpoint: Any = torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint: Any
+        if path.is_dir():
+            checkpoint = sharded_checkpoints.read(path, map_location)
+        elif not zip_is_whole(path):
+            raise damaged
+        else:
+            checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except sharded_checkpoints.BrokenError as error:
+        raise DamagedError(f"{path}: {error}{beside}.") from None
+    except DamagedError:
+        raise
     except pickle.UnpicklingError as error:
         if "GLOBAL" not in str(error) and "global" not in str(error):
             raise damaged from None

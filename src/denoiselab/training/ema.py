@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from denoiselab.errors import BadInput, closest
 from denoiselab.training.power_ema import PowerFunction
+from denoiselab.training.sharded_tensors import is_sharded, whole
 from denoiselab.training.snapshots import Basis, Snapshots, basis, drop_after, name_of, width_of
 
 RAW = "raw"
@@ -127,6 +128,7 @@ class EMA:
         if snapshots is not None and not self.widths:
             raise ValueError("ema.snapshots: no profile is a PowerFunction; give ema.snapshots=null.")
         self.averages: dict[str, dict[str, Tensor]] = {}
+        self.numbers: frozenset[str] = frozenset()  # names of parameters without axes, which have one where sharded
 
     def planned(self, images_seen: int, images: int) -> Names:
         """What can be asked for after a training of steps of `images` up to `images_seen`."""
@@ -155,8 +157,30 @@ class EMA:
         for name, profile in self.profiles.items():
             average = list(self.averages[name].values())
             torch._foreach_lerp_(average, weights, 1 - profile.decay(images_seen, images))
-        if self.snapshots and self.folder and self.snapshots.due(images_seen, images) and _writes():
-            self.snapshots.write(self.folder, {name: self.averages[name] for name in self.widths}, images_seen)
+        if self.snapshots and self.folder and self.snapshots.due(images_seen, images):
+            averages = self._gathered(self.widths, kept=_writes())
+            if _writes():
+                self.snapshots.write(self.folder, averages, images_seen)
+
+    def _gathered(self, names: Iterable[str], *, kept: bool = True) -> dict[str, dict[str, Tensor]]:
+        """Averages as they are, or in a sharded training the whole of each on the CPU; all ranks ask together."""
+
+        def gathered(key: str, tensor: Tensor) -> Tensor:
+            if not is_sharded(tensor):
+                return tensor
+            full = whole(tensor).to("cpu" if kept else "meta")
+            return full.reshape(()) if key in self.numbers else full
+
+        return {name: {key: gathered(key, one) for key, one in self.averages[name].items()} for name in names}
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Context in which each rank has whole averages, on the CPU where they were sharded."""
+        own, self.averages = self.averages, self._gathered(self.averages)
+        try:
+            yield
+        finally:
+            self.averages = own
 
     def applied(self, module: nn.Module, name: str, images_seen: int = 0) -> AbstractContextManager[None]:
         """Context in which the module has the weights of that name at `images_seen`, or its own for "raw"."""

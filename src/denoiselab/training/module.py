@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from denoiselab.codecs import ReconstructionLoss
 from denoiselab.data.loading.batches import Batch
+from denoiselab.networks.base import blocks
 from denoiselab.networks.layers import Constrained, Dropout
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.trained import Trained, batch_loss
 from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, WEIGHTS_KEYS
 from denoiselab.training.ema import EMA
-from denoiselab.training.finite import DivergedError, not_finite
+from denoiselab.training.finite import DivergedError, not_finite_on_any_rank
 from denoiselab.training.lr_schedules import LRSchedule
 from denoiselab.training.preparing import Preparation
+from denoiselab.training.sharded_tensors import spread
 
 
 class DiffusionModule(pl.LightningModule):
@@ -57,15 +60,26 @@ class DiffusionModule(pl.LightningModule):
         self.optimizer, self.lr_schedule, self.ema = optimizer, lr_schedule, ema
         self.seed, self.config, self.data_sha256 = seed, config, data_sha256
         self.preparation = preparation or Preparation()
-        self.initial_optimizer: dict[str, Any] | None = None  # another run's state of the same parameters
+        self.initial_optimizer: dict[int, dict[str, Any]] | None = None  # another run's state of the same parameters
         self.images_seen = 0
         self._step_start = self._batch_start = 0
         self._constrained: list[Constrained] = []
         self._dropout: list[Dropout] = []
+        self._begun, self._whole, self._gathered = False, False, ExitStack()
+        self.numbers: frozenset[str] = frozenset()  # names of parameters without axes, which have one where sharded
 
     def configure_model(self) -> None:
-        """Prepare the network, before the optimizer is made."""
-        self.preparation(getattr(self.denoiser, "network", self.denoiser))
+        """Prepare the network, then shard what is trained if it is to be, before the optimizer is made."""
+        network = getattr(self.denoiser, "network", self.denoiser)
+        self.preparation(network)
+        if self.device_mesh is None:
+            return
+        from denoiselab.training.sharding import shard
+
+        # A gradient that a loss itself takes would end the backward pass of blocks, whose weights then are gone.
+        alone = getattr(self.objective, "second_derivatives", False) or isinstance(self.objective, ReconstructionLoss)
+        self.numbers = shard(self, [] if alone else blocks(network), self.device_mesh)
+        self.ema.numbers = frozenset(name.removeprefix("denoiser.") for name in self.numbers)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """The optimizer; each group has its full learning rate as `initial_lr`."""
@@ -76,19 +90,35 @@ class DiffusionModule(pl.LightningModule):
             made["lr"] = made["initial_lr"] = made["lr"] * group.lr
         if self.initial_optimizer is not None:
             own = optimizer.state_dict()["param_groups"]  # learning rate and all else are this run's own
-            optimizer.load_state_dict({"state": self.initial_optimizer, "param_groups": own})
+            state = self.initial_optimizer
+            for number, parameter in enumerate(one for group in groups for one in group.parameters):
+                if number in state:
+                    state[number] = {key: spread(value, parameter) for key, value in state[number].items()}
+            optimizer.load_state_dict({"state": state, "param_groups": own})
         return optimizer
 
     def on_fit_start(self) -> None:
         """Start the averages, unless they were loaded, and enable dropout."""
         self.denoiser.train()
         self.objective.train()
-        self.ema.start(self.denoiser)
-        self.ema.resume(self.images_seen)
-        self._step_start = self.images_seen
+        self._begin()
         self.initial_optimizer = None
         self._constrained = [layer for layer in self.denoiser.modules() if isinstance(layer, Constrained)]
         self._dropout = [layer for layer in self.modules() if isinstance(layer, Dropout) and layer.p]
+
+    def touch(self) -> None:
+        """Do nothing: a sharded model's first forward, in which its root is found before a block is called alone."""
+
+    def _begin(self) -> None:
+        """Start from the weights and the images seen as they are."""
+        self._begun = True
+        if self.device_mesh is not None:
+            sharded: Any = self
+            sharded.touch()
+            sharded.reshard()
+        self.ema.start(self.denoiser)
+        self.ema.resume(self.images_seen)
+        self._step_start = self.images_seen
 
     def on_fit_end(self) -> None:
         """Leave the network as it was before the training."""
@@ -110,7 +140,8 @@ class DiffusionModule(pl.LightningModule):
                 layer.key = key
         loss = self.batch_loss.loss(batch, noise, self.images_seen)
         self.images_seen += len(batch["position"]) * self.trainer.world_size
-        return {"loss": loss.total, **({"parts": dict(loss.parts)} if loss.parts else {})}
+        total = loss.total.sum() if loss.total.ndim else loss.total  # of one number: a sharded parameter has an axis
+        return {"loss": total, **({"parts": dict(loss.parts)} if loss.parts else {})}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take the gradients, which are zeros, from parameters whose training has not begun."""
@@ -140,9 +171,33 @@ class DiffusionModule(pl.LightningModule):
         self.ema.update(self.denoiser, self.images_seen, self.images_seen - self._step_start)
         self._step_start = self.images_seen
 
-    def applied(self, name: str) -> AbstractContextManager[None]:
-        """Context in which the denoiser has the weights of that name."""
-        return self.ema.applied(self.denoiser, name, self.images_seen)
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Context in which each rank has all weights and averages, those of a sharded model too.
+
+        All ranks enter it together; within it each may call the network as often as it likes.
+        """
+        if self.device_mesh is None or self._whole:
+            yield
+            return
+        from denoiselab.training import sharding
+
+        with sharding.whole(self, self.numbers), self.ema.whole():
+            self._whole = True
+            try:
+                yield
+            finally:
+                self._whole = False
+
+    def gather(self) -> None:
+        """Have the whole on each rank from now on."""
+        self._gathered.enter_context(self.whole())
+
+    @contextmanager
+    def applied(self, name: str) -> Iterator[None]:
+        """Context in which the denoiser has the weights of that name; of a sharded model it is `whole`, too."""
+        with self.whole(), self.ema.applied(self.denoiser, name, self.images_seen):
+            yield
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the averages, images seen, configuration and data's fingerprint: plain containers and tensors only.
@@ -151,7 +206,7 @@ class DiffusionModule(pl.LightningModule):
             DivergedError: If a weight, an average or a number of the optimizer is not finite, on all ranks.
         """
         parts = {key: checkpoint.get(key) for key in WEIGHTS_KEYS}
-        if name := not_finite({**parts, "ema": self.ema.averages}):
+        if name := not_finite_on_any_rank({**parts, "ema": self.ema.averages}):
             raise DivergedError(f"{name} is not finite at {self.images_seen:,} images seen, so that is not saved")
         checkpoint[CHECKPOINT_KEY] = {
             "format": 1,
@@ -166,3 +221,5 @@ class DiffusionModule(pl.LightningModule):
         ours = checkpoint[CHECKPOINT_KEY]
         self.images_seen = ours["images_seen"]
         self.ema.averages = {name: ours["ema"][name] for name in self.ema.profiles}
+        if self._begun:  # a sharded model is loaded after that
+            self._begin()

@@ -52,7 +52,7 @@ def check_training(path: Path, checkpoint: Mapping[str, Any], trainer: pl.Traine
     check_optimizer(path, checkpoint, module)
 
 
-def check_optimizer(path: Path, checkpoint: Mapping[str, Any], module: DiffusionModule) -> dict[str, Any]:
+def check_optimizer(path: Path, checkpoint: Mapping[str, Any], module: DiffusionModule) -> dict[int, Any]:
     """The state of a checkpoint's optimizer, checked against the parameters of a module.
 
     Raises:

@@ -24,6 +24,7 @@ from denoiselab.app.config.settings import Config, TrainSettings, parse
 from denoiselab.app.runs.devices import is_leader, resolve_accelerator
 from denoiselab.app.runs.names import run_name
 from denoiselab.app.runs.processes import DirectoryCheck
+from denoiselab.app.runs.strategies import built
 from denoiselab.codecs import Autoencoder, ReconstructionLoss
 from denoiselab.data import DataSet, clean, supply
 from denoiselab.data.loading.datamodule import DataModule
@@ -266,8 +267,9 @@ def _trainer(
     callbacks = [construct(node, f"callbacks.{name}", _REFUSALS, **given.get(name, {})) for name, node in nodes.items()]
     check_monitors(dict(zip(nodes, callbacks, strict=True)), config, held_out.names)
     report = [] if settings.compile == "off" else [CompilerReport()]
+    options = {**config["trainer"], "accelerator": resolve_accelerator(config["trainer"]["accelerator"])}
     trainer: pl.Trainer = construct(
-        {**config["trainer"], "accelerator": resolve_accelerator(config["trainer"]["accelerator"])},
+        {**options, "strategy": built(options["strategy"])},
         "trainer",
         _REFUSALS,
         max_steps=-(-settings.max_images // settings.batch_size),

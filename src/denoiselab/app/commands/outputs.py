@@ -26,7 +26,7 @@ from denoiselab.evaluation.report.page import PAGE, page_run, write_page
 from denoiselab.evaluation.report.verdicts import ONE_TRAINING, VERDICTS, sentences, write_verdicts
 from denoiselab.files import read_json, write_text
 from denoiselab.media.kinds import medium
-from denoiselab.training.checkpoint_files import BEST, CHECKPOINT_KEY, CHECKPOINTS, LAST, newest_whole
+from denoiselab.training.checkpoint_files import BEST, CHECKPOINT_KEY, CHECKPOINTS, LAST, newest_whole, read_checkpoint
 
 if TYPE_CHECKING:  # both import Lightning
     from pytorch_lightning.loggers import Logger
@@ -39,12 +39,13 @@ PICTURE = "toy_2d.png"
 
 
 def restore(run: Run, path: Path) -> None:
-    """Give what was trained its weights and averages, on the device of the training."""
+    """Give what was trained its weights and averages, on the device of the training, from now on whole on each rank."""
+    run.module.gather()
     trained, ema = run.model.trained.to(run.trainer.strategy.root_device), run.module.ema  # Lightning leaves the CPU
     if not ema.averages:  # the training was complete before this start
         found = newest_whole(path / CHECKPOINTS)
         assert found is not None
-        saved = found[1]
+        saved = read_checkpoint(found[0])
         run.module.load_state_dict(saved["state_dict"])
         ema.averages = saved[CHECKPOINT_KEY]["ema"]
         run.module.images_seen = saved[CHECKPOINT_KEY]["images_seen"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from denoiselab.app.runs.strategies import check_strategy
 from denoiselab.errors import BadInput
 from denoiselab.nodes.options import PROGRAM_SETS
 
@@ -39,6 +40,7 @@ def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool
             use several, or the precision is none of `PRECISIONS`.
     """
     accelerator, devices = trainer["accelerator"], trainer["devices"]
+    check_strategy(trainer)
     for key in PROGRAM_SETS:
         if key in trainer:
             raise BadInput(f"trainer.{key}={trainer[key]}: the program sets it; max_images is the length of training.")

@@ -23,7 +23,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from denoiselab.app.runs.names import job_overrides, run_name
 from denoiselab.app.runs.run_id import trial
 from denoiselab.errors import BadInput
-from denoiselab.files import write_text
+from denoiselab.files import remove, write_text
 from denoiselab.nodes.options import completed
 from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 
@@ -80,7 +80,7 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
             for half in (*path.glob(".*.tmp"), *path.glob("checkpoints/.*.tmp"), *path.glob("samples/**/.*.tmp")):
-                half.unlink()  # left by a kill in the middle of a write
+                remove(half)  # left by a kill in the middle of a write
         except BadInput:
             self._lock.release()
             raise

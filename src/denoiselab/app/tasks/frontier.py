@@ -33,7 +33,7 @@ from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier, Record, Store
 from denoiselab.evaluation.decided import DECIDED
 from denoiselab.evaluation.report.budget import Budget
-from denoiselab.files import sha256_of
+from denoiselab.files import MANIFEST, sha256_of
 from denoiselab.from_config import identity
 from denoiselab.nodes.instantiate import MEASURES, MODEL, construct
 from denoiselab.nodes.instantiate import check as check_nodes
@@ -148,7 +148,7 @@ def checkpoints(asked: str | Sequence[str]) -> list[Path]:
     for one in [asked] if isinstance(asked, str) else asked:
         for name in matches(one, "ckpt"):
             path = Path(name)
-            is_checkpoint = path.is_file() and path.suffix == ".ckpt"
+            is_checkpoint = path.suffix == ".ckpt" and (path.is_file() or (path / MANIFEST).is_file())
             if name == one or is_checkpoint or saved(path / CHECKPOINTS):
                 found[newest(path)] = None
     if not found:
