@@ -83,7 +83,8 @@ def test_a_run_whose_folder_is_gone_says_so(tmp_path, invoke, monkeypatch):
         ("raise SystemExit(3)", "failed with exit code 3"),
     ],
 )
-def test_the_process_that_died_is_named(program, how, tmp_path):
+def test_the_process_that_died_is_named(program, how, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "_GRACE", 0.1)
     living = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     dead = subprocess.Popen([sys.executable, "-c", program])
     trainer = SimpleNamespace(strategy=SimpleNamespace(launcher=SimpleNamespace(procs=[living, dead])))

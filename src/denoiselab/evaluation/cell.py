@@ -77,6 +77,7 @@ class _Share(NamedTuple):
     memory: float = 0.0
     failure: tuple[int, str] | None = None  # index of the sample, and what is wrong
     full: str | None = None  # why features could not be written
+    stop: SystemExit | None = None
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,10 @@ class Scoring:
         batches = torch.arange(share.start, share.stop, device=device).split(self.batch_size)
         drawing = Drawing(DDIM(UniformTime(), 1), self.seed, 1, guidance, steer=self.subject.steer)
         dropped = self.subject.statistics(self.measure.scorer, share.start)
+        check = (lambda moment: None) if dist.is_initialized() else self.check  # of several ranks none stops alone
         for index in {len(index): index for index in batches}.values():
             with contextlib.suppress(ValueError, OSError):
-                dropped.update(self.subject.model.draw(index, drawing, self.check)[0])
+                dropped.update(self.subject.model.draw(index, drawing, check)[0])
         cost: dict[str, Any] = {}
         if share:
             with contextlib.suppress(ValueError):
@@ -208,6 +210,8 @@ class Scoring:
                 return _Share(failure=(failure.index, str(failure))), torch.empty(0)
             except FeatureWriteError as full:  # to be raised on all ranks
                 return _Share(full=str(full)), torch.empty(0)
+            except SystemExit as stop:  # likewise
+                return _Share(stop=stop), torch.empty(0)
             done.update(tally.counts)
             if to_show:
                 first.append(samples[:to_show].cpu())
@@ -271,6 +275,7 @@ def _gathered(mine: _Share) -> list[_Share]:
     """The shares of all ranks.
 
     Raises:
+        SystemExit: If a rank was told to stop.
         FeatureWriteError: If a rank could not write features.
     """
     shares = [mine]
@@ -278,6 +283,8 @@ def _gathered(mine: _Share) -> list[_Share]:
         shares *= dist.get_world_size()
         dist.all_gather_object(shares, mine)
     for share in shares:
+        if share.stop is not None:
+            raise share.stop
         if share.full is not None:
             raise FeatureWriteError(share.full)
     return shares

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import torch
@@ -25,6 +28,50 @@ def is_distributed() -> bool:
 def is_first_rank() -> bool:
     """Whether this process is the first of its group, or alone."""
     return not is_distributed() or dist.get_rank() == 0
+
+
+def store() -> Any:
+    """Torch's store, in which ranks leave texts for each other without waiting; None if there is one process."""
+    return dist.distributed_c10d._get_default_store() if is_distributed() else None
+
+
+def tell(key: str, text: str) -> None:
+    """Leave a text for the other ranks; nothing if their store is gone."""
+    with suppress(RuntimeError):
+        if (kept := store()) is not None:
+            kept.set(_key(key), text)
+
+
+def told(key: str) -> str | None:
+    """What was left under a key, None if nothing was; it does not wait.
+
+    Raises:
+        RuntimeError: If the store is gone, with the process that has it.
+    """
+    if (kept := store()) is None or not kept.check([_key(key)]):
+        return None
+    text: str = kept.get(_key(key)).decode()
+    return text
+
+
+def shared(key: str, own: str | None) -> str | None:
+    """What one rank has said under a key, which is asked for once a second; `own` is said if it is a text."""
+    if own is not None:
+        tell(key, own)
+        return own
+    if time.monotonic() < _asked.get(key, 0.0) + 1:
+        return None
+    _asked[key] = time.monotonic()
+    with suppress(RuntimeError):
+        return told(key)
+    return None
+
+
+_asked: dict[str, float] = {}
+
+
+def _key(key: str) -> str:
+    return f"denoiselab {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)} {key}"
 
 
 def gathered(rows: Tensor, device: torch.device) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Stopping at a safe point on SIGTERM and Ctrl-C."""
+"""Stopping at a safe point on Ctrl-C, SIGTERM, and the signals of schedulers, SIGUSR1 and SIGUSR2."""
 
 from __future__ import annotations
 
@@ -6,12 +6,28 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
+# Those that stop a run; a scheduler's warning before it ends a job may be any but the first.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def code_of(number: int) -> int:
+    """The exit code after a signal: 130 after Ctrl-C, 143 after the others."""
+    return 130 if number == signal.SIGINT else 143
+
+
+def is_foreign(number: int) -> bool:
+    """Whether a signal is ignored, or is one of a scheduler's that another library handles, such as submitit."""
+    handler = signal.getsignal(number)
+    library = (getattr(handler, "__module__", None) or "").partition(".")[0]
+    taken = number in (signal.SIGUSR1, signal.SIGUSR2) and callable(handler) and library != "denoiselab"
+    return handler is signal.SIG_IGN or taken
+
 
 class Stopped(SystemExit):
     """A signal to stop was received.
 
     Args:
-        code: Exit code: 143 (SIGTERM) or 130 (Ctrl-C).
+        code: Exit code, see `code_of`.
         advice: Message for the user.
     """
 
@@ -19,12 +35,16 @@ class Stopped(SystemExit):
         super().__init__(code)
         self.advice = advice
 
+    def __reduce__(self) -> tuple[type[Stopped], tuple[object, str]]:
+        return Stopped, (self.code, self.advice)
+
 
 class Interruption:
-    """Context in which SIGTERM and the first Ctrl-C only set a flag; `check` raises `Stopped` if it is set.
+    """Context in which `SIGNALS`, of Ctrl-C the first, only set a flag; `check` raises `Stopped` if it is set.
 
     A second Ctrl-C stops at once. Handlers do nothing else, as an action on one rank alone would hang the others.
-    Signals that are ignored stay ignored, such as Ctrl-C for the background processes of a shell script.
+    Signals that are ignored stay ignored, such as Ctrl-C for the background processes of a shell script, and those of a
+    scheduler stay with the library that handles them.
 
     Args:
         advice: Message for the user after a stop.
@@ -36,8 +56,7 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        self._before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+        self._before = {number: signal.getsignal(number) for number in SIGNALS if not is_foreign(number)}
         self.install()
         return self
 
@@ -61,7 +80,7 @@ class Interruption:
         Raises:
             Stopped: On every call.
         """
-        raise Stopped(128 + (self.signal or signal.SIGTERM), self.advice)
+        raise Stopped(code_of(self.signal or signal.SIGTERM), self.advice)
 
     def check(self, *_: object) -> None:
         """Stop if a signal was received.

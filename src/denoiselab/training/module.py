@@ -220,6 +220,18 @@ class DiffusionModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         ours = checkpoint[CHECKPOINT_KEY]
         self.images_seen = ours["images_seen"]
+        if self._trainer is not None and "loops" in checkpoint:
+            former = ours["config"].get("trainer", {}).get("accumulate_grad_batches", 1)
+            _recount(checkpoint["loops"], former, self._trainer.accumulate_grad_batches)
         self.ema.averages = {name: ours["ema"][name] for name in self.ema.profiles}
         if self._begun:  # a sharded model is loaded after that
             self._begin()
+
+
+def _recount(loops: dict[str, Any], former: int, present: int) -> None:
+    """Give Lightning's counts of batches, after a whole optimizer step, for another number of batches a step."""
+    for counts in loops["fit_loop"]["epoch_loop.batch_progress"].values():
+        if isinstance(counts, dict):
+            late = counts["processed"] - counts["completed"]  # saved in a hook at the batch's end
+            counts |= {name: number // former * present for name, number in counts.items() if name != "completed"}
+            counts["completed"] = counts["processed"] - late

@@ -22,6 +22,7 @@ from denoiselab.app.building.monitors import check_monitors
 from denoiselab.app.building.training_callbacks import OF_SAMPLES, PeriodicEvaluations, first_weights
 from denoiselab.app.config.settings import Config, TrainSettings, parse
 from denoiselab.app.runs.devices import is_leader, resolve_accelerator
+from denoiselab.app.runs.launches import check_world
 from denoiselab.app.runs.names import run_name
 from denoiselab.app.runs.processes import DirectoryCheck
 from denoiselab.app.runs.strategies import built
@@ -282,6 +283,7 @@ def _trainer(
         use_distributed_sampler=False,
         default_root_dir=str(path),
     )
+    check_world(trainer)
     for name, callback in zip(nodes, callbacks, strict=True):
         _check_place(f"callbacks.{name}", callback, path)
     _check_place("trainer.profiler", vars(trainer)["profiler"], path)

@@ -16,6 +16,7 @@ from denoiselab.app.building.held_out import HELD_OUT_LOSS
 from denoiselab.app.building.training_callbacks import PeriodicEvaluations
 from denoiselab.app.config.settings import Config, Evaluation, TrainSettings, parse
 from denoiselab.app.runs.devices import check_devices
+from denoiselab.app.runs.launches import check_requeue
 from denoiselab.codecs import Identity, ReconstructionLoss
 from denoiselab.errors import BadInput
 from denoiselab.from_config import build, classifies, reconstructs
@@ -35,6 +36,7 @@ _ASIDE = (
     "init_weights",
     "init_optimizer",
     "traceback",
+    "requeue",
     "trainer",
     "logger",
     "latents",
@@ -49,6 +51,7 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     settings = parse(TrainSettings, config)
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
     _check_start(settings, sweeping=sweeping)
+    check_requeue(asked=settings.requeue)
     stored_latents.check_augmentation(config, parts.build_augmentation(config))
     check({name: config[name] for name in _OF_TRAINING})
     parts.build_optimizer(config["optimizer"])

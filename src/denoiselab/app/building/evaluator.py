@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -21,6 +21,7 @@ from denoiselab.app.building.classifier_guidance import Steering
 from denoiselab.app.building.codec_score import codec_score
 from denoiselab.app.building.guiders import Guided
 from denoiselab.app.building.held_out import HELD_OUT_LOSS
+from denoiselab.app.building.stopping import agree, check_drawing
 from denoiselab.app.config.choices import own_scale
 from denoiselab.app.config.settings import Evaluation
 from denoiselab.app.runs.devices import is_leader
@@ -188,11 +189,10 @@ class Evaluator:
             **self._controls(measure, frontier.num_samples),
             **controls.columns(self.model),
         }
+        control = self.control(shown=shown)._replace(check=lambda moment: check_drawing(self.interruption))
         try:
             with self.model.evaluating():
-                records = frontier.run(
-                    self.subject, measure, store or self.store, protocol, notes, self.control(shown=shown)
-                )
+                records = frontier.run(self.subject, measure, store or self.store, protocol, notes, control)
         except (ContractError, Undecidable) as error:
             raise BadInput(str(error)) from None
         wanted = set() if measure.beside is None else {*measure.beside.scorer.lower_is_better}
@@ -206,7 +206,7 @@ class Evaluator:
 
     def control(self, *, shown: bool = True) -> Control:
         """Interruption by this evaluator's signals, and whether there is a progress bar."""
-        return Control(self.check, self._agree_to_stop, shown)
+        return Control(self.check, partial(agree, self.interruption, self.model.device), shown)
 
     @property
     def subject(self) -> Subject:
@@ -245,17 +245,9 @@ class Evaluator:
         return {} if found is None else {"moments_sha256": found}
 
     def check(self, moment: object = None) -> None:
-        """Stop if a signal has come. Several ranks stop only between cells, together."""
+        """Stop if a signal has come. Several ranks stop only together."""
         if not dist.is_initialized():
             self.interruption.check()
-
-    def _agree_to_stop(self) -> None:
-        """Stop all ranks if one has a signal; if one stopped alone, the others would wait for it."""
-        if dist.is_initialized():
-            flag = torch.tensor(int(self.interruption.signal is not None), device=self.model.device)
-            dist.all_reduce(flag, dist.ReduceOp.MAX)
-            if flag:
-                self.interruption.stop()
 
     def _controls(self, measure: Measure, num_samples: int) -> dict[str, Any]:
         """What the pictures of the captions have, where metrics read these; empty without."""

@@ -1,6 +1,7 @@
 """The command line: check, compose, run, and exit with a code.
 
-0 done; 1 failure; 2 bad input, with nothing written; 130 Ctrl-C; 143 SIGTERM, after saving what there is to save.
+0 done; 1 failure; 2 bad input, with nothing written; 130 Ctrl-C; 143 SIGTERM, SIGUSR1 and SIGUSR2,
+after saving what there is to save.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from denoiselab.cleaning import line, lines
 from denoiselab.console import Logged, console
 from denoiselab.errors import BadInput, Failure
 from denoiselab.nodes import packages, search_path
-from denoiselab.training.interruption import Stopped
+from denoiselab.training.interruption import SIGNALS, Stopped, code_of, is_foreign
 
 Early = Callable[[Config], object]
 
@@ -99,9 +100,8 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
     show = {"traceback": False}
     code = 0
     bad_input = 2
-    before = signal.getsignal(signal.SIGTERM)
-    if before is not signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, _terminate)
+    # `signal.signal` returns the former handler.
+    before = {number: signal.signal(number, _terminate) for number in SIGNALS[1:] if not is_foreign(number)}
     try:
         if absent := packages.absent():
             text = f"{packages.ALLOW_VARIABLE}={','.join(absent)}: no such package; install it, or add its folder to"
@@ -118,7 +118,7 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
             else:
                 _run_jobs(program, name, arguments)
     except BadInput as error:
-        code = _say(name, str(error), bad_input)
+        code = _say(name, f"{getattr(error, 'rank', '')}{error}", bad_input)
     except KeyboardInterrupt:
         code = _say(name, "interrupted.", 130)
     except BrokenPipeError:
@@ -135,9 +135,10 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
             text, code = f"~{key}: the program needs this option; give it a value instead: {key}=...", bad_input
         elif not isinstance(error, Failure):
             text = f"{type(error).__name__}: {text} (traceback=true shows the traceback)"
-        code = _say(name, text, code)
+        code = _say(name, f"{getattr(error, 'rank', '')}{text}", code)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         gc.unfreeze()
         gc.enable()
         if "denoiselab.app.sweeps.table" in sys.modules:
@@ -160,9 +161,9 @@ def _prepare() -> None:
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """Raise at SIGTERM, as at Ctrl-C, so that partial files are removed and processes end."""
+    """Raise at a signal, as at Ctrl-C, so that partial files are removed and processes end."""
     signal.signal(number, signal.SIG_IGN)
-    raise Stopped(128 + number, "stopped by SIGTERM.")
+    raise Stopped(code_of(number), f"stopped by {signal.Signals(number).name}.")
 
 
 def _arguments() -> Namespace:

@@ -117,6 +117,7 @@ class TrainSettings(_Settings):
     augmentation: Node | None = None
     latents: str | None = None
     compile: Literal["off", "per_block", "whole"] = "off"
+    requeue: bool = False
 
 
 class ClassifierGuidance(_Settings):

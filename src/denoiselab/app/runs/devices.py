@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from denoiselab.app.runs.launches import check_launch
 from denoiselab.app.runs.strategies import check_strategy
 from denoiselab.errors import BadInput
 from denoiselab.nodes.options import PROGRAM_SETS
@@ -69,6 +70,7 @@ def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool
         if count > cores:
             raise BadInput(f"trainer.devices={devices}: this run is on the CPU, which has {cores} core(s).")
     check_shares(count, trainer, batch_size)
+    check_launch(count, trainer["num_nodes"])
     if sweeping and (trainer["num_nodes"] > 1 or count > 1):
         raise BadInput(
             f"trainer.devices={devices}: a multirun in one process trains on one device (each rank would run its own "

@@ -29,13 +29,26 @@ from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 
 # Options that may differ when a run continues, as no result of the training depends on them.
 _FREE = (
-    *("paths.", "name", "max_images", "evaluation.", "callbacks.", "logger", "traceback", "compile"),
+    *("paths.", "name", "max_images", "evaluation.", "callbacks.", "logger", "traceback", "compile", "requeue"),
     *("data.workers", "data.cache_dir", "data.memory_limit", "data.fetch"),
-    *(f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy", "profiler", "detect_anomaly")),
+    *(
+        f"trainer.{key}"
+        for key in (
+            *(
+                "accelerator",
+                "devices",
+                "num_nodes",
+                "accumulate_grad_batches",
+                "strategy",
+                "profiler",
+                "detect_anomaly",
+            ),
+        )
+    ),
 )
 
 # Options that earlier versions did not have, with their values in such runs.
-_SINCE = {"init_weights": "raw", "init_optimizer": False, "compile": "off"}
+_SINCE = {"init_weights": "raw", "init_optimizer": False, "compile": "off", "requeue": False}
 
 # What may be in a directory before the run: its lock, and what a sweep writes about its job.
 _BEFORE = (".lock", ".job.lock", "result.json", "job.log")
