@@ -180,10 +180,9 @@ class Scoring:
         batches = torch.arange(share.start, share.stop, device=device).split(self.batch_size)
         drawing = Drawing(DDIM(UniformTime(), 1), self.seed, 1, guidance, steer=self.subject.steer)
         dropped = self.subject.statistics(self.measure.scorer, share.start)
-        check = (lambda moment: None) if dist.is_initialized() else self.check  # of several ranks none stops alone
         for index in {len(index): index for index in batches}.values():
             with contextlib.suppress(ValueError, OSError):
-                dropped.update(self.subject.model.draw(index, drawing, check)[0])
+                dropped.update(self.subject.model.draw(index, drawing, lambda moment: None)[0])
         cost: dict[str, Any] = {}
         if share:
             with contextlib.suppress(ValueError):
@@ -275,7 +274,6 @@ def _gathered(mine: _Share) -> list[_Share]:
     """The shares of all ranks.
 
     Raises:
-        SystemExit: If a rank was told to stop.
         FeatureWriteError: If a rank could not write features.
     """
     shares = [mine]

@@ -17,7 +17,7 @@ import sys
 import traceback
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Protocol
@@ -100,7 +100,6 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
     show = {"traceback": False}
     code = 0
     bad_input = 2
-    # `signal.signal` returns the former handler.
     before = {number: signal.signal(number, _terminate) for number in SIGNALS[1:] if not is_foreign(number)}
     try:
         if absent := packages.absent():
@@ -137,8 +136,7 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
             text = f"{type(error).__name__}: {text} (traceback=true shows the traceback)"
         code = _say(name, f"{getattr(error, 'rank', '')}{text}", code)
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        _restore(before)
         gc.unfreeze()
         gc.enable()
         if "denoiselab.app.sweeps.table" in sys.modules:
@@ -164,6 +162,12 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     """Raise at a signal, as at Ctrl-C, so that partial files are removed and processes end."""
     signal.signal(number, signal.SIG_IGN)
     raise Stopped(code_of(number), f"stopped by {signal.Signals(number).name}.")
+
+
+def _restore(handlers: Mapping[int, Any]) -> None:
+    """Give signals the handlers that they had."""
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def _arguments() -> Namespace:
