@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.optim import Optimizer
 
 from denoiselab.training import sharded_checkpoints
 from denoiselab.training.checkpoint_files import read_checkpoint
+from denoiselab.training.replicated import TIMEOUT, join, waiting
 from denoiselab.training.sharded_checkpoints import Place, parameter_of, spread_as
 
 
@@ -27,11 +27,11 @@ class Sharded(ModelParallelStrategy):
     checkpoints are directories with the parts of all ranks, in the containers of format 1.
 
     Args:
-        timeout: Of a collective operation.
+        timeout: As of `Replicated`.
     """
 
-    def __init__(self, timeout: timedelta) -> None:
-        super().__init__(data_parallel_size=1, tensor_parallel_size=1, timeout=timeout)
+    def __init__(self, timeout: float = TIMEOUT) -> None:
+        super().__init__(data_parallel_size=1, tensor_parallel_size=1, timeout=waiting(timeout))
         self._group: Any = None
         self._thread: ThreadPoolExecutor | None = None
         self._saving: Future[None] | None = None
@@ -39,6 +39,10 @@ class Sharded(ModelParallelStrategy):
     def setup_environment(self) -> None:
         """Start the group of processes, and a mesh over all of them."""
         self._data_parallel_size = self.num_nodes * self.num_processes
+        self.set_world_ranks()
+        assert self.cluster_environment is not None
+        assert self._timeout is not None
+        join(self.cluster_environment, self._get_process_group_backend(), self._timeout, self.root_device)
         super().setup_environment()
         mesh = self.device_mesh["data_parallel"]
         if not mesh.size() == self.world_size == dist.get_world_size():

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.profilers import Profiler
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
 from denoiselab.app.building import captions, parts, rehearsal, stored_latents
@@ -288,8 +287,7 @@ def _trainer(
         _check_place(f"callbacks.{name}", callback, path)
     _check_place("trainer.profiler", vars(trainer)["profiler"], path)
     if isinstance(config["trainer"]["profiler"], str):  # without a file Lightning would log its report
-        profiler: Profiler = vars(trainer)["profiler"]
-        profiler.dirpath, profiler.filename = path, "profile"
+        vars(vars(trainer)["profiler"]).update(dirpath=path, filename="profile")
     return trainer
 
 

@@ -164,7 +164,7 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
     raise Stopped(code_of(number), f"stopped by {signal.Signals(number).name}.")
 
 
-def _restore(handlers: Mapping[int, Any]) -> None:
+def _restore(handlers: Mapping[Any, Any]) -> None:
     """Give signals the handlers that they had."""
     for number, handler in handlers.items():
         signal.signal(number, handler)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
 from typing import Any
 
 from denoiselab.errors import BadInput
 
 FSDP2 = "fsdp2"
-
-# Of collective operations; one rank may work alone for as long.
-TIMEOUT = timedelta(seconds=600)
 
 # Lightning's strategies whose ranks hold parts of the weights, in ways that averages and checkpoints do not know.
 _OTHERS = ("fsdp", "deepspeed", "model_parallel")
@@ -43,4 +39,4 @@ def built(strategy: Any) -> Any:
         return strategy
     from denoiselab.training.strategies import Sharded  # imports Lightning
 
-    return Sharded(TIMEOUT)
+    return Sharded()
