@@ -22,6 +22,9 @@ from denoiselab.files import write_csv
 
 LEVEL = 0.05
 
+# Launchers with a queue of their own, from which a sweep goes on.
+_QUEUES = ("processes", "slurm")
+
 
 def ranked(sweep: Sweep, level: float = LEVEL) -> Ranking:
     """The jobs of a sweep in order."""
@@ -72,9 +75,11 @@ def commands(sweep: Sweep, found: Ranking) -> list[str]:
         if (directory / "frontier.json").is_file():
             out.append(f"python sample.py task=frontier {override('ckpt', directory)} task.seed=1")
     if any(not one.finished for one in sweep.jobs):
-        given = [word for word in sweep.command[1:] if not word.startswith(("hydra.sweep.dir=", "sweep.resume="))]
-        option = "sweep.resume" if sweep.launcher == "processes" else "hydra.sweep.dir"
-        out.append(f"{shlex.join(['python', 'train.py', *given])} {override(option, sweep.directory)}")
+        if sweep.launcher in _QUEUES:
+            out.append(f"python train.py -m {override('sweep.resume', sweep.directory)}")
+        else:
+            given = [word for word in sweep.command[1:] if not word.startswith("hydra.sweep.dir=")]
+            out.append(f"{shlex.join(['python', 'train.py', *given])} {override('hydra.sweep.dir', sweep.directory)}")
     return out
 
 

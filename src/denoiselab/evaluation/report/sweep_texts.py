@@ -62,6 +62,7 @@ def headline(ranked: Ranking) -> str:
 
 def remarks(ranked: Ranking) -> list[str]:
     """What the order of the groups is worth."""
+    out = []
     compared = [group for group in ranked.groups[1:] if group.verdict]
     if compared:
         sure = sum(group.verdict == "surely worse" for group in compared)
@@ -70,13 +71,18 @@ def remarks(ranked: Ranking) -> list[str]:
         if near is not None:
             needed = "" if near.seeds_needed is None else f" (some {near.seeds_needed:,} seeds would show it)"
             text += f"; the nearest that is not is {options_text(near.options)}, {digits(near.mean)}{needed}"
-        return [f"{text}."]
-    if len(ranked.groups) > 1:
-        return [
+        out.append(f"{text}.")
+    elif len(ranked.groups) > 1:
+        out.append(
             "one training each, so these differences are not apart from those between seeds; add seed=0,1,2. The best "
             "of several looks better than it is: score it anew on fresh samples, task=frontier task.seed=1."
-        ]
-    return []
+        )
+    if ranked.over_seeds:
+        out.append(
+            "intervals and verdicts are about seeds of training, on the samples' noise that these jobs share; the page "
+            "has those of each sampler over both."
+        )
+    return out
 
 
 def reasons(ranked: Ranking) -> list[str]:
