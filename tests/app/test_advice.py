@@ -55,7 +55,7 @@ ABSENT = {
     "conditioner.prompts_file=prompts.txt": r"conditioner\.prompts_file=prompts\.txt",
     "codec.path=logs/first_stage/first_stage": r"codec\.path=logs/first_stage/first_stage",
     "ckpt=logs/first_stage": r"ckpt=logs/first_stage",
-    "ckpt=logs/emoji": r"ckpt=logs/emoji",
+    "ckpt=logs/emoji_text": r"ckpt=logs/emoji_text",
 }
 
 # Commands of other programs, whose packages README names: to install this one, and to get data and a text encoder.
