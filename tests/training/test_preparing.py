@@ -48,7 +48,7 @@ def fresh():
 def test_each_block_is_compiled_though_they_share_a_class_and_names_stay():
     network, x = Chain(), torch.ones(3, 2)
     names, want = [*network.state_dict()], network(x)
-    preparation = Preparation("per_block", "eager")
+    preparation = Preparation("per_block", backend="eager")
     preparation(network)
     assert torch.equal(network(x), want)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def test_without_more_room_the_ninth_block_would_run_uncompiled():
 
 def test_graph_breaks_are_counted_with_their_reason():
     network = Chain(2, Leaving)
-    preparation = Preparation("per_block", "eager")
+    preparation = Preparation("per_block", backend="eager")
     preparation(network)
     network(torch.ones(3, 2))
     assert sum(preparation.compiled.breaks.values()) > 0
@@ -87,7 +87,7 @@ def test_graph_breaks_are_counted_with_their_reason():
 def test_a_network_without_blocks_is_compiled_whole_only():
     with pytest.raises(ValueError, match="compile=per_block: Linear keeps no blocks"):
         Preparation("per_block")(nn.Linear(2, 2))
-    whole = Preparation("whole", "eager")
+    whole = Preparation("whole", backend="eager")
     network = nn.Linear(2, 2)
     whole(network)
     network(torch.ones(3, 2))

@@ -20,6 +20,9 @@ from denoiselab.networks.conditioning import Conditioning
 from denoiselab.networks.summary import Operations
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.trained import Trained, batch_loss
+from denoiselab.trained.half import HalfSteps
+
+_MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class StepCosts(NamedTuple):
@@ -42,15 +45,13 @@ class StepCosts(NamedTuple):
     fixed_bytes: float
 
 
-def step_costs(
-    model: Trained, objective: nn.Module, autocast: torch.dtype | None = None, images_seen: int = 0
-) -> StepCosts:
+def step_costs(model: Trained, objective: nn.Module, precision: str = "32-true", images_seen: int = 0) -> StepCosts:
     """The costs of a training step of a model, which may be on the meta device and stays as it is.
 
     Args:
         model: What is trained.
         objective: Its loss, on the CPU.
-        autocast: The dtype of mixed precision; None for none.
+        precision: Of the Trainer.
         images_seen: At that step: adversaries begin late.
 
     Raises:
@@ -58,18 +59,16 @@ def step_costs(
     """
     parts = _faked((dataclasses.replace(model, conditioner=_Blank(model), codec=Identity(model.shape)), objective))
     with torch.enable_grad():
-        (few, flops), (more, doubled) = (_step(*parts, count, autocast, images_seen) for count in (2, 4))
+        (few, flops), (more, doubled) = (_step(*parts, count, precision, images_seen) for count in (2, 4))
         if _keep_all(parts[0].trained):
-            flops, doubled = (_step(*parts, count, autocast, images_seen)[1] for count in (2, 4))
+            flops, doubled = (_step(*parts, count, precision, images_seen)[1] for count in (2, 4))
     slope = (more - few) / 2
     trained, own = [*model.trained.parameters()], [*objective.parameters()]
     optimized = sum(parameter.numel() for parameter in (*trained, *own) if parameter.requires_grad)
     return StepCosts(sum(map(torch.numel, trained)), optimized, (doubled - flops) / 2, slope, few - 2 * slope)
 
 
-def _step(
-    model: Trained, objective: nn.Module, count: int, autocast: torch.dtype | None, images_seen: int
-) -> tuple[int, int]:
+def _step(model: Trained, objective: nn.Module, count: int, precision: str, images_seen: int) -> tuple[int, int]:
     """Bytes kept for the backward pass, and operations, of a step of `count` images."""
     loss = batch_loss(model, objective)
     state = chain(model.trained.parameters(), model.trained.buffers(), objective.parameters(), objective.buffers())
@@ -89,13 +88,18 @@ def _step(
     }
     cast: AbstractContextManager[Any] = nullcontext()
     norms: AbstractContextManager[Any] = nullcontext()
-    if autocast is not None:
-        cast, norms = torch.autocast("cpu", autocast), _Norms()
+    if precision in _MIXED:
+        cast, norms = torch.autocast("cpu", _MIXED[precision]), _Norms()
+    steps = HalfSteps(model.trained.get_submodule("network")) if precision == "bf16-true" else None
+    if steps is not None:
+        steps.begin()
     with torch.random.fork_rng(devices=[]), counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept):
         with cast, norms:
             total = loss.loss(batch, Noise(0, batch["position"], TRAINING), images_seen).total
         held = sum(storage.nbytes() for key, storage in kept.items() if key not in weights)
         total.backward()
+    if steps is not None:
+        steps.end()
     return held, counter.total
 
 

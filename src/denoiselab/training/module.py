@@ -138,10 +138,15 @@ class DiffusionModule(pl.LightningModule):
         if self._dropout:
             for layer, key in zip(self._dropout, noise.keys(len(self._dropout)), strict=True):
                 layer.key = key
+        self.preparation.begin_step()
         loss = self.batch_loss.loss(batch, noise, self.images_seen)
         self.images_seen += len(batch["position"]) * self.trainer.world_size
         total = loss.total.sum() if loss.total.ndim else loss.total  # of one number: a sharded parameter has an axis
         return {"loss": total, **({"parts": dict(loss.parts)} if loss.parts else {})}
+
+    def on_after_backward(self) -> None:
+        """End what `training_step` began."""
+        self.preparation.end_step()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Take the gradients, which are zeros, from parameters whose training has not begun."""

@@ -22,6 +22,7 @@ from denoiselab.errors import BadInput
 from denoiselab.networks.base import blocks
 from denoiselab.objectives import Objective, RepresentationAlignment
 from denoiselab.trained import FirstStage, Trained
+from denoiselab.trained.half import HalfSteps
 
 How = Literal["off", "per_block", "whole"]
 
@@ -52,15 +53,18 @@ class Compiled:
 
 @dataclass
 class Preparation:
-    """Compiles a network in place, which leaves the names of its parameters.
+    """Compiles a network in place, which leaves the names of its parameters, and has it compute in another precision.
 
     Args:
         compile: off; per_block: each of its `blocks`; whole: the network at once.
+        half: Take steps in bfloat16 of weights in float32, by `HalfSteps`.
         backend: Of `torch.compile`.
     """
 
     compile: How = "off"
+    half: bool = False
     backend: str = "inductor"
+    _steps: HalfSteps | None = None
     _parts: list[nn.Module] = field(default_factory=list)
 
     def __call__(self, network: nn.Module) -> None:
@@ -69,6 +73,8 @@ class Preparation:
         Raises:
             BadInput: If it has no blocks.
         """
+        if self.half and self._steps is None:
+            self._steps = HalfSteps(network)
         if self.compile == "off" or self._parts:
             return
         parts = [network] if self.compile == "whole" else blocks(network)
@@ -86,6 +92,16 @@ class Preparation:
         for part in parts:
             part.compile(backend=self.backend)
         self._parts = parts
+
+    def begin_step(self) -> None:
+        """Called before a forward pass of the training."""
+        if self._steps is not None:
+            self._steps.begin()
+
+    def end_step(self) -> None:
+        """Called after the backward pass, and where one does not come."""
+        if self._steps is not None:
+            self._steps.end()
 
     @property
     def compiled(self) -> Compiled | None:
@@ -109,6 +125,7 @@ class Preparation:
 
     def undo(self) -> None:
         """Leave the network as it was."""
+        self.end_step()
         for part in self._parts:
             part._compiled_call_impl = None
         self._parts = []

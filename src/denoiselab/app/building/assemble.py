@@ -135,7 +135,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
     )  # fmt: skip
     module = DiffusionModule(
         model, objective, optimizer, lr_schedule, ema, settings.seed, config, images.fingerprint,
-        Preparation(settings.compile),
+        Preparation(settings.compile, half=config["trainer"]["precision"] == "bf16-true"),
     )  # fmt: skip
     names = ema.planned(settings.max_images, settings.batch_size)
     scoring = None
@@ -266,10 +266,11 @@ def _trainer(
         given["preview"] = {"directory": path / "samples" / "preview", "prepare": drawn.preview}
     callbacks = [construct(node, f"callbacks.{name}", _REFUSALS, **given.get(name, {})) for name, node in nodes.items()]
     check_monitors(dict(zip(nodes, callbacks, strict=True)), config, held_out.names)
+    half = str(config["trainer"]["precision"]) == "bf16-true"  # the module's own: Lightning would round the weights
     report = [] if settings.compile == "off" else [CompilerReport()]
     options = {**config["trainer"], "accelerator": resolve_accelerator(config["trainer"]["accelerator"])}
     trainer: pl.Trainer = construct(
-        {**options, "strategy": built(options["strategy"])},
+        {**options, **({"precision": "32-true"} if half else {}), "strategy": built(options["strategy"])},
         "trainer",
         _REFUSALS,
         max_steps=-(-settings.max_images // settings.batch_size),

@@ -50,6 +50,8 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     """Check a configuration without loading data, building weights or importing Lightning."""
     settings = parse(TrainSettings, config)
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
+    if config["trainer"]["precision"] == "bf16-true" and reconstructs(config):
+        raise BadInput("trainer.precision=bf16-true: a first stage is no single call of a network; use bf16-mixed.")
     _check_start(settings, sweeping=sweeping)
     check_requeue(asked=settings.requeue)
     stored_latents.check_augmentation(config, parts.build_augmentation(config))

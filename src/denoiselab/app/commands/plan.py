@@ -29,8 +29,6 @@ _ASIDE = ("data", "evaluation", "callbacks", "logger", "paths", "trainer", "augm
 # Of a device's memory: the rest is for the library's own, what is kept for a moment, and fragments.
 _USABLE = 0.9
 
-_HALF = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -129,7 +127,7 @@ def made(config: Config) -> Plan:
     trainer = config["trainer"]
     world, precision = trainer["devices"] * trainer["num_nodes"], str(trainer["precision"])
     try:
-        costs = step_costs(model, objective, _HALF.get(precision))
+        costs = step_costs(model, objective, precision)
     except RuntimeError as error:
         raise BadInput(
             f"objective={type(objective).__name__}: cannot be planned ({str(error).splitlines()[0]})."

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from denoiselab.app.runs.launches import check_launch
-from denoiselab.app.runs.strategies import check_strategy
+from denoiselab.app.runs.strategies import FSDP2, check_strategy
 from denoiselab.errors import BadInput
 from denoiselab.nodes.options import PROGRAM_SETS
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 
 
 # Where launchers write a process's rank, in the order in which Lightning reads them.
@@ -48,9 +48,11 @@ def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool
     precision = str(trainer["precision"])
     if precision not in PRECISIONS:
         raise BadInput(
-            f"trainer.precision={precision}: allowed: {', '.join(PRECISIONS)}; weights and their averages stay in "
-            "float32, as half precision rounds small updates to zero."
+            f"trainer.precision={precision}: allowed: {', '.join(PRECISIONS)}; in all of them weights and their "
+            "averages are in float32, as half precision rounds small updates to zero."
         )
+    if precision == "bf16-true" and trainer["strategy"] == FSDP2:
+        raise BadInput(f"trainer.precision={precision}: weights that are sharded are not copied; use bf16-mixed.")
     gpus = torch.cuda.device_count()
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
         raise BadInput(f"trainer.accelerator={accelerator}: unknown; allowed: auto, cpu, gpu, cuda.")
