@@ -34,6 +34,11 @@ def bar(what: str, total: int, done: int = 0, *, unit: str = "img", shown: bool 
     )
 
 
+def say(text: str) -> None:
+    """Print a line on stderr, above the bars."""
+    tqdm.write(text, file=sys.stderr)
+
+
 class Steps:
     """An `on_step` of a sampler that adds the network calls of a batch to a bar.
 

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 
+from denoiselab import progress
 from denoiselab.console import console
 from denoiselab.evaluation.cost import Instant
 from denoiselab.evaluation.memory import PeakMemory, device_name
@@ -186,4 +187,4 @@ class CompilerReport(pl.Callback):
             return
         self._said = str(found)
         if trainer.is_global_zero:
-            console(stderr=True).print(f"compile={module.preparation.compile}: {found}")
+            progress.say(f"compile={module.preparation.compile}: {found}")

@@ -267,7 +267,6 @@ def _trainer(
     callbacks = [construct(node, f"callbacks.{name}", _REFUSALS, **given.get(name, {})) for name, node in nodes.items()]
     check_monitors(dict(zip(nodes, callbacks, strict=True)), config, held_out.names)
     half = str(config["trainer"]["precision"]) == "bf16-true"  # the module's own: Lightning would round the weights
-    report = [] if settings.compile == "off" else [CompilerReport()]
     options = {**config["trainer"], "accelerator": resolve_accelerator(config["trainer"]["accelerator"])}
     trainer: pl.Trainer = construct(
         {**options, **({"precision": "32-true"} if half else {}), "strategy": built(options["strategy"])},
@@ -276,7 +275,7 @@ def _trainer(
         max_steps=-(-settings.max_images // settings.batch_size),
         max_epochs=-1,
         logger=False,
-        callbacks=[ProgressBar(settings.max_images), *callbacks, *report, DirectoryCheck(path)],
+        callbacks=[ProgressBar(settings.max_images), *callbacks, CompilerReport(), DirectoryCheck(path)],
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=False,
         enable_model_summary=False,
