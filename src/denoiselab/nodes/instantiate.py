@@ -47,6 +47,7 @@ _ALL = (
     *MEASURES,
     *(f"denoiselab.{part}." for part in ("classifiers", "guides", "training", "interop", "inverse", "app.tasks")),
     "torch.optim.",
+    "optuna.pruners.",
     *(f"pytorch_lightning.{part}." for part in ("trainer", "callbacks", "profilers", "strategies")),
 )
 

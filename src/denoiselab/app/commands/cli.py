@@ -6,6 +6,7 @@ after saving what there is to save.
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import logging
@@ -17,23 +18,23 @@ import sys
 import traceback
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab import choices, progress, released
-from denoiselab.app.config import overrides, resolvers, spelling, tasks
+from denoiselab import choices, released
+from denoiselab.app.commands import checking, sweeping
+from denoiselab.app.commands.checking import Command, Early
+from denoiselab.app.config import multirun, overrides, resolvers, spelling, tasks
 from denoiselab.app.config.early import check_nodes, check_trust
 from denoiselab.app.config.explain import explain
 from denoiselab.app.config.hydra_node import CheckedLoader
-from denoiselab.app.config.settings import Config, replaced
 from denoiselab.app.runs.allocator import keep_freed_memory
 from denoiselab.app.runs.ending import leave, unread
 from denoiselab.app.runs.run_id import run_id, trial
@@ -42,8 +43,6 @@ from denoiselab.console import Logged, console
 from denoiselab.errors import BadInput, Failure
 from denoiselab.nodes import packages, search_path
 from denoiselab.training.interruption import SIGNALS, Stopped, code_of, is_foreign
-
-Early = Callable[[Config], object]
 
 _CONF = choices.folder()
 
@@ -59,30 +58,6 @@ class _Failed(BaseException):
         self.error = error
 
 
-class Command(Protocol):
-    """What a module of `denoiselab.app.commands` that is a program has."""
-
-    @staticmethod
-    def check(config: Config, *, sweeping: bool) -> object:
-        """Check all that can be checked before anything is built.
-
-        Raises:
-            BadInput: If an option is wrong.
-        """
-
-    @staticmethod
-    def run(config: Config, directory: Path | None) -> object:
-        """Run a job.
-
-        Args:
-            config: As it was checked.
-            directory: Of a job of a multirun.
-
-        Returns:
-            Of a job of a sweep, the value that it is to minimise.
-        """
-
-
 def run(name: str, early: Early = check_nodes) -> NoReturn:
     """Run a program and exit.
 
@@ -95,8 +70,8 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
     # argparse takes all overrides in one piece, so flags are moved before them.
     given = sys.argv[1:] if trial() is None else map(spelling.of_agent, sys.argv[1:])
     words = sorted(given, key=lambda word: word not in _FLAGS and not re.match("--[a-z-]+=", word))
-    multirun = bool({"-m", "--multirun"} & {*words})
-    sys.argv[1:] = [spelling.readable(word, multirun=multirun) for word in words]
+    several = bool({"-m", "--multirun"} & {*words})
+    sys.argv[1:] = [spelling.readable(word, multirun=several) for word in words]
     show = {"traceback": False}
     code = 0
     bad_input = 2
@@ -108,12 +83,16 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
         arguments = _arguments()
         with search_path.initialized(_CONF, name, arguments.folders, CheckedLoader) as program:
             arguments.overrides = _written_out(name, arguments.overrides, words)
-            if not _shows(arguments):
+            queued = _queued(name, arguments)
+            if not _shows(arguments) and not queued:
                 _check_jobs(name, arguments, early, show)
-            if arguments.multirun:
+            if arguments.multirun and not queued:
                 bad_input = 1  # other jobs may have run
             if _shows(arguments) or arguments.cfg:
                 _show(program, name, arguments)
+            elif queued:
+                checked = functools.partial(checking.checked, name, arguments=arguments, early=early, show=show)
+                sweeping.run(name, arguments, lambda jobs: checked(jobs, command=lambda: _command(name)))
             else:
                 _run_jobs(program, name, arguments)
     except BadInput as error:
@@ -209,7 +188,7 @@ def _run_jobs(program: Hydra, name: str, arguments: Namespace) -> None:
     gc.enable()
 
     def job(config: DictConfig) -> Any:
-        plain = _plain(config, HydraConfig.get().overrides.task)
+        plain = checking.plain(config, HydraConfig.get().overrides.task)
         check_trust(plain, arguments.overrides)
         if arguments.multirun:
             return _command(name).run(plain, Path(HydraConfig.get().runtime.output_dir))
@@ -221,7 +200,7 @@ def _run_jobs(program: Hydra, name: str, arguments: Namespace) -> None:
     try:
         if arguments.multirun:
             given = [*arguments.overrides, "hydra.mode=MULTIRUN"]
-            if (place := overrides.sweep_directory(name, arguments.overrides)) is not None:
+            if (place := multirun.sweep_directory(name, arguments.overrides)) is not None:
                 given.append(shlex.split(spelling.override("hydra.sweep.dir", place))[0])  # one for all jobs
             program.multirun(name, job, given)
         else:
@@ -246,6 +225,14 @@ def _show(program: Hydra, name: str, arguments: Namespace) -> None:
         program.show_info(arguments.info, name, arguments.overrides)
 
 
+def _queued(name: str, arguments: Namespace) -> bool:
+    """Whether a sweep is asked for whose jobs are not Hydra's to start."""
+    own = sweeping.asks(arguments.overrides) if name == "train" and not _shows(arguments) else []
+    if own and not arguments.multirun:
+        raise BadInput(f"{own[0]}: is of a sweep; add -m.")
+    return bool(own) and arguments.cfg is None
+
+
 def _check_jobs(name: str, arguments: Namespace, early: Early, show: dict[str, bool]) -> None:
     """Check every job's configuration before the first one starts."""
     if overrides.typed(arguments.overrides, "hydra.mode"):
@@ -254,40 +241,13 @@ def _check_jobs(name: str, arguments: Namespace, early: Early, show: dict[str, b
         raise BadInput("paths.run_dir: a multirun gives each job a directory of its own; see hydra.sweep.dir.")
     if overrides.typed(arguments.overrides, "hydra.sweep.subdir"):
         raise BadInput("hydra.sweep.subdir: the folders of a sweep's jobs are called by their numbers; leave it out.")
-    jobs = []
-    for job in overrides.jobs(name, arguments.overrides, multirun=arguments.multirun):
-        config = overrides.composed(name, job)
-        if arguments.cfg is None:
-            plain = _plain(config, job)
-            show["traceback"] |= bool(plain.get("traceback"))
-            check_trust(plain, arguments.overrides)
-            early(plain)
-            jobs.append(plain)
-    if jobs and "torch" not in sys.modules:
-        console(stderr=True).print(f"{name}.py: loading torch.")
-    with progress.bar("checks", len(jobs), unit="job", shown=len(jobs) > 1) as bar:
-        for plain in jobs:  # what follows imports the parts, which takes seconds
-            _command(name).check(plain, sweeping=arguments.multirun)
-            bar.update(1)
+    jobs = overrides.jobs(name, arguments.overrides, multirun=arguments.multirun)
+    checking.checked(name, jobs, arguments, early, show, lambda: _command(name), sweeping=arguments.multirun)
 
 
 def _shows(arguments: Namespace) -> bool:
     """Whether the arguments ask for help and the like, not for a job."""
     return bool(arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion)
-
-
-def _plain(config: DictConfig, given: Sequence[str]) -> Config:
-    """The configuration as plain containers, without defaults that refine an option of the evaluation given."""
-    try:
-        content = OmegaConf.to_container(config, resolve=True)
-    except OmegaConfBaseException as error:
-        raise BadInput(resolvers.reason(error)) from None
-    assert isinstance(content, dict)
-    plain = {str(key): value for key, value in content.items()}
-    if isinstance(evaluation := plain.get("evaluation"), dict):
-        names = overrides.given_in("evaluation", given)
-        plain["evaluation"] = replaced(evaluation, {key: evaluation[key] for key in evaluation if key in names})
-    return plain
 
 
 def _say(name: str, text: str, code: int) -> int:

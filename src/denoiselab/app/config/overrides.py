@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, ValueType
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -33,6 +34,11 @@ def jobs(config_name: str, overrides: Sequence[str], *, multirun: bool) -> list[
     fixed = [text for text, o in zip(overrides, parsed, strict=True) if not (multirun and o.is_sweep_override())]
     if not multirun or any(override.key_or_group == "hydra/sweeper" for override in parsed):
         return [fixed]
+    if interval := next((o for o in parsed if o.value_type is ValueType.INTERVAL_SWEEP), None):
+        raise BadInput(
+            f"{interval.input_line}: an interval has no grid; search it by sweep=processes sweep.sampler=tpe "
+            "sweep.trials=12 (or random), or list values."
+        )
     try:
         own = parameters(compose(config_name, fixed, return_hydra_config=True).hydra)
     except BadInput:
@@ -45,23 +51,14 @@ def jobs(config_name: str, overrides: Sequence[str], *, multirun: bool) -> list[
         raise BadInput(_one_line(error)) from None
 
 
-def sweep_directory(config_name: str, overrides: Sequence[str]) -> str | None:
-    """The directory of a multirun, which an option that is swept must not change; None if a sweep has to fill it."""
-    fixed = [text for text in overrides if not _parse(text).is_sweep_override()]
-    try:
-        return str(compose(config_name, fixed, return_hydra_config=True).hydra.sweep.dir)
-    except BadInput:
-        raise
-    except (HydraException, OmegaConfBaseException, ValueError):  # refused where each job is composed
-        return None
+def parsed(overrides: Sequence[str]) -> list[Override]:
+    """The overrides as Hydra reads them; the caller changes none."""
+    return [_parse(text) for text in overrides]
 
 
-def swept_keys(overrides: Sequence[str], jobs: Sequence[Sequence[str]]) -> list[str]:
-    """The keys of options in which jobs differ, and of the sweeps that the overrides name."""
-    shared = set.intersection(*map(set, jobs)) if jobs else set()
-    differing = [_parse(text).key_or_group for job in jobs for text in job if text not in shared]
-    named = [override.key_or_group for override in map(_parse, overrides) if override.is_sweep_override()]
-    return [*dict.fromkeys([*named, *differing])]
+def is_group(key: str) -> bool:
+    """Whether choices of files have this key."""
+    return bool(_loader().get_group_options(key, None))
 
 
 def given_in(node: str, overrides: Sequence[str]) -> set[str]:
@@ -186,6 +183,7 @@ def deleted(names: Sequence[object], arguments: Sequence[str]) -> str | None:
     return next((key for key in keys if key.rpartition(".")[2] in names), None)
 
 
+@functools.lru_cache(maxsize=4096)
 def _parse(text: str) -> Override:
     try:
         return OverridesParser.create().parse_override(text)

@@ -120,6 +120,19 @@ class TrainSettings(_Settings):
     requeue: bool = False
 
 
+class SweepSettings(_Settings):
+    """The options of a sweep; `conf/sweep` says what they are."""
+
+    launcher: Literal["processes"]
+    jobs: int | None = Field(ge=1)
+    devices_per_job: int = Field(ge=1)
+    sampler: Literal["grid", "random", "tpe"]
+    trials: int | None = Field(ge=1)
+    seed: int = Field(ge=0)
+    pruner: Node | None = None
+    resume: str | None
+
+
 class ClassifierGuidance(_Settings):
     """A classifier, or another log-likelihood, whose gradient guides the sampler."""
 

@@ -76,7 +76,7 @@ def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool
     if sweeping and (trainer["num_nodes"] > 1 or count > 1):
         raise BadInput(
             f"trainer.devices={devices}: a multirun in one process trains on one device (each rank would run its own "
-            "sweep); use trainer.devices=1, or start each job separately."
+            f"sweep); use trainer.devices=1, or sweep=processes sweep.devices_per_job={count}, of processes."
         )
 
 

@@ -62,12 +62,13 @@ class Job:
         return self.status in ("done", "pruned")
 
     @classmethod
-    def read(cls, directory: Path, overrides: tuple[str, ...] = ()) -> Job:
+    def read(cls, directory: Path, overrides: tuple[str, ...] = (), *, as_written: bool = False) -> Job:
         """The job in a folder; a damaged record counts as none.
 
         Args:
             directory: Of the job; it need not exist.
             overrides: As the sweep's record has them; else those of the job's own.
+            as_written: Whether a job that was killed, and whose record says that it runs, is left so.
         """
         number = int(directory.name)
         try:
@@ -79,7 +80,7 @@ class Job:
         names = ("status", "value", "metric", "cell", "n", "images_seen", "error", "run_id", "started", "ended")
         own = overrides or tuple(found.get("overrides") or ())
         job = cls(number, directory, own, **{name: found[name] for name in names if name in found})
-        if job.status == "running" and not lives(directory):
+        if job.status == "running" and not as_written and not lives(directory):
             gone = "it ended without a word: its process was killed, or its machine is gone."
             return cls(**{**vars(job), "status": "stopped", "error": gone})
         return job

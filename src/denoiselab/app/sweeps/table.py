@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from denoiselab.app.config import overrides
+from denoiselab.app.config import multirun, overrides
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.run_id import run_id
 from denoiselab.app.sweeps.records import Sweep
@@ -34,7 +34,7 @@ class SweepTable(Callback):
             directory=Path(config.hydra.sweep.dir),
             id=run_id(),
             launcher=str(config.hydra.launcher._target_).rpartition(".")[2],
-            swept=tuple(overrides.swept_keys(given, jobs)),
+            swept=tuple(multirun.swept_keys(given, jobs)),
             metric=config.optimized_metric,
             command=tuple(sys.argv),
             planned={} if other else dict(enumerate(map(tuple, jobs))),
@@ -51,10 +51,15 @@ class SweepTable(Callback):
     def finish(cls) -> None:
         """Write and print the summary of the sweep that this process has started, if there is one."""
         if cls.started is not None:
-            from denoiselab.app.sweeps.summary import summarise
-
             started, cls.started = cls.started, None
-            try:
-                summarise(Sweep.read(started))
-            except (BadInput, OSError) as error:  # after all jobs, whose records stay
-                console(stderr=True).print(f"no summary of the sweep: {line(error)}")
+            summarised(started)
+
+
+def summarised(directory: Path) -> None:
+    """Write and print the summary of the sweep in a directory, if that can be done."""
+    from denoiselab.app.sweeps.summary import summarise
+
+    try:
+        summarise(Sweep.read(directory))
+    except (BadInput, OSError) as error:  # after all jobs, whose records stay
+        console(stderr=True).print(f"no summary of the sweep: {line(error)}")

@@ -1,0 +1,123 @@
+"""A worker of a sweep: takes jobs from the queue, starts them in its slots, and notes how they end."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from denoiselab.app.sweeps.pruning import TRIAL
+from denoiselab.app.sweeps.queue import Claim, Queue
+from denoiselab.app.sweeps.records import Job, Sweep
+from denoiselab.app.sweeps.results import PRUNED, now
+from denoiselab.app.sweeps.starters import Started, Starter, last_line
+from denoiselab.training.interruption import Interruption, Stopped
+
+# Seconds between looks at the jobs.
+_PAUSE = 0.1
+
+
+@dataclass
+class _Slot:
+    claim: Claim
+    job: Job
+    started: Started
+    since: float
+
+
+def work(sweep: Sweep, queue: Queue, starter: Starter, say: Callable[[str], object], advice: str) -> None:
+    """Run jobs until none is left.
+
+    A signal to stop goes on to the jobs, which save; when all have ended, `Stopped` is raised.
+
+    Args:
+        sweep: Whose jobs are to be run.
+        queue: Entered by this worker.
+        starter: Starts them.
+        say: Takes a line for each start and end.
+        advice: What to do after a stop, in a sentence.
+
+    Raises:
+        Stopped: After a signal.
+    """
+    slots: dict[int, _Slot] = {}
+    asked = False
+    with Interruption(advice) as stop:
+        try:
+            while True:
+                for number, slot in [*slots.items()]:
+                    if (code := slot.started.poll()) is not None:
+                        del slots[number]
+                        say(_end(sweep, queue, slot, code))
+                if stop.signal is None:
+                    for number in sorted({*range(starter.slots)} - slots.keys()):
+                        if (claim := queue.claim()) is None:
+                            break
+                        slots[number] = _start(sweep, starter, claim, number)
+                        own = " ".join(sweep.own(slots[number].job))
+                        say(f"job {claim.job} started: {own}")
+                elif not asked:
+                    asked = True
+                    say(f"stopping: {len(slots)} job(s) save and end; a second Ctrl-C ends them at once.")
+                    for slot in slots.values():
+                        slot.started.stop()
+                if not slots and (stop.signal is not None or not _waits(queue)):
+                    break
+                time.sleep(_PAUSE)
+            stop.check()
+        except Stopped:
+            for slot in slots.values():  # at the second Ctrl-C
+                slot.started.kill()
+                say(_end(sweep, queue, slot, -signal.SIGKILL))
+            raise
+        except BaseException:
+            for slot in slots.values():
+                slot.started.stop()
+            raise
+
+
+def _waits(queue: Queue) -> bool:
+    """Whether a job goes on whose worker is gone; those that have ended are noted."""
+    left = False
+    for trial, job in queue.orphans():
+        if job.status == "running":
+            left = True
+        else:
+            if job.status == "stopped":  # what its record could not say itself
+                job.write()
+            queue.settle(trial, job)
+    return left
+
+
+def _start(sweep: Sweep, starter: Starter, claim: Claim, slot: int) -> _Slot:
+    job = Job(
+        number=claim.job,
+        directory=sweep.directory / str(claim.job),
+        overrides=sweep.planned.get(claim.job) or claim.overrides,
+        status="running",
+        metric=sweep.metric,
+        run_id=f"{sweep.id}-{claim.job}",
+        started=now(),
+    )
+    job.directory.mkdir(parents=True, exist_ok=True)
+    job.write()
+    return _Slot(claim, job, starter.start(job, slot, {TRIAL: str(claim.id)}), time.monotonic())
+
+
+def _end(sweep: Sweep, queue: Queue, slot: _Slot, code: int) -> str:
+    """Note how a job ended: by its own record, else by its exit code."""
+    job = Job.read(slot.job.directory, slot.job.overrides, as_written=True)
+    if job.status == "running":
+        status = {0: "done", PRUNED: "pruned", 130: "stopped", 143: "stopped"}.get(code, "failed")
+        signalled = f"ended by signal {-code}" if code < 0 else f"exit code {code}"
+        line = last_line(job.directory)
+        error = None if code == 0 else f"{signalled}: {line}" if line else f"{signalled}."
+        job = replace(
+            job, status="stopped" if code in (-signal.SIGINT, -signal.SIGTERM) else status, error=error, ended=now()
+        )
+        job.write()
+    queue.settle(slot.claim.trial, job)
+    value = f" {sweep.metric} {job.value:.4g}" if job.value is not None else ""
+    seconds = time.monotonic() - slot.since
+    return f"job {job.number} {job.status} after {seconds:.0f} s:{value} {job.error or ''}".rstrip(" :")
