@@ -83,18 +83,15 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
         arguments = _arguments()
         with search_path.initialized(_CONF, name, arguments.folders, CheckedLoader) as program:
             arguments.overrides = _written_out(name, arguments.overrides, words)
-            queued = _queued(name, arguments)
-            if not _shows(arguments) and not queued:
-                _check_jobs(name, arguments, early, show)
-            if arguments.multirun and not queued:
-                bad_input = 1  # other jobs may have run
-            if _shows(arguments) or arguments.cfg:
-                _show(program, name, arguments)
-            elif queued:
+            if _queued(name, arguments):
                 checked = functools.partial(checking.checked, name, arguments=arguments, early=early, show=show)
                 sweeping.run(name, arguments, lambda jobs: checked(jobs, command=lambda: _command(name)))
+            elif _shows(arguments):
+                _show(program, name, arguments)
             else:
-                _run_jobs(program, name, arguments)
+                _check_jobs(name, arguments, early, show)
+                bad_input = 1 if arguments.multirun else 2  # other jobs may have run
+                (_show if arguments.cfg else _run_jobs)(program, name, arguments)
     except BadInput as error:
         code = _say(name, f"{getattr(error, 'rank', '')}{error}", bad_input)
     except KeyboardInterrupt:
