@@ -18,7 +18,7 @@ import sys
 import traceback
 import warnings
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
@@ -74,7 +74,6 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
     sys.argv[1:] = [spelling.readable(word, multirun=several) for word in words]
     show = {"traceback": False}
     code = 0
-    bad_input = 2
     before = {number: signal.signal(number, _terminate) for number in SIGNALS[1:] if not is_foreign(number)}
     try:
         if absent := packages.absent():
@@ -90,10 +89,9 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
                 _show(program, name, arguments)
             else:
                 _check_jobs(name, arguments, early, show)
-                bad_input = 1 if arguments.multirun else 2  # other jobs may have run
                 (_show if arguments.cfg else _run_jobs)(program, name, arguments)
     except BadInput as error:
-        code = _say(name, f"{getattr(error, 'rank', '')}{error}", bad_input)
+        code = _say(name, f"{getattr(error, 'rank', '')}{error}", 2)
     except KeyboardInterrupt:
         code = _say(name, "interrupted.", 130)
     except BrokenPipeError:
@@ -107,7 +105,7 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
             console(stderr=True).print(traceback.format_exc())
         text, code = " ".join(str(error).split()) or "no message", 1
         if isinstance(error, KeyError) and (key := overrides.deleted(error.args[:1], sys.argv)):
-            text, code = f"~{key}: the program needs this option; give it a value instead: {key}=...", bad_input
+            text, code = f"~{key}: the program needs this option; give it a value instead: {key}=...", 2
         elif not isinstance(error, Failure):
             text = f"{type(error).__name__}: {text} (traceback=true shows the traceback)"
         code = _say(name, f"{getattr(error, 'rank', '')}{text}", code)
@@ -204,6 +202,10 @@ def _run_jobs(program: Hydra, name: str, arguments: Namespace) -> None:
             program.run(name, job, arguments.overrides)
     except _Failed as failed:
         raise failed.error from None
+    except BadInput as error:
+        raise (
+            Failure(f"{getattr(error, 'rank', '')}{error}") if arguments.multirun else error
+        ) from None  # other jobs may have run
 
 
 def _show(program: Hydra, name: str, arguments: Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
 import sys
@@ -56,6 +57,8 @@ def run(name: str, arguments: Namespace, check: Callable[[Jobs], list[Config]]) 
     places = [str(folder) for folder in arguments.folders.values()]
     flags = shlex.split(override("hydra.searchpath", places)) if places else []
     settings, former, rest = _settings(name, own, rest)
+    gpus, cores = _available()
+    _check_count(settings.devices_per_job, gpus or cores, "GPU(s)" if gpus else "core(s)")
     for text in rest:
         if key_of(text) in ("hydra/launcher", "hydra/sweeper"):
             raise BadInput(f"{text}: sweep={settings.launcher} starts the jobs itself; leave it out.")
@@ -86,6 +89,7 @@ def run(name: str, arguments: Namespace, check: Callable[[Jobs], list[Config]]) 
 def _work(sweep: Sweep, found: Search | None, starter: Starter, extra: Sequence[str]) -> None:
     say = console(stderr=True).print
     resume = f"python {Path(sys.argv[0]).name} -m {override('sweep.resume', sweep.directory)}"
+    gc.enable()  # which the start of a program turns off
     sweep.directory.mkdir(parents=True, exist_ok=True)
     sweep.write()
     say(f"sweep {sweep.directory}: {starter.slots} job(s) at a time; their output is in <job>/job.log")
@@ -128,9 +132,12 @@ def _settings(name: str, own: Sequence[str], rest: list[str]) -> tuple[SweepSett
     if former is not None:
         given = former.options.get("given", [])
         if rest and sorted(rest) != sorted(given):
+            was, now = (
+                " ".join(text for text in a if text not in b) or "nothing" for a, b in ((given, rest), (rest, given))
+            )
             raise BadInput(
-                f"sweep.resume={former.directory}: is a sweep of {' '.join(given)}, not of {' '.join(rest)}; leave "
-                "these out, or start a new sweep."
+                f"sweep.resume={former.directory}: it was started with {was} where this command has {now}; leave its "
+                "overrides out, or start a new sweep."
             )
         before = {key: value for key, value in former.options.items() if key in SweepSettings.model_fields}
         for key in sorted(typed.difference(_FREE)):
@@ -171,8 +178,6 @@ def _devices(rest: Sequence[str], settings: SweepSettings) -> list[str]:
 
 def _processes(configs: Sequence[Mapping[str, Any]], settings: SweepSettings, flags: Sequence[str]) -> Processes:
     """What starts jobs on this machine, with the devices of each slot."""
-    import torch
-
     for config in configs:
         if config["trainer"]["num_nodes"] > 1:
             raise BadInput(f"trainer.num_nodes={config['trainer']['num_nodes']}: sweep=processes is on one machine.")
@@ -185,13 +190,11 @@ def _processes(configs: Sequence[Mapping[str, Any]], settings: SweepSettings, fl
                 raise BadInput(f"callbacks.frontier.{key}: sweep.pruner compares jobs, which need one value of it.")
     program = [sys.executable, str(Path(sys.argv[0]).absolute()), *flags]
     per_job, jobs = settings.devices_per_job, settings.jobs
-    gpus = torch.cuda.device_count()
+    gpus, cores = _available()
     if not gpus or all(config["trainer"]["accelerator"] == "cpu" for config in configs):
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         _check_count(per_job, cores, "core(s)")
         jobs = jobs or 1
         return Processes(program, [None] * jobs, max(1, cores // (jobs * per_job)))
-    _check_count(per_job, gpus, "GPU(s)")
     jobs = jobs or gpus // per_job
     if jobs * per_job > gpus:
         raise BadInput(
@@ -201,6 +204,14 @@ def _processes(configs: Sequence[Mapping[str, Any]], settings: SweepSettings, fl
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(n) for n in range(gpus)] if not visible else visible.split(",")[:gpus]
     return Processes(program, [",".join(names[n * per_job : (n + 1) * per_job]) for n in range(jobs)])
+
+
+def _available() -> tuple[int, int]:
+    """The numbers of GPUs and of cores."""
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return torch.cuda.device_count(), cores
 
 
 def _check_count(per_job: int, available: int, what: str) -> None:
