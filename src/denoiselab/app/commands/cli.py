@@ -203,9 +203,9 @@ def _run_jobs(program: Hydra, name: str, arguments: Namespace) -> None:
     except _Failed as failed:
         raise failed.error from None
     except BadInput as error:
-        raise (
-            Failure(f"{getattr(error, 'rank', '')}{error}") if arguments.multirun else error
-        ) from None  # other jobs may have run
+        if not arguments.multirun:
+            raise
+        raise Failure(f"{getattr(error, 'rank', '')}{error}") from None  # other jobs may have run
 
 
 def _show(program: Hydra, name: str, arguments: Namespace) -> None:

@@ -74,8 +74,7 @@ class Processes:
         return len(self.visible)
 
     def start(self, job: Job, slot: int, environment: Mapping[str, str]) -> Started:
-        inherited = {k: v for k, v in os.environ.items() if k not in _RANKS and not k.startswith(_LAUNCHERS)}
-        own = {**inherited, **environment, ID_VARIABLE: job.run_id}
+        own = {**without_launchers(os.environ), **environment, ID_VARIABLE: job.run_id}
         if self.threads is not None:
             own.setdefault("OMP_NUM_THREADS", str(self.threads))
         if (devices := self.visible[slot]) is not None:
@@ -109,6 +108,11 @@ class _Process:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def without_launchers(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of an environment without those by which a launcher around the sweep numbers its own ranks."""
+    return {k: v for k, v in environment.items() if k not in _RANKS and not k.startswith(_LAUNCHERS)}
 
 
 def last_line(directory: Path) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from denoiselab.app.sweeps.pruning import TRIAL
 from denoiselab.app.sweeps.queue import Claim, Queue
-from denoiselab.app.sweeps.records import Job, Sweep
+from denoiselab.app.sweeps.records import Job, Sweep, alive
 from denoiselab.app.sweeps.results import PRUNED, now
 from denoiselab.app.sweeps.starters import Started, Starter, last_line
 from denoiselab.training.interruption import Interruption, Stopped
@@ -24,6 +25,7 @@ class _Slot:
     job: Job
     started: Started
     since: float
+    life: ExitStack  # the job counts as alive while this worker waits for it, also where it has not begun
 
 
 def work(sweep: Sweep, queue: Queue, starter: Starter, say: Callable[[str], object], advice: str) -> None:
@@ -102,7 +104,9 @@ def _start(sweep: Sweep, starter: Starter, claim: Claim, slot: int) -> _Slot:
     )
     job.directory.mkdir(parents=True, exist_ok=True)
     job.write()
-    return _Slot(claim, job, starter.start(job, slot, {TRIAL: str(claim.id)}), time.monotonic())
+    life = ExitStack()
+    life.enter_context(alive(job.directory))
+    return _Slot(claim, job, starter.start(job, slot, {TRIAL: str(claim.id)}), time.monotonic(), life)
 
 
 def _end(sweep: Sweep, queue: Queue, slot: _Slot, code: int) -> str:
@@ -118,6 +122,7 @@ def _end(sweep: Sweep, queue: Queue, slot: _Slot, code: int) -> str:
         )
         job.write()
     queue.settle(slot.claim.trial, job)
+    slot.life.close()
     value = f" {sweep.metric} {job.value:.4g}" if job.value is not None else ""
     seconds = time.monotonic() - slot.since
     return f"job {job.number} {job.status} after {seconds:.0f} s:{value} {job.error or ''}".rstrip(" :")
