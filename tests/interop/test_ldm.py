@@ -211,7 +211,7 @@ def test_semantic_maps_are_rescaled_by_the_network(tmp_path):
     found = model.denoiser.network(x, label, model.conditioner.of(maps, torch.device("cpu")))
     assert float((found - module(x, label, Conditioning(image=image))).abs().max()) < 1e-4
     assert model.sample(denoiselab.sampler("ddim"), 2, steps=2, cond=maps).shape == (2, 1, 8, 8)
-    with pytest.raises(ValueError, match="data sets have no maps"):
+    with pytest.raises(ValueError, match="the data have no maps"):
         model.sample(denoiselab.sampler("ddim"), 2, steps=2)
     with pytest.raises(ValueError, match=r"whole numbers from 0 to 4; found \(2, 8, 8\) of float32"):
         model.sample(denoiselab.sampler("ddim"), 2, steps=2, cond=maps.float())

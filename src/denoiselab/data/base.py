@@ -14,7 +14,10 @@ from denoiselab.noise import Noise
 
 
 class DataSet(Protocol):
-    """Labelled samples, in memory or in files: as they are stored and as the network takes them."""
+    """Labelled samples, in memory or in files: as they are stored and as the network takes them.
+
+    One with a class for each pixel has an attribute `maps`, a function of indices `(B,)` to classes `(B, H, W)` int64.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -14,9 +14,13 @@ from denoiselab.data.base import DataSet
 
 
 def clean(data: DataSet, index: Tensor, device: torch.device | None = None) -> Clean:
-    """The samples at `index` `(B,)` int64, their labels and, if the set has any, captions, on `device` if given."""
+    """The samples at `index` `(B,)` int64, their labels and, if the set has any, captions and maps.
+
+    They are on `device`, if it is given.
+    """
     captions = None if data.captions is None else [data.captions[i] for i in index.tolist()]
-    return Clean(data.inputs(index).to(device), data.labels[index].to(device), captions)
+    maps = None if getattr(data, "maps", None) is None else data.maps(index).to(device)  # type: ignore[attr-defined]
+    return Clean(data.inputs(index).to(device), data.labels[index].to(device), captions, maps=maps)
 
 
 def supply(conditioner: Conditioner, load: Callable[[], Sequence[DataSet]]) -> None:

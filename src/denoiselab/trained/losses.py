@@ -96,7 +96,9 @@ class Denoising:
         kept = batch["kept"].float() if "kept" in batch else codec.encode_pixels(batch["images"])
         # Conditions that are made of images have them; what else asks for them gets no numbers.
         images = batch["images"] if "images" in batch else kept.new_full((), math.nan).expand(len(kept), *codec.shape)
-        clean = Clean(images, batch["labels"], batch.get("captions"), batch.get("augmentation"))
+        clean = Clean(
+            images, batch["labels"], batch.get("captions"), batch.get("augmentation"), batch.get("maps")
+        )  # fmt: skip
         cond = conditioner.train(clean, noise)._replace(augmentation=clean.augmentation)
         x0 = codec.encode_latents(kept, noise.normal)
         return Loss(self.objective(self.model.trained, x0, noise, cond).mean())

@@ -31,6 +31,7 @@ class Batch(TypedDict):
         position: `(B,)` int64, in images seen.
         captions: One per sample, if the set has captions.
         augmentation: `(B, A)` how each image was augmented, if augmentations report it.
+        maps: `(B, H, W)` int64 the class of each pixel, if the set has maps.
         kept: `(B, *)` what the codec keeps of the images, augmented, if it is read from a store.
     """
 
@@ -39,6 +40,7 @@ class Batch(TypedDict):
     position: Tensor
     captions: NotRequired[list[str]]
     augmentation: NotRequired[Tensor]
+    maps: NotRequired[Tensor]
     kept: NotRequired[Tensor]
 
 
@@ -84,6 +86,8 @@ class Reader(Dataset[Batch | Exception]):
                 batch["kept"] = self.latents.drawn(index, position, batch["labels"])
             if self.latents is None or self.latents.images:
                 batch["images"] = self.data.drawn(index, Noise(self.seed, position, LOADING))
+            if (maps := getattr(self.data, "maps", None)) is not None:
+                batch["maps"] = maps(index)
         except (ValueError, OSError) as error:
             return error  # raised in the main process; DataLoader would wrap it in the worker's traceback
         if self.data.captions is not None:

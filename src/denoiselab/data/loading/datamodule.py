@@ -6,10 +6,11 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from denoiselab.data.augmentation import Augmentation
+from denoiselab.data.augmentation import Augmentation, HorizontalFlip
 from denoiselab.data.base import DataSet
 from denoiselab.data.latents import StoredLatents
 from denoiselab.data.loading.batches import Batch, Batches, Reader
+from denoiselab.errors import BadInput
 from denoiselab.noise import AUGMENTING, Noise
 from denoiselab.stored import as_inputs
 
@@ -23,6 +24,9 @@ class DataModule(pl.LightningDataModule):
         batch_size: Images per optimizer step, over all ranks and accumulated batches.
         augmentation: Random changes of batches; None for none.
         latents: Of the training images, read instead of them; None for the images themselves.
+
+    Raises:
+        ValueError: If the images have maps that cannot follow the augmentation.
     """
 
     def __init__(
@@ -34,6 +38,11 @@ class DataModule(pl.LightningDataModule):
         latents: StoredLatents | None = None,
     ) -> None:
         super().__init__()
+        if getattr(train, "maps", None) is not None and not isinstance(augmentation, HorizontalFlip | None):
+            raise BadInput(
+                f"augmentation={type(augmentation).__name__}: the maps of data.maps cannot follow it; choose "
+                "augmentation=flip or null."
+            )
         self.train, self.seed, self.batch_size, self.augmentation = train, seed, batch_size, augmentation
         self.latents = latents
 
@@ -67,6 +76,8 @@ def augmented(batch: Batch, seed: int, augmentation: Augmentation | None) -> Bat
     images = as_inputs(batch["images"])
     if augmentation is None:
         return {**batch, "images": images}
+    if "maps" in batch:
+        batch = {**batch, "maps": _mirrored(batch, seed, augmentation)}
     before = images
     images, features = augmentation(images, Noise(seed, batch["position"], AUGMENTING))
     if len(augmentation.except_classes):
@@ -75,3 +86,11 @@ def augmented(batch: Batch, seed: int, augmentation: Augmentation | None) -> Bat
         features = None if features is None else features * ~left[:, None]
     changed: Batch = {**batch, "images": images.contiguous(memory_format=torch.channels_last)}
     return changed if features is None else {**changed, "augmentation": features}
+
+
+def _mirrored(batch: Batch, seed: int, augmentation: Augmentation) -> Tensor:
+    """The maps of a batch, mirrored where its images are."""
+    maps = batch["maps"]
+    mirrored, _ = augmentation(maps[:, None], Noise(seed, batch["position"], AUGMENTING))
+    left = torch.isin(batch["labels"], torch.tensor(augmentation.except_classes, device=maps.device))
+    return torch.where(left.view(-1, 1, 1), maps, mirrored[:, 0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 from denoiselab.data.reading.decoding import Decoder, WrongSize, read
 from denoiselab.data.reading.depth import UnknownDepth
 from denoiselab.data.reading.first_pass import Prepared
+from denoiselab.data.reading.label_maps import LabelMaps
 from denoiselab.data.reading.records import Records, Reopened, Strings
 from denoiselab.noise import Noise
 from denoiselab.stored import as_inputs
@@ -95,6 +96,7 @@ class RecordSet:
         hashes: `(N, 32)` uint8, from the first pass.
         recipe: Shape, resizing and depth, for the fingerprint.
         workers: Processes that load batches in advance during training.
+        label_maps: The class of each pixel, by rows; None if there are no such maps.
     """
 
     pixels: Pixels
@@ -105,6 +107,7 @@ class RecordSet:
     hashes: Tensor
     recipe: str
     workers: int
+    label_maps: LabelMaps | None = None
 
     @staticmethod
     def of(records: Records, decoder: Decoder, prepared: Prepared, workers: int | None) -> RecordSet:
@@ -138,7 +141,15 @@ class RecordSet:
         out = hashlib.sha256(self.recipe.encode())
         out.update(self.hashes.numpy().tobytes())
         out.update(self.labels.contiguous().numpy().tobytes())
+        if self.label_maps is not None:
+            out.update(self.label_maps.identity.encode())
         return out.hexdigest()
+
+    @property
+    def maps(self) -> Callable[[Tensor], Tensor] | None:
+        """Of `DataSet`."""
+        maps = self.label_maps
+        return None if maps is None else lambda index: maps(self.rows[index])
 
     def stored(self, index: Tensor) -> Tensor:
         return self.pixels.stored(self.rows[index])

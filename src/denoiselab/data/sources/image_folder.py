@@ -6,7 +6,7 @@ import functools
 import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,8 @@ from torch import Tensor
 
 from denoiselab.data.reading.captions import FILES, read_captions
 from denoiselab.data.reading.image_files import open_image
+from denoiselab.data.reading.label_maps import maps_beside
+from denoiselab.data.reading.record_set import RecordSet
 from denoiselab.data.reading.records import Strings, identity
 from denoiselab.data.sources.image_source import ImageSource
 
@@ -76,13 +78,24 @@ class ImageFolder(ImageSource):
     Args:
         root: The folder.
         labels: Use folders as classes, or no classes.
+        maps: A folder of PNGs with the class of each pixel, a/b.png for a/b.jpg; None for none.
     """
 
     root: str
     labels: Literal["folders", "none"] = "folders"
+    maps: str | None = None
 
     def records(self) -> FileRecords:
         return folder_records(Path(self.root).expanduser(), classes=self.labels == "folders")
+
+    def load(self) -> tuple[RecordSet, RecordSet]:
+        if self.maps is None:
+            return super().load()
+        names, root = self.records().names, Path(self.maps).expanduser()
+        maps = maps_beside(root, names, self.shape[1:], self.resize, kept=False)  # before images are read
+        train, held_out = super().load()
+        kept = replace(maps, kept=not train.workers)
+        return replace(train, label_maps=kept), replace(held_out, label_maps=kept)
 
 
 def folder_records(root: Path, *, classes: bool, option: str = "data.root") -> FileRecords:
