@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from frozen_models import autoencoder
 from PIL import Image
 
 from denoiselab.app.tasks.inverse import Inverse
@@ -161,6 +162,29 @@ def test_models_of_latents_are_refused():
     opened = SimpleNamespace(model=SimpleNamespace(codec=Logit((1, 8, 8)), shape=(1, 8, 8)))
     with pytest.raises(BadInput, match="operators act on pixels, and the model's samples are latents of Logit"):
         asked.prepare(None, opened, None)
+
+
+def test_latents_are_followed_through_the_decoder(tmp_path, invoke):
+    autoencoder("AutoencoderKL").save_pretrained(tmp_path / "vae")
+    options = ["debug=fast_dev_run", "traceback=false", "trainer.detect_anomaly=false", "logger=none"]
+    options += ["codec=autoencoder_kl", f"codec.path={tmp_path / 'vae'}", "network.channels=8", "network.groups=4"]
+    options += ["evaluation.samplers=[ddim]", "evaluation.extractor.epochs=1", "evaluation.nfe=[2]"]
+    result = invoke("train.py", *options, "decode_memory=0.01", f"paths.run_dir={tmp_path / 'run'}")
+    assert "decode_memory=0.01: a tile of 8x8 latents needs" in result.last
+    assert invoke("train.py", *options, "decode_memory=1", f"paths.run_dir={tmp_path / 'run'}").code == 0
+    asked = [f"ckpt={tmp_path / 'run'}", "task=inverse", "operator.factor=2", "num_samples=4", "sampler=ddim"]
+    result = invoke("sample.py", *asked, f"out={tmp_path / 'none'}")
+    assert "latents of KLCodec; task/method=dps_published takes gradients through the decoder" in result.last
+    residual = {}
+    for zeta in (0, 1):
+        out = tmp_path / str(zeta)
+        steps = ["task/method=dps_published", f"task.method.zeta={zeta}", "sampler.steps=20", f"out={out}"]
+        result = invoke("sample.py", *asked, *steps)
+        assert result.code == 0, result.err
+        record = json.loads((out / "samples.json").read_text())
+        residual[zeta] = record["residual_rms"]
+        assert record["gradient_evaluations"] == 20
+    assert residual[1] < 0.99 * residual[0]
 
 
 def test_ssim_of_flat_images_is_the_closed_form_and_that_of_equal_images_1():

@@ -12,6 +12,8 @@ from denoiselab.inverse import (
     DDNM,
     MMPS,
     AveragePool,
+    Decoded,
+    Mask,
     PosteriorStep,
     PublishedDiffPIR,
     PublishedDPS,
@@ -133,6 +135,23 @@ def test_a_posterior_step_moves_down_the_gradient_of_the_distance():
         by_hand = there.alpha * prediction.x0 + there.sigma * prediction.eps - zeta * gradient
     torch.testing.assert_close(x, by_hand, rtol=1e-10, atol=1e-10)
     assert tally.counts["gradient_evaluations"] == 9
+
+
+def test_a_posterior_step_follows_a_linear_decoder_as_the_operator_that_it_makes():
+    decoder = torch.randn(6, 4, dtype=F64, generator=torch.Generator().manual_seed(1))
+
+    class Rows(Mask):
+        def forward(self, x):
+            return x[:, :2]
+
+    class Both(Rows):
+        def forward(self, x):
+            return super().forward(x @ decoder.T)
+
+    operators = Decoded(Rows([1, 0]), lambda z: z @ decoder.T), Both([1, 0])
+    x, y = (run(PosteriorStep(DDIM(), operator, given(3)[:, :2], 0.3), steps=3)[0] for operator in operators)
+    torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
+    assert (x - run(DDIM(), steps=3)[0]).abs().max() > 0.1
 
 
 def test_backward_passes_are_counted_in_all_evaluations_of_a_guided_call():

@@ -162,6 +162,12 @@ class Autoencoder(ABC):
                 whole, decode = decode, lambda part: tiled(whole, part, side)
         return self._in_parts(decode, latents.float(), count)
 
+    def decode_differentiably(self, latents: Tensor) -> Tensor:
+        """As `decode`, with gradients in `latents`: whole, whatever memory that takes."""
+        with torch.autocast(latents.device.type, enabled=False):
+            out: Tensor = self._on(latents.device).decode(latents.float())
+        return out
+
     @torch.no_grad()
     def _in_parts(self, apply: Callable[[Tensor], Tensor], x: Tensor, count: int | None = None) -> Tensor:
         parts = x.split(count or self._size)

@@ -17,7 +17,7 @@ from denoiselab.inverse.likelihoods import (
     ReconstructionGuidance,
 )
 from denoiselab.inverse.measurements import AveragePool, Box, CompressedSensing, Grey, Identity, Mask, RandomPixels
-from denoiselab.inverse.operators import LinearOperator, check_adjoint, conjugate_gradients, minimal_residuals
+from denoiselab.inverse.operators import Decoded, LinearOperator, check_adjoint, conjugate_gradients, minimal_residuals
 from denoiselab.inverse.published import (
     PosteriorStep,
     PublishedDiffPIR,
@@ -39,6 +39,7 @@ __all__ = [
     "Box",
     "CompressedSensing",
     "DPSLikelihood",
+    "Decoded",
     "DiffPIR",
     "GaussianBlur",
     "Grey",

@@ -23,9 +23,11 @@ class Method(ABC):  # noqa: B024  # what it must have depends on whether it chan
 
     Attributes:
         renoises: Whether predictions have a `renoise`, which not all samplers use.
+        decodes: Whether measurements may be of decoded samples, `Decoded`, where samples are latents.
     """
 
     renoises: bool = False
+    decodes: ClassVar[bool] = False
 
     def check(self, sigma_y: float) -> None:
         """Check that the method takes measurements of this noise.

@@ -83,6 +83,23 @@ class LinearOperator(nn.Module, ABC):
             return tuple(self(torch.zeros(1, *shape, device=device)).shape[1:])
 
 
+class Decoded(LinearOperator):
+    """A D(z), measurements of what a decoder D makes of latents: not linear, for methods that only call it.
+
+    Args:
+        operator: A, bound to the decoded samples.
+        decode: D, `(B, *)` to `(B, *)`, differentiable.
+    """
+
+    def __init__(self, operator: LinearOperator, decode: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.operator, self.decode = operator, decode
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.operator(self.decode(x).to(x.dtype))
+        return out
+
+
 def conjugate_gradients(
     product: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float | None = None
 ) -> Tensor:

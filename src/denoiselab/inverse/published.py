@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -169,6 +170,10 @@ class Resampling(Method):
 class PublishedDPS(Method):
     """DPS as published, a move after each step: `PosteriorStep`.
 
+    Where samples are latents the gradient goes through the decoder: Latent-DPS of Rout et al., arXiv 2307.00619,
+    section 3, without their term that keeps latents among those of images. Restored images fit the measurements, and
+    may show what no image has.
+
     Args:
         zeta: Size of a move.
 
@@ -177,6 +182,8 @@ class PublishedDPS(Method):
     """
 
     zeta: float = 1.0
+
+    decodes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_number("zeta", self.zeta)

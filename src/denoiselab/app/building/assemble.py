@@ -226,7 +226,7 @@ def _load(config: Config, model: Trained, run: Path) -> tuple[DataSet, DataSet, 
         if reads and isinstance(model.codec, Autoencoder):
             model.codec.spare_encoder()
         model.codec.load()
-        rehearsal.check_codec(model.codec)
+        rehearsal.check_codec(model.codec, config.get("decode_memory"))
         files = captions.prepare(config, model, images, held_out, run) if isinstance(model, Model) else {}
         supply(model.conditioner, lambda: (images, held_out))
         first = torch.zeros(1, dtype=torch.int64)

@@ -40,6 +40,7 @@ _ASIDE = (
     "trainer",
     "logger",
     "latents",
+    "decode_memory",
 )
 
 # Nodes of Lightning's classes, which `assemble` checks by their imported signatures; these checks read their source.

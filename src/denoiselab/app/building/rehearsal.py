@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from denoiselab.codecs import Autoencoder, Codec
 from denoiselab.conditioners import Conditioner
+from denoiselab.console import console
 from denoiselab.denoiser import Denoiser
 from denoiselab.errors import BadInput
 from denoiselab.networks.conditioning import Conditioning, listed
@@ -42,12 +43,34 @@ def check_condition(conditioner: Conditioner, cond: Any) -> None:
             )
 
 
+def bound_decoding(codec: Codec, gigabytes: float | None) -> None:
+    """Let a codec decode within so much memory; None for no bound.
+
+    Raises:
+        BadInput: If it is no autoencoder, or its smallest tile needs more.
+    """
+    if gigabytes is None:
+        return
+    if not isinstance(codec, Autoencoder):
+        raise BadInput(f"decode_memory={gigabytes:g}: this model has no autoencoder; leave it out.")
+    try:
+        side = codec.decode_within(gigabytes * 1e9)
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    if side is not None:
+        console(stderr=True).print(
+            f"decode_memory={gigabytes:g}: an image needs more, so it is decoded in tiles of {side}x{side} latents, "
+            "which changes it somewhat."
+        )
+
+
 @torch.no_grad()
-def check_codec(codec: Codec) -> None:
-    """Refuse a codec whose latents or samples have other shapes than it states.
+def check_codec(codec: Codec, decode_memory: float | None = None) -> None:
+    """Refuse a codec whose latents or samples have other shapes than it states, or that cannot decode within memory.
 
     Autoencoders are checked by their layers' sizes instead, which takes no pass of theirs.
     """
+    bound_decoding(codec, decode_memory)
     if isinstance(codec, Autoencoder):
         return
     x, noise = torch.zeros(_BATCH, *codec.shape), Noise(0, torch.arange(_BATCH), TRAINING)

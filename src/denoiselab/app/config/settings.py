@@ -116,6 +116,7 @@ class TrainSettings(_Settings):
     denoiser: Node | None = None
     augmentation: Node | None = None
     latents: str | None = None
+    decode_memory: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     compile: Literal["off", "per_block", "whole"] = "off"
     requeue: bool = False
 

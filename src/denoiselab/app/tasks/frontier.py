@@ -18,6 +18,7 @@ from denoiselab.app.building.classifier_guidance import steering
 from denoiselab.app.building.error_splits import fine_of
 from denoiselab.app.building.evaluator import Evaluator, frontier_of
 from denoiselab.app.building.guiders import Guided
+from denoiselab.app.building.rehearsal import bound_decoding
 from denoiselab.app.commands import outputs
 from denoiselab.app.commands.report import matches, write_joint
 from denoiselab.app.config import overrides
@@ -27,7 +28,7 @@ from denoiselab.app.runs.names import name_of
 from denoiselab.app.runs.paths import device_of, newest
 from denoiselab.app.sweeps.records import group_of
 from denoiselab.app.tasks.measuring import Measuring
-from denoiselab.app.tasks.task import bound_decoding, check_finite, check_level, check_ranges
+from denoiselab.app.tasks.task import check_finite, check_level, check_ranges
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier, Record, Store
@@ -210,7 +211,7 @@ def evaluator_of(
     if steer is not None:
         for name, sampler in {**job.frontier.samplers, **(job.fine.samplers if job.fine else {})}.items():
             steer.check_sampler(sampler, name)
-    bound_decoding(loaded.model, asked.decode_memory)
+    bound_decoding(loaded.model.codec, asked.decode_memory)
     loaded.model.denoiser.to(device)
     return Evaluator(
         model=loaded.model,

@@ -22,7 +22,7 @@ from denoiselab.data.given import image_folder
 from denoiselab.denoiser import Denoise
 from denoiselab.errors import BadInput
 from denoiselab.evaluation.restoration import LPIPS_SIDE, Distance, fidelity, read_lpips
-from denoiselab.inverse import LikelihoodMethod, LinearOperator, Mask, Method, PosteriorStep, StepMethod
+from denoiselab.inverse import Decoded, LikelihoodMethod, LinearOperator, Mask, Method, PosteriorStep, StepMethod
 from denoiselab.inverse import check_adjoint as check_operator
 from denoiselab.media.kinds import medium
 from denoiselab.model import Drawing, Model
@@ -41,7 +41,8 @@ _SHOWN = 4
 class Inverse(FromImages):
     """Restore images from measurements y = A x + noise, and write given | result | reference, and how near they are.
 
-    A and the noise are in the network's range, where 2 is from black to white. The measurements are made of `images`,
+    A and the noise are in the range [-1, 1] of images, where 2 is from black to white; of a model of latents A acts on
+    what the decoder makes of them, which only `dps_published` follows. The measurements are made of `images`,
     or are images in a folder themselves. With several draws an image, their mean and standard deviation are written
     too; the mean has the least error, and single draws look like data.
 
@@ -86,9 +87,7 @@ class Inverse(FromImages):
 
     def prepare(self, asked: SampleSettings, opened: task.Opened, sampler: Sampler) -> Sampler:
         model = opened.model
-        if not isinstance(model.codec, Identity) or len(model.shape) != 3:
-            what = "no images" if len(model.codec.shape) != 3 else f"latents of {type(model.codec).__name__}"
-            raise BadInput(f"task=inverse: operators act on pixels, and the model's samples are {what}.")
+        _check_samples(model, self.method)
         if self.lpips is not None:
             if min(sides := model.codec.shape[1:]) < LPIPS_SIDE:
                 raise BadInput(
@@ -100,7 +99,7 @@ class Inverse(FromImages):
             except ValueError as error:
                 raise BadInput(f"task.lpips={self.lpips}: {error}") from None
         try:
-            check_operator(self.operator, model.shape, opened.device)
+            check_operator(self.operator, model.codec.shape, opened.device)
         except ValueError as error:
             text = str(error)
             own = text.startswith("task.")
@@ -119,7 +118,7 @@ class Inverse(FromImages):
     def read(self, opened: task.Opened) -> Given:
         if self.measurements is None:
             return super().read(opened)
-        shape = opened.model.shape
+        shape = opened.model.codec.shape
         wanted = shape if isinstance(self.operator, Mask) else self.operator.shape_of(shape)
         if len(wanted) != 3:
             raise BadInput(
@@ -157,9 +156,13 @@ class Inverse(FromImages):
                 f"{overrides.written('task/method', node)}: it keeps eps while x0 changes, and "
                 f"{overrides.written('sampler', asked.sampler)} adds none to x0; use ddim."
             )
-        blank = self.operator(torch.zeros(1, *model.shape, device=model.device))
+        blank = self.operator(torch.zeros(1, *model.codec.shape, device=model.device))
+        codec, operator = model.codec, self.operator
+        if not isinstance(codec, Identity):
+            codec.load()
+            operator = Decoded(operator, getattr(codec, "decode_differentiably", codec.decode))
         try:
-            out = self.method.steps(sampler, self.operator, blank)
+            out = self.method.steps(sampler, operator, blank)
             if isinstance(out, StepMethod):
                 out.nfe(out.steps, model.denoiser.schedule)
         except ValueError as error:
@@ -234,3 +237,14 @@ class Inverse(FromImages):
                 name + end: value if value is None or math.isfinite(value) else None for name, value in means.items()
             }
         return out
+
+
+def _check_samples(model: Model, method: Method) -> None:
+    """Refuse samples that are no images, and latents that the method cannot follow to their images."""
+    if len(model.codec.shape) != 3:
+        raise BadInput("task=inverse: operators act on pixels, and the model's samples are no images.")
+    if not isinstance(model.codec, Identity) and not method.decodes:
+        raise BadInput(
+            f"task=inverse: operators act on pixels, and the model's samples are latents of "
+            f"{type(model.codec).__name__}; task/method=dps_published takes gradients through the decoder."
+        )

@@ -6,8 +6,9 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
+from denoiselab.app.building.rehearsal import bound_decoding
 from denoiselab.app.config.settings import SampleSettings
-from denoiselab.app.tasks.task import Opened, bound_decoding
+from denoiselab.app.tasks.task import Opened
 from denoiselab.codecs import Codec, Identity
 from denoiselab.errors import BadInput
 from denoiselab.from_config import build_model
@@ -51,5 +52,5 @@ def resized(opened: Opened, size: Sequence[int], asked: SampleSettings) -> Opene
             raise BadInput(f"{given}: {kind} has weights for images of its training alone, {name}; leave it out.")
     denoiser.load_state_dict(weights)
     made = Model(denoiser.eval(), model.conditioner, codec)
-    bound_decoding(made, asked.decode_memory)
+    bound_decoding(made.codec, asked.decode_memory)
     return opened._replace(loaded=replace(opened.loaded, model=made))

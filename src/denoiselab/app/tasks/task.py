@@ -16,12 +16,12 @@ import torch
 from denoiselab import progress
 from denoiselab.app.building import checks
 from denoiselab.app.building.guiders import Guided
+from denoiselab.app.building.rehearsal import bound_decoding
 from denoiselab.app.config import overrides
 from denoiselab.app.config.early import check_new
 from denoiselab.app.config.settings import SampleSettings
 from denoiselab.app.runs.paths import checkpoint_file, device_of, new_folder
 from denoiselab.cleaning import path_part
-from denoiselab.codecs import Autoencoder
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation.verdicts.compare import LEAST_LEVEL
@@ -173,29 +173,8 @@ def open_checkpoint(asked: SampleSettings, conditions: Mapping[str, Any] = Mappi
     path = checkpoint_file(asked.ckpt)
     assert not isinstance(asked.weights, list)
     loaded, weights = read_weights(path, asked.weights, conditions, asked.data)
-    bound_decoding(loaded.model, asked.decode_memory)
+    bound_decoding(loaded.model.codec, asked.decode_memory)
     return Opened(path, sha256_of(path), loaded, weights, device_of(asked.accelerator))
-
-
-def bound_decoding(model: Model, gigabytes: float | None) -> None:
-    """Let the model's codec decode within so much memory; None for no bound.
-
-    Raises:
-        BadInput: If it has no autoencoder, or its smallest tile needs more.
-    """
-    if gigabytes is None:
-        return
-    if not isinstance(model.codec, Autoencoder):
-        raise BadInput(f"decode_memory={gigabytes:g}: this model has no autoencoder; leave it out.")
-    try:
-        side = model.codec.decode_within(gigabytes * 1e9)
-    except ValueError as error:
-        raise BadInput(str(error)) from None
-    if side is not None:
-        console(stderr=True).print(
-            f"decode_memory={gigabytes:g}: an image needs more, so it is decoded in tiles of {side}x{side} latents, "
-            "which changes it somewhat."
-        )
 
 
 def guidance_for(asked: SampleSettings, scale: float, opened: Opened) -> Guidance:
