@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +20,7 @@ SUBMITIT = [
     *(f"hydra.launcher.{option}" for option in ("partition=cpu", "nodes=1", "tasks_per_node=1", "cpus_per_task=2")),
     *(f"hydra.launcher.{option}" for option in ("timeout_min=5", "signal_delay_s=20", "mem_gb=null")),
 ]
+QUEUE = ["sweep=slurm", "sweep.jobs=2", "sweep.sbatch=[--partition=cpu,--cpus-per-task=2]"]
 
 if why := slurm_cluster.missing():
     pytest.skip(f"no SLURM here: {why}", allow_module_level=True)
@@ -91,11 +94,12 @@ def test_a_signal_puts_a_job_into_the_queue_again_and_it_continues(cluster, tmp_
 
 
 @pytest.mark.benchmark
-def test_a_sweep_of_four_jobs_on_two_nodes_by_submitit(cluster, tmp_path):
+@pytest.mark.parametrize("launcher", [SUBMITIT, QUEUE], ids=["submitit", "queue"])
+def test_a_sweep_of_four_jobs_on_two_nodes(cluster, tmp_path, launcher):
     """Two jobs cannot be; the table of the sweep says why, of jobs in processes of other machines."""
     start = time.monotonic()
     done = cluster.run(
-        "na", *PROGRAM, "-m", *QUICK, *SUBMITIT, "logger=none", "data.shape=[3,8,8],[1,8,8]", "seed=0,1",
+        "na", *PROGRAM, "-m", *QUICK, *launcher, "logger=none", "data.shape=[3,8,8],[1,8,8]", "seed=0,1",
         f"paths.log_dir={tmp_path}", timeout=280, **THREADS,
     )  # fmt: skip
     print(f"{time.monotonic() - start:.1f} s\n{done.stdout}")
@@ -108,8 +112,34 @@ def test_a_sweep_of_four_jobs_on_two_nodes_by_submitit(cluster, tmp_path):
     assert "best: data.shape=[1,8,8]: frontier/best" in done.stdout
     hosts = {json.loads((sweep / job / "run.json").read_text())["starts"][0]["host"] for job in "23"}
     assert hosts <= set(slurm_cluster.NODES)
-    nodes = {re.search(r"NodeList=(n[ab])\b", cluster.run("na", "scontrol", "show", "job").stdout)[1]}
-    assert nodes <= set(slurm_cluster.NODES)
+
+
+@pytest.mark.benchmark
+def test_a_killed_sweep_finds_its_jobs_in_the_queue(cluster, tmp_path):
+    """SIGKILL to the sweep, not to its jobs: the next start waits for those, and sends none twice."""
+    start = time.monotonic()
+    words = [*PROGRAM, "-m", *QUICK, *QUEUE, "logger=none", "seed=0,1,2", f"paths.log_dir={tmp_path}"]
+    with subprocess.Popen(
+        cluster.command("na", *words), env=cluster.environment | THREADS, stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT, start_new_session=True,
+    ) as process:  # fmt: skip
+        end = time.monotonic() + 120
+        while len(sent := [*tmp_path.glob("digits/sweep-*/.slurm/?")]) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    numbers = {path.name: path.read_text() for path in sent}
+    (sweep,) = (tmp_path / "digits").glob("sweep-*")
+    done = cluster.run("na", *PROGRAM, "-m", f"sweep.resume={sweep}", timeout=200, **THREADS)
+    print(f"{time.monotonic() - start:.1f} s\n{done.stdout}\n{done.stderr}")
+    assert done.returncode == 0, done.stderr
+    assert {name: (sweep / ".slurm" / name).read_text() for name in numbers} == numbers
+    for job in "012":
+        assert len(json.loads((sweep / job / "run.json").read_text())["starts"]) == 1
+        result = json.loads((sweep / job / "result.json").read_text())
+        assert result["status"] == "done"
+        assert result["value"] > 0
 
 
 @pytest.mark.benchmark

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import shlex
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,12 @@ from omegaconf import OmegaConf
 from denoiselab.app.config import multirun, overrides
 from denoiselab.app.config.settings import Config, SweepSettings, parse
 from denoiselab.app.config.spelling import override
+from denoiselab.app.runs.devices import elsewhere
 from denoiselab.app.runs.run_id import run_id
 from denoiselab.app.sweeps.queue import Queue
 from denoiselab.app.sweeps.records import MANIFEST, Sweep, key_of
 from denoiselab.app.sweeps.search import Search, search
+from denoiselab.app.sweeps.slurm import Slurm
 from denoiselab.app.sweeps.starters import Processes, Starter
 from denoiselab.app.sweeps.table import summarised
 from denoiselab.app.sweeps.worker import work
@@ -31,7 +35,7 @@ Jobs = Sequence[Sequence[str]]
 _GROUP = "sweep"
 
 # Options of a sweep that may be others when it goes on.
-_FREE = ("jobs", "devices_per_job", "trials", "resume")
+_FREE = ("jobs", "devices_per_job", "sbatch", "trials", "resume")
 
 
 def asks(given: Sequence[str]) -> list[str]:
@@ -57,16 +61,21 @@ def run(name: str, arguments: Namespace, check: Callable[[Jobs], list[Config]]) 
     places = [str(folder) for folder in arguments.folders.values()]
     flags = shlex.split(override("hydra.searchpath", places)) if places else []
     settings, former, rest = _settings(name, own, rest)
+    slurm = settings.launcher == "slurm"
     gpus, cores = _available()
-    _check_count(settings.devices_per_job, gpus or cores, "GPU(s)" if gpus else "core(s)")
+    if not slurm:
+        _check_count(settings.devices_per_job, gpus or cores, "GPU(s)" if gpus else "core(s)")
     for text in rest:
         if key_of(text) in ("hydra/launcher", "hydra/sweeper"):
             raise BadInput(f"{text}: sweep={settings.launcher} starts the jobs itself; leave it out.")
     found = _search(rest, settings)
     jobs = overrides.jobs(name, rest, multirun=True) if found is None else [[*job] for job in found.corners]
     extra = _devices(rest, settings)
-    configs = check([[*job, *extra] for job in jobs])
-    starter = _processes(configs, settings, flags)
+    with elsewhere() if slurm else nullcontext():
+        configs = check([[*job, *extra] for job in jobs])
+    _check_pruner(configs, settings)
+    program = [sys.executable, str(Path(sys.argv[0]).absolute()), *flags]
+    starter = (_slurm if slurm else _processes)(configs, settings, program)
     planned = {} if found is not None else {n: (*job, *extra) for n, job in enumerate(jobs)}
     place = multirun.sweep_directory(name, rest) if former is None else str(former.directory)
     if place is None:
@@ -176,19 +185,32 @@ def _devices(rest: Sequence[str], settings: SweepSettings) -> list[str]:
     return [] if settings.devices_per_job == 1 or count in rest else [count]
 
 
-def _processes(configs: Sequence[Mapping[str, Any]], settings: SweepSettings, flags: Sequence[str]) -> Processes:
+def _check_pruner(configs: Sequence[Mapping[str, Any]], settings: SweepSettings) -> None:
+    """Check that a pruner has comparable scores of all jobs."""
+    for config in configs if settings.pruner is not None else ():
+        if (config["callbacks"].get("frontier") or {}).get("every_images") is None:
+            raise BadInput("sweep.pruner: needs scores during training; give callbacks.frontier.every_images=...")
+        for key in ("every_images", "num_samples"):
+            if config["callbacks"]["frontier"].get(key) != configs[0]["callbacks"]["frontier"].get(key):
+                raise BadInput(f"callbacks.frontier.{key}: sweep.pruner compares jobs, which need one value of it.")
+
+
+def _slurm(configs: Sequence[Mapping[str, Any]], settings: SweepSettings, program: Sequence[str]) -> Starter:
+    """What sends jobs to SLURM, with one task a device."""
+    nodes = {config["trainer"]["num_nodes"] for config in configs}
+    if len(nodes) > 1:
+        raise BadInput(f"trainer.num_nodes={sorted(nodes)}: all jobs of sweep=slurm take as many; sweep them apart.")
+    if shutil.which("sbatch") is None:
+        raise BadInput("sweep=slurm: there is no sbatch here; start it where SLURM's commands are, or sweep=processes.")
+    return Slurm(program, settings.jobs or 100, nodes.pop(), settings.devices_per_job, settings.sbatch)
+
+
+def _processes(configs: Sequence[Mapping[str, Any]], settings: SweepSettings, program: Sequence[str]) -> Starter:
     """What starts jobs on this machine, with the devices of each slot."""
     for config in configs:
         if config["trainer"]["num_nodes"] > 1:
-            raise BadInput(f"trainer.num_nodes={config['trainer']['num_nodes']}: sweep=processes is on one machine.")
-        every = (config["callbacks"].get("frontier") or {}).get("every_images")
-        if settings.pruner is not None and every is None:
-            raise BadInput("sweep.pruner: needs scores during training; give callbacks.frontier.every_images=...")
-        for key in ("every_images", "num_samples"):
-            first = configs[0]["callbacks"].get("frontier", {}).get(key)
-            if settings.pruner is not None and config["callbacks"]["frontier"].get(key) != first:
-                raise BadInput(f"callbacks.frontier.{key}: sweep.pruner compares jobs, which need one value of it.")
-    program = [sys.executable, str(Path(sys.argv[0]).absolute()), *flags]
+            count = f"trainer.num_nodes={config['trainer']['num_nodes']}"
+            raise BadInput(f"{count}: sweep=processes is on one machine; use sweep=slurm.")
     per_job, jobs = settings.devices_per_job, settings.jobs
     gpus, cores = _available()
     if not gpus or all(config["trainer"]["accelerator"] == "cpu" for config in configs):

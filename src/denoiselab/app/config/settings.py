@@ -124,9 +124,10 @@ class TrainSettings(_Settings):
 class SweepSettings(_Settings):
     """The options of a sweep; `conf/sweep` says what they are."""
 
-    launcher: Literal["processes"]
+    launcher: Literal["processes", "slurm"]
     jobs: int | None = Field(ge=1)
     devices_per_job: int = Field(ge=1)
+    sbatch: list[str] = []  # of SLURM alone
     sampler: Literal["grid", "random", "tpe"]
     trials: int | None = Field(ge=1)
     seed: int = Field(ge=0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -19,6 +21,20 @@ PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true")
 
 # Where launchers write a process's rank, in the order in which Lightning reads them.
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
+
+
+# Whether jobs are checked that run on other machines, whose devices are not known here.
+_ELSEWHERE: ContextVar[bool] = ContextVar("elsewhere", default=False)
+
+
+@contextmanager
+def elsewhere() -> Iterator[None]:
+    """Within it `check_devices` asks for no device of this machine."""
+    token = _ELSEWHERE.set(True)
+    try:
+        yield
+    finally:
+        _ELSEWHERE.reset(token)
 
 
 def is_leader() -> bool:
@@ -53,16 +69,17 @@ def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool
         )
     if precision == "bf16-true" and trainer["strategy"] == FSDP2:
         raise BadInput(f"trainer.precision={precision}: weights that are sharded are not copied; use bf16-mixed.")
+    away = _ELSEWHERE.get()
     gpus = torch.cuda.device_count()
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
         raise BadInput(f"trainer.accelerator={accelerator}: unknown; allowed: auto, cpu, gpu, cuda.")
-    if accelerator in ("gpu", "cuda") and not gpus:
+    if accelerator in ("gpu", "cuda") and not (gpus or away):
         raise BadInput(f"trainer.accelerator={accelerator}: this machine has no GPU; use trainer=cpu.")
     on_gpu = gpus > 0 and accelerator != "cpu"
     count = _count(devices, gpus if on_gpu else 1)
-    if on_gpu and count > gpus:
+    if on_gpu and count > gpus and not away:
         raise BadInput(f"trainer.devices={devices}: this machine has {gpus} GPU(s).")
-    if not on_gpu and count > 1:
+    if not on_gpu and count > 1 and not away:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         if trainer["strategy"] == "auto":
             raise BadInput(

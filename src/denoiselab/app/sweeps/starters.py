@@ -112,7 +112,8 @@ class _Process:
 
 def without_launchers(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of an environment without those by which a launcher around the sweep numbers its own ranks."""
-    return {k: v for k, v in environment.items() if k not in _RANKS and not k.startswith(_LAUNCHERS)}
+    kept = "SLURM_CONF"  # the cluster's own, not a job's
+    return {k: v for k, v in environment.items() if k == kept or not (k in _RANKS or k.startswith(_LAUNCHERS))}
 
 
 def last_line(directory: Path) -> str:

@@ -92,7 +92,23 @@ def _waits(queue: Queue) -> bool:
     return left
 
 
+class _Ended:
+    """A job that has ended well since it was put into the queue, as those of SLURM do that outlive their sweep."""
+
+    def poll(self) -> int:
+        return 0
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+    def kill(self) -> None:
+        """Nothing runs."""
+
+
 def _start(sweep: Sweep, starter: Starter, claim: Claim, slot: int) -> _Slot:
+    former = Job.read(sweep.directory / str(claim.job))
+    if former.finished:
+        return _Slot(claim, former, _Ended(), time.monotonic(), ExitStack())
     job = Job(
         number=claim.job,
         directory=sweep.directory / str(claim.job),

@@ -1,0 +1,102 @@
+"""Jobs of a sweep as jobs of SLURM, with stand-ins for its commands; `tests/scale/test_slurm.py` has the real ones."""
+
+import os
+import time
+
+import pytest
+
+from denoiselab.app.runs import devices
+from denoiselab.app.sweeps import slurm
+from denoiselab.app.sweeps.records import Job
+from denoiselab.app.sweeps.starters import without_launchers
+from denoiselab.errors import BadInput, Failure
+
+COMMANDS = {
+    "sbatch": """[ -f $S/refuses ] && { echo "sbatch: error: invalid partition" >&2; exit 1; }
+n=$(($(ls $S/jobs | wc -l) + 1)); echo "$*" > $S/options; cat > $S/script$n
+setsid bash $S/script$n > $S/out$n 2>&1 < /dev/null & echo $! > $S/jobs/$n; echo $n""",
+    "squeue": """[ -f $S/silent ] && exit 1
+for f in $S/jobs/*; do kill -0 $(cat $f) 2> /dev/null && echo "$(basename $f) RUNNING"; done; true""",
+    "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
+    "scancel": 'for n; do :; done; kill -TERM -$(cat $S/jobs/$n); echo "$*" > $S/cancelled',
+    "scontrol": "echo JobId=1 JobState=CANCELLED",
+}
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    place = tmp_path / "state"
+    (place / "jobs").mkdir(parents=True)
+    for name, text in COMMANDS.items():
+        (place / name).write_text(f"#!/bin/bash\nS={place}\n{text}\n")
+        (place / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm, "_PAUSE", 0.0)
+    return place
+
+
+def job(tmp_path, number=0):
+    return Job(number, tmp_path / "sweep" / str(number), ("a b",), run_id=f"x-{number}")
+
+
+def starter(code, **options):
+    return slurm.Slurm(["bash", "-c", code], 2, **options)
+
+
+def ended(started):
+    end = time.monotonic() + 20
+    while (code := started.poll()) is None:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return code
+
+
+@pytest.mark.parametrize("code", [0, 76])
+def test_a_job_ends_with_its_own_exit_code(state, tmp_path, code):
+    text = f'echo "$0 $DENOISELAB_RUN_ID $TRIAL" > {tmp_path / "said"}; exit {code}'
+    started = starter(text, nodes=2, tasks=8, options=["--partition=gpu"]).start(job(tmp_path), 0, {"TRIAL": "5"})
+    assert ended(started) == code
+    assert (tmp_path / "said").read_text() == "a b x-0 5\n"
+    assert (state / "options").read_text() == "--parsable --partition=gpu\n"
+    lines = (state / "script1").read_text().splitlines()
+    assert {"#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=8", "#SBATCH --job-name=x-0"} <= {*lines}
+    assert f"#SBATCH --output={tmp_path / 'sweep' / '0' / 'job.log'}" in lines
+
+
+def test_a_job_that_is_in_the_queue_is_not_sent_again(state, tmp_path):
+    first = starter("sleep 20").start(job(tmp_path), 0, {})
+    again = starter("sleep 20").start(job(tmp_path), 1, {})  # of a sweep that goes on
+    assert [*os.listdir(state / "jobs")] == ["1"]  # noqa: PTH208
+    (state / "silent").touch()  # a controller that does not answer has not lost the job
+    assert (first.poll(), again.poll()) == (None, None)
+    (state / "silent").unlink()
+    again.stop()
+    assert (state / "cancelled").read_text() == "--signal=TERM 1\n"
+    assert ended(first) == 143
+    assert starter("true").start(job(tmp_path), 0, {}).number == "2"
+
+
+def test_what_sbatch_refuses_is_said(state, tmp_path):
+    (state / "refuses").touch()
+    with pytest.raises(Failure, match="sbatch: sbatch: error: invalid partition"):
+        starter("true").start(job(tmp_path), 0, {})
+    with pytest.raises(BadInput, match=r"sweep\.sbatch=-p gpu: is no option of sbatch"):
+        starter("true", options=["-p gpu"])
+
+
+def test_a_job_does_not_see_the_ranks_around_it_but_the_cluster():
+    own = {"SLURM_CONF": "/etc/slurm.conf", "PATH": "x"}
+    assert without_launchers({**own, "SLURM_JOB_ID": "7", "RANK": "1"}) == own
+
+
+def test_devices_of_other_machines_are_not_asked_for():
+    trainer = {
+        "accelerator": "gpu", "devices": 512, "precision": "32-true", "num_nodes": 1, "accumulate_grad_batches": 1,
+        "strategy": "ddp",
+    }  # fmt: skip
+    with pytest.raises(BadInput):
+        devices.check_devices(trainer, 512, sweeping=False)
+    with devices.elsewhere():
+        devices.check_devices(trainer, 512, sweeping=False)
+        with pytest.raises(BadInput, match="batch_size=500"):
+            devices.check_devices(trainer, 500, sweeping=False)
