@@ -111,7 +111,7 @@ class Checkpoints(Checkpoint):
             self._keep_due |= crossed(module, batch, trainer, self.keep_every_images)
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        stop = self.interruption.signal is not None
+        stop = self.interruption.asked
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if self._due or self._keep_due or stop:

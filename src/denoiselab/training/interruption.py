@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 # Those that stop a run; a scheduler's warning before it ends a job may be any but the first.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
+PRUNED = 76  # exit code of a run that its sweep has stopped
+
 
 def code_of(number: int) -> int:
     """The exit code after a signal: 130 after Ctrl-C, 143 after the others."""
@@ -39,6 +41,22 @@ class Stopped(SystemExit):
         return Stopped, (self.code, self.advice)
 
 
+class Pruned(Stopped):
+    """The run's sweep has stopped it, as others are better.
+
+    Args:
+        value: The last score.
+        advice: Message for the user.
+    """
+
+    def __init__(self, value: float, advice: str) -> None:
+        super().__init__(PRUNED, advice)
+        self.value = value
+
+    def __reduce__(self) -> tuple[type[Stopped], tuple[Any, str]]:
+        return Pruned, (self.value, self.advice)
+
+
 class Interruption:
     """Context in which `SIGNALS`, of Ctrl-C the first, only set a flag; `check` raises `Stopped` if it is set.
 
@@ -53,6 +71,7 @@ class Interruption:
     def __init__(self, advice: str = "stopped; nothing was written.") -> None:
         self.advice = advice
         self.signal: int | None = None
+        self.pruned: float | None = None  # the score at which the run's sweep has stopped it, on all ranks
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -74,12 +93,19 @@ class Interruption:
             raise Stopped(130, "stopped at once, at the second Ctrl-C; the last checkpoint is as it was.")
         self.signal = number
 
+    @property
+    def asked(self) -> bool:
+        """Whether the run is to save and stop at the next boundary."""
+        return self.signal is not None or self.pruned is not None
+
     def stop(self) -> NoReturn:
         """Exit with the signal's code, or with SIGTERM's if only another rank received one.
 
         Raises:
             Stopped: On every call.
         """
+        if self.pruned is not None and self.signal is None:
+            raise Pruned(self.pruned, f"pruned at a score of {self.pruned:.4g}: others of its sweep are better.")
         raise Stopped(code_of(self.signal or signal.SIGTERM), self.advice)
 
     def check(self, *_: object) -> None:

@@ -25,6 +25,7 @@ from denoiselab.app.runs.launches import check_world
 from denoiselab.app.runs.names import run_name
 from denoiselab.app.runs.processes import DirectoryCheck
 from denoiselab.app.runs.strategies import built
+from denoiselab.app.sweeps.pruning import watched
 from denoiselab.codecs import Autoencoder, ReconstructionLoss
 from denoiselab.data import DataSet, clean, supply
 from denoiselab.data.loading.datamodule import DataModule
@@ -261,7 +262,8 @@ def _trainer(
         nodes = {name: node for name, node in nodes.items() if name not in absent}
     else:
         periodic = scoring.periodic
-        given["frontier"] = {"directory": path / CHECKPOINTS, "prepare": periodic.frontier, "ready": periodic.ready}
+        prepare = watched(periodic.frontier, path, interruption, config)
+        given["frontier"] = {"directory": path / CHECKPOINTS, "prepare": prepare, "ready": periodic.ready}
     if isinstance(drawn, PeriodicEvaluations | Reconstructions):
         given["preview"] = {"directory": path / "samples" / "preview", "prepare": drawn.preview}
     callbacks = [construct(node, f"callbacks.{name}", _REFUSALS, **given.get(name, {})) for name, node in nodes.items()]

@@ -12,8 +12,7 @@ from typing import Any
 
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.sweeps.records import Job, Sweep, alive, job_of, key_of
-
-PRUNED = 76  # exit code of a job that its sweep stopped, as others are better
+from denoiselab.training.interruption import PRUNED
 
 # Of a record of a cell, what says which one it is.
 _CELL = ("sampler", "nfe", "steps", "weights", "guidance", "guider", "score", "standard_error", "metric", "seed")

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from denoiselab.app.sweeps.pruning import TRIAL
 from denoiselab.app.sweeps.queue import Claim, Queue
 from denoiselab.app.sweeps.records import Job, Sweep, alive
-from denoiselab.app.sweeps.results import PRUNED, now
+from denoiselab.app.sweeps.results import now
 from denoiselab.app.sweeps.starters import Started, Starter, last_line
-from denoiselab.training.interruption import Interruption, Stopped
+from denoiselab.training.interruption import PRUNED, Interruption, Stopped
 
 # Seconds between looks at the jobs.
 _PAUSE = 0.1
