@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -166,6 +166,7 @@ class LossLog(pl.Callback):
         self._sum: torch.Tensor | float = 0.0
         self._parts: dict[str, torch.Tensor | float] = {}
         self._batches = 0
+        self._left_out: torch.Tensor | float = 0.0  # of the batches
         self._since = (0, 0.0)
         self._due = False
         self._strategy: Strategy | None = None
@@ -180,15 +181,12 @@ class LossLog(pl.Callback):
     ) -> None:
         assert isinstance(module, DiffusionModule)
         # Lightning's loss is divided by the number of accumulated batches.
-        self._sum = self._sum + outputs["loss"].detach().double() * trainer.accumulate_grad_batches
-        for name, part in outputs.get("parts", {}).items():
-            self._parts[name] = self._parts.get(name, 0.0) + part.double()
-        self._batches += 1
+        self._add(outputs["loss"].detach().double() * trainer.accumulate_grad_batches, outputs.get("parts", {}), module)
         self._due |= crossed(module, batch, trainer, self.every_images)
         if not self._due or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         self._due = False
-        mean = float(trainer.strategy.reduce(self._sum / self._batches, reduce_op="mean"))
+        mean = float(trainer.strategy.reduce(self._sum / (self._batches - self._left_out), reduce_op="mean"))
         if not math.isfinite(mean):
             raise DivergedError(f"train/loss is {mean} at {module.images_seen:,} images seen")
         (images, start), now = self._since, time.perf_counter()
@@ -198,9 +196,25 @@ class LossLog(pl.Callback):
             "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
             "train/images_per_second": (module.images_seen - images) / (now - start),
         }
+        if module.leaves_out:
+            metrics["train/steps_left_out"] = module.left_out
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=module.images_seen)
         self._sum, self._parts, self._batches, self._since = 0.0, {}, 0, (module.images_seen, now)
+        self._left_out = 0.0
+
+    def _add(self, loss: torch.Tensor, parts: Mapping[str, torch.Tensor], module: DiffusionModule) -> None:
+        """Add a batch; where steps are left out, only if its loss is finite."""
+        finite = loss.isfinite() if module.leaves_out else None
+        for name, part in {"": loss, **parts}.items():
+            value = part.double() if finite is None else torch.where(finite, part.double(), 0.0)
+            if name:
+                self._parts[name] = self._parts.get(name, 0.0) + value
+            else:
+                self._sum = self._sum + value
+        self._batches += 1
+        if finite is not None:
+            self._left_out = self._left_out + (~finite).double()
 
     def leave_out(self, seconds: float) -> None:
         """Exclude time that was not spent on training from the speed."""

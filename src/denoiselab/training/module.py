@@ -65,6 +65,7 @@ class DiffusionModule(pl.LightningModule):
         self._step_start = self._batch_start = 0
         self._constrained: list[Constrained] = []
         self._dropout: list[Dropout] = []
+        self.leaves_out, self.left_out = False, 0  # steps whose gradients are not finite; their number
         self._begun, self._whole, self._gathered = False, False, ExitStack()
         self.numbers: frozenset[str] = frozenset()  # names of parameters without axes, which have one where sharded
 
