@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 import torch
 from conftest import QUICK, ROOT
@@ -61,20 +62,24 @@ def launch(nodes, tmp_path):
                 "callbacks.preview.every_images=320", f"paths.log_dir={tmp_path}", f"paths.run_dir={path}",
                 "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2", *arguments,
             ]  # fmt: skip
-            process = subprocess.Popen(
-                words, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+            process = subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             found.append((process, log))
         started.extend(found)
         return found
 
     yield both
     for process, log in started:
-        for kind in (signal.SIGCONT, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, kind)
+        tell(process, signal.SIGKILL)
         process.wait()
         log.close()
+
+
+def tell(process, number):
+    """Send a signal to torchrun and to what it has started, whose sessions are their own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.send_signal(number)
 
 
 def text(log):
@@ -108,7 +113,7 @@ def test_a_lost_node_is_named_and_the_run_goes_on_to_the_same_end(launch, tmp_pa
     pair = launch(broken, port=29501)
     until_saved(broken, pair)
     (ours, log), (lost, _) = pair
-    os.killpg(lost.pid, signal.SIGKILL)
+    tell(lost, signal.SIGKILL)
     start = time.monotonic()
     assert ours.wait(timeout=60) == 1
     print(f"node A ended {time.monotonic() - start:.1f} s after node B was killed")
@@ -122,7 +127,7 @@ def test_a_lost_node_is_named_and_the_run_goes_on_to_the_same_end(launch, tmp_pa
     pair = launch(hung, "max_images=100000", "trainer.strategy.timeout=15", port=29503)
     until_saved(hung, pair)
     (ours, log), (stopped, _) = pair
-    os.killpg(stopped.pid, signal.SIGSTOP)
+    tell(stopped, signal.SIGSTOP)
     start = time.monotonic()
     ours.wait(timeout=75)
     print(f"node A ended {time.monotonic() - start:.1f} s after node B was stopped, with a timeout of 15 s")
