@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from frozen_models import text_encoder
+from frozen_models import edited, text_encoder
 from torch.nn.functional import cosine_similarity
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
@@ -102,6 +102,11 @@ def test_what_does_not_fit_is_refused(folder, tmp_path, invoke):
         CLIPFolder(str(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
     with pytest.raises(ValueError, match="it cannot be read"):
+        CLIPFolder(str(tmp_path)).extractor(frozenset(), None, None, Workspace(tmp_path))
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    edited(tmp_path / "config.json", projection_dim=7)
+    with pytest.raises(ValueError, match="it cannot be read: its weights do not fit its configuration"):
         CLIPFolder(str(tmp_path)).extractor(frozenset(), None, None, Workspace(tmp_path))
     result = invoke("train.py", "evaluation.metrics=[clip_score]")
     assert (

@@ -133,6 +133,10 @@ def test_what_is_no_text_encoder_is_refused(folder, tmp_path):
             (copy / "model.safetensors").write_bytes((copy / "model.safetensors").read_bytes()[:100])
         with pytest.raises(ValueError, match=says):
             TextEncoder(str(copy), length=LENGTH)(TEXTS, CPU)
+    shutil.copytree(folder.parent, tmp_path / "2")
+    edited(tmp_path / "2" / "text_encoder" / "config.json", hidden_size=12)
+    with pytest.raises(ValueError, match="does not fit its configuration: it has weights of other shapes"):
+        TextEncoder(str(tmp_path / "2" / "text_encoder"), length=LENGTH)(TEXTS, CPU)
     edited(tmp_path / "1" / "text_encoder" / "config.json", hidden_size=None)
     with pytest.raises(ValueError, match="no hidden_size"):
         TextEncoder(str(copy))

@@ -197,6 +197,7 @@ class TextEncoder:
                     **safe,
                     dtype=torch.float32,
                     output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # refused below, in a sentence
                     variant=self._variant,
                 )
         except Exception as error:  # transformers raises many types

@@ -68,9 +68,14 @@ class CLIPFolder(ImageExtractor):
 
         transformers.logging.set_verbosity_error()
         transformers.logging.disable_progress_bar()
-        folder, options = str(self.folder), dict[str, Any](local_files_only=True)
+        folder, options = str(self.folder), dict[str, Any](local_files_only=True, trust_remote_code=False)
         try:
-            model: Any = transformers.CLIPModel.from_pretrained(folder, use_safetensors=True, **options)
+            loaded: Any = transformers.CLIPModel.from_pretrained(
+                folder, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True, **options
+            )
+            model, report = loaded
+            if report["missing_keys"] or report["mismatched_keys"]:
+                raise ValueError("its weights do not fit its configuration")
             tokenizer: Any = transformers.AutoTokenizer.from_pretrained(folder, **options)
             file = self.folder / "preprocessor_config.json"
             given = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
