@@ -76,7 +76,7 @@ def test_what_does_not_fit_is_refused(made, train, invoke, tmp_path):
     edited(other / "config.json", scaling_factor=3.0)
     shard = folder / "000001.npy"
     for changes, says in (
-        (["data.validation=0.3"], "they are of other images ("),
+        (["data.validation=0.3"], ", 64); make them with python -m denoiselab.convert"),
         ([f"codec.path={other}"], "they are of another codec (KLCodec "),
         (["codec.scale=2.0"], "they were made with scale=0.18215 shift=0.0, and the codec has scale=2.0 shift=0.0"),
         (["augmentation=shift", "augmentation.pixels=1"], "augmentation=Shift: latents="),

@@ -1,5 +1,6 @@
 """Runs that learn text from nothing, through the command line."""
 
+import re
 import shutil
 
 import pytest
@@ -91,4 +92,8 @@ def test_a_run_keeps_its_tokenizer_and_samples_with_averaged_text_weights(train,
 def test_empty_captions_are_refused(train):
     result = train("empty", "max_images=16", "data._target_=frozen_models.HalfCaptionedDigits")
     assert result.code == 2
+    assert "train.py: data: " in result.last
     assert "of 1,451 captions are empty, the first of image 0; write them" in result.last
+    result = train("empty", "max_images=16", "data._target_=frozen_models.HeldOutHalfCaptionedDigits")
+    assert result.code == 2
+    assert re.search(r"train.py: held-out data: \d+ of \d+ captions are empty", result.last)

@@ -202,7 +202,7 @@ def test_captions_come_from_metadata(folder):
             lines[0].replace("picture", "\\udc80"),
             r"metadata\.jsonl, line 1: the caption contains .udc80, half of a character",
         ),
-        ("{", "cannot be read"),
+        ("\n".join([lines[0], "{"]), r"metadata\.jsonl, line 2: cannot be read \(Expecting property name"),
     ):
         (folder / "metadata.jsonl").write_text(text)
         with pytest.raises(ValueError, match=message):

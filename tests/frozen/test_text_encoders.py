@@ -97,6 +97,8 @@ def test_a_store_has_the_features_in_half_precision_and_needs_no_encoder(folder,
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match=rf"store={tmp_path}: .*{file.name} is damaged .*; delete it"):
         TextEncoder(str(folder), **options, store=str(tmp_path))
+    with pytest.raises(ValueError, match=rf"store={file}: is a file"):
+        TextEncoder(str(folder), **options, store=str(file))
 
 
 def test_texts_that_are_cut_are_counted(folder):

@@ -32,10 +32,12 @@ class TextStore:
         ragged: Leave out the features of tokens that do not count.
 
     Raises:
-        ValueError: If a file is damaged.
+        ValueError: If `folder` is a file, or a file in it is damaged.
     """
 
     def __init__(self, folder: Path, encoder: Mapping[str, Any], *, ragged: bool) -> None:
+        if any(place.is_file() for place in (folder, *folder.parents)):
+            raise ValueError(f"store={folder}: is a file or within one; name a folder.")
         key = hashlib.sha256(json.dumps(encoder, sort_keys=True).encode()).hexdigest()
         self.folder, self._encoder, self._ragged = folder / key[:16], encoder, ragged
         self._places: dict[bytes, tuple[dict[str, Tensor], int]] = {}

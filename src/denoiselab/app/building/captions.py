@@ -49,7 +49,8 @@ def prepare(config: dict[str, Any], model: Model, images: DataSet, held_out: Dat
             raise BadInput(
                 "conditioner=text: the data set has no captions; choose data with captions or another conditioner."
             )
-        _check_written(images.captions)
+        _check_written("data", images.captions)
+        _check_written("held-out data", held_out.captions or ())
         encoder = conditioner.encoder
         if isinstance(tokenizer := getattr(encoder, "tokenizer", None), BytePairs):
             files[TOKENIZER] = _learned(tokenizer, images.captions, run)
@@ -93,13 +94,13 @@ def _texts(conditioner: Conditioner, node: dict[str, Any]) -> Iterator[tuple[Tex
             yield from _texts(part, node["parts"][name])
 
 
-def _check_written(captions: Sequence[str]) -> None:
+def _check_written(what: str, captions: Sequence[str]) -> None:
     """Refuse empty captions, which mean no text."""
     empty = [number for number, text in enumerate(captions) if not text.strip()]
     if empty:
         raise BadInput(
-            f"data: {len(empty):,} of {len(captions):,} captions are empty, the first of image {empty[0]}; write them, "
-            "or leave these images out (conditioner.dropout replaces captions by the empty text at random)."
+            f"{what}: {len(empty):,} of {len(captions):,} captions are empty, the first of image {empty[0]}; write "
+            "them, or leave these images out (conditioner.dropout replaces captions by the empty text at random)."
         )
 
 

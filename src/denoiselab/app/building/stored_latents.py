@@ -71,7 +71,8 @@ def read(
     again = "make them with python -m denoiselab.convert to=latents and this run's data and codec."
     if theirs["data"] != ours["data"]:
         what = f"{_short(theirs['data'])}, {len(store):,} of them; data={config['data']['name']} are"
-        raise BadInput(f"{option}: they are of other images ({what} {_short(ours['data'])}); {again}")
+        here = f"{_short(ours['data'])}, {len(data):,}"
+        raise BadInput(f"{option}: they are of other images ({what} {here}); {again}")
     if theirs["codec"] != ours["codec"]:
         what = f"{theirs['codec']['kind']} {_short(theirs['codec']['sha256'])}"
         raise BadInput(

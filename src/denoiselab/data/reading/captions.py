@@ -94,6 +94,7 @@ def checked_caption(text: str, where: str) -> str:
 
 
 def _lines(table: Table) -> Iterator[tuple[int, Mapping[str | None, object]]]:
+    where = table.where
     try:
         text = table.content.decode("utf-8-sig")
         if table.where.endswith(".csv"):
@@ -101,10 +102,12 @@ def _lines(table: Table) -> Iterator[tuple[int, Mapping[str | None, object]]]:
             return
         for place, row in enumerate(io.StringIO(text, newline=None), 1):
             if row.strip():
+                where = f"{table.where}, line {place}:"
                 line = json.loads(row)
                 yield place, line if isinstance(line, dict) else {}
     except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, RecursionError) as error:
-        raise ValueError(f"{table.where} cannot be read ({' '.join(str(error).split())}).") from None
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else " ".join(str(error).split())
+        raise ValueError(f"{where} cannot be read ({reason}).") from None
 
 
 def _some(names: Iterable[str]) -> str:
