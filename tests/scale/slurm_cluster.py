@@ -131,8 +131,11 @@ class Cluster:
         return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def job(self, number: str) -> dict[str, str]:
-        """What the controller knows of a job; empty once it has forgotten it."""
-        shown = self.run("na", "scontrol", "-o", "show", "job", number).stdout
+        """What the controller knows of a job; empty once it has forgotten it, and where it does not answer."""
+        try:
+            shown = self.run("na", "scontrol", "-o", "show", "job", number, timeout=20).stdout
+        except subprocess.TimeoutExpired:
+            return {}
         return dict(word.split("=", 1) for word in shown.split() if "=" in word)
 
     def wait(self, number: str, states: str = "COMPLETED FAILED CANCELLED TIMEOUT", timeout: float = 120) -> str:
@@ -146,7 +149,8 @@ class Cluster:
             if (state := self.job(number).get("JobState", "")) in states.split():
                 return state
             time.sleep(0.5)
-        raise TimeoutError(f"job {number} is {state} after {timeout} s")
+        log = (self.home / "log" / "ctld.log").read_text()[-3000:]
+        raise TimeoutError(f"job {number} is {state or 'unknown'} after {timeout} s; the controller's log:\n{log}")
 
     def kill(self, words: str) -> int:
         """SIGKILL to the processes on the nodes that have `words` on their command line, and return their number."""

@@ -63,7 +63,7 @@ def test_a_signal_puts_a_job_into_the_queue_again_and_it_continues(cluster, tmp_
     """As `#SBATCH --signal=USR1@120` sends before the time of a job is over."""
     run = tmp_path / "run"
     words = [
-        *PROGRAM, *QUICK, "logger=none", "requeue=true", f"paths.run_dir={run}", "max_images=9600", "batch_size=32",
+        *PROGRAM, *QUICK, "logger=none", "requeue=true", f"paths.run_dir={run}", "max_images=3200", "batch_size=32",
         "callbacks.checkpoints.every_images=160", "callbacks.loss_log.every_images=160",
     ]  # fmt: skip
     script = tmp_path / "job.sh"
@@ -84,13 +84,13 @@ def test_a_signal_puts_a_job_into_the_queue_again_and_it_continues(cluster, tmp_
     print(f"{time.monotonic() - start:.1f} s\n{text}")
     assert cluster.job(number)["Restarts"] == "1"
     assert f"job {number} is queued again" in text
-    seen = [int(count.replace(",", "")) for count in re.findall(r"([\d,]+) of 9,600 images seen", text)]
+    seen = [int(count.replace(",", "")) for count in re.findall(r"([\d,]+) of 3,200 images seen", text)]
     assert seen[0] == 0
-    assert 160 <= seen[1] < 9600
+    assert 160 <= seen[1] < 3200
     assert len(json.loads((run / "run.json").read_text())["starts"]) == 2
     with (run / "metrics.csv").open() as file:
         images = [int(row["images_seen"]) for row in csv.DictReader(file) if row["train/loss"]]
-    assert images == [*range(160, 9601, 160)]  # none lost, none twice
+    assert images == [*range(160, 3201, 160)]  # none lost, none twice
 
 
 @pytest.mark.benchmark
