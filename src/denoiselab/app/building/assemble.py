@@ -52,7 +52,6 @@ from denoiselab.training.trackers import Tracker
 # How Lightning's classes refuse their arguments.
 _REFUSALS = (MisconfigurationException,)
 
-
 # Held-out samples of the profile at the end of training, without `callbacks.held_out`.
 _PROFILE = 128
 
@@ -261,9 +260,8 @@ def _trainer(
         absent = OF_SAMPLES[:1] if isinstance(held_out, Reconstructions) else OF_SAMPLES
         nodes = {name: node for name, node in nodes.items() if name not in absent}
     else:
-        periodic = scoring.periodic
-        prepare = watched(periodic.frontier, path, interruption, config)
-        given["frontier"] = {"directory": path / CHECKPOINTS, "prepare": prepare, "ready": periodic.ready}
+        prepare = watched(scoring.periodic.frontier, path, interruption, config)
+        given["frontier"] = {"directory": path / CHECKPOINTS, "prepare": prepare, "ready": scoring.periodic.ready}
     if isinstance(drawn, PeriodicEvaluations | Reconstructions):
         given["preview"] = {"directory": path / "samples" / "preview", "prepare": drawn.preview}
     callbacks = [construct(node, f"callbacks.{name}", _REFUSALS, **given.get(name, {})) for name, node in nodes.items()]
