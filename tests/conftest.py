@@ -68,7 +68,10 @@ class SharedLoader(CheckedLoader):
 
 def pytest_xdist_auto_num_workers(config):
     """The whole suite takes two processes (`-n 8`: eight), a named part of it one; so do comparisons of speed."""
-    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and config.option.markexpr == "not benchmark"
+    whole = (
+        config.args_source is pytest.Config.ArgsSource.TESTPATHS
+        and config.option.markexpr == "not benchmark and not gpu"
+    )
     return 2 if whole else 0
 
 
