@@ -254,8 +254,7 @@ def _trainer(
             "precision": str(config["trainer"]["precision"]),
         },
     }
-    nodes = config["callbacks"]
-    drawn = held_out if scoring is None else scoring.periodic
+    nodes, drawn = config["callbacks"], held_out if scoring is None else scoring.periodic
     if scoring is None:
         absent = OF_SAMPLES[:1] if isinstance(held_out, Reconstructions) else OF_SAMPLES
         nodes = {name: node for name, node in nodes.items() if name not in absent}
