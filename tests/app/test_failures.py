@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from conftest import QUICK
+from conftest import QUICK, ROOT
 
 from denoiselab.app.commands import cli
 from denoiselab.app.runs import failures, processes
@@ -115,3 +115,17 @@ def test_a_rank_that_is_killed_is_reported(tmp_path, start):
     _, err = process.communicate(timeout=60)
     assert process.returncode in (1, -signal.SIGKILL)  # Lightning kills those that wait too long
     assert "train.py: rank 1 of 2 was ended by SIGKILL; the last checkpoint is kept; to continue: python " in err
+
+
+@pytest.mark.slow
+def test_the_error_of_one_rank_is_the_last_line(tmp_path):
+    program = ROOT / "tests" / "scale" / "failing.py"
+    done = subprocess.run(
+        [sys.executable, str(program), *QUICK, "max_images=1000000", "batch_size=32", "logger=none",
+         f"paths.log_dir={tmp_path}", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "FAILING": "1 3 raise"}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert (
+        done.stderr.strip().splitlines()[-1].startswith("train.py: rank 1 of 2 failed: ArithmeticError: two and two;")
+    )

@@ -1,5 +1,6 @@
 """Signals that the parent ignores or blocks: what the program does with them; the tests do not inherit them."""
 
+import pickle
 import signal
 import subprocess
 import sys
@@ -29,6 +30,26 @@ def test_a_signal_stops_at_the_next_check(number):
         with pytest.raises(Stopped) as stop:
             interruption.check()
     assert stop.value.code == 128 + number
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_signals_of_schedulers_stop_as_sigterm_does_unless_a_library_has_them(number):
+    with handled_by(number, signal.SIG_DFL), Interruption() as interruption:
+        signal.raise_signal(number)
+        with pytest.raises(Stopped) as stop:
+            interruption.check()
+    assert stop.value.code == 143
+    assert pickle.loads(pickle.dumps(stop.value)).code == 143
+    received = []
+
+    def of_a_library(*_):
+        received.append(number)
+
+    of_a_library.__module__ = "submitit.core.job_environment"
+    with handled_by(number, of_a_library), Interruption() as interruption:
+        signal.raise_signal(number)
+        interruption.check()
+    assert received == [number]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
