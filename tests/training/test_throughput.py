@@ -48,6 +48,7 @@ def training(monkeypatch):
 
     def run(callback, steps, look_after=()):
         trainer.callbacks = [callback]
+        callback.setup(trainer, module, "fit")
         callback.on_train_start(trainer, module)
         for step in range(steps):
             clock.now += 0.25

@@ -63,13 +63,17 @@ class Throughput(pl.Callback):
         self._begun = self._ended = 0.0
         self._total = [0.0, 0.0, 0.0, 0.0]  # images, seconds, seconds of waiting, bytes
 
-    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, DiffusionModule)
-        self._device, self._steps, self._open = module.device, 0, False
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        """Count operations before the network is compiled or sharded."""
+        self._device = trainer.strategy.root_device
         on_gpu = self._device.type == "cuda"
         self._flops = self._count() if (on_gpu if self.count_flops is None else self.count_flops) else 0.0
         gpu = known(device_name(self._device)) if on_gpu and self._precision.startswith(_HALF) else None
         self._peak = gpu.peak * trainer.world_size if gpu else None
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, DiffusionModule)
+        self._steps, self._open = 0, False
         if not self.skip_steps:
             self._begin(module)
 
