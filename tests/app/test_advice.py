@@ -54,6 +54,8 @@ ABSENT = {
     "encoder.path=/path/to/text_encoder": r"conditioner\.encoder\.path=/path/to/text_encoder",
     "conditioner.prompts_file=prompts.txt": r"conditioner\.prompts_file=prompts\.txt",
     "codec.path=logs/first_stage/first_stage": r"codec\.path=logs/first_stage/first_stage",
+    "codec.path=logs/rae/first_stage": r"codec\.path=logs/rae/first_stage",
+    "regulariser.path=/path/to/dinov2": r"objective\.regulariser\.path=/path/to/dinov2",
     "ckpt=logs/first_stage": r"ckpt=logs/first_stage",
     "ckpt=logs/emoji_text": r"ckpt=logs/emoji_text",
 }
