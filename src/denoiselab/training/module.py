@@ -94,7 +94,10 @@ class DiffusionModule(pl.LightningModule):
             state = self.initial_optimizer
             for number, parameter in enumerate(one for group in groups for one in group.parameters):
                 if number in state:
-                    state[number] = {key: spread(value, parameter) for key, value in state[number].items()}
+                    state[number] = {
+                        key: value if key == "step" else spread(value, parameter)
+                        for key, value in state[number].items()
+                    }
             optimizer.load_state_dict({"state": state, "param_groups": own})
         return optimizer
 
@@ -118,8 +121,11 @@ class DiffusionModule(pl.LightningModule):
             sharded.touch()
             sharded.reshard()
         self.ema.start(self.denoiser)
-        self.ema.resume(self.images_seen)
         self._step_start = self.images_seen
+
+    def on_train_start(self) -> None:
+        """Remove later snapshots of averages, now that a checkpoint is loaded, of a sharded model too."""
+        self.ema.resume(self.images_seen)
 
     def on_fit_end(self) -> None:
         """Leave the network as it was before the training."""

@@ -1,8 +1,7 @@
 """Checkpoints of sharded trainings: a directory to which each rank writes its part, by torch's distributed checkpoints.
 
-It holds a file of tensors a rank (safetensors with the place of each part, `HuggingFaceStorageWriter`), `rest.pt` (a
-checkpoint of format 1 without these tensors), and `manifest.json` with the SHA-256 of each file, which is written last.
-Torch's default format is not used: its metadata and its bytes are pickles, which run code when they are read.
+It holds safetensors of each rank with the places of its parts, `rest.pt` (a checkpoint of format 1 without these), and
+`manifest.json` with the SHA-256 of each file, written last. Torch's default format has pickles, which run code.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ def parameter_of(place: Place, ordered: Sequence[str]) -> str | None:
             return name
         case ["denoiselab", "ema", _, str(name)]:
             return f"denoiser.{name}"
-        case ["optimizer_states", 0, "state", int(number), _] if 0 <= number < len(ordered):
-            return ordered[number]
+        case ["optimizer_states", 0, "state", int(number), key] if 0 <= number < len(ordered) and key != "step":
+            return ordered[number]  # of which `step` is a number for the whole
     return None
 
 
@@ -94,31 +93,42 @@ def written(
 
 
 def _write(tensors: dict[str, Tensor], rest: dict[str, Any], path: Path, keep: int, group: Any) -> None:
-    dcp = _torch_checkpoints()
+    dcp, partial, first = _torch_checkpoints(), path.with_name(f".{path.name}.tmp"), dist.get_rank() == 0
 
-    partial, first = path.with_name(f".{path.name}.tmp"), dist.get_rank() == 0
-    if first:
-        remove(partial)
+    def make() -> None:
+        if partial.exists():
+            remove(partial)
         partial.mkdir(parents=True)
-    dist.barrier(group)
-    writer = dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True)
-    try:
+
+    def save() -> tuple[str, str] | None:
+        writer = dcp.HuggingFaceStorageWriter(str(partial), save_distributed=True)
         dcp.save(tensors, storage_writer=writer, process_group=group)
-        error = None
-    except BaseException as failed:  # its CheckpointException is no Exception
-        error = _reason(failed)
-    sums: list[Any] = [None] * dist.get_world_size()
-    own = next(iter(partial.glob(f"shard-{dist.get_rank() + 1:05d}-*")), None)
-    dist.all_gather_object(sums, (own.name, sha256_of(own)) if own and error is None else error, group)
-    end: list[Any] = [next((one for one in sums if isinstance(one, str)), None)]
-    if first and end[0] is None:
-        try:
-            _finish(partial, path, keep, tensors, rest, dict(one for one in sums if one))
-        except Exception as failed:  # all ranks fail together
-            end[0] = _reason(failed)
-    dist.broadcast_object_list(end, 0, group)
-    if end[0] is not None:
-        raise OSError(f"{path}: cannot be written ({end[0]})")
+        own = next(iter(partial.glob(f"shard-{dist.get_rank() + 1:05d}-*")), None)
+        return None if own is None else (own.name, sha256_of(own))
+
+    together(make if first else None, path, group)
+    sums = dict(one for one in together(save, path, group) if one)
+    together((lambda: _finish(partial, path, keep, tensors, rest, sums)) if first else None, path, group)
+
+
+def together(act: Callable[[], Any] | None, path: Path, group: Any) -> list[Any]:
+    """What this rank does, nothing or something, and the results of all ranks; if one fails, all do.
+
+    Raises:
+        OSError: With the reason of the first rank that failed to write `path`.
+    """
+    try:
+        own: tuple[bool, Any] = (True, None if act is None else act())
+    except BaseException as error:  # torch's CheckpointException is no Exception
+        failures = getattr(error, "failures", None)  # of which: rank to (exception, traceback)
+        cause = next(iter(failures.values()))[0] if failures else error
+        own = (False, " ".join(f"{getattr(cause, 'strerror', None) or cause}".split()))
+    results: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(results, own, group)
+    for good, result in results:
+        if not good:
+            raise OSError(f"{path}: cannot be written ({result})")
+    return [result for _, result in results]
 
 
 def _finish(
@@ -131,12 +141,6 @@ def _finish(
     described = {name: [str(tensor.dtype).removeprefix("torch."), *tensor.shape] for name, tensor in tensors.items()}
     write_json(partial / MANIFEST, {"format": _FORMAT, "files": sums, "tensors": described})
     put(partial, path, [path.with_suffix(f".{number}{path.suffix}") for number in range(1, keep)])
-
-
-def _reason(error: BaseException) -> str:
-    failures = getattr(error, "failures", None)  # of a CheckpointException: rank to (exception, traceback)
-    cause = next(iter(failures.values()))[0] if failures else error
-    return " ".join(f"{getattr(cause, 'strerror', None) or cause}".split())
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -220,13 +224,8 @@ def read_sharded(path: Path, group: Any, like: Callable[[Place], Tensor | None])
         else:
             tensors[name] = torch.empty(shape, dtype=dtype)
     _fill(path, tensors, group)
-    found = {name: spread_as(tensor, like(json.loads(name))) for name, tensor in tensors.items()}
+    found = {name: spread(tensor, like(json.loads(name))) for name, tensor in tensors.items()}
     return put_together(found, _rest(path))
-
-
-def spread_as(value: Any, owner: Tensor | None) -> Any:
-    """A tensor spread as its owner, where that is; all else as it is."""
-    return value if owner is None or is_sharded(value) else spread(value, owner)
 
 
 def put_together(tensors: Mapping[str, Any], rest: dict[str, Any]) -> dict[str, Any]:

@@ -25,12 +25,14 @@ def local(tensor: Tensor) -> Tensor:
     return sharded.to_local() if is_sharded(tensor) else tensor
 
 
-def spread(value: Any, like: Tensor) -> Any:
+def spread(value: Any, like: Tensor | None) -> Any:
     """This rank's part of what every rank has whole: spread as `like` is, if it is one number for each of `like`'s.
 
     A parameter without axes has one in a sharded training (`sharding.shard`), so a value without axes gets it.
     """
-    if not is_sharded(like) or not isinstance(value, Tensor) or value.numel() != like.numel():
+    if like is None or not is_sharded(like) or is_sharded(value):
+        return value
+    if not isinstance(value, Tensor) or value.numel() != like.numel():
         return value
     if value.shape not in (like.shape, torch.Size()) or (value.ndim == 0 and like.ndim != 1):
         return value

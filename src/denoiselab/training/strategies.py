@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 from denoiselab.training import sharded_checkpoints
 from denoiselab.training.checkpoint_files import read_checkpoint
 from denoiselab.training.replicated import TIMEOUT, join, waiting
-from denoiselab.training.sharded_checkpoints import Place, parameter_of, spread_as
+from denoiselab.training.sharded_checkpoints import Place, parameter_of
+from denoiselab.training.sharded_tensors import spread
 
 
 class Sharded(ModelParallelStrategy):
@@ -125,7 +126,7 @@ class Sharded(ModelParallelStrategy):
             return sharded_checkpoints.read_sharded(path, self._group, like)
         checkpoint = read_checkpoint(path)  # of a training that was not sharded
         tensors, rest = sharded_checkpoints.take_apart(checkpoint)
-        parts = {name: spread_as(tensor, like(json.loads(name))) for name, tensor in tensors.items()}
+        parts = {name: spread(tensor, like(json.loads(name))) for name, tensor in tensors.items()}
         return sharded_checkpoints.put_together(parts, rest)
 
     def teardown(self) -> None:

@@ -17,6 +17,7 @@ from denoiselab.app.building.training_callbacks import PeriodicEvaluations
 from denoiselab.app.config.settings import Config, Evaluation, TrainSettings, parse
 from denoiselab.app.runs.devices import check_devices
 from denoiselab.app.runs.launches import check_requeue
+from denoiselab.app.runs.strategies import check_checkpoints
 from denoiselab.codecs import Identity, ReconstructionLoss
 from denoiselab.errors import BadInput
 from denoiselab.from_config import build, classifies, reconstructs
@@ -51,6 +52,7 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     """Check a configuration without loading data, building weights or importing Lightning."""
     settings = parse(TrainSettings, config)
     check_devices(config["trainer"], settings.batch_size, sweeping=sweeping)
+    check_checkpoints(config["trainer"], config["callbacks"])
     if config["trainer"]["precision"] == "bf16-true" and reconstructs(config):
         raise BadInput("trainer.precision=bf16-true: a first stage is no single call of a network; use bf16-mixed.")
     _check_start(settings, sweeping=sweeping)

@@ -1,4 +1,4 @@
-"""Images of any source to shards, with the statistics that scores are taken against; or to latents."""
+"""Images of any source to shards, with statistics, or to latents; a sharded training's checkpoint to a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from denoiselab.app.commands import references as statistics
 from denoiselab.app.config.early import check_shape
 from denoiselab.app.config.overrides import choice
 from denoiselab.app.config.spelling import override
-from denoiselab.app.runs.paths import check_accelerator, device_of
+from denoiselab.app.runs.paths import check_accelerator, device_of, newest
 from denoiselab.codecs import Codec
 from denoiselab.console import console
 from denoiselab.data import ImageSource
@@ -21,21 +21,28 @@ from denoiselab.errors import BadInput
 from denoiselab.frozen.autoencoders import FolderCodec
 from denoiselab.nodes.instantiate import check as check_nodes
 from denoiselab.nodes.instantiate import construct
+from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, CheckpointError, read_checkpoint, write_checkpoint
 
 Config = dict[str, Any]
 
 # What references does not have, and what of it is for latents alone.
-_OWN = ("to", "out", "images_per_shard", "references", "flips", "crops", "dtype")
+_OWN = ("to", "out", "ckpt", "images_per_shard", "references", "flips", "crops", "dtype")
 _OF_LATENTS = {"flips": True, "crops": 1, "dtype": "float32"}
 
 
 def check(config: Config, *, sweeping: bool = False) -> ImageSource | None:
     """Check all that can be checked before anything is read or written; the source of images, unless for latents."""
     out, images_per_shard, references = (config[key] for key in ("out", "images_per_shard", "references"))
-    if config["to"] not in ("shards", "latents"):
-        raise BadInput(f"to={config['to']}: it must be shards or latents.")
+    if config["to"] not in ("shards", "latents", "checkpoint"):
+        raise BadInput(f"to={config['to']}: it must be shards, latents or checkpoint.")
     if out == "???":
         raise BadInput("out: is not given and has no default; pass out=<a new folder>.")
+    if config["to"] == "checkpoint":
+        if config["ckpt"] is None:
+            raise BadInput("ckpt: is not given and has no default; pass ckpt=<a run of trainer=fsdp2>.")
+        return None
+    if config["ckpt"] is not None:
+        raise BadInput(f"ckpt={config['ckpt']}: it has no effect without to=checkpoint.")
     if not isinstance(images_per_shard, int) or images_per_shard < 1:
         raise BadInput(f"images_per_shard={images_per_shard}: it must be a whole number of at least 1.")
     if not isinstance(references, bool):
@@ -70,6 +77,8 @@ def run(config: Config, directory: Path | None = None) -> list[Path]:
         Their folders: of training images, then of those held out, if the source has some.
     """
     source, out = check(config), Path(config["out"]).expanduser()
+    if config["to"] == "checkpoint":
+        return [_write_checkpoint(config, out)]
     if source is None:
         return [_write_latents(config, out)]
     channels, height, width = source.shape
@@ -118,6 +127,24 @@ def _check_latents(config: Config) -> None:
         raise BadInput("references=true: it is for shards of images; python -m denoiselab.references computes them.")
     check_nodes({"codec": config["codec"]})
     check_accelerator(config["accelerator"])
+
+
+def _write_checkpoint(config: Config, out: Path) -> Path:
+    """Write the checkpoint of a sharded training as one file."""
+    path = newest(Path(config["ckpt"]).expanduser())
+    if out.exists():
+        raise BadInput(f"out={out}: it is there already; name a new file.")
+    if path.is_file():
+        raise BadInput(f"ckpt={path}: it is one file already.")
+    try:
+        checkpoint = read_checkpoint(path)
+        write_checkpoint(checkpoint, out)
+    except CheckpointError as error:
+        raise BadInput(f"ckpt={error}") from None
+    except OSError as error:
+        raise BadInput(f"out={out}: {error.strerror or error}.") from None
+    console().print(f"checkpoint of {checkpoint[CHECKPOINT_KEY]['images_seen']:,} images seen: {out}")
+    return out
 
 
 def _write_latents(config: Config, out: Path) -> Path:

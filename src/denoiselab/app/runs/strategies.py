@@ -33,6 +33,19 @@ def check_strategy(trainer: Mapping[str, Any]) -> None:
         )
 
 
+def check_checkpoints(trainer: Mapping[str, Any], callbacks: Mapping[str, Any]) -> None:
+    """Check that checkpoints can be written as they are to be.
+
+    Raises:
+        BadInput: If a training that is not sharded would have to write them meanwhile.
+    """
+    if trainer["strategy"] != FSDP2 and (callbacks.get("checkpoints") or {}).get("asynchronous"):
+        raise BadInput(
+            "callbacks.checkpoints.asynchronous=true: it is for the directories of sharded trainings, trainer=fsdp2; "
+            "others write one file, and wait."
+        )
+
+
 def built(strategy: Any) -> Any:
     """The strategy that the Trainer is given in place of one of the names that Lightning does not know."""
     if strategy != FSDP2:
