@@ -11,7 +11,7 @@ import tomllib
 import pytest
 from conftest import ROOT, Result, SharedLoader
 
-from denoiselab.app.commands import cli
+from denoiselab.app.commands import cli, sweeping
 from denoiselab.app.config import overrides, spelling
 from denoiselab.errors import BadInput
 from denoiselab.interop.nvlabs import pickles
@@ -91,6 +91,7 @@ def rehearse(monkeypatch, capfd):
         program, *arguments = words[1:] if words[0] == "-m" else words
         with monkeypatch.context() as patch:
             patch.setattr(cli, "_run_jobs", lambda *_: None)
+            patch.setattr(sweeping, "_work", lambda *_: None)
             patch.setattr(sys, "argv", [program, *arguments])
             capfd.readouterr()
             start, path = (runpy.run_module, program) if words[0] == "-m" else (runpy.run_path, str(ROOT / program))
