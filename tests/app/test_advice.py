@@ -49,6 +49,8 @@ OPEN = {
 ABSENT = {
     "extractor=inception": r"evaluation\.extractor",
     "to=wandb_chart": "WANDB_API_KEY",
+    "sweep_dir=logs/digits/sweep-": r"sweep_dir=logs/digits/sweep-",
+    "trainer=gpu": r"trainer\.accelerator=gpu",
     "trainer.devices=4": r"trainer\.devices=4",
     "codec.path=/path/to/vae": r"codec\.path=/path/to/vae",
     "encoder.path=/path/to/text_encoder": r"conditioner\.encoder\.path=/path/to/text_encoder",
@@ -85,8 +87,9 @@ def rehearse(monkeypatch, capfd):
     """Start a program up to where its checks are done."""
 
     def call(words):
-        if words[0] == "torchrun":
-            words = ["python", *words[words.index("sample.py") :]]
+        if words[0] in ("torchrun", "srun"):
+            first = next(place for place, word in enumerate(words) if word in ("sample.py", "train.py"))
+            words = ["python", *words[first:]]
         words = words[1:] if words[0] == "python" else words
         program, *arguments = words[1:] if words[0] == "-m" else words
         with monkeypatch.context() as patch:
@@ -170,7 +173,7 @@ PLACES = [
     ["conditioner=label"], ["conditioner=text"], ["codec=autoencoder_kl"], ["task=frontier"],
     ["task=likelihood", "task/method=bound"], ["task=fit_grid"], ["task=encode"], ["task=interpolate"], ["task=export"],
     ["schedule=ddpm"], ["network=adm"], ["ema=power"], ["trainer=ddp"], ["import=dit"], ["import=diffusers"],
-    ["logger=wandb"],
+    ["logger=wandb"], ["sweep=processes"],
 ]  # fmt: skip
 
 

@@ -40,7 +40,7 @@ def test_every_launcher_gives_the_same_table(tmp_path):
         assert done.returncode == 1, done.stderr
         (directory,) = (tmp_path / name).glob("digits/sweep-*")
         (directory / "sweep.csv").unlink(missing_ok=True)
-        report = [sys.executable, "-m", "denoiselab.report", f"sweep={directory}"]
+        report = [sys.executable, "-m", "denoiselab.report", f"sweep_dir={directory}"]
         assert subprocess.run(report, capture_output=True, check=False).returncode == 0
         with (directory / "sweep.csv").open() as file:
             rows = [{k: row[k] for k in row if k not in _ASIDE} for row in csv.DictReader(file)]

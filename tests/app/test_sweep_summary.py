@@ -1,4 +1,4 @@
-"""A sweep is looked at later: `python -m denoiselab.report sweep=<directory>`, from the records of its jobs alone."""
+"""A sweep is looked at later, from the records of its jobs alone: `python -m denoiselab.report sweep_dir=...`."""
 
 import csv
 import json
@@ -43,7 +43,7 @@ def sweep(tmp_path):
 
 def test_the_report_of_a_sweep(sweep, invoke):
     """Sorted, the best on top; of the options only the swept one; what is not done with its reason."""
-    result = invoke(REPORT, f"sweep={sweep.directory}")
+    result = invoke(REPORT, f"sweep_dir={sweep.directory}")
     assert result.code == 0, result.err
     lines = result.out.splitlines()
     assert lines[0].split() == ["job", "optimizer.lr", "frontier/best", "by", "time", "status"]
@@ -74,7 +74,7 @@ def test_its_commands(sweep):
 
 def test_to_another_folder(sweep, invoke, tmp_path):
     (sweep.directory / "2" / "frontier.html").write_text("")
-    result = invoke(REPORT, f"sweep={sweep.directory}", f"out={tmp_path / 'out'}")
+    result = invoke(REPORT, f"sweep_dir={sweep.directory}", f"out={tmp_path / 'out'}")
     assert result.code == 0, result.err
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"sweep.csv", "sweep.html", "sweep.png"}
     assert '"link": "../sweep/2/frontier.html"' in (tmp_path / "out" / "sweep.html").read_text()
@@ -83,7 +83,7 @@ def test_to_another_folder(sweep, invoke, tmp_path):
 
 def test_of_jobs_none_of_which_is_done(tmp_path, invoke):
     write(tmp_path / "s", (["seed=0"], {"status": "failed", "error": "<b>no</b> data."}), swept=("seed",))
-    result = invoke(REPORT, f"sweep={tmp_path / 's'}")
+    result = invoke(REPORT, f"sweep_dir={tmp_path / 's'}")
     assert result.code == 0, result.err
     assert "no job of 1 has a value." in result.out
     assert "job 0 is failed (seed=0): <b>no</b> data." in result.out
@@ -103,7 +103,7 @@ def test_a_damaged_record_is_a_job_without_a_value(tmp_path, invoke, text, says)
     sweep = write(tmp_path / "s", (["seed=0"], None), (["seed=1"], {"status": "done", "value": 2.0}), swept=("seed",))
     (sweep.directory / "0").mkdir()
     (sweep.directory / "0" / "result.json").write_text(text)
-    result = invoke(REPORT, f"sweep={sweep.directory}")
+    result = invoke(REPORT, f"sweep_dir={sweep.directory}")
     assert result.code == 0, result.err
     assert says in result.out
     assert "best: all options equal: frontier/best 2.00 (job 1)" in result.out
@@ -112,10 +112,10 @@ def test_a_damaged_record_is_a_job_without_a_value(tmp_path, invoke, text, says)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["sweep=none"], "sweep=none: no sweep.json there"),
-        (["sweep=."], "sweep=.: no sweep.json there"),
-        (["sweep=x", "runs=[y]"], "sweep=x: goes without runs and with to=page alone."),
-        (["sweep=x", "to=wandb_chart"], "sweep=x: goes without runs and with to=page alone."),
+        (["sweep_dir=none"], "sweep_dir=none: no sweep.json there"),
+        (["sweep_dir=."], "sweep_dir=.: no sweep.json there"),
+        (["sweep_dir=x", "runs=[y]"], "sweep_dir=x: goes without runs and with to=page alone."),
+        (["sweep_dir=x", "to=wandb_chart"], "sweep_dir=x: goes without runs and with to=page alone."),
     ],
 )
 def test_bad_input(arguments, says, invoke, tmp_path, monkeypatch):
@@ -128,7 +128,7 @@ def test_bad_input(arguments, says, invoke, tmp_path, monkeypatch):
 @pytest.mark.parametrize("text", ["{", "[]", '{"id": 1}', '{"jobs": {"x": []}}'])
 def test_a_damaged_record_of_the_sweep(tmp_path, invoke, text):
     (tmp_path / "sweep.json").write_text(text)
-    result = invoke(REPORT, f"sweep={tmp_path}")
+    result = invoke(REPORT, f"sweep_dir={tmp_path}")
     assert result.code == 2
     assert "sweep.json: damaged (" in result.last
 

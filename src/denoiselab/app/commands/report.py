@@ -32,10 +32,12 @@ _JOINT = "frontiers.html"
 def check(config: Config, *, sweeping: bool = False) -> ReportSettings:
     """Check all options."""
     settings = parse(ReportSettings, config)
-    if settings.sweep is not None and (settings.runs or settings.to != "page"):
-        raise BadInput(f"sweep={settings.sweep}: goes without runs and with to=page alone.")
-    if settings.to == "page" and not settings.runs and settings.sweep is None:
-        raise BadInput("runs=[]: name at least one run directory, runs=[logs/digits/<run id>], or sweep=<directory>.")
+    if settings.sweep_dir is not None and (settings.runs or settings.to != "page"):
+        raise BadInput(f"sweep_dir={settings.sweep_dir}: goes without runs and with to=page alone.")
+    if settings.to == "page" and not settings.runs and settings.sweep_dir is None:
+        raise BadInput(
+            "runs=[]: name at least one run directory, runs=[logs/digits/<run id>], or sweep_dir=<directory>."
+        )
     if settings.to != "page":
         from denoiselab.training.loggers import has_wandb_key  # imports Lightning
 
@@ -49,8 +51,8 @@ def check(config: Config, *, sweeping: bool = False) -> ReportSettings:
 def run(config: Config, directory: Path | None = None) -> None:
     """Do what is asked, and say where it is."""
     settings = check(config)
-    if settings.sweep is not None:
-        sweep = Sweep.read(Path(settings.sweep))
+    if settings.sweep_dir is not None:
+        sweep = Sweep.read(Path(settings.sweep_dir), "sweep_dir")
         summarise(sweep, settings.level, None if settings.out is None else Path(settings.out), track=False)
     elif settings.to == "page":
         homes = directories(settings.runs)

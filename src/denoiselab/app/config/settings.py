@@ -185,7 +185,7 @@ class ReportSettings(_Settings):
 
     to: Literal["page", "wandb_chart", "wandb_report"]
     runs: list[str]
-    sweep: str | None
+    sweep_dir: str | None
     out: str | None
     level: float = Field(ge=0.001, lt=1)
     project: str
