@@ -123,7 +123,8 @@ def test_the_error_of_one_rank_is_the_last_line(tmp_path):
     done = subprocess.run(
         [sys.executable, str(program), *QUICK, "max_images=1000000", "batch_size=32", "logger=none",
          f"paths.log_dir={tmp_path}", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "FAILING": "1 3 raise"}, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "FAILING": "1 training 3 raise"},
+        capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert done.returncode == 1
     assert (
