@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from denoiselab.app.sweeps.records import Sweep, lives
 from denoiselab.app.sweeps.search import search
 from denoiselab.app.sweeps.starters import Processes
 from denoiselab.app.sweeps.worker import work
-from denoiselab.errors import BadInput
+from denoiselab.errors import BadInput, Failure
 from denoiselab.training.interruption import Stopped
 
 # A job: overrides `x=`, `sleep=`, `fail=`, and where it writes.
@@ -159,6 +160,44 @@ def test_a_signal_goes_on_to_the_jobs(tmp_path):
         go_on(tmp_path, 2, said=said)
     assert (stop.value.code, time.monotonic() - before < 20) == (143, True)
     assert states(Sweep.read(tmp_path)) == ["stopped", "stopped", "waiting"]
+
+
+def test_a_job_that_cannot_be_started_leaves_the_others_to_their_end(tmp_path):
+    class Refusing(Processes):
+        def start(self, job, slot, environment):
+            if job.number == 1:
+                raise Failure("sbatch: error: too many jobs.")
+            return super().start(job, slot, environment)
+
+    sweep = made(tmp_path, [[f"x={n}", "sleep=0.3"] for n in range(3)])
+    with Queue(tmp_path) as queue:
+        queue.plan(sweep.planned)
+        starter = Refusing([sys.executable, "-S", str(tmp_path / "job.py")], ["0", "1"])
+        with pytest.raises(Failure, match="too many"):
+            work(sweep, queue, starter, [].append, "stopped.")
+    found = Sweep.read(tmp_path)
+    assert states(found) == ["done", "failed", "waiting"]
+    assert found.jobs[1].error == "sbatch: error: too many jobs."
+    assert states(go_on(tmp_path, 2)) == ["done"] * 3
+
+
+def test_a_job_that_another_worker_is_claiming_is_no_orphan(tmp_path, monkeypatch):
+    first, second, found = Queue(tmp_path), Queue(tmp_path), []
+    first.plan([0])
+    look = threading.Thread(target=lambda: found.extend(second.orphans()))
+    ask = first.study.ask
+
+    def slowly(space):
+        trial = ask(space)
+        look.start()
+        time.sleep(0.3)
+        return trial
+
+    monkeypatch.setattr(first.study, "ask", slowly)
+    with first:
+        assert first.claim().job == 0
+        look.join()
+    assert found == []
 
 
 def test_two_workers_search_together(tmp_path, monkeypatch):

@@ -56,6 +56,15 @@ def test_the_worse_of_two_jobs_is_pruned(sweep, monkeypatch):
         assert queue.again() == []
 
 
+def test_a_job_that_outlives_its_sweep_goes_on(sweep, monkeypatch):
+    with Queue(sweep.directory) as queue:
+        queue.plan([0])
+        claim = queue.claim()
+        queue.settle(claim.trial, Job(0, sweep.directory / "0", status="stopped"))  # and runs as another trial
+        look, stop = looks(sweep, claim, [5, 4, 3, 2, 1], monkeypatch)
+        assert (look, stop.asked) == (5, False)
+
+
 def test_other_runs_are_not_asked(sweep, tmp_path, monkeypatch):
     def prepare(*given):
         raise AssertionError

@@ -4,8 +4,15 @@ import os
 import time
 
 import pytest
+from configurations import composing
+from omegaconf import OmegaConf
 
+from denoiselab.app.building.check_run import check_config
+from denoiselab.app.commands import sweeping
+from denoiselab.app.config.overrides import composed
+from denoiselab.app.config.settings import SweepSettings
 from denoiselab.app.runs import devices
+from denoiselab.app.runs.run_id import run_id
 from denoiselab.app.sweeps import slurm
 from denoiselab.app.sweeps.records import Job
 from denoiselab.app.sweeps.starters import without_launchers
@@ -16,6 +23,7 @@ COMMANDS = {
 n=$(($(ls $S/jobs | wc -l) + 1)); echo "$*" > $S/options; cat > $S/script$n
 setsid bash $S/script$n > $S/out$n 2>&1 < /dev/null & echo $! > $S/jobs/$n; echo $n""",
     "squeue": """[ -f $S/silent ] && exit 1
+[ -f $S/pending ] && { echo "1 PENDING"; exit; }
 for f in $S/jobs/*; do kill -0 $(cat $f) 2> /dev/null && echo "$(basename $f) RUNNING"; done; true""",
     "srun": 'while [[ $1 == --* ]]; do shift; done; exec "$@"',
     "scancel": 'for n; do :; done; kill -TERM -$(cat $S/jobs/$n); echo "$*" > $S/cancelled',
@@ -74,6 +82,31 @@ def test_a_job_that_is_in_the_queue_is_not_sent_again(state, tmp_path):
     assert (state / "cancelled").read_text() == "--signal=TERM 1\n"
     assert ended(first) == 143
     assert starter("true").start(job(tmp_path), 0, {}).number == "2"
+
+
+def test_a_job_that_queues_itself_again_at_a_stop_is_cancelled(state, tmp_path):
+    started = starter("sleep 20").start(job(tmp_path), 0, {})
+    started.stop()
+    assert (state / "cancelled").read_text() == "--signal=TERM 1\n"
+    (state / "pending").touch()  # requeue=true
+    assert started.poll() is None
+    assert (state / "cancelled").read_text() == "1\n"
+    (state / "pending").unlink()
+    assert ended(started) == 143
+
+
+def test_jobs_may_queue_themselves_again_though_the_sweep_is_no_job_of_slurms(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
+    with composing():
+        config = OmegaConf.to_container(composed("train", ["requeue=true"]), resolve=True)
+        with pytest.raises(BadInput, match="requeue=true: this is no job"):
+            check_config(config, sweeping=False)
+        with devices.elsewhere():
+            check_config(config, sweeping=False)
+    settings = {"launcher": "processes", "jobs": 1, "devices_per_job": 1, "sampler": "grid", "trials": None, "seed": 0}
+    with pytest.raises(BadInput, match="requeue=true: jobs of sweep=processes are no jobs of SLURM's"):
+        sweeping._processes([config], SweepSettings(**settings, resume=None), [])
 
 
 def test_what_sbatch_refuses_is_said(state, tmp_path):

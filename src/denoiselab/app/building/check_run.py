@@ -15,7 +15,7 @@ from denoiselab.app.building.guiders import Guided
 from denoiselab.app.building.held_out import HELD_OUT_LOSS
 from denoiselab.app.building.training_callbacks import PeriodicEvaluations
 from denoiselab.app.config.settings import Config, Evaluation, TrainSettings, parse
-from denoiselab.app.runs.devices import check_devices
+from denoiselab.app.runs.devices import check_devices, is_elsewhere
 from denoiselab.app.runs.launches import check_requeue
 from denoiselab.app.runs.strategies import check_checkpoints
 from denoiselab.codecs import Identity, ReconstructionLoss
@@ -56,7 +56,7 @@ def check_config(config: Config, *, sweeping: bool) -> None:
     if config["trainer"]["precision"] == "bf16-true" and reconstructs(config):
         raise BadInput("trainer.precision=bf16-true: a first stage is no single call of a network; use bf16-mixed.")
     _check_start(settings, sweeping=sweeping)
-    check_requeue(asked=settings.requeue)
+    check_requeue(asked=settings.requeue and not is_elsewhere())
     stored_latents.check_augmentation(config, parts.build_augmentation(config))
     check({name: config[name] for name in _OF_TRAINING})
     parts.build_optimizer(config["optimizer"])

@@ -208,6 +208,8 @@ def _slurm(configs: Sequence[Mapping[str, Any]], settings: SweepSettings, progra
 def _processes(configs: Sequence[Mapping[str, Any]], settings: SweepSettings, program: Sequence[str]) -> Starter:
     """What starts jobs on this machine, with the devices of each slot."""
     for config in configs:
+        if config["requeue"]:
+            raise BadInput("requeue=true: jobs of sweep=processes are no jobs of SLURM's; use sweep=slurm.")
         if config["trainer"]["num_nodes"] > 1:
             count = f"trainer.num_nodes={config['trainer']['num_nodes']}"
             raise BadInput(f"{count}: sweep=processes is on one machine; use sweep=slurm.")

@@ -29,12 +29,17 @@ _ELSEWHERE: ContextVar[bool] = ContextVar("elsewhere", default=False)
 
 @contextmanager
 def elsewhere() -> Iterator[None]:
-    """Within it `check_devices` asks for no device of this machine."""
+    """Within it no check asks for this machine's devices, or for its job of SLURM's."""
     token = _ELSEWHERE.set(True)
     try:
         yield
     finally:
         _ELSEWHERE.reset(token)
+
+
+def is_elsewhere() -> bool:
+    """Whether what is checked runs on other machines."""
+    return _ELSEWHERE.get()
 
 
 def is_leader() -> bool:
@@ -69,7 +74,7 @@ def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool
         )
     if precision == "bf16-true" and trainer["strategy"] == FSDP2:
         raise BadInput(f"trainer.precision={precision}: weights that are sharded are not copied; use bf16-mixed.")
-    away = _ELSEWHERE.get()
+    away = is_elsewhere()
     gpus = torch.cuda.device_count()
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
         raise BadInput(f"trainer.accelerator={accelerator}: unknown; allowed: auto, cpu, gpu, cuda.")

@@ -61,6 +61,7 @@ def _verdicts(sweep: Sweep, trial_id: int) -> Callable[[int, float], bool]:
     run that was stopped and continues, keeps its score.
     """
     import optuna  # takes two seconds
+    from optuna.exceptions import UpdateFinishedTrialError
 
     from denoiselab.app.sweeps.queue import study_of
 
@@ -68,7 +69,10 @@ def _verdicts(sweep: Sweep, trial_id: int) -> Callable[[int, float], bool]:
     trial = optuna.trial.Trial(study_of(sweep.directory, pruner=pruner), trial_id)
 
     def prune(look: int, score: float) -> bool:
-        trial.report(score, look)
+        try:
+            trial.report(score, look)
+        except UpdateFinishedTrialError:  # the sweep was killed and goes on, and has given this job another trial
+            return False
         return bool(trial.should_prune())
 
     return prune

@@ -124,7 +124,9 @@ class Queue:
         from optuna.trial import TrialState
 
         found = []
-        for trial in self._trials():
+        with self._lock:  # a trial that another worker is just claiming has no worker yet
+            trials = self._trials()
+        for trial in trials:
             worker = trial.user_attrs.get("worker")
             if trial.state == TrialState.RUNNING and not (worker and lives(self._place(worker))):
                 number = trial.user_attrs.get("job")  # none yet where the worker was killed as it asked

@@ -100,9 +100,13 @@ class _Sent:
 
     def __init__(self, place: Path, number: str, queue: _Queue) -> None:
         self.place, self.number, self.queue, self._since = place, number, queue, time.monotonic()
+        self._stopping = False
 
     def poll(self) -> int | None:
-        if self.queue.state(self.number, self._since) != "":
+        if (state := self.queue.state(self.number, self._since)) != "":
+            if self._stopping and state == "PENDING":  # by requeue=true it is in the queue again
+                self.kill()
+                self._stopping = False
             return None
         try:
             return int(self.place.with_suffix(".exit").read_text(encoding="utf-8"))
@@ -114,6 +118,7 @@ class _Sent:
     def stop(self) -> None:
         waits = self.queue.state(self.number, time.monotonic()) == "PENDING"
         _call(["scancel", *([] if waits else ["--signal=TERM"]), self.number])
+        self._stopping = not waits
 
     def kill(self) -> None:
         _call(["scancel", self.number])

@@ -13,6 +13,7 @@ from denoiselab.app.sweeps.queue import Claim, Queue
 from denoiselab.app.sweeps.records import Job, Sweep, alive
 from denoiselab.app.sweeps.results import now
 from denoiselab.app.sweeps.starters import Started, Starter, last_line
+from denoiselab.errors import Failure
 from denoiselab.training.interruption import PRUNED, Interruption, Stopped
 
 # Seconds between looks at the jobs.
@@ -42,9 +43,10 @@ def work(sweep: Sweep, queue: Queue, starter: Starter, say: Callable[[str], obje
 
     Raises:
         Stopped: After a signal.
+        Failure: If a job could not be started; no further one is, and those that run go on to their end first.
     """
     slots: dict[int, _Slot] = {}
-    asked = False
+    asked, refused = False, None
     with Interruption(advice) as stop:
         try:
             while True:
@@ -53,10 +55,15 @@ def work(sweep: Sweep, queue: Queue, starter: Starter, say: Callable[[str], obje
                         del slots[number]
                         say(_end(sweep, queue, slot, code))
                 if stop.signal is None:
-                    for number in sorted({*range(starter.slots)} - slots.keys()):
+                    for number in sorted({*range(starter.slots)} - slots.keys()) if refused is None else ():
                         if (claim := queue.claim()) is None:
                             break
-                        slots[number] = _start(sweep, starter, claim, number)
+                        try:
+                            slots[number] = _start(sweep, queue, starter, claim, number)
+                        except Failure as error:
+                            refused = error
+                            say(f"job {claim.job}: {error} No further job is started; {len(slots)} go on.")
+                            break
                         own = " ".join(sweep.own(slots[number].job))
                         say(f"job {claim.job} started: {own}")
                 elif not asked:
@@ -64,10 +71,12 @@ def work(sweep: Sweep, queue: Queue, starter: Starter, say: Callable[[str], obje
                     say(f"stopping: {len(slots)} job(s) save and end; a second Ctrl-C ends them at once.")
                     for slot in slots.values():
                         slot.started.stop()
-                if not slots and (stop.signal is not None or not _waits(queue)):
+                if not slots and (stop.signal is not None or refused is not None or not _waits(queue)):
                     break
                 time.sleep(_PAUSE)
             stop.check()
+            if refused is not None:
+                raise refused
         except Stopped:
             for slot in slots.values():  # at the second Ctrl-C
                 slot.started.kill()
@@ -105,7 +114,7 @@ class _Ended:
         """Nothing runs."""
 
 
-def _start(sweep: Sweep, starter: Starter, claim: Claim, slot: int) -> _Slot:
+def _start(sweep: Sweep, queue: Queue, starter: Starter, claim: Claim, slot: int) -> _Slot:
     former = Job.read(sweep.directory / str(claim.job))
     if former.finished:
         return _Slot(claim, former, _Ended(), time.monotonic(), ExitStack())
@@ -122,7 +131,15 @@ def _start(sweep: Sweep, starter: Starter, claim: Claim, slot: int) -> _Slot:
     job.write()
     life = ExitStack()
     life.enter_context(alive(job.directory))
-    return _Slot(claim, job, starter.start(job, slot, {TRIAL: str(claim.id)}), time.monotonic(), life)
+    try:
+        started = starter.start(job, slot, {TRIAL: str(claim.id)})
+    except Failure as error:
+        life.close()
+        job = replace(job, status="failed", error=str(error), ended=now())
+        job.write()
+        queue.settle(claim.trial, job)
+        raise
+    return _Slot(claim, job, started, time.monotonic(), life)
 
 
 def _end(sweep: Sweep, queue: Queue, slot: _Slot, code: int) -> str:
