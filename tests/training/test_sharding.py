@@ -7,11 +7,14 @@ import socket
 
 import pytest
 import torch
+from configurations import CONF
+from omegaconf import OmegaConf
 from ranks import on_ranks
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sharded_runs import BATCH, STEPS, fit, on_rank
 
+from denoiselab.app.runs.devices import check_devices
 from denoiselab.app.runs.strategies import check_checkpoints, check_strategy
 from denoiselab.errors import BadInput
 from denoiselab.files import read_json, sha256_of, write_json
@@ -203,6 +206,18 @@ def test_what_would_go_wrong_in_silence_is_one_sentence():
             check_strategy({"strategy": name, "accumulate_grad_batches": 1})
     with pytest.raises(BadInput, match="is for the directories of sharded trainings"):
         check_checkpoints({"strategy": "ddp"}, {"checkpoints": {"asynchronous": True}})
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", {"_target_": "denoiselab.training.strategies.Sharded", "timeout": 600}])
+def test_checks_know_the_strategy_of_the_trainer_group(strategy):
+    assert strategy == "fsdp2" or OmegaConf.load(CONF / "trainer" / "fsdp2.yaml").strategy.items() <= strategy.items()
+    trainer = {
+        "strategy": strategy, "precision": "bf16-true", "accelerator": "cpu", "devices": 1, "num_nodes": 1,
+        "accumulate_grad_batches": 1,
+    }  # fmt: skip
+    check_checkpoints(trainer, {"checkpoints": {"asynchronous": True}})
+    with pytest.raises(BadInput, match=r"trainer\.precision=bf16-true: weights that are sharded are not copied"):
+        check_devices(trainer, 1, sweeping=False)
 
 
 def test_places_that_no_parameter_has_belong_to_none():

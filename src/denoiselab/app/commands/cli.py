@@ -1,7 +1,7 @@
 """The command line: check, compose, run, and exit with a code.
 
-0 done; 1 failure; 2 bad input, with nothing written; 130 Ctrl-C; 143 SIGTERM, SIGUSR1 and SIGUSR2,
-after saving what there is to save.
+0 done; 1 failure; 2 bad input, with nothing written; 76 pruned by its sweep; 130 Ctrl-C; 143 SIGTERM, SIGUSR1 and
+SIGUSR2, after saving what there is to save.
 """
 
 from __future__ import annotations

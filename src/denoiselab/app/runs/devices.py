@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from denoiselab.app.runs.launches import check_launch
-from denoiselab.app.runs.strategies import FSDP2, check_strategy
+from denoiselab.app.runs.strategies import check_strategy, is_sharded
 from denoiselab.errors import BadInput
 from denoiselab.nodes.options import PROGRAM_SETS
 
@@ -72,7 +72,7 @@ def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool
             f"trainer.precision={precision}: allowed: {', '.join(PRECISIONS)}; in all of them weights and their "
             "averages are in float32, as half precision rounds small updates to zero."
         )
-    if precision == "bf16-true" and trainer["strategy"] == FSDP2:
+    if precision == "bf16-true" and is_sharded(trainer):
         raise BadInput(f"trainer.precision={precision}: weights that are sharded are not copied; use bf16-mixed.")
     away = is_elsewhere()
     gpus = torch.cuda.device_count()

@@ -8,9 +8,16 @@ from typing import Any
 from denoiselab.errors import BadInput
 
 FSDP2 = "fsdp2"
+_SHARDED = "denoiselab.training.strategies.Sharded"
 
 # Lightning's strategies whose ranks hold parts of the weights, in ways that averages and checkpoints do not know.
 _OTHERS = ("fsdp", "deepspeed", "model_parallel")
+
+
+def is_sharded(trainer: Mapping[str, Any]) -> bool:
+    """Whether the strategy of a Trainer's options spreads weights over devices, as `trainer=fsdp2` does."""
+    strategy = trainer["strategy"]
+    return (strategy.get("_target_") if isinstance(strategy, Mapping) else strategy) in (FSDP2, _SHARDED)
 
 
 def check_strategy(trainer: Mapping[str, Any]) -> None:
@@ -39,7 +46,7 @@ def check_checkpoints(trainer: Mapping[str, Any], callbacks: Mapping[str, Any]) 
     Raises:
         BadInput: If a training that is not sharded would have to write them meanwhile.
     """
-    if trainer["strategy"] != FSDP2 and (callbacks.get("checkpoints") or {}).get("asynchronous"):
+    if not is_sharded(trainer) and (callbacks.get("checkpoints") or {}).get("asynchronous"):
         raise BadInput(
             "callbacks.checkpoints.asynchronous=true: it is for the directories of sharded trainings, trainer=fsdp2; "
             "others write one file, and wait."
