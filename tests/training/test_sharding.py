@@ -13,6 +13,8 @@ from ranks import on_ranks
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sharded_runs import BATCH, STEPS, fit, on_rank
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from denoiselab.app.runs.devices import check_devices
 from denoiselab.app.runs.strategies import check_checkpoints, check_strategy
@@ -218,6 +220,24 @@ def test_checks_know_the_strategy_of_the_trainer_group(strategy):
     check_checkpoints(trainer, {"checkpoints": {"asynchronous": True}})
     with pytest.raises(BadInput, match=r"trainer\.precision=bf16-true: weights that are sharded are not copied"):
         check_devices(trainer, 1, sweeping=False)
+
+
+def test_a_copy_stays_as_it_was_while_the_training_goes_on(tmp_path):
+    """On one rank the whole of a tensor is its part itself."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
+    try:
+        mesh = init_device_mesh("cpu", (1,))
+        weights = {name: distribute_tensor(torch.ones(size), mesh, [Shard(0)]) for name, size in (("a", 1), ("b", 3))}
+        content = {"state_dict": weights, "optimizer_states": [], "denoiselab": {"ema": {}}}
+        path = tmp_path / "last.ckpt"
+        write = sharded_checkpoints.written(content, path, 1, None, lambda place: place[-1] == "a", copy=True)
+        for tensor in weights.values():
+            tensor.to_local().zero_()
+        write()
+    finally:
+        torch.distributed.destroy_process_group()
+    found = sharded_checkpoints.read(path)["state_dict"]
+    assert {name: tensor.tolist() for name, tensor in found.items()} == {"a": 1.0, "b": [1.0, 1.0, 1.0]}
 
 
 def test_places_that_no_parameter_has_belong_to_none():

@@ -86,7 +86,7 @@ def written(
     tensors, rest = take_apart(checkpoint)
     for name, tensor in tensors.items():
         if is_sharded(tensor) and is_number(json.loads(name)):
-            tensors[name] = whole(tensor).reshape(())
+            tensors[name] = whole(tensor).reshape(()).clone()
         elif copy:
             tensors[name] = tensor.to("cpu", copy=True)
     return lambda: _write(tensors, rest, path, keep, group)
