@@ -16,6 +16,7 @@ from sharded_runs import BATCH, STEPS, fit, on_rank
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
+from denoiselab.app.building.starting import Former
 from denoiselab.app.runs.devices import check_devices
 from denoiselab.app.runs.strategies import check_checkpoints, check_strategy
 from denoiselab.errors import BadInput
@@ -238,6 +239,16 @@ def test_a_copy_stays_as_it_was_while_the_training_goes_on(tmp_path):
         torch.distributed.destroy_process_group()
     found = sharded_checkpoints.read(path)["state_dict"]
     assert {name: tensor.tolist() for name, tensor in found.items()} == {"a": 1.0, "b": [1.0, 1.0, 1.0]}
+
+
+def test_a_directory_is_put_aside_where_one_was_before(tmp_path):
+    last = tmp_path / "last.ckpt"
+    for text in "ab":
+        last.mkdir()
+        (last / "rest.pt").write_text(text)
+        Former(tmp_path / "last.1.ckpt", 0, None, {last: "damaged."}).put_aside()
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt.damaged"]
+    assert (tmp_path / "last.ckpt.damaged" / "rest.pt").read_text() == "b"
 
 
 def test_places_that_no_parameter_has_belong_to_none():

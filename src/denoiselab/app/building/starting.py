@@ -15,7 +15,7 @@ from denoiselab.app.runs.paths import newest
 from denoiselab.app.runs.run_directory import RunDirectory, differences
 from denoiselab.console import console
 from denoiselab.errors import BadInput
-from denoiselab.files import sha256_of
+from denoiselab.files import remove, sha256_of
 from denoiselab.from_config import parts
 from denoiselab.networks import ControlledTextUNet
 from denoiselab.nodes.options import completed
@@ -53,6 +53,7 @@ class Former:
         """Rename the damaged files, and report which file is used instead."""
         for path, reason in self.damaged.items():
             aside = path.with_name(f"{path.name}.damaged")
+            remove(aside)  # a folder replaces none that holds files
             path.replace(aside)
             console(stderr=True).print(
                 f"warning: {reason} It is now {aside.name}; continuing from {self.path.name}, of "
