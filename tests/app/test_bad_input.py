@@ -27,7 +27,7 @@ CASES = [
     (["trainer.devices=2"], ["trainer.devices=2", "trainer.devices=1"]),
     (["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=4096"], ["trainer.devices=4096", "core"]),
     (["trainer.devices=none"], ["trainer.devices=none", "auto"]),
-    (["trainer.precision=bf16-true"], ["trainer.precision=bf16-true", "bf16-mixed"]),
+    (["trainer.precision=16-true"], ["trainer.precision=16-true", "bf16-mixed"]),
     (["trainer.accelerator=tpu"], ["trainer.accelerator=tpu", "auto, cpu, gpu"]),
     (["trainer.accumulate_grad_batches=3"], ["batch_size=32", "divisible", "3"]),
     (["-m", "seed=0,1", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"], ["trainer.devices=2", "sweep"]),

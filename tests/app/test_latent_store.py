@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_refused(made, train, invoke, tmp_path):
     assert f"latents={folder}: 000001.npy has " in result.last
     assert not (tmp_path / "refused").exists()
     for changes, says in (
-        (["to=movies"], "to=movies: it must be shards or latents"),
+        (["to=movies"], "to=movies: it must be shards, latents or checkpoint"),
         (["to=latents"], "codec=Identity: it has no latents to store"),
         (["to=latents", "dtype=int8"], "dtype=int8: it must be float32 or float16"),
         (["to=latents", "crops=2"], "crops=2: images have one crop; choose data.resize=random_crop"),

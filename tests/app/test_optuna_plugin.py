@@ -1,5 +1,6 @@
 """`hydra/sweeper=optuna`, with a stand-in for the plugin, which needs an older Optuna or a newer Hydra than ours."""
 
+import json
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -74,6 +75,8 @@ def test_the_plugin_runs_a_sweep_with_a_sampler_of_optuna(plugin, invoke, tmp_pa
     assert isinstance(sampler, TPESampler)
     assert space in arguments
     assert values == [0.001, 0.002]
+    (manifest,) = tmp_path.rglob("sweep.json")
+    assert json.loads(manifest.read_text())["swept"] == ["optimizer.lr"]
 
 
 @pytest.mark.parametrize(

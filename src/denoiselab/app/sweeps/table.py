@@ -27,8 +27,8 @@ class SweepTable(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the record of the sweep."""
         given = [*config.hydra.overrides.task]
-        jobs = overrides.jobs(kwargs["config_name"], given, multirun=True)
-        other = any(text.startswith("hydra/sweeper=") for text in config.hydra.overrides.hydra)
+        other = any(text.startswith("hydra/sweeper=") for text in config.hydra.overrides.hydra)  # it makes the jobs
+        jobs = [] if other else overrides.jobs(kwargs["config_name"], given, multirun=True)
         type(self).started = Path(config.hydra.sweep.dir)
         Sweep(
             directory=Path(config.hydra.sweep.dir),
@@ -37,7 +37,7 @@ class SweepTable(Callback):
             swept=tuple(multirun.swept_keys(given, jobs)),
             metric=config.optimized_metric,
             command=tuple(sys.argv),
-            planned={} if other else dict(enumerate(map(tuple, jobs))),
+            planned=dict(enumerate(map(tuple, jobs))),
         ).write()
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
