@@ -221,6 +221,8 @@ def test_checks_know_the_strategy_of_the_trainer_group(strategy):
     check_checkpoints(trainer, {"checkpoints": {"asynchronous": True}})
     with pytest.raises(BadInput, match=r"trainer\.precision=bf16-true: weights that are sharded are not copied"):
         check_devices(trainer, 1, sweeping=False)
+    with pytest.raises(BadInput, match=r"trainer\.precision=16-mixed: is not offered for sharded"):
+        check_devices({**trainer, "precision": "16-mixed"}, 1, sweeping=False)
 
 
 def test_a_copy_stays_as_it_was_while_the_training_goes_on(tmp_path):

@@ -74,6 +74,8 @@ def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool
         )
     if precision == "bf16-true" and is_sharded(trainer):
         raise BadInput(f"trainer.precision={precision}: weights that are sharded are not copied; use bf16-mixed.")
+    if precision == "16-mixed" and is_sharded(trainer):
+        raise BadInput(f"trainer.precision={precision}: is not offered for sharded trainings; use bf16-mixed.")
     away = is_elsewhere()
     gpus = torch.cuda.device_count()
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
