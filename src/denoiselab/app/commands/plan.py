@@ -11,6 +11,7 @@ import torch
 from denoiselab.app.building import checks, parts
 from denoiselab.app.config.settings import Config, TrainSettings, parse
 from denoiselab.app.runs.devices import PRECISIONS, check_shares
+from denoiselab.app.runs.strategies import is_sharded
 from denoiselab.cleaning import aligned
 from denoiselab.console import console
 from denoiselab.errors import BadInput
@@ -136,7 +137,7 @@ def made(config: Config) -> Plan:
     averages = 4.0 * costs.parameters * len(settings.ema.profiles)
     weights = 4.0 * (costs.parameters + sum(map(torch.numel, objective.parameters())))
     memory = {"weights": weights, "gradients": 4.0 * costs.optimized, "optimizer": optimizer, "averages": averages}
-    if _sharded(trainer):
+    if is_sharded(trainer):
         memory = {name: size / world for name, size in memory.items()}
         largest = max((sum(map(torch.numel, block.parameters())) for block in blocks(model.trained)), default=0)
         memory["gathered blocks"] = 2 * 4.0 * largest  # one in use, one on its way
@@ -190,12 +191,6 @@ def shown(plan: Plan, config: Config) -> str:
 
 def _settings(config: Config) -> TrainSettings:
     return parse(TrainSettings, {key: value for key, value in config.items() if key not in _OWN})
-
-
-def _sharded(trainer: dict[str, Any]) -> bool:
-    """Whether the Trainer's strategy shards weights."""
-    strategy = str(trainer["strategy"]).lower()
-    return "fsdp" in strategy or "shard" in strategy or "parallelstrategy" in strategy.replace("ddp", "")
 
 
 def _optimizer_bytes(node: dict[str, Any]) -> float:

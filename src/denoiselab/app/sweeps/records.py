@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -210,11 +211,14 @@ def alive(directory: Path) -> Iterator[int]:
 
 def lives(directory: Path) -> bool:
     """Whether a process has the lock of a job's folder."""
-    try:
-        with (directory / LOCK).open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:  # the lock is taken; or the folder is another user's, of whom nothing is known
-        return True
-    return False
+    for wait in (0.01, 0.02, 0.0):  # another process may be looking at this moment
+        try:
+            with (directory / LOCK).open("a") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except OSError:  # the lock is taken; or the folder is another user's, of whom nothing is known
+            time.sleep(wait)
+        else:
+            return False
+    return True
