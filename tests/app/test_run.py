@@ -178,7 +178,7 @@ def test_a_run_of_another_configuration_is_refused(finished, tmp_path, invoke):
     assert (copy / "config.yaml").read_bytes() == before
 
 
-@pytest.mark.parametrize("option", ["trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.1"])
+@pytest.mark.parametrize("option", ["optimizer.weight_decay=0.5", "trainer.gradient_clip_val=0.1"])
 def test_options_that_change_the_training_are_refused(option, finished, tmp_path, invoke):
     copy = shutil.copytree(finished, tmp_path / "run")
     result = invoke("train.py", *QUICK, f"paths.log_dir={tmp_path}", f"paths.run_dir={copy}", "max_images=96", option)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import wandb
 import yaml
 from conftest import QUICK, ROOT
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
@@ -27,6 +28,8 @@ def rendered(values):
 @pytest.fixture
 def agent(monkeypatch):
     """The environment of a trial, as wandb's agent sets it, within a job of a cluster."""
+    wandb.teardown()  # which has read the environment, if a test before has logged
+    monkeypatch.delenv("DENOISELAB_RUN_ID", raising=False)
     monkeypatch.setenv("WANDB_SWEEP_ID", "s1")
     monkeypatch.setenv("WANDB_RUN_ID", "trial7")
     monkeypatch.setenv("SLURM_JOB_ID", "777")

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import torch
-
 from denoiselab.app.runs.launches import check_launch
 from denoiselab.app.runs.strategies import check_strategy, is_sharded
 from denoiselab.errors import BadInput
@@ -51,6 +49,8 @@ def is_leader() -> bool:
 
 def resolve_accelerator(asked: str) -> str:
     """The accelerator, with CUDA or the CPU for `auto`. (Apple's MPS lacks float64, in which levels are computed.)."""
+    import torch
+
     return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked
 
 
@@ -61,6 +61,8 @@ def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool
         BadInput: If a device is missing, the batch is not divisible among the devices, a multirun in one process would
             use several, or the precision is none of `PRECISIONS`.
     """
+    import torch
+
     accelerator, devices = trainer["accelerator"], trainer["devices"]
     check_strategy(trainer)
     for key in PROGRAM_SETS:

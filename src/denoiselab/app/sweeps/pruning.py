@@ -8,15 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from denoiselab.app.sweeps.records import Sweep, job_of
+from denoiselab.app.sweeps.records import TRIAL, Sweep, job_of
 from denoiselab.evaluation.ranks import on_first_rank
 from denoiselab.nodes.instantiate import construct
 from denoiselab.training.interruption import Interruption
 
 if TYPE_CHECKING:  # imports Lightning
     from denoiselab.training.callbacks_evaluation import Scoring
-
-TRIAL = "DENOISELAB_SWEEP_TRIAL"  # id of the trial in the sweep's journal
 
 Prepare = Callable[[Sequence[str], Sequence[int], int], "Scoring"]
 

@@ -19,6 +19,7 @@ MANIFEST = SWEEP_RECORD
 RESULT = "result.json"
 LOG = "job.log"
 LOCK = ".job.lock"
+TRIAL = "DENOISELAB_SWEEP_TRIAL"  # variable of a job's process: id of its trial in the sweep's journal
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
-from denoiselab.app.sweeps.pruning import TRIAL
 from denoiselab.app.sweeps.queue import Claim, Queue
-from denoiselab.app.sweeps.records import Job, Sweep, alive
+from denoiselab.app.sweeps.records import TRIAL, Job, Sweep, alive
 from denoiselab.app.sweeps.results import now
 from denoiselab.app.sweeps.starters import Started, Starter, last_line
 from denoiselab.errors import Failure
