@@ -51,7 +51,7 @@ class DirectoryCheck(pl.Callback):
 def whole(trainer: pl.Trainer, directory: Path, advice: Callable[[], str]) -> Iterator[None]:
     """Within it the end of another process, or the loss of the run's directory, is a `Failure` with `advice`.
 
-    An error of this process is told to the others, and has its rank as the attribute `rank`.
+    An error of this process is sent to the other ranks, and gets this rank as its attribute `rank`.
     """
     parent = os.getppid()
     words = _LastWords(trainer, advice)

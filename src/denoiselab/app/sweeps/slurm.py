@@ -138,6 +138,6 @@ def _call(
 
 
 def _quoted(value: object) -> str:
-    """As sbatch reads it; a percent sign stands for a part of the name of a file."""
+    """A file name for sbatch, in which percent signs are doubled, as sbatch replaces `%j` and the like."""
     text = str(value).replace("%", "%%")
     return '"' + text.replace('"', '\\"') + '"' if any(c.isspace() for c in text) else text

@@ -15,7 +15,7 @@ from denoiselab.app.sweeps.starters import Started, Starter, last_line
 from denoiselab.errors import Failure
 from denoiselab.training.interruption import PRUNED, Interruption, Stopped
 
-# Seconds between looks at the jobs.
+# Seconds between two checks of whether jobs have ended.
 _PAUSE = 0.1
 
 
