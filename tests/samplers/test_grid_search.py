@@ -9,7 +9,7 @@ from denoiselab.conditioners import ClassLabel
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.guidance import Guidance, bind
 from denoiselab.noise import Noise
-from denoiselab.samplers.fitted_grids import LocalErrors, NearestEnd
+from denoiselab.samplers.fitting import LocalErrors, NearestEnd
 from denoiselab.samplers.spacing import Karras, PowerTime, UniformLogSNR, UniformTime
 from denoiselab.samplers.spacing.listed import Listed
 from denoiselab.samplers.thresholding import Clip

@@ -18,7 +18,7 @@ from denoiselab.errors import BadInput
 from denoiselab.files import write_json
 from denoiselab.guidance import Guidance
 from denoiselab.samplers import Sampler
-from denoiselab.samplers.fitted_grids import Grid, GridSearch
+from denoiselab.samplers.fitting import Grid, GridSearch
 from denoiselab.training.interruption import Interruption
 
 
