@@ -143,6 +143,28 @@ def test_a_killed_worker_and_its_jobs(tmp_path):
     assert [len(starts(job)) for job in done.jobs] == [1, 1, 1, 2, 1, 1]
 
 
+def test_a_device_stays_with_the_job_of_a_killed_worker(tmp_path):
+    """The job outlives its worker: what is run again waits for its device, and uses the other one meanwhile."""
+    made(tmp_path, [["x=0"], ["x=1", "sleep=30"], ["x=2", "sleep=1"], *([f"x={n}"] for n in range(3, 6))])
+    process = worker(tmp_path, 2)
+    until(lambda: all((tmp_path / n / "starts").exists() for n in "12"))
+    process.kill()
+    process.wait()
+    said = []
+
+    class Say(list):
+        def append(self, text):
+            said.append(text)
+            if text.startswith("job 4 started"):
+                kill_job(tmp_path / "1")
+
+    until(lambda: not lives(tmp_path / "2"))
+    done = go_on(tmp_path, 2, said=Say())
+    assert sum("1 slot(s) wait for devices" in text for text in said) == 1
+    assert states(done) == ["done", "stopped", *["done"] * 4]
+    assert [starts(job)[-1]["gpu"] for job in done.jobs[1:5]] == ["1", "0", "0", "0"]
+
+
 def test_a_signal_goes_on_to_the_jobs(tmp_path):
     made(tmp_path, [[f"x={n}", "sleep=30"] for n in range(3)])
     said = []

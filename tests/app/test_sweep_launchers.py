@@ -44,8 +44,8 @@ def test_every_launcher_gives_the_same_table(tmp_path):
         assert subprocess.run(report, capture_output=True, check=False).returncode == 0
         with (directory / "sweep.csv").open() as file:
             rows = [{k: row[k] for k in row if k not in _ASIDE} for row in csv.DictReader(file)]
-        assert [row["status"] for row in rows] == ["done"] * 5 + ["failed"], name
-        assert "is not finite at " in rows[-1]["error"]
+        assert [row["status"] for row in rows] == ["done", "done", "failed", *["done"] * 3], name
+        assert "is not finite at " in rows[2]["error"]
         tables[name] = rows
     assert all(table == tables["basic"] for table in tables.values())
 

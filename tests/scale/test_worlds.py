@@ -55,6 +55,7 @@ def compare(one, other):
 
 
 @pytest.mark.benchmark
+@pytest.mark.timeout(1800)
 def test_every_world_trains_the_same_model_and_takes_over_from_another(tmp_path, run):
     def to_the_end(name, devices, accumulate, *more):
         result = run(
@@ -89,7 +90,7 @@ def killed(tmp_path, number):
     def done(path, env=ONE_THREAD, program=ROOT / "train.py"):
         words = [*BUDGET, *world(2, 1), f"paths.log_dir={tmp_path}", f"paths.run_dir={path}"]
         run = subprocess.run(
-            [sys.executable, str(program), *words], env=env, capture_output=True, text=True, timeout=120
+            [sys.executable, str(program), *words], env=env, capture_output=True, text=True, timeout=300
         )
         return run.returncode, run.stderr
 
@@ -113,5 +114,6 @@ def test_a_run_that_is_killed_at_three_moments_has_the_same_end(tmp_path):
 
 
 @pytest.mark.benchmark
+@pytest.mark.timeout(3600)
 def test_a_run_that_is_killed_at_twenty_moments_has_the_same_end(tmp_path):
     killed(tmp_path, 20)

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from denoiselab.app.runs.run_id import ID_VARIABLE
@@ -44,6 +45,10 @@ class Slurm:
                 raise BadInput(f"sweep.sbatch={option}: is no option of sbatch; write --<name>=<value>.")
         self.program, self.slots, self.nodes, self.tasks, self.options = [*program], slots, nodes, tasks, [*options]
         self._queue = _Queue()
+
+    def taken(self, slot: int, directory: Path) -> AbstractContextManager[bool]:
+        """SLURM gives out the devices."""
+        return nullcontext(True)
 
     def start(self, job: Job, slot: int, environment: Mapping[str, str]) -> Started:
         """Send a job; see `Starter`."""

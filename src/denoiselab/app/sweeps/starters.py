@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import platform
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +27,9 @@ _RANKS = (
     "MASTER_PORT",
 )
 _LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "PMI_", "OMPI_")
+
+# Folder of a sweep with a file for each device of a machine, which the job that has the device locks.
+DEVICES = ".devices"
 
 
 class Started(Protocol):
@@ -47,12 +52,22 @@ class Starter(Protocol):
     def slots(self) -> int:
         """Jobs at a time."""
 
+    def taken(self, slot: int, directory: Path) -> AbstractContextManager[bool]:
+        """Within it the devices of a slot are this worker's, and a job that is started takes them over to its end.
+
+        False where a job has them, as one whose worker was killed.
+
+        Args:
+            slot: From 0; this worker has no job in it.
+            directory: Of the sweep.
+        """
+
     def start(self, job: Job, slot: int, environment: Mapping[str, str]) -> Started:
         """Start a job.
 
         Args:
             job: Its number, directory, overrides and run id.
-            slot: From 0; no other job runs in it.
+            slot: From 0; it is taken.
             environment: Variables that the job needs, beside those of this process.
         """
 
@@ -68,10 +83,23 @@ class Processes:
 
     def __init__(self, program: Sequence[str], visible: Sequence[str | None], threads: int | None = None) -> None:
         self.program, self.visible, self.threads = [*program], [*visible], threads
+        self._locks: tuple[int, ...] = ()  # descriptors of the devices of the slot that is taken at present
 
     @property
     def slots(self) -> int:
         return len(self.visible)
+
+    @contextmanager
+    def taken(self, slot: int, directory: Path) -> Iterator[bool]:
+        with ExitStack() as stack:
+            devices = (self.visible[slot] or "").split(",")
+            paths = [directory / DEVICES / f"{platform.node()}-{name.strip()}" for name in devices if name]
+            locks = [_locked(stack, path) for path in paths]
+            self._locks = tuple(lock for lock in locks if lock is not None)
+            try:
+                yield None not in locks
+            finally:
+                self._locks = ()
 
     def start(self, job: Job, slot: int, environment: Mapping[str, str]) -> Started:
         own = {**without_launchers(os.environ), **environment, ID_VARIABLE: job.run_id}
@@ -88,10 +116,21 @@ class Processes:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=(lock,),
+                pass_fds=(lock, *self._locks),
                 start_new_session=True,
             )
         return _Process(process)
+
+
+def _locked(stack: ExitStack, path: Path) -> int | None:
+    """The descriptor of a file, locked till the stack and all processes that have it close it; None if it is locked."""
+    path.parent.mkdir(exist_ok=True)
+    file = stack.enter_context(path.open("a"))
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return None
+    return file.fileno()
 
 
 class _Process:

@@ -45,7 +45,7 @@ def work(sweep: Sweep, queue: Queue, starter: Starter, say: Callable[[str], obje
         Failure: If a job could not be started; no further one is, and those that run go on to their end first.
     """
     slots: dict[int, _Slot] = {}
-    asked, refused = False, None
+    asked, told, busy, refused = False, False, 0, None
     with Interruption(advice) as stop:
         try:
             while True:
@@ -53,24 +53,18 @@ def work(sweep: Sweep, queue: Queue, starter: Starter, say: Callable[[str], obje
                     if (code := slot.started.poll()) is not None:
                         del slots[number]
                         say(_end(sweep, queue, slot, code))
-                if stop.signal is None:
-                    for number in sorted({*range(starter.slots)} - slots.keys()) if refused is None else ():
-                        if (claim := queue.claim()) is None:
-                            break
-                        try:
-                            slots[number] = _start(sweep, queue, starter, claim, number)
-                        except Failure as error:
-                            refused = error
-                            say(f"job {claim.job}: {error} No further job is started; {len(slots)} go on.")
-                            break
-                        own = " ".join(sweep.own(slots[number].job))
-                        say(f"job {claim.job} started: {own}")
-                elif not asked:
+                if stop.signal is None and refused is None:
+                    busy, refused = _fill(sweep, queue, starter, slots, say)
+                    if busy and not told:
+                        told = True
+                        say(f"{busy} slot(s) wait for devices that jobs of another worker have, or of one that is gone")
+                elif stop.signal is not None and not asked:
                     asked = True
                     say(f"stopping: {len(slots)} job(s) save and end; a second Ctrl-C ends them at once.")
                     for slot in slots.values():
                         slot.started.stop()
-                if not slots and (stop.signal is not None or refused is not None or not _waits(queue)):
+                ending = stop.signal is not None or refused is not None
+                if not slots and (ending or not (busy or _waits(queue))):
                     break
                 time.sleep(_PAUSE)
             stop.check()
@@ -85,6 +79,28 @@ def work(sweep: Sweep, queue: Queue, starter: Starter, say: Callable[[str], obje
             for slot in slots.values():
                 slot.started.stop()
             raise
+
+
+def _fill(
+    sweep: Sweep, queue: Queue, starter: Starter, slots: dict[int, _Slot], say: Callable[[str], object]
+) -> tuple[int, Failure | None]:
+    """Start jobs in free slots; how many wait for devices that other jobs have, and why a job could not be started."""
+    busy = 0
+    for number in sorted({*range(starter.slots)} - slots.keys()):
+        with starter.taken(number, sweep.directory) as taken:
+            if not taken:
+                busy += 1
+                continue
+            if (claim := queue.claim()) is None:
+                return 0, None
+            try:
+                slots[number] = _start(sweep, queue, starter, claim, number)
+            except Failure as error:
+                say(f"job {claim.job}: {error} No further job is started; {len(slots)} go on.")
+                return busy, error
+            own = " ".join(sweep.own(slots[number].job))
+            say(f"job {claim.job} started: {own}")
+    return busy, None
 
 
 def _waits(queue: Queue) -> bool:
