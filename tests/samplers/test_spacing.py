@@ -13,7 +13,7 @@ from scipy.special import betaincinv
 
 from denoiselab.noise import Noise
 from denoiselab.samplers import DDIM, DPMSolverPP, RhoRK
-from denoiselab.samplers.spacing import Asinh, Beta, UniformLogSNR, UniformTime, VPTime
+from denoiselab.samplers.spacing import Asinh, Beta, Karras, PowerTime, UniformLogSNR, UniformTime, VPTime, WithoutLast
 from denoiselab.samplers.spacing.listed import Listed
 from denoiselab.samplers.tableaus import heun
 from denoiselab.samplers.transfer import Rho
@@ -125,6 +125,31 @@ def test_asinh_stops_at_t_min_where_equal_steps_would_go_beyond():
     levels = Asinh()(EDM(0.5, 80.0), 50)
     assert float(levels[-2].rho) == 0.5
     assert levels[-1].is_end
+
+
+NEST = {
+    (UniformTime(), VP, 8): True,
+    (PowerTime(3.0), EDM(0.002, 80.0), 8): True,
+    (PowerTime(3.0), VP, 8): False,  # 1 / 16^3 is below t_min
+    (PowerTime(3.0, to_t_min=True), VP, 2): False,
+    (VPTime(), CHAIN, 8): True,
+    (UniformLogSNR(), VP, 2): False,
+    (Karras(), EDM(0.002, 80.0), 1): True,
+    (Karras(), EDM(0.002, 80.0), 2): False,
+    (Karras(to_clean=False), EDM(0.002, 80.0), 2): True,
+    (WithoutLast(Karras()), EDM(0.002, 80.0), 2): True,
+    (Karras(to_clean=False), Flow(), 2): False,
+    (Beta(), VP, 2): False,
+    (build("spacing", "denoise_to_zero"), VP, 2): False,
+}
+
+
+@pytest.mark.parametrize("case", NEST, ids=lambda case: f"{type(case[0]).__name__}-{type(case[1]).__name__}-{case[2]}")
+def test_a_grid_nests_if_halving_the_steps_drops_every_second_level(case):
+    grid, schedule, steps = case
+    coarse, fine = ([float(level.t) for level in grid(schedule, count)] for count in (steps, 2 * steps))
+    same = coarse == pytest.approx(fine[::2], rel=1e-6) if len(coarse) == len(fine[::2]) else False
+    assert grid.nests(schedule, steps) == same == NEST[case]
 
 
 @functools.cache

@@ -45,6 +45,23 @@ class Spacing(ABC):
             return [*self.levels(schedule, steps).unbind(), Level.clean()]
         return self.levels(schedule, steps + 1).unbind()
 
+    def nests(self, schedule: Schedule, steps: int) -> bool:
+        """Whether level i of `steps` steps is level 2i of twice as many, as progressive distillation assumes.
+
+        It compares the two grids, so it serves any grid on any schedule. With `to_clean` these nest: `UniformTime`,
+        `PowerTime`, `VPTime` and `Asinh` as long as their levels stay above t_min, `Trailing`, and `WithoutLast` around
+        `UniformLogSNR`, `Karras` or `Beta`, which without it do not, because their last noisy level is at t_min.
+        Without `to_clean` all of equal steps nest, except those in log-SNR that start at pure noise.
+
+        Raises:
+            ValueError: If the schedule cannot have so many levels.
+        """
+        coarse, fine = self(schedule, steps), self(schedule, 2 * steps)
+        if len(fine) != 2 * len(coarse) - 1:
+            return False
+        # Levels that a schedule inverts by bisection agree to some 1e-9.
+        return all(a.lam == b.lam or abs(float(a.lam - b.lam)) < 1e-6 for a, b in zip(coarse, fine[::2], strict=True))
+
     @abstractmethod
     def levels(self, schedule: Schedule, count: int) -> Level:
         """The `count` noisy levels, `(count,)`, the noisiest first.
