@@ -176,7 +176,7 @@ def read(path: Path, conditioner: Mapping[str, Any] = _NO_OPTIONS, data: Mapping
             f"ckpt={path}: it is a classifier, which draws no samples; it guides those of a model with "
             "classifier_guidance=trained and classifier_guidance.classifier.path."
         )
-    loaded = Loaded(rebuilt.model, *rebuilt[1:])
+    loaded = Loaded(rebuilt.model, *rebuilt[1:5])
     if "_target_" in loaded.config["data"]:
         from denoiselab.data import supply  # imports every source of data
 

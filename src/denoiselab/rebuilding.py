@@ -38,6 +38,7 @@ class Rebuilt(NamedTuple):
         config: Of the run, plain containers.
         images_seen: In training.
         basis: Of which averages of other widths are reconstructed.
+        teacher: The record of what it learned from; None for no teacher.
     """
 
     model: Trained
@@ -45,6 +46,7 @@ class Rebuilt(NamedTuple):
     config: dict[str, Any]
     images_seen: int
     basis: Basis
+    teacher: dict[str, Any] | None = None
 
 
 def rebuild(
@@ -90,7 +92,7 @@ def rebuild(
         model.codec.load()
     except ValueError as error:
         raise BadInput(f"{option}={path}: {error}") from None
-    return Rebuilt(model, ours["ema"], config, ours["images_seen"], basis_of(path, ours))
+    return Rebuilt(model, ours["ema"], config, ours["images_seen"], basis_of(path, ours), ours.get("teacher"))
 
 
 def check_state(

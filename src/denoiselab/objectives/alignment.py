@@ -64,6 +64,7 @@ class RepresentationAlignment(Objective):
             raise ValueError(f"width={width}, hidden={hidden}, weight={weight}: they must be positive.")
         self.inner, self.features, self.layer, self.width, self.weight = inner, features, layer, width, weight
         self.second_derivatives = inner.second_derivatives
+        self.uses_teacher, self.teacher_calls = inner.uses_teacher, inner.teacher_calls
         sizes = (nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.head = nn.Sequential(*sizes, nn.Linear(hidden, features.channels))
 

@@ -22,6 +22,9 @@ class Objective(nn.Module, ABC):
     Attributes:
         second_derivatives: Whether its loss is made of derivatives of the network, which are differentiated again.
         uses_images: Whether it is of the images too where the network's data are stored latents of them.
+        uses_teacher: Whether it learns from a frozen model, which it has as `teacher` before the first step.
+        teacher_calls: Calls of the teacher for each image.
+        fraction: Of the training that is done, from 0 to 1, before the present step.
 
     Raises:
         ValueError: If an option of a subclass is out of range.
@@ -29,6 +32,11 @@ class Objective(nn.Module, ABC):
 
     second_derivatives = False
     uses_images: bool = False
+    uses_teacher: bool = False
+    teacher_calls: int = 0
+    fraction: float = 0.0
+
+    _teachers: tuple[Denoiser, ...] = ()  # no attribute that is a module: optimizers and checkpoints have it not
 
     @abstractmethod
     def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
@@ -40,6 +48,24 @@ class Objective(nn.Module, ABC):
             noise: Source of all random numbers.
             cond: The batch's conditioning.
         """
+
+    @property
+    def teacher(self) -> Denoiser | None:
+        """The model to learn from, frozen and in evaluation mode; its schedule need not be the denoiser's."""
+        return self._teachers[0] if self._teachers else None
+
+    def take_teacher(self, teacher: Denoiser) -> None:
+        """Learn from a model; the objectives that this one is made of do, too."""
+        teacher.eval().requires_grad_(False)
+        for part in self.modules():
+            if isinstance(part, Objective):
+                part._teachers = (teacher,)
+
+    def begin(self, fraction: float) -> None:
+        """Begin a step before which a `fraction` of the training is done."""
+        for part in self.modules():
+            if isinstance(part, Objective):
+                part.fraction = fraction
 
     def check(self, denoiser: Denoiser) -> None:
         """Check before training that this objective can train a denoiser.

@@ -150,7 +150,9 @@ def _faked(parts: tuple[Trained, nn.Module]) -> tuple[Trained, nn.Module]:
     model, objective = parts
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     memo: dict[int, Any] = {}
-    for tensor in (*model.trained.parameters(), *model.trained.buffers(), *objective.parameters()):
+    teacher = getattr(objective, "teacher", None) or nn.Module()
+    states = (model.trained.parameters(), model.trained.buffers(), objective.parameters(), teacher.parameters())
+    for tensor in chain(*states, teacher.buffers()):
         with mode:
             empty = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu")
         memo[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty

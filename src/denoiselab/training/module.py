@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from denoiselab.data.loading.batches import Batch
 from denoiselab.networks.base import blocks
 from denoiselab.networks.layers import Constrained, Dropout
 from denoiselab.noise import TRAINING, Noise
+from denoiselab.objectives import Objective
 from denoiselab.trained import Trained, batch_loss
 from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, WEIGHTS_KEYS
 from denoiselab.training.ema import EMA
@@ -61,6 +63,7 @@ class DiffusionModule(pl.LightningModule):
         self.seed, self.config, self.data_sha256 = seed, config, data_sha256
         self.preparation = preparation or Preparation()
         self.initial_optimizer: dict[int, dict[str, Any]] | None = None  # another run's state of the same parameters
+        self.teacher: dict[str, Any] | None = None  # the record of the objective's teacher, saved in each checkpoint
         self.images_seen = 0
         self._step_start = self._batch_start = 0
         self._constrained: list[Constrained] = []
@@ -105,6 +108,8 @@ class DiffusionModule(pl.LightningModule):
         """Start the averages, unless they were loaded, and enable dropout."""
         self.denoiser.train()
         self.objective.train()
+        if isinstance(self.objective, Objective) and self.objective.teacher is not None:
+            self.objective.teacher.to(self.device)
         self._begin()
         self.initial_optimizer = None
         self._constrained = [layer for layer in self.denoiser.modules() if isinstance(layer, Constrained)]
@@ -145,6 +150,8 @@ class DiffusionModule(pl.LightningModule):
         if self._dropout:
             for layer, key in zip(self._dropout, noise.keys(len(self._dropout)), strict=True):
                 layer.key = key
+        if isinstance(self.objective, Objective):
+            self.objective.begin(min(1.0, self.images_seen / self.config.get("max_images", math.inf)))
         self.preparation.begin_step()
         loss = self.batch_loss.loss(batch, noise, self.images_seen)
         self.images_seen += len(batch["position"]) * self.trainer.world_size
@@ -227,6 +234,7 @@ class DiffusionModule(pl.LightningModule):
             "data_sha256": self.data_sha256,
             "ema": self.ema.averages,
             **({"sigma_rel": self.ema.widths} if self.ema.widths else {}),
+            **({"teacher": self.teacher} if self.teacher else {}),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -74,6 +74,7 @@ def _rehearse(content: str) -> None:
     objective = parts.build_objective(config)
     with torch.device("meta"):  # no memory, no arithmetic: a sweep checks every job so
         model = build(config)
+    check_teacher(config, objective)
     checks.check_model(model, objective)
     check_compile(config.get("compile", "off"), model, objective)
     if not isinstance(model.codec, Identity):
@@ -101,7 +102,7 @@ def _rehearse(content: str) -> None:
 
 
 def _check_start(settings: TrainSettings, *, sweeping: bool) -> None:
-    """Check that `init_from` exists; a run that continues does not need it."""
+    """Check that `init_from` exists, which a run that continues does not need, and `teacher`."""
     if settings.init_from is None:
         for option, asked, default in (
             ("init_weights", settings.init_weights, RAW),
@@ -111,6 +112,20 @@ def _check_start(settings: TrainSettings, *, sweeping: bool) -> None:
                 raise BadInput(f"{option}={str(asked).lower()}: has no effect without init_from=<run or file>.")
     elif not (sweeping or Path(settings.init_from).exists() or saved(Path(settings.paths.run_dir) / CHECKPOINTS)):
         raise BadInput(f"init_from={settings.init_from}: no such run directory or checkpoint file.")
+    if not (sweeping or settings.teacher is None or Path(settings.teacher).exists()):
+        raise BadInput(f"teacher={settings.teacher}: no such run directory or checkpoint file.")
+
+
+def check_teacher(config: Config, objective: Objective | ReconstructionLoss) -> None:
+    """Refuse an objective that learns from a teacher without one, and a teacher that is not used."""
+    name, given = type(objective).__name__, config.get("teacher")
+    uses = isinstance(objective, Objective) and objective.uses_teacher
+    if uses and given is None:
+        raise BadInput(f"teacher=null: objective {name} learns from a trained model; give teacher=<run or file>.")
+    if given is not None and not uses:
+        raise BadInput(f"teacher={given}: objective {name} learns from none; leave it out.")
+    if given is None and config.get("teacher_weights") is not None:
+        raise BadInput(f"teacher_weights={config['teacher_weights']}: has no effect without teacher=<run or file>.")
 
 
 def _check_decoders(objective: Objective) -> None:

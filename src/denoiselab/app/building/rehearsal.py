@@ -109,6 +109,8 @@ def check_objective(objective: Objective, denoiser: Denoiser, channels: int, axe
             if not isinstance(drawn, Level):
                 raise BadInput(f"{option}: must return a Draw with a level for each sample; found {found(draw)}.")
             _shaped(option, drawn.t, (_BATCH,))
+    if objective.uses_teacher:
+        objective.take_teacher(copy.deepcopy(small))
     with torch.enable_grad():
         loss = objective(small, torch.zeros(_BATCH, channels, *[1] * (axes - 1)), noise)
     option = f"objective={type(objective).__name__}"

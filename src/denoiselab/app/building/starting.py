@@ -16,9 +16,12 @@ from denoiselab.app.runs.run_directory import RunDirectory, differences
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.files import remove, sha256_of
-from denoiselab.from_config import parts
+from denoiselab.from_config import parts, with_hashes
+from denoiselab.model import Model
 from denoiselab.networks import ControlledTextUNet
 from denoiselab.nodes.options import completed
+from denoiselab.objectives import Objective
+from denoiselab.rebuilding import rebuild
 from denoiselab.training.checkpoint_files import (
     CHECKPOINT_KEY,
     CHECKPOINTS,
@@ -41,12 +44,14 @@ class Former:
         path: Of the file.
         images_seen: In training.
         data_sha256: Fingerprint of its samples; None of an earlier version.
+        teacher: Record of the teacher; None without one.
         damaged: Newer checkpoints that are damaged, and why.
     """
 
     path: Path
     images_seen: int
     data_sha256: str | None
+    teacher: Mapping[str, Any] | None
     damaged: Mapping[Path, str]
 
     def put_aside(self) -> None:
@@ -74,7 +79,7 @@ def former(run: Run, directory: RunDirectory, *, leader: bool) -> Former | None:
         check_training(file, checkpoint, run.trainer, run.module)
     except CheckpointError as error:
         raise BadInput(str(error)) from None
-    return Former(file, ours["images_seen"], ours.get("data_sha256"), damaged)
+    return Former(file, ours["images_seen"], ours.get("data_sha256"), ours.get("teacher"), damaged)
 
 
 def initialise(run: Run) -> dict[str, Any] | None:
@@ -111,6 +116,83 @@ def initialise(run: Run) -> dict[str, Any] | None:
         "weights": weights,
         "optimizer": config["init_optimizer"],
     }
+
+
+def teach(run: Run, continued: Former | None) -> dict[str, Any] | None:
+    """Read the teacher that `teacher` names, for a run that continues too, unless all of its training is done.
+
+    Returns its record, None without one.
+
+    Raises:
+        BadInput: If it cannot be used, or is another one than at this run's start.
+    """
+    config, module = run.config, run.module
+    module.teacher = dict(continued.teacher) if continued and continued.teacher else None
+    if config.get("teacher") is None:
+        return None
+    if continued and continued.images_seen >= run.settings.max_images:
+        return module.teacher
+    assert isinstance(module.objective, Objective)  # as check_teacher has found
+    path = newest(Path(config["teacher"]), "teacher")
+    found = rebuild(path, option="teacher")
+    if not isinstance(found.model, Model):
+        raise BadInput(f"teacher={path}: it draws no samples; name the run of a model that does.")
+    names = Names([*found.averages, RAW], found.basis)
+    weights = names.chosen(config.get("teacher_weights"), "teacher_weights")
+    record = {
+        "checkpoint": str(path.resolve()),
+        "checkpoint_sha256": sha256_of(path),
+        "weights": weights,
+        "images_seen": found.images_seen,
+        "calls_per_image": module.objective.teacher_calls,
+        **({"teacher": found.teacher} if found.teacher else {}),
+    }
+    for key in ("checkpoint_sha256", "weights"):
+        if continued and record[key] != (former := (continued.teacher or {}).get(key)):
+            raise BadInput(
+                f"teacher={config['teacher']}: the run learned from another one ({key} {str(former)[:12]}, now "
+                f"{str(record[key])[:12]}); restore that, or start a new run."
+            )
+    _check_same_input(path, found.config, run)
+    denoiser = found.model.denoiser
+    if weights != RAW:
+        denoiser.load_state_dict(found.basis.weights(weights, found.averages), strict=False)
+    assert isinstance(run.model, Model)
+    own = run.model.denoiser.schedule
+    if completed(found.config["schedule"]) == completed(config["schedule"]) and next(own.parameters(), None) is None:
+        denoiser.schedule = own  # whose levels it then need not search for
+    module.objective.take_teacher(denoiser)
+    module.teacher = record
+    return record
+
+
+def described(teacher: Mapping[str, Any]) -> str:
+    """A teacher's record in words."""
+    return (
+        f"learns from {teacher['checkpoint']}: {teacher['weights']} weights of {teacher['images_seen']:,} images seen, "
+        f"called {teacher['calls_per_image']} times an image"
+    )
+
+
+def _check_same_input(path: Path, theirs: Mapping[str, Any], run: Run) -> None:
+    """Refuse a teacher that takes other samples or conditions than the run's network."""
+    module = run.model.conditioner.module
+    if module is not None and any(one.requires_grad for one in module.parameters()):
+        raise BadInput(
+            f"teacher={path}: conditions are made by weights that this run trains, so they would not be the teacher's; "
+            "take a conditioner with frozen weights."
+        )
+    ours = run.config
+    shapes = [config["data"]["shape"] for config in (theirs, ours)]
+    if shapes[0] != shapes[1]:
+        raise BadInput(f"teacher={path}: takes samples of shape {shapes[0]}, and data.shape={shapes[1]}.")
+    for part in ("codec", "conditioner"):
+        there, here = (with_hashes(completed(config.get(part) or {})) for config in (theirs, ours))
+        for key, old, new in differences(there, here):
+            if key not in ("dropout", "classes"):  # how it is trained, and what is drawn
+                raise BadInput(
+                    f"teacher={path}: has {part}.{key}={old}, and this run {new}; a teacher takes the same {part}."
+                )
 
 
 def _with_control(denoiser: nn.Module, found: dict[str, Any]) -> dict[str, Any]:

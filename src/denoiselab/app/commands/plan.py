@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from denoiselab.cleaning import aligned
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.from_config import build
+from denoiselab.model import Model
 from denoiselab.networks.base import blocks
 from denoiselab.nodes.instantiate import check as check_nodes
+from denoiselab.objectives import Objective
 from denoiselab.trained.costs import StepCosts, step_costs
 from denoiselab.training.gpus import Gpu, named
 
@@ -125,6 +128,9 @@ def made(config: Config) -> Plan:
     with torch.device("meta"):
         model = build(config)
     checks.check_model(model, objective)
+    taught = isinstance(objective, Objective) and objective.uses_teacher
+    if isinstance(objective, Objective) and isinstance(model, Model) and taught:  # by a model of the same size
+        objective.take_teacher(copy.deepcopy(model.denoiser))
     trainer = config["trainer"]
     world, precision = trainer["devices"] * trainer["num_nodes"], str(trainer["precision"])
     try:
@@ -144,6 +150,8 @@ def made(config: Config) -> Plan:
     elif world > 1:
         memory["gradients on their way"] = memory["gradients"]
     memory["weights in half precision"] = costs.fixed_bytes
+    if taught:
+        memory["teacher"] = 4.0 * costs.parameters
     shares = world * trainer["accumulate_grad_batches"]
     step_seconds = settings.batch_size * costs.flops / (world * gpu.peak * config["mfu"])
     numbers = torch.Size(config["data"]["shape"]).numel()

@@ -76,10 +76,11 @@ def run(config: Config, directory: Path | None = None) -> Outcome:
         if images_seen - run.settings.batch_size >= run.settings.max_images:
             raise BadInput(f"max_images={run.settings.max_images}: the run in {path} has seen {images_seen} already.")
         initial = None if continued else starting.initialise(run)
+        origins = {"initial": initial, "teacher": starting.teach(run, continued)}
         if not leader and images_seen >= run.settings.max_images:
             return Outcome(math.nan)  # nothing to train, so no group of processes: the leader scores alone
         if leader:
-            home.describe(config, run.images.fingerprint, initial, continued.data_sha256 if continued else None)
+            home.describe(config, run.images.fingerprint, continued.data_sha256 if continued else None, origins)
             for name, content in run.files.items():
                 write_text(path / name, content)
             _describe(run, home, continued, initial)
@@ -164,6 +165,8 @@ def _describe(run: Run, directory: RunDirectory, continued: Former | None, initi
             f"starts from {initial['checkpoint']}: {initial['weights']} weights of {initial['images_seen']:,} images "
             f"seen, {'with' if initial['optimizer'] else 'without'} its optimizer's state"
         )
+    if run.module.teacher:
+        err.print(starting.described(run.module.teacher))
     checkpoints = _checkpoints(run)
     err.print(
         f"run {directory.path}: {len(run.images):,} images of {run.settings.data['name']}; "

@@ -115,6 +115,8 @@ class TrainSettings(_Settings):
     schedule: Node | None = None  # a first stage has neither
     denoiser: Node | None = None
     augmentation: Node | None = None
+    teacher: str | None = None
+    teacher_weights: str | None = None
     latents: str | None = None
     decode_memory: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     compile: Literal["off", "per_block", "whole"] = "off"

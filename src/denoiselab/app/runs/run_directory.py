@@ -30,6 +30,7 @@ from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 # Options that may differ when a run continues, as no result of the training depends on them.
 _FREE = (
     *("paths.", "name", "max_images", "evaluation.", "callbacks.", "logger", "traceback", "compile", "requeue"),
+    "teacher",  # a file is the same by its content, which is compared
     *("data.workers", "data.cache_dir", "data.memory_limit", "data.fetch"),
     *(
         f"trainer.{key}"
@@ -175,21 +176,32 @@ class RunDirectory:
             self.edited = f"{self.path / 'config.yaml'} {text}; the configuration in {checkpoint} counts."
 
     def describe(
-        self, config: Mapping[str, Any], data_sha256: str, initial: Mapping[str, Any] | None, trained_on: str | None
+        self,
+        config: Mapping[str, Any],
+        data_sha256: str,
+        trained_on: str | None,
+        origins: Mapping[str, Mapping[str, Any] | None],
     ) -> None:
         """Write the record of this start, after all checks.
 
-        `initial` is the record of the weights that a new run starts from, and `trained_on` the fingerprint of the
-        samples of the checkpoint that is continued, if there is one.
+        Args:
+            config: Of the run.
+            data_sha256: Fingerprint of the samples.
+            trained_on: That of the checkpoint that is continued; None without one.
+            origins: The records of other runs that this one uses, by name; None for none.
         """
         try:
-            self._describe(config, data_sha256, initial, trained_on)
+            self._describe(config, data_sha256, trained_on, origins)
         except OSError as error:
             reason = error.strerror or error
             raise BadInput(f"paths.run_dir={self.path}: cannot be written to ({reason}).") from None
 
     def _describe(
-        self, config: Mapping[str, Any], data_sha256: str, initial: Mapping[str, Any] | None, trained_on: str | None
+        self,
+        config: Mapping[str, Any],
+        data_sha256: str,
+        trained_on: str | None,
+        origins: Mapping[str, Mapping[str, Any] | None],
     ) -> None:
         info: dict[str, Any] = {"wandb_id": trial() or secrets.token_hex(4), "starts": []}
         if (self.path / "run.json").exists():
@@ -200,8 +212,7 @@ class RunDirectory:
                     f"data: the run in {self.path} was started on other samples (sha256 {str(known)[:12]}, now "
                     f"{data_sha256[:12]}); restore these, or start a new run."
                 )
-        if initial is not None:
-            info["initial"] = initial
+        info |= {name: record for name, record in origins.items() if record is not None}
         info["starts"].append({**start_record(config), "name": run_name(self.path)})
         write_description(self.path, config, info)
 
