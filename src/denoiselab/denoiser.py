@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import torch
@@ -178,6 +179,10 @@ class Denoiser(nn.Module):
     It accepts levels of any schedule: x at half log-SNR lam on another path is x sigma'/sigma on this one at the
     same lam, so a network trained on one path samples along every other.
 
+    A network with a second time predicts the x0 whose exact transfer to `Level.there` lands on the ODE's solution. It
+    is told t - r, the time between the levels on the home schedule, where clean data are at 0; 0 where `there` is None
+    or noisier, which asks for the expected x0. That x0 depends on the two log-SNRs alone, as the expected one does.
+
     Args:
         network: Called as `denoiselab.networks.Network` documents.
         schedule: The network's home schedule.
@@ -208,7 +213,8 @@ class Denoiser(nn.Module):
         """The raw output at a level of the home schedule; `x` is `(B, *)`, `level` scalar or `(B,)`."""
         label = labels(self.time_label, level, x)
         scaled = x if self.input_scale is None else like(self.input_scale(level), x) * x
-        out, raw = self.network(scaled, label, cond), None
+        second = (self._between(level, x),) if second_time(self.network) else ()
+        out, raw = self.network(scaled, label, cond, *second), None
         variance = None
         if self.variance is not None:
             if self.variance.outputs == 2:
@@ -220,7 +226,7 @@ class Denoiser(nn.Module):
         """Predict (x0, eps) from `x` `(B, *)` at `level` (scalar or `(B,)`, of any schedule)."""
         if level.path is self.schedule:
             return self.output(x, level, cond).prediction()
-        at_home = self.schedule.at(level.lam)
+        at_home = replace(self.schedule.at(level.lam), there=level.there)
         # Equal in the home schedule's range. Beyond it keep what there is more of, data or noise, at its scale, and
         # give the rest to eps, so that alpha x0 + sigma eps = x all the same.
         # Where both are pure noise, fmin and fmax pass over the undefined ratio of alphas.
@@ -229,3 +235,16 @@ class Denoiser(nn.Module):
         stretch = torch.fmax(at_home.rho / level.rho, torch.ones_like(level.rho))
         excess = (1 / at_home.rho - 1 / level.rho).clamp_min(0)
         return Prediction(x0, like(stretch, x) * eps + like(excess, x) * x0, variance)
+
+    def _between(self, level: Level, x: Tensor) -> Tensor:
+        """The second label `(B,)`: the time from a level of the home schedule to where its step ends."""
+        there = level.there
+        if there is None:
+            return torch.zeros(len(x), dtype=torch.promote_types(x.dtype, torch.float32), device=x.device)
+        t = there.t if there.path is self.schedule else self.schedule.at(there.lam).t * (there.sigma > 0)
+        return labels(lambda here: (here.t - t).clamp_min(0), level, x)
+
+
+def second_time(network: nn.Module) -> bool:
+    """Whether a network is told where a step ends."""
+    return bool(getattr(network, "second_time", False))

@@ -53,6 +53,7 @@ class ADMUNet(UNet):
         scale_shift: bool = True,
         block_resampling: bool = True,
         heads_up: int | None = None,
+        second_time: bool = False,
     ) -> None:
         sizes = (shape, channels, multipliers, blocks, attention_levels, dropout, groups)
         plan = Plan(
@@ -63,6 +64,7 @@ class ADMUNet(UNet):
             cosine_first=True,
             scale_shift=scale_shift,
             block_resampling=block_resampling,
+            second_time=second_time,
         )
         super().__init__(plan, num_classes, null_class, outputs)
 

@@ -19,7 +19,8 @@ class Network(Protocol):
     """What a `Denoiser` calls: an `nn.Module` of any class that maps noisy samples to an output of their shape.
 
     A network that takes conditions has an attribute `conditioning`, the frozen set of the fields of `Conditioning`
-    that it takes; without the attribute it takes none.
+    that it takes; without the attribute it takes none. One that has a true attribute `second_time` is called with a
+    fourth argument `(B,)`, at least float32: how far below this level the step ends, in the schedule's t.
     """
 
     def __call__(self, x: Tensor, label: Tensor, cond: Conditioning, /) -> Tensor:
@@ -65,6 +66,7 @@ class SharedOptions(nn.Module):
         heads: Heads of each attention.
         mlp_ratio: Hidden features of the feed-forward layers, as a multiple of `width`.
         outputs: Channels of the output, in units of those of a sample; 2 with a learned variance.
+        second_time: Also take the time to the end of the step, whose embedding starts as zero: for flow maps.
         checkpoint_levels: Levels or blocks, counted from 0, whose activations are computed again in the backward pass,
             which saves memory, or "all"; the middle of a UNet goes with its last level.
 
@@ -80,9 +82,12 @@ class ConditionalNetwork(SharedOptions):
     conditioning: frozenset[str]
     checkpoint_levels: frozenset[int]
     uses_label = True  # whether the output depends on the time label
+    second_time = False
 
     def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
         """Map `x` `(B, C, *)` and time labels `(B,)` to `(B, outputs C, *)`.
+
+        A network that may have a second time takes it as `between` `(B,)`, where None stands for zeros.
 
         Raises:
             ValueError: If `cond` has a field that is not in `conditioning`, or lacks a required one.
@@ -94,13 +99,16 @@ class EmbeddedNetwork(ConditionalNetwork):
     """A network whose time label, class and vector are summed to one embedding."""
 
     time: nn.Sequential
+    between: nn.Sequential | None
     classes: nn.Embedding | None
     vector: nn.Linear | None
 
-    def embed(self, label: Tensor, cond: Conditioning) -> Tensor:
-        """The embedding `(B, E)` of time labels `(B,)`, classes and vectors, before its activation."""
+    def embed(self, label: Tensor, cond: Conditioning, between: Tensor | None = None) -> Tensor:
+        """The embedding `(B, E)` of times `(B,)`, classes and vectors, before its activation."""
         check_conditioning(cond, self.conditioning)
         embedding: Tensor = self.time(label)
+        if self.between is not None:
+            embedding = embedding + self.between(torch.zeros_like(label) if between is None else between)
         if self.classes is not None:
             embedding = embedding + self.classes(cond.class_label)
         if self.vector is not None:

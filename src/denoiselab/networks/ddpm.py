@@ -56,6 +56,7 @@ class DDPMUNet(UNet):
         symmetric: bool = False,
         middle_attention: bool = True,
         patch: int = 1,
+        second_time: bool = False,
     ) -> None:
         check_sizes({"patch": patch})
         if patch > 1 and image_channels is not None:
@@ -72,16 +73,21 @@ class DDPMUNet(UNet):
             frequency_shift=frequency_shift,
             symmetric=symmetric,
             middle_attention=middle_attention,
+            second_time=second_time,
         )
         super().__init__(plan, num_classes, null_class, outputs)
         self.patch = patch
         self.apply(_initialize)
         zero_init(self.head)
+        if self.between is not None:
+            zero_init(self.between[-1])
 
-    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
+    def forward(
+        self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning(), between: Tensor | None = None
+    ) -> Tensor:
         if self.patch == 1:
-            return super().forward(x, label, cond)
-        return F.pixel_shuffle(super().forward(F.pixel_unshuffle(x, self.patch), label, cond), self.patch)
+            return super().forward(x, label, cond, between)
+        return F.pixel_shuffle(super().forward(F.pixel_unshuffle(x, self.patch), label, cond, between), self.patch)
 
 
 def _initialize(module: nn.Module) -> None:

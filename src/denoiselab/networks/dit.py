@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from denoiselab.networks.base import EmbeddedNetwork
 from denoiselab.networks.checks import Levels, check_positive, check_sizes, checkpointed_levels, hidden_features
 from denoiselab.networks.conditioning import Conditioning, taken
-from denoiselab.networks.embeddings import time_embedding
+from denoiselab.networks.embeddings import second_embedding, time_embedding
 from denoiselab.networks.layers import run, zero_init
 from denoiselab.networks.transformer import (
     CrossAttention,
@@ -67,6 +67,7 @@ class DiT(EmbeddedNetwork):
         mlp_norm_eps: float = 1e-6,
         outputs: int = 1,
         checkpoint_levels: Levels = (),
+        second_time: bool = False,
     ) -> None:
         super().__init__()
         check_transformer(shape, patch, width, heads, depth, outputs)
@@ -86,6 +87,8 @@ class DiT(EmbeddedNetwork):
         self.register_buffer("positions", positions, persistent=False)
         self.register_buffer("rotation", rotation, persistent=False)
         self.time = time_embedding(_FREQUENCIES, width, frequency_shift)
+        self.second_time = second_time
+        self.between = second_embedding(_FREQUENCIES, width) if second_time else None
         self.classes = None if num_classes is None else nn.Embedding(num_classes + null_class, width)
         self.vector = None if vector_features is None else nn.Linear(vector_features, width)
         self.text = (
@@ -102,8 +105,10 @@ class DiT(EmbeddedNetwork):
         self.head = nn.Linear(width, patch * patch * outputs * shape[0])
         self._initialize()
 
-    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
-        condition = F.silu(self.embed(label, cond))  # (B, W)
+    def forward(
+        self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning(), between: Tensor | None = None
+    ) -> Tensor:
+        condition = F.silu(self.embed(label, cond, between))  # (B, W)
         context = None if self.text is None else self.text(cond.tokens)  # (B, L, W)
         tokens = self.patches(x)  # (B, T, W)
         if self.positions is not None:
@@ -133,6 +138,8 @@ class DiT(EmbeddedNetwork):
                 zero_init(block.cross.out)
         zero_init(self.modulation)
         zero_init(self.head)
+        if self.between is not None:
+            zero_init(self.between[-1])
 
 
 class _Block(nn.Module):

@@ -60,6 +60,17 @@ def time_embedding(frequencies: int, features: int, shift: int = 0, cosine_first
     )
 
 
+def second_embedding(frequencies: int, features: int) -> nn.Sequential:
+    """The embedding of a step's time, as `time_embedding`, which is zero before training.
+
+    A network with it starts as the same network without a second time.
+    """
+    out = time_embedding(frequencies, features)
+    for parameter in out[-1].parameters():
+        nn.init.zeros_(parameter)
+    return out
+
+
 class FourierEmbedding(nn.Module):
     """Sines and cosines of a label at random frequencies, which are drawn once and not trained.
 

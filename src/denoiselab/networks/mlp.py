@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from denoiselab.networks.base import EmbeddedNetwork
 from denoiselab.networks.checks import Levels, check_sizes, checkpointed_levels
 from denoiselab.networks.conditioning import Conditioning, taken
-from denoiselab.networks.embeddings import SinusoidalEmbedding
+from denoiselab.networks.embeddings import SinusoidalEmbedding, second_embedding
 from denoiselab.networks.layers import run, zero_init
 
 
@@ -38,6 +38,7 @@ class MLP(EmbeddedNetwork):
         vector_features: int | None = None,
         outputs: int = 1,
         checkpoint_levels: Levels = (),
+        second_time: bool = False,
     ) -> None:
         super().__init__()
         check_sizes(
@@ -49,14 +50,18 @@ class MLP(EmbeddedNetwork):
         self.conditioning = taken(class_label=num_classes, vector=vector_features)
         features = width // 2
         self.time = nn.Sequential(SinusoidalEmbedding(features), nn.Linear(features, features))
+        self.second_time = second_time
+        self.between = second_embedding(features, features) if second_time else None
         self.classes = None if num_classes is None else nn.Embedding(num_classes + 1, features)
         self.vector = None if vector_features is None else nn.Linear(vector_features, features)
         self.stem = nn.Linear(math.prod(shape), width)
         self.blocks = nn.ModuleList(_Block(width, features) for _ in range(depth))
         self.head = zero_init(nn.Linear(width, outputs * math.prod(shape)))
 
-    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
-        embedding = F.silu(self.embed(label, cond))  # (B, E)
+    def forward(
+        self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning(), between: Tensor | None = None
+    ) -> Tensor:
+        embedding = F.silu(self.embed(label, cond, between))  # (B, E)
         h = self.stem(x.flatten(1))
         for number, block in enumerate(self.blocks):
             h = run(block, h, embedding, checkpointed=number in self.checkpoint_levels)

@@ -24,7 +24,7 @@ from denoiselab.networks.checks import (
     level_widths,
 )
 from denoiselab.networks.conditioning import Conditioning, taken
-from denoiselab.networks.embeddings import time_embedding
+from denoiselab.networks.embeddings import second_embedding, time_embedding
 from denoiselab.networks.layers import NormSiLU, ResidualBlock, join_image, run, zero_init
 from denoiselab.networks.resampling import Downsample, Upsample
 from denoiselab.networks.spatial_transformer import SpatialTransformer
@@ -47,6 +47,7 @@ class Plan:
         middle_attention: Have attention in the middle.
         token_features: Features of `tokens`; with them, transformers take the place of self-attention.
         depths: Blocks of a transformer at each level, with `token_features`.
+        second_time: As in `SharedOptions`.
     """
 
     shape: Sequence[int]
@@ -71,6 +72,7 @@ class Plan:
     middle_attention: bool = True
     token_features: int | None = None
     depths: Sequence[int] = ()
+    second_time: bool = False
 
     def __post_init__(self) -> None:
         sizes = ("channels", "blocks", "groups", "image_channels", "token_features", "vector_features", "heads_up")
@@ -179,6 +181,8 @@ class Encoder(SharedOptions):
     def __init__(self, plan: Plan) -> None:
         super().__init__()
         self.time = time_embedding(plan.channels, plan.features, plan.frequency_shift, plan.cosine_first)
+        self.second_time = plan.second_time
+        self.between = second_embedding(plan.channels, plan.features) if plan.second_time else None
         widths = plan.widths
         self.stem = nn.Conv2d(plan.shape[0] + (plan.image_channels or 0), widths[0], 3, padding=1)
         self.down = nn.ModuleList()
@@ -229,12 +233,14 @@ class UNet(Encoder, EmbeddedNetwork):
         self.norm = NormSiLU(plan.groups, width, plan.norm_eps)
         self.head = zero_init(nn.Conv2d(width, outputs * plan.shape[0], 3, padding=1))
 
-    def context(self, label: Tensor, cond: Conditioning) -> Context:
-        """What time labels `(B,)` and conditions pass to every block."""
-        return Context(F.silu(self.embed(label, cond)), cond.tokens, cond.mask)
+    def context(self, label: Tensor, cond: Conditioning, between: Tensor | None = None) -> Context:
+        """What times `(B,)` and conditions pass to every block."""
+        return Context(F.silu(self.embed(label, cond, between)), cond.tokens, cond.mask)
 
-    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
-        context = self.context(label, cond)
+    def forward(
+        self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning(), between: Tensor | None = None
+    ) -> Tensor:
+        context = self.context(label, cond, between)
         return self.decode(*self.encode(join_image(x, cond.image), context), context)
 
     def decode(self, h: Tensor, states: list[Tensor], context: Context) -> Tensor:

@@ -20,7 +20,7 @@ from denoiselab.networks.checks import (
     level_widths,
 )
 from denoiselab.networks.conditioning import Conditioning, taken
-from denoiselab.networks.embeddings import time_embedding
+from denoiselab.networks.embeddings import second_embedding, time_embedding
 from denoiselab.networks.layers import Dropout, NormSiLU, run, zero_init
 from denoiselab.networks.transformer import TokenAttention
 
@@ -60,6 +60,7 @@ class UNet1D(EmbeddedNetwork):
         vector_features: int | None = None,
         outputs: int = 1,
         checkpoint_levels: Levels = (),
+        second_time: bool = False,
     ) -> None:
         super().__init__()
         sizes = {"channels": channels, "blocks": blocks, "groups": groups, "outputs": outputs, "kernel": kernel}
@@ -74,6 +75,8 @@ class UNet1D(EmbeddedNetwork):
         self.checkpoint_levels = checkpointed_levels(levels, checkpoint_levels)
         self.patch, features = patch, 4 * channels
         self.time = time_embedding(channels, features)
+        self.second_time = second_time
+        self.between = second_embedding(channels, features) if second_time else None
         self.classes = None if num_classes is None else nn.Embedding(num_classes + null_class, features)
         self.vector = None if vector_features is None else nn.Linear(vector_features, features)
 
@@ -112,8 +115,10 @@ class UNet1D(EmbeddedNetwork):
                 part.append(_Stretch(width, strides[level - 1]))
             self.up.append(part)
 
-    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
-        embedding = F.silu(self.embed(label, cond))  # (B, E)
+    def forward(
+        self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning(), between: Tensor | None = None
+    ) -> Tensor:
+        embedding = F.silu(self.embed(label, cond, between))  # (B, E)
         h = self.stem(x.unflatten(2, (-1, self.patch)).transpose(2, 3).flatten(1, 2))  # (B, W, L / patch)
         skips = [h]
         for level, part in enumerate(self.down):

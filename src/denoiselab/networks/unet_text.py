@@ -71,15 +71,15 @@ class TextUNet(UNet):
             self.conditioning -= {"tokens", "mask"}
             self.classes = nn.Embedding(num_classes + null_class, token_features)
 
-    def embed(self, label: Tensor, cond: Conditioning) -> Tensor:
+    def embed(self, label: Tensor, cond: Conditioning, between: Tensor | None = None) -> Tensor:
         if not self.class_token:
-            return super().embed(label, cond)
+            return super().embed(label, cond, between)
         check_conditioning(cond, self.conditioning)
         embedding: Tensor = self.time(label)
         return embedding if self.vector is None else embedding + self.vector(cond.vector)
 
-    def context(self, label: Tensor, cond: Conditioning) -> Context:
-        context = super().context(label, cond)
+    def context(self, label: Tensor, cond: Conditioning, between: Tensor | None = None) -> Context:
+        context = super().context(label, cond, between)
         if not self.class_token:
             return context
         assert self.classes is not None

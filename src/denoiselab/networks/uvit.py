@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from denoiselab.networks.base import ConditionalNetwork
 from denoiselab.networks.checks import Levels, check_sizes, checkpointed_levels, hidden_features
 from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
-from denoiselab.networks.embeddings import SinusoidalEmbedding
-from denoiselab.networks.layers import run
+from denoiselab.networks.embeddings import SinusoidalEmbedding, second_embedding
+from denoiselab.networks.layers import run, zero_init
 from denoiselab.networks.transformer import (
     FeedForward,
     PatchEmbedding,
@@ -56,6 +56,7 @@ class UViT(ConditionalNetwork):
         num_tokens: int | None = None,
         outputs: int = 1,
         checkpoint_levels: Levels = (),
+        second_time: bool = False,
     ) -> None:
         super().__init__()
         check_transformer(shape, patch, width, heads, depth, outputs)
@@ -73,6 +74,8 @@ class UViT(ConditionalNetwork):
         if time_mlp:
             layers += [nn.Linear(width, 4 * width), nn.SiLU(), nn.Linear(4 * width, width)]
         self.time = nn.Sequential(*layers)
+        self.second_time = second_time
+        self.between = second_embedding(width, width) if second_time else None
         self.classes = None if num_classes is None else nn.Embedding(num_classes + null_class, width)
         self.text = None if token_features is None else nn.Linear(token_features, width)
         extras = 1 + (num_classes is not None) + (num_tokens or 0)
@@ -91,13 +94,20 @@ class UViT(ConditionalNetwork):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.positions, std=0.02)
+        if self.between is not None:
+            zero_init(self.between[-1])
 
-    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
+    def forward(
+        self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning(), between: Tensor | None = None
+    ) -> Tensor:
         check_conditioning(cond, self.conditioning)
         parts = []
         if self.classes is not None:
             parts.append(self.classes(cond.class_label)[:, None])
-        parts.append(self.time(label)[:, None])
+        time = self.time(label)
+        if self.between is not None:
+            time = time + self.between(torch.zeros_like(label) if between is None else between)
+        parts.append(time[:, None])
         if self.text is not None:
             assert cond.tokens is not None
             if cond.tokens.shape[1] != self.num_tokens:

@@ -280,10 +280,10 @@ class OneStep(Sampler):
 
 def jump(here: Level, there: Level) -> Planned:
     """The step that starts or ends at an end of the axis; its prediction is not stored in the memory."""
-    alpha, sigma = float(there.alpha), float(there.sigma)
+    alpha, sigma, asked = float(there.alpha), float(there.sigma), here.towards(there)
 
     def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
-        prediction = denoise(x, here)
+        prediction = denoise(x, asked)
         if sigma == 0 and alpha == 1:
             return prediction.x0
         return alpha * prediction.x0 + sigma * prediction.added

@@ -58,9 +58,10 @@ def eta_variance(here: Level, there: Level, eta: float) -> float:
 def transfer(here: Level, there: Level) -> Step:
     """x_s = alpha_s x0_hat + sigma_s eps_hat, computed from x and eps_hat if the noise to add back is eps_hat."""
     coefficients, ends = Eps().move(here, there), (float(there.alpha), float(there.sigma))
+    asked = here.towards(there)
 
     def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
-        prediction = denoise(x, here)
+        prediction = denoise(x, asked)
         if prediction.renoise is None:
             return linear(coefficients, (x, prediction.eps))
         return linear(ends, (prediction.x0, prediction.renoise))
@@ -71,9 +72,10 @@ def transfer(here: Level, there: Level) -> Step:
 def noisy_transfer(here: Level, there: Level, variance: float, std: float) -> Step:
     """x_s = alpha_s x0_hat + sqrt(sigma_s^2 - variance) eps_hat + std z."""
     coefficients = (float(there.alpha), math.sqrt(max(0.0, float(there.sigma) ** 2 - variance)))
+    asked = here.towards(Level(there.t, there.alpha, torch.full_like(there.sigma, coefficients[1])))
 
     def step(denoise: Denoise, x: Tensor, memory: Memory, noise: Noise) -> Tensor:
-        prediction = denoise(x, here)
+        prediction = denoise(x, asked)
         x = linear(coefficients, (prediction.x0, prediction.added))
         return x.add_(noise.between(x, here, there), alpha=std)
 

@@ -229,6 +229,8 @@ def exponential_stages(
     1 / (2 r1) in place of the exact weight, and that of order 3 leaves out the second prediction.
     """
     here = levels[0]
+    if len(levels) == 1:
+        levels = [here.towards(space.lands(schedule, here, there))]
     guesses: list[list[float]] = [[1.0]]
     if len(levels) == 2:
         if taylor:

@@ -74,8 +74,9 @@ class Multistep(Sampler):
         keep, gain = self.space.move(here, there)
         weights = self.weights(schedule, nodes, there)
         coefficients = (keep, *(gain * w for w in weights))
+        asked = here.towards(self.space.lands(schedule, here, there) if self.order == 1 else None)
         return Combination(
-            here, there, self.space.reader(schedule, here), coefficients, self.order, self.space.std(here, there)
+            asked, there, self.space.reader(schedule, here), coefficients, self.order, self.space.std(here, there)
         )
 
 

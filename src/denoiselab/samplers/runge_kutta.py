@@ -74,7 +74,8 @@ def stages(
     for level, guess in zip([*levels, there], [*guesses, tableau.weights], strict=True):
         keep, gain = space.move(here, level)
         moves.append((keep, *(gain * w for w in guess)))
-    return Stages([here, *levels], [space.reader(schedule, level) for level in (here, *levels)], moves, stored)
+    asked = here if levels else here.towards(space.lands(schedule, here, there))
+    return Stages([asked, *levels], [space.reader(schedule, level) for level in (here, *levels)], moves, stored)
 
 
 class Stages:

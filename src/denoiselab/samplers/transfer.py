@@ -45,9 +45,25 @@ class Space(ABC):
     def move(self, here: Level, there: Level) -> tuple[float, float]:
         """(keep, gain) of a step between levels inside the axis."""
 
+    @abstractmethod
+    def coefficients(self, schedule: Schedule, level: Level) -> tuple[float, float]:
+        """(a, b) of m = a x0 + b eps at a level."""
+
     def std(self, here: Level, there: Level) -> float:
         """Standard deviation of the noise that the step adds."""
         return 0.0
+
+    def lands(self, schedule: Schedule, here: Level, there: Level) -> Level | None:
+        """The level at which keep x + gain m ends before noise is added: `there`, or a cleaner one; None if none.
+
+        A network with a second time is asked to map to it.
+        """
+        (keep, gain), (a, b) = self.move(here, there), self.coefficients(schedule, here)
+        alpha, sigma = keep * here.alpha + gain * a, keep * here.sigma + gain * b
+        near = torch.hypot(alpha - there.alpha, sigma - there.sigma) <= 1e-9 * torch.hypot(there.alpha, there.sigma)
+        if bool(near):
+            return there
+        return Level(there.t, alpha, sigma) if bool((alpha >= 0) & (sigma >= 0)) else None
 
 
 def gap(here: Level, there: Level) -> float:
@@ -77,6 +93,9 @@ class X0(Space):
     def reader(self, schedule: Schedule, level: Level) -> Reader:
         return lambda prediction: prediction.x0
 
+    def coefficients(self, schedule: Schedule, level: Level) -> tuple[float, float]:
+        return 1.0, 0.0
+
     def move(self, here: Level, there: Level) -> tuple[float, float]:
         h = gap(here, there)
         keep = float(there.sigma / here.sigma) * math.exp(-self.eta * h)
@@ -105,6 +124,9 @@ class Eps(Space):
     def reader(self, schedule: Schedule, level: Level) -> Reader:
         return lambda prediction: prediction.eps
 
+    def coefficients(self, schedule: Schedule, level: Level) -> tuple[float, float]:
+        return 0.0, 1.0
+
     def move(self, here: Level, there: Level) -> tuple[float, float]:
         gain = -(1 + self.eta) * float(there.sigma) * math.expm1(gap(here, there))
         return float(there.alpha / here.alpha), gain
@@ -123,8 +145,12 @@ class Velocity(Space):
     rate = None
 
     def reader(self, schedule: Schedule, level: Level) -> Reader:
+        coefficients = self.coefficients(schedule, level)
+        return lambda prediction: linear(coefficients, (prediction.x0, prediction.eps))
+
+    def coefficients(self, schedule: Schedule, level: Level) -> tuple[float, float]:
         d_alpha, d_sigma = (float(d) for d in schedule.derivatives(level.t))
-        return lambda prediction: linear((d_alpha, d_sigma), (prediction.x0, prediction.eps))
+        return d_alpha, d_sigma
 
     def move(self, here: Level, there: Level) -> tuple[float, float]:
         return 1.0, float(there.t - here.t)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -22,6 +22,8 @@ class Level:
         sigma: Noise scale (a standard deviation), at least 0.
         path: The schedule that made it, if any. A denoiser with that schedule need not search for the time of a level.
         step: The level at which the sampler's present step began; None if it is this one.
+        there: The level to which the prediction here is transferred as it is, for networks with a second time; None
+            where a step combines several predictions, which are then those of this level alone.
     """
 
     t: Tensor
@@ -29,6 +31,7 @@ class Level:
     sigma: Tensor
     path: Schedule | None = field(default=None, repr=False)
     step: Level | None = field(default=None, repr=False)
+    there: Level | None = field(default=None, repr=False)
 
     @classmethod
     def clean(cls) -> Level:
@@ -55,6 +58,10 @@ class Level:
     def is_end(self) -> bool:
         """Whether a grid's level is an end of the axis: all data (sigma 0) or all noise (alpha 0)."""
         return bool(self.alpha == 0) or bool(self.sigma == 0)
+
+    def towards(self, there: Level | None) -> Level:
+        """This level, of a step that ends at `there`."""
+        return replace(self, there=there)
 
     def unbind(self) -> list[Level]:
         """Split a `(N,)` level into N scalar levels, in order."""

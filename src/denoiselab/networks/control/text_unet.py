@@ -52,12 +52,17 @@ class ControlledTextUNet(TextUNet):
         self.factor = 2 ** (len(hint_channels) - 1)
         self.conditioning |= {"image"}
 
-    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
+    def forward(
+        self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning(), between: Tensor | None = None
+    ) -> Tensor:
         if cond.image is None:
             raise ValueError("conditioning: the network needs image, which was not given.")
         size = [self.factor * side for side in x.shape[2:]]
         image = cond.image if list(cond.image.shape[2:]) == size else F.interpolate(cond.image, size, mode="bilinear")
-        context, own = self.context(label, cond), self.control.context(label, cond._replace(image=None))
+        context, own = (
+            self.context(label, cond, between),
+            self.control.context(label, cond._replace(image=None), between),
+        )
         middle, states = self.encode(x, context)
         changed, changes = self.control.encode(x, own, self.hint(image.to(x.dtype)))
         states = [state + join(change) for state, join, change in zip(states, self.joins, changes, strict=True)]
