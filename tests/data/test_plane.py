@@ -31,6 +31,20 @@ def test_mean_0_and_variance_1(kind, options):
     assert ((points.square().mean(0) - 1) / ((kurtosis - 1) / n).sqrt()).abs().max() < 4
 
 
+def test_another_standard_deviation_scales_the_points():
+    for kind in SETS:
+        assert torch.allclose(drawn(kind, 100, std=0.5).points, drawn(kind, 100).points / 2)
+
+
+@pytest.mark.parametrize("std", [1.0, 0.5])
+def test_the_board_covers_half_of_its_square(std):
+    board = drawn(Checkerboard, 10_000, std=std)
+    edge = std * math.sqrt(3)
+    assert bool(board.covers(board.points).all())
+    assert not board.covers(torch.stack((-board.points[:, 0], board.points[:, 1]), 1)).any()
+    assert not board.covers(board.points.sign() * (edge + 0.01)).any()
+
+
 @pytest.mark.parametrize("kind", SETS)
 def test_labels_are_all_of_the_classes_equally_often(kind):
     out = drawn(kind, 80_000)
@@ -90,6 +104,7 @@ def test_draws_repeat_and_differ(kind):
         ({"held_out": 0}, "data.held_out=0"),
         ({"seed": -1}, "data.seed=-1"),
         ({"noise": -0.1}, "data.noise=-0.1"),
+        ({"std": 0.0}, "data.std=0.0"),
     ],
 )
 def test_bad_options_are_refused(options, says):

@@ -7,13 +7,14 @@ import torch
 import torch.distributed as dist
 from ranks import on_ranks
 
-from denoiselab.data import ImageSet, PointSet
+from denoiselab.data import Checkerboard, ImageSet, PointSet
 from denoiselab.evaluation import DomainClassifier, FrechetDistance, SlicedWasserstein, Workspace
 from denoiselab.evaluation.metrics.wasserstein import (
     Points,
     SlicedScorer,
     directions,
     potentials,
+    sliced_w2,
     sliced_wasserstein,
 )
 
@@ -68,16 +69,72 @@ def test_the_influence_is_the_derivative_by_the_weights_of_points(n, m):
         assert float(psi[i] - psi[k]) == pytest.approx((there - back) / (2 * h), rel=1e-6)
 
 
-@pytest.mark.parametrize(("wide", "shift", "low", "high"), [(1.3, 0.5, 0.75, 1.25), (1.0, 0.0, 1.0, 2.2)])
-def test_the_standard_error_is_that_of_many_draws_and_at_the_reference_an_upper_bound(wide, shift, low, high):
-    scorer = SlicedScorer(2, 32)
+@pytest.mark.parametrize(("n", "m"), [(12, 12), (12, 30)])
+def test_w2_and_its_influence_are_those_of_optimal_transport(n, m):
+    """Against the linear programme of points with weights, which are moved between pairs of points."""
+    from scipy.optimize import linprog
+
+    p, q, along, h = normal(n, 2, 0), normal(m, 2, 1) + 0.3, directions(2, 3), 1e-4
+
+    def weighted(weights):
+        costs = []
+        for a, b in zip(along @ p.double().T, along @ q.double().T, strict=True):
+            cost = (a[:, None] - b).square().flatten()
+            moves = torch.eye(n * m).reshape(n, m, n * m)
+            equal = torch.cat((moves.sum(1), moves.sum(0)))
+            costs.append(
+                linprog(cost, A_eq=equal, b_eq=torch.cat((weights, torch.full((m,), 1 / m, dtype=torch.float64)))).fun
+            )
+        return math.sqrt(sum(costs) / len(costs))
+
+    value, psi = sliced_w2(p, q, along)
+    assert value == pytest.approx(weighted(torch.full((n,), 1 / n, dtype=torch.float64)), rel=1e-9)
+    for i, k in ((0, 1), (3, 7)):
+        moved = torch.zeros(n).double()
+        moved[i], moved[k] = h, -h
+        there, back = (weighted(1 / n + sign * moved) for sign in (1, -1))
+        assert float(psi[i] - psi[k]) == pytest.approx((there - back) / (2 * h), rel=1e-4)
+
+
+def test_w2_of_a_shift_and_of_the_points_themselves():
+    p, along = normal(500, 2, 0), directions(2, 64)
+    shifted = sliced_w2(p, p + torch.tensor([3.0, -1.0]), along)[0]
+    assert shifted == pytest.approx(math.sqrt(10 / 2), rel=1e-6)
+    value, psi = sliced_w2(p, p, along)
+    assert value == 0
+    assert bool(psi.isfinite().all())
+
+
+def test_the_fraction_that_the_density_does_not_cover(tmp_path):
+    train, held_out = Checkerboard("board", (2,), 8, size=500, held_out=500, std=0.5).load()
+    extractor = SlicedWasserstein(8, power=2, outside=True)
+    scorer = extractor.fit(train, held_out, {}, {}, Workspace(tmp_path))
+    samples = scorer.statistics()
+    samples.update(torch.cat((train.points[:300], train.points[:100] + torch.tensor([math.sqrt(3) / 4, 0.0]))))
+    scores = scorer.scores(samples, scorer.reference(held_out, {}, Workspace(tmp_path), torch.device("cpu")))
+    assert [*scores] == ["sliced_w2", "outside"]  # a cell is sqrt(3) / 4 wide
+    assert scores["outside"].value == 0.25
+    assert scores["outside"].standard_error == pytest.approx(math.sqrt(0.25 * 0.75 / 400), rel=0.01)
+    other = PointSet(normal(4, 2, 0), torch.zeros(4).long())
+    with pytest.raises(ValueError, match=r"evaluation\.extractor\.outside=true: these data do not say"):
+        extractor.fit(other, other, {}, {}, Workspace(tmp_path))
+    with pytest.raises(ValueError, match="power=3: it must be 1 or 2"):
+        SlicedWasserstein(power=3)
+
+
+@pytest.mark.parametrize(
+    ("wide", "shift", "low", "high", "power"),
+    [(1.3, 0.5, 0.75, 1.25, 1), (1.0, 0.0, 1.0, 2.2, 1), (1.3, 0.5, 0.75, 1.25, 2)],
+)
+def test_the_standard_error_is_that_of_many_draws_and_at_the_reference_an_upper_bound(wide, shift, low, high, power):
+    scorer = SlicedScorer(2, 32, power)
     reference = scorer.statistics()
     reference.update(normal(600, 2, 99))
     values, errors = [], []
     for number in range(60):
         samples = scorer.statistics()
         samples.update(wide * normal(300, 2, number) + shift)
-        score = scorer.scores(samples, reference)["sliced_w1"]
+        score = scorer.scores(samples, reference)[scorer.metric]
         values.append(score.value)
         errors.append(score.standard_error)
     assert low < statistics.fmean(errors) / statistics.stdev(values) < high

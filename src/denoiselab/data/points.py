@@ -17,12 +17,14 @@ class PointSet(InMemory):
     Args:
         points: `(N, D)` float32, or `(N, *)`.
         source: Called as `source(n, number)` for new draws from the same density; None if it is unknown.
+        covers: Says which points `(B, D)` the density covers, `(B,)` bool; None if that is unknown, or all.
     """
 
     points: Tensor
     labels: Tensor
     source: Callable[[int, int], PointSet] | None = None
     captions: Sequence[str] | None = None
+    covers: Callable[[Tensor], Tensor] | None = None
 
     @property
     def samples(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Densities on the plane, scaled to mean 0 and variance 1 in each coordinate.
+"""Densities on the plane, scaled to mean 0 and one standard deviation in each coordinate.
 
 The scales are the densities' moments in closed form, not those of the drawn points.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -19,14 +20,21 @@ from denoiselab.data.sources.density import Density
 
 @dataclass
 class Plane(Density):
-    """A density on the plane; options as in `Density`, `shape` (2,)."""
+    """A density on the plane; options as in `Density`, `shape` (2,).
+
+    Args:
+        std: Of each coordinate, after scaling.
+    """
 
     variance: ClassVar[float]  # of each coordinate before scaling
 
     size: int = 1_000_000
     held_out: int = 50_000
+    std: float = field(default=1.0, kw_only=True)
 
     def __post_init__(self) -> None:
+        if not 0 < self.std < math.inf:
+            raise ValueError(f"data.std={self.std}: it must be positive.")
         if tuple(self.shape) != (2,):
             raise ValueError(f"data.shape={list(self.shape)}: points of {type(self).__name__} have shape [2].")
         super().__post_init__()
@@ -34,7 +42,12 @@ class Plane(Density):
     def draw(self, n: int, generator: torch.Generator) -> PointSet:
         points, labels = self._raw(n, generator)
         centre, variance = (torch.tensor(moment, dtype=torch.float64) for moment in self._moments())
-        return PointSet(((points - centre) / variance.sqrt()).float(), labels, self._fresh)
+        scaled = (points - centre) / variance.sqrt() * self.std
+        return PointSet(scaled.float(), labels, self._fresh, covers=self._support())
+
+    def _support(self) -> Callable[[Tensor], Tensor] | None:
+        """Says which points `(B, 2)` the density covers, `(B,)` bool; None if it covers the whole plane."""
+        return None
 
     @abstractmethod
     def _raw(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -117,6 +130,13 @@ class Checkerboard(Plane):
         row = torch.div(labels, 2, rounding_mode="floor")
         corner = torch.stack((2 * (labels % 2) + row % 2, row), dim=1) - 2
         return corner + _uniform((n, 2), generator), labels
+
+    def _support(self) -> Callable[[Tensor], Tensor] | None:
+        return self._dark
+
+    def _dark(self, points: Tensor) -> Tensor:
+        cell = (points.double() * (math.sqrt(self.variance) / self.std)).floor()
+        return (cell.abs() <= 2).all(1) & (cell < 2).all(1) & (cell.sum(1) % 2 == 0)
 
 
 class EightGaussians(Plane):

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -15,6 +14,8 @@ from denoiselab.data import DataSet
 from denoiselab.evaluation.contracts import Extractor, Given, Score, Workspace
 from denoiselab.evaluation.metrics.standard_errors import influences, standard_error
 from denoiselab.evaluation.ranks import gathered
+
+OUTSIDE: Final = "outside"
 
 
 class Points:
@@ -106,8 +107,35 @@ def potentials(p: Tensor, q: Tensor, along: Tensor) -> Tensor:
     return out
 
 
-def sliced_score(points: Tensor, data: Tensor, along: Tensor, strata: int) -> Score:
-    """The sliced W1 to sets of as many points of the data as there are samples, averaged over these sets.
+def sliced_w2(p: Tensor, q: Tensor, along: Tensor) -> tuple[float, Tensor]:
+    """The root of the mean over directions of W2^2 between projections, and the influence `(n,)` of each point of p.
+
+    The derivative of W2^2 by the weight of a point x is the potential whose slope is 2 (x - T(x)), with T the optimal
+    map; between two points it is that of the mean of the two nearest values of T. All in float64.
+
+    Source: Bonneel et al., Sliced and Radon Wasserstein Barycenters of Measures, 2015, eq. 7; Santambrogio as above.
+
+    Args:
+        p: `(n, D)`.
+        q: `(m, D)`.
+        along: Unit vectors `(K, D)`.
+    """
+    n, m = len(p), len(q)
+    (x, order), (y, _) = ((along @ one.double().T).sort(dim=1) for one in (p, q))
+    edges = torch.cat((torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n)).unique()  # of quantiles, in 1 / (n m)
+    widths = edges.diff(prepend=torch.zeros(1, dtype=torch.int64)).double() / (n * m)
+    costs = (x[:, (edges - 1) // m] - y[:, (edges - 1) // n]).square() @ widths
+    value = float(costs.mean().sqrt())
+    between = torch.arange(1, n) * m
+    slopes = x[:, 1:] + x[:, :-1] - y[:, (between - 1) // n] - y[:, between // n]
+    below = torch.zeros_like(x)
+    below[:, 1:] = (slopes * x.diff(dim=1)).cumsum(1)
+    potential = torch.zeros_like(below).scatter_(1, order, below).mean(0)
+    return value, potential / max(2 * value, torch.finfo(torch.float64).tiny)
+
+
+def sliced_score(points: Tensor, data: Tensor, along: Tensor, strata: int, power: int = 1) -> Score:
+    """The sliced W1 or W2 to sets of as many points of the data as there are samples, averaged over these sets.
 
     The distance of two finite sets of one distribution is positive and varies; the average varies less. The standard
     error is that of drawing samples, to first order; where the sets are of one distribution, it is up to 1.7 times too
@@ -118,32 +146,42 @@ def sliced_score(points: Tensor, data: Tensor, along: Tensor, strata: int) -> Sc
         data: `(m, D)`.
         along: Unit vectors `(K, D)`.
         strata: Sample i is drawn from stratum i mod strata.
+        power: 1 or 2.
     """
     whole = [part for part in data.split(len(points)) if len(part) == len(points)] or [data]
-    mean = sum(sliced_wasserstein(points, part, along) for part in whole) / len(whole)
-    influence = torch.stack([potentials(points, part, along) for part in whole]).mean(0)
+    if power == 1:
+        found = [(sliced_wasserstein(points, part, along), potentials(points, part, along)) for part in whole]
+    else:
+        found = [sliced_w2(points, part, along) for part in whole]
+    mean = sum(value for value, _ in found) / len(whole)
+    influence = torch.stack([one for _, one in found]).mean(0)
     kept = influences(influence, len(points), strata)
     return Score(mean, standard_error(influence, len(points), strata), influences=kept)
 
 
 class SlicedScorer:
-    """Sliced W1 to fresh points.
+    """Sliced W1 or W2 to fresh points.
 
     Args:
         dimension: Of a point.
         projections: Number of directions.
+        power: 1 or 2.
+        covers: Says which points `(B, D)` the density covers; then `outside` is the fraction of those that it does not.
     """
 
-    name = metric = "sliced_w1"
-    lower_is_better: Mapping[str, bool] = MappingProxyType({metric: True})
     split = "held_out"
 
-    def __init__(self, dimension: int, projections: int) -> None:
+    def __init__(
+        self, dimension: int, projections: int, power: int = 1, covers: Callable[[Tensor], Tensor] | None = None
+    ) -> None:
+        self.name = self.metric = f"sliced_w{power}"
+        self.lower_is_better: Mapping[str, bool] = {self.metric: True, **({OUTSIDE: True} if covers else {})}
         self._dimension, self._directions = dimension, directions(dimension, projections)
+        self._power, self._covers = power, covers
         identity = f"{self.name}, {len(self._directions)} directions in {dimension} dimensions"
-        self.fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(f"{identity}{', outside' if covers else ''}".encode()).hexdigest()
         self.facts: Mapping[str, Any] = {"projections": len(self._directions)}
-        self.description = f"W1 to fresh points along {len(self._directions)} directions"
+        self.description = f"W{power} to fresh points along {len(self._directions)} directions"
 
     def statistics(self, start: int = 0, strata: int = 1) -> Points:
         """No points; `start` has no effect."""
@@ -168,8 +206,13 @@ class SlicedScorer:
 
     def scores(self, statistics: Points, reference: Points) -> dict[str, Score]:
         """The `sliced_score` of the points."""
-        score = sliced_score(statistics.points, reference.points, self._directions, statistics.strata)
-        return {self.metric: score}
+        points, strata = statistics.points, statistics.strata
+        out = {self.metric: sliced_score(points, reference.points, self._directions, strata, self._power)}
+        if self._covers is not None:
+            apart = 1 - self._covers(points).double()
+            kept = influences(apart, len(points), strata)
+            out[OUTSIDE] = Score(float(apart.mean()), standard_error(apart, len(points), strata), influences=kept)
+        return out
 
 
 class SlicedWasserstein(Extractor):
@@ -177,15 +220,19 @@ class SlicedWasserstein(Extractor):
 
     Args:
         projections: Number of directions; one is enough in one dimension.
+        power: 1, or 2, which weighs points that are far off more.
+        outside: Give the fraction of points that the density does not cover, too.
 
     Raises:
-        ValueError: If projections < 1.
+        ValueError: If projections < 1, or power is another.
     """
 
-    def __init__(self, projections: int = 128) -> None:
+    def __init__(self, projections: int = 128, power: int = 1, outside: bool = False) -> None:
         if projections < 1:
             raise ValueError(f"projections={projections}: it must be at least 1.")
-        self.projections = projections
+        if power not in (1, 2):
+            raise ValueError(f"power={power}: it must be 1 or 2.")
+        self.projections, self.power, self.outside = projections, power, outside
 
     def check(
         self, shape: Sequence[int], metrics: Mapping[str, Any], num_samples: int | None, given: Given | None = None
@@ -217,4 +264,14 @@ class SlicedWasserstein(Extractor):
     ) -> SlicedScorer:
         """The scorer of points like `train`; nothing is trained."""
         self.check(train.shape, metrics, None)
-        return SlicedScorer(math.prod(train.shape), self.projections)
+        self.check_data(train)
+        covers = getattr(train, "covers", None) if self.outside else None
+        return SlicedScorer(math.prod(train.shape), self.projections, self.power, covers)
+
+    def check_data(self, train: DataSet) -> None:
+        """Check that the density covers a part of the space only, if what lies outside is asked for."""
+        if self.outside and getattr(train, "covers", None) is None:
+            raise ValueError(
+                "evaluation.extractor.outside=true: these data do not say where their density is 0; "
+                "data=checkerboard does, others take false."
+            )
