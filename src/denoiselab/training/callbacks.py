@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import torch.distributed as dist
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.strategies import Strategy
 
@@ -55,12 +56,38 @@ def left_out(trainer: pl.Trainer) -> Iterator[None]:
             leave_out(seconds)
 
 
+class _AnyRank:
+    """Whether any rank has said yes, known a step later: no rank waits for the answer, nor does a host for its GPU."""
+
+    def __init__(self, ranks: int) -> None:
+        self._group: Any = dist.new_group(backend="gloo") if ranks > 1 else None
+        self._asked: tuple[Any, torch.Tensor] | None = None
+
+    def __call__(self, own: bool) -> bool:
+        """What was answered to the last call; of one rank, what it says now."""
+        if self._group is None:
+            return own
+        flag = torch.tensor(int(own), device="cpu")
+        work = dist.all_reduce(flag, dist.ReduceOp.MAX, self._group, async_op=True)
+        answer = self.last()
+        self._asked = (work, flag)
+        return answer
+
+    def last(self) -> bool:
+        """Wait for the answer to the last call."""
+        if self._asked is None:
+            return False
+        (work, flag), self._asked = self._asked, None
+        work.wait()
+        return bool(flag)
+
+
 class Checkpoints(Checkpoint):
     """Writes `last.ckpt` at intervals, at the end, and when a signal to stop is received.
 
     As a subclass of Lightning's `Checkpoint` it is called after all other callbacks, and saves their states after the
-    batch. All ranks agree on a stop at the end of an optimizer step, when the state is complete. On one device it also
-    saves when an exception ends the training between two steps.
+    batch. All ranks stop at the end of an optimizer step, when the state is complete; of several ranks, of the step
+    after the signal's. On one device it also saves when an exception ends the training between two steps.
 
     Args:
         directory: Of the checkpoints.
@@ -98,6 +125,7 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Replace the SIGTERM handler that Lightning has just installed, which hangs on several ranks."""
         self.interruption.install()
+        self._stop = _AnyRank(trainer.world_size)
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         self._whole = False
@@ -111,9 +139,7 @@ class Checkpoints(Checkpoint):
             self._keep_due |= crossed(module, batch, trainer, self.keep_every_images)
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
-        stop = self.interruption.asked
-        if trainer.world_size > 1:
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        stop = self._stop(self.interruption.asked)
         if self._due or self._keep_due or stop:
             with left_out(trainer):
                 if self._due or stop:
@@ -129,6 +155,7 @@ class Checkpoints(Checkpoint):
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, DiffusionModule)
         self._whole = False
+        self._stop.last()
         self._save(trainer, module)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:

@@ -12,6 +12,7 @@ from pytorch_lightning.plugins.environments import ClusterEnvironment  # type: i
 from pytorch_lightning.strategies import DDPStrategy
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
+from torch.nn.parallel import DistributedDataParallel
 
 # Seconds that a collective operation waits for the other ranks.
 TIMEOUT = 600
@@ -41,6 +42,14 @@ class Replicated(DDPStrategy):
         assert self._timeout is not None
         join(self.cluster_environment, self._get_process_group_backend(), self._timeout, self.root_device)
         super().setup_distributed()  # finds the group
+
+    def configure_ddp(self) -> None:
+        """Wrap the model. Buffers that no checkpoint holds are constants, which the first rank need not send."""
+        assert self.model is not None
+        saved, buffers = self.model.state_dict().keys(), self.model.named_buffers()
+        constants = [name for name, _ in buffers if name not in saved]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, constants)
+        super().configure_ddp()
 
 
 def waiting(timeout: float) -> timedelta:
