@@ -1,6 +1,7 @@
 """Two nodes, as two network namespaces, with torchrun on each: training, loss of a node, the same end."""
 
 import contextlib
+import csv
 import os
 import shutil
 import signal
@@ -13,13 +14,17 @@ import pytest
 import torch
 from conftest import QUICK, ROOT
 
-pytestmark = [
-    pytest.mark.benchmark,
-    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and ip"),
-]
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("ip") is None, reason="network namespaces need root and ip"
+)
 
 ADDRESSES = ("10.78.0.1", "10.78.0.2")
 LENGTH = 960
+TRAINING = [*QUICK, "batch_size=32", "network.dropout=0.1", "logger=none"]
+LOOKS = [
+    f"max_images={LENGTH}", "callbacks.checkpoints.every_images=160", "callbacks.frontier.every_images=320",
+    "callbacks.preview.every_images=320",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +62,8 @@ def launch(nodes, tmp_path):
                 "ip", "netns", "exec", name, sys.executable, "-m", "torch.distributed.run", "--nnodes", "2",
                 "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"{ADDRESSES[0]}:{port}",
                 "--rdzv-id", "two", "--local-addr", address, "--rdzv-conf", f"is_host={int(number == 0)}",
-                str(ROOT / "train.py"), *QUICK, f"max_images={LENGTH}", "batch_size=32", "network.dropout=0.1",
-                "callbacks.checkpoints.every_images=160", "callbacks.frontier.every_images=320", "logger=none",
-                "callbacks.preview.every_images=320", f"paths.log_dir={tmp_path}", f"paths.run_dir={path}",
-                "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2", *arguments,
+                str(ROOT / "train.py"), *TRAINING, f"paths.log_dir={tmp_path}", f"paths.run_dir={path}", "trainer=ddp",
+                "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2", *arguments,
             ]  # fmt: skip
             process = subprocess.Popen(words, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             found.append((process, log))
@@ -105,12 +108,36 @@ def until_saved(path, pair):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
+def test_two_nodes_train_the_model_of_one(launch, tmp_path, invoke):
+    """And score it: each node its share of the samples, and the first one writes."""
+    two, one, few = tmp_path / "two", tmp_path / "one", ["max_images=96", "callbacks.loss_log.every_images=32"]
+    pair = launch(two, *few, port=29504)
+    alone = invoke("train.py", *TRAINING, *few, f"paths.log_dir={tmp_path}", f"paths.run_dir={one}")
+    assert alone.code == 0, alone.err
+    finished(pair)
+    want, got = outcome(one), outcome(two)
+    assert want.keys() == got.keys()
+    assert all(torch.allclose(tensor, got[name], rtol=0, atol=1e-4) for name, tensor in want.items())
+    losses, scores = table(one, "metrics.csv", "train/loss"), table(one, "frontier.csv", "score")
+    assert (len(losses), len(scores) > 0) == (3, True)
+    assert table(two, "metrics.csv", "train/loss") == pytest.approx(losses, rel=1e-6)
+    assert table(two, "frontier.csv", "score") == pytest.approx(scores, rel=1e-5)
+    assert {*table(two, "frontier.csv", "devices")} == {2}
+
+
+def table(path, name, column):
+    with (path / name).open() as file:
+        return [float(row[column]) for row in csv.DictReader(file) if row[column]]
+
+
+@pytest.mark.benchmark
 def test_a_lost_node_is_named_and_the_run_goes_on_to_the_same_end(launch, tmp_path):
     straight, broken, hung = (tmp_path / name for name in ("straight", "broken", "hung"))
-    finished(launch(straight))
+    finished(launch(straight, *LOOKS))
     assert (straight / "frontier.csv").exists()
 
-    pair = launch(broken, port=29501)
+    pair = launch(broken, *LOOKS, port=29501)
     until_saved(broken, pair)
     (ours, log), (lost, _) = pair
     tell(lost, signal.SIGKILL)
@@ -118,13 +145,13 @@ def test_a_lost_node_is_named_and_the_run_goes_on_to_the_same_end(launch, tmp_pa
     assert ours.wait(timeout=60) == 1
     print(f"node A ended {time.monotonic() - start:.1f} s after node B was killed")
     assert "train.py: rank 1 of 2 does not answer: ended, stopped or cut off; the last checkpoint is kept" in text(log)
-    finished(launch(broken, port=29502))
+    finished(launch(broken, *LOOKS, port=29502))
     want, got = outcome(straight), outcome(broken)
     assert want.keys() == got.keys()
     assert all(torch.equal(tensor, got[name]) for name, tensor in want.items())
     assert (straight / "frontier.csv").read_text().count("\n") == (broken / "frontier.csv").read_text().count("\n")
 
-    pair = launch(hung, "max_images=100000", "trainer.strategy.timeout=15", port=29503)
+    pair = launch(hung, *LOOKS, "max_images=100000", "trainer.strategy.timeout=15", port=29503)
     until_saved(hung, pair)
     (ours, log), (stopped, _) = pair
     tell(stopped, signal.SIGSTOP)

@@ -84,7 +84,7 @@ def moments(seed, number):
         yield f"{rank} {place} {random_.randrange(often[place])} {how}"
 
 
-def killed(tmp_path, number):
+def killed(tmp_path, number, want=None):
     """A run of two processes that is ended at so many moments and started again has the end of one that is not."""
 
     def done(path, env=ONE_THREAD, program=ROOT / "train.py"):
@@ -94,8 +94,10 @@ def killed(tmp_path, number):
         )
         return run.returncode, run.stderr
 
-    assert done(tmp_path / "straight")[0] == 0
-    want, path = outcome(tmp_path / "straight"), tmp_path / "killed-0"
+    if want is None:
+        assert done(tmp_path / "straight")[0] == 0
+        want = outcome(tmp_path / "straight")
+    path = tmp_path / "killed-0"
     for moment in moments(seed=20, number=number):
         code, err = done(path, {**ONE_THREAD, "FAILING": moment}, ROOT / "tests" / "scale" / "failing.py")
         print(moment, code)
@@ -109,8 +111,10 @@ def killed(tmp_path, number):
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_at_three_moments_has_the_same_end(tmp_path):
-    killed(tmp_path, 3)
+def test_a_run_that_is_killed_at_three_moments_has_the_end_of_one_process(tmp_path, invoke):
+    alone = invoke("train.py", *BUDGET, *world(1, 1), f"paths.log_dir={tmp_path}", f"paths.run_dir={tmp_path / 'one'}")
+    assert alone.code == 0, alone.err
+    killed(tmp_path, 3, outcome(tmp_path / "one"))
 
 
 @pytest.mark.benchmark
