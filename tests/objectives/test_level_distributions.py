@@ -191,6 +191,7 @@ CHAIN = DiscreteVP(betas.linear(5, 1e-2, 0.5, per=5))
 def observe(history, steps, losses):
     level = CHAIN.level((torch.tensor(steps, dtype=F64) + 1) / 5)
     history.observe(level, torch.tensor(losses))
+    history.settle()
 
 
 def test_history_is_a_ring_a_step():
@@ -235,23 +236,32 @@ def test_importance_weights_are_unbiased_and_reduce_the_variance():
     assert estimate.std() < 0.1 * plain.std()
 
 
+def batches(world, rank=0, accumulated=1):
+    """A history of two optimizer steps of 12 images, in which a step of the chain has more losses than are kept."""
+    history = LossHistory(5, history=2)
+    for start in (0, 12):
+        for first in range(start, start + 12, 12 // accumulated):
+            index = torch.arange(first + rank, first + 12 // accumulated, world)
+            level = CHAIN.level((index % 5 + 1).to(F64) / 5)
+            history.observe(level, index.float() + 1)
+        history.settle()
+    return history.losses, history.count
+
+
 def one_rank(rank, path, out):
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
-    history = LossHistory(5, history=2)
-    for start in (0, 10):
-        index = torch.arange(start + rank, start + 10, 2)
-        observe(history, (index % 5).tolist(), (index.float() + 1).tolist())
-    torch.save((history.losses, history.count), f"{out}{rank}")
+    torch.save([batches(2, rank, accumulated) for accumulated in (1, 2)], f"{out}{rank}")
     dist.destroy_process_group()
 
 
-def test_all_ranks_share_one_history(tmp_path):
+def test_the_history_is_that_of_one_process_on_any_number_of_them(tmp_path):
     on_ranks(one_rank, (tmp_path / "store", str(tmp_path / "out")), 2)
-    first, second = (torch.load(f"{tmp_path / 'out'}{rank}") for rank in (0, 1))
-    assert torch.equal(first[0], second[0])
-    assert (first[1] == 4).all()
-    # The second batch's losses, positions 10 to 19, have displaced the first's.
-    assert [sorted(row.tolist()) for row in first[0]] == [[11.0 + i, 16.0 + i] for i in range(5)]
+    want = batches(1)
+    assert sorted(want[0][0].tolist()) == [16.0, 21.0]  # the last two of its losses
+    for rank in (0, 1):
+        for found in torch.load(f"{tmp_path / 'out'}{rank}"):
+            assert all(map(torch.equal, found, want))
+    assert all(map(torch.equal, batches(1, accumulated=3), want))
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,10 @@ class LevelDistribution(nn.Module, ABC):
         """
 
     def observe(self, level: Level, losses: Tensor) -> None:
-        """Record the unweighted losses `(B,)` at levels `(B,)` that were drawn; called once a training step."""
+        """Note the unweighted losses `(B,)` at levels `(B,)` that were drawn; called once a batch."""
+
+    def settle(self) -> None:
+        """Let the next draws depend on what was noted; called after an optimizer step, on all ranks."""
 
     def check(self, schedule: Schedule) -> None:
         """Check before training that a schedule has the levels to be drawn.
@@ -188,7 +191,8 @@ class CosineLogSNR(LevelDistribution):
 class LossHistory(UniformSteps):
     """Steps drawn in proportion to the root of the mean square of their last losses, weighted back to uniform.
 
-    The draw is uniform until every step has `history` losses. All ranks share one history.
+    The draw is uniform until every step has `history` losses. All ranks share one history, to which an optimizer step
+    adds its losses in the order of its images.
 
     Source: Nichol and Dhariwal, Improved DDPM, arXiv 2102.09672, eq. 18.
 
@@ -212,6 +216,7 @@ class LossHistory(UniformSteps):
         self.uniform = uniform
         self.register_buffer("losses", torch.zeros(steps, history, dtype=torch.float64))
         self.register_buffer("count", torch.zeros(steps, dtype=torch.int64))
+        self._noted: list[Tensor] = []  # `(2, B)`, steps and losses of this rank's batches since the optimizer's step
 
     def probabilities(self) -> Tensor:
         """The probability of each step, `(steps,)` float64."""
@@ -229,16 +234,21 @@ class LossHistory(UniformSteps):
     @torch.no_grad()
     def observe(self, level: Level, losses: Tensor) -> None:
         assert level.path is not None
-        steps, history = self.losses.shape
         span = level.path.t_max - level.path.t_min
-        index = ((level.t - level.path.t_min) / span * (steps - 1)).round().long()
-        values = losses.detach().double()
+        index = ((level.t - level.path.t_min) / span * (len(self.losses) - 1)).round()
+        self._noted.append(torch.stack((index.double(), losses.detach().double())))
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        if not self._noted:
+            return
+        steps, history = self.losses.shape
+        pairs, self._noted = torch.cat(self._noted, 1), []
         if dist.is_available() and dist.is_initialized():
-            pairs = torch.stack((index.double(), values))
             gathered = [torch.empty_like(pairs) for _ in range(dist.get_world_size())]
             dist.all_gather(gathered, pairs)
-            joined = torch.cat(gathered, 1)
-            index, values = joined[0].long(), joined[1]
+            pairs = torch.stack(gathered, -1).flatten(1)  # rank r has the images r, r + world, ... of each batch
+        index, values = pairs[0].long(), pairs[1]
         # Position of each loss in its step's ring buffer: the number of earlier ones of the same step in the batch.
         order = index.argsort(stable=True)
         index, values = index[order], values[order]

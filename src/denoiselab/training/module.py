@@ -17,6 +17,7 @@ from denoiselab.networks.base import blocks
 from denoiselab.networks.layers import Constrained, Dropout
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.objectives import Objective
+from denoiselab.objectives.level_distributions import LevelDistribution
 from denoiselab.trained import Trained, batch_loss
 from denoiselab.training.checkpoint_files import CHECKPOINT_KEY, WEIGHTS_KEYS
 from denoiselab.training.ema import EMA
@@ -68,6 +69,7 @@ class DiffusionModule(pl.LightningModule):
         self._step_start = self._batch_start = 0
         self._constrained: list[Constrained] = []
         self._dropout: list[Dropout] = []
+        self._levels: list[LevelDistribution] = []
         self.leaves_out, self.left_out = False, 0  # steps whose gradients are not finite; their number
         self._begun, self._whole, self._gathered = False, False, ExitStack()
         self.numbers: frozenset[str] = frozenset()  # names of parameters without axes, which have one where sharded
@@ -114,6 +116,7 @@ class DiffusionModule(pl.LightningModule):
         self.initial_optimizer = None
         self._constrained = [layer for layer in self.denoiser.modules() if isinstance(layer, Constrained)]
         self._dropout = [layer for layer in self.modules() if isinstance(layer, Dropout) and layer.p]
+        self._levels = [part for part in self.objective.modules() if isinstance(part, LevelDistribution)]
 
     def touch(self) -> None:
         """Do nothing: a sharded model's first forward, in which its root is found before a block is called alone."""
@@ -151,7 +154,7 @@ class DiffusionModule(pl.LightningModule):
             for layer, key in zip(self._dropout, noise.keys(len(self._dropout)), strict=True):
                 layer.key = key
         if isinstance(self.objective, Objective):
-            self.objective.begin(min(1.0, self.images_seen / self.config.get("max_images", math.inf)))
+            self.objective.begin(min(1.0, self._step_start / self.config.get("max_images", math.inf)))
         self.preparation.begin_step()
         loss = self.batch_loss.loss(batch, noise, self.images_seen)
         self.images_seen += len(batch["position"]) * self.trainer.world_size
@@ -185,6 +188,8 @@ class DiffusionModule(pl.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.lr_schedule(self._step_start)
         optimizer.step(closure=optimizer_closure)
+        for distribution in self._levels:
+            distribution.settle()
         for layer in self._constrained:
             layer.constrain()
         self.ema.update(self.denoiser, self.images_seen, self.images_seen - self._step_start)
