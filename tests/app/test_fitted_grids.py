@@ -22,6 +22,9 @@ def test_a_fitted_grid_is_a_file_that_sampling_and_the_frontier_take(invoke, fin
         assert len(record["lam"]) == 4
         assert record["sampler"]["steps"] == 4
         assert len(record["checkpoint_sha256"]) == 64
+        assert record["fitted_distance"] <= record["fitted_distance_before"]
+        assert f"{record['distance']:.4g}, {record['distance_before']:.4g} on the" in " ".join(done.out.split())
+        assert (record["chosen"] == kind) != (f"The file holds the grid {record['chosen']}" in done.out)
     out = tmp_path / "local_errors.json"  # the nearest may be the sampler's own
     given = ["spacing@sampler.spacing=from_file", f"sampler.spacing.path={out}", "sampler.steps=4"]
     done = invoke("sample.py", f"ckpt={finished}", *given, "num_samples=2", f"out={tmp_path / 'samples'}")

@@ -59,16 +59,22 @@ class FitGrid(Task):
                 "lam": grid.lam,
                 "distance": grid.distance,
                 "distance_before": grid.before,
-                "fresh_distance": grid.fresh,
-                "fresh_distance_before": grid.fresh_before,
+                "fitted_distance": grid.fitted,
+                "fitted_distance_before": grid.fitted_before,
+                "chosen": grid.chosen,
                 **facts,
                 "checkpoint": str(opened.path.resolve()),
             }
             write_json(out, record)
+        if grid.chosen != self.method.name:
+            console().print(
+                f"The file holds the grid {grid.chosen}: with this sampler it ends nearer to the reference "
+                f"({grid.fitted:.4g}) than the grid of {self.method.name} ({grid.found:.4g})."
+            )
         console().print(
-            f"RMS distance to the reference {grid.distance:.4g}, {grid.before:.4g} on the sampler's own grid; of fresh "
-            f"starts {grid.fresh:.4g}, {grid.fresh_before:.4g} (n = {self.method.num_samples}, weights "
-            f"{opened.weights}): {out}\n"
+            f"RMS distance to the reference, of other starts than those that chose the grid: {grid.distance:.4g}, "
+            f"{grid.before:.4g} on the sampler's own grid; of those {grid.fitted:.4g}, {grid.fitted_before:.4g} "
+            f"(n = {self.method.num_samples} each, weights {opened.weights}): {out}\n"
             f"use, with this sampler: {_use(sampler, out)}"
         )
         return out

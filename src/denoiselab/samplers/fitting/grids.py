@@ -13,7 +13,7 @@ from torch import Tensor
 from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
 from denoiselab.samplers import DPMSolverPP, Moment, Sampler
-from denoiselab.samplers.spacing import UniformLogSNR
+from denoiselab.samplers.spacing import Karras, PowerTime, Spacing, UniformLogSNR
 from denoiselab.schedules import Level, Schedule
 
 Check = Callable[[object], None]
@@ -38,24 +38,36 @@ class Reference(NamedTuple):
     end: Tensor
 
 
+class Scored(NamedTuple):
+    """A grid and how near the sampler ends on it.
+
+    Args:
+        name: What chose it: `own` is the sampler's own grid.
+        levels: Its noisy levels.
+        distance: Mean RMS distance of the sampler's end to the reference's.
+    """
+
+    name: str
+    levels: Sequence[Level]
+    distance: float
+
+
 class Problem(NamedTuple):
     """The input of a search.
 
     Args:
         schedule: Path of the sampler.
         reference: The fine run.
-        own: The noisy levels of the sampler's own grid; the search returns as many.
-        tail: What follows them: clean data, or nothing.
-        distance: Mean RMS distance of the sampler's end on a grid, with `tail`, to the reference's.
-        first_lam: `first_lam` of the sampler's own `Spacing`.
+        known: The sampler's own grid, the first, and the usual ones; the search returns as many noisy levels.
+        clean: Whether clean data follow the noisy levels.
+        distance: Mean RMS distance of the sampler's end on noisy levels, and what follows, to the reference's.
     """
 
     schedule: Schedule
     reference: Reference
-    own: Sequence[Level]
-    tail: list[Level]
+    known: list[Scored]
+    clean: bool
     distance: Callable[[Sequence[Level]], float]
-    first_lam: float | None
 
 
 class Grid(NamedTuple):
@@ -63,21 +75,43 @@ class Grid(NamedTuple):
 
     Args:
         lam: Half log-SNRs of its noisy levels, from noise to data; pure noise is minus infinity.
-        distance: Mean over the starts of the RMS distance to the reference.
-        before: The distance of the sampler's own grid.
-        fresh: As `distance`, of as many fresh starts: unlike `distance`, not the least of those that were tried.
-        fresh_before: As `before`, of the fresh starts.
+        distance: Mean RMS distance to the reference over as many other starts as those that chose the grid.
+        before: As `distance`, of the sampler's own grid.
+        fitted: As `distance`, over the starts that chose the grid: the least of those that were tried.
+        fitted_before: As `fitted`, of the sampler's own grid.
+        chosen: Name of the grid: of the search, of a usual one, or `own`, if that is nearer with this sampler.
+        found: As `fitted`, of the grid that the search found, chosen or not.
     """
 
     lam: list[float]
     distance: float
     before: float
-    fresh: float
-    fresh_before: float
+    fitted: float
+    fitted_before: float
+    chosen: str
+    found: float
+
+
+def usual_grids(
+    schedule: Schedule, count: int, first_lam: float | None, *, to_clean: bool
+) -> dict[str, Sequence[Level]]:
+    """The `count` noisy levels of grids that any fitted one is compared with, by their names in `conf/spacing`."""
+    grids: dict[str, Spacing] = {
+        "uniform_log_snr": UniformLogSNR(),
+        "karras": Karras(),
+        "uniform_time": PowerTime(1.0),
+        "quadratic": PowerTime(2.0),
+        "power_time": PowerTime(3.0),
+    }
+    for grid in grids.values():
+        grid.to_clean, grid.first_lam = to_clean, first_lam
+    return {name: grid.levels(schedule, count).unbind() for name, grid in grids.items()}
 
 
 class GridSearch(ABC):
-    """Finds the grid of a sampler for a number of steps.
+    """Finds the grid of a sampler for a number of steps: the nearest of its own, the usual ones and one searched for.
+
+    Nearest is decided with the sampler itself, so that a search that minimises another error cannot make it worse.
 
     Args:
         num_samples: Number of starts.
@@ -89,9 +123,11 @@ class GridSearch(ABC):
 
     Attributes:
         runs: Approximate number of runs of the sampler.
+        name: Of the grids that it finds.
     """
 
-    runs = 2
+    runs = 8
+    name: str
 
     def __init__(self, num_samples: int = 64, fine: int = 128, seed: int = 0) -> None:
         for name, value, least in (("num_samples", num_samples, 1), ("fine", fine, 16)):
@@ -130,27 +166,34 @@ class GridSearch(ABC):
         if len(own) - 1 > self.fine // 4:
             raise ValueError(f"steps={len(own) - 1}: it must be at most fine / 4 = {self.fine // 4}.")
         thresholded = denoise if sampler.threshold is None else sampler.threshold.wrap(denoise)
-        first_lam = sampler.spacing.first_lam
-        fine = UniformLogSNR(first_lam=first_lam)(schedule, self.fine)
+        first_lam, noisy = sampler.spacing.first_lam, [level for level in own if level.sigma > 0]
+        fine, tail = UniformLogSNR(first_lam=first_lam)(schedule, self.fine), [Level.clean()] if own[-1].is_end else []
 
         def of_starts(first: int) -> tuple[Reference, Callable[[Sequence[Level]], float]]:
             noise = Noise(self.seed, _FIRST_INDEX + first + torch.arange(self.num_samples, device=device))
             reference = self.reference(
-                thresholded, schedule, shape, noise, fine, clean=own[-1].is_end, check=check, dtype=dtype
+                thresholded, schedule, shape, noise, fine, clean=bool(tail), check=check, dtype=dtype
             )
 
             def distance(levels: Sequence[Level]) -> float:
-                x = sampler.run(denoise, schedule, levels, reference.x[0], noise, on_step=check)
+                x = sampler.run(denoise, schedule, [*levels, *tail], reference.x[0], noise, on_step=check)
                 rms = (x - reference.end).flatten(1).square().mean(1).sqrt().mean()
                 return float(rms) if bool(rms.isfinite()) else math.inf
 
             return reference, distance
 
         reference, distance = of_starts(0)
-        noisy, tail = [level for level in own if level.sigma > 0], [Level.clean()] if own[-1].is_end else []
-        found, best = self.search(Problem(schedule, reference, noisy, tail, distance, first_lam))
+        tried = {"own": noisy, **usual_grids(schedule, len(noisy), first_lam, to_clean=bool(tail))}
+        known = [Scored(name, levels, distance(levels)) for name, levels in tried.items()]
+        levels = self.search(Problem(schedule, reference, known, bool(tail), distance))
+        found = Scored(self.name, levels, distance(levels))
+        best = min((found, *known), key=lambda grid: grid.distance)
         fresh = of_starts(self.num_samples)[1]
-        return Grid([float(level.lam) for level in found], best, distance(own), fresh([*found, *tail]), fresh(own))
+        return Grid(
+            [float(level.lam) for level in best.levels],
+            *(fresh(best.levels), fresh(noisy)),
+            *(best.distance, known[0].distance, best.name, found.distance),
+        )
 
     def reference(
         self, denoise: Denoise, schedule: Schedule, shape: Sequence[int], noise: Noise, levels: Sequence[Level], *,
@@ -171,5 +214,5 @@ class GridSearch(ABC):
         return Reference(list(levels[:-1]), x, torch.stack(predictions), end if clean else x[-1])
 
     @abstractmethod
-    def search(self, problem: Problem) -> tuple[list[Level], float]:
-        """The noisy levels and their distance."""
+    def search(self, problem: Problem) -> list[Level]:
+        """The noisy levels."""

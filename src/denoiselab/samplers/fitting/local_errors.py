@@ -15,17 +15,20 @@ class LocalErrors(GridSearch):
     """The grid with the least sum of local errors, by dynamic programming over the levels of the reference.
 
     The error of a step is that of DDIM from the reference's state, relative to the scale of the noisy state, so that
-    errors of all levels count equally at the end. It needs the calls of the reference only.
+    errors of all levels count equally at the end. It needs the calls of the reference only, and is blind to the
+    sampler's order: with DPM-Solver++(2M) its grid can end 2.4 times farther from the reference than a usual one, which
+    is then the one chosen.
 
     Source: Chen et al., On the Trajectory Regularity of ODE-based Diffusion Sampling, arXiv 2405.11326, section 4,
     with this unit of the error; Watson et al., arXiv 2106.03802, for the programme.
     """
 
-    def search(self, problem: Problem) -> tuple[list[Level], float]:
-        clean, reference = bool(problem.tail), problem.reference
-        path = _shortest(_step_errors(reference, clean=clean), len(problem.own), clean=clean)
-        found = [reference.levels[i] for i in path]
-        return found, problem.distance([*found, *problem.tail])
+    name = "local_errors"
+
+    def search(self, problem: Problem) -> list[Level]:
+        errors = _step_errors(problem.reference, clean=problem.clean)
+        path = _shortest(errors, len(problem.known[0].levels), clean=problem.clean)
+        return [problem.reference.levels[i] for i in path]
 
 
 def _step_errors(reference: Reference, *, clean: bool) -> Tensor:

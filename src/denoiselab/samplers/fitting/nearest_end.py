@@ -11,7 +11,6 @@ import torch
 
 from denoiselab.samplers.fitting.grids import Problem
 from denoiselab.samplers.fitting.local_errors import LocalErrors
-from denoiselab.samplers.spacing import Karras, PowerTime, Spacing, UniformLogSNR
 from denoiselab.schedules import Level, Schedule
 
 # Least half log-SNR of a grid's second level, on a schedule that starts at pure noise.
@@ -30,6 +29,8 @@ class NearestEnd(LocalErrors):
         evaluations: Maximum number of runs of the sampler.
     """
 
+    name = "nearest_end"
+
     def __init__(self, num_samples: int = 64, fine: int = 128, seed: int = 0, evaluations: int = 300) -> None:
         super().__init__(num_samples, fine, seed)
         if evaluations < 1:
@@ -37,26 +38,21 @@ class NearestEnd(LocalErrors):
         self.evaluations = evaluations
         self.runs = evaluations + 10
 
-    def search(self, problem: Problem) -> tuple[list[Level], float]:
+    def search(self, problem: Problem) -> list[Level]:
         from scipy.optimize import minimize
 
-        schedule, reference, own, tail, distance, first_lam = problem
-        starts = [super().search(problem)[0], list(own)]
-        usual: list[Spacing] = [UniformLogSNR(), Karras(), PowerTime(1.0), PowerTime(2.0), PowerTime(3.0)]
-        for spacing in usual:
-            spacing.to_clean, spacing.first_lam = bool(tail), first_lam
-            starts.append([level for level in spacing(schedule, len(own) - 1 + len(tail)) if level.sigma > 0])
-        scores = [distance([*levels, *tail]) for levels in starts]
-        best = min(range(len(starts)), key=scores.__getitem__)
-        knots = _Knots(schedule, starts[best], reference.levels[-1], free_end=bool(tail))
+        start = super().search(problem)
+        best = min(problem.known, key=lambda grid: grid.distance)
+        if best.distance < problem.distance(start):
+            start = list(best.levels)
+        knots = _Knots(problem.schedule, start, problem.reference.levels[-1], free_end=problem.clean)
 
         def cost(gaps: Any) -> float:
-            value = distance([*knots.levels(gaps), *tail])
+            value = problem.distance(knots.levels(gaps))
             return math.log(value) if value > 0 else -100.0
 
         result = minimize(cost, knots.start, method="Powell", options={"maxfev": self.evaluations, "xtol": 1e-2})
-        improved = knots.levels(result.x)
-        return min(((starts[best], scores[best]), (improved, distance([*improved, *tail]))), key=lambda pair: pair[1])
+        return min(start, knots.levels(result.x), key=problem.distance)
 
 
 class _Knots:
