@@ -229,6 +229,11 @@ def test_a_budget_that_cannot_be_spent_exactly_is_told():
     assert out.inexact == [("heun", 4, 3), ("heun", 6, 5)]
 
 
+def test_budgets_of_which_one_call_does_all_are_told():
+    rules = {"ddim@karras": DDIM(Karras(), 1), "heun": RhoRK(Karras(), 1, heun()), "ddim": DDIM(UniformTime(), 1)}
+    assert frontier(samplers=rules, nfe=[1, 2, 3]).as_one == [("ddim@karras", 2)]
+
+
 def test_other_budgets_keep_the_cells_that_are_there(tmp_path):
     first = score(frontier(nfe=[2]), tmp_path)
     second = score(frontier(nfe=[3]), tmp_path)

@@ -2,18 +2,29 @@
 
 import contextlib
 import functools
+import itertools
 import math
 
 import diffusers
 import pytest
 import torch
 from configurations import build, complete
-from oracles import F64, Digits
+from oracles import F64, Digits, mixture
 from scipy.special import betaincinv
 
 from denoiselab.noise import Noise
 from denoiselab.samplers import DDIM, DPMSolverPP, RhoRK
-from denoiselab.samplers.spacing import Asinh, Beta, Karras, PowerTime, UniformLogSNR, UniformTime, VPTime, WithoutLast
+from denoiselab.samplers.spacing import (
+    Asinh,
+    Beta,
+    Karras,
+    PowerTime,
+    UniformLogSNR,
+    UniformTime,
+    VPTime,
+    WithoutLast,
+    is_one_call,
+)
 from denoiselab.samplers.spacing.listed import Listed
 from denoiselab.samplers.tableaus import heun
 from denoiselab.samplers.transfer import Rho
@@ -150,6 +161,25 @@ def test_a_grid_nests_if_halving_the_steps_drops_every_second_level(case):
     coarse, fine = ([float(level.t) for level in grid(schedule, count)] for count in (steps, 2 * steps))
     same = coarse == pytest.approx(fine[::2], rel=1e-6) if len(coarse) == len(fine[::2]) else False
     assert grid.nests(schedule, steps) == same == NEST[case]
+
+
+@pytest.mark.parametrize("schedule", [VP, EDM(0.002, 80.0), Flow()], ids=["vp", "edm", "flow"])
+def test_calls_are_as_one_where_the_end_is_that_of_one_call(schedule):
+    """Measured on a mixture: within 2 % of its scale where it is said, and beyond where it is not."""
+    x = Noise(0, torch.arange(100)).normal((1,), F64)
+    said = {}
+    for grid, steps in itertools.product((Karras(), UniformLogSNR(), Asinh(), VPTime(), PowerTime()), (2, 3)):
+        levels = grid(schedule, steps)
+        one, all_calls = (
+            DDIM(grid, 9).run(mixture(), schedule, given, x * float(levels[0].sigma), Noise(1, torch.arange(100)))
+            for given in ([levels[0], levels[-1]], levels)
+        )
+        off = float((all_calls - one).square().mean().sqrt())
+        said[type(grid).__name__, steps] = is_one_call(levels)
+        assert off < 0.02 if is_one_call(levels) else off > 0.05, (grid, steps, off)
+    own = {("Karras", 2), ("UniformLogSNR", 2)}
+    pure = {("Karras", 3), ("UniformLogSNR", 3)} if isinstance(schedule, Flow) else set()
+    assert {case for case, one in said.items() if one} == own | pure
 
 
 @functools.cache

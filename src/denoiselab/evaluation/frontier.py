@@ -22,6 +22,7 @@ from denoiselab.evaluation.store import Store, find, mark_code
 from denoiselab.guidance import Guidance
 from denoiselab.model import digest
 from denoiselab.samplers import Sampler
+from denoiselab.samplers.spacing import is_one_call
 from denoiselab.schedules import Schedule
 
 
@@ -79,6 +80,7 @@ class Frontier:
         self.cells: list[tuple[str, int]] = []  # (sampler, steps), each once
         self.stopping = stopping
         self.inexact: list[tuple[str, int, int]] = []  # (sampler, budget, NFE) where they differ
+        self.as_one: list[tuple[str, int]] = []  # (sampler, NFE) of cells that end where one call does
         self.calls: list[int] = []  # of each cell; 1 if not known before
         for name, sampler in samplers.items():
             if sampler.adaptive:
@@ -96,6 +98,8 @@ class Frontier:
                 if (name, steps) not in self.cells:
                     self.cells.append((name, steps))
                     self.calls.append(spends)
+                    if spends == len(levels := sampler.grid(schedule, steps)) - 1 and _plain(sampler):
+                        self.as_one += [(name, spends)] if is_one_call(levels) else []
         if not weights or not guidance:
             raise ValueError("evaluation.weights, guidance or guiders=[]: name one at least; else leave it out.")
         if not self.cells:
@@ -268,6 +272,11 @@ def _lacks(run: Run, record: Record) -> bool:
     beside = run.measure.beside
     wanted = set() if beside is None or record["error"] else {*beside.scorer.lower_is_better}
     return run.store.lost(record) or not wanted <= {*record["scores"]}
+
+
+def _plain(sampler: Sampler) -> bool:
+    """Whether steps are transfers of predicted x0, however long; other rules may not end there."""
+    return not sampler.path_dependent and sampler.measurement is None
 
 
 def _series(record: Record) -> tuple[Any, ...]:

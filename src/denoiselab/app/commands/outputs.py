@@ -59,7 +59,7 @@ def score(run: Run, scoring: Scoring, *, leader: bool) -> list[Record]:
         Stopped: If the run was asked to stop; finished cells are stored.
     """
     if leader:
-        tell_inexact(scoring.frontier)
+        tell_budgets(scoring.frontier)
         tell_diversity(scoring.frontier, run.settings.evaluation, "evaluation")
     evaluation, seen = run.settings.evaluation, run.module.images_seen
     records = scoring.evaluator.score(scoring.frontier, evaluation, seen)
@@ -114,11 +114,18 @@ def split_errors(
                 console().print(sentence)
 
 
-def tell_inexact(frontier: Frontier) -> None:
-    """Say which budgets a sampler cannot spend."""
+def tell_budgets(frontier: Frontier) -> None:
+    """Say which budgets a sampler cannot spend, and where its grid wastes all calls but one."""
     for name, budget, nfe in frontier.inexact:
         text = f"{name} cannot spend exactly {budget} network calls; it spends {nfe}."
         console(stderr=True).print(text)
+    for name, nfe in frontier.as_one:
+        rule = name.partition("@")[0]
+        console(stderr=True).print(
+            f"{name} with {nfe} network calls ends where it does with 1: the other levels of its grid have almost no "
+            f"noise, or almost nothing else, so it is no baseline of {nfe} calls; {rule}@power_time, {rule}@vp_time or "
+            f"{rule}@asinh has levels between."
+        )
 
 
 def tell_diversity(frontier: Frontier, evaluation: Evaluation, option: str) -> None:

@@ -234,7 +234,7 @@ def _score(job: Job, asked: SampleSettings, device: torch.device, interruption: 
     evaluator = evaluator_of(job, asked, store, interruption, device)
     if leader:
         console(stderr=True).print(f"{job.path}: {loaded.images_seen:,} images seen")
-        outputs.tell_inexact(job.frontier)
+        outputs.tell_budgets(job.frontier)
         outputs.tell_diversity(job.frontier, job.evaluation, "task")
     records = evaluator.score(job.frontier, job.evaluation, loaded.images_seen)
     if job.fine is not None:

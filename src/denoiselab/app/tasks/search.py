@@ -89,7 +89,7 @@ class Search(Measuring):
         with ExitStack() as stack, Interruption(stopped) as interruption:
             evaluator = evaluator_of(job, asked, store, interruption, join_ranks(asked, stack))
             if is_leader():
-                outputs.tell_inexact(frontier)
+                outputs.tell_budgets(frontier)
                 outputs.tell_diversity(frontier, evaluation, "task")
                 _tell_size(entrants, frontier)
             found = _scored(evaluator, job, entrants, frontier)

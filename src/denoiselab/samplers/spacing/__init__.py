@@ -12,6 +12,7 @@ from denoiselab.samplers.spacing.grids import (
     UniformTime,
     VPTime,
     fractions,
+    is_one_call,
 )
 from denoiselab.samplers.spacing.listed import FromFile, Listed, Stretched
 from denoiselab.samplers.spacing.trained import (
@@ -50,4 +51,5 @@ __all__ = [
     "VPTime",
     "WithoutLast",
     "fractions",
+    "is_one_call",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,6 +15,9 @@ from denoiselab.schedules import Level, Schedule, VPLinear
 
 # Half log-SNR at which grids in log-SNR start after pure noise.
 _FIRST_LAM = -5.0
+
+# Of sigma / alpha, for data of scale 1: a call outside moves x0 by some 2 % of that scale at most.
+_TELLING = (0.02, 100.0)
 
 
 @dataclass(eq=False)
@@ -254,3 +257,15 @@ class Beta(Spacing):
 def fractions(count: int) -> Tensor:
     """`count` equally spaced numbers from 0 to 1, `(count,)` float64."""
     return torch.linspace(0, 1, count, dtype=torch.float64)
+
+
+def is_one_call(levels: Sequence[Level]) -> bool:
+    """Whether steps of constant x0 along `levels`, one call each, end where the first call alone does, to some 2 %.
+
+    All calls after the first are then at levels of almost no noise, where x0 is x, or of almost no signal, where x0 is
+    the mean of the data. `Karras`, `UniformLogSNR` and `Beta` are such grids at 2 steps: their second level has the
+    schedule's least noise, as their papers and other libraries place it, or is next to pure noise. `PowerTime`,
+    `VPTime`, `Asinh` and `WithoutLast` around those have a level between.
+    """
+    later = [float(level.rho) for level in levels[1:-1]]
+    return bool(later) and not any(_TELLING[0] < rho < _TELLING[1] for rho in later)
