@@ -40,6 +40,7 @@ def fast(steps):
     return steps - steps % 3 + 2
 
 
+FULL = {"lower_order_final": False}
 CASES = {
     "ddim": (samplers.DDIM(GRID, 9), lam_uniform),
     **{f"tab{n}": (samplers.TAB(GRID, 9, n), t_quadratic) for n in (1, 2, 3, 4)},
@@ -89,6 +90,19 @@ CASES = {
         for n in (1, 2, 3, 4)
         for b in (unipc.BH1(), unipc.BH2(), unipc.VaryingCoefficients())
     },
+    **{
+        f"sa_solver{n}_{c}": (samplers.SASolver(GRID, 9, n, tau=0.0, corrector_order=c, **FULL), lam_uniform)
+        for n, c in ((1, 2), (2, 2), (3, 2), (3, 4))
+    },
+    **{f"er_sde{n}": (samplers.ERSDE(GRID, 9, n, samplers.sde.PowerScale(0.0)), lam_uniform) for n in (1, 2, 3)},
+    **{f"rx_dpm{n}": (samplers.RXDPM(GRID, 9, group=n), lam_uniform) for n in (2, 3)},
+    **{
+        f"pfdiff{k}_{h}": (
+            samplers.PFDiff(GRID, 9, k=k, h=h),
+            lambda schedule, steps, k=k: lam_uniform(schedule, 1 + (steps - 1) * (k + 1)),
+        )
+        for k, h in ((1, 1), (2, 1))
+    },
     **{f"unip{n}": (samplers.UniPC(GRID, 9, n, corrector=False, lower_order_final=False), lam_uniform) for n in (2, 3)},
     **{
         f"{kind.__name__}_{tableau.__name__}": (kind(GRID, 9, tableau()), lam_uniform)
@@ -121,7 +135,12 @@ def test_fast_has_order_three_but_for_a_last_step_of_order_one(kind):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in names("sampler") if getattr(build("sampler", name), "lower_order_final", False) is True]
+    "name",
+    [
+        name
+        for name in names("sampler")
+        if getattr(sampler := build("sampler", name), "lower_order_final", False) is True and not sampler.stochastic
+    ],
 )
 def test_lower_final_orders_leave_the_declared_order_of_a_shipped_run(name):
     """To the last noisy level of a run that goes on to clean data."""
@@ -155,6 +174,11 @@ STOCHASTIC = {
     "sde_dpmpp2_published": samplers.DPMSolverPP(GRID, 9, 2, published=True, eta=1.0),
     **{f"sde_dpm{n}": samplers.DPMSolver(GRID, 9, n, eta=1.0) for n in (1, 2)},
     "dpmpp_sde": samplers.DPMSolverPPSDE(GRID, 9),
+    **{f"er_sde{n}": samplers.ERSDE(GRID, 9, n) for n in (1, 2, 3)},
+    **{
+        f"sa_solver{n}_{c}": samplers.SASolver(GRID, 9, n, low=0.0, high=math.inf, corrector_order=c)
+        for n, c in ((2, 2), (3, 4))
+    },
     "euler_maruyama": samplers.EulerMaruyama(GRID, 9),
     "euler_maruyama_sigma": samplers.EulerMaruyama(GRID, 9, samplers.sde.SigmaDiffusion()),
     "euler_maruyama_constant": samplers.EulerMaruyama(GRID, 9, samplers.sde.ConstantDiffusion()),

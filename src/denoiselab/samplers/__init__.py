@@ -20,16 +20,18 @@ from denoiselab.samplers.measurement import Measurement, Moments
 from denoiselab.samplers.observers import Moment, OnStep, Tally, Trajectory
 from denoiselab.samplers.pndm import FON, FPNDM, PLMS, SPNDM
 from denoiselab.samplers.predictor_corrector import PredictorCorrector
-from denoiselab.samplers.runge_kutta import RhoRK, TimeRK
-from denoiselab.samplers.sde import EulerMaruyama, ReverseDiffusion
-from denoiselab.samplers.unipc import UniPC, UniPCNoise
+from denoiselab.samplers.runge_kutta import RXDPM, PFDiff, RhoRK, TimeRK
+from denoiselab.samplers.sde import ERSDE, EulerMaruyama, ReverseDiffusion
+from denoiselab.samplers.unipc import SASolver, UniPC, UniPCNoise
 
 __all__ = [
     "DDIM",
+    "ERSDE",
     "FON",
     "FPNDM",
     "IPNDM",
     "PLMS",
+    "RXDPM",
     "SPNDM",
     "TAB",
     "AdaptiveODE",
@@ -54,12 +56,14 @@ __all__ = [
     "NCSNLangevin",
     "OnStep",
     "OneStep",
+    "PFDiff",
     "Planned",
     "PredictorCorrector",
     "Renoised",
     "ReverseDiffusion",
     "RhoAB",
     "RhoRK",
+    "SASolver",
     "Sampler",
     "Tally",
     "TimeRK",

@@ -22,11 +22,12 @@ from denoiselab.schedules import Level, Schedule
 
 
 class Memory:
-    """State of a run between steps: past predictions, the newest first, and the x that a corrector replaces."""
+    """State of a run between steps: past predictions, the newest first, and of the last step its start and noise."""
 
     def __init__(self) -> None:
         self.past: list[Tensor] = []
         self.x: Tensor | None = None
+        self.noise: Tensor | None = None
 
     def add(self, m: Tensor, keep: int) -> None:
         """Store a prediction, and drop all but the last `keep`."""

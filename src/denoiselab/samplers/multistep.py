@@ -62,10 +62,10 @@ class Multistep(Sampler):
             for i in range(count)
         ]
 
-    def nodes(self, levels: Sequence[Level], i: int, left: int) -> Sequence[Level]:
+    def nodes(self, levels: Sequence[Level], i: int, left: int, order: int | None = None) -> Sequence[Level]:
         """The levels, newest first, whose predictions step `i` combines; `left` steps are left, step `i` included."""
-        below = self.lower_order_final
-        terms = min(self.order, left) if below is True or i + left < below else self.order
+        order, below = order or self.order, self.lower_order_final
+        terms = min(order, left) if below is True or i + left < below else order
         return levels[max(0, i - terms + 1) : i + 1][::-1]
 
     def advance(self, schedule: Schedule, nodes: Sequence[Level], there: Level) -> Step:

@@ -1,4 +1,7 @@
-"""Explicit Runge-Kutta rules: in rho (DEIS's rhoRK, EDM's Heun), in the schedule's time, and PNDM's pseudo-RK."""
+"""Explicit Runge-Kutta rules: in rho (DEIS's rhoRK, EDM's Heun), in the schedule's time, and PNDM's pseudo-RK.
+
+And rules whose steps span several levels of the grid: RX-DPM and PFDiff.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from torch import Tensor
 
 from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
-from denoiselab.samplers.base import Memory, OneStep, Step
+from denoiselab.samplers.base import Memory, OneStep, Planned, Sampler, Step
+from denoiselab.samplers.checks import check_number
+from denoiselab.samplers.multistep import Combination
 from denoiselab.samplers.tableaus import Tableau, heun, rk4
 from denoiselab.samplers.transfer import Axis, Eps, Reader, Rho, Space, Time, Velocity, linear
 from denoiselab.schedules import Level, Schedule
@@ -61,6 +66,102 @@ class TimeRK(RungeKutta):
 
     space, axis = Velocity(), Time()
     path_dependent = True
+
+
+@dataclass(eq=False)
+class RXDPM(Sampler):
+    """RX-DPM: Richardson extrapolation of several steps of DDIM and one over all of them that shares their first call.
+
+    The error of a step is of its length in rho squared, so of `group` steps the share r = sum_i d_i^2 / (sum_i d_i)^2
+    of the long step's, and x = (x_short - r x_long) / (1 - r). Two equal steps in rho are the midpoint rule. Steps that
+    are left over are the first ones.
+
+    Source: Choi et al., RX-DPM, arXiv 2504.01855, section 3.
+
+    Args:
+        group: Steps that are extrapolated together, at least 2.
+    """
+
+    group: int = 2
+
+    convergence_order = 2
+    space: ClassVar[Space] = Eps()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("group", self.group, 2)
+
+    def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
+        count = len(levels) - 1
+        starts = range(count % self.group - self.group if count % self.group else 0, count, self.group)
+        return [self._extrapolated(schedule, levels[max(0, i) : i + self.group + 1]) for i in starts]
+
+    def _extrapolated(self, schedule: Schedule, levels: Sequence[Level]) -> Planned:
+        here, count, rho = levels[0], len(levels) - 1, [float(level.rho) for level in levels]
+        guesses = [[(rho[i + 1] - rho[i]) / (rho[j] - rho[0]) for i in range(j)] for j in range(1, count + 1)]
+        if count > 1:
+            share = sum(w * w for w in guesses[-1])
+            guesses[-1] = [(w - share * (i == 0)) / (1 - share) for i, w in enumerate(guesses[-1])]
+        moves = []
+        for level, guess in zip(levels[1:], guesses, strict=True):
+            keep, gain = self.space.move(here, level)
+            moves.append((keep, *(gain * w for w in guess)))
+        read = self.space.reader(schedule, here)
+        return Planned(Stages(levels[:-1], [read] * count, moves), levels[-1])
+
+
+@dataclass(eq=False)
+class PFDiff(Sampler):
+    """PFDiff-k_h: steps of DDIM over k + 1 levels with eps of the h-th of them, reached with eps of the step before.
+
+    The first step, between two levels, and that to clean data are DDIM's own. `steps` counts calls: the grid has k + 1
+    levels for each of the others. With k + 1 = 2 h the call is in the middle, and the convergence order 2.
+
+    Source: Wang et al., PFDiff, arXiv 2408.08822, algorithm 1.
+
+    Args:
+        k: Levels that a step passes over, from 1 to 3.
+        h: Levels from the start of a step to its call, from 1 to k.
+    """
+
+    k: int = 1
+    h: int = 1
+
+    space: ClassVar[Space] = Eps()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("k", self.k, 1, 3)
+        check_number("h", self.h, 1, self.k)
+        self.convergence_order = 2 if self.k + 1 == 2 * self.h else 1
+
+    def grid(self, schedule: Schedule, steps: int | None = None) -> list[Level]:
+        calls, spacing = self.steps if steps is None else steps, self.spacing
+        ends = int(spacing(schedule, 1)[0].is_end) + int(spacing.to_clean and spacing.end_is_step)
+        return spacing(schedule, calls + self.k * max(0, calls - ends - 1))
+
+    def calls(self, steps: int) -> int:
+        return 1 + -(-(steps - 1) // (self.k + 1)) if steps else 0
+
+    def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
+        read, first = self.space.reader(schedule, levels[0]), self.space.move(levels[0], levels[1])
+        steps = [Planned(Combination(levels[0], levels[1], read, first, 1, 0.0), levels[1])]
+        for i in range(1, len(levels) - 1, self.k + 1):
+            last = min(i + self.k + 1, len(levels) - 1)
+            called = levels[min(i + self.h, last - 1)]
+            moves = self.space.move(levels[i], called), self.space.move(levels[i], levels[last])
+            steps.append(Planned(_Springboard(called, read, *moves), levels[last]))
+        return steps
+
+
+class _Springboard:
+    # A move with the prediction in the memory, a call where it leads, and a move from the same start with that call's.
+    def __init__(self, called: Level, read: Reader, there: tuple[float, float], whole: tuple[float, float]) -> None:
+        self.called, self.read, self.there, self.whole = called, read, there, whole
+
+    def __call__(self, denoise: Denoise, x: Tensor, memory: Memory, noise: Noise, /) -> Tensor:
+        memory.add(self.read(denoise(linear(self.there, (x, memory.past[0])), self.called)), 1)
+        return linear(self.whole, (x, memory.past[0]))
 
 
 def stages(

@@ -1,4 +1,4 @@
-"""UniPC: a multistep predictor, and a corrector of one order more that needs no further call."""
+"""Multistep predictors, with correctors that need no further call: UniPC, and SA-Solver for the reverse SDE."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from denoiselab.denoiser import Denoise
 from denoiselab.noise import Noise
 from denoiselab.samplers.base import Memory, Planned
+from denoiselab.samplers.checks import check_number
 from denoiselab.samplers.multistep import Multistep
 from denoiselab.samplers.transfer import X0, Eps, Lam, Reader, Space, gap, interpolation, kernel, linear
 from denoiselab.schedules import Level, Schedule
@@ -123,12 +124,17 @@ class UniPC(Multistep):
     def space(self) -> Space:
         return X0()
 
+    def space_from(self, here: Level) -> Space:
+        """The space of the step that starts at `here`."""
+        return self.space
+
     def weights(self, schedule: Schedule, nodes: Sequence[Level], there: Level) -> list[float]:
         """The predictor's weights; or, if `there` is the first of the nodes, those of the corrector."""
         here = nodes[1] if nodes[0] is there else nodes[0]
-        exact = interpolation(schedule, self.space, Lam(), nodes, here, there)
-        assert self.space.rate is not None
-        h = -self.space.rate * gap(here, there)
+        space = self.space_from(here)
+        exact = interpolation(schedule, space, Lam(), nodes, here, there)
+        assert space.rate is not None
+        h = -space.rate * gap(here, there)
         if len(nodes) > 2 and nodes[0] is there:
             places = [gap(here, node) / gap(here, there) for node in nodes[2:]]
             return self.coefficients.corrected(h, places, exact)
@@ -146,16 +152,23 @@ class UniPC(Multistep):
         steps: list[Planned] = []
         correction: Sequence[float] | None = None
         for i in range(count):
-            nodes, there = self.nodes(levels, i, count - i + to_come), levels[i + 1]
-            read = self.space.reader(schedule, nodes[0])
-            keep, gain = self.space.move(nodes[0], there)
+            left, there = count - i + to_come, levels[i + 1]
+            nodes, space = self.nodes(levels, i, left), self.space_from(levels[i])
+            keep, gain = space.move(levels[i], there)
             predictor = [keep, *(gain * w for w in self.weights(schedule, nodes, there))]
-            step = _PredictorCorrector(nodes[0], read, predictor, correction, self.order + 1)
+            step = _PredictorCorrector(levels[i], there, space.reader(schedule, levels[i]), predictor, correction)
+            step.stored, step.std = 1 + max(self.order, self.past), space.std(levels[i], there)
             steps.append(Planned(step, there))
             correction = None
             if self.corrector:
-                correction = [keep, *(gain * w for w in self.weights(schedule, [there, *nodes], there))]
+                nodes = [there, *self.nodes(levels, i, left, self.past)]
+                correction = [keep, *(gain * w for w in self.weights(schedule, nodes, there))]
         return steps
+
+    @property
+    def past(self) -> int:
+        """Number of predictions that the corrector uses beside the new one."""
+        return self.order
 
     def plan(self, schedule: Schedule, levels: Sequence[Level]) -> list[Planned]:
         steps = super().plan(schedule, levels)
@@ -179,22 +192,71 @@ class UniPCNoise(UniPC):
         return Eps()
 
 
+@dataclass(eq=False)
+class SASolver(UniPC):
+    """SA-Solver for x0: stochastic Adams steps of the reverse SDE with noise tau, and their corrector.
+
+    Predictor and corrector integrate the polynomial through their x0 against e^((1 + tau^2) lam), and share the draw
+    of the step. tau is constant where low <= sigma / alpha <= high at the start of a step, and 0 elsewhere. tau = 0
+    is UniPC with the same coefficients; without corrector a constant tau is SDE-DPM-Solver++ with eta = tau^2.
+
+    Source: Xue et al., SA-Solver, arXiv 2309.05019, algorithm 1, eq. 14, 17 and appendix D (`BH1`, as released for few
+    steps; `VaryingCoefficients` are those of the theorems).
+
+    Args:
+        coefficients: As in `UniPC`.
+        tau: Rate of noise; 1 is the reverse SDE, 0 the ODE.
+        low: Least sigma / alpha at which noise is added. Default: that of t = 0.2 on the linear VP schedule.
+        high: Largest sigma / alpha at which noise is added. Default: that of t = 0.8.
+        corrector_order: Number of predictions of the corrector, the new one included, from 2 to order + 1.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+
+    coefficients: Coefficients = field(default_factory=BH1)
+    tau: float = 1.0
+    low: float = 0.72
+    high: float = 25.0
+    corrector_order: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("tau", self.tau)
+        check_number("low", self.low)
+        check_number("high", self.high, self.low)
+        check_number("corrector_order", self.corrector_order, 2, self.order + 1)
+        self.stochastic = self.tau > 0
+        own = self.whole(min(self.order + 1, self.corrector_order) if self.corrector else self.order)
+        self.convergence_order = 1 if self.stochastic else own
+
+    @property
+    def past(self) -> int:
+        return self.corrector_order - 1
+
+    def space_from(self, here: Level) -> Space:
+        return X0(self.tau**2 if self.low <= float(here.rho) <= self.high else 0.0)
+
+
 class _PredictorCorrector:
     # A network call, the correction of x with its prediction, and the predictor's step to the next x.
     def __init__(
         self,
         here: Level,
+        there: Level,
         read: Reader,
         predictor: Sequence[float],
         correction: Sequence[float] | None,
-        stored: int,
     ) -> None:
-        self.here, self.read, self.predictor, self.correction = here, read, predictor, correction
-        self.stored = stored
+        self.here, self.there, self.read, self.predictor, self.correction = here, there, read, predictor, correction
+        self.stored, self.std = 1, 0.0
 
     def __call__(self, denoise: Denoise, x: Tensor, memory: Memory, noise: Noise, /) -> Tensor:
         memory.add(self.read(denoise(x, self.here)), self.stored)
         if self.correction is not None and memory.x is not None:
             x = linear(self.correction, (memory.x, *memory.past[: len(self.correction) - 1]))
+            x = x if memory.noise is None else x.add_(memory.noise)
         memory.x = x
-        return linear(self.predictor, (x, *memory.past[: len(self.predictor) - 1]))
+        x = linear(self.predictor, (x, *memory.past[: len(self.predictor) - 1]))
+        memory.noise = self.std * noise.between(x, self.here, self.there) if self.std else None
+        return x if memory.noise is None else x.add_(memory.noise)

@@ -191,8 +191,9 @@ class GridSearch(ABC):
         fresh = of_starts(self.num_samples)[1]
         return Grid(
             [float(level.lam) for level in best.levels],
-            *(fresh(best.levels), fresh(noisy)),
-            *(best.distance, known[0].distance, best.name, found.distance),
+            *(fresh(best.levels), fresh(noisy), best.distance, known[0].distance),
+            best.name,
+            found.distance,
         )
 
     def reference(
