@@ -60,6 +60,18 @@ def test_published_sizes_and_times_by_hand():
     assert 0.89 * GPUS["h100"].memory < fits <= 0.9 * GPUS["h100"].memory
 
 
+def test_what_is_sharded_is_divided_and_blocks_are_gathered():
+    """A DiT block of width d has 18 d^2 + 15 d parameters: attention 4, MLP 8, modulation 6 d^2, and biases."""
+    options = ["data.shape=[4,16,16]", "network=dit_s_2", "trainer.devices=4", "batch_size=128"]
+    whole, shards = planned(*options), planned(*options, "trainer=fsdp2", "trainer.precision=bf16-mixed")
+    for name in ("weights", "gradients", "optimizer", "averages"):
+        assert shards.memory[name] == whole.memory[name] / 4
+    assert shards.memory["gathered blocks"] == 2 * 4 * (18 * 384**2 + 15 * 384)
+    assert "gradients on their way" in whole.memory.keys() - shards.memory.keys()
+    assert shards.checkpoint_bytes == whole.checkpoint_bytes
+    assert shards.largest > whole.largest
+
+
 def test_a_plan_is_shown_and_needs_neither_data_nor_gpus(invoke):
     result = invoke(
         "src/denoiselab/plan/__main__.py", "data=imagenet_64", "network=ddpm", "trainer.devices=4", "gpu=h200"
@@ -72,6 +84,7 @@ def test_a_plan_is_shown_and_needs_neither_data_nor_gpus(invoke):
 @pytest.mark.parametrize(
     ("override", "says"),
     [
+        ("gpus=h100", "gpus=h100: unknown option; did you mean 'gpu' or 'trainer.devices'? allowed at the top: "),
         ("gpu=h1000", "gpu=h1000: unknown; did you mean 'h100'? allowed: a100, h100,"),
         ("mfu=1.5", "mfu=1.5: it is a share of the peak, more than 0 and at most 1; the default is 0.4."),
         ("trainer.devices=auto", "trainer.devices=auto: a plan needs their number, from 1."),

@@ -2,6 +2,7 @@
 
 import os
 import time
+from argparse import Namespace
 
 import pytest
 from configurations import composing
@@ -12,7 +13,7 @@ from denoiselab.app.commands import sweeping
 from denoiselab.app.config.overrides import composed
 from denoiselab.app.config.settings import SweepSettings
 from denoiselab.app.runs import devices
-from denoiselab.app.runs.run_id import run_id
+from denoiselab.app.runs.run_id import name_multirun, run_id
 from denoiselab.app.sweeps import slurm
 from denoiselab.app.sweeps.records import Job
 from denoiselab.app.sweeps.starters import without_launchers
@@ -107,6 +108,39 @@ def test_jobs_may_queue_themselves_again_though_the_sweep_is_no_job_of_slurms(mo
     settings = {"launcher": "processes", "jobs": 1, "devices_per_job": 1, "sampler": "grid", "trials": None, "seed": 0}
     with pytest.raises(BadInput, match="requeue=true: jobs of sweep=processes are no jobs of SLURM's"):
         sweeping._processes([config], SweepSettings(**settings, resume=None), [])
+
+
+def test_jobs_on_a_cpu_take_cores_where_there_are_gpus(monkeypatch):
+    OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
+    monkeypatch.setattr(sweeping, "_available", lambda: (1, 4))
+
+    def start(accelerator):
+        words = ["sweep=processes", "sweep.devices_per_job=2", "trainer=ddp", f"trainer.accelerator={accelerator}"]
+        with composing():
+            sweeping.run("train", Namespace(overrides=[*words, "seed=0,1"], folders={}), check)
+
+    def check(jobs):
+        raise Failure(f"{len(jobs)} jobs are checked")
+
+    with pytest.raises(Failure, match="2 jobs are checked"):
+        start("cpu")
+    with pytest.raises(BadInput, match=r"sweep\.devices_per_job=2: this machine has 1 GPU\(s\)"):
+        start("gpu")
+
+
+def test_multiruns_of_one_job_of_the_cluster_have_ids_of_their_own(monkeypatch):
+    """The same when the job is queued again, and starts the same command."""
+    monkeypatch.setenv("SLURM_JOB_ID", "777")
+    found = []
+    for seeds in ("0,1", "2,3", "0,1"):
+        monkeypatch.setenv("DENOISELAB_RUN_ID", "")
+        monkeypatch.delenv("DENOISELAB_RUN_ID")
+        name_multirun(["train.py", "-m", f"seed={seeds}"])
+        found.append(run_id())
+    assert found[0] == found[2] != found[1]
+    assert all(name.startswith("777-") for name in found)
+    name_multirun(["another"])
+    assert run_id() == found[2]
 
 
 def test_what_sbatch_refuses_is_said(state, tmp_path):

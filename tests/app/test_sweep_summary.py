@@ -9,6 +9,7 @@ from PIL import Image
 from denoiselab.app.runs import names
 from denoiselab.app.sweeps.records import Job, Sweep, group_of
 from denoiselab.app.sweeps.summary import commands, ranked
+from denoiselab.app.sweeps.table import _id_of
 
 REPORT = "src/denoiselab/report.py"
 TIMES = {"started": "2026-11-30T10:00:00+00:00", "ended": "2026-11-30T10:01:05+00:00"}
@@ -64,6 +65,12 @@ def test_the_report_of_a_sweep(sweep, invoke):
     assert content["headline"] == lines[6]
     assert content["counts"] == "5 jobs: 2 done, 1 failed, 1 pruned, 1 waiting; 4:20 of job time"
     assert [axis["name"] for axis in content["axes"]] == ["optimizer.lr", "frontier/best"]
+
+
+def test_a_sweep_that_goes_on_keeps_its_id(sweep, tmp_path, monkeypatch):
+    monkeypatch.setenv("DENOISELAB_RUN_ID", "new")
+    assert _id_of(sweep.directory) == "x-1"
+    assert _id_of(tmp_path / "none") == "new"
 
 
 def test_its_commands(sweep):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,8 @@ from pytorch_lightning.strategies import ModelParallelStrategy, Strategy
 from torch import Tensor
 from torch.optim import Optimizer
 
+from denoiselab.cleaning import line
+from denoiselab.console import console
 from denoiselab.training import sharded_checkpoints
 from denoiselab.training.checkpoint_files import read_checkpoint
 from denoiselab.training.replicated import TIMEOUT, join, waiting
@@ -130,9 +133,17 @@ class Sharded(ModelParallelStrategy):
         return sharded_checkpoints.put_together(parts, rest)
 
     def teardown(self) -> None:
-        """Wait for what is being saved, then end as the base class does."""
+        """Wait for what is being saved, then end as the base class does.
+
+        If an error ends the training, that one is raised, and what fails here is printed.
+        """
+        failed = isinstance(sys.exc_info()[1], Exception)
         try:
             self.wait()
+        except Exception as error:
+            if not failed:
+                raise
+            console(stderr=True).print(f"the last checkpoint was not written: {line(error)}")
         finally:
             if self._thread is not None:
                 self._thread.shutdown()

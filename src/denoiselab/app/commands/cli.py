@@ -37,7 +37,7 @@ from denoiselab.app.config.explain import explain
 from denoiselab.app.config.hydra_node import CheckedLoader
 from denoiselab.app.runs.allocator import keep_freed_memory
 from denoiselab.app.runs.ending import leave, unread
-from denoiselab.app.runs.run_id import run_id, trial
+from denoiselab.app.runs.run_id import name_multirun, run_id, trial
 from denoiselab.cleaning import line, lines
 from denoiselab.console import Logged, console
 from denoiselab.errors import BadInput, Failure
@@ -72,6 +72,8 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
     words = sorted(given, key=lambda word: word not in _FLAGS and not re.match("--[a-z-]+=", word))
     several = bool({"-m", "--multirun"} & {*words})
     sys.argv[1:] = [spelling.readable(word, multirun=several) for word in words]
+    if several:
+        name_multirun(sys.argv)
     show = {"traceback": False}
     code = 0
     before = {number: signal.signal(number, _terminate) for number in SIGNALS[1:] if not is_foreign(number)}

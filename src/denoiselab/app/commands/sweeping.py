@@ -62,15 +62,16 @@ def run(name: str, arguments: Namespace, check: Callable[[Jobs], list[Config]]) 
     flags = shlex.split(override("hydra.searchpath", places)) if places else []
     settings, former, rest = _settings(name, own, rest)
     slurm = settings.launcher == "slurm"
-    gpus, cores = _available()
-    if not slurm:
-        _check_count(settings.devices_per_job, gpus or cores, "GPU(s)" if gpus else "core(s)")
     for text in rest:
         if key_of(text) in ("hydra/launcher", "hydra/sweeper"):
             raise BadInput(f"{text}: sweep={settings.launcher} starts the jobs itself; leave it out.")
     found = _search(rest, settings)
     jobs = overrides.jobs(name, rest, multirun=True) if found is None else [[*job] for job in found.corners]
     extra = _devices(rest, settings)
+    if not slurm:
+        gpus, cores = _available()
+        on_cpu = not gpus or overrides.composed(name, jobs[0]).trainer.accelerator == "cpu"
+        _check_count(settings.devices_per_job, cores if on_cpu else gpus, "core(s)" if on_cpu else "GPU(s)")
     with elsewhere() if slurm else nullcontext():
         configs = check([[*job, *extra] for job in jobs])
     _check_pruner(configs, settings)
@@ -219,6 +220,7 @@ def _processes(configs: Sequence[Mapping[str, Any]], settings: SweepSettings, pr
         _check_count(per_job, cores, "core(s)")
         jobs = jobs or 1
         return Processes(program, [None] * jobs, max(1, cores // (jobs * per_job)))
+    _check_count(per_job, gpus, "GPU(s)")
     jobs = jobs or gpus // per_job
     if jobs * per_job > gpus:
         raise BadInput(

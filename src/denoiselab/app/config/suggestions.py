@@ -59,7 +59,8 @@ def _suggestion(parts: Sequence[str], depth: int, allowed: Sequence[str], known:
     """`did you mean 'x'? `, or nothing: what other programs call it, the closest spelling, or its place."""
     leaf, leaves = parts[-1], {name.rpartition(".")[2]: name for name in reversed(known)}
     if _OTHER_NAMES.get(leaf) in known and leaf not in leaves:
-        return _meant([_OTHER_NAMES[leaf]])
+        near = difflib.get_close_matches(leaf, allowed, n=1, cutoff=0.8) if depth == 0 else []  # gpu of plans
+        return _meant([*dict.fromkeys([*near, _OTHER_NAMES[leaf]])])
     if near := difflib.get_close_matches(parts[depth], allowed, n=1, cutoff=0.6):
         return _meant([".".join([*parts[:depth], near[0], *parts[depth + 1 :]])])
     places = [name for name in known if name.endswith(f".{'.'.join(parts)}")]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
+import zlib
+from collections.abc import Sequence
 from datetime import datetime
 
 ID_VARIABLE = "DENOISELAB_RUN_ID"
@@ -12,6 +15,13 @@ ID_VARIABLE = "DENOISELAB_RUN_ID"
 def trial() -> str | None:
     """The id that a W&B agent gave to this trial of its sweep; None where no agent has started this process."""
     return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+
+
+def name_multirun(command: Sequence[str]) -> None:
+    """Give a multirun that a job of the cluster starts an id of its own, the same if the job starts again."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is not None and trial() is None and not {ID_VARIABLE, "TORCHELASTIC_RUN_ID"} & os.environ.keys():
+        os.environ[ID_VARIABLE] = f"{job}-{zlib.crc32(shlex.join(command).encode()):08x}"
 
 
 def run_id() -> str:

@@ -32,7 +32,7 @@ class SweepTable(Callback):
         type(self).started = Path(config.hydra.sweep.dir)
         Sweep(
             directory=Path(config.hydra.sweep.dir),
-            id=run_id(),
+            id=_id_of(Path(config.hydra.sweep.dir)),
             launcher=str(config.hydra.launcher._target_).rpartition(".")[2],
             swept=tuple(multirun.swept_keys(given, jobs)),
             metric=config.optimized_metric,
@@ -53,6 +53,14 @@ class SweepTable(Callback):
         if cls.started is not None:
             started, cls.started = cls.started, None
             summarised(started)
+
+
+def _id_of(directory: Path) -> str:
+    """The id of the sweep in a directory; one that goes on keeps it, as it names its runs and their group."""
+    try:
+        return Sweep.read(directory).id
+    except BadInput:
+        return run_id()
 
 
 def summarised(directory: Path) -> None:
