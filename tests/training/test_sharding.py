@@ -1,9 +1,12 @@
 """Sharded training equals training on one device, and its checkpoints are read anywhere."""
 
+import itertools
 import json
+import os
 import pickle
 import shutil
 import socket
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from sharded_runs import BATCH, STEPS, fit, on_rank
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
+from denoiselab import files
 from denoiselab.app.building.starting import Former
 from denoiselab.app.runs.devices import check_devices
 from denoiselab.app.runs.strategies import check_checkpoints, check_strategy
@@ -241,6 +245,43 @@ def test_a_copy_stays_as_it_was_while_the_training_goes_on(tmp_path):
         torch.distributed.destroy_process_group()
     found = sharded_checkpoints.read(path)["state_dict"]
     assert {name: tensor.tolist() for name, tensor in found.items()} == {"a": 1.0, "b": [1.0, 1.0, 1.0]}
+
+
+# Where a save is killed: when tensors are written; between the renames of both; when the new one has its name.
+DEATHS = [("sha256_of", 0), ("rename", 1), ("_drop", 1)]
+
+
+def write_twice(rank, folder):
+    """Each rank alone: a checkpoint of ones, then one of twos, in the writing of which the process is killed."""
+    name, at = DEATHS[rank]
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder / f'store{rank}'}", rank=0, world_size=1)
+    mesh, path = init_device_mesh("cpu", (1,)), folder / str(rank) / "last.ckpt"
+    path.parent.mkdir()
+
+    def write(value):
+        weights = {"a": distribute_tensor(torch.full((3,), value), mesh, [Shard(0)])}
+        content = {"state_dict": weights, "optimizer_states": [], "denoiselab": {"ema": {}}}
+        sharded_checkpoints.written(content, path, 1, None, lambda place: False, copy=False)()
+
+    write(1.0)
+    owner = {"rename": Path, "_drop": files}.get(name, sharded_checkpoints)
+    calls, true = itertools.count(), getattr(owner, name)
+
+    def dying(*arguments):
+        if next(calls) == at:
+            os._exit(0)
+        return true(*arguments)
+
+    setattr(owner, name, dying)
+    write(2.0)
+    raise AssertionError("not killed")
+
+
+def test_a_save_that_is_killed_leaves_the_last_checkpoint_or_the_new_one(tmp_path):
+    on_ranks(write_twice, (tmp_path,), len(DEATHS))
+    for number, (name, _) in enumerate(DEATHS):
+        newest = saved(tmp_path / str(number))[0]
+        assert sharded_checkpoints.read(newest)["state_dict"]["a"].tolist() == [2.0 if name == "_drop" else 1.0] * 3
 
 
 def test_a_directory_is_put_aside_where_one_was_before(tmp_path):
