@@ -11,9 +11,11 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import QUICK, command
+from PIL import Image
 
 LENGTH = 1600
 BUDGET = [
@@ -100,7 +102,7 @@ def test_interrupted_and_continued_equals_uninterrupted(number, code, uninterrup
 def test_two_processes_train_the_same_model(tmp_path, run, invoke):
     """Ranks share each batch, and noise and dropout belong to the image: worlds differ by rounding alone."""
     path = tmp_path / "run"
-    shared = [*BUDGET, "max_images=320", f"paths.log_dir={tmp_path}"]
+    shared = [*BUDGET, "max_images=320", "callbacks.preview.every_images=320", f"paths.log_dir={tmp_path}"]
     two = run(
         "train.py", *shared, f"paths.run_dir={path}", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
         "trainer.accumulate_grad_batches=2",
@@ -116,6 +118,10 @@ def test_two_processes_train_the_same_model(tmp_path, run, invoke):
         assert float(loss) == pytest.approx(float(loss_one), rel=1e-6)
     assert all(torch.allclose(tensor, b[2][name], rtol=0, atol=1e-4) for name, tensor in a[2].items())
     assert [float(s) for s in a[3]] == pytest.approx([float(s) for s in b[3]], rel=1e-5)
+    picture = "samples/preview/images_000000000320.png"  # of which each rank has drawn a share
+    assert np.allclose(
+        *(np.asarray(Image.open(place / picture), dtype=int) for place in (path, tmp_path / "one")), rtol=0, atol=1
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -87,6 +87,28 @@ def gathered(rows: Tensor, device: torch.device) -> list[Tensor]:
     return [part[: int(count)] for part, count in zip(parts, counts, strict=True)]
 
 
+def divided(make: Callable[[Tensor], Tensor], number: int, device: torch.device) -> Tensor:
+    """What `make` gives for the indices `(B,)` from 0 to `number` - 1, `(number, *)` on the CPU of every rank.
+
+    Each rank makes its share.
+
+    Raises:
+        ValueError: If it raises one on a rank, on all of them.
+    """
+    rank, world = (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
+    index = torch.arange(rank * number // world, (rank + 1) * number // world, device=device)
+    try:
+        own = (make(index).cpu() if len(index) else None, "")
+    except ValueError as error:  # the others wait below
+        own = (None, f"{error}")
+    shares: list[Any] = [own] * world
+    if is_distributed():
+        dist.all_gather_object(shares, own)
+    if fault := next((text for _, text in shares if text), None):
+        raise ValueError(fault)
+    return torch.cat([rows for rows, _ in shares if rows is not None])
+
+
 def on_first_rank(compute: Callable[[], T]) -> T:
     """The result of `compute` on the first rank, on every rank.
 

@@ -177,7 +177,7 @@ class Preview(_Interval):
 
     Args:
         prepare: Maps the name of a sampler, a budget and the number of samples to the function that draws them to a
-            file.
+            file; all ranks call it, and the first one writes.
         directory: For files `images_<images seen>.png`.
         every_images: Interval in images seen; None for never.
         sampler: A name of conf/sampler.
@@ -202,13 +202,9 @@ class Preview(_Interval):
         self._draw = prepare(sampler, nfe, num_samples)
 
     def evaluate(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
-        with module.whole():  # all ranks gather it, one draws
-            if trainer.is_global_zero:
-                self._draw_and_log(trainer, module)
-
-    def _draw_and_log(self, trainer: pl.Trainer, module: DiffusionModule) -> None:
         path = self.directory / f"images_{module.images_seen:012d}.png"
-        self._draw(path)
-        for logger in trainer.loggers if path.is_file() else ():
+        with module.whole():
+            self._draw(path)
+        for logger in trainer.loggers if trainer.is_global_zero and path.is_file() else ():
             if hasattr(logger, "log_image"):
                 logger.log_image("preview/samples", [str(path)], step=module.images_seen)

@@ -61,8 +61,8 @@ def whole(module: nn.Module, numbers: Container[str]) -> Iterator[None]:
     """Within it a sharded module has all parameters whole on every rank, and calls nothing of other ranks.
 
     All ranks enter together; within it each may call the network as often as it needs: ranks draw different numbers of
-    batches, and rank 0 alone draws previews. Gathering at each call, as `fully_shard` does, would hang there; its
-    `unshard` would be undone by `state_dict`.
+    batches. Gathering at each call, as `fully_shard` does, would hang there; its `unshard` would be undone by
+    `state_dict`.
 
     Args:
         module: The root.

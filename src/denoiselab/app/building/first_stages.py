@@ -117,8 +117,13 @@ class Reconstructions:
         medium(self.model.shape).write_pairs(path, data.stored(index), made.cpu())
 
     def preview(self, sampler: str, nfe: int, num_samples: int) -> Callable[[Path], None]:
-        """A function that draws so many pairs; there is no sampler."""
-        return functools.partial(self.draw, number=num_samples)
+        """A function that draws so many pairs, on the first rank; there is no sampler."""
+
+        def write(path: Path) -> None:
+            if is_leader():
+                self.draw(path, num_samples)
+
+        return write
 
     def _measured(self, number: int, measures: Measures) -> dict[str, Any]:
         with self.applied(self.weights), self.model.evaluating():

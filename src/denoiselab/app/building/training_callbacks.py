@@ -13,10 +13,12 @@ from denoiselab.app.building import parts
 from denoiselab.app.building.evaluator import Evaluator, frontier_of, optimized_metric
 from denoiselab.app.building.guiders import Guided
 from denoiselab.app.config.settings import Evaluation, parse
+from denoiselab.app.runs.devices import is_leader
 from denoiselab.console import console
+from denoiselab.evaluation.ranks import divided
 from denoiselab.evaluation.report import tables
 from denoiselab.media.kinds import medium
-from denoiselab.model import Drawing, Model, NotFinite
+from denoiselab.model import Drawing, Model
 from denoiselab.training.ema import Names
 from denoiselab.training.snapshots import width_of
 
@@ -81,7 +83,7 @@ class PeriodicEvaluations:
         return score
 
     def preview(self, sampler: str, nfe: int, num_samples: int) -> Callable[[Path], None]:
-        """A function that draws samples and writes their picture."""
+        """A function that draws samples, each rank its share, and writes their picture."""
         evaluation, weights = self._config["evaluation"], first_weights(self._config, self._names)
         own = {"samplers": [sampler], "nfe": [nfe], "extra_nfe": {}, "num_samples": num_samples, "weights": weights}
         own |= _firsts(evaluation)
@@ -94,15 +96,17 @@ class PeriodicEvaluations:
 
         def write(path: Path) -> None:
             assert self._evaluator is not None
-            model = self._model
-            index = torch.arange(num_samples, device=model.device)
+            model, check = self._model, self._evaluator.check
             try:
                 with self._evaluator.applied(weights), model.evaluating():
-                    samples, _ = model.draw(index, drawing, self._evaluator.check)
-            except NotFinite as error:
-                console(stderr=True).print(f"preview: {error}")
+                    samples = divided(lambda index: model.draw(index, drawing, check)[0], num_samples, model.device)
+            except ValueError as error:  # a sample is not finite
+                if is_leader():
+                    console(stderr=True).print(f"preview: {error}")
                 return
-            medium(model.codec.shape).write_grid(path, samples.cpu(), labels=model.conditioner.described(index))
+            if is_leader():
+                labels = model.conditioner.described(torch.arange(num_samples, device=model.device))
+                medium(model.codec.shape).write_grid(path, samples, labels=labels)
 
         return write
 
