@@ -267,6 +267,13 @@ def test_cells_of_a_sampler_that_has_changed_leave_its_line(tmp_path):
     assert sorted(told) == [("ancestral", 2), ("ancestral", 3), ("ddim", 2)]
 
 
+def test_cells_of_samplers_with_infinite_options_are_stored_and_found(tmp_path):
+    again = {"settings": {"ddim": {"spacing": {"first_lam": -math.inf}}, "ancestral": {"values": [math.inf]}}}
+    first = score(frontier(nfe=[2], **again), tmp_path)
+    assert first[1]["settings"] == {"values": ["inf"], "steps": 2}
+    assert score(frontier(nfe=[2], **again), tmp_path) == first
+
+
 def test_cells_of_another_model_in_the_same_folder_are_neither_taken_nor_shown(tmp_path):
     """Of the same images seen and the same name of weights: two seeds of one training, or another codec."""
     score(frontier(nfe=[2, 3]), tmp_path, protocol={"model_sha256": "a"})

@@ -31,7 +31,11 @@ def sampler_of(name):
     return variant(sampler, corrector_steps=4) if getattr(sampler, "predictor", sampler) is None else sampler
 
 
-STOCHASTIC = {name: sampler_of(name) for name in names("sampler") if sampler_of(name).stochastic}
+STOCHASTIC = {
+    name: sampler_of(name)
+    for name in names("sampler")
+    if sampler_of(name).stochastic and getattr(sampler_of(name), "eta", 0.0) < math.inf  # which is no diffusion
+}
 STOCHASTIC["ddim with noise"] = samplers.DDIM(eta=0.7)
 
 

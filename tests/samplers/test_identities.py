@@ -1,5 +1,6 @@
 """Samplers that are one another in disguise, and everything on every schedule and parameterization."""
 
+import functools
 import itertools
 import math
 
@@ -13,7 +14,7 @@ from denoiselab import parameterizations, samplers
 from denoiselab.denoiser import Denoiser, LogNoise
 from denoiselab.noise import Noise
 from denoiselab.samplers import Memory, unipc
-from denoiselab.samplers.spacing import Karras, UniformTime
+from denoiselab.samplers.spacing import Karras, Refining, UniformTime
 from denoiselab.samplers.tableaus import euler
 from denoiselab.samplers.thresholding import Clip, Dynamic
 from denoiselab.schedules import VPLinear
@@ -260,3 +261,42 @@ def test_every_schedule_leads_to_the_end_of_the_exact_ode(rule):
             end = 2 * end_of(rule, mixture(), schedule, 80) - end
         print(rule, type(schedule).__name__, float((end - exact).abs().max()))
         assert torch.allclose(end, exact, rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("eta", [math.inf, 20.0])
+@pytest.mark.parametrize("path", ["edm", "vp_linear", "flow"])
+def test_order_one_with_all_noise_anew_is_the_sampling_of_consistency_models(path, eta):
+    """Song et al., arXiv 2303.01469, algorithm 1: x0 <- D(x), x <- alpha x0 + sigma z, from pure noise too."""
+    schedule = build("schedule", path)
+    grid = Refining([3.0, 0.8, 0.1])
+    levels = grid(schedule, 4)
+    if eta != math.inf and levels[0].alpha == 0:  # whose first step adds the predicted noise
+        return
+    assert [round(float(level.rho), 9) for level in levels[1:]] == [3.0, 0.8, 0.1, 0.0]
+    sampler, noise = samplers.DPMSolverPP(grid, 4, 1, eta=eta), functools.partial(Noise, 1, torch.arange(50))
+    x = sampler(mixture(), schedule, (1,), noise(), dtype=F64)
+    z = noise()
+    want = levels[0].sigma * z.normal((1,), F64)
+    for here, there in itertools.pairwise(levels):
+        want = mixture()(want, here).x0
+        if there.sigma > 0:
+            want = there.alpha * want + there.sigma * z.like(want)
+    assert torch.allclose(x, want, rtol=0, atol=1e-10)
+
+
+def test_levels_of_refinement():
+    grid, path = Refining([3.0, 0.8, 0.1], to_clean=False), build("schedule", "flow")
+    for count in (1, 2, 3, 4):
+        rho = grid.levels(path, count).rho
+        assert torch.allclose(rho, torch.tensor([math.inf, 3.0, 0.8, 0.1], dtype=F64)[:count])
+    rho = grid.levels(path, 6).rho  # of five levels: 3, 0.8, 0.1, and the geometric means between them
+    assert torch.allclose(rho[1:], torch.tensor([3.0, 2.4**0.5, 0.8, 0.08**0.5, 0.1], dtype=F64))
+    with pytest.raises(ValueError, match="steps=3: with one level in values there are at most 2 steps"):
+        Refining([0.8]).levels(path, 3)
+    with pytest.raises(ValueError, match="they do not go from its noisy end to data"):
+        Refining([0.8, 3.0]).levels(path, 3)
+    with pytest.raises(ValueError, match=r"values=\[\]: give at least 1 level"):
+        Refining([])
+    for kind in (samplers.DPMSolver, samplers.DPMSolverPP):
+        with pytest.raises(ValueError, match="eta=inf: only DPMSolverPP with order=1"):
+            kind(GRID, 12, 1 if kind is samplers.DPMSolver else 2, eta=math.inf)

@@ -16,7 +16,7 @@ from denoiselab.evaluation.contracts import INFINITY, Growing, Measure, Scorer
 from denoiselab.evaluation.decided import Outcome, UntilDecided
 from denoiselab.evaluation.plans import Control, Plan, Run, identity_of, record_of, write_files
 from denoiselab.evaluation.ranks import is_first_rank, on_first_rank
-from denoiselab.evaluation.records import Record, comparable, rule
+from denoiselab.evaluation.records import Record, comparable, in_json, rule
 from denoiselab.evaluation.standing import Stopping, Undecidable
 from denoiselab.evaluation.store import Store, find, mark_code
 from denoiselab.guidance import Guidance
@@ -74,7 +74,7 @@ class Frontier:
             raise ValueError(f"evaluation.num_samples={num_samples}: a covariance takes at least 2.")
         if batch_size < 1:
             raise ValueError(f"evaluation.batch_size={batch_size}: it must be at least 1.")
-        self.samplers, self.settings = samplers, settings
+        self.samplers, self.settings = samplers, in_json(settings)
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
         self.weights, self.guidance, self._rescore, self.first = list(weights), list(guidance), rescore, first
         self.cells: list[tuple[str, int]] = []  # (sampler, steps), each once

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -91,3 +92,12 @@ def lower_is_better(record: Record) -> bool:
     """Of the primary metric."""
     primary = (record.get("scores") or {}).get(record.get("metric"), {})
     return bool(primary.get("lower_is_better", True))
+
+
+def in_json(tree: Any) -> Any:
+    """A copy of a tree of plain containers, in which infinite numbers, which JSON has not, are words."""
+    if isinstance(tree, list):
+        return [in_json(value) for value in tree]
+    if isinstance(tree, Mapping):
+        return {key: in_json(value) for key, value in tree.items()}
+    return str(tree) if isinstance(tree, float) and math.isinf(tree) else tree

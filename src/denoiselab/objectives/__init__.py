@@ -3,12 +3,15 @@
 from denoiselab.objectives.alignment import RepresentationAlignment
 from denoiselab.objectives.base import Objective
 from denoiselab.objectives.classification import CrossEntropy
+from denoiselab.objectives.consistency import ConsistencyDistillation, ConsistencyTraining
 from denoiselab.objectives.continuous import ContinuousBound
 from denoiselab.objectives.denoising import DenoisingObjective
 from denoiselab.objectives.score_matching import ImplicitScoreMatching, SlicedScoreMatching
 from denoiselab.objectives.variational import Hybrid, SohlDickstein, VariationalBound
 
 __all__ = [
+    "ConsistencyDistillation",
+    "ConsistencyTraining",
     "ContinuousBound",
     "CrossEntropy",
     "DenoisingObjective",

@@ -1,7 +1,8 @@
-"""Distances: functions of the error of a network's output, element by element."""
+"""Distances: functions of the error of a network's output, element by element or of a whole sample."""
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -37,5 +38,47 @@ def huber(error: Tensor, delta: float = 1.0) -> Tensor:
 
 
 def pseudo_huber(error: Tensor, c: float = 0.03) -> Tensor:
-    """sqrt(error^2 + c^2) - c (Song and Dhariwal, Improved Consistency Training, arXiv 2310.14189, eq. 6)."""
+    """sqrt(error^2 + c^2) - c of each element (Charbonnier et al., ICIP 1994); of samples, `sample_pseudo_huber`.
+
+    Args:
+        error: Of the output, `(B, *)`.
+        c: Where the square, over 2 c, becomes the straight line.
+    """
     return error.square() / (torch.hypot(error, torch.full_like(error, c)) + c)
+
+
+class SampleDistance(Protocol):
+    """A loss as a function of the error of a whole sample."""
+
+    def __call__(self, error: Tensor, /) -> Tensor:
+        """The loss `(B,)` of errors `(B, *)`; at least 0, and 0 with a gradient of 0 for an error of 0."""
+        ...
+
+
+def norm(error: Tensor) -> Tensor:
+    """|error|, the root of the sum of squares; its gradient at 0 is 0."""
+    length: Tensor = torch.linalg.vector_norm(error.flatten(1), dim=1)
+    return length
+
+
+def squared_norm(error: Tensor) -> Tensor:
+    """|error|^2, the sum of squares."""
+    return error.flatten(1).square().sum(1)
+
+
+def sample_pseudo_huber(error: Tensor, c: float | None = None) -> Tensor:
+    """sqrt(|error|^2 + c^2) - c (Song and Dhariwal, arXiv 2310.14189, section 3.3).
+
+    Args:
+        error: Of x0, `(B, *)`.
+        c: None: 0.00054 sqrt(d), for d dimensions.
+
+    Raises:
+        ValueError: If c <= 0.
+    """
+    if c is None:
+        c = 0.00054 * math.sqrt(error[0].numel())
+    if c <= 0:
+        raise ValueError(f"c={c}: it must be positive; without it, the distance is norm.")
+    square = squared_norm(error)
+    return square / ((square + c**2).sqrt() + c)

@@ -5,6 +5,7 @@ The rules for eps and for x0 only differ in their `Space`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -36,7 +37,8 @@ class DPMSolverPP(Multistep):
 
     Args:
         published: Whether to use the published coefficients, which exist up to order 3.
-        eta: Rate of noise; 0 is the ODE.
+        eta: Rate of noise; 0 is the ODE. inf, of order 1, renews all noise in each step: x0 <- D(x), x <- alpha x0 +
+            sigma z, the sampling of consistency models (arXiv 2303.01469, algorithm 1).
         s_noise: Factor on the standard deviation of the noise.
         taylor: With `published`, whether steps of order 2 are exact.
     """
@@ -53,15 +55,28 @@ class DPMSolverPP(Multistep):
             check_number("order", self.order, 1, 3)
         check_number("eta", self.eta)
         check_number("s_noise", self.s_noise)
+        if self.eta == math.inf and (self.order > 1 or not isinstance(self.space, X0)):
+            raise ValueError(
+                f"eta=inf: only DPMSolverPP with order=1 renews all noise; found {type(self).__name__} with "
+                f"order={self.order}."
+            )
         self.stochastic = self.eta > 0
         # The polynomial's order is that of a path's drift; without the Ito terms the weak order is 1.
         self.convergence_order = 1 if self.eta else self.whole(min(self.order, 2) if self.published else self.order)
         if self.eta and self.s_noise != 1:
             self.convergence_order, self.no_order = None, NOISIER
+        if self.eta == math.inf:
+            self.convergence_order, self.no_order = None, "each step renews all noise, however many there are"
 
     @property
     def space(self) -> Space:
         return X0(self.eta, self.s_noise)
+
+    def plan(self, schedule: Schedule, levels: Sequence[Level]) -> list[Planned]:
+        steps = super().plan(schedule, levels)
+        if self.eta == math.inf and levels[0].alpha == 0 and levels[1].sigma > 0:  # of pure noise, too
+            steps[0] = Planned(self.advance(schedule, levels[:1], levels[1]), levels[1])
+        return steps
 
     def weights(self, schedule: Schedule, nodes: Sequence[Level], there: Level) -> list[float]:
         if not self.published or len(nodes) == 1 or (self.taylor and len(nodes) == 2):

@@ -14,7 +14,7 @@ from denoiselab.samplers.spacing.grids import (
     fractions,
     is_one_call,
 )
-from denoiselab.samplers.spacing.listed import FromFile, Listed, Stretched
+from denoiselab.samplers.spacing.listed import FromFile, Listed, Refining, Stretched
 from denoiselab.samplers.spacing.trained import (
     DDIMQuadratic,
     DDIMQuadraticReleased,
@@ -40,6 +40,7 @@ __all__ = [
     "Linspace",
     "Listed",
     "PowerTime",
+    "Refining",
     "Spacing",
     "Stretched",
     "ToLeastNoise",

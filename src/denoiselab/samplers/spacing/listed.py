@@ -67,6 +67,47 @@ class Listed(Spacing):
 
 
 @dataclass(eq=False)
+class Refining(Spacing):
+    """The noisy end of the schedule, then given levels: a run of S steps has the first S - 1 of them.
+
+    For more steps than that, half log-SNR is interpolated linearly over the index of the given levels.
+
+    Args:
+        values: At least 1 coordinate, from noise to data. Default: of rho; the first is that of 2 steps on CIFAR-10 of
+            improved consistency training (arXiv 2310.14189).
+        axis: The coordinate that they are.
+
+    Raises:
+        ValueError: If there are no values, or (`levels`) they do not go from the schedule's start to data, or one
+            is to be interpolated.
+    """
+
+    values: Sequence[float] = (0.821, 0.4, 0.2)
+    axis: Axis = field(default_factory=Rho)
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("values=[]: give at least 1 level.")
+
+    def levels(self, schedule: Schedule, count: int) -> Level:
+        start = schedule.level(torch.tensor(schedule.start(self.first_lam), dtype=torch.float64))
+        listed = [self.axis.level(schedule, value) for value in self.values]
+        if not all(a.lam < b.lam for a, b in pairwise([start, *listed])):
+            raise ValueError(
+                f"values={list(self.values)}: on this schedule they do not go from its noisy end to data, each once."
+            )
+        if count - 1 <= len(listed):
+            return schedule.level(torch.stack([level.t for level in [start, *listed[: count - 1]]]))
+        if len(listed) == 1:
+            raise ValueError(f"steps={count}: with one level in values there are at most 2 steps; list more.")
+        lam = torch.stack([level.lam for level in listed])
+        place = fractions(count - 1) * (len(lam) - 1)
+        left = place.floor().clamp(max=len(lam) - 2).long()
+        between = schedule.time_of(torch.lerp(lam[left], lam[left + 1], place - left))
+        return schedule.level(torch.cat((start.t[None], between)))
+
+
+@dataclass(eq=False)
 class Stretched(Spacing):
     """A list of rho = sigma / alpha made for one schedule; its logarithm is stretched to the ends of another.
 
