@@ -116,11 +116,13 @@ def test_er_sde_of_a_power_is_the_reverse_sde_at_order_1():
 
 def test_rx_dpm_is_the_released_extrapolation_of_euler():
     """Its `rx_euler_sampler`, of 12 steps in groups that divide them, on EDM's schedule; there to clean data too."""
-    levels = VE.at(torch.linspace(-3, 3, 13, dtype=F64)).unbind()
+    levels = VE.at(torch.linspace(-3, 3, 14, dtype=F64)).unbind()
     rho = [float(level.rho) for level in levels]
-    for group in (2, 3, 4):
+    for group, alone in ((2, 0), (3, 0), (4, 0), (2, 1), (3, 1)):
         x = X
-        for i in range(0, 12, group):
+        if alone:
+            x = X + (rho[1] - rho[0]) * (X - ORACLE(X, levels[0]).x0) / rho[0]
+        for i in range(alone, 12 + alone, group):
             fine, first = x, None
             for j in range(i, i + group):
                 slope = (fine - ORACLE(fine, levels[j]).x0) / rho[j]
@@ -129,12 +131,13 @@ def test_rx_dpm_is_the_released_extrapolation_of_euler():
             coarse = x + (rho[i + group] - rho[i]) * first
             share = sum(((rho[j] - rho[j + 1]) / (rho[i] - rho[i + group])) ** 2 for j in range(i, i + group))
             x = (fine - share * coarse) / (1 - share)
-        assert distance(ours(rule(RXDPM, group=group), VE, levels, X), x) < EXACT
+        mine = rule(RXDPM, group=group, alone=alone)
+        assert distance(ours(mine, VE, levels[: 13 + alone], X), x) < EXACT
 
 
 def test_two_equal_steps_of_rx_dpm_are_the_midpoint_rule():
     levels = VE.at(-torch.linspace(5.0, 0.2, 9, dtype=F64).log()).unbind()
-    found = ours(rule(RXDPM), VE, levels, X)
+    found = ours(rule(RXDPM, alone=0), VE, levels, X)
     assert distance(found, ours(rule(RhoRK, midpoint()), VE, levels[::2], X)) < EXACT
 
 

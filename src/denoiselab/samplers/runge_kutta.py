@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar
 
 from torch import Tensor
@@ -16,6 +17,7 @@ from denoiselab.noise import Noise
 from denoiselab.samplers.base import Memory, OneStep, Planned, Sampler, Step
 from denoiselab.samplers.checks import check_number
 from denoiselab.samplers.multistep import Combination
+from denoiselab.samplers.spacing import Spacing, VPTime
 from denoiselab.samplers.tableaus import Tableau, heun, rk4
 from denoiselab.samplers.transfer import Axis, Eps, Reader, Rho, Space, Time, Velocity, linear
 from denoiselab.schedules import Level, Schedule
@@ -73,16 +75,19 @@ class RXDPM(Sampler):
     """RX-DPM: Richardson extrapolation of several steps of DDIM and one over all of them that shares their first call.
 
     The error of a step is of its length in rho squared, so of `group` steps the share r = sum_i d_i^2 / (sum_i d_i)^2
-    of the long step's, and x = (x_short - r x_long) / (1 - r). Two equal steps in rho are the midpoint rule. Steps that
-    are left over are the first ones.
+    of the long step's, and x = (x_short - r x_long) / (1 - r). Two equal steps in rho are the midpoint rule. If r is
+    near 1, as where the first step is by far the longest in rho, the extrapolation amplifies the difference.
 
     Source: Choi et al., RX-DPM, arXiv 2504.01855, section 3.
 
     Args:
-        group: Steps that are extrapolated together, at least 2.
+        group: Steps that are extrapolated together, at least 2; the last group may have fewer.
+        alone: First steps that are not: 1 in the released code for Stable Diffusion, 0 in that for EDM.
     """
 
+    spacing: Spacing = field(default_factory=VPTime)
     group: int = 2
+    alone: int = 1
 
     convergence_order = 2
     space: ClassVar[Space] = Eps()
@@ -90,11 +95,12 @@ class RXDPM(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("group", self.group, 2)
+        check_number("alone", self.alone)
 
     def interior(self, schedule: Schedule, levels: Sequence[Level], to_come: int) -> list[Planned]:
         count = len(levels) - 1
-        starts = range(count % self.group - self.group if count % self.group else 0, count, self.group)
-        return [self._extrapolated(schedule, levels[max(0, i) : i + self.group + 1]) for i in starts]
+        starts = [*range(min(self.alone, count)), *range(self.alone, count, self.group), count]
+        return [self._extrapolated(schedule, levels[i : j + 1]) for i, j in pairwise(starts)]
 
     def _extrapolated(self, schedule: Schedule, levels: Sequence[Level]) -> Planned:
         here, count, rho = levels[0], len(levels) - 1, [float(level.rho) for level in levels]
@@ -124,6 +130,7 @@ class PFDiff(Sampler):
         h: Levels from the start of a step to its call, from 1 to k.
     """
 
+    spacing: Spacing = field(default_factory=VPTime)
     k: int = 1
     h: int = 1
 

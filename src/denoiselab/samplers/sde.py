@@ -14,7 +14,7 @@ from denoiselab.noise import Noise
 from denoiselab.samplers.base import Memory, OneStep, Planned, Step, jump
 from denoiselab.samplers.checks import check_number
 from denoiselab.samplers.multistep import Multistep
-from denoiselab.samplers.spacing import Spacing, UniformTime
+from denoiselab.samplers.spacing import Spacing, UniformTime, VPTime
 from denoiselab.samplers.transfer import X0, Space, gap, kernel, linear
 from denoiselab.schedules import Level, Schedule
 from denoiselab.variances import posterior_variances
@@ -240,6 +240,7 @@ class ERSDE(Multistep):
         scale: The function phi.
     """
 
+    spacing: Spacing = field(default_factory=VPTime)
     order: int = 3
     scale: NoiseScale = field(default_factory=SmoothScale)
 

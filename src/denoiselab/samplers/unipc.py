@@ -15,6 +15,7 @@ from denoiselab.noise import Noise
 from denoiselab.samplers.base import Memory, Planned
 from denoiselab.samplers.checks import check_number
 from denoiselab.samplers.multistep import Multistep
+from denoiselab.samplers.spacing import Spacing, VPTime
 from denoiselab.samplers.transfer import X0, Eps, Lam, Reader, Space, gap, interpolation, kernel, linear
 from denoiselab.schedules import Level, Schedule
 
@@ -214,6 +215,7 @@ class SASolver(UniPC):
         ValueError: If an option is out of range.
     """
 
+    spacing: Spacing = field(default_factory=VPTime)
     coefficients: Coefficients = field(default_factory=BH1)
     tau: float = 1.0
     low: float = 0.72
