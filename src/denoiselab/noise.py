@@ -99,6 +99,7 @@ class Noise:
         self._key = (seed & _MASK, (seed >> 32) ^ ((family & 1) << 31))
         self._ahead: dict[int, Tensor] = {}
         self._size = -1
+        self._given: Tensor | None = None
         # Fresh memory costs as much as the numbers.
         self._memory: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -109,6 +110,12 @@ class Noise:
         other.index = self.index // count
         other.draw, other._first = self.draw + _SHARED, self._first + _SHARED
         self.draw += 1
+        return other
+
+    def paired(self, given: Tensor) -> Noise:
+        """The same noise, but the next `like` gives `given` `(B, *)`: the noise that a batch of samples was made of."""
+        other = copy.copy(self)
+        other._ahead, other._given = {}, given
         return other
 
     def keys(self, count: int) -> Tensor:
@@ -193,6 +200,9 @@ class Noise:
 
     def like(self, x: Tensor) -> Tensor:
         """Standard normal draws shaped, typed and laid out like `x` `(B, *)`."""
+        if self._given is not None:
+            given, self._given = self._given, None
+            return _laid_out(given.to(x), x)
         return _laid_out(self.normal(x.shape[1:], x.dtype), x)
 
     def between(self, x: Tensor, here: Level, there: Level) -> Tensor:

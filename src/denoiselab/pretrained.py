@@ -44,6 +44,7 @@ class Loaded:
         config: Of the run, plain containers.
         images_seen: In training.
         basis: Of which averages of other widths are reconstructed.
+        teacher: The record of what it learned from; None for no teacher.
     """
 
     model: Model
@@ -51,6 +52,7 @@ class Loaded:
     config: dict[str, Any]
     images_seen: int
     basis: Basis = field(default_factory=Basis)
+    teacher: dict[str, Any] | None = None
 
     @property
     def names(self) -> Names:
@@ -176,7 +178,7 @@ def read(path: Path, conditioner: Mapping[str, Any] = _NO_OPTIONS, data: Mapping
             f"ckpt={path}: it is a classifier, which draws no samples; it guides those of a model with "
             "classifier_guidance=trained and classifier_guidance.classifier.path."
         )
-    loaded = Loaded(rebuilt.model, *rebuilt[1:5])
+    loaded = Loaded(rebuilt.model, *rebuilt[1:6])
     if "_target_" in loaded.config["data"]:
         from denoiselab.data import supply  # imports every source of data
 

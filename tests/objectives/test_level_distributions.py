@@ -3,6 +3,7 @@
 import math
 from collections import deque
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -20,6 +21,7 @@ from denoiselab.objectives.level_distributions import (
     SingleLevel,
     UniformSteps,
     UniformTime,
+    UShapedTime,
 )
 from denoiselab.objectives.uniforms import Antithetic, Independent, LowDiscrepancy, Stratified
 from denoiselab.schedules import EDM, DiscreteVP, Flow, VPCosine, VPLinear, betas
@@ -44,6 +46,13 @@ def test_uniform_time():
     schedule = VPLinear()
     t = drawn(UniformTime(), schedule).level.t
     assert p_value((t - 1e-3) / 0.999, "uniform") > 1e-3
+
+
+@pytest.mark.parametrize("a", [0.5, 4.0])
+def test_u_shaped_time(a):
+    """The integral of a (e^(a u) + e^(a (1 - u))) / (2 e^a - 2)."""
+    t = drawn(UShapedTime(a), Flow()).level.t
+    assert p_value(t, lambda u: (np.exp(a * u) - np.exp(a * (1 - u)) + np.exp(a) - 1) / (2 * np.exp(a) - 2)) > 1e-3
 
 
 def test_log_normal_noise():
@@ -159,6 +168,7 @@ def test_sample_i_has_its_level_whatever_the_batch():
         LogNormalNoise(),
         LogitNormalTime(),
         ModeTime(),
+        UShapedTime(),
         CosineLogSNR(0.3),
         SingleLevel(0.3),
         LossHistory(1000),
@@ -270,6 +280,7 @@ def test_the_history_is_that_of_one_process_on_any_number_of_them(tmp_path):
         (lambda: LogNormalNoise(std=0.0), "std=0.0"),
         (lambda: LogitNormalTime(std=-1.0), "std=-1.0"),
         (lambda: ModeTime(2.0), "scale=2.0"),
+        (lambda: UShapedTime(0.0), "a=0.0"),
         (lambda: ModeTime(-1.1), "scale=-1.1"),
         (lambda: Stratified(0), "batch_size=0"),
         (lambda: LossHistory(1), "steps=1"),

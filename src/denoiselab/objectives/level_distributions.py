@@ -166,6 +166,27 @@ class ModeTime(LevelDistribution):
         return Draw(_at_fraction(schedule, 1 - u - self.scale * ((math.pi / 2 * u).cos().square() - 1 + u)))
 
 
+class UShapedTime(LevelDistribution):
+    """u with density proportional to e^(a u) + e^(a (1 - u)), t scaled to [t_min, t_max]: most at both ends.
+
+    For pairs of noise and sample, where the network errs most near the ends. Source: Lee et al., Improving the Training
+    of Rectified Flows, arXiv 2405.20320, section 4.
+
+    Args:
+        a: Positive; the density at the ends is cosh(a / 2) times that in the middle.
+    """
+
+    def __init__(self, a: float = 4.0, uniforms: Uniforms | None = None) -> None:
+        super().__init__(uniforms)
+        if not 0 < a <= 100:
+            raise ValueError(f"a={a}: it must be positive, and at most 100.")
+        self.a = a
+
+    def forward(self, schedule: Schedule, noise: Noise) -> Draw:
+        u = (2 * self.uniforms(noise) - 1) * math.sinh(self.a / 2)
+        return Draw(_at_fraction(schedule, (0.5 + u.asinh() / self.a).clamp(0, 1)))
+
+
 class CosineLogSNR(LevelDistribution):
     """The log-SNR distribution of the cosine schedule, cut to the schedule's range, on any schedule.
 

@@ -93,14 +93,18 @@ class Denoising:
 
     def loss(self, batch: Batch, noise: Noise, images_seen: int) -> Loss:
         codec, conditioner = self.model.codec, self.model.conditioner
-        kept = batch["kept"].float() if "kept" in batch else codec.encode_pixels(batch["images"])
+        if "pair" in batch:
+            given, kept = batch["pair"].unbind(1)
+            noise = noise.paired(given)
+        else:
+            kept = batch["kept"].float() if "kept" in batch else codec.encode_pixels(batch["images"])
         # Conditions that are made of images have them; what else asks for them gets no numbers.
         images = batch["images"] if "images" in batch else kept.new_full((), math.nan).expand(len(kept), *codec.shape)
         clean = Clean(
             images, batch["labels"], batch.get("captions"), batch.get("augmentation"), batch.get("maps")
         )  # fmt: skip
         cond = conditioner.train(clean, noise)._replace(augmentation=clean.augmentation)
-        x0 = codec.encode_latents(kept, noise.normal)
+        x0 = kept if "pair" in batch else codec.encode_latents(kept, noise.normal)
         return Loss(self.objective(self.model.trained, x0, noise, cond).mean())
 
 

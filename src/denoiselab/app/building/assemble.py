@@ -134,7 +134,7 @@ def assemble(config: Config, path: Path, continues: str) -> Run:
         config, model.codec, (model.conditioner, objective), images, augmentation, verify=is_leader()
     )  # fmt: skip
     module = DiffusionModule(
-        model, objective, optimizer, lr_schedule, ema, settings.seed, config, images.fingerprint,
+        model, objective, optimizer, lr_schedule, ema, settings.seed, config, stored_latents.sha256(images, latents),
         Preparation(settings.compile, half=config["trainer"]["precision"] == "bf16-true"),
     )  # fmt: skip
     names = ema.planned(settings.max_images, settings.batch_size)

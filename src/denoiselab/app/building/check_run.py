@@ -41,6 +41,7 @@ _ASIDE = (
     "trainer",
     "logger",
     "latents",
+    "pairs",
     "decode_memory",
 )
 

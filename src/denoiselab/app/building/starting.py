@@ -14,6 +14,7 @@ from denoiselab.app.building.captions import check_same_tokenizer
 from denoiselab.app.runs.paths import newest
 from denoiselab.app.runs.run_directory import RunDirectory, differences
 from denoiselab.console import console
+from denoiselab.data.pairs import PairStore
 from denoiselab.errors import BadInput
 from denoiselab.files import remove, sha256_of
 from denoiselab.from_config import parts, with_hashes
@@ -128,8 +129,10 @@ def teach(run: Run, continued: Former | None) -> dict[str, Any] | None:
     """
     config, module = run.config, run.module
     module.teacher = dict(continued.teacher) if continued and continued.teacher else None
+    if isinstance(run.batches.latents, PairStore):
+        module.teacher = run.batches.latents.taught
     if config.get("teacher") is None:
-        return None
+        return module.teacher
     if continued and continued.images_seen >= run.settings.max_images:
         return module.teacher
     assert isinstance(module.objective, Objective)  # as check_teacher has found
@@ -168,9 +171,12 @@ def teach(run: Run, continued: Former | None) -> dict[str, Any] | None:
 
 def described(teacher: Mapping[str, Any]) -> str:
     """A teacher's record in words."""
+    called = f"called {teacher['calls_per_image']} times an image"
+    if "pairs" in teacher:
+        called = f"in {teacher['pairs']:,} pairs, which took {teacher['calls']:,} calls"
     return (
         f"learns from {teacher['checkpoint']}: {teacher['weights']} weights of {teacher['images_seen']:,} images seen, "
-        f"called {teacher['calls_per_image']} times an image"
+        f"{called}"
     )
 
 

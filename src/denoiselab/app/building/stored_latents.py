@@ -1,4 +1,4 @@
-"""The latents of a data set in a folder: what they are of, and whether a training can read them."""
+"""Latents of a data set, or pairs of noise and samples, in a folder: what they are of, and whether they suit a run."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from denoiselab.codecs import Codec
 from denoiselab.data import DataSet
 from denoiselab.data.augmentation import Augmentation, HorizontalFlip
 from denoiselab.data.latents import LatentStore, StoredLatents
+from denoiselab.data.pairs import PairStore
 from denoiselab.errors import BadInput
+from denoiselab.from_config import with_hashes
 from denoiselab.frozen.autoencoders import FolderCodec
 from denoiselab.frozen.folders import sha256_of
+from denoiselab.nodes.options import completed
 
 Config = dict[str, Any]
 
@@ -47,8 +50,10 @@ def read(
     augmentation: Augmentation | None,
     *,
     verify: bool,
-) -> StoredLatents | None:
+) -> StoredLatents | PairStore | None:
     """The latents that `latents` names, once they are known to be those of the codec and of the data; None for none.
+
+    Or the pairs that `pairs` names, as of `read_pairs`.
 
     Args:
         config: Of a run.
@@ -62,7 +67,7 @@ def read(
         BadInput: If they are of something else, or damaged, or do not have what the run needs.
     """
     if config.get("latents") is None:
-        return None
+        return None if config.get("pairs") is None else read_pairs(config, codec, users, verify=verify)
     folder = Path(config["latents"]).expanduser()
     option = f"latents={folder}"
     ours = origin(codec, data, option)
@@ -98,6 +103,41 @@ def read(
     return StoredLatents(store, config["seed"], augmentation, uses_images)
 
 
+def read_pairs(config: Config, codec: Codec, users: Sequence[Any], *, verify: bool) -> PairStore:
+    """The pairs that `pairs` names, once they are known to suit a run; arguments as of `read`.
+
+    Raises:
+        BadInput: If they are damaged, or are of another shape, codec or data, or do not have what the run needs.
+    """
+    folder = Path(config["pairs"]).expanduser()
+    option = f"pairs={folder}"
+    store = PairStore.open(folder, verify=verify)
+    of, shape, (conditioner, _) = store.facts["of"], list(codec.latent_shape), users
+    if store.facts["shape"] != shape:
+        raise BadInput(f"{option}: are of shape {store.facts['shape']}, and this run's denoiser takes {shape}.")
+    for name, theirs, ours in (
+        ("codec", of["codec"], with_hashes(completed(config["codec"]))),
+        ("data.name", of["data"], config["data"]["name"]),
+    ):
+        if theirs != ours:
+            raise BadInput(f"{option}: were made by a model with {name} {theirs}, and this run has {ours}.")
+    if any(getattr(user, "uses_images", False) for user in users):
+        raise BadInput(f"{option}: have no images, of which conditions or features of this run are made.")
+    if conditioner.names and store.facts["classes"] is None:
+        raise BadInput(f"{option}: have no classes, on which this run conditions; choose conditioner=none.")
+    if of["seed"] == config["evaluation"]["seed"]:
+        raise BadInput(
+            f"{option}: are of the noise of evaluation.seed={of['seed']}, from which samples are scored; "
+            "choose another evaluation.seed."
+        )
+    return store
+
+
+def sha256(data: DataSet, latents: StoredLatents | PairStore | None) -> str:
+    """The fingerprint of what is trained on."""
+    return latents.fingerprint if isinstance(latents, PairStore) else data.fingerprint
+
+
 def check_augmentation(config: Config, augmentation: Augmentation | None) -> None:
     """Refuse an augmentation that changes images in a way in which latents cannot be changed."""
     if config.get("latents") is not None and augmentation is not None and type(augmentation) is not HorizontalFlip:
@@ -105,6 +145,10 @@ def check_augmentation(config: Config, augmentation: Augmentation | None) -> Non
             f"augmentation={type(augmentation).__name__}: latents={config['latents']} are of images without it, and "
             "latents cannot be changed so; choose augmentation=flip or null, or leave out latents."
         )
+    if config.get("pairs") is not None:
+        for name in ("latents", "augmentation"):
+            if config.get(name) is not None:
+                raise BadInput(f"pairs={config['pairs']}: they are read in place of data, so give {name}=null.")
 
 
 def _short(digest: str) -> str:

@@ -80,7 +80,7 @@ def run(config: Config, directory: Path | None = None) -> Outcome:
         if not leader and images_seen >= run.settings.max_images:
             return Outcome(math.nan)  # nothing to train, so no group of processes: the leader scores alone
         if leader:
-            home.describe(config, run.images.fingerprint, continued.data_sha256 if continued else None, origins)
+            home.describe(config, str(run.module.data_sha256), continued.data_sha256 if continued else None, origins)
             for name, content in run.files.items():
                 write_text(path / name, content)
             _describe(run, home, continued, initial)

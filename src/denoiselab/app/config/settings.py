@@ -118,6 +118,7 @@ class TrainSettings(_Settings):
     teacher: str | None = None
     teacher_weights: str | None = None
     latents: str | None = None
+    pairs: str | None = None
     decode_memory: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     compile: Literal["off", "per_block", "whole"] = "off"
     requeue: bool = False

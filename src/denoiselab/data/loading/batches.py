@@ -17,6 +17,7 @@ from denoiselab.data.base import DataSet
 from denoiselab.data.latents import StoredLatents
 from denoiselab.data.loading.processes import clean_processes, end_with_parent
 from denoiselab.data.loading.stream import IndexStream
+from denoiselab.data.pairs import PairStore
 from denoiselab.noise import LOADING, Noise
 
 
@@ -33,6 +34,7 @@ class Batch(TypedDict):
         augmentation: `(B, A)` how each image was augmented, if augmentations report it.
         maps: `(B, H, W)` int64 the class of each pixel, if the set has maps.
         kept: `(B, *)` what the codec keeps of the images, augmented, if it is read from a store.
+        pair: `(B, 2, *)` noise and the sample made of it, in place of images.
     """
 
     images: NotRequired[Tensor]
@@ -42,6 +44,7 @@ class Batch(TypedDict):
     augmentation: NotRequired[Tensor]
     maps: NotRequired[Tensor]
     kept: NotRequired[Tensor]
+    pair: NotRequired[Tensor]
 
 
 class Positions(Sampler[range]):
@@ -70,16 +73,20 @@ class Reader(Dataset[Batch | Exception]):
     Args:
         data: The samples.
         seed: Of the order, and of random crops.
-        latents: Read instead of the images, or beside them; None for the images alone.
+        latents: Read instead of the images, or beside them; pairs: in place of all else. None for the images alone.
     """
 
-    def __init__(self, data: DataSet, seed: int, latents: StoredLatents | None = None) -> None:
-        self.data, self.seed, self.latents = data, seed, latents
-        self.stream = IndexStream(len(data), seed)
+    def __init__(self, data: DataSet, seed: int, latents: StoredLatents | PairStore | None = None) -> None:
+        self.data, self.seed = data, seed
+        self.pairs = latents if isinstance(latents, PairStore) else None
+        self.latents = latents if isinstance(latents, StoredLatents) else None
+        self.stream = IndexStream(len(self.pairs or data), seed)
 
     def __getitem__(self, positions: range) -> Batch | Exception:
         position = torch.arange(positions.start, positions.stop, positions.step)
         index = self.stream[position]
+        if self.pairs is not None:
+            return Batch(labels=self.pairs.labels(index), position=position, pair=self.pairs.pairs(index))
         batch = Batch(labels=self.data.labels[index], position=position)
         try:
             if self.latents is not None:
@@ -121,10 +128,10 @@ class Batches:
         world: int = 1,
         *,
         pinned: bool = False,
-        latents: StoredLatents | None = None,
+        latents: StoredLatents | PairStore | None = None,
     ) -> None:
         self.reader, self.pinned = Reader(data, seed, latents), pinned
-        self._workers = 0 if latents is not None and not latents.images else data.workers
+        self._workers = data.workers if latents is None or getattr(latents, "images", False) else 0
         self.positions = Positions(batch_size, start, rank, world)
 
     def __iter__(self) -> Iterator[Batch]:

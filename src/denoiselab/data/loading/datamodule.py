@@ -10,6 +10,7 @@ from denoiselab.data.augmentation import Augmentation, HorizontalFlip
 from denoiselab.data.base import DataSet
 from denoiselab.data.latents import StoredLatents
 from denoiselab.data.loading.batches import Batch, Batches, Reader
+from denoiselab.data.pairs import PairStore
 from denoiselab.errors import BadInput
 from denoiselab.noise import AUGMENTING, Noise
 from denoiselab.stored import as_inputs
@@ -23,7 +24,7 @@ class DataModule(pl.LightningDataModule):
         seed: Of the order.
         batch_size: Images per optimizer step, over all ranks and accumulated batches.
         augmentation: Random changes of batches; None for none.
-        latents: Of the training images, read instead of them; None for the images themselves.
+        latents: Of the training images, or pairs, read instead of them; None for the images themselves.
 
     Raises:
         ValueError: If the images have maps that cannot follow the augmentation.
@@ -35,7 +36,7 @@ class DataModule(pl.LightningDataModule):
         seed: int,
         batch_size: int,
         augmentation: Augmentation | None = None,
-        latents: StoredLatents | None = None,
+        latents: StoredLatents | PairStore | None = None,
     ) -> None:
         super().__init__()
         if getattr(train, "maps", None) is not None and not isinstance(augmentation, HorizontalFlip | None):
