@@ -18,9 +18,9 @@ from denoiselab.files import sha256_of
 from denoiselab.model import Model
 from denoiselab.networks import ClassifierNetwork, Conditioning, Network
 from denoiselab.networks.conditioning import OPTIONAL, listed
-from denoiselab.nodes.instantiate import check_contract, construct
+from denoiselab.nodes.instantiate import MODEL, check, check_contract, construct
 from denoiselab.parameterizations import Parameterization
-from denoiselab.schedules import Schedule
+from denoiselab.schedules import Level, Schedule
 from denoiselab.trained import ClassifierModel, FirstStage, Trained
 
 Config = Mapping[str, Any]
@@ -30,6 +30,10 @@ _PARTS = ("codec", "network", "schedule", "parameterization", "denoiser", "condi
 
 # The names in configurations of what stands in a denoiser's place where a classifier is trained.
 _CLASSIFIERS = ("denoiselab.guidance.NoisyClassifier", "denoiselab.guidance.classifier.NoisyClassifier")
+
+
+# The names of objectives whose models take the steps of their training alone.
+_DISTILLING = ("denoiselab.objectives.Progressive", "denoiselab.objectives.progressive.Progressive")
 
 
 def parts(config: Config) -> dict[str, Any]:
@@ -103,7 +107,21 @@ def build(config: Config) -> Trained:
     )
     if conditioner.module is not None:  # then it is trained, averaged, saved and moved with the denoiser
         denoiser.add_module("conditioner", conditioner.module)
-    return Model(denoiser, conditioner, codec)
+    return Model(denoiser, conditioner, codec, _own_grid(config, schedule))
+
+
+def _own_grid(config: Config, schedule: Schedule) -> list[Level] | None:
+    """The levels of the steps for which a configuration distils a model; None where it does not."""
+    node = config.get("objective") or {}
+    if node.get("_target_") not in _DISTILLING:
+        return None
+    check({"objective": {"spacing": node["spacing"]}}, MODEL)
+    with torch.device("cpu"):
+        try:
+            levels: list[Level] = construct(node["spacing"], "objective.spacing")(schedule, node["steps"])
+        except (ValueError, TypeError) as error:
+            raise BadInput(f"objective.spacing: {error}") from None
+    return levels
 
 
 def _first_stage(config: Config, network: nn.Module, conditioner: Conditioner, codec: Codec) -> FirstStage:

@@ -19,12 +19,12 @@ from denoiselab.guidance import Guidance, bind
 from denoiselab.networks import base
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import SAMPLING, Noise
-from denoiselab.samplers import OnStep, Sampler, Tally
+from denoiselab.samplers import OnStep, Sampler, Tally, check_distilled
+from denoiselab.schedules import Level
 from denoiselab.stored import to_stored
 
 # Guides the denoiser of samples of an index `(B,)` further, as a classifier does; it adds to the tally what it spends.
 Steer = Callable[[Denoise, Tensor, Tally], Denoise]
-
 
 _MOST = 10**8  # samples of a call: their indices take 0.8 GB
 
@@ -71,11 +71,13 @@ class Model:
         denoiser: Of what the codec makes of the data.
         conditioner: Gives samples their conditioning.
         codec: Its `shape` is that of a sample, its `latent_shape` that of the denoiser's input.
+        grid: The levels of the only steps that it was distilled for; None for any steps.
     """
 
     denoiser: Denoiser
     conditioner: Conditioner
     codec: Codec
+    grid: Sequence[Level] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -137,8 +139,8 @@ class Model:
         guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
         if steps is not None and nfe is not None:
             raise ValueError(f"steps={steps} and nfe={nfe}: give one of them.")
-        steps = None if steps is None else whole("steps", steps, 1)
-        nfe = None if nfe is None else whole("nfe", nfe, 1)
+        asked = {"steps": steps, "nfe": nfe}
+        steps, nfe = (None if value is None else whole(name, value, 1) for name, value in asked.items())
         seed, batch_size = whole("seed", seed, 0), whole("batch_size", batch_size, 1)
         index = _index(which)
         if isinstance(cond, Integral | str):
@@ -148,9 +150,9 @@ class Model:
         _check_rows(cond, len(index))
         if cond is not None:
             self.conditioner.check(cond)
-        if nfe is not None:
-            steps = sampler.steps_for(nfe, self.denoiser.schedule)
+        steps = steps if nfe is None else sampler.steps_for(nfe, self.denoiser.schedule)
         guidance.check(sampler, self.denoiser.schedule, steps)
+        check_distilled(sampler, self.denoiser.schedule, steps, self.grid)
         drawing = Drawing(sampler, seed, steps, guidance, noise)
         rows = torch.arange(len(index)).split(batch_size)
         with self.evaluating():
@@ -217,10 +219,9 @@ class Model:
         Raises:
             ValueError: If there is nothing to guide.
         """
-        given = self.conditioner
-        cond = given.sample(index) if cond is None else cond
-        null = given.null(index).filled(cond)
-        return bind(self.denoiser, cond, null, guidance, tally, given.guided_channels)
+        cond = self.conditioner.sample(index) if cond is None else cond
+        null = self.conditioner.null(index).filled(cond)
+        return bind(self.denoiser, cond, null, guidance, tally, self.conditioner.guided_channels)
 
 
 def device_of(device: torch.device | str) -> torch.device:

@@ -139,6 +139,8 @@ def accepted(objective, denoisers):
 def test_every_configured_objective_has_its_optimum_at_the_posterior_mean(name):
     """Along scalings of the output, on a continuous schedule if it takes one; distances but the square differ."""
     objective = build("objective", name)
+    if objective.uses_teacher:
+        pytest.skip("its optimum is what the teacher gives")
     fixed, learned = variances.FixedSmall(), variances.Learned()
     found = accepted(
         objective,

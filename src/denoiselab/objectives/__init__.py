@@ -6,6 +6,7 @@ from denoiselab.objectives.classification import CrossEntropy
 from denoiselab.objectives.consistency import ConsistencyDistillation, ConsistencyTraining
 from denoiselab.objectives.continuous import ContinuousBound
 from denoiselab.objectives.denoising import DenoisingObjective
+from denoiselab.objectives.progressive import Progressive
 from denoiselab.objectives.score_matching import ImplicitScoreMatching, SlicedScoreMatching
 from denoiselab.objectives.variational import Hybrid, SohlDickstein, VariationalBound
 
@@ -18,6 +19,7 @@ __all__ = [
     "Hybrid",
     "ImplicitScoreMatching",
     "Objective",
+    "Progressive",
     "RepresentationAlignment",
     "SlicedScoreMatching",
     "SohlDickstein",

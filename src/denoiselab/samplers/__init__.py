@@ -4,6 +4,7 @@ from denoiselab.samplers.adaptive import AdaptiveODE, DPMSolverAdaptive, DPMSolv
 from denoiselab.samplers.analytic_variance import Analytic
 from denoiselab.samplers.ancestral import Ancestral
 from denoiselab.samplers.base import Memory, OneStep, Planned, Sampler
+from denoiselab.samplers.checks import check_distilled
 from denoiselab.samplers.ddim import DDIM, slerp
 from denoiselab.samplers.deis import IPNDM, TAB, RhoAB
 from denoiselab.samplers.dpm_solver import (
@@ -70,5 +71,6 @@ __all__ = [
     "Trajectory",
     "UniPC",
     "UniPCNoise",
+    "check_distilled",
     "slerp",
 ]

@@ -1,8 +1,14 @@
-"""Checks of numeric options."""
+"""Checks of options, and of whether steps are those that a model takes."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from denoiselab.samplers.base import Sampler
+    from denoiselab.schedules import Level, Schedule
 
 
 def check_number(name: str, value: float, low: float = 0.0, high: float = math.inf) -> None:
@@ -16,3 +22,33 @@ def check_positive(name: str, value: float) -> None:
     """Check that an option is positive."""
     if not value > 0:
         raise ValueError(f"{name}={value}: it must be positive.")
+
+
+def check_distilled(sampler: Sampler, schedule: Schedule, steps: int | None, grid: Sequence[Level] | None) -> None:
+    """Refuse a sampler whose steps, its own number by default, are not those that a model was distilled for.
+
+    Args:
+        sampler: Of any kind.
+        schedule: The model's.
+        steps: Of the run.
+        grid: The levels of the model's steps; None where any steps will do.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    if grid is None:
+        return
+    levels = [] if sampler.adaptive else sampler.grid(schedule, steps)
+    pairs = zip(levels, grid, strict=False)
+    if (
+        sampler.convergence_order != 1
+        or sampler.stochastic
+        or sampler.path_dependent
+        or len(levels) != len(grid)
+        or any(one.lam != own.lam and not abs(float(one.lam - own.lam)) < 1e-6 for one, own in pairs)
+    ):
+        count = len(grid) - 1
+        raise ValueError(
+            f"sampler={type(sampler).__name__}: the model was distilled for {count} steps of DDIM on one grid; "
+            f"give ddim of {count} steps with the spacing of its training."
+        )

@@ -21,7 +21,7 @@ from denoiselab.model import Model
 from denoiselab.nodes.contracts import described
 from denoiselab.objectives import CrossEntropy, Objective
 from denoiselab.parameterizations import determinant
-from denoiselab.samplers import Sampler
+from denoiselab.samplers import Sampler, check_distilled
 from denoiselab.trained import ClassifierModel, FirstStage, Trained
 
 Config = Mapping[str, Any]
@@ -240,14 +240,18 @@ def check_sampler(
 def check_steps(
     sampler: Sampler, model: Model, guidance: Sequence[Guidance], steps: int | None = None, where: str = ""
 ) -> None:
-    """Refuse guidance that does not work with a sampler of so many steps, its own by default; `where` names the cell.
+    """Refuse a sampler of so many steps, its own by default, that a model or its guidance does not work with.
+
+    `where` names the cell.
 
     Raises:
-        BadInput: If a guider refuses the sampler, or its interval has none of the steps.
+        BadInput: If a guider refuses the sampler, or its interval has none of the steps, or the model was distilled for
+            others.
     """
     for one in guidance:
         try:
             one.check(sampler, model.denoiser.schedule, steps)
+            check_distilled(sampler, model.denoiser.schedule, steps, model.grid)
         except ValueError as error:
             raise BadInput(f"{where}{error}") from None
 

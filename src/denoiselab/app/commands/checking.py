@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from denoiselab import progress
-from denoiselab.app.config import multirun, overrides, resolvers
+from denoiselab.app.config import multirun, overrides, resolvers, stages
 from denoiselab.app.config.early import check_trust
 from denoiselab.app.config.settings import Config, replaced
 from denoiselab.console import console
@@ -63,8 +63,9 @@ def checked(
         if arguments.cfg is None:
             own = plain(config, job)
             show["traceback"] |= bool(own.get("traceback"))
-            check_trust(own, arguments.overrides)
-            early(own)
+            for one in stages.runs(own):
+                check_trust(one, arguments.overrides)
+                early(one)
             configs.append(own)
     if configs and "torch" not in sys.modules:
         console(stderr=True).print(f"{name}.py: loading torch.")
@@ -77,7 +78,17 @@ def checked(
 
 
 def plain(config: DictConfig, given: Sequence[str]) -> Config:
-    """The configuration as plain containers, without defaults that refine an option of the evaluation given."""
+    """The configuration as plain containers, without defaults that refine an option of the evaluation given.
+
+    Its `stages`, if there are any, are their whole configurations.
+    """
+    out = _resolved(config, given)
+    if own := [_resolved(stage, given) for stage in stages.split(config)]:
+        out["stages"] = own
+    return out
+
+
+def _resolved(config: DictConfig, given: Sequence[str]) -> Config:
     try:
         content = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:

@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from denoiselab import choices, released
 from denoiselab.app.commands import checking, sweeping
 from denoiselab.app.commands.checking import Command, Early
-from denoiselab.app.config import multirun, overrides, resolvers, spelling, tasks
+from denoiselab.app.config import multirun, overrides, resolvers, spelling, stages, tasks
 from denoiselab.app.config.early import check_nodes, check_trust
 from denoiselab.app.config.explain import explain
 from denoiselab.app.config.hydra_node import CheckedLoader
@@ -186,7 +186,8 @@ def _run_jobs(program: Hydra, name: str, arguments: Namespace) -> None:
 
     def job(config: DictConfig) -> Any:
         plain = checking.plain(config, HydraConfig.get().overrides.task)
-        check_trust(plain, arguments.overrides)
+        for one in stages.runs(plain):
+            check_trust(one, arguments.overrides)
         if arguments.multirun:
             return _command(name).run(plain, Path(HydraConfig.get().runtime.output_dir))
         try:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab.app.building.check_run import check_config
+from denoiselab.app.config import stages
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.launches import requeue
 from denoiselab.app.runs.names import job_overrides
 from denoiselab.app.sweeps.results import Outcome, recorded
+from denoiselab.console import console
 from denoiselab.training.interruption import Stopped, code_of
 
 Config = dict[str, Any]
@@ -19,7 +21,8 @@ Config = dict[str, Any]
 
 def check(config: Config, *, sweeping: bool = False) -> None:
     """Check a configuration without loading data, building weights or importing Lightning."""
-    check_config(config, sweeping=sweeping)
+    for one in stages.runs(config):
+        check_config(one, sweeping=sweeping)
 
 
 def run(config: Config, directory: Path | None = None) -> float:
@@ -34,8 +37,21 @@ def run(config: Config, directory: Path | None = None) -> float:
         raise
 
 
-def _run(train: Callable[[Config, Path | None], Outcome], config: Config, directory: Path | None) -> float:
-    with recorded(directory or Path(config["paths"]["run_dir"]), job_overrides()) as record:
-        outcome = train(config, directory)
+def _run(train: Callable[[Config, Path | None, str], Outcome], config: Config, directory: Path | None) -> float:
+    home = directory or Path(config["paths"]["run_dir"])
+    with recorded(home, job_overrides()) as record:
+        if not config.get("stages"):
+            outcome = train(config, directory, "")
+        former = ""
+        for number, stage in enumerate(config.get("stages") or (), start=1):
+            name = stages.folder(number, len(config["stages"]))
+            if number == 1 and stage["init_from"] is None:
+                stage |= {"init_from": stage["teacher"], "init_weights": stage["teacher_weights"]}
+            elif number > 1:
+                stage |= {"init_from": former, "init_weights": None, "init_optimizer": False, "teacher_weights": None}
+                stage["teacher"] = former if stage["teacher"] else None
+            console(stderr=True).print(f"stage {number} of {len(config['stages'])}")
+            outcome = train(stage, directory, name)
+            former = str(home.absolute() / name)
         record(outcome)
     return outcome.value

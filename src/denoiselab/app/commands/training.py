@@ -47,22 +47,22 @@ Config = dict[str, Any]
 OPTIMIZED = "optimized"  # what trackers call the value that a sweep minimises, whatever it is of
 
 
-def run(config: Config, directory: Path | None = None) -> Outcome:
+def run(config: Config, directory: Path | None = None, stage: str = "") -> Outcome:
     """Train, score, report; the value of the outcome is the `optimized_metric`, infinity where all its cells failed.
 
     Args:
         config: Checked configuration, plain containers.
         directory: Of a job of a multirun; a single run's is `paths.run_dir`. Each may be a former run's.
+        stage: The folder there of a stage of several; empty for a whole training.
 
     Raises:
         BadInput: If parts do not fit together, or the directory cannot be used.
         Stopped: If the run was asked to stop; it has saved its state.
     """
     _silence_lightning()
-    path = directory or Path(config["paths"]["run_dir"])
-    config["paths"]["run_dir"] = str(path)
-    option, place = ("paths.run_dir", path) if directory is None else ("hydra.sweep.dir", directory.parent)
-    continues = _continues(option, place)
+    home = directory or Path(config["paths"]["run_dir"])
+    config["paths"]["run_dir"] = str(path := home / stage)
+    continues = _continues(*(("paths.run_dir", home) if directory is None else ("hydra.sweep.dir", home.parent)))
     run = assemble(config, path, continues)
 
     def advice() -> str:
@@ -70,8 +70,8 @@ def run(config: Config, directory: Path | None = None) -> Outcome:
         return f"the last checkpoint is kept; to continue: {continues}" if kept else "nothing was saved yet"
 
     leader, needs = is_leader(), _checkpoints(run).needs
-    with RunDirectory(path, needs, leader=leader) as home, run.interruption, whole(run.trainer, path, advice):
-        continued = starting.former(run, home, leader=leader)
+    with RunDirectory(path, needs, leader=leader) as place, run.interruption, whole(run.trainer, path, advice):
+        continued = starting.former(run, place, leader=leader)
         images_seen = continued.images_seen if continued else 0
         if images_seen - run.settings.batch_size >= run.settings.max_images:
             raise BadInput(f"max_images={run.settings.max_images}: the run in {path} has seen {images_seen} already.")
@@ -80,12 +80,12 @@ def run(config: Config, directory: Path | None = None) -> Outcome:
         if not leader and images_seen >= run.settings.max_images:
             return Outcome(math.nan)  # nothing to train, so no group of processes: the leader scores alone
         if leader:
-            home.describe(config, str(run.module.data_sha256), continued.data_sha256 if continued else None, origins)
+            place.describe(config, str(run.module.data_sha256), continued.data_sha256 if continued else None, origins)
             for name, content in run.files.items():
                 write_text(path / name, content)
-            _describe(run, home, continued, initial)
+            _describe(run, place, continued, initial)
             _show_data(run, path / "samples" / "data.png")
-        with _loggers(run, home, images_seen, leader=leader) as loggers:
+        with _loggers(run, place, images_seen, leader=leader) as loggers:
             run.trainer.loggers = loggers
             if images_seen < run.settings.max_images:
                 with enough_memory(less_memory(config)):

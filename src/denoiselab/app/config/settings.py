@@ -95,7 +95,7 @@ class TrainSettings(_Settings):
     sigma_data: float = Field(gt=0)
     optimized_metric: str
     init_from: str | None
-    init_weights: str
+    init_weights: str | None
     init_optimizer: bool
     traceback: bool
     paths: Paths
@@ -115,6 +115,7 @@ class TrainSettings(_Settings):
     schedule: Node | None = None  # a first stage has neither
     denoiser: Node | None = None
     augmentation: Node | None = None
+    stages: list[Node] | None = None
     teacher: str | None = None
     teacher_weights: str | None = None
     latents: str | None = None

@@ -10,6 +10,8 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 
+from denoiselab.app.config import stages
+
 SWEEP = "sweep.csv"
 SWEEP_RECORD = "sweep.json"
 
@@ -33,7 +35,10 @@ def run_name(directory: Path) -> str:
         own = [text for text in job_overrides() if text.partition("=")[0].lstrip("+~") in swept]
     except (OSError, ValueError, KeyError, TypeError):
         own = []
-    return " ".join(own) or directory.absolute().name
+    name = directory.absolute().name
+    if name.startswith(stages.FOLDER):
+        return f"{run_name(directory.absolute().parent)} {name}"
+    return " ".join(own) or name
 
 
 def name_of(directory: Path) -> str:
