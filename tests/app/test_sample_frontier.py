@@ -63,8 +63,10 @@ def test_other_weights_samplers_and_checkpoints_add_cells(copy, invoke):
         {**torch.load(copy / "checkpoints" / "best.ckpt", weights_only=True), "denoiselab": best}, copy / "x.ckpt"
     )
     out = copy.parent / "elsewhere"
-    result = invoke("sample.py", f"ckpt={copy / 'x.ckpt'}", "task=frontier", "task.nfe=[2]", f"out={out}")
+    asked = ["task.samplers=[ddim@karras]", "task.nfe=[2]", f"out={out}"]
+    result = invoke("sample.py", f"ckpt={copy / 'x.ckpt'}", "task=frontier", *asked)
     assert result.code == 0, result.err
+    assert "ddim@karras with 2 network calls ends where it does with 1" in " ".join(result.err.split())
     assert [r["images_seen"] for r in records(out)] == [32]
     assert len(before) < len(records(copy))
 
