@@ -135,8 +135,8 @@ def accepted(objective, denoisers):
     raise AssertionError("no denoiser suits the objective")
 
 
-# Of classes, and of an x0 that is none of the data's.
-OTHERS = ("cross_entropy", "progressive")
+# Of classes, of an x0 that is none of the data's, and of flow maps.
+OTHERS = ("cross_entropy", "progressive", "mean_flow", "improved_mean_flow", "shortcut")
 
 
 @pytest.mark.parametrize("name", [name for name in complete("objective") if name not in OTHERS])

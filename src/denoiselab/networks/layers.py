@@ -7,8 +7,8 @@ both; `groups` and `eps` are of the group norms, `embedding` is the number of fe
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -165,6 +165,19 @@ class Dropout(nn.Module):
         values = min(round(self.p * 2**16), 2**16 - 1)
         drop = bits(self.key, x[0].numel(), len(x)).view(x.shape) < values - 2**15
         return x.masked_fill(drop, 0.0) * (2**16 / (2**16 - values))
+
+
+@contextmanager
+def dropout_of_rows(module: nn.Module, rows: Tensor) -> Iterator[None]:
+    """Within it the layers of a module draw the masks of some rows `(K,)` of the batch, for a call with these."""
+    layers = [(layer, layer.key) for layer in module.modules() if isinstance(layer, Dropout) and layer.key is not None]
+    try:
+        for layer, key in layers:
+            layer.key = key[rows]
+        yield
+    finally:
+        for layer, key in layers:
+            layer.key = key
 
 
 def bits(key: Tensor, count: int, rows: int) -> Tensor:

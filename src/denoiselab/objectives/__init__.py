@@ -6,6 +6,7 @@ from denoiselab.objectives.classification import CrossEntropy
 from denoiselab.objectives.consistency import ConsistencyDistillation, ConsistencyTraining
 from denoiselab.objectives.continuous import ContinuousBound
 from denoiselab.objectives.denoising import DenoisingObjective
+from denoiselab.objectives.flow_maps import ImprovedMeanFlow, MeanFlow, Shortcut
 from denoiselab.objectives.progressive import Progressive
 from denoiselab.objectives.score_matching import ImplicitScoreMatching, SlicedScoreMatching
 from denoiselab.objectives.variational import Hybrid, SohlDickstein, VariationalBound
@@ -18,9 +19,12 @@ __all__ = [
     "DenoisingObjective",
     "Hybrid",
     "ImplicitScoreMatching",
+    "ImprovedMeanFlow",
+    "MeanFlow",
     "Objective",
     "Progressive",
     "RepresentationAlignment",
+    "Shortcut",
     "SlicedScoreMatching",
     "SohlDickstein",
     "VariationalBound",

@@ -63,7 +63,8 @@ class RepresentationAlignment(Objective):
         if width < 1 or hidden < 1 or not weight >= 0:
             raise ValueError(f"width={width}, hidden={hidden}, weight={weight}: they must be positive.")
         self.inner, self.features, self.layer, self.width, self.weight = inner, features, layer, width, weight
-        self.second_derivatives = inner.second_derivatives
+        self.second_derivatives, self.forward_derivatives = inner.second_derivatives, inner.forward_derivatives
+        self.second_time, self.needs_null = inner.second_time, inner.needs_null
         self.uses_teacher, self.teacher_calls = inner.uses_teacher, inner.teacher_calls
         sizes = (nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.head = nn.Sequential(*sizes, nn.Linear(hidden, features.channels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor, nn
 
@@ -20,6 +21,10 @@ class Objective(nn.Module, ABC):
     One that evaluates a decoder of discrete data keeps it as the attribute `decoder`.
 
     Attributes:
+        second_time: Whether it trains networks that are told where a step ends, and no others.
+        forward_derivatives: Whether its loss is made of derivatives of the network by forward differentiation.
+        needs_null: Whether it evaluates the network with the null condition.
+        null_condition: The null conditions of the samples of a training's positions `(B,)`; None for no conditions.
         second_derivatives: Whether its loss is made of derivatives of the network, which are differentiated again.
         uses_images: Whether it is of the images too where the network's data are stored latents of them.
         uses_teacher: Whether it learns from a frozen model, which it has as `teacher` before the first step.
@@ -30,6 +35,10 @@ class Objective(nn.Module, ABC):
         ValueError: If an option of a subclass is out of range.
     """
 
+    second_time: bool = False
+    forward_derivatives: bool = False
+    needs_null: bool = False
+    null_condition: Callable[[Tensor], Conditioning] | None = None
     second_derivatives = False
     uses_images: bool = False
     uses_teacher: bool = False

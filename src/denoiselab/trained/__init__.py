@@ -4,7 +4,7 @@ from torch import nn
 
 from denoiselab.codecs import ReconstructionLoss
 from denoiselab.model import Model
-from denoiselab.objectives import RepresentationAlignment
+from denoiselab.objectives import Objective, RepresentationAlignment
 from denoiselab.trained.classifier import ClassifierModel
 from denoiselab.trained.first_stage import FirstStage
 from denoiselab.trained.losses import Aligning, BatchLoss, Denoising, Group, Loss, Reconstructing
@@ -19,6 +19,9 @@ def batch_loss(model: Trained, objective: nn.Module) -> BatchLoss:
         assert isinstance(objective, ReconstructionLoss)
         objective.check(model.trained, model.shape)
         return Reconstructing(model, objective)
+    for part in objective.modules():
+        if isinstance(part, Objective):
+            part.null_condition = model.conditioner.null
     if isinstance(objective, RepresentationAlignment):
         assert isinstance(model, Model)
         return Aligning(model, objective)

@@ -56,7 +56,7 @@ class HalfSteps:
         if not self._own:
             return None
         x, label, *rest = given
-        return (_rounded(x), label, *map(_rounded, rest))
+        return (_rounded(x), label, *map(_rounded, rest[:1]), *rest[1:])
 
     def _leave(self, module: nn.Module, given: Any, out: Any) -> Any:
         return tree_map_only(Tensor, Tensor.float, out) if self._own else None

@@ -83,7 +83,9 @@ class DiffusionModule(pl.LightningModule):
         from denoiselab.training.sharding import shard
 
         # A gradient that a loss itself takes would end the backward pass of blocks, whose weights then are gone.
-        alone = getattr(self.objective, "second_derivatives", False) or isinstance(self.objective, ReconstructionLoss)
+        alone = isinstance(self.objective, ReconstructionLoss) or any(
+            getattr(self.objective, f"{which}_derivatives", False) for which in ("second", "forward")
+        )
         self.numbers = shard(self, [] if alone else blocks(network), self.device_mesh)
         self.ema.numbers = frozenset(name.removeprefix("denoiser.") for name in self.numbers)
 

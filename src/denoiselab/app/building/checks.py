@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from denoiselab.app.building import rehearsal
 from denoiselab.codecs import Identity, ReconstructionLoss
 from denoiselab.conditioners import Clean
-from denoiselab.denoiser import Denoiser
+from denoiselab.denoiser import Denoiser, second_time
 from denoiselab.errors import BadInput
 from denoiselab.guidance import Auto, Guidance
 from denoiselab.model import Model
@@ -45,6 +45,12 @@ def check_model(model: Trained, objective: Objective | ReconstructionLoss) -> No
     if isinstance(model, ClassifierModel):
         check_classifier(model, objective)
         return
+    _check_second_time(model.denoiser.network, objective)
+    if objective.needs_null and all(field is None for field in model.conditioner.null(torch.arange(1))):
+        raise BadInput(
+            "objective.guidance: training with guidance evaluates the null condition, and this conditioner has none; "
+            "choose conditioner=label, or give objective.guidance=1 and objective.kept=0."
+        )
     try:
         objective.check(model.denoiser)
     except ValueError as error:
@@ -52,6 +58,21 @@ def check_model(model: Trained, objective: Objective | ReconstructionLoss) -> No
     check_ends(model.denoiser)
     rehearsal.check_objective(objective, model.denoiser, model.shape[0], len(model.shape))
     check_network(model)
+
+
+def _check_second_time(network: nn.Module, objective: Objective) -> None:
+    """Refuse a flow map's objective without a network that is told where a step ends, and the reverse."""
+    name, kind = type(objective).__name__, type(network).__name__
+    if objective.second_time and not second_time(network):
+        raise BadInput(
+            f"network.second_time: objective {name} trains a flow map, and {kind} is not told where a step ends; give "
+            "network.second_time=true, which networks mlp, dit, uvit, ddpm, adm and unet_1d take."
+        )
+    if second_time(network) and not objective.second_time:
+        raise BadInput(
+            f"network.second_time=true: objective {name} does not train where a step ends; leave it out, or choose "
+            "objective=mean_flow, improved_mean_flow or shortcut."
+        )
 
 
 def check_first_stage(model: FirstStage, objective: nn.Module) -> None:

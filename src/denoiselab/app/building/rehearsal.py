@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from denoiselab.codecs import Autoencoder, Codec
 from denoiselab.conditioners import Conditioner
 from denoiselab.console import console
-from denoiselab.denoiser import Denoiser
+from denoiselab.denoiser import Denoiser, second_time
 from denoiselab.errors import BadInput
 from denoiselab.networks.conditioning import Conditioning, listed
 from denoiselab.nodes.contracts import described
@@ -99,7 +99,7 @@ def check_objective(objective: Objective, denoiser: Denoiser, channels: int, axe
         _shaped(option, value, (_BATCH,))
     outputs = 1 if denoiser.variance is None else denoiser.variance.outputs
     parts = (denoiser.parameterization, denoiser.time_label, denoiser.input_scale, denoiser.variance)
-    small = Denoiser(_Small(outputs), schedule, *parts)
+    small = Denoiser(_Small(outputs, second_time(denoiser.network)), schedule, *parts)
     noise = Noise(0, torch.arange(_BATCH), TRAINING)
     for name, module in objective.named_modules():
         if isinstance(module, LevelDistribution):
@@ -147,10 +147,12 @@ def _shaped(option: str, value: Any, shape: Sequence[int], what: str = "") -> No
 class _Small(nn.Module):
     """A network of one parameter."""
 
-    def __init__(self, outputs: int) -> None:
+    def __init__(self, outputs: int, second_time: bool) -> None:
         super().__init__()
-        self.outputs, self.weight = outputs, nn.Parameter(torch.tensor(0.5))
+        self.outputs, self.second_time, self.weight = outputs, second_time, nn.Parameter(torch.tensor(0.5))
 
-    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
+    def forward(
+        self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning(), between: Tensor | None = None
+    ) -> Tensor:
         """Map `(B, C, *)` to `(B, outputs C, *)`."""
         return torch.cat([self.weight * x] * self.outputs, dim=1)

@@ -100,7 +100,7 @@ def initialise(run: Run) -> dict[str, Any] | None:
         average = {} if weights == RAW else snapshots.weights(weights, ours["ema"])
         if average.keys() - found.keys():
             raise CheckpointError(f"{path}: malformed: its averages are not those of its weights.")
-        found = _with_control(module.denoiser, found | average)
+        found = with_second_time(module.denoiser, _with_control(module.denoiser, found | average))
         check_weights(path, module.denoiser.state_dict(), found)
         module.denoiser.load_state_dict(found)
         _initialise_objective(run, path, _part(checkpoint, "objective."))
@@ -210,6 +210,14 @@ def _with_control(denoiser: nn.Module, found: dict[str, Any]) -> dict[str, Any]:
     frozen = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
     others = {name: value for name, value in found.items() if not name.startswith(prefix)}
     return {**others, **{f"{prefix}{name}": value for name, value in network.start(frozen).items()}}
+
+
+def with_second_time(denoiser: nn.Module, found: dict[str, Any]) -> dict[str, Any]:
+    """The state of a denoiser that starts at that of one without a second time, of which its network is told none."""
+    prefix = "network.between."
+    if any(name.startswith(prefix) for name in found):
+        return found
+    return {**found, **{name: value for name, value in denoiser.state_dict().items() if name.startswith(prefix)}}
 
 
 def _part(checkpoint: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""A flow map's training is the same in parts, on two ranks, sharded or not, and continued."""
+
+import os
+import socket
+
+import pytest
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from ranks import on_ranks
+from torch import nn
+
+from denoiselab.codecs import Identity
+from denoiselab.conditioners import Unconditional
+from denoiselab.data.loading.datamodule import DataModule
+from denoiselab.data.points import PointSet
+from denoiselab.denoiser import Denoiser, ScaledTime
+from denoiselab.model import Model
+from denoiselab.networks import Dropout
+from denoiselab.objectives import ImprovedMeanFlow
+from denoiselab.objectives.level_distributions import LogitNormalTime
+from denoiselab.parameterizations import velocity
+from denoiselab.schedules import Flow
+from denoiselab.training.checkpoints import AtomicCheckpointIO
+from denoiselab.training.ema import EMA, HalfLife
+from denoiselab.training.module import DiffusionModule
+from denoiselab.training.replicated import Replicated
+from denoiselab.training.strategies import Sharded
+
+BATCH, STEPS = 12, 6
+
+
+class Net(nn.Module):
+    second_time = True
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(9, 16), nn.Linear(16, 7)])
+        self.dropout = Dropout(0.3)
+
+    def forward(self, x, label, cond=None, between=None):
+        h = torch.cat((x, label[:, None], between[:, None]), dim=1)
+        return self.blocks[1](self.dropout(self.blocks[0](h).tanh()))
+
+
+def fit(folder, steps=STEPS, strategy="auto", devices=1, accumulate=1, ckpt=None):
+    """Train up to a step and save the checkpoint; the weights and their averages."""
+    torch.manual_seed(0)
+    denoiser = Denoiser(Net(), Flow(), velocity, ScaledTime(1.0))
+    model = Model(denoiser, Unconditional(), Identity((7,)))
+    objective = ImprovedMeanFlow(LogitNormalTime(), share=0.5)
+    ema = EMA({"ema": HalfLife(50)})
+
+    def optimizer(parameters):
+        return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+
+    module = DiffusionModule(model, objective, optimizer, lambda seen: 1.0, ema, 0, {"name": "small"})
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=devices, strategy=strategy, max_steps=steps, max_epochs=-1, logger=False,
+        plugins=[AtomicCheckpointIO()], enable_progress_bar=False, enable_model_summary=False,
+        use_distributed_sampler=False, default_root_dir=str(folder), enable_checkpointing=False,
+        accumulate_grad_batches=accumulate,
+    )  # fmt: skip
+    points = torch.randn(60, 7, generator=torch.Generator().manual_seed(1))
+    data = DataModule(PointSet(points, torch.zeros(60, dtype=torch.int64)), 0, BATCH)
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt, weights_only=True)
+    if ckpt is None and devices == 1:
+        trainer.save_checkpoint(folder / f"{steps}.ckpt")
+    with module.whole():
+        weights = {name: tensor.detach().clone() for name, tensor in module.denoiser.state_dict().items()}
+        return {**weights, **{f"ema.{name}": tensor.clone() for name, tensor in ema.averages["ema"].items()}}
+
+
+def on_rank(rank, folder, ports):
+    for name, strategy, port in zip(("ddp", "fsdp2"), (Replicated, Sharded), ports, strict=True):
+        os.environ.update(
+            MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2"
+        )
+        found = fit(folder, strategy=strategy(60) if name == "fsdp2" else strategy(), devices=2)
+        if rank == 0:
+            torch.save(found, folder / f"{name}.pt")
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    return folder, fit(folder)
+
+
+def same(found, wanted, atol):
+    assert found.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert torch.allclose(found[name], tensor, rtol=0, atol=atol), name
+
+
+def test_a_continued_training_has_the_same_bits(alone):
+    folder, wanted = alone
+    fit(folder, STEPS // 2)
+    same(fit(folder, ckpt=folder / f"{STEPS // 2}.ckpt"), wanted, 0.0)
+
+
+def test_accumulated_batches_are_one(alone):
+    folder, wanted = alone
+    same(fit(folder, accumulate=2), wanted, 1e-5)
+
+
+def test_two_ranks_train_the_same_weights_and_averages(alone, tmp_path):
+    """Replicated, where the derivative is taken inside the wrapped step, and with sharded weights."""
+    ports = []
+    for _ in range(2):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            ports.append(free.getsockname()[1])
+    on_ranks(on_rank, (tmp_path, ports), 2)
+    for name in ("ddp", "fsdp2"):
+        same(torch.load(tmp_path / f"{name}.pt"), alone[1], 1e-5)
