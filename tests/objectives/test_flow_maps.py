@@ -14,6 +14,7 @@ from denoiselab.codecs import Identity
 from denoiselab.conditioners import ClassLabel, Unconditional
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.errors import BadInput
+from denoiselab.interop.diffusers.unet import unet2d_config
 from denoiselab.model import Model
 from denoiselab.networks import MLP, Conditioning, DDPMUNet, DiT, Dropout, UNet1D, UViT
 from denoiselab.noise import Noise
@@ -259,3 +260,8 @@ def test_a_network_starts_from_one_without_a_second_time():
     x, label = torch.randn(3, 2), torch.rand(3)
     assert torch.equal(new.network(x, label, Conditioning(), torch.rand(3)), former(x, label))
     assert with_second_time(new, new.state_dict()).keys() == new.state_dict().keys()
+
+
+def test_other_code_bases_have_no_such_network():
+    with pytest.raises(ValueError, match="second_time=True: UNet2DModel supports only False"):
+        unet2d_config(DDPMUNet, {"shape": (1, 8, 8), "second_time": True})

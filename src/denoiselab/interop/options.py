@@ -30,8 +30,8 @@ def positive(config: Mapping[str, Any], option: str, default: float | None = Non
 
 
 def require_only(options: Mapping[str, Any], supported: Mapping[str, Any], other: str) -> None:
-    """Check that options of our network have the only values that another code base supports."""
-    for option, value in supported.items():
+    """Check that options of our network have the only values that another code base, without second times, supports."""
+    for option, value in {**supported, "second_time": False}.items():
         if options.get(option, value) != value:
             raise ValueError(f"network.{option}={options[option]}: {other} supports only {value}.")
 
