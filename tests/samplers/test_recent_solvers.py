@@ -13,6 +13,7 @@ from test_peers import CHAIN, EXACT, index_level, levels_of, scheduler, theirs
 from denoiselab import samplers
 from denoiselab.noise import Noise
 from denoiselab.samplers import ERSDE, RXDPM, DPMSolverPP, PFDiff, RhoRK, SASolver, UniPC
+from denoiselab.samplers.partial import last_steps
 from denoiselab.samplers.sde import PowerScale, SmoothScale
 from denoiselab.samplers.tableaus import midpoint
 from denoiselab.samplers.unipc import BH1
@@ -139,6 +140,16 @@ def test_two_equal_steps_of_rx_dpm_are_the_midpoint_rule():
     levels = VE.at(-torch.linspace(5.0, 0.2, 9, dtype=F64).log()).unbind()
     found = ours(rule(RXDPM, alone=0), VE, levels, X)
     assert distance(found, ours(rule(RhoRK, midpoint()), VE, levels[::2], X)) < EXACT
+
+
+def test_the_last_calls_of_pfdiff_are_along_the_end_of_its_own_grid():
+    for k in (1, 2):
+        sampler = PFDiff(steps=8, k=k)
+        own, part = sampler.grid(VPLinear()), last_steps(sampler, VPLinear(), 4)
+        last = part.grid(VPLinear())
+        assert [float(level.t) for level in last] == [float(level.t) for level in own[-len(last) :]]
+        assert part.nfe(4, VPLinear()) == 4
+        assert len(last) == 2 + 2 * (k + 1) + 1
 
 
 @pytest.mark.parametrize(("k", "h"), [(1, 1), (2, 1), (2, 2), (3, 1), (3, 2), (3, 3)])

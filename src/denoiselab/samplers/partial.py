@@ -50,7 +50,9 @@ def last_steps(sampler: Sampler, schedule: Schedule, steps: int) -> Sampler:
         raise ValueError("it chooses its own steps, so there is no number of them to keep")
     if not 1 <= steps <= whole:
         raise ValueError(f"{steps} of {whole} steps are left; there must be at least 1")
-    return _with(sampler, Last(sampler.spacing, whole), schedule, steps)
+    # Of a sampler that passes over levels, its grid has more steps than `sampler.steps`.
+    more = len(sampler.grid(schedule)) - len(sampler.spacing(schedule, whole))
+    return _with(sampler, Last(sampler.spacing, whole + more), schedule, steps)
 
 
 @dataclass(eq=False)

@@ -78,7 +78,7 @@ class RXDPM(Sampler):
     of the long step's, and x = (x_short - r x_long) / (1 - r). Two equal steps in rho are the midpoint rule. If r is
     near 1, as where the first step is by far the longest in rho, the extrapolation amplifies the difference.
 
-    Source: Choi et al., RX-DPM, arXiv 2504.01855, section 3.
+    Source: Choi et al., RX-DPM, arXiv 2504.01855, and its code.
 
     Args:
         group: Steps that are extrapolated together, at least 2; the last group may have fewer.
@@ -123,7 +123,7 @@ class PFDiff(Sampler):
     The first step, between two levels, and that to clean data are DDIM's own. `steps` counts calls: the grid has k + 1
     levels for each of the others. With k + 1 = 2 h the call is in the middle, and the convergence order 2.
 
-    Source: Wang et al., PFDiff, arXiv 2408.08822, algorithm 1.
+    Source: Wang et al., PFDiff, arXiv 2408.08822, and its code (`generalized_steps`).
 
     Args:
         k: Levels that a step passes over, from 1 to 3.

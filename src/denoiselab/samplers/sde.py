@@ -164,7 +164,7 @@ class ReverseDiffusion(OneStep):
 class NoiseScale(ABC):
     """The function phi(rho) of an extended reverse SDE; phi / rho must not fall as rho grows. phi = rho is the ODE.
 
-    Source: Cui et al., ER-SDE-Solver, arXiv 2309.06169, section 3.2 and appendix A.8.
+    Source: Cui et al., ER-SDE-Solver, arXiv 2309.06169, appendix A.8, and its code.
 
     Attributes:
         noisy: Whether steps add noise.
@@ -233,7 +233,7 @@ class ERSDE(Multistep):
     the guess integrates the polynomial against d(1 / phi). As published, order 3 takes the first difference as x0's
     first derivative and so has order 2 with phi = rho; integrals are exact, where the released code sums 100 terms.
 
-    Source: Cui et al., ER-SDE-Solver, arXiv 2309.06169, eq. 13-15 and algorithms 1 to 3.
+    Source: Cui et al., ER-SDE-Solver, arXiv 2309.06169, and its code (`vp_3_order_taylor`).
 
     Args:
         order: From 1 to 3.

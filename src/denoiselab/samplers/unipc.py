@@ -201,8 +201,8 @@ class SASolver(UniPC):
     of the step. tau is constant where low <= sigma / alpha <= high at the start of a step, and 0 elsewhere. tau = 0
     is UniPC with the same coefficients; without corrector a constant tau is SDE-DPM-Solver++ with eta = tau^2.
 
-    Source: Xue et al., SA-Solver, arXiv 2309.05019, algorithm 1, eq. 14, 17 and appendix D (`BH1`, as released for few
-    steps; `VaryingCoefficients` are those of the theorems).
+    Source: Xue et al., SA-Solver, arXiv 2309.05019, eq. 15 and 18, and its code; `BH1` is the rescaling of appendix D
+    for few steps, `VaryingCoefficients` leave it out.
 
     Args:
         coefficients: As in `UniPC`.
