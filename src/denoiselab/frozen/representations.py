@@ -228,7 +228,7 @@ class FrozenFeatures:
         inner = own if grid is None else _vit(self._config, (rows * patch, columns * patch), folder)
         with torch.device("cpu"):
             self._network = _Encoder(inner, self._config["pretrained_cfg"], (rows, columns), patch)
-        self.channels = int(inner.embed_dim)
+        self.channels, self.name = int(inner.embed_dim), str(self._config["architecture"])
 
     def __call__(self, images: Tensor) -> Tensor:
         out: Tensor = self._network.to(images.device)(images).float()

@@ -65,6 +65,7 @@ class RepresentationAlignment(Objective):
         self.inner, self.features, self.layer, self.width, self.weight = inner, features, layer, width, weight
         self.second_derivatives, self.forward_derivatives = inner.second_derivatives, inner.forward_derivatives
         self.second_time, self.needs_null = inner.second_time, inner.needs_null
+        self.metric_features = (*inner.metric_features, *filter(None, [getattr(features, "name", None)]))
         self.uses_teacher, self.teacher_calls = inner.uses_teacher, inner.teacher_calls
         sizes = (nn.Linear(width, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU())
         self.head = nn.Sequential(*sizes, nn.Linear(hidden, features.channels))

@@ -29,6 +29,7 @@ class Objective(nn.Module, ABC):
         uses_images: Whether it is of the images too where the network's data are stored latents of them.
         uses_teacher: Whether it learns from a frozen model, which it has as `teacher` before the first step.
         teacher_calls: Calls of the teacher for each image.
+        metric_features: Names of the networks whose features its loss is of; scores by the same features are marked.
         fraction: Of the training that is done, from 0 to 1, before the present step.
 
     Raises:
@@ -43,6 +44,7 @@ class Objective(nn.Module, ABC):
     uses_images: bool = False
     uses_teacher: bool = False
     teacher_calls: int = 0
+    metric_features: tuple[str, ...] = ()
     fraction: float = 0.0
 
     _teachers: tuple[Denoiser, ...] = ()  # no attribute that is a module: optimizers and checkpoints have it not

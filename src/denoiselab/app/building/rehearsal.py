@@ -79,8 +79,10 @@ def check_codec(codec: Codec, decode_memory: float | None = None) -> None:
     _shaped(f"codec={type(codec).__name__}.decode", codec.decode(latents), (_BATCH, *codec.shape))
 
 
-def check_objective(objective: Objective, denoiser: Denoiser, channels: int, axes: int) -> None:
+def check_objective(objective: Objective, denoiser: Denoiser, channels: int, axes: int) -> float:
     """Call an objective, and the functions that it and a denoiser are made of, on two small samples.
+
+    Returns the network's calls for each image.
 
     Args:
         objective: Of the training, on the CPU; its buffers stay as they are.
@@ -99,7 +101,8 @@ def check_objective(objective: Objective, denoiser: Denoiser, channels: int, axe
         _shaped(option, value, (_BATCH,))
     outputs = 1 if denoiser.variance is None else denoiser.variance.outputs
     parts = (denoiser.parameterization, denoiser.time_label, denoiser.input_scale, denoiser.variance)
-    small = Denoiser(_Small(outputs, second_time(denoiser.network)), schedule, *parts)
+    network = _Small(outputs, second_time(denoiser.network))
+    small = Denoiser(network, schedule, *parts)
     noise = Noise(0, torch.arange(_BATCH), TRAINING)
     for name, module in objective.named_modules():
         if isinstance(module, LevelDistribution):
@@ -117,6 +120,7 @@ def check_objective(objective: Objective, denoiser: Denoiser, channels: int, axe
     _shaped(option, loss, (_BATCH,), "the loss of each sample, ")
     if not loss.requires_grad:
         raise BadInput(f"{option}: its loss must be differentiable in the network's parameters; it has no gradient.")
+    return network.rows / _BATCH
 
 
 def found(value: Any) -> str:
@@ -145,14 +149,16 @@ def _shaped(option: str, value: Any, shape: Sequence[int], what: str = "") -> No
 
 
 class _Small(nn.Module):
-    """A network of one parameter."""
+    """A network of one parameter, which counts the samples of its calls."""
 
     def __init__(self, outputs: int, second_time: bool) -> None:
         super().__init__()
+        self.rows = 0
         self.outputs, self.second_time, self.weight = outputs, second_time, nn.Parameter(torch.tensor(0.5))
 
     def forward(
         self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning(), between: Tensor | None = None
     ) -> Tensor:
         """Map `(B, C, *)` to `(B, outputs C, *)`."""
+        self.rows += len(x)
         return torch.cat([self.weight * x] * self.outputs, dim=1)

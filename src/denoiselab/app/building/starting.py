@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from denoiselab.app.building import rehearsal
 from denoiselab.app.building.assemble import Run
 from denoiselab.app.building.captions import check_same_tokenizer
 from denoiselab.app.runs.paths import newest
@@ -117,6 +118,15 @@ def initialise(run: Run) -> dict[str, Any] | None:
         "weights": weights,
         "optimizer": config["init_optimizer"],
     }
+
+
+def training_of(run: Run) -> dict[str, Any] | None:
+    """What a run's training costs, and which features it sees: its record; None for what draws no samples."""
+    objective, model = run.module.objective, run.model
+    if not (isinstance(objective, Objective) and isinstance(model, Model)):
+        return None
+    calls = rehearsal.check_objective(objective, model.denoiser, model.shape[0], len(model.shape))
+    return {"calls_per_image": calls, "features": [*objective.metric_features]}
 
 
 def teach(run: Run, continued: Former | None) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from denoiselab.choices import folder
 from denoiselab.console import console
 from denoiselab.errors import BadInput
 from denoiselab.evaluation.report.page import page_run, write_page
+from denoiselab.evaluation.report.spent import spent, training_of
 from denoiselab.evaluation.store import Store, mark_code, write_csv, write_json
 from denoiselab.evaluation.verdicts.frontiers import LEVEL, mark_pareto
 from denoiselab.evaluation.verdicts.published import Paper, read
@@ -124,7 +125,12 @@ def write_joint(homes: Sequence[Path], out: str | None, level: float = LEVEL) ->
     runs = [page_run(name, home) for name, home in named.items()]
     count = write_page(page, runs, papers=papers(), panels=found, level=level)
     stores = {name: Store(home) for name, home in named.items()}
-    records = [{**record, "run": name} for name, store in stores.items() for record in store.read().values()]
+    trained = {name: training_of(home) for name, home in named.items()}
+    records = [
+        {**record, "run": name, **spent(trained[name], record.get("images_seen"))}
+        for name, store in stores.items()
+        for record in store.read().values()
+    ]
     mark_code(records)
     mark_pareto(records, lambda record: stores[record["run"]].influences(record), level=level)
     write_json(page.with_suffix(".json"), records)

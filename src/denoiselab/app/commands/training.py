@@ -76,7 +76,7 @@ def run(config: Config, directory: Path | None = None, stage: str = "") -> Outco
         if images_seen - run.settings.batch_size >= run.settings.max_images:
             raise BadInput(f"max_images={run.settings.max_images}: the run in {path} has seen {images_seen} already.")
         initial = None if continued else starting.initialise(run)
-        origins = {"initial": initial, "teacher": starting.teach(run, continued)}
+        origins = {"training": starting.training_of(run), "initial": initial, "teacher": starting.teach(run, continued)}
         if not leader and images_seen >= run.settings.max_images:
             return Outcome(math.nan)  # nothing to train, so no group of processes: the leader scores alone
         if leader:

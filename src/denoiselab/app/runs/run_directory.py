@@ -30,7 +30,7 @@ from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
 # Options that may differ when a run continues, as no result of the training depends on them.
 _FREE = (
     *("paths.", "name", "max_images", "evaluation.", "callbacks.", "logger", "traceback", "compile", "requeue"),
-    "teacher",  # a file is the same by its content, which is compared
+    *("teacher", "pairs"),  # a file is the same by its content, which is compared
     *("data.workers", "data.cache_dir", "data.memory_limit", "data.fetch"),
     *(
         f"trainer.{key}"

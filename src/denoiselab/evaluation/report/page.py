@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -30,6 +31,7 @@ from denoiselab.evaluation.report import error_picture
 from denoiselab.evaluation.report.comparisons import comparisons
 from denoiselab.evaluation.report.profiles import profiles
 from denoiselab.evaluation.report.published_curves import published_curves
+from denoiselab.evaluation.report.spent import circular, spent, training_of
 from denoiselab.evaluation.report.tables import by_series, code_name
 from denoiselab.evaluation.store import Store, mark_code
 from denoiselab.evaluation.verdicts import Estimate, Influences
@@ -55,12 +57,14 @@ class PageRun(NamedTuple):
         store: Its cells and their pictures.
         curve: Rows of `metrics.csv`.
         config: `config.yaml` as text.
+        training: What its training used, as of `training_of`.
     """
 
     name: str
     store: Store
     curve: list[dict[str, str]]
     config: str
+    training: Mapping[str, Any] = MappingProxyType({})
 
 
 def page_run(name: str, directory: Path) -> PageRun:
@@ -71,7 +75,7 @@ def page_run(name: str, directory: Path) -> PageRun:
         with metrics.open(newline="", encoding="utf-8", errors="replace") as file:
             curve = list(csv.DictReader(file))
     text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else ""
-    return PageRun(name, Store(directory), curve, text)
+    return PageRun(name, Store(directory), curve, text, training_of(directory))
 
 
 def write_page(
@@ -111,6 +115,7 @@ def write_page(
         "cells": [{key: value for key, value in cell.items() if key not in _OWN} for cell in cells],
         "curves": [{"run": run.name, **_curve(run.curve)} for run in runs],
         "configs": [{"run": run.name, "text": run.config} for run in runs if run.config],
+        "spent": _spent(runs, cells),
         "comparisons": comparisons(cells, level),
         "panels": [*panels],
         "errors": [{"run": run.name, "picture": picture} for run in runs if (picture := _error_split(run)) is not None],
@@ -146,6 +151,17 @@ def _cells(run: PageRun) -> Iterator[dict[str, Any]]:
                 # One line is one model by one rule, but `by_series` groups by names.
                 number = f" #{rules.index(rule(record)) + 1}" if rules[1:] else ""
                 yield _cell(run, series + number, record)
+
+
+def _spent(runs: Sequence[PageRun], cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Of each run whose training is known, what it spent up to its newest cell, and why its scores are circular."""
+    out = []
+    for run in (run for run in runs if run.training):
+        own = [cell for cell in cells if cell["run"] == run.name]
+        costs = spent(run.training, max((cell["images_seen"] or 0 for cell in own), default=0))
+        why = {reason for cell in own if (reason := circular(run.training, cell["record"])) is not None}
+        out += [{"run": run.name, **costs, "circular": sorted(why)}] if costs else []
+    return out
 
 
 def _cell(run: PageRun, series: str, record: Record) -> dict[str, Any]:

@@ -290,7 +290,7 @@ $("frontier").on("plotly_hover", event => {
   const cell = data.cells[event.points[0].customdata];
   if (cell) detail(cell);
 });
-curve();
+spent(); curve();
 profiles();
 trainings();
 $("split").style.display = data.errors.length ? "" : "none";

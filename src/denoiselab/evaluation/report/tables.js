@@ -88,6 +88,21 @@ function trainings() {
   }
 }
 
+// What trainings spent, and which scores are of features that the training saw.
+function spent() {
+  const box = $("spent"), known = data.spent;
+  if (!known.length) return;
+  const table = element("table", null, box), head = element("tr", null, table);
+  const columns = [["run", "run"], ["training_images", "images"], ["training_calls", "network calls"], ["teacher_calls", "a teacher's calls"],
+    ["teachers_images", "images of teachers and the start"], ["before_sampling", "all together"]];
+  for (const [, text] of columns) element("th", text, head);
+  for (const one of known) {
+    const row = element("tr", null, table);
+    for (const [key] of columns) element("td", (key === "run" ? one.run : one[key]?.toLocaleString("en")) ?? "not recorded", row);
+  }
+  for (const one of known) for (const why of one.circular) element("div", `${one.run}: ${why}; do not rank it with the others by that score.`, box);
+}
+
 function curve() {
   const traces = [];
   let second = false;
@@ -97,7 +112,7 @@ function curve() {
       second ||= score;
       traces.push({x, y, name: escaped(manyRuns ? `${run} · ${name}` : name), type: "scatter", mode: score || x.length === 1 ? "lines+markers" : "lines", yaxis: score ? "y2" : "y"});
     }
-  if (!traces.length) { $("training").style.display = "none"; return; }
+  if (!traces.length) { $("training").style.display = data.spent.length ? "" : "none"; return; }
   const values = right => traces.filter(t => (t.yaxis === "y2") === right).flatMap(t => t.y);
   const axis = (right, title) => {
     const ys = values(right), log = ys.length > 0 && ys.every(v => v > 0);
