@@ -1,5 +1,7 @@
-"""A flow map's training is the same in parts, on two ranks, sharded or not, and continued."""
+"""Trainings of few steps are the same in parts, on two ranks, sharded or not, and continued, with a teacher too."""
 
+import functools
+import itertools
 import os
 import socket
 
@@ -17,10 +19,11 @@ from denoiselab.data.points import PointSet
 from denoiselab.denoiser import Denoiser, ScaledTime
 from denoiselab.model import Model
 from denoiselab.networks import Dropout
-from denoiselab.objectives import ImprovedMeanFlow
+from denoiselab.objectives import ConsistencyDistillation, ImprovedMeanFlow
+from denoiselab.objectives.consistency import Neighbours, doubling
 from denoiselab.objectives.level_distributions import LogitNormalTime
-from denoiselab.parameterizations import velocity
-from denoiselab.schedules import Flow
+from denoiselab.parameterizations import v, velocity
+from denoiselab.schedules import Flow, VPLinear
 from denoiselab.training.checkpoints import AtomicCheckpointIO
 from denoiselab.training.ema import EMA, HalfLife
 from denoiselab.training.module import DiffusionModule
@@ -43,18 +46,28 @@ class Net(nn.Module):
         return self.blocks[1](self.dropout(self.blocks[0](h).tanh()))
 
 
-def fit(folder, steps=STEPS, strategy="auto", devices=1, accumulate=1, ckpt=None):
+def distillation():
+    """From a teacher on another path, between levels whose number grows with the training."""
+    objective = ConsistencyDistillation(Neighbours(functools.partial(doubling, first=2, last=8)))
+    objective.take_teacher(Denoiser(Net(), VPLinear(), v, ScaledTime(1.0)))
+    return objective
+
+
+OBJECTIVES = {"flow_map": lambda: ImprovedMeanFlow(LogitNormalTime(), share=0.5), "distillation": distillation}
+
+
+def fit(folder, kind, steps=STEPS, strategy="auto", devices=1, accumulate=1, ckpt=None):
     """Train up to a step and save the checkpoint; the weights and their averages."""
     torch.manual_seed(0)
+    objective = OBJECTIVES[kind]()
     denoiser = Denoiser(Net(), Flow(), velocity, ScaledTime(1.0))
     model = Model(denoiser, Unconditional(), Identity((7,)))
-    objective = ImprovedMeanFlow(LogitNormalTime(), share=0.5)
     ema = EMA({"ema": HalfLife(50)})
 
     def optimizer(parameters):
         return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
 
-    module = DiffusionModule(model, objective, optimizer, lambda seen: 1.0, ema, 0, {"name": "small"})
+    module = DiffusionModule(model, objective, optimizer, lambda seen: 1.0, ema, 0, {"max_images": 72})
     trainer = pl.Trainer(
         accelerator="cpu", devices=devices, strategy=strategy, max_steps=steps, max_epochs=-1, logger=False,
         plugins=[AtomicCheckpointIO()], enable_progress_bar=False, enable_model_summary=False,
@@ -71,22 +84,25 @@ def fit(folder, steps=STEPS, strategy="auto", devices=1, accumulate=1, ckpt=None
         return {**weights, **{f"ema.{name}": tensor.clone() for name, tensor in ema.averages["ema"].items()}}
 
 
+RANKED = [*itertools.product(OBJECTIVES, {"ddp": Replicated, "fsdp2": functools.partial(Sharded, 60)}.items())]
+
+
 def on_rank(rank, folder, ports):
-    for name, strategy, port in zip(("ddp", "fsdp2"), (Replicated, Sharded), ports, strict=True):
+    for (kind, (name, strategy)), port in zip(RANKED, ports, strict=True):
         os.environ.update(
             MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2"
         )
-        found = fit(folder, strategy=strategy(60) if name == "fsdp2" else strategy(), devices=2)
+        found = fit(folder, kind, strategy=strategy(), devices=2)
         if rank == 0:
-            torch.save(found, folder / f"{name}.pt")
+            torch.save(found, folder / f"{kind}-{name}.pt")
         dist.barrier()
         dist.destroy_process_group()
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+@pytest.fixture(scope="module", params=OBJECTIVES)
+def alone(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
-    return folder, fit(folder)
+    return folder, request.param, fit(folder, request.param)
 
 
 def same(found, wanted, atol):
@@ -96,23 +112,23 @@ def same(found, wanted, atol):
 
 
 def test_a_continued_training_has_the_same_bits(alone):
-    folder, wanted = alone
-    fit(folder, STEPS // 2)
-    same(fit(folder, ckpt=folder / f"{STEPS // 2}.ckpt"), wanted, 0.0)
+    folder, kind, wanted = alone
+    fit(folder, kind, STEPS // 2)
+    same(fit(folder, kind, ckpt=folder / f"{STEPS // 2}.ckpt"), wanted, 0.0)
 
 
 def test_accumulated_batches_are_one(alone):
-    folder, wanted = alone
-    same(fit(folder, accumulate=2), wanted, 1e-5)
+    folder, kind, wanted = alone
+    same(fit(folder, kind, accumulate=2), wanted, 1e-5)
 
 
-def test_two_ranks_train_the_same_weights_and_averages(alone, tmp_path):
-    """Replicated, where the derivative is taken inside the wrapped step, and with sharded weights."""
+def test_two_ranks_train_the_same_weights_and_averages(tmp_path):
+    """Replicated, where a derivative is taken inside the wrapped step, and with sharded weights."""
     ports = []
-    for _ in range(2):
+    for _ in RANKED:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             ports.append(free.getsockname()[1])
     on_ranks(on_rank, (tmp_path, ports), 2)
-    for name in ("ddp", "fsdp2"):
-        same(torch.load(tmp_path / f"{name}.pt"), alone[1], 1e-5)
+    for kind, (name, _) in RANKED:
+        same(torch.load(tmp_path / f"{kind}-{name}.pt"), fit(tmp_path, kind), 1e-5)

@@ -244,7 +244,7 @@ class ConsistencyTraining(Objective):
             less_noisy, clean = self.earlier(x, x0, eps, pair, cond)
             target = denoiser(less_noisy, pair.there, cond).x0
             target = torch.where(pair.clean.view(-1, *[1] * (x0.ndim - 1)), clean, target)
-        loss = self.distance(guess.float() - target.float())
+        loss = self.distance((guess - target).float())
         weight = 1 / pair.gap if self.weighting is None else self.weighting(pair.here)
         loss = weight.to(loss) * loss
         return loss if pair.weight is None else pair.weight.to(loss) * loss
