@@ -24,6 +24,7 @@ from denoiselab.training.checkpoints import AtomicCheckpointIO
 from denoiselab.training.ema import EMA, HalfLife
 from denoiselab.training.module import DiffusionModule
 from denoiselab.training.power_ema import PowerFunction
+from denoiselab.training.preparing import Preparation
 from denoiselab.training.sharded_tensors import is_sharded, local
 from denoiselab.training.snapshots import Snapshots
 
@@ -57,7 +58,7 @@ class Net(nn.Module):
         return self.head(h)
 
 
-def module(folder):
+def module(folder, compiler="off"):
     torch.manual_seed(0)
     model = Model(Denoiser(Net(), EDM(), edm, LogNoise()), Unconditional(), Identity((7,)))
     objective = DenoisingObjective(weights.edm, LogNormalNoise(), uncertainty=Uncertainty(4))
@@ -67,7 +68,16 @@ def module(folder):
     def optimizer(parameters):
         return torch.optim.AdamW(parameters, lr=2e-3, fused=True)
 
-    return DiffusionModule(model, objective, optimizer, lambda seen: 1.0, ema, 0, {"name": "small"})
+    return DiffusionModule(
+        model,
+        objective,
+        optimizer,
+        lambda seen: 1.0,
+        ema,
+        0,
+        {"name": "small"},
+        preparation=Preparation(compiler, backend="aot_eager"),
+    )
 
 
 class Losses(pl.Callback):
@@ -82,9 +92,9 @@ class Losses(pl.Callback):
             trainer.save_checkpoint(self.folder / "last.ckpt", storage_options=self.options)
 
 
-def fit(folder, steps, strategy="auto", devices=1, ckpt=None, options=None):
+def fit(folder, steps, strategy="auto", devices=1, ckpt=None, options=None, compiler="off"):
     """Train up to a step, from a checkpoint on; what was trained, its Trainer and its losses."""
-    losses, trained = Losses(folder, options or {"keep": 2}), module(folder)
+    losses, trained = Losses(folder, options or {"keep": 2}), module(folder, compiler)
     trainer = pl.Trainer(
         accelerator="cpu", devices=devices, strategy=strategy, max_steps=steps, max_epochs=-1, logger=False,
         callbacks=[losses], plugins=[AtomicCheckpointIO()], enable_progress_bar=False, enable_model_summary=False,
@@ -97,14 +107,19 @@ def fit(folder, steps, strategy="auto", devices=1, ckpt=None, options=None):
     return SimpleNamespace(trained=trained, trainer=trainer, losses=losses.losses)
 
 
-def on_rank(rank, folder, port, world, steps, ckpt, options):
+def on_rank(rank, folder, port, world, steps, ckpt, options, compiler="off"):
     """As `fit`, on each of `world` ranks, with checks of what only ranks can see; the first writes the losses."""
     from denoiselab.training.strategies import Sharded
 
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(world)
     )
-    done = fit(folder, steps, Sharded(60), world, ckpt, options)
+    done = fit(folder, steps, Sharded(60), world, ckpt, options, compiler)
+    if compiler != "off":
+        from torch._dynamo.utils import counters  # takes seconds
+
+        assert counters["stats"]["unique_graphs"]
+        assert not counters["graph_break"]
     assert dist.get_world_size() == done.trained.device_mesh.size() == world
     check_whole(done.trained, rank)
     check_refusals(done, rank, folder)

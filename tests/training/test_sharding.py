@@ -37,12 +37,12 @@ from denoiselab.training.checkpoint_files import (
 from denoiselab.training.finite import tensors_in
 
 
-def sharded(folder, world, steps, ckpt=None, options=None):
+def sharded(folder, world, steps, ckpt=None, options=None, compiler="off"):
     folder.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    on_ranks(on_rank, (folder, port, world, steps, ckpt, options), world)
+    on_ranks(on_rank, (folder, port, world, steps, ckpt, options, compiler), world)
     return torch.load(folder / "losses.pt")
 
 
@@ -74,6 +74,12 @@ def test_any_world_trains_the_same_model(one, changing):
     for number in (10, 20, 30):
         name = f"{number * BATCH:012d}.pt"
         same(*(torch.load(folder / "snapshots" / name) for folder in (folders[-1], one[0])), 1e-5)
+
+
+@pytest.mark.benchmark
+@pytest.mark.parametrize("compiler", ["per_block", "whole"])
+def test_what_is_compiled_is_sharded_alike(compiler, one, tmp_path):
+    assert sharded(tmp_path / "run", 2, 10, compiler=compiler) == pytest.approx(one[1][:10], rel=1e-6)
 
 
 def same(got, want, atol):
