@@ -42,7 +42,7 @@ def test_help_lists_the_choices(run):
 
 
 # Others are trained in test_toy.py, test_trained_classifiers.py, test_first_stages.py and test_text_runs.py.
-OWN = re.compile("toy_2d|tones|classifier|autoencoder|vq|ldm|sd_")
+OWN = re.compile("toy_2d|tones|classifier|autoencoder|vq|ldm|sd_|checkerboard|digits_(progressive|mean_flow)")
 EXPERIMENTS = [name for name in names("experiment") if not OWN.match(name)]
 
 
