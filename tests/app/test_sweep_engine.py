@@ -124,6 +124,40 @@ def test_jobs_of_a_grid_two_at_a_time_and_one_that_fails_is_run_again(tmp_path):
     assert sweep.planned == Sweep.read(tmp_path).planned
 
 
+def test_a_job_whose_record_is_damaged_or_gone_is_run_again(tmp_path):
+    made(tmp_path, [[f"x={n}"] for n in range(3)])
+    go_on(tmp_path, 2)
+    (tmp_path / "0" / "result.json").write_text('{"status": "done", "val')
+    (tmp_path / "2" / "result.json").unlink()
+    said = []
+    done = go_on(tmp_path, 2, said=said)
+    assert said[0] == "again 0: result.json: damaged, or not JSON."
+    assert states(done) == ["done"] * 3
+    assert [len(starts(job)) for job in done.jobs] == [2, 1, 2]
+
+
+def test_a_journal_whose_writer_was_killed(tmp_path):
+    """A half line is cut off, and what is written behind it is read; one in the middle is a sentence."""
+    made(tmp_path, [["x=1"], ["x=2"]])
+    with (tmp_path / "journal.log").open("a") as file:
+        file.write('{"op_code": 0, "worker_id": "a", "study_na')
+    assert states(go_on(tmp_path, 2)) == ["done"] * 2
+    assert states(go_on(tmp_path, 2)) == ["done"] * 2
+    journal = tmp_path / "journal.log"
+    journal.write_text('{"op_code"\n' + journal.read_text())
+    with pytest.raises(BadInput, match=r"journal\.log: damaged"):
+        go_on(tmp_path, 2)
+    journal.unlink()
+    assert [len(starts(job)) for job in go_on(tmp_path, 2).jobs] == [1, 1]
+
+
+def test_a_worker_that_was_killed_as_it_asked_for_a_job(tmp_path):
+    made(tmp_path, [["x=1"]])
+    with Queue(tmp_path) as queue:
+        queue.study.ask()  # it has not said yet of which job the trial is
+    assert states(go_on(tmp_path, 1)) == ["done"]
+
+
 def test_a_killed_worker_and_its_jobs(tmp_path):
     """Its jobs live on, and count; one that was killed with it is tried again, finished ones never."""
     made(tmp_path, [[f"x={n}", "sleep=1"] for n in range(6)])

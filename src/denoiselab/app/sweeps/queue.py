@@ -6,6 +6,7 @@ are alive, as heartbeats do not exist for journals.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import platform
@@ -20,6 +21,7 @@ from filelock import FileLock
 
 from denoiselab.app.sweeps.records import Job, alive, lives
 from denoiselab.app.sweeps.search import Search
+from denoiselab.errors import BadInput
 
 JOURNAL = "journal.log"
 _WORKERS = ".workers"
@@ -31,14 +33,38 @@ def study_of(directory: Path, **parts: Any) -> Any:
     Args:
         directory: Of the sweep.
         parts: `sampler` or `pruner`.
+
+    Raises:
+        BadInput: If its journal is damaged.
     """
     import optuna
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    backend = JournalFileBackend(str(directory / JOURNAL))
-    storage = optuna.storages.JournalStorage(backend)
-    return optuna.create_study(storage=storage, study_name="sweep", load_if_exists=True, **parts)
+    path = directory / JOURNAL
+    lock = JournalFileSymlinkLock(str(path))
+    _end_line(path, lock)
+    try:
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(path), lock))
+        return optuna.create_study(storage=storage, study_name="sweep", load_if_exists=True, **parts)
+    except json.JSONDecodeError as error:
+        raise BadInput(
+            f"{path}: damaged ({error}); remove it: the jobs of a grid that are done are known by their own records."
+        ) from None
+
+
+def _end_line(path: Path, lock: Any) -> None:
+    """Cut off a last line that is not whole, as its writer was killed: the next one would be written behind it."""
+    if not path.exists():
+        return
+    lock.acquire()
+    try:
+        with path.open("rb+") as file:
+            content = file.read()
+            if not content.endswith(b"\n"):
+                file.truncate(content.rfind(b"\n") + 1)
+    finally:
+        lock.release()
 
 
 @dataclass(frozen=True)
@@ -85,7 +111,7 @@ class Queue:
     def plan(self, jobs: Iterable[int]) -> None:
         """Let planned jobs wait, those that do not yet."""
         with self._lock:
-            known = {attempt.user_attrs["job"] for attempt in self._trials()}
+            known = {attempt.user_attrs.get("job") for attempt in self._trials()}  # none where a worker was killed
             for job in sorted({*jobs} - known):
                 self.study.enqueue_trial({}, user_attrs={"job": job})
 
@@ -135,7 +161,7 @@ class Queue:
         return found
 
     def again(self) -> list[Job]:
-        """Let jobs wait again that failed or were stopped, in all of their attempts; returns them as they were."""
+        """Let jobs wait again that failed or were stopped, or whose record is gone; returns them as they were."""
         for trial, job in self.orphans():
             if job.status != "running":
                 self.settle(trial, job)
@@ -145,7 +171,7 @@ class Queue:
             jobs = []
             for number, trial in sorted(last.items()):
                 job = Job.read(self.directory / str(number))
-                if trial.state.name != "FAIL" or job.finished or job.status == "running":
+                if trial.state.name in ("WAITING", "RUNNING") or job.finished or job.status == "running":
                     continue
                 self.study.enqueue_trial(trial.params, user_attrs={"job": number})
                 jobs.append(job)
