@@ -1,4 +1,4 @@
-"""Checks on one GPU, in one process, in some minutes: `pytest -m gpu -n 0 tests/gpu -s`.
+"""Checks on one GPU, in one process: `pytest -m gpu -n 0 tests/gpu -s`. Not run on a GPU; an H200 should take 7 minutes.
 
 Each but the last runs on the CPU too, with tiny sizes, so that the checks themselves are known to run:
 `pytest -m benchmark tests/gpu`.
@@ -6,23 +6,37 @@ Each but the last runs on the CPU too, with tiny sizes, so that the checks thems
 
 from __future__ import annotations
 
+import csv
 import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.distributed as dist
 from conftest import QUICK, ROOT
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from training import OBJECTIVE, model, train, wait
 
 import denoiselab
+from denoiselab import progress
+from denoiselab.evaluation import Measure, Score, Subject
+from denoiselab.evaluation.cell import Scoring
+from denoiselab.evaluation.metrics.frechet import frechet_distance
+from denoiselab.evaluation.metrics.statistics import GaussianStatistics
+from denoiselab.guidance import Guidance
 from denoiselab.model import Drawing
 from denoiselab.networks.base import blocks
+from denoiselab.objectives import MeanFlow
+from denoiselab.objectives.level_distributions import UniformTime
 from denoiselab.trained.costs import step_costs
+from denoiselab.training import sharded_checkpoints
 from denoiselab.training.gpus import known
+from denoiselab.training.sharding import shard, whole
 
 NO_GPU = "this machine has no GPU that torch can use"
 CPU = pytest.param("cpu", marks=pytest.mark.benchmark)
@@ -38,6 +52,7 @@ def device(request):
     yield torch.device(request.param)
     torch.compiler.reset()
     if request.param == "cuda":
+        torch.cuda.set_sync_debug_mode("default")
         torch.cuda.empty_cache()
 
 
@@ -172,21 +187,50 @@ def peer_speed(device, network, call, shape, batch, steps):
     return batch * (steps - steps // 2) / (time.perf_counter() - start)
 
 
+def waiting_is_an_error(moment):
+    """Between the steps of a batch; at its end samples are looked at."""
+    if moment.x.is_cuda:
+        torch.cuda.set_sync_debug_mode("error" if moment.number < moment.steps else "default")
+
+
+@EACH
+def test_a_cell_of_a_frontier_waits_for_the_device_at_the_ends_of_batches_only(device):
+    """Its stopwatch and its bar are in the loop, too."""
+
+    class Pixels:
+        metric, lower_is_better = "fd_pixels", {"fd_pixels": True}
+
+        def statistics(self, start=0, strata=1):
+            return GaussianStatistics(64, lambda images: images.float().flatten(1) / 255)
+
+        def scores(self, statistics, reference):
+            return {self.metric: Score(frechet_distance(statistics, reference))}
+
+    reference = GaussianStatistics(64)
+    reference.update(torch.rand(100, 64, generator=torch.Generator().manual_seed(0)))
+    moments = []
+
+    def check(moment):
+        moments.append(moment.number)
+        waiting_is_an_error(moment)
+
+    subject = Subject(model(device, *TINY), lambda name: nullcontext())
+    scoring = Scoring(subject, Measure(Pixels(), reference), 100, 50, 0, check, progress.bar("", 1000, shown=False))
+    record = scoring(Guidance(), denoiselab.sampler("ddim", steps=5), 5, 5).record
+    assert moments == [*range(1, 6), *range(1, 6)]
+    assert record["score"] > 0
+    print({key: record[key] for key in ("call_ms", "rule_ms", "decode_ms", "ms_per_sample")})
+
+
 @EACH
 @pytest.mark.parametrize("name", ["ddim", "heun"])
 def test_sampling_waits_for_the_device_at_its_end_only(device, name):
     made = model(device, *TINY)
     sampler = denoiselab.sampler(name, steps=5)
     wanted = made.sample(sampler, 32, seed=0)  # what is made once
-    if device.type == "cuda":
-        torch.cuda.set_sync_debug_mode("error")
-    try:
-        with torch.no_grad(), made.evaluating():
-            index = torch.arange(32, device=device)
-            whole = made.draw(index, Drawing(sampler, 0), lambda moment: None)[0]
-    finally:
-        if device.type == "cuda":
-            torch.cuda.set_sync_debug_mode("default")
+    with torch.no_grad(), made.evaluating():
+        index = torch.arange(32, device=device)
+        whole = made.draw(index, Drawing(sampler, 0), waiting_is_an_error)[0]
     assert whole.shape[0] == len(wanted)
     with torch.no_grad(), made.evaluating():
         parts = [made.draw(index[i : i + 8], Drawing(sampler, 0), lambda moment: None)[0] for i in range(0, 32, 8)]
@@ -247,6 +291,103 @@ def test_a_sharded_network_of_one_rank_has_the_gradients_of_the_plain_one(device
     want.backward()
     for (name, mine), theirs in zip(made.trained.named_parameters(), reference.trained.parameters(), strict=True):
         assert torch.allclose(mine.grad.full_tensor(), theirs.grad, atol=1e-5), name
+
+
+class Root(nn.Module):
+    """What `shard` takes: a network with the step of its training."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def training_step(self, x):
+        return nn.functional.mse_loss(self.network(x, x.new_zeros(len(x))), x)
+
+    def touch(self):
+        pass
+
+
+def five_steps(root, device):
+    optimizer = torch.optim.AdamW(root.parameters(), lr=1e-3)
+    for step in range(5):
+        x = torch.randn(16, *TINY[1], generator=torch.Generator().manual_seed(step)).to(device)
+        root.training_step(x).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+@EACH
+def test_the_trainings_own_sharding_and_its_checkpoints_on_one_rank(device, group, tmp_path):
+    contiguous = {"layout": torch.contiguous_format}
+    ours, plain = (Root(model(device, *TINY, **contiguous).trained.network) for _ in range(2))
+    numbers = shard(ours, blocks(ours.network), init_device_mesh(device.type, (1,)))
+    for root in (ours, plain):
+        five_steps(root, device)
+    content = {"state_dict": ours.state_dict(), "optimizer_states": [], "denoiselab": {"ema": {}}}
+    aside = dist.new_group(backend="gloo")
+    write = sharded_checkpoints.written(
+        content, tmp_path / "last.ckpt", 1, aside, lambda place: place[-1] in numbers, copy=True
+    )
+    with whole(ours, numbers):
+        found = {name: parameter.detach().clone() for name, parameter in ours.named_parameters()}
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.to_local().zero_()
+    write()  # of what was copied
+    stored = sharded_checkpoints.read(tmp_path / "last.ckpt")["state_dict"]
+    for name, want in plain.named_parameters():
+        assert torch.allclose(found[name], want, atol=1e-5), name
+        assert torch.equal(stored[name], found[name].cpu()), name
+
+
+@EACH
+def test_the_order_of_channels_in_memory_changes_speed_alone(device):
+    name, shape, steps, batch = sizes(device, (*TINY, 2, 4), ("ddpm", (3, 32, 32), 20, 256))
+    precision = sizes(device, "32-true", "bf16-mixed")
+    last, first = (
+        train(model(device, name, shape, layout=one), steps, batch, precision)
+        for one in (torch.channels_last, torch.contiguous_format)
+    )
+    assert last.losses == pytest.approx(first.losses, rel=sizes(device, 1e-4, 1e-2))
+    print(f"{name} on {device}: channels last {last.images_per_second / first.images_per_second:.2f} times as fast")
+
+
+@EACH
+def test_forward_derivatives_in_half_precision(device):
+    """MeanFlow's, which leave autocast."""
+    steps, batch = sizes(device, (2, 4), (20, 64))
+    objective = MeanFlow(UniformTime(), share=0.5)
+    losses = {}
+    for precision in ("32-true", "bf16-mixed"):
+        made = model(device, "dit_tiny", (1, 8, 8), "second_time=true")
+        losses[precision] = train(made, steps, batch, precision, objective=objective).losses
+    assert losses["bf16-mixed"] == pytest.approx(losses["32-true"], rel=0.05)
+
+
+@EACH
+@pytest.mark.timeout(300)
+def test_a_training_that_is_told_to_stop_goes_on(device, tmp_path):
+    run = tmp_path / "run"
+    words = [
+        sys.executable, "train.py", *QUICK, f"trainer={sizes(device, 'cpu', 'gpu')}", "logger=none", "batch_size=32",
+        f"max_images={sizes(device, 3200, 16000)}", "callbacks.checkpoints.every_images=320",
+        "callbacks.loss_log.every_images=320", f"paths.log_dir={tmp_path}", f"paths.run_dir={run}",
+    ]  # fmt: skip
+    process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        while not (run / "checkpoints" / "last.ckpt").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        err = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 143, err
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with (run / "metrics.csv").open() as file:
+        seen = [int(row["images_seen"]) for row in csv.DictReader(file) if row["train/loss"]]
+    assert seen == [*range(320, sizes(device, 3201, 16001), 320)]  # none lost, none twice
 
 
 @pytest.mark.gpu

@@ -17,7 +17,7 @@ from denoiselab.model import Model
 from denoiselab.noise import TRAINING, Noise
 from denoiselab.objectives import DenoisingObjective, weights
 from denoiselab.objectives.level_distributions import UniformTime
-from denoiselab.schedules import VPLinear
+from denoiselab.schedules import Flow, VPLinear
 from denoiselab.trained import batch_loss
 from denoiselab.training.ema import EMA, Constant
 from denoiselab.training.preparing import Preparation
@@ -25,12 +25,17 @@ from denoiselab.training.preparing import Preparation
 OBJECTIVE = DenoisingObjective(weights.snr, UniformTime())
 
 
-def model(device, name, shape, *overrides, classes=None):
-    """A model of a network of conf/network, whose weights are a function of nothing else."""
+def model(device, name, shape, *overrides, classes=None, layout=torch.channels_last):
+    """A model of a network of conf/network, whose weights are a function of nothing else.
+
+    A network with a second time learns velocities on straight lines.
+    """
     torch.manual_seed(0)
     given = [f"num_classes={classes}"] if classes else []
     network = build("network", name, f"shape={list(shape)}".replace(" ", ""), *given, *overrides)
-    denoiser = Denoiser(network.to(memory_format=torch.channels_last), VPLinear(), parameterizations.eps, ScaledTime())
+    flow = network.second_time
+    path, predicted = (Flow(), parameterizations.velocity) if flow else (VPLinear(), parameterizations.eps)
+    denoiser = Denoiser(network.to(memory_format=layout), path, predicted, ScaledTime())
     return Model(denoiser.to(device), ClassLabel(classes) if classes else Unconditional(), Identity(shape))
 
 
@@ -46,13 +51,16 @@ class Outcome:
     dtypes: set
 
 
-def train(model, steps, batch, precision="32-true", compiler="off", backend="inductor", optimizer=None, clip=1.0):
+def train(
+    model, steps, batch, precision="32-true", compiler="off", backend="inductor", optimizer=None, clip=1.0,
+    objective=OBJECTIVE,
+):  # fmt: skip
     """`steps` steps of a batch of random images; random numbers depend on the step alone."""
     device, trained = model.device, model.trained.train()
     preparation = Preparation(compiler, half=precision == "bf16-true", backend=backend)
     preparation(trained.network)
     optimizer = (optimizer or (lambda p: torch.optim.AdamW(p, lr=1e-3)))(trained.parameters())
-    ema, loss = EMA({"ema": Constant(0.9)}), batch_loss(model, OBJECTIVE)
+    ema, loss = EMA({"ema": Constant(0.9)}), batch_loss(model, objective)
     ema.start(trained)
     draw = torch.Generator().manual_seed(0)
     images = torch.randn(batch, *model.shape, generator=draw).to(device)
