@@ -1,4 +1,6 @@
-"""Checks on one GPU, in one process: `pytest -m gpu -n 0 tests/gpu -s`. Not run on a GPU; an H200 should take 7 minutes.
+"""Checks on one GPU, in one process, on an H200 in an estimated 7 minutes: `pytest -m gpu -n 0 tests/gpu -s`.
+
+Not run on a GPU so far.
 
 Each but the last runs on the CPU too, with tiny sizes, so that the checks themselves are known to run:
 `pytest -m benchmark tests/gpu`.

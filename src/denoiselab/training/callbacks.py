@@ -145,8 +145,7 @@ class Checkpoints(Checkpoint):
                 if self._due or stop:
                     self._save(trainer, module, asynchronous=self.asynchronous and not stop)
                 if self._keep_due:
-                    name = f"images_{module.images_seen:012d}.ckpt"
-                    self._write(trainer, name, 1, asynchronous=self.asynchronous)
+                    self._write(trainer, f"images_{module.images_seen:012d}.ckpt", 1, asynchronous=self.asynchronous)
         self._due = self._keep_due = False
         if stop:
             self.interruption.stop()
@@ -167,9 +166,8 @@ class Checkpoints(Checkpoint):
 
     def _save(self, trainer: pl.Trainer, module: DiffusionModule, *, asynchronous: bool = False) -> None:
         """Write `last.ckpt` and rename the former one, unless it holds the same weights."""
-        self._write(
-            trainer, LAST, self.keep_last if module.images_seen != self._saved_at else 1, asynchronous=asynchronous
-        )
+        keep = self.keep_last if module.images_seen != self._saved_at else 1
+        self._write(trainer, LAST, keep, asynchronous=asynchronous)
         self._saved_at = module.images_seen
 
     def _write(self, trainer: pl.Trainer, name: str, keep: int, *, asynchronous: bool) -> None:
@@ -192,10 +190,9 @@ class LossLog(pl.Callback):
         self.every_images = every_images
         self._sum: torch.Tensor | float = 0.0
         self._parts: dict[str, torch.Tensor | float] = {}
-        self._batches = 0
+        self._batches, self._due = 0, False
         self._left_out: torch.Tensor | float = 0.0  # of the batches
         self._since = (0, 0.0)
-        self._due = False
         self._strategy: Strategy | None = None
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
