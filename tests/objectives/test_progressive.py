@@ -8,10 +8,12 @@ from test_all_objectives import Perturbed
 from denoiselab import parameterizations
 from denoiselab.analytic import GaussianDenoiser
 from denoiselab.denoiser import Denoiser, ScaledTime
+from denoiselab.networks import MLP
 from denoiselab.noise import SAMPLING, Noise
 from denoiselab.objectives import Progressive, weights
+from denoiselab.objectives.progressive import GridLevels
 from denoiselab.samplers import DDIM
-from denoiselab.samplers.spacing import UniformTime, VPTime
+from denoiselab.samplers.spacing import Karras, UniformTime, VPTime
 from denoiselab.schedules import EDM, Flow, VPLinear
 from denoiselab.schedules.base import like
 
@@ -71,3 +73,33 @@ def test_a_step_at_the_optimum_is_two_of_the_teachers(path, steps):
         noise = Noise(3, torch.arange(64), SAMPLING)
         draws.append(DDIM(spacing)(denoise, schedule, (2,), noise, steps=count, dtype=F64))
     assert torch.allclose(draws[0], draws[1], rtol=0, atol=1e-10)
+
+
+def test_a_loss_is_of_its_sample_alone():
+    """So ranks and accumulated batches give the loss of the whole batch."""
+    torch.manual_seed(0)
+    path = VPLinear()
+    student = Denoiser(MLP((2,), 16, 1), path, parameterizations.v, ScaledTime())
+    objective = taught(gaussian(), path, VPTime(), 4)
+    x0, whole = torch.randn(8, 2), torch.arange(8)
+    parts = [objective(student, x0[half], Noise(1, half)) for half in whole.split(4)]
+    assert torch.allclose(torch.cat(parts), objective(student, x0, Noise(1, whole)), rtol=1e-6)
+
+
+def test_levels_are_those_of_steps_and_their_middles():
+    noise = Noise(0, torch.arange(200))
+    begin, middle, end = GridLevels(VPTime(), 4).step(VPLinear(), noise, 2)
+    fine = VPTime()(VPLinear(), 8)
+    for level, offset in ((begin, 0), (middle, 1), (end, 2)):
+        assert set(level.sigma.tolist()) == {float(one.sigma) for one in fine[offset : len(fine) - 2 + offset : 2]}
+    with pytest.raises(ValueError, match=r"objective.spacing=Karras: its levels of 4 steps on EDM are not among those"):
+        GridLevels(Karras(), 4).check(EDM())
+
+
+def test_weights_of_the_paper():
+    """Appendix D: with v, truncated SNR weights errors of the output by max(alpha^2, sigma^2), SNR + 1 by 1."""
+    level = VPLinear().level(torch.linspace(0.01, 1, 50, dtype=F64))
+    scale = (level.sigma / parameterizations.determinant(level, parameterizations.v(level))).square()
+    both = torch.maximum(level.alpha.square(), level.sigma.square())
+    assert torch.allclose(weights.truncated_snr(level) * scale, both, rtol=1e-12)
+    assert torch.allclose(weights.edm(level, 1.0) * scale, torch.ones(50, dtype=F64), rtol=1e-12)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
@@ -11,7 +11,7 @@ from denoiselab.denoiser import Denoiser
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
 from denoiselab.objectives.level_distributions import LevelDistribution
-from denoiselab.schedules import Level
+from denoiselab.schedules import Level, Schedule
 from denoiselab.schedules.base import like
 
 
@@ -71,6 +71,17 @@ class Objective(nn.Module, ABC):
         for part in self.modules():
             if isinstance(part, Objective):
                 part._teachers = (teacher,)
+
+    def check_distilled(self, grid: Sequence[Level], schedule: Schedule) -> None:
+        """Check that a teacher which was distilled for the steps of a `grid` alone can teach a model of a schedule.
+
+        Raises:
+            ValueError: If it is needed elsewhere.
+        """
+        raise ValueError(
+            f"teacher: it was distilled for {len(grid) - 1} steps on one grid, and {type(self).__name__} needs it at "
+            "other levels; name the model that it learned from."
+        )
 
     def begin(self, fraction: float) -> None:
         """Begin a step before which a `fraction` of the training is done."""

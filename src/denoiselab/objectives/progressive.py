@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from denoiselab.objectives.distances import Distance, l2
 from denoiselab.objectives.level_distributions import Draw, LevelDistribution
 from denoiselab.objectives.uniforms import Uniforms
 from denoiselab.objectives.weights import Weighting
+from denoiselab.samplers.checks import same_levels
 from denoiselab.samplers.spacing import Spacing
 from denoiselab.schedules import Level, Schedule
 from denoiselab.schedules.base import like
@@ -83,6 +86,8 @@ class Progressive(DenoisingObjective):
         distance: As in `DenoisingObjective`.
         uniforms: Source of the numbers by which steps are chosen; None for `Independent`.
         sum_dimensions: As in `DenoisingObjective`.
+        clip: Clamp the x0 that the teacher predicts to [-clip, clip], as the authors' code does: of images it errs by
+            more where an eps network sees noise alone. None for not.
     """
 
     uses_teacher = True
@@ -98,8 +103,21 @@ class Progressive(DenoisingObjective):
         distance: Distance = l2,
         uniforms: Uniforms | None = None,
         sum_dimensions: bool = False,
+        clip: float | None = None,
     ) -> None:
+        if clip is not None and not clip > 0:
+            raise ValueError(f"clip={clip}: it must be positive, or null for none.")
         super().__init__(weighting, GridLevels(spacing, steps, uniforms), distance, sum_dimensions=sum_dimensions)
+        self.clip = clip
+
+    def check_distilled(self, grid: Sequence[Level], schedule: Schedule) -> None:
+        steps = self.level_distribution.steps
+        if not same_levels(self.level_distribution.spacing(schedule, 2 * steps), grid):
+            raise ValueError(
+                f"teacher: it was distilled for {len(grid) - 1} steps on one grid, and objective.steps={steps} takes "
+                f"one of {2 * steps} steps on the same grid; give objective.steps={(len(grid) - 1) // 2 or 1}, or "
+                "another teacher."
+            )
 
     def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:
         levels = self.level_distribution.step(denoiser.schedule, noise, 2)
@@ -111,11 +129,14 @@ class Progressive(DenoisingObjective):
     @torch.no_grad()
     def target(self, x: Tensor, levels: list[Level], cond: Conditioning = Conditioning()) -> Tensor:
         """The x0 `(B, *)` that takes `x` `(B, *)` from the first of three levels `(B,)` to the last in one step."""
-        assert self.teacher is not None
         begin, middle, end = levels
-        first = self.teacher(x, begin, cond).x0
+        first = self._taught(x, begin, cond)
         keep = middle.sigma / begin.sigma
         between = like(keep, x) * x + like(middle.alpha - begin.alpha * keep, x) * first
-        second = self.teacher(between, middle, cond).x0
         share = (1 - end.rho / middle.rho) / (1 - end.rho / begin.rho)
-        return torch.lerp(first, second, like(share, x))
+        return torch.lerp(first, self._taught(between, middle, cond), like(share, x))
+
+    def _taught(self, x: Tensor, level: Level, cond: Conditioning) -> Tensor:
+        assert self.teacher is not None
+        x0 = self.teacher(x, level, cond).x0
+        return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)

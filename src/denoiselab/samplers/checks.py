@@ -38,17 +38,19 @@ def check_distilled(sampler: Sampler, schedule: Schedule, steps: int | None, gri
     """
     if grid is None:
         return
-    levels = [] if sampler.adaptive else sampler.grid(schedule, steps)
-    pairs = zip(levels, grid, strict=False)
-    if (
-        sampler.convergence_order != 1
-        or sampler.stochastic
-        or sampler.path_dependent
-        or len(levels) != len(grid)
-        or any(one.lam != own.lam and not abs(float(one.lam - own.lam)) < 1e-6 for one, own in pairs)
-    ):
+    transfers = sampler.convergence_order == 1 and not (
+        sampler.stochastic or sampler.path_dependent or sampler.adaptive
+    )
+    if not (transfers and same_levels(sampler.grid(schedule, steps), grid)):
         count = len(grid) - 1
         raise ValueError(
             f"sampler={type(sampler).__name__}: the model was distilled for {count} steps of DDIM on one grid; "
             f"give ddim of {count} steps with the spacing of its training."
         )
+
+
+def same_levels(grid: Sequence[Level], other: Sequence[Level]) -> bool:
+    """Whether two grids are one, up to the rounding of a schedule's inverse."""
+    return len(grid) == len(other) and all(
+        one.lam == own.lam or abs(float(one.lam - own.lam)) < 1e-6 for one, own in zip(grid, other, strict=True)
+    )

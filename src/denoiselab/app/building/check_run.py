@@ -127,6 +127,8 @@ def check_teacher(config: Config, objective: Objective | ReconstructionLoss) -> 
         raise BadInput(f"teacher={given}: objective {name} learns from none; leave it out.")
     if given is None and config.get("teacher_weights") is not None:
         raise BadInput(f"teacher_weights={config['teacher_weights']}: has no effect without teacher=<run or file>.")
+    if given is None and config.get("teacher_guidance", 1) != 1:
+        raise BadInput(f"teacher_guidance={config['teacher_guidance']}: has no effect without teacher=<run or file>.")
 
 
 def _check_decoders(objective: Objective) -> None:

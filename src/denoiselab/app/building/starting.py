@@ -19,6 +19,7 @@ from denoiselab.data.pairs import PairStore
 from denoiselab.errors import BadInput
 from denoiselab.files import remove, sha256_of
 from denoiselab.from_config import parts, with_hashes
+from denoiselab.guidance.teacher import guided
 from denoiselab.model import Model
 from denoiselab.networks import ControlledTextUNet
 from denoiselab.nodes.options import completed
@@ -152,19 +153,21 @@ def teach(run: Run, continued: Former | None) -> dict[str, Any] | None:
         raise BadInput(f"teacher={path}: it draws no samples; name the run of a model that does.")
     names = Names([*found.averages, RAW], found.basis)
     weights = names.chosen(config.get("teacher_weights"), "teacher_weights")
+    scale = float(config.get("teacher_guidance", 1.0))
     record = {
         "checkpoint": str(path.resolve()),
         "checkpoint_sha256": sha256_of(path),
         "weights": weights,
         "images_seen": found.images_seen,
-        "calls_per_image": module.objective.teacher_calls,
+        "calls_per_image": module.objective.teacher_calls * (1 if scale == 1 else 2),
+        **({} if scale == 1 else {"guidance": scale}),
         **({"teacher": found.teacher} if found.teacher else {}),
     }
-    for key in ("checkpoint_sha256", "weights"):
-        if continued and record[key] != (former := (continued.teacher or {}).get(key)):
+    for key in ("checkpoint_sha256", "weights", "guidance"):
+        if continued and record.get(key) != (former := (continued.teacher or {}).get(key)):
             raise BadInput(
                 f"teacher={config['teacher']}: the run learned from another one ({key} {str(former)[:12]}, now "
-                f"{str(record[key])[:12]}); restore that, or start a new run."
+                f"{str(record.get(key))[:12]}); restore that, or start a new run."
             )
     _check_same_input(path, found.config, run)
     denoiser = found.model.denoiser
@@ -174,7 +177,12 @@ def teach(run: Run, continued: Former | None) -> dict[str, Any] | None:
     own = run.model.denoiser.schedule
     if completed(found.config["schedule"]) == completed(config["schedule"]) and next(own.parameters(), None) is None:
         denoiser.schedule = own  # whose levels it then need not search for
-    module.objective.take_teacher(denoiser)
+    try:
+        if found.model.grid is not None:
+            module.objective.check_distilled(found.model.grid, own)
+        module.objective.take_teacher(guided(denoiser, found.model.conditioner, scale))
+    except ValueError as error:
+        raise BadInput(str(error)) from None
     module.teacher = record
     return record
 

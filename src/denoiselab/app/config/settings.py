@@ -118,6 +118,7 @@ class TrainSettings(_Settings):
     stages: list[Node] | None = None
     teacher: str | None = None
     teacher_weights: str | None = None
+    teacher_guidance: float = Field(default=1.0, allow_inf_nan=False)
     latents: str | None = None
     pairs: str | None = None
     decode_memory: float | None = Field(default=None, gt=0, allow_inf_nan=False)
