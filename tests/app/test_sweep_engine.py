@@ -61,7 +61,8 @@ def made(directory, jobs, *, swept=("x",), options=None):
 
 
 def starter(directory, slots):
-    return Processes([sys.executable, "-S", str(directory / "job.py")], [str(n) for n in range(slots)])
+    first = int(os.environ.get("FIRST_DEVICE", "0"))
+    return Processes([sys.executable, "-S", str(directory / "job.py")], [str(first + n) for n in range(slots)])
 
 
 def go_on(directory, slots, found=None, said=None):
@@ -263,6 +264,7 @@ def test_two_workers_search_together(tmp_path, monkeypatch):
     first = worker(tmp_path, 1, "search")
     until(lambda: (tmp_path / "0" / "starts").exists())
     monkeypatch.delenv("SLEEP")
+    monkeypatch.setenv("FIRST_DEVICE", "1")  # else it would wait for the first worker's job to end
     second = worker(tmp_path, 1, "search")
     until(lambda: (tmp_path / "3" / "starts").exists())
     first.kill()
