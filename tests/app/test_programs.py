@@ -95,6 +95,7 @@ def test_every_debug_choice_runs(name, tmp_path, invoke):
 OPTIONS = {
     "spacing=listed": ["sampler.spacing.values=[50,5,0.5]"],
     "spacing=from_file": ["sampler.spacing.path=knots.json"],
+    "spacing=truncated": ["sampler.spacing.path=start.pt"],
     "sampler=annealed_langevin": ["sampler.repeats=2"],
     "sampler=ncsn_langevin": ["sampler.repeats=2"],
     **{
@@ -108,8 +109,11 @@ OPTIONS = {
 @pytest.mark.parametrize("choice", [f"{group}={name}" for group in ("sampler", "spacing") for name in names(group)])
 def test_every_sampler_and_every_spacing(choice, finished, tmp_path, invoke):
     """What any sampler does on any grid is tried in tests/samplers."""
-    options = [path.replace("knots.json", str(tmp_path / "knots.json")) for path in OPTIONS.get(choice, ())]
+    options = [option.replace(".path=", f".path={tmp_path}/") for option in OPTIONS.get(choice, ())]
     (tmp_path / "knots.json").write_text('{"lam": [-4.0, 0.0, 4.0]}')
+    if choice == "spacing=truncated":
+        result = invoke("sample.py", f"ckpt={finished}", "task=truncate", "lam=-0.5", f"out={tmp_path / 'start.pt'}")
+        assert f"use: spacing@sampler.spacing=truncated sampler.spacing.path={tmp_path / 'start.pt'}" in result.out
     group = choice.replace("spacing=", "spacing@sampler.spacing=")
     steps = [] if any("rtol" in option for option in options) else ["sampler.steps=3"]
     result = invoke(

@@ -195,7 +195,7 @@ class Sampler(Declared):
             steps = self.steps_for(nfe, schedule)
         levels = self.grid(schedule, steps)
         x = noise.normal(shape, dtype)
-        x = x * float(levels[0].sigma) if start is None else start
+        x = self.spacing.begin(x, levels[0]) if start is None else start
         return self.run(denoise, schedule, levels, x, noise, on_step=on_step)
 
     @torch.no_grad()

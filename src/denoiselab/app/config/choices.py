@@ -12,23 +12,26 @@ from denoiselab.app.config.settings import Evaluation
 from denoiselab.errors import BadInput
 from denoiselab.nodes import options
 
-# The grid of a file.
-_FROM_FILE = "denoiselab.samplers.spacing.listed.FromFile"
+# The grids of files.
+_FILES = {
+    ".json": "denoiselab.samplers.spacing.listed.FromFile",
+    ".pt": "denoiselab.samplers.spacing.truncated.Truncated",
+}
 
 
 def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict[str, Any]:
     """Label to configuration, for names of `conf/sampler`, each with a grid behind an @ if not its own.
 
-    The grid is a name of `conf/spacing`, or a JSON file as `task=fit_grid` writes it: `ddim@karras`,
-    `ddim@path/to/it.json` (whose label ends in the file's stem).
+    The grid is a name of `conf/spacing`, a JSON file as `task=fit_grid` writes it, or a file of `task=truncate`:
+    `ddim@karras`, `ddim@path/to/it.json`, `ddim@path/to/it.pt` (whose label ends in the file's stem).
     """
     nodes: dict[str, Any] = {}
     for name in names:
         rule, at, grid = name.partition("@")
         label, node = rule, _choice("sampler", rule, option)
         if at:
-            own = grid.endswith(".json")
-            spacing = {"_target_": _FROM_FILE, "path": grid} if own else _choice("spacing", grid, option)
+            own = _FILES.get(Path(grid).suffix)
+            spacing = {"_target_": own, "path": grid} if own else _choice("spacing", grid, option)
             node = {**node, "spacing": spacing}
             label = f"{rule}@{Path(grid).stem if own else grid}"
         if label in nodes:

@@ -25,6 +25,7 @@ from denoiselab.samplers.spacing.trained import (
     Trailing,
     TrainedSpacing,
 )
+from denoiselab.samplers.spacing.truncated import Truncated
 
 __all__ = [
     "Asinh",
@@ -47,6 +48,7 @@ __all__ = [
     "ToZero",
     "Trailing",
     "TrainedSpacing",
+    "Truncated",
     "UniformLogSNR",
     "UniformTime",
     "VPTime",

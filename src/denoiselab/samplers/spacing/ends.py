@@ -13,7 +13,7 @@ from denoiselab.schedules import Level, Schedule
 
 
 @dataclass(eq=False)
-class _Wrapped(Spacing):
+class Wrapped(Spacing):
     """A grid made from another one.
 
     Args:
@@ -39,7 +39,7 @@ class _Wrapped(Spacing):
 
 
 @dataclass(eq=False)
-class DenoiseToZero(_Wrapped):
+class DenoiseToZero(Wrapped):
     """All steps of a run end at noisy levels; one transfer of x0 to clean data follows, which is a call but no step.
 
     A run of S steps ends its grid at the schedule's own last level and makes one call more than its rule does for S.
@@ -59,7 +59,7 @@ class DenoiseToZero(_Wrapped):
 
 
 @dataclass(eq=False)
-class ToLeastNoise(_Wrapped):
+class ToLeastNoise(Wrapped):
     """The last step ends at the schedule's least noisy level, not at clean data.
 
     Latent Diffusion's DDIM and PLMS end like this, with levels 1, 1 + T // S, ... (`Leading`, offset 1), and so do
@@ -79,7 +79,7 @@ class ToLeastNoise(_Wrapped):
 
 
 @dataclass(eq=False)
-class WithoutLast(_Wrapped):
+class WithoutLast(Wrapped):
     """A grid with one level more, without its last noisy level.
 
     The grids of diffusers' `DPMSolverMultistepScheduler` and `UniPCMultistepScheduler` (`linspace`, their default, and

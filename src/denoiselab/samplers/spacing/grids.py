@@ -48,6 +48,10 @@ class Spacing(ABC):
             return [*self.levels(schedule, steps).unbind(), Level.clean()]
         return self.levels(schedule, steps + 1).unbind()
 
+    def begin(self, z: Tensor, level: Level) -> Tensor:
+        """Samples `(B, *)` at the first level, where z is unit noise `(B, *)`: noise alone."""
+        return z * float(level.sigma)
+
     def nests(self, schedule: Schedule, steps: int) -> bool:
         """Whether level i of `steps` steps is level 2i of twice as many, as progressive distillation assumes.
 
