@@ -138,5 +138,5 @@ class Progressive(DenoisingObjective):
 
     def _taught(self, x: Tensor, level: Level, cond: Conditioning) -> Tensor:
         assert self.teacher is not None
-        x0 = self.teacher(x, level, cond).x0
+        x0: Tensor = self.teacher(x, level, cond).x0
         return x0 if self.clip is None else x0.clamp(-self.clip, self.clip)
