@@ -172,6 +172,29 @@ def test_the_derivative_is_the_one_that_two_reverse_passes_give(name):
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_before_training_the_second_time_changes_nothing(name):
+    assert not any(parameter.any() for parameter in NETWORKS[name]().between[-1].parameters())
+    network, _, x = woken(name)
+    label, between = torch.linspace(0.2, 0.9, 8), torch.linspace(0, 0.2, 8)
+    plain = network(x, label)
+    told = network(x, label, Conditioning(), between)
+    assert torch.equal(told[:1], plain[:1])  # None is 0
+    assert not torch.equal(told[1:], plain[1:])
+
+
+def test_mixed_precision_takes_the_derivative_in_full():
+    """On a CPU convolutions in bfloat16 have no forward-mode products."""
+    gradients = []
+    for mixed in (False, True):
+        network, denoiser, x0 = woken("ddpm")
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            loss = ImprovedMeanFlow(UniformTime(), share=0.5)(denoiser, x0, Noise(0, torch.arange(8)))
+        loss.sum().backward()
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
+    assert float((gradients[1] - gradients[0]).norm() / gradients[0].norm()) < 0.1
+
+
 def test_activations_that_are_computed_again_give_the_same_gradients():
     found = []
     for levels in ((), "all"):
