@@ -40,7 +40,10 @@ def test_the_worse_of_two_jobs_is_pruned(sweep, monkeypatch):
         good, bad = queue.claim(), queue.claim()
         look, stop = looks(sweep, good, [5, 4, 3, 2, 1], monkeypatch)
         assert (look, stop.asked) == (5, False)
-        queue.settle(good.trial, Job(0, sweep.directory / "0", status="done", value=1.0))
+        done = Job(0, sweep.directory / "0", status="done", value=1.0)
+        done.directory.mkdir()
+        done.write()
+        queue.settle(good.trial, done)
         look, stop = looks(sweep, bad, [4.9, 6, 3, 2, 1], monkeypatch)
         assert (look, stop.pruned) == (2, 6)  # 4.9, its best score so far, is more than the median of the others, 4
 
