@@ -190,8 +190,8 @@ class LossLog(pl.Callback):
         self.every_images = every_images
         self._sum: torch.Tensor | float = 0.0
         self._parts: dict[str, torch.Tensor | float] = {}
-        self._batches, self._due = 0, False
-        self._left_out: torch.Tensor | float = 0.0  # of the batches
+        self._batches: torch.Tensor | float = 0  # where steps are left out, those with a finite loss
+        self._due = False
         self._since = (0, 0.0)
         self._strategy: Strategy | None = None
 
@@ -210,13 +210,13 @@ class LossLog(pl.Callback):
         if not self._due or (batch_idx + 1) % trainer.accumulate_grad_batches:
             return
         self._due = False
-        mean = float(trainer.strategy.reduce(self._sum / (self._batches - self._left_out), reduce_op="mean"))
-        if not math.isfinite(mean):
+        batches, sums = self._counted(), {"loss": self._sum, **self._parts}  # none where all steps were left out
+        means = {f"train/{name}": float(self._mean(total)) / batches for name, total in sums.items() if batches}
+        if not math.isfinite(mean := means.get("train/loss", 0.0)):
             raise DivergedError(f"train/loss is {mean} at {module.images_seen:,} images seen")
         (images, start), now = self._since, time.perf_counter()
         metrics = {
-            "train/loss": mean,
-            **{f"train/{name}": float(self._mean(total)) / self._batches for name, total in self._parts.items()},
+            **means,
             "train/lr": trainer.optimizers[0].param_groups[0]["lr"],
             "train/images_per_second": (module.images_seen - images) / (now - start),
         }
@@ -225,7 +225,6 @@ class LossLog(pl.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(metrics, step=module.images_seen)
         self._sum, self._parts, self._batches, self._since = 0.0, {}, 0, (module.images_seen, now)
-        self._left_out = 0.0
 
     def _add(self, loss: torch.Tensor, parts: Mapping[str, torch.Tensor], module: DiffusionModule) -> None:
         """Add a batch; where steps are left out, only if its loss is finite."""
@@ -236,33 +235,32 @@ class LossLog(pl.Callback):
                 self._parts[name] = self._parts.get(name, 0.0) + value
             else:
                 self._sum = self._sum + value
-        self._batches += 1
-        if finite is not None:
-            self._left_out = self._left_out + (~finite).double()
+        self._batches = self._batches + (1 if finite is None else finite.double())
 
     def leave_out(self, seconds: float) -> None:
         """Exclude time that was not spent on training from the speed."""
-        images, start = self._since
-        self._since = (images, start + seconds)
+        self._since = (self._since[0], self._since[1] + seconds)
 
     def state_dict(self) -> dict[str, Any]:
         """The running means over all ranks, as all of them will load the state that the first one saves."""
         parts = {name: float(self._mean(total)) for name, total in self._parts.items()}
-        state = {"sum": float(self._mean(self._sum)), "batches": self._batches}
+        state = {"sum": float(self._mean(self._sum)), "batches": self._counted()}
         return {**state, **({"parts": parts} if parts else {})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._sum, self._batches = state_dict["sum"], state_dict["batches"]
         self._parts = dict(state_dict.get("parts", {}))
 
+    def _counted(self) -> float:
+        """Batches of which there are sums, in the mean over all ranks."""
+        return float(self._mean(self._batches)) if isinstance(self._batches, torch.Tensor) else self._batches
+
     def _mean(self, total: torch.Tensor | float) -> torch.Tensor:
         """The mean over all ranks."""
         value = torch.as_tensor(total, dtype=torch.float64)
-        return (
-            value
-            if self._strategy is None
-            else self._strategy.reduce(value.to(self._strategy.root_device), reduce_op="mean")
-        )
+        if self._strategy is None:
+            return value
+        return self._strategy.reduce(value.to(self._strategy.root_device), reduce_op="mean")
 
 
 class ProgressBar(pl.Callback):
