@@ -91,9 +91,14 @@ def test_a_plan_is_shown_and_needs_neither_data_nor_gpus(invoke):
         ("trainer.devices=3", "batch_size=128: must be divisible by devices x trainer.num_nodes x"),
         ("trainer.precision=32-true", "trainer.precision=32-true: peaks are of half precision; give bf16-mixed or"),
         ("image_bytes=-1", "image_bytes=-1: it must be positive, or null"),
+        ("image_bytes=true", "image_bytes=True: it must be positive, or null"),
+        (
+            "trainer=fsdp2 trainer.devices=8 trainer.precision=16-mixed",
+            "trainer.precision=16-mixed: is not offered for shard",
+        ),
     ],
 )
 def test_a_plan_refuses(override, says):
     with pytest.raises(ValueError, match="=") as error:
-        planned(override)
+        planned(*override.split())
     assert str(error.value).startswith(says)

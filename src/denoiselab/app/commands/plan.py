@@ -11,7 +11,7 @@ import torch
 
 from denoiselab.app.building import checks, parts
 from denoiselab.app.config.settings import Config, TrainSettings, parse
-from denoiselab.app.runs.devices import PRECISIONS, check_shares
+from denoiselab.app.runs.devices import check_precision, check_shares
 from denoiselab.app.runs.strategies import is_sharded
 from denoiselab.cleaning import aligned
 from denoiselab.console import console
@@ -90,11 +90,10 @@ def check(config: Config, *, sweeping: bool = False) -> Gpu:
     mfu, image_bytes, trainer = config["mfu"], config["image_bytes"], config["trainer"]
     if not isinstance(mfu, int | float) or isinstance(mfu, bool) or not 0 < mfu <= 1:
         raise BadInput(f"mfu={mfu}: it is a share of the peak, more than 0 and at most 1; the default is 0.4.")
-    if image_bytes is not None and (not isinstance(image_bytes, int | float) or image_bytes <= 0):
+    known = isinstance(image_bytes, int | float) and not isinstance(image_bytes, bool)
+    if image_bytes is not None and not (known and image_bytes > 0):
         raise BadInput(f"image_bytes={image_bytes}: it must be positive, or null for a byte a number of data.shape.")
-    precision = str(trainer["precision"])
-    if precision not in PRECISIONS:
-        raise BadInput(f"trainer.precision={precision}: allowed: {', '.join(PRECISIONS)}.")
+    precision = check_precision(trainer)
     if precision == "32-true":
         raise BadInput(f"trainer.precision={precision}: peaks are of half precision; give bf16-mixed or 16-mixed.")
     for name in ("devices", "num_nodes", "accumulate_grad_batches"):

@@ -68,16 +68,7 @@ def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool
     for key in PROGRAM_SETS:
         if key in trainer:
             raise BadInput(f"trainer.{key}={trainer[key]}: the program sets it; max_images is the length of training.")
-    precision = str(trainer["precision"])
-    if precision not in PRECISIONS:
-        raise BadInput(
-            f"trainer.precision={precision}: allowed: {', '.join(PRECISIONS)}; in all of them weights and their "
-            "averages are in float32, as half precision rounds small updates to zero."
-        )
-    if precision == "bf16-true" and is_sharded(trainer):
-        raise BadInput(f"trainer.precision={precision}: weights that are sharded are not copied; use bf16-mixed.")
-    if precision == "16-mixed" and is_sharded(trainer):
-        raise BadInput(f"trainer.precision={precision}: is not offered for sharded trainings; use bf16-mixed.")
+    check_precision(trainer)
     away = is_elsewhere()
     gpus = torch.cuda.device_count()
     if accelerator not in ("auto", "cpu", "gpu", "cuda"):
@@ -104,6 +95,25 @@ def check_devices(trainer: Mapping[str, Any], batch_size: int, *, sweeping: bool
             f"trainer.devices={devices}: a multirun in one process trains on one device (each rank would run its own "
             f"sweep); use trainer.devices=1, or sweep=processes sweep.devices_per_job={count}, of processes."
         )
+
+
+def check_precision(trainer: Mapping[str, Any]) -> str:
+    """The precision of a Trainer's options.
+
+    Raises:
+        BadInput: If it is none of `PRECISIONS`, or none of those of sharded trainings.
+    """
+    precision = str(trainer["precision"])
+    if precision not in PRECISIONS:
+        raise BadInput(
+            f"trainer.precision={precision}: allowed: {', '.join(PRECISIONS)}; in all of them weights and their "
+            "averages are in float32, as half precision rounds small updates to zero."
+        )
+    if precision == "bf16-true" and is_sharded(trainer):
+        raise BadInput(f"trainer.precision={precision}: weights that are sharded are not copied; use bf16-mixed.")
+    if precision == "16-mixed" and is_sharded(trainer):
+        raise BadInput(f"trainer.precision={precision}: is not offered for sharded trainings; use bf16-mixed.")
+    return precision
 
 
 def check_shares(devices: int, trainer: Mapping[str, Any], batch_size: int) -> None:
