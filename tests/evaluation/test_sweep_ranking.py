@@ -103,3 +103,11 @@ def test_texts_of_cells_and_times():
     assert cell_text(job("0", {"cell": {"sampler": "x", "nfe": "1", "guidance": []}})) == "x"
     assert cell_text(job("0", {})) == ""
     assert [time_text(seconds) for seconds in (None, 5.2, 65, 7325)] == ["", "0:05", "1:05", "2:02:05"]
+
+
+def test_a_mean_over_the_seeds_that_a_pruner_has_left_is_said_to_be_too_low():
+    jobs = [done(number, 10.0 + number, lr=1, seed=number) for number in range(3)]
+    pruned = job("3", {"status": "pruned", "value": 30.0, "overrides": ["lr=1", "seed=3"]})
+    said = "means over seeds leave out pruned jobs"
+    assert [text.startswith(said) for text in remarks(ranking([*jobs, pruned], "m"))] == [True, False]
+    assert [text.startswith(said) for text in remarks(ranking(jobs, "m"))] == [False]

@@ -77,6 +77,8 @@ def remarks(ranked: Ranking) -> list[str]:
             "one training each, so these differences are not apart from those between seeds; add seed=0,1,2. The best "
             "of several looks better than it is: score it anew on fresh samples, task=frontier task.seed=1."
         )
+    if ranked.over_seeds and any(one.status == "pruned" for one in ranked.jobs):
+        out.append("means over seeds leave out pruned jobs, which were worse: those of options with some are too low.")
     if ranked.over_seeds:
         out.append(
             "intervals and verdicts are about seeds of training, on the samples' noise that these jobs share; the page "
