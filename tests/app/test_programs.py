@@ -54,7 +54,7 @@ EXPERIMENTS = [name for name in names("experiment") if not OWN.match(name)]
     ids=" ".join,
 )
 def test_every_choice_trains_and_samples(arguments, tmp_path, invoke):
-    if {"lr_schedule=warmup_cosine", "lr_schedule=warmup_linear"} & {*arguments}:
+    if {"lr_schedule=warmup_cosine", "lr_schedule=warmup_linear", "experiment=digits_ect"} & {*arguments}:
         arguments = [*arguments, "lr_schedule.images=32"]
     if "parameterization=previous_mean" in arguments:
         arguments = [*arguments, "schedule=ddpm"]

@@ -53,9 +53,10 @@ def test_a_toy_run_leaves_its_pictures_and_can_be_sampled(invoke, logs):
     assert (out / "grid.png").is_file()
 
 
-def test_a_flow_map_is_scored_with_what_lies_outside(invoke, logs):
-    path = logs / "flow_map"
-    result = invoke("train.py", "experiment=checkerboard_mean_flow", *TOY[1:], "batch_size=64", f"paths.run_dir={path}")
+@pytest.mark.parametrize("method", ["mean_flow", "ect"])
+def test_a_model_of_few_steps_is_scored_with_what_lies_outside(method, invoke, logs):
+    path, recipe = logs / method, f"experiment=checkerboard_{method}"
+    result = invoke("train.py", recipe, *TOY[1:], "batch_size=64", f"paths.run_dir={path}")
     assert result.code == 0, result.err
     cells = json.loads((path / "frontier.json").read_text())
     assert [cell["nfe"] for cell in cells] == [4, 9]
