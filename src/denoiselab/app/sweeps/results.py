@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab.app.runs.devices import is_leader
-from denoiselab.app.sweeps.records import Job, Sweep, alive, job_of, key_of
+from denoiselab.app.sweeps.records import TRIAL, Job, Sweep, alive, job_of, key_of
+from denoiselab.errors import BadInput
 from denoiselab.training.interruption import PRUNED
 
 # Of a record of a cell, what says which one it is.
@@ -49,6 +51,8 @@ def recorded(directory: Path, overrides: Sequence[str]) -> Iterator[Callable[[Ou
         return
     sweep = Sweep.read(directory.absolute().parent)
     own = sweep.planned.get(number) or tuple(text for text in overrides if key_of(text) != "paths.run_dir")
+    former = Job.read(directory, own)
+    by_hand = former.status == "running" and TRIAL not in os.environ  # of its sweep's, the worker has said so
     job = Job(number, directory, own, "running", metric=sweep.metric, run_id=f"{sweep.id}-{number}", started=now())
     with alive(directory):
         job.write()
@@ -56,7 +60,8 @@ def recorded(directory: Path, overrides: Sequence[str]) -> Iterator[Callable[[Ou
         try:
             yield outcomes.append
         except BaseException as error:
-            ended_by(job, error).write()
+            kept = isinstance(error, BadInput) and (former.finished or by_hand)  # this start has changed nothing
+            (former if kept else ended_by(job, error)).write()
             raise
         _done(job, outcomes[0]).write()
 
