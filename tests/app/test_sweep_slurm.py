@@ -12,11 +12,11 @@ from denoiselab.app.building.check_run import check_config
 from denoiselab.app.commands import sweeping
 from denoiselab.app.config.overrides import composed
 from denoiselab.app.config.settings import SweepSettings
-from denoiselab.app.runs import devices
+from denoiselab.app.runs import devices, launches
 from denoiselab.app.runs.run_id import name_multirun, run_id
 from denoiselab.app.sweeps import slurm
-from denoiselab.app.sweeps.records import Job
-from denoiselab.app.sweeps.starters import without_launchers
+from denoiselab.app.sweeps.records import Job, Sweep
+from denoiselab.app.sweeps.starters import alone, without_launchers
 from denoiselab.errors import BadInput, Failure
 
 COMMANDS = {
@@ -167,3 +167,38 @@ def test_devices_of_other_machines_are_not_asked_for():
         devices.check_devices(trainer, 512, sweeping=False)
         with pytest.raises(BadInput, match="batch_size=500"):
             devices.check_devices(trainer, 500, sweeping=False)
+
+
+def test_jobs_of_a_queue_within_a_job_of_slurms_have_as_many_devices_as_they_like(monkeypatch):
+    """A batch script of one task with all GPUs of a node; tasks that srun starts would each start the sweep."""
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    with pytest.raises(BadInput, match="SLURM gives 1 task"):
+        launches.check_launch(2, 1)
+    with alone():
+        launches.check_launch(2, 1)
+    assert os.environ["SLURM_NTASKS"] == "1"
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    with pytest.raises(BadInput, match="srun has started 2 of this program"), alone():
+        pass
+
+
+def test_a_sweep_goes_on_with_another_number_of_devices(tmp_path):
+    planned = {0: ("trainer=ddp", "seed=0", "trainer.devices=2"), 1: ("trainer=ddp", "seed=1", "trainer.devices=2")}
+    former = Sweep(tmp_path, "id", "processes", ("seed",), "frontier/best", ("train.py",), planned)
+    found = sweeping._with_devices(former, ["trainer=ddp", "seed=0,1"], ["trainer.devices=4"])
+    assert found == {n: ("trainer=ddp", f"seed={n}", "trainer.devices=4") for n in range(2)}
+    typed = ["trainer=ddp", "seed=0,1", "trainer.devices=2"]
+    assert sweeping._with_devices(former, typed, []) == planned
+
+
+def test_a_pruner_compares_what_is_optimised():
+    settings = SweepSettings(
+        launcher="processes", jobs=1, devices_per_job=1, sampler="grid", trials=None, seed=0, resume=None,
+        pruner={"_target_": "optuna.pruners.MedianPruner"},
+    )  # fmt: skip
+    config = {"callbacks": {"frontier": {"every_images": 10}}, "optimized_metric": "frontier/best"}
+    sweeping._check_pruner([config], settings)
+    with pytest.raises(BadInput, match=r"optimized_metric=held_out/loss: sweep\.pruner compares"):
+        sweeping._check_pruner([{**config, "optimized_metric": "held_out/loss"}], settings)

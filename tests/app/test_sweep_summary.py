@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 from denoiselab.app.runs import names
-from denoiselab.app.sweeps.records import Job, Sweep, group_of
+from denoiselab.app.sweeps.records import Job, Sweep, alive, group_of
+from denoiselab.app.sweeps.results import recorded
 from denoiselab.app.sweeps.summary import commands, ranked
 from denoiselab.app.sweeps.table import _id_of
+from denoiselab.errors import BadInput
 
 REPORT = "src/denoiselab/report.py"
 TIMES = {"started": "2026-11-30T10:00:00+00:00", "ended": "2026-11-30T10:01:05+00:00"}
@@ -152,3 +154,29 @@ def test_a_job_is_called_by_what_is_swept_in_any_process(sweep, monkeypatch):
     (sweep.directory / "sweep.json").write_text("[]")
     assert names.run_name(sweep.directory / "1") == "1"
     assert group_of(sweep.directory / "1") is None
+
+
+def test_a_start_that_is_refused_leaves_the_record_of_a_job_that_is_done(sweep):
+    def refused(number):
+        with pytest.raises(BadInput), recorded(sweep.directory / str(number), []):
+            raise BadInput("optimizer.lr=5: the run has optimizer.lr=1e-4.")
+        return Sweep.read(sweep.directory).jobs[number]
+
+    assert refused(0) == sweep.jobs[0]
+    assert (refused(1).status, refused(1).error) == ("failed", "optimizer.lr=5: the run has optimizer.lr=1e-4.")
+    with alive(sweep.directory / "4"):  # by another process, which goes on
+        Job(4, sweep.directory / "4", sweep.jobs[4].overrides, "running").write()
+        assert refused(4).status == "running"
+
+
+def test_a_multirun_does_not_take_the_place_of_another_sweep(sweep, tmp_path, invoke):
+    before = (sweep.directory / "sweep.json").read_bytes()
+    words = ["train.py", "-m", f"hydra.sweep.dir={sweep.directory}"]
+    result = invoke(*words, "optimizer.lr=7e-4,3e-4")
+    assert (result.code, "job 0 there has optimizer.lr=1e-4, not optimizer.lr=0.0007" in result.last) == (2, True)
+    assert (sweep.directory / "sweep.json").read_bytes() == before
+    queued = write(tmp_path / "queued", (["optimizer.lr=1e-4"], None), launcher="processes")
+    result = invoke(*words[:2], f"hydra.sweep.dir={queued.directory}", "optimizer.lr=7e-4,3e-4")
+    assert (result.code, f"go on with it by sweep.resume={queued.directory}" in result.last) == (2, True)
+    result = invoke(*words[:2], "sweep=slurm", f"sweep.resume={queued.directory}")
+    assert (result.code, "has sweep=processes; leave it out." in result.last) == (2, True)

@@ -244,6 +244,8 @@ def _check_jobs(name: str, arguments: Namespace, early: Early, show: dict[str, b
     if overrides.typed(arguments.overrides, "hydra.sweep.subdir"):
         raise BadInput("hydra.sweep.subdir: the folders of a sweep's jobs are called by their numbers; leave it out.")
     jobs = overrides.jobs(name, arguments.overrides, multirun=arguments.multirun)
+    if arguments.multirun and name == "train":
+        sweeping.check_place(name, arguments.overrides, jobs)
     checking.checked(name, jobs, arguments, early, show, lambda: _command(name), sweeping=arguments.multirun)
 
 

@@ -9,7 +9,6 @@ import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from denoiselab.app.sweeps.queue import Queue
 from denoiselab.app.sweeps.records import MANIFEST, Sweep, key_of
 from denoiselab.app.sweeps.search import Search, search
 from denoiselab.app.sweeps.slurm import Slurm
-from denoiselab.app.sweeps.starters import Processes, Starter
+from denoiselab.app.sweeps.starters import Processes, Starter, alone
 from denoiselab.app.sweeps.table import summarised
 from denoiselab.app.sweeps.worker import work
 from denoiselab.console import console
@@ -72,7 +71,7 @@ def run(name: str, arguments: Namespace, check: Callable[[Jobs], list[Config]]) 
         gpus, cores = _available()
         on_cpu = not gpus or overrides.composed(name, jobs[0]).trainer.accelerator == "cpu"
         _check_count(settings.devices_per_job, cores if on_cpu else gpus, "core(s)" if on_cpu else "GPU(s)")
-    with elsewhere() if slurm else nullcontext():
+    with elsewhere() if slurm else alone():
         configs = check([[*job, *extra] for job in jobs])
     _check_pruner(configs, settings)
     program = [sys.executable, str(Path(sys.argv[0]).absolute()), *flags]
@@ -90,10 +89,35 @@ def run(name: str, arguments: Namespace, check: Callable[[Jobs], list[Config]]) 
         swept=tuple(multirun.swept_keys(rest, jobs)),
         metric=str(configs[0]["optimized_metric"]),
         command=tuple(sys.argv),
-        planned=planned if former is None else former.planned,
+        planned=planned if former is None else _with_devices(former, rest, extra),
         options={**settings.model_dump(), "given": rest},
     )
     _work(sweep, found, starter, extra)
+
+
+def check_place(name: str, given: Sequence[str], jobs: Jobs) -> None:
+    """Check that a multirun of Hydra's launchers does not take the directory of another sweep, whose record it writes.
+
+    Args:
+        name: Of the program.
+        given: The overrides.
+        jobs: Those of its jobs.
+
+    Raises:
+        BadInput: If there is one with a queue, or whose jobs have other values of what is swept.
+    """
+    place = Path(multirun.sweep_directory(name, given) or "")
+    if not (place / MANIFEST).exists():
+        return
+    former = Sweep.read(place, "hydra.sweep.dir")
+    if former.launcher in overrides.names(_GROUP):
+        raise BadInput(f"hydra.sweep.dir={place}: holds a sweep; go on with it by {override('sweep.resume', place)}.")
+    swept = {*former.swept, *multirun.swept_keys(given, jobs)}
+    for number, job in enumerate(jobs):
+        ours, theirs = ({w for w in words if key_of(w) in swept} for words in (job, former.planned.get(number, job)))
+        if ours != theirs:
+            was, now = (" ".join(sorted(one)) or "nothing" for one in (theirs - ours, ours - theirs))
+            raise BadInput(f"hydra.sweep.dir={place}: job {number} there has {was}, not {now}; start a new sweep.")
 
 
 def _work(sweep: Sweep, found: Search | None, starter: Starter, extra: Sequence[str]) -> None:
@@ -130,7 +154,10 @@ def _settings(name: str, own: Sequence[str], rest: list[str]) -> tuple[SweepSett
             f"sweep.resume={former.directory}: Hydra's {former.launcher} started it; go on with it by its own command "
             f"and hydra.sweep.dir={former.directory}."
         )
-    if not any(key_of(text) == _GROUP for text in words):
+    chosen = next((text for text in words if key_of(text) == _GROUP), None)
+    if former is not None and chosen not in (None, f"{_GROUP}={former.launcher}"):
+        raise BadInput(f"{chosen}: the sweep in {former.directory} has {_GROUP}={former.launcher}; leave it out.")
+    if chosen is None:
         if former is None:
             names = ", ".join(overrides.names(_GROUP))
             raise BadInput(f"{own[0]}: needs a launcher; add sweep=..., one of {names}.")
@@ -186,11 +213,25 @@ def _devices(rest: Sequence[str], settings: SweepSettings) -> list[str]:
     return [] if settings.devices_per_job == 1 or count in rest else [count]
 
 
+def _with_devices(former: Sweep, rest: Sequence[str], extra: Sequence[str]) -> dict[int, tuple[str, ...]]:
+    """The planned jobs of a sweep that goes on, with its present number of devices."""
+    own = {text for text in rest if key_of(text) == "trainer.devices"}
+    return {
+        number: (*(text for text in job if key_of(text) != "trainer.devices" or text in own), *extra)
+        for number, job in former.planned.items()
+    }
+
+
 def _check_pruner(configs: Sequence[Mapping[str, Any]], settings: SweepSettings) -> None:
     """Check that a pruner has comparable scores of all jobs."""
     for config in configs if settings.pruner is not None else ():
         if (config["callbacks"].get("frontier") or {}).get("every_images") is None:
             raise BadInput("sweep.pruner: needs scores during training; give callbacks.frontier.every_images=...")
+        if not config["optimized_metric"].startswith("frontier/"):
+            raise BadInput(
+                f"optimized_metric={config['optimized_metric']}: sweep.pruner compares scores of callbacks.frontier; "
+                "give frontier/best, or leave the pruner out."
+            )
         for key in ("every_images", "num_samples"):
             if config["callbacks"]["frontier"].get(key) != configs[0]["callbacks"]["frontier"].get(key):
                 raise BadInput(f"callbacks.frontier.{key}: sweep.pruner compares jobs, which need one value of it.")

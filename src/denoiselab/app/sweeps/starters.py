@@ -14,6 +14,7 @@ from typing import Protocol
 
 from denoiselab.app.runs.run_id import ID_VARIABLE
 from denoiselab.app.sweeps.records import LOG, Job, alive
+from denoiselab.errors import BadInput
 
 # Of a launcher around the sweep: a job that saw them would take itself for one of its ranks.
 _RANKS = (
@@ -153,6 +154,27 @@ def without_launchers(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of an environment without those by which a launcher around the sweep numbers its own ranks."""
     kept = "SLURM_CONF"  # the cluster's own, not a job's
     return {k: v for k, v in environment.items() if k == kept or not (k in _RANKS or k.startswith(_LAUNCHERS))}
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Within it the variables of this process are those of a job's, which no launcher around the sweep has started.
+
+    Raises:
+        BadInput: If a launcher has started several of this process, each of which would start the sweep.
+    """
+    count = "SLURM_NTASKS" if "SLURM_STEP_ID" in os.environ else "WORLD_SIZE"
+    if int(os.environ.get(count) or 1) > 1:
+        name = "srun" if count == "SLURM_NTASKS" else "torchrun"
+        raise BadInput(f"sweep=processes: {name} has started {os.environ[count]} of this program; start it by itself.")
+    before = dict(os.environ)
+    kept = without_launchers(before)
+    try:
+        for key in before.keys() - kept.keys():
+            del os.environ[key]
+        yield
+    finally:
+        os.environ |= {key: value for key, value in before.items() if key not in kept}
 
 
 def last_line(directory: Path) -> str:
