@@ -21,15 +21,20 @@ def test_own_calls_those_of_teachers_and_their_trainings(tmp_path):
         "training_images": 1000,
         "training_calls": 1000,
         "teacher_calls": 240_000,
-        "teachers_images": 384_000,
+        "models_before": 384_000,
         "before_sampling": 625_000,
     }
 
 
 def test_a_teacher_that_learned_from_another_counts_with_it():
-    teacher = {"checkpoint_sha256": "b", "images_seen": 50, "calls_per_image": 2, "teacher": FLOW}
+    teacher = {
+        "checkpoint_sha256": "b",
+        "images_seen": 50,
+        "calls_per_image": 2,
+        "teacher": {**FLOW, "calls_per_image": 3},
+    }
     info = {"training": {"calls_per_image": 2.0}, "teacher": teacher, "initial": {**teacher, "images_seen": 50}}
-    assert spent(info, 100)["before_sampling"] == 200 + 200 + 50 + 384_000
+    assert spent(info, 100)["before_sampling"] == 200 + 200 + (50 + 150) + 384_000
     assert spent({"teacher": teacher}, 100)["training_calls"] is None
     assert spent(info, 0) == {}
 

@@ -28,9 +28,10 @@ def spent(info: Mapping[str, Any], images_seen: int | None) -> dict[str, Any]:
     """Images and network calls of a training up to some images; empty without images.
 
     `training_images` are its own; `training_calls` those images times the forward calls of the objective;
-    `teacher_calls` those of frozen teachers in this training, or in its pairs; `teachers_images` the training images of
-    teachers and of the model that it started from, each model once; `before_sampling` the sum, with a call for each of
-    these images. Of a run that did not record the objective's calls, those two are None.
+    `teacher_calls` those of a frozen teacher in this training, or in its pairs; `models_before` what trained the
+    teacher, its own teachers and the model that this one started from: their images and their teachers' calls, each
+    model once; `before_sampling` the sum, an image counting as a call where it is not known better. Of a run that did
+    not record the objective's calls, its own and the sum are None.
 
     Args:
         info: As of `training_of`.
@@ -38,22 +39,27 @@ def spent(info: Mapping[str, Any], images_seen: int | None) -> dict[str, Any]:
     """
     if not images_seen:
         return {}
-    teacher = info.get("teacher", {})
-    asked = teacher.get("calls", images_seen * teacher.get("calls_per_image", 0))
-    models: dict[str, int] = {}
-    for one in (info.get("initial"), teacher):
+    before: dict[str, int] = {}
+    for one in (info.get("initial"), info.get("teacher")):
         while one:
-            models[str(one.get("checkpoint_sha256"))] = int(one.get("images_seen") or 0)
-            one = one.get("teacher")
-    own, images = info.get("training", {}).get("calls_per_image"), sum(models.values())
+            images, its = int(one.get("images_seen") or 0), one.get("teacher")
+            before[str(one.get("checkpoint_sha256"))] = images + _asked(its, images)
+            one = its
+    own = info.get("training", {}).get("calls_per_image")
     calls = None if own is None else round(images_seen * own)
+    asked, models = _asked(info.get("teacher"), images_seen), sum(before.values())
     return {
         "training_images": images_seen,
         "training_calls": calls,
         "teacher_calls": asked,
-        "teachers_images": images,
-        "before_sampling": None if calls is None else calls + asked + images,
+        "models_before": models,
+        "before_sampling": None if calls is None else calls + asked + models,
     }
+
+
+def _asked(teacher: Mapping[str, Any] | None, images: int) -> int:
+    """Calls of a teacher by what learned from it in so many images."""
+    return int((teacher or {}).get("calls", images * (teacher or {}).get("calls_per_image", 0)))
 
 
 def circular(info: Mapping[str, Any], record: Record) -> str | None:

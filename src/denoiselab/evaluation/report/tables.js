@@ -94,7 +94,7 @@ function spent() {
   if (!known.length) return;
   const table = element("table", null, box), head = element("tr", null, table);
   const columns = [["run", "run"], ["training_images", "images"], ["training_calls", "network calls"], ["teacher_calls", "a teacher's calls"],
-    ["teachers_images", "images of teachers and the start"], ["before_sampling", "all together"]];
+    ["models_before", "teachers' and the start's own training"], ["before_sampling", "all together"]];
   for (const [, text] of columns) element("th", text, head);
   for (const one of known) {
     const row = element("tr", null, table);
