@@ -126,7 +126,7 @@ class GridSearch(ABC):
         name: Of the grids that it finds.
     """
 
-    runs = 8
+    runs = 7
     name: str
 
     def __init__(self, num_samples: int = 64, fine: int = 128, seed: int = 0) -> None:
