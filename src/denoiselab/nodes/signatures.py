@@ -184,6 +184,7 @@ def _fields(lineage: list[Found], docs: Mapping[str, str], *, every: bool = Fals
         node = _class(ancestor)
         if not (every or _is_dataclass(node) or any(_last(base) == "NamedTuple" for base in node.bases)):
             continue
+        words = [word.arg for one in node.decorator_list if isinstance(one, ast.Call) for word in one.keywords]
         for part in node.body:
             if not isinstance(part, ast.AnnAssign) or not isinstance(part.target, ast.Name):
                 continue
@@ -191,6 +192,8 @@ def _fields(lineage: list[Found], docs: Mapping[str, str], *, every: bool = Fals
                 continue
             default = part.value
             last.discard(part.target.id)
+            if "kw_only" in words:
+                last.add(part.target.id)
             if isinstance(default, ast.Call) and _last(default.func) == "field":
                 given = {word.arg: word.value for word in default.keywords}
                 if isinstance(init := given.get("init"), ast.Constant) and not init.value:

@@ -146,7 +146,12 @@ def root(fraction: float, first: int = 2, last: int = 150) -> int:
 
 
 def constant(fraction: float, count: int = 18) -> int:
-    """`count` levels."""
+    """The same number of levels all along.
+
+    Args:
+        fraction: Of the training that is done.
+        count: The number.
+    """
     return count
 
 
