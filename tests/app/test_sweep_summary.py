@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -79,6 +80,14 @@ def test_its_commands(sweep):
     again, resume = commands(sweep, ranked(sweep))
     assert again == f"python sample.py ckpt={sweep.directory / '2'}"
     assert resume == f"python train.py -m optimizer.lr=1e-4,1e-3 hydra.sweep.dir={sweep.directory}"
+
+
+def test_a_queue_goes_on_with_the_folders_of_its_configurations(tmp_path):
+    found = write(tmp_path / "a sweep", (["network=mine"], None), launcher="processes")
+    place = f"'sweep.resume={found.directory}'"
+    assert commands(found, ranked(found)) == [f"python train.py -m {place}"]
+    found = replace(found, options={"places": ["/my/conf"]})
+    assert commands(found, ranked(found)) == [f"python train.py -m 'hydra.searchpath=[/my/conf]' {place}"]
 
 
 def test_to_another_folder(sweep, invoke, tmp_path):

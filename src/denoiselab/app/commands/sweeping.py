@@ -90,7 +90,7 @@ def run(name: str, arguments: Namespace, check: Callable[[Jobs], list[Config]]) 
         metric=str(configs[0]["optimized_metric"]),
         command=tuple(sys.argv),
         planned=planned if former is None else _with_devices(former, rest, extra),
-        options={**settings.model_dump(), "given": rest},
+        options={**settings.model_dump(), "given": rest, "places": places},
     )
     _work(sweep, found, starter, extra)
 
@@ -122,7 +122,6 @@ def check_place(name: str, given: Sequence[str], jobs: Jobs) -> None:
 
 def _work(sweep: Sweep, found: Search | None, starter: Starter, extra: Sequence[str]) -> None:
     say = console(stderr=True).print
-    resume = f"python {Path(sys.argv[0]).name} -m {override('sweep.resume', sweep.directory)}"
     gc.enable()  # which the start of a program turns off
     sweep.directory.mkdir(parents=True, exist_ok=True)
     sweep.write()
@@ -132,14 +131,14 @@ def _work(sweep: Sweep, found: Search | None, starter: Starter, extra: Sequence[
         for job in queue.again():
             say(f"job {job.number} runs again; it {job.status}{': ' * bool(job.error)}{job.error or ''}")
         try:
-            work(sweep, queue, starter, say, f"stopped; to run the rest: {resume}")
+            work(sweep, queue, starter, say, f"stopped; to run the rest: {sweep.resuming}")
         finally:
             summarised(sweep.directory)
     sweep = Sweep.read(sweep.directory)
     failed = [job for job in sweep.jobs if job.status in ("failed", "stopped")]
     if failed:
         text = f"job {failed[0].number}: {failed[0].error or failed[0].status}"
-        raise Failure(f"{len(failed)} of {len(sweep.jobs)} jobs failed ({text}) To run them again: {resume}")
+        raise Failure(f"{len(failed)} of {len(sweep.jobs)} jobs failed ({text}) To run them again: {sweep.resuming}")
 
 
 def _settings(name: str, own: Sequence[str], rest: list[str]) -> tuple[SweepSettings, Sweep | None, list[str]]:

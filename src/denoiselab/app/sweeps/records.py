@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from denoiselab.app.config.spelling import override
 from denoiselab.app.runs.names import SWEEP_RECORD
 from denoiselab.errors import BadInput
 from denoiselab.files import read_json, write_json
@@ -172,6 +173,13 @@ class Sweep:
             "jobs": {str(number): [*words] for number, words in self.planned.items()},
         }
         write_json(self.directory / MANIFEST, content)
+
+    @property
+    def resuming(self) -> str:
+        """The command, for a shell, that goes on with a sweep from its queue."""
+        places = self.options.get("places")
+        words = [override("hydra.searchpath", places)] if places else []
+        return " ".join(["python train.py -m", *words, override("sweep.resume", self.directory)])
 
     def own(self, job: Job) -> list[str]:
         """The overrides of a job that are swept."""

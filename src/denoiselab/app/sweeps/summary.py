@@ -76,7 +76,7 @@ def commands(sweep: Sweep, found: Ranking) -> list[str]:
             out.append(f"python sample.py task=frontier {override('ckpt', directory)} task.seed=1")
     if any(not one.finished for one in sweep.jobs):
         if sweep.launcher in _QUEUES:
-            out.append(f"python train.py -m {override('sweep.resume', sweep.directory)}")
+            out.append(sweep.resuming)
         else:
             given = [word for word in sweep.command[1:] if not word.startswith("hydra.sweep.dir=")]
             out.append(f"{shlex.join(['python', 'train.py', *given])} {override('hydra.sweep.dir', sweep.directory)}")
