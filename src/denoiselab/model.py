@@ -139,8 +139,7 @@ class Model:
         guidance = guidance if isinstance(guidance, Guidance) else Guidance(guidance)
         if steps is not None and nfe is not None:
             raise ValueError(f"steps={steps} and nfe={nfe}: give one of them.")
-        asked = {"steps": steps, "nfe": nfe}
-        steps, nfe = (None if value is None else whole(name, value, 1) for name, value in asked.items())
+        steps, nfe = (None if n is None else whole(name, n, 1) for name, n in (("steps", steps), ("nfe", nfe)))
         seed, batch_size = whole("seed", seed, 0), whole("batch_size", batch_size, 1)
         index = _index(which)
         if isinstance(cond, Integral | str):
@@ -153,6 +152,7 @@ class Model:
         steps = steps if nfe is None else sampler.steps_for(nfe, self.denoiser.schedule)
         guidance.check(sampler, self.denoiser.schedule, steps)
         check_distilled(sampler, self.denoiser.schedule, steps, self.grid)
+        sampler.check_weights(lambda: digest(self.denoiser))
         drawing = Drawing(sampler, seed, steps, guidance, noise)
         rows = torch.arange(len(index)).split(batch_size)
         with self.evaluating():

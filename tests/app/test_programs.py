@@ -106,7 +106,10 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("choice", [f"{group}={name}" for group in ("sampler", "spacing") for name in names(group)])
+CHOICES = [f"{group}={name}" for group in ("sampler", "spacing") for name in names(group)]
+
+
+@pytest.mark.parametrize("choice", [one for one in CHOICES if one != "sampler=fitted"])  # which test_fit_solver runs
 def test_every_sampler_and_every_spacing(choice, finished, tmp_path, invoke):
     """What any sampler does on any grid is tried in tests/samplers."""
     options = [option.replace(".path=", f".path={tmp_path}/") for option in OPTIONS.get(choice, ())]

@@ -94,7 +94,10 @@ def test_options_of_a_task_are_found_without_its_name(invoke, monkeypatch):
             ["task=frontier", "noise=brownian"],
             ["noise=brownian: unknown option", "ScoreFrontier takes: ", "samplers, nfe"],
         ),
-        (["task=frontier", "sampler=heun"], ["task=edit, encode, fit_grid, generate, interpolate", "'task.samplers'"]),
+        (
+            ["task=frontier", "sampler=heun"],
+            ["task=edit, encode, fit_grid, fit_solver, generate, interpolate", "'task.samplers'"],
+        ),
         (
             ["task=likelihood", "+task.guidance=2"],
             ["task.guidance=2: unknown", "MeasureLikelihood takes: method"],
@@ -109,7 +112,7 @@ def test_options_of_a_task_are_found_without_its_name(invoke, monkeypatch):
         ),
         (
             ["task=fit_grid", "task/method=ode"],
-            ["task/method=ode: not with this task; allowed: local_errors, nearest_end."],
+            ["task/method=ode: not with this task; allowed: gits, local_errors, nearest_end."],
         ),
         (["split=train"], ["split=train: unknown option", "takes: num_samples, batch_size"]),
         (["n_samples=3"], ["did you mean 'num_samples'"]),

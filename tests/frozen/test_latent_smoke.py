@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from configurations import build, names
+from configurations import build, complete, names
 from frozen_models import FEATURES, LENGTH, autoencoder, write_text_encoder
 from oracles import draws, measured, mixture, variant
 
@@ -47,7 +47,7 @@ def rows(model):
     hook.remove()
 
 
-@pytest.mark.parametrize("name", names("sampler"))
+@pytest.mark.parametrize("name", complete("sampler"))
 def test_every_sampler(name, model, rows):
     sampler = variant(build("sampler", name), repeats=2, threshold=None)
     if sampler.adaptive:

@@ -9,7 +9,7 @@ import shutil
 
 import configurations
 import pytest
-from configurations import build, names
+from configurations import build, complete, names
 
 from denoiselab import samplers
 from denoiselab.testing import check_sampler
@@ -22,7 +22,7 @@ def sampler_of(conf, name):
     return prepared(build("sampler", name))
 
 
-@pytest.mark.parametrize("name", names("sampler"))
+@pytest.mark.parametrize("name", complete("sampler"))
 @pytest.mark.parametrize("claim", CHECKS)
 def test_a_sampler_is_what_it_declares(name, claim):
     claim(copy.copy(sampler_of(configurations.CONF, name)))

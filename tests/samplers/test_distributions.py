@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from configurations import build, names
+from configurations import build, complete
 from oracles import F64, draws, measured, unbounded, variant
 
 from denoiselab import samplers
@@ -33,7 +33,7 @@ def sampler_of(name):
 
 STOCHASTIC = {
     name: sampler_of(name)
-    for name in names("sampler")
+    for name in complete("sampler")
     if sampler_of(name).stochastic and getattr(sampler_of(name), "eta", 0.0) < math.inf  # which is no diffusion
 }
 STOCHASTIC["ddim with noise"] = samplers.DDIM(eta=0.7)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from configurations import build, names
+from configurations import build, complete
 from diffusers import DDPMScheduler
 from oracles import F64, flow_map, interior_levels, mixture, variant
 
@@ -206,7 +206,7 @@ def test_an_option_out_of_range_is_refused(make, message):
 
 
 SCHEDULES = [build("schedule", name) for name in ("ddpm", "vp_linear", "vp_cosine", "ve", "sub_vp", "edm", "flow")]
-RULES = {name: build("sampler", name) for name in names("sampler")}
+RULES = {name: build("sampler", name) for name in complete("sampler")}
 RULES = {name: rule for name, rule in RULES.items() if not rule.stochastic}
 for name, rule in RULES.items():
     if rule.adaptive and rule.path_dependent:  # by its tolerances

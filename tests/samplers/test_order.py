@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from configurations import build, names
+from configurations import build, complete
 from oracles import F64, flow_map, mixture
 from oracles import interior_levels as lam_uniform
 
@@ -138,7 +138,7 @@ def test_fast_has_order_three_but_for_a_last_step_of_order_one(kind):
     "name",
     [
         name
-        for name in names("sampler")
+        for name in complete("sampler")
         if getattr(sampler := build("sampler", name), "lower_order_final", False) is True and not sampler.stochastic
     ],
 )

@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from configurations import build, complete, names
+from configurations import build, complete
 from oracles import F64, draws, interior_levels, measured, mixture, variant
 
 from denoiselab import samplers
@@ -23,7 +23,7 @@ from denoiselab.schedules.base import like
 from denoiselab.schedules.betas import linear
 from denoiselab.schedules.discrete import DiscreteVP
 
-NAMES = names("sampler")
+NAMES = complete("sampler")
 
 
 @functools.cache

@@ -87,6 +87,10 @@ class Frontier:
                 self.cells.append((name, sampler.steps))
                 self.calls.append(1)
                 continue
+            if sampler.own_steps:
+                self.cells.append((name, sampler.steps))
+                self.calls.append(sampler.nfe(sampler.steps, schedule))
+                continue
             for budget in sorted({*nfe, *extra_nfe.get(name, ())}):
                 try:
                     steps = sampler.steps_for(budget, schedule)

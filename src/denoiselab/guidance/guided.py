@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -73,8 +74,10 @@ class Guidance:
             steps: Instead of its own number.
 
         Raises:
-            ValueError: As in `Guider.check_sampler`.
+            ValueError: As in `Guider.check_sampler`, or if the sampler was fitted with other guidance.
         """
+        if sampler.fitted is not None:
+            sampler.fitted.check_guidance(self.facts)
         plain = self.scale == 0 and self.guider.other_alone and self.guider.interval is None
         if self.acts and not plain:
             self.guider.check_sampler(sampler, schedule, steps)
@@ -96,6 +99,13 @@ class Guided:
     def __init__(self, guidance: Guidance, branches: Branches, channels: int | None = None) -> None:
         self._scale, self._guider = guidance.scale, guidance.guider
         self._branches, self._channels, self._state = branches, channels, State()
+
+    def __copy__(self) -> Guided:
+        """One that goes on from the same place of the run, with a memory of its own."""
+        other = Guided.__new__(Guided)
+        other.__dict__ |= self.__dict__
+        other._state = copy.copy(self._state)
+        return other
 
     def __call__(self, x: Tensor, level: Level, /) -> Prediction:
         """Predict from `x` `(B, *)` at `level` (scalar or `(B,)`)."""

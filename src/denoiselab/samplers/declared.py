@@ -3,8 +3,37 @@
 from __future__ import annotations
 
 from abc import ABC
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+from denoiselab.errors import BadInput
 from denoiselab.samplers.measurement import Measurement
+
+
+class FittedTo(NamedTuple):
+    """What the numbers of a sampler were fitted to.
+
+    Args:
+        path: Of its file.
+        weights: Name of the weights.
+        sha256: Of the weights, as `model.digest` has it.
+        guidance: The facts of the guidance.
+    """
+
+    path: str
+    weights: str
+    sha256: str
+    guidance: Mapping[str, Any]
+
+    def check_guidance(self, guidance: Mapping[str, Any]) -> None:
+        """Refuse guidance of those facts if it is another one.
+
+        Raises:
+            ValueError: If it is.
+        """
+        if dict(guidance) != dict(self.guidance):
+            fitted, given = (" ".join(f"{k}={v}" for k, v in one.items()) for one in (self.guidance, guidance))
+            raise BadInput(f"sampler.path={self.path}: it was fitted with {fitted}, and not with {given}.")
 
 
 class Declared(ABC):
@@ -23,6 +52,8 @@ class Declared(ABC):
         renoises: Whether steps add a predicted noise to x0, which need not be eps (`Prediction.renoise`).
         moves_mean: Whether steps add their variance times a gradient to their mean (`Prediction.gradient`).
         measurement: What must be measured of a model before it is sampled (`Sampler.measure`); None for nothing.
+        own_steps: Whether it runs with its own number of steps only.
+        fitted: What its numbers were fitted to; None for rules that suit any model.
     """
 
     convergence_order: int | None
@@ -35,6 +66,23 @@ class Declared(ABC):
     renoises: bool = False
     moves_mean: bool = False
     measurement: Measurement | None = None
+    own_steps: bool = False
+    fitted: FittedTo | None = None
+
+    def check_weights(self, sha256: Callable[[], str]) -> None:
+        """Refuse weights other than those that it was fitted to, if any.
+
+        Args:
+            sha256: Gives the digest of the weights (`model.digest`).
+
+        Raises:
+            ValueError: If they are others.
+        """
+        if self.fitted is not None and (found := sha256()) != self.fitted.sha256:
+            raise BadInput(
+                f"sampler.path={self.fitted.path}: it was fitted to other weights ({self.fitted.weights}, sha256 "
+                f"{self.fitted.sha256[:8]}) than these (sha256 {found[:8]}); fit one to these by task=fit_solver."
+            )
 
     def refused(self) -> dict[str, str]:
         """Fields of predictions that the steps would pass over, each with a sentence that refuses it."""

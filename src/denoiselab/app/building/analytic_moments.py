@@ -41,8 +41,9 @@ def learn(
     and, if `writes`, stored there. `check` is called after each level; an exception stops the measurement.
 
     Raises:
-        ValueError: If the data cannot be loaded, or the moments are not finite.
+        ValueError: If the data cannot be loaded, the moments are not finite, or the sampler was fitted to others.
     """
+    sampler.check_weights(lambda: digest(model.denoiser))
     if sampler.measurement is None:
         return None
     asked: dict[str, Any] = {

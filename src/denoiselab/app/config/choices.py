@@ -24,6 +24,7 @@ def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict
 
     The grid is a name of `conf/spacing`, a JSON file as `task=fit_grid` writes it, or a file of `task=truncate`:
     `ddim@karras`, `ddim@path/to/it.json`, `ddim@path/to/it.pt` (whose label ends in the file's stem).
+    `fitted@path/to/it.json` is the solver of a file as `task=fit_solver` writes it.
     """
     nodes: dict[str, Any] = {}
     for name in names:
@@ -31,9 +32,16 @@ def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict
         label, node = rule, _choice("sampler", rule, option)
         if at:
             own = _FILES.get(Path(grid).suffix)
-            spacing = {"_target_": own, "path": grid} if own else _choice("spacing", grid, option)
-            node = {**node, "spacing": spacing}
+            if "path" in node:
+                if Path(grid).suffix != ".json":
+                    raise BadInput(f"{option}={names}: {rule} takes a file, as in {rule}@<file>.json, and no grid.")
+                node = {**node, "path": grid}
+            else:
+                spacing = {"_target_": own, "path": grid} if own else _choice("spacing", grid, option)
+                node = {**node, "spacing": spacing}
             label = f"{rule}@{Path(grid).stem if own else grid}"
+        elif node.get("path") == "???":
+            raise BadInput(f"{option}={names}: {rule} takes a file, as in {rule}@<file>.json.")
         if label in nodes:
             raise BadInput(f"{option}={names}: '{label}' is listed more than once.")
         nodes[label] = node

@@ -27,7 +27,7 @@ class LocalErrors(GridSearch):
 
     def search(self, problem: Problem) -> list[Level]:
         errors = _step_errors(problem.reference, clean=problem.clean)
-        path = _shortest(errors, len(problem.known[0].levels), clean=problem.clean)
+        path = shortest(errors, len(problem.known[0].levels), clean=problem.clean)
         return [problem.reference.levels[i] for i in path]
 
 
@@ -50,14 +50,21 @@ def _rms(x: Tensor) -> float:
     return float(x.flatten(1).double().square().mean(1).sqrt().mean())
 
 
-def _shortest(errors: Tensor, count: int, *, clean: bool) -> list[int]:
-    """The `count` noisy levels, the first among them, of the path of least sum to the last column."""
+def shortest(errors: Tensor, count: int, *, clean: bool, growth: float = 1.0) -> list[int]:
+    """The `count` noisy levels, the first among them, of the path of least sum to the last column.
+
+    Args:
+        errors: `(K, K)`, or with clean data `(K, K + 1)`, of the step from each level to each.
+        count: Number of noisy levels.
+        clean: Whether clean data follow them.
+        growth: The errors of each step count so many times those of the step before.
+    """
     steps = count if clean else count - 1
     best = torch.full((errors.shape[1],), math.inf, dtype=torch.float64)
     best[0] = 0
     before: list[Tensor] = []
-    for _ in range(steps):
-        costs = best[: len(errors), None] + errors
+    for step in range(steps):
+        costs = best[: len(errors), None] + growth**step * errors
         best, choice = costs.min(0)
         before.append(choice)
     at, path = errors.shape[1] - 1, []
