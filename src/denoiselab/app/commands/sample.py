@@ -11,6 +11,7 @@ from denoiselab.app.config import overrides
 from denoiselab.app.config.prompts import with_prompts
 from denoiselab.app.config.settings import Config, SampleSettings, parse
 from denoiselab.app.runs.failures import enough_memory
+from denoiselab.app.runs.launches import check_alone
 from denoiselab.app.runs.paths import check_accelerator
 from denoiselab.app.tasks.task import Task
 from denoiselab.errors import BadInput
@@ -24,6 +25,7 @@ _LISTS = ("ckpt", "weights")
 
 def check(config: Config, *, sweeping: bool = False) -> None:
     """Check all that can be checked before any file is read."""
+    check_alone("sample.py")
     config = with_prompts(config)
     if config.get("import") is not None:
         config = {**config, "ckpt": check_source(config)}

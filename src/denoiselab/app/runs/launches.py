@@ -49,6 +49,22 @@ def check_launch(devices: int, nodes: int) -> None:
         raise BadInput(f"{asked}: SLURM has {tasks} tasks, and srun has started none of them; start it as {line}.")
 
 
+def check_alone(what: str) -> None:
+    """Refuse what one process does where torchrun or srun has started several, each of which would do all of it.
+
+    Args:
+        what: What is asked for, for the message.
+
+    Raises:
+        BadInput: If so.
+    """
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    count = os.environ.get("WORLD_SIZE" if by_torchrun else "SLURM_STEP_NUM_TASKS", "1")
+    if count != "1":
+        name = "torchrun" if by_torchrun else "srun"
+        raise BadInput(f"{what}: {name} has started {count} of this program; start it once.")
+
+
 def check_world(trainer: pl.Trainer) -> None:
     """Check that a Trainer has as many processes as it was asked for.
 

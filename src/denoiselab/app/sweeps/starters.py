@@ -12,9 +12,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from pathlib import Path
 from typing import Protocol
 
+from denoiselab.app.runs.launches import check_alone
 from denoiselab.app.runs.run_id import ID_VARIABLE
 from denoiselab.app.sweeps.records import LOG, Job, alive
-from denoiselab.errors import BadInput
 
 # Of a launcher around the sweep: a job that saw them would take itself for one of its ranks.
 _RANKS = (
@@ -163,10 +163,7 @@ def alone() -> Iterator[None]:
     Raises:
         BadInput: If a launcher has started several of this process, each of which would start the sweep.
     """
-    count = "SLURM_NTASKS" if "SLURM_STEP_ID" in os.environ else "WORLD_SIZE"
-    if int(os.environ.get(count) or 1) > 1:
-        name = "srun" if count == "SLURM_NTASKS" else "torchrun"
-        raise BadInput(f"sweep=processes: {name} has started {os.environ[count]} of this program; start it by itself.")
+    check_alone("sweep=processes")
     before = dict(os.environ)
     kept = without_launchers(before)
     try:
