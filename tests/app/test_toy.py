@@ -63,6 +63,12 @@ def test_a_model_of_few_steps_is_scored_with_what_lies_outside(method, invoke, l
     assert all(0 < cell["scores"]["outside"]["value"] <= 1 for cell in cells)
 
 
+def test_reflow_does_not_start_without_its_pairs(invoke, logs):
+    """A value that Hydra calls missing would leave the default, null, and so train on the data."""
+    result = invoke("train.py", "experiment=checkerboard_reflow", *TOY[1:], f"paths.log_dir={logs}")
+    assert (result.code, result.last.split(":")[:2]) == (2, ["train.py", f" pairs={logs}/checkerboard/pairs"])
+
+
 def test_a_run_on_waveforms_can_be_scored_seen_and_heard(invoke, logs):
     path = logs / "tones"
     result = invoke(
