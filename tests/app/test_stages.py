@@ -1,11 +1,13 @@
 """Teachers, and trainings of several stages, of which each teaches the next."""
 
 import json
+import re
 import shutil
 
 import pytest
 import torch
-from conftest import QUICK
+from conftest import QUICK, ROOT
+from omegaconf import OmegaConf
 
 from denoiselab.training.checkpoint_files import read_checkpoint
 
@@ -113,3 +115,12 @@ def test_a_run_continues_with_its_own_teacher_alone(teacher, tmp_path, invoke):
     drawn = invoke("sample.py", f"ckpt={run}", "num_samples=2", "sampler=ddim", f"out={tmp_path / 'drawn.png'}")
     assert drawn.code == 2
     assert "the model was distilled for 2 steps of DDIM on one grid; give ddim of 2 steps" in drawn.last
+
+
+@pytest.mark.parametrize(
+    ("page", "recipe"), [("README.md", "digits_progressive"), ("docs/few_steps.md", "checkerboard_progressive")]
+)
+def test_a_page_samples_the_stage_of_one_step(page, recipe):
+    steps = list(OmegaConf.load(ROOT / "conf" / "experiment" / f"{recipe}.yaml").stages.objective.steps)
+    stages = re.findall(r"stage_(\d+) sampler=ddim sampler.steps=1\n", (ROOT / page).read_text(encoding="utf-8"))
+    assert [steps[int(stage) - 1] for stage in stages] == [1]
