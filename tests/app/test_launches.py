@@ -67,3 +67,22 @@ def _only(monkeypatch, variables):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize(
+    ("task", "variables", "refused"),
+    [
+        ("generate", {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2"}, "torchrun has started 2 of this program"),
+        ("generate", {"SLURM_STEP_NUM_TASKS": "2"}, "srun has started 2 of this program"),
+        ("frontier", {"SLURM_STEP_NUM_TASKS": "2"}, "srun has started 2 of this program"),
+        ("frontier", {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2"}, None),  # they share the samples
+        ("search", {"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2"}, None),
+    ],
+)
+def test_what_one_process_does_is_not_started_several_times(task, variables, refused, monkeypatch, invoke, tmp_path):
+    _only(monkeypatch, variables)
+    over = ["task.over={nfe:[2,3]}"] if task == "search" else []
+    result = invoke("sample.py", f"ckpt={tmp_path}", f"task={task}", *over)
+    assert result.code == 2
+    assert (refused or "ckpt=") in result.last
+    assert ("of this program" in result.last) == (refused is not None)

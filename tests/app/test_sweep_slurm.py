@@ -9,7 +9,7 @@ from configurations import composing
 from omegaconf import OmegaConf
 
 from denoiselab.app.building.check_run import check_config
-from denoiselab.app.commands import sample, sweeping
+from denoiselab.app.commands import sweeping
 from denoiselab.app.config.overrides import composed
 from denoiselab.app.config.settings import SweepSettings
 from denoiselab.app.runs import devices, launches
@@ -181,8 +181,6 @@ def test_jobs_of_a_queue_within_a_job_of_slurms_have_as_many_devices_as_they_lik
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
     with pytest.raises(BadInput, match="srun has started 2 of this program"), alone():
         pass
-    with pytest.raises(BadInput, match=r"sample\.py: srun has started 2 of this program"):
-        sample.check({}, sweeping=False)
 
 
 def test_a_sweep_goes_on_with_another_number_of_devices(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -25,13 +26,14 @@ _LISTS = ("ckpt", "weights")
 
 def check(config: Config, *, sweeping: bool = False) -> None:
     """Check all that can be checked before any file is read."""
-    check_alone("sample.py")
     config = with_prompts(config)
     if config.get("import") is not None:
         config = {**config, "ckpt": check_source(config)}
     asked = parse(SampleSettings, config)
     check_nodes(config)
     task = _task(asked)
+    if not (task.shared and "TORCHELASTIC_RUN_ID" in os.environ):
+        check_alone("sample.py")
     if asked.sampler is not None:
         construct(asked.sampler, "sampler")
     for name in _LISTS:

@@ -90,6 +90,7 @@ class ScoreFrontier(Measuring):
     fine_nfe: int | None = None
 
     several: ClassVar[bool] = True
+    shared: ClassVar[bool] = True
     goes_on: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -61,6 +61,7 @@ class Search(Measuring):
     confirm: int = 3
     level: float = 0.05
 
+    shared: ClassVar[bool] = True
     goes_on: ClassVar[bool] = True
     less_memory: ClassVar[str] = "a smaller task.batch_size"
 

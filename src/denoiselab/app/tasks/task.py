@@ -48,6 +48,8 @@ class Task(ABC):
 
     # Whether it takes lists of checkpoints and of weights.
     several: ClassVar[bool] = False
+    # Whether processes that torchrun starts share the work.
+    shared: ClassVar[bool] = False
     # Whether the same command goes on in an `out` that exists; else that is refused before torch is imported.
     goes_on: ClassVar[bool] = False
     # What to change if memory does not suffice.
