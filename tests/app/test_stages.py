@@ -114,7 +114,7 @@ def test_a_run_continues_with_its_own_teacher_alone(teacher, tmp_path, invoke):
     assert "the run learned from another one (weights ema, now raw); restore that" in result.last
     drawn = invoke("sample.py", f"ckpt={run}", "num_samples=2", "sampler=ddim", f"out={tmp_path / 'drawn.png'}")
     assert drawn.code == 2
-    assert "the model was distilled for 2 steps of DDIM on one grid; give ddim of 2 steps" in drawn.last
+    assert "sample.py: sampler=ddim: the model was distilled for 2 steps of DDIM on one grid; give ddim" in drawn.last
 
 
 @pytest.mark.parametrize(

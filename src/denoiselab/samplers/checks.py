@@ -44,7 +44,7 @@ def check_distilled(sampler: Sampler, schedule: Schedule, steps: int | None, gri
     if not (transfers and same_levels(sampler.grid(schedule, steps), grid)):
         count = len(grid) - 1
         raise ValueError(
-            f"sampler={type(sampler).__name__}: the model was distilled for {count} steps of DDIM on one grid; "
+            f"{type(sampler).__name__}: the model was distilled for {count} steps of DDIM on one grid; "
             f"give ddim of {count} steps with the spacing of its training."
         )
 
