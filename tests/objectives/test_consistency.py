@@ -126,6 +126,8 @@ def test_ect_is_its_formula(fraction, stage):
 def test_numbers_of_levels_are_those_of_the_papers():
     assert [doubling(stage / 8 + 0.01) for stage in range(8)] == [11, 21, 41, 81, 161, 321, 641, 1281]
     assert doubling(1.0) == 1281
+    # log2(100) + 1 = 7.6 stages, the last of which is cut: of 10, 20, ..., 640 and 1000 steps.
+    assert [doubling((stage + 0.01) / 7.644, last=1000) for stage in (0, 6, 7)] == [11, 641, 1001]
     total, first, last = 1000, 2, 150  # Song et al., 2303.01469: k = 0, 500, 1000 of K
     for k in (0, 500, total):
         want = math.ceil(math.sqrt(k / total * ((last + 1) ** 2 - first**2) + first**2) - 1) + 1

@@ -120,7 +120,7 @@ class Counts(Protocol):
 
 
 def doubling(fraction: float, first: int = 10, last: int = 1280) -> int:
-    """min(first 2^s, last) + 1 levels in stage s of log2(last / first) + 1 equal stages.
+    """min(first 2^s, last) + 1 levels in stage s of log2(last / first) + 1, equal but for the last one.
 
     Source: Song and Dhariwal, Improved Techniques for Training Consistency Models, arXiv 2310.14189, section 3.4.
 
@@ -129,7 +129,7 @@ def doubling(fraction: float, first: int = 10, last: int = 1280) -> int:
         first: Steps between levels in the first stage.
         last: In the last.
     """
-    return min(first << int(fraction * (int(math.log2(max(1, last // first))) + 1)), last) + 1
+    return min(first << int(fraction * (math.log2(max(1, last // first)) + 1)), last) + 1
 
 
 def root(fraction: float, first: int = 2, last: int = 150) -> int:
