@@ -55,3 +55,11 @@ def test_the_snippets_give_what_they_say(places, tmp_path, monkeypatch):
     assert points.shape == (1000, 2)
     scores = run(next(snippet for snippet in SNIPPETS if "denoiselab.score" in snippet), places)["scores"]
     assert (scores[0].metric, scores[0].n) == ("fd_classifier", 64)
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_each_table_has_a_head(page):
+    """Rows behind an empty line are a new table, which without a head is shown as text."""
+    lines = ["", *(ROOT / page).read_text(encoding="utf-8").splitlines(), ""]
+    heads = [n for n, line in enumerate(lines) if line.startswith("|") and not lines[n - 1].startswith("|")]
+    assert [lines[n] for n in heads if not re.fullmatch(r"\|( ?:?-+:? ?\|)+", lines[n + 1])] == []
