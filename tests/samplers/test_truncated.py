@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from denoiselab.analytic import GaussianDenoiser
+from denoiselab.errors import BadInput
 from denoiselab.noise import Noise
 from denoiselab.samplers import DDIM, DPMSolverPP
 from denoiselab.samplers.spacing import Asinh, Truncated, UniformTime
@@ -37,7 +38,7 @@ def test_a_gaussian_starts_where_its_flow_is_and_ends_where_it_ends(file, schedu
 def test_grids_count_and_refuse(file, tmp_path):
     sampler = DDIM(Truncated(path=file), 4)
     assert sampler.nfe(4, EDM()) == 4
-    with pytest.raises(ValueError, match="of 2 dimensions, and samples have 3"):
+    with pytest.raises(BadInput, match="of 2 dimensions, and samples have 3"):
         sampler(EXACT, EDM(), (3,), Noise(0, torch.arange(1)))
     with pytest.raises(ValueError, match=r"path=.*none\.pt: No such file"):
         Truncated(path=str(tmp_path / "none.pt"))

@@ -65,7 +65,7 @@ class GridLevels(LevelDistribution):
             raise ValueError(
                 f"objective.spacing={type(self.spacing).__name__}: its levels of {self.steps} steps on "
                 f"{type(schedule).__name__} are not among those of {2 * self.steps}, so that a step is not two of the "
-                "teacher's; choose objective/spacing=vp_time, asinh, uniform_time or power_time."
+                "teacher's; choose spacing@objective.spacing=vp_time, asinh, uniform_time or power_time."
             )
 
 

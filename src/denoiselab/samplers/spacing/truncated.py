@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from denoiselab.errors import BadInput
 from denoiselab.samplers.spacing.ends import Wrapped
 from denoiselab.samplers.spacing.grids import Asinh, Spacing
 from denoiselab.schedules import Level, Schedule
@@ -51,7 +52,7 @@ class Truncated(Wrapped):
 
     def begin(self, z: Tensor, level: Level) -> Tensor:
         if z[0].numel() != len(self._mean):
-            raise ValueError(f"path={self.path}: of {len(self._mean)} dimensions, and samples have {z[0].numel()}.")
+            raise BadInput(f"path={self.path}: of {len(self._mean)} dimensions, and samples have {z[0].numel()}.")
         mean, variances, axes = (one.to(z.device) for one in (self._mean, self._variances, self._axes))
         alpha, sigma = like(level.alpha, mean), like(level.sigma, mean)
         along = (alpha.square() * variances + sigma.square()).sqrt() * (z.flatten(1).double() @ axes)
