@@ -17,6 +17,9 @@ STEP = {"SLURM_STEP_ID": "0"}
         ({"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "2", **STEP}, 2, 1, "SLURM gives 1 task"),
         ({"SLURM_NTASKS": "4"}, 4, 1, r"--ntasks=4 without --ntasks-per-node.*srun --nodes=1 --ntasks-per-node=4"),
         ({"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2"}, 2, 2, r"srun has started none.*--nodes=2"),
+        ({"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NNODES": "1", **STEP}, 1, 2,
+         r"SLURM gives 1 node.*srun --nodes=2 --ntasks-per-node=1 .*trainer\.num_nodes=1"),
+        ({"SLURM_NTASKS": "two"}, 2, 1, "SLURM_NTASKS=two: .*must be a number"),
         ({"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}, 1, 1,
          r"torchrun has started 4 processes.*trainer\.devices=2 trainer\.num_nodes=2"),
     ],
@@ -32,6 +35,7 @@ def test_a_launch_that_contradicts_the_devices_is_refused(variables, devices, no
     [
         ({}, 4, 2),
         ({"SLURM_NTASKS": "1"}, 1, 1),
+        ({"SLURM_NTASKS": ""}, 2, 1),
         ({"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "interactive"}, 2, 1),
         ({"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", **STEP}, 2, 2),
         ({"SLURM_NTASKS": "1", "TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}, 2, 1),

@@ -18,6 +18,7 @@ from denoiselab.app.config import multirun, overrides
 from denoiselab.app.config.settings import Config, SweepSettings, parse
 from denoiselab.app.config.spelling import override
 from denoiselab.app.runs.devices import elsewhere
+from denoiselab.app.runs.launches import check_alone
 from denoiselab.app.runs.run_id import run_id
 from denoiselab.app.sweeps.queue import Queue
 from denoiselab.app.sweeps.records import MANIFEST, Sweep, key_of
@@ -61,6 +62,8 @@ def run(name: str, arguments: Namespace, check: Callable[[Jobs], list[Config]]) 
     flags = shlex.split(override("hydra.searchpath", places)) if places else []
     settings, former, rest = _settings(name, own, rest)
     slurm = settings.launcher == "slurm"
+    if slurm:
+        check_alone(f"{_GROUP}=slurm")
     for text in rest:
         if key_of(text) in ("hydra/launcher", "hydra/sweeper"):
             raise BadInput(f"{text}: sweep={settings.launcher} starts the jobs itself; leave it out.")
@@ -129,13 +132,14 @@ def _work(sweep: Sweep, found: Search | None, starter: Starter, extra: Sequence[
     with Queue(sweep.directory, found, tuple(extra)) as queue:
         queue.plan(sweep.planned)
         for job in queue.again():
-            say(f"job {job.number} runs again; it {job.status}{': ' * bool(job.error)}{job.error or ''}")
+            how = "has no record" if job.status == "waiting" else job.status
+            say(f"job {job.number} runs again; it {how}{': ' * bool(job.error)}{job.error or ''}")
         try:
             work(sweep, queue, starter, say, f"stopped; to run the rest: {sweep.resuming}")
         finally:
             summarised(sweep.directory)
     sweep = Sweep.read(sweep.directory)
-    failed = [job for job in sweep.jobs if job.status in ("failed", "stopped")]
+    failed = [job for job in sweep.jobs if job.status in ("failed", "stopped", "waiting")]
     if failed:
         text = f"job {failed[0].number}: {failed[0].error or failed[0].status}"
         raise Failure(f"{len(failed)} of {len(sweep.jobs)} jobs failed ({text}) To run them again: {sweep.resuming}")

@@ -29,24 +29,34 @@ def check_launch(devices: int, nodes: int) -> None:
     """
     asked = f"trainer.devices={devices} x trainer.num_nodes={nodes}"
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        world, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+        world, local = (_count(name) or 1 for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
         if world != devices * nodes:
             raise BadInput(
                 f"{asked}: torchrun has started {world} processes, {local} on this node; give trainer=ddp "
                 f"trainer.devices={local} trainer.num_nodes={world // max(1, local)}."
             )
         return
-    tasks = os.environ.get("SLURM_NTASKS")
+    tasks = _count("SLURM_NTASKS")
     ours = "LOCAL_RANK" in os.environ and "SLURM_STEP_ID" not in os.environ  # started by this program
     if tasks is None or ours or os.environ.get("SLURM_JOB_NAME") in _INTERACTIVE:
         return
     line = f"srun --nodes={nodes} --ntasks-per-node={devices} python {' '.join(sys.argv[:1])} ..."
-    if int(tasks) != devices * nodes:
+    if tasks != devices * nodes:
         raise BadInput(f"{asked}: SLURM gives {tasks} task(s); start it as {line}, or give the devices that there are.")
-    if int(tasks) > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
+    if tasks > 1 and (given := _count("SLURM_NNODES")) not in (None, nodes):
+        raise BadInput(f"{asked}: SLURM gives {given} node(s); start it as {line}, or give trainer.num_nodes={given}.")
+    if tasks > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
         raise BadInput(f"{asked}: SLURM has --ntasks={tasks} without --ntasks-per-node; start it as {line}.")
-    if int(tasks) > 1 and "SLURM_STEP_ID" not in os.environ:
+    if tasks > 1 and "SLURM_STEP_ID" not in os.environ:
         raise BadInput(f"{asked}: SLURM has {tasks} tasks, and srun has started none of them; start it as {line}.")
+
+
+def _count(name: str) -> int | None:
+    """The number in an environment variable of a launcher; None without one."""
+    text = os.environ.get(name, "").strip()
+    if text and not text.isdecimal():
+        raise BadInput(f"{name}={text}: this variable of the environment must be a number of processes or nodes.")
+    return int(text) if text else None
 
 
 def check_alone(what: str) -> None:
