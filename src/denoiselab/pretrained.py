@@ -44,7 +44,7 @@ class Loaded:
         config: Of the run, plain containers.
         images_seen: In training.
         basis: Of which averages of other widths are reconstructed.
-        teacher: The record of what it learned from; None for no teacher.
+        origins: As in `Rebuilt`.
     """
 
     model: Model
@@ -52,7 +52,7 @@ class Loaded:
     config: dict[str, Any]
     images_seen: int
     basis: Basis = field(default_factory=Basis)
-    teacher: dict[str, Any] | None = None
+    origins: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def names(self) -> Names:

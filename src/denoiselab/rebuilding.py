@@ -38,7 +38,7 @@ class Rebuilt(NamedTuple):
         config: Of the run, plain containers.
         images_seen: In training.
         basis: Of which averages of other widths are reconstructed.
-        teacher: The record of what it learned from; None for no teacher.
+        origins: The records of the models that it started (`initial`) and learned (`teacher`) from.
     """
 
     model: Trained
@@ -46,7 +46,7 @@ class Rebuilt(NamedTuple):
     config: dict[str, Any]
     images_seen: int
     basis: Basis
-    teacher: dict[str, Any] | None = None
+    origins: Mapping[str, Any] = MappingProxyType({})
 
 
 def rebuild(
@@ -92,7 +92,8 @@ def rebuild(
         model.codec.load()
     except ValueError as error:
         raise BadInput(f"{option}={path}: {error}") from None
-    return Rebuilt(model, ours["ema"], config, ours["images_seen"], basis_of(path, ours), ours.get("teacher"))
+    origins = {name: ours[name] for name in ("initial", "teacher") if ours.get(name)}
+    return Rebuilt(model, ours["ema"], config, ours["images_seen"], basis_of(path, ours), origins)
 
 
 def check_state(

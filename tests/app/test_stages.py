@@ -91,6 +91,10 @@ def test_each_stage_learns_from_the_one_before_and_continues_where_it_was(staged
             ["ddim at 8 calls", "for 4 steps of DDIM on one grid; give ddim of 4 steps"],
         ),
         (["stages={objective:{steps:[2,1]},max_images:[64]}"], ["stages.max_images=[64]", "each of the 2 stages"]),
+        (
+            ["stages={objective:{steps:[4,3]},max_images:[64,64]}"],
+            ["stages.objective.steps: 3 after 4; a stage has half the steps of its teacher's."],
+        ),
         (["stages={network:{channel:[8]}}"], ["channel"]),
         (["stages={depth:[8]}"], ["stages.depth: this configuration has no option depth."]),
     ],

@@ -36,6 +36,8 @@ def test_a_teacher_that_learned_from_another_counts_with_it():
     info = {"training": {"calls_per_image": 2.0}, "teacher": teacher, "initial": {**teacher, "images_seen": 50}}
     assert spent(info, 100)["before_sampling"] == 200 + 200 + (50 + 150) + 384_000
     assert spent({"teacher": teacher}, 100)["training_calls"] is None
+    started = {"initial": {"checkpoint_sha256": "c", "images_seen": 10, "initial": FLOW}}
+    assert spent(started, 100)["models_before"] == 10 + 384_000
     assert spent(info, 0) == {}
 
 

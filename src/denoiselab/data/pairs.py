@@ -41,7 +41,7 @@ class PairStore(ArrayShards):
             "pairs": len(self),
             "calls": len(self) * of["network_evaluations"],
             "pairs_sha256": self.fingerprint,
-            **({"teacher": of["teacher"]} if of.get("teacher") else {}),
+            **{name: of[name] for name in ("initial", "teacher") if of.get(name)},
         }
 
     def labels(self, index: Tensor) -> Tensor:

@@ -209,8 +209,8 @@ class Shortcut(_MeanVelocity):
     """Shortcut models: two steps of half the size give the target of one, from the smallest size up to the whole way.
 
     Sizes are t_max / 2^k, all as likely, and t is a multiple of its size, so `spacing=uniform_time` with 1, 2, 4, ...
-    steps meets the sizes that are trained. Steps of t_max / steps are taken by the velocity at their start. Targets are
-    made by the weights in training, without dropout; the source takes their average.
+    up to steps / 2 steps meets the sizes that are trained. Steps of t_max / steps are taken by the velocity at their
+    start. Targets are made by the weights in training, without dropout; the source takes their average.
 
     Source: Frans et al., One Step Diffusion via Shortcut Models, arXiv 2410.12557, section 3 and algorithm 1.
 

@@ -64,7 +64,9 @@ class DiffusionModule(pl.LightningModule):
         self.seed, self.config, self.data_sha256 = seed, config, data_sha256
         self.preparation = preparation or Preparation()
         self.initial_optimizer: dict[int, dict[str, Any]] | None = None  # another run's state of the same parameters
-        self.teacher: dict[str, Any] | None = None  # the record of the objective's teacher, saved in each checkpoint
+        # Records of the model that this one started from, and of its teacher, saved in each checkpoint.
+        self.initial: dict[str, Any] | None = None
+        self.teacher: dict[str, Any] | None = None
         self.images_seen = 0
         self._step_start = self._batch_start = 0
         self._constrained: list[Constrained] = []
@@ -241,7 +243,7 @@ class DiffusionModule(pl.LightningModule):
             "data_sha256": self.data_sha256,
             "ema": self.ema.averages,
             **({"sigma_rel": self.ema.widths} if self.ema.widths else {}),
-            **({"teacher": self.teacher} if self.teacher else {}),
+            **{name: record for name in ("initial", "teacher") if (record := getattr(self, name))},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

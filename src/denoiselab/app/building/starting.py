@@ -82,6 +82,7 @@ def former(run: Run, directory: RunDirectory, *, leader: bool) -> Former | None:
         check_training(file, checkpoint, run.trainer, run.module)
     except CheckpointError as error:
         raise BadInput(str(error)) from None
+    run.module.initial = ours.get("initial")
     return Former(file, ours["images_seen"], ours.get("data_sha256"), ours.get("teacher"), damaged)
 
 
@@ -112,13 +113,15 @@ def initialise(run: Run) -> dict[str, Any] | None:
     except CheckpointError as error:
         raise BadInput(f"init_from={error}") from None
     _report_differences(path, ours["config"], config)
-    return {
+    module.initial = {
         "checkpoint": str(path.resolve()),
         "checkpoint_sha256": sha256_of(path),
         "images_seen": ours["images_seen"],
         "weights": weights,
         "optimizer": config["init_optimizer"],
+        **{name: ours[name] for name in ("initial", "teacher") if ours.get(name)},
     }
+    return module.initial
 
 
 def training_of(run: Run) -> dict[str, Any] | None:
@@ -161,7 +164,7 @@ def teach(run: Run, continued: Former | None) -> dict[str, Any] | None:
         "images_seen": found.images_seen,
         "calls_per_image": module.objective.teacher_calls * (1 if scale == 1 else 2),
         **({} if scale == 1 else {"guidance": scale}),
-        **({"teacher": found.teacher} if found.teacher else {}),
+        **found.origins,
     }
     for key in ("checkpoint_sha256", "weights", "guidance"):
         if continued and record.get(key) != (former := (continued.teacher or {}).get(key)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from denoiselab.app.runs.launches import requeue
 from denoiselab.app.runs.names import job_overrides
 from denoiselab.app.sweeps.results import Outcome, recorded
 from denoiselab.console import console
+from denoiselab.errors import BadInput
 from denoiselab.training.interruption import Stopped, code_of
 
 Config = dict[str, Any]
@@ -21,7 +23,14 @@ Config = dict[str, Any]
 
 def check(config: Config, *, sweeping: bool = False) -> None:
     """Check a configuration without loading data, building weights or importing Lightning."""
-    for one in stages.runs(config):
+    runs = stages.runs(config)
+    for before, after in pairwise(runs):
+        former, steps = (one["objective"].get("steps") for one in (before, after))
+        if after["teacher"] is not None and steps is not None and former != 2 * steps:
+            raise BadInput(
+                f"stages.objective.steps: {steps} after {former}; a stage has half the steps of its teacher's."
+            )
+    for one in runs:
         check_config(one, sweeping=sweeping)
 
 

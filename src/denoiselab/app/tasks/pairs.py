@@ -87,7 +87,7 @@ class WritePairs(task.Task):
             "seed": self.seed,
             "nfe": spent.calls,
             "network_evaluations": spent.differentiated,
-            **({"teacher": opened.loaded.teacher} if opened.loaded.teacher else {}),
+            **opened.loaded.origins,
         }
         options = {"batch_size": self.batch_size, "images_per_shard": self.images_per_shard, "dtype": "float32"}
         plan = {"of": of, "n": self.num_samples, **options, "classes": classes}

@@ -29,9 +29,9 @@ def spent(info: Mapping[str, Any], images_seen: int | None) -> dict[str, Any]:
 
     `training_images` are its own; `training_calls` those images times the forward calls of the objective;
     `teacher_calls` those of a frozen teacher in this training, or in its pairs; `models_before` what trained the
-    teacher, its own teachers and the model that this one started from: their images and their teachers' calls, each
-    model once; `before_sampling` the sum, an image counting as a call where it is not known better. Of a run that did
-    not record the objective's calls, its own and the sum are None.
+    teacher and the model that this one started from, and what these learned and started from: their images and their
+    teachers' calls, each model once; `before_sampling` the sum, an image counting as a call where it is not known
+    better. Of a run that did not record the objective's calls, its own and the sum are None.
 
     Args:
         info: As of `training_of`.
@@ -40,11 +40,12 @@ def spent(info: Mapping[str, Any], images_seen: int | None) -> dict[str, Any]:
     if not images_seen:
         return {}
     before: dict[str, int] = {}
-    for one in (info.get("initial"), info.get("teacher")):
-        while one:
-            images, its = int(one.get("images_seen") or 0), one.get("teacher")
-            before[str(one.get("checkpoint_sha256"))] = images + _asked(its, images)
-            one = its
+    left = [info.get("initial"), info.get("teacher")]
+    while left:
+        if one := left.pop():
+            images = int(one.get("images_seen") or 0)
+            before[str(one.get("checkpoint_sha256"))] = images + _asked(one.get("teacher"), images)
+            left += [one.get("initial"), one.get("teacher")]
     own = info.get("training", {}).get("calls_per_image")
     calls = None if own is None else round(images_seen * own)
     asked, models = _asked(info.get("teacher"), images_seen), sum(before.values())
