@@ -13,7 +13,18 @@ from denoiselab.nodes.instantiate import MODEL, construct, resolve
 
 # All that modules whose functions may be targets import beside this package.
 HARMLESS = {
-    *("__future__", "abc", "collections", "copy", "dataclasses", "functools", "itertools", "math", "typing"),
+    *(
+        "__future__",
+        "abc",
+        "collections",
+        "contextlib",
+        "copy",
+        "dataclasses",
+        "functools",
+        "itertools",
+        "math",
+        "typing",
+    ),
     *("pathlib", "scipy", "torch", "torchode"),
 }
 # Calls that reach files, other programs or code in text.
