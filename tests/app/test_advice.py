@@ -176,7 +176,7 @@ PLACES = [
     ["conditioner=label"], ["conditioner=text"], ["codec=autoencoder_kl"], ["task=frontier"],
     ["task=likelihood", "task/method=bound"], ["task=fit_grid"], ["task=encode"], ["task=interpolate"], ["task=export"],
     ["schedule=ddpm"], ["network=adm"], ["ema=power"], ["trainer=ddp"], ["import=dit"], ["import=diffusers"],
-    ["logger=wandb"], ["sweep=processes"],
+    ["logger=wandb"], ["sweep=processes"], ["objective=mean_flow"], ["objective=progressive"],
 ]  # fmt: skip
 
 

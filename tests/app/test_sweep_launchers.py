@@ -36,7 +36,7 @@ STAND_IN = f"""
 import sys, types
 from denoiselab.app.sweeps.results import Outcome
 from denoiselab.errors import Failure
-def run(config, directory):
+def run(config, directory, stage):
     if config["optimizer"]["lr"] > 1:
         raise Failure("{ERROR}; lower it.")
     return Outcome(config["optimizer"]["lr"])

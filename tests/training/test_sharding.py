@@ -295,7 +295,7 @@ def test_a_directory_is_put_aside_where_one_was_before(tmp_path):
     for text in "ab":
         last.mkdir()
         (last / "rest.pt").write_text(text)
-        Former(tmp_path / "last.1.ckpt", 0, None, {last: "damaged."}).put_aside()
+        Former(tmp_path / "last.1.ckpt", 0, None, None, {last: "damaged."}).put_aside()
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt.damaged"]
     assert (tmp_path / "last.ckpt.damaged" / "rest.pt").read_text() == "b"
 
