@@ -1,9 +1,13 @@
+from datetime import timedelta
+from types import SimpleNamespace
+
 import pytest
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 
-from denoiselab.training.callbacks import _AnyRank
+from denoiselab.training.callbacks import Checkpoints, _AnyRank
+from denoiselab.training.interruption import Interruption
 from denoiselab.training.replicated import Replicated
 
 
@@ -43,3 +47,11 @@ def test_one_rank_has_its_answer_at_once():
     asked = _AnyRank(1)
     assert asked(True)
     assert not asked.last()
+
+
+def test_ranks_wait_for_an_answer_as_long_as_for_gradients(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(dist, "new_group", lambda **options: made.append(options))
+    trainer = SimpleNamespace(world_size=2, strategy=Replicated(timeout=5))
+    Checkpoints(tmp_path, Interruption(), 1).on_train_start(trainer, None)
+    assert made == [{"backend": "gloo", "timeout": timedelta(seconds=5)}]

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ def left_out(trainer: pl.Trainer) -> Iterator[None]:
 class _AnyRank:
     """Whether any rank has said yes, known a step later: no rank waits for the answer, nor does a host for its GPU."""
 
-    def __init__(self, ranks: int) -> None:
-        self._group: Any = dist.new_group(backend="gloo") if ranks > 1 else None
+    def __init__(self, ranks: int, timeout: timedelta | None = None) -> None:
+        self._group: Any = dist.new_group(backend="gloo", timeout=timeout) if ranks > 1 else None
         self._asked: tuple[Any, torch.Tensor] | None = None
 
     def __call__(self, own: bool) -> bool:
@@ -125,7 +126,7 @@ class Checkpoints(Checkpoint):
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Replace the SIGTERM handler that Lightning has just installed, which hangs on several ranks."""
         self.interruption.install()
-        self._stop = _AnyRank(trainer.world_size)
+        self._stop = _AnyRank(trainer.world_size, getattr(trainer.strategy, "_timeout", None))
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         self._whole = False
