@@ -246,5 +246,5 @@ class Denoiser(nn.Module):
 
 
 def second_time(network: nn.Module) -> bool:
-    """Whether a network is told where a step ends."""
+    """Whether a network takes a second time, that of the end of a step."""
     return bool(getattr(network, "second_time", False))

@@ -21,7 +21,7 @@ class Objective(nn.Module, ABC):
     One that evaluates a decoder of discrete data keeps it as the attribute `decoder`.
 
     Attributes:
-        second_time: Whether it trains networks that are told where a step ends, and no others.
+        second_time: Whether it trains networks that take a second time, and no others.
         forward_derivatives: Whether its loss is made of derivatives of the network by forward differentiation.
         needs_null: Whether it evaluates the network with the null condition.
         null_condition: The null conditions of the samples of a training's positions `(B,)`; None for no conditions.

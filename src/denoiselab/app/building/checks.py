@@ -61,16 +61,16 @@ def check_model(model: Trained, objective: Objective | ReconstructionLoss) -> No
 
 
 def _check_second_time(network: nn.Module, objective: Objective) -> None:
-    """Refuse a flow map's objective without a network that is told where a step ends, and the reverse."""
+    """Refuse a flow map's objective without a network that takes a second time, and the reverse."""
     name, kind = type(objective).__name__, type(network).__name__
     if objective.second_time and not second_time(network):
         raise BadInput(
-            f"network.second_time: objective {name} trains a flow map, and {kind} is not told where a step ends; give "
+            f"network.second_time: objective {name} trains a flow map, and {kind} takes no second time; give "
             "network.second_time=true, which networks mlp, dit, uvit, ddpm, adm and unet_1d take."
         )
     if second_time(network) and not objective.second_time:
         raise BadInput(
-            f"network.second_time=true: objective {name} does not train where a step ends; leave it out, or choose "
+            f"network.second_time=true: objective {name} does not train a second time; leave it out, or choose "
             "objective=mean_flow, improved_mean_flow or shortcut."
         )
 

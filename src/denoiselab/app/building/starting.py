@@ -234,7 +234,7 @@ def _with_control(denoiser: nn.Module, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_second_time(denoiser: nn.Module, found: dict[str, Any]) -> dict[str, Any]:
-    """The state of a denoiser that starts at that of one without a second time, of which its network is told none."""
+    """The state of a denoiser that starts from one without a second time: what that lacks is as it was made."""
     prefix = "network.between."
     if any(name.startswith(prefix) for name in found):
         return found
