@@ -27,7 +27,7 @@ class OfLevel(Protocol):
 class Prediction(NamedTuple):
     """The prediction of a denoiser for a noisy batch x `(B, *)`; alpha x0 + sigma eps = x.
 
-    Args:
+    Attributes:
         x0: The expected clean batch, `(B, *)`.
         eps: The expected noise, `(B, *)`.
         variance: The log-variance of a reverse step from here, where the model has one.
@@ -58,7 +58,7 @@ class Denoise(Protocol):
 class Output(NamedTuple):
     """A network's raw output with its meaning.
 
-    Args:
+    Attributes:
         x: `(B, *)`, the noisy batch.
         out: `(B, *)`, an estimate of a x0 + b eps.
         level: The level on the denoiser's own schedule, where `out` was made.

@@ -32,7 +32,7 @@ _OF_USERS = ("trust_pickles", "download")
 class Rebuilt(NamedTuple):
     """What a checkpoint holds.
 
-    Args:
+    Attributes:
         model: In evaluation mode, with its own weights, those without averaging.
         averages: Profile to averaged weights.
         config: Of the run, plain containers.

@@ -40,7 +40,7 @@ _GRID = "grid.png"
 class Scored(NamedTuple):
     """A score with all that it depends on.
 
-    Args:
+    Attributes:
         metric: Its name, such as `fid` or `fd_classifier`.
         value: NaN where there is none.
         standard_error: Of drawing the samples; None where it has no estimate.

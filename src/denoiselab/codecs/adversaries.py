@@ -79,7 +79,7 @@ class PatchDiscriminator(nn.Module):
 class Game(NamedTuple):
     """The share of a discriminator in the loss of a batch.
 
-    Args:
+    Attributes:
         value: A float32 scalar: the weighted loss of the autoencoder and the discriminator's own, each with gradients
             in its own parameters only.
         parts: Name to detached scalar, to be logged.

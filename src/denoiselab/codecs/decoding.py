@@ -75,7 +75,7 @@ def peak_memory(module: nn.Module, shape: Sequence[int], count: int = 1) -> int:
 class Bound(NamedTuple):
     """How latents are decoded within a memory.
 
-    Args:
+    Attributes:
         memory: In bytes, without what libraries keep for themselves.
         one: Bytes that one image, or one tile, takes.
         more: Bytes that each further one takes.

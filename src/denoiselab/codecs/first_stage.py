@@ -12,7 +12,7 @@ from denoiselab.codecs.base import Normal
 class Pass(NamedTuple):
     """What an autoencoder makes of a batch in training.
 
-    Args:
+    Attributes:
         images: Reconstructions `(B, C, H, W)`.
         kept: What `encode_pixels` gives, `(B, *)`: of a codebook the vectors `(B, Z, h, w)` before quantisation.
         entries: The entries nearest to these vectors, `(B, Z, h, w)`, with the codebook's gradient; None without one.

@@ -34,7 +34,7 @@ class Perceptual(Protocol):
 class Reconstructed(NamedTuple):
     """The loss of a batch.
 
-    Args:
+    Attributes:
         total: A float32 scalar with gradients.
         parts: Name to detached scalar, to be logged.
     """

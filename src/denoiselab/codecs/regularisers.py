@@ -16,7 +16,7 @@ from denoiselab.codecs.vq import VQModel
 class Penalty(NamedTuple):
     """The share of the latents in the loss of a batch.
 
-    Args:
+    Attributes:
         value: A float32 scalar with gradients, weighted.
         parts: Name to detached scalar, to be logged.
     """

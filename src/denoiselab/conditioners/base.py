@@ -17,7 +17,7 @@ from denoiselab.noise import Noise
 class Clean(NamedTuple):
     """A batch of the data set, from which conditions are made.
 
-    Args:
+    Attributes:
         images: `(B, *)`, samples in the network's range, before any codec.
         labels: `(B,)` int64, classes.
         captions: One text a sample; None if the data have none.

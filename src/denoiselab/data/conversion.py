@@ -33,7 +33,7 @@ _CHUNK = 16  # images per task; the program ends only after running tasks
 class Converted(NamedTuple):
     """The result of a conversion.
 
-    Args:
+    Attributes:
         n: Images in the shards.
         bad: Images that could not be read and were left out.
         mean: Of each channel, of values in [0, 1].

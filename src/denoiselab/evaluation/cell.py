@@ -33,7 +33,7 @@ from denoiselab.samplers.spacing import UniformTime
 class Subject(NamedTuple):
     """A model to be scored.
 
-    Args:
+    Attributes:
         model: On the device of the sampling.
         applied: Takes a name of weights; within its context the denoiser has them.
         steer: Further guidance of the denoiser, as by a classifier; None for none.

@@ -55,7 +55,7 @@ class Influences:
 class Score(NamedTuple):
     """The value of a metric.
 
-    Args:
+    Attributes:
         value: NaN if there is none.
         standard_error: Of drawing the samples; None if it has no estimate.
         reason: Why there is no value.
@@ -206,7 +206,7 @@ class Scorer(Protocol[S, R]):
 class Measure(NamedTuple):
     """A scorer, and what it scores against.
 
-    Args:
+    Attributes:
         scorer: Measures samples.
         reference: That scorer's statistics of the data.
         beside: The same with further scores, which are no part of a cell's identity; None for none.

@@ -33,7 +33,7 @@ DECIDED, _LOOKS = "decided", "looks.json"
 class Outcome(NamedTuple):
     """A cell that needs no more samples.
 
-    Args:
+    Attributes:
         plan: Its plan.
         drawn: The cell.
         reason: Why it needs no more.

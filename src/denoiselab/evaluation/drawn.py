@@ -18,7 +18,7 @@ from denoiselab.files import atomic, zip_is_whole
 class Drawn(NamedTuple):
     """A cell at n samples, those of index 0 to n - 1.
 
-    Args:
+    Attributes:
         n: Number of samples.
         record: Its measurements.
         counts: Of `Tally`, summed over samples.

@@ -38,7 +38,7 @@ class Source:
 class Encoded(NamedTuple):
     """Samples of a data set, encoded and decoded.
 
-    Args:
+    Attributes:
         indices: `(N,)` int64, positions in the set.
         x0: `(N, *)` float32, the samples in the network's range.
         latents: `(N, *)` float32, their x_T, of the denoiser's shape.

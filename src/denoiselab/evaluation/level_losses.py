@@ -29,7 +29,7 @@ HELD_OUT_FILE, FOLDER, LOSSES_FILE = "held_out_loss.json", "losses", "losses.jso
 class LevelLoss(NamedTuple):
     """The loss at one level.
 
-    Args:
+    Attributes:
         lam: Half log-SNR.
         value: Mean over samples and dimensions of (1 + exp(2 lam)) (x0_hat - x0)^2; of a classifier the cross-entropy.
         standard_error: Of drawing the held-out data and the noise; None for one sample.
@@ -45,7 +45,7 @@ class LevelLoss(NamedTuple):
 class LossProfile(NamedTuple):
     """The losses of a model by level.
 
-    Args:
+    Attributes:
         value: Mean over the levels; NaN without any sample or level.
         standard_error: Of the mean, whose terms are of the same samples; None for one sample.
         n: Number of samples.

@@ -20,7 +20,7 @@ from denoiselab.samplers import Sampler
 class Control(NamedTuple):
     """Interruption and progress of a run.
 
-    Args:
+    Attributes:
         check: Called between sampling steps; an exception stops the run.
         check_cell: Called after each cell, by all ranks together.
         shown: Whether the first rank shows a progress bar.
@@ -45,7 +45,7 @@ class Run(NamedTuple):
 class Plan(NamedTuple):
     """A cell to be scored.
 
-    Args:
+    Attributes:
         sampler: Its rule.
         name: Of the sampler.
         guidance: Scale and rule.

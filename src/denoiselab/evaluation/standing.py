@@ -21,7 +21,7 @@ class Undecidable(ValueError):  # noqa: N818
 class Stopping(NamedTuple):
     """When the cells of a frontier have enough samples.
 
-    Args:
+    Attributes:
         level: Probability of any wrong verdict.
         max_samples: Of a cell, at most.
         boundary: `simulated`: valid at the planned looks up to `max_samples`; `always_valid`: however many follow.
@@ -35,7 +35,7 @@ class Stopping(NamedTuple):
 class Entrant(NamedTuple):
     """A cell of the frontier.
 
-    Args:
+    Attributes:
         key: Hash of its protocol without the number of samples.
         title: For the user.
         budget: Cells of equal budgets compete.

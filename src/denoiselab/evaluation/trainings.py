@@ -33,7 +33,7 @@ _CELL = (
 class _Cell(NamedTuple):
     """A cell that all trainings have.
 
-    Args:
+    Attributes:
         records: One a training.
         at: Name of the metric that is compared.
         values: Of the trainings `(R,)`.

@@ -73,7 +73,7 @@ class AdaptiveProjected(SpaceGuider):
 
 @dataclass(frozen=True)
 class CFGZeroStar(SpaceGuider):
-    """CFG-Zero*: m = s n + scale (c - s n) with s = <c, n> / <n, n> for c = m_cond and n = m_null, of each sample.
+    """CFG-Zero*: m = s n + scale (c - s n) with s = `<c, n> / <n, n>` for c = m_cond and n = m_null, of each sample.
 
     In the first steps the prediction is 0, so that x stays (in the space `flow`, along rectified flow); they take no
     network evaluation. Scale 1 is the conditional model, without such steps.

@@ -176,7 +176,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
 def check_adjoint(
     operator: LinearOperator, shape: Sequence[int], device: torch.device | str = "cpu", tolerance: float = 1e-5
 ) -> None:
-    """Bind an operator to samples of a shape, move it to a device, and check that <A x, y> = <x, A^T y>.
+    """Bind an operator to samples of a shape, move it to a device, and check that `<A x, y> = <x, A^T y>`.
 
     Its own pseudo-inverse, if it writes one, is checked too: A^+ A does not change its results, within 5 %. One that
     leaves out what A almost removes passes. So is its own `gram_inverse`, within 1 %.

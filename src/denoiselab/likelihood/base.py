@@ -24,7 +24,7 @@ LOG2 = math.log(2)
 class Estimate(NamedTuple):
     """Estimates of the negative log-likelihoods of a batch.
 
-    Args:
+    Attributes:
         parts: Name to bits/dim, `(B,)` float64; their sum estimates the negative log-likelihood, or a bound on it.
         steps: Name to `(T, B)` float64: quantities of each step of a chain, the last step (t = 1) first.
     """

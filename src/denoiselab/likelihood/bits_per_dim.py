@@ -28,7 +28,7 @@ class Mean(NamedTuple):
 class BitsPerDim(NamedTuple):
     """A negative log-likelihood in bits/dim, or a bound on it.
 
-    Args:
+    Attributes:
         total: Mean over samples.
         parts: Terms of the sum.
         nfe: Network calls a sample and repeat.
@@ -44,7 +44,7 @@ class BitsPerDim(NamedTuple):
 class Draws(NamedTuple):
     """Which samples of a data set are measured, and how often.
 
-    Args:
+    Attributes:
         n: How many, at least 2.
         batch_size: Samples a network call.
         seed: Of the choice of samples and of all noise.

@@ -16,7 +16,7 @@ class Conditioning(NamedTuple):
 
     A network lists the fields that it takes in its attribute `conditioning`, a frozen set.
 
-    Args:
+    Attributes:
         class_label: `(B,)` int64; one index may be the null class.
         vector: `(B, D)`, continuous features.
         tokens: `(B, L, D)`, a sequence of features, such as a text's.

@@ -18,7 +18,7 @@ from denoiselab.networks.conditioning import Conditioning
 class Summary(NamedTuple):
     """A network's costs.
 
-    Args:
+    Attributes:
         parameters: Their number.
         forward_flops: Of a forward pass of one image, in convolutions, matrix products and attention; a multiplication
             and its addition count as two.

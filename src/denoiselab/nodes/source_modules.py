@@ -43,7 +43,7 @@ class Object:
 class Found(NamedTuple):
     """A definition.
 
-    Args:
+    Attributes:
         node: Of a class or a function, or the value of an assignment.
         module: Where it is written.
     """

@@ -32,7 +32,7 @@ _PURE = 1e6
 class Pair(NamedTuple):
     """Two levels of each sample's trajectory.
 
-    Args:
+    Attributes:
         here: `(B,)`, float64.
         there: `(B,)`, float64, less noisy and never clean: where `clean`, a level at which a call gives numbers.
         clean: `(B,)` bool, where the second level is clean data.

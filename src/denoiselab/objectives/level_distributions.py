@@ -18,7 +18,7 @@ from denoiselab.schedules import Level, Schedule
 class Draw(NamedTuple):
     """Noise levels drawn for a batch.
 
-    Args:
+    Attributes:
         level: `(B,)`, float64.
         weight: `(B,)`, factors on the losses that undo importance sampling; None for no factors.
     """

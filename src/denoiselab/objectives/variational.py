@@ -35,7 +35,7 @@ _LOG2PI = math.log(2 * math.pi)
 class Bound(NamedTuple):
     """A bound on the negative log-likelihood, in bits/dim, float64.
 
-    Args:
+    Attributes:
         total: `(B,)`.
         prior: `(B,)`, L_T of Ho et al., or the entropies of Sohl-Dickstein et al.
         terms: `(T, B)`, the steps from the last one (t = 1) to the first (t = T).

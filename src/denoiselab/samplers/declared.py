@@ -13,7 +13,7 @@ from denoiselab.samplers.measurement import Measurement
 class FittedTo(NamedTuple):
     """What the numbers of a sampler were fitted to.
 
-    Args:
+    Attributes:
         path: Of its file.
         weights: Name of the weights.
         sha256: Of the weights, as `model.digest` has it.

@@ -20,7 +20,7 @@ from denoiselab.schedules.base import like
 class Inverted(NamedTuple):
     """What data were encoded to.
 
-    Args:
+    Attributes:
         x: x_T `(B, *)`.
         residual: `(B,)`, the largest rms over the steps of what a step from the last but one iterate misses its end by,
             in units of sqrt(alpha^2 + sigma^2); NaN without iterations.

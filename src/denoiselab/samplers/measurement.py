@@ -19,7 +19,7 @@ from denoiselab.schedules import Level, Schedule
 class Moments(NamedTuple):
     """Mean squared error of a model's predicted x0, by half log-SNR.
 
-    Args:
+    Attributes:
         lam: `(K,)` float64, rising.
         error: `(K,)` float64, E |x0 - x0_hat|^2 / d.
     """

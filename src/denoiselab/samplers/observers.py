@@ -16,7 +16,7 @@ from denoiselab.schedules import Level
 class Moment(NamedTuple):
     """The state of a run after a step; for an adaptive sampler, after a network call.
 
-    Args:
+    Attributes:
         number: Number of the step or call, from 1.
         steps: Number of steps of the run; 0 for an adaptive sampler.
         level: The level of x; for an adaptive sampler, one level a sample.

@@ -28,7 +28,7 @@ _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 class StepCosts(NamedTuple):
     """The costs of a training step.
 
-    Args:
+    Attributes:
         parameters: Numbers in what is trained, those that stay as they are too; averages are of these.
         optimized: Numbers that the optimizer changes, the objective's own included.
         flops: Of an image, forward and backward, in convolutions, matrix products and attention, as the objective calls

@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # data sets take a third of the time of `import denoiselab`
 class Loss(NamedTuple):
     """The loss of a batch.
 
-    Args:
+    Attributes:
         total: Its mean over the batch, a float32 scalar with gradients.
         parts: Name to detached scalar, to be logged beside it as `train/<name>`.
     """
@@ -37,7 +37,7 @@ class Loss(NamedTuple):
 class Group(NamedTuple):
     """Parameters that the optimizer steps with one learning rate, and that are clipped together.
 
-    Args:
+    Attributes:
         parameters: Of what is trained, then of the objective, each in their order.
         lr: Factor on the learning rate.
     """

@@ -11,7 +11,7 @@ from denoiselab.errors import BadInput, closest
 class Gpu(NamedTuple):
     """A GPU.
 
-    Args:
+    Attributes:
         title: Its name.
         peak: Operations a second in bfloat16 or float16 with float32 sums, dense: half of what tables give "with
             sparsity".

@@ -54,7 +54,7 @@ class PowerFunction:
 class Term(NamedTuple):
     """A stored average.
 
-    Args:
+    Attributes:
         images: Seen when it was stored.
         sigma_rel: Its width.
     """
@@ -66,7 +66,7 @@ class Term(NamedTuple):
 class Mix(NamedTuple):
     """An average as a sum of stored ones.
 
-    Args:
+    Attributes:
         coefficients: `(K,)` float64, of sum 1.
         error: L2 distance of the sum's profile from the wanted one, as a fraction of the latter's norm.
     """

@@ -24,7 +24,7 @@ WriteImage = Callable[[str, Path, int], object]
 class Start(NamedTuple):
     """What a tracker gets of a run.
 
-    Args:
+    Attributes:
         directory: Of the run.
         run_id: Unique; the same for all starts of a run.
         name: Shown name.

@@ -91,7 +91,7 @@ class Combination:
 class Base(NamedTuple):
     """What a combination has where none is searched.
 
-    Args:
+    Attributes:
         sampler: Its configuration.
         nfe: Budget; None for that of the sampler's steps.
         guidance: Scale of the guider.

@@ -119,7 +119,7 @@ def _silence_lightning() -> None:
 class _Checkpoints(NamedTuple):
     """Those of a run that are on the disk at a time.
 
-    Args:
+    Attributes:
         number: Of them.
         size: Bytes of one, at most.
         snapshots: Bytes of all snapshots of averages, at most.

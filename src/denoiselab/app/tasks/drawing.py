@@ -38,7 +38,7 @@ _NAMED = ("num_samples", "batch_size", "seed")
 class Start(NamedTuple):
     """What a batch starts from.
 
-    Args:
+    Attributes:
         samples: `(B,)` int64, the samples whose noise and condition it has.
         x_t: `(B, *)`, x_T; None for that of `samples`.
         cond: Their conditions; None for those that the conditioner gives `samples`.

@@ -124,7 +124,7 @@ class Search(Measuring):
 class _Entrant(NamedTuple):
     """A combination, and the cell that scores it.
 
-    Args:
+    Attributes:
         combination: Its options.
         guidance: Scale and rule.
         cell: Weights, facts of the guidance, label of the sampler, and steps.

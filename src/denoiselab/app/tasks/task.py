@@ -114,7 +114,7 @@ def check_finite(guidance: float, name: str = "guidance") -> None:
 class Opened(NamedTuple):
     """A checkpoint with the weights asked for.
 
-    Args:
+    Attributes:
         path: Of its file.
         sha256: Of its file.
         loaded: The model, in evaluation mode on the CPU, and its run's configuration.

@@ -19,7 +19,7 @@ _COLUMNS = ("text", "caption")  # names of the caption's column, in order of pre
 class Table(NamedTuple):
     """A file of captions.
 
-    Args:
+    Attributes:
         folder: To which file names in it are relative; "" is the root.
         where: Its name in messages.
         content: Of the file.

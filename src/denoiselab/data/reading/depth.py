@@ -22,7 +22,7 @@ class UnknownDepth(ValueError):  # noqa: N818
 class Stored(NamedTuple):
     """How an opened file stores its values.
 
-    Args:
+    Attributes:
         raw: Pillow's raw mode.
         stated: The file states their range, and Pillow scales them by it.
     """

@@ -43,7 +43,7 @@ _NOTES = "notes.jsonl"  # journal of an unfinished pass
 class Prepared(NamedTuple):
     """The result of the first pass.
 
-    Args:
+    Attributes:
         pixels: File of decoded images `(N, C, H, W)` uint8, black for bad ones; None if they are not kept.
         hashes: sha256 of each image's bytes in its original size, `(N, 32)` uint8; without a first pass a substitute.
         bad: Position of each image that cannot be read, to a sentence with the reason.

@@ -74,7 +74,7 @@ class LSUN(ImageSource):
     Needs the extra `lmdb`. Source: Yu et al., LSUN, arXiv 1506.03365.
 
     Args:
-        root: Folder of the unpacked <category>_train_lmdb and <category>_val_lmdb.
+        root: Folder of the unpacked `<category>_train_lmdb` and `<category>_val_lmdb`.
         categories: To train on; they are the classes if there are several.
     """
 

@@ -62,8 +62,8 @@ class ImageNet(_Published):
     Source: Russakovsky et al., ImageNet large scale visual recognition challenge, arXiv 1409.0575.
 
     Args:
-        root: Folder with train/<synset>/*.JPEG and, to be held out, val/<synset>/*.JPEG; the folder of synsets itself;
-            or a .zip of training images.
+        root: Folder with `train/<synset>/*.JPEG` and, to be held out, `val/<synset>/*.JPEG`; the folder of synsets
+            itself; or a .zip of training images.
     """
 
     def _training(self) -> FileRecords:

@@ -18,7 +18,7 @@ _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2^64 over the golden ratio, as int64, wh
 class Moments(NamedTuple):
     """Mean and covariance of a set of features.
 
-    Args:
+    Attributes:
         n: Number of features.
         mean: `(D,)` float64.
         covariance: `(D, D)` float64, with the unbiased divisor n - 1.

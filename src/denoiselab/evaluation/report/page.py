@@ -52,7 +52,7 @@ _GAP: dict[str, Any] = {"L": 96, "RGB": (96, 96, 96)}
 class PageRun(NamedTuple):
     """The content of a page from one run.
 
-    Args:
+    Attributes:
         name: Distinct from the others' names.
         store: Its cells and their pictures.
         curve: Rows of `metrics.csv`.

@@ -18,7 +18,7 @@ from denoiselab.evaluation.verdicts.winner import Confirmed, confirmed, optimism
 class Scouted(NamedTuple):
     """A combination of options.
 
-    Args:
+    Attributes:
         options: Those that are searched.
         record: Of its cell.
         budget: Combinations of one budget compete; None where all do.
@@ -32,7 +32,7 @@ class Scouted(NamedTuple):
 class Choice(NamedTuple):
     """What is chosen of one budget, as places in the list of all combinations.
 
-    Args:
+    Attributes:
         best: The best one.
         ties: Those that are not surely worse, the best first.
         among: All that have a score.
@@ -70,7 +70,7 @@ def choices(scouted: Sequence[Scouted], kept: Kept, level: float) -> list[Choice
 class Rival(NamedTuple):
     """A combination against the chosen one of its budget, both on the same fresh samples.
 
-    Args:
+    Attributes:
         place: In the list of all combinations.
         best: Place of the chosen one.
         difference: Its score less that of the chosen one.
@@ -117,7 +117,7 @@ def rivals(chosen: Sequence[Choice], fresh: Mapping[int, Record], kept: Kept, le
 class Outcome(NamedTuple):
     """Of a search.
 
-    Args:
+    Attributes:
         scouted: All combinations.
         chosen: One choice a budget.
         fresh: Records on fresh samples of some of them, by place.

@@ -23,7 +23,7 @@ _LONGEST = 18  # letters of a tick
 class Axis(NamedTuple):
     """A vertical axis.
 
-    Args:
+    Attributes:
         name: Of the option, or of the value.
         places: Of the jobs, in [0, 1]; None for a job without this option.
         ticks: Their places and texts.

@@ -21,7 +21,7 @@ _ASIDE = ("paths.", "hydra", "name", "logger", "traceback")
 class Job(NamedTuple):
     """A job of a sweep, as its own folder has it.
 
-    Args:
+    Attributes:
         number: Name of its folder in that of the sweep.
         options: Dotted name to value, both as text, of all its overrides.
         status: done, failed, stopped, pruned, running or waiting.
@@ -56,7 +56,7 @@ class Job(NamedTuple):
 class Group(NamedTuple):
     """The jobs that differ by their seed alone; a single job where seeds are not swept.
 
-    Args:
+    Attributes:
         options: Swept ones without the seed.
         jobs: Those with a value, the best first.
         asked: Jobs of these options in all.
@@ -78,7 +78,7 @@ class Group(NamedTuple):
 class Ranking(NamedTuple):
     """A sweep in order.
 
-    Args:
+    Attributes:
         metric: What the value is, such as `frontier/best`.
         options: Names of the swept options.
         jobs: The best first, then those without a final value by their number.

@@ -32,7 +32,7 @@ _ROUNDING = 1e-5
 class Estimate(NamedTuple):
     """A score to be compared.
 
-    Args:
+    Attributes:
         name: Distinct from the others' names.
         value: At n samples.
         standard_error: Of `value`; None if it has no estimate.
@@ -58,7 +58,7 @@ class Estimate(NamedTuple):
 class Best(NamedTuple):
     """The best of some scores.
 
-    Args:
+    Attributes:
         best: Index of the best value.
         ties: Those that are not surely worse than the best or than another one, by rising loss.
         surely_worse: The others, by rising loss.

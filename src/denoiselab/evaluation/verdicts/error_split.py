@@ -19,7 +19,7 @@ RESOLVED = 3.0
 class Estimated(NamedTuple):
     """A number and its standard error.
 
-    Args:
+    Attributes:
         value: The number.
         standard_error: Of drawing the samples; None if it has no estimate.
     """
@@ -31,7 +31,7 @@ class Estimated(NamedTuple):
 class Split(NamedTuple):
     """The two parts of the score of a cell.
 
-    Args:
+    Attributes:
         model: Least and greatest score of the fine runs.
         solver: Least and greatest difference of the cell's score to theirs; it can be negative.
         standard_error: Of the difference.

@@ -18,7 +18,7 @@ from denoiselab.evaluation.contracts import Influences
 class Variances(NamedTuple):
     """Variances of K scores and of their differences, `(K, K)` float64.
 
-    Args:
+    Attributes:
         covariance: Of the scores, to first order.
         first: Of the differences, to first order: what the jackknife estimates.
         second: What the second order adds to those of the differences; 0 without an estimate.

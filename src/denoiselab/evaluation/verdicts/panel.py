@@ -20,7 +20,7 @@ _MOST = 10_000
 class Panel(NamedTuple):
     """Mean score over trainings.
 
-    Args:
+    Attributes:
         mean: Of the R scores.
         standard_error: Of the mean as that of the method, over trainings and samples.
         df: Degrees of freedom of the standard error.

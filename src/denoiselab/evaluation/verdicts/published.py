@@ -126,7 +126,7 @@ class Paper(_Strict):
 class Own(NamedTuple):
     """What is compared with a published protocol.
 
-    Args:
+    Attributes:
         record: Of a cell.
         config: Of its run, plain containers; empty if it is not known.
     """

@@ -38,7 +38,7 @@ def optimism_of_ties(covariance: Tensor, seed: int = 0) -> float:
 class Confirmed(NamedTuple):
     """A score on the samples by which it was chosen, and on fresh ones.
 
-    Args:
+    Attributes:
         scouted: The score by which it was chosen.
         fresh: On as many fresh samples: unbiased by the choice. It compares with other fresh scores alone.
         standard_error: Of `fresh`; None without an estimate.

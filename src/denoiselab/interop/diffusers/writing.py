@@ -39,7 +39,7 @@ _LENGTH = 77  # tokens of a text in LDMTextToImagePipeline
 class Texts(NamedTuple):
     """A frozen text encoder.
 
-    Args:
+    Attributes:
         pipeline: `StableDiffusionPipeline` or `LDMTextToImagePipeline`.
         length: Tokens of a text.
         write: Writes encoder and tokenizer into a pipeline's folder, and returns the names of their classes by part.
@@ -53,7 +53,7 @@ class Texts(NamedTuple):
 class Latent(NamedTuple):
     """The frozen parts of a latent model.
 
-    Args:
+    Attributes:
         kind: Class of the autoencoder, of `denoiselab.codecs`.
         options: Of its constructor.
         state: Its weights.

@@ -31,7 +31,7 @@ _TOKENIZERS = {
 class Found(NamedTuple):
     """A conditioner.
 
-    Args:
+    Attributes:
         node: Its configuration; `path` of a text encoder is set when it has been written.
         written: Places of frozen models in the model's configuration, to what writes them to a folder.
     """

@@ -14,7 +14,7 @@ _RESIDUAL = {"norm_in": "norm1", "conv_in": "conv1", "norm_out": "norm2", "conv_
 class AutoencoderNames(NamedTuple):
     """The names of the layers in another code base; a level is counted from 0, the finest, and None is the middle.
 
-    Args:
+    Attributes:
         block: A residual block, by side (`encoder` or `decoder`), level and number.
         attention: The attention after it.
         resample: The convolution that changes the resolution at a level, by side.

@@ -115,7 +115,7 @@ SAME = Same()
 class Entry(NamedTuple):
     """One of our tensors and those that it is made of.
 
-    Args:
+    Attributes:
         ours: Our name.
         theirs: Their names.
         way: The conversion.

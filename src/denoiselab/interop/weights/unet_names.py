@@ -14,7 +14,7 @@ from denoiselab.interop.weights.layout import SAME, Entry, Stacked, Way, layer
 class Part(NamedTuple):
     """A layer of the UNet.
 
-    Args:
+    Attributes:
         kind: `residual`, `attention`, or `down` and `up`: a convolution that changes the resolution.
         side: `down`, `middle` or `up`.
         level: From 0, the finest.
@@ -72,7 +72,7 @@ def parts(options: Mapping[str, Any], *, encoder_only: bool = False) -> Iterator
 class Names(NamedTuple):
     """The names of the layers in another code base.
 
-    Args:
+    Attributes:
         place: The name of a part.
         residual: Within a residual block: first norm and convolution, embedding, second norm and convolution, skip.
         norm: Within attention.

@@ -37,7 +37,7 @@ State = dict[str, Any]
 class Outcome(NamedTuple):
     """A fitted solver.
 
-    Args:
+    Attributes:
         solver: That of the look at which it was the nearest.
         iteration: Of that look.
         distance: Its mean RMS distance to the fine run's ends, of the starts on which it was chosen.

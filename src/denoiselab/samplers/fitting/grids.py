@@ -25,7 +25,7 @@ _FIRST_INDEX = 2**40
 class Reference(NamedTuple):
     """A fine run.
 
-    Args:
+    Attributes:
         levels: K levels from the noisiest on, without clean data.
         x: `(K, B, *)`, the states at the levels.
         x0: `(K, B, *)`, the predictions at the levels.
@@ -41,7 +41,7 @@ class Reference(NamedTuple):
 class Scored(NamedTuple):
     """A grid and how near the sampler ends on it.
 
-    Args:
+    Attributes:
         name: What chose it: `own` is the sampler's own grid.
         levels: Its noisy levels.
         distance: Mean RMS distance of the sampler's end to the reference's.
@@ -55,7 +55,7 @@ class Scored(NamedTuple):
 class Problem(NamedTuple):
     """The input of a search.
 
-    Args:
+    Attributes:
         schedule: Path of the sampler.
         reference: The fine run.
         known: The sampler's own grid, the first, and the usual ones; the search returns as many noisy levels.
@@ -73,7 +73,7 @@ class Problem(NamedTuple):
 class Grid(NamedTuple):
     """The result of a search.
 
-    Args:
+    Attributes:
         lam: Half log-SNRs of its noisy levels, from noise to data; pure noise is minus infinity.
         distance: Mean RMS distance to the reference over as many other starts as those that chose the grid.
         before: As `distance`, of the sampler's own grid.

@@ -25,7 +25,7 @@ _PURE = -100.0
 class Solver(NamedTuple):
     """x_(k+1) = c_k0 x_k + sum_j c_k(j+1) m_(k-j), where m_i is the x0 predicted from x_i at the asked level i.
 
-    Args:
+    Attributes:
         levels: Of x_0 to x_n, the noisiest first.
         asked: `(n,)` float64, half log-SNRs of the levels that the network is told.
         coefficients: `(n, n + 1)` float64, c: those of predictions the newest first.
@@ -133,7 +133,7 @@ def rms(x: Tensor, end: Tensor) -> Tensor:
 class Batch(NamedTuple):
     """Starts, and states of the fine run from them.
 
-    Args:
+    Attributes:
         numbers: `(B,)` int64, of the starts and of their conditions.
         states: x_T, what the fine run has at levels of the solver, if kept, and its end, each `(B, *)`.
     """
