@@ -57,7 +57,9 @@ def test_the_snippets_give_what_they_say(places, tmp_path, monkeypatch):
     assert (scores[0].metric, scores[0].n) == ("fd_classifier", 64)
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    "page", ["README.md", *(str(path.relative_to(ROOT)) for path in (ROOT / "docs" / "pages").rglob("*.md"))]
+)
 def test_each_table_has_a_head(page):
     """Rows behind an empty line are a new table, which without a head is shown as text."""
     lines = ["", *(ROOT / page).read_text(encoding="utf-8").splitlines(), ""]

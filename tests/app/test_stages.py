@@ -122,9 +122,11 @@ def test_a_run_continues_with_its_own_teacher_alone(teacher, tmp_path, invoke):
 
 
 @pytest.mark.parametrize(
-    ("page", "recipe"), [("README.md", "digits_progressive"), ("docs/few_steps.md", "checkerboard_progressive")]
+    ("recipe", "run"),
+    [("digits_progressive", "logs/digits_progressive/<run id>"), ("checkerboard_progressive", "logs/checkerboard/pd")],
 )
-def test_a_page_samples_the_stage_of_one_step(page, recipe):
+def test_a_page_samples_the_stage_of_one_step(recipe, run):
     steps = list(OmegaConf.load(ROOT / "conf" / "experiment" / f"{recipe}.yaml").stages.objective.steps)
-    stages = re.findall(r"stage_(\d+) sampler=ddim sampler.steps=1\n", (ROOT / page).read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "pages" / "guides" / "few_steps.md").read_text(encoding="utf-8")
+    stages = re.findall(rf"ckpt={run}/stage_(\d+) sampler=ddim sampler.steps=1\n", page)
     assert [steps[int(stage) - 1] for stage in stages] == [1]
