@@ -122,9 +122,9 @@ def build_samplers(nodes: Mapping[str, Any]) -> dict[str, Sampler]:
     return {name: construct(node, f"sampler {name}") for name, node in nodes.items()}
 
 
-def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict[str, Any]:
+def sampler_nodes(entries: Sequence[str | Mapping[str, Any]], option: str = "evaluation.samplers") -> dict[str, Any]:
     """The checked nodes of `choices.sampler_nodes`."""
-    nodes = choices.sampler_nodes(names, option)
+    nodes = choices.sampler_nodes(entries, option)
     check(nodes)
     return nodes
 

@@ -19,34 +19,62 @@ _FILES = {
 }
 
 
-def sampler_nodes(names: list[str], option: str = "evaluation.samplers") -> dict[str, Any]:
+def sampler_nodes(entries: Sequence[str | Mapping[str, Any]], option: str = "evaluation.samplers") -> dict[str, Any]:
     """Label to configuration, for names of `conf/sampler`, each with a grid behind an @ if not its own.
 
     The grid is a name of `conf/spacing`, a JSON file as `task=fit_grid` writes it, or a file of `task=truncate`:
     `ddim@karras`, `ddim@path/to/it.json`, `ddim@path/to/it.pt` (whose label ends in the file's stem).
     `fitted@path/to/it.json` is the solver of a file as `task=fit_solver` writes it.
+
+    An entry with options is `{name: ddim@karras, eta: 0.5}`; what it is called by is its `label`, else its name with
+    these options. `curve` is none of them; see `curves_of`.
     """
     nodes: dict[str, Any] = {}
-    for name in names:
-        rule, at, grid = name.partition("@")
-        label, node = rule, _choice("sampler", rule, option)
-        if at:
-            own = _FILES.get(Path(grid).suffix)
-            if "path" in node:
-                if Path(grid).suffix != ".json":
-                    raise BadInput(f"{option}={names}: {rule} takes a file, as in {rule}@<file>.json, and no grid.")
-                node = {**node, "path": grid}
-            else:
-                spacing = {"_target_": own, "path": grid} if own else _choice("spacing", grid, option)
-                node = {**node, "spacing": spacing}
-            label = f"{rule}@{Path(grid).stem if own else grid}"
-        elif node.get("path") == "???":
-            raise BadInput(f"{option}={names}: {rule} takes a file, as in {rule}@<file>.json.")
+    for entry in entries:
+        given = {"name": entry} if isinstance(entry, str) else dict(entry)
+        name, own, _ = (given.pop(key, None) for key in ("name", "label", "curve"))
+        if not isinstance(name, str) or not isinstance(own, str | None):
+            raise BadInput(f"{option}={entry}: it needs a name of conf/sampler, such as {{name: ddim, eta: 0.5}}.")
+        label, node = _named(name, option)
+        label = own or " ".join([label, *(f"{key}={value}" for key, value in given.items())])
         if label in nodes:
-            raise BadInput(f"{option}={names}: '{label}' is listed more than once.")
-        nodes[label] = node
+            raise BadInput(f"{option}={[*entries]}: '{label}' is listed more than once.")
+        nodes[label] = _merged(node, given)
     options.check(nodes)
     return nodes
+
+
+def _named(name: str, option: str) -> tuple[str, dict[str, Any]]:
+    """Label and configuration of a name with its grid."""
+    rule, at, grid = name.partition("@")
+    node = _choice("sampler", rule, option)
+    if not at:
+        if node.get("path") == "???":
+            raise BadInput(f"{option}={name}: {rule} takes a file, as in {rule}@<file>.json.")
+        return rule, node
+    own = _FILES.get(Path(grid).suffix)
+    if "path" in node:
+        if Path(grid).suffix != ".json":
+            raise BadInput(f"{option}={name}: {rule} takes a file, as in {rule}@<file>.json, and no grid.")
+        node = {**node, "path": grid}
+    else:
+        node = {**node, "spacing": {"_target_": own, "path": grid} if own else _choice("spacing", grid, option)}
+    return f"{rule}@{Path(grid).stem if own else grid}", node
+
+
+def _merged(node: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A node with options in place of its own; those of a part of it, without a `_target_`, change this part."""
+    out = dict(node)
+    for key, value in given.items():
+        own, part = out.get(key), isinstance(value, Mapping) and "_target_" not in value
+        out[key] = _merged(own, value) if part and isinstance(own, Mapping) else value
+    return out
+
+
+def curves_of(entries: Sequence[str | Mapping[str, Any]]) -> dict[str, str]:
+    """Label to the name of the published curve, for the entries that have one: `{name: ddim, curve: DDIM}`."""
+    found = zip(sampler_nodes(entries), entries, strict=True)
+    return {label: str(entry["curve"]) for label, entry in found if not isinstance(entry, str) and entry.get("curve")}
 
 
 def guider_nodes(

@@ -46,8 +46,8 @@ def check_train(config: Config) -> None:
     check_conditioner(config)
     check_nodes(config)
     evaluation = settings.evaluation
-    choices.sampler_nodes(evaluation.samplers)
-    choices.sampler_nodes([*evaluation.extra_nfe])  # a misspelt name would be passed over
+    listed = choices.sampler_nodes(evaluation.samplers)
+    choices.sampler_nodes([name for name in evaluation.extra_nfe if name not in listed])  # a misspelt one would be lost
     choices.metric_nodes(evaluation)
     for name, node in config["callbacks"].items():
         _check_samplers(f"callbacks.{name}", node)

@@ -37,7 +37,7 @@ class Ema(_Settings):
 class Evaluation(_Settings):
     """The frontier at the end of training, or of a checkpoint."""
 
-    samplers: list[str]
+    samplers: list[str | Node]
     nfe: list[int]
     extra_nfe: dict[str, list[int]]
     num_samples: int = Field(ge=2)
@@ -61,6 +61,7 @@ class Evaluation(_Settings):
     error_split: int = Field(ge=0)
     fine_samplers: list[str]
     fine_nfe: int = Field(ge=1)
+    published: str | None = None
 
 
 # Options of an evaluation that refine another one: where that one is given, they are as by default.

@@ -15,7 +15,7 @@ _FORMER = tuple(
     (re.compile(pattern), new)
     for pattern, new in (
         (r"(frontier|likelihood|grid|export|encode|interpolate)=null", ""),
-        (r"frontier=\w+", "task=frontier"),
+        (r"frontier=default", "task=frontier"),
         (r"frontier\.weights=(.*)", r"weights=\1"),
         (r"frontier\.(.*)", r"task.\1"),
         (r"\+?([\w/]+@)frontier\.(.*)", r"\1task.\2"),
@@ -60,16 +60,21 @@ def _with_task(former: Sequence[str], written: Sequence[str]) -> list[str]:
 
 
 def written_out(arguments: Sequence[str], default: str) -> list[str]:
-    """Arguments with `task.` before each option of the task that lacks it.
+    """Arguments with `task.` before each option of the task that lacks it; `frontier=<name>` chooses its task too.
 
     Args:
         arguments: In Hydra's grammar.
         default: The task that is done where none is chosen.
     """
+    preset = next((text for text in arguments if text.startswith("frontier=")), None)
+    if preset is not None and not any(text.startswith("task=") for text in arguments):
+        arguments = [*arguments, "task=frontier"]
     chosen = next((text.partition("=")[2] for text in arguments if text.startswith("task=")), default)
     allowed = overrides.names("task")
     if chosen in ("", "null"):
         raise BadInput(f"task={chosen}: one is needed; allowed: {', '.join(allowed)}.")
+    if preset is not None and chosen != "frontier":
+        raise BadInput(f"{preset}: goes with task=frontier, not with task={chosen}; leave one of them out.")
     known = [name for name in chosen.split(",") if name in allowed]
     names = {option for name in known for option in options(name)}
     return [_written_out(argument, names) for argument in arguments]
@@ -82,5 +87,7 @@ def options(task: str) -> list[str]:
 
 
 def _written_out(argument: str, names: set[str]) -> str:
+    if argument.startswith("frontier="):
+        return argument.replace("frontier=", "frontier@task=", 1)
     match = re.match(r"\w+(?=[.=])", argument)
     return f"task.{argument}" if match and match[0] in names else argument

@@ -56,7 +56,8 @@ class ScoreFrontier(Measuring):
     Several checkpoints are written to one page too.
 
     Args:
-        samplers: Names of conf/sampler, each with a grid behind an @ if not its own.
+        samplers: Names of conf/sampler, each with a grid behind an @ if not its own, or names with options, such as
+            {name: ddim@karras, eta: 0.5}, which is called by them or by its `label`.
         nfe: Network calls a sample.
         extra_nfe: Further budgets of single samplers; none where nfe alone is given.
         guidance: Scales of the guiders.
@@ -72,9 +73,11 @@ class ScoreFrontier(Measuring):
         error_split: Samples of each cell that are compared with fine runs of the ODE; 0 for none.
         fine_samplers: Two ODE samplers, the fine runs.
         fine_nfe: Network calls of each fine run.
+        published: A name of conf/published, whose values stand in the table beside ours: those of each sampler's
+            `curve`.
     """
 
-    samplers: list[str] | None = None
+    samplers: list[str | dict[str, Any]] | None = None
     nfe: list[int] | None = None
     extra_nfe: dict[str, list[int]] | None = None
     guidance: list[float] | None = None
@@ -88,6 +91,7 @@ class ScoreFrontier(Measuring):
     error_split: int | None = None
     fine_samplers: list[str] | None = None
     fine_nfe: int | None = None
+    published: str | None = None
 
     several: ClassVar[bool] = True
     shared: ClassVar[bool] = True
@@ -178,12 +182,16 @@ def evaluation_of(loaded: Loaded, own: Mapping[str, Any]) -> tuple[Config, Evalu
     Raises:
         BadInput: If an option is refused, or samples of the model cannot be scored so.
     """
-    trained = loaded.config.get("evaluation") or overrides.choice("evaluation", "default")  # an import has none
+    trained = loaded.config.get("evaluation")
+    if not trained:  # an import has none
+        trained = overrides.choice("evaluation", "default")
+        if own.get("published"):
+            own = {"extractor": overrides.choice("evaluation/extractor", "inception"), **own}
     default: Config = {
         "weights": None, "guidance": [1], "guiders": ["cfg"], "metric_options": {}, "diversity": True,
         "reference": None, "reference_n": None, "reference_data": "same", "rescore": False, "stop": "fixed",
         "level": 0.05, "max_samples": 50_000, "boundary": "simulated", "error_split": 0,
-        "fine_samplers": ["unipc", "heun"], "fine_nfe": 200,
+        "fine_samplers": ["unipc", "heun"], "fine_nfe": 200, "published": None,
     }  # fmt: skip
     evaluation = replaced({**default, **trained}, own)
     parsed = parse(Evaluation, evaluation, "task")

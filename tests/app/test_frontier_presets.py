@@ -1,0 +1,112 @@
+"""Published frontiers as presets: `frontier=<name>` has the samplers, grids and network calls of a paper's table."""
+
+import functools
+
+import pytest
+import torch
+from configurations import CONF, build, composing, names, stated
+from omegaconf import OmegaConf
+
+import denoiselab
+from denoiselab.app.building import parts
+from denoiselab.app.config.choices import curves_of
+from denoiselab.evaluation import Frontier
+from denoiselab.evaluation.verdicts import published
+
+PRESETS = names("frontier")
+PAPERS = dict(zip(names("published"), published.read(CONF / "published"), strict=True))
+
+# Counts of a table that a preset leaves out; its header says why.
+LEFT_OUT = {"pndm_table": {1009}}
+# Models whose schedule is not DDPM's chain.
+SCHEDULES = {"edm": "edm", "edm_solvers": "edm"}
+
+
+@functools.cache
+def preset(name):
+    """What it states, the configurations of its samplers, and label to curve."""
+    node = OmegaConf.to_container(stated(f"frontier/{name}"))["evaluation"]
+    with composing():
+        return node, parts.sampler_nodes(node["samplers"]), curves_of(node["samplers"])
+
+
+@functools.cache
+def frontier(name):
+    """The preset's frontier on the schedule of its model; no network is called."""
+    node, nodes, _ = preset(name)
+    schedule = build("schedule", SCHEDULES.get(name, "ddpm"))
+    samplers, budgets = parts.build_samplers(nodes), (node["nfe"], node.get("extra_nfe", {}))
+    return Frontier(samplers, nodes, schedule, *budgets, node["num_samples"], 64, 0, ["ema"]), schedule
+
+
+def test_the_frontiers_of_the_papers_are_there():
+    asked = (
+        "ddim_table1 pndm_table deis_table dpm_solver_cifar10 dpm_solver_pp edm_solvers unipc dpm_solver_v3 score_sde"
+    )
+    assert {*asked.split()} <= {*PRESETS}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_network_calls_are_those_that_the_paper_counts(name):
+    found, _ = frontier(name)
+    node, _, curves = preset(name)
+    assert curves
+    assert found.num_samples == 50_000
+    calls = {label: set() for label in found.samplers}
+    for (label, _), spent in zip(found.cells, found.calls, strict=True):
+        calls[label].add(spent)
+    assert not {label for label, _, _ in found.inexact} & {*curves}
+    for label, curve in curves.items():
+        own = [one for table in PAPERS[node["published"]].tables for one in table.curves if one.name == curve]
+        counts = {count for one in own for count in one.by_calls()} - LEFT_OUT.get(name, set())
+        assert own, curve
+        assert counts <= calls[label], (label, counts - calls[label])
+
+
+def indices(name, label, steps):
+    """Indices of the trained levels at which the network is called, and the level where the run ends."""
+    found, schedule = frontier(name)
+    levels = found.samplers[label].grid(schedule, steps)
+    return [float(level.t) for level in levels[:-1]], levels[-1]
+
+
+def test_grids_are_those_of_the_released_codes():
+    """Numbers of papers.md, section 1.18, at 10 steps of 1,000 trained levels."""
+    _, schedule = frontier("ddim_table1")
+    first = float(schedule.level(torch.tensor(schedule.t_min, dtype=torch.float64)).rho)
+
+    def trained(ts):
+        return [round((t - schedule.t_min) / (schedule.t_max - schedule.t_min) * 999, 1) for t in ts]
+
+    ts, last = indices("ddim_table1", "ddim", 10)
+    assert trained(ts) == [800, 632, 483, 355, 246, 158, 88, 39, 9, 0]
+    assert last.is_end
+    ts, last = indices("ddim_table1_celeba", "ddim", 10)
+    assert trained(ts) == [900, 800, 700, 600, 500, 400, 300, 200, 100, 0]
+    ts, last = indices("pndm_table", "fpndm", 10)
+    assert trained(ts) == [901, 801, 701, 601, 501, 401, 301, 201, 101, 1]
+    assert float(last.rho) == pytest.approx(first)
+    ts, last = indices("dpm_solver_pp", "dpmpp_2m", 10)
+    assert trained(ts) == pytest.approx([999, 899.1, 799.2, 699.3, 599.4, 499.5, 399.6, 299.7, 199.8, 99.9], abs=0.11)
+    assert float(last.rho) == pytest.approx(first)
+    ts, last = indices("unipc", "unipc_bh1", 10)
+    assert trained(ts) == pytest.approx([999, 898, 785, 653, 492, 302, 138, 52, 17, 4], abs=1.5)
+    assert float(last.rho) == pytest.approx(first)
+    ts, last = indices("deis_table", "tab_3", 10)
+    assert trained(ts) == pytest.approx([999, 814.7, 649.2, 502.4, 374.3, 265.1, 174.5, 102.8, 49.8, 15.5], abs=3)
+    found, schedule = frontier("edm")
+    sigmas = [float(level.rho) for level in found.samplers["heun"].grid(schedule, 18)]
+    wanted = [80, 57.586, 40.786, 28.375, 19.353, 12.91, 8.401, 5.315, 3.257, 1.923, 1.088, 0.5853, 0.2964, 0.1395]
+    assert sigmas == pytest.approx([*wanted, 0.0599, 0.0229, 0.0075, 0.002, 0.0], rel=2e-3, abs=5e-5)
+    assert found.calls == [35]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_each_draws_samples_of_a_trained_model(name, finished):
+    """With few calls: F-PNDM takes twelve at least."""
+    model = denoiselab.load(finished)
+    found, _ = frontier(name)
+    for label, sampler in found.samplers.items():
+        steps = sampler.steps_for(12 if label == "fpndm" else 6, model.denoiser.schedule)
+        drawn = model.sample(sampler, 2, steps=steps)
+        assert drawn.shape == (2, 1, 8, 8), label
