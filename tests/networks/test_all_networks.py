@@ -45,6 +45,7 @@ TINY = {
 OF_CLASS = {
     "ADMUNet": {"head_channels": 8},
     "EDM2UNet": {"head_channels": 8},
+    "JiT": {"patch": 2, "bottleneck": 8, "context_tokens": 2, "context_from": 1},
     "MLP": {"shape": [2]},
     "NCSN": {"channels": 8, "multipliers": [1, 2], "dilations": [1, 1]},
     "NCSNv2": {"channels": 8, "multipliers": [1, 2, 2], "dilations": [1, 1, 2]},
@@ -80,6 +81,7 @@ COUNTED = [
             "uvit": "44 M",
         },
     ),
+    ({"shape": [3, 256, 256], "num_classes": 1000}, {"jit": "131 M"}),
     ({"shape": [3, 256, 256]}, {"ddpm_256": "114 M", "ncsnpp_256": "65.6 M", "ncsnv2_256": "94.1 M"}),
     ({"shape": [1, 8, 8]}, {"ddpm_tiny": "0.65 M", "dit_tiny": "0.72 M", "uvit_tiny": "0.60 M"}),
     (

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from denoiselab.networks import Conditioning, DiT, TextUNet, UViT
+from denoiselab.networks import Conditioning, DiT, JiT, TextUNet, UViT
 from denoiselab.networks.transformer import attend, rotary, rotate, sincos_positions, unpatchify
 
 DITS = {"S": (384, 12, 6), "B": (768, 12, 12), "L": (1024, 24, 16), "XL": (1152, 28, 16)}
@@ -158,3 +158,21 @@ def test_uvit_is_torchs_encoder_with_long_skips():
     expected = network.conv(unpatchify(network.head(network.norm(h))[:, 2:], 2, (2, 2)))
     out = network(x, label, Conditioning(classes))
     assert float(((out - expected).abs().max() / out.std()).detach()) < 1e-5
+
+
+def test_the_class_stands_beside_the_patches_from_a_block_on():
+    """Of JiT: tokens of the class are turned by no angle, and without classes there are none."""
+    options = {"patch": 2, "width": 16, "depth": 2, "heads": 2, "bottleneck": 4, "context_tokens": 3, "context_from": 1}
+    network = JiT((1, 4, 4), num_classes=2, **options)
+    seen = []
+    for block in network.blocks:
+        block.register_forward_pre_hook(lambda module, given: seen.append((given[0].shape[1], given[2])))
+    network(torch.zeros(1, 1, 4, 4), torch.zeros(1), Conditioning(torch.zeros(1, dtype=torch.int64)))
+    assert [tokens for tokens, _ in seen] == [4, 7]
+    cos, sin = seen[1][1]
+    assert torch.equal(cos[:3], torch.ones(3, 4))
+    assert not sin[:3].any()
+    assert torch.equal(seen[1][1][:, 3:], seen[0][1])
+    assert JiT((1, 4, 4), **options).context is None
+    with pytest.raises(ValueError, match="context_from=2"):
+        JiT((1, 4, 4), **{**options, "context_from": 2})

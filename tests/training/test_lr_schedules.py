@@ -1,6 +1,6 @@
 import pytest
 
-from denoiselab.training.lr_schedules import Warmup, WarmupCosine, WarmupLinear
+from denoiselab.training.lr_schedules import Warmup, WarmupCosine, WarmupInverseRoot, WarmupLinear
 
 
 def test_warmup():
@@ -16,3 +16,11 @@ def test_warmup_cosine():
 
 def test_warmup_linear():
     assert [WarmupLinear(100, 300)(n) for n in (0, 50, 100, 150, 300, 400)] == pytest.approx([0, 0.5, 1, 0.75, 0, 0])
+
+
+def test_warmup_inverse_root():
+    """EDM2's: max(images / constant, 1)^-1/2 times the warm-up."""
+    schedule = WarmupInverseRoot(constant=200, images=100)
+    assert [schedule(n) for n in (0, 50, 100, 200, 800, 20000)] == pytest.approx([0, 0.5, 1, 1, 0.5, 0.1])
+    with pytest.raises(ValueError, match="constant=0"):
+        WarmupInverseRoot(0)

@@ -11,6 +11,7 @@ from denoiselab.networks.layers import Dropout
 from denoiselab.networks.mlp import MLP
 from denoiselab.networks.ncsn import NCSN, NCSNv2
 from denoiselab.networks.ncsnpp import NCSNpp
+from denoiselab.networks.pixels import JiT
 from denoiselab.networks.unet_1d import UNet1D
 from denoiselab.networks.unet_text import TextUNet
 from denoiselab.networks.uvit import UViT
@@ -27,6 +28,7 @@ __all__ = [
     "DiT",
     "Dropout",
     "EDM2UNet",
+    "JiT",
     "NCSNpp",
     "NCSNv2",
     "Network",

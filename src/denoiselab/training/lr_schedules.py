@@ -63,3 +63,25 @@ class WarmupCosine(WarmupLinear):
     def __call__(self, images_seen: int) -> float:
         warm = Warmup.__call__(self, images_seen)
         return warm * (0.5 + 0.5 * math.cos(math.pi * self.progress(images_seen)))
+
+
+class WarmupInverseRoot(Warmup):
+    """Linear from 0 to 1 over the first images, times min(1, sqrt(constant / images seen)).
+
+    Source: Karras et al., EDM2, arXiv 2312.02696, released code (`learning_rate_schedule`).
+
+    Args:
+        constant: Images after which it falls: theirs are 70,000 steps of 2,048 at 512x512, 35,000 at 64x64.
+
+    Raises:
+        ValueError: If it is not positive.
+    """
+
+    def __init__(self, constant: int, images: int = 0) -> None:
+        super().__init__(images)
+        if constant <= 0:
+            raise ValueError(f"constant={constant}: it must be positive.")
+        self.constant = constant
+
+    def __call__(self, images_seen: int) -> float:
+        return super().__call__(images_seen) * min(1.0, math.sqrt(self.constant / max(images_seen, 1)))
