@@ -52,6 +52,12 @@ def test_a_likelihood_of_images(options, parts, nfe, finished, tmp_path, invoke)
         result = invoke("sample.py", *arguments, *options)
         assert result.code == 0, result.err
         records.append(json.loads((out / "likelihood.json").read_text()))
+        with (out / "samples.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        each = torch.tensor([float(row["bits_per_dim"]) for row in rows], dtype=torch.float64)
+        assert float(each.mean()) == pytest.approx(records[-1]["value"])
+        assert float(each.std() / 7**0.5) == pytest.approx(records[-1]["standard_error"])
+        assert len({row["index"] for row in rows}) == 7
     small, large = records
     assert small["value"] == pytest.approx(large["value"], abs=2e-3)
     assert small["value"] == pytest.approx(sum(part["value"] for part in small["parts"].values()))

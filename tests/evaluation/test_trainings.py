@@ -9,7 +9,7 @@ from denoiselab.app.runs.panel import alone, panels, sentences, table
 from denoiselab.evaluation import Store, trainings
 from denoiselab.evaluation.contracts import Influences
 from denoiselab.evaluation.report.page import page_run, write_page
-from denoiselab.evaluation.trainings import panel_of
+from denoiselab.evaluation.trainings import compare_over, panel_of
 from denoiselab.evaluation.verdicts.panel import crossed
 
 N, RUNS = 512, 3
@@ -75,6 +75,52 @@ def test_runs_that_score_indices_of_their_own_have_the_plain_t_interval(tmp_path
     low, high = ttest_1samp(draws()[:, 0].mean(1), 0).confidence_interval(0.95)
     assert panel["cells"][0]["interval"] == pytest.approx([float(low), float(high)])
     assert not panel["cells"][0]["crossed"]
+
+
+def cells(tmp_path, **options):
+    """The first and the second cell of all runs, each with its store."""
+    stores = [Store(home) for home in runs(tmp_path, **options)]
+    rows = [sorted(store.read().values(), key=lambda row: row["sampler"]) for store in stores]
+    return [[(store, row[cell]) for store, row in zip(stores, rows, strict=True)] for cell in (0, 1)]
+
+
+def test_two_chosen_cells_have_verdicts_on_each_training_and_on_the_method(tmp_path):
+    one, other = cells(tmp_path)
+    found = compare_over(one, other)
+    x = draws()
+    differences = x[:, 0] - x[:, 1]
+    for single, sample in zip(found["single"], differences, strict=True):
+        assert single["difference"] == pytest.approx(float(sample.mean()))
+        assert single["standard_error"] == pytest.approx(float(sample.std() / math.sqrt(N)), rel=1e-4)
+        assert single["verdict"] == "better"
+    expected = crossed(differences.mean(1), differences - differences.mean(1, keepdim=True), N)
+    assert found["interval"] == pytest.approx(expected.interval(), rel=1e-4)
+    assert found["verdict"] == "better"
+    assert compare_over(other, one)["verdict"] == "worse"
+    low, high = compare_over(one, other, level=0.001)["interval"]
+    assert low < found["interval"][0] < found["interval"][1] < high
+    with pytest.raises(ValueError, match="2 and 3 trainings"):
+        compare_over(one[:2], other)
+
+
+def test_where_more_is_better_the_verdict_is_the_other_one(tmp_path):
+    one, other = cells(tmp_path)
+    for _, row in (*one, *other):
+        row["scores"][row["metric"]]["lower_is_better"] = False
+    found = compare_over(one, other)
+    assert found["verdict"] == "worse"
+    assert {single["verdict"] for single in found["single"]} == {"worse"}
+
+
+def test_without_influences_there_is_a_plain_t_interval_and_no_verdict_on_one_training(tmp_path):
+    one, other = cells(tmp_path, kept=False)
+    for _, row in (*one, *other):
+        row["scores"][row["metric"]]["standard_error"] = None
+    found = compare_over(one, other, metric=one[0][1]["metric"])
+    differences = (draws()[:, 0] - draws()[:, 1]).mean(1)
+    expected = ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert found["interval"] == pytest.approx([float(expected.low), float(expected.high)], rel=1e-5)
+    assert {single["verdict"] for single in found["single"]} == {"undecided"}
 
 
 class Scores:

@@ -14,6 +14,8 @@ from torch import Tensor
 from denoiselab.evaluation.contracts import INFINITY, Influences
 from denoiselab.evaluation.records import Record, guidance_text, lower_is_better, measured
 from denoiselab.evaluation.store import Store, mark_code
+from denoiselab.evaluation.verdicts.compare import BETTER, UNDECIDED, WORSE, compare
+from denoiselab.evaluation.verdicts.frontiers import estimate
 from denoiselab.evaluation.verdicts.panel import Panel, crossed, nested, seeds_needed
 
 # What names a cell beside its measure; the weights' hash differs between trainings.
@@ -82,6 +84,57 @@ def panel_of(stores: Sequence[Store], level: float = 0.05) -> dict[str, Any] | N
     }
 
 
+def compare_over(
+    ones: Sequence[tuple[Store, Record]],
+    others: Sequence[tuple[Store, Record]],
+    metric: str | None = None,
+    level: float = 0.05,
+) -> dict[str, Any]:
+    """A cell against another one over trainings: verdicts on each training, and on the methods.
+
+    Unlike the differences of `panel_of`, the two cells are chosen beforehand, so no other pair widens the interval;
+    their calls, guidance or trainings may differ, if training r of both starts from the same noise. `single` has of
+    each training `difference`, `standard_error` and `verdict` of the first cell, from the influences of its samples;
+    `mean`, `interval`, `sd`, `training_sd`, `draw_sd` and `verdict` are those of the difference over trainings.
+
+    A metric without influences, such as recall, has no verdict on a single training, and its interval leaves out what
+    trainings share by drawing the same noise.
+
+    Args:
+        ones: The first cell, with where it is stored, of each training; at least two.
+        others: The second cell of the same trainings.
+        metric: None for the primary one.
+        level: Probability that a verdict is wrong: of any one training, and of the methods.
+
+    Raises:
+        ValueError: If there are fewer than two trainings, or not as many of both cells.
+    """
+    if len(ones) != len(others):
+        raise ValueError(f"{len(ones)} and {len(others)} trainings: both cells must have the same ones.")
+    one, other = (_cell([store for store, _ in cell], [row for _, row in cell], metric) for cell in (ones, others))
+    base = one.at.removesuffix(INFINITY)
+    pairs = [
+        compare([estimate(record, store.influences(record), base) for store, record in pair], level)
+        for pair in zip(ones, others, strict=True)
+    ]
+    numbers = _numbers(_panel(one.values - other.values, [one, other], [1, -1]), level)
+    low, high = numbers["interval"]
+    more, less = (WORSE, BETTER) if pairs[0].estimates[0].lower_is_better else (BETTER, WORSE)
+    return {
+        "metric": one.at,
+        "single": [
+            {
+                "difference": float(pair.difference[0, 1]),
+                "standard_error": float(pair.standard_error[0, 1]),
+                "verdict": pair.verdict(0, 1),
+            }
+            for pair in pairs
+        ],
+        **numbers,
+        "verdict": less if high < 0 else more if low > 0 else UNDECIDED,
+    }
+
+
 def _cells(stores: Sequence[Store]) -> Iterator[_Cell]:
     found: dict[str, dict[int, Record]] = {}
     for number, store in enumerate(stores):
@@ -96,11 +149,12 @@ def _cells(stores: Sequence[Store]) -> Iterator[_Cell]:
             yield _cell(stores, [cell[number] for number in range(len(stores))])
 
 
-def _cell(stores: Sequence[Store], records: Sequence[Record]) -> _Cell:
-    metric = records[0]["metric"]
+def _cell(stores: Sequence[Store], records: Sequence[Record], metric: str | None = None) -> _Cell:
+    primary = metric in (None, records[0]["metric"])
+    metric = metric or records[0]["metric"]
     base = metric.removesuffix(INFINITY)
     infinite = [record["scores"].get(base + INFINITY, {}).get("value") for record in records]
-    at, values = metric, [record["score"] for record in records]
+    at, values = metric, [record["score"] if primary else record["scores"][metric]["value"] for record in records]
     if None not in infinite:
         at, values = base + INFINITY, infinite
     kept = [store.influences(record).get(base) for store, record in zip(stores, records, strict=True)]

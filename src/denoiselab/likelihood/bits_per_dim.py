@@ -33,12 +33,17 @@ class BitsPerDim(NamedTuple):
         parts: Terms of the sum.
         nfe: Network calls a sample and repeat.
         steps: Name to `(2, T)` float64: mean over samples and standard error of a quantity of each step of a chain.
+        indices: Of the samples in the data set, `(n,)`.
+        each: Of the samples, `(n,)` float64, of which `total` is the mean. Models of the same data and seed share
+            samples and noise, so the difference of their means has the standard error of the mean of differences.
     """
 
     total: Mean
     parts: Mapping[str, Mean]
     nfe: float
     steps: Mapping[str, Tensor]
+    indices: Tensor
+    each: Tensor
 
 
 class Draws(NamedTuple):
@@ -55,6 +60,10 @@ class Draws(NamedTuple):
     batch_size: int
     seed: int
     repeats: int = 1
+
+    def indices(self, size: int) -> Tensor:
+        """Of the samples in a data set of `size`, `(n,)`."""
+        return IndexStream(size, self.seed)[torch.arange(self.n)]
 
 
 @torch.no_grad()
@@ -82,8 +91,7 @@ def measure(
     Raises:
         ValueError: If n < 2 or n > len(data), repeats < 1, or an estimate is not finite.
     """
-    n, repeats, seed = draws.n, draws.repeats, draws.seed
-    denoiser, device = model.denoiser, model.device
+    (n, _, seed, repeats), denoiser, device = draws, model.denoiser, model.device
     if not 2 <= n <= len(data):
         raise ValueError(f"n={n}: it must be at least 2, for a standard error, and at most the {len(data)} there are.")
     if repeats < 1:
@@ -99,7 +107,7 @@ def measure(
     parts: dict[str, list[Tensor]] = {}
     moments: dict[str, Tensor] = {}
     try:
-        for index in IndexStream(len(data), seed)[torch.arange(n)].split(draws.batch_size):
+        for index in draws.indices(len(data)).split(draws.batch_size):
             known = clean(data, index, device)
             noise, cond = Noise(seed, index.to(device)), model.conditioner.given(known)
             estimates = [method(denoiser, known.images, noise, cond) for _ in range(repeats)]
@@ -117,7 +125,8 @@ def measure(
     whole = {name: torch.cat(values) for name, values in parts.items()}
     total = torch.stack(list(whole.values())).sum(0)
     steps = {name: _mean_of_sums(sums, n) for name, sums in moments.items()}
-    return BitsPerDim(_mean(total), {name: _mean(v) for name, v in whole.items()}, rows / (n * repeats), steps)
+    means = {name: _mean(v) for name, v in whole.items()}
+    return BitsPerDim(_mean(total), means, rows / (n * repeats), steps, draws.indices(len(data)), total)
 
 
 def rate_distortion(result: BitsPerDim, scale: float = 1.0) -> list[dict[str, float]]:

@@ -52,7 +52,7 @@ class MeasureLikelihood(task.Task):
         task.check_seed(self.seed)
 
     def run(self, asked: SampleSettings) -> Path:
-        """Measure, and write `likelihood.json`, of a chain its rate-distortion table and picture too."""
+        """Measure, and write `likelihood.json`, `samples.csv`, of a chain its rate-distortion table and picture too."""
         opened = task.open_checkpoint(asked)
         method = self._method_for(opened)
         train, data = self._data(method, opened.loaded)
@@ -80,6 +80,8 @@ class MeasureLikelihood(task.Task):
                 **protocol(opened.loaded, opened.path, opened.sha256, opened.weights, data, self.split, ["torchode"]),
             }
             write_text(partial / "likelihood.json", json.dumps(record, indent=1))
+            each = zip(result.indices.tolist(), result.each.tolist(), strict=True)
+            write_csv(partial / "samples.csv", [{"index": i, "bits_per_dim": bits} for i, bits in each])
             _write_steps(partial, result, method.bins)
         parts = " + ".join(f"{part} {mean.value:.4f}" for part, mean in result.parts.items())
         console().print(
