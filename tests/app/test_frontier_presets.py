@@ -1,16 +1,23 @@
 """Published frontiers as presets: `frontier=<name>` has the samplers, grids and network calls of a paper's table."""
 
 import functools
+import itertools
+import json
+import shutil
 
 import pytest
 import torch
 from configurations import CONF, build, composing, names, stated
+from hydra import compose
 from omegaconf import OmegaConf
 
 import denoiselab
 from denoiselab.app.building import parts
 from denoiselab.app.config.choices import curves_of
+from denoiselab.app.config.tasks import written_out
+from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier
+from denoiselab.evaluation.report.published_curves import beside
 from denoiselab.evaluation.verdicts import published
 
 PRESETS = names("frontier")
@@ -110,3 +117,85 @@ def test_each_draws_samples_of_a_trained_model(name, finished):
         steps = sampler.steps_for(12 if label == "fpndm" else 6, model.denoiser.schedule)
         drawn = model.sample(sampler, 2, steps=steps)
         assert drawn.shape == (2, 1, 8, 8), label
+
+
+def test_a_preset_replaces_a_recipes_evaluation_and_options_of_the_command_line_replace_it():
+    with composing():
+        own = compose("train", ["experiment=fashion_mnist", "frontier=unipc", "evaluation.nfe=[3]"]).evaluation
+        assert (own.published, own.nfe, own.num_samples) == ("unipc", [3], 50_000)
+        assert [one.label for one in own.samplers] == ["dpmpp_3m", "unipc_bh1", "unipc_bh2"]
+        assert written_out(["ckpt=a", "frontier=unipc"], "generate") == [
+            "ckpt=a",
+            "frontier@task=unipc",
+            "task=frontier",
+        ]
+        with pytest.raises(BadInput, match=r"frontier=unipc: goes with task=frontier, not with task=search"):
+            written_out(["frontier=unipc", "task=search"], "generate")
+
+
+def test_the_table_has_published_values_below_ours_and_says_what_differs(finished, tmp_path, invoke):
+    copy = shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("wandb"))
+    asked = ["frontier=ddim_table1", "task.nfe=[2,10]", "task.num_samples=8"]
+    result = invoke("sample.py", f"ckpt={copy}", *asked)
+    assert result.code == 0, result.err
+    rows = [line.split() for line in result.out.splitlines()]
+    below = [after for before, after in itertools.pairwise(rows) if before[:1] == ["ddim_0.5"]]
+    assert below[0] == ["published", "16.66"]  # of 10 calls: the paper has none of 2
+    assert "Table 1, CIFAR-10" in result.out
+    assert (
+        "differs in data: digits, theirs cifar10; metric: fd_classifier, theirs fid; samples: 8, theirs" in result.out
+    )
+    stored = json.loads((copy / "frontier.json").read_text())
+    etas = {record["sampler"]: record["settings"].get("eta") for record in stored if record["n"] == 8}
+    assert etas == {"ddim": 0.0, "ddim_0.2": 0.2, "ddim_0.5": 0.5, "ddim_1": 1.0, "ddpm_large": None}
+
+
+def test_the_table_that_differs_least_stands_beside_ours():
+    """DPM-Solver-v3's paper has UniPC on two models of CIFAR-10, and on ImageNet."""
+    record = {
+        "sampler": "unipc", "nfe": 10, "score": 1.0, "data": "cifar10", "metric": "fid", "n": 50_000, "split": "train",
+        "extractor": "inception", "guidance": None, "weights": "ema", "images_seen": 0,
+    }  # fmt: skip
+    for schedule, value in (("VPLinear", 3.93), ("EDM", 2.85)):
+        config = {
+            "network": {"_target_": "a.NCSNpp"}, "schedule": {"_target_": f"a.{schedule}"},
+            "parameterization": {"_target_": "a.edm" if schedule == "EDM" else "a.eps"},
+            "conditioner": {"_target_": "a.Unconditional"},
+        }  # fmt: skip
+        found = beside(PAPERS["dpm_solver_v3"], {"unipc": "UniPC"}, [record], config)
+        assert found.values["unipc", 10] == value
+        assert "No difference in protocol is known. It does not say: samples, reference" in found.said
+    assert beside(PAPERS["edm"], {"heun": "Heun"}, [record], {}) is None
+
+
+def test_samplers_with_options_are_called_by_them_or_by_a_label():
+    def nodes(*entries):
+        with composing():
+            return parts.sampler_nodes([*entries])
+
+    found = nodes(
+        "ddim", {"name": "ddim@karras", "eta": 0.5}, {"name": "ddim", "label": "a", "spacing": {"to_clean": False}}
+    )
+    assert [*found] == ["ddim", "ddim@karras eta=0.5", "a"]
+    assert found["ddim@karras eta=0.5"]["eta"] == 0.5
+    for entries, says in (
+        ([{"eta": 0.5}], "it needs a name of conf/sampler"),
+        ([{"name": "ddim", "label": "a"}, {"name": "heun", "label": "a"}], "'a' is listed more than once"),
+        ([{"name": "ddim", "etta": 0.5}], "etta"),
+        ([{"name": "dimm"}], "did you mean 'ddim'"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            nodes(*entries)
+
+
+def test_published_values_that_are_not_there_are_refused():
+    with composing():
+        for evaluation, says in (
+            ({"published": "ddimm", "samplers": []}, r"published=ddimm: unknown; did you mean 'ddim'\?"),
+            (
+                {"published": "edm", "samplers": [{"name": "heun", "curve": "Hein"}]},
+                r"curve=Hein: not in edm; did you mean",
+            ),
+        ):
+            with pytest.raises(BadInput, match=says):
+                parts.published_values(evaluation)

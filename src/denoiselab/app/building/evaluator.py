@@ -61,6 +61,7 @@ _FRESH = 4
 def frontier_of(evaluation: Config, guided: Guided, names: Names, option: str = "evaluation") -> Frontier:
     """The frontier of a checked node `evaluation`, of a model that is guided."""
     nodes, model = parts.sampler_nodes(evaluation["samplers"], f"{option}.samplers"), guided.model
+    parts.published_values(evaluation, option)
     asked = evaluation["weights"]
     weights = [names.chosen(one, f"{option}.weights") for one in (asked if isinstance(asked, list) else [asked])]
     entries = evaluation.get("guiders", ["cfg"])

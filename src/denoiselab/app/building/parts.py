@@ -11,12 +11,14 @@ import torch
 
 from denoiselab.app.config import choices
 from denoiselab.app.config.settings import Evaluation
+from denoiselab.choices import folder
 from denoiselab.codecs import ReconstructionLoss
 from denoiselab.data import DataSet
 from denoiselab.data.augmentation import Augmentation
-from denoiselab.errors import BadInput
+from denoiselab.errors import BadInput, closest
 from denoiselab.evaluation import Extractor, Given, Metric
 from denoiselab.evaluation.references import given as given_files
+from denoiselab.evaluation.verdicts.published import Paper, read_paper
 from denoiselab.from_config import reconstructs
 from denoiselab.nodes.instantiate import check, check_contract, construct
 from denoiselab.noise import AUGMENTING, Noise
@@ -141,6 +143,25 @@ def metric_nodes(evaluation: Evaluation) -> dict[str, Any]:
     nodes = choices.metric_nodes(evaluation)
     check({"evaluation": {"metric_options": nodes}})
     return nodes
+
+
+def published_values(evaluation: Config, option: str = "evaluation") -> tuple[Paper, dict[str, str]] | None:
+    """The paper whose values stand beside those of an evaluation, and label to curve of its samplers; None for none."""
+    name, place = evaluation.get("published"), folder() / "published"
+    if name is None:
+        return None
+    allowed = sorted(path.stem for path in place.glob("*.yaml"))
+    if name not in allowed:
+        raise BadInput(f"{option}.published={name}: unknown; {closest(name, allowed)}allowed: {', '.join(allowed)}.")
+    paper, named = read_paper(place / f"{name}.yaml"), choices.curves_of(evaluation["samplers"])
+    known = list(dict.fromkeys(curve.name for table in paper.tables for curve in table.curves))
+    for label, curve in named.items():
+        if curve not in known:
+            near = closest(curve, known)
+            raise BadInput(
+                f"{option}.samplers: {label}: curve={curve}: not in {name}; {near}allowed: {', '.join(known)}."
+            )
+    return paper, named
 
 
 def given_reference(evaluation: Evaluation) -> Given | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 
-from denoiselab.app.building import error_splits
+from denoiselab.app.building import error_splits, parts
 from denoiselab.app.commands.report import papers
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.failures import check_there
@@ -23,6 +23,7 @@ from denoiselab.evaluation.records import finished, loss
 from denoiselab.evaluation.report import error_picture, plane, tables
 from denoiselab.evaluation.report.budget import Budget
 from denoiselab.evaluation.report.page import PAGE, page_run, write_page
+from denoiselab.evaluation.report.published_curves import Beside, beside
 from denoiselab.evaluation.report.verdicts import ONE_TRAINING, VERDICTS, sentences, write_verdicts
 from denoiselab.files import read_json, write_text
 from denoiselab.media.kinds import medium
@@ -34,6 +35,8 @@ if TYPE_CHECKING:  # both import Lightning
     from denoiselab.app.building.assemble import Run, Scoring
     from denoiselab.app.building.evaluator import Evaluator
     from denoiselab.app.config.settings import Evaluation
+
+Config = Mapping[str, Any]
 
 PICTURE = "toy_2d.png"
 
@@ -87,7 +90,7 @@ def report(
     if run.scoring is None:
         report_held_out(losses, path)
     else:
-        report_records([*records], path, loggers)
+        report_records([*records], path, loggers, published=published(run.config, run.config["evaluation"], records))
 
 
 def report_held_out(losses: Mapping[str, Any], path: Path) -> None:
@@ -174,8 +177,24 @@ def _draw_plane(run: Run, scoring: Scoring, records: list[Record], path: Path) -
         )
 
 
+def published(config: Config, evaluation: Config, records: Sequence[Record]) -> Beside | None:
+    """The published values beside the cells of a checked evaluation, if it names any.
+
+    Args:
+        config: Of the run.
+        evaluation: Its evaluation, or another one.
+        records: The cells.
+    """
+    found = parts.published_values(evaluation)
+    return None if found is None else beside(*found, records, config)
+
+
 def report_records(
-    records: list[Record], path: Path, loggers: Sequence[Logger], best_under: Budget | None = None
+    records: list[Record],
+    path: Path,
+    loggers: Sequence[Logger],
+    best_under: Budget | None = None,
+    published: Beside | None = None,
 ) -> None:
     """Send the frontier to the loggers, and print its table, the best within a budget, and what was written."""
     if loggers:
@@ -190,7 +209,7 @@ def report_records(
             elif isinstance(logger, TrackedRun):
                 log_frontier(logger, records, path)
     out = console()
-    out.print(tables.table(records))
+    out.print(tables.table(records, published))
     found = read_json(path / VERDICTS)
     said = sentences(found)
     for sentence in [*said, *([ONE_TRAINING] if said else [])]:

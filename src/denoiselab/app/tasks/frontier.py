@@ -271,7 +271,8 @@ def _report(job: Job, asked: SampleSettings, records: list[Record], directory: P
         for tracker in trackers.values()
     ]  # fmt: skip
     budget = asked.task.get("best_under")
-    outputs.report_records(records, directory, opened, None if budget is None else Budget(budget))
+    published = outputs.published(job.loaded.config, job.config["evaluation"], records)
+    outputs.report_records(records, directory, opened, None if budget is None else Budget(budget), published)
     for logger in opened:
         logger.close(0)
 

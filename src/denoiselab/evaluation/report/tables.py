@@ -20,6 +20,7 @@ from denoiselab.evaluation.records import (
     guidance_text,
     lower_is_better,
 )
+from denoiselab.evaluation.report.published_curves import Beside
 from denoiselab.evaluation.store import Store
 from denoiselab.evaluation.verdicts.compare import DOMINATED, SURE, TIED
 from denoiselab.evaluation.verdicts.frontiers import LEVEL, standings
@@ -104,8 +105,13 @@ def named(records: Sequence[Record]) -> dict[str, float]:
     }
 
 
-def table(records: Sequence[Record]) -> str:
-    """A table of scores and seconds, one line a sampler, one column an NFE."""
+def table(records: Sequence[Record], published: Beside | None = None) -> str:
+    """A table of scores and seconds, one line a sampler, one column an NFE; published values below those of a sampler.
+
+    Args:
+        records: The cells.
+        published: Values beside them.
+    """
     first = records[0]
     budgets = sorted({record["nfe"] for record in records})
     weights = ", ".join(dict.fromkeys(record["weights"] for record in records))
@@ -117,10 +123,15 @@ def table(records: Sequence[Record]) -> str:
         title += f"; the codec's reconstructions of {first['codec_n']} images score {digits(first['codec_score'])}"
     series = by_series(records)
 
-    def rows_of(text: Callable[[Record], str]) -> str:
-        cells = {name: {row["nfe"]: text(row) for row in rows} for name, rows in series.items()}
-        lines = [[name, *[own.get(budget, "") for budget in budgets]] for name, own in cells.items()]
-        return aligned([["NFE", *map(str, budgets)], *lines])
+    def rows_of(text: Callable[[Record], str], theirs: Mapping[tuple[str, int], float]) -> str:
+        lines = [["NFE", *map(str, budgets)]]
+        for name, rows in series.items():
+            own = {row["nfe"]: text(row) for row in rows}
+            lines.append([name, *[own.get(budget, "") for budget in budgets]])
+            known = [theirs.get((rows[0]["sampler"], budget)) for budget in budgets]
+            if any(value is not None for value in known):
+                lines.append(["  published", *["" if value is None else digits(value) for value in known]])
+        return aligned(lines)
 
     def score_of(row: Record) -> str:
         return "failed" if row["score"] is None else f"{digits(row['score'])} ({row['seconds']:.0f}s)"
@@ -129,12 +140,13 @@ def table(records: Sequence[Record]) -> str:
         score = beside(row).get(metric)
         return "" if score is None else digits(score["value"])
 
-    found = [line(title), rows_of(score_of)]
+    found = [line(title), rows_of(score_of, published.values if published else {})]
     further = {name: score["lower_is_better"] for record in records for name, score in beside(record).items()}
     for name, lower in further.items():
         better = "lower" if lower else "higher"
-        found += [line(f"{name} ({better} is better)"), rows_of(partial(further_of, name))]
+        found += [line(f"{name} ({better} is better)"), rows_of(partial(further_of, name), {})]
     notes = [f"{name}: {STRENGTH}" for name, rows in series.items() if depends_on_nfe(rows[0])]
+    notes += [published.said] if published else []
     return "\n".join([*found, *map(line, notes)])
 
 

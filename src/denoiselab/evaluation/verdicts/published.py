@@ -141,10 +141,15 @@ def read(folder: Path) -> list[Paper]:
     Raises:
         ValueError: If a file does not follow the schema; the message names file and field.
     """
-    return [_read(path) for path in sorted(folder.glob("*.yaml"))]
+    return [read_paper(path) for path in sorted(folder.glob("*.yaml"))]
 
 
-def _read(path: Path) -> Paper:
+def read_paper(path: Path) -> Paper:
+    """The paper of a YAML file.
+
+    Raises:
+        ValueError: As `read`.
+    """
     try:
         return Paper.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:
@@ -165,17 +170,22 @@ def curves(papers: Sequence[Paper], own: Own, metric: str) -> Iterator[dict[str,
         for table in paper.tables:
             if table.protocol.data != own.record["data"] or table.protocol.metric != metric:
                 continue
-            differs, unknown = differences(table, own), _unknown(table.protocol)
+            differs, unsaid = differences(table, own), unknown(table.protocol)
             for curve in table.curves:
                 yield {
                     "name": f"{curve.name}, {table.model.name}",
-                    "source": f"{paper.title} ({paper.source}), {table.table}"
-                    + ("" if table.seen == "paper" else f", read in: {table.seen}")
-                    + (f"; {table.note}" if table.note else ""),
+                    "source": source(paper, table),
                     "points": sorted(curve.by_calls().items()),
                     "differs": differs,
-                    "unknown": unknown,
+                    "unknown": unsaid,
                 }
+
+
+def source(paper: Paper, table: Table) -> str:
+    """Where the values of a table are from, and its note."""
+    seen = "" if table.seen == "paper" else f", read in: {table.seen}"
+    note = f"; {table.note}" if table.note else ""
+    return f"{paper.title} ({paper.source}), {table.table}{seen}{note}"
 
 
 def differences(table: Table, own: Own) -> list[str]:
@@ -226,7 +236,7 @@ def _class_of(config: Mapping[str, Any], part: str) -> str:
     return str(node.get("_target_", "")).rpartition(".")[2] if isinstance(node, Mapping) else ""
 
 
-def _unknown(protocol: Protocol) -> list[str]:
+def unknown(protocol: Protocol) -> list[str]:
     """Fields that were not seen in the source."""
     names = {**_COMPARED, "resize": "resizing", "weights": "weights", "ema_search": "search of the average"}
     return [label for name, label in names.items() if getattr(protocol, name) is None]
