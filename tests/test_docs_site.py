@@ -12,11 +12,12 @@ mkdocs_build = pytest.importorskip("mkdocs.commands.build")
 from mkdocs.config import load_config  # noqa: E402
 
 PAGES = ROOT / "docs" / "pages"
-# Of HTML and of formulas; another one is a placeholder such as <name> outside of code.
+# Of HTML, pictures in pages and formulas; another one is a placeholder such as <name> outside of code.
 TAGS = """
 a article aside b blockquote body br button code dd details div dl dt em footer form h1 h2 h3 h4 h5 h6 head header hr
 html i img input label li link main meta nav ol p path pre script section small span strong sub summary sup svg table
 tbody td th thead title tr ul
+defs marker rect text
 math mfenced mfrac mi mn mo mover mrow mspace msqrt mroot mstyle msub msubsup msup mtable mtd mtext mtr munder
 munderover
 """
