@@ -14,6 +14,9 @@ from denoiselab.evaluation.records import guidance_text
 _Text = Annotated[str, Field(min_length=1)]
 _Calls = Annotated[int, Field(gt=0)]
 _Value = Annotated[float, Field(allow_inf_nan=False)]
+_Seen = Literal["paper", "repository", "later paper", "summary"]
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where libyaml is
 
 # Fields of a protocol that an own cell states too, and what they are called.
 _COMPARED = {"n": "samples", "reference": "reference", "extractor": "extractor", "guidance": "guidance"}
@@ -101,12 +104,37 @@ class Table(_Strict):
     """
 
     table: _Text
-    seen: Literal["paper", "repository", "later paper", "summary"]
+    seen: _Seen
     counts: Literal["steps", "calls", "evaluations"]
     model: Model
     protocol: Protocol
     curves: list[Curve] = Field(min_length=1)
     note: str = ""
+
+
+class Recipe(_Strict):
+    """What a paper says of a model that a file of `conf/experiment` trains.
+
+    Args:
+        experiment: The file's name.
+        value: The published value and how it was measured, as text; empty if there is none.
+        seen: Where the value was read; "memory" if nowhere.
+        parameters: Of the network, in the digits of the source: "35.7 M"; None if they were not seen.
+        counted: Where the parameters were read, if not where the value was.
+    """
+
+    experiment: _Text
+    value: str = ""
+    seen: _Seen | Literal["memory"] = "paper"
+    parameters: Annotated[str, Field(pattern=r"^\d+(\.\d+)? [kMG]$")] | None = None
+    counted: _Seen | Literal["memory"] | None = None
+
+    @property
+    def number(self) -> tuple[float, float]:
+        """The number of parameters, and half a unit of its last digit; of a recipe that has them."""
+        digits, unit = (self.parameters or "").split()
+        scale = {"k": 1e3, "M": 1e6, "G": 1e9}[unit]
+        return float(digits) * scale, 0.5 * scale / 10 ** len(digits.partition(".")[2])
 
 
 class Paper(_Strict):
@@ -116,11 +144,13 @@ class Paper(_Strict):
         title: Of the paper.
         source: Its arXiv number, or the address of a repository.
         tables: With values.
+        recipes: That train its models.
     """
 
     title: _Text
     source: _Text
-    tables: list[Table] = Field(min_length=1)
+    tables: list[Table] = []
+    recipes: list[Recipe] = []
 
 
 class Own(NamedTuple):
@@ -151,7 +181,7 @@ def read_paper(path: Path) -> Paper:
         ValueError: As `read`.
     """
     try:
-        return Paper.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return Paper.model_validate(yaml.load(path.read_text(encoding="utf-8"), _Loader))  # noqa: S506, as it is safe
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: is no YAML: {' '.join(str(error).split())}") from None
     except ValidationError as invalid:

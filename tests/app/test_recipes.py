@@ -1,0 +1,93 @@
+"""Every file of conf/experiment: it composes and starts, has its published size, and its small form trains and samples.
+
+A new recipe is found by its file, and its published size by conf/published.
+"""
+
+import json
+import sys
+
+import pytest
+from conftest import QUICK, ROOT
+
+from denoiselab.app.building import check_run, checks
+from denoiselab.app.commands import checking, train, training
+from denoiselab.app.config import overrides
+from denoiselab.from_config import build
+
+sys.path.append(str(ROOT / "docs"))
+import recipes_table as table
+
+PUBLISHED = table.papers()
+SMALL = sorted(path.stem for path in table.EXPERIMENTS.glob("*_tiny.yaml"))
+
+# Recipes without a small form: they are small themselves, and other tests train them.
+ALREADY_SMALL = {"autoencoder_kl_digits", "classifier_digits", "fashion_mnist", "tones", "toy_2d"}
+# They need weights of others, or pictures; to come.
+NOT_YET = {name for name in table.NAMES if name.startswith(("autoencoder_", "classifier_", "ldm_", "sd_", "vq_"))}
+SMALL_FAMILIES = ("checkerboard", "digits_")
+
+
+@pytest.fixture(scope="module")
+def composing():
+    with table.composing():
+        yield
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """The models that checks build, on no device; weights of frozen parts are not looked for."""
+    found = []
+    check_run._rehearse.cache_clear()
+    monkeypatch.setattr(check_run, "build", lambda config: found.append(build(config)) or found[-1])
+    monkeypatch.setattr("denoiselab.evaluation.features.fidelity.InceptionV3.check_weights", lambda self, layers: "")
+    monkeypatch.setattr(checks, "check_first_stage", lambda model, objective: None)
+    monkeypatch.setattr("denoiselab.frozen.TextEncoder._encoded", table.encoded)
+    return found
+
+
+@pytest.mark.parametrize("name", table.NAMES)
+def test_a_recipe_starts_in_its_published_size(name, composing, built, tmp_path):
+    given = [f"experiment={name}", *table.options(name, tmp_path)]
+    config = checking.plain(overrides.composed("train", given), [])
+    train.check(config)
+    costs = table.costs(built[-1])
+    if name in PUBLISHED and (recipe := PUBLISHED[name][1]).parameters is not None:
+        count, within = recipe.number
+        assert abs(costs.parameters - count) <= within, f"{costs.parameters:,}, published {recipe.parameters}"
+    row = table.row(name, table.images_of(config), costs, PUBLISHED.get(name, (None, None))[1])
+    assert row in table.PAGE.read_text(encoding="utf-8").splitlines(), "run: python docs/recipes_table.py"
+
+
+def test_the_page_has_no_other_rows():
+    page = table.PAGE.read_text(encoding="utf-8")
+    assert page.startswith(table.HEAD), "run: python docs/recipes_table.py"
+    rows = [line.split("`")[1] for line in page.removeprefix(table.HEAD).splitlines()]
+    assert rows == table.NAMES
+
+
+@pytest.mark.parametrize("name", table.NAMES)
+def test_a_header_says_what_and_how(name):
+    what, command = table.header(name)
+    assert what.endswith("."), "line 2 is a sentence"
+    assert ". " not in what, "line 2 is one sentence"
+    assert command.startswith(f"python train.py experiment={name}"), "line 3 is the command"
+
+
+def test_what_is_published_is_of_a_recipe():
+    assert {*PUBLISHED} <= {*table.NAMES}
+
+
+def test_every_recipe_has_a_small_form():
+    own = {name for name in table.NAMES if name.startswith(SMALL_FAMILIES)} | ALREADY_SMALL
+    own |= NOT_YET - {name.removesuffix("_tiny") for name in SMALL}
+    assert {*SMALL} == {f"{name}_tiny" for name in {*table.NAMES} - own}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_small_form_trains_and_samples(name, composing, tmp_path):
+    given = [f"experiment={name}", QUICK[-1], f"paths.run_dir={tmp_path}"]
+    config = checking.plain(overrides.composed("train", given), [])
+    train.check(config)
+    training.run(config)
+    records = json.loads((tmp_path / "frontier.json").read_text())
+    assert {record["error"] for record in records} == {None}
