@@ -55,7 +55,7 @@ def line(name: str, text: str) -> str:
     sampler = denoiselab.sampler(name)
     sampler = prepared(sampler)
     order = "none" if sampler.convergence_order is None else str(sampler.convergence_order)
-    order = f"weak {order}" if sampler.stochastic and order != "none" else order
+    order = f"weak\N{NO-BREAK SPACE}{order}" if sampler.stochastic and order != "none" else order
     noise = "yes" if sampler.stochastic else "no"
     return f"| {link} | {order} | {noise} | {calls(sampler)} | {grid(name)} | {text} |"
 
