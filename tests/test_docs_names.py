@@ -29,4 +29,6 @@ def test_names_in_the_list_of_papers_exist():
 
 
 def test_a_misspelt_choice_is_found():
-    assert CHOICE.findall("`sampler=dpm_2m`, `sampler=[ddim]`, `sampler=dpm_*`, task.sampler=x") == [("sampler", "dpm_2m")]
+    assert CHOICE.findall("`sampler=dpm_2m`, `sampler=[ddim]`, `sampler=dpm_*`, task.sampler=x") == [
+        ("sampler", "dpm_2m")
+    ]
