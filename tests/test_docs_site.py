@@ -83,6 +83,16 @@ def test_every_link_and_picture_resolves(site):
     assert lost == []
 
 
+def test_every_name_of_the_code_resolves(site):
+    """`[X][denoiselab.X]` stays as it is where the reference has no such part."""
+    lost = {
+        (path.name, name)
+        for path in site[0]
+        for name in re.findall(r"\]\[(denoiselab[\w.]*)\]", path.read_text(encoding="utf-8"))
+    }
+    assert lost == set()
+
+
 def test_placeholders_are_shown(site):
     """`<name>` outside of backticks is a tag, which a browser hides."""
     assert set().union(*(page.tags for page in site[0].values())) <= set(TAGS.split())

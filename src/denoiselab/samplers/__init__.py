@@ -18,6 +18,7 @@ from denoiselab.samplers.dpm_solver import (
 from denoiselab.samplers.edm import Churn, DPMSolverPPSDE, Renoised
 from denoiselab.samplers.langevin import AnnealedLangevin, NCSNLangevin
 from denoiselab.samplers.measurement import Measurement, Moments
+from denoiselab.samplers.multistep import Multistep
 from denoiselab.samplers.observers import Moment, OnStep, Tally, Trajectory
 from denoiselab.samplers.pndm import FON, FPNDM, PLMS, SPNDM
 from denoiselab.samplers.predictor_corrector import PredictorCorrector
@@ -54,6 +55,7 @@ __all__ = [
     "Memory",
     "Moment",
     "Moments",
+    "Multistep",
     "NCSNLangevin",
     "OnStep",
     "OneStep",
