@@ -8,9 +8,28 @@ from typing import Any
 
 from tqdm import tqdm
 
+# Of bars in files.
+_LINE = "{desc}: {percentage:3.0f}% of {total_fmt} {unit}, {rate_fmt}, {elapsed} gone, {remaining} left{postfix}"
+
+
+class _Lines:
+    """Writes what a bar shows to stderr, in lines; a bar begins with nothing done, which is left out."""
+
+    def __init__(self) -> None:
+        self._last: str | None = None
+
+    def write(self, text: str) -> None:
+        line = text.strip()
+        if self._last is not None and line not in ("", self._last):
+            sys.stderr.write(f"{line}\n")
+        self._last = line or self._last
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
 
 def bar(what: str, total: int, done: int = 0, *, unit: str = "img", shown: bool = True) -> Any:
-    """A bar on stderr with rate and remaining time; to a file or a pipe it writes a line every ten seconds.
+    """A bar on stderr with rate and remaining time; in a file or a pipe a line every ten seconds, and one at the end.
 
     Args:
         what: Name of the phase.
@@ -26,10 +45,10 @@ def bar(what: str, total: int, done: int = 0, *, unit: str = "img", shown: bool 
         initial=done,
         unit=unit,
         unit_scale=True,
-        file=sys.stderr,
+        file=sys.stderr if interactive else _Lines(),
         mininterval=0.1 if interactive else 10,
-        ncols=None if interactive else 100,
         dynamic_ncols=interactive,
+        bar_format=None if interactive else _LINE,
         disable=not shown,
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from denoiselab import progress
 from denoiselab.data import DataSet, clean
 from denoiselab.denoiser import Prediction
 from denoiselab.files import read_json, write_json
@@ -61,7 +62,13 @@ def learn(
         moments = Moments(*(torch.tensor(stored[name], dtype=torch.float64) for name in Moments._fields))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         data = images()
-        moments = _measured(sampler, sampler.measurement, model, data, check)
+        with progress.bar("moments", sampler.measurement.levels, unit="level", shown=writes) as bar:
+
+            def after(moment: object) -> None:
+                bar.update(1)
+                check(moment)
+
+            moments = _measured(sampler, sampler.measurement, model, data, after)
         if not torch.cat(tuple(moments)).isfinite().all():
             raise ValueError("the model's moments are not finite; has its training diverged?") from None
         if writes:

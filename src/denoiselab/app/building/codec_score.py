@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from denoiselab import progress
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.codecs import Autoencoder, Codec
 from denoiselab.data import DataSet
@@ -66,10 +67,12 @@ def codec_score(model: Model, held_out: DataSet, measure: Measure, num_samples: 
     key = json.dumps(asked, sort_keys=True)
     if key not in kept:
         statistics = scorer.statistics()
-        for index in torch.arange(n).split(_BATCH):
-            x = held_out.inputs(index).to(model.device)
-            mean = codec.encode_latents(codec.encode_pixels(x), torch.zeros)
-            statistics.update(to_stored(codec.decode(mean)))
+        with progress.bar("codec", n, shown=is_leader()) as bar:
+            for index in torch.arange(n).split(_BATCH):
+                x = held_out.inputs(index).to(model.device)
+                mean = codec.encode_latents(codec.encode_pixels(x), torch.zeros)
+                statistics.update(to_stored(codec.decode(mean)))
+                bar.update(len(index))
         try:
             value = float(scorer.scores(statistics, reference)[scorer.metric].value)
         except REFUSALS:  # as a cell of so few samples would

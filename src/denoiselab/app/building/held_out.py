@@ -7,6 +7,11 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+import torch.distributed as dist
+from torch import Tensor
+
+from denoiselab import progress
+from denoiselab.app.runs.devices import is_leader
 from denoiselab.data import DataSet
 from denoiselab.evaluation.level_losses import LossProfile, inside_of, level_losses
 from denoiselab.model import Model
@@ -43,10 +48,17 @@ class HeldOut:
         levels = [lam for lam, _ in inside_of(self.model.trained.schedule)] if len(self.data) else []
         return [name for kind in kinds if levels for name in (kind, *(at_level(kind, lam) for lam in levels))]
 
-    def profile(self, num_samples: int) -> LossProfile:
-        """The losses of so many samples, of a classifier its accuracies too."""
-        with self.applied(self.weights), self.model.evaluating():
-            return level_losses(self.model, self.data, num_samples, min(num_samples, 64), check=self.check)
+    def profile(self, num_samples: int, *, shown: bool = False) -> LossProfile:
+        """The losses of so many samples, of a classifier its accuracies too; `shown` with a progress bar."""
+        ranks = dist.get_world_size() if dist.is_initialized() else 1
+        bar = progress.bar("held-out loss", min(num_samples, len(self.data)), shown=shown and is_leader())
+
+        def after(index: Tensor) -> None:
+            bar.update(min(len(index) * ranks, bar.total - bar.n))
+            self.check(index)
+
+        with self.applied(self.weights), self.model.evaluating(), bar:
+            return level_losses(self.model, self.data, num_samples, min(num_samples, 64), check=after)
 
     def of(self, num_samples: int) -> Callable[[], Mapping[str, float]]:
         """A function that measures `names`; {} without data."""
@@ -69,7 +81,7 @@ class HeldOut:
         """A function that measures the whole profile, as plain containers; {} without data."""
 
         def measure() -> dict[str, Any]:
-            profile = self.profile(num_samples)
+            profile = self.profile(num_samples, shown=True)
             facts = {"split": "held_out", "weights": self.weights}
             return {**facts, **profile.record()} if profile.levels else {}
 

@@ -11,7 +11,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from denoiselab import progress
 from denoiselab.app.building.first_stages import Reconstructions, value_of
+from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.failures import check_there
 from denoiselab.codecs import ReconstructionLoss, normalisation
 from denoiselab.console import console
@@ -85,8 +87,10 @@ def _batches(data: DataSet, device: torch.device) -> Iterator[Tensor]:
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     n = min(len(data), _MEASURED)
     index = torch.linspace(0, len(data) - 1, n, dtype=torch.float64).round().long()  # sets may be sorted by class
-    for part in index[rank::world].split(64):
-        yield data.inputs(part).to(device)
+    with progress.bar("scale of latents", len(index[rank::world]), shown=is_leader()) as bar:
+        for part in index[rank::world].split(64):
+            yield data.inputs(part).to(device)
+            bar.update(len(part))
 
 
 def _write(run: Run, measured: Reconstructions, folder: Path, options: Mapping[str, Any]) -> bool:
