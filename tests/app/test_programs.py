@@ -34,13 +34,6 @@ def test_the_configuration_prints(run):
     assert "${" not in result.out
 
 
-def test_help_lists_the_choices(run):
-    result = run("train.py", "--help")
-    assert result.code == 0
-    for group in ("network", "sampler", "schedule"):
-        assert f"{group}: {', '.join(names(group))}" in " ".join(result.out.split())
-
-
 # Others are trained in test_toy.py, test_trained_classifiers.py, test_first_stages.py and test_text_runs.py.
 OWN = re.compile("toy_2d|tones|classifier|autoencoder|vq|ldm|sd_|checkerboard|digits_(progressive|mean_flow)")
 EXPERIMENTS = [name for name in names("experiment") if not OWN.match(name)]

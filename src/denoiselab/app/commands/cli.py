@@ -31,7 +31,7 @@ from omegaconf import DictConfig, OmegaConf
 from denoiselab import choices, released
 from denoiselab.app.commands import checking, sweeping
 from denoiselab.app.commands.checking import Command, Early
-from denoiselab.app.config import multirun, overrides, resolvers, spelling, stages, tasks
+from denoiselab.app.config import completing, listing, multirun, overrides, resolvers, spelling, stages, tasks
 from denoiselab.app.config.early import check_nodes, check_trust
 from denoiselab.app.config.explain import explain
 from denoiselab.app.config.hydra_node import CheckedLoader
@@ -47,7 +47,7 @@ from denoiselab.training.interruption import SIGNALS, Stopped, code_of, is_forei
 _CONF = choices.folder()
 
 # Flags without a value of their own.
-_FLAGS = ("-m", "--multirun", "-h", "--help", "--resolve", "--hydra-help", "--version")
+_FLAGS = (listing.OPTION, "-m", "--multirun", "-h", "--help", "--resolve", "--hydra-help", "--version")
 
 
 class _Failed(BaseException):
@@ -69,7 +69,7 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
     _prepare()
     # argparse takes all overrides in one piece, so flags are moved before them.
     given = sys.argv[1:] if trial() is None else map(spelling.of_agent, sys.argv[1:])
-    words = sorted(given, key=lambda word: word not in _FLAGS and not re.match("--[a-z-]+=", word))
+    words = sorted(listing.joined([*given]), key=lambda word: word not in _FLAGS and not re.match("--[a-z-]+=", word))
     several = bool({"-m", "--multirun"} & {*words})
     sys.argv[1:] = [spelling.readable(word, multirun=several) for word in words]
     if several:
@@ -148,7 +148,9 @@ def _restore(handlers: Mapping[Any, Any]) -> None:
 
 def _arguments() -> Namespace:
     """The command line; `folders` are those in which it has configurations searched, and `overrides` the others."""
-    arguments = get_args_parser().parse_args()
+    parser = get_args_parser()
+    parser.add_argument(listing.OPTION, nargs="?", const="")
+    arguments = parser.parse_args()
     if arguments.config_path or arguments.config_name:
         raise BadInput(
             "--config-path and --config-name are not supported; --config-dir=<folder> adds configurations to those of "
@@ -213,18 +215,32 @@ def _run_jobs(program: Hydra, name: str, arguments: Namespace) -> None:
 
 def _show(program: Hydra, name: str, arguments: Namespace) -> None:
     """Show help, the configuration, or information about Hydra, instead of running a job."""
-    if arguments.help and arguments.overrides:
+    if arguments.list is not None:
+        listing.show(arguments.list)
+    elif arguments.help and arguments.overrides:
         explain(name, arguments.overrides)
     elif arguments.help:
-        program.app_help(name, get_args_parser(), arguments)
+        listing.help_(name)
     elif arguments.hydra_help:
         program.hydra_help(name, get_args_parser(), arguments)
     elif arguments.cfg:
         program.show_cfg(name, arguments.overrides, arguments.cfg, arguments.package, arguments.resolve)
     elif arguments.shell_completion:
-        program.shell_completion(name, arguments.overrides)
+        _complete(program, name, arguments.overrides)
     else:
         program.show_info(arguments.info, name, arguments.overrides)
+
+
+def _complete(program: Hydra, name: str, asked: list[str]) -> None:
+    """Print what completes names in a shell, or the answers to the line that is typed there."""
+    if (script := completing.script(asked)) is not None:
+        print(script)
+        return
+    found = completing.answers(os.environ.get("COMP_LINE", "")) if asked == ["query=bash"] else None
+    if found is None:
+        program.shell_completion(name, asked)
+    else:
+        print("\n".join(found))
 
 
 def _queued(name: str, arguments: Namespace) -> bool:
@@ -251,7 +267,8 @@ def _check_jobs(name: str, arguments: Namespace, early: Early, show: dict[str, b
 
 def _shows(arguments: Namespace) -> bool:
     """Whether the arguments ask for help and the like, not for a job."""
-    return bool(arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion)
+    asked = arguments.help or arguments.hydra_help or arguments.info or arguments.shell_completion
+    return bool(asked) or arguments.list is not None
 
 
 def _say(name: str, text: str, code: int) -> int:

@@ -58,7 +58,7 @@ def parsed(overrides: Sequence[str]) -> list[Override]:
 
 def is_group(key: str) -> bool:
     """Whether choices of files have this key."""
-    return bool(_loader().get_group_options(key, None))
+    return bool(loader().get_group_options(key, None))
 
 
 def given_in(node: str, overrides: Sequence[str]) -> set[str]:
@@ -74,11 +74,11 @@ def composed(config_name: str, overrides: Sequence[str]) -> DictConfig:
         key, _, values = str(swept.input_line).partition("=")
         instead = (
             "give one of them"
-            if _loader().get_group_options(swept.key_or_group, None)
+            if loader().get_group_options(swept.key_or_group, None)
             else f"write one list as {key}=[{values}]"
         )
         raise BadInput(f"{key}={values}: several values; add -m to run one job for each, or {instead}.")
-    is_group = [bool(_loader().get_group_options(override.key_or_group, None)) for override in parsed]
+    is_group = [bool(loader().get_group_options(override.key_or_group, None)) for override in parsed]
     groups = list(itertools.compress(overrides, is_group))
     for override in itertools.compress(parsed, is_group):
         _check_choice(override)
@@ -126,12 +126,12 @@ def typed(overrides: Sequence[str], key: str) -> bool:
 
 def names(group: str) -> list[str]:
     """The names of a group's choices."""
-    return choices.names(group, _loader())
+    return choices.names(group, loader())
 
 
 def choice(group: str, name: str) -> dict[str, Any]:
     """The configuration of one choice of a group, as plain containers."""
-    out: dict[str, Any] = options.completed(choices.node(group, name, _loader()))
+    out: dict[str, Any] = options.completed(choices.node(group, name, loader()))
     return out
 
 
@@ -146,7 +146,7 @@ def written(group: str, node: Mapping[str, Any]) -> str:
 def stated(config_name: str, overrides: Sequence[str]) -> DictConfig:
     """What the files of a configuration and the overrides state, without the defaults of signatures."""
     try:
-        out: DictConfig = _loader().stated(config_name, [*overrides], RunMode.RUN)
+        out: DictConfig = loader().stated(config_name, [*overrides], RunMode.RUN)
         return out
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise BadInput(_one_line(error)) from None
@@ -168,12 +168,17 @@ def stated_choice(group: str, name: str) -> tuple[str | None, Any]:
 
 def text_of(group: str, name: str) -> str:
     """The text of the file of a choice; empty for one that is in no file."""
-    path = f"{group.partition('@')[0]}/{name}.yaml"
-    places = (Path(source.path, path) for source in _loader().get_sources() if source.scheme() == "file")
-    return next((place.read_text(encoding="utf-8") for place in places if place.is_file()), "")
+    return next(iter(texts(f"{group.partition('@')[0]}/{name}.yaml")), "")
 
 
-def _loader() -> Any:
+def texts(path: str) -> list[str]:
+    """The texts of a file in the folders of configurations that have it, in the order in which they are searched."""
+    places = (Path(source.path, path) for source in loader().get_sources() if source.scheme() == "file")
+    return [place.read_text(encoding="utf-8") for place in places if place.is_file()]
+
+
+def loader() -> Any:
+    """What reads the folders of configurations of the running program."""
     return GlobalHydra.instance().config_loader()
 
 
@@ -251,11 +256,11 @@ def _check_is_no_choice(parts: Sequence[str], node: Any, override: Override) -> 
     if takes is not None and not any(kind in takes.text for kind in ("str", "Literal", "Any")):
         groups[parts[-1]] = f"{parts[-1]}@{key}"
     for group, written in groups.items():
-        if value in _loader().get_group_options(group, ObjectType.CONFIG):
+        if value in loader().get_group_options(group, ObjectType.CONFIG):
             raise BadInput(f"{key}={value}: it is a choice, not a value; write {written}={value}.")
     if len(groups) > 1 and takes is not None and takes.text[:1].isupper() and "$" not in value and value != "???":
         for group, written in groups.items():
-            if allowed := _loader().get_group_options(group, ObjectType.CONFIG):
+            if allowed := loader().get_group_options(group, ObjectType.CONFIG):
                 near = closest(value, allowed)
                 raise BadInput(f"{key}={value}: no choice; {near}write {written}=NAME, one of {', '.join(allowed)}.")
 
