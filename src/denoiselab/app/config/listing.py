@@ -201,7 +201,7 @@ def _comment(text: str) -> str:
 def sentence(text: str) -> str:
     """The first sentence, without its full stop; a number or an abbreviation such as `et al.` ends none."""
     text = " ".join(text.split())
-    found = re.match(r"(.*?(?<!et al)(?<!\be\.g)(?<!\bi\.e)\.)(?=\s+[A-Z`]|\s*$)", text)
+    found = re.match(r"(.*?(?<!et al)(?<!\be\.g)(?<!\bi\.e)\.)(?=\s+[A-Z0-9`]|\s*$)", text)
     whole = (found[1] if found else text).rstrip(".:")
     return whole if len(whole) <= _LONGEST else re.split(r"(?<=.{20})(?:;|: | \()", whole, maxsplit=1)[0]
 
