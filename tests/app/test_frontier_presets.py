@@ -188,6 +188,15 @@ def test_samplers_with_options_are_called_by_them_or_by_a_label():
             nodes(*entries)
 
 
+def test_a_part_may_be_an_option_of_a_sampler_in_a_task(finished, tmp_path, invoke):
+    entry = "{name: ddim, label: clipped, threshold: {_target_: denoiselab.samplers.thresholding.Clip}}"
+    words = [f"task.samplers=[{entry}]", "task.nfe=[2]", "task.num_samples=8", f"out={tmp_path / 'out'}"]
+    result = invoke("sample.py", f"ckpt={finished}", "task=frontier", *words)
+    assert result.code == 0, result.err
+    (record,) = json.loads((tmp_path / "out" / "frontier.json").read_text())
+    assert record["settings"]["threshold"]["_target_"].endswith("Clip")
+
+
 def test_published_values_that_are_not_there_are_refused():
     with composing():
         for evaluation, says in (

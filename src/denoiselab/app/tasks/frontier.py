@@ -109,8 +109,9 @@ class ScoreFrontier(Measuring):
             check_finite(scale)
 
     def check(self, asked: SampleSettings) -> None:
-        parts.sampler_nodes(self.samplers or [], "task.samplers")
-        parts.guider_nodes(self.guiders or [], "task.guiders")
+        given = self.options(asked)  # as written: parts of entries, such as a threshold, are not made yet
+        parts.sampler_nodes(given["samplers"] or [], "task.samplers")
+        parts.guider_nodes(given["guiders"] or [], "task.guiders")
 
     def run(self, asked: SampleSettings) -> None:
         """Score; finished cells are stored where the program is stopped."""
@@ -197,7 +198,8 @@ def evaluation_of(loaded: Loaded, own: Mapping[str, Any]) -> tuple[Config, Evalu
     parsed = parse(Evaluation, evaluation, "task")
     config = {"data": loaded.data_node, "evaluation": evaluation}
     check_nodes({"data": config["data"]}, MODEL)
-    check_nodes({"evaluation": evaluation}, MEASURES)  # the checkpoint's, where the user gives no other
+    # The checkpoint's, where the user gives no other; samplers may have options that are parts of them.
+    check_nodes({"evaluation": evaluation}, (*MEASURES, "denoiselab.samplers."))
     parts.build_extractor(config, parsed, parsed.num_samples, option="task")
     checks.check_conditions(loaded.model)
     return config, parsed
