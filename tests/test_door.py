@@ -162,6 +162,7 @@ from denoiselab import choices
 home = pathlib.Path(denoiselab.__file__).parent
 assert home.parent == pathlib.Path(sys.argv[1]), home
 assert choices.folder() == home / "conf", choices.folder()
+assert denoiselab.load("model:digits").shape == (1, 8, 8)
 closed = denoiselab.analytic.GaussianDenoiser(torch.zeros(2), torch.eye(2))
 model = denoiselab.exact(closed, denoiselab.schedule("vp_linear"))
 print(*model.sample(denoiselab.sampler("dpmpp_2m", steps=5), 3).flatten().tolist())
@@ -169,7 +170,7 @@ print(*model.sample(denoiselab.sampler("dpmpp_2m", steps=5), 3).flatten().tolist
 
 
 @pytest.mark.slow
-def test_a_built_wheel_has_the_choices(tmp_path):
+def test_a_built_wheel_has_the_choices_and_the_models(tmp_path):
     """Built as pip does and unpacked, it samples in a fresh folder as the checkout does."""
     done = subprocess.run(
         [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(tmp_path), str(ROOT)],

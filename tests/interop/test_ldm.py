@@ -276,7 +276,7 @@ def test_files_with_objects_and_without_a_tokenizer_are_refused(checkpoint, tmp_
 def test_released_models_are_named(invoke, tmp_path):
     result = invoke("sample.py", "ckpt=model:sd_1_6")
     assert result.code == 2
-    assert "ckpt=model:sd_1_6: unknown; did you mean 'sd_1_5'? allowed: ddpm_cifar10, " in result.last
+    assert "ckpt=model:sd_1_6: unknown; did you mean 'sd_1_5'? allowed: digits, " in result.last
     result = invoke("sample.py", "ckpt=model:sd_1_5", f"import.path={tmp_path / 'none'}")
     assert f"import.path={tmp_path / 'none'}: there is no such folder" in result.last
     with pytest.raises(BadInput, match="source=model:nothing: unknown; allowed"):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from denoiselab import released
 from denoiselab.errors import BadInput
 from denoiselab.files import MANIFEST, atomic, put, zip_is_whole
 from denoiselab.training import sharded_checkpoints
@@ -40,16 +41,21 @@ class DamagedError(CheckpointError):
 
 
 def home_of(checkpoint: Path) -> Path:
-    """The run's directory of a checkpoint, or the folder where it lies."""
+    """The run's directory of a checkpoint, or the folder where it lies; a release is its own."""
+    if released.is_release(checkpoint):
+        return checkpoint
     return checkpoint.parent.parent if checkpoint.parent.name == CHECKPOINTS else checkpoint.parent
 
 
 def newest(path: Path, option: str = "ckpt") -> tuple[Path, str]:
     """The newest whole checkpoint of a run's directory, any other path as it is; and a warning, or nothing.
 
+    `model:<name>` is the folder of a release that ships.
+
     Raises:
-        BadInput: If it is no run's directory but one of runs.
+        BadInput: If it is no run's directory but one of runs, or there is no such release.
     """
+    path = released.place(path, option)
     if not path.is_dir() or (path / MANIFEST).exists() or (path.suffix == ".ckpt" and path.parent.name == CHECKPOINTS):
         return path, ""
     found = saved(path / CHECKPOINTS)
@@ -144,13 +150,15 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     damaged = DamagedError(f"{path}: damaged or truncated, or not a checkpoint{beside}.")
     try:
         checkpoint: Any
-        if path.is_dir():
+        if released.is_release(path):
+            checkpoint = released.read(path)
+        elif path.is_dir():
             checkpoint = sharded_checkpoints.read(path, map_location)
         elif not zip_is_whole(path):
             raise damaged
         else:
             checkpoint = torch.load(path, map_location=map_location, weights_only=True)
-    except sharded_checkpoints.BrokenError as error:
+    except (sharded_checkpoints.BrokenError, released.BrokenError) as error:
         raise DamagedError(f"{path}: {error}{beside}.") from None
     except DamagedError:
         raise

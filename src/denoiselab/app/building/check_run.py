@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from denoiselab import released
 from denoiselab.app.building import checks, parts, stored_latents
 from denoiselab.app.building.evaluator import frontier_of, optimized_metric
 from denoiselab.app.building.first_stages import check_metric
@@ -111,10 +112,16 @@ def _check_start(settings: TrainSettings, *, sweeping: bool) -> None:
         ):
             if asked != default:
                 raise BadInput(f"{option}={str(asked).lower()}: has no effect without init_from=<run or file>.")
-    elif not (sweeping or Path(settings.init_from).exists() or saved(Path(settings.paths.run_dir) / CHECKPOINTS)):
+    elif not (
+        sweeping or _is_there("init_from", settings.init_from) or saved(Path(settings.paths.run_dir) / CHECKPOINTS)
+    ):
         raise BadInput(f"init_from={settings.init_from}: no such run directory or checkpoint file.")
-    if not (sweeping or settings.teacher is None or Path(settings.teacher).exists()):
+    if not (sweeping or settings.teacher is None or _is_there("teacher", settings.teacher)):
         raise BadInput(f"teacher={settings.teacher}: no such run directory or checkpoint file.")
+
+
+def _is_there(option: str, path: str) -> bool:
+    return released.place(Path(path), option).exists()
 
 
 def check_teacher(config: Config, objective: Objective | ReconstructionLoss) -> None:

@@ -14,6 +14,7 @@ from denoiselab.app.config.settings import Config, SampleSettings, parse
 from denoiselab.app.runs.failures import enough_memory
 from denoiselab.app.runs.launches import check_alone
 from denoiselab.app.runs.paths import check_accelerator
+from denoiselab.app.runs.releases import with_directories
 from denoiselab.app.tasks.task import Task
 from denoiselab.errors import BadInput
 from denoiselab.nodes.instantiate import check as check_nodes
@@ -50,6 +51,7 @@ def run(config: Config, directory: Path | None = None) -> None:
     if config.get("import") is not None:
         path = run_directory(config["import"], Path(config["log_dir"]), config.get("data"))
         config = {**config, "ckpt": str(path)}
+    config = {**config, "ckpt": with_directories(config["ckpt"], Path(config["log_dir"]))}
     asked = parse(SampleSettings, config)
     task = _task(asked)
     with enough_memory(task.less_memory):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from denoiselab import released
 from denoiselab.app.config import choices, overrides
 from denoiselab.app.config.settings import Config, SampleSettings, TrainSettings, parse
 from denoiselab.errors import BadInput
@@ -71,7 +72,7 @@ def check_sample(config: Config) -> None:
     _check_samplers("task", config["task"])
     if config.get("import") is None:
         for path in config["ckpt"] if isinstance(config["ckpt"], list) else [config["ckpt"]]:
-            if not glob.has_magic(path) and not Path(path).exists():
+            if not glob.has_magic(path) and not released.place(Path(path), "ckpt").exists():
                 raise BadInput(f"ckpt={path}: no such run directory or checkpoint file.")
     if config.get("out") is not None and not class_attribute(config["task"]["_target_"], "goes_on", default=False):
         check_new(Path(config["out"]))

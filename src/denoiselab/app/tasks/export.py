@@ -1,4 +1,4 @@
-"""Our models in the formats of others."""
+"""Our models as releases, and in the formats of others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from denoiselab.app.config.settings import Config, SampleSettings
 from denoiselab.app.runs.paths import new_folder
-from denoiselab.app.tasks.task import Task, open_checkpoint
+from denoiselab.app.tasks import release
+from denoiselab.app.tasks.task import Opened, Task, open_checkpoint
 from denoiselab.codecs import Identity
 from denoiselab.conditioners import Text
 from denoiselab.console import console
@@ -33,28 +34,41 @@ _SCALE = 0.18215
 
 @dataclass(kw_only=True)
 class Export(Task):
-    """Write the model to a new folder in the format of another code base.
+    """Write the model to a new folder as a release, or in the format of another code base.
 
     Args:
-        format: `diffusers`: a pipeline; `openai`: guided-diffusion's .pt and its flags; `dit`: DiT's .pt.
+        format: `diffusers`: a pipeline; `openai`: guided-diffusion's .pt and its flags; `dit`: DiT's .pt; `release`:
+            safetensors with all that `ckpt=<folder>` and `denoiselab.load` need, and a card.
+        dtype: Of the weights of a release; they are read as float32.
     """
 
-    format: Literal["diffusers", "openai", "dit"] = "diffusers"
+    format: Literal["diffusers", "openai", "dit", "release"] = "diffusers"
+    dtype: Literal["float32", "float16"] = "float32"
 
     less_memory: ClassVar[str] = "close other programs"
+
+    def __post_init__(self) -> None:
+        if self.dtype != "float32" and self.format != "release":
+            raise ValueError(f"dtype={self.dtype}: it has no effect without task.format=release.")
 
     def run(self, asked: SampleSettings) -> Path:
         """Write it; returns the folder."""
         opened = open_checkpoint(asked)
+        if self.format == "release":
+            return self._write(asked, opened, lambda folder: release.write(folder, opened, self.dtype))
         codec = opened.model.codec
         # The networks of DiT's own code are of latents, and its files never hold the autoencoder.
         if not isinstance(codec, (Identity, *_CODECS.get(self.format, ()))):
             raise BadInput(f"task.format={self.format}: it has no place for what {type(codec).__name__} does.")
         options = {key: value for key, value in opened.loaded.config["network"].items() if key != "_target_"}
+        return self._write(asked, opened, lambda folder: _WRITERS[self.format](folder, opened.loaded, options))
+
+    def _write(self, asked: SampleSettings, opened: Opened, writer: Callable[[Path], str]) -> Path:
+        """A new folder with what `writer` puts there; it returns what that is."""
         out = opened.new_path(asked, "export", f"{self.format}_{opened.weights}_{opened.sha256[:8]}")
         with new_folder(out) as partial:
             try:
-                what = _WRITERS[self.format](partial, opened.loaded, options)
+                what = writer(partial)
             except ValueError as error:
                 raise BadInput(f"task.format={self.format}: {error}") from None
         console().print(f"{what}, weights {opened.weights}: {out}")
