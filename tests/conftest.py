@@ -20,6 +20,8 @@ from hydra.core.utils import JobRuntime
 from denoiselab.app.commands import cli
 from denoiselab.app.config.hydra_node import CheckedLoader
 
+pytest_plugins = ["speeds"]  # the table of benchmarks
+
 ROOT = Path(__file__).resolve().parent.parent
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 if "PYTEST_XDIST_WORKER" in os.environ:

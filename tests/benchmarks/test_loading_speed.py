@@ -1,4 +1,4 @@
-"""How fast training data come, alone and beside training; against torchvision's way; and the memory of workers."""
+"""How fast training data come, alone and beside training; and the memory of workers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 
 from denoiselab import parameterizations
 from denoiselab.codecs import Identity
@@ -72,42 +71,6 @@ class Ours:
 
     def __iter__(self):
         return (augmented(batch, 0, HorizontalFlip()) for batch in self.batches)
-
-
-class Torchvisions(Dataset):
-    """Fashion-MNIST as torchvision's class gives it, with the usual transforms."""
-
-    def __init__(self, images):
-        from torchvision import transforms
-
-        self.images = images
-        self.transform = transforms.Compose(
-            [
-                transforms.Pad(2),
-                transforms.RandomHorizontalFlip(),
-                transforms.ToTensor(),
-                transforms.Normalize((0.5,), (0.5,)),
-            ]
-        )
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, i):
-        return {"images": self.transform(Image.fromarray(self.images[i].numpy(), mode="L"))}
-
-
-@pytest.mark.benchmark
-def test_batching_in_memory_is_ten_times_as_fast_as_torchvisions(sets):
-    data = sets["fashion"]
-    theirs = Torchvisions(data.stored(torch.arange(len(data)))[:, 0, 2:-2, 2:-2].contiguous())
-    loader = DataLoader(theirs, BATCH, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True)
-    ratios = []
-    for _ in range(ROUNDS):
-        ours, other = rate(Ours(data), 400), rate(loader, 100)
-        ratios.append(ours / other)
-        print(f"ours {ours:,.0f} images/s, torchvision and 2 workers {other:,.0f}, ratio {ratios[-1]:.1f}")
-    assert statistics.median(ratios) >= 10
 
 
 @pytest.mark.benchmark
