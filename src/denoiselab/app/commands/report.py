@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from denoiselab.app.config.settings import Config, ReportSettings, parse
+from denoiselab.app.config.spelling import override
 from denoiselab.app.runs.names import distinct
 from denoiselab.app.runs.panel import PANELS, alone, panels, table
 from denoiselab.app.sweeps.records import Sweep
@@ -93,10 +94,17 @@ def directories(asked: Sequence[str]) -> list[Path]:
             if (Path(name) / "frontier.json").is_file():
                 found[Path(name)] = None
             elif name == one:
-                raise BadInput(f"runs={one}: no frontier.json there; name directories of runs that were scored.")
+                raise _no_frontier(one)
     if not found:
-        raise BadInput(f"runs={[*asked]}: no frontier.json there; name directories of runs that were scored.")
+        raise _no_frontier(*asked)
     return [*found]
+
+
+def _no_frontier(*asked: str) -> BadInput:
+    below = [one for one in asked if glob.glob(f"{one}/*/frontier.json")]  # noqa: PTH207  # `one` may be a pattern
+    what = f"write {override('runs', [f'{one}/*' for one in below])}" if below else "name directories of scored runs"
+    there = "no frontier.json there, but in folders below" if below else "no frontier.json there"
+    return BadInput(f"runs={asked[0] if len(asked) == 1 else [*asked]}: {there}; {what}.")
 
 
 def matches(pattern: str, option: str) -> list[str]:
@@ -136,7 +144,7 @@ def write_joint(homes: Sequence[Path], out: str | None, level: float = LEVEL) ->
     write_json(page.with_suffix(".json"), records)
     write_csv(page.with_suffix(".csv"), records)
     write_object(page.with_name(PANELS), {"panels": found})
-    for text in (*map(table, found), *alone(named, found)):
+    for text in filter(None, (table(found), *alone(named, found))):
         console().print(text)
     console().print(f"{count} cells of {len(homes)} run(s): {page}")
     return page

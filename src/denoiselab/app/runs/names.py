@@ -16,7 +16,7 @@ SWEEP = "sweep.csv"
 SWEEP_RECORD = "sweep.json"
 
 # Options of paths and output.
-_ASIDE = ("paths.", "hydra", "name=", "logger", "traceback")
+ASIDE = ("paths.", "hydra", "name=", "logger", "traceback")
 
 # Longer lists of options do not fit into a legend.
 _LONGEST = 80
@@ -51,9 +51,9 @@ def distinct(directories: Sequence[Path]) -> list[str]:
 
     Jobs of a sweep have numbers as directories, so their names are these overrides alone.
     """
-    given = [_overrides(directory) for directory in directories]
+    given = [overrides_of(directory) for directory in directories]
     shared = set.intersection(*map(set, given)) if given else set()
-    differing = [" ".join(text for text in own if text not in shared and not text.startswith(_ASIDE)) for own in given]
+    differing = [" ".join(text for text in own if text not in shared and not text.startswith(ASIDE)) for own in given]
     enough = len(set(differing)) == len(differing) and all(0 < len(options) <= _LONGEST for options in differing)
     names = []
     for directory, base, options in zip(directories, distinct_ends(directories), differing, strict=True):
@@ -76,7 +76,7 @@ def _is_job(directory: Path) -> bool:
     return directory.absolute().name.isdigit() and (directory.absolute().parent / SWEEP).is_file()
 
 
-def _overrides(directory: Path) -> list[str]:
+def overrides_of(directory: Path) -> list[str]:
     """The overrides of the last start of a run; runs of version 0.1 have them in the table of their sweep."""
     start = _last_start(directory)
     if isinstance(start.get("overrides"), list):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from denoiselab.app.config.settings import Config
+from denoiselab.app.runs.names import ASIDE, overrides_of
 from denoiselab.cleaning import aligned, line
 from denoiselab.evaluation.report.tables import digits
 from denoiselab.evaluation.store import Store
@@ -24,32 +26,59 @@ _ASIDE = ("seed", "name", "paths", "evaluation", "logger", "traceback")
 
 
 def panels(named: Mapping[str, Path], level: float = 0.05) -> list[Config]:
-    """The panel of each set of runs that differ by their seed alone, with their names as `runs`; see `panel_of`.
+    """The panel of each set of runs that differ by their seed alone: their names as `runs`, as `what` their options.
 
     Args:
         named: Name to directory.
-        level: As of `panel_of`.
+        level: As of `panel_of`, which says what else a panel has.
     """
+    out = []
+    for seeds in _by_training(named):
+        names = [seeds[seed] for seed in sorted(seeds)]
+        panel = panel_of([Store(named[name]) for name in names], level) if len(names) > 1 else None
+        if panel is not None:
+            out.append({"runs": names, "seeds": sorted(seeds), **panel})
+    return [{"what": what, **panel} for what, panel in zip(_told_apart(out, named), out, strict=True)]
+
+
+def _by_training(named: Mapping[str, Path]) -> list[dict[int, str]]:
+    """Sets of runs that differ by their seed alone, seed to name."""
     groups: dict[str, dict[int, str]] = {}
     for name, directory in named.items():
         config = config_of(directory)
         if isinstance(seed := config.get("seed"), int):
             own = {key: value for key, value in config.items() if key not in _ASIDE}
             groups.setdefault(json.dumps(own, sort_keys=True, default=str), {}).setdefault(seed, name)
-    out = []
-    for seeds in groups.values():
-        names = [seeds[seed] for seed in sorted(seeds)]
-        panel = panel_of([Store(named[name]) for name in names], level) if len(names) > 1 else None
-        if panel is not None:
-            out.append({"runs": names, "seeds": sorted(seeds), **panel})
-    return out
+    return [*groups.values()]
 
 
-def table(panel: Config) -> str:
-    """A table of a panel, and a sentence on each difference."""
-    seeds = ", ".join(map(str, panel["seeds"]))
-    title = f"{panel['trainings']} trainings (seed {seeds}), {1 - panel['level']:.0%} t intervals over trainings"
-    return "\n".join([line(title), aligned(rows(panel)), *map(line, sentences(panel))])
+def table(found: Sequence[Config]) -> str:
+    """A table of panels, and a sentence on each difference; nothing without any."""
+    if not found:
+        return ""
+    several = len(found) > 1
+    seeds = "" if several else f" (seed {', '.join(map(str, found[0]['seeds']))})"
+    count = "trainings that differ by their seed" if several else f"{found[0]['trainings']} trainings{seeds}"
+    title = f"{count}, {1 - found[0]['level']:.0%} t intervals over trainings"
+    heads, lines, said = rows(found[0])[0], [], []
+    for panel in found:
+        whose = f"{panel['what']} (seed {', '.join(map(str, panel['seeds']))})" if several else ""
+        lines += [[*([whose] if several else []), *row] for row in rows(panel)[1:]]
+        said += [f"{whose}: {text}" if several else text for text in sentences(panel)]
+    whole = [["trainings", *heads] if several else heads, *lines]
+    return "\n".join([line(title), aligned(whole, left=2 if several else 1), *map(line, said)])
+
+
+def _told_apart(found: Sequence[Config], named: Mapping[str, Path]) -> list[str]:
+    """The options of the command line that the runs of a panel share and those of other panels do not."""
+    given = [[overrides_of(named[name]) for name in panel["runs"]] for panel in found]
+    shared = [[word for word in own[0] if all(word in other for other in own)] for own in given]
+    everywhere = set.intersection(*map(set, shared)) if len(shared) > 1 else set()
+    texts = [
+        " ".join(word for word in words if word not in everywhere and not word.startswith((*ASIDE, "seed=")))
+        for words in shared
+    ]
+    return [textwrap.shorten(text, 60, placeholder=" ...") or "no options" for text in texts]
 
 
 def rows(panel: Config) -> list[list[str]]:
@@ -106,8 +135,12 @@ def config_of(directory: Path) -> Config:
 def alone(named: Mapping[str, Path], found: Sequence[Config]) -> list[str]:
     """A sentence on the runs that are in no panel; none if all are."""
     among = {name for panel in found for name in panel["runs"]}
+    unlike = [[*seeds.values()] for seeds in _by_training(named) if len(seeds) > 1 and not among & {*seeds.values()}]
+    among |= {name for names in unlike for name in names}
     rest = [name for name in named if name not in among]
-    if not rest:
-        return []
+    said = [
+        f"{', '.join(names)}: differ by their seed, but have no cell of one protocol and n in common"
+        for names in unlike
+    ]
     text = "one training each, so differences between them are not apart from those between seeds of training: "
-    return [line(text + ", ".join(rest))]
+    return [line(one) for one in [*said, *([text + ", ".join(rest)] if rest else [])]]

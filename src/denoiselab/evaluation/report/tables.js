@@ -70,7 +70,7 @@ function trainings() {
   const cell = c => `${[c.sampler, c.guided].filter(Boolean).join(" ")}@${c.nfe}`;
   $("trainings").style.display = data.panels.length ? "" : "none";
   for (const panel of data.panels) {
-    element("p", `${panel.trainings} trainings: ${panel.runs.join(", ")}`, box);
+    element("p", `${panel.trainings} trainings${data.panels.length > 1 ? ` of ${panel.what}` : ""}: ${panel.runs.join(", ")}`, box);
     const table = element("table", null, box), head = element("tr", null, table);
     const names = ["cell", "metric", "n", "mean", `${number(100 - 100 * panel.level)} % interval`, "sd of training", "sd of draws"];
     for (const text of names) element("th", text, head);
