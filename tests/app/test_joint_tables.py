@@ -28,7 +28,6 @@ def runs(tmp_path, monkeypatch):
 
     def of(stores, level):
         shared = {
-            "what": "",
             "trainings": len(stores),
             "level": level,
             "cells": [CELL],
