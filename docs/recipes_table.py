@@ -90,7 +90,7 @@ def options(name: str, folder: Path) -> list[str]:
             continue
         if value.startswith("<") or key in ("init_from", "pairs"):
             value = "none" if key == "data.root" else str(_stand_in(value.strip("<>"), folder))
-        given.append(f"{key}={value}")
+        given.append(f"{key}={value.partition(',')[0]}")  # the first of a sweep's
     return given
 
 

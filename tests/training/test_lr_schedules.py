@@ -1,6 +1,6 @@
 import pytest
 
-from denoiselab.training.lr_schedules import Warmup, WarmupCosine, WarmupInverseRoot, WarmupLinear
+from denoiselab.training.lr_schedules import Warmup, WarmupCosine, WarmupExponential, WarmupInverseRoot, WarmupLinear
 
 
 def test_warmup():
@@ -24,3 +24,10 @@ def test_warmup_inverse_root():
     assert [schedule(n) for n in (0, 50, 100, 200, 800, 20000)] == pytest.approx([0, 0.5, 1, 1, 0.5, 0.1])
     with pytest.raises(ValueError, match="constant=0"):
         WarmupInverseRoot(0)
+
+
+def test_warmup_exponential():
+    schedule = WarmupExponential(decade=200, least=0.01, images=100)
+    assert [schedule(n) for n in (0, 200, 400, 4000)] == pytest.approx([0, 0.1, 0.01, 0.01])
+    with pytest.raises(ValueError, match="decade=0"):
+        WarmupExponential(0)

@@ -85,3 +85,26 @@ class WarmupInverseRoot(Warmup):
 
     def __call__(self, images_seen: int) -> float:
         return super().__call__(images_seen) * min(1.0, math.sqrt(self.constant / max(images_seen, 1)))
+
+
+class WarmupExponential(Warmup):
+    """Linear from 0 to 1 over the first images, times 0.1^(images seen / decade), at least `least`.
+
+    Source: Sohl-Dickstein et al., arXiv 1503.03585, released code (`decay_learning_rate`).
+
+    Args:
+        decade: Images over which it falls to a tenth.
+        least: The factor that it does not fall below.
+
+    Raises:
+        ValueError: Unless decade > 0 and 0 <= least <= 1.
+    """
+
+    def __init__(self, decade: int, least: float = 0.1, images: int = 0) -> None:
+        super().__init__(images)
+        if decade <= 0 or not 0 <= least <= 1:
+            raise ValueError(f"decade={decade} and least={least}: they must satisfy decade > 0 and 0 <= least <= 1.")
+        self.decade, self.least = decade, least
+
+    def __call__(self, images_seen: int) -> float:
+        return super().__call__(images_seen) * max(self.least, math.pow(0.1, images_seen / self.decade))
