@@ -1,4 +1,4 @@
-"""Train a diffusion model and score every sampler: `python train.py [key=value ...]`, see README.md."""
+"""Train a diffusion model and score every sampler: `python train.py [key=value ...]`, see docs/pages."""
 
 from denoiselab.app.commands import cli
 from denoiselab.app.config.early import check_train
