@@ -63,7 +63,8 @@ def test_a_recipe_starts_in_its_published_size(name, composing, built, tmp_path)
 
 def test_the_page_has_no_other_rows():
     assert PAGE.startswith(table.HEAD), "run: python docs/recipes_table.py"
-    rows = [line.split("`")[1] for line in PAGE.removeprefix(table.HEAD).splitlines()]
+    assert PAGE.endswith(table.FOOT), "run: python docs/recipes_table.py"
+    rows = [line.split("`")[1] for line in PAGE.removeprefix(table.HEAD).removesuffix(table.FOOT).splitlines()]
     assert rows == table.NAMES
 
 
