@@ -84,7 +84,7 @@ def test_a_training_reads_them_and_records_what_they_cost(made, finished, invoke
         (["conditioner=label"], "have no classes, on which this run conditions"),
         (["augmentation=flip"], "so give augmentation=null"),
         (["codec=logit"], "were made by a model with codec"),
-        (["pairs=/nowhere"], "pairs=/nowhere: has no pairs.json"),
+        (["pairs=/"], "pairs=/: has no pairs.json"),
     ):
         result = invoke("train.py", *QUICK, *FAST, f"paths.log_dir={tmp_path}", f"pairs={made}", *changes)
         assert result.code == 2, result.err

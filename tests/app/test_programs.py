@@ -49,6 +49,8 @@ EXPERIMENTS = [name for name in names("experiment") if not OWN.match(name)]
 def test_every_choice_trains_and_samples(arguments, tmp_path, invoke):
     if {"lr_schedule=warmup_cosine", "lr_schedule=warmup_linear", "experiment=digits_ect"} & {*arguments}:
         arguments = [*arguments, "lr_schedule.images=32"]
+    if "experiment=digits_ect" in arguments:
+        arguments = [*arguments, "init_weights=raw"]
     if "parameterization=previous_mean" in arguments:
         arguments = [*arguments, "schedule=ddpm"]
     if "experiment=fashion_mnist" in arguments:
@@ -110,6 +112,7 @@ def test_every_sampler_and_every_spacing(choice, finished, tmp_path, invoke):
     if choice == "spacing=truncated":
         result = invoke("sample.py", f"ckpt={finished}", "task=truncate", "lam=-0.5", f"out={tmp_path / 'start.pt'}")
         assert f"use: spacing@sampler.spacing=truncated sampler.spacing.path={tmp_path / 'start.pt'}" in result.out
+        assert torch.load(tmp_path / "start.pt")["checkpoint"].startswith(str(finished.resolve()))
     group = choice.replace("spacing=", "spacing@sampler.spacing=")
     steps = [] if any("rtol" in option for option in options) else ["sampler.steps=3"]
     result = invoke(

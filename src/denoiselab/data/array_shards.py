@@ -56,6 +56,8 @@ class ArrayShards:
             if not facts.keys() >= _KEYS or facts["format"] != 1:
                 raise ValueError("not of this version of the program")
         except OSError:
+            if not folder.exists():
+                raise BadInput(f"{cls.option}={folder}: no such folder.") from None
             raise BadInput(
                 f"{cls.option}={folder}: has no {cls.facts_name}; name a folder that {cls.maker} wrote and finished."
             ) from None

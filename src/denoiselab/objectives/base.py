@@ -83,6 +83,13 @@ class Objective(nn.Module, ABC):
             "other levels; name the model that it learned from."
         )
 
+    def check_stage(self, former: Objective) -> None:
+        """Check that a stage of a training may learn from the model of the stage before, which had another objective.
+
+        Raises:
+            ValueError: If it may not; the message begins with the option below `stages.`.
+        """
+
     def begin(self, fraction: float) -> None:
         """Begin a step before which a `fraction` of the training is done."""
         for part in self.modules():

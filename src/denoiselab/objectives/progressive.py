@@ -10,7 +10,7 @@ from torch import Tensor
 from denoiselab.denoiser import Denoiser
 from denoiselab.networks.conditioning import Conditioning
 from denoiselab.noise import Noise
-from denoiselab.objectives.base import corrupt
+from denoiselab.objectives.base import Objective, corrupt
 from denoiselab.objectives.denoising import DenoisingObjective
 from denoiselab.objectives.distances import Distance, l2
 from denoiselab.objectives.level_distributions import Draw, LevelDistribution
@@ -117,6 +117,14 @@ class Progressive(DenoisingObjective):
                 f"teacher: it was distilled for {len(grid) - 1} steps on one grid, and objective.steps={steps} takes "
                 f"one of {2 * steps} steps on the same grid; give objective.steps={(len(grid) - 1) // 2 or 1}, or "
                 "another teacher."
+            )
+
+    def check_stage(self, former: Objective) -> None:
+        steps = self.level_distribution.steps
+        if isinstance(former, Progressive) and former.level_distribution.steps != 2 * steps:
+            raise ValueError(
+                f"objective.steps: {steps} after {former.level_distribution.steps}; a stage has half the steps of its "
+                "teacher's."
             )
 
     def forward(self, denoiser: Denoiser, x0: Tensor, noise: Noise, cond: Conditioning = Conditioning()) -> Tensor:

@@ -138,6 +138,16 @@ def check_teacher(config: Config, objective: Objective | ReconstructionLoss) -> 
         raise BadInput(f"teacher_guidance={config['teacher_guidance']}: has no effect without teacher=<run or file>.")
 
 
+def check_stages(before: Config, after: Config) -> None:
+    """Check that a stage may learn from the one before."""
+    former, objective = (parts.build_objective(config) for config in (before, after))
+    try:
+        if isinstance(objective, Objective) and isinstance(former, Objective):
+            objective.check_stage(former)
+    except ValueError as error:
+        raise BadInput(f"stages.{error}") from None
+
+
 def _check_decoders(objective: Objective) -> None:
     """Check that an objective on latents has no decoder of bytes."""
     for name, module in objective.named_modules():

@@ -91,14 +91,18 @@ def initialise(run: Run) -> dict[str, Any] | None:
     config, module = run.config, run.module
     if config["init_from"] is None:
         return None
-    path = newest(Path(config["init_from"]), "init_from")
+    # The first stage of a distillation starts from its teacher, which alone the command names.
+    option = "teacher" if config["init_from"] == config.get("teacher") else "init_from"
+    path = newest(Path(config["init_from"]), option)
     try:
         checkpoint = read_checkpoint(path)
         check_finite(path, checkpoint)
         ours = checkpoint[CHECKPOINT_KEY]
         check_same_tokenizer(path, ours["config"], config)
         snapshots = basis_of(path, ours)
-        weights = Names([*ours["ema"], RAW], snapshots).chosen(config["init_weights"], "init_weights")
+        weights = Names([*ours["ema"], RAW], snapshots).chosen(
+            config["init_weights"], f"{option.removesuffix('_from')}_weights"
+        )
         found = _part(checkpoint, "denoiser.")
         average = {} if weights == RAW else snapshots.weights(weights, ours["ema"])
         if average.keys() - found.keys():
@@ -111,7 +115,7 @@ def initialise(run: Run) -> dict[str, Any] | None:
             _check_same_optimizer(path, ours["config"], config)
             module.initial_optimizer = check_optimizer(path, checkpoint, module)
     except CheckpointError as error:
-        raise BadInput(f"init_from={error}") from None
+        raise BadInput(f"{option}={error}") from None
     _report_differences(path, ours["config"], config)
     module.initial = {
         "checkpoint": str(path.resolve()),

@@ -8,14 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from denoiselab.app.building.check_run import check_config
+from denoiselab.app.building.check_run import check_config, check_stages
 from denoiselab.app.config import stages
 from denoiselab.app.runs.devices import is_leader
 from denoiselab.app.runs.launches import requeue
 from denoiselab.app.runs.names import job_overrides
 from denoiselab.app.sweeps.results import Outcome, recorded
 from denoiselab.console import console
-from denoiselab.errors import BadInput
 from denoiselab.training.interruption import Stopped, code_of
 
 Config = dict[str, Any]
@@ -24,14 +23,11 @@ Config = dict[str, Any]
 def check(config: Config, *, sweeping: bool = False) -> None:
     """Check a configuration without loading data, building weights or importing Lightning."""
     runs = stages.runs(config)
-    for before, after in pairwise(runs):
-        former, steps = (one["objective"].get("steps") for one in (before, after))
-        if after["teacher"] is not None and steps is not None and former != 2 * steps:
-            raise BadInput(
-                f"stages.objective.steps: {steps} after {former}; a stage has half the steps of its teacher's."
-            )
     for one in runs:
         check_config(one, sweeping=sweeping)
+    for before, after in pairwise(runs):
+        if after["teacher"] is not None:
+            check_stages(before, after)
 
 
 def run(config: Config, directory: Path | None = None) -> float:

@@ -54,7 +54,8 @@ class WriteTruncation(task.Task):
         variances, axes = torch.linalg.eigh(square / n - mean[:, None] * mean)
         out.parent.mkdir(parents=True, exist_ok=True)
         with atomic(out) as file:
-            torch.save({"lam": self.lam, "mean": mean, "variances": variances.clamp_min(0), "axes": axes}, file)
+            moments = {"lam": self.lam, "mean": mean, "variances": variances.clamp_min(0), "axes": axes}
+            torch.save({**moments, "checkpoint": str(opened.path.resolve()), "checkpoint_sha256": opened.sha256}, file)
         console().print(
             f"moments of {n:,} samples, a start at half log-SNR {self.lam:g}: {out}\n"
             f"use: spacing@sampler.spacing=truncated {override('sampler.spacing.path', out)}, or "
