@@ -89,11 +89,10 @@ def test_fitted_solvers_end_nearer(name, calls):
         found = NearestEnd()(rule, bind(torch.arange(64)), schedule, shape, torch.device("cpu"))
         grids[type(rule)] = Listed([max(lam, -100.0) for lam in found.lam], Lam())
     knots = time.process_time() - start
-    own = DPMSolverPP(grids[DPMSolverPP], calls)
-    base = solver_of(own, schedule)
+    bases = [solver_of(rule(grid, calls), schedule) for rule, grid in grids.items()]
     start = time.process_time()
-    batches = [fit.batch(i, base, schedule, shape, bind(i), states=states) for i, states in fit.parts()]
-    found = fit(base, schedule, learned, batches)
+    batches = [fit.batch(i, bases, schedule, shape, bind(i), states=states) for i, states in fit.parts()]
+    found = fit(bases, schedule, learned, batches)
     seconds = time.process_time() - start
     fresh = fit.split(batches)[2]
     fitted = mean_rms(found.solver, schedule, bind, fresh)
@@ -104,16 +103,17 @@ def test_fitted_solvers_end_nearer(name, calls):
             solver = solver_of(sampler, schedule)
         except ValueError:
             continue
-        if solver.levels[0].t == base.levels[0].t and len(solver.asked) == calls:
+        if solver.levels[0].t == bases[0].levels[0].t and len(solver.asked) == calls:
             usual[f"{rule.__name__}@{grid}"] = mean_rms(solver, schedule, bind, fresh)
     for rule, grid in grids.items():
         usual[f"{rule.__name__}@nearest_end"] = mean_rms(solver_of(rule(grid, calls), schedule), schedule, bind, fresh)
     best = min(usual, key=usual.__getitem__)
-    print(f"\n{name}, {calls} calls: fitted {fitted:.4g}, of the starts it was fitted to "
+    on = [rule.__name__ for rule, one in zip(grids, bases, strict=True) if one.levels is found.solver.levels]
+    print(f"\n{name}, {calls} calls: fitted {fitted:.4g} on the grid of {on}, of the starts it was fitted to "
           f"{mean_rms(found.solver, schedule, bind, fit.split(batches)[0]):.4g}; {best} {usual[best]:.4g}, "
-          f"{usual[best] / fitted:.2f} times; {sum(fit.calls(calls).values()):,} calls, {seconds:.0f} CPU s, grids "
+          f"{usual[best] / fitted:.2f} times; {sum(fit.calls(calls, 2).values()):,} calls, {seconds:.0f} CPU s, grids "
           f"{knots:.0f}")  # fmt: skip
     if calls in (5, 8):
-        all_others = others(calls, bind, schedule, fresh[0], base.levels[0])
+        all_others = others(calls, bind, schedule, fresh[0], bases[0].levels[0])
         print(", ".join(f"{key} {value:.4g}" for key, value in list(all_others.items())[:12]))
     assert usual[best] / fitted >= WANTED[name].get(calls, 1.0)

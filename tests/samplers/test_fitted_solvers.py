@@ -81,42 +81,50 @@ def test_a_level_is_differentiable_in_its_log_snr(schedule):
 
 
 def problem(fit, steps=4):
-    """A solver to fit, what binds the model, and the starts."""
-    base = solver_of(samplers.DPMSolverPP(UniformLogSNR(), steps), VPLinear())
+    """Solvers to fit, what binds the model, and the starts."""
+    bases = [solver_of(samplers.DPMSolverPP(UniformLogSNR(), steps), VPLinear())]
+    bases.append(solver_of(samplers.DDIM(UniformTime(), steps), VPLinear()))
     model = exact(mixture(), VPLinear())
     parts = [
-        fit.batch(numbers, base, VPLinear(), (1,), mixture(), states=states, dtype=F64)
+        fit.batch(numbers, bases, VPLinear(), (1,), mixture(), states=states, dtype=F64)
         for numbers, states in fit.parts()
     ]
-    return base, lambda numbers: bind(Recomputed(model.denoiser), *2 * [model.conditioner.sample(numbers)]), parts
+    return bases, lambda numbers: bind(Recomputed(model.denoiser), *2 * [model.conditioner.sample(numbers)]), parts
 
 
 def test_a_fitted_solver_ends_nearer_on_starts_that_it_was_not_fitted_to():
     fit = SolverFit(**FIT)
-    base, model, batches = problem(fit)
-    found = fit(base, VPLinear(), model, batches)
+    bases, model, batches = problem(fit)
+    found = fit(bases, VPLinear(), model, batches)
     fitting, choosing, fresh = fit.split(batches)
     assert [sum(len(one.numbers) for one in part) for part in (fitting, choosing, fresh)] == [128, 64, 64]
-    before, after = (mean_rms(one, VPLinear(), model, fresh) for one in (base, found.solver))
+    before, after = (mean_rms(one, VPLinear(), model, fresh) for one in (bases[0], found.solver))
     fine = samplers.DPMSolverPP(UniformLogSNR(), 400, 3, published=False)
     exact_end = fine.run(
         mixture(), VPLinear(), fine.grid(VPLinear()), fresh[0].x, Noise(0, fresh[0].numbers)
     )  # what is called the end of the fine run is that of the ODE
     assert float((fresh[0].end - exact_end).abs().mean()) < 1e-3 * before
-    print(before, after, found.iteration)
     assert after < before / 4
     assert found.distance == pytest.approx(mean_rms(found.solver, VPLinear(), model, choosing))
 
 
 def test_a_fit_that_was_stopped_finds_the_same():
     fit, states = SolverFit(**{**FIT, "iterations": 30}), []
-    base, model, batches = problem(fit, 3)
-    whole = fit(base, VPLinear(), model, batches, keep=lambda state: states.append(copy.deepcopy(state)))
+    bases, model, batches = problem(fit, 3)
+    whole = fit(bases, VPLinear(), model, batches, keep=lambda state: states.append(copy.deepcopy(state)))
     assert [state["done"] for state in states] == [0, 10, 20, 30]
     for state in states:
-        again = fit(base, VPLinear(), model, batches, state=state)
+        again = fit(bases, VPLinear(), model, batches, state=state)
         assert torch.equal(again.solver.asked, whole.solver.asked)
         assert torch.equal(again.solver.coefficients, whole.solver.coefficients)
+
+
+def test_the_grid_on_which_the_steps_end_nearest_is_taken_wherever_it_is():
+    fit = SolverFit(**{**FIT, "iterations": 0})
+    bases, model, batches = problem(fit, 3)
+    one, other = (fit(order, VPLinear(), model, batches) for order in (bases, bases[::-1]))
+    assert one.distance == other.distance
+    assert one.solver.levels is other.solver.levels
 
 
 def test_recomputed_activations_give_the_same_gradient():
@@ -158,6 +166,9 @@ def test_a_fine_run_has_the_levels_of_the_solver():
         fine, places = through(levels, schedule, 7)
         assert [float(fine[place].lam) for place in sorted(places)] == [float(level.lam) for level in levels]
         assert all(a.rho > b.rho for a, b in pairwise(fine))
+        near = schedule.at(levels[2].lam + 2e-4)  # of another grid
+        lam = [float(level.lam) for level in through([*levels[:3], near, *levels[3:]], schedule, 7)[0][1:-1]]
+        assert sum(b - a < 0.01 for a, b in pairwise(lam)) == 1
 
 
 @pytest.mark.parametrize(

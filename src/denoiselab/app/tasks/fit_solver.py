@@ -34,7 +34,7 @@ from denoiselab.errors import BadInput
 from denoiselab.files import atomic, read_json, write_json
 from denoiselab.guidance import Guidance
 from denoiselab.model import Model, digest
-from denoiselab.samplers import Sampler
+from denoiselab.samplers import DDIM, Sampler
 from denoiselab.samplers.fitting import GridSearch, Solver, SolverFit, solver_of
 from denoiselab.samplers.fitting.fit import Recomputed
 from denoiselab.samplers.fitting.solvers import Batch, mean_rms
@@ -47,11 +47,12 @@ from denoiselab.training.interruption import Interruption
 class FitSolver(Task):
     """Fit a solver to the model and the sampler's number of steps, and write it to a new file.
 
-    The levels of its states are those of a grid, which stay as they are. What is done is kept beside the file until it
+    The levels of its states are those of a grid, which stay as they are: of one fitted to the sampler, and of one
+    fitted to DDIM, that with which the first part of the fit ends nearer. What is done is kept beside the file until it
     is written: the same command goes on where it was stopped, and finds the same.
 
     Args:
-        method: How the grid is fitted; a choice of task/method. None for the sampler's own grid.
+        method: How the grids are fitted; a choice of task/method. None for the sampler's own grid alone.
         guidance: Scale of the guider: of `cfg` 1 is the conditional model, 0 the unconditional one.
         num_samples: Starts that it is fitted on; as many more choose it and measure the result.
         iterations: Of the fit of all numbers together.
@@ -94,11 +95,11 @@ class FitSolver(Task):
         guidance = guidance_for(asked, self.guidance, opened)
         sampler = sampler_for(asked, opened.model, guidance)
         try:
-            base = solver_of(sampler, opened.model.denoiser.schedule)
+            bases = [solver_of(sampler, opened.model.denoiser.schedule)]
             opened.model.bound(torch.arange(1), guidance)
         except ValueError as error:
             raise BadInput(f"task=fit_solver: {error}") from None
-        steps = len(base.asked)
+        steps = len(bases[0].asked)
         options = {name: value for name, value in self.options(asked).items() if name not in ("recompute", "guidance")}
         facts = {"sampler": asked.sampler, "fit": options, **guidance.facts, "weights": opened.weights}
         of_model = {**facts, "checkpoint_sha256": opened.sha256}
@@ -110,18 +111,21 @@ class FitSolver(Task):
         advice = "stopped; the same command goes on from here."
         with Interruption(advice) as interruption, _frozen(model), opened.model.evaluating():
             job = _Job(opened, guidance, self._fit, folder, interruption)
-            total = self._told(job, sampler, steps)
+            rules = [] if self.method is None else [sampler]
+            if rules and not isinstance(sampler, DDIM):
+                rules.append(DDIM(sampler.spacing, sampler.steps))
+            total = self._told(job, len(rules), steps)
             with progress.bar("fit_solver", total, unit="call") as bar:
                 work = Work(bar, interruption)
                 if self.method is not None:
-                    base = _on_grid(self.method, job, sampler, work)
-                record = self._record(job, base, work)
+                    bases = [_on_grid(self.method, job, rule, work) for rule in rules]
+                record = self._record(job, bases, work)
         write_json(
             out, {**record, **of_model, "weights_sha256": digest(model), "checkpoint": str(opened.path.resolve())}
         )
         shutil.rmtree(folder, ignore_errors=True)
         console().print(
-            f"RMS distance to the fine run of {len(base.asked)} network calls {record['distance']:.4g}, "
+            f"RMS distance to the fine run of {steps} network calls {record['distance']:.4g}, "
             f"{record['distance_before']:.4g} of {type(sampler).__name__} on its grid, of starts that it was not "
             f"fitted to (n = {record['distance_n']}, weights {opened.weights}): {out}\n"
             f"use: sampler=fitted {override('sampler.path', out)}, or "
@@ -129,21 +133,22 @@ class FitSolver(Task):
         )
         return out
 
-    def _record(self, job: _Job, base: Solver, work: Work) -> dict[str, Any]:
+    def _record(self, job: _Job, bases: list[Solver], work: Work) -> dict[str, Any]:
         """The numbers of the solver that was found, and its distances."""
         model, fit = job.opened.model, self._fit
         schedule, parts = model.denoiser.schedule, fit.parts()
-        batches = [job.batch(number, base, *part, work) for number, part in enumerate(parts)]
+        batches = [job.batch(number, bases, *part, work) for number, part in enumerate(parts)]
         trained = replace(model, denoiser=Recomputed(model.denoiser)) if self.recompute else model
-        found = fit(base, schedule, job.bind(trained), batches, work.done, job.read("fit"), job.writer("fit"))
+        found = fit(bases, schedule, job.bind(trained), batches, work.done, job.read("fit"), job.writer("fit"))
         fresh = fit.split(batches)[2]
-        after, before = (mean_rms(one, schedule, job.bind(model), fresh, work.done) for one in (found.solver, base))
+        after, before = (mean_rms(one, schedule, job.bind(model), fresh, work.done) for one in (found.solver, bases[0]))
         work.finish()
-        noisy = [level for level in base.levels if level.sigma > 0]
+        levels = found.solver.levels
+        noisy = [level for level in levels if level.sigma > 0]
         rows = found.solver.coefficients.tolist()
         return {
             "lam": [max(float(level.lam), -100.0) for level in noisy],
-            "to_clean": len(noisy) < len(base.levels),
+            "to_clean": len(noisy) < len(levels),
             "asked": found.solver.asked.tolist(),
             "coefficients": [
                 row[: 2 + max((j for j in range(k + 1) if row[j + 1]), default=0)] for k, row in enumerate(rows)
@@ -155,10 +160,10 @@ class FitSolver(Task):
             "iteration": found.iteration,
         }
 
-    def _told(self, job: _Job, sampler: Sampler, steps: int) -> int:
+    def _told(self, job: _Job, grids: int, steps: int) -> int:
         """Say what it will cost; returns the number of network calls."""
-        calls = {} if self.method is None else {"the grid": _of_grid(self.method, steps)}
-        calls |= self._fit.calls(steps)
+        calls = {} if self.method is None else {"the grids": grids * _of_grid(self.method, steps)}
+        calls |= self._fit.calls(steps, grids or 1)
         total, seconds = sum(calls.values()), job.seconds_of_a_row(recompute=self.recompute)
         expected = (total - calls["the gradients"]) * seconds[0] + calls["the gradients"] * seconds[1]
         double = " (of guidance, each of two evaluations)" if job.guidance.acts else ""
@@ -204,14 +209,14 @@ class _Job(NamedTuple):
 
         return write
 
-    def batch(self, number: int, base: Solver, numbers: Tensor, states: bool, work: Work) -> Batch:
+    def batch(self, number: int, bases: list[Solver], numbers: Tensor, states: bool, work: Work) -> Batch:
         """Some starts with the fine run from them, read or made."""
         device, model, name = self.opened.device, self.opened.model, f"starts_{number:04d}"
         kept = self.read(name)
         if kept is None:
             index = numbers.to(device)
             made = self.fit.batch(
-                index, base, model.denoiser.schedule, model.shape, self.bind(model)(index), work.done, states=states
+                index, bases, model.denoiser.schedule, model.shape, self.bind(model)(index), work.done, states=states
             )
             kept = [state.cpu() for state in made.states]
             self.writer(name)(kept)
@@ -244,7 +249,7 @@ def _of_grid(method: GridSearch, steps: int) -> int:
 
 def _on_grid(method: GridSearch, job: _Job, sampler: Sampler, work: Work) -> Solver:
     """The sampler on the grid that the method finds, as a table; the grid is read where it was found before."""
-    opened, path = job.opened, job.folder / "grid.json"
+    opened, path = job.opened, job.folder / f"grid_{type(sampler).__name__.lower()}.json"
     schedule, before = opened.model.denoiser.schedule, work.bar.n
     try:
         lam = read_json(path)["lam"]

@@ -29,6 +29,9 @@ _LOOK = 10
 # Half log-SNR at which a fine run starts after pure noise, at most.
 _FIRST_LAM = -6.0
 
+# Half log-SNRs that differ by no more are of one level.
+_SAME = 1e-4
+
 Bind = Callable[[Tensor], Denoise]
 Check = Callable[[int], None]
 State = dict[str, Any]
@@ -51,9 +54,10 @@ class Outcome(NamedTuple):
 class SolverFit:
     """Fits the coefficients of a solver and the levels that it tells the network, on fixed levels of its states.
 
-    First each step in turn is fitted to the states of a fine run from the same x_T (`stepwise`), then all numbers
-    together to its end, by Adam. The loss is the logarithm of the mean RMS distance of the ends. Every ten iterations
-    it is looked at on half as many other starts; the nearest is kept.
+    First each step in turn is fitted to the states of a fine run from the same x_T (`stepwise`), of each of the solvers
+    to begin with; the nearest of them on half as many other starts is taken. Then all its numbers together are fitted
+    to the fine run's end, by Adam. The loss is the logarithm of the mean RMS distance of the ends. Every ten iterations
+    it is looked at on the other starts; the nearest is kept.
 
     Source: the coefficients, Shaul et al., Bespoke Non-Stationary Solvers, arXiv 2403.01329; the levels told, Tong et
     al., Learning to Discretize Denoising Diffusion ODEs, arXiv 2405.15506. The first part, the loss and Adam are ours.
@@ -101,18 +105,18 @@ class SolverFit:
         groups = torch.arange(self.num_samples + 2 * half).split([self.num_samples, half, half])
         return [(part, group is groups[0]) for group in groups for part in group.split(self.batch_size)]
 
-    def calls(self, steps: int) -> dict[str, int]:
-        """Network calls of each part of the work on a solver of so many steps, summed over samples."""
+    def calls(self, steps: int, count: int = 1) -> dict[str, int]:
+        """Network calls of each part of the work on a number of solvers of so many steps, summed over samples."""
         whole, looks = 2 * self.num_samples, -(-self.iterations // _LOOK) + 1
         return {
             "the fine run": whole * self.fine,
-            "the steps in turn": self.num_samples * steps * PROBES,
-            "the looks": (looks + 2) * self.num_samples // 2 * steps,
+            "the steps in turn": count * self.num_samples * steps * PROBES,
+            "the looks": (looks + 2 + count) * self.num_samples // 2 * steps,
             "the gradients": self.iterations * self.batch_size * steps,
         }
 
     def batch(
-        self, index: Tensor, base: Solver, schedule: Schedule, shape: Sequence[int], denoise: Denoise,
+        self, index: Tensor, bases: Sequence[Solver], schedule: Schedule, shape: Sequence[int], denoise: Denoise,
         check: Check = lambda rows: None, *, states: bool = True, dtype: torch.dtype = torch.float32,
     ) -> Batch:  # fmt: skip
         """Starts with the fine run from them.
@@ -121,15 +125,16 @@ class SolverFit:
 
         Args:
             index: Numbers of the starts.
-            base: Has the levels.
+            bases: Have the levels.
             schedule: Their path.
             shape: Of a sample.
             denoise: The denoiser of these samples.
             check: Called after each step with the rows of its call.
-            states: Whether the states at the solver's levels are kept too.
+            states: Whether the states at the solvers' levels are kept too.
             dtype: Of the samples.
         """
-        levels, places = through(base.levels, schedule, -(-self.fine // (len(base.levels) - 1)))
+        wanted = union(bases)
+        levels, places = through(wanted, schedule, -(-self.fine // (len(wanted) - 1)))
         rule = DPMSolverPP(UniformLogSNR(), len(levels) - 1, order=3, published=False)
         noise = Noise(self.seed, _FIRST_INDEX + index)
         kept = [noise.normal(shape, dtype) * float(levels[0].sigma)]
@@ -143,15 +148,15 @@ class SolverFit:
         return Batch(index, kept if states else [kept[0], end])
 
     def __call__(
-        self, base: Solver, schedule: Schedule, bind: Bind, batches: Sequence[Batch],
+        self, bases: Sequence[Solver], schedule: Schedule, bind: Bind, batches: Sequence[Batch],
         check: Check = lambda rows: None, state: State | None = None,
         keep: Callable[[State], None] = lambda state: None,
     ) -> Outcome:  # fmt: skip
         """The nearest solver found.
 
         Args:
-            base: A solver to begin with.
-            schedule: Its path.
+            bases: Solvers to begin with, of as many steps, with the same first and last level.
+            schedule: Their path.
             bind: The denoiser of samples `(B,)`; memory is bounded if it is of a model that is `Recomputed`.
             batches: The starts, in the order of `parts`.
             check: Called after each run with the rows of its calls; an exception stops the fit.
@@ -160,12 +165,9 @@ class SolverFit:
         """
         fitting, choosing = self.split(batches)[:2]
         if state is None:
-            first = stepwise(base, schedule, bind, fitting, self.history, check)
-            distances = [mean_rms(one, schedule, bind, choosing, check) for one in (base, first)]
-            begin = base if distances[0] <= distances[1] else first
-            state = {"asked": begin.asked, "coefficients": begin.coefficients, "done": 0}
-            state["best"] = (min(distances), 0, begin.asked, begin.coefficients)
+            state = self._begin(bases, schedule, bind, batches, check)
             keep(state)
+        base = bases[state["base"]]
         free = [state[name].clone().requires_grad_() for name in ("asked", "coefficients")]
         shape = base.coefficients.shape
         mask = torch.ones(shape, dtype=torch.float64).tril(1)
@@ -203,6 +205,22 @@ class SolverFit:
         distance, iteration, asked, coefficients = state["best"]
         return Outcome(base._replace(asked=asked, coefficients=coefficients), iteration, distance)
 
+    def _begin(
+        self, bases: Sequence[Solver], schedule: Schedule, bind: Bind, batches: Sequence[Batch], check: Check
+    ) -> State:
+        """The state before the first iteration."""
+        fitting, choosing = self.split(batches)[:2]
+        tried = [bases[0]]
+        for one in bases:
+            places = _at(one.levels, union(bases))
+            own = [batch._replace(states=[batch.states[place] for place in places]) for batch in fitting]
+            tried.append(stepwise(one, schedule, bind, own, self.history, check))
+        distances = [mean_rms(one, schedule, bind, choosing, check) for one in tried]
+        least = distances.index(min(distances))
+        asked, coefficients = tried[least].asked, tried[least].coefficients
+        best = (distances[least], 0, asked, coefficients)
+        return {"base": max(0, least - 1), "asked": asked, "coefficients": coefficients, "best": best, "done": 0}
+
     def split(self, batches: Sequence[Batch]) -> tuple[list[Batch], list[Batch], list[Batch]]:
         """The starts for fitting, for choosing and for the result."""
         half = -(-self.num_samples // 2)
@@ -220,19 +238,36 @@ class SolverFit:
         return Batch(index, [x, end])
 
 
+def union(bases: Sequence[Solver]) -> list[Level]:
+    """The levels of all of some solvers, once each, the noisiest first."""
+    out: list[Level] = []
+    for level in sorted((level for base in bases for level in base.levels), key=lambda level: float(level.lam)):
+        if not out or float(level.lam) - float(out[-1].lam) > _SAME:
+            out.append(level)
+    return out
+
+
+def _at(levels: Sequence[Level], among: Sequence[Level]) -> list[int]:
+    """The places of levels in a union that has them."""
+    return [sum(float(one.lam) <= float(level.lam) + _SAME for one in among) - 1 for level in levels]
+
+
 def through(levels: Sequence[Level], schedule: Schedule, steps: int) -> tuple[list[Level], set[int]]:
     """Levels of a fine run that has given ones among its own, and their places.
 
     Between two of them there are so many steps, equal in log-SNR, and twice as many from the last noisy one to the
-    schedule's last before clean data.
+    schedule's last before clean data; fewer where a step would be less than an eighth of the mean, as after a very
+    small step the differences of a multistep rule are mostly rounding.
     """
     last = float(schedule.level(torch.tensor(schedule.t_min, dtype=torch.float64)).lam)
+    least = (last - max(_FIRST_LAM, float(levels[0].lam))) / (8 * steps * len(levels))
     out, places = [levels[0]], {0}
     for here, there in pairwise(levels):
         low = float(here.lam) if here.alpha > 0 else min(_FIRST_LAM, float(there.lam) - 1)
         high = last if there.sigma == 0 else float(there.lam)
-        if high - low > 1e-6:
-            inner = torch.linspace(low, high, (2 * steps if there.sigma == 0 else steps) + 1, dtype=torch.float64)
+        if high - low > _SAME:
+            count = max(1, min(2 * steps if there.sigma == 0 else steps, int((high - low) / least)))
+            inner = torch.linspace(low, high, count + 1, dtype=torch.float64)
             inner = inner[int(here.alpha > 0) : len(inner) - int(there.sigma > 0)]
             out += schedule.at(inner).unbind() if len(inner) else []
         out.append(there)
