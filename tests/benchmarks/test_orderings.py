@@ -16,10 +16,13 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from oracles import Digits
 
+import denoiselab
 from denoiselab.evaluation import Store
 from denoiselab.evaluation.trainings import compare_over
 from denoiselab.evaluation.verdicts.panel import crossed
+from denoiselab.exact_models import exact
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.timeout(0)]
 
@@ -286,3 +289,18 @@ def test_the_orderings_of_papers(tmp_path):
     print(f"differences {rows.mean(1).tolist()} +- {(rows.std(1) / rows.shape[1] ** 0.5).tolist()}")
     print(f"over trainings {panel.mean:+.4f} {panel.interval()}")
     assert panel.interval()[0] > 0
+
+
+def test_noise_gains_nothing_with_the_exact_denoiser(tmp_path):
+    """DDIM's eta on the digits' own mixture: eta 1 is before eta 0 with trained networks alone."""
+    model, grid = exact(Digits(), denoiselab.schedule("ddpm")), denoiselab.spacing("uniform_time")
+    for steps in (10, 20, 50):
+        scores = {}
+        for eta in (0.0, 1.0):
+            points = model.sample(denoiselab.sampler("ddim", steps=steps, eta=eta, spacing=grid), 512, seed=0)
+            images = ((torch.as_tensor(points) + 1) * 127.5).round().clamp(0, 255).byte().reshape(-1, 8, 8, 1)
+            scores[eta] = denoiselab.score(images.numpy(), "digits", extractor="classifier", cache=tmp_path)[-1]
+        one, zero = scores[1.0], scores[0.0]
+        error = (one.standard_error**2 + zero.standard_error**2) ** 0.5
+        print(f"{steps} calls: eta 0 {zero.value:.2f}, eta 1 {one.value:.2f}, difference +- {error:.2f}")
+        assert one.value - zero.value > -2 * error
