@@ -67,15 +67,12 @@ RELEASED: dict[str, Released] = {
 }
 
 
-def folder() -> Path:
-    """The folder of the releases that ship: in the installed package, else in the checkout that it runs from."""
-    own = Path(__file__).parent / "models"
-    return own if own.is_dir() else Path(__file__).parents[2] / "models"
+FOLDER = Path(__file__).parent / "models"
 
 
 def shipped() -> dict[str, Path]:
     """The releases that ship, by name."""
-    return {path.parent.name: path.parent for path in sorted(folder().glob(f"*/{MANIFEST}"))}
+    return {path.parent.name: path.parent for path in sorted(FOLDER.glob(f"*/{MANIFEST}"))}
 
 
 def written_out(arguments: Sequence[str]) -> list[str]:

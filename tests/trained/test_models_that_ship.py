@@ -1,4 +1,4 @@
-"""The models in `models/`: their files, their cards, their samples, and the page that lists them."""
+"""The models in `src/denoiselab/models/`: their files, their cards, their samples, and the page that lists them."""
 
 import re
 from contextlib import nullcontext
@@ -10,7 +10,7 @@ from conftest import ROOT
 import denoiselab
 from denoiselab.app.tasks.release import card
 from denoiselab.files import MANIFEST, read_json, sha256_of
-from denoiselab.released import CARD, WEIGHTS, shipped
+from denoiselab.released import CARD, FOLDER, WEIGHTS, shipped
 
 SHIPPED = shipped()
 WHOLE = [name for name, path in SHIPPED.items() if (path / WEIGHTS).is_file()]
@@ -19,8 +19,8 @@ PAGE = ROOT / "docs" / "pages" / "models.md"
 
 def test_they_are_small_and_complete():
     assert len(WHOLE) >= 3
-    assert all(path.parent == ROOT / "models" for path in SHIPPED.values())
-    assert sum(file.stat().st_size for file in (ROOT / "models").rglob("*")) < 15e6  # each is in the history for ever
+    assert all(path.parent == FOLDER for path in SHIPPED.values())
+    assert sum(file.stat().st_size for file in FOLDER.rglob("*")) < 15e6  # each is in the history for ever
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -49,7 +49,7 @@ def test_samples_are_those_that_were_stored(name):
 
 
 def test_the_program_takes_them_by_name(invoke, tmp_path):
-    before = {path: path.stat().st_mtime_ns for path in (ROOT / "models").rglob("*")}
+    before = {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*")}
     words = ["num_samples=4", "sampler=ddim", "sampler.steps=2", f"log_dir={tmp_path}", "format=npz"]
     result = invoke("sample.py", "ckpt=model:digits_label", *words)
     assert result.code == 0, result.err
@@ -58,7 +58,7 @@ def test_the_program_takes_them_by_name(invoke, tmp_path):
     again = invoke("sample.py", "ckpt=model:digits_label", *words, "seed=1")
     assert again.code == 0, again.err
     assert [*(tmp_path / "imported").iterdir()] == [run]
-    assert {path: path.stat().st_mtime_ns for path in (ROOT / "models").rglob("*")} == before
+    assert {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*")} == before
     result = invoke("sample.py", "ckpt=model:digit", *words)
     assert (result.code, "did you mean 'digits'?" in result.last) == (2, True)
 
