@@ -42,14 +42,14 @@ def device(request):
 def timed(request):
     """Measures calls in turn, so that all see the same load of the machine, and adds a row for each peer.
 
-    `timed(kind, case, {"ours": call, "<peer>": call, ...}, rounds=, device=)` returns the medians in seconds; each call
-    is made once before it is measured.
+    `timed(kind, case, {"ours": call, "<peer>": call, ...}, rounds=, device=, warm=)` returns the medians in seconds;
+    each call is made once before it is measured, unless `warm` is false.
     """
 
-    def measure(kind, case, calls, rounds=7, device=None):
+    def measure(kind, case, calls, rounds=7, device=None, *, warm=True):
         on_gpu = device is not None and device.type == "cuda"
         taken = {name: [] for name in calls}
-        for round_ in range(rounds + 1):
+        for round_ in range(-warm, rounds):
             for name, call in calls.items():
                 if on_gpu:
                     torch.cuda.synchronize()
@@ -57,7 +57,7 @@ def timed(request):
                 call()
                 if on_gpu:
                     torch.cuda.synchronize()
-                if round_:
+                if round_ >= 0:
                     taken[name].append(time.perf_counter() - start)
         medians = {name: statistics.median(values) for name, values in taken.items()}
         report(request.config, kind, case, medians)

@@ -105,11 +105,18 @@ def seconds(run):
     return time.perf_counter() - begin
 
 
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.benchmark
-def test_no_slower_than_the_faster_peer(reported):
+def test_no_slower_than_the_faster_peer(one_thread, reported):
     warnings.simplefilter("ignore")
     diffusers.utils.logging.set_verbosity_error()
-    torch.set_num_threads(1)
     slower = []
     print(f"\nms per step: {STEPS} steps, batch {SHAPE}, one thread, median of {ROUNDS} alternating runs")
     for name, (sampler, peers) in CASES.items():
