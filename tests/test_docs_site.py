@@ -66,6 +66,14 @@ def test_every_page_is_built(site):
     assert len(expected) > 30
 
 
+def test_every_link_of_readme_and_the_files_beside_it_resolves():
+    lost = []
+    for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / name).read_text(encoding="utf-8"))
+        lost += [(name, link) for link in links if not urlsplit(link).scheme and not (ROOT / link).exists()]
+    assert lost == []
+
+
 def test_every_link_and_picture_resolves(site):
     pages, folder = site
     lost = []

@@ -54,6 +54,7 @@ SMALL = {
     r"^train\.py(?!.*(data=(image_zip|arrays|webdataset)|experiment=(?!digits)))": ["evaluation.extractor.epochs=1"],
     r"^train\.py.*experiment=(toy_2d|checkerboard)": ["network.width=8", "network.depth=1", "data.held_out=400"],
     r"^train\.py.*data=(image_zip|arrays|webdataset)": ["evaluation/extractor=efficientnet_lite0"],  # without classes
+    r"^train\.py(?!.*(samplers=|stop=|experiment=(?!digits_conditional)))": ["evaluation.samplers=[ddim]"],
     r"^train\.py.* evaluation\.num_samples": ["evaluation.num_samples=8"],
     r"^train\.py.* evaluation\.stop": ["evaluation.max_samples=300", "evaluation.samplers=[ddim]"],
     r"^train\.py.* max_images": ["max_images=64"],
@@ -68,6 +69,7 @@ SMALL = {
     r"^sample\.py(?!.*task=)|task=(edit|translate|inverse|interpolate|progressive|likelihood)": ["num_samples=2"],
     r"task=(frontier|search|pairs|straightness|losses|truncate|encode)": ["task.num_samples=16"],
     r"task=frontier(?!.*task\.nfe)": ["task.nfe=[3]"],
+    r"task=frontier.* task\.nfe=\[\d+,\d+,": ["task.nfe=[5]"],
     r"task\.stop=decided": ["task.max_samples=300", "task.samplers=[ddim]"],
     r"task/method=ode": ["task.method.rtol=0.1", "task.method.atol=0.1"],
     r"task=fit_grid": ["task.method.num_samples=4", "sampler=ddim", "sampler.steps=3"],
