@@ -43,7 +43,7 @@ OPEN = {
     "<run or file>": "logs/digits/run",
     "sample.py ... ": "sample.py ckpt=<run> ",
     "train.py -m ... ": "train.py -m seed=0,1 ",
-    "<its overrides>": "seed=3",
+    "<its overrides>": "seed=0",
     "<team>": "team",
     "image_folder data.root=<folder>": "image_folder data.root=pictures",
     "data.root=<file>": "data.root=pictures.zip",

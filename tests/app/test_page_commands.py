@@ -35,6 +35,7 @@ ABSENT = {
     "to=wandb_chart": "WANDB_API_KEY",
     "trainer=gpu": r"trainer\.accelerator=gpu",
     "trainer.devices=": r"trainer\.devices=",
+    "denoiselab.report": r"runs=\[\]: name at least one",  # named in a sentence, without options
     "to=checkpoint": "it is one file already",  # no folder of trainer=fsdp2
     "conditioner.prompts_file": r"conditioner\.prompts",  # the model is none of texts
     "conditioner.split": r"conditioner\.split",
@@ -44,18 +45,22 @@ ABSENT = {
 OTHERS = r"npm pack |minilm=|export |python3? -m (venv|mkdocs)|pip install --no-deps "
 
 # By many processes or a cluster, or long however small: checked, not run.
-CHECKED = r"^(torchrun|srun)|sweep=(processes|slurm)|launcher=submitit|denoiselab\.plan gpu="
+CHECKED = r"^(torchrun|srun)|sweep=(processes|slurm)|launcher=submitit|denoiselab\.plan gpu=|download=true"
 
 # Budgets of commands by what is in them; of two options the later one counts.
 EACH_STEP = "['${objective.steps}']"
 SMALL = {
     r"^train\.py": ["debug=fast_dev_run", "traceback=false", "trainer.detect_anomaly=false"],
     r"^train\.py(?!.*(network=|experiment=(?!digits)))": ["network.channels=8", "network.groups=4"],
-    r"^train\.py(?!.*(data=(image_zip|arrays|webdataset)|experiment=(?!digits)))": ["evaluation.extractor.epochs=1"],
+    r"^train\.py(?!.*(data=(image_zip|arrays|webdataset)|/extractor=|experiment=(?!digits)))": [
+        "evaluation.extractor.epochs=1",
+    ],
     r"^train\.py.*experiment=(toy_2d|checkerboard)": ["network.width=8", "network.depth=1", "data.held_out=400"],
     r"^train\.py.*data=(image_zip|arrays|webdataset)": ["evaluation/extractor=efficientnet_lite0"],  # without classes
     r"^train\.py(?!.*(samplers=|stop=|experiment=(?!digits_conditional)))": ["evaluation.samplers=[ddim]"],
     r"^train\.py.* evaluation\.num_samples": ["evaluation.num_samples=8"],
+    r"^train\.py.* data=gratings": ["~data.size"],  # a set that debug=fast_dev_run does not shorten
+    r"^train\.py.*block_size": ["evaluation.metric_options={kernel:{block_size:4}}"],
     r"^train\.py.* evaluation\.stop": ["evaluation.max_samples=300", "evaluation.samplers=[ddim]"],
     r"^train\.py.* max_images": ["max_images=64"],
     r"^train\.py.* callbacks\.frontier\.every": ["callbacks.frontier.every_images=64"],
