@@ -30,11 +30,18 @@ SCHEDULES = {"edm": "edm", "edm_solvers": "edm"}
 
 
 @functools.cache
-def preset(name):
-    """What it states, the configurations of its samplers, and label to curve."""
-    node = OmegaConf.to_container(stated(f"frontier/{name}"))["evaluation"]
+def presets():
+    """Of each what it states, the configurations of its samplers, and label to curve; samplers are read once."""
+    nodes = {name: OmegaConf.to_container(stated(f"frontier/{name}"))["evaluation"] for name in PRESETS}
     with composing():
-        return node, parts.sampler_nodes(node["samplers"]), curves_of(node["samplers"])
+        return {
+            name: (node, parts.sampler_nodes(node["samplers"]), curves_of(node["samplers"]))
+            for name, node in nodes.items()
+        }
+
+
+def preset(name):
+    return presets()[name]
 
 
 @functools.cache
@@ -108,15 +115,18 @@ def test_grids_are_those_of_the_released_codes():
     assert found.calls == [35]
 
 
+@functools.cache
+def _loaded(directory):
+    return denoiselab.load(directory)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_each_draws_samples_of_a_trained_model(name, finished):
-    """With few calls: F-PNDM takes twelve at least."""
-    model = denoiselab.load(finished)
+    model = _loaded(finished)
     found, _ = frontier(name)
     for label, sampler in found.samplers.items():
-        steps = sampler.steps_for(12 if label == "fpndm" else 6, model.denoiser.schedule)
-        drawn = model.sample(sampler, 2, steps=steps)
-        assert drawn.shape == (2, 1, 8, 8), label
+        drawn = model.sample(sampler, 1, steps=3)
+        assert drawn.shape == (1, 1, 8, 8), label
 
 
 def test_a_preset_replaces_a_recipes_evaluation_and_options_of_the_command_line_replace_it():
