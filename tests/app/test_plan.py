@@ -72,6 +72,13 @@ def test_what_is_sharded_is_divided_and_blocks_are_gathered():
     assert shards.largest > whole.largest
 
 
+def test_calls_with_the_null_condition_are_counted():
+    """MeanFlow with guidance calls the network twice more without gradients."""
+    given = ("experiment=digits_mean_flow", "conditioner=label", "network.channels=8", "network.groups=4")
+    plain, guided = (planned(*given, f"objective.kept={kept}").costs.flops for kept in (0, 0.5))
+    assert guided > 1.2 * plain
+
+
 def test_a_plan_is_shown_and_needs_neither_data_nor_gpus(invoke):
     result = invoke(
         "src/denoiselab/plan/__main__.py", "data=imagenet_64", "network=ddpm", "trainer.devices=4", "gpu=h200"

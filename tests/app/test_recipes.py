@@ -10,7 +10,7 @@ import pytest
 from conftest import QUICK, ROOT
 
 from denoiselab.app.building import check_run, checks
-from denoiselab.app.commands import checking, train, training
+from denoiselab.app.commands import checking, train
 from denoiselab.app.config import overrides
 from denoiselab.from_config import build
 
@@ -26,6 +26,8 @@ ALREADY_SMALL = {"autoencoder_kl_digits", "classifier_digits", "fashion_mnist", 
 # They need frozen encoders, of texts or images, whose weights are files; other tests make such.
 NEED_WEIGHTS = {"autoencoder_rae_dinov2_b", "autoencoder_rae_emoji"}
 NEED_WEIGHTS |= {"ldm_emoji_text", "ldm_txt2img_large", "sd_1", "sd_2"}
+# Small forms that learn from another one.
+TAUGHT = {"cd_cifar10_tiny": "edm_ve_cifar10_tiny", "progressive_cifar10_tiny": "edm_ve_cifar10_tiny"}
 SMALL_FAMILIES = ("checkerboard", "digits_")
 
 
@@ -87,17 +89,31 @@ def test_every_recipe_has_a_small_form():
     assert {*SMALL} == {f"{name}_tiny" for name in {*table.NAMES} - without}
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_a_small_form_trains_and_samples(name, composing, tmp_path):
-    given = [f"experiment={name}", QUICK[-1], f"paths.run_dir={tmp_path}"]
+def trained(name, folder, *more):
+    """Train a small form and draw its samples; the folder of its run."""
+    given = [f"experiment={name}", QUICK[-1], f"paths.run_dir={folder / name}", *more]
     config = checking.plain(overrides.composed("train", given), [])
     train.check(config)
-    training.run(config)
+    train.run(config)
+    run, file = folder / name, "frontier.json"
     if name.startswith("classifier_"):
-        written = json.loads((tmp_path / "held_out_loss.json").read_text())
+        file = "held_out_loss.json"
     elif name.startswith(("autoencoder_", "vq_")):
-        written = json.loads((tmp_path / "reconstruction.json").read_text())
-    else:
-        written = json.loads((tmp_path / "frontier.json").read_text())
-        assert {record["error"] for record in written} == {None}
+        file = "reconstruction.json"
+    written = [json.loads(path.read_text()) for path in run.rglob(file)]
     assert written
+    assert all(written)
+    if file == "frontier.json":
+        assert {record["error"] for records in written for record in records} == {None}
+    return run
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if name not in {*TAUGHT, *TAUGHT.values()}])
+def test_a_small_form_trains_and_samples(name, composing, tmp_path):
+    trained(name, tmp_path)
+
+
+def test_small_forms_learn_from_others(composing, tmp_path):
+    for name, teacher in TAUGHT.items():
+        run = tmp_path / teacher
+        trained(name, tmp_path, f"teacher={run if run.exists() else trained(teacher, tmp_path)}")

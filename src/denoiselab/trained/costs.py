@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from typing import Any, NamedTuple
@@ -117,18 +118,25 @@ class _Blank(Conditioner):
 
     def __init__(self, model: Trained) -> None:
         self._given = lambda count: model.conditioner.given(Clean.blank(count, model.codec.shape))
+        self._null = lambda count: model.conditioner.null(torch.arange(count))
         self.names = model.conditioner.names
 
     def given(self, clean: Clean) -> Conditioning:
-        with torch.no_grad():
-            found = self._given(len(clean.images))
-        return Conditioning(*(one if one is None else torch.zeros(one.shape, dtype=one.dtype) for one in found))
+        return _zeros(self._given, len(clean.images))
+
+    def null(self, index: Tensor) -> Conditioning:
+        return _zeros(self._null, len(index))
 
     def train(self, clean: Clean, noise: Noise) -> Conditioning:
         return self.given(clean)
 
     def sample(self, index: Tensor) -> Conditioning:
         raise NotImplementedError
+
+
+@torch.no_grad()
+def _zeros(conditions: Callable[[int], Conditioning], count: int) -> Conditioning:
+    return Conditioning(*(one if one is None else torch.zeros(one.shape, dtype=one.dtype) for one in conditions(count)))
 
 
 def _keep_all(module: nn.Module) -> bool:
