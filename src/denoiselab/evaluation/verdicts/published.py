@@ -149,8 +149,8 @@ class Paper(_Strict):
 
     title: _Text
     source: _Text
-    tables: list[Table] = []
-    recipes: list[Recipe] = []
+    tables: list[Table] = Field(default=[], min_length=1)
+    recipes: list[Recipe] = Field(default=[], min_length=1)
 
 
 class Own(NamedTuple):
