@@ -60,7 +60,7 @@ SMALL = {
     r"^train\.py(?!.*(samplers=|stop=|experiment=(?!digits_conditional)))": ["evaluation.samplers=[ddim]"],
     r"^train\.py.* evaluation\.num_samples": ["evaluation.num_samples=8"],
     r"^train\.py.* data=gratings": ["~data.size"],  # a set that debug=fast_dev_run does not shorten
-    r"^train\.py.*block_size": ["evaluation.metric_options={kernel:{block_size:4}}"],
+    r"^train\.py.*kernel": ["evaluation.metric_options={kernel:{block_size:4}}"],
     r"^train\.py.* evaluation\.stop": ["evaluation.max_samples=300", "evaluation.samplers=[ddim]"],
     r"^train\.py.* max_images": ["max_images=64"],
     r"^train\.py.* callbacks\.frontier\.every": ["callbacks.frontier.every_images=64"],
