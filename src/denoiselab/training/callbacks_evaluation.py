@@ -91,7 +91,7 @@ class FrontierScores(_Interval):
         ready: Called before the training starts, to prepare scorer and reference.
         directory: Of the checkpoints.
         every_images: Interval in images seen; None for never.
-        samplers: Names of conf/sampler.
+        samplers: Names of conf/sampler, or `{name: ddim, eta: 0.5}` with options, as in `evaluation.samplers`.
         nfe: Budgets of network calls.
         num_samples: Samples a cell.
 
@@ -101,11 +101,11 @@ class FrontierScores(_Interval):
 
     def __init__(
         self,
-        prepare: Callable[[Sequence[str], Sequence[int], int], Scoring],
+        prepare: Callable[[Sequence[str | dict[str, Any]], Sequence[int], int], Scoring],
         ready: Callable[[], object],
         directory: Path,
         every_images: int | None,
-        samplers: list[str],
+        samplers: list[str | dict[str, Any]],
         nfe: list[int],
         num_samples: int,
     ) -> None:

@@ -57,7 +57,7 @@ class PeriodicEvaluations:
         assert self._evaluator is not None
         self._evaluator.measure(self._measure)
 
-    def frontier(self, samplers: Sequence[str], nfe: Sequence[int], num_samples: int) -> Scoring:
+    def frontier(self, samplers: Sequence[str | dict[str, Any]], nfe: Sequence[int], num_samples: int) -> Scoring:
         """A function that scores a small frontier: the run's first weights, guidance and metric."""
         evaluation = self._config["evaluation"]
         own = {"samplers": samplers, "nfe": nfe, "extra_nfe": {}, "num_samples": num_samples, "stop": "fixed"}
