@@ -36,18 +36,23 @@ PAGE = Path(__file__).parent / "pages" / "recipes.md"
 EXPERIMENTS = choices.folder() / "experiment"
 NAMES = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml") if not path.stem.endswith("_tiny"))
 
-HEAD = """# Recipes
+HEAD = """---
+hide: [toc]
+---
+
+# Recipes
 
 `python train.py experiment=<name>` trains a paper's model in its setting; `experiment=<name>_tiny`, where there is one,
-does the same in small, in seconds on a CPU. A recipe's file in `conf/experiment` says what it needs and how long it
-takes. None of the large ones has been trained with this code, unless the file gives our own value.
+does the same in small, in seconds on a CPU. A recipe's file in `conf/experiment` gives the whole command, with the data
+and weights that it needs, and its time. None of the large ones has been trained with this code, unless the file gives
+our own value.
 
 Parameters are those of the network. Operations are of one image and one call of it (a first stage: encoding and
 decoding), a multiplication and its addition counted as two. Images are those of the whole training. Where a value was
 not read in the paper itself, it is said; a number "from memory" is not confirmed.
 
-| recipe | what it is | parameters | GFLOPs | images | published | command |
-| --- | --- | ---: | ---: | ---: | --- | --- |
+| recipe | what it is | parameters | GFLOPs | images | published |
+| --- | --- | ---: | ---: | ---: | --- |
 """
 
 FOOT = """
@@ -160,7 +165,7 @@ def papers() -> dict[str, tuple[Paper, Recipe]]:
 
 def row(name: str, images: int, found: Summary, recipe: Recipe | None) -> str:
     """The line of a recipe in the table."""
-    what, command = header(name)
+    what, _ = header(name)
     value = "" if recipe is None else recipe.value
     if recipe is not None and value and recipe.seen != "paper":
         value += " (from memory)" if recipe.seen == "memory" else f" (read in: {recipe.seen})"
@@ -168,10 +173,9 @@ def row(name: str, images: int, found: Summary, recipe: Recipe | None) -> str:
         f"`{name}`",
         re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", what),
         f"{found.parameters / 1e6:,.2f} M",
-        f"{found.forward_flops / 1e9:.3g}",
+        f"{float(f'{found.forward_flops / 1e9:.3g}'):,g}",
         f"{images:,}",
         value,
-        f"`{command}`",
     ]
     return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
