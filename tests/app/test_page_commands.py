@@ -25,6 +25,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 ABSENT = {
     "absent": "absent",
     "/path/to/": "=/path/to/",
+    "cifar10": r"data\.root|data=cifar10",
     "import": "import",
     "model:": r"import\.path=",
     "package": r"data\.root=package|codec\.path=logs/|data=emoji",
@@ -45,7 +46,9 @@ ABSENT = {
 OTHERS = r"npm pack |minilm=|export |python3? -m (venv|mkdocs)|pip install --no-deps "
 
 # By many processes or a cluster, or long however small: checked, not run.
-CHECKED = r"^(torchrun|srun)|sweep=(processes|slurm)|launcher=submitit|denoiselab\.plan gpu=|download=true"
+CHECKED = (
+    r"^(torchrun|srun)|sweep=(processes|slurm)|launcher=submitit|denoiselab\.plan gpu=|download=true|-m .*seed=0,1,2"
+)
 
 # Budgets of commands by what is in them; of two options the later one counts.
 EACH_STEP = "['${objective.steps}']"
@@ -71,10 +74,11 @@ SMALL = {
         f"evaluation.nfe={EACH_STEP}", f"callbacks.frontier.nfe={EACH_STEP}",
         "callbacks.preview.sampler=ddim", f"callbacks.preview.nfe={EACH_STEP[1:-1]}",
     ],
-    r"^sample\.py(?!.*task=)|task=(edit|translate|inverse|interpolate|progressive|likelihood)": ["num_samples=2"],
+    r"^sample\.py(?!.*(task|frontier)=)|task=(edit|translate|inverse|interpolate|progressive|likelihood)": ["num_samples=2"],
     r"task=(frontier|search|pairs|straightness|losses|truncate|encode)": ["task.num_samples=16"],
     r"task=frontier(?!.*task\.nfe)": ["task.nfe=[3]"],
     r"task=frontier.* task\.nfe=\[\d+,\d+,": ["task.nfe=[5]"],
+    r" frontier=": ["task.num_samples=16", "task.nfe=[10]"],
     r"task\.stop=decided": ["task.max_samples=300", "task.samplers=[ddim]"],
     r"task/method=ode": ["task.method.rtol=0.1", "task.method.atol=0.1"],
     r"task=fit_grid": ["task.method.num_samples=4", "sampler=ddim", "sampler.steps=3"],
