@@ -74,7 +74,9 @@ SMALL = {
         f"evaluation.nfe={EACH_STEP}", f"callbacks.frontier.nfe={EACH_STEP}",
         "callbacks.preview.sampler=ddim", f"callbacks.preview.nfe={EACH_STEP[1:-1]}",
     ],
-    r"^sample\.py(?!.*(task|frontier)=)|task=(edit|translate|inverse|interpolate|progressive|likelihood)": ["num_samples=2"],
+    r"^sample\.py(?!.*(task|frontier)=)|task=(edit|translate|inverse|interpolate|progressive|likelihood)": [
+        "num_samples=2",
+    ],
     r"task=(frontier|search|pairs|straightness|losses|truncate|encode)": ["task.num_samples=16"],
     r"task=frontier(?!.*task\.nfe)": ["task.nfe=[3]"],
     r"task=frontier.* task\.nfe=\[\d+,\d+,": ["task.nfe=[5]"],
