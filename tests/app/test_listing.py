@@ -120,6 +120,8 @@ def test_help_has_a_line_a_group_and_the_options(program, invoke):
         ("python train.py evaluation.metrics=[frechet_", ["evaluation.metrics=[frechet_ratio"]),
         ("python sample.py ckpt=lo", ["ckpt=logs/"]),
         ("python sample.py ckpt=logs/ru", ["ckpt=logs/run.ckpt"]),
+        ("python sample.py ckpt=model:digits_", ["ckpt=model:digits_label"]),
+        ("python train.py teacher=model:digits_", ["teacher=model:digits_label"]),
         ("python train.py netw", None),
         ("python train.py seed=", None),
     ],
@@ -130,6 +132,20 @@ def test_a_word_is_completed(typed, some, tmp_path, monkeypatch):
     (tmp_path / "logs" / "run.ckpt").touch()
     with composing():
         assert completing.answers(typed) == some
+
+
+@pytest.mark.parametrize(
+    ("python", "program", "options"),
+    [("python", "train.py", "max_images="), (".venv/bin/python", "train.py", "max_images="),
+     ("python3.11", "-m denoiselab.report", "entity=")],
+)  # fmt: skip
+def test_an_option_is_completed_behind_any_python(python, program, options):
+    line = f"{python} {program} {options[:4]}"
+    done = subprocess.run(
+        [sys.executable, *program.split(), "-sc", "query=bash"], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))},
+    )  # fmt: skip
+    assert done.stdout.split() == [options], done.stderr
 
 
 def test_completion_imports_no_torch_and_is_quick():

@@ -238,6 +238,7 @@ def _complete(program: Hydra, name: str, asked: list[str]) -> None:
         return
     found = completing.answers(os.environ.get("COMP_LINE", "")) if asked == ["query=bash"] else None
     if found is None:
+        os.environ["COMP_LINE"] = completing.for_hydra(os.environ.get("COMP_LINE", ""))
         program.shell_completion(name, asked)
     else:
         print("\n".join(found))

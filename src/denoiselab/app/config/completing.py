@@ -14,9 +14,13 @@ from pathlib import Path
 
 from hydra.core.object_type import ObjectType
 
+from denoiselab import released
 from denoiselab.app.config import listing, overrides
 
 _FLAGS = ("--cfg", "--config-dir", "--help", "--hydra-help", "--info", "--list", "--multirun", "--resolve", "-m", "-sc")
+
+# Options that take the name of a released model.
+_OF_MODELS = ("ckpt", "init_from", "teacher")
 
 # The words of readline end at `=`, `@` and `:` too, so what is typed of a word before these is cut off the answers.
 _BASH = """\
@@ -46,6 +50,16 @@ def script(asked: Sequence[str]) -> str | None:
     return "complete -r python python3 .venv/bin/python 2>/dev/null" if [*asked] == ["uninstall=bash"] else None
 
 
+def for_hydra(typed: str) -> str:
+    """The line as Hydra's completion reads one: it knows `python file.py`, no module and no other path of Python.
+
+    Args:
+        typed: The line up to the cursor, of a program such as `.venv/bin/python -m denoiselab.plan`.
+    """
+    words = typed.split(" ")
+    return " ".join(["python", "main.py", *words[3 if words[1:2] == ["-m"] else 2 :]])
+
+
 def answers(typed: str) -> list[str] | None:
     """The words that the last one of a line may become; None for what Hydra answers.
 
@@ -68,7 +82,8 @@ def answers(typed: str) -> list[str] | None:
     group = key.lstrip("+").partition("@")[0]
     if names := overrides.loader().get_group_options(group, ObjectType.CONFIG):
         return [f"{key}={name}" for name in sorted(names) if name.startswith(value)]
-    return [f"{key}={path}" for path in _paths(value)] or None
+    found = [*_paths(value), *(_models(value) if key in _OF_MODELS else ())]
+    return [f"{key}={name}" for name in found] or None
 
 
 def _in_list(key: str, value: str) -> list[str] | None:
@@ -79,6 +94,12 @@ def _in_list(key: str, value: str) -> list[str] | None:
     rule, at, part = last.partition("@") if grid else ("", "", last)
     names = overrides.loader().get_group_options("spacing" if grid else group, ObjectType.CONFIG)
     return [f"{key}={done}{comma}{rule}{at}{name}" for name in sorted(names) if name.startswith(part)] or None
+
+
+def _models(value: str) -> list[str]:
+    """Names of released models that begin so."""
+    names = (f"{released.PREFIX}{name}" for name in (*released.shipped(), *released.RELEASED))
+    return [name for name in names if value and name.startswith(value)]
 
 
 def _paths(value: str) -> list[str]:
