@@ -285,8 +285,10 @@ def test_many_checkpoints_are_scored_and_shown_together(finished, tmp_path, invo
     assert len(rows) == len(records(tmp_path / "runs" / "a")) + len(records(tmp_path / "runs" / "b"))
     assert {row["run"] for row in rows if row["sampler"] == "euler"} == {"a", "b"}
     # The same command again: its own page, beside the runs, fits the pattern too.
-    result = invoke("sample.py", f"ckpt={tmp_path}/runs/*", "task=frontier", "task.samplers=[euler]")
+    words = [f"ckpt={tmp_path}/runs/*", "task=frontier", "task.samplers=[euler]", f"out={tmp_path / 'own'}"]
+    result = invoke("sample.py", *words)
     assert result.code == 0, result.err
+    assert {path.name for path in (tmp_path / "own").iterdir()} >= {"frontiers.html", "frontiers.csv"}
     # Marks are those among the cells of all runs: cells of the same samples have the same.
     marks = {name: [row["pareto"] for row in rows if row["run"] == name] for name in ("a", "b")}
     assert marks["a"] == marks["b"]

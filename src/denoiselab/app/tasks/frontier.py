@@ -119,16 +119,17 @@ class ScoreFrontier(Measuring):
         jobs = [_job(path, options, asked) for path in checkpoints(asked.ckpt)]
         out = Path(asked.out or "")
         begun = (out / "frontier.json").is_file() or (out / DECIDED).is_dir()
-        first = asked.out is not None and len(jobs) == 1 and not begun
-        if first and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        alone = asked.out is not None and len(jobs) == 1
+        if alone and not begun and out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise BadInput(f"out={out}: exists already, and holds no frontier; name another folder with out=...")
         leader = is_leader()
         interruption = Interruption("stopped; the same command goes on after the last cell that was finished.")
+        stores = [Store(out if alone else job.home, job.evaluation.level) for job in jobs]
         with ExitStack() as stack, interruption:
             device = join_ranks(asked, stack)
-            for job in jobs:
-                _score(job, asked, device, interruption, leader=leader)
-        homes = list(dict.fromkeys(_store_of(job, asked, len(jobs)).directory for job in jobs))
+            for job, store in zip(jobs, stores, strict=True):
+                _score(job, asked, evaluator_of(job, asked, store, interruption, device), leader=leader)
+        homes = list(dict.fromkeys(store.directory for store in stores))
         if len(homes) > 1 and leader:
             write_joint(homes, asked.out, jobs[0].evaluation.level)
 
@@ -240,9 +241,8 @@ def evaluator_of(
     )
 
 
-def _score(job: Job, asked: SampleSettings, device: torch.device, interruption: Interruption, *, leader: bool) -> None:
-    loaded, store = job.loaded, _store_of(job, asked, 1 if asked.out else 2)
-    evaluator = evaluator_of(job, asked, store, interruption, device)
+def _score(job: Job, asked: SampleSettings, evaluator: Evaluator, *, leader: bool) -> None:
+    loaded = job.loaded
     if leader:
         console(stderr=True).print(f"{job.path}: {loaded.images_seen:,} images seen")
         outputs.tell_budgets(job.frontier)
@@ -277,10 +277,6 @@ def _report(job: Job, asked: SampleSettings, records: list[Record], directory: P
     outputs.report_records(records, directory, opened, None if budget is None else Budget(budget), published)
     for logger in opened:
         logger.close(0)
-
-
-def _store_of(job: Job, asked: SampleSettings, jobs: int) -> Store:
-    return Store(Path(asked.out) if asked.out is not None and jobs == 1 else job.home, job.evaluation.level)
 
 
 def join_ranks(asked: SampleSettings, stack: ExitStack) -> torch.device:
