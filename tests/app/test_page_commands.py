@@ -80,7 +80,7 @@ SMALL = {
     r"task=(frontier|search|pairs|straightness|losses|truncate|encode)": ["task.num_samples=16"],
     r"task=frontier(?!.*task\.nfe)": ["task.nfe=[3]"],
     r"task=frontier.* task\.nfe=\[\d+,\d+,": ["task.nfe=[5]"],
-    r" frontier=": ["task.num_samples=16", "task.nfe=[10]"],
+    r"^sample\.py.* frontier=": ["task.num_samples=16", "task.nfe=[10]"],
     r"task\.stop=decided": ["task.max_samples=300", "task.samplers=[ddim]"],
     r"task/method=ode": ["task.method.rtol=0.1", "task.method.atol=0.1"],
     r"task=fit_grid": ["task.method.num_samples=4", "sampler=ddim", "sampler.steps=3"],
