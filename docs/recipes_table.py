@@ -64,7 +64,7 @@ digits, each trained three times (`python train.py -m method=ddpm,vlb seed=0,1,2
 | | L_simple | the bound |
 | --- | ---: | ---: |
 | bits/dim of digits | 5.114 | 4.898 |
-| Frechet distance of digits, DDIM at 50 calls, less that of the bound | -8.26 | 0 |
+| Fréchet distance of digits, DDIM at 50 calls, less that of the bound | -8.26 | 0 |
 | bits/dim of CIFAR-10 in the paper, at most | 3.75 | 3.70 |
 | FID of CIFAR-10 in the paper | 3.17 | 13.51 |
 
