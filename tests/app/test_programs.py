@@ -34,9 +34,11 @@ def test_the_configuration_prints(run):
     assert "${" not in result.out
 
 
-# Others are trained in test_toy.py, test_trained_classifiers.py, test_first_stages.py and test_text_runs.py.
+# Others are trained in test_recipes.py, test_toy.py, test_trained_classifiers.py, test_first_stages.py and
+# test_text_runs.py.
 OWN = re.compile("toy_2d|tones|classifier|autoencoder|vq|ldm|sd_|checkerboard|digits_(progressive|mean_flow)")
-EXPERIMENTS = [name for name in names("experiment") if not OWN.match(name)]
+SMALL = {name for name in names("experiment") if name.endswith("_tiny")}
+EXPERIMENTS = [name for name in names("experiment") if not OWN.match(name) and not SMALL & {name, f"{name}_tiny"}]
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_two_tasks_of_srun_on_two_nodes_are_one_training(cluster, tmp_path):
     print(f"{time.monotonic() - start:.1f} s")
     (run,) = (tmp_path / "digits").iterdir()  # one directory, called by the job
     assert run.name.isdecimal()
-    assert "64 of 64 images" in done.stderr.replace("\r", "\n") or "64.0/64.0" in done.stderr
+    assert "training: 100% of 64.0 img" in done.stderr
     with (run / "frontier.csv").open() as file:
         assert all(row["devices"] == "2" and row["score"] for row in csv.DictReader(file))
     # Nothing of the job is left, on no node.
