@@ -80,7 +80,7 @@ def test_what_does_not_fit_is_refused(made, train, invoke, tmp_path):
         ([f"codec.path={other}"], "they are of another codec (KLCodec "),
         (["codec.scale=2.0"], "they were made with scale=0.18215 shift=0.0, and the codec has scale=2.0 shift=0.0"),
         (["augmentation=shift", "augmentation.pixels=1"], "augmentation=Shift: latents="),
-        (["latents=/nowhere"], "latents=/nowhere: no such folder."),
+        (["latents=/nowhere"], "latents=/nowhere: no such folder; name a folder that "),
     ):
         result = train("refused", vae, f"latents={folder}", *changes)
         assert result.code == 2, result.err

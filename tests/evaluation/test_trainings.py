@@ -171,7 +171,7 @@ def test_runs_that_differ_by_their_seed_alone_make_a_panel(tmp_path):
     named = {home.name: home for home in homes}
     (panel,) = panels(named)
     assert (panel["runs"], panel["seeds"]) == (["run0", "run1", "run2"], [0, 1, 2])
-    text = table(panel)
+    text = table([panel])
     assert "3 trainings (seed 0, 1, 2)" in text
     assert "sd of training" in text
     (sentence,) = sentences(panel)

@@ -56,10 +56,9 @@ class ArrayShards:
             if not facts.keys() >= _KEYS or facts["format"] != 1:
                 raise ValueError("not of this version of the program")
         except OSError:
-            if not folder.exists():
-                raise BadInput(f"{cls.option}={folder}: no such folder.") from None
+            found = f"has no {cls.facts_name}" if folder.exists() else "no such folder"
             raise BadInput(
-                f"{cls.option}={folder}: has no {cls.facts_name}; name a folder that {cls.maker} wrote and finished."
+                f"{cls.option}={folder}: {found}; name a folder that {cls.maker} wrote and finished."
             ) from None
         except ValueError as error:
             raise BadInput(f"{cls.option}={folder}: its {cls.facts_name} is {error}.") from None
