@@ -56,7 +56,7 @@ def test_a_toy_run_leaves_its_pictures_and_can_be_sampled(invoke, logs):
 @pytest.mark.parametrize("method", ["mean_flow", "ect"])
 def test_a_model_of_few_steps_is_scored_with_what_lies_outside(method, invoke, logs):
     path, recipe = logs / method, f"experiment=checkerboard_{method}"
-    result = invoke("train.py", recipe, *TOY[1:], "batch_size=64", f"paths.run_dir={path}")
+    result = invoke("train.py", recipe, *TOY[1:], "init_weights=raw", "batch_size=64", f"paths.run_dir={path}")
     assert result.code == 0, result.err
     cells = json.loads((path / "frontier.json").read_text())
     assert [cell["nfe"] for cell in cells] == [4, 9]
