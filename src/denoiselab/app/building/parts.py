@@ -146,7 +146,7 @@ def metric_nodes(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def published_values(evaluation: Config, option: str = "evaluation") -> tuple[Paper, dict[str, str]] | None:
-    """The paper whose values stand beside those of an evaluation, and label to curve of its samplers; None for none."""
+    """The paper that an evaluation is compared with, and the curve of each sampler's label; None without a paper."""
     name, place = evaluation.get("published"), folder() / "published"
     if name is None:
         return None

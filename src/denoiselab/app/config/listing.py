@@ -28,7 +28,7 @@ OPTION = "--list"
 # Parts of other files of their group, not to be chosen.
 _PARTS = "base"
 
-# Small forms of recipes are told in one remark.
+# Small forms of recipes are not listed one by one: a remark below the list names their suffix.
 _RECIPES, _TINY = "experiment", "_tiny"
 
 _COMMAND = re.compile(r"(?:^|(?<=[.:] ))python .*")
