@@ -30,7 +30,7 @@ from denoiselab.training.module import DiffusionModule
 from denoiselab.training.replicated import Replicated
 from denoiselab.training.strategies import Sharded
 
-BATCH, STEPS = 12, 6
+BATCH, STEPS = 12, 30
 
 
 class Net(nn.Module):
@@ -65,9 +65,9 @@ def fit(folder, kind, steps=STEPS, strategy="auto", devices=1, accumulate=1, ckp
     ema = EMA({"ema": HalfLife(50)})
 
     def optimizer(parameters):
-        return torch.optim.SGD(parameters, lr=0.05, momentum=0.9)
+        return torch.optim.AdamW(parameters, lr=2e-3, fused=True)
 
-    module = DiffusionModule(model, objective, optimizer, lambda seen: 1.0, ema, 0, {"max_images": 72})
+    module = DiffusionModule(model, objective, optimizer, lambda seen: 1.0, ema, 0, {"max_images": STEPS * BATCH})
     trainer = pl.Trainer(
         accelerator="cpu", devices=devices, strategy=strategy, max_steps=steps, max_epochs=-1, logger=False,
         plugins=[AtomicCheckpointIO()], enable_progress_bar=False, enable_model_summary=False,
@@ -84,15 +84,17 @@ def fit(folder, kind, steps=STEPS, strategy="auto", devices=1, accumulate=1, ckp
         return {**weights, **{f"ema.{name}": tensor.clone() for name, tensor in ema.averages["ema"].items()}}
 
 
-RANKED = [*itertools.product(OBJECTIVES, {"ddp": Replicated, "fsdp2": functools.partial(Sharded, 60)}.items())]
+RANKED = [
+    *itertools.product(OBJECTIVES, {"ddp": (Replicated, 2), "fsdp2": (functools.partial(Sharded, 60), 1)}.items())
+]
 
 
 def on_rank(rank, folder, ports):
-    for (kind, (name, strategy)), port in zip(RANKED, ports, strict=True):
+    for (kind, (name, (strategy, accumulate))), port in zip(RANKED, ports, strict=True):
         os.environ.update(
             MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2"
         )
-        found = fit(folder, kind, strategy=strategy(), devices=2)
+        found = fit(folder, kind, strategy=strategy(), devices=2, accumulate=accumulate)
         if rank == 0:
             torch.save(found, folder / f"{kind}-{name}.pt")
         dist.barrier()
@@ -123,7 +125,7 @@ def test_accumulated_batches_are_one(alone):
 
 
 def test_two_ranks_train_the_same_weights_and_averages(tmp_path):
-    """Replicated, where a derivative is taken inside the wrapped step, and with sharded weights."""
+    """Replicated with accumulation, where a derivative is taken inside the wrapped step, and with sharded weights."""
     ports = []
     for _ in RANKED:
         with socket.socket() as free:
