@@ -39,3 +39,18 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     assert "\r" in shown
     assert "2.00k/2.00k" in shown
     assert "another rank" not in shown
+
+
+def test_a_stop_says_no_second_line_within_a_second_and_nothing_but_text(monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    outer, inner = progress.bar("training", 2000), progress.bar("frontier", 1000)
+    now = outer.start_t
+    for bar, after in ((inner, 12), (outer, 14), (outer, 14.5)):
+        bar._time = lambda after=after: now + after
+        bar.update(200)
+    inner.close()
+    outer.close()
+    lines = stream.getvalue().splitlines()
+    assert [line.partition(" of")[0] for line in lines] == ["frontier:  20%", "training:  10%"]
+    assert all(line.isprintable() for line in lines)

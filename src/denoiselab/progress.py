@@ -12,19 +12,27 @@ from tqdm import tqdm
 _LINE = "{desc}: {percentage:3.0f}% of {total_fmt} {unit}, {rate_fmt}, {elapsed} gone, {remaining} left{postfix}"
 
 
-class _Lines:
-    """Writes what a bar shows to stderr, in lines; a bar begins with nothing done, which is left out."""
-
-    def __init__(self) -> None:
-        self._last: str | None = None
+class _Nowhere:
+    """A file for what a bar writes to move on a terminal."""
 
     def write(self, text: str) -> None:
-        line = text.strip()
-        if self._last is not None and line not in ("", self._last):
-            sys.stderr.write(f"{line}\n")
-        self._last = line or self._last
+        pass
 
     def flush(self) -> None:
+        pass
+
+
+class _Lines(tqdm):
+    """A bar that writes whole lines to stderr: none while nothing is done, and at a stop none again within a second."""
+
+    _written: int | None = None
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> None:
+        stopped = self.disable and self.n < self.total  # it is closed
+        if self.n in (self.initial, self._written) or (stopped and self._time() - self.last_print_t < 1):
+            return
+        self._written = self.n
+        sys.stderr.write(f"{str(self).strip()}\n")
         sys.stderr.flush()
 
 
@@ -39,13 +47,13 @@ def bar(what: str, total: int, done: int = 0, *, unit: str = "img", shown: bool 
         shown: False on all ranks except the first.
     """
     interactive = sys.stderr.isatty()
-    return tqdm(
+    return (tqdm if interactive else _Lines)(
         desc=what,
         total=total,
         initial=done,
         unit=unit,
         unit_scale=True,
-        file=sys.stderr if interactive else _Lines(),
+        file=sys.stderr if interactive else _Nowhere(),
         mininterval=0.1 if interactive else 10,
         dynamic_ncols=interactive,
         bar_format=None if interactive else _LINE,
