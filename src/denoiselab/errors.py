@@ -16,9 +16,10 @@ class Failure(Exception):  # noqa: N818
     """A run cannot go on, for a reason that the message says in full."""
 
 
-def not_given(option: str) -> BadInput:
-    """The error for an option without a value."""
-    return BadInput(f"{option}: is not given and has no default; pass {option}=...")
+def not_given(option: str, what: str = "") -> BadInput:
+    """The error for an option without a value; `what` says what it is, in a docstring's sentence."""
+    start = what[:1].lower() if what[1:2].islower() or what[1:2] == " " else what[:1]
+    return BadInput(f"{option}: is not given and has no default; pass {option}=..." + (what and f": {start}{what[1:]}"))
 
 
 def check_given(node: Mapping[str, Any], option: str = "") -> None:

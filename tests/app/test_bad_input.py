@@ -200,6 +200,37 @@ def test_classes_are_counted_from_the_folders(labels, tmp_path, invoke):
         assert "data.root: is not given" in result.last
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["data=cifar10"], "data.root: is not given and has no default; pass data.root=...: a folder that contains the "
+         "folder cifar-10-batches-py with "),
+        (["data=svhn"], "extra_32x32.mat. They are at ufldl.stanford.edu/housenumbers. data.download=true downloads"),
+        (["data=mnist"], "pass data.root=...: folder of the four IDX files, "),
+        (["data=imagenet_64"], "the folder of synsets itself; or a .zip of training images. A zip archive made by "),
+        (["data=image_folder", "data.shape=[3,8,8]", "conditioner=label"], "pass data.root=...: the folder of images"),
+        # Before the weights of what scores them, which are not there either.
+        (["experiment=ddpm_cifar10", "data.root=absent", "evaluation.extractor.weights_path=absent"],
+         "data.root=absent: there is no folder 'absent'; CIFAR10 needs the folder cifar-10-batches-py with "),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_data_that_are_absent_are_named_with_what_and_where_from(arguments, says, tmp_path, invoke):
+    result = invoke("train.py", *arguments, f"paths.log_dir={tmp_path}")
+    assert (result.code, [*tmp_path.iterdir()]) == (2, [])
+    assert says in result.last
+
+
+def test_a_debug_run_leaves_out_a_size_that_data_do_not_take(invoke, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "example_package" / "src"))
+    monkeypatch.setenv("DENOISELAB_ALLOW", "labparts")
+    given = ["data=gratings", "debug=fast_dev_run", f"paths.log_dir={tmp_path}"]
+    assert "\n  size: 64\n" in invoke("train.py", *given[1:], "--cfg", "job").out
+    result = invoke("train.py", *given, "--cfg", "job")
+    assert (result.code, "\n  size: 64\n" in result.out) == (0, False)
+    assert "data.size=3: unknown option; Gratings takes: " in invoke("train.py", *given, "data.size=3").last
+
+
 def test_names_of_files_in_what_is_logged_reach_the_terminal_as_text(tmp_path, invoke):
     """A note names what is passed over, before the run ends as the image has another size."""
     Image.new("L", (8, 8), 200).save(tmp_path / "1.png")

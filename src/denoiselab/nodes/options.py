@@ -68,9 +68,9 @@ def check_node(path: str, node: Mapping[str, Any], signature: Signature) -> None
     for key, value in node.items():
         if key in SPECIAL:
             continue
-        if value == "???":
-            raise not_given(f"{path}.{key}")
         parameter = signature.parameters.get(key)
+        if value == "???":
+            raise not_given(f"{path}.{key}", "" if parameter is None else parameter.doc)
         if parameter is None and not signature.more:
             raise BadInput(f"{path}.{key}={value}: unknown option; {hint(path, key, signature)}")
         if parameter is not None and not any(True for _ in targets(value)):

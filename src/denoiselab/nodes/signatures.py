@@ -93,8 +93,11 @@ def class_attribute(target: str, name: str, default: Any) -> Any:
     if found is not None and isinstance(found.node, ast.ClassDef):
         for one in _ancestors(found):
             for part in _class(one).body:
-                if isinstance(part, ast.AnnAssign) and part.value is not None and _last(part.target) == name:
-                    return one.module.literal(part.value)
+                match part:
+                    case ast.AnnAssign(target=place, value=ast.expr() as value) | ast.Assign([place], value) if (
+                        _last(place) == name
+                    ):
+                        return one.module.literal(value)
     return default
 
 

@@ -20,9 +20,10 @@ from denoiselab.app.runs.devices import check_devices, is_elsewhere
 from denoiselab.app.runs.launches import check_requeue
 from denoiselab.app.runs.strategies import check_checkpoints
 from denoiselab.codecs import Identity, ReconstructionLoss
+from denoiselab.data import ImageSource
 from denoiselab.errors import BadInput
 from denoiselab.from_config import build, classifies, reconstructs
-from denoiselab.nodes.instantiate import check
+from denoiselab.nodes.instantiate import check, construct
 from denoiselab.objectives import Objective
 from denoiselab.trained import ClassifierModel, FirstStage
 from denoiselab.training.checkpoint_files import CHECKPOINTS, saved
@@ -72,7 +73,11 @@ def _rehearse(content: str) -> None:
     evaluation = parse(Evaluation, config["evaluation"], "evaluation")
     check({name: node for name, node in config.items() if name not in _LATER})
     if not classifies(config):
-        parts.build_extractor(config, evaluation, None if reconstructs(config) else evaluation.num_samples)
+        try:
+            parts.build_extractor(config, evaluation, None if reconstructs(config) else evaluation.num_samples)
+        except BadInput:
+            _check_files(config["data"])  # absent images come before absent weights of what scores them
+            raise
     objective = parts.build_objective(config)
     with torch.device("meta"):  # no memory, no arithmetic: a sweep checks every job so
         model = build(config)
@@ -101,6 +106,17 @@ def _rehearse(content: str) -> None:
         periodic.frontier(*(config["callbacks"]["frontier"][key] for key in ("samplers", "nfe", "num_samples")))
     if "preview" in config["callbacks"]:
         periodic.preview(*(config["callbacks"]["preview"][key] for key in ("sampler", "nfe", "num_samples")))
+
+
+def _check_files(node: Config) -> None:
+    """Refuse images that are not where `data.root` says, on this machine."""
+    source = construct(node, "data")
+    root = getattr(source, "root", None)
+    if isinstance(source, ImageSource) and root and "://" not in root and not getattr(source, "download", False):
+        try:
+            source.records()
+        except (ValueError, OSError) as error:
+            raise BadInput(str(error)) from None
 
 
 def _check_start(settings: TrainSettings, *, sweeping: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from denoiselab import released
 from denoiselab.app.config import choices, overrides
 from denoiselab.app.config.settings import Config, SampleSettings, TrainSettings, parse
-from denoiselab.errors import BadInput
+from denoiselab.errors import BadInput, not_given
 from denoiselab.nodes import options, signatures
 from denoiselab.nodes.instantiate import check_names, resolve
 from denoiselab.nodes.signatures import class_attribute
@@ -22,6 +22,8 @@ _TRUST = "trust_pickles"
 def check_nodes(config: Config) -> None:
     """Check the nodes of any program."""
     check_names(config)
+    if isinstance(data := config.get("data"), Mapping):
+        check_root(data)
     options.check(config)
 
 
@@ -106,6 +108,19 @@ def check_conditioner(config: Config) -> None:
             raise BadInput(
                 f"conditioner: {network.name} takes no {sets[option]}; choose another network, or conditioner=none."
             )
+
+
+def check_root(data: Mapping[str, Any]) -> None:
+    """Refuse data without their `root`, in a sentence that says what it is and where its files are."""
+    target = str(data.get("_target_"))
+    signature = signatures.read(target)
+    if data.get("root") != "???" or signature is None or "root" not in signature.parameters:
+        return
+    needs, where = (class_attribute(target, name, default="") for name in ("needs", "where"))
+    what = f"a folder that contains {needs}." if needs else signature.parameters["root"].doc
+    if "download" in signature.parameters and "data.download" not in where:
+        where = f"{where} data.download=true downloads them."
+    raise not_given("data.root", f"{what} {where}".strip())
 
 
 def check_shape(data: Mapping[str, Any]) -> None:

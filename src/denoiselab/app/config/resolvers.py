@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab.errors import BadInput, check_given, not_given
+from denoiselab.app.config.early import check_nodes
+from denoiselab.errors import BadInput, not_given
 from denoiselab.nodes.instantiate import check, construct, resolve
 
 _T = TypeVar("_T")
@@ -57,7 +58,7 @@ def _num_classes(*, _root_: DictConfig) -> int | None:
         return given
     node = OmegaConf.to_container(_root_.data, resolve=True)
     assert isinstance(node, dict)
-    check_given({str(key): value for key, value in node.items()}, "data")
+    check_nodes({"data": node})
     return _counted(json.dumps(node))
 
 

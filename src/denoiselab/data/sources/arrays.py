@@ -67,7 +67,7 @@ class Arrays(ImageSource):
     images, x, data or arr_0, and their classes labels, y or arr_1. A .npy file is memory-mapped.
 
     Args:
-        root: The file.
+        root: A .npy or .npz file.
         labels: A .npy file of classes `(N,)`, for a .npy file of images; None for no classes.
     """
 

@@ -85,7 +85,8 @@ class Emoji(ImageSource):
     copies must keep the notice. Source: github.com/iamcal/emoji-data.
 
     Args:
-        root: The unpacked package: the folder of emoji.json and `img/<style>/64`.
+        root: The package of `npm pack emoji-datasource-google@16.0.0`, unpacked: the folder of emoji.json and
+            `img/<style>/64`.
         style: google or twitter.
         skin_tones: Add the variants by skin tone, 1,875 more, most of them people.
     """

@@ -76,7 +76,7 @@ class ImageFolder(ImageSource):
     `denoiselab.data.reading.captions`). Hidden files are skipped; so are files with other extensions, with a warning.
 
     Args:
-        root: The folder.
+        root: The folder of images, or of folders of them.
         labels: Use folders as classes, or no classes.
         maps: A folder of PNGs with the class of each pixel, a/b.png for a/b.jpg; None for none.
     """

@@ -68,7 +68,7 @@ class ImageZip(ImageSource):
     Source: https://github.com/NVlabs/edm, dataset_tool.py.
 
     Args:
-        root: The archive.
+        root: The .zip archive.
     """
 
     root: str

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
@@ -81,6 +81,8 @@ class LSUN(ImageSource):
     root: str
     categories: Sequence[str]
 
+    where: ClassVar[str] = "They are in the zip archives of github.com/fyu/lsun."
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.categories or len(set(self.categories)) < len(self.categories):
@@ -101,7 +103,7 @@ class LSUN(ImageSource):
         folders = [root / f"{category}_{split}_lmdb" for category in self.categories]
         if not all((folder / "data.mdb").is_file() for folder in folders):
             expected = ", ".join(f"{folder.name}/data.mdb" for folder in folders)
-            raise missing_files("LSUN", root, expected, "They are in the zip archives of github.com/fyu/lsun.")
+            raise missing_files("LSUN", root, expected, self.where)
         try:
             return LMDBRecords(folders, self.categories)
         except lmdb.Error as error:

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from denoiselab.data.reading.records import Records
 from denoiselab.data.sources.image_folder import FileRecords, folder_records
@@ -26,6 +27,8 @@ class _Published(ImageSource):
     """
 
     root: str
+
+    where: ClassVar[str] = _ARCHIVE
 
     def records(self) -> Records:
         if self._path.suffix != ".zip":
