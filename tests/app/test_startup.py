@@ -63,11 +63,13 @@ def test_errors_and_help_come_before_torch(program, arguments, code, says, tmp_p
 
 
 def test_a_package_that_is_not_there(tmp_path, monkeypatch):
-    monkeypatch.setenv("DENOISELAB_ALLOW", "json,absentlab.parts")
-    code, err, _, _ = started(tmp_path, "train.py", "--help", "network=adm")
-    assert (code, err.strip()) == (
-        0,
-        "train.py: DENOISELAB_ALLOW=absentlab.parts: no such package; install it, or add its folder to PYTHONPATH.",
+    monkeypatch.setenv("DENOISELAB_ALLOW", "json,denoiselib.parts")
+    code, err, imported, _ = started(tmp_path, "train.py", "--help", "network=adm")
+    assert (code, imported, err.strip()) == (
+        2,
+        [],
+        "train.py: DENOISELAB_ALLOW=denoiselib.parts: no such package; did you mean 'denoiselab'? allowed: packages "
+        "that are installed, or in a folder of PYTHONPATH, separated by commas.",
     )
 
 

@@ -15,11 +15,12 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
+import pkgutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from denoiselab.errors import closest
+from denoiselab.errors import BadInput, closest
 
 GROUP = "denoiselab.packages"
 
@@ -32,9 +33,20 @@ def allowed() -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"{name}." for name in (*_named(), *_installed(tuple(sys.path))) if name))
 
 
-def absent() -> list[str]:
-    """Names in the environment variable of which no package can be imported."""
-    return [name for name in _named() if name and not _exists(name.partition(".")[0])]
+def check() -> None:
+    """Check that the packages which the environment variable names can be imported; none is.
+
+    Raises:
+        BadInput: If there is no such package.
+    """
+    for name in _named():
+        root = name.partition(".")[0]
+        if root and not _exists(root):
+            near = closest(root, [module.name for module in pkgutil.iter_modules()])
+            raise BadInput(
+                f"{ALLOW_VARIABLE}={name}: no such package; {near}allowed: packages that are installed, or in a folder "
+                "of PYTHONPATH, separated by commas."
+            )
 
 
 def _named() -> list[str]:

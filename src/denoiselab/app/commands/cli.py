@@ -78,9 +78,7 @@ def run(name: str, early: Early = check_nodes) -> NoReturn:
     code = 0
     before = {number: signal.signal(number, _terminate) for number in SIGNALS[1:] if not is_foreign(number)}
     try:
-        if absent := packages.absent():
-            text = f"{packages.ALLOW_VARIABLE}={','.join(absent)}: no such package; install it, or add its folder to"
-            console(stderr=True).print(f"{name}.py: {line(text)} PYTHONPATH.")
+        packages.check()
         arguments = _arguments()
         with search_path.initialized(_CONF, name, arguments.folders, CheckedLoader) as program:
             arguments.overrides = _written_out(name, arguments.overrides, words)
