@@ -1,7 +1,7 @@
 """Bad input: one sentence that names the option, the value and what is allowed; nothing is written."""
 
 import pytest
-from conftest import QUICK
+from conftest import QUICK, ROOT
 from omegaconf import OmegaConf
 from PIL import Image
 

@@ -67,6 +67,8 @@ class CheckedLoader(Loader):
         rest = run_mode, from_shell, validate_sweep_overrides
         config = self.stated(config_name, overrides, *rest)
         nodes.complete(config)
+        if not any(one.key_or_group == "data.size" for one in parsed):
+            nodes.shorten(config)
         if overrides:
             own, asked = (self._of_hydra(config_name, some) for some in ((), typed))
             _check_typed(asked, own, typed)

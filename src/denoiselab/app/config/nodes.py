@@ -28,6 +28,13 @@ def complete(config: DictConfig) -> None:
                 node.update(missing)
 
 
+def shorten(config: DictConfig) -> None:
+    """Take away the `data.size` of a file of `debug` where the data take none, as a data set of a user's may."""
+    known = takes(config.get("data"))
+    if OmegaConf.select(config, "hydra.runtime.choices.debug") and known is not None and "size" not in known:
+        config.data.pop("size", None)
+
+
 def signature_of(node: Any) -> Signature | None:
     """The signature of a node's `_target_`, if it is a node and its signature can be read from source files."""
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing() or "_target_" not in node:
