@@ -15,6 +15,7 @@ import yaml
 from configurations import CONF, composing, names
 from conftest import ROOT
 
+import denoiselab
 from denoiselab.app.config import completing, listing
 from denoiselab.errors import BadInput
 
@@ -105,6 +106,15 @@ def test_help_has_a_line_a_group_and_the_options(program, invoke):
         assert re.search(rf"^{group} +{default} +{len(names(group))} +the ", result.out, re.MULTILINE)
         assert "dpmpp_2m_sde" not in result.out
     assert bool(re.search("^task/operator", result.out, re.MULTILINE)) is (program == "sample.py")
+
+
+@pytest.mark.parametrize("program", ["train.py", "sample.py"])
+def test_the_version_is_that_of_the_program(program, invoke):
+    result = invoke(program, "--version")
+    assert result.code == 0
+    found = dict(line.split() for line in result.out.splitlines())
+    assert found["denoiselab"] == denoiselab.__version__
+    assert {*found} == {"denoiselab", "torch", "pytorch-lightning", "hydra-core"}
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,9 @@ def _arguments() -> Namespace:
     """The command line; `folders` are those in which it has configurations searched, and `overrides` the others."""
     parser = get_args_parser()
     parser.add_argument(listing.OPTION, nargs="?", const="")
+    if "--version" in sys.argv:  # Hydra's parser prints its own
+        console().print(listing.versions())
+        raise SystemExit(0)
     arguments = parser.parse_args()
     if arguments.config_path or arguments.config_name:
         raise BadInput(

@@ -5,6 +5,7 @@ Nothing is imported or composed for a list: it is read from the files of configu
 
 from __future__ import annotations
 
+import importlib.metadata
 import itertools
 import re
 import shutil
@@ -95,6 +96,12 @@ def help_(name: str) -> None:
     console().print(
         "\n--cfg job prints the whole configuration; -sc install=bash prints what completes names in a shell."
     )
+
+
+def versions() -> str:
+    """The versions of this program and of what it is built on."""
+    names = ("denoiselab", "torch", "pytorch-lightning", "hydra-core")
+    return "\n".join(f"{name} {importlib.metadata.version(name)}" for name in names)
 
 
 def groups() -> list[tuple[str, str]]:
