@@ -147,7 +147,7 @@ def test_a_word_is_completed(typed, some, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("python", "program", "options"),
     [("python", "train.py", "max_images="), (".venv/bin/python", "train.py", "max_images="),
-     ("python3.11", "-m denoiselab.report", "entity=")],
+     ("python3.11", "-m denoiselab.report", "entity="), ("python", "sample.py", "num_samples=")],
 )  # fmt: skip
 def test_an_option_is_completed_behind_any_python(python, program, options):
     line = f"{python} {program} {options[:4]}"
@@ -156,6 +156,22 @@ def test_an_option_is_completed_behind_any_python(python, program, options):
         env={**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))},
     )  # fmt: skip
     assert done.stdout.split() == [options], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("python sample.py num_", ["num_samples="]),
+        ("python sample.py task=likelihood num_", ["num_samples="]),
+        ("python sample.py frontier=ddim_table1 nf", ["nfe="]),
+        ("python sample.py task=absent num_", []),
+        ("python train.py num_", []),
+    ],
+)
+def test_options_of_a_task_are_completed(line, found):
+    default = "generate" if "sample.py" in line else None
+    with composing():
+        assert completing.of_task(line, default) == found
 
 
 def test_completion_imports_no_torch_and_is_quick():
@@ -195,6 +211,8 @@ def test_bash_completes_a_name_at_the_tab_key():
     read_until("network=ddpm_tiny")
     os.write(terminal, b" evaluation.samplers=[ddim,heu\t")
     read_until("[ddim,heun")
+    os.write(terminal, b"\x15python sample.py ckpt=a num_\t")
+    read_until("num_samples=")
     os.write(terminal, b"\x15exit\n")
     os.waitpid(child, 0)
     os.close(terminal)

@@ -6,9 +6,11 @@ SIGUSR2, after saving what there is to save.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import importlib
+import io
 import logging
 import os
 import re
@@ -146,11 +148,11 @@ def _restore(handlers: Mapping[Any, Any]) -> None:
 
 def _arguments() -> Namespace:
     """The command line; `folders` are those in which it has configurations searched, and `overrides` the others."""
-    parser = get_args_parser()
-    parser.add_argument(listing.OPTION, nargs="?", const="")
     if "--version" in sys.argv:  # Hydra's parser prints its own
         console().print(listing.versions())
         raise SystemExit(0)
+    parser = get_args_parser()
+    parser.add_argument(listing.OPTION, nargs="?", const="")
     arguments = parser.parse_args()
     if arguments.config_path or arguments.config_name:
         raise BadInput(
@@ -174,12 +176,17 @@ def _command(name: str) -> Command:
 
 def _written_out(name: str, asked: list[str], words: list[str]) -> list[str]:
     """Overrides with the options of a task and released models in full, where the program has tasks."""
-    defaults = OmegaConf.load(_CONF / f"{name}.yaml").defaults
-    default = next((entry["task"] for entry in defaults if isinstance(entry, DictConfig) and "task" in entry), None)
+    default = _default_task(name)
     if default is None:
         return asked
     tasks.check_spelling(words)
     return tasks.written_out(released.written_out(asked), default)
+
+
+def _default_task(name: str) -> str | None:
+    """The task that a program does where none is chosen; None if it has none."""
+    defaults = OmegaConf.load(_CONF / f"{name}.yaml").defaults
+    return next((entry["task"] for entry in defaults if isinstance(entry, DictConfig) and "task" in entry), None)
 
 
 def _run_jobs(program: Hydra, name: str, arguments: Namespace) -> None:
@@ -237,12 +244,16 @@ def _complete(program: Hydra, name: str, asked: list[str]) -> None:
     if (script := completing.script(asked)) is not None:
         print(script)
         return
-    found = completing.answers(os.environ.get("COMP_LINE", "")) if asked == ["query=bash"] else None
+    typed = os.environ.get("COMP_LINE", "")
+    found = completing.answers(typed) if asked == ["query=bash"] else None
     if found is None:
-        os.environ["COMP_LINE"] = completing.for_hydra(os.environ.get("COMP_LINE", ""))
-        program.shell_completion(name, asked)
-    else:
-        print("\n".join(found))
+        os.environ["COMP_LINE"] = completing.for_hydra(typed)
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            program.shell_completion(name, asked)
+        found = [said.getvalue()]
+        if asked == ["query=bash"]:  # Hydra's answers are on one line
+            found = sorted({*said.getvalue().split(), *completing.of_task(typed, _default_task(name))})
+    print("\n".join(found))
 
 
 def _queued(name: str, arguments: Namespace) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from hydra.core.object_type import ObjectType
 
 from denoiselab import released
-from denoiselab.app.config import listing, overrides
+from denoiselab.app.config import listing, overrides, tasks
 
 _FLAGS = ("--cfg", "--config-dir", "--help", "--hydra-help", "--info", "--list", "--multirun", "--resolve", "-m", "-sc")
 
@@ -84,6 +84,22 @@ def answers(typed: str) -> list[str] | None:
         return [f"{key}={name}" for name in sorted(names) if name.startswith(value)]
     found = [*_paths(value), *(_models(value) if key in _OF_MODELS else ())]
     return [f"{key}={name}" for name in found] or None
+
+
+def of_task(typed: str, default: str | None) -> list[str]:
+    """The options of a task that the last word of a line may become; the task is the line's, or the program's default.
+
+    Args:
+        typed: The line up to the cursor.
+        default: Of the program; None if it has no tasks.
+    """
+    *before, word = typed.split(" ")
+    if default is None:
+        return []
+    chosen = [text.partition("=")[2] for text in before if text.startswith("task=")]
+    task = next(iter(chosen), "frontier" if any(text.startswith("frontier=") for text in before) else default)
+    known = tasks.options(task) if task in overrides.names("task") else []
+    return [f"{name}=" for name in known if name.startswith(word)]
 
 
 def _in_list(key: str, value: str) -> list[str] | None:
