@@ -133,8 +133,8 @@ def test_bad_folders(arguments, shows, says, lab, start):
 
 
 def test_a_package_without_the_folder_asked_for(lab, start, monkeypatch):
-    monkeypatch.setenv("DENOISELAB_ALLOW", "mylab., other")
-    for package in ("mylab.config", "other.conf"):
+    monkeypatch.setenv("DENOISELAB_ALLOW", "mylab., json")
+    for package in ("mylab.config", "json.conf"):
         assert (
             f"hydra.searchpath=pkg://{package}: there is no such folder."
             in start(f"hydra.searchpath=[pkg://{package}]")[3]
