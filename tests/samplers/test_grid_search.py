@@ -60,6 +60,13 @@ def test_a_grid_that_ends_noisy_keeps_both_ends():
     assert grid.distance < grid.before
 
 
+def test_gaps_below_rounding_are_passed_over():
+    """Of four starts in one dimension the search comes to levels that coincide."""
+    sampler = samplers.DPMSolverPP(steps=8)
+    grid = NearestEnd(4, evaluations=40)(sampler, mixture(), VPLinear(), (1,), CPU)
+    assert grid.found < grid.fitted_before
+
+
 def test_a_grid_of_least_local_errors_that_loses_to_a_usual_one_is_not_the_result():
     """It prices steps of DDIM: with 2M on the digits' mixture, power_time ends more than 1.5 times nearer."""
     sampler = samplers.DPMSolverPP(UniformTime(), 8)

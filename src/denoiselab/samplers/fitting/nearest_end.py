@@ -48,7 +48,10 @@ class NearestEnd(LocalErrors):
         knots = _Knots(problem.schedule, start, problem.reference.levels[-1], free_end=problem.clean)
 
         def cost(gaps: Any) -> float:
-            value = problem.distance(knots.levels(gaps))
+            levels = knots.levels(gaps)
+            if any(here.lam >= there.lam for here, there in pairwise(levels)):  # a gap below rounding
+                return math.inf
+            value = problem.distance(levels)
             return math.log(value) if value > 0 else -100.0
 
         result = minimize(cost, knots.start, method="Powell", options={"maxfev": self.evaluations, "xtol": 1e-2})
