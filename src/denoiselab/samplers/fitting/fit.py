@@ -106,10 +106,11 @@ class SolverFit:
         return [(part, group is groups[0]) for group in groups for part in group.split(self.batch_size)]
 
     def calls(self, steps: int, count: int = 1) -> dict[str, int]:
-        """Network calls of each part of the work on a number of solvers of so many steps, summed over samples."""
+        """Network calls at most of each part of the work on a number of solvers of so many steps, over all samples."""
         whole, looks = 2 * self.num_samples, -(-self.iterations // _LOOK) + 1
+        between = count * (steps - 1) + 1  # levels of all solvers, of which the ends are the same
         return {
-            "the fine run": whole * self.fine,
+            "the fine run": whole * (between + 1) * -(-self.fine // between),  # the last interval has twice as many
             "the steps in turn": count * self.num_samples * steps * PROBES,
             "the looks": (looks + 2 + count) * self.num_samples // 2 * steps,
             "the gradients": self.iterations * self.batch_size * steps,
