@@ -54,15 +54,11 @@ CHECKED = (
 EACH_STEP = "['${objective.steps}']"
 SMALL = {
     r"^train\.py": ["debug=fast_dev_run", "traceback=false", "trainer.detect_anomaly=false"],
-    r"^train\.py(?!.*(network=|experiment=(?!digits)))": ["network.channels=8", "network.groups=4"],
-    r"^train\.py(?!.*(data=(image_zip|arrays|webdataset)|/extractor=|experiment=(?!digits)))": [
-        "evaluation.extractor.epochs=1",
-    ],
+    r"^train\.py(?!.*(network=|=model:|experiment=(?!digits)))": ["network.channels=8", "network.groups=4"],
+    r"^train\.py(?!.*(/extractor=|experiment=(?!digits)))": ["evaluation.extractor.epochs=1"],
     r"^train\.py.*experiment=(toy_2d|checkerboard)": ["network.width=8", "network.depth=1", "data.held_out=400"],
-    r"^train\.py.*data=(image_zip|arrays|webdataset)": ["evaluation/extractor=efficientnet_lite0"],  # without classes
     r"^train\.py(?!.*(samplers=|stop=|experiment=(?!digits_conditional)))": ["evaluation.samplers=[ddim]"],
     r"^train\.py.* evaluation\.num_samples": ["evaluation.num_samples=8"],
-    r"^train\.py.* data=gratings": ["~data.size"],  # a set that debug=fast_dev_run does not shorten
     r"^train\.py.*kernel": ["evaluation.metric_options={kernel:{block_size:4}}"],
     r"^train\.py.* evaluation\.stop": ["evaluation.max_samples=300", "evaluation.samplers=[ddim]"],
     r"^train\.py.* max_images": ["max_images=64"],
