@@ -21,16 +21,13 @@ def snippets(page):
     return re.findall(r"^```python\n(.*?)^```", PAGES[page], re.DOTALL | re.MULTILINE)
 
 
-def commands(page, tables=False):
-    """Whole commands of its shell blocks and its text, or those of its tables; each once, without comments."""
+def commands(page):
+    """Whole commands of its shell blocks, then of its text and tables; each once, without comments."""
     blocks = "\n".join(re.findall(r"^```sh\n(.*?)^```", PAGES[page], re.DOTALL | re.MULTILINE))
     lines = re.sub(r"\\\n\s*", " ", blocks).splitlines()
     text = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.DOTALL | re.MULTILINE)
-    rows = "".join(re.findall(r"^\|.*\n", text, re.MULTILINE))
-    prose = rows if tables else re.sub(r"^\|.*\n", "", text, flags=re.MULTILINE)
-    inline = [" ".join(found.split()) for found in re.findall(rf"`((?:{_PROGRAMS})\s[^`]+)`", prose)]
-    lines = inline if tables else [*lines, *inline]
-    plain = (re.sub(r"(^|\s+)#.*", "", line).strip() for line in lines)
+    inline = [" ".join(found.split()) for found in re.findall(rf"`((?:{_PROGRAMS})\s[^`]+)`", text)]
+    plain = (re.sub(r"(^|\s+)#.*", "", line).strip() for line in [*lines, *inline])
     return [*dict.fromkeys(line for line in plain if line)]
 
 
