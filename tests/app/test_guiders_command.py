@@ -258,3 +258,19 @@ def test_a_search_is_over_guiders_and_their_options(sample):
     assert spent[:2] == [3, 6]
     assert 3 < spent[2] < 6
     assert re.search(r"\n\s*3 +null +3 +6 ", result.out)  # guidance, interval, NFE, evaluations
+
+
+def test_a_solver_is_fitted_to_the_guided_model_and_runs_under_its_guidance_alone(sample):
+    few = ["num_samples=8", "iterations=10", "batch_size=8", "task.fine=20", "sampler.steps=3"]
+    result, file = sample("task=fit_solver", "method=null", "guidance=3", *few, out="solver.json")
+    assert result.code == 0, result.err
+    assert "network calls (of guidance, each of two evaluations)" in result.err
+    record = json.loads(file.read_text())
+    assert (record["guidance"], record["distance"] < record["distance_before"]) == (3.0, True)
+    asked = ["task=frontier", f"samplers=[fitted@{file}]", "nfe=[3]", "num_samples=16"]
+    result, out = sample(*asked, "guidance=[3]")
+    assert result.code == 0, result.err
+    assert [cell["network_evaluations"] for cell in json.loads((out / "frontier.json").read_text())] == [6]
+    result, _ = sample(*asked, "guidance=[2]", out="other")
+    assert result.code == 2
+    assert "it was fitted with guidance=3.0, and not with guidance=2.0" in result.last
