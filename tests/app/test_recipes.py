@@ -4,6 +4,7 @@ A new recipe is found by its file, and its published size by conf/published.
 """
 
 import json
+import re
 import sys
 
 import pytest
@@ -83,6 +84,13 @@ def test_a_header_says_what_and_how(name):
 def test_lines_of_recipes_fit_a_page():
     files = {path.name: path.read_text(encoding="utf-8").splitlines() for path in table.EXPERIMENTS.rglob("*.yaml")}
     assert [name for name, lines in files.items() if max(map(len, lines)) > 120] == []
+
+
+@pytest.mark.parametrize("name", [name for name, (_, recipe) in PUBLISHED.items() if recipe.value])
+def test_a_header_has_the_published_values(name):
+    text = (table.EXPERIMENTS / f"{name}.yaml").read_text(encoding="utf-8")
+    missing = {*re.findall(r"\d+\.\d+", PUBLISHED[name][1].value)} - {*re.findall(r"\d+\.\d+", text)}
+    assert not missing, f"conf/published has these values, the header of {name} not"
 
 
 def test_what_is_published_is_of_a_recipe():
