@@ -19,6 +19,7 @@ from denoiselab.errors import BadInput
 from denoiselab.evaluation import Frontier
 from denoiselab.evaluation.report.published_curves import beside
 from denoiselab.evaluation.verdicts import published
+from denoiselab.schedules import VPLinear
 
 PRESETS = names("frontier")
 PAPERS = dict(zip(names("published"), published.read(CONF / "published"), strict=True))
@@ -77,6 +78,10 @@ def test_network_calls_are_those_that_the_paper_counts(name):
         assert counts <= calls[label], (label, counts - calls[label])
 
 
+def preset_samplers(name):
+    return parts.build_samplers(preset(name)[1])
+
+
 def indices(name, label, steps):
     """Indices of the trained levels at which the network is called, and the level where the run ends."""
     found, schedule = frontier(name)
@@ -113,6 +118,9 @@ def test_grids_are_those_of_the_released_codes():
     wanted = [80, 57.586, 40.786, 28.375, 19.353, 12.91, 8.401, 5.315, 3.257, 1.923, 1.088, 0.5853, 0.2964, 0.1395]
     assert sigmas == pytest.approx([*wanted, 0.0599, 0.0229, 0.0075, 0.002, 0.0], rel=2e-3, abs=5e-5)
     assert found.calls == [35]
+    for t_min in (1e-3, 1e-5):  # of imported weights, and of our own training
+        levels = preset_samplers("score_sde")["euler_maruyama"].grid(VPLinear(t_min=t_min), 1000)
+        assert [float(level.t) for level in levels] == pytest.approx([1 - i / 1000 for i in range(1001)])
 
 
 @functools.cache
