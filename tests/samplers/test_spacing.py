@@ -21,6 +21,7 @@ from denoiselab.samplers.spacing import (
     PowerTime,
     UniformLogSNR,
     UniformTime,
+    Until,
     VPTime,
     WithoutLast,
     is_one_call,
@@ -136,6 +137,19 @@ def test_asinh_stops_at_t_min_where_equal_steps_would_go_beyond():
     levels = Asinh()(EDM(0.5, 80.0), 50)
     assert float(levels[-2].rho) == 0.5
     assert levels[-1].is_end
+
+
+@pytest.mark.parametrize("name", ["uniform_log_snr", "quadratic", "karras"])
+def test_until_ends_at_its_time_alone(name):
+    long, short = VPLinear(t_min=1e-5), VPLinear(t_min=1e-3)
+    until, inner = Until(build("spacing", name)), build("spacing", name, "to_clean=false")
+    for schedule, as_of in ((long, short), (short, short), (CHAIN, CHAIN)):
+        ours = until(schedule, 7)
+        assert [float(level.t) for level in ours] == [float(level.t) for level in inner(as_of, 7)]
+        assert {id(level.path) for level in ours} == {id(schedule)}
+    assert long.t_min == 1e-5
+    with pytest.raises(ValueError, match=r"t=2: it must be less than 1, where the grid starts"):
+        Until(t=2)(long, 7)
 
 
 NEST = {

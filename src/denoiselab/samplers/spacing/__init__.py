@@ -26,6 +26,7 @@ from denoiselab.samplers.spacing.trained import (
     TrainedSpacing,
 )
 from denoiselab.samplers.spacing.truncated import Truncated
+from denoiselab.samplers.spacing.until import Until
 
 __all__ = [
     "Asinh",
@@ -51,6 +52,7 @@ __all__ = [
     "Truncated",
     "UniformLogSNR",
     "UniformTime",
+    "Until",
     "VPTime",
     "WithoutLast",
     "fractions",
