@@ -12,7 +12,7 @@ from conftest import QUICK, ROOT
 
 from denoiselab.app.building import check_run, checks
 from denoiselab.app.commands import checking, train
-from denoiselab.app.config import overrides
+from denoiselab.app.config import listing, overrides
 from denoiselab.from_config import build
 
 sys.path.append(str(ROOT / "docs"))
@@ -72,13 +72,14 @@ def test_the_page_has_no_other_rows():
 
 
 @pytest.mark.parametrize("name", table.NAMES)
-def test_a_header_says_what_and_how(name):
+def test_a_header_says_what_and_how(name, composing):
     what, command = table.header(name)
     assert what.endswith("."), "line 2 is a sentence"
     assert ". " not in what, "line 2 is one sentence"
     assert command.replace(" -m ", " ").removeprefix("python train.py ").split()[0] == f"experiment={name}", (
         "line 3 is the command"
     )
+    assert listing._said("experiment", name)[0] == what.removesuffix("."), "--list has line 2"
 
 
 def test_lines_of_recipes_fit_a_page():
