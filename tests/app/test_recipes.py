@@ -28,7 +28,8 @@ ALREADY_SMALL = {"autoencoder_kl_digits", "classifier_digits", "tones", "toy_2d"
 NEED_WEIGHTS = {"autoencoder_rae_dinov2_b", "autoencoder_rae_emoji"}
 NEED_WEIGHTS |= {"ldm_emoji_text", "ldm_txt2img_large", "sd_1", "sd_2"}
 # Small forms that learn from another one.
-TAUGHT = {"cd_cifar10_tiny": "edm_ve_cifar10_tiny", "progressive_cifar10_tiny": "edm_ve_cifar10_tiny"}
+TAUGHT = dict.fromkeys(("cd_cifar10_tiny", "progressive_cifar10_tiny"), "edm_ve_cifar10_tiny")
+TAUGHT["cd_imagenet64_tiny"] = "edm_imagenet64_tiny"
 SMALL_FAMILIES = ("checkerboard", "digits_")
 
 
