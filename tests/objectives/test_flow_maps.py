@@ -234,6 +234,33 @@ def test_guidance_replaces_the_velocity_where_the_condition_was_kept():
 
 
 def model(network, path=None, conditioner=None):
+def test_guidance_of_shortcuts_is_that_of_their_least_steps():
+    torch.manual_seed(0)
+    network = MLP((2,), 16, 1, num_classes=3, second_time=True)
+    for part in network.parameters():
+        nn.init.normal_(part, std=0.3)
+    path = Flow()
+    denoiser = Denoiser(network, path, parameterizations.velocity, ScaledTime(1.0))
+    objective = Shortcut(UniformTime(), steps=8, guidance=1.5)
+    batch_loss(Model(denoiser, ClassLabel(3), Identity((2,))), objective)
+    cond, null = (Conditioning(class_label=torch.tensor(labels)) for labels in ([0, 3, 1], [3, 3, 3]))
+    x, t, size = torch.randn(3, 2), torch.tensor([0.5, 0.5, 0.5], dtype=F64), torch.tensor([0.25, 0.25, 0.5], dtype=F64)
+    found = objective.target(denoiser, x, t, t - size, x, cond)
+
+    def guided(x, t):
+        one, none = (mean_velocity(denoiser, x, path.level(t), given) for given in (cond, null))
+        return none + 1.5 * (one - none)
+
+    first = guided(x, t)
+    want = (first + guided(x - 0.125 * first, t - 0.125)) / 2
+    assert torch.allclose(found[:2], want[:2], atol=1e-6)
+    objective.guidance, objective.needs_null = 1.0, False
+    plain = objective.target(denoiser, x, t, t - size, x, cond)
+    assert torch.equal(plain[2], found[2])
+    assert torch.allclose(plain[1], found[1], atol=1e-6)  # the condition was dropped
+    assert (plain[0] - found[0]).abs().max() > 1e-3
+
+
     path = path or Flow()
     denoiser = Denoiser(network, path, parameterizations.velocity, ScaledTime(1.0))
     return Model(denoiser, conditioner or Unconditional(), Identity((2,)))

@@ -212,24 +212,34 @@ class Shortcut(_MeanVelocity):
     up to steps / 2 steps meets the sizes that are trained. Steps of t_max / steps are taken by the velocity at their
     start. Targets are made by the weights in training, without dropout; the source takes their average.
 
+    With guidance the velocities of these least steps are guided ones in targets, from which larger steps learn theirs;
+    at r = t the network itself stays the conditional one.
+
     Source: Frans et al., One Step Diffusion via Shortcut Models, arXiv 2410.12557, section 3 and algorithm 1.
 
     Args:
         level_distribution: Draws t of the samples with r = t.
         share: Of the samples with two steps as their target.
         steps: The most steps, a power of 2.
+        guidance: Scale of classifier-free guidance of the least steps in targets; 1 for none.
 
     Raises:
         ValueError: If a number is out of range.
     """
 
     def __init__(
-        self, level_distribution: LevelDistribution, share: float = 0.25, steps: int = 128, sum_dimensions: bool = False
+        self,
+        level_distribution: LevelDistribution,
+        share: float = 0.25,
+        steps: int = 128,
+        sum_dimensions: bool = False,
+        guidance: float = 1.0,
     ) -> None:
         super().__init__(level_distribution, share, sum_dimensions)
         if steps < 2 or steps & (steps - 1):
             raise ValueError(f"steps={steps}: it must be a power of 2, at least 2.")
-        self.steps = steps
+        self.steps, self.guidance = steps, guidance
+        self.needs_null = guidance != 1
 
     def times(self, path: Schedule, noise: Noise) -> tuple[Tensor, Tensor]:
         t = self.level_distribution(path, noise).level.t
@@ -245,8 +255,19 @@ class Shortcut(_MeanVelocity):
         with evaluating(denoiser.network):
             for _ in range(2):
                 u = mean_velocity(denoiser, x, path.level(place).towards(path.level(place - told)), cond)
+                if self.needs_null and len(least := (told == 0).nonzero()[:, 0]):
+                    u = u.index_copy(0, least, self._guided(denoiser, x, place, u, cond, least))
                 x, place, total = x - like(half, x) * u, place - half, total + u
         return total / 2
+
+    def _guided(self, denoiser: Denoiser, x: Tensor, t: Tensor, u: Tensor, cond: Conditioning, rows: Tensor) -> Tensor:
+        """The guided velocities of some rows of a batch x at t, whose own are u."""
+        some = Conditioning(*(None if field is None else field[rows] for field in cond))
+        null = (
+            Conditioning() if self.null_condition is None else self.null_condition(torch.zeros_like(rows)).filled(some)
+        )
+        other = mean_velocity(denoiser, x[rows], denoiser.schedule.level(t[rows]), null)
+        return other + self.guidance * (u[rows] - other)
 
 
 def mean_velocity(denoiser: Denoiser, x: Tensor, level: Level, cond: Conditioning = Conditioning()) -> Tensor:
