@@ -124,6 +124,15 @@ def test_the_network_is_told_what_was_done():
     assert torch.equal(right != 0, down != 0)
 
 
+def test_vertical_flips_and_rotations_can_be_left_out():
+    x, n = torch.rand(200, 1, 8, 8), torch.arange(200)
+    told = NonLeaky(p=0.9)(x, noise(n))[1]
+    less = NonLeaky(p=0.9, turned=False)(x, noise(n))[1]
+    assert told[:, [1, 4]].any(0).all()
+    assert not less[:, [1, 3, 4]].any()
+    assert torch.equal(less[:, [0, 2, 5, 6, 7, 8]], told[:, [0, 2, 5, 6, 7, 8]])
+
+
 def test_what_the_network_is_told_is_true():
     """A blob moves, turns and grows as the nine numbers say."""
     n, side = 60, 33

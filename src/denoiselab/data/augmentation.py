@@ -132,6 +132,7 @@ class NonLeaky(Augmentation):
     Args:
         p: Probability of each change except the x flip: .12 for CIFAR-10, .15 for FFHQ and AFHQ.
         x_flip: Mirror with probability 1/2, at any `p`.
+        turned: Flip vertically and rotate too, which EDM does; MeanFlow's CIFAR-10 (arXiv 2505.13447) does not.
         scale: Standard deviation of log2 of the scale.
         stretch: Standard deviation of log2 of the stretch, half of them in a random direction.
         shift: Standard deviation of a shift, in sides of the image.
@@ -143,19 +144,33 @@ class NonLeaky(Augmentation):
     features = 9
 
     def __init__(
-        self, p: float = 0.12, x_flip: bool = True, scale: float = 0.2, stretch: float = 0.2, shift: float = 0.125
+        self,
+        p: float = 0.12,
+        x_flip: bool = True,
+        scale: float = 0.2,
+        stretch: float = 0.2,
+        shift: float = 0.125,
+        turned: bool = True,
     ) -> None:
         if not 0 <= p <= 1:
             raise ValueError(f"p={p}: it must be from 0 to 1.")
         for name, value in (("scale", scale), ("stretch", stretch), ("shift", shift)):
             if value < 0:
                 raise ValueError(f"{name}={value}: it must be at least 0.")
-        self.p, self.x_flip, self.scale, self.stretch, self.shift = p, x_flip, scale, stretch, shift
+        self.p, self.x_flip, self.scale, self.stretch, self.shift, self.turned = (
+            p,
+            x_flip,
+            scale,
+            stretch,
+            shift,
+            turned,
+        )
 
     def __call__(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         chance, angle = noise.uniform((7,)), math.pi * (2 * noise.uniform((2,)) - 1)
         coin, normal = noise.uniform((2,)) < 0.5, noise.normal((4,)).double()
         on = chance[:, :6] < self.p
+        on[:, [1, 3]] &= self.turned
         x_flip = coin[:, 0] & (on[:, 0] | self.x_flip)
         y_flip = coin[:, 1] & on[:, 1]
         scale, stretch = normal[:, 0] * on[:, 2], normal[:, 1] * on[:, 4]

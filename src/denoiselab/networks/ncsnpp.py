@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from denoiselab.networks.base import ConditionalNetwork
 from denoiselab.networks.checks import Levels, check_levelled, check_sizes, checkpointed_levels
 from denoiselab.networks.conditioning import Conditioning, check_conditioning, taken
-from denoiselab.networks.embeddings import FourierEmbedding, SinusoidalEmbedding
+from denoiselab.networks.embeddings import FourierEmbedding, SinusoidalEmbedding, second_embedding
 from denoiselab.networks.layers import join_image, run
 from denoiselab.networks.ncsnpp_layers import (
     Decoder,
@@ -79,6 +80,7 @@ class NCSNpp(ConditionalNetwork):
         augmentation_features: int | None = None,
         outputs: int = 1,
         checkpoint_levels: Levels = (),
+        second_time: bool = False,
     ) -> None:
         super().__init__()
         check_levelled("NCSNpp", shape, multipliers, attention_levels, dropout)
@@ -92,11 +94,10 @@ class NCSNpp(ConditionalNetwork):
         self.conditioning = taken(image=image_channels, class_label=num_classes, augmentation=augmentation_features)
         scale = math.sqrt(0.5) if skip_rescale else 1.0
         features = 4 * channels
-        self.features: nn.Module
-        if fourier_scale is None:
-            self.features, width = SinusoidalEmbedding(channels), channels
-        else:
-            self.features, width = FourierEmbedding(channels, fourier_scale), 2 * channels
+        random = None if fourier_scale is None else FourierEmbedding(channels, fourier_scale)
+        self.features, width = random or SinusoidalEmbedding(channels), channels if random is None else 2 * channels
+        self.second_time = second_time
+        self.between = second_embedding(channels, width) if second_time else None
         self.classes = class_table(num_classes, width) if num_classes is not None else None
         self.augmentation = (
             scaled(nn.Linear(augmentation_features, width, bias=False)) if augmentation_features is not None else None
@@ -182,9 +183,13 @@ class NCSNpp(ConditionalNetwork):
                 stage.resample = layers.double(width)
             self.decoder.append(stage)
 
-    def forward(self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning()) -> Tensor:
+    def forward(
+        self, x: Tensor, label: Tensor, cond: Conditioning = Conditioning(), between: Tensor | None = None
+    ) -> Tensor:
         check_conditioning(cond, self.conditioning)
         embedding = self.features(label)
+        if self.between is not None:
+            embedding = embedding + self.between(torch.zeros_like(label) if between is None else between)
         if self.classes is not None:
             embedding = embedding + self.classes(cond.class_label)
         if self.augmentation is not None and cond.augmentation is not None:

@@ -66,7 +66,7 @@ def _check_second_time(network: nn.Module, objective: Objective) -> None:
     if objective.second_time and not second_time(network):
         raise BadInput(
             f"network.second_time: objective {name} trains a flow map, and {kind} takes no second time; give "
-            "network.second_time=true, which networks mlp, dit, uvit, ddpm, adm and unet_1d take."
+            "network.second_time=true, which networks mlp, dit, uvit, ddpm, adm, ncsnpp and unet_1d take."
         )
     if second_time(network) and not objective.second_time:
         raise BadInput(
