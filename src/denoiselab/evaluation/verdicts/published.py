@@ -119,7 +119,8 @@ class Recipe(_Strict):
         experiment: The file's name.
         value: The published value and how it was measured, as text; empty if there is none.
         seen: Where the value was read; "memory" if nowhere.
-        parameters: Of the network, in the digits of the source: "35.7 M"; None if they were not seen.
+        parameters: Of the network, in the digits of the source: "35.7 M", or "0.12 G" of 120 M in two digits; None if
+            they were not seen.
         counted: Where the parameters were read, if not where the value was.
     """
 
