@@ -205,6 +205,7 @@ def test_classes_are_counted_from_the_folders(labels, tmp_path, invoke):
     [
         (["data=cifar10"], "data.root: is not given and has no default; pass data.root=...: a folder that contains the "
          "folder cifar-10-batches-py with "),
+        (["data=arrays", "data.root=x"], "data.shape: is not given and has no default; pass data.shape=...: [C, "),
         (["data=svhn"], "extra_32x32.mat. They are at ufldl.stanford.edu/housenumbers. data.download=true downloads"),
         (["data=mnist"], "pass data.root=...: folder of the four IDX files, "),
         (["data=imagenet_64"], "the folder of synsets itself; or a .zip of training images. A zip archive made by "),

@@ -92,7 +92,7 @@ def _resolved(config: DictConfig, given: Sequence[str]) -> Config:
     try:
         content = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise BadInput(resolvers.reason(error)) from None
+        raise BadInput(resolvers.reason(error, config)) from None
     assert isinstance(content, dict)
     out = {str(key): value for key, value in content.items()}
     if isinstance(evaluation := out.get("evaluation"), dict):

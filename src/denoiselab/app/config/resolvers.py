@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from denoiselab.app.config.early import check_nodes
+from denoiselab.app.config import nodes
 from denoiselab.errors import BadInput, not_given
 from denoiselab.nodes.instantiate import check, construct, resolve
 
@@ -24,18 +24,26 @@ def register() -> None:
         OmegaConf.register_new_resolver(name, resolver, replace=True)
 
 
-def reason(error: OmegaConfBaseException) -> str:
-    """The cause of an error of an interpolation, in one sentence."""
+def reason(error: OmegaConfBaseException, config: DictConfig) -> str:
+    """The cause of an error of an interpolation in a configuration, in one sentence."""
     text = " ".join(str(error).split())
     if cause := re.search(r"BadInput raised while resolving interpolation: (.*?) full_key:", text):
         return cause[1]
     if missing := re.search(r"Missing mandatory value: ([\w.]+)", text):
-        return str(not_given(missing[1]))
+        return str(_absent(missing[1], config))
     if absent := re.search(r"Interpolation key '([\w.]+)' not found", text):
         return (
             f"{absent[1]}: cannot be deleted, as other options are computed from it; give it a value: {absent[1]}=..."
         )
     return text
+
+
+def _absent(option: str, config: DictConfig) -> BadInput:
+    """The error for an option without a value, with what the signature of its node says of it."""
+    place, _, name = option.rpartition(".")
+    signature = nodes.signature_of(OmegaConf.select(config, place)) if place else None
+    parameter = signature.parameters.get(name) if signature else None
+    return not_given(option, parameter.doc if parameter else "")
 
 
 def _latent_shape(path: str, shape: Sequence[int]) -> list[int]:
@@ -58,7 +66,8 @@ def _num_classes(*, _root_: DictConfig) -> int | None:
         return given
     node = OmegaConf.to_container(_root_.data, resolve=True)
     assert isinstance(node, dict)
-    check_nodes({"data": node})
+    if absent := next((key for key, value in node.items() if value == "???"), None):
+        raise _absent(f"data.{absent!s}", _root_)
     return _counted(json.dumps(node))
 
 
