@@ -23,17 +23,14 @@ LARGE = {
     "channels": 3,
     "groups": 32,
 }
-# Name: the peer's configuration, batch, and whether backward too.
+# Name: the peer's configuration, batch, whether backward too, and the least ratio of its time to ours.
 CASES = {
-    "35.7 M, forward": (CIFAR, 8, False),
-    "35.7 M, forward and backward": (CIFAR, 8, True),
-    "1.6 M, forward": (SMALL, 64, False),
-    "1.6 M, forward and backward": (SMALL, 64, True),
-    "114 M, forward": (LARGE, 1, False),
+    "35.7 M, forward": (CIFAR, 8, False, 1.15),
+    "35.7 M, forward and backward": (CIFAR, 8, True, 1.15),
+    "1.6 M, forward": (SMALL, 64, False, 1.25),
+    "1.6 M, forward and backward": (SMALL, 64, True, 1.25),
+    "114 M, forward": (LARGE, 1, False, 1.15),
 }
-# The peer's time over ours. How much above 1 depends on the processor: where the peer reaches the rate of matmul, the
-# layout gains 6 to 11 % at 35.7 M; where it does not, 15 to 50 % were seen.
-LEAST = {"cpu": 1.0, "cuda": 0.9}
 
 
 def pair(block_out_channels, attention, size, channels, groups):
@@ -76,7 +73,7 @@ def seconds(function, device):
 
 @pytest.mark.parametrize("name", CASES)
 def test_speed(name, device, reported):
-    options, batch, backward = CASES[name]
+    options, batch, backward, least = CASES[name]
     batch = batch if device.type == "cpu" else 32 * batch
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     torch.manual_seed(0)
@@ -93,8 +90,7 @@ def test_speed(name, device, reported):
 
     calls = {"diffusers": lambda: step(lambda: theirs(x, label).sample), "ours": lambda: step(lambda: ours(x, label))}
     want, got = calls["diffusers"](), calls["ours"]()
-    error = (got - want).square().mean().sqrt()
-    assert error < 1e-5 * want.std()  # float32's rounding over some hundred layers
+    assert (got - want).abs().max() < 3e-5 * want.std()  # float32's rounding over some hundred layers
     matrix = torch.randn(2048, 2048, device=device)
     times = {"diffusers": [], "ours": [], "matmul": []}
     for _ in range(2 if options is LARGE else ROUNDS):
@@ -114,4 +110,4 @@ def test_speed(name, device, reported):
     )
     case = f"DDPM UNet {name}, batch {batch}"
     reported("network", case, {"ours": medians["ours"], "diffusers UNet2DModel": medians["diffusers"]})
-    assert ratio >= LEAST[device.type]
+    assert ratio >= (least if device.type == "cpu" else 0.9)
