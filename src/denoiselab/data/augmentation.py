@@ -157,14 +157,8 @@ class NonLeaky(Augmentation):
         for name, value in (("scale", scale), ("stretch", stretch), ("shift", shift)):
             if value < 0:
                 raise ValueError(f"{name}={value}: it must be at least 0.")
-        self.p, self.x_flip, self.scale, self.stretch, self.shift, self.turned = (
-            p,
-            x_flip,
-            scale,
-            stretch,
-            shift,
-            turned,
-        )
+        self.p, self.x_flip, self.turned = p, x_flip, turned
+        self.scale, self.stretch, self.shift = scale, stretch, shift
 
     def __call__(self, x: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         chance, angle = noise.uniform((7,)), math.pi * (2 * noise.uniform((2,)) - 1)
